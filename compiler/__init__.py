@@ -1,0 +1,40 @@
+"""The compiler: from an ONNX file to a verified bundle.
+
+The public names are loaded when they are first used, so that importing a part that needs no
+TVM (targets, manifests, parity) stays fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgec.compiler.bundle import Bundle
+    from edgec.compiler.errors import EdgecError
+    from edgec.compiler.inspect import inspect_path
+    from edgec.compiler.options import CompileOptions
+    from edgec.compiler.pipeline import compile_model
+    from edgec.compiler.verify import verify_bundle
+
+_HOME = {
+    "Bundle": "bundle",
+    "CompileOptions": "options",
+    "EdgecError": "errors",
+    "compile_model": "pipeline",
+    "inspect_path": "inspect",
+    "verify_bundle": "verify",
+}
+
+__all__ = [
+    "Bundle",
+    "CompileOptions",
+    "EdgecError",
+    "compile_model",
+    "inspect_path",
+    "verify_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

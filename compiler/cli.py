@@ -1,0 +1,407 @@
+"""The command line: arguments to options, one API call, its result printed.
+
+Results go to stdout, progress to stderr. This is the only code that prints or exits; whatever
+imports TVM is imported by the command that needs it, so that help is immediate.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
+
+if TYPE_CHECKING:
+    from edgec.compiler.inspect import ModelReport
+    from edgec.compiler.options import CompileOptions
+    from edgec.compiler.parity import ParityReport
+    from edgec.compiler.progress import Progress
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code.
+
+    0 ok, 1 a check failed, 2 usage, 3 model not supported, 4 bad input, 5 missing dependency,
+    6 board, 7 stopped by a signal.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        edgec.main(args=arguments, prog_name="edgec", standalone_mode=False)
+    except click.exceptions.Abort:
+        return _fail(InterruptedRunError("interrupted; nothing was written"))
+    except KeyboardInterrupt:
+        return _fail(InterruptedRunError("interrupted; nothing was written"))
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EdgecError as error:
+        return _fail(error)
+    except BrokenPipeError:
+        # The reader of our output went away.
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(error: EdgecError) -> int:
+    click.echo(f"edgec: error: {error}", err=True)
+    return error.exit_code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edgec", message="%(prog)s %(version)s")
+def edgec() -> None:
+    """Compile ONNX models into verified bundles for named targets."""
+
+
+def _path(text: str) -> Path:
+    return Path(text)
+
+
+def _shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    shape = click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        metavar="NAME=1,3,224,224",
+        help="Full shape of an input that the model leaves open.",
+    )
+    freeze = click.option(
+        "--freeze",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Make an input a constant; it leaves the interface.",
+    )
+    return shape(freeze(command))
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _model_options(shapes: Sequence[str], freeze: Sequence[str]) -> dict[str, Any]:
+    from edgec.compiler.options import parse_shape, parse_value
+
+    return {
+        "shapes": _unique("--shape", [parse_shape(text) for text in shapes]),
+        "freeze": _unique("--freeze", [parse_value(text) for text in freeze]),
+    }
+
+
+def _unique(option: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise UsageError(f"{option} is given twice for the same input")
+    return values
+
+
+def _read_inputs(inputs: Sequence[str]) -> dict[str, Any] | None:
+    """Input tensors from `NAME=file.npy` or `file.npz`; None if there are none."""
+    from edgec.compiler.vectors import read_tensors
+
+    return read_tensors(inputs) if inputs else None
+
+
+_inputs_option = click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=FILE.npy|FILE.npz",
+    help="Input tensors; generated ones otherwise.",
+)
+
+
+def _progress(quiet: bool) -> "Progress":
+    from edgec.compiler.progress import Silent, Steps
+
+    return Silent() if quiet else Steps()
+
+
+@edgec.command()
+@click.argument("model", type=_path)
+@click.option("--target", "-t", default="native", show_default=True, help="Name or *.toml.")
+@click.option("--output", "-o", type=_path, help="Bundle folder, or a file ending in .tar.")
+@_shape_options
+@_inputs_option
+@click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
+@click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
+@click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
+@click.option("--dump", type=_path, metavar="DIR", help="Write the IR after each phase.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@_json_option
+def compile(  # noqa: A001 - the verb of the command line
+    model: Path,
+    target: str,
+    output: Path | None,
+    shapes: Sequence[str],
+    freeze: Sequence[str],
+    inputs: Sequence[str],
+    seed: int,
+    no_parity: bool,
+    check_stages: bool,
+    dump: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Compile an ONNX MODEL for a target into a bundle."""
+    from edgec.compiler.options import CompileOptions
+    from edgec.targets import load_target
+
+    if no_parity and check_stages:
+        raise UsageError("--check-stages and --no-parity contradict each other")
+    options = CompileOptions(
+        **_model_options(shapes, freeze),
+        inputs=_read_inputs(inputs),
+        seed=seed,
+        parity=not no_parity,
+        check_stages=check_stages,
+        dump=dump,
+    )
+    resolved = load_target(target)
+    from edgec.compiler.pipeline import compile_model
+
+    bundle = compile_model(model, resolved, options, output=output, progress=_progress(quiet))
+    manifest = bundle.manifest
+    size = sum(record.size_bytes for record in manifest.files.values())
+    if as_json:
+        parity = manifest.parity.model_dump()
+        _print_json({"bundle": str(bundle.path), "size_bytes": size, "parity": parity})
+        return
+    click.echo(f"{bundle.path}: {manifest.model.name} for {resolved.name}, {size / 1e6:.1f} MB")
+    for name, error in manifest.parity.max_error.items():
+        share = manifest.parity.allowed_share[name]
+        click.echo(f"  {name}: largest error {error:.2g}, {share:.1%} of what is allowed")
+    notes = {
+        "nothing": "  parity was not checked",
+        "host": "  parity was checked on a build for this machine; verify on the board",
+    }
+    if manifest.parity.checked_on in notes:
+        click.echo(notes[manifest.parity.checked_on])
+
+
+@edgec.command()
+@click.argument("bundle", type=_path)
+@_inputs_option
+@click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
+@click.option("--output", "-o", type=_path, metavar="FILE.npz", help="Save the outputs.")
+@_json_option
+def run(
+    bundle: Path, inputs: Sequence[str], seed: int, output: Path | None, as_json: bool
+) -> None:
+    """Run a BUNDLE here, on given or generated inputs."""
+    from edgec.compiler.bundle import Bundle
+    from edgec.compiler.vectors import generate_inputs, write_tensors
+
+    loaded = Bundle.load(bundle)
+    tensors = _read_inputs(inputs)
+    if tensors is None:
+        tensors = generate_inputs(loaded.manifest.signature.inputs, seed)
+    results = loaded.run(tensors)
+    if output is not None:
+        write_tensors(output, results)
+    summary = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "min": float(array.astype("float64").min()) if array.size else None,
+            "max": float(array.astype("float64").max()) if array.size else None,
+            "mean": float(array.astype("float64").mean()) if array.size else None,
+        }
+        for name, array in results.items()
+    ]
+    if as_json:
+        _print_json({"bundle": str(bundle), "outputs": summary})
+    else:
+        _print_table(["output", "shape", "dtype", "min", "max", "mean"], [
+            [row["name"], _extents(row["shape"]), row["dtype"],
+             *(_number(row[key]) for key in ("min", "max", "mean"))]
+            for row in summary
+        ])
+
+
+@edgec.command()
+@click.argument("bundle", type=_path)
+@click.option("--model", type=_path, help="The original ONNX file: compare on fresh inputs too.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
+@_json_option
+def verify(bundle: Path, model: Path | None, seeds: tuple[int, ...], as_json: bool) -> None:
+    """Check a BUNDLE's files, then its results against the original graph."""
+    from edgec.compiler.bundle import Bundle
+    from edgec.compiler.verify import verify_bundle
+
+    loaded = Bundle.load(bundle)
+    report = verify_bundle(loaded, model=model, seeds=seeds)
+    if as_json:
+        outputs = [dataclasses.asdict(output) for output in report.outputs]
+        _print_json({"bundle": str(bundle), "passed": report.passed, "outputs": outputs})
+    else:
+        files = len(loaded.manifest.files) + 1
+        click.echo(f"{bundle}: {files} files are what the manifest says")
+        _print_parity(report)
+    report.check(f"for {bundle}")
+
+
+@edgec.command()
+@click.argument("path", type=_path)
+@_shape_options
+@_json_option
+def inspect(path: Path, shapes: Sequence[str], freeze: Sequence[str], as_json: bool) -> None:
+    """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
+    from edgec.compiler.inspect import ModelReport, inspect_path
+    from edgec.compiler.options import CompileOptions
+
+    found = inspect_path(path, CompileOptions(**_model_options(shapes, freeze)))
+    if isinstance(found, ModelReport):
+        _print_model(found, as_json)
+    elif as_json:
+        _print_json(found.manifest.model_dump(mode="json"))
+    else:
+        manifest = found.manifest
+        click.echo(f"{path}: {manifest.model.name} for {manifest.target.name}")
+        _print_table(["", ""], [
+            ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
+            *[["input", str(record.spec())] for record in manifest.inputs],
+            *[["output", str(record.spec())] for record in manifest.outputs],
+            ["parity", f"checked on {manifest.parity.checked_on}"],
+            *[["file", f"{name}  {r.size_bytes} bytes"] for name, r in manifest.files.items()],
+            *[["tool", f"{name} {version}"] for name, version in manifest.tools.items()],
+        ])
+
+
+@edgec.command()
+@click.argument("name", required=False)
+@_json_option
+def targets(name: str | None, as_json: bool) -> None:
+    """List the named targets, or show one (by NAME or *.toml) with its features."""
+    from edgec.targets import load_target, target_names
+
+    if name is not None:
+        target = load_target(name)
+        fields = target.model_dump(mode="json")
+        if as_json:
+            _print_json(fields)
+        else:
+            _print_table(["", ""], [[key, _plain(value)] for key, value in fields.items()])
+        return
+    known = [load_target(known) for known in target_names()]
+    if as_json:
+        _print_json([target.model_dump(mode="json") for target in known])
+        return
+    _print_table(["target", "cpu", "vector", "int8", "cores", "description"], [
+        [t.name, t.cpu, f"{t.vector_bits} bit", t.integer_dot, str(t.cores), t.description]
+        for t in known
+    ])
+
+
+@edgec.command()
+@click.argument("name", required=False)
+@click.option("--output", "-o", type=_path, metavar="FILE.onnx", help="Default: NAME.onnx.")
+@_json_option
+def models(name: str | None, output: Path | None, as_json: bool) -> None:
+    """List the model recipes, or fetch the one called NAME into an ONNX file."""
+    from edgec.models import load_recipe, recipes
+
+    if name is None:
+        rows = recipes()
+        if as_json:
+            _print_json([recipe.describe() for recipe in rows])
+        else:
+            _print_table(["model", "compile with", "licence", "description"], [
+                [r.name, r.arguments(), r.licence, r.description] for r in rows
+            ])
+        return
+    recipe = load_recipe(name)
+    path = recipe.write(output or Path(f"{recipe.name}.onnx"))
+    if as_json:
+        _print_json({**recipe.describe(), "path": str(path)})
+    else:
+        click.echo(f"{path}: {recipe.description}; licence {recipe.licence}")
+        click.echo(f"compile it with: edgec compile {path} {recipe.arguments()}".rstrip())
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(_finite(value), indent=1))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return str(value)
+    return value
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns; on a terminal long cells wrap, what is piped on is never cut."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)
+    table = Table(*head, box=None, show_header=any(head), pad_edge=False, header_style="")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _print_parity(report: "ParityReport") -> None:
+    _print_table(["output", "largest error", "of allowed", "SQNR", ""], [
+        [o.name, f"{o.max_error:.2g}", f"{o.allowed_share:.1%}", f"{o.sqnr_db:.1f} dB",
+         o.problem or "ok"]
+        for o in report.outputs
+    ])
+
+
+def _print_model(report: "ModelReport", as_json: bool) -> None:
+    if as_json:
+        fields = dataclasses.asdict(report)
+        _print_json({**fields, "path": str(report.path)})
+        return
+    cost = report.cost
+    operators = ", ".join(f"{count} {name}" for name, count in cost.operators.items())
+    macs = f"{cost.macs / 1e6:.1f} M" if cost.macs is not None else "unknown"
+    click.echo(f"{report.path}: opset {report.opset}, SHA-256 {report.sha256}")
+    _print_table(["", ""], [
+        *[["input", text] for text in report.inputs],
+        *[["output", text] for text in report.outputs],
+        ["parameters", f"{cost.parameters:,} ({cost.parameter_bytes / 1e6:.2f} MB)"],
+        ["MACs", macs + (f" ({report.open_shapes})" if report.open_shapes else "")],
+        ["operators", operators],
+    ])
+    if not report.unsupported:
+        click.echo("every operator is supported")
+    for item in report.unsupported:
+        nodes = ", ".join(item.nodes[:5]) + (" …" if len(item.nodes) > 5 else "")
+        click.echo(f"unsupported: {item.operator}: {item.reason} ({nodes})")
+
+
+def _extents(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(map(str, value.values()))
+    return "none" if value in ("", None) else str(value)

@@ -1,0 +1,66 @@
+"""Which converter handles which operator.
+
+Written out by hand, one line per operator. What is not listed here goes to TVM's own ONNX
+importer (`tvm_frontend.py`), which covers the long tail.
+"""
+
+from edgec.compiler.importer.converters.convolution import convert_conv
+from edgec.compiler.importer.converters.elementwise import (
+    convert_clip,
+    convert_hard_sigmoid,
+    convert_hard_swish,
+    convert_identity,
+    convert_variadic,
+)
+from edgec.compiler.importer.converters.indexing import convert_gather
+from edgec.compiler.importer.converters.normalization import convert_batch_normalization
+from edgec.compiler.importer.converters.recurrent import convert_lstm
+from edgec.compiler.importer.node import Converter, Refusal
+from edgec.compiler.importer.tvm_frontend import tvm_converter
+
+CONVERTERS: dict[tuple[str, str], Converter] = {
+    # elementwise
+    ("", "Clip"): convert_clip,
+    ("", "Dropout"): convert_identity,
+    ("", "HardSigmoid"): convert_hard_sigmoid,
+    ("", "HardSwish"): convert_hard_swish,
+    ("", "Identity"): convert_identity,
+    ("", "Max"): convert_variadic,
+    ("", "Mean"): convert_variadic,
+    ("", "Min"): convert_variadic,
+    ("", "Sum"): convert_variadic,
+    # convolution
+    ("", "Conv"): convert_conv,
+    # indexing
+    ("", "Gather"): convert_gather,
+    # normalization
+    ("", "BatchNormalization"): convert_batch_normalization,
+    # recurrent
+    ("", "LSTM"): convert_lstm,
+}
+
+# Gone after simplification, or refused there for a reason of its own.
+FOLDED_BEFORE = frozenset({"Constant", "If"})
+
+
+def find_converter(domain: str, op_type: str) -> Converter:
+    """The converter of an operator.
+
+    Raises:
+        Refusal: neither edgec nor TVM knows the operator.
+    """
+    converter = CONVERTERS.get((domain, op_type)) or tvm_converter(domain, op_type)
+    if converter is None:
+        raise Refusal("the operator is not supported")
+    return converter
+
+
+def is_known(domain: str, op_type: str) -> bool:
+    """Whether an operator has a converter, or is folded away before import."""
+    if op_type in FOLDED_BEFORE:
+        return True
+    try:
+        find_converter("" if domain == "ai.onnx" else domain, op_type)
+    except Refusal:
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""TVM's own ONNX converters behind our contract.
+
+TVM's importer ignores operator domains and uses one operator-set version for the whole model.
+Here the domain decides which of its converters may be used, and each node brings its version.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from edgec.compiler.importer.node import Converter, Node, Refusal
+
+# Converters of TVM that implement the operator of this other domain, not of ai.onnx.
+_MICROSOFT = frozenset(
+    {
+        "Attention",
+        "BiasGelu",
+        "EmbedLayerNormalization",
+        "FastGelu",
+        "SkipLayerNormalization",
+    }
+)
+
+# TVM evaluates what it should not, or returns values that are not a node's outputs.
+_REFUSED = frozenset({"Optional", "OptionalGetElement", "OptionalHasElement"})
+
+_MAP: dict[str, Any] = onnx_frontend._get_convert_map()
+
+
+def tvm_converter(domain: str, op_type: str) -> Converter | None:
+    """TVM's converter of an operator, None if it has none for this domain."""
+    expected = "com.microsoft" if op_type in _MICROSOFT else ""
+    if domain != expected or op_type in _REFUSED or op_type not in _MAP:
+        return None
+    return _wrap(_MAP[op_type])
+
+
+def _wrap(converter_class: Any) -> Converter:
+    def convert(node: Node) -> relax.Expr | Sequence[relax.Expr]:
+        attributes = {item.name: _raw_attribute(item) for item in node.proto.attribute}
+        attributes["tvm_custom"] = {"name": node.label, "num_outputs": len(node.proto.output)}
+        inputs = onnx_frontend.onnx_input()
+        inputs.extend(node.inputs)
+        implementation: Callable[..., Any] = converter_class.get_converter(node.opset)
+        # Its parameter table is only for weights that stay inputs; ours are constants.
+        tables: list[dict[str, Any]] = [{}, {}]
+        with _quiet():
+            try:
+                result = implementation(node.builder, inputs, attributes, tables)
+            except Exception as error:
+                # Anything may come out of TVM: an assertion, an internal error, a KeyError.
+                raise Refusal(f"TVM's importer says: {_last_line(error)}") from error
+        return _fields(node, result)
+
+    return convert
+
+
+def _fields(node: Node, result: Any) -> list[relax.Expr]:
+    if isinstance(result, relax.Tuple):
+        return list(result.fields)
+    if not isinstance(result, relax.Expr):
+        raise Refusal("TVM's importer gives no tensor")
+    kind = node.builder.normalize(result).ty
+    if isinstance(kind, relax.TupleType):
+        bound = node.builder.emit(result)
+        return [relax.TupleGetItem(bound, index) for index in range(len(kind.fields))]
+    if isinstance(kind, relax.ShapeType):
+        return [relax.op.shape_to_tensor(result)]
+    return [result]
+
+
+def _raw_attribute(attribute: onnx.AttributeProto) -> Any:
+    """The value as TVM's converters expect it: text as bytes, tensors as TensorProto."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(value)
+    return value
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """TVM's importer prints and warns; what matters comes back as an exception."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,0 +1,215 @@
+"""Walk an ONNX graph and build the Relax module.
+
+The walk does not stop at the first node that it cannot convert. It puts a placeholder of the
+type that ONNX infers in its place and goes on, so that one error names everything.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from tvm import IRModule, relax
+from tvm.ir import GenericConst
+
+from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.importer.node import Node, Refusal, known_extent
+from edgec.compiler.importer.table import find_converter
+from edgec.compiler.signature import TensorSpec, dtype_name, graph_signature
+
+
+# Relax gives such names to new variables of its own.
+GENERATED_NAME = re.compile(r"[lg]v\d*")
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model as Relax.
+
+    Attributes:
+        module: one function `main`, from the model's inputs to its output or tuple of outputs.
+        value_names: ONNX name by the name of the Relax variable that holds the same value.
+            Passes keep the names of what they do not change, so any later variable of such a
+            name can be compared with the original graph.
+    """
+
+    module: IRModule
+    value_names: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A node that cannot be compiled, and why."""
+
+    label: str
+    op_type: str
+    reason: str
+
+
+def import_model(model: onnx.ModelProto) -> ImportedModel:
+    """Convert a simplified model to Relax.
+
+    Args:
+        model: result of `edgec.compiler.simplify.simplify`: static inputs, constants as
+            initializers, inferred types in `value_info`.
+
+    Raises:
+        UnsupportedModelError: names every node that cannot be converted, with the reason.
+    """
+    walk = _Walk(model)
+    imported = walk.run()
+    if walk.refused:
+        raise UnsupportedModelError(refusal_message(walk.refused))
+    return imported
+
+
+def find_refusals(model: onnx.ModelProto) -> list[Refused]:
+    """Every node of a simplified model that cannot be converted."""
+    walk = _Walk(model)
+    walk.run()
+    return walk.refused
+
+
+def refusal_message(refused: list[Refused]) -> str:
+    """One line for all refusals, nodes of the same operator and reason together."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for item in refused:
+        labels.setdefault((item.op_type, item.reason), []).append(item.label)
+    parts = []
+    for (op_type, reason), nodes in sorted(labels.items()):
+        shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+        parts.append(f"{op_type} ({shown}): {reason}")
+    noun = "node" if len(refused) == 1 else "nodes"
+    return f"{len(refused)} {noun} cannot be compiled: " + "; ".join(parts)
+
+
+class _Walk:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.builder = relax.BlockBuilder()
+        self.values: dict[str, relax.Expr] = {}
+        self.value_names: dict[str, str] = {}
+        self.refused: list[Refused] = []
+        self.opsets = {item.domain: item.version for item in model.opset_import}
+        self.opsets[""] = self.opsets.get("", self.opsets.get("ai.onnx", 0))
+        self.types = _inferred_types(model.graph)
+
+    def run(self) -> ImportedModel:
+        graph = self.model.graph
+        for tensor in graph.initializer:
+            self.values[tensor.name] = _constant(tensor)
+        parameters = []
+        for spec in graph_signature(graph).inputs:
+            kind = relax.TensorType(spec.shape, spec.dtype)
+            parameter = relax.Var(_identifier(spec.name), kind)
+            self.value_names[parameter.name] = spec.name
+            self.values[spec.name] = parameter
+            parameters.append(parameter)
+        with self.builder.function("main", parameters):
+            with self.builder.dataflow():
+                for node in graph.node:
+                    self._convert(node)
+                outputs = [self.values[value.name] for value in graph.output]
+                result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
+                bound = self.builder.emit_output(result)
+            self.builder.emit_func_output(bound)
+        return ImportedModel(self.builder.get(), self.value_names)
+
+    def _convert(self, proto: onnx.NodeProto) -> None:
+        label = proto.name or proto.output[0]
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        node = Node(
+            label=label,
+            op_type=proto.op_type,
+            domain=domain,
+            opset=self.opsets.get(domain, 1),
+            inputs=tuple(self.values[name] if name else None for name in proto.input),
+            proto=proto,
+            outputs=tuple(self.types.get(name) for name in proto.output),
+            builder=self.builder,
+        )
+        try:
+            results = self._results(node)
+        except Refusal as refusal:
+            self.refused.append(Refused(label, _full_name(node), str(refusal)))
+            results = [self._placeholder(node, index) for index in range(len(proto.output))]
+        for name, result in zip(proto.output, results, strict=False):
+            if name:
+                self._bind(name, result)
+
+    def _results(self, node: Node) -> list[relax.Expr]:
+        converted = find_converter(node.domain, node.op_type)(node)
+        results = [converted] if isinstance(converted, relax.Expr) else list(converted)
+        wanted = [index for index, name in enumerate(node.proto.output) if name]
+        if wanted and wanted[-1] >= len(results):
+            raise Refusal(f"output {wanted[-1]} is not supported")
+        results = [self.builder.normalize(result) for result in results]
+        for result, spec in zip(results, node.outputs, strict=False):
+            _check_type(result, spec)
+        return results
+
+    def _bind(self, name: str, result: relax.Expr) -> None:
+        if not isinstance(result, relax.Var | GenericConst):
+            result = self.builder.emit(result, _identifier(name))
+            if not GENERATED_NAME.fullmatch(result.name):
+                self.value_names[result.name] = name
+        self.values[name] = result
+
+    def _placeholder(self, node: Node, index: int) -> relax.Expr:
+        """Stands for a refused node's output; the module is thrown away."""
+        spec = node.outputs[index]
+        if spec is None or None in spec.shape:
+            return relax.const(np.zeros((), "float32"))
+        return relax.op.zeros(spec.shape, spec.dtype)
+
+
+def _full_name(node: Node) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def _identifier(name: str) -> str:
+    """An ONNX name as a Relax variable name.
+
+    >>> _identifier("/model.22/Concat_10")
+    '_model_22_Concat_10'
+    """
+    text = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return text if re.match(r"[A-Za-z_]", text) else f"v_{text}"
+
+
+def _constant(tensor: onnx.TensorProto) -> relax.Expr:
+    array = numpy_helper.to_array(tensor)
+    return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
+
+
+def _inferred_types(graph: onnx.GraphProto) -> dict[str, TensorSpec]:
+    types = {}
+    for value in [*graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.elem_type and tensor.HasField("shape"):
+            shape = tuple(
+                dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
+            )
+            types[value.name] = TensorSpec(value.name, shape, dtype_name(tensor.elem_type))
+    return types
+
+
+def _check_type(result: relax.Expr, spec: TensorSpec | None) -> None:
+    """A converter that disagrees with ONNX about shape or dtype is wrong about the values too."""
+    kind: Any = result.ty
+    if spec is None or not isinstance(kind, relax.TensorType):
+        return
+    dtype = str(kind.dtype.dtype)
+    if dtype != spec.dtype:
+        raise Refusal(f"it gives {dtype} where ONNX infers {spec.dtype}")
+    if not isinstance(kind.shape, relax.ShapeExpr):
+        return
+    extents = list(kind.shape.values)
+    known = [known_extent(extent) for extent in extents]
+    if len(known) != len(spec.shape) or any(
+        found is not None and expected is not None and found != expected
+        for found, expected in zip(known, spec.shape, strict=False)
+    ):
+        raise Refusal(f"it gives shape {extents} where ONNX infers {list(spec.shape)}")

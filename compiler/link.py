@@ -1,0 +1,83 @@
+"""Link object files into a shared library for a target, with no system toolchain.
+
+The package `ziglang` brings a C compiler driver with a linker and the C library's symbols for
+every architecture and glibc version; a target file may name another driver instead.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgec.compiler.errors import ToolchainError
+from edgec.targets.target import Target
+
+# The first link for a target builds stubs of its C library, once.
+TIMEOUT_SECONDS = 600
+
+
+def link_shared(objects: Sequence[Path], output: Path, target: Target) -> None:
+    """Link objects into a shared library.
+
+    The result depends on the objects alone: no build identifier, no symbols beyond the
+    dynamic ones.
+
+    Raises:
+        ToolchainError: the linker is missing or fails.
+    """
+    command = [
+        *driver(target),
+        "-shared",
+        "-fPIC",
+        "-s",
+        "-Wl,--build-id=none",
+        "-o",
+        str(output),
+        *(str(path) for path in objects),
+        "-lm",
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(
+            f"linking for {target.name} took over {TIMEOUT_SECONDS} s: {' '.join(command[:4])}"
+        ) from None
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = " ".join(lines[:3])[:400] or f"exit code {done.returncode}"
+        raise ToolchainError(f"linking for {target.name} failed: {reason}")
+
+
+def driver(target: Target) -> list[str]:
+    """The compiler driver for a target, with the arguments that select it.
+
+    Raises:
+        ToolchainError: it is not installed.
+    """
+    if target.linker == "zig":
+        if importlib.util.find_spec("ziglang") is None:
+            raise ToolchainError("package ziglang is not installed; pip install ziglang")
+        return [sys.executable, "-m", "ziglang", "cc", "-target", zig_triple(target)]
+    path = shutil.which(target.linker)
+    if path is None:
+        raise ToolchainError(
+            f"linker {target.linker!r} of target {target.name} is not on PATH; install it, or set "
+            'linker = "zig" in the target file'
+        )
+    return [path]
+
+
+def zig_triple(target: Target) -> str:
+    """Zig's name of an architecture with the C library's version.
+
+    >>> from edgec.targets import load_target
+    >>> zig_triple(load_target("rpi3-32bit"))
+    'arm-linux-gnueabihf.2.28'
+    """
+    architecture, *_, system = target.triple.split("-")
+    zig = {"armv7l": "arm"}.get(architecture, architecture)
+    return f"{zig}-linux-{system}.{target.glibc}"

@@ -1,0 +1,80 @@
+"""The settings of a compile, checked before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What shapes the result of a compile, and what is checked and shown on the way.
+
+    Attributes:
+        shapes: full shape by input name, for inputs that the model leaves open.
+        freeze: value by input name; the input becomes a constant and leaves the interface.
+        inputs: test inputs by name, instead of generated ones.
+        seed: of the generated test inputs.
+        parity: compare with the original graph; switching it off marks the bundle.
+        check_stages: compare after every stage that gives a model, not only at the end.
+        dump: folder for the IR after each phase; written even if a later phase fails.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    inputs: Mapping[str, NDArray[Any]] | None = None
+    seed: int = 0
+    parity: bool = True
+    check_stages: bool = False
+    dump: Path | None = None
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read `name=1,3,224,224`; `name=` is a scalar.
+
+    Raises:
+        UsageError: it is not of that form.
+
+    >>> parse_shape("x=1,3,48,192")
+    ('x', (1, 3, 48, 192))
+    """
+    name, equals, extents = text.rpartition("=")
+    try:
+        shape = tuple(int(part) for part in extents.split(",")) if extents else ()
+    except ValueError:
+        shape, equals = (), ""
+    if not name or not equals:
+        raise UsageError(f"{text!r} is no shape; write NAME=1,3,224,224")
+    return name, shape
+
+
+def parse_value(text: str) -> tuple[str, NDArray[Any]]:
+    """Read `name=16000` or `name=1,2,3`; true and false are booleans.
+
+    Raises:
+        UsageError: it is not of that form.
+
+    >>> parse_value("sr=16000")
+    ('sr', array(16000))
+    """
+    name, equals, values = text.rpartition("=")
+    words = {"true": True, "false": False}
+    try:
+        numbers = [
+            words[part] if part in words else float(part) if _is_fraction(part) else int(part)
+            for part in values.lower().split(",")
+        ]
+    except ValueError:
+        numbers, equals = [], ""
+    if not name or not equals:
+        raise UsageError(f"{text!r} is no value; write NAME=16000 or NAME=1,2,3")
+    return name, np.array(numbers[0] if len(numbers) == 1 else numbers)
+
+
+def _is_fraction(text: str) -> bool:
+    return any(mark in text for mark in (".", "e", "inf", "nan"))

@@ -1,0 +1,344 @@
+"""The compile, from an ONNX file to a bundle, in one place.
+
+`compile_model` is the pipeline: read it from top to bottom. Each phase is a function of its own
+module; the names in `PHASES` are what progress, dumps and the table of times call them.
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import onnx
+from tvm import IRModule
+
+from edgec.compiler.build import build_library
+from edgec.compiler.bundle import (
+    LIBRARY,
+    Bundle,
+    FrozenRecord,
+    Manifest,
+    ModelRecord,
+    ParityRecord,
+    SettingsRecord,
+    TensorRecord,
+    ToleranceRecord,
+    VectorRecord,
+    save_npy,
+    scratch_folder,
+    write_bundle,
+)
+from edgec.compiler.errors import OutputError, ParityError
+from edgec.compiler.graph import graph_depth, least_precise_float
+from edgec.compiler.importer import import_model
+from edgec.compiler.locate import first_divergence
+from edgec.compiler.lower import lower
+from edgec.compiler.onnx_file import SourceModel, read_model
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.oracle import run_original
+from edgec.compiler.parity import ParityReport, Tensors, Tolerance, compare, tolerance_for
+from edgec.compiler.passes import CANONICALIZE, Pass
+from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.runtime import Session, why_not_here
+from edgec.compiler.schedule import schedule_module
+from edgec.compiler.signature import Signature, TensorSpec, graph_signature
+from edgec.compiler.simplify import simplify
+from edgec.compiler.specialize import SpecializedModel, specialize
+from edgec.compiler.vectors import check_inputs, generate_inputs
+from edgec.targets import Target, load_target
+
+PHASES = (
+    "read",  # the file, checked
+    "specialize",  # static shapes, frozen inputs
+    "simplify",  # constants folded
+    "reference",  # what ONNX Runtime says
+    "import",  # ONNX to Relax
+    "canonicalize",  # affines into weights, composites recognized
+    "lower",  # operators to fused loop nests
+    "schedule",  # loops to vectors and threads
+    "build",  # machine code, linked
+    "verify",  # parity with the reference
+    "bundle",  # written, atomically
+)
+
+TOOLS = ("apache-tvm", "apache-tvm-ffi", "edgec", "numpy", "onnx", "onnxruntime", "onnxscript")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def compile_model(
+    path: str | Path,
+    target: str | Path | Target = "native",
+    options: CompileOptions | None = None,
+    *,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Compile an ONNX model for a target into a verified bundle.
+
+    Args:
+        path: the ONNX file.
+        target: a target, its name, or the path of a target file.
+        options: shapes, frozen inputs, checks; the defaults compile a static model.
+        output: bundle folder, or a file that ends in `.tar`; by default
+            `<model>-<target>.edgec` in the current folder.
+        progress: shown each phase.
+
+    Returns:
+        The bundle, read back from disk.
+
+    Raises:
+        EdgecError: see `edgec.compiler.errors`; nothing is written then.
+    """
+    options = options or CompileOptions()
+    target = target if isinstance(target, Target) else load_target(target)
+    path = Path(path)
+    output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
+    run = _Run(progress or Silent(), options.dump)
+    with scratch_folder() as scratch:
+        library = scratch / LIBRARY
+        source = run("read", read_model, path)
+        special = run("specialize", specialize, source.proto, options.shapes, options.freeze)
+        graph = run("simplify", simplify, special.proto)
+        reference = run("reference", _Reference.compute, source, special, graph, options)
+        imported = run("import", import_model, graph)
+        module = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
+        lowered = run("lower", lower, module, target)
+        scheduled = run("schedule", schedule_module, lowered, target)
+        run("build", build_library, scheduled, target, library)
+
+        check = _Check(reference, graph, imported.value_names, scratch, options)
+        stages = {"import": imported.module, "canonicalize": module}
+        parity = run("verify", check, library, target, stages)
+        manifest = _manifest(source, special, target, options, reference, parity)
+        files: dict[str, bytes | Path] = {LIBRARY: library, **_vector_files(reference)}
+        bundle = run("bundle", write_bundle, output, manifest, files)
+    run.finish()
+    return bundle
+
+
+def apply_passes(module: IRModule, passes: tuple[Pass, ...]) -> IRModule:
+    """Apply passes in order."""
+    for rewrite in passes:
+        module = rewrite(module)
+    return module
+
+
+class _Run:
+    """Calls phases: shows them, times them and dumps what they give."""
+
+    def __init__(self, progress: Progress, dump: Path | None) -> None:
+        self.progress = progress
+        self.dump = dump
+        self.seconds: dict[str, float] = {}
+
+    def __call__(
+        self, phase: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        number = PHASES.index(phase) + 1
+        start = time.monotonic()
+        with self.progress.step(number, len(PHASES), phase):
+            result = function(*args, **kwargs)
+        self.seconds[phase] = time.monotonic() - start
+        if self.dump is not None:
+            self._write(f"{number:02}-{phase}", result)
+        return result
+
+    def finish(self) -> None:
+        """Write the table of times, slowest last."""
+        if self.dump is not None:
+            total = sum(self.seconds.values())
+            rows = [f"{phase:<14}{seconds:8.2f} s" for phase, seconds in self.seconds.items()]
+            self._write_text("times.txt", "\n".join([*rows, f"{'total':<14}{total:8.2f} s"]) + "\n")
+
+    def _write(self, stem: str, result: object) -> None:
+        proto = getattr(result, "proto", result)
+        module = getattr(result, "module", result)
+        if isinstance(proto, onnx.ModelProto):
+            self._write_text(f"{stem}.txt", onnx.printer.to_text(proto))
+        elif isinstance(module, IRModule):
+            self._write_text(f"{stem}.py", module.script())
+
+    def _write_text(self, name: str, text: str) -> None:
+        assert self.dump is not None
+        try:
+            self.dump.mkdir(parents=True, exist_ok=True)
+            (self.dump / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {self.dump / name}: {error.strerror}") from None
+
+
+class _Reference:
+    """Test inputs, and what the original graph makes of them."""
+
+    def __init__(
+        self, signature: Signature, inputs: Tensors, expected: Tensors, tolerance: Tolerance
+    ) -> None:
+        self.signature = signature
+        self.inputs = inputs
+        self.expected = expected
+        self.tolerance = tolerance
+
+    @classmethod
+    def compute(
+        cls,
+        source: SourceModel,
+        special: SpecializedModel,
+        graph: onnx.ModelProto,
+        options: CompileOptions,
+    ) -> "_Reference":
+        specs = graph_signature(graph.graph).inputs
+        given = options.inputs
+        inputs = check_inputs(specs, given) if given else generate_inputs(specs, options.seed)
+        expected = run_original(source.path, {**inputs, **special.frozen})
+        outputs = graph_signature(graph.graph).outputs
+        # The oracle knows what shape inference cannot.
+        signature = Signature(
+            specs,
+            tuple(
+                TensorSpec(spec.name, spec.shape, str(expected[spec.name].dtype))
+                for spec in outputs
+            ),
+        )
+        depth = graph_depth(graph.graph)
+        tolerance = tolerance_for(least_precise_float(graph.graph), depth)
+        return cls(signature, inputs, expected, tolerance)
+
+
+class _Check:
+    """Parity of the library, and of earlier stages where it fails or on request."""
+
+    def __init__(
+        self,
+        reference: _Reference,
+        graph: onnx.ModelProto,
+        value_names: Mapping[str, str],
+        scratch: Path,
+        options: CompileOptions,
+    ) -> None:
+        self.reference = reference
+        self.graph = graph
+        self.value_names = value_names
+        self.scratch = scratch
+        self.options = options
+
+    def __call__(
+        self, library: Path, target: Target, stages: Mapping[str, IRModule]
+    ) -> ParityRecord:
+        if not self.options.parity:
+            return ParityRecord(checked_on="nothing")
+        if self.options.check_stages:
+            self._stages(stages)
+        here = not why_not_here(target)
+        if not here:
+            # The target's code cannot run here: the same module, compiled for this machine.
+            target, library = self._host_build(stages["canonicalize"])
+        report = self._run(library, target)
+        if not report.passed:
+            where = self._where(stages)
+            raise ParityError(f"parity with the original graph failed: {report.problems()}{where}")
+        return ParityRecord(
+            checked_on="target" if here else "host",
+            max_error={o.name: _rounded(o.max_error) for o in report.outputs},
+            allowed_share={o.name: _rounded(o.allowed_share) for o in report.outputs},
+        )
+
+    def _run(self, library: Path, target: Target) -> ParityReport:
+        actual = Session(library, target, self.reference.signature).run(self.reference.inputs)
+        return compare(self.reference.expected, actual, self.reference.tolerance)
+
+    def _host_build(self, module: IRModule) -> tuple[Target, Path]:
+        host, library = load_target("native"), self.scratch / "host.so"
+        build_library(schedule_module(lower(module, host), host), host, library)
+        return host, library
+
+    def _stages(self, stages: Mapping[str, IRModule]) -> None:
+        simplified = run_original(self.graph, self.reference.inputs)
+        report = compare(self.reference.expected, simplified, self.reference.tolerance)
+        report.check("after simplify")
+        for name, module in stages.items():
+            host, library = self._host_build(module)
+            report = self._run(library, host)
+            if not report.passed:
+                where = self._where({name: module})
+                raise ParityError(f"parity failed after {name}: {report.problems()}{where}")
+
+    def _where(self, stages: Mapping[str, IRModule]) -> str:
+        """A clause that names the stage and the first operator that is off."""
+        host = load_target("native")
+        for name, module in stages.items():
+            first = first_divergence(
+                module,
+                self.value_names,
+                self.graph,
+                self.reference.inputs,
+                self.reference.tolerance,
+                host,
+                self.scratch,
+            )
+            if first is not None:
+                return f"; the first value that is off after {name} is {first}"
+        return "; all stages up to canonicalize agree, code generation does not"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _vector_files(reference: _Reference) -> dict[str, bytes]:
+    signature, files = reference.signature, {}
+    for kind, specs, tensors in (
+        ("input", signature.inputs, reference.inputs),
+        ("output", signature.outputs, reference.expected),
+    ):
+        for index, spec in enumerate(specs):
+            files[_vector_path(kind, index)] = save_npy(tensors[spec.name])
+    return files
+
+
+def _vector_path(kind: str, index: int) -> str:
+    return f"vectors/0/{kind}-{index}.npy"
+
+
+def _manifest(
+    source: SourceModel,
+    special: SpecializedModel,
+    target: Target,
+    options: CompileOptions,
+    reference: _Reference,
+    parity: ParityRecord,
+) -> Manifest:
+    signature = reference.signature
+    tolerance = reference.tolerance
+    return Manifest(
+        model=ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset),
+        target=target,
+        inputs=_records(signature.inputs),
+        outputs=_records(signature.outputs),
+        settings=SettingsRecord(
+            shapes=dict(options.shapes),
+            frozen={
+                name: FrozenRecord(dtype=str(array.dtype), values=array.tolist())
+                for name, array in special.frozen.items()
+            },
+            seed=options.seed,
+        ),
+        tolerance=ToleranceRecord(relative=tolerance.relative, absolute=tolerance.absolute),
+        parity=parity,
+        vectors=(
+            VectorRecord(
+                inputs=tuple(_vector_path("input", i) for i in range(len(signature.inputs))),
+                outputs=tuple(_vector_path("output", i) for i in range(len(signature.outputs))),
+            ),
+        ),
+        tools={name: importlib.metadata.version(name) for name in TOOLS},
+        files={},
+    )
+
+
+def _records(specs: tuple[TensorSpec, ...]) -> tuple[TensorRecord, ...]:
+    return tuple(TensorRecord(name=s.name, shape=s.shape, dtype=s.dtype) for s in specs)
+
+

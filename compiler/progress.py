@@ -1,0 +1,59 @@
+"""Numbered steps with their time, on stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+
+
+class Progress(Protocol):
+    """Told when a step begins; the step ends with the context."""
+
+    def step(self, number: int, total: int, title: str) -> "Step":
+        """Begin a step."""
+
+
+class Step(Protocol):
+    """The context of a running step."""
+
+    def __enter__(self) -> object:
+        """Begin."""
+
+    def __exit__(self, *exception: object) -> None:
+        """End."""
+
+
+@dataclass
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def step(self, number: int, total: int, title: str) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+
+@dataclass
+class Steps:
+    """Writes `[3/9] import … 0.4 s`; on a terminal with a spinner while a step runs."""
+
+    console: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+
+    @contextmanager
+    def step(self, number: int, total: int, title: str) -> Iterator[None]:
+        """Show one step; a step that fails is shown as failed."""
+        label = f"[{number}/{total}] {title}"
+        start = time.monotonic()
+        outcome = "failed after "
+        try:
+            # The spinner draws nothing where there is no terminal.
+            with self.console.status(label.replace("[", r"\[")):
+                yield
+            outcome = ""
+        finally:
+            seconds = time.monotonic() - start
+            self.console.print(f"{label:<40} {outcome}{seconds:.1f} s", markup=False)

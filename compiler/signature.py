@@ -1,0 +1,63 @@
+"""What a model takes and gives: names, shapes and dtypes, without any framework's types."""
+
+from dataclasses import dataclass
+
+import onnx
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: the name in the ONNX file.
+        shape: extent of each dimension; None where only running the model can tell
+            (an output of NonZero, for example).
+        dtype: NumPy name, or an `ml_dtypes` name such as `bfloat16`.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        """Write it as people do.
+
+        >>> str(TensorSpec("x", (1, None), "float32"))
+        'x [1,?] float32'
+        """
+        extents = ",".join("?" if extent is None else str(extent) for extent in self.shape)
+        return f"{self.name} [{extents}] {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs in the order of the graph."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def dtype_name(elem_type: int) -> str:
+    """NumPy name of an ONNX element type.
+
+    >>> dtype_name(onnx.TensorProto.FLOAT), dtype_name(onnx.TensorProto.BFLOAT16)
+    ('float32', 'bfloat16')
+    """
+    return str(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+def graph_signature(graph: onnx.GraphProto) -> Signature:
+    """Signature of a graph whose inputs are static and whose initializers are no inputs."""
+    return Signature(
+        inputs=tuple(_spec(value) for value in graph.input),
+        outputs=tuple(_spec(value) for value in graph.output),
+    )
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
+    )
+    return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))

@@ -1,0 +1,64 @@
+"""Fold what is already known: the model before it is imported.
+
+TVM's importer needs shapes and axes as constants where exporters write chains of Shape,
+Gather and Concat. onnxscript's optimizer, which Microsoft maintains, evaluates those chains,
+takes `If` branches whose condition is constant and inlines functions. Its fusions are not
+used: how operators are spelled is the business of the passes, where it can be checked.
+"""
+
+import logging
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import Sequential, common
+from onnxscript import optimizer
+
+# Folding a Shape chain can make an If constant, whose branch holds the next chain.
+MAX_ROUNDS = 8
+
+# The weights of the compiled model stand in full anyway.
+NO_LIMIT = 2**62
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold constants and drop dead code in a model with static inputs.
+
+    Args:
+        model: result of `specialize`; stays as it is.
+
+    Returns:
+        A model with the same inputs and outputs, all constants as initializers, and the
+        inferred type of each value in `value_info`.
+    """
+    _quiet_optimizer()
+    graph = ir.from_proto(model)
+    common.InlinePass()(graph)
+    for _ in range(MAX_ROUNDS):
+        folded = optimizer.fold_constants(
+            graph,
+            onnx_shape_inference=True,
+            input_size_limit=NO_LIMIT,
+            output_size_limit=NO_LIMIT,
+            should_fold=lambda node: True,
+        )
+        optimizer.remove_unused_nodes(graph)
+        if not folded.modified:
+            break
+    Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+        common.TopologicalSortPass(),
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
+    )(graph)
+    return ir.to_proto(graph)
+
+
+def _quiet_optimizer() -> None:
+    """Only errors: it warns of each operator that it leaves alone."""
+    for name in ("onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)

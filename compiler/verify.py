@@ -1,0 +1,69 @@
+"""Verify a bundle: its files, then its results.
+
+Opening a bundle checks every digest. Here its own test vectors are run and compared, with the
+tolerance of its manifest; given the original ONNX file, fresh inputs are compared as well.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgec.compiler.bundle import Bundle
+from edgec.compiler.errors import BundleError
+from edgec.compiler.onnx_file import read_model
+from edgec.compiler.oracle import run_original
+from edgec.compiler.parity import OutputParity, ParityReport, Tolerance, compare
+from edgec.compiler.vectors import generate_inputs
+
+
+def verify_bundle(
+    bundle: Bundle, *, model: Path | None = None, seeds: tuple[int, ...] = (1,)
+) -> ParityReport:
+    """Run a bundle on known inputs and compare.
+
+    Args:
+        bundle: an opened bundle; its files are what its manifest says.
+        model: the ONNX file it was compiled from, to compare on fresh inputs too.
+        seeds: one set of fresh inputs each.
+
+    Returns:
+        Per output the worst of all runs.
+
+    Raises:
+        BundleError: the bundle is for another machine, or `model` is another model.
+    """
+    manifest = bundle.manifest
+    tolerance = Tolerance(manifest.tolerance.relative, manifest.tolerance.absolute)
+    runs = bundle.vectors()
+    if model is not None:
+        source = read_model(model)
+        if source.sha256 != manifest.model.sha256:
+            raise BundleError(
+                f"{bundle.path} was compiled from another file than {model}: its source has "
+                f"SHA-256 {manifest.model.sha256[:12]}…, this one {source.sha256[:12]}…"
+            )
+        frozen = _frozen(bundle)
+        for seed in seeds:
+            inputs = generate_inputs(manifest.signature.inputs, seed)
+            runs.append((inputs, run_original(model, {**inputs, **frozen})))
+    reports = [compare(expected, bundle.run(inputs), tolerance) for inputs, expected in runs]
+    return _worst(reports)
+
+
+def _frozen(bundle: Bundle) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(value.values, value.dtype)
+        for name, value in bundle.manifest.settings.frozen.items()
+    }
+
+
+def _worst(reports: list[ParityReport]) -> ParityReport:
+    """Each output's worst comparison, with the worst noise ratio."""
+    outputs: dict[str, OutputParity] = {}
+    for report in reports:
+        for output in report.outputs:
+            known = outputs.setdefault(output.name, output)
+            worse = max(known, output, key=lambda o: (not o.passed, o.allowed_share))
+            outputs[output.name] = replace(worse, sqnr_db=min(known.sqnr_db, output.sqnr_db))
+    return ParityReport(tuple(outputs.values()))

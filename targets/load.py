@@ -1,0 +1,80 @@
+"""From a name or a path to a checked `Target`."""
+
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgec.compiler.errors import TargetError, did_you_mean
+from edgec.targets.native import detect_native
+from edgec.targets.target import Emulator, Target, board_folder
+
+NATIVE = "native"
+
+
+def target_names() -> list[str]:
+    """Names that `load_target` knows: `native` first, then the files in order.
+
+    >>> "rpi4" in target_names()
+    True
+    """
+    return [NATIVE, *sorted(path.stem for path in board_folder().glob("*.toml"))]
+
+
+def load_target(name: str | Path) -> Target:
+    """The target of this name, or of this file if the name ends in `.toml`.
+
+    Raises:
+        TargetError: unknown name, unreadable file, unknown key or bad value.
+    """
+    if isinstance(name, Path) or name.endswith(".toml"):
+        return read_target(Path(name))
+    if name == NATIVE:
+        return detect_native()
+    path = board_folder() / f"{name}.toml"
+    if not path.is_file():
+        known = target_names()
+        raise TargetError(
+            f"unknown target {name!r}{did_you_mean(name, known)} "
+            f"Known targets: {', '.join(known)}; a target file is given by its path, *.toml"
+        )
+    return read_target(path)
+
+
+def read_target(path: Path) -> Target:
+    """Read and check one target file.
+
+    Raises:
+        TargetError: names the file, the key, what was found and what is allowed.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TargetError(f"target file {path} does not exist") from None
+    except OSError as error:
+        raise TargetError(f"target file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(f"target file {path} is not valid TOML: {error}") from None
+    fields.setdefault("name", path.stem)
+    try:
+        return Target.model_validate(fields)
+    except ValidationError as error:
+        raise TargetError(f"target file {path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    reasons = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "file"
+        if item["type"] == "extra_forbidden":
+            model = Emulator if len(item["loc"]) > 1 else Target
+            known = list(model.model_fields)
+            reasons.append(
+                f"unknown key {key}{did_you_mean(str(item['loc'][-1]), known)} "
+                f"(known keys: {', '.join(known)})"
+            )
+        elif item["type"] == "missing":
+            reasons.append(f"key {key} is missing")
+        else:
+            reasons.append(f"{key} = {item['input']!r}: {item['msg']}")
+    return "; ".join(reasons)

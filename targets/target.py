@@ -1,0 +1,138 @@
+"""The description of a machine that edgec compiles for.
+
+One TOML file in `boards/` is one target. The file holds what the compiler must know and
+cannot find out: nothing in it is derived, and every field is checked when it is read.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+IntegerDot = Literal["none", "vpmaddwd", "avx512bw", "vnni", "smlal", "sdot", "i8mm"]
+"""What multiplies int8 fastest: the widest instruction of each family.
+
+none      no instruction worth using (RISC-V without vectors)
+vpmaddwd  AVX2: int16 pairs to int32 (`vpmaddubsw` only where it cannot saturate)
+avx512bw  the same at 512 bits
+vnni      `vpdpbusd`: four u8*s8 products into int32
+smlal     NEON widening multiply and accumulate (`smull`, `sadalp`)
+sdot      Armv8.2 four s8*s8 products into int32
+i8mm      Armv8.6 `smmla`
+"""
+
+Architecture = Literal["x86_64", "aarch64", "armv7l", "riscv64"]
+
+Kib = Annotated[int, Field(ge=0)]
+
+
+class Emulator(BaseModel):
+    """How to run the target's code on a machine that is not one.
+
+    Attributes:
+        program: QEMU user-mode emulator, for example `qemu-aarch64`.
+        cpu: QEMU CPU model; a more capable one would hide illegal instructions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    program: str
+    cpu: str
+
+
+class Target(BaseModel):
+    """One machine, as far as a compiler needs to know it.
+
+    Attributes:
+        name: the name it is asked for by; the stem of its file.
+        description: one line for people.
+        triple: LLVM triple, `architecture-linux-gnu…`.
+        cpu: LLVM CPU name (`llc -mcpu=`).
+        features: LLVM features on top of the CPU's own, each `+name` or `-name`.
+        abi: LLVM ABI name where the triple leaves it open (RISC-V), else empty.
+        float_abi: `hard` or `soft` on 32-bit ARM, else empty.
+        vector_bits: width of one vector register in bits, 0 where there are no vectors.
+        vector_registers: how many of them there are (without vectors: float registers).
+        fma_units: fused multiply-adds of full vector width that can start in one cycle.
+        clock_ghz: highest sustained clock, for estimates of time.
+        integer_dot: see `IntegerDot`.
+        cores: cores of the largest kind.
+        l1d_kib: level-1 data cache of one core.
+        l2_kib: level-2 cache of one core (or its share).
+        l3_kib: last-level cache of all cores, 0 where there is none.
+        memory_mib: main memory.
+        glibc: oldest GNU C library that the compiled code must load on.
+        linker: `zig` (installed with edgec), or the name of a compiler driver on PATH.
+        emulator: how to run it elsewhere, if there is a way.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    description: str
+    triple: str
+    cpu: str
+    features: tuple[Annotated[str, Field(pattern=r"^[+-]")], ...] = ()
+    abi: str = ""
+    float_abi: Literal["", "hard", "soft"] = ""
+    vector_bits: Literal[0, 128, 256, 512]
+    vector_registers: Annotated[int, Field(ge=8, le=64)]
+    fma_units: Annotated[float, Field(gt=0, le=4)] = 1
+    clock_ghz: Annotated[float, Field(gt=0, le=10)]
+    integer_dot: IntegerDot
+    cores: Annotated[int, Field(ge=1, le=1024)]
+    l1d_kib: Annotated[int, Field(ge=4)]
+    l2_kib: Annotated[int, Field(ge=32)]
+    l3_kib: Kib = 0
+    memory_mib: Annotated[int, Field(ge=16)]
+    glibc: Annotated[str, Field(pattern=r"^2\.\d+$")] = "2.28"
+    linker: str = "zig"
+    emulator: Emulator | None = None
+
+    @model_validator(mode="after")
+    def _check_triple(self) -> Self:
+        if self.triple.split("-")[0] not in Architecture.__args__:  # type: ignore[attr-defined]
+            known = ", ".join(Architecture.__args__)  # type: ignore[attr-defined]
+            raise ValueError(f"triple {self.triple!r} must begin with one of {known}")
+        if "-linux-gnu" not in self.triple:
+            raise ValueError(f"triple {self.triple!r} must name linux-gnu")
+        return self
+
+    @property
+    def architecture(self) -> Architecture:
+        """First part of the triple, as `uname -m` prints it."""
+        return self.triple.split("-")[0]  # type: ignore[return-value]
+
+    @property
+    def float_lanes(self) -> int:
+        """float32 values that one register holds."""
+        return max(1, self.vector_bits // 32)
+
+    @property
+    def peak_gflops(self) -> float:
+        """float32 peak of one core: lanes * FMA units * 2 * clock [GFLOP/s]."""
+        return self.float_lanes * self.fma_units * 2 * self.clock_ghz
+
+    def llvm(self) -> dict[str, Any]:
+        """The target as TVM takes it.
+
+        TVM 0.27 accepts a dictionary; its string form with `-mcpu=` raises.
+        """
+        spec: dict[str, Any] = {
+            "kind": "llvm",
+            "mtriple": self.triple,
+            "mcpu": self.cpu,
+            "num-cores": self.cores,
+        }
+        if self.features:
+            spec["mattr"] = list(self.features)
+        if self.abi:
+            spec["mabi"] = self.abi
+        if self.float_abi:
+            spec["mfloat-abi"] = self.float_abi
+        return spec
+
+
+def board_folder() -> Path:
+    """Where the target files that come with edgec are."""
+    return Path(__file__).parent / "boards"
