@@ -1,0 +1,1 @@
+"""Networks that edgec trained itself, small enough to be part of the repository."""

