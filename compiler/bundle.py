@@ -20,6 +20,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -191,8 +192,6 @@ class Bundle:
         self.manifest = manifest
         self._folder = folder
         self._session: Any = None
-        # Keeps an unpacked tar alive as long as the bundle.
-        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -210,14 +209,14 @@ class Bundle:
             return cls._open(path, path)
         if not path.exists():
             raise BundleError(f"bundle {path} does not exist")
-        unpacked = tempfile.TemporaryDirectory(prefix="edgec-bundle-")
+        folder = Path(tempfile.mkdtemp(prefix="edgec-bundle-"))
         try:
-            _unpack(path, Path(unpacked.name))
-            bundle = cls._open(path, Path(unpacked.name))
+            _unpack(path, folder)
+            bundle = cls._open(path, folder)
         except BaseException:
-            unpacked.cleanup()
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        bundle._unpacked = unpacked
+        weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
         return bundle
 
     @classmethod

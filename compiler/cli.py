@@ -29,13 +29,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 ok, 1 a check failed, 2 usage, 3 model not supported, 4 bad input, 5 missing dependency,
     6 board, 7 stopped by a signal.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signals: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        return _run_command(arguments)
+    except BaseException:
+        # A KeyboardInterrupt that crosses TVM's C++ comes back as some other error.
+        if signals:
+            return _fail(InterruptedRunError("interrupted; nothing was written"))
+        raise
+
+
+def _run_command(arguments: Sequence[str] | None) -> int:
     try:
         edgec.main(args=arguments, prog_name="edgec", standalone_mode=False)
     except click.exceptions.Abort:
-        return _fail(InterruptedRunError("interrupted; nothing was written"))
-    except KeyboardInterrupt:
-        return _fail(InterruptedRunError("interrupted; nothing was written"))
+        raise KeyboardInterrupt from None
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -48,10 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return 0
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _fail(error: EdgecError) -> int:

@@ -14,6 +14,7 @@ from edgec.compiler.build import build_library
 from edgec.compiler.lower import lower
 from edgec.compiler.oracle import run_original
 from edgec.compiler.parity import Tensors, Tolerance, compare
+from edgec.compiler.passes.base import dtype_of, shape_of
 from edgec.compiler.runtime import Session
 from edgec.compiler.schedule import schedule_module
 from edgec.compiler.signature import Signature, TensorSpec
@@ -87,14 +88,13 @@ def _expose(
     for block in function.body.blocks:
         for binding in block.bindings:
             variable = binding.var
-            kind = variable.ty
-            if variable.name in value_names and isinstance(kind, relax.TensorType):
-                shape = tuple(int(extent) for extent in kind.shape.values)
+            shape = shape_of(variable)
+            if variable.name in value_names and shape is not None:
                 shown.append(variable)
-                specs.append(TensorSpec(value_names[variable.name], shape, str(kind.dtype.dtype)))
+                specs.append(TensorSpec(value_names[variable.name], shape, dtype_of(variable)))
     body = relax.SeqExpr(function.body.blocks, relax.Tuple(shown))
-    builder = relax.BlockBuilder(plain)
-    rebuilt = relax.Function(function.params, body, is_pure=True)
-    variable = plain.get_global_var("main")
-    plain.update_func(variable, builder.normalize(rebuilt).with_attr("global_symbol", "main"))
-    return relax.transform.ConvertToDataflow()(plain), tuple(specs)
+    kind = relax.TupleType([variable.ty for variable in shown])
+    rebuilt = relax.Function(function.params, body, kind).with_attr("global_symbol", "main")
+    plain.update_func(plain.get_global_var("main"), rebuilt)
+    normal = relax.transform.Normalize()(plain)
+    return relax.transform.ConvertToDataflow()(normal), tuple(specs)

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.parity import Tensors
 
+# What a user compiles is nobody else's business.
+onnxruntime.disable_telemetry_events()
+
+
 def run_original(
     model: Path | onnx.ModelProto, inputs: Tensors
 ) -> dict[str, NDArray[Any]]:

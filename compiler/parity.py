@@ -205,10 +205,10 @@ def _peak(values: NDArray[Any]) -> float:
 
 def _sqnr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:
     """10 log10(sum expected^2 / sum (actual - expected)^2) [dB]."""
-    signal = expected.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        noise = float(np.square(actual.astype(np.float64) - signal).sum())
-        power = float(np.square(signal).sum())
+    signal, result = expected.astype(np.float64), actual.astype(np.float64)
+    differing = signal != result
+    noise = float(np.square(result[differing] - signal[differing]).sum())
+    power = float(np.square(signal[np.isfinite(signal)]).sum())
     if noise == 0:
         return np.inf
-    return float(10 * np.log10(power / noise)) if 0 < power < np.inf else -np.inf
+    return float(10 * np.log10(power / noise)) if power > 0 and noise < np.inf else -np.inf

@@ -52,8 +52,8 @@ PHASES = (
     "read",  # the file, checked
     "specialize",  # static shapes, frozen inputs
     "simplify",  # constants folded
-    "reference",  # what ONNX Runtime says
     "import",  # ONNX to Relax
+    "reference",  # what ONNX Runtime says
     "canonicalize",  # affines into weights, composites recognized
     "lower",  # operators to fused loop nests
     "schedule",  # loops to vectors and threads
@@ -102,8 +102,8 @@ def compile_model(
         source = run("read", read_model, path)
         special = run("specialize", specialize, source.proto, options.shapes, options.freeze)
         graph = run("simplify", simplify, special.proto)
-        reference = run("reference", _Reference.compute, source, special, graph, options)
         imported = run("import", import_model, graph)
+        reference = run("reference", _Reference.compute, source, special, graph, options)
         module = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
         lowered = run("lower", lower, module, target)
         scheduled = run("schedule", schedule_module, lowered, target)

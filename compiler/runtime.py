@@ -6,6 +6,7 @@ Loads TVM's runtime (a few megabytes) and not its compiler, so that `edgec run` 
 import ctypes
 import importlib.util
 import platform
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Session:
         load_tvm_runtime()
         self._signature = signature
         try:
-            module = tvm_ffi.load_module(str(library))
+            module = _load(library)
             machine = module["vm_load_executable"]()
         except (RuntimeError, AttributeError) as error:
             first = str(error).strip().splitlines()[-1]
@@ -73,6 +74,18 @@ class Session:
             spec.name: _to_numpy(value, spec.dtype)
             for spec, value in zip(self._signature.outputs, results, strict=True)
         }
+
+
+def _load(library: Path) -> tvm_ffi.Module:
+    """Load a library under a name that was never used before.
+
+    The dynamic loader takes a path that it has loaded once for the same library, even if
+    another file is there by now: a bundle that was compiled again would run its old code.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+        alias = Path(folder) / library.name
+        alias.symlink_to(library.resolve())
+        return tvm_ffi.load_module(str(alias))
 
 
 def why_not_here(target: Target) -> str:

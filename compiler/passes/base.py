@@ -144,7 +144,8 @@ def scalar_of(expression: Any) -> float | None:
 
 def shape_of(expression: relax.Expr) -> tuple[int, ...] | None:
     """Static shape of an expression, None if it is not static."""
-    shape = getattr(expression.ty, "shape", None)
+    kind = expression.ty
+    shape = kind.shape if isinstance(kind, relax.TensorType) else None
     if not isinstance(shape, relax.ShapeExpr):
         return None
     if not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape.values):
