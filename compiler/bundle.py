@@ -34,7 +34,7 @@ from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import Signature, TensorSpec
 from edgec.targets.target import Target
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (*_NO_SPACE, errno.EACCES, errno.EROFS)
@@ -81,11 +81,19 @@ class FrozenRecord(_Record):
 
 
 class SettingsRecord(_Record):
-    """Every setting that shaped the result."""
+    """Every setting that shaped the result.
+
+    Attributes:
+        shapes: given shape by input name.
+        frozen: value by name of each input that became a constant.
+        seed: of the generated test inputs.
+        index_bounds: upper bound by name, for integer inputs that index tables.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, FrozenRecord]
     seed: int
+    index_bounds: dict[str, int]
 
 
 class ToleranceRecord(_Record):

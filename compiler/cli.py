@@ -17,8 +17,9 @@ import click
 from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edgec.compiler.inspect import ModelReport
-    from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity import ParityReport
     from edgec.compiler.progress import Progress
 
@@ -150,7 +151,7 @@ def _progress(quiet: bool) -> "Progress":
 @click.option("--dump", type=_path, metavar="DIR", help="Write the IR after each phase.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @_json_option
-def compile(  # noqa: A001 - the verb of the command line
+def compile(
     model: Path,
     target: str,
     output: Path | None,
@@ -206,9 +207,7 @@ def compile(  # noqa: A001 - the verb of the command line
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
 @click.option("--output", "-o", type=_path, metavar="FILE.npz", help="Save the outputs.")
 @_json_option
-def run(
-    bundle: Path, inputs: Sequence[str], seed: int, output: Path | None, as_json: bool
-) -> None:
+def run(bundle: Path, inputs: Sequence[str], seed: int, output: Path | None, as_json: bool) -> None:
     """Run a BUNDLE here, on given or generated inputs."""
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.vectors import generate_inputs, write_tensors
@@ -216,29 +215,20 @@ def run(
     loaded = Bundle.load(bundle)
     tensors = _read_inputs(inputs)
     if tensors is None:
-        tensors = generate_inputs(loaded.manifest.signature.inputs, seed)
+        manifest = loaded.manifest
+        bounds = manifest.settings.index_bounds
+        tensors = generate_inputs(manifest.signature.inputs, seed, bounds)
     results = loaded.run(tensors)
     if output is not None:
         write_tensors(output, results)
-    summary = [
-        {
-            "name": name,
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
-            "min": float(array.astype("float64").min()) if array.size else None,
-            "max": float(array.astype("float64").max()) if array.size else None,
-            "mean": float(array.astype("float64").mean()) if array.size else None,
-        }
-        for name, array in results.items()
-    ]
     if as_json:
+        summary = [{"name": name, **_describe(array)} for name, array in results.items()]
         _print_json({"bundle": str(bundle), "outputs": summary})
-    else:
-        _print_table(["output", "shape", "dtype", "min", "max", "mean"], [
-            [row["name"], _extents(row["shape"]), row["dtype"],
-             *(_number(row[key]) for key in ("min", "max", "mean"))]
-            for row in summary
-        ])
+        return
+    _print_table(
+        ["output", "shape", "dtype", "min", "max", "mean"],
+        [[name, *map(_plain, _describe(array).values())] for name, array in results.items()],
+    )
 
 
 @edgec.command()
@@ -280,14 +270,17 @@ def inspect(path: Path, shapes: Sequence[str], freeze: Sequence[str], as_json: b
     else:
         manifest = found.manifest
         click.echo(f"{path}: {manifest.model.name} for {manifest.target.name}")
-        _print_table(["", ""], [
-            ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
-            *[["input", str(record.spec())] for record in manifest.inputs],
-            *[["output", str(record.spec())] for record in manifest.outputs],
-            ["parity", f"checked on {manifest.parity.checked_on}"],
-            *[["file", f"{name}  {r.size_bytes} bytes"] for name, r in manifest.files.items()],
-            *[["tool", f"{name} {version}"] for name, version in manifest.tools.items()],
-        ])
+        _print_table(
+            ["", ""],
+            [
+                ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
+                *[["input", str(record.spec())] for record in manifest.inputs],
+                *[["output", str(record.spec())] for record in manifest.outputs],
+                ["parity", f"checked on {manifest.parity.checked_on}"],
+                *[["file", f"{name}  {r.size_bytes} bytes"] for name, r in manifest.files.items()],
+                *[["tool", f"{name} {version}"] for name, version in manifest.tools.items()],
+            ],
+        )
 
 
 @edgec.command()
@@ -309,10 +302,13 @@ def targets(name: str | None, as_json: bool) -> None:
     if as_json:
         _print_json([target.model_dump(mode="json") for target in known])
         return
-    _print_table(["target", "cpu", "vector", "int8", "cores", "description"], [
-        [t.name, t.cpu, f"{t.vector_bits} bit", t.integer_dot, str(t.cores), t.description]
-        for t in known
-    ])
+    _print_table(
+        ["target", "cpu", "vector", "int8", "cores", "description"],
+        [
+            [t.name, t.cpu, f"{t.vector_bits} bit", t.integer_dot, str(t.cores), t.description]
+            for t in known
+        ],
+    )
 
 
 @edgec.command()
@@ -328,9 +324,10 @@ def models(name: str | None, output: Path | None, as_json: bool) -> None:
         if as_json:
             _print_json([recipe.describe() for recipe in rows])
         else:
-            _print_table(["model", "compile with", "licence", "description"], [
-                [r.name, r.arguments(), r.licence, r.description] for r in rows
-            ])
+            _print_table(
+                ["model", "compile with", "licence", "description"],
+                [[r.name, r.arguments(), r.licence, r.description] for r in rows],
+            )
         return
     recipe = load_recipe(name)
     path = recipe.write(output or Path(f"{recipe.name}.onnx"))
@@ -372,11 +369,19 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_parity(report: "ParityReport") -> None:
-    _print_table(["output", "largest error", "of allowed", "SQNR", ""], [
-        [o.name, f"{o.max_error:.2g}", f"{o.allowed_share:.1%}", f"{o.sqnr_db:.1f} dB",
-         o.problem or "ok"]
-        for o in report.outputs
-    ])
+    _print_table(
+        ["output", "largest error", "of allowed", "SQNR", ""],
+        [
+            [
+                o.name,
+                f"{o.max_error:.2g}",
+                f"{o.allowed_share:.1%}",
+                f"{o.sqnr_db:.1f} dB",
+                o.problem or "ok",
+            ]
+            for o in report.outputs
+        ],
+    )
 
 
 def _print_model(report: "ModelReport", as_json: bool) -> None:
@@ -388,13 +393,16 @@ def _print_model(report: "ModelReport", as_json: bool) -> None:
     operators = ", ".join(f"{count} {name}" for name, count in cost.operators.items())
     macs = f"{cost.macs / 1e6:.1f} M" if cost.macs is not None else "unknown"
     click.echo(f"{report.path}: opset {report.opset}, SHA-256 {report.sha256}")
-    _print_table(["", ""], [
-        *[["input", text] for text in report.inputs],
-        *[["output", text] for text in report.outputs],
-        ["parameters", f"{cost.parameters:,} ({cost.parameter_bytes / 1e6:.2f} MB)"],
-        ["MACs", macs + (f" ({report.open_shapes})" if report.open_shapes else "")],
-        ["operators", operators],
-    ])
+    _print_table(
+        ["", ""],
+        [
+            *[["input", text] for text in report.inputs],
+            *[["output", text] for text in report.outputs],
+            ["parameters", f"{cost.parameters:,} ({cost.parameter_bytes / 1e6:.2f} MB)"],
+            ["MACs", macs + (f" ({report.open_shapes})" if report.open_shapes else "")],
+            ["operators", operators],
+        ],
+    )
     if not report.unsupported:
         click.echo("every operator is supported")
     for item in report.unsupported:
@@ -402,17 +410,21 @@ def _print_model(report: "ModelReport", as_json: bool) -> None:
         click.echo(f"unsupported: {item.operator}: {item.reason} ({nodes})")
 
 
-def _extents(shape: Sequence[int]) -> str:
-    return f"[{','.join(map(str, shape))}]"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+def _describe(array: "NDArray[Any]") -> dict[str, Any]:
+    """Shape, dtype and the range of values."""
+    values = array.astype("float64")
+    statistics = (values.min(), values.max(), values.mean()) if array.size else (None,) * 3
+    numbers = dict(zip(("min", "max", "mean"), statistics, strict=True))
+    return {"shape": list(array.shape), "dtype": str(array.dtype), **numbers}
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, int) for item in value):
+        return f"[{','.join(map(str, value))}]"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, dict):
         return " ".join(map(str, value.values()))
     return "none" if value in ("", None) else str(value)

@@ -56,7 +56,7 @@ class GraphCost:
 
 def graph_cost(graph: onnx.GraphProto) -> GraphCost:
     """Count a graph's operators, parameters and multiply-accumulates."""
-    shapes = _shapes(graph)
+    shapes = value_shapes(graph)
     parameters = parameter_bytes = 0
     for tensor in graph.initializer:
         elements = math.prod(tensor.dims)
@@ -92,7 +92,8 @@ def _element_bits(data_type: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
+def value_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
+    """Shape of every value that the graph states one for; None for an open dimension."""
     shapes: dict[str, tuple[int | None, ...]] = {
         tensor.name: tuple(tensor.dims) for tensor in graph.initializer
     }

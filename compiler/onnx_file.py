@@ -15,7 +15,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from edgec.compiler.errors import ModelFileError, UnsupportedModelError
 
 OLDEST_OPSET = 7
-NEWEST_OPSET = onnx.defs.onnx_opset_version()
+NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
 def _default_opset(path: Path, model: onnx.ModelProto) -> int:
     versions = [item.version for item in model.opset_import if item.domain in ("", "ai.onnx")]
     # A model of nothing but other domains states no default version.
-    opset = versions[0] if versions else NEWEST_OPSET
+    opset = int(versions[0] if versions else NEWEST_OPSET)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedModelError(
             f"{path} uses operator set {opset}; edgec reads {OLDEST_OPSET} to {NEWEST_OPSET} "

@@ -15,11 +15,13 @@ _registered: set[str] = set()
 def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
     """min(1, max(0, alpha * data + beta)), elementwise on floats."""
     attributes = {"alpha": float(alpha), "beta": float(beta)}
-    return relax.Call(ir.Op.get("edgec.hard_sigmoid"), [data], ir.make_node("ir.DictAttrs", **attributes))
+    return relax.Call(
+        ir.Op.get("edgec.hard_sigmoid"), [data], ir.make_node("ir.DictAttrs", **attributes)
+    )
 
 
 def hard_swish(data: relax.Expr) -> relax.Call:
-    """data * min(6, max(0, data + 3)) / 6, elementwise on floats (Howard et al. 2019, eq. 1)."""
+    """Data * min(6, max(0, data + 3)) / 6, elementwise on floats (Howard et al. 2019, eq. 1)."""
     return relax.Call(ir.Op.get("edgec.hard_swish"), [data])
 
 

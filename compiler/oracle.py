@@ -19,9 +19,7 @@ from edgec.compiler.parity import Tensors
 onnxruntime.disable_telemetry_events()
 
 
-def run_original(
-    model: Path | onnx.ModelProto, inputs: Tensors
-) -> dict[str, NDArray[Any]]:
+def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]]:
     """Outputs of an ONNX model by name.
 
     Args:

@@ -156,7 +156,11 @@ def _compare_one(
         wide = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
         error = float(wide.max(initial=0.0))
         return OutputParity(
-            name, error, _peak(expected), float(differing > 0) * 2, _sqnr_db(expected, actual),
+            name,
+            error,
+            _peak(expected),
+            float(differing > 0) * 2,
+            _sqnr_db(expected, actual),
             problem,
         )
     if np.isnan(expected.astype(np.float64)).any():
@@ -185,8 +189,12 @@ def _compare_floats(
             f"{worst:.3g} times the error allowed"
         )
     return OutputParity(
-        name, float(error.max(initial=0.0)), _peak(expected), worst,
-        _sqnr_db(expected, actual), problem,
+        name,
+        float(error.max(initial=0.0)),
+        _peak(expected),
+        worst,
+        _sqnr_db(expected, actual),
+        problem,
     )
 
 

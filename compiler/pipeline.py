@@ -45,7 +45,7 @@ from edgec.compiler.schedule import schedule_module
 from edgec.compiler.signature import Signature, TensorSpec, graph_signature
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
-from edgec.compiler.vectors import check_inputs, generate_inputs
+from edgec.compiler.vectors import check_inputs, generate_inputs, index_bounds
 from edgec.targets import Target, load_target
 
 PHASES = (
@@ -174,12 +174,18 @@ class _Reference:
     """Test inputs, and what the original graph makes of them."""
 
     def __init__(
-        self, signature: Signature, inputs: Tensors, expected: Tensors, tolerance: Tolerance
+        self,
+        signature: Signature,
+        inputs: Tensors,
+        expected: Tensors,
+        tolerance: Tolerance,
+        bounds: Mapping[str, int],
     ) -> None:
         self.signature = signature
         self.inputs = inputs
         self.expected = expected
         self.tolerance = tolerance
+        self.bounds = bounds
 
     @classmethod
     def compute(
@@ -191,7 +197,11 @@ class _Reference:
     ) -> "_Reference":
         specs = graph_signature(graph.graph).inputs
         given = options.inputs
-        inputs = check_inputs(specs, given) if given else generate_inputs(specs, options.seed)
+        bounds = index_bounds(graph.graph)
+        if given:
+            inputs = check_inputs(specs, given)
+        else:
+            inputs = generate_inputs(specs, options.seed, bounds)
         expected = run_original(source.path, {**inputs, **special.frozen})
         outputs = graph_signature(graph.graph).outputs
         # The oracle knows what shape inference cannot.
@@ -204,7 +214,7 @@ class _Reference:
         )
         depth = graph_depth(graph.graph)
         tolerance = tolerance_for(least_precise_float(graph.graph), depth)
-        return cls(signature, inputs, expected, tolerance)
+        return cls(signature, inputs, expected, tolerance, bounds)
 
 
 class _Check:
@@ -324,6 +334,7 @@ def _manifest(
                 for name, array in special.frozen.items()
             },
             seed=options.seed,
+            index_bounds=dict(reference.bounds),
         ),
         tolerance=ToleranceRecord(relative=tolerance.relative, absolute=tolerance.absolute),
         parity=parity,
@@ -340,5 +351,3 @@ def _manifest(
 
 def _records(specs: tuple[TensorSpec, ...]) -> tuple[TensorRecord, ...]:
     return tuple(TensorRecord(name=s.name, shape=s.shape, dtype=s.dtype) for s in specs)
-
-

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,18 +13,8 @@ from rich.console import Console
 class Progress(Protocol):
     """Told when a step begins; the step ends with the context."""
 
-    def step(self, number: int, total: int, title: str) -> "Step":
+    def step(self, number: int, total: int, title: str) -> AbstractContextManager[None]:
         """Begin a step."""
-
-
-class Step(Protocol):
-    """The context of a running step."""
-
-    def __enter__(self) -> object:
-        """Begin."""
-
-    def __exit__(self, *exception: object) -> None:
-        """End."""
 
 
 @dataclass

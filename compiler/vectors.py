@@ -3,33 +3,55 @@
 With them a board can verify itself, without ONNX Runtime and without the original file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import OutputError, TensorInputError, did_you_mean
+from edgec.compiler.graph import value_shapes
 from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import TensorSpec
 
 
-def generate_inputs(specs: Sequence[TensorSpec], seed: int) -> dict[str, NDArray[Any]]:
+def generate_inputs(
+    specs: Sequence[TensorSpec], seed: int, index_bounds: Mapping[str, int]
+) -> dict[str, NDArray[Any]]:
     """Seeded inputs that any model accepts.
 
-    Floats are standard normal, as normalized images and features are. Integers are 0 or 1:
-    they may be indices, and those two are in range for anything.
+    Floats are standard normal, as normalized images and features are. Integers are below the
+    input's bound, which is 2 where `index_bounds` has none: 0 and 1 are in range for anything.
     """
     random = np.random.default_rng(seed)
-    return {spec.name: _generate(spec, random) for spec in specs}
+    return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
 
 
-def _generate(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
+def index_bounds(graph: onnx.GraphProto) -> dict[str, int]:
+    """Rows of the smallest table that each input indexes, for inputs that index tables.
+
+    Token numbers beyond 0 and 1 exercise a language model; those two are mostly padding.
+    """
+    names = {value.name for value in graph.input}
+    shapes = value_shapes(graph)
+    bounds: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type != "Gather" or node.input[1] not in names:
+            continue
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+        rows = shapes.get(node.input[0], ())[axis:][:1]
+        if rows and rows[0]:
+            bounds[node.input[1]] = min(rows[0], bounds.get(node.input[1], rows[0]))
+    return bounds
+
+
+def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:
     shape = tuple(extent or 0 for extent in spec.shape)
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iub":
-        return random.integers(0, 2, shape).astype(dtype)
+        return random.integers(0, bound, shape).astype(dtype)
     return np.asarray(random.standard_normal(shape, np.float32)).astype(dtype)
 
 
@@ -92,7 +114,7 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as stream:
-            np.savez(stream, **dict(tensors))
+            np.savez(stream, allow_pickle=False, **dict(tensors))
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

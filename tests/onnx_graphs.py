@@ -19,9 +19,7 @@ Shape = Sequence[int | str | None] | None
 def node(op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
     """A node named after its first output."""
     domain = attributes.pop("domain", "")
-    return helper.make_node(
-        op_type, inputs, outputs, name=outputs[0], domain=domain, **attributes
-    )
+    return helper.make_node(op_type, inputs, outputs, name=outputs[0], domain=domain, **attributes)
 
 
 def make_model(

@@ -102,13 +102,14 @@ def static_shape(expression: relax.Expr) -> tuple[int, ...]:
     """
     shape = expression.ty.shape
     extents = [known_extent(extent) for extent in getattr(shape, "values", [None])]
-    if None in extents:
+    known = tuple(extent for extent in extents if extent is not None)
+    if len(known) != len(extents):
         raise Refusal("the shape of an input is only known at run time")
-    return tuple(extents)
+    return known
 
 
 def dtype_of(expression: relax.Expr) -> str:
-    """dtype name of an expression, `float32` for example."""
+    """Dtype name of an expression, `float32` for example."""
     return str(expression.ty.dtype.dtype)
 
 

@@ -19,7 +19,6 @@ from edgec.compiler.importer.node import Node, Refusal, known_extent
 from edgec.compiler.importer.table import find_converter
 from edgec.compiler.signature import TensorSpec, dtype_name, graph_signature
 
-
 # Relax gives such names to new variables of its own.
 GENERATED_NAME = re.compile(r"[lg]v\d*")
 

@@ -154,7 +154,7 @@ def shape_of(expression: relax.Expr) -> tuple[int, ...] | None:
 
 
 def dtype_of(expression: relax.Expr) -> str:
-    """dtype name of a tensor expression."""
+    """Dtype name of a tensor expression."""
     return str(expression.ty.dtype.dtype)
 
 

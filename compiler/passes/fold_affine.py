@@ -76,7 +76,7 @@ class _Rewriter(CallRewriter):
         return self._shifted(value, -array if name == "relax.subtract" else array)
 
     def _scaled(self, value: relax.Expr, factor: NDArray[Any]) -> relax.Expr | None:
-        """value * factor, as near to the weights as it goes."""
+        """Value * factor, as near to the weights as it goes."""
         if np.all(factor == 1):
             return value
         inner = self.sole_definition(
@@ -103,7 +103,7 @@ class _Rewriter(CallRewriter):
         return default if scaled is None else scaled
 
     def _shifted(self, value: relax.Expr, summand: NDArray[Any]) -> relax.Expr | None:
-        """value + summand, merged with an addition before it."""
+        """Value + summand, merged with an addition before it."""
         if not np.any(summand):
             return value
         inner = self.sole_definition(value, "relax.add")
@@ -112,7 +112,7 @@ class _Rewriter(CallRewriter):
                 array = value_of(other)
                 if array is not None and shape_of(operand) == shape_of(inner):
                     total = array.astype(np.float64) + summand.astype(np.float64)
-                    return relax.op.add(operand, constant(total.astype(array.dtype)))
+                    return self._shifted(operand, total.astype(array.dtype))
         return relax.op.add(value, constant(summand))
 
     def _into_weight(self, call: relax.Call, factor: NDArray[Any]) -> relax.Expr | None:

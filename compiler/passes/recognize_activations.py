@@ -102,9 +102,7 @@ class _Rewriter(CallRewriter):
             return 1.0, beta, added.args[0]
         return alpha, beta, scaled.args[0]
 
-    def _factors(
-        self, expression: relax.Expr, factor: float
-    ) -> tuple[float, Sequence[relax.Expr]]:
+    def _factors(self, expression: relax.Expr, factor: float) -> tuple[float, Sequence[relax.Expr]]:
         """A product as its constant factor, times the one given, and its other factors."""
         if op_name(expression) == "relax.divide":
             divisor = scalar_of(expression.args[1])
@@ -127,7 +125,7 @@ class _Rewriter(CallRewriter):
         return factor, factors
 
     def _gated(self, x: relax.Expr, gate: relax.Expr, factor: float) -> relax.Expr | None:
-        """factor * x * gate as one operator."""
+        """Factor * x * gate as one operator."""
         sigmoid = self.sole_definition(gate, "relax.sigmoid")
         if sigmoid is not None and self._same(sigmoid.args[0], x) and factor == 1:
             return relax.op.nn.silu(x)
@@ -142,9 +140,7 @@ class _Rewriter(CallRewriter):
             alpha, beta, source = self._line(clip.args[0])
             if bounds == [0, 6] and (alpha, beta) == (1, 3) and self._same(source, x):
                 return self._times(hard_swish(x), factor * 6)
-        if _near(factor, 0.5):
-            return self._gelu(x, gate)
-        return None
+        return self._gelu(x, gate, factor)
 
     def _times(self, value: relax.Expr, factor: float) -> relax.Expr:
         """A learned scale behind the activation stays a multiplication."""
@@ -153,27 +149,26 @@ class _Rewriter(CallRewriter):
         bound = self.emit(value)
         return relax.op.multiply(bound, constant(np.array(factor).astype(dtype_of(bound))))
 
-    def _gelu(self, x: relax.Expr, gate: relax.Expr) -> relax.Expr | None:
-        """x / 2 * gate, where gate is 1 + erf(...) or 1 + tanh(...)."""
-        plus_one = self.sole_definition(gate, "relax.add")
-        if plus_one is None or scalar_of(plus_one.args[1]) != 1:
+    def _gelu(self, x: relax.Expr, gate: relax.Expr, factor: float) -> relax.Expr | None:
+        """Recognize factor * x * gate, where gate is c (1 + erf(...)) or c (1 + tanh(...))."""
+        added = self.sole_definition(gate, "relax.add")
+        summand = scalar_of(added.args[1]) if added is not None else None
+        if added is None or summand is None or not _near(factor * summand, 0.5):
             return None
-        erf = self.sole_definition(plus_one.args[0], "relax.erf")
-        if erf is not None:
-            factor, factors = self._product(erf.args[0])
-            if len(factors) == 1 and self._same(factors[0], x) and _near(factor, 0.5**0.5):
-                return relax.op.nn.gelu(x)
+        scale, curves = self._product(added.args[0])
+        if len(curves) != 1 or not _near(scale, summand):
             return None
-        tanh = self.sole_definition(plus_one.args[0], "relax.tanh")
-        if tanh is not None:
-            factor, factors = self._product(tanh.args[0])
-            if (
-                len(factors) == 1
-                and _near(factor, (2 / math.pi) ** 0.5)
-                and self._is_cubic(factors[0], x)
-            ):
-                return relax.op.nn.gelu_tanh(x)
-        return None
+        curve = self.sole_definition(curves[0], "relax.erf", "relax.tanh")
+        if curve is None:
+            return None
+        slope, factors = self._product(curve.args[0])
+        if len(factors) != 1:
+            return None
+        if op_name(curve) == "relax.erf":
+            matches = self._same(factors[0], x) and _near(slope, 0.5**0.5)
+            return relax.op.nn.gelu(x) if matches else None
+        matches = self._is_cubic(factors[0], x) and _near(slope, (2 / math.pi) ** 0.5)
+        return relax.op.nn.gelu_tanh(x) if matches else None
 
     def _is_cubic(self, expression: relax.Expr, x: relax.Expr) -> bool:
         """Whether it is x + 0.044715 x^3."""

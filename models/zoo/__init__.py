@@ -1,1 +1,1 @@
-"""Networks that edgec trained itself, small enough to be part of the repository."""
+"""Networks that edgec trained itself, and graphs that it writes around the weights of others."""

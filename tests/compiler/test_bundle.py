@@ -216,7 +216,7 @@ class TestDestination:
         subprocess.run(["umount", str(folder)], check=True)
 
     def test_full_disk(self, digits_bundle: Path, small_disk: Path) -> None:
-        with pytest.raises(OutputError, match="no space left to write .*; nothing was written"):
+        with pytest.raises(OutputError, match=r"no space left to write .*; nothing was written"):
             repack(digits_bundle, small_disk / "x.edgec")
         assert list(small_disk.iterdir()) == []
 
@@ -234,7 +234,7 @@ class TestDestination:
     def test_no_permission(self, digits_bundle: Path, tmp_path: Path) -> None:
         folder = tmp_path / "locked"
         folder.mkdir(mode=0o500)
-        with pytest.raises(OutputError, match="cannot write .*Permission denied"):
+        with pytest.raises(OutputError, match=r"cannot write .*Permission denied"):
             repack(digits_bundle, folder / "x.edgec")
 
     def test_read_only_place(self, digits_bundle: Path) -> None:

@@ -37,7 +37,9 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x89PNG\r\n\x1a\n" * 40, b"hello world\n" * 100], ids=["empty", "png", "text"]
+    "content",
+    [b"", b"\x89PNG\r\n\x1a\n" * 40, b"hello world\n" * 100],
+    ids=["empty", "png", "text"],
 )
 def test_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
@@ -67,9 +69,7 @@ def external(tmp_path: Path) -> Path:
     weights = {"w": random(32, 32)}
     model = make_model([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 32]}, ["y"], weights)
     path = tmp_path / "model.onnx"
-    onnx.save(
-        model, path, save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path
 
 

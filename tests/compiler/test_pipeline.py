@@ -30,9 +30,7 @@ def test_classifies_real_digits(digits_bundle: Path) -> None:
     data = load_digits()
     bundle = Bundle.load(digits_bundle)
     images = (data.images[-100:] / 16).astype(np.float32)
-    answers = [
-        bundle.run({"image": image[None, None]})["logits"].argmax() for image in images
-    ]
+    answers = [bundle.run({"image": image[None, None]})["logits"].argmax() for image in images]
     assert np.mean(answers == data.target[-100:]) > 0.95
 
 
@@ -46,9 +44,7 @@ def test_classifies_real_digits(digits_bundle: Path) -> None:
     ],
     ids=["missing", "name", "shape", "dtype"],
 )
-def test_wrong_inputs(
-    digits_bundle: Path, inputs: dict[str, np.ndarray], message: str
-) -> None:
+def test_wrong_inputs(digits_bundle: Path, inputs: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(TensorInputError, match=message):
         Bundle.load(digits_bundle).run(inputs)
 
@@ -102,7 +98,8 @@ def test_a_damaged_weight_fails_and_is_located(
     monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     output = tmp_path / "bad.edgec"
     with pytest.raises(
-        ParityError, match=r"logits: .*first value that is off after canonicalize is norm1 \(.*Batch"
+        ParityError,
+        match=r"logits: .*first value that is off after canonicalize is norm1 \(.*Batch",
     ):
         compile_model(digits, options=CompileOptions(shapes=SHAPES), output=output)
     assert list(tmp_path.iterdir()) == []

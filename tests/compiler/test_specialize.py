@@ -80,9 +80,7 @@ def branching_model() -> onnx.ModelProto:
     then = onnx.helper.make_graph([node("Relu", ["x"], ["t"])], "then", [], [_info("t")])
     other = onnx.helper.make_graph([node("Neg", ["x"], ["e"])], "else", [], [_info("e")])
     nodes = [node("If", ["flag"], ["y"], then_branch=then, else_branch=other)]
-    return make_model(
-        nodes, {"x": [1, 4], "flag": []}, ["y"], dtypes={"flag": TensorProto.BOOL}
-    )
+    return make_model(nodes, {"x": [1, 4], "flag": []}, ["y"], dtypes={"flag": TensorProto.BOOL})
 
 
 def _info(name: str) -> onnx.ValueInfoProto:

@@ -89,7 +89,7 @@ def test_unknown_names(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (VALID + 'vector_bit = 128\n', "unknown key vector_bit; did you mean vector_bits?"),
+        (VALID + "vector_bit = 128\n", "unknown key vector_bit; did you mean vector_bits?"),
         (VALID.replace("cores = 4\n", ""), "key cores is missing"),
         (VALID.replace("cores = 4", "cores = 0"), "cores = 0: .*greater than or equal to 1"),
         (VALID.replace("aarch64-", "z80-"), "must begin with one of x86_64, aarch64"),
