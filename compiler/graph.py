@@ -107,6 +107,24 @@ def value_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
     return shapes
 
 
+def index_bounds(graph: onnx.GraphProto) -> dict[str, int]:
+    """Rows of the smallest table that each input indexes, for inputs that index tables.
+
+    Token numbers beyond 0 and 1 exercise a language model; those two are mostly padding.
+    """
+    names = {value.name for value in graph.input}
+    shapes = value_shapes(graph)
+    bounds: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type != "Gather" or node.input[1] not in names:
+            continue
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+        rows = shapes.get(node.input[0], ())[axis:][:1]
+        if rows and rows[0]:
+            bounds[node.input[1]] = min(rows[0], bounds.get(node.input[1], rows[0]))
+    return bounds
+
+
 def _product(*extents: int | None) -> int | None:
     known = [extent for extent in extents if extent is not None]
     return math.prod(known) if len(known) == len(extents) else None

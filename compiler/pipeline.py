@@ -30,7 +30,7 @@ from edgec.compiler.bundle import (
     write_bundle,
 )
 from edgec.compiler.errors import OutputError, ParityError
-from edgec.compiler.graph import graph_depth, least_precise_float
+from edgec.compiler.graph import graph_depth, index_bounds, least_precise_float
 from edgec.compiler.importer import import_model
 from edgec.compiler.locate import first_divergence
 from edgec.compiler.lower import lower
@@ -45,7 +45,7 @@ from edgec.compiler.schedule import schedule_module
 from edgec.compiler.signature import Signature, TensorSpec, graph_signature
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
-from edgec.compiler.vectors import check_inputs, generate_inputs, index_bounds
+from edgec.compiler.vectors import check_inputs, generate_inputs
 from edgec.targets import Target, load_target
 
 PHASES = (

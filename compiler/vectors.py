@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import OutputError, TensorInputError, did_you_mean
-from edgec.compiler.graph import value_shapes
 from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import TensorSpec
 
@@ -27,24 +25,6 @@ def generate_inputs(
     """
     random = np.random.default_rng(seed)
     return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
-
-
-def index_bounds(graph: onnx.GraphProto) -> dict[str, int]:
-    """Rows of the smallest table that each input indexes, for inputs that index tables.
-
-    Token numbers beyond 0 and 1 exercise a language model; those two are mostly padding.
-    """
-    names = {value.name for value in graph.input}
-    shapes = value_shapes(graph)
-    bounds: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type != "Gather" or node.input[1] not in names:
-            continue
-        axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
-        rows = shapes.get(node.input[0], ())[axis:][:1]
-        if rows and rows[0]:
-            bounds[node.input[1]] = min(rows[0], bounds.get(node.input[1], rows[0]))
-    return bounds
 
 
 def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:

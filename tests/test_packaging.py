@@ -1,0 +1,68 @@
+"""The package as it is installed: nothing forgotten, nothing loaded twice."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import edgec.compiler
+import edgec.models
+import edgec.targets
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("compiler", "models", "targets")
+
+
+def test_every_package_on_disk_is_listed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    on_disk = {
+        ".".join(("edgec", *path.parent.relative_to(ROOT).parts))
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in {".py", ".toml"}
+    }
+    assert set(settings["packages"]) == on_disk
+
+
+def test_no_module_is_loaded_under_a_bare_name() -> None:
+    assert [name for name in sys.modules if name.split(".")[0] in FOLDERS] == []
+
+
+# Training scripts need what edgec does not.
+SCRIPTS = {"edgec.models.zoo.train_digits"}
+
+
+def modules() -> list[str]:
+    names = []
+    for package in (edgec.compiler, edgec.models, edgec.targets):
+        names.append(package.__name__)
+        found = pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+        names += [module.name for module in found if not module.name.endswith("__main__")]
+    return sorted(set(names) - SCRIPTS)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_public_names() -> None:
+    assert set(edgec.compiler.__all__) == set(edgec.compiler._HOME)
+    for name in edgec.compiler.__all__:
+        assert getattr(edgec.compiler, name).__name__ == name
+
+
+@pytest.mark.parametrize(
+    "module", ["bundle", "errors", "graph", "onnx_file", "options", "parity", "simplify", "vectors"]
+)
+def test_the_lower_layers_need_no_tvm(module: str) -> None:
+    program = (
+        f"import sys, edgec.compiler.{module}; "
+        "assert not {'tvm', 'tvm_ffi'} & set(sys.modules), 'tvm is loaded'"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
