@@ -19,7 +19,8 @@ def convert_gather(node: Node) -> relax.Expr:
         indices = node.emit(
             relax.op.where(node.emit(relax.op.less(indices, zero)), wrapped, indices)
         )
-        return relax.op.take(data, indices, axis=axis)
+        # Clipped: an index that is out of range at run time must not read foreign memory.
+        return relax.op.take(data, indices, axis=axis, mode="clip")
     if np.any(known < -shape[axis]) or np.any(known >= shape[axis]):
         raise Refusal(f"an index is outside the {shape[axis]} elements of axis {axis}")
     known = np.where(known < 0, known + shape[axis], known).astype(np.int64)
@@ -27,4 +28,4 @@ def convert_gather(node: Node) -> relax.Expr:
         index = int(known)
         part = relax.op.strided_slice(data, axes=[axis], begin=[index], end=[index + 1])
         return relax.op.squeeze(node.emit(part), axis=[axis])
-    return relax.op.take(data, relax.const(known), axis=axis)
+    return relax.op.take(data, relax.const(known), axis=axis, mode="clip")
