@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,6 +220,19 @@ class TestDestination:
         with pytest.raises(OutputError, match=r"no space left to write .*; nothing was written"):
             repack(digits_bundle, small_disk / "x.edgec")
         assert list(small_disk.iterdir()) == []
+
+    def test_full_scratch_disk(
+        self,
+        small_disk: Path,
+        tmp_path: Path,
+        compile_digits: Callable[[Path], Bundle],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+        with pytest.raises(OutputError, match=r"no space left in .*set TMPDIR to a larger disk"):
+            compile_digits(tmp_path / "x.edgec")
+        assert list(small_disk.iterdir()) == []
+        assert not (tmp_path / "x.edgec").exists()
 
     def test_full_disk_leaves_the_old_bundle(
         self, digits_bundle: Path, small_disk: Path, compile_digits: Callable[[Path], Bundle]
