@@ -13,7 +13,6 @@ from edgec.compiler.errors import OutputError
 from edgec.compiler.link import link_shared
 from edgec.targets.target import Target
 
-
 # The object with the constants, the one with the code, and the library of both.
 COPIES_OF_CONSTANTS = 3
 CODE_BYTES = 32 * 2**20
