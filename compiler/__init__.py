@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.errors import EdgecError
-    from edgec.compiler.inspect import inspect_path
+    from edgec.compiler.inspection import inspect_path
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.pipeline import compile_model
     from edgec.compiler.verify import verify_bundle
@@ -20,7 +20,7 @@ _HOME = {
     "CompileOptions": "options",
     "EdgecError": "errors",
     "compile_model": "pipeline",
-    "inspect_path": "inspect",
+    "inspect_path": "inspection",
     "verify_bundle": "verify",
 }
 

@@ -1,56 +1,144 @@
-"""From scheduled functions to a shared library."""
+"""From a program to a shared library, or from a module for the virtual machine to one.
 
+The static executor's library holds the kernels, the program's tables, the executor's C sources
+and the weights; it needs nothing but the C library. Models of data-dependent shape go to TVM's
+Relax virtual machine instead, whose library needs TVM's runtime.
+"""
+
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst
 
+from edgec.compiler.emit_c import Weights, program_source
 from edgec.compiler.errors import OutputError
+from edgec.compiler.executor import FOLDER, HEADERS, SOURCES
 from edgec.compiler.link import link_shared
+from edgec.compiler.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
+from edgec.compiler.program import Program
+from edgec.compiler.signature import TensorSpec
 from edgec.targets.target import Target
 
-# The object with the constants, the one with the code, and the library of both.
+# The constants on their own, in an object and in the library.
 COPIES_OF_CONSTANTS = 3
 CODE_BYTES = 32 * 2**20
 
 
-def build_library(module: IRModule, target: Target, output: Path) -> None:
-    """Generate code and link it.
+def build_program(
+    program: Program, outputs: tuple[TensorSpec, ...], target: Target, library: Path
+) -> MemoryPlan:
+    """Generate code for the static executor and link it.
 
     Args:
-        module: lowered and scheduled.
+        program: the scheduled model.
+        outputs: their names.
         target: what to generate code for.
-        output: the shared library to write.
+        library: the shared library to write; its folder takes the intermediate files.
+
+    Returns:
+        The plan of its memory.
 
     Raises:
         ToolchainError: the linker is missing or fails.
-        OutputError: the disk of `output` is too full.
+        OutputError: the disk of `library` is too full.
     """
-    _check_space(output.parent, module)
+    folder = library.parent
+    constants = program.constants()
+    _check_space(folder, sum(value.size_bytes for value in constants))
+    objects = _kernel_object(program.functions, target, folder)
+    weights = _write_weights(program, folder / "weights.bin")
+    plan = plan_memory(program)
+    source = program_source(program, plan, weights, outputs, target)
+    (folder / "program.c").write_text(source)
+    (folder / "weights.S").write_text(_WEIGHTS_ASSEMBLY)
+    for name in (*HEADERS, *SOURCES):
+        shutil.copyfile(FOLDER / name, folder / name)
+    sources = [folder / name for name in ("program.c", "weights.S", *SOURCES)]
+    link_shared([objects, *sources], library, target)
+    return plan
+
+
+_WEIGHTS_ASSEMBLY = f"""\
+    .section .rodata.edgec_weights, "a"
+    .balign {ALIGNMENT_BYTES}
+    .globl edgec_weights
+edgec_weights:
+    .incbin "weights.bin"
+    .byte 0
+    .section .note.GNU-stack, ""
+"""
+
+
+def _kernel_object(functions: dict[str, tirx.PrimFunc], target: Target, folder: Path) -> Path:
+    llvm = tvm.target.Target(target.llvm())
+    module = tirx.transform.BindTarget(llvm.with_host(llvm))(IRModule(functions))
+    module = tirx.transform.LowerIntrin()(module)
+    path = folder / "kernels.o"
+    tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(path))
+    return path
+
+
+def _write_weights(program: Program, path: Path) -> Weights:
+    """Write every constant once, each aligned."""
+    offsets: dict[int, int] = {}
+    known: dict[bytes, int] = {}
+    position = 0
+    with path.open("wb") as stream:
+        for value in program.constants():
+            assert value.array is not None
+            data = value.array.tobytes()
+            digest = hashlib.sha256(data).digest()
+            if digest not in known:
+                padding = -position % ALIGNMENT_BYTES
+                stream.write(bytes(padding) + data)
+                known[digest] = position + padding
+                position += padding + len(data)
+            offsets[id(value)] = known[digest]
+    return Weights(offsets)
+
+
+def build_machine(module: IRModule, target: Target, library: Path) -> None:
+    """Generate code for the Relax virtual machine and link it.
+
+    Args:
+        module: lowered, with generic schedules.
+        target: what to generate code for.
+        library: the shared library to write.
+
+    Raises:
+        ToolchainError: the linker is missing or fails.
+        OutputError: the disk of `library` is too full.
+    """
+    _check_space(library.parent, _constant_bytes(module))
     executable = relax.build(module, tvm.target.Target(target.llvm()))
 
-    def link(library: str, objects: Sequence[str], **_: Any) -> None:
-        link_shared([Path(path) for path in objects], Path(library), target)
+    def link(path: str, objects: Sequence[str], **_: Any) -> None:
+        link_shared([Path(name) for name in objects], Path(path), target)
 
     link.output_format = "so"  # type: ignore[attr-defined]
-    executable.export_library(str(output), fcompile=link)
+    executable.export_library(str(library), fcompile=link)
 
 
-def _check_space(folder: Path, module: IRModule) -> None:
-    """Refuse before LLVM starts: it ends the whole process when a write fails."""
-    constants = 0
+def _constant_bytes(module: IRModule) -> int:
+    total = 0
 
     def visit(expression: Any) -> None:
-        nonlocal constants
+        nonlocal total
         if isinstance(expression, GenericConst):
-            constants += expression.value.numpy().nbytes
+            total += expression.value.numpy().nbytes
 
     relax.analysis.post_order_visit(module["main"], visit)
-    needed = COPIES_OF_CONSTANTS * constants + CODE_BYTES
+    return total
+
+
+def _check_space(folder: Path, constant_bytes: int) -> None:
+    """Refuse before LLVM starts: it ends the whole process when a write fails."""
+    needed = COPIES_OF_CONSTANTS * constant_bytes + CODE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(

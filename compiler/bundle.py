@@ -36,6 +36,9 @@ from edgec.targets.target import Target
 
 FORMAT: Literal[1] = 1
 
+Executor = Literal["static", "machine"]
+"""What runs a model: its own library, or TVM's Relax virtual machine."""
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (*_NO_SPACE, errno.EACCES, errno.EROFS)
 MANIFEST = "manifest.json"
@@ -118,6 +121,19 @@ class ParityRecord(_Record):
     allowed_share: dict[str, float] = {}
 
 
+class ExecutionRecord(_Record):
+    """How the model runs.
+
+    Attributes:
+        executor: `static`: the library needs nothing but the C library; `machine`: it needs
+            TVM's runtime.
+        arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
+    """
+
+    executor: Executor
+    arena_bytes: int
+
+
 class VectorRecord(_Record):
     """Files of one test vector, in the order of inputs and outputs."""
 
@@ -134,6 +150,7 @@ class Manifest(_Record):
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
     settings: SettingsRecord
+    execution: ExecutionRecord
     tolerance: ToleranceRecord
     parity: ParityRecord
     vectors: tuple[VectorRecord, ...]
@@ -267,7 +284,7 @@ class Bundle:
         }
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Run the model here.
+        """Run the model here, on all cores.
 
         Args:
             inputs: every input by name, with the shape and dtype of the manifest.
@@ -280,11 +297,22 @@ class Bundle:
             BundleError: the bundle is for another machine.
         """
         if self._session is None:
-            # Imported here: reading a bundle needs no runtime.
-            from edgec.compiler.runtime import Session
-
-            self._session = Session(self.library, self.manifest.target, self.manifest.signature)
+            self._session = self.open()
         return self._session.run(inputs)  # type: ignore[no-any-return]
+
+    def open(self, threads: int = 0) -> Any:
+        """A new session; see `edgec.compiler.runtime.open_session`."""
+        # Imported here: reading a bundle needs no runtime.
+        from edgec.compiler.runtime import open_session
+
+        manifest = self.manifest
+        return open_session(
+            self.library,
+            manifest.target,
+            manifest.signature,
+            manifest.execution.executor,
+            threads,
+        )
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

@@ -19,7 +19,7 @@ from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgec.compiler.inspect import ModelReport
+    from edgec.compiler.inspection import ModelReport
     from edgec.compiler.parity import ParityReport
     from edgec.compiler.progress import Progress
 
@@ -259,7 +259,7 @@ def verify(bundle: Path, model: Path | None, seeds: tuple[int, ...], as_json: bo
 @_json_option
 def inspect(path: Path, shapes: Sequence[str], freeze: Sequence[str], as_json: bool) -> None:
     """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
-    from edgec.compiler.inspect import ModelReport, inspect_path
+    from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
 
     found = inspect_path(path, CompileOptions(**_model_options(shapes, freeze)))

@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 600
 
 
 def link_shared(objects: Sequence[Path], output: Path, target: Target) -> None:
-    """Link objects into a shared library.
+    """Link objects, and compile and link C and assembly sources, into a shared library.
 
     The result depends on the objects alone: no build identifier, no symbols beyond the
     dynamic ones.
@@ -31,16 +31,24 @@ def link_shared(objects: Sequence[Path], output: Path, target: Target) -> None:
         *driver(target),
         "-shared",
         "-fPIC",
+        "-O2",
+        "-std=gnu11",
         "-s",
         "-Wl,--build-id=none",
         "-o",
-        str(output),
-        *(str(path) for path in objects),
+        str(output.resolve()),
+        *(str(path.resolve()) for path in objects),
         "-lm",
+        "-lpthread",
     ]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            command,
+            cwd=output.parent,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ToolchainError(

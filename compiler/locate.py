@@ -10,13 +10,11 @@ from pathlib import Path
 import onnx
 from tvm import IRModule, relax
 
-from edgec.compiler.build import build_library
-from edgec.compiler.lower import lower
+from edgec.compiler.backend import compile_module
 from edgec.compiler.oracle import run_original
 from edgec.compiler.parity import Tensors, Tolerance, compare
 from edgec.compiler.passes.base import dtype_of, shape_of
-from edgec.compiler.runtime import Session
-from edgec.compiler.schedule import schedule_module
+from edgec.compiler.runtime import open_session
 from edgec.compiler.signature import Signature, TensorSpec
 from edgec.targets import Target
 
@@ -46,12 +44,12 @@ def first_divergence(
     """
     exposed, specs = _expose(module, value_names)
     library = scratch / "exposed.so"
-    build_library(schedule_module(lower(exposed, host), host), host, library)
     signature = Signature(
         tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in inputs.items()),
         specs,
     )
-    actual = Session(library, host, signature).run(inputs)
+    executor = compile_module(exposed, signature, host, library)
+    actual = open_session(library, host, signature, executor).run(inputs)
     expected = _all_values(graph, inputs)
     producers = {name: node for node in graph.graph.node for name in node.output}
     for spec in specs:

@@ -1,7 +1,7 @@
-"""From Relax operators to fused loop nests.
+"""From Relax operators to fused loop nests, for what no kernel template covers.
 
-Every operator becomes a TIR function and neighbours are fused into one. Nothing is decided yet
-about how the loops run.
+Every remaining operator becomes a TIR function and neighbours are fused into one. Reshapes stay:
+the static executor needs no code for them.
 """
 
 import tvm
@@ -14,15 +14,17 @@ def lower(module: IRModule, target: Target) -> IRModule:
     """Legalize and fuse.
 
     Returns:
-        A module whose `main` calls one TIR function per fused group.
+        A module whose `main` holds kernel operators, reshapes, and one call for each fused group
+        of the rest.
     """
     passes = tvm.ir.transform.Sequential(
         [
-            relax.transform.LegalizeOps(),
+            relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(["main"]),
         ]
     )
     with tvm.target.Target(target.llvm()):

@@ -1,15 +1,21 @@
 """Relax operators of our own.
 
-Composite activations that networks spell out in several nodes. As one operator the later
-stages see what the network means: one epilogue to fuse, one function to tabulate. Relax takes
-operators registered from Python, with their type inference and their legalization.
+Relax takes operators registered from Python, with their type inference and their legalization.
+
+Composite activations are what networks spell out in several nodes. As one operator the later
+stages see what the network means: one epilogue to fuse, one function to tabulate.
+
+Kernel operators stand for one call of a kernel template. They carry the template's workload as
+text, so that a dump shows all there is to know, and have no legalization: the schedule stage
+turns each into code.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import ir, relax, te, tirx
 
-_registered: set[str] = set()
+from edgec.compiler.kernels.templates import TEMPLATES
 
 
 def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
@@ -60,18 +66,37 @@ def _same_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return call.args[0].ty
 
 
-def _register(name: str, inputs: int, infer: Any, legalize: Any) -> None:
-    if name in _registered:
-        return
-    _registered.add(name)
+def _register(name: str, infer: Any, legalize: Any = None) -> None:
     ir.op._ffi_api.RegisterOp(name, "an operator of edgec")
-    operator = ir.Op.get(name)
-    operator.set_num_inputs(inputs)
     ir.register_op_attr(name, "FInferType", infer)
-    ir.register_op_attr(name, "FLegalize", legalize)
+    if legalize is not None:
+        ir.register_op_attr(name, "FLegalize", legalize)
     ir.register_op_attr(name, "FPurity", True)
     ir.register_op_attr(name, "TScriptPrinterName", name)
 
 
-_register("edgec.hard_sigmoid", 1, _same_type, _legalize_hard_sigmoid)
-_register("edgec.hard_swish", 1, _same_type, _legalize_hard_swish)
+def kernel_call(
+    operator: str, arguments: Sequence[relax.Expr], workload: str, shape: Sequence[int]
+) -> relax.Call:
+    """A call of a kernel template.
+
+    Args:
+        operator: key in `edgec.compiler.kernels.templates.TEMPLATES`.
+        arguments: operands in the order of the kernel's buffers, without the output.
+        workload: the workload as text.
+        shape: of the float32 result.
+    """
+    attributes = {"workload": workload, "shape": list(shape)}
+    return relax.Call(
+        ir.Op.get(operator), list(arguments), ir.make_node("ir.DictAttrs", **attributes)
+    )
+
+
+def _kernel_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
+    return relax.TensorType([int(extent) for extent in call.attrs["shape"]], "float32")
+
+
+_register("edgec.hard_sigmoid", _same_type, _legalize_hard_sigmoid)
+_register("edgec.hard_swish", _same_type, _legalize_hard_swish)
+for _name in TEMPLATES:
+    _register(_name, _kernel_type)

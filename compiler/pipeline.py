@@ -13,10 +13,12 @@ from typing import ParamSpec, TypeVar
 import onnx
 from tvm import IRModule
 
-from edgec.compiler.build import build_library
+from edgec.compiler.backend import build, compile_module, pack, schedule
 from edgec.compiler.bundle import (
     LIBRARY,
     Bundle,
+    ExecutionRecord,
+    Executor,
     FrozenRecord,
     Manifest,
     ModelRecord,
@@ -39,9 +41,9 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.oracle import run_original
 from edgec.compiler.parity import ParityReport, Tensors, Tolerance, compare, tolerance_for
 from edgec.compiler.passes import CANONICALIZE, Pass
+from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.runtime import Session, why_not_here
-from edgec.compiler.schedule import schedule_module
+from edgec.compiler.runtime import open_session, why_not_here
 from edgec.compiler.signature import Signature, TensorSpec, graph_signature
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
@@ -55,8 +57,9 @@ PHASES = (
     "import",  # ONNX to Relax
     "reference",  # what ONNX Runtime says
     "canonicalize",  # affines into weights, composites recognized
-    "lower",  # operators to fused loop nests
-    "schedule",  # loops to vectors and threads
+    "pack",  # layouts of the target's kernels, epilogues fused
+    "lower",  # the rest to fused loop nests
+    "schedule",  # decisions, code of every kernel
     "build",  # machine code, linked
     "verify",  # parity with the reference
     "bundle",  # written, atomically
@@ -105,14 +108,17 @@ def compile_model(
         imported = run("import", import_model, graph)
         reference = run("reference", _Reference.compute, source, special, graph, options)
         module = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
-        lowered = run("lower", lower, module, target)
-        scheduled = run("schedule", schedule_module, lowered, target)
-        run("build", build_library, scheduled, target, library)
+        packed = run("pack", pack, module, target)
+        lowered = run("lower", lower, packed, target)
+        signature = reference.signature
+        scheduled = run("schedule", schedule, lowered, module, target, signature)
+        executor, arena_bytes = run("build", build, scheduled, signature, target, library)
 
         check = _Check(reference, graph, imported.value_names, scratch, options)
         stages = {"import": imported.module, "canonicalize": module}
-        parity = run("verify", check, library, target, stages)
-        manifest = _manifest(source, special, target, options, reference, parity)
+        parity = run("verify", check, library, executor, target, stages)
+        execution = ExecutionRecord(executor=executor, arena_bytes=arena_bytes)
+        manifest = _manifest(source, special, target, options, reference, execution, parity)
         files: dict[str, bytes | Path] = {LIBRARY: library, **_vector_files(reference)}
         bundle = run("bundle", write_bundle, output, manifest, files)
     run.finish()
@@ -156,6 +162,8 @@ class _Run:
     def _write(self, stem: str, result: object) -> None:
         proto = getattr(result, "proto", result)
         module = getattr(result, "module", result)
+        if isinstance(result, Program):
+            module = IRModule(result.functions)
         if isinstance(proto, onnx.ModelProto):
             self._write_text(f"{stem}.txt", onnx.printer.to_text(proto))
         elif isinstance(module, IRModule):
@@ -235,7 +243,7 @@ class _Check:
         self.options = options
 
     def __call__(
-        self, library: Path, target: Target, stages: Mapping[str, IRModule]
+        self, library: Path, executor: Executor, target: Target, stages: Mapping[str, IRModule]
     ) -> ParityRecord:
         if not self.options.parity:
             return ParityRecord(checked_on="nothing")
@@ -244,8 +252,8 @@ class _Check:
         here = not why_not_here(target)
         if not here:
             # The target's code cannot run here: the same module, compiled for this machine.
-            target, library = self._host_build(stages["canonicalize"])
-        report = self._run(library, target)
+            target, library, executor = self._host_build(stages["canonicalize"])
+        report = self._run(target, library, executor)
         if not report.passed:
             where = self._where(stages)
             raise ParityError(f"parity with the original graph failed: {report.problems()}{where}")
@@ -255,22 +263,22 @@ class _Check:
             allowed_share={o.name: _rounded(o.allowed_share) for o in report.outputs},
         )
 
-    def _run(self, library: Path, target: Target) -> ParityReport:
-        actual = Session(library, target, self.reference.signature).run(self.reference.inputs)
+    def _run(self, target: Target, library: Path, executor: Executor) -> ParityReport:
+        session = open_session(library, target, self.reference.signature, executor)
+        actual = session.run(self.reference.inputs)
         return compare(self.reference.expected, actual, self.reference.tolerance)
 
-    def _host_build(self, module: IRModule) -> tuple[Target, Path]:
+    def _host_build(self, module: IRModule) -> tuple[Target, Path, Executor]:
         host, library = load_target("native"), self.scratch / "host.so"
-        build_library(schedule_module(lower(module, host), host), host, library)
-        return host, library
+        executor = compile_module(module, self.reference.signature, host, library)
+        return host, library, executor
 
     def _stages(self, stages: Mapping[str, IRModule]) -> None:
         simplified = run_original(self.graph, self.reference.inputs)
         report = compare(self.reference.expected, simplified, self.reference.tolerance)
         report.check("after simplify")
         for name, module in stages.items():
-            host, library = self._host_build(module)
-            report = self._run(library, host)
+            report = self._run(*self._host_build(module))
             if not report.passed:
                 where = self._where({name: module})
                 raise ParityError(f"parity failed after {name}: {report.problems()}{where}")
@@ -318,6 +326,7 @@ def _manifest(
     target: Target,
     options: CompileOptions,
     reference: _Reference,
+    execution: ExecutionRecord,
     parity: ParityRecord,
 ) -> Manifest:
     signature = reference.signature
@@ -336,6 +345,7 @@ def _manifest(
             seed=options.seed,
             index_bounds=dict(reference.bounds),
         ),
+        execution=execution,
         tolerance=ToleranceRecord(relative=tolerance.relative, absolute=tolerance.absolute),
         parity=parity,
         vectors=(

@@ -57,6 +57,8 @@ def specialize(
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    # Version 3 knows no initializer that is not an input.
+    result.ir_version = max(result.ir_version, 4)
     graph = result.graph
     initialized = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialized]

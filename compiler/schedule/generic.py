@@ -3,43 +3,38 @@
 It knows nothing about what a function computes, only which loops carry no dependence.
 """
 
+import math
 from typing import Any
 
+import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
+from tvm.ir import Call, PointerType, PrimType
 from tvm.tirx.stmt import IterVar
 
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.vector_math import FUNCTIONS
 from edgec.targets.target import Target
 
-# Below this many innermost iterations, starting threads costs more than it gains.
-PARALLEL_GRAIN = 16384
+# Below this many iterations of all loops together a block is one task.
+PARALLEL_GRAIN = 4096
 
 
 def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     """Schedule every block of a function with static shapes.
 
     Elementwise producers are inlined first. In each block that is left, the outer spatial
-    loops are fused and run in parallel, and the innermost spatial loop is vectorized if it is
+    loops are fused and marked parallel, and the innermost spatial loop is vectorized if it is
     the innermost loop of all.
     """
     schedule = s_tir.Schedule(function)
-    root = schedule.get_sblock("root") if schedule_has_root(schedule) else None
-    if root is None:
-        return function
+    root = schedule.get_sblock("root")
     for block in schedule.get_child_blocks(root):
         _inline(schedule, block)
     for block in schedule.get_child_blocks(root):
         _schedule_block(schedule, block, target)
     # The schedule gave it a public name of its own.
     return schedule.mod["main"].without_attr("global_symbol")
-
-
-def schedule_has_root(schedule: s_tir.Schedule) -> bool:
-    """Whether a function has blocks at all."""
-    try:
-        schedule.get_sblock("root")
-    except Exception:
-        return False
-    return True
 
 
 def _inline(schedule: s_tir.Schedule, block: Any) -> None:
@@ -65,18 +60,123 @@ def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> Non
     extents = [schedule.get(loop).extent for loop in loops]
     if not all(isinstance(extent, tirx.IntImm) for extent in extents):
         return
+    sizes = [int(extent) for extent in extents]
     spatial = 0
     while spatial < len(kinds) and kinds[spatial] == IterVar.DataPar:
         spatial += 1
     if spatial == 0:
         return
-    total = 1
-    for extent in extents:
-        total *= int(extent)
-    fused = schedule.fuse(*loops[:spatial]) if spatial > 1 else loops[0]
+    total = math.prod(sizes)
     if spatial == len(kinds):
-        outer, inner = schedule.split(fused, [None, target.float_lanes])
-        schedule.vectorize(inner)
-        fused = outer
+        # Vectors along the last dimension, where memory is contiguous.
+        lanes = math.gcd(sizes[-1], target.float_lanes)
+        if lanes > 1:
+            _, inner = schedule.split(loops[-1], [None, lanes])
+            schedule.vectorize(inner)
+        spatial -= 1
+    if spatial == 0:
+        return
+    fused = schedule.fuse(*loops[:spatial]) if spatial > 1 else loops[0]
     if total >= PARALLEL_GRAIN:
         schedule.parallel(fused)
+
+
+def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:
+    """A scheduled function in the form of a kernel: pointers, then the range of tasks.
+
+    If the function is one parallel loop, its iterations are the tasks; else it is one task.
+    """
+    pointers, declarations = [], []
+    for buffer in function.params:
+        dtype = str(buffer.ty.dtype.dtype)
+        pointer = tirx.Var(f"{buffer.name}_pointer", PointerType(PrimType(dtype)))
+        pointers.append(pointer)
+        declarations.append(tirx.DeclBuffer(buffer, data=pointer))
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    body = tirx.SeqStmt([*declarations, _with_vector_math(function.body)])
+    raw = tirx.PrimFunc([*pointers, begin, end], body)
+    raw = raw.with_attrs({"global_symbol": name, "tirx.noalias": True})
+    lowered = _lower(raw, target)
+    statements, tasks = _split_tasks(list(_statements(lowered.body)), begin, end)
+    # Large temporaries come from the runtime, which wants to know the device.
+    body = tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
+    for attribute, value in (("device_id", 0), ("device_type", 1)):
+        body = tirx.AttrStmt(tirx.IntImm("int32", 0), attribute, tirx.IntImm("int32", value), body)
+    # An allocation that fails makes it return early, so it returns a status.
+    body = tirx.SeqStmt([body, tirx.Return(tirx.IntImm("int32", 0))])
+    final = tirx.PrimFunc(lowered.params, body, PrimType("int32"))
+    final = final.with_attrs(dict(lowered.attrs))
+    module = tirx.transform.LowerTVMBuiltin()(tvm.IRModule({name: final}))
+    return Kernel(module[name], tasks)
+
+
+def _with_vector_math(body: Any) -> Any:
+    """Replace calls of the C library by vector code, before loops become vectors."""
+
+    def replace(call: Any) -> Any:
+        operator = getattr(call.op, "name", "").removeprefix("tirx.")
+        if operator in FUNCTIONS and str(call.ty.dtype) == "float32":
+            return FUNCTIONS[operator](call.args[0])
+        return call
+
+    return tvm_ffi.structural_map(body, [(Call, replace)])
+
+
+def _lower(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """TVM's own lowering, up to the calling convention."""
+    s, t = s_tir.transform, tirx.transform
+    passes = tvm.ir.transform.Sequential(
+        [
+            t.BindTarget(tvm.target.Target(target.llvm()).with_host(target.llvm())),
+            s.CanonicalizeLoop(),
+            s.LowerInitBlock(),
+            s.PlanAndUpdateBufferAllocationLocation(),
+            s.ConvertBlocksToOpaque(),
+            s.CompactBufferAllocation(),
+            s.LowerMatchBuffer(),
+            s.StmtSimplify(),
+            s.LowerOpaqueBlock(),
+            t.FlattenBuffer(),
+            t.BF16ComputeLegalize(),
+            t.NarrowDataType(32),
+            s.LoopPartition(),
+            t.VectorizeLoop(True),
+            t.StorageRewrite(),
+            t.UnrollLoop(),
+            s.RenormalizeSplitPattern(),
+            t.StmtSimplify(),
+            t.RemoveNoOp(),
+            s.RewriteUnsafeSelect(),
+            t.CommonSubexprElim(),
+            t.BF16StorageLegalize(),
+        ]
+    )
+    return passes(tvm.IRModule({"kernel": function}))["kernel"]
+
+
+def _statements(body: Any) -> list[Any]:
+    return list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+
+
+def _split_tasks(statements: list[Any], begin: Any, end: Any) -> tuple[list[Any], int]:
+    """Make a sole parallel loop the loop over tasks, and every other one serial."""
+    loops = [s for s in statements if not isinstance(s, tirx.DeclBuffer | tirx.Bind)]
+    tasks = 1
+    if len(loops) == 1 and isinstance(loops[0], tirx.For):
+        (loop,) = loops
+        if loop.kind == tirx.ForKind.PARALLEL and isinstance(loop.extent, tirx.IntImm):
+            tasks = int(loop.extent)
+            kind = str(loop.loop_var.ty.dtype)
+            start, count = tirx.Cast(kind, begin), tirx.Cast(kind, end - begin)
+            ranged = tirx.For(loop.loop_var, start, count, tirx.ForKind.SERIAL, _serial(loop.body))
+            return [ranged if s.same_as(loop) else s for s in statements], tasks
+    return [_serial(s) for s in statements], tasks
+
+
+def _serial(statement: Any) -> Any:
+    def replace(loop: tirx.For) -> Any:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
+
+    return tvm_ffi.structural_map(statement, [(tirx.For, replace)])

@@ -44,8 +44,8 @@ def test_compile_run_verify(call, digits: Path, tmp_path: Path) -> None:  # type
     code, out, err = call("compile", digits, "--shape", "image=1,1,8,8", "-o", "d.edgec")
     assert code == 0
     assert "d.edgec: digits for native" in out
-    assert "[1/11] read" in err
-    assert "[11/11] bundle" in err
+    assert "[1/12] read" in err
+    assert "[12/12] bundle" in err
     code, out, _ = call("run", "d.edgec", "--output", "y.npz")
     assert code == 0
     assert "logits  [1,10]  float32" in out

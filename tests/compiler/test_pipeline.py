@@ -129,8 +129,14 @@ def test_dump_writes_every_phase_and_the_times(digits: Path, tmp_path: Path) -> 
     options = CompileOptions(shapes=SHAPES, dump=dump)
     compile_model(digits, options=options, output=tmp_path / "x.edgec")
     names = {path.name for path in dump.iterdir()}
-    assert {"03-simplify.txt", "04-import.py", "06-canonicalize.py", "07-lower.py"} <= names
-    assert {"08-schedule.py", "times.txt"} <= names
+    assert {
+        "03-simplify.txt",
+        "04-import.py",
+        "06-canonicalize.py",
+        "07-pack.py",
+        "08-lower.py",
+    } <= names
+    assert {"09-schedule.py", "times.txt"} <= names
     assert "batch_norm" in (dump / "04-import.py").read_text()
     assert "batch_norm(" not in (dump / "06-canonicalize.py").read_text()
     rows = (dump / "times.txt").read_text().splitlines()

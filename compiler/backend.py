@@ -1,0 +1,81 @@
+"""The second half of the pipeline as one function: from a canonical module to a library.
+
+`pipeline.py` calls the same stages one by one, to show and dump them; checks on the way to a
+bundle compile other modules for the host with this.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tvm import IRModule
+
+from edgec.compiler.build import build_machine, build_program
+from edgec.compiler.bundle import Executor
+from edgec.compiler.lower import lower
+from edgec.compiler.passes.pack_layouts import PackLayouts
+from edgec.compiler.program import Program
+from edgec.compiler.schedule import (
+    Decide,
+    NotStatic,
+    default_decide,
+    schedule_for_machine,
+    schedule_program,
+)
+from edgec.compiler.signature import Signature
+from edgec.targets import Target
+
+
+def pack(module: IRModule, target: Target) -> IRModule:
+    """Bring a canonical module into the layouts of the target's kernels."""
+    return PackLayouts(target.float_lanes)(module)
+
+
+def schedule(
+    lowered: IRModule,
+    canonical: IRModule,
+    target: Target,
+    signature: Signature,
+    decide: Decide = default_decide,
+) -> Program | IRModule:
+    """Choose the code of every operator.
+
+    Args:
+        lowered: the packed and lowered module.
+        canonical: the module before packing, for a model that needs the virtual machine.
+        target: what to write code for.
+        signature: inputs and outputs.
+        decide: chooses among a template's decisions.
+
+    Returns:
+        A program for the static executor, or a module for the virtual machine if shapes or
+        memory depend on the data.
+    """
+    try:
+        return schedule_program(lowered, target, signature, decide)
+    except NotStatic:
+        return schedule_for_machine(canonical, target)
+
+
+def build(
+    scheduled: Program | IRModule, signature: Signature, target: Target, library: Path
+) -> tuple[Executor, int]:
+    """Generate code and link it.
+
+    Returns:
+        What runs it, and the bytes of memory that a run needs beside weights, inputs and outputs
+        (0 where only a run can tell).
+    """
+    if isinstance(scheduled, Program):
+        plan = build_program(scheduled, signature.outputs, target, library)
+        return "static", plan.arena_bytes
+    build_machine(scheduled, target, library)
+    return "machine", 0
+
+
+def compile_module(
+    module: IRModule, signature: Signature, target: Target, library: Path, **kwargs: Any
+) -> Executor:
+    """All of it, for a canonical module."""
+    lowered = lower(pack(module, target), target)
+    scheduled = schedule(lowered, module, target, signature, **kwargs)
+    return build(scheduled, signature, target, library)[0]

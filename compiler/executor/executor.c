@@ -1,0 +1,154 @@
+/* Runs the program of a model: one kernel after the other, over inputs, outputs, weights and one
+ * arena. See edgec.h for what a caller needs to know. */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "program.h"
+
+
+
+static const edgec_program* const program = &edgec_the_program;
+
+struct edgec_session {
+  edgec_pool* pool;
+  unsigned char* arena;
+  /* Aligned copies of inputs and outputs whose memory is not aligned. */
+  void** staged_inputs;
+  void** staged_outputs;
+  const void** inputs;
+  void** outputs;
+};
+
+int32_t edgec_abi(void) { return EDGEC_ABI; }
+int32_t edgec_input_count(void) { return program->input_count; }
+int32_t edgec_output_count(void) { return program->output_count; }
+size_t edgec_arena_bytes(void) { return program->arena_bytes; }
+int32_t edgec_step_count(void) { return program->step_count; }
+edgec_step_info edgec_step(int32_t index) { return program->steps[index].info; }
+int32_t edgec_threads(const edgec_session* session) { return edgec_pool_threads(session->pool); }
+
+const edgec_tensor* edgec_input(int32_t index) {
+  return index >= 0 && index < program->input_count ? &program->inputs[index] : NULL;
+}
+
+const edgec_tensor* edgec_output(int32_t index) {
+  return index >= 0 && index < program->output_count ? &program->outputs[index] : NULL;
+}
+
+static void* allocate(size_t bytes) {
+  void* memory = NULL;
+  return posix_memalign(&memory, EDGEC_ALIGNMENT, bytes ? bytes : 1) ? NULL : memory;
+}
+
+edgec_session* edgec_open(int32_t threads) {
+  edgec_session* session = calloc(1, sizeof *session);
+  if (!session) return NULL;
+  session->pool = edgec_pool_open(threads);
+  session->arena = allocate(program->arena_bytes);
+  session->staged_inputs = calloc((size_t)program->input_count + 1, sizeof(void*));
+  session->staged_outputs = calloc((size_t)program->output_count + 1, sizeof(void*));
+  session->inputs = calloc((size_t)program->input_count + 1, sizeof(void*));
+  session->outputs = calloc((size_t)program->output_count + 1, sizeof(void*));
+  if (!session->pool || !session->arena || !session->staged_inputs || !session->staged_outputs ||
+      !session->inputs || !session->outputs) {
+    edgec_close(session);
+    return NULL;
+  }
+  return session;
+}
+
+void edgec_close(edgec_session* session) {
+  if (!session) return;
+  edgec_pool_close(session->pool);
+  free(session->arena);
+  for (int32_t i = 0; session->staged_inputs && i < program->input_count; ++i)
+    free(session->staged_inputs[i]);
+  for (int32_t i = 0; session->staged_outputs && i < program->output_count; ++i)
+    free(session->staged_outputs[i]);
+  free(session->staged_inputs);
+  free(session->staged_outputs);
+  free(session->inputs);
+  free(session->outputs);
+  free(session);
+}
+
+static int aligned(const void* pointer) { return (uintptr_t)pointer % EDGEC_ALIGNMENT == 0; }
+
+/* The pointer itself if it is aligned, else a staging buffer of the session. */
+static void* stage(void** staged, const void* given, size_t bytes) {
+  if (aligned(given)) return (void*)given;
+  if (!*staged) *staged = allocate(bytes);
+  return *staged;
+}
+
+static void* resolve(const edgec_session* session, const edgec_buffer* buffer) {
+  switch (buffer->place) {
+    case EDGEC_INPUT: return (void*)session->inputs[buffer->index];
+    case EDGEC_OUTPUT: return session->outputs[buffer->index];
+    case EDGEC_WEIGHT: return (void*)(program->weights + buffer->offset);
+    default: return session->arena + buffer->offset;
+  }
+}
+
+static uint64_t now_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+int32_t edgec_run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
+                        uint64_t* nanoseconds) {
+  for (int32_t i = 0; i < program->input_count; ++i) {
+    void* memory = stage(&session->staged_inputs[i], inputs[i], program->inputs[i].bytes);
+    if (!memory) return -1;
+    if (memory != inputs[i]) memcpy(memory, inputs[i], program->inputs[i].bytes);
+    session->inputs[i] = memory;
+  }
+  for (int32_t i = 0; i < program->output_count; ++i) {
+    session->outputs[i] = stage(&session->staged_outputs[i], outputs[i], program->outputs[i].bytes);
+    if (!session->outputs[i]) return -1;
+  }
+  uint64_t before = nanoseconds ? now_ns() : 0;
+  for (int32_t s = 0; s < program->step_count; ++s) {
+    const edgec_step_entry* step = &program->steps[s];
+    void* buffers[MAX_BUFFERS];
+    for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, &step->buffers[b]);
+    edgec_pool_run(session->pool, step, buffers);
+    if (nanoseconds) {
+      uint64_t after = now_ns();
+      nanoseconds[s] = after - before;
+      before = after;
+    }
+  }
+  for (int32_t c = 0; c < program->copy_count; ++c) {
+    const edgec_copy* copy = &program->copies[c];
+    memcpy(session->outputs[copy->output], resolve(session, &copy->from),
+           program->outputs[copy->output].bytes);
+  }
+  for (int32_t i = 0; i < program->output_count; ++i)
+    if (session->outputs[i] != outputs[i])
+      memcpy(outputs[i], session->outputs[i], program->outputs[i].bytes);
+  return 0;
+}
+
+int32_t edgec_run(edgec_session* session, const void* const* inputs, void* const* outputs) {
+  return edgec_run_timed(session, inputs, outputs, NULL);
+}
+
+/* Code that TVM generates asks here for temporaries that are too large for the stack. It calls
+ * through these two variables, of which it has weak definitions of its own. */
+static void* allocate_workspace(int device, int number, uint64_t bytes, int code, int bits) {
+  (void)device, (void)number, (void)code, (void)bits;
+  return allocate((size_t)bytes);
+}
+
+static int free_workspace(int device, int number, void* memory) {
+  (void)device, (void)number;
+  free(memory);
+  return 0;
+}
+
+void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = allocate_workspace;
+int (*__TVMBackendFreeWorkspace)(int, int, void*) = free_workspace;

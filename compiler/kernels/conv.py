@@ -1,0 +1,680 @@
+"""Direct convolution on channel-blocked activations.
+
+Layouts, with c lanes in a vector, B = ceil(channels / c):
+
+    activation  [N, B, H, W, c]; channels past the last are padding and hold anything.
+                A network's input may stay [N, C, H, W] (`plain_input`).
+    weight      for each tile of output channels: one row of (tile_o * c) values for every
+                (input block, kh, kw, channel in the block); `pack_weight` makes it.
+
+One task computes one line tile (or `tile_h` lines of a small image) for `tile_o` blocks of
+output channels. Inside, a register tile of tile_h x tile_w pixels x tile_o vectors is
+accumulated over the whole window and all input channels; each step broadcasts one input value
+per pixel and multiplies it with tile_o weight vectors. Border pixels are handled when the code
+is written: a tile at the left or right edge simply lacks the products that would read outside,
+the rows of a window that are outside are skipped. The last tile of a line overlaps its
+neighbour instead of being shorter.
+
+The innermost loop is over input channels and not over the window: LLVM would otherwise keep
+input values of one window column for the next, and spill accumulators for it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.windows import Span, alike_taps, present_rows, tile_spans
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class ConvWorkload:
+    """A convolution as a kernel sees it.
+
+    The output may be a grid inside a larger one (a phase of a transposed convolution): pixel
+    (y, x) of `out_h` x `out_w` goes to row `y * out_step + out_y` of `full_h` rows, and so on.
+
+    Attributes:
+        batch: N.
+        in_channels: of all groups together.
+        in_h: input rows.
+        in_w: input columns.
+        out_channels: of all groups together.
+        out_h: rows computed.
+        out_w: columns computed.
+        kernel: window height and width.
+        stride: vertical and horizontal.
+        padding: rows above and columns left of the input; may be negative.
+        dilation: vertical and horizontal.
+        groups: independent channel groups.
+        plain_input: the input is [N, C, H, W].
+        epilogue: what happens to each value before it is stored.
+        out_step: distance of computed pixels in the output, vertical and horizontal.
+        out_origin: position of the first one.
+        full_out: extent of the output.
+    """
+
+    batch: int
+    in_channels: int
+    in_h: int
+    in_w: int
+    out_channels: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    plain_input: bool = False
+    epilogue: tuple[Step, ...] = ()
+    out_step: tuple[int, int] = (1, 1)
+    out_origin: tuple[int, int] = (0, 0)
+    full_out: tuple[int, int] = (0, 0)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, without those of padding channels."""
+        window = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+        return self.batch * self.out_channels * self.out_h * self.out_w * window
+
+    @property
+    def out_extent(self) -> tuple[int, int]:
+        """Rows and columns of the whole output."""
+        return self.full_out if self.full_out != (0, 0) else (self.out_h, self.out_w)
+
+
+@dataclass(frozen=True)
+class ConvDecision:
+    """How a convolution is computed.
+
+    Attributes:
+        tile_h: lines in the register tile; above 1 only where a tile spans whole lines.
+        tile_w: pixels of a line in the register tile.
+        tile_o: blocks of output channels in the register tile.
+        rows_first: consecutive tasks share weights (true) or input lines (false).
+    """
+
+    tile_h: int
+    tile_w: int
+    tile_o: int
+    rows_first: bool = True
+
+
+def flattened(workload: ConvWorkload) -> ConvWorkload:
+    """A 1x1 convolution without stride sees one long line."""
+    whole = workload.out_extent == (workload.out_h, workload.out_w)
+    same = (workload.in_h, workload.in_w) == (workload.out_h, workload.out_w)
+    if workload.kernel != (1, 1) or workload.stride != (1, 1) or not whole or not same:
+        return workload
+    pixels = workload.in_h * workload.in_w
+    return replace(
+        workload, in_h=1, in_w=pixels, out_h=1, out_w=pixels, full_out=(0, 0), padding=(0, 0)
+    )
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Which input blocks each tile of output channels reads.
+
+    Attributes:
+        blocks: number of input blocks that a tile reads, the same for all.
+        last: channels used of the last of them.
+        starts: first input block by tile.
+    """
+
+    blocks: int
+    last: int
+    starts: tuple[int, ...]
+
+
+def _channels(workload: ConvWorkload, tile_o: int, c: int) -> _Channels:
+    size = 1 if workload.plain_input else c
+    total = math.ceil(workload.in_channels / size)
+    tiles = math.ceil(math.ceil(workload.out_channels / c) / tile_o)
+    if workload.groups == 1:
+        return _Channels(total, workload.in_channels - (total - 1) * size, (0,) * tiles)
+    out_group = workload.out_channels // workload.groups
+    in_group = workload.in_channels // workload.groups
+    spans = []
+    for tile in range(tiles):
+        first = tile * tile_o * c // out_group
+        past = min(workload.out_channels, (tile + 1) * tile_o * c)
+        final = (past - 1) // out_group
+        spans.append((first * in_group // size, math.ceil((final + 1) * in_group / size)))
+    blocks = max(end - start for start, end in spans)
+    starts = tuple(min(start, total - blocks) for start, _ in spans)
+    return _Channels(blocks, size, starts)
+
+
+def pack_weight(
+    workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int
+) -> NDArray[Any]:
+    """Weights in the order in which the kernel reads them.
+
+    Args:
+        workload: the convolution.
+        decision: its register tile.
+        weight: [out_channels, in_channels / groups, kh, kw].
+        c: lanes.
+
+    Returns:
+        [tiles, rows, tile_o * c], zero where an output channel does not exist or belongs to
+        another group than the input channel.
+    """
+    channels = _channels(workload, decision.tile_o, c)
+    size = 1 if workload.plain_input else c
+    kh, kw = workload.kernel
+    width = decision.tile_o * c
+    in_group = workload.in_channels // workload.groups
+    out_group = workload.out_channels // workload.groups
+    tiles = []
+    for tile, start in enumerate(channels.starts):
+        block = np.zeros((channels.blocks * size, kh, kw, width), weight.dtype)
+        for lane in range(width):
+            out = tile * width + lane
+            if out >= workload.out_channels:
+                break
+            first = (out // out_group) * in_group - start * size
+            block[first : first + in_group, :, :, lane] = weight[out]
+        rows = []
+        for index in range(channels.blocks):
+            used = channels.last if index == channels.blocks - 1 else size
+            part = block[index * size : index * size + used]
+            rows.append(part.transpose(1, 2, 0, 3).reshape(-1, width))
+        tiles.append(np.concatenate(rows))
+    return np.stack(tiles)
+
+
+def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
+    """Every decision that makes sense: tiles that fit the registers."""
+    flat = flattened(workload)
+    blocks = math.ceil(flat.out_channels / target.float_lanes)
+    decisions = []
+    for tile_o in range(1, min(blocks, 8) + 1):
+        room = (target.vector_registers - tile_o - 1) // tile_o
+        widths = {min(flat.out_w, width) for width in range(1, room + 1)}
+        for tile_w in sorted(widths):
+            heights = [1]
+            if tile_w == flat.out_w:
+                heights += range(2, min(flat.out_h, room // tile_w) + 1)
+            for tile_h in heights:
+                for rows_first in (True, False):
+                    decisions.append(ConvDecision(tile_h, tile_w, tile_o, rows_first))
+    return decisions
+
+
+def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Target) -> float:
+    """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
+
+    A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
+    broadcasts p inputs. Two loads and four instructions can start in a cycle. With fewer than
+    latency * units independent accumulators, FMAs wait for each other. Weights that a tile
+    streams from beyond the first level cost bandwidth.
+    """
+    flat = flattened(workload)
+    c = target.float_lanes
+    channels = _channels(flat, decision.tile_o, c)
+    size = 1 if flat.plain_input else c
+    taps = flat.kernel[0] * flat.kernel[1]
+    depth = ((channels.blocks - 1) * size + channels.last) * taps
+    pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
+    fmas = pixels * vectors
+    latency = 4.0
+    multiply = max(fmas / target.fma_units, latency * min(1.0, fmas / (latency * target.fma_units)))
+    multiply = max(multiply, latency if fmas < latency * target.fma_units else 0)
+    load = (pixels + vectors) / 2
+    issue = (fmas + pixels + vectors + 3) / 4
+    panel_bytes = depth * vectors * c * 4
+    stream = 0.0
+    if panel_bytes > target.l1d_kib * 1024 // 2:
+        stream = vectors * c * 4 / (32 if panel_bytes < target.l2_kib * 1024 // 2 else 8)
+    step = max(multiply, load, issue, stream)
+    starts_w = math.ceil(flat.out_w / decision.tile_w)
+    starts_h = math.ceil(flat.out_h / decision.tile_h)
+    tiles = flat.batch * len(channels.starts) * starts_w * starts_h
+    overhead = 30 + fmas * (3 + cost(flat.epilogue)) / 2
+    loops = depth / max(1, size) * 4
+    return tiles * (depth * step + loops + overhead)
+
+
+def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
+    """The decision of the lowest estimate; of equals the one with more pixels."""
+    return min(
+        conv_space(workload, target),
+        key=lambda d: (estimate_cycles(workload, d, target), -d.tile_h * d.tile_w),
+    )
+
+
+def emit_conv(workload: ConvWorkload, decision: ConvDecision, target: Target, name: str) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are data, packed weight, one for each binary step of the epilogue, and output.
+    Channel operands are padded to whole blocks, element operands have the output's layout.
+    """
+    e = Emitter()
+    work = flattened(workload)
+    buffers = _Buffers.declare(e, work, packed_size(work, decision, target), target.float_lanes)
+    conv = _Conv(work, decision, target.float_lanes, e, buffers, 0)
+    with e.tasks() as task:
+        conv.body(task)
+    return Kernel(e.function(name), conv.tasks)
+
+
+@dataclass(frozen=True)
+class ConvTransposeWorkload:
+    """A transposed convolution of one group, without dilation.
+
+    Attributes:
+        batch: N.
+        in_channels: C.
+        in_h: input rows.
+        in_w: input columns.
+        out_channels: O.
+        out_h: output rows.
+        out_w: output columns.
+        kernel: window height and width, at least the stride.
+        stride: vertical and horizontal.
+        padding: rows and columns cut off at the top and left.
+        epilogue: what happens to each value before it is stored.
+    """
+
+    batch: int
+    in_channels: int
+    in_h: int
+    in_w: int
+    out_channels: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    epilogue: tuple[Step, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(phase.macs for phase, _ in self.phases())
+
+    def phases(self) -> list[tuple[ConvWorkload, tuple[slice, slice]]]:
+        """Ordinary convolutions, one for each residue of output positions modulo the stride.
+
+        Output row o + s y takes from input row y + q - j the weight row r + s j, with
+        r = (o + padding) mod s and q = (o + padding) div s. Read with j falling, those are the
+        taps of a convolution of stride 1; the slices pick and reverse them.
+        """
+        rows = [self._phase(0, o, self.out_h) for o in range(self.stride[0])]
+        columns = [self._phase(1, o, self.out_w) for o in range(self.stride[1])]
+        phases = []
+        for oy, (count_h, taps_h, pad_h, slice_h) in enumerate(rows):
+            for ox, (count_w, taps_w, pad_w, slice_w) in enumerate(columns):
+                if count_h == 0 or count_w == 0:
+                    continue
+                work = ConvWorkload(
+                    self.batch,
+                    self.in_channels,
+                    self.in_h,
+                    self.in_w,
+                    self.out_channels,
+                    count_h,
+                    count_w,
+                    (taps_h, taps_w),
+                    padding=(pad_h, pad_w),
+                    epilogue=self.epilogue,
+                    out_step=self.stride,
+                    out_origin=(oy, ox),
+                    full_out=(self.out_h, self.out_w),
+                )
+                phases.append((work, (slice_h, slice_w)))
+        return phases
+
+    def _phase(self, axis: int, origin: int, out: int) -> tuple[int, int, int, slice]:
+        """Positions, taps, padding and weight rows of one residue."""
+        stride, kernel = self.stride[axis], self.kernel[axis]
+        quotient, first = divmod(origin + self.padding[axis], stride)
+        taps = math.ceil((kernel - first) / stride)
+        last = first + (taps - 1) * stride
+        rows = slice(last, first - 1 if first else None, -stride)
+        return math.ceil((out - origin) / stride), taps, taps - 1 - quotient, rows
+
+
+def conv_transpose_space(workload: ConvTransposeWorkload, target: Target) -> list[ConvDecision]:
+    """Decisions that fit the largest phase."""
+    return conv_space(_largest_phase(workload), target)
+
+
+def default_conv_transpose_decision(
+    workload: ConvTransposeWorkload, target: Target
+) -> ConvDecision:
+    """The decision that suits the largest phase."""
+    return default_decision(_largest_phase(workload), target)
+
+
+def _largest_phase(workload: ConvTransposeWorkload) -> ConvWorkload:
+    return max((phase for phase, _ in workload.phases()), key=lambda phase: phase.macs)
+
+
+def _fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
+    """The decision for a phase that may be a pixel narrower."""
+    width = min(decision.tile_w, phase.out_w)
+    height = 1 if width != phase.out_w else min(decision.tile_h, phase.out_h)
+    return replace(decision, tile_w=width, tile_h=height)
+
+
+def pack_transposed_weight(
+    workload: ConvTransposeWorkload, decision: ConvDecision, weight: NDArray[Any], c: int
+) -> NDArray[Any]:
+    """Weights [in_channels, out_channels, kh, kw] of all phases, one after the other."""
+    parts = []
+    for phase, (rows, columns) in workload.phases():
+        window = weight[:, :, rows, columns].transpose(1, 0, 2, 3)
+        parts.append(pack_weight(phase, _fitted(decision, phase), window, c).reshape(-1))
+    return np.concatenate(parts)
+
+
+def emit_conv_transpose(
+    workload: ConvTransposeWorkload, decision: ConvDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel; its buffers are those of `emit_conv`."""
+    e = Emitter()
+    c = target.float_lanes
+    phases = [(phase, _fitted(decision, phase)) for phase, _ in workload.phases()]
+    sizes = [packed_size(phase, fitted, target) for phase, fitted in phases]
+    buffers = _Buffers.declare(e, phases[0][0], sum(sizes), c)
+    with e.tasks() as task:
+        first = position = 0
+        for (phase, fitted), size in zip(phases, sizes, strict=True):
+            conv = _Conv(phase, fitted, c, e, buffers, position)
+            with e.branch(tirx.all(task >= first, task < first + conv.tasks)):
+                conv.body(e.let("phase_task", task - first))
+            first += conv.tasks
+            position += size
+    return Kernel(e.function(name), first)
+
+
+def packed_size(workload: ConvWorkload, decision: ConvDecision, target: Target) -> int:
+    """Values in a packed weight."""
+    c = target.float_lanes
+    channels = _channels(workload, decision.tile_o, c)
+    size = 1 if workload.plain_input else c
+    depth = (channels.blocks - 1) * size + channels.last
+    return len(channels.starts) * depth * math.prod(workload.kernel) * decision.tile_o * c
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Parameters of a kernel."""
+
+    data: Any
+    weight: Any
+    operands: list[Any]
+    output: Any
+
+    @classmethod
+    def declare(cls, e: Emitter, work: ConvWorkload, weights: int, c: int) -> "_Buffers":
+        block = 1 if work.plain_input else c
+        in_size = math.ceil(work.in_channels / block) * block * work.in_h * work.in_w
+        out_blocks = math.ceil(work.out_channels / c)
+        out_size = out_blocks * c * math.prod(work.out_extent)
+        data = e.buffer("data", work.batch * in_size, "float32")
+        weight = e.buffer("weight", weights, "float32")
+        sizes = {
+            "channel": out_blocks * c,
+            "image_channel": work.batch * out_blocks * c,
+            "element": work.batch * out_size,
+        }
+        binary = [step for step in work.epilogue if step.operand]
+        operands = [
+            e.buffer(f"operand{number}", sizes[step.operand or ""], "float32")
+            for number, step in enumerate(binary)
+        ]
+        return cls(data, weight, operands, e.buffer("output", work.batch * out_size, "float32"))
+
+
+class _Conv:
+    """Writes one convolution into an emitter."""
+
+    def __init__(
+        self,
+        workload: ConvWorkload,
+        decision: ConvDecision,
+        c: int,
+        emit: Emitter,
+        buffers: _Buffers,
+        weight_base: int,
+    ) -> None:
+        self.work = workload
+        self.plan = decision
+        self.c = c
+        self.emit = emit
+        self.data, self.weight = buffers.data, buffers.weight
+        self.operands, self.output = buffers.operands, buffers.output
+        self.weight_base = weight_base
+        self.channels = _channels(workload, decision.tile_o, c)
+        self.block = 1 if workload.plain_input else c
+        self.in_blocks = math.ceil(workload.in_channels / self.block)
+        self.out_blocks = math.ceil(workload.out_channels / c)
+        self.width = decision.tile_o * c
+        taps = math.prod(workload.kernel)
+        self.depth = ((self.channels.blocks - 1) * self.block + self.channels.last) * taps
+        w = workload
+        self.rows = tile_spans(
+            w.out_h, decision.tile_h, w.in_h, w.kernel[0], w.stride[0], w.padding[0], w.dilation[0]
+        )
+        self.row_tiles = sum(len(span.starts) for span in self.rows)
+        self.tasks = w.batch * self.row_tiles * len(self.channels.starts)
+
+    def body(self, task: Any) -> None:
+        """Compute one task."""
+        p, e = self.plan, self.emit
+        out_tiles = len(self.channels.starts)
+        if p.rows_first:
+            row = e.let("row", tirx.floormod(task, self.row_tiles))
+            rest = e.let("rest", tirx.floordiv(task, self.row_tiles))
+            tile = e.let("tile", tirx.floormod(rest, out_tiles))
+            image = e.let("image", tirx.floordiv(rest, out_tiles))
+        else:
+            tile = e.let("tile", tirx.floormod(task, out_tiles))
+            rest = e.let("rest", tirx.floordiv(task, out_tiles))
+            row = e.let("row", tirx.floormod(rest, self.row_tiles))
+            image = e.let("image", tirx.floordiv(rest, self.row_tiles))
+        count = p.tile_h * p.tile_w * p.tile_o
+        self.acc = e.local("acc", count, vector_dtype("float32", self.c))
+        self.image, self.tile, self.task = image, tile, task
+        self._start_block(tile)
+        if p.tile_h == 1:
+            self._line(row)
+        else:
+            self._lines(row, self.rows)
+
+    def _start_block(self, tile: Any) -> None:
+        """First input block of this tile of output channels, in `self.first_block`."""
+        starts = self.channels.starts
+        if len(set(starts)) == 1:
+            self.first_block: Any = starts[0]
+            return
+        # Groups: a chain of comparisons, once per task.
+        value: Any = tirx.IntImm("int32", starts[-1])
+        for index in range(len(starts) - 2, -1, -1):
+            if starts[index] != starts[index + 1]:
+                value = tirx.Select(tile <= index, tirx.IntImm("int32", starts[index]), value)
+        self.first_block = self.emit.let("first_block", value)
+
+    def _line(self, row: Any) -> None:
+        """One output line; the rows of the window that are inside are known at run time."""
+        w, e = self.work, self.emit
+        top = e.let("top", row * w.stride[0] - w.padding[0])
+        dilation = w.dilation[0]
+        first, count = present_rows(
+            e, top, w.in_h, w.kernel[0], dilation, w.stride[0], w.padding[0], w.out_h
+        )
+
+        def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
+            with e.loop("kh", count, first) as kh:
+                yield kh, top + kh * dilation, (True,)
+
+        self._columns(row, window)
+
+    def _lines(self, row: Any, spans: Sequence[Span]) -> None:
+        """Several output lines; which rows of the window are inside is known here."""
+        w, e = self.work, self.emit
+        position = 0
+        for span in spans:
+            first, position = position, position + len(span.starts)
+            with ExitStack() as stack:
+                if len(spans) > 1:
+                    inside = tirx.all(row >= first, row < position)
+                    stack.enter_context(e.branch(inside))
+                start = e.let("line", (row - first) * self.plan.tile_h + span.starts[0])
+                top = e.let("top", start * w.stride[0] - w.padding[0])
+
+                def window(
+                    span: Span = span, top: Any = top
+                ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
+                    for kh in range(w.kernel[0]):
+                        valid = tuple(pixel[kh] for pixel in span.valid)
+                        if any(valid):
+                            yield kh, top + kh * w.dilation[0], valid
+
+                self._columns(start, window)
+
+    def _columns(self, line: Any, window: Any) -> None:
+        """All register tiles along a line (or along tile_h lines)."""
+        w, p, e = self.work, self.plan, self.emit
+        spans = tile_spans(
+            w.out_w, p.tile_w, w.in_w, w.kernel[1], w.stride[1], w.padding[1], w.dilation[1]
+        )
+        for span in spans:
+            with e.loop("column_tile", len(span.starts)) as number:
+                column = e.let("column", number * p.tile_w + span.starts[0])
+                self._tile(line, column, span.valid, window)
+
+    def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        steps = list(w.epilogue)
+        bias = bool(steps) and steps[0] == Step("add", "channel")
+        for position, (_, _, o) in enumerate(self._positions()):
+            start = constant(0, "float32", c)
+            if bias:
+                block = self.tile * p.tile_o + o
+                if self.out_blocks % p.tile_o:
+                    # Blocks past the last are computed, not stored.
+                    block = tirx.min(block, tirx.IntImm("int32", self.out_blocks - 1))
+                start = e.load(self.operands[0], block * c, c)
+            e.store(self.acc, position, start)
+
+        full = (
+            self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
+        )
+        if full:
+            with e.loop("block", full) as block:
+                self._block(block, self.block, column, valid, window)
+        if full < self.channels.blocks:
+            self._block(full, self.channels.last, column, valid, window)
+        self._store(line, column, steps[1:] if bias else steps, 1 if bias else 0)
+
+    def _positions(self) -> list[tuple[int, int, int]]:
+        """Line, pixel and vector of each accumulator."""
+        p = self.plan
+        return [
+            (y, x, o) for y in range(p.tile_h) for x in range(p.tile_w) for o in range(p.tile_o)
+        ]
+
+    def _block(
+        self, block: Any, used: int, column: Any, valid: Sequence[Sequence[bool]], window: Any
+    ) -> None:
+        """Accumulate one block of input channels, of which `used` exist."""
+        w, e = self.work, self.emit
+        taps_h, taps_w = w.kernel
+        first_row = self.tile * self.depth + block * (taps_h * taps_w * self.block)
+        rows = e.let("rows", first_row + self.weight_base // self.width)
+        source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
+        left = column * w.stride[1] - w.padding[1]
+        existing: Any = used
+        if w.groups > 1 and w.in_channels % self.block:
+            # Zero weights do not help against what padding channels may hold.
+            past = w.in_channels - (self.first_block + block) * self.block
+            existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
+        for kh, top, lines in window():
+            base = e.let("base", ((source + top) * w.in_w + left) * self.block)
+            for first, count in alike_taps(valid):
+                inside = [pixel[first] for pixel in valid]
+                with e.loop("kw", self._opaque(count), first) as kw:
+                    weights = e.let("weights", (rows + (kh * taps_w + kw) * used) * self.width)
+                    at = e.let("at", base + kw * (w.dilation[1] * self.block))
+                    with e.loop("channel", existing) as channel:
+                        self._accumulate(at, weights, channel, inside, lines)
+
+    def _opaque(self, count: int) -> Any:
+        """The count as a value that LLVM cannot see through.
+
+        It would unroll a loop of few turns, keep the values that neighbouring turns share in
+        registers, and spill the accumulators.
+        """
+        if count == 1:
+            return count
+        return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+
+    def _accumulate(
+        self,
+        base: Any,
+        weights: Any,
+        channel: Any,
+        inside: Sequence[bool],
+        lines: Sequence[bool],
+    ) -> None:
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        vectors = [
+            e.let("w", e.load(self.weight, weights + channel * self.width + o * c, c))
+            for o in range(p.tile_o)
+        ]
+        for y in range(p.tile_h):
+            if not lines[y if len(lines) > 1 else 0]:
+                continue
+            for x in range(p.tile_w):
+                if not inside[x]:
+                    continue
+                offset = y * w.stride[0] * w.in_w + x * w.stride[1]
+                at = base + offset * self.block + channel
+                value = e.let("x", broadcast(e.load(self.data, at), c))
+                for o, vector in enumerate(vectors):
+                    position = (y * p.tile_w + x) * p.tile_o + o
+                    e.store(self.acc, position, e.load(self.acc, position) + value * vector)
+
+    def _store(self, line: Any, column: Any, steps: Sequence[Step], skip: int) -> None:
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        height, width = w.out_extent
+        for o in range(p.tile_o):
+            with ExitStack() as stack:
+                block = self.tile * p.tile_o + o
+                if self.out_blocks % p.tile_o:
+                    stack.enter_context(e.branch(block < self.out_blocks))
+                plane = e.let("plane", (self.image * self.out_blocks + block) * height)
+                for y in range(p.tile_h):
+                    row = (line + y) * w.out_step[0] + w.out_origin[0]
+                    first = e.let("to", ((plane + row) * width + w.out_origin[1]) * c)
+                    for x in range(p.tile_w):
+                        at = first + (column + x) * (w.out_step[1] * c)
+
+                        def operand(
+                            number: int, kind: OperandKind, at: Any = at, block: Any = block
+                        ) -> Any:
+                            places = {
+                                "channel": block * c,
+                                "image_channel": (self.image * self.out_blocks + block) * c,
+                                "element": at,
+                            }
+                            return e.load(self.operands[number + skip], places[kind], c)
+
+                        position = (y * p.tile_w + x) * p.tile_o + o
+                        value = apply(steps, e.load(self.acc, position), operand)
+                        e.store(self.output, at, value)

@@ -1,0 +1,173 @@
+"""Elementwise chains with no matrix product or window before them.
+
+The first operand is read, the steps of an epilogue follow, the result is stored: one pass over
+memory for the whole chain. All operands but per-channel ones have the layout of the result.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter
+from edgec.compiler.kernels.epilogue import OperandKind, Step, apply
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.targets.target import Target
+
+# Vectors of one task: enough work to be worth handing out, little enough to stay in L1.
+TASK_VECTORS = 256
+# Vectors in flight, so that the latency of one chain hides behind the others.
+UNROLL = 4
+
+
+@dataclass(frozen=True)
+class ElementwiseWorkload:
+    """An elementwise chain.
+
+    The result is seen as [outer, channels, inner]: `outer` planes of `inner` values, each plane
+    times `channels`. A channel operand is indexed by the middle dimension; with a blocked layout
+    [N, B, H, W, c] there are B channels of H * W * c values, and the operand has c values for
+    each; in a row-major layout whose last dimension is the channel, inner is 1.
+
+    Attributes:
+        outer: planes.
+        channels: values of a channel operand, or blocks of them.
+        inner: values to which one channel (or one block) applies.
+        lanes: values in a channel operand for each channel: 1, or c.
+        steps: the chain.
+    """
+
+    outer: int
+    channels: int
+    inner: int
+    lanes: int
+    steps: tuple[Step, ...]
+
+    @property
+    def size(self) -> int:
+        """Values of the result."""
+        return self.outer * self.channels * self.inner
+
+    @property
+    def macs(self) -> int:
+        """Steps computed."""
+        return self.size * max(1, len(self.steps))
+
+
+def emit_elementwise(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
+    """Write the kernel; its buffers are the first operand, one per binary step, and output."""
+    uses_channels = any(s.operand in ("channel", "image_channel") for s in workload.steps)
+    if not uses_channels:
+        return _emit_flat(workload, target, name)
+    if workload.inner == 1:
+        return _emit_rows(workload, target, name)
+    return _emit_planes(workload, target, name)
+
+
+def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any], Any]:
+    size = workload.size
+    sizes = {
+        "element": size,
+        "channel": workload.channels * workload.lanes,
+        "image_channel": workload.outer * workload.channels * workload.lanes,
+    }
+    data = e.buffer("data", size, "float32")
+    binary = [step for step in workload.steps if step.operand]
+    operands = [
+        e.buffer(f"operand{number}", sizes[step.operand or ""], "float32")
+        for number, step in enumerate(binary)
+    ]
+    return data, operands, e.buffer("output", size, "float32")
+
+
+def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
+    """All operands are elements: one long vector."""
+    e = Emitter()
+    data, operands, output = _buffers(workload, e)
+    c = target.float_lanes
+    size = workload.size
+
+    def step(at: Any, lanes: int) -> None:
+        def operand(number: int, _kind: OperandKind) -> Any:
+            return e.load(operands[number], at, lanes)
+
+        e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
+
+    span = TASK_VECTORS * c
+    tasks = max(1, math.ceil(size / span))
+    with e.tasks() as task:
+        start = e.let("start", task * span)
+        past = tirx.min(start + span, tirx.IntImm("int32", size))
+        count = e.let("count", past - start)
+        _run(e, start, count, c, step)
+    return Kernel(e.function(name), tasks)
+
+
+def _run(e: Emitter, start: Any, count: Any, c: int, step: Any) -> None:
+    """Call `step(position, lanes)` over a range: unrolled vectors, vectors, single values."""
+    wide = UNROLL * c
+    with e.loop("group", tirx.floordiv(count, wide)) as group:
+        at = e.let("at", start + group * wide)
+        for part in range(UNROLL):
+            step(at + part * c, c)
+    done = e.let("done", tirx.floordiv(count, wide) * wide)
+    with e.loop("vector", tirx.floordiv(count - done, c)) as vector:
+        step(e.let("at", start + done + vector * c), c)
+    rest = e.let("rest", tirx.floordiv(count, c) * c)
+    with e.loop("single", count - rest) as single:
+        step(e.let("at", start + rest + single), 1)
+
+
+def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
+    """A channel operand that is constant over a plane: one task per plane."""
+    e = Emitter()
+    data, operands, output = _buffers(workload, e)
+    c = target.float_lanes
+    with e.tasks() as task:
+        plane = e.let("plane", tirx.floormod(task, workload.channels))
+        start = e.let("start", task * workload.inner)
+        held: dict[int, Any] = {}
+        kinds = [s.operand for s in workload.steps if s.operand]
+        for number, kind in enumerate(kinds):
+            if kind == "element":
+                continue
+            place = (plane if kind == "channel" else task) * workload.lanes
+            held[number] = e.let("channel", e.load(operands[number], place, workload.lanes))
+
+        def step(at: Any, lanes: int) -> None:
+            def operand(number: int, kind: OperandKind) -> Any:
+                if kind == "element":
+                    return e.load(operands[number], at, lanes)
+                value = held[number]
+                return tirx.Broadcast(value, lanes) if workload.lanes < lanes else value
+
+            e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
+
+        _run(e, start, tirx.IntImm("int32", workload.inner), c, step)
+    return Kernel(e.function(name), workload.outer * workload.channels)
+
+
+def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
+    """A channel operand along the last dimension: one task per row."""
+    e = Emitter()
+    data, operands, output = _buffers(workload, e)
+    with e.tasks() as task:
+        start = e.let("start", task * workload.channels)
+
+        def step(column: Any, lanes: int) -> None:
+            def operand(number: int, kind: OperandKind) -> Any:
+                place = column if kind == "channel" else start + column
+                return e.load(operands[number], place, lanes)
+
+            value = e.load(data, start + column, lanes)
+            e.store(output, start + column, apply(workload.steps, value, operand))
+
+        _run(
+            e,
+            tirx.IntImm("int32", 0),
+            tirx.IntImm("int32", workload.channels),
+            target.float_lanes,
+            step,
+        )
+    return Kernel(e.function(name), workload.outer)

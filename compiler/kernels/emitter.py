@@ -1,0 +1,152 @@
+"""Write TIR loop nests, statement by statement.
+
+Kernels are written at the level at which they run: flat buffers, vector loads, explicit register
+tiles. TVM generates the machine code; no schedule stands between what is written here and what
+is executed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+
+Index = Any
+"""A TIR integer expression or a Python integer."""
+
+
+def index(value: Index) -> Any:
+    """An int32 expression."""
+    return tirx.IntImm("int32", value) if isinstance(value, int) else value
+
+
+def lanes_of(value: Any) -> int:
+    """Vector lanes of an expression, 1 for a scalar."""
+    return int(value.ty.dtype.lanes)
+
+
+class Emitter:
+    """Collects statements; loops and branches are context managers.
+
+    The function takes one pointer per buffer, in the order of `buffer`, then `begin` and `end`,
+    the range of tasks that a call is to do.
+    """
+
+    def __init__(self) -> None:
+        self._scopes: list[list[Any]] = [[]]
+        self._parameters: list[Any] = []
+        self.begin = tirx.Var("begin", "int32")
+        self.end = tirx.Var("end", "int32")
+
+    def buffer(self, name: str, size: int, dtype: str) -> Any:
+        """A parameter: a flat buffer of `size` elements that aliases no other."""
+        pointer = tirx.Var(f"{name}_pointer", PointerType(PrimType(dtype)))
+        buffer = tirx.decl_buffer((size,), dtype, name=name)
+        self._parameters.append(pointer)
+        self.add(tirx.DeclBuffer(buffer, data=pointer))
+        return buffer
+
+    def local(self, name: str, size: int, dtype: str) -> Any:
+        """A buffer on the stack; one that is only indexed by constants becomes registers."""
+        buffer = tirx.decl_buffer((size,), dtype, name=name, scope="local")
+        self.add(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def add(self, statement: Any) -> None:
+        """Append a statement."""
+        self._scopes[-1].append(statement)
+
+    def let(self, name: str, value: Any) -> Any:
+        """Bind a value to a name; constants are not bound."""
+        if isinstance(value, int | tirx.IntImm):
+            return value
+        variable = tirx.Var(name, value.ty)
+        self.add(tirx.Bind(variable, value))
+        return variable
+
+    def load(self, buffer: Any, at: Index, lanes: int = 1) -> Any:
+        """`lanes` consecutive elements as a vector, or one element."""
+        where = index(at) if lanes == 1 else tirx.Ramp(index(at), index(1), lanes)
+        return tirx.BufferLoad(buffer, [where])
+
+    def store(self, buffer: Any, at: Index, value: Any) -> None:
+        """Write a scalar or a vector of consecutive elements."""
+        lanes = lanes_of(value)
+        element_lanes = int(buffer.ty.dtype.dtype.lanes)
+        single = lanes == element_lanes
+        where = index(at) if single else tirx.Ramp(index(at), index(1), lanes // element_lanes)
+        self.add(tirx.BufferStore(buffer, value, [where]))
+
+    @contextmanager
+    def loop(self, name: str, extent: Index, start: Index = 0) -> Iterator[Any]:
+        """A serial loop; its variable runs from `start` for `extent` steps."""
+        if isinstance(extent, int) and extent == 1:
+            yield index(start)
+            return
+        variable = tirx.Var(name, "int32")
+        self._scopes.append([])
+        yield variable
+        body = self._close()
+        self.add(tirx.For(variable, index(start), index(extent), tirx.ForKind.SERIAL, body))
+
+    @contextmanager
+    def tasks(self) -> Iterator[Any]:
+        """The loop over the tasks of this call."""
+        with self.loop("task_offset", self.end - self.begin) as offset:
+            yield self.let("task", offset + self.begin)
+
+    @contextmanager
+    def branch(self, condition: Any) -> Iterator[None]:
+        """Statements that run if a condition holds."""
+        self._scopes.append([])
+        yield
+        self.add(tirx.IfThenElse(condition, self._close(), None))
+
+    def function(self, name: str) -> tirx.PrimFunc:
+        """The finished function."""
+        body = self._close()
+        function = tirx.PrimFunc([*self._parameters, self.begin, self.end], body)
+        return function.with_attrs({"global_symbol": name, "tirx.noalias": True})
+
+    def _close(self) -> Any:
+        statements = self._scopes.pop()
+        return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+
+
+def broadcast(value: Any, lanes: int) -> Any:
+    """A scalar in every lane."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def constant(value: float, dtype: str, lanes: int = 1) -> Any:
+    """A constant in every lane."""
+    return broadcast(tirx.const(value, dtype), lanes)
+
+
+def shuffle(vectors: Sequence[Any], picks: Sequence[int]) -> Any:
+    """A vector of the picked lanes, counted through all given vectors."""
+    return tirx.Shuffle(list(vectors), [index(pick) for pick in picks])
+
+
+def select(condition: Any, when_true: Any, when_false: Any) -> Any:
+    """Lanewise choice; both sides are computed."""
+    return tirx.Select(condition, when_true, when_false)
+
+
+def vector_dtype(dtype: str, lanes: int) -> str:
+    """Name of a vector type.
+
+    >>> vector_dtype("float32", 8), vector_dtype("int32", 1)
+    ('float32x8', 'int32')
+    """
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def to_object(functions: dict[str, tirx.PrimFunc], target: tvm.target.Target) -> Any:
+    """Generate code for functions written with an emitter, or lowered to the same form."""
+    module = tvm.IRModule(functions)
+    module = tirx.transform.BindTarget(target.with_host(target))(module)
+    module = tirx.transform.LowerIntrin()(module)
+    return tvm.get_global_func("target.build.llvm")(module, target)

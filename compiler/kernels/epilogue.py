@@ -1,0 +1,136 @@
+"""What a kernel does to a value between its accumulator and the store.
+
+An epilogue is a chain of steps. Each takes the value so far, and a binary one also the next
+operand of the kernel. `channel` operands hold a value for each output channel, `image_channel`
+operands one for each channel of each image, `element` operands one for each element of the output.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm import tirx
+
+from edgec.compiler.kernels import vector_math
+from edgec.compiler.kernels.emitter import constant, lanes_of, select
+
+OperandKind = Literal["channel", "image_channel", "element"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an epilogue.
+
+    Attributes:
+        op: name in `BINARY` or `UNARY`.
+        operand: what the next operand holds, None for a unary step.
+        parameters: numbers of a unary step: the bounds of a clip, the slope of a leaky ReLU.
+    """
+
+    op: str
+    operand: OperandKind | None = None
+    parameters: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """Short form for names and records.
+
+        >>> str(Step("add", "channel")), str(Step("clip", None, (0.0, 6.0)))
+        ('add:channel', 'clip(0,6)')
+        """
+        numbers = f"({','.join(f'{number:g}' for number in self.parameters)})"
+        return (
+            f"{self.op}:{self.operand}"
+            if self.operand
+            else self.op + numbers * any([self.parameters])
+        )
+
+
+def _clip(x: Any, low: float, high: float) -> Any:
+    lanes = lanes_of(x)
+    dtype = str(x.ty.dtype.with_lanes(1)) if lanes > 1 else str(x.ty.dtype)
+    floored = tirx.max(x, constant(low, dtype, lanes))
+    return tirx.min(floored, constant(high, dtype, lanes))
+
+
+def _number(x: Any, value: float) -> Any:
+    return constant(value, "float32", lanes_of(x))
+
+
+def _relu(x: Any) -> Any:
+    return tirx.max(x, _number(x, 0))
+
+
+def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
+    return _clip(x * _number(x, alpha) + _number(x, beta), 0, 1)
+
+
+def _gelu(x: Any) -> Any:
+    half = x * _number(x, 0.5)
+    return half + half * vector_math.erf(x * _number(x, 0.5**0.5))
+
+
+def _gelu_tanh(x: Any) -> Any:
+    # (1 + tanh(u)) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+    u = x * (x * x * _number(x, 0.044715) + _number(x, 1)) * _number(x, 2 * 0.7978845608028654)
+    return x * vector_math.sigmoid(u)
+
+
+UNARY: dict[str, Callable[..., Any]] = {
+    "add_number": lambda x, number: x + _number(x, number),
+    "divide_by_number": lambda x, number: _number(x, number) / x,
+    "divide_number": lambda x, number: x / _number(x, number),
+    "clip": _clip,
+    "erf": vector_math.erf,
+    "exp": vector_math.exp,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6)),
+    "leaky_relu": lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope)),
+    "maximum_number": lambda x, number: tirx.max(x, _number(x, number)),
+    "minimum_number": lambda x, number: tirx.min(x, _number(x, number)),
+    "multiply_number": lambda x, number: x * _number(x, number),
+    "relu": _relu,
+    "sigmoid": vector_math.sigmoid,
+    "silu": lambda x: x * vector_math.sigmoid(x),
+    "sqrt": tirx.sqrt,
+    "subtract_from_number": lambda x, number: _number(x, number) - x,
+    "tanh": vector_math.tanh,
+}
+
+BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda x, y: x + y,
+    "divide": lambda x, y: x / y,
+    "divide_by": lambda x, y: y / x,
+    "maximum": tirx.max,
+    "minimum": tirx.min,
+    "multiply": lambda x, y: x * y,
+    "subtract": lambda x, y: x - y,
+    "subtract_from": lambda x, y: y - x,
+}
+
+# Rough cost of a step on one vector, in FMA-like instructions.
+_HEAVY = {"exp": 16, "sigmoid": 20, "silu": 21, "tanh": 30, "erf": 36, "gelu": 38, "gelu_tanh": 26}
+
+
+def cost(steps: Sequence[Step]) -> int:
+    """Instructions of an epilogue on one vector."""
+    return sum(_HEAVY.get(step.op, 2) for step in steps)
+
+
+def apply(steps: Sequence[Step], value: Any, operands: Callable[[int, OperandKind], Any]) -> Any:
+    """Run the chain on a value.
+
+    Args:
+        steps: the chain.
+        value: scalar or vector.
+        operands: gives the value of binary step number n, of the same lanes.
+    """
+    position = 0
+    for step in steps:
+        if step.operand is None:
+            value = UNARY[step.op](value, *step.parameters)
+        else:
+            value = BINARY[step.op](value, operands(position, step.operand))
+            position += 1
+    return value

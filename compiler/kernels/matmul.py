@@ -1,0 +1,259 @@
+"""Matrix products of row-major matrices.
+
+C [batch, M, N] = A [batch, M, K] * B, where B is
+
+    packed    a constant, the same for the whole batch: for each tile of columns K rows of
+              tile_n vectors, made by `pack_matrix`;
+    plain     computed at run time: [batch, K, N].
+
+One task computes a register tile of tile_m rows and tile_n vectors of columns; each step over K
+broadcasts one value of each row and multiplies it with tile_n vectors of B. The last tile of rows
+overlaps the one before. So does the last vector of a plain B; a packed B is padded with zeros,
+and what lies beyond the last column is not stored.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class MatmulWorkload:
+    """A matrix product as a kernel sees it.
+
+    Attributes:
+        batch: independent products; 1 for a packed B.
+        m: rows of A and C.
+        n: columns of B and C.
+        k: columns of A, rows of B.
+        packed: B is a constant.
+        epilogue: what happens to each value before it is stored; its channel operands run along
+            the columns.
+    """
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    packed: bool
+    epilogue: tuple[Step, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.batch * self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class MatmulDecision:
+    """How a product is computed.
+
+    Attributes:
+        tile_m: rows of the register tile.
+        tile_n: vectors of columns of the register tile.
+        lanes: values in a vector; fewer than a register holds where N is small.
+        rows_first: consecutive tasks share columns of B (true) or rows of A (false).
+    """
+
+    tile_m: int
+    tile_n: int
+    lanes: int
+    rows_first: bool = True
+
+
+def pack_matrix(matrix: NDArray[Any], decision: MatmulDecision) -> NDArray[Any]:
+    """B [K, N] as [tiles, K, tile_n * lanes], zero beyond the last column."""
+    k, n = matrix.shape
+    width = decision.tile_n * decision.lanes
+    tiles = math.ceil(n / width)
+    padded = np.zeros((k, tiles * width), matrix.dtype)
+    padded[:, :n] = matrix
+    return np.ascontiguousarray(padded.reshape(k, tiles, width).transpose(1, 0, 2))
+
+
+def matmul_space(workload: MatmulWorkload, target: Target) -> list[MatmulDecision]:
+    """Every decision that makes sense: tiles that fit the registers."""
+    lanes = target.float_lanes
+    while lanes > workload.n and not workload.packed:
+        lanes //= 2
+    vectors = math.ceil(workload.n / lanes)
+    decisions = []
+    for tile_n in range(1, min(vectors, 12) + 1):
+        room = (target.vector_registers - tile_n - 1) // tile_n
+        for tile_m in range(1, min(workload.m, room) + 1):
+            for rows_first in (True, False):
+                decisions.append(MatmulDecision(tile_m, tile_n, lanes, rows_first))
+    return decisions
+
+
+def estimate_matmul_cycles(
+    workload: MatmulWorkload, decision: MatmulDecision, target: Target
+) -> float:
+    """The same model as for convolutions: multiplying, loading, issuing, streaming B."""
+    rows, vectors = decision.tile_m, decision.tile_n
+    fmas = rows * vectors
+    latency = 4.0
+    multiply = max(fmas / target.fma_units, latency if fmas < latency * target.fma_units else 0)
+    load = (rows + vectors) / 2
+    issue = (fmas + rows + vectors + 2) / 4
+    tiles_m = math.ceil(workload.m / rows)
+    tiles_n = math.ceil(math.ceil(workload.n / decision.lanes) / vectors)
+    panel_bytes = workload.k * vectors * decision.lanes * 4
+    matrix_bytes = workload.k * workload.n * 4
+    stream = 0.0
+    if tiles_m == 1 and matrix_bytes > target.l2_kib * 1024:
+        stream = vectors * decision.lanes * 4 / 8
+    elif panel_bytes > target.l1d_kib * 1024 // 2:
+        stream = vectors * decision.lanes * 4 / (32 if panel_bytes < target.l2_kib * 512 else 8)
+    step = max(multiply, load, issue, stream)
+    overhead = 30 + fmas * (3 + cost(workload.epilogue)) / 2
+    return workload.batch * tiles_m * tiles_n * (workload.k * step + overhead)
+
+
+def default_matmul_decision(workload: MatmulWorkload, target: Target) -> MatmulDecision:
+    """The decision of the lowest estimate; of equals the one with more rows."""
+    return min(
+        matmul_space(workload, target),
+        key=lambda d: (estimate_matmul_cycles(workload, d, target), -d.tile_m),
+    )
+
+
+def emit_matmul(
+    workload: MatmulWorkload, decision: MatmulDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are A, B, one for each binary step of the epilogue, and C. Channel operands are
+    padded to whole vectors if B is packed.
+    """
+    return _Matmul(workload, decision, name).kernel()
+
+
+class _Matmul:
+    def __init__(self, workload: MatmulWorkload, decision: MatmulDecision, name: str) -> None:
+        self.work = w = workload
+        self.plan = p = decision
+        self.name = name
+        self.vectors = math.ceil(w.n / p.lanes)
+        self.tiles_m = math.ceil(w.m / p.tile_m)
+        self.tiles_n = math.ceil(self.vectors / p.tile_n)
+        self.width = p.tile_n * p.lanes
+        # Columns of the last vector that exist.
+        self.last = w.n - (self.vectors - 1) * p.lanes
+        self.emit = e = Emitter()
+        self.a = e.buffer("a", w.batch * w.m * w.k, "float32")
+        columns = self.tiles_n * self.width if w.packed else w.n
+        self.b = e.buffer("b", (1 if w.packed else w.batch) * w.k * columns, "float32")
+        size = w.batch * w.m * w.n
+        padded = self.vectors * p.lanes if w.packed else w.n
+        self.operands = [
+            e.buffer(f"operand{i}", padded if step.operand == "channel" else size, "float32")
+            for i, step in enumerate(s for s in w.epilogue if s.operand)
+        ]
+        self.c = e.buffer("c", size, "float32")
+
+    def kernel(self) -> Kernel:
+        w, p, e = self.work, self.plan, self.emit
+        with e.tasks() as task:
+            inner = self.tiles_m if p.rows_first else self.tiles_n
+            low = e.let("low", tirx.floormod(task, inner))
+            rest = e.let("rest", tirx.floordiv(task, inner))
+            outer = self.tiles_n if p.rows_first else self.tiles_m
+            high = e.let("high", tirx.floormod(rest, outer))
+            self.batch = e.let("batch", tirx.floordiv(rest, outer))
+            row, self.tile = (low, high) if p.rows_first else (high, low)
+            first = tirx.min(row * p.tile_m, tirx.IntImm("int32", w.m - p.tile_m))
+            self.row = e.let("first_row", first)
+            dtype = vector_dtype("float32", p.lanes)
+            self.acc = e.local("acc", p.tile_m * p.tile_n, dtype)
+            whole, rest_vectors = divmod(self.vectors, p.tile_n)
+            if rest_vectors == 0:
+                self._tile(p.tile_n)
+            else:
+                with e.branch(self.tile < whole):
+                    self._tile(p.tile_n)
+                with e.branch(self.tile == whole):
+                    self._tile(rest_vectors)
+        return Kernel(e.function(self.name), w.batch * self.tiles_m * self.tiles_n)
+
+    def _column(self, vector: int) -> Any:
+        """First column of a vector of this tile."""
+        start = self.tile * self.width + vector * self.plan.lanes
+        if self.work.packed or self.work.n % self.plan.lanes == 0:
+            return start
+        return tirx.min(start, tirx.IntImm("int32", self.work.n - self.plan.lanes))
+
+    def _tile(self, vectors: int) -> None:
+        w, p, e = self.work, self.plan, self.emit
+        steps = list(w.epilogue)
+        bias = bool(steps) and steps[0] == Step("add", "channel")
+        columns = [e.let("column", self._column(v)) for v in range(vectors)]
+        for v in range(vectors):
+            start = constant(0, "float32", p.lanes)
+            if bias:
+                start = e.let("bias", e.load(self.operands[0], columns[v], p.lanes))
+            for m in range(p.tile_m):
+                e.store(self.acc, m * p.tile_n + v, start)
+        a = e.let("a_row", (self.batch * w.m + self.row) * w.k)
+        b = e.let("b_tile", (self.tile * self.width if w.packed else self.batch * w.n) * w.k)
+        with e.loop("k", w.k) as k:
+            if w.packed:
+                places = [b + k * self.width + v * p.lanes for v in range(vectors)]
+            else:
+                places = [b + k * w.n + columns[v] for v in range(vectors)]
+            values = [e.let("b", e.load(self.b, place, p.lanes)) for place in places]
+            for m in range(p.tile_m):
+                x = e.let("x", broadcast(e.load(self.a, a + m * w.k + k), p.lanes))
+                for v, value in enumerate(values):
+                    place = m * p.tile_n + v
+                    e.store(self.acc, place, e.load(self.acc, place) + x * value)
+        for v in range(vectors):
+            self._store(v, columns[v], vectors, steps[bias:], int(bias))
+
+    def _store(self, v: int, column: Any, vectors: int, steps: list[Step], skip: int) -> None:
+        w, p, e = self.work, self.plan, self.emit
+        short = w.packed and self.last != p.lanes
+        # Only the very last vector can reach beyond the last column.
+        last = self.tile * p.tile_n + v == self.vectors - 1
+        for m in range(p.tile_m):
+            to = e.let("to", (self.batch * w.m + self.row + m) * w.n + column)
+            value = e.load(self.acc, m * p.tile_n + v)
+            if not short:
+                self._write(to, column, value, steps, skip, p.lanes)
+                continue
+            with e.branch(tirx.Not(last)):
+                self._write(to, column, value, steps, skip, p.lanes)
+            with e.branch(last):
+                self._write(to, column, value, steps, skip, self.last)
+
+    def _write(
+        self, to: Any, column: Any, value: Any, steps: list[Step], skip: int, count: int
+    ) -> None:
+        """Finish and store the first `count` lanes of a vector."""
+        p, e = self.plan, self.emit
+        if count == p.lanes:
+
+            def operand(number: int, kind: OperandKind) -> Any:
+                place = column if kind == "channel" else to
+                return e.load(self.operands[number + skip], place, p.lanes)
+
+            e.store(self.c, to, apply(steps, value, operand))
+            return
+        spill = e.local("spill", p.lanes, "float32")
+        e.store(spill, 0, value)
+        with e.loop("lane", count) as lane:
+
+            def single(number: int, kind: OperandKind) -> Any:
+                place = column if kind == "channel" else to
+                return e.load(self.operands[number + skip], place + lane)
+
+            e.store(self.c, to + lane, apply(steps, e.load(spill, lane), single))

@@ -1,0 +1,219 @@
+"""Kernels that move values and compute nothing: between layouts, and along channels."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter, shuffle
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class PackWorkload:
+    """[N, C, plane] to [N, B, plane, c], or back.
+
+    Attributes:
+        batch: N.
+        channels: C.
+        plane: values of one channel of one image, H * W.
+        unpack: from blocked to plain.
+    """
+
+    batch: int
+    channels: int
+    plane: int
+    unpack: bool = False
+
+    @property
+    def macs(self) -> int:
+        """Values moved."""
+        return self.batch * self.channels * self.plane
+
+
+def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
+    """Write the kernel; its buffers are data and output. Padding channels become zero.
+
+    One task is one block of channels. A square of c channels and c positions is read by rows
+    into vectors and transposed in registers; what is left over goes value by value.
+    """
+    w, c = workload, target.float_lanes
+    blocks = math.ceil(w.channels / c)
+    e = Emitter()
+    plain, blocked = w.batch * w.channels * w.plane, w.batch * blocks * w.plane * c
+    data = e.buffer("data", blocked if w.unpack else plain, "float32")
+    output = e.buffer("output", plain if w.unpack else blocked, "float32")
+    with e.tasks() as task:
+        block = e.let("block", tirx.floormod(task, blocks))
+        image = e.let("image", tirx.floordiv(task, blocks))
+        first = e.let("first", image * w.channels + block * c)
+        packed = e.let("packed", task * (w.plane * c))
+        past = tirx.IntImm("int32", w.channels) - block * c
+        count = e.let("count", tirx.min(tirx.IntImm("int32", c), past))
+        squares = w.plane // c if c > 1 else 0
+        if squares:
+            with e.branch(count == c), e.loop("square", squares) as square:
+                rows = [
+                    e.let("row", _row(e, data, first, packed, square, lane, w, c))
+                    for lane in range(c)
+                ]
+                for lane, vector in enumerate(_transpose(e, rows)):
+                    if w.unpack:
+                        place = (first + lane) * w.plane + square * c
+                    else:
+                        place = packed + (square * c + lane) * c
+                    e.store(output, place, vector)
+        whole = squares * c
+        skip = e.let("skip", tirx.Select(count == c, whole, 0)) if whole else 0
+        with e.loop("position", w.plane - skip, skip) as position:
+            with e.loop("lane", count) as lane:
+                there, here = (first + lane) * w.plane + position, packed + position * c + lane
+                source, to = (here, there) if w.unpack else (there, here)
+                e.store(output, to, e.load(data, source))
+            if not w.unpack:
+                with e.loop("padding", tirx.IntImm("int32", c) - count) as padding:
+                    zero = tirx.const(0, "float32")
+                    e.store(output, packed + position * c + count + padding, zero)
+    return Kernel(e.function(name), w.batch * blocks)
+
+
+def _row(
+    e: Emitter, data: Any, first: Any, packed: Any, square: Any, lane: int, w: PackWorkload, c: int
+) -> Any:
+    if w.unpack:
+        return e.load(data, packed + (square * c + lane) * c, c)
+    return e.load(data, (first + lane) * w.plane + square * c, c)
+
+
+def _transpose(e: Emitter, rows: list[Any]) -> list[Any]:
+    """Transpose a square of vectors by log2(c) rounds of interleaving."""
+    c = len(rows)
+    # After each round vector i interleaves vectors i and i + c / 2 of the round before.
+    vectors = rows
+    for _ in range(int(math.log2(c))):
+        half = c // 2
+        low = [lane for pair in range(half) for lane in (pair, c + pair)]
+        high = [lane for pair in range(half, c) for lane in (pair, c + pair)]
+        following = []
+        for index in range(half):
+            pair = [vectors[index], vectors[index + half]]
+            following += [e.let("t", shuffle(pair, low)), e.let("t", shuffle(pair, high))]
+        vectors = following
+    return vectors
+
+
+@dataclass(frozen=True)
+class ChannelMapWorkload:
+    """A blocked tensor whose channels are picked from those of others: concat, split, shuffle.
+
+    Attributes:
+        batch: N.
+        plane: H * W.
+        inputs: channels of each input.
+        picks: for each output channel the input and its channel there.
+    """
+
+    batch: int
+    plane: int
+    inputs: tuple[int, ...]
+    picks: tuple[tuple[int, int], ...]
+
+    @property
+    def macs(self) -> int:
+        """Values moved."""
+        return self.batch * self.plane * len(self.picks)
+
+
+def emit_channel_map(workload: ChannelMapWorkload, target: Target, name: str) -> Kernel:
+    """Write the kernel; its buffers are the inputs and output.
+
+    Each output vector is put together from the few input vectors that hold its channels. One
+    task is one image line of positions for all blocks.
+    """
+    w, c = workload, target.float_lanes
+    blocks = math.ceil(len(w.picks) / c)
+    e = Emitter()
+    in_blocks = [math.ceil(channels / c) for channels in w.inputs]
+    inputs = [
+        e.buffer(f"data{number}", w.batch * count * w.plane * c, "float32")
+        for number, count in enumerate(in_blocks)
+    ]
+    output = e.buffer("output", w.batch * blocks * w.plane * c, "float32")
+    with e.tasks() as task:
+        block = e.let("block", tirx.floormod(task, blocks))
+        image = e.let("image", tirx.floordiv(task, blocks))
+        to = e.let("to", task * (w.plane * c))
+        for number in range(blocks):
+            picks = w.picks[number * c : number * c + c]
+            sources = sorted({(source, channel // c) for source, channel in picks})
+            lanes = [
+                sources.index((source, channel // c)) * c + channel % c for source, channel in picks
+            ]
+            lanes += [lanes[0]] * (c - len(lanes))
+            with e.branch(block == number), e.loop("position", w.plane) as position:
+                vectors = []
+                for source, from_block in sources:
+                    base = (image * in_blocks[source] + from_block) * w.plane + position
+                    vectors.append(e.let("v", e.load(inputs[source], base * c, c)))
+                value = vectors[0]
+                if len(vectors) > 1 or lanes != list(range(c)):
+                    value = shuffle(vectors, lanes)
+                e.store(output, to + position * c, value)
+    return Kernel(e.function(name), w.batch * blocks)
+
+
+@dataclass(frozen=True)
+class GlobalPoolWorkload:
+    """The mean, sum or largest value of each channel's plane, blocked.
+
+    Attributes:
+        mode: what is computed.
+        batch: N.
+        channels: C.
+        plane: H * W.
+    """
+
+    mode: str
+    batch: int
+    channels: int
+    plane: int
+
+    @property
+    def macs(self) -> int:
+        """Values read."""
+        return self.batch * self.channels * self.plane
+
+
+def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) -> Kernel:
+    """Write the kernel; its buffers are data [N, B, plane, c] and output [N, B, c]."""
+    w, c = workload, target.float_lanes
+    blocks = math.ceil(w.channels / c)
+    e = Emitter()
+    data = e.buffer("data", w.batch * blocks * w.plane * c, "float32")
+    output = e.buffer("output", w.batch * blocks * c, "float32")
+    chains = max(1, min(8, w.plane))
+    combine = tirx.max if w.mode == "max" else lambda x, y: x + y
+    with e.tasks() as task:
+        start = e.let("start", task * (w.plane * c))
+        acc = e.local("acc", chains, "float32" if c == 1 else f"float32x{c}")
+        for chain in range(chains):
+            e.store(acc, chain, e.load(data, start + chain * c, c))
+        rounds = w.plane // chains
+        with e.loop("round", rounds - 1, 1) as number:
+            base = e.let("base", start + number * (chains * c))
+            for chain in range(chains):
+                value = e.load(data, base + chain * c, c)
+                e.store(acc, chain, combine(e.load(acc, chain), value))
+        for index in range(rounds * chains, w.plane):
+            value = e.load(data, start + index * c, c)
+            e.store(acc, 0, combine(e.load(acc, 0), value))
+        total = e.load(acc, 0)
+        for chain in range(1, chains):
+            total = combine(total, e.load(acc, chain))
+        if w.mode == "mean":
+            share = tirx.const(1 / w.plane, "float32")
+            total = total * (share if c == 1 else tirx.Broadcast(share, c))
+        e.store(output, task * c, total)
+    return Kernel(e.function(name), w.batch * blocks)

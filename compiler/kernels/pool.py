@@ -1,0 +1,230 @@
+"""Depthwise convolution and pooling on channel-blocked activations.
+
+Both slide a window over each channel alone, so a vector of channels is computed at once. One
+task is one output line of one channel block; a register tile of `tile_w` pixels is kept while
+the window's rows are read.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.epilogue import OperandKind, Step, apply
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.windows import Span, present_rows, tile_spans
+from edgec.targets.target import Target
+
+Mode = Literal["depthwise", "max", "average", "average_padded"]
+
+
+@dataclass(frozen=True)
+class PoolWorkload:
+    """A window over every channel.
+
+    Attributes:
+        mode: depthwise convolution, largest value, or mean; `average` divides by the number of
+            values inside the image, `average_padded` by the size of the window.
+        batch: N.
+        channels: C.
+        in_h: input rows.
+        in_w: input columns.
+        out_h: output rows.
+        out_w: output columns.
+        kernel: window height and width.
+        stride: vertical and horizontal.
+        padding: rows above and columns left of the input.
+        dilation: vertical and horizontal.
+        epilogue: what happens to each value before it is stored.
+    """
+
+    mode: Mode
+    batch: int
+    channels: int
+    in_h: int
+    in_w: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    epilogue: tuple[Step, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """Values that are read and combined."""
+        return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class PoolDecision:
+    """How a window is computed.
+
+    Attributes:
+        tile_w: pixels of a line in the register tile.
+    """
+
+    tile_w: int
+
+
+def pack_depthwise(weight: NDArray[Any], c: int) -> NDArray[Any]:
+    """Weights [C, 1, kh, kw] as [ceil(C / c), kh, kw, c], zero where no channel exists."""
+    channels, _, kh, kw = weight.shape
+    blocks = math.ceil(channels / c)
+    padded = np.zeros((blocks * c, kh, kw), weight.dtype)
+    padded[:channels] = weight[:, 0]
+    return np.ascontiguousarray(padded.reshape(blocks, c, kh, kw).transpose(0, 2, 3, 1))
+
+
+def pool_space(workload: PoolWorkload, target: Target) -> list[PoolDecision]:
+    """Tiles that fit the registers beside one row of weights."""
+    room = target.vector_registers - workload.kernel[1] - 2
+    return [PoolDecision(w) for w in range(1, max(1, min(workload.out_w, room)) + 1)]
+
+
+def default_pool_decision(workload: PoolWorkload, target: Target) -> PoolDecision:
+    """The tile that computes the fewest pixels twice; of equals one near eight."""
+
+    def badness(decision: PoolDecision) -> tuple[float, int]:
+        tiles = math.ceil(workload.out_w / decision.tile_w)
+        reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
+        work = tiles * (decision.tile_w * workload.kernel[1] / target.fma_units + reads / 2 + 4)
+        return work, abs(decision.tile_w - 8)
+
+    return min(pool_space(workload, target), key=badness)
+
+
+def emit_pool(workload: PoolWorkload, decision: PoolDecision, target: Target, name: str) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are data, packed weight (depthwise only), one for each binary step of the
+    epilogue, and output.
+    """
+    return _Pool(workload, decision, target, name).kernel()
+
+
+class _Pool:
+    def __init__(
+        self, workload: PoolWorkload, decision: PoolDecision, target: Target, name: str
+    ) -> None:
+        self.work = w = workload
+        self.plan = decision
+        self.name = name
+        self.c = c = target.float_lanes
+        self.blocks = math.ceil(w.channels / c)
+        self.emit = e = Emitter()
+        self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, "float32")
+        if w.mode == "depthwise":
+            self.weight = e.buffer("weight", self.blocks * math.prod(w.kernel) * c, "float32")
+        size = w.batch * self.blocks * w.out_h * w.out_w * c
+        sizes = {
+            "channel": self.blocks * c,
+            "image_channel": w.batch * self.blocks * c,
+            "element": size,
+        }
+        self.operands = [
+            e.buffer(f"operand{n}", sizes[step.operand or ""], "float32")
+            for n, step in enumerate(s for s in w.epilogue if s.operand)
+        ]
+        self.output = e.buffer("output", size, "float32")
+
+    def kernel(self) -> Kernel:
+        w, e = self.work, self.emit
+        with e.tasks() as task:
+            line = e.let("line", tirx.floormod(task, w.out_h))
+            plane = e.let("plane", tirx.floordiv(task, w.out_h))
+            self.block = e.let("block", tirx.floormod(plane, self.blocks))
+            self.acc = e.local("acc", self.plan.tile_w, vector_dtype("float32", self.c))
+            top = e.let("top", line * w.stride[0] - w.padding[0])
+            first, count = present_rows(
+                e, top, w.in_h, w.kernel[0], w.dilation[0], w.stride[0], w.padding[0], w.out_h
+            )
+            spans = tile_spans(
+                w.out_w,
+                self.plan.tile_w,
+                w.in_w,
+                w.kernel[1],
+                w.stride[1],
+                w.padding[1],
+                w.dilation[1],
+            )
+            for span in spans:
+                with e.loop("column_tile", len(span.starts)) as number:
+                    column = e.let("column", number * self.plan.tile_w + span.starts[0])
+                    self._tile(plane, line, top, first, count, column, span)
+        return Kernel(e.function(self.name), w.batch * self.blocks * w.out_h)
+
+    def _tile(
+        self, plane: Any, line: Any, top: Any, first: Any, count: Any, column: Any, span: Span
+    ) -> None:
+        w, e, c = self.work, self.emit, self.c
+        steps = list(w.epilogue)
+        bias = w.mode == "depthwise" and bool(steps) and steps[0] == Step("add", "channel")
+        start = constant(float("-inf") if w.mode == "max" else 0, "float32", c)
+        if bias:
+            start = e.let("bias", e.load(self.operands[0], self.block * c, c))
+        for x in range(self.plan.tile_w):
+            e.store(self.acc, x, start)
+        left = column * w.stride[1] - w.padding[1]
+        with e.loop("kh", count, first) as kh:
+            row = (plane * w.in_h + top + kh * w.dilation[0]) * w.in_w + left
+            self._row(e.let("base", row * c), kh, span.valid)
+        scale = self._scale(count, span.valid)
+        to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
+        for x in range(self.plan.tile_w):
+
+            def operand(number: int, kind: OperandKind, x: int = x) -> Any:
+                places = {
+                    "channel": self.block * c,
+                    "image_channel": plane * c,
+                    "element": to + x * c,
+                }
+                return e.load(self.operands[number + bias], places[kind], c)
+
+            value = e.load(self.acc, x)
+            value = value * scale[x] if scale else value
+            e.store(self.output, to + x * c, apply(steps[bias:], value, operand))
+
+    def _row(self, base: Any, kh: Any, valid: Sequence[Sequence[bool]]) -> None:
+        w, e, c = self.work, self.emit, self.c
+        taps = w.kernel[1]
+        weights: list[Any] = []
+        if w.mode == "depthwise":
+            at = e.let("weights", (self.block * w.kernel[0] + kh) * (taps * c))
+            weights = [e.let("w", e.load(self.weight, at + tap * c, c)) for tap in range(taps)]
+        for x in range(self.plan.tile_w):
+            value = e.load(self.acc, x)
+            for tap in range(taps):
+                if not valid[x][tap]:
+                    continue
+                offset = (x * w.stride[1] + tap * w.dilation[1]) * c
+                read = e.load(self.data, base + offset, c)
+                if w.mode == "depthwise":
+                    value = value + read * weights[tap]
+                else:
+                    value = tirx.max(value, read) if w.mode == "max" else value + read
+            e.store(self.acc, x, value)
+
+    def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
+        """What each pixel's sum is multiplied by to become a mean."""
+        w, e = self.work, self.emit
+        if w.mode == "average_padded":
+            return [constant(1 / math.prod(w.kernel), "float32", self.c)] * self.plan.tile_w
+        if w.mode != "average":
+            return []
+        count = tirx.Cast("float32", rows) if not isinstance(rows, int) else None
+        scales = []
+        for x in range(self.plan.tile_w):
+            columns = float(sum(valid[x]))
+            if count is None:
+                scales.append(constant(1 / (rows * columns), "float32", self.c))
+            else:
+                one = tirx.const(1.0, "float32") / (count * tirx.const(columns, "float32"))
+                scales.append(e.let("scale", broadcast(one, self.c)))
+        return scales

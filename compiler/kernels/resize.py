@@ -1,0 +1,144 @@
+"""Resize images by tables of source positions and weights, on channel-blocked activations.
+
+Interpolation is separable: each output row mixes a few input rows, each output column a few
+input columns. Which ones and how much is settled when compiling, in tables, so every mode and
+coordinate convention is the same kernel.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter, broadcast
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class ResizeWorkload:
+    """A resize of every channel.
+
+    Attributes:
+        batch: N.
+        channels: C.
+        in_h: input rows.
+        in_w: input columns.
+        out_h: output rows.
+        out_w: output columns.
+        taps: input rows mixed into an output row, and input columns into a column; 1 is nearest.
+    """
+
+    batch: int
+    channels: int
+    in_h: int
+    in_w: int
+    out_h: int
+    out_w: int
+    taps: tuple[int, int]
+
+    @property
+    def macs(self) -> int:
+        """Values read and weighted."""
+        return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.taps)
+
+
+def resize_table(
+    before: int, after: int, method: str, coordinates: str, rounding: str
+) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+    """Source positions and weights of each output position along one dimension.
+
+    Args:
+        before: input extent.
+        after: output extent.
+        method: `nearest_neighbor` or `linear`.
+        coordinates: where an output position lies in the input: `half_pixel`,
+            `pytorch_half_pixel`, `asymmetric` or `align_corners`.
+        rounding: of nearest: `floor`, `ceil`, `round_prefer_floor`, `round_prefer_ceil`, `round`
+            (which prefers even).
+
+    Returns:
+        Positions and weights, both [after, taps]; None for a mode that is not known here.
+    """
+    at = np.arange(after, dtype=np.float64)
+    scale = before / after
+    if coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and after > 1):
+        at = (at + 0.5) * scale - 0.5
+    elif coordinates == "pytorch_half_pixel":
+        at = at * 0
+    elif coordinates == "asymmetric":
+        at = at * scale
+    elif coordinates == "align_corners":
+        at = at * ((before - 1) / (after - 1) if after > 1 else 0)
+    else:
+        return None
+    if method == "nearest_neighbor":
+        if rounding not in _ROUNDING:
+            return None
+        nearest = np.clip(_ROUNDING[rounding](at), 0, before - 1)
+        return nearest.astype(np.int32)[:, None], np.ones((after, 1), np.float32)
+    if method != "linear":
+        return None
+    low = np.floor(at)
+    share = at - low
+    positions = np.clip(np.stack([low, low + 1], axis=1), 0, before - 1)
+    weights = np.stack([1 - share, share], axis=1)
+    return positions.astype(np.int32), weights.astype(np.float32)
+
+
+_ROUNDING: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "": np.rint,
+    "ceil": np.ceil,
+    "floor": np.floor,
+    "round": np.rint,
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+}
+
+
+def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are data, source rows [out_h, taps_h] int32, their weights float32, source columns
+    [out_w, taps_w] int32, their weights, and output. One task is one output line of one block.
+    """
+    w, c = workload, target.float_lanes
+    blocks = math.ceil(w.channels / c)
+    taps_h, taps_w = w.taps
+    e = Emitter()
+    data = e.buffer("data", w.batch * blocks * w.in_h * w.in_w * c, "float32")
+    rows = e.buffer("rows", w.out_h * taps_h, "int32")
+    row_weights = e.buffer("row_weights", w.out_h * taps_h, "float32")
+    columns = e.buffer("columns", w.out_w * taps_w, "int32")
+    column_weights = e.buffer("column_weights", w.out_w * taps_w, "float32")
+    output = e.buffer("output", w.batch * blocks * w.out_h * w.out_w * c, "float32")
+    with e.tasks() as task:
+        line = e.let("line", tirx.floormod(task, w.out_h))
+        plane = e.let("plane", tirx.floordiv(task, w.out_h))
+        sources = []
+        for tap in range(taps_h):
+            row = e.load(rows, line * taps_h + tap)
+            sources.append(e.let("source", (plane * w.in_h + row) * w.in_w))
+        scales = [
+            e.let("scale", broadcast(e.load(row_weights, line * taps_h + tap), c))
+            for tap in range(taps_h if taps_h > 1 else 0)
+        ]
+        with e.loop("column", w.out_w) as column:
+            total: Any = None
+            for tap in range(taps_w):
+                place = e.let("place", e.load(columns, column * taps_w + tap))
+                mixed: Any = None
+                for number, source in enumerate(sources):
+                    value = e.load(data, (source + place) * c, c)
+                    value = value * scales[number] if scales else value
+                    mixed = value if mixed is None else mixed + value
+                if taps_w > 1:
+                    weight = e.load(column_weights, column * taps_w + tap)
+                    mixed = mixed * broadcast(weight, c)
+                total = mixed if total is None else total + mixed
+            e.store(output, (task * w.out_w + column) * c, total)
+    return Kernel(e.function(name), w.batch * blocks * w.out_h)

@@ -1,0 +1,185 @@
+"""All templates behind one interface, by the name of the Relax operator that each implements."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from edgec.compiler.kernels.conv import (
+    ConvDecision,
+    ConvTransposeWorkload,
+    ConvWorkload,
+    conv_space,
+    conv_transpose_space,
+    default_conv_transpose_decision,
+    default_decision,
+    emit_conv,
+    emit_conv_transpose,
+    flattened,
+    pack_transposed_weight,
+    pack_weight,
+)
+from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.matmul import (
+    MatmulDecision,
+    MatmulWorkload,
+    default_matmul_decision,
+    emit_matmul,
+    matmul_space,
+    pack_matrix,
+)
+from edgec.compiler.kernels.moves import (
+    ChannelMapWorkload,
+    GlobalPoolWorkload,
+    PackWorkload,
+    emit_channel_map,
+    emit_global_pool,
+    emit_pack,
+)
+from edgec.compiler.kernels.pool import (
+    PoolDecision,
+    PoolWorkload,
+    default_pool_decision,
+    emit_pool,
+    pack_depthwise,
+    pool_space,
+)
+from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
+from edgec.compiler.kernels.rows import RowWorkload, emit_rows
+from edgec.targets.target import Target
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class OnlyDecision:
+    """The decision of a template that leaves nothing to decide."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One kind of kernel.
+
+    Attributes:
+        workload: its class.
+        decision: its class.
+        space: decisions that make sense for a workload on a target.
+        default: the one that the analytic model prefers.
+        emit: writes the code.
+        pack: brings a constant operand, by its position, into the order that the code reads.
+    """
+
+    workload: type[Any]
+    decision: type[Any]
+    space: Callable[[Any, Target], Sequence[Any]]
+    default: Callable[[Any, Target], Any]
+    emit: Callable[[Any, Any, Target, str], Kernel]
+    pack: Callable[[Any, Any, Target, int, Array], Array]
+
+
+def _as_is(_workload: Any, _decision: Any, _target: Target, _position: int, array: Array) -> Array:
+    return array
+
+
+def _fixed(workload: type[Any], emit: Callable[[Any, Target, str], Kernel]) -> Template:
+    only = OnlyDecision()
+    return Template(
+        workload=workload,
+        decision=OnlyDecision,
+        space=lambda _w, _t: [only],
+        default=lambda _w, _t: only,
+        emit=lambda w, _d, t, name: emit(w, t, name),
+        pack=_as_is,
+    )
+
+
+def _pack_conv(
+    workload: ConvWorkload, decision: ConvDecision, target: Target, position: int, array: Array
+) -> Array:
+    if position != 1:
+        return array
+    return pack_weight(flattened(workload), decision, array, target.float_lanes)
+
+
+def _pack_conv_transpose(
+    workload: ConvTransposeWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position != 1:
+        return array
+    return pack_transposed_weight(workload, decision, array, target.float_lanes)
+
+
+def _pack_pool(
+    workload: PoolWorkload, _decision: PoolDecision, target: Target, position: int, array: Array
+) -> Array:
+    if position != 1 or workload.mode != "depthwise":
+        return array
+    return pack_depthwise(array, target.float_lanes)
+
+
+def _pack_matmul(
+    workload: MatmulWorkload, decision: MatmulDecision, _target: Target, position: int, array: Array
+) -> Array:
+    if not workload.packed or position == 0:
+        return array
+    if position == 1:
+        return pack_matrix(array, decision)
+    if array.size == workload.n:
+        padding = -workload.n % decision.lanes
+        return np.pad(array.reshape(-1), (0, padding))
+    return array
+
+
+TEMPLATES: dict[str, Template] = {
+    "edgec.channel_map": _fixed(ChannelMapWorkload, emit_channel_map),
+    "edgec.conv": Template(
+        ConvWorkload, ConvDecision, conv_space, default_decision, emit_conv, _pack_conv
+    ),
+    "edgec.conv_transpose": Template(
+        ConvTransposeWorkload,
+        ConvDecision,
+        conv_transpose_space,
+        default_conv_transpose_decision,
+        emit_conv_transpose,
+        _pack_conv_transpose,
+    ),
+    "edgec.elementwise": _fixed(ElementwiseWorkload, emit_elementwise),
+    "edgec.global_pool": _fixed(GlobalPoolWorkload, emit_global_pool),
+    "edgec.matmul": Template(
+        MatmulWorkload,
+        MatmulDecision,
+        matmul_space,
+        default_matmul_decision,
+        emit_matmul,
+        _pack_matmul,
+    ),
+    "edgec.pack": _fixed(PackWorkload, emit_pack),
+    "edgec.pool": Template(
+        PoolWorkload, PoolDecision, pool_space, default_pool_decision, emit_pool, _pack_pool
+    ),
+    "edgec.resize": _fixed(ResizeWorkload, emit_resize),
+    "edgec.rows": _fixed(RowWorkload, emit_rows),
+}
+
+
+def to_text(record: Any) -> str:
+    """A workload or decision as one line of JSON, the same for equal ones."""
+    return json.dumps(asdict(record), separators=(",", ":"))
+
+
+def from_text(kind: type[Any], text: str) -> Any:
+    """Inverse of `to_text`.
+
+    >>> from_text(PackWorkload, to_text(PackWorkload(1, 3, 49)))
+    PackWorkload(batch=1, channels=3, plane=49, unpack=False)
+    """
+    return TypeAdapter(kind).validate_json(text)

@@ -1,0 +1,758 @@
+"""Replace operators by kernel templates, in the layouts that they want.
+
+Images become channel-blocked, [N, C, H, W] -> [N, ceil(C / c), H, W, c] with c lanes of the
+target's vectors, from the first convolution on; matrices stay row-major. A value is converted
+only where an operator needs the other layout. Elementwise operators go into the epilogue of the
+kernel that computes their input, where nothing else reads that; what no template covers stays as
+it is, on plain layouts, for the generic path.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import IRModule, relax
+
+from edgec.compiler.kernels.conv import ConvTransposeWorkload, ConvWorkload
+from edgec.compiler.kernels.elementwise import ElementwiseWorkload
+from edgec.compiler.kernels.epilogue import Step
+from edgec.compiler.kernels.matmul import MatmulWorkload
+from edgec.compiler.kernels.moves import (
+    ChannelMapWorkload,
+    GlobalPoolWorkload,
+    PackWorkload,
+)
+from edgec.compiler.kernels.pool import Mode, PoolWorkload
+from edgec.compiler.kernels.resize import ResizeWorkload, resize_table
+from edgec.compiler.kernels.rows import Operation, RowWorkload
+from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.operators import kernel_call
+from edgec.compiler.passes.base import (
+    Pass,
+    constant,
+    count_uses,
+    dtype_of,
+    op_name,
+    scalar_of,
+    shape_of,
+    value_of,
+)
+
+Shape = tuple[int, ...]
+
+# A network's input of so few channels is read as it is: blocking it would be mostly padding.
+PLAIN_INPUT_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class PackLayouts(Pass):
+    """Rewrite `main` to kernel templates.
+
+    Attributes:
+        lanes: float32 values in a vector of the target.
+    """
+
+    lanes: int
+
+    def apply(self, module: IRModule) -> IRModule:
+        """Rewrite the one dataflow block of `main`."""
+        return _Packer(module, self.lanes).run()
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What a variable of the old function became.
+
+    Attributes:
+        expression: variable or constant of the new function.
+        shape: the logical shape, [N, C, H, W] for an image.
+        blocked: whether the expression has the channel-blocked layout.
+        uses: how often the old variable is read.
+    """
+
+    expression: Any
+    shape: Shape
+    blocked: bool
+    uses: int
+
+
+def _image(shape: Shape) -> Shape:
+    """[N, C, H, W] of a tensor of rank 3 or 4: a signal is an image of one line.
+
+    >>> _image((1, 8, 100))
+    (1, 8, 1, 100)
+    """
+    return shape if len(shape) == 4 else (shape[0], shape[1], 1, shape[2])
+
+
+class _Packer:
+    def __init__(self, module: IRModule, lanes: int) -> None:
+        self.module = module
+        self.c = lanes
+        others = {v: f for v, f in module.functions_items() if not isinstance(f, relax.Function)}
+        self.builder = relax.BlockBuilder(IRModule(others))
+        self.values: dict[relax.Var, _Value] = {}
+        self.old: dict[relax.Var, Any] = {}
+        self.made: dict[relax.Var, relax.Call] = {}
+        self.converted: dict[tuple[relax.Var, bool], relax.Var] = {}
+        self.handlers: dict[str, Callable[[relax.Call], _Value | None]] = {
+            "relax.concat": self._concat,
+            "relax.image.resize2d": self._resize,
+            "relax.matmul": self._matmul,
+            "relax.max": self._global_pool,
+            "relax.mean": self._global_pool,
+            "relax.nn.avg_pool1d": self._pool,
+            "relax.nn.avg_pool2d": self._pool,
+            "relax.nn.conv1d": self._conv,
+            "relax.nn.conv1d_transpose": self._conv_transpose,
+            "relax.nn.conv2d": self._conv,
+            "relax.nn.conv2d_transpose": self._conv_transpose,
+            "relax.nn.layer_norm": self._layer_norm,
+            "relax.nn.log_softmax": self._softmax,
+            "relax.nn.max_pool1d": self._pool,
+            "relax.nn.max_pool2d": self._pool,
+            "relax.nn.softmax": self._softmax,
+            "relax.reshape": self._reshape,
+            "relax.strided_slice": self._slice,
+            "relax.sum": self._global_pool,
+        }
+
+    def run(self) -> IRModule:
+        """The module with a new `main`."""
+        function = self.module["main"]
+        uses = count_uses(function)
+        for parameter in function.params:
+            shape = shape_of(parameter)
+            if shape is not None:
+                self.values[parameter] = _Value(parameter, shape, False, uses[parameter])
+        (block,) = function.body.blocks
+        with self.builder.function("main", list(function.params)):
+            with self.builder.dataflow():
+                for binding in block.bindings:
+                    self.old[binding.var] = binding.value
+                    self.values[binding.var] = self._visit(binding, uses[binding.var])
+                result = self._result(function.body.body)
+                bound = self.builder.emit_output(result)
+            self.builder.emit_func_output(bound)
+        return self.builder.get()
+
+    def _result(self, expression: Any) -> Any:
+        """What `main` returns, in plain layouts."""
+        bound = self.old.get(expression, expression)
+        if isinstance(bound, relax.Tuple):
+            return relax.Tuple([self._plain_expression(field) for field in bound.fields])
+        return self._plain_expression(expression)
+
+    def _visit(self, binding: Any, uses: int) -> _Value:
+        call = binding.value
+        if isinstance(call, relax.Var):
+            known = self.values.get(call)
+            if known is not None:
+                return replace(known, uses=max(known.uses, 1) + uses)
+        name = op_name(call)
+        shape = shape_of(binding.var)
+        if shape is not None and isinstance(call, relax.TupleGetItem):
+            value = self._split_field(call, shape)
+            if value is not None:
+                return replace(value, uses=uses)
+        if shape is not None and name and all(_is_float32(x) for x in (binding.var, *call.args)):
+            handler = self.handlers.get(name)
+            value = handler(call) if handler else self._elementwise(call)
+            if value is not None:
+                return replace(value, uses=uses)
+        return self._generic(binding, uses)
+
+    def _generic(self, binding: Any, uses: int) -> _Value:
+        """Leave an operator as it is, on plain layouts."""
+        substitution = {}
+        call = binding.value
+
+        def visit(expression: Any) -> None:
+            if isinstance(expression, relax.Var) and expression in self.values:
+                substitution[expression] = self._plain_expression(expression)
+
+        relax.analysis.post_order_visit(call, visit)
+        moved = _substitute(call, substitution)
+        variable = self.builder.emit(moved, binding.var.name)
+        shape = shape_of(variable)
+        if shape is None:
+            self.values[binding.var] = _Value(variable, (), False, uses)
+        return _Value(variable, shape or (), False, uses)
+
+    # Layouts
+
+    def _value(self, expression: Any) -> _Value:
+        if isinstance(expression, relax.Var) and expression in self.values:
+            return self.values[expression]
+        return _Value(expression, shape_of(expression) or (), False, 1)
+
+    def _plain_expression(self, expression: Any) -> Any:
+        return self._plain(self._value(expression)).expression
+
+    def _plain(self, value: _Value) -> _Value:
+        """The value in the layout that the graph states."""
+        if not value.blocked:
+            return value
+        return replace(value, expression=self._convert(value, True), blocked=False)
+
+    def _blocked(self, value: _Value) -> _Value:
+        """The value with its channels in blocks."""
+        if value.blocked:
+            return value
+        array = value_of(value.expression)
+        if array is not None:
+            packed = constant(self._block_array(array))
+            return replace(value, expression=packed, blocked=True)
+        return replace(value, expression=self._convert(value, False), blocked=True)
+
+    def _convert(self, value: _Value, unpack: bool) -> relax.Var:
+        key = (value.expression, unpack)
+        if key not in self.converted:
+            n, channels, h, w = _image(value.shape)
+            workload = PackWorkload(n, channels, h * w, unpack)
+            shape = value.shape if unpack else self._blocked_shape(value.shape)
+            whole = channels % self.c == 0
+            if h * w == 1 and whole:
+                # One pixel: the same bytes.
+                self.converted[key] = self.builder.emit(
+                    relax.op.reshape(value.expression, list(shape))
+                )
+            else:
+                self.converted[key] = self._emit("edgec.pack", [value.expression], workload, shape)
+        return self.converted[key]
+
+    def _blocked_shape(self, shape: Shape) -> Shape:
+        n, channels, h, w = _image(shape)
+        return (n, math.ceil(channels / self.c), h, w, self.c)
+
+    def _block_array(self, array: NDArray[Any]) -> NDArray[Any]:
+        n, channels, h, w = _image(array.shape)
+        blocks = math.ceil(channels / self.c)
+        padded = np.zeros((n, blocks * self.c, h, w), array.dtype)
+        padded[:, :channels] = array.reshape(n, channels, h, w)
+        split = padded.reshape(n, blocks, self.c, h, w)
+        return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2))
+
+    def _emit(
+        self, operator: str, arguments: Sequence[Any], workload: Any, shape: Sequence[int]
+    ) -> relax.Var:
+        call = kernel_call(operator, arguments, to_text(workload), shape)
+        variable = self.builder.emit(call)
+        self.made[variable] = call
+        return variable
+
+    def _emit_blocked(
+        self, operator: str, arguments: Sequence[Any], workload: Any, shape: Shape
+    ) -> _Value:
+        variable = self._emit(operator, arguments, workload, self._blocked_shape(shape))
+        return _Value(variable, shape, True, 1)
+
+    # Convolution and pooling
+
+    def _conv(self, call: relax.Call) -> _Value | None:
+        data, weight = self._value(call.args[0]), value_of(call.args[1])
+        shape = shape_of(call)
+        layout, kernel_layout = str(call.attrs.data_layout), str(call.attrs.kernel_layout)
+        if (
+            weight is None
+            or shape is None
+            or (layout, kernel_layout)
+            not in (
+                ("NCHW", "OIHW"),
+                ("NCW", "OIW"),
+            )
+        ):
+            return None
+        n, channels, h, w = _image(data.shape)
+        _, out_channels, out_h, out_w = _image(shape)
+        kernel = _pair(weight.shape[2:])
+        stride, dilation = _pair(call.attrs.strides), _pair(call.attrs.dilation)
+        padding = _leading(call.attrs.padding)
+        if len(shape) == 3:
+            stride, dilation, padding = (1, stride[1]), (1, dilation[1]), (0, padding[1])
+        weight = weight.reshape(weight.shape[0], weight.shape[1], *kernel)
+        groups = int(call.attrs.groups)
+        if groups == channels == out_channels and groups > 1:
+            pooled = PoolWorkload(
+                "depthwise", n, channels, h, w, out_h, out_w, kernel, stride, padding, dilation
+            )
+            arguments = [self._blocked(data).expression, constant(weight)]
+            return self._emit_blocked("edgec.pool", arguments, pooled, shape)
+        plain = not data.blocked and channels <= PLAIN_INPUT_CHANNELS and groups == 1
+        workload = ConvWorkload(
+            n,
+            channels,
+            h,
+            w,
+            out_channels,
+            out_h,
+            out_w,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            groups,
+            plain_input=plain,
+        )
+        source = data if plain else self._blocked(data)
+        return self._emit_blocked(
+            "edgec.conv", [source.expression, constant(weight)], workload, shape
+        )
+
+    def _conv_transpose(self, call: relax.Call) -> _Value | None:
+        data, weight = self._value(call.args[0]), value_of(call.args[1])
+        shape = shape_of(call)
+        layout, kernel_layout = str(call.attrs.data_layout), str(call.attrs.kernel_layout)
+        if (
+            weight is None
+            or shape is None
+            or (layout, kernel_layout)
+            not in (
+                ("NCHW", "IOHW"),
+                ("NCW", "IOW"),
+            )
+        ):
+            return None
+        kernel, stride = _pair(weight.shape[2:]), _pair(call.attrs.strides)
+        padding, dilation = _leading(call.attrs.padding), _pair(call.attrs.dilation)
+        if len(shape) == 3:
+            padding = (0, padding[1])
+        if int(call.attrs.groups) != 1 or dilation != (1, 1):
+            return None
+        # Every output position must be reached by some weight.
+        if kernel[0] < stride[0] or kernel[1] < stride[1]:
+            return None
+        n, channels, h, w = _image(data.shape)
+        _, out_channels, out_h, out_w = _image(shape)
+        workload = ConvTransposeWorkload(
+            n, channels, h, w, out_channels, out_h, out_w, kernel, stride, padding
+        )
+        weight = weight.reshape(*weight.shape[:2], *kernel)
+        arguments = [self._blocked(data).expression, constant(weight)]
+        return self._emit_blocked("edgec.conv_transpose", arguments, workload, shape)
+
+    def _pool(self, call: relax.Call) -> _Value | None:
+        data, shape = self._value(call.args[0]), shape_of(call)
+        if shape is None or str(call.attrs.layout) not in ("NCHW", "NCW"):
+            return None
+        n, channels, h, w = _image(data.shape)
+        _, _, out_h, out_w = _image(shape)
+        kernel, stride = _pair(call.attrs.pool_size), _pair(call.attrs.strides)
+        dilation, padding = _pair(call.attrs.dilation), _leading(call.attrs.padding)
+        if len(shape) == 3:
+            kernel, stride, dilation = (1, kernel[1]), (1, stride[1]), (1, dilation[1])
+            padding = (0, padding[1])
+        mode: Mode = "max"
+        if "avg" in op_name(call):
+            mode = "average_padded" if call.attrs.count_include_pad else "average"
+            reach_h = (out_h - 1) * stride[0] + (kernel[0] - 1) * dilation[0] - padding[0]
+            reach_w = (out_w - 1) * stride[1] + (kernel[1] - 1) * dilation[1] - padding[1]
+            before = [int(p) for p in call.attrs.padding]
+            after = before[len(before) // 2 :]
+            below, right = (after[0], after[1]) if len(after) == 2 else (0, after[0])
+            beyond = reach_h >= h + below or reach_w >= w + right
+            if mode == "average_padded" and beyond:
+                # A window that ceil mode lets reach past the padding divides by less.
+                return None
+        workload = PoolWorkload(
+            mode,
+            n,
+            channels,
+            h,
+            w,
+            out_h,
+            out_w,
+            kernel,
+            stride,
+            padding,
+            dilation,
+        )
+        return self._emit_blocked("edgec.pool", [self._blocked(data).expression], workload, shape)
+
+    def _global_pool(self, call: relax.Call) -> _Value | None:
+        data, shape = self._value(call.args[0]), shape_of(call)
+        if shape is None or call.attrs.axis is None or len(data.shape) not in (3, 4):
+            return None
+        rank = len(data.shape)
+        axes = sorted(int(axis) % rank for axis in call.attrs.axis)
+        # On a plain tensor packing first would cost more than the reduction.
+        if axes != list(range(2, rank)) or not call.attrs.keepdims or not data.blocked:
+            return None
+        n, channels, h, w = _image(data.shape)
+        mode = op_name(call).removeprefix("relax.")
+        workload = GlobalPoolWorkload(mode, n, channels, h * w)
+        return self._emit_blocked(
+            "edgec.global_pool", [self._blocked(data).expression], workload, shape
+        )
+
+    def _resize(self, call: relax.Call) -> _Value | None:
+        data, shape = self._value(call.args[0]), shape_of(call)
+        attributes = call.attrs
+        method = str(attributes.method)
+        if shape is None or str(attributes.layout) != "NCHW" or not data.blocked:
+            return None
+        if any(float(edge) != 0 for edge in attributes.roi):
+            return None
+        tables = [
+            resize_table(
+                before,
+                after,
+                method,
+                str(attributes.coordinate_transformation_mode),
+                str(attributes.rounding_method),
+            )
+            for before, after in zip(data.shape[2:], shape[2:], strict=True)
+        ]
+        if any(table is None for table in tables):
+            return None
+        (rows, row_weights), (columns, column_weights) = (t for t in tables if t is not None)
+        n, channels, h, w = data.shape
+        taps = (rows.shape[1], columns.shape[1])
+        workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps)
+        arguments = [
+            self._blocked(data).expression,
+            *(constant(table) for table in (rows, row_weights, columns, column_weights)),
+        ]
+        return self._emit_blocked("edgec.resize", arguments, workload, shape)
+
+    # Matrices and rows
+
+    def _matmul(self, call: relax.Call) -> _Value | None:
+        left, right = (self._plain(self._value(argument)) for argument in call.args)
+        shape = shape_of(call)
+        if shape is None or len(left.shape) < 2 or len(right.shape) < 2:
+            return None
+        k, n = right.shape[-2:]
+        matrix = value_of(right.expression)
+        if len(right.shape) == 2 or (matrix is not None and math.prod(right.shape[:-2]) == 1):
+            rows = math.prod(left.shape[:-1])
+            workload = MatmulWorkload(1, rows, n, k, packed=matrix is not None)
+            if matrix is not None:
+                right = replace(right, expression=constant(matrix.reshape(k, n)))
+        elif left.shape[:-2] == right.shape[:-2]:
+            batch = math.prod(left.shape[:-2])
+            workload = MatmulWorkload(batch, left.shape[-2], n, k, packed=False)
+        else:
+            return None
+        arguments = [left.expression, right.expression]
+        return _Value(self._emit("edgec.matmul", arguments, workload, shape), shape, False, 1)
+
+    def _softmax(self, call: relax.Call) -> _Value | None:
+        data = self._value(call.args[0])
+        rank = len(data.shape)
+        if rank == 0 or int(call.attrs.axis) % rank != rank - 1:
+            return None
+        logarithm = op_name(call) == "relax.nn.log_softmax"
+        operation: Operation = "log_softmax" if logarithm else "softmax"
+        workload = RowWorkload(
+            operation,
+            math.prod(data.shape[:-1]),
+            data.shape[-1],
+        )
+        source = self._plain(data).expression
+        variable = self._emit("edgec.rows", [source], workload, data.shape)
+        return _Value(variable, data.shape, False, 1)
+
+    def _layer_norm(self, call: relax.Call) -> _Value | None:
+        data = self._value(call.args[0])
+        rank = len(data.shape)
+        axes = sorted(int(axis) % rank for axis in call.attrs.axes)
+        parameters = [value_of(argument) for argument in call.args[1:]]
+        if axes != list(range(rank - len(axes), rank)) or any(p is None for p in parameters):
+            return None
+        columns = math.prod(data.shape[axes[0] :])
+        rows = math.prod(data.shape) // columns
+        workload = RowWorkload("layer_norm", rows, columns, float(call.attrs.epsilon))
+        arguments = [self._plain(data).expression, *call.args[1:]]
+        variable = self._emit("edgec.rows", arguments, workload, data.shape)
+        return _Value(variable, data.shape, False, 1)
+
+    # Moves
+
+    def _reshape(self, call: relax.Call) -> _Value | None:
+        shape = shape_of(call)
+        shuffled = self._channel_shuffle(call)
+        if shuffled is not None or shape is None:
+            return shuffled
+        data = self._plain(self._value(call.args[0]))
+        variable = self.builder.emit(relax.op.reshape(data.expression, list(shape)))
+        return _Value(variable, shape, False, 1)
+
+    def _channel_shuffle(self, call: relax.Call) -> _Value | None:
+        """Reshape [N, g, C / g, H, W], transpose, reshape back: a permutation of channels."""
+        transposed = self.old.get(call.args[0])
+        if transposed is None or op_name(transposed) != "relax.permute_dims":
+            return None
+        split = self.old.get(transposed.args[0])
+        if split is None or op_name(split) != "relax.reshape":
+            return None
+        data, shape, grouped = self._value(split.args[0]), shape_of(call), shape_of(split)
+        axes = [int(axis) for axis in transposed.attrs.axes or ()]
+        if shape is None or grouped is None or data.shape != shape or not data.blocked:
+            return None
+        if len(shape) != 4 or len(grouped) != 5 or axes != [0, 2, 1, 3, 4]:
+            return None
+        if (grouped[0], *grouped[3:]) != (shape[0], *shape[2:]):
+            return None
+        groups, each = grouped[1], grouped[2]
+        picks = tuple((0, group * each + i) for i in range(each) for group in range(groups))
+        return self._channel_map([data], picks, shape)
+
+    def _channel_map(
+        self, inputs: Sequence[_Value], picks: tuple[tuple[int, int], ...], shape: Shape
+    ) -> _Value:
+        n, _, h, w = _image(shape)
+        channels = tuple(_image(value.shape)[1] for value in inputs)
+        workload = ChannelMapWorkload(n, h * w, channels, picks)
+        arguments = [self._blocked(value).expression for value in inputs]
+        return self._emit_blocked("edgec.channel_map", arguments, workload, shape)
+
+    def _concat(self, call: relax.Call) -> _Value | None:
+        shape = shape_of(call)
+        fields = self.old.get(call.args[0], call.args[0])
+        if shape is None or not isinstance(fields, relax.Tuple) or len(shape) not in (3, 4):
+            return None
+        inputs = [self._value(field) for field in fields.fields]
+        if int(call.attrs.axis) % len(shape) != 1 or not any(value.blocked for value in inputs):
+            return None
+        picks = tuple(
+            (number, channel)
+            for number, value in enumerate(inputs)
+            for channel in range(_image(value.shape)[1])
+        )
+        return self._channel_map(inputs, picks, shape)
+
+    def _slice(self, call: relax.Call) -> _Value | None:
+        data, shape = self._value(call.args[0]), shape_of(call)
+        if shape is None or not data.blocked:
+            return None
+        axes, begin, _, *steps = (_numbers(argument) for argument in call.args[1:])
+        if axes is None or begin is None or len(axes) != 1 or axes[0] % len(shape) != 1:
+            return None
+        step = steps[0][0] if steps and steps[0] else 1
+        first = begin[0] + data.shape[1] if begin[0] < 0 else begin[0]
+        picks = tuple((0, first + step * index) for index in range(shape[1]))
+        if any(not 0 <= channel < data.shape[1] for _, channel in picks):
+            return None
+        return self._channel_map([data], picks, shape)
+
+    def _split_field(self, item: Any, shape: Shape) -> _Value | None:
+        """One result of a split along channels."""
+        call = self.old.get(item.tuple_value)
+        if call is None or op_name(call) != "relax.split":
+            return None
+        data = self._value(call.args[0])
+        if not data.blocked or int(call.attrs.axis) % len(data.shape) != 1:
+            return None
+        kinds = [field.shape.values for field in item.tuple_value.ty.fields]
+        first = sum(int(extents[1]) for extents in kinds[: item.index])
+        picks = tuple((0, first + index) for index in range(shape[1]))
+        return self._channel_map([data], picks, shape)
+
+    # Elementwise
+
+    def _elementwise(self, call: relax.Call) -> _Value | None:
+        name = op_name(call)
+        shape = shape_of(call)
+        if shape is None:
+            return None
+        if name in _UNARY:
+            data = self._value(call.args[0])
+            return self._apply(data, _UNARY[name](call), [], shape)
+        if name not in _BINARY:
+            return None
+        forward, backward = _BINARY[name]
+        left, right = (self._value(argument) for argument in call.args)
+        # The value that goes on through the chain: the one of the result's shape, of two the one
+        # whose kernel can take the step into its epilogue.
+        candidates = [(left, right, forward), (right, left, backward)]
+        candidates = [c for c in candidates if c[0].shape == shape and not _is_constant(c[0])]
+        candidates.sort(key=lambda c: not self._absorbs(c[0]))
+        for data, other, step in candidates:
+            value = self._binary(data, other, step, shape)
+            if value is not None:
+                return value
+        return None
+
+    def _binary(self, data: _Value, other: _Value, op: str, shape: Shape) -> _Value | None:
+        number = scalar_of(other.expression)
+        if number is not None:
+            return self._apply(data, _with_number(op, number), [], shape)
+        if other.shape == shape:
+            if data.blocked or other.blocked:
+                data, other = self._blocked(data), self._blocked(other)
+            return self._apply(data, Step(op, "element"), [other.expression], shape)
+        return self._per_channel(data, other, op, shape)
+
+    def _per_channel(self, data: _Value, other: _Value, op: str, shape: Shape) -> _Value | None:
+        """An operand that broadcasts: along channels of an image, or columns of a matrix."""
+        padded = (1,) * (len(shape) - len(other.shape)) + other.shape
+        varying = [axis for axis, extent in enumerate(padded) if extent != 1]
+        if data.blocked:
+            if any(axis > 1 for axis in varying):
+                return None
+            array = value_of(other.expression)
+            if array is not None and 0 not in varying:
+                operand = constant(self._block_array(array.reshape(1, -1, 1)).reshape(-1))
+                return self._apply(data, Step(op, "channel"), [operand], shape)
+            if padded[:2] != shape[:2] or len(padded) < 3:
+                return None
+            reshaped = self._reshaped(other, padded)
+            operand = self._blocked(reshaped).expression
+            return self._apply(data, Step(op, "image_channel"), [operand], shape)
+        if varying == [len(shape) - 1]:
+            operand = self._plain(other).expression
+            return self._apply(data, Step(op, "channel"), [operand], shape)
+        return None
+
+    def _reshaped(self, value: _Value, shape: Shape) -> _Value:
+        if value.shape == shape:
+            return value
+        plain = self._plain(value).expression
+        return _Value(self.builder.emit(relax.op.reshape(plain, list(shape))), shape, False, 1)
+
+    def _absorbs(self, data: _Value) -> bool:
+        """Whether the kernel that computes a value can take one more step."""
+        call = self.made.get(data.expression)
+        return call is not None and data.uses == 1 and op_name(call) in _EPILOGUES
+
+    def _apply(self, data: _Value, step: Step, operands: Sequence[Any], shape: Shape) -> _Value:
+        """One step on a value: in the epilogue of its kernel, or as a kernel of its own."""
+        call = self.made.get(data.expression)
+        if call is not None and self._absorbs(data):
+            operator = op_name(call)
+            field = _EPILOGUES[operator]
+            workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
+            fits = operator != "edgec.elementwise" or self._fits(workload, step, data, shape)
+            if fits:
+                longer = replace(workload, **{field: (*getattr(workload, field), step)})
+                arguments = [*call.args, *operands]
+                place = [int(extent) for extent in call.attrs["shape"]]
+                variable = self._emit(operator, arguments, longer, place)
+                return _Value(variable, shape, data.blocked, 1)
+        workload = self._elementwise_workload(data, step, shape)
+        place = list(self._blocked_shape(shape)) if data.blocked else list(shape)
+        variable = self._emit("edgec.elementwise", [data.expression, *operands], workload, place)
+        return _Value(variable, shape, data.blocked, 1)
+
+    def _elementwise_workload(self, data: _Value, step: Step, shape: Shape) -> ElementwiseWorkload:
+        if data.blocked:
+            n, channels, h, w = _image(shape)
+            blocks = math.ceil(channels / self.c)
+            return ElementwiseWorkload(n, blocks, h * w * self.c, self.c, (step,))
+        columns = shape[-1] if shape else 1
+        rows = math.prod(shape) // max(1, columns)
+        return ElementwiseWorkload(rows, columns, 1, 1, (step,))
+
+    def _fits(self, workload: ElementwiseWorkload, step: Step, data: _Value, shape: Shape) -> bool:
+        """Whether the planes of a chain are those of one more step."""
+        alone = self._elementwise_workload(data, step, shape)
+        return replace(alone, steps=()) == replace(workload, steps=())
+
+
+# Where each kernel keeps the steps that it can take.
+_EPILOGUES = {
+    "edgec.conv": "epilogue",
+    "edgec.conv_transpose": "epilogue",
+    "edgec.elementwise": "steps",
+    "edgec.matmul": "epilogue",
+    "edgec.pool": "epilogue",
+}
+
+
+def _simple(op: str) -> Callable[[relax.Call], Step]:
+    return lambda _call: Step(op)
+
+
+_UNARY: dict[str, Callable[[relax.Call], Step]] = {
+    "edgec.hard_sigmoid": lambda call: Step(
+        "hard_sigmoid", None, (float(call.attrs["alpha"]), float(call.attrs["beta"]))
+    ),
+    "edgec.hard_swish": _simple("hard_swish"),
+    "relax.clip": lambda call: Step(
+        "clip", None, (float(call.args[1].value), float(call.args[2].value))
+    ),
+    "relax.erf": _simple("erf"),
+    "relax.exp": _simple("exp"),
+    "relax.nn.gelu": _simple("gelu"),
+    "relax.nn.gelu_tanh": _simple("gelu_tanh"),
+    "relax.nn.leakyrelu": lambda call: Step("leaky_relu", None, (float(call.attrs.alpha),)),
+    "relax.nn.relu": _simple("relu"),
+    "relax.nn.silu": _simple("silu"),
+    "relax.sigmoid": _simple("sigmoid"),
+    "relax.sqrt": _simple("sqrt"),
+    "relax.tanh": _simple("tanh"),
+}
+
+# Step when the chain's value is on the left, and when it is on the right.
+_BINARY: dict[str, tuple[str, str]] = {
+    "relax.add": ("add", "add"),
+    "relax.divide": ("divide", "divide_by"),
+    "relax.maximum": ("maximum", "maximum"),
+    "relax.minimum": ("minimum", "minimum"),
+    "relax.multiply": ("multiply", "multiply"),
+    "relax.subtract": ("subtract", "subtract_from"),
+}
+
+
+def _with_number(op: str, number: float) -> Step:
+    """A binary step whose operand is a constant number."""
+    return (
+        Step("add_number", None, (-number,))
+        if op == "subtract"
+        else Step(f"{op}_number", None, (number,))
+    )
+
+
+def _is_constant(value: _Value) -> bool:
+    return value_of(value.expression) is not None
+
+
+def _is_float32(expression: Any) -> bool:
+    """Whether an argument is no obstacle: a float32 tensor, or no tensor."""
+    kind = getattr(expression, "ty", None)
+    if isinstance(kind, relax.TupleType):
+        return all(
+            isinstance(field, relax.TensorType) and str(field.dtype.dtype) == "float32"
+            for field in kind.fields
+        )
+    if not isinstance(kind, relax.TensorType):
+        return True
+    return dtype_of(expression) == "float32" and shape_of(expression) is not None
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    """Height and width of an attribute that may have one value."""
+    numbers = [int(value) for value in values]
+    return (1, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _leading(padding: Any) -> tuple[int, int]:
+    """Padding above and to the left, of an attribute in Relax order (top, left, bottom, right)."""
+    numbers = [int(value) for value in padding]
+    return (0, numbers[0]) if len(numbers) <= 2 else (numbers[0], numbers[1])
+
+
+def _numbers(argument: Any) -> list[int] | None:
+    """Integers of a tuple argument, None if one is not known."""
+    fields = argument.fields if isinstance(argument, relax.Tuple) else []
+    numbers = [getattr(field, "value", None) for field in fields]
+    known = [int(number) for number in numbers if number is not None]
+    return known if len(known) == len(numbers) else None
+
+
+def _substitute(expression: Any, values: dict[Any, Any]) -> Any:
+    """The expression with its variables replaced."""
+
+    @relax.expr_functor.mutator
+    class Replace(relax.PyExprMutator):
+        def visit_var_(self, variable: relax.Var) -> relax.Expr:
+            return values.get(variable, variable)
+
+        def visit_dataflow_var_(self, variable: relax.Var) -> relax.Expr:
+            return values.get(variable, variable)
+
+    return Replace().visit_expr(expression)
