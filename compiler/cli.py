@@ -19,6 +19,7 @@ from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgec.compiler.bench import BenchReport
     from edgec.compiler.inspection import ModelReport
     from edgec.compiler.parity import ParityReport
     from edgec.compiler.progress import Progress
@@ -251,6 +252,94 @@ def verify(bundle: Path, model: Path | None, seeds: tuple[int, ...], as_json: bo
         click.echo(f"{bundle}: {files} files are what the manifest says")
         _print_parity(report)
     report.check(f"for {bundle}")
+
+
+@edgec.command()
+@click.argument("bundles", nargs=-1, required=True, type=_path)
+@click.option("--threads", default=1, show_default=True, help="For every runtime; 0: all cores.")
+@click.option("--seconds", default=3.0, show_default=True, help="Measuring time of each.")
+@click.option("--against", default="", metavar="NAME,…", help="onnxruntime,openvino,mnn,ncnn")
+@click.option("--model", type=_path, help="The ONNX file, for the others.")
+@_inputs_option
+@click.option("--profile", is_flag=True, help="Show the time of every kernel.")
+@_json_option
+def bench(
+    bundles: tuple[Path, ...],
+    threads: int,
+    seconds: float,
+    against: str,
+    model: Path | None,
+    inputs: Sequence[str],
+    profile: bool,
+    as_json: bool,
+) -> None:
+    """Time BUNDLES here, in turn with other runtimes on the same model."""
+    from edgec.compiler.bench import bench_bundles
+    from edgec.compiler.bundle import Bundle
+
+    report = bench_bundles(
+        [Bundle.load(path) for path in bundles],
+        threads=threads,
+        seconds=seconds,
+        against=[name for name in against.split(",") if name],
+        model=model,
+        inputs=_read_inputs(inputs),
+    )
+    if as_json:
+        latencies = {item.name: item.summary() for item in (*report.bundles, *report.rivals)}
+        _print_json(
+            {
+                "threads": report.threads,
+                "latency": latencies,
+                "ratios": report.ratios,
+                "load_ms": report.load_ms,
+                "memory_mib": report.memory_mib,
+                "steps": [dataclasses.asdict(step) for step in report.steps],
+            }
+        )
+    else:
+        _print_bench(report, profile)
+
+
+def _print_bench(report: "BenchReport", profile: bool) -> None:
+    latencies = [*report.bundles, *report.rivals]
+    columns = list(latencies[0].summary())
+    _print_table(
+        [
+            f"{report.threads} thread{'s' * (report.threads != 1)}",
+            *columns,
+            "ratio",
+            "load",
+            "memory",
+        ],
+        [
+            [
+                item.name,
+                *(f"{value:.3g}" for value in item.summary().values()),
+                f"{report.ratios[item.name]:.2f}" if item.name in report.ratios else "",
+                f"{report.load_ms[item.name]:.0f} ms" if item.name in report.load_ms else "",
+                f"{report.memory_mib[item.name]:.0f} MiB" if item.name in report.memory_mib else "",
+            ]
+            for item in latencies
+        ],
+    )
+    if not profile:
+        return
+    total = sum(step.median_us for step in report.steps)
+    _print_table(
+        ["kernel", "time", "share", "GFLOP/s", "of peak", "operators"],
+        [
+            [
+                step.template,
+                f"{step.median_us:.1f} us",
+                f"{step.median_us / total:.1%}",
+                f"{step.gflops:.1f}",
+                f"{step.peak_share:.0%}",
+                step.label,
+            ]
+            for step in sorted(report.steps, key=lambda step: -step.median_us)
+        ],
+    )
 
 
 @edgec.command()
