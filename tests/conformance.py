@@ -1,0 +1,831 @@
+"""The official ONNX backend cases through edgec: what passes, what is refused, what is wrong.
+
+    python tests/conformance.py [--filter REGEX] [--jobs 2] [--timeout 60] [--check] [--update]
+                                [--json FILE] [--onnxruntime]
+
+Each case is a model with inputs and expected outputs. It goes through edgec's own read, simplify,
+import, lowering and code generation for this machine and runs there; its outputs are compared as
+ONNX's own test runner does. A worker process serves one case after another; if it dies or takes
+too long, that case alone is lost.
+
+A case is `pass`, `refused` (a clear error of edgec's before any code is generated), `wrong`
+(values, shape or dtype), `crash` (any other exception, or the worker died) or `timeout`.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+Array = NDArray[Any]
+
+KNOWN = Path(__file__).with_name("conformance_known.toml")
+STATUSES = ("pass", "refused", "wrong", "crash", "timeout")
+
+# What ONNX's runner allows bfloat16: two units in the last place.
+BFLOAT16_RTOL = 2.0**-6
+
+# A refusal can uncover the next one: freeze again, this often.
+FREEZE_ROUNDS = 4
+
+# Formal names of operands that decide shapes, axes and modes rather than carry data.
+STEERING_OPERANDS = frozenset(
+    {
+        "axes",
+        "axis",
+        "block_shape",
+        "delta",
+        "depth",
+        "dft_length",
+        "ends",
+        "frame_length",
+        "frame_step",
+        "image_shape",
+        "k",
+        "limit",
+        "max_output_boxes_per_class",
+        "output_shape",
+        "pads",
+        "ratio",
+        "repeats",
+        "roi",
+        "scales",
+        "shape",
+        "size",
+        "sizes",
+        "split",
+        "start",
+        "starts",
+        "steps",
+        "training_mode",
+    }
+)
+NAMED_OPERAND = re.compile(r"input '([^']+)' must be constant")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One official case.
+
+    Attributes:
+        name: unique.
+        kind: node, simple, real (the light models), pytorch-converted or pytorch-operator.
+        operator: what it is listed under.
+        core: of tensors and the standard operators: no training, ai.onnx.ml, preview operators,
+            strings, sequences or optionals.
+        model: serialized.
+        inputs: arrays in the order of the graph's inputs; anything else for sequences.
+        expected: likewise, of the graph's outputs.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+    """
+
+    name: str
+    kind: str
+    operator: str
+    core: bool
+    model: bytes
+    inputs: list[Any]
+    expected: list[Any]
+    rtol: float
+    atol: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        status: one of `STATUSES`.
+        message: why it did not pass.
+        frozen: inputs that had to be made constants.
+        folded: nothing was left to compile then.
+        seconds: time, without waiting.
+    """
+
+    status: str
+    message: str = ""
+    frozen: list[str] = field(default_factory=list)
+    folded: bool = False
+    seconds: float = 0.0
+
+
+class Failed(Exception):  # noqa: N818 - a verdict about a case, not a malfunction
+    """A case did not pass; `status` says how."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+# --- the cases
+
+
+def load_cases() -> list[Case]:
+    """All cases of the installed onnx package, by name; generated, as it ships no node data."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.model import collect_testcases
+        from onnx.backend.test.loader import load_model_tests
+
+        cases = [_generated(case) for case in load_model_tests(kind="node")]
+        cases += [_generated(case) for case in collect_testcases() if case.model is not None]
+        for kind in ("pytorch-converted", "pytorch-operator"):
+            cases += [_stored(case) for case in load_model_tests(kind=kind)]
+        cases += [_light(case) for case in load_model_tests(kind="real")]
+    operators = {case.name: case.operator for case in cases}
+    cases = [replace(case, operator=_listed_under(case, operators)) for case in cases]
+    return sorted(cases, key=lambda case: case.name)
+
+
+def _generated(case: Any) -> Case:
+    (inputs, expected), *others = case.data_sets
+    assert not others, f"{case.name} has several data sets"
+    return _case(case, case.model, list(map(_array, inputs)), list(map(_array, expected)))
+
+
+def _stored(case: Any) -> Case:
+    folder = Path(case.model_dir)
+    model = onnx.load(folder / "model.onnx")
+    (data,) = folder.glob("test_data_set_*")
+
+    def read(kind: str) -> list[Array]:
+        count = len(list(data.glob(f"{kind}_*.pb")))
+        return [_tensor(data / f"{kind}_{index}.pb") for index in range(count)]
+
+    return _case(case, model, read("input"), read("output"))
+
+
+def _light(case: Any) -> Case:
+    """True shapes, made-up weights; ONNX's runner feeds a ramp from 0 to 1."""
+    path = Path(onnx.__file__).parent.parent / case.url
+    model = onnx.load(path)
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    inputs = []
+    for value in model.graph.input:
+        if value.name not in initialized:
+            shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+            count = int(np.prod(shape))
+            inputs.append((np.arange(count).reshape(shape) / count).astype(np.float32))
+    return _case(case, model, inputs, [_tensor(path.with_name(f"{path.stem}_output_0.pb"))])
+
+
+def _case(case: Any, model: onnx.ModelProto, inputs: list[Any], expected: list[Any]) -> Case:
+    operator = model.graph.node[0].op_type if case.kind == "node" else f"[{case.kind}]"
+    core = _is_core(model)
+    data = model.SerializeToString()
+    return Case(case.name, case.kind, operator, core, data, inputs, expected, case.rtol, case.atol)
+
+
+def _listed_under(case: Case, operators: dict[str, str]) -> str:
+    """A function's body written out is listed under the function."""
+    base, expanded, _ = case.name.partition("_expanded")
+    return f"{operators[base]} expanded" if expanded and base in operators else case.operator
+
+
+def _array(value: Any) -> Any:
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+def _tensor(path: Path) -> Array:
+    return numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
+
+
+def _is_core(model: onnx.ModelProto) -> bool:
+    if any(item.domain not in ("", "ai.onnx") for item in model.opset_import):
+        return False
+    for value in [*model.graph.input, *model.graph.output]:
+        if not value.type.HasField("tensor_type"):
+            return False
+        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            return False
+    kinds = re.compile(r"(?<!Reverse)Sequence|Optional|String|RegexFullMatch")
+    return not any(kinds.search(node.op_type) for node in _nodes(model.graph))
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
+# --- one case, in a worker
+
+
+def run_edgec(case: Case) -> Outcome:
+    """Compile and run a case; freeze what edgec asks to be constant."""
+    model = onnx.ModelProto.FromString(case.model)
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in initialized]
+    inputs = dict(zip(names, case.inputs, strict=True))
+    frozen: set[str] = set()
+    folded = False
+    for _ in range(FREEZE_ROUNDS):
+        with tempfile.TemporaryDirectory(prefix="edgec-conformance-") as folder:
+            attempt = _Attempt(case, inputs, frozen, Path(folder))
+            try:
+                attempt.run()
+            except Failed as failure:
+                refused = failure.status == "refused"
+                asked = attempt.inputs_to_freeze() - frozen if refused else set()
+                if not asked:
+                    return Outcome(failure.status, str(failure), sorted(frozen))
+                frozen |= asked
+            else:
+                folded = attempt.folded
+                break
+    return Outcome("pass", "", sorted(frozen), folded)
+
+
+class _Attempt:
+    """One way through the phases of `edgec.compiler.pipeline.compile_model`."""
+
+    def __init__(
+        self, case: Case, inputs: dict[str, Any], frozen: Iterable[str], folder: Path
+    ) -> None:
+        self.case = case
+        self.inputs = {name: value for name, value in inputs.items() if name not in frozen}
+        self.frozen = {name: inputs[name] for name in frozen}
+        self.folder = folder
+        self.graph: onnx.ModelProto | None = None
+
+    @property
+    def folded(self) -> bool:
+        """Whether constant folding left nothing to compile."""
+        return self.graph is not None and not self.graph.graph.node
+
+    def run(self) -> None:
+        """Compile, run, compare.
+
+        Raises:
+            Failed: it did not pass.
+        """
+        from edgec.compiler.backend import build, pack, schedule
+        from edgec.compiler.importer import import_model
+        from edgec.compiler.lower import lower
+        from edgec.compiler.onnx_file import read_model
+        from edgec.compiler.passes import CANONICALIZE
+        from edgec.compiler.pipeline import apply_passes
+        from edgec.compiler.runtime import open_session
+        from edgec.compiler.signature import graph_signature
+        from edgec.compiler.simplify import simplify
+        from edgec.compiler.specialize import specialize
+        from edgec.targets import load_target
+
+        target, library = load_target("native"), self.folder / "model.so"
+        path = self.folder / "model.onnx"
+        path.write_bytes(self.case.model)
+        shapes = {
+            name: value.shape for name, value in self.inputs.items() if hasattr(value, "shape")
+        }
+        with _phase("read", may_refuse=True):
+            source = read_model(path)
+        with _phase("specialize", may_refuse=True):
+            special = specialize(source.proto, shapes, self.frozen)
+        with _phase("simplify", may_refuse=True):
+            self.graph = simplify(special.proto)
+        with _phase("import", may_refuse=True):
+            imported = import_model(self.graph)
+        with _phase("canonicalize"):
+            signature = graph_signature(self.graph.graph)
+            module = apply_passes(imported.module, CANONICALIZE)
+        with _phase("pack"):
+            packed = pack(module, target)
+        with _phase("lower"):
+            lowered = lower(packed, target)
+        with _phase("schedule"):
+            scheduled = schedule(lowered, module, target, signature)
+        with _phase("build"):
+            executor, _ = build(scheduled, signature, target, library)
+        with _phase("run"):
+            session = open_session(library, target, signature, executor)
+            outputs = session.run(self.inputs)
+        actual = [outputs[spec.name] for spec in signature.outputs]
+        _compare(self.case, actual)
+
+    def inputs_to_freeze(self) -> set[str]:
+        """Inputs that a user would freeze after reading the refusal."""
+        from edgec.compiler.importer.walk import find_refusals
+
+        if self.graph is None:
+            return set()
+        asked: set[str] = set()
+        nodes = {node.name or node.output[0]: node for node in self.graph.graph.node}
+        opsets = {item.domain: item.version for item in self.graph.opset_import}
+        for refused in find_refusals(self.graph):
+            node = nodes[refused.label]
+            named = NAMED_OPERAND.search(refused.reason)
+            operands = frozenset({named[1]}) if named else STEERING_OPERANDS
+            asked |= _sources(self.graph.graph, _operand_names(node, opsets, operands))
+        return asked & set(self.inputs)
+
+
+@contextlib.contextmanager
+def _phase(name: str, may_refuse: bool = False) -> Iterator[None]:
+    """Sort what a phase raises; only before code generation is an error of edgec's a refusal."""
+    from edgec.compiler.errors import EdgecError
+
+    try:
+        yield
+    except EdgecError as error:
+        text = str(error) if may_refuse else f"{name}: {error}"
+        raise Failed("refused" if may_refuse else "crash", text) from error
+    except Exception as error:
+        raise Failed("crash", f"{name}: {type(error).__name__}: {_last_line(error)}") from error
+
+
+def _operand_names(
+    node: onnx.NodeProto, opsets: dict[str, int], operands: frozenset[str]
+) -> list[str]:
+    """The values that a node takes for operands of these formal names."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:
+        return []
+    formal = [parameter.name for parameter in schema.inputs]
+    formal += formal[-1:] * (len(node.input) - len(formal))
+    return [value for value, name in zip(node.input, formal, strict=False) if name in operands]
+
+
+def _sources(graph: onnx.GraphProto, values: Sequence[str]) -> set[str]:
+    """The graph's inputs that values are computed from."""
+    producers = {name: node for node in graph.node for name in node.output}
+    pending, seen = [name for name in values if name], set[str]()
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen.add(name)
+            pending += producers[name].input if name in producers else []
+    return seen
+
+
+def run_onnxruntime(case: Case) -> Outcome:
+    """The same case through ONNX Runtime as it comes."""
+    import onnxruntime
+
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(
+            case.model, options, providers=["CPUExecutionProvider"]
+        )
+        names = [value.name for value in session.get_inputs()]
+        feeds = dict(zip(names, map(_for_onnxruntime, case.inputs), strict=True))
+    except Exception as error:
+        return Outcome("refused", _last_line(error))
+    try:
+        actual = session.run(None, feeds)
+    except Exception as error:
+        return Outcome("crash", _last_line(error))
+    try:
+        _compare(case, actual)
+    except Failed as failure:
+        return Outcome(failure.status, str(failure))
+    return Outcome("pass")
+
+
+def _for_onnxruntime(value: Any) -> Any:
+    """Types that NumPy lacks travel as ONNX Runtime's own values."""
+    import onnxruntime
+
+    if isinstance(value, np.ndarray) and value.dtype.kind == "V":
+        proto = numpy_helper.from_array(value)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            value.view(np.dtype(f"u{value.dtype.itemsize}")), proto.data_type
+        )
+    return value
+
+
+def _compare(case: Case, actual: Sequence[Any]) -> None:
+    """As `onnx.backend.test.runner` does: shape and dtype equal, values close.
+
+    Raises:
+        Failed: an output is wrong.
+    """
+    if len(actual) != len(case.expected):
+        raise Failed("wrong", f"{len(actual)} outputs, expected {len(case.expected)}")
+    for index, (found, expected) in enumerate(zip(actual, case.expected, strict=True)):
+        problem = difference(found, expected, case.rtol, case.atol)
+        if problem:
+            raise Failed("wrong", f"output {index}: {problem}")
+
+
+def difference(found: Any, expected: Any, rtol: float, atol: float) -> str:
+    """How two outputs differ, empty if they do not; sequences are compared by element."""
+    if isinstance(expected, list | tuple):
+        if not isinstance(found, list | tuple) or len(found) != len(expected):
+            return "not the expected sequence"
+        pairs = zip(found, expected, strict=True)
+        return next(filter(None, (difference(f, e, rtol, atol) for f, e in pairs)), "")
+    found, expected = np.asarray(found), np.asarray(expected)
+    if found.shape != expected.shape:
+        return f"shape {list(found.shape)}, expected {list(expected.shape)}"
+    if found.dtype != expected.dtype:
+        return f"dtype {found.dtype}, expected {expected.dtype}"
+    if expected.dtype == object:
+        return "" if np.array_equal(found, expected) else "text differs"
+    if expected.dtype.name == "bfloat16":
+        rtol = max(rtol, BFLOAT16_RTOL)
+    if expected.dtype.kind not in "fciub":
+        # NumPy cannot mix the types of ml_dtypes with numbers; all of them fit float32.
+        found, expected = found.astype(np.float32), expected.astype(np.float32)
+    close = np.isclose(found, expected, rtol=rtol, atol=atol, equal_nan=True)
+    if close.all():
+        return ""
+    at = np.unravel_index(int(np.argmin(close)), close.shape)
+    return (
+        f"{np.count_nonzero(~close)} of {close.size} values differ, "
+        f"{found[at]!s} instead of {expected[at]!s} at {[int(i) for i in at]}"
+    )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else "")[:300]
+
+
+# --- workers
+
+Runner = Callable[[Case], Outcome]
+
+
+def run_all(
+    cases: Sequence[Case],
+    runner: Runner,
+    jobs: int,
+    timeout: float,
+    done: Callable[[Case, Outcome], None] = lambda case, outcome: None,
+) -> dict[str, Outcome]:
+    """Run cases in worker processes.
+
+    Args:
+        cases: what to run.
+        runner: `run_edgec`, `run_onnxruntime`, or another function of a module.
+        jobs: workers at a time.
+        timeout: seconds for one case.
+        done: told of each outcome as it comes.
+
+    Returns:
+        Outcome by case name.
+    """
+    pending, outcomes = list(reversed(cases)), dict[str, Outcome]()
+    workers = [_Worker(runner) for _ in range(min(jobs, len(cases)))]
+    try:
+        while pending or any(worker.case for worker in workers):
+            for worker in workers:
+                if worker.case is None and pending:
+                    worker.start(pending.pop(), timeout)
+            busy = [worker for worker in workers if worker.case]
+            remaining = min(worker.deadline for worker in busy) - time.monotonic()
+            wait([worker.connection for worker in busy], max(0.0, remaining))
+            for worker in busy:
+                case, outcome = worker.case, worker.poll()
+                if case is not None and outcome is not None:
+                    outcomes[case.name] = outcome
+                    done(case, outcome)
+    finally:
+        for worker in workers:
+            worker.stop()
+    return outcomes
+
+
+class _Worker:
+    """A process that runs cases one by one; replaced when it dies."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.case: Case | None = None
+        self.deadline = 0.0
+        self.started = 0.0
+        self.timeout = 0.0
+        self._log = tempfile.NamedTemporaryFile(prefix="edgec-conformance-")  # noqa: SIM115
+        self._spawn()
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, self.runner, self._log.name), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._ready = False
+
+    def start(self, case: Case, timeout: float) -> None:
+        """Give it a case."""
+        if not self._ready:
+            # The time for imports is nobody's; a worker that cannot even start is our mistake.
+            self.connection.recv()
+            self._ready = True
+        self.case, self.timeout = case, timeout
+        self.started = time.monotonic()
+        self.deadline = self.started + timeout
+        self.connection.send(case)
+
+    def poll(self) -> Outcome | None:
+        """The outcome of its case if there is one by now."""
+        outcome = None
+        try:
+            if self.connection.poll():
+                outcome = self.connection.recv()
+            elif time.monotonic() >= self.deadline:
+                outcome = Outcome("timeout", f"took over {self.timeout:g} s")
+                self._replace()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            outcome = Outcome("crash", f"{_ending(self._process.exitcode)}: {self._last_words()}")
+            self._replace()
+        if outcome is not None:
+            self.case = None
+            outcome = replace(outcome, seconds=round(time.monotonic() - self.started, 3))
+        return outcome
+
+    def stop(self) -> None:
+        """End it, and what it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
+        self.connection.close()
+
+    def _replace(self) -> None:
+        self.stop()
+        self._spawn()
+
+    def _last_words(self) -> str:
+        text = Path(self._log.name).read_text(errors="replace").strip()
+        lines = [line for line in text.splitlines() if "rror" in line or "erminate" in line]
+        return (lines or text.splitlines() or ["no message"])[-1][:300]
+
+
+def _serve(connection: Connection, runner: Runner, log: str) -> None:
+    """What a worker process does."""
+    # A group of its own, so that a linker that it waits for ends with it.
+    os.setpgid(0, 0)
+    stream = os.open(log, os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    if runner is run_edgec:
+        import edgec.compiler.pipeline  # noqa: F401
+    connection.send("ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            case = connection.recv()
+            os.ftruncate(stream, 0)
+            try:
+                outcome = runner(case)
+            except Exception as error:
+                outcome = Outcome("crash", f"{type(error).__name__}: {_last_line(error)}")
+            connection.send(outcome)
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+# --- the list of known failures
+
+
+@dataclass(frozen=True)
+class Known:
+    """A listed failure: its status, and why."""
+
+    status: str
+    why: str
+
+
+def read_known(path: Path) -> dict[str, Known]:
+    """Known failures by case name."""
+    if not path.exists():
+        return {}
+    groups = tomllib.loads(path.read_text(encoding="utf-8")).get("group", [])
+    return {
+        case: Known(group["status"], group["why"]) for group in groups for case in group["cases"]
+    }
+
+
+def write_known(path: Path, known: dict[str, Known]) -> None:
+    """Write the list, cases of one status and reason together."""
+    groups: dict[Known, list[str]] = defaultdict(list)
+    for name, item in sorted(known.items()):
+        groups[item].append(name)
+    text = (
+        "# Cases that do not pass, and why. A case that passes must go, a new one breaks CI.\n"
+        "# `python tests/conformance.py --update` rewrites this file and keeps what is said in\n"
+        f"# `why`. Made with onnx {onnx.__version__}.\n"
+    )
+    for item, cases in sorted(groups.items(), key=lambda g: (g[0].status, g[0].why)):
+        text += f"\n[[group]]\nstatus = {_toml(item.status)}\nwhy = {_toml(item.why)}\ncases = [\n"
+        text += "".join(f"  {_toml(case)},\n" for case in cases) + "]\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _toml(text: str) -> str:
+    """A basic string; JSON's escapes are TOML's."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def update_known(
+    known: dict[str, Known], cases: Sequence[Case], outcomes: dict[str, Outcome]
+) -> dict[str, Known]:
+    """The list after a run: reasons stay where the status is the same.
+
+    Cases that did not run stay, those that no longer exist are for the caller to leave out.
+    """
+    result = {name: item for name, item in known.items() if name not in outcomes}
+    for case in cases:
+        outcome, before = outcomes[case.name], known.get(case.name)
+        if outcome.status == "pass":
+            continue
+        if before and before.status == outcome.status:
+            result[case.name] = before
+        else:
+            result[case.name] = Known(outcome.status, reason(case, outcome))
+    return result
+
+
+def check_known(known: dict[str, Known], outcomes: dict[str, Outcome]) -> list[str]:
+    """What the list does not say: new failures, and listed cases that changed or pass."""
+    problems = []
+    for name, outcome in sorted(outcomes.items()):
+        listed = known.get(name)
+        if outcome.status == "pass" and listed:
+            problems.append(f"{name} passes; remove it from the list (--update)")
+        elif outcome.status != "pass" and not listed:
+            problems.append(f"{name} is {outcome.status}: {outcome.message}")
+        elif listed and listed.status != outcome.status:
+            problems.append(
+                f"{name} is {outcome.status}, listed as {listed.status}: {outcome.message}"
+            )
+    return problems
+
+
+def reason(case: Case, outcome: Outcome) -> str:
+    """A message without what is particular to the case, so that cases share it."""
+    text = outcome.message
+    if outcome.status == "wrong":
+        kind = "values differ" if "values differ" in text else re.sub(r"^output \d+: ", "", text)
+        return f"{case.operator}: {kind}"
+    text = re.sub(r"^\d+ nodes? cannot be compiled: ", "", text)
+    text = re.sub(r" \([^()]*?\):", ":", text)
+    text = re.sub(r"\S*/model\.onnx", "the model", text)
+    return text[:200]
+
+
+# --- what people see
+
+
+def tables(
+    cases: Sequence[Case], outcomes: dict[str, Outcome], rival: dict[str, Outcome] | None
+) -> str:
+    """Operators that do not pass in full, then totals."""
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[case.operator].append(case)
+    lines, complete = [], []
+    heads = [*STATUSES, *(["ORT"] if rival else [])]
+    row = "{:<32}{:>6}" + "{:>9}" * len(heads) + "  {}"
+    lines.append(row.format("operator", "cases", *heads, "first reason"))
+    for operator, members in sorted(groups.items()):
+        count = _count(members, outcomes)
+        if count["pass"] == len(members):
+            complete.append(operator)
+            continue
+        numbers = [count[status] for status in STATUSES]
+        if rival:
+            numbers.append(_count(members, rival)["pass"])
+        first = next(case for case in members if outcomes[case.name].status != "pass")
+        why = reason(first, outcomes[first.name])
+        lines.append(row.format(operator, len(members), *(n or "" for n in numbers), why[:110]))
+    lines += ["", f"all pass ({len(complete)}): {', '.join(complete)}", ""]
+    core = [case for case in cases if case.core]
+    rest = [case for case in cases if not case.core]
+    for title, members in (("core", core), ("other", rest)):
+        if members:
+            lines.append(_total(f"{title}, edgec", members, outcomes))
+            if rival:
+                lines.append(_total(f"{title}, ONNX Runtime", members, rival))
+    passing = [outcomes[case.name] for case in cases if outcomes[case.name].status == "pass"]
+    frozen = sum(bool(outcome.frozen) for outcome in passing)
+    folded = sum(outcome.folded for outcome in passing if outcome.frozen)
+    lines.append(
+        f"{frozen} of the passing cases needed inputs frozen; {folded} of them are constant then"
+    )
+    return "\n".join(lines)
+
+
+def _count(cases: Iterable[Case], outcomes: dict[str, Outcome]) -> Counter[str]:
+    return Counter(outcomes[case.name].status for case in cases)
+
+
+def _total(title: str, cases: Sequence[Case], outcomes: dict[str, Outcome]) -> str:
+    count = _count(cases, outcomes)
+    share = 100 * count["pass"] / len(cases)
+    parts = ", ".join(f"{count[status]} {status}" for status in STATUSES)
+    return f"{title:<22}{share:5.1f} % of {len(cases)}: {parts}"
+
+
+def _write_json(
+    path: Path,
+    cases: Sequence[Case],
+    outcomes: dict[str, Outcome],
+    rival: dict[str, Outcome] | None,
+) -> None:
+    rows = []
+    for case in cases:
+        row = {"name": case.name, "kind": case.kind, "operator": case.operator, "core": case.core}
+        row |= asdict(outcomes[case.name])
+        if rival:
+            row["onnxruntime"] = asdict(rival[case.name])
+        rows.append(row)
+    path.write_text(json.dumps({"onnx": onnx.__version__, "cases": rows}, indent=1) + "\n")
+
+
+class _Ticker:
+    """A line on stderr that counts."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.failures: Counter[str] = Counter()
+
+    def __call__(self, case: Case, outcome: Outcome) -> None:
+        self.done += 1
+        self.failures[outcome.status] += 1
+        if self.done % 50 == 0 or self.done == self.total:
+            parts = ", ".join(f"{n} {status}" for status, n in self.failures.items())
+            print(f"{self.what} {self.done}/{self.total}: {parts}", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cases; exit code 1 if `--check` finds that the list of failures does not hold."""
+    parser = argparse.ArgumentParser(description="official ONNX backend cases through edgec")
+    parser.add_argument("--filter", default="", help="only cases whose name matches this regex")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds for one case")
+    parser.add_argument("--check", action="store_true", help="compare with the known failures")
+    parser.add_argument("--update", action="store_true", help="rewrite the known failures")
+    parser.add_argument("--json", type=Path, help="write every outcome here")
+    parser.add_argument("--onnxruntime", action="store_true", help="show ONNX Runtime beside it")
+    options = parser.parse_args(argv)
+
+    start = time.monotonic()
+    every = load_cases()
+    cases = [case for case in every if re.search(options.filter, case.name)]
+    if not cases:
+        parser.error(f"no case matches {options.filter!r}")
+    print(f"{len(cases)} cases in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    ticker = _Ticker("edgec", len(cases))
+    outcomes = run_all(cases, run_edgec, options.jobs, options.timeout, ticker)
+    rival = None
+    if options.onnxruntime:
+        ticker = _Ticker("ONNX Runtime", len(cases))
+        rival = run_all(cases, run_onnxruntime, options.jobs, options.timeout, ticker)
+    print(tables(cases, outcomes, rival))
+    if len(cases) <= 40:
+        for case in cases:
+            outcome = outcomes[case.name]
+            print(f"{outcome.status:<8}{outcome.seconds:6.2f} s  {case.name}  {outcome.message}")
+    if options.json:
+        _write_json(options.json, cases, outcomes, rival)
+    print(f"{time.monotonic() - start:.0f} s with {options.jobs} workers")
+
+    known = read_known(KNOWN)
+    if options.update:
+        exist = {case.name for case in every}
+        known = {name: item for name, item in known.items() if name in exist}
+        write_known(KNOWN, update_known(known, cases, outcomes))
+    problems = check_known(known, outcomes) if options.check and not options.update else []
+    if options.check and not options.filter:
+        exist = {case.name for case in cases}
+        problems += [f"{name} is listed but is no case" for name in known if name not in exist]
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
