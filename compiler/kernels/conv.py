@@ -29,11 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype, wide
 from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, alike_taps, present_rows, tile_spans
 from edgec.targets.target import Target
+
+CACHE_LINE_BYTES = 64
+# What a core gets from beyond its second-level cache, and how much less it waits for what the
+# kernel asks for in time: measured on two x86 servers.
+FAR_BYTES_PER_CYCLE = 8.0
+PREFETCH_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,15 @@ class ConvDecision:
         tile_w: pixels of a line in the register tile.
         tile_o: blocks of output channels in the register tile.
         rows_first: consecutive tasks share weights (true) or input lines (false).
+        segment: register tiles of a line in one task, where a 1x1 convolution makes one long
+            line of the image; 0 is the whole line.
     """
 
     tile_h: int
     tile_w: int
     tile_o: int
     rows_first: bool = True
+    segment: int = 0
 
 
 def flattened(workload: ConvWorkload) -> ConvWorkload:
@@ -208,9 +217,24 @@ def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
             if tile_w == flat.out_w:
                 heights += range(2, min(flat.out_h, room // tile_w) + 1)
             for tile_h in heights:
-                for rows_first in (True, False):
-                    decisions.append(ConvDecision(tile_h, tile_w, tile_o, rows_first))
+                for segment in _segments(flat, tile_w) if tile_h == 1 else [0]:
+                    for rows_first in (True, False):
+                        decisions.append(ConvDecision(tile_h, tile_w, tile_o, rows_first, segment))
     return decisions
+
+
+def _is_long_line(flat: ConvWorkload) -> bool:
+    """Whether this is a 1x1 convolution without rows, so that a line can be cut anywhere."""
+    return flat.kernel == (1, 1) and flat.out_h == 1 and flat.in_w == flat.out_w
+
+
+def _segments(flat: ConvWorkload, tile_w: int) -> list[int]:
+    """Ways to cut a long line: whole, in halves, quarters and so on."""
+    if not _is_long_line(flat):
+        return [0]
+    tiles = math.ceil(flat.out_w / tile_w)
+    counts = {math.ceil(tiles / 2**power) for power in range(1, tiles.bit_length())}
+    return [0, *sorted(count for count in counts if 1 < count < tiles)]
 
 
 def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Target) -> float:
@@ -219,7 +243,8 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
     broadcasts p inputs. Two loads and four instructions can start in a cycle. With fewer than
     latency * units independent accumulators, FMAs wait for each other. Weights that a tile
-    streams from beyond the first level cost bandwidth.
+    streams from beyond the first level cost bandwidth, and so does what comes from beyond the
+    second level: once, or once for every tile of output channels or line when it does not stay.
     """
     flat = flattened(workload)
     c = target.float_lanes
@@ -244,7 +269,21 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     tiles = flat.batch * len(channels.starts) * starts_w * starts_h
     overhead = 30 + fmas * (3 + cost(flat.epilogue)) / 2
     loops = depth / max(1, size) * 4
-    return tiles * (depth * step + loops + overhead)
+    lines = starts_h if not decision.segment else math.ceil(starts_w / decision.segment)
+    tasks = flat.batch * lines * len(channels.starts)
+    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
+    compute = tiles * (depth * step + loops + overhead) * imbalance
+    keeps = target.l2_kib * 1024 // 2
+    rows_read = min(1.0, flat.kernel[0] / flat.stride[0])
+    in_bytes = 4 * flat.in_channels * flat.in_h * flat.in_w * rows_read
+    weight_bytes = panel_bytes * len(channels.starts)
+    if decision.rows_first:
+        again = len(channels.starts) if in_bytes > keeps else 1
+        far = in_bytes * again + weight_bytes / PREFETCH_GAIN
+    else:
+        again = lines if weight_bytes > keeps else 1
+        far = in_bytes + weight_bytes * again
+    return compute + flat.batch * far / FAR_BYTES_PER_CYCLE
 
 
 def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
@@ -471,6 +510,13 @@ class _Conv:
             w.out_h, decision.tile_h, w.in_h, w.kernel[0], w.stride[0], w.padding[0], w.dilation[0]
         )
         self.row_tiles = sum(len(span.starts) for span in self.rows)
+        self.line_tiles = math.ceil(w.out_w / decision.tile_w)
+        if decision.segment:
+            self.row_tiles = math.ceil(self.line_tiles / decision.segment)
+        # How often the weights of a tile are read before those of the next one are.
+        self.passes = decision.segment or self.line_tiles
+        if decision.rows_first:
+            self.passes = self.line_tiles * (1 if decision.segment else self.row_tiles)
         self.tasks = w.batch * self.row_tiles * len(self.channels.starts)
 
     def body(self, task: Any) -> None:
@@ -489,9 +535,11 @@ class _Conv:
             image = e.let("image", tirx.floordiv(rest, self.row_tiles))
         count = p.tile_h * p.tile_w * p.tile_o
         self.acc = e.local("acc", count, vector_dtype("float32", self.c))
-        self.image, self.tile, self.task = image, tile, task
+        self.image, self.tile, self.task, self.row = image, tile, task, row
         self._start_block(tile)
-        if p.tile_h == 1:
+        if p.segment:
+            self._segment(row)
+        elif p.tile_h == 1:
             self._line(row)
         else:
             self._lines(row, self.rows)
@@ -508,6 +556,22 @@ class _Conv:
             if starts[index] != starts[index + 1]:
                 value = tirx.Select(tile <= index, tirx.IntImm("int32", starts[index]), value)
         self.first_block = self.emit.let("first_block", value)
+
+    def _segment(self, number: Any) -> None:
+        """Some register tiles of a long line; the last one of the line overlaps its neighbour."""
+        w, p, e = self.work, self.plan, self.emit
+
+        def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
+            yield 0, 0, (True,)
+
+        first = e.let("first_tile", number * p.segment)
+        count = e.let("tiles", tirx.min(tirx.IntImm("int32", p.segment), self.line_tiles - first))
+        with e.loop("column_tile", count) as offset:
+            column = (first + offset) * p.tile_w
+            if w.out_w % p.tile_w:
+                column = tirx.min(column, tirx.IntImm("int32", w.out_w - p.tile_w))
+            self.passed = e.let("passed", (first if p.rows_first else 0) + offset)
+            self._tile(0, e.let("column", column), [(True,)] * p.tile_w, window)
 
     def _line(self, row: Any) -> None:
         """One output line; the rows of the window that are inside are known at run time."""
@@ -553,10 +617,15 @@ class _Conv:
         spans = tile_spans(
             w.out_w, p.tile_w, w.in_w, w.kernel[1], w.stride[1], w.padding[1], w.dilation[1]
         )
+        before = 0
         for span in spans:
             with e.loop("column_tile", len(span.starts)) as number:
+                self.passed = number + before
+                if p.rows_first:
+                    self.passed = e.let("passed", self.row * self.line_tiles + self.passed)
                 column = e.let("column", number * p.tile_w + span.starts[0])
                 self._tile(line, column, span.valid, window)
+            before += len(span.starts)
 
     def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c
@@ -609,10 +678,26 @@ class _Conv:
             for first, count in alike_taps(valid):
                 inside = [pixel[first] for pixel in valid]
                 with e.loop("kw", self._opaque(count), first) as kw:
-                    weights = e.let("weights", (rows + (kh * taps_w + kw) * used) * self.width)
-                    at = e.let("at", base + kw * (w.dilation[1] * self.block))
-                    with e.loop("channel", existing) as channel:
+                    weights = e.let(
+                        "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
+                    )
+                    at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
+                    self._prefetch(weights, used)
+                    with e.loop("channel", existing, wide=True) as channel:
                         self._accumulate(at, weights, channel, inside, lines)
+
+    def _prefetch(self, weights: Any, used: int) -> None:
+        """Ask for this pass's share of the weights of the next tile of output channels.
+
+        A tile of output channels passes over its weights once for each register tile of the
+        image. Without this, the first pass waits for the third-level cache, the others do not.
+        """
+        line = CACHE_LINE_BYTES // 4
+        share = math.ceil(used * self.width / line / self.passes)
+        following = weights + self.depth * self.width
+        for number in range(share):
+            place = (self.passed * share + number) * line
+            self.emit.prefetch(self.weight, following + place)
 
     def _opaque(self, count: int) -> Any:
         """The count as a value that LLVM cannot see through.

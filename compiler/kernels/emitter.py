@@ -22,6 +22,16 @@ def index(value: Index) -> Any:
     return tirx.IntImm("int32", value) if isinstance(value, int) else value
 
 
+def wide(value: Any) -> Any:
+    """An index in 64 bits; see `Emitter.loop`."""
+    return tirx.Cast("int64", index(value))
+
+
+def _consecutive(at: Index, lanes: int) -> Any:
+    first = index(at)
+    return tirx.Ramp(first, tirx.IntImm(str(first.ty.dtype), 1), lanes)
+
+
 def lanes_of(value: Any) -> int:
     """Vector lanes of an expression, 1 for a scalar."""
     return int(value.ty.dtype.lanes)
@@ -68,7 +78,7 @@ class Emitter:
 
     def load(self, buffer: Any, at: Index, lanes: int = 1) -> Any:
         """`lanes` consecutive elements as a vector, or one element."""
-        where = index(at) if lanes == 1 else tirx.Ramp(index(at), index(1), lanes)
+        where = index(at) if lanes == 1 else _consecutive(at, lanes)
         return tirx.BufferLoad(buffer, [where])
 
     def store(self, buffer: Any, at: Index, value: Any) -> None:
@@ -76,20 +86,35 @@ class Emitter:
         lanes = lanes_of(value)
         element_lanes = int(buffer.ty.dtype.dtype.lanes)
         single = lanes == element_lanes
-        where = index(at) if single else tirx.Ramp(index(at), index(1), lanes // element_lanes)
+        where = index(at) if single else _consecutive(at, lanes // element_lanes)
         self.add(tirx.BufferStore(buffer, value, [where]))
 
+    def prefetch(self, buffer: Any, at: Index) -> None:
+        """Ask for the cache line of an element; one past the end is no error."""
+        address = tirx.address_of(tirx.BufferLoad(buffer, [index(at)]))
+        read, second_level, data = 0, 2, 1
+        call = tirx.call_intrin("void", "tirx.prefetch", address, read, second_level, data)
+        self.add(tirx.Evaluate(call))
+
     @contextmanager
-    def loop(self, name: str, extent: Index, start: Index = 0) -> Iterator[Any]:
-        """A serial loop; its variable runs from `start` for `extent` steps."""
+    def loop(self, name: str, extent: Index, start: Index = 0, wide: bool = False) -> Iterator[Any]:
+        """A serial loop; its variable runs from `start` for `extent` steps.
+
+        A wide variable has 64 bits: constants added to it become part of an instruction's
+        address, where those added to 32 bits take a register each.
+        """
         if isinstance(extent, int) and extent == 1:
             yield index(start)
             return
-        variable = tirx.Var(name, "int32")
+        dtype = "int64" if wide else "int32"
+        variable = tirx.Var(name, dtype)
         self._scopes.append([])
         yield variable
         body = self._close()
-        self.add(tirx.For(variable, index(start), index(extent), tirx.ForKind.SERIAL, body))
+        bounds = [
+            tirx.Cast(dtype, value) if wide else value for value in map(index, (start, extent))
+        ]
+        self.add(tirx.For(variable, *bounds, tirx.ForKind.SERIAL, body))
 
     @contextmanager
     def tasks(self) -> Iterator[Any]:
