@@ -151,7 +151,8 @@ class _Packer:
         if isinstance(call, relax.Var):
             known = self.values.get(call)
             if known is not None:
-                return replace(known, uses=max(known.uses, 1) + uses)
+                # The alias is no reader of its own, its readers are.
+                return replace(known, uses=known.uses - 1 + uses)
         name = op_name(call)
         shape = shape_of(binding.var)
         if shape is not None and isinstance(call, relax.TupleGetItem):
