@@ -29,17 +29,23 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype, wide
+from edgec.compiler.kernels.emitter import (
+    CACHE_LINE_BYTES,
+    Emitter,
+    broadcast,
+    constant,
+    vector_dtype,
+    wide,
+)
 from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
+from edgec.compiler.kernels.estimate import (
+    FAR_BYTES_PER_CYCLE,
+    PREFETCH_GAIN,
+    multiply_cycles,
+)
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, alike_taps, present_rows, tile_spans
 from edgec.targets.target import Target
-
-CACHE_LINE_BYTES = 64
-# What a core gets from beyond its second-level cache, and how much less it waits for what the
-# kernel asks for in time: measured on two x86 servers.
-FAR_BYTES_PER_CYCLE = 8.0
-PREFETCH_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -254,9 +260,7 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     depth = ((channels.blocks - 1) * size + channels.last) * taps
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
-    latency = 4.0
-    multiply = max(fmas / target.fma_units, latency * min(1.0, fmas / (latency * target.fma_units)))
-    multiply = max(multiply, latency if fmas < latency * target.fma_units else 0)
+    multiply = multiply_cycles(fmas, target)
     load = (pixels + vectors) / 2
     issue = (fmas + pixels + vectors + 3) / 4
     panel_bytes = depth * vectors * c * 4

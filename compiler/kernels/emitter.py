@@ -13,6 +13,8 @@ import tvm
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
+CACHE_LINE_BYTES = 64
+
 Index = Any
 """A TIR integer expression or a Python integer."""
 

@@ -20,10 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emitter import (
+    CACHE_LINE_BYTES,
+    Emitter,
+    broadcast,
+    constant,
+    vector_dtype,
+    wide,
+)
 from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
+from edgec.compiler.kernels.estimate import multiply_cycles
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
+
+# Steps over K between requests for the next tile of B.
+K_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,7 @@ def estimate_matmul_cycles(
     """The same model as for convolutions: multiplying, loading, issuing, streaming B."""
     rows, vectors = decision.tile_m, decision.tile_n
     fmas = rows * vectors
-    latency = 4.0
-    multiply = max(fmas / target.fma_units, latency if fmas < latency * target.fma_units else 0)
+    multiply = multiply_cycles(fmas, target)
     load = (rows + vectors) / 2
     issue = (fmas + rows + vectors + 2) / 4
     tiles_m = math.ceil(workload.m / rows)
@@ -171,6 +181,7 @@ class _Matmul:
             high = e.let("high", tirx.floormod(rest, outer))
             self.batch = e.let("batch", tirx.floordiv(rest, outer))
             row, self.tile = (low, high) if p.rows_first else (high, low)
+            self.pass_number = row
             first = tirx.min(row * p.tile_m, tirx.IntImm("int32", w.m - p.tile_m))
             self.row = e.let("first_row", first)
             dtype = vector_dtype("float32", p.lanes)
@@ -205,19 +216,42 @@ class _Matmul:
                 e.store(self.acc, m * p.tile_n + v, start)
         a = e.let("a_row", (self.batch * w.m + self.row) * w.k)
         b = e.let("b_tile", (self.tile * self.width if w.packed else self.batch * w.n) * w.k)
-        with e.loop("k", w.k) as k:
+        a, b, columns_wide = wide(a), wide(b), [wide(column) for column in columns]
+
+        def accumulate(k: Any) -> None:
             if w.packed:
                 places = [b + k * self.width + v * p.lanes for v in range(vectors)]
             else:
-                places = [b + k * w.n + columns[v] for v in range(vectors)]
+                places = [b + k * w.n + columns_wide[v] for v in range(vectors)]
             values = [e.let("b", e.load(self.b, place, p.lanes)) for place in places]
             for m in range(p.tile_m):
                 x = e.let("x", broadcast(e.load(self.a, a + m * w.k + k), p.lanes))
                 for v, value in enumerate(values):
                     place = m * p.tile_n + v
                     e.store(self.acc, place, e.load(self.acc, place) + x * value)
+
+        # One pass alone is limited by memory, whatever is asked for.
+        again = w.packed and p.rows_first and self.tiles_m > 1
+        blocks = w.k // K_BLOCK if again else 0
+        if blocks:
+            with e.loop("k_block", blocks, wide=True) as block:
+                self._prefetch(b + block * (K_BLOCK * self.width))
+                with e.loop("k", K_BLOCK, wide=True) as k:
+                    accumulate(block * K_BLOCK + k)
+        if w.k > blocks * K_BLOCK:
+            with e.loop("k", w.k - blocks * K_BLOCK, blocks * K_BLOCK, wide=True) as k:
+                accumulate(k)
         for v in range(vectors):
             self._store(v, columns[v], vectors, steps[bias:], int(bias))
+
+    def _prefetch(self, block: Any) -> None:
+        """Ask for this pass's share of the next tile of columns."""
+        w = self.work
+        line = CACHE_LINE_BYTES // 4
+        share = math.ceil(K_BLOCK * self.width / line / self.tiles_m)
+        for number in range(share):
+            place = w.k * self.width + (wide(self.pass_number) * share + number) * line
+            self.emit.prefetch(self.b, block + place)
 
     def _store(self, v: int, column: Any, vectors: int, steps: list[Step], skip: int) -> None:
         w, p, e = self.work, self.plan, self.emit
