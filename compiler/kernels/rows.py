@@ -24,12 +24,14 @@ class RowWorkload:
         rows: how many.
         columns: values in a row.
         epsilon: added to the variance.
+        inner: rows that lie interleaved: the values of one are this far apart. Only softmax.
     """
 
     operation: Operation
     rows: int
     columns: int
     epsilon: float = 0.0
+    inner: int = 1
 
     @property
     def macs(self) -> int:
@@ -39,7 +41,44 @@ class RowWorkload:
 
 def emit_rows(workload: RowWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data, gamma and beta where there are any, and output."""
+    if workload.inner > 1:
+        return _interleaved_softmax(workload, target, name)
     return _Rows(workload, target, name).kernel()
+
+
+def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
+    """One task is as many neighbouring rows as a vector has lanes, the last ones overlapping."""
+    c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
+    e = Emitter()
+    data = e.buffer("data", w.rows * w.columns, "float32")
+    output = e.buffer("output", w.rows * w.columns, "float32")
+    vectors = math.ceil(w.inner / c)
+    with e.tasks() as task:
+        lane = tirx.min(tirx.floormod(task, vectors) * c, tirx.IntImm("int32", w.inner - c))
+        start = e.let("start", tirx.floordiv(task, vectors) * (w.columns * w.inner) + lane)
+        kept = e.local("kept", 2, vector_dtype("float32", c))
+        largest, total = 0, 1
+        e.store(kept, largest, constant(float("-inf"), "float32", c))
+        e.store(kept, total, constant(0, "float32", c))
+        with e.loop("column", w.columns) as column:
+            value = e.load(data, start + column * w.inner, c)
+            e.store(kept, largest, tirx.max(e.load(kept, largest), value))
+        with e.loop("column", w.columns) as column:
+            at = e.let("at", start + column * w.inner)
+            shifted = e.let("shifted", e.load(data, at, c) - e.load(kept, largest))
+            raised = e.let("raised", exp(shifted))
+            e.store(output, at, shifted if w.operation == "log_softmax" else raised)
+            e.store(kept, total, e.load(kept, total) + raised)
+        if w.operation == "log_softmax":
+            finish = e.let("shift", tirx.log(e.load(kept, total)))
+        else:
+            finish = e.let("scale", constant(1, "float32", c) / e.load(kept, total))
+        with e.loop("column", w.columns) as column:
+            at = e.let("at", start + column * w.inner)
+            value = e.load(output, at, c)
+            done = value - finish if w.operation == "log_softmax" else value * finish
+            e.store(output, at, done)
+    return Kernel(e.function(name), w.rows // w.inner * vectors)
 
 
 class _Rows:

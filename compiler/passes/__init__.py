@@ -1,6 +1,7 @@
 """Passes over the Relax graph, in the order in which they run."""
 
 from edgec.compiler.passes.base import Pass
+from edgec.compiler.passes.conv_transpose_as_conv import ConvTransposeAsConv
 from edgec.compiler.passes.fold_affine import FoldAffine
 from edgec.compiler.passes.fold_batch_norm import FoldBatchNorm
 from edgec.compiler.passes.recognize_activations import RecognizeActivations
@@ -15,12 +16,14 @@ CANONICALIZE: tuple[Pass, ...] = (
     RecognizeLayerNorm(),
     FoldAffine(),
     RecognizeActivations(),
+    ConvTransposeAsConv(),
     # A constant behind a recognized activation meets the one that came out of it.
     FoldAffine(),
 )
 
 __all__ = [
     "CANONICALIZE",
+    "ConvTransposeAsConv",
     "FoldAffine",
     "FoldBatchNorm",
     "Pass",

@@ -444,14 +444,16 @@ class _Packer:
     def _softmax(self, call: relax.Call) -> _Value | None:
         data = self._value(call.args[0])
         rank = len(data.shape)
-        if rank == 0 or int(call.attrs.axis) % rank != rank - 1:
+        if rank == 0:
             return None
+        axis = int(call.attrs.axis) % rank
         logarithm = op_name(call) == "relax.nn.log_softmax"
         operation: Operation = "log_softmax" if logarithm else "softmax"
         workload = RowWorkload(
             operation,
-            math.prod(data.shape[:-1]),
-            data.shape[-1],
+            math.prod(data.shape) // data.shape[axis],
+            data.shape[axis],
+            inner=math.prod(data.shape[axis + 1 :]),
         )
         source = self._plain(data).expression
         variable = self._emit("edgec.rows", [source], workload, data.shape)
@@ -604,10 +606,13 @@ class _Packer:
             reshaped = self._reshaped(other, padded)
             operand = self._blocked(reshaped).expression
             return self._apply(data, Step(op, "image_channel"), [operand], shape)
-        if varying == [len(shape) - 1]:
-            operand = self._plain(other).expression
-            return self._apply(data, Step(op, "channel"), [operand], shape)
-        return None
+        first, past = (varying[0], varying[-1] + 1) if varying else (0, 0)
+        if padded[first:past] != shape[first:past]:
+            return None
+        outer, channels = math.prod(shape[:first]), math.prod(shape[first:past])
+        planes = (outer, channels, math.prod(shape[past:]))
+        operand = self._plain(other).expression
+        return self._apply(data, Step(op, "channel"), [operand], shape, planes)
 
     def _reshaped(self, value: _Value, shape: Shape) -> _Value:
         if value.shape == shape:
@@ -620,38 +625,67 @@ class _Packer:
         call = self.made.get(data.expression)
         return call is not None and data.uses == 1 and op_name(call) in _EPILOGUES
 
-    def _apply(self, data: _Value, step: Step, operands: Sequence[Any], shape: Shape) -> _Value:
-        """One step on a value: in the epilogue of its kernel, or as a kernel of its own."""
+    def _apply(
+        self,
+        data: _Value,
+        step: Step,
+        operands: Sequence[Any],
+        shape: Shape,
+        planes: tuple[int, int, int] | None = None,
+    ) -> _Value:
+        """One step on a value: in the epilogue of its kernel, or as a kernel of its own.
+
+        Args:
+            data: the value.
+            step: what to do to it.
+            operands: of the step.
+            shape: of the result.
+            planes: outer, channels and inner extents of a channel operand of a plain value.
+        """
         call = self.made.get(data.expression)
         if call is not None and self._absorbs(data):
             operator = op_name(call)
             field = _EPILOGUES[operator]
             workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
-            fits = operator != "edgec.elementwise" or self._fits(workload, step, data, shape)
+            # In the other kernels the channels of a plain value are its last dimension.
+            fits = planes is None or planes[2] == 1
+            if operator == "edgec.elementwise":
+                alone = self._elementwise_workload(data, step, shape, planes)
+                merged = _merged(workload, alone)
+                fits, workload = merged is not None, merged or workload
             if fits:
                 longer = replace(workload, **{field: (*getattr(workload, field), step)})
                 arguments = [*call.args, *operands]
                 place = [int(extent) for extent in call.attrs["shape"]]
                 variable = self._emit(operator, arguments, longer, place)
                 return _Value(variable, shape, data.blocked, 1)
-        workload = self._elementwise_workload(data, step, shape)
+        workload = self._elementwise_workload(data, step, shape, planes)
         place = list(self._blocked_shape(shape)) if data.blocked else list(shape)
         variable = self._emit("edgec.elementwise", [data.expression, *operands], workload, place)
         return _Value(variable, shape, data.blocked, 1)
 
-    def _elementwise_workload(self, data: _Value, step: Step, shape: Shape) -> ElementwiseWorkload:
+    def _elementwise_workload(
+        self, data: _Value, step: Step, shape: Shape, planes: tuple[int, int, int] | None
+    ) -> ElementwiseWorkload:
         if data.blocked:
             n, channels, h, w = _image(shape)
             blocks = math.ceil(channels / self.c)
             return ElementwiseWorkload(n, blocks, h * w * self.c, self.c, (step,))
-        columns = shape[-1] if shape else 1
-        rows = math.prod(shape) // max(1, columns)
-        return ElementwiseWorkload(rows, columns, 1, 1, (step,))
+        return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,))
 
-    def _fits(self, workload: ElementwiseWorkload, step: Step, data: _Value, shape: Shape) -> bool:
-        """Whether the planes of a chain are those of one more step."""
-        alone = self._elementwise_workload(data, step, shape)
-        return replace(alone, steps=()) == replace(workload, steps=())
+
+def _merged(chain: ElementwiseWorkload, alone: ElementwiseWorkload) -> ElementwiseWorkload | None:
+    """The chain with planes that suit one more step too, None if there are none.
+
+    Steps without a channel operand suit any.
+    """
+
+    def has_channels(workload: ElementwiseWorkload) -> bool:
+        return any(step.operand in ("channel", "image_channel") for step in workload.steps)
+
+    if not has_channels(alone) or replace(alone, steps=()) == replace(chain, steps=()):
+        return chain
+    return None if has_channels(chain) else replace(alone, steps=chain.steps)
 
 
 # Where each kernel keeps the steps that it can take.
