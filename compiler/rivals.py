@@ -21,6 +21,10 @@ from edgec.compiler.signature import Signature
 
 CONVERT_SECONDS = 600
 
+# Not `-m MNN.tools.mnnconvert`: importing that installs a logging package with pip, which replaces
+# protobuf by one that onnx does not work with, and reports each conversion to the vendor.
+_MNN_CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+
 
 class Rival(Protocol):
     """A loaded model of another runtime."""
@@ -119,7 +123,7 @@ class _Mnn:
         _convert(
             "mnnconvert",
             [
-                *(sys.executable, "-m", "MNN.tools.mnnconvert", "-f", "ONNX"),
+                *(sys.executable, "-c", _MNN_CONVERT, "-f", "ONNX"),
                 *("--modelFile", str(model), "--MNNModel", str(converted), "--bizCode", "edgec"),
             ],
             converted,
