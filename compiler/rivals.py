@@ -180,17 +180,18 @@ class _Ncnn:
             for number, spec in enumerate(signature.inputs)
         }
         self._names = [spec.name for spec in signature.outputs]
+        self._shapes = [tuple(extent or 0 for extent in spec.shape) for spec in signature.outputs]
 
     def _run(self) -> list[NDArray[Any]]:
         extractor = self._net.create_extractor()
         for name, mat in self._inputs.items():
             extractor.input(name, mat)
         results = []
-        for number in range(len(self._names)):
+        for number, shape in enumerate(self._shapes):
             status, mat = extractor.extract(f"out{number}")
             if status != 0:
                 raise ToolchainError("ncnn cannot run the model")
-            results.append(np.array(mat)[None])
+            results.append(np.array(mat).reshape(shape))
         return results
 
     def __call__(self) -> None:
