@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgec.compiler.bench import BenchReport
+    from edgec.compiler.bundle import ExecutionRecord
     from edgec.compiler.inspection import ModelReport
     from edgec.compiler.parity import ParityReport
     from edgec.compiler.progress import Progress
@@ -134,16 +135,18 @@ _inputs_option = click.option(
 )
 
 
-def _progress(quiet: bool) -> "Progress":
+def _progress(quiet: bool, verbose: bool) -> "Progress":
     from edgec.compiler.progress import Silent, Steps
 
-    return Silent() if quiet else Steps()
+    return Silent() if quiet else Steps(verbose)
 
 
 @edgec.command()
 @click.argument("model", type=_path)
 @click.option("--target", "-t", default="native", show_default=True, help="Name or *.toml.")
-@click.option("--output", "-o", type=_path, help="Bundle folder, or a file ending in .tar.")
+@click.option(
+    "--output", "-o", type=_path, metavar="PATH", help="Bundle folder, or a file ending in .tar."
+)
 @_shape_options
 @_inputs_option
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
@@ -151,6 +154,7 @@ def _progress(quiet: bool) -> "Progress":
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
 @click.option("--dump", type=_path, metavar="DIR", help="Write the IR after each phase.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
 @_json_option
 def compile(
     model: Path,
@@ -164,6 +168,7 @@ def compile(
     check_stages: bool,
     dump: Path | None,
     quiet: bool,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Compile an ONNX MODEL for a target into a bundle."""
@@ -183,7 +188,9 @@ def compile(
     resolved = load_target(target)
     from edgec.compiler.pipeline import compile_model
 
-    bundle = compile_model(model, resolved, options, output=output, progress=_progress(quiet))
+    bundle = compile_model(
+        model, resolved, options, output=output, progress=_progress(quiet, verbose)
+    )
     manifest = bundle.manifest
     size = sum(record.size_bytes for record in manifest.files.values())
     if as_json:
@@ -206,9 +213,17 @@ def compile(
 @click.argument("bundle", type=_path)
 @_inputs_option
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
+@click.option("--threads", default=0, show_default=True, help="0: all cores.")
 @click.option("--output", "-o", type=_path, metavar="FILE.npz", help="Save the outputs.")
 @_json_option
-def run(bundle: Path, inputs: Sequence[str], seed: int, output: Path | None, as_json: bool) -> None:
+def run(
+    bundle: Path,
+    inputs: Sequence[str],
+    seed: int,
+    threads: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Run a BUNDLE here, on given or generated inputs."""
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.vectors import generate_inputs, write_tensors
@@ -219,7 +234,7 @@ def run(bundle: Path, inputs: Sequence[str], seed: int, output: Path | None, as_
         manifest = loaded.manifest
         bounds = manifest.settings.index_bounds
         tensors = generate_inputs(manifest.signature.inputs, seed, bounds)
-    results = loaded.run(tensors)
+    results = loaded.open(threads).run(tensors)
     if output is not None:
         write_tensors(output, results)
     if as_json:
@@ -234,7 +249,12 @@ def run(bundle: Path, inputs: Sequence[str], seed: int, output: Path | None, as_
 
 @edgec.command()
 @click.argument("bundle", type=_path)
-@click.option("--model", type=_path, help="The original ONNX file: compare on fresh inputs too.")
+@click.option(
+    "--model",
+    type=_path,
+    metavar="FILE.onnx",
+    help="The original ONNX file: compare on fresh inputs too.",
+)
 @click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
 @_json_option
 def verify(bundle: Path, model: Path | None, seeds: tuple[int, ...], as_json: bool) -> None:
@@ -259,7 +279,7 @@ def verify(bundle: Path, model: Path | None, seeds: tuple[int, ...], as_json: bo
 @click.option("--threads", default=1, show_default=True, help="For every runtime; 0: all cores.")
 @click.option("--seconds", default=3.0, show_default=True, help="Measuring time of each.")
 @click.option("--against", default="", metavar="NAME,…", help="onnxruntime,openvino,mnn,ncnn")
-@click.option("--model", type=_path, help="The ONNX file, for the others.")
+@click.option("--model", type=_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
 @_inputs_option
 @click.option("--profile", is_flag=True, help="Show the time of every kernel.")
 @_json_option
@@ -365,6 +385,7 @@ def inspect(path: Path, shapes: Sequence[str], freeze: Sequence[str], as_json: b
                 ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
                 *[["input", str(record.spec())] for record in manifest.inputs],
                 *[["output", str(record.spec())] for record in manifest.outputs],
+                ["executor", _execution(manifest.execution)],
                 ["parity", f"checked on {manifest.parity.checked_on}"],
                 *[["file", f"{name}  {r.size_bytes} bytes"] for name, r in manifest.files.items()],
                 *[["tool", f"{name} {version}"] for name, version in manifest.tools.items()],
@@ -497,6 +518,12 @@ def _print_model(report: "ModelReport", as_json: bool) -> None:
     for item in report.unsupported:
         nodes = ", ".join(item.nodes[:5]) + (" …" if len(item.nodes) > 5 else "")
         click.echo(f"unsupported: {item.operator}: {item.reason} ({nodes})")
+
+
+def _execution(record: "ExecutionRecord") -> str:
+    if record.executor == "machine":
+        return "TVM's virtual machine, because shapes depend on data"
+    return f"static, {record.arena_bytes / 1e6:.2f} MB for activations at their peak"
 
 
 def _describe(array: "NDArray[Any]") -> dict[str, Any]:

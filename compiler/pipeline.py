@@ -44,6 +44,7 @@ from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
 from edgec.compiler.runtime import open_session, why_not_here
+from edgec.compiler.schedule.estimate import describe_generic
 from edgec.compiler.signature import Signature, TensorSpec, graph_signature
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
@@ -112,6 +113,7 @@ def compile_model(
         lowered = run("lower", lower, packed, target)
         signature = reference.signature
         scheduled = run("schedule", schedule, lowered, module, target, signature)
+        run.progress.detail(describe_generic(scheduled, target))
         executor, arena_bytes = run("build", build, scheduled, signature, target, library)
 
         check = _Check(reference, graph, imported.value_names, scratch, options)

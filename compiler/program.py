@@ -62,7 +62,6 @@ class Step:
         label: the operators it computes, for profiles.
         template: name of the template, or `generic`.
         flops: floating-point operations.
-        cycles: estimate on one core of the target, 0 if unknown.
     """
 
     kernel: str
@@ -71,7 +70,6 @@ class Step:
     label: str
     template: str
     flops: int = 0
-    cycles: float = 0.0
 
 
 @dataclass

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def step(self, number: int, total: int, title: str) -> AbstractContextManager[None]:
         """Begin a step."""
 
+    def detail(self, text: str) -> None:
+        """More about the step before, for those who ask."""
+
 
 @dataclass
 class Silent:
@@ -26,12 +29,21 @@ class Silent:
         """Do nothing."""
         yield
 
+    def detail(self, text: str) -> None:
+        """Do nothing."""
+
 
 @dataclass
 class Steps:
     """Writes `[3/9] import … 0.4 s`; on a terminal with a spinner while a step runs."""
 
+    verbose: bool = False
     console: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+
+    def detail(self, text: str) -> None:
+        """Show a line below the step before, if asked for."""
+        if self.verbose:
+            self.console.print(f"        {text}", markup=False)
 
     @contextmanager
     def step(self, number: int, total: int, title: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import tvm_ffi
 from tvm import IRModule, relax, tirx
+from tvm.s_tir.analysis import estimate_tir_flops
 
 from edgec.compiler.kernels.templates import TEMPLATES, Template, from_text, to_text
 from edgec.compiler.passes.base import dtype_of, op_name, shape_of, value_of
@@ -51,7 +52,7 @@ class _Scheduler:
         self.values: dict[relax.Var, Value | list[Value]] = {}
         self.names: dict[str, str] = {}
         self.constants: dict[tuple[int, str], Value] = {}
-        self.generic: dict[str, Any] = {}
+        self.tasks: dict[str, int] = {}
 
     def run(self, signature: Signature) -> Program:
         function = self.module["main"]
@@ -134,7 +135,7 @@ class _Scheduler:
             name = self.names[key] = f"{short}_{len(self.names)}"
             kernel = template.emit(workload, decision, self.target, name)
             self.program.functions[name] = kernel.function
-            self.generic[name] = kernel.tasks
+            self.tasks[name] = kernel.tasks
         arguments = []
         for position, argument in enumerate(call.args):
             value = self._single(argument)
@@ -145,7 +146,7 @@ class _Scheduler:
         step = Step(
             name,
             (*arguments, result),
-            self.generic[name],
+            self.tasks[name],
             variable.name,
             short,
             flops=2 * workload.macs,
@@ -179,7 +180,7 @@ class _Scheduler:
             scheduled = schedule_generic(function, self.target)
             kernel = to_kernel(scheduled, self.target, name)
             self.program.functions[name] = kernel.function
-            self.generic[name] = kernel.tasks
+            self.tasks[name] = kernel.tasks
         fields = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else [call.args[1]]
         arguments = [self._single(field) for field in fields]
         kind = variable.ty
@@ -191,7 +192,12 @@ class _Scheduler:
         else:
             results = [self._new(variable)]
         step = Step(
-            name, (*arguments, *results), self.generic[name], name.split("_", 2)[-1], "generic"
+            name,
+            (*arguments, *results),
+            self.tasks[name],
+            name.split("_", 2)[-1],
+            "generic",
+            flops=int(estimate_tir_flops(IRModule({"main": function}))),
         )
         self.program.steps.append(step)
         return results if isinstance(kind, relax.TupleType) else results[0]
