@@ -253,7 +253,7 @@ def run(
     "--model",
     type=_path,
     metavar="FILE.onnx",
-    help="The original ONNX file: compare on fresh inputs too.",
+    help="The original: compare on fresh inputs too.",
 )
 @click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
 @_json_option
