@@ -56,9 +56,10 @@ def build_program(
     source = program_source(program, plan, weights, outputs, target)
     (folder / "program.c").write_text(source)
     (folder / "weights.S").write_text(_WEIGHTS_ASSEMBLY)
-    for name in (*HEADERS, *SOURCES):
+    for name in HEADERS:
         shutil.copyfile(FOLDER / name, folder / name)
-    sources = [folder / name for name in ("program.c", "weights.S", *SOURCES)]
+    # The executor's sources stay where they are: the driver's cache knows them by their path.
+    sources = [folder / "program.c", folder / "weights.S", *(FOLDER / name for name in SOURCES)]
     link_shared([objects, *sources], library, target)
     return plan
 

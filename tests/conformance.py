@@ -44,8 +44,9 @@ STATUSES = ("pass", "refused", "wrong", "crash", "timeout")
 # What ONNX's runner allows bfloat16: two units in the last place.
 BFLOAT16_RTOL = 2.0**-6
 
-# A refusal can uncover the next one: freeze again, this often.
-FREEZE_ROUNDS = 4
+# The light models take long to compile.
+LARGE_KIND = "real"
+LARGE_FACTOR = 10
 
 # Formal names of operands that decide shapes, axes and modes rather than carry data.
 STEERING_OPERANDS = frozenset(
@@ -119,14 +120,18 @@ class Outcome:
         message: why it did not pass.
         frozen: inputs that had to be made constants.
         folded: nothing was left to compile then.
-        seconds: time, without waiting.
+        died: the worker ended.
+        seconds: time from sending the case to hearing of it.
+        phases: seconds in each phase of the compile.
     """
 
     status: str
     message: str = ""
     frozen: list[str] = field(default_factory=list)
     folded: bool = False
+    died: bool = False
     seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 class Failed(Exception):  # noqa: N818 - a verdict about a case, not a malfunction
@@ -203,11 +208,14 @@ def _listed_under(case: Case, operators: dict[str, str]) -> str:
 
 
 def _array(value: Any) -> Any:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _tensor(path: Path) -> Array:
-    return numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
+    array: Array = numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
+    return array
 
 
 def _is_core(model: onnx.ModelProto) -> bool:
@@ -240,22 +248,15 @@ def run_edgec(case: Case) -> Outcome:
     names = [value.name for value in model.graph.input if value.name not in initialized]
     inputs = dict(zip(names, case.inputs, strict=True))
     frozen: set[str] = set()
-    folded = False
-    for _ in range(FREEZE_ROUNDS):
+    while True:
         with tempfile.TemporaryDirectory(prefix="edgec-conformance-") as folder:
             attempt = _Attempt(case, inputs, frozen, Path(folder))
-            try:
-                attempt.run()
-            except Failed as failure:
-                refused = failure.status == "refused"
-                asked = attempt.inputs_to_freeze() - frozen if refused else set()
-                if not asked:
-                    return Outcome(failure.status, str(failure), sorted(frozen))
-                frozen |= asked
-            else:
-                folded = attempt.folded
-                break
-    return Outcome("pass", "", sorted(frozen), folded)
+            outcome = attempt.outcome()
+        asked = attempt.inputs_to_freeze() if outcome.status == "refused" else set()
+        if not asked:
+            return outcome
+        # A refusal can uncover the next one, at most once for each input.
+        frozen |= asked
 
 
 class _Attempt:
@@ -269,11 +270,17 @@ class _Attempt:
         self.frozen = {name: inputs[name] for name in frozen}
         self.folder = folder
         self.graph: onnx.ModelProto | None = None
+        self.phases: dict[str, float] = {}
 
-    @property
-    def folded(self) -> bool:
-        """Whether constant folding left nothing to compile."""
-        return self.graph is not None and not self.graph.graph.node
+    def outcome(self) -> Outcome:
+        """How it went."""
+        status, message = "pass", ""
+        try:
+            self.run()
+        except Failed as failure:
+            status, message = failure.status, str(failure)
+        folded = self.graph is not None and not self.graph.graph.node
+        return Outcome(status, message, sorted(self.frozen), folded, phases=self.phases)
 
     def run(self) -> None:
         """Compile, run, compare.
@@ -299,30 +306,53 @@ class _Attempt:
         shapes = {
             name: value.shape for name, value in self.inputs.items() if hasattr(value, "shape")
         }
-        with _phase("read", may_refuse=True):
+        with self.phase("read", may_refuse=True):
             source = read_model(path)
-        with _phase("specialize", may_refuse=True):
+        with self.phase("specialize", may_refuse=True):
             special = specialize(source.proto, shapes, self.frozen)
-        with _phase("simplify", may_refuse=True):
+        with self.phase("simplify", may_refuse=True):
             self.graph = simplify(special.proto)
-        with _phase("import", may_refuse=True):
+        with self.phase("import", may_refuse=True):
             imported = import_model(self.graph)
-        with _phase("canonicalize"):
+        with self.phase("canonicalize"):
             signature = graph_signature(self.graph.graph)
             module = apply_passes(imported.module, CANONICALIZE)
-        with _phase("pack"):
+        with self.phase("pack"):
             packed = pack(module, target)
-        with _phase("lower"):
+        with self.phase("lower"):
             lowered = lower(packed, target)
-        with _phase("schedule"):
+        with self.phase("schedule"):
             scheduled = schedule(lowered, module, target, signature)
-        with _phase("build"):
+        with self.phase("build"):
             executor, _ = build(scheduled, signature, target, library)
-        with _phase("run"):
+        if executor == "static":
+            # It writes its outputs into memory of the signature's size.
+            _check_outputs(imported.module, signature.outputs)
+        with self.phase("run"):
             session = open_session(library, target, signature, executor)
             outputs = session.run(self.inputs)
         actual = [outputs[spec.name] for spec in signature.outputs]
-        _compare(self.case, actual)
+        with self.phase("compare"):
+            _compare(self.case, actual)
+
+    @contextlib.contextmanager
+    def phase(self, name: str, may_refuse: bool = False) -> Iterator[None]:
+        """Sort what a phase raises; only before code generation is edgec's error a refusal."""
+        from edgec.compiler.errors import EdgecError
+
+        start = time.monotonic()
+        try:
+            yield
+        except EdgecError as error:
+            text = str(error) if may_refuse else f"{name}: {error}"
+            raise Failed("refused" if may_refuse else "crash", text) from error
+        except Failed:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            raise Failed("crash", f"{name}: {kind}: {_last_line(error)}") from error
+        finally:
+            self.phases[name] = round(time.monotonic() - start, 4)
 
     def inputs_to_freeze(self) -> set[str]:
         """Inputs that a user would freeze after reading the refusal."""
@@ -341,18 +371,19 @@ class _Attempt:
         return asked & set(self.inputs)
 
 
-@contextlib.contextmanager
-def _phase(name: str, may_refuse: bool = False) -> Iterator[None]:
-    """Sort what a phase raises; only before code generation is an error of edgec's a refusal."""
-    from edgec.compiler.errors import EdgecError
+def _check_outputs(module: Any, specs: Sequence[Any]) -> None:
+    """The code's outputs must be what the signature says.
 
-    try:
-        yield
-    except EdgecError as error:
-        text = str(error) if may_refuse else f"{name}: {error}"
-        raise Failed("refused" if may_refuse else "crash", text) from error
-    except Exception as error:
-        raise Failed("crash", f"{name}: {type(error).__name__}: {_last_line(error)}") from error
+    Raises:
+        Failed: they are not; running it would damage memory.
+    """
+    kind = module["main"].ret_ty
+    for spec, output in zip(specs, getattr(kind, "fields", [kind]), strict=True):
+        shape, dtype = tuple(int(extent) for extent in output.shape), str(output.dtype.dtype)
+        if (shape, dtype) != (spec.shape, spec.dtype):
+            raise Failed(
+                "wrong", f"compiled as {dtype} {list(shape)} where the signature says {spec}"
+            )
 
 
 def _operand_names(
@@ -390,12 +421,14 @@ def run_onnxruntime(case: Case) -> Outcome:
         session = onnxruntime.InferenceSession(
             case.model, options, providers=["CPUExecutionProvider"]
         )
-        names = [value.name for value in session.get_inputs()]
-        feeds = dict(zip(names, map(_for_onnxruntime, case.inputs), strict=True))
     except Exception as error:
         return Outcome("refused", _last_line(error))
     try:
-        actual = session.run(None, feeds)
+        if any(map(_unknown_to_numpy, [*case.inputs, *case.expected])):
+            actual = _run_bound(session, case)
+        else:
+            names = [value.name for value in session.get_inputs()]
+            actual = session.run(None, dict(zip(names, case.inputs, strict=True)))
     except Exception as error:
         return Outcome("crash", _last_line(error))
     try:
@@ -405,16 +438,36 @@ def run_onnxruntime(case: Case) -> Outcome:
     return Outcome("pass")
 
 
-def _for_onnxruntime(value: Any) -> Any:
-    """Types that NumPy lacks travel as ONNX Runtime's own values."""
-    import onnxruntime
+def _unknown_to_numpy(value: Any) -> bool:
+    # NumPy marks the types of ml_dtypes, registered with it, by 2.
+    return isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1
 
-    if isinstance(value, np.ndarray) and value.dtype.kind == "V":
-        proto = numpy_helper.from_array(value)
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            value.view(np.dtype(f"u{value.dtype.itemsize}")), proto.data_type
-        )
-    return value
+
+def _run_bound(session: Any, case: Case) -> list[Array]:
+    """Run with types that NumPy lacks: from and to memory in the layout of a TensorProto."""
+    binding = session.io_binding()
+    buffers = []
+    for value, array in zip(session.get_inputs(), case.inputs, strict=True):
+        proto, buffer = _buffer(array)
+        buffers.append(buffer)
+        binding.bind_input(value.name, "cpu", 0, proto.data_type, array.shape, buffer.ctypes.data)
+    results = []
+    for value, array in zip(session.get_outputs(), case.expected, strict=True):
+        proto, buffer = _buffer(array)
+        buffer[:] = 0
+        results.append((proto, buffer))
+        binding.bind_output(value.name, "cpu", 0, proto.data_type, array.shape, buffer.ctypes.data)
+    session.run_with_iobinding(binding)
+    for proto, buffer in results:
+        proto.raw_data = buffer.tobytes()[: len(proto.raw_data)]
+    return [numpy_helper.to_array(proto) for proto, _ in results]
+
+
+def _buffer(array: Array) -> tuple[onnx.TensorProto, NDArray[np.uint8]]:
+    proto = numpy_helper.from_array(array)
+    buffer = np.zeros(max(1, len(proto.raw_data)), np.uint8)
+    buffer[: len(proto.raw_data)] = np.frombuffer(proto.raw_data, np.uint8)
+    return proto, buffer
 
 
 def _compare(case: Case, actual: Sequence[Any]) -> None:
@@ -447,7 +500,7 @@ def difference(found: Any, expected: Any, rtol: float, atol: float) -> str:
         return "" if np.array_equal(found, expected) else "text differs"
     if expected.dtype.name == "bfloat16":
         rtol = max(rtol, BFLOAT16_RTOL)
-    if expected.dtype.kind not in "fciub":
+    if _unknown_to_numpy(expected):
         # NumPy cannot mix the types of ml_dtypes with numbers; all of them fit float32.
         found, expected = found.astype(np.float32), expected.astype(np.float32)
     close = np.isclose(found, expected, rtol=rtol, atol=atol, equal_nan=True)
@@ -470,51 +523,83 @@ def _last_line(error: Exception) -> str:
 Runner = Callable[[Case], Outcome]
 
 
-def run_all(
-    cases: Sequence[Case],
-    runner: Runner,
-    jobs: int,
-    timeout: float,
-    done: Callable[[Case, Outcome], None] = lambda case, outcome: None,
-) -> dict[str, Outcome]:
-    """Run cases in worker processes.
+class Workers:
+    """Processes that run cases; they start at once, and end with the context."""
 
-    Args:
-        cases: what to run.
-        runner: `run_edgec`, `run_onnxruntime`, or another function of a module.
-        jobs: workers at a time.
-        timeout: seconds for one case.
-        done: told of each outcome as it comes.
+    def __init__(self, runner: Runner, jobs: int) -> None:
+        self._runner = runner
+        # The linker's cache of what it compiles: it would keep every case's code for good.
+        self._cache = tempfile.TemporaryDirectory(prefix="edgec-conformance-")
+        self._workers = [_Worker(runner, self._cache.name) for _ in range(jobs)]
 
-    Returns:
-        Outcome by case name.
-    """
-    pending, outcomes = list(reversed(cases)), dict[str, Outcome]()
-    workers = [_Worker(runner) for _ in range(min(jobs, len(cases)))]
-    try:
-        while pending or any(worker.case for worker in workers):
-            for worker in workers:
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._cache.cleanup()
+
+    def run(
+        self,
+        cases: Sequence[Case],
+        timeout: float,
+        done: Callable[[Case, Outcome], None] = lambda case, outcome: None,
+    ) -> dict[str, Outcome]:
+        """Run cases, the large ones first.
+
+        Args:
+            cases: what to run.
+            timeout: seconds for one case, `LARGE_FACTOR` times as many for a large one.
+            done: told of each outcome as it comes.
+
+        Returns:
+            Outcome by case name.
+        """
+        outcomes = self._run(cases, timeout, done)
+        for case in cases:
+            if outcomes[case.name].died:
+                # Memory that an earlier case damaged can end a worker too: ask again, alone.
+                for worker in self._workers:
+                    worker.replace()
+                [again] = self._run([case], timeout, lambda case, outcome: None).values()
+                if not again.died:
+                    print(
+                        f"{case.name} ended its worker, but not when it ran alone: "
+                        f"{outcomes[case.name].message}",
+                        file=sys.stderr,
+                    )
+                outcomes[case.name] = again
+        return outcomes
+
+    def _run(
+        self, cases: Sequence[Case], timeout: float, done: Callable[[Case, Outcome], None]
+    ) -> dict[str, Outcome]:
+        pending = sorted(cases, key=lambda case: case.kind == LARGE_KIND)
+        outcomes: dict[str, Outcome] = {}
+        while len(outcomes) < len(cases):
+            for worker in self._workers:
                 if worker.case is None and pending:
-                    worker.start(pending.pop(), timeout)
-            busy = [worker for worker in workers if worker.case]
+                    case = pending.pop()
+                    large = case.kind == LARGE_KIND
+                    worker.start(case, timeout * LARGE_FACTOR if large else timeout)
+            busy = [worker for worker in self._workers if worker.case]
             remaining = min(worker.deadline for worker in busy) - time.monotonic()
             wait([worker.connection for worker in busy], max(0.0, remaining))
             for worker in busy:
-                case, outcome = worker.case, worker.poll()
-                if case is not None and outcome is not None:
-                    outcomes[case.name] = outcome
-                    done(case, outcome)
-    finally:
-        for worker in workers:
-            worker.stop()
-    return outcomes
+                running, outcome = worker.case, worker.poll()
+                if running is not None and outcome is not None:
+                    outcomes[running.name] = outcome
+                    done(running, outcome)
+        return outcomes
 
 
 class _Worker:
     """A process that runs cases one by one; replaced when it dies."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, cache: str) -> None:
         self.runner = runner
+        self.cache = cache
         self.case: Case | None = None
         self.deadline = 0.0
         self.started = 0.0
@@ -526,7 +611,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, self.runner, self._log.name), daemon=True
+            target=_serve, args=(theirs, self.runner, self._log.name, self.cache), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -551,11 +636,12 @@ class _Worker:
                 outcome = self.connection.recv()
             elif time.monotonic() >= self.deadline:
                 outcome = Outcome("timeout", f"took over {self.timeout:g} s")
-                self._replace()
+                self.replace()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            outcome = Outcome("crash", f"{_ending(self._process.exitcode)}: {self._last_words()}")
-            self._replace()
+            words = f"{_ending(self._process.exitcode)}: {self._last_words()}"
+            outcome = Outcome("crash", words, died=True)
+            self.replace()
         if outcome is not None:
             self.case = None
             outcome = replace(outcome, seconds=round(time.monotonic() - self.started, 3))
@@ -568,7 +654,8 @@ class _Worker:
         self._process.join()
         self.connection.close()
 
-    def _replace(self) -> None:
+    def replace(self) -> None:
+        """Start anew."""
         self.stop()
         self._spawn()
 
@@ -578,10 +665,11 @@ class _Worker:
         return (lines or text.splitlines() or ["no message"])[-1][:300]
 
 
-def _serve(connection: Connection, runner: Runner, log: str) -> None:
+def _serve(connection: Connection, runner: Runner, log: str, cache: str) -> None:
     """What a worker process does."""
     # A group of its own, so that a linker that it waits for ends with it.
     os.setpgid(0, 0)
+    os.environ["ZIG_LOCAL_CACHE_DIR"] = cache
     stream = os.open(log, os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -793,17 +881,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     start = time.monotonic()
-    every = load_cases()
-    cases = [case for case in every if re.search(options.filter, case.name)]
-    if not cases:
-        parser.error(f"no case matches {options.filter!r}")
-    print(f"{len(cases)} cases in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    ticker = _Ticker("edgec", len(cases))
-    outcomes = run_all(cases, run_edgec, options.jobs, options.timeout, ticker)
+    with Workers(run_edgec, options.jobs) as workers:
+        every = load_cases()
+        cases = [case for case in every if re.search(options.filter, case.name)]
+        if not cases:
+            parser.error(f"no case matches {options.filter!r}")
+        outcomes = workers.run(cases, options.timeout, _Ticker("edgec", len(cases)))
     rival = None
     if options.onnxruntime:
-        ticker = _Ticker("ONNX Runtime", len(cases))
-        rival = run_all(cases, run_onnxruntime, options.jobs, options.timeout, ticker)
+        with Workers(run_onnxruntime, options.jobs) as workers:
+            rival = workers.run(cases, options.timeout, _Ticker("ONNX Runtime", len(cases)))
     print(tables(cases, outcomes, rival))
     if len(cases) <= 40:
         for case in cases:
