@@ -1,9 +1,9 @@
 """Fold what is already known: the model before it is imported.
 
 TVM's importer needs shapes and axes as constants where exporters write chains of Shape,
-Gather and Concat. onnxscript's optimizer, which Microsoft maintains, evaluates those chains,
-takes `If` branches whose condition is constant and inlines functions. Its fusions are not
-used: how operators are spelled is the business of the passes, where it can be checked.
+Gather and Concat. onnxscript's optimizer, which Microsoft maintains, evaluates those chains
+and takes `If` branches whose condition is constant. Its fusions are not used: how operators are
+spelled is the business of the passes, where it can be checked.
 """
 
 import logging
@@ -12,6 +12,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 from onnxscript import optimizer
+
+from edgec.compiler.expand_functions import expand_functions
 
 # Folding a Shape chain can make an If constant, whose branch holds the next chain.
 MAX_ROUNDS = 8
@@ -32,8 +34,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _quiet_optimizer()
     graph = ir.from_proto(model)
-    common.InlinePass()(graph)
     for _ in range(MAX_ROUNDS):
+        expand_functions(graph)
         folded = optimizer.fold_constants(
             graph,
             onnx_shape_inference=True,

@@ -39,6 +39,9 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "LSTM"): convert_lstm,
 }
 
+# Written out as ONNX defines them before the import, although TVM has a converter.
+EXPANDED: frozenset[tuple[str, str]] = frozenset()
+
 # Gone after simplification, or refused there for a reason of its own.
 FOLDED_BEFORE = frozenset({"Constant", "If"})
 
