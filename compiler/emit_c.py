@@ -38,6 +38,7 @@ def program_source(
     target: Target,
 ) -> str:
     """The C source of a program's tables."""
+    most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
         "/* Written by edgec; see program.h for the types. */",
         '#include "program.h"',
@@ -53,7 +54,7 @@ def program_source(
         "",
         "const edgec_program edgec_the_program = {",
         f"  {len(program.inputs)}, {len(program.outputs)}, {len(program.steps)}, "
-        f"{len(program.copies)},",
+        f"{len(program.copies)}, {most_buffers},",
         "  edgec_inputs, edgec_outputs, edgec_steps, edgec_copies, edgec_weights,",
         f"  {plan.arena_bytes},",
         "};",

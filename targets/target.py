@@ -54,6 +54,7 @@ class Target(BaseModel):
         vector_bits: width of one vector register in bits, 0 where there are no vectors.
         vector_registers: how many of them there are (without vectors: float registers).
         fma_units: fused multiply-adds of full vector width that can start in one cycle.
+        load_units: loads that can start in one cycle.
         clock_ghz: highest sustained clock, for estimates of time.
         integer_dot: see `IntegerDot`.
         cores: cores of the largest kind.
@@ -78,6 +79,7 @@ class Target(BaseModel):
     vector_bits: Literal[0, 128, 256, 512]
     vector_registers: Annotated[int, Field(ge=8, le=64)]
     fma_units: Annotated[float, Field(gt=0, le=4)] = 1
+    load_units: Annotated[float, Field(gt=0, le=4)] = 2
     clock_ghz: Annotated[float, Field(gt=0, le=10)]
     integer_dot: IntegerDot
     cores: Annotated[int, Field(ge=1, le=1024)]

@@ -17,6 +17,7 @@ struct edgec_session {
   /* Aligned copies of inputs and outputs whose memory is not aligned. */
   void** staged_inputs;
   void** staged_outputs;
+  void** buffers; /* of the kernel that runs */
   const void** inputs;
   void** outputs;
 };
@@ -51,7 +52,8 @@ edgec_session* edgec_open(int32_t threads) {
   session->staged_outputs = calloc((size_t)program->output_count + 1, sizeof(void*));
   session->inputs = calloc((size_t)program->input_count + 1, sizeof(void*));
   session->outputs = calloc((size_t)program->output_count + 1, sizeof(void*));
-  if (!session->pool || !session->arena || !session->staged_inputs || !session->staged_outputs ||
+  session->buffers = calloc((size_t)program->most_buffers + 1, sizeof(void*));
+  if (!session->pool || !session->arena || !session->buffers || !session->staged_inputs || !session->staged_outputs ||
       !session->inputs || !session->outputs) {
     edgec_close(session);
     return NULL;
@@ -71,6 +73,7 @@ void edgec_close(edgec_session* session) {
   free(session->staged_outputs);
   free(session->inputs);
   free(session->outputs);
+  free(session->buffers);
   free(session);
 }
 
@@ -113,7 +116,7 @@ int32_t edgec_run_timed(edgec_session* session, const void* const* inputs, void*
   uint64_t before = nanoseconds ? now_ns() : 0;
   for (int32_t s = 0; s < program->step_count; ++s) {
     const edgec_step_entry* step = &program->steps[s];
-    void* buffers[MAX_BUFFERS];
+    void** buffers = session->buffers;
     for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, &step->buffers[b]);
     edgec_pool_run(session->pool, step, buffers);
     if (nanoseconds) {

@@ -5,7 +5,6 @@
 #include "edgec.h"
 
 #define EDGEC_ALIGNMENT 64
-#define MAX_BUFFERS 64 /* of one kernel */
 
 /* Where a buffer is. */
 typedef enum { EDGEC_INPUT, EDGEC_OUTPUT, EDGEC_WEIGHT, EDGEC_ARENA } edgec_place;
@@ -36,6 +35,7 @@ typedef struct {
 
 typedef struct {
   int32_t input_count, output_count, step_count, copy_count;
+  int32_t most_buffers; /* of one kernel */
   const edgec_tensor* inputs;
   const edgec_tensor* outputs;
   const edgec_step_entry* steps;

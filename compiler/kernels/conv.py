@@ -45,6 +45,13 @@ from edgec.compiler.kernels.estimate import (
 )
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, alike_taps, present_rows, tile_spans
+from edgec.compiler.kernels.winograd import (
+    WinogradDecision,
+    emit_winograd,
+    estimate_winograd_cycles,
+    winograd_size,
+    winograd_space,
+)
 from edgec.targets.target import Target
 
 
@@ -210,8 +217,13 @@ def pack_weight(
     return np.stack(tiles)
 
 
-def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
-    """Every decision that makes sense: tiles that fit the registers."""
+def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision | WinogradDecision]:
+    """Every decision that makes sense, direct or by Winograd's algorithm."""
+    return [*direct_space(workload, target), *winograd_space(workload, target)]
+
+
+def direct_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
+    """Decisions whose register tile fits the registers."""
     flat = flattened(workload)
     blocks = math.ceil(flat.out_channels / target.float_lanes)
     decisions = []
@@ -247,7 +259,7 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
 
     A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
-    broadcasts p inputs. Two loads and four instructions can start in a cycle. With fewer than
+    broadcasts p inputs. Four instructions can start in a cycle. With fewer than
     latency * units independent accumulators, FMAs wait for each other. Weights that a tile
     streams from beyond the first level cost bandwidth, and so does what comes from beyond the
     second level: once, or once for every tile of output channels or line when it does not stay.
@@ -261,7 +273,7 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
     multiply = multiply_cycles(fmas, target)
-    load = (pixels + vectors) / 2
+    load = (pixels + vectors) / target.load_units
     issue = (fmas + pixels + vectors + 3) / 4
     panel_bytes = depth * vectors * c * 4
     stream = 0.0
@@ -290,21 +302,43 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     return compute + flat.batch * far / FAR_BYTES_PER_CYCLE
 
 
-def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
+def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
     """The decision of the lowest estimate; of equals the one with more pixels."""
     return min(
-        conv_space(workload, target),
+        direct_space(workload, target),
         key=lambda d: (estimate_cycles(workload, d, target), -d.tile_h * d.tile_w),
     )
 
 
-def emit_conv(workload: ConvWorkload, decision: ConvDecision, target: Target, name: str) -> Kernel:
+def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
+    """The better of the best direct decision and the best by Winograd's algorithm."""
+    direct = default_direct_decision(workload, target)
+    others = [
+        (estimate_winograd_cycles(workload, decision, target), decision)
+        for decision in winograd_space(workload, target)
+    ]
+    cycles, winograd = min(others, key=lambda pair: pair[0], default=(math.inf, None))
+    if winograd is None or cycles >= estimate_cycles(workload, direct, target):
+        return direct
+    return winograd
+
+
+def emit_conv(
+    workload: ConvWorkload,
+    decision: ConvDecision | WinogradDecision,
+    target: Target,
+    name: str,
+) -> Kernel:
     """Write the kernel.
 
     Its buffers are data, packed weight, one for each binary step of the epilogue, and output.
     Channel operands are padded to whole blocks, element operands have the output's layout.
     """
     e = Emitter()
+    if isinstance(decision, WinogradDecision):
+        size = winograd_size(workload, decision, target.float_lanes)
+        buffers = _Buffers.declare(e, workload, size, target.float_lanes)
+        return emit_winograd(workload, decision, target, name, buffers, e)
     work = flattened(workload)
     buffers = _Buffers.declare(e, work, packed_size(work, decision, target), target.float_lanes)
     conv = _Conv(work, decision, target.float_lanes, e, buffers, 0)
@@ -392,14 +426,14 @@ class ConvTransposeWorkload:
 
 def conv_transpose_space(workload: ConvTransposeWorkload, target: Target) -> list[ConvDecision]:
     """Decisions that fit the largest phase."""
-    return conv_space(_largest_phase(workload), target)
+    return direct_space(_largest_phase(workload), target)
 
 
 def default_conv_transpose_decision(
     workload: ConvTransposeWorkload, target: Target
 ) -> ConvDecision:
     """The decision that suits the largest phase."""
-    return default_decision(_largest_phase(workload), target)
+    return default_direct_decision(_largest_phase(workload), target)
 
 
 def _largest_phase(workload: ConvTransposeWorkload) -> ConvWorkload:

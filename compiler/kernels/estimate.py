@@ -9,6 +9,8 @@ FMA_LATENCY_CYCLES = 5.0
 # kernel asks for in time: measured on two x86 servers.
 FAR_BYTES_PER_CYCLE = 8.0
 PREFETCH_GAIN = 4.0
+# What it gets from its second-level cache.
+NEAR_BYTES_PER_CYCLE = 32.0
 
 
 def multiply_cycles(fmas: int, target: Target) -> float:

@@ -113,7 +113,7 @@ def estimate_matmul_cycles(
     rows, vectors = decision.tile_m, decision.tile_n
     fmas = rows * vectors
     multiply = multiply_cycles(fmas, target)
-    load = (rows + vectors) / 2
+    load = (rows + vectors) / target.load_units
     issue = (fmas + rows + vectors + 2) / 4
     tiles_m = math.ceil(workload.m / rows)
     tiles_n = math.ceil(math.ceil(workload.n / decision.lanes) / vectors)

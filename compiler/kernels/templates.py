@@ -51,6 +51,7 @@ from edgec.compiler.kernels.pool import (
 )
 from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
 from edgec.compiler.kernels.rows import RowWorkload, emit_rows
+from edgec.compiler.kernels.winograd import WinogradDecision, pack_winograd
 from edgec.targets.target import Target
 
 Array = NDArray[Any]
@@ -67,7 +68,7 @@ class Template:
 
     Attributes:
         workload: its class.
-        decision: its class.
+        decision: its class, or a union of classes.
         space: decisions that make sense for a workload on a target.
         default: the one that the analytic model prefers.
         emit: writes the code.
@@ -75,7 +76,7 @@ class Template:
     """
 
     workload: type[Any]
-    decision: type[Any]
+    decision: Any
     space: Callable[[Any, Target], Sequence[Any]]
     default: Callable[[Any, Target], Any]
     emit: Callable[[Any, Any, Target, str], Kernel]
@@ -99,10 +100,16 @@ def _fixed(workload: type[Any], emit: Callable[[Any, Target, str], Kernel]) -> T
 
 
 def _pack_conv(
-    workload: ConvWorkload, decision: ConvDecision, target: Target, position: int, array: Array
+    workload: ConvWorkload,
+    decision: ConvDecision | WinogradDecision,
+    target: Target,
+    position: int,
+    array: Array,
 ) -> Array:
     if position != 1:
         return array
+    if isinstance(decision, WinogradDecision):
+        return pack_winograd(workload, decision, array, target.float_lanes)
     return pack_weight(flattened(workload), decision, array, target.float_lanes)
 
 
@@ -142,7 +149,12 @@ def _pack_matmul(
 TEMPLATES: dict[str, Template] = {
     "edgec.channel_map": _fixed(ChannelMapWorkload, emit_channel_map),
     "edgec.conv": Template(
-        ConvWorkload, ConvDecision, conv_space, default_decision, emit_conv, _pack_conv
+        ConvWorkload,
+        ConvDecision | WinogradDecision,
+        conv_space,
+        default_decision,
+        emit_conv,
+        _pack_conv,
     ),
     "edgec.conv_transpose": Template(
         ConvTransposeWorkload,

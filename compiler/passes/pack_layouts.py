@@ -750,10 +750,8 @@ def _is_float32(expression: Any) -> bool:
     """Whether an argument is no obstacle: a float32 tensor, or no tensor."""
     kind = getattr(expression, "ty", None)
     if isinstance(kind, relax.TupleType):
-        return all(
-            isinstance(field, relax.TensorType) and str(field.dtype.dtype) == "float32"
-            for field in kind.fields
-        )
+        tensors = [field for field in kind.fields if isinstance(field, relax.TensorType)]
+        return all(str(field.dtype.dtype) == "float32" for field in tensors)
     if not isinstance(kind, relax.TensorType):
         return True
     return dtype_of(expression) == "float32" and shape_of(expression) is not None

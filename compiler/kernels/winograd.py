@@ -1,0 +1,358 @@
+"""3x3 convolution with fewer multiplications: Winograd's F(2x2, 3x3).
+
+Four output pixels of one channel need 36 multiplications directly, 16 after a change of basis
+(Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1):
+
+    out = A' [ (G g G') * (B' d B) ] A      d a 4x4 patch of the input, g the window
+
+         1  0 -1  0          1    0    0
+    B' = 0  1  1  0     G = .5   .5   .5     A' = 1  1  1  0
+         0 -1  1  0         .5  -.5   .5          0  1 -1 -1
+         0  1  0 -1          0    0    1
+
+Summed over input channels the elementwise product is 16 matrix products, one for each position in
+a patch. The larger forms need still fewer multiplications but lose digits; this one adds no more
+rounding than a few of the sums do.
+
+One task computes a block of tiles (2x2 output pixels each) for all output channels:
+
+    patches   B' d B of its tiles: [16, B, tiles, c], in the second-level cache
+    products  [16, tiles, tile_o] for tile_o vectors of output channels at a time, by a register
+              tile as in `conv.py`: each step broadcasts one value per tile and multiplies it with
+              tile_o weight vectors
+    output    A' m A, epilogue, stored
+
+    weight    [tiles of output channels, 16, input channels, tile_o * c], made by `pack_winograd`
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import (
+    CACHE_LINE_BYTES,
+    Emitter,
+    broadcast,
+    constant,
+    vector_dtype,
+    wide,
+)
+from edgec.compiler.kernels.epilogue import OperandKind, apply, cost
+from edgec.compiler.kernels.estimate import (
+    FAR_BYTES_PER_CYCLE,
+    NEAR_BYTES_PER_CYCLE,
+    multiply_cycles,
+)
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.targets.target import Target
+
+PATCH = 4
+POSITIONS = PATCH * PATCH
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float64)
+
+
+@dataclass(frozen=True)
+class WinogradDecision:
+    """How the tiles of an image are computed.
+
+    Attributes:
+        register_tiles: tiles in a register tile.
+        vectors: blocks of output channels in a register tile.
+        repeats: register tiles in a task.
+    """
+
+    register_tiles: int
+    vectors: int
+    repeats: int
+
+
+def suits_winograd(workload: Any) -> bool:
+    """Whether a `ConvWorkload` is a 3x3 convolution of this kind."""
+    return (
+        workload.kernel == (3, 3)
+        and workload.stride == (1, 1)
+        and workload.dilation == (1, 1)
+        and workload.groups == 1
+        and not workload.plain_input
+        and workload.out_extent == (workload.out_h, workload.out_w)
+        and min(workload.padding) >= 0
+    )
+
+
+def _tiles(workload: Any) -> tuple[int, int]:
+    return math.ceil(workload.out_h / 2), math.ceil(workload.out_w / 2)
+
+
+def winograd_space(workload: Any, target: Target) -> list[WinogradDecision]:
+    """Decisions whose register tile fits the registers and whose patches fit half of L2."""
+    if not suits_winograd(workload):
+        return []
+    count = math.prod(_tiles(workload))
+    blocks = math.ceil(workload.out_channels / target.float_lanes)
+    channels = math.ceil(workload.in_channels / target.float_lanes) * target.float_lanes
+    decisions = []
+    for vectors in range(1, min(blocks, 4) + 1):
+        room = (target.vector_registers - vectors - 1) // vectors
+        for tiles in range(1, min(count, room) + 1):
+            for repeats in (1, 2, 3, 4, 6, 8):
+                patches = POSITIONS * channels * tiles * repeats * 4
+                if tiles * repeats <= count and patches <= target.l2_kib * 512:
+                    decisions.append(WinogradDecision(tiles, vectors, repeats))
+    return decisions
+
+
+def estimate_winograd_cycles(workload: Any, decision: WinogradDecision, target: Target) -> float:
+    """The model of `conv.estimate_cycles` for the products, and passes for the transforms."""
+    c = target.float_lanes
+    tiles, vectors = decision.register_tiles, decision.vectors
+    in_blocks = math.ceil(workload.in_channels / c)
+    out_tiles = math.ceil(math.ceil(workload.out_channels / c) / vectors)
+    block = tiles * decision.repeats
+    tasks = workload.batch * math.ceil(math.prod(_tiles(workload)) / block)
+    fmas = tiles * vectors
+    load, issue = (tiles + vectors) / target.load_units, (fmas + tiles + vectors + 3) / 4
+    step = max(multiply_cycles(fmas, target), load, issue)
+    depth = workload.in_channels
+    # Moving accumulators between memory and registers, and loops.
+    around = 30 + 2 * fmas
+    products = out_tiles * POSITIONS * decision.repeats * (depth * step + around)
+    gather = block * in_blocks * TRANSFORM_CYCLES
+    scatter = block * out_tiles * vectors * (TRANSFORM_CYCLES + 2 * cost(workload.epilogue))
+    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
+    weight_bytes = 4 * POSITIONS * depth * out_tiles * vectors * c
+    again = tasks if weight_bytes > target.l2_kib * 512 else 1
+    near = weight_bytes
+    l1 = target.l1d_kib * 1024
+    patch_bytes = 4 * depth * block
+    if patch_bytes + 4 * depth * vectors * c > l1:
+        near += out_tiles * POSITIONS * patch_bytes
+    product_bytes = 4 * POSITIONS * block * vectors * c
+    if product_bytes > l1:
+        near += out_tiles * 2 * product_bytes
+    image_bytes = 4 * workload.in_channels * workload.in_h * workload.in_w
+    far = weight_bytes * again + workload.batch * image_bytes
+    task = products + gather + scatter + near / NEAR_BYTES_PER_CYCLE
+    return tasks * task * imbalance + far / FAR_BYTES_PER_CYCLE
+
+
+# One patch or tile of a vector of channels: 16 loads, about 30 additions, 16 stores.
+TRANSFORM_CYCLES = 60.0
+
+
+def pack_winograd(
+    workload: Any, decision: WinogradDecision, weight: NDArray[Any], c: int
+) -> NDArray[Any]:
+    """G g G' of every window, in the order in which the kernel reads it.
+
+    Args:
+        workload: the convolution.
+        decision: its register tile.
+        weight: [out_channels, in_channels, 3, 3].
+        c: lanes.
+
+    Returns:
+        [tiles of output channels, 16, in_channels, vectors * c], zero past the last channel.
+    """
+    width = decision.vectors * c
+    tiles = math.ceil(workload.out_channels / width)
+    changed = np.einsum("ai,ocij,bj->oabc", _G, weight.astype(np.float64), _G, optimize=True)
+    padded = np.zeros((tiles * width, POSITIONS, workload.in_channels), weight.dtype)
+    padded[: workload.out_channels] = changed.reshape(-1, POSITIONS, workload.in_channels)
+    order = padded.reshape(tiles, width, POSITIONS, workload.in_channels)
+    return np.ascontiguousarray(order.transpose(0, 2, 3, 1))
+
+
+def winograd_size(workload: Any, decision: WinogradDecision, c: int) -> int:
+    """Values in a packed weight."""
+    width = decision.vectors * c
+    return math.ceil(workload.out_channels / width) * POSITIONS * workload.in_channels * width
+
+
+def emit_winograd(
+    workload: Any, decision: WinogradDecision, target: Target, name: str, buffers: Any, e: Emitter
+) -> Kernel:
+    """Write the kernel into an emitter whose buffers are those of `emit_conv`."""
+    return _Winograd(workload, decision, target.float_lanes, e, buffers).kernel(name)
+
+
+class _Winograd:
+    def __init__(
+        self, workload: Any, decision: WinogradDecision, c: int, e: Emitter, buffers: Any
+    ) -> None:
+        self.work = workload
+        self.plan = decision
+        self.c = c
+        self.emit = e
+        self.buffers = buffers
+        self.in_blocks = math.ceil(workload.in_channels / c)
+        self.out_blocks = math.ceil(workload.out_channels / c)
+        self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
+        self.rows, self.columns = _tiles(workload)
+        self.block = decision.register_tiles * decision.repeats
+        self.blocks = math.ceil(self.rows * self.columns / self.block)
+        self.width = decision.vectors * c
+
+    def kernel(self, name: str) -> Kernel:
+        p, e, c = self.plan, self.emit, self.c
+        patches = POSITIONS * self.in_blocks * self.block * c
+        with e.tasks() as task:
+            self.image = e.let("image", tirx.floordiv(task, self.blocks))
+            number = tirx.floormod(task, self.blocks)
+            last = tirx.IntImm("int32", self.rows * self.columns - self.block)
+            self.first = e.let("first_tile", tirx.min(number * self.block, last))
+            self.patches = e.local("patches", patches, "float32")
+            self.products = e.local("products", POSITIONS * self.block * self.width, "float32")
+            self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
+            with e.loop("patch", self.block) as tile:
+                self._gather(tile)
+            with e.loop("out_tile", self.out_tiles) as out_tile:
+                with e.loop("product", POSITIONS) as position, e.loop("repeat", p.repeats) as part:
+                    self._multiply(out_tile, position, part)
+                with e.loop("result", self.block) as tile:
+                    self._scatter(out_tile, tile)
+        return Kernel(e.function(name), self.work.batch * self.blocks)
+
+    def _place(self, tile: Any) -> tuple[Any, Any]:
+        """First output row and column of a tile of this task."""
+        e = self.emit
+        index = e.let("index", self.first + tile)
+        row = e.let("row", tirx.floordiv(index, self.columns) * 2)
+        return row, e.let("column", tirx.floormod(index, self.columns) * 2)
+
+    def _gather(self, tile: Any) -> None:
+        """B' d B of one tile, for all input channels."""
+        w, e = self.work, self.emit
+        row, column = self._place(tile)
+        top = e.let("top", row - w.padding[0])
+        left = e.let("left", column - w.padding[1])
+        inside = e.let(
+            "inside",
+            tirx.all(top >= 0, left >= 0, top + PATCH <= w.in_h, left + PATCH <= w.in_w),
+        )
+        for border in (False, True):
+            chosen = tirx.Not(inside) if border else inside
+            with e.branch(chosen), e.loop("block", self.in_blocks) as block:
+                self._patch(tile, block, top, left, border)
+
+    def _patch(self, tile: Any, block: Any, top: Any, left: Any, border: bool) -> None:
+        w, e, c = self.work, self.emit, self.c
+        plane = (self.image * self.in_blocks + block) * w.in_h
+        base = e.let("base", wide(((plane + top) * w.in_w + left) * c))
+
+        def read(y: int, x: int) -> Any:
+            value = e.load(self.buffers.data, base + (y * w.in_w + x) * c, c)
+            if border:
+                rows = tirx.all(top + y >= 0, top + y < w.in_h)
+                columns = tirx.all(left + x >= 0, left + x < w.in_w)
+                value = tirx.if_then_else(tirx.all(rows, columns), value, constant(0, "float32", c))
+            return e.let("d", value)
+
+        columns = [_change([read(y, x) for y in range(PATCH)], e) for x in range(PATCH)]
+        to = e.let("to", wide((block * self.block + tile) * c))
+        step = self.in_blocks * self.block * c
+        for y in range(PATCH):
+            for x, value in enumerate(_change([columns[x][y] for x in range(PATCH)], e)):
+                e.store(self.patches, to + (y * PATCH + x) * step, value)
+
+    def _multiply(self, out_tile: Any, position: Any, repeat: Any) -> None:
+        """One register tile of one of the 16 products."""
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        count = p.register_tiles * p.vectors
+        for index in range(count):
+            e.store(self.acc, index, constant(0, "float32", c))
+        panel = e.let("panel", (out_tile * POSITIONS + position) * w.in_channels)
+        start = position * self.in_blocks * self.block + repeat * p.register_tiles
+
+        def block_of(block: Any, used: int) -> None:
+            weights = e.let("weights", wide((panel + block * c) * self.width))
+            self._prefetch(weights, used, repeat)
+            source = e.let("source", wide((start + block * self.block) * c))
+            with e.loop("channel", used, wide=True) as channel:
+                vectors = [
+                    e.let(
+                        "w", e.load(self.buffers.weight, weights + channel * self.width + o * c, c)
+                    )
+                    for o in range(p.vectors)
+                ]
+                for t in range(p.register_tiles):
+                    at = source + t * c + channel
+                    value = e.let("x", broadcast(e.load(self.patches, at), c))
+                    for o, vector in enumerate(vectors):
+                        index = t * p.vectors + o
+                        e.store(self.acc, index, e.load(self.acc, index) + value * vector)
+
+        full = w.in_channels // c
+        if full:
+            with e.loop("block", full) as block:
+                block_of(block, c)
+        if w.in_channels % c:
+            block_of(full, w.in_channels % c)
+        to = e.let("to", (position * self.block + repeat * p.register_tiles) * self.width)
+        for index in range(count):
+            e.store(self.products, to + index * c, e.load(self.acc, index))
+
+    def _prefetch(self, weights: Any, used: int, repeat: Any) -> None:
+        """Ask for this repetition's share of the next position's weights."""
+        line = CACHE_LINE_BYTES // 4
+        share = math.ceil(used * self.width / line / self.plan.repeats)
+        following = weights + self.work.in_channels * self.width
+        for number in range(share):
+            place = wide(repeat) * (share * line) + number * line
+            self.emit.prefetch(self.buffers.weight, following + place)
+
+    def _scatter(self, out_tile: Any, tile: Any) -> None:
+        """A' m A of one tile, its epilogue, and the pixels that exist."""
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        row, column = self._place(tile)
+        for o in range(p.vectors):
+            with ExitStack() as stack:
+                block = out_tile * p.vectors + o
+                if self.out_blocks % p.vectors:
+                    stack.enter_context(e.branch(block < self.out_blocks))
+                source = e.let("from", wide(tile * self.width + o * c))
+                step = self.block * self.width
+                sums = []
+                for x in range(PATCH):
+                    m = [
+                        e.let("m", e.load(self.products, source + (y * PATCH + x) * step, c))
+                        for y in range(PATCH)
+                    ]
+                    sums.append(_sum(m, e))
+                plane = (self.image * self.out_blocks + block) * w.out_h
+                for y in range(2):
+                    for x, value in enumerate(_sum([sums[i][y] for i in range(PATCH)], e)):
+                        with ExitStack() as pixel:
+                            # Only the last row and column of tiles can lie half outside.
+                            if y and w.out_h % 2:
+                                pixel.enter_context(e.branch(row + y < w.out_h))
+                            if x and w.out_w % 2:
+                                pixel.enter_context(e.branch(column + x < w.out_w))
+                            at = e.let("at", ((plane + row + y) * w.out_w + column + x) * c)
+                            finished = apply(w.epilogue, value, self._operand(at, block))
+                            e.store(self.buffers.output, at, finished)
+
+    def _operand(self, at: Any, block: Any) -> Callable[[int, OperandKind], Any]:
+        places = {
+            "channel": block * self.c,
+            "image_channel": (self.image * self.out_blocks + block) * self.c,
+            "element": at,
+        }
+        return lambda number, kind: self.emit.load(
+            self.buffers.operands[number], places[kind], self.c
+        )
+
+
+def _change(d: Sequence[Any], e: Emitter) -> list[Any]:
+    """B' d for one column or row of a patch."""
+    return [e.let("t", value) for value in (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])]
+
+
+def _sum(m: Sequence[Any], e: Emitter) -> list[Any]:
+    """A' m for one column or row."""
+    return [e.let("s", m[0] + m[1] + m[2]), e.let("s", m[1] - m[2] - m[3])]
