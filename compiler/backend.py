@@ -12,6 +12,7 @@ from tvm import IRModule
 from edgec.compiler.build import build_machine, build_program
 from edgec.compiler.bundle import Executor
 from edgec.compiler.lower import lower
+from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.pack_layouts import PackLayouts
 from edgec.compiler.program import Program
 from edgec.compiler.schedule import (
@@ -26,7 +27,12 @@ from edgec.targets import Target
 
 
 def pack(module: IRModule, target: Target) -> IRModule:
-    """Bring a canonical module into the layouts of the target's kernels."""
+    """Bring a canonical module into the layouts of the target's kernels.
+
+    A module of shapes that only a run can tell stays as it is.
+    """
+    if not is_static(module):
+        return module
     return PackLayouts(target.float_lanes)(module)
 
 
@@ -50,6 +56,8 @@ def schedule(
         A program for the static executor, or a module for the virtual machine if shapes or
         memory depend on the data.
     """
+    if not is_static(lowered):
+        return schedule_for_machine(canonical, target)
     try:
         return schedule_program(lowered, target, signature, decide)
     except NotStatic:

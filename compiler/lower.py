@@ -7,6 +7,7 @@ the static executor needs no code for them.
 import tvm
 from tvm import IRModule, relax
 
+from edgec.compiler.passes.base import is_static
 from edgec.targets.target import Target
 
 
@@ -15,8 +16,10 @@ def lower(module: IRModule, target: Target) -> IRModule:
 
     Returns:
         A module whose `main` holds kernel operators, reshapes, and one call for each fused group
-        of the rest.
+        of the rest. A module of shapes that only a run can tell stays as it is.
     """
+    if not is_static(module):
+        return module
     passes = tvm.ir.transform.Sequential(
         [
             relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),

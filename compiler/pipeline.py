@@ -45,7 +45,7 @@ from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
 from edgec.compiler.runtime import open_session, why_not_here
 from edgec.compiler.schedule.estimate import describe_generic
-from edgec.compiler.signature import Signature, TensorSpec, graph_signature
+from edgec.compiler.signature import Signature, TensorSpec
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
 from edgec.compiler.vectors import check_inputs, generate_inputs
@@ -107,11 +107,11 @@ def compile_model(
         special = run("specialize", specialize, source.proto, options.shapes, options.freeze)
         graph = run("simplify", simplify, special.proto)
         imported = run("import", import_model, graph)
-        reference = run("reference", _Reference.compute, source, special, graph, options)
+        signature = imported.signature
+        reference = run("reference", _Reference.compute, source, special, graph, signature, options)
         module = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
         packed = run("pack", pack, module, target)
         lowered = run("lower", lower, packed, target)
-        signature = reference.signature
         scheduled = run("schedule", schedule, lowered, module, target, signature)
         run.progress.detail(describe_generic(scheduled, target))
         executor, arena_bytes = run("build", build, scheduled, signature, target, library)
@@ -203,9 +203,10 @@ class _Reference:
         source: SourceModel,
         special: SpecializedModel,
         graph: onnx.ModelProto,
+        signature: Signature,
         options: CompileOptions,
     ) -> "_Reference":
-        specs = graph_signature(graph.graph).inputs
+        specs = signature.inputs
         given = options.inputs
         bounds = index_bounds(graph.graph)
         if given:
@@ -213,15 +214,6 @@ class _Reference:
         else:
             inputs = generate_inputs(specs, options.seed, bounds)
         expected = run_original(source.path, {**inputs, **special.frozen})
-        outputs = graph_signature(graph.graph).outputs
-        # The oracle knows what shape inference cannot.
-        signature = Signature(
-            specs,
-            tuple(
-                TensorSpec(spec.name, spec.shape, str(expected[spec.name].dtype))
-                for spec in outputs
-            ),
-        )
         depth = graph_depth(graph.graph)
         tolerance = tolerance_for(least_precise_float(graph.graph), depth)
         return cls(signature, inputs, expected, tolerance, bounds)

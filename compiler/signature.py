@@ -50,12 +50,13 @@ def dtype_name(elem_type: int) -> str:
 def graph_signature(graph: onnx.GraphProto) -> Signature:
     """Signature of a graph whose inputs are static and whose initializers are no inputs."""
     return Signature(
-        inputs=tuple(_spec(value) for value in graph.input),
-        outputs=tuple(_spec(value) for value in graph.output),
+        inputs=tuple(map(tensor_spec, graph.input)),
+        outputs=tuple(map(tensor_spec, graph.output)),
     )
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """What ONNX states about an input or output."""
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))

@@ -54,6 +54,7 @@ def specialize(
     Raises:
         ShapeError: names every dimension that is open, contradictory or not positive.
         TensorInputError: a frozen value does not fit its input.
+        UnsupportedModelError: an input or output is no tensor of numbers.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -62,6 +63,8 @@ def specialize(
     graph = result.graph
     initialized = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialized]
+    for value in (*inputs, *graph.output):
+        _check_tensor(value)
     _check_names("--shape", shapes, inputs)
     _check_names("--freeze", frozen, inputs)
 
@@ -82,6 +85,16 @@ def specialize(
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     return SpecializedModel(result, constants)
+
+
+def _check_tensor(value: onnx.ValueInfoProto) -> None:
+    """Refuse an input or output that is no tensor of numbers."""
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind != "tensor_type":
+        what = kind.removesuffix("_type").replace("_", " ")
+        raise UnsupportedModelError(f"{value.name} is of type {what}; edgec compiles tensors")
+    if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        raise UnsupportedModelError(f"{value.name} holds text; edgec compiles numbers")
 
 
 def _check_names(
@@ -119,10 +132,6 @@ def _frozen_array(value: onnx.ValueInfoProto, array: NDArray[Any]) -> NDArray[An
 def _fix_shapes(inputs: list[onnx.ValueInfoProto], shapes: Mapping[str, Shape]) -> None:
     by_name: dict[str, int] = {}
     for value in inputs:
-        if not value.type.HasField("tensor_type"):
-            raise UnsupportedModelError(
-                f"input {value.name} is a {value.type.WhichOneof('value')}; edgec compiles tensors"
-            )
         if value.name in shapes:
             _apply_shape(value, shapes[value.name], by_name)
     problems = []

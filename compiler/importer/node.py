@@ -123,6 +123,12 @@ def known_extent(extent: Any) -> int | None:
     return int(extent) if isinstance(extent, int | IntImm) else None
 
 
+def last_line(error: Exception) -> str:
+    """What an error of TVM says in the end, after its stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]
+
+
 def _attribute_value(attribute: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):

@@ -14,7 +14,7 @@ import onnx
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from edgec.compiler.importer.node import Converter, Node, Refusal
+from edgec.compiler.importer.node import Converter, Node, Refusal, last_line
 
 # Converters of TVM that implement the operator of this other domain, not of ai.onnx.
 _MICROSOFT = frozenset(
@@ -30,6 +30,34 @@ _MICROSOFT = frozenset(
 # TVM evaluates what it should not, or returns values that are not a node's outputs.
 _REFUSED = frozenset({"Optional", "OptionalGetElement", "OptionalHasElement"})
 
+# Formal names of operands that decide shapes and axes: not at run time, TVM's code for that is
+# incomplete.
+_CONSTANT_OPERANDS = frozenset(
+    {
+        "axes",
+        "axis",
+        "delta",
+        "depth",
+        "ends",
+        "image_shape",
+        "k",
+        "limit",
+        "max_output_boxes_per_class",
+        "output_shape",
+        "pads",
+        "repeats",
+        "roi",
+        "scales",
+        "shape",
+        "size",
+        "sizes",
+        "split",
+        "start",
+        "starts",
+        "steps",
+    }
+)
+
 _MAP: dict[str, Any] = onnx_frontend._get_convert_map()
 
 
@@ -43,6 +71,7 @@ def tvm_converter(domain: str, op_type: str) -> Converter | None:
 
 def _wrap(converter_class: Any) -> Converter:
     def convert(node: Node) -> relax.Expr | Sequence[relax.Expr]:
+        _demand_constants(node)
         attributes = {item.name: _raw_attribute(item) for item in node.proto.attribute}
         attributes["tvm_custom"] = {"name": node.label, "num_outputs": len(node.proto.output)}
         inputs = onnx_frontend.onnx_input()
@@ -55,10 +84,22 @@ def _wrap(converter_class: Any) -> Converter:
                 result = implementation(node.builder, inputs, attributes, tables)
             except Exception as error:
                 # Anything may come out of TVM: an assertion, an internal error, a KeyError.
-                raise Refusal(f"TVM's importer says: {_last_line(error)}") from error
+                raise Refusal(f"TVM's importer says: {last_line(error)}") from error
         return _fields(node, result)
 
     return convert
+
+
+def _demand_constants(node: Node) -> None:
+    """Refuse a node if an operand that decides shapes is only known at run time."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
+    except onnx.defs.SchemaError:
+        return
+    for index, (formal, given) in enumerate(zip(schema.inputs, node.inputs, strict=False)):
+        decides = formal.name in _CONSTANT_OPERANDS or node.op_type == "ConstantOfShape"
+        if given is not None and decides:
+            node.constant(index, formal.name)
 
 
 def _fields(node: Node, result: Any) -> list[relax.Expr]:
@@ -89,8 +130,3 @@ def _quiet() -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]

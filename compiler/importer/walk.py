@@ -4,6 +4,7 @@ The walk does not stop at the first node that it cannot convert. It puts a place
 type that ONNX infers in its place and goes on, so that one error names everything.
 """
 
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,11 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.importer.node import Node, Refusal, known_extent
+from edgec.compiler.importer.node import Converter, Node, Refusal, dtype_of, known_extent, last_line
 from edgec.compiler.importer.table import find_converter
-from edgec.compiler.signature import TensorSpec, dtype_name, graph_signature
+from edgec.compiler.signature import Signature, TensorSpec, dtype_name, tensor_spec
+
+log = logging.getLogger("edgec.importer")
 
 # Relax gives such names to new variables of its own.
 GENERATED_NAME = re.compile(r"[lg]v\d*")
@@ -29,12 +32,14 @@ class ImportedModel:
 
     Attributes:
         module: one function `main`, from the model's inputs to its output or tuple of outputs.
+        signature: inputs and outputs. Relax infers shapes that ONNX does not.
         value_names: ONNX name by the name of the Relax variable that holds the same value.
             Passes keep the names of what they do not change, so any later variable of such a
             name can be compared with the original graph.
     """
 
     module: IRModule
+    signature: Signature
     value_names: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,6 +96,8 @@ class _Walk:
         self.values: dict[str, relax.Expr] = {}
         self.value_names: dict[str, str] = {}
         self.refused: list[Refused] = []
+        # Outputs of refused nodes whose type is unknown: what reads them is not looked at.
+        self.unknown: set[str] = set()
         self.opsets = {item.domain: item.version for item in model.opset_import}
         self.opsets[""] = self.opsets.get("", self.opsets.get("ai.onnx", 0))
         self.types = _inferred_types(model.graph)
@@ -98,9 +105,11 @@ class _Walk:
     def run(self) -> ImportedModel:
         graph = self.model.graph
         for tensor in graph.initializer:
-            self.values[tensor.name] = _constant(tensor)
+            if tensor.data_type != onnx.TensorProto.STRING:
+                self.values[tensor.name] = _constant(tensor)
         parameters = []
-        for spec in graph_signature(graph).inputs:
+        inputs = tuple(map(tensor_spec, graph.input))
+        for spec in inputs:
             kind = relax.TensorType(spec.shape, spec.dtype)
             parameter = relax.Var(_identifier(spec.name), kind)
             self.value_names[parameter.name] = spec.name
@@ -110,41 +119,69 @@ class _Walk:
             with self.builder.dataflow():
                 for node in graph.node:
                     self._convert(node)
-                outputs = [self.values[value.name] for value in graph.output]
-                result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
+                results = [self._output(value) for value in graph.output]
+                result = results[0] if len(results) == 1 else relax.Tuple(results)
                 bound = self.builder.emit_output(result)
             self.builder.emit_func_output(bound)
-        return ImportedModel(self.builder.get(), self.value_names)
+        outputs = tuple(
+            _output_spec(value, result) for value, result in zip(graph.output, results, strict=True)
+        )
+        return ImportedModel(self.builder.get(), Signature(inputs, outputs), self.value_names)
+
+    def _output(self, value: onnx.ValueInfoProto) -> relax.Expr:
+        result = self.values.get(value.name)
+        if result is None or not isinstance(result.ty, relax.TensorType):
+            self.refused.append(Refused(value.name, "output", "it is no tensor of numbers"))
+            return relax.const(np.zeros((), "float32"))
+        return result
 
     def _convert(self, proto: onnx.NodeProto) -> None:
         label = proto.name or proto.output[0]
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        node = Node(
-            label=label,
-            op_type=proto.op_type,
-            domain=domain,
-            opset=self.opsets.get(domain, 1),
-            inputs=tuple(self.values[name] if name else None for name in proto.input),
-            proto=proto,
-            outputs=tuple(self.types.get(name) for name in proto.output),
-            builder=self.builder,
-        )
         try:
-            results = self._results(node)
+            convert = find_converter(domain, proto.op_type)
+            if not self.unknown.isdisjoint(proto.input):
+                self._skip(proto)
+                return
+            node = Node(
+                label=label,
+                op_type=proto.op_type,
+                domain=domain,
+                opset=self.opsets.get(domain, 1),
+                inputs=tuple(self._input(name) for name in proto.input),
+                proto=proto,
+                outputs=tuple(self.types.get(name) for name in proto.output),
+                builder=self.builder,
+            )
+            results = self._results(convert, node)
         except Refusal as refusal:
-            self.refused.append(Refused(label, _full_name(node), str(refusal)))
-            results = [self._placeholder(node, index) for index in range(len(proto.output))]
+            name = f"{domain}::{proto.op_type}" if domain else proto.op_type
+            self.refused.append(Refused(label, name, str(refusal)))
+            self._skip(proto)
+            return
         for name, result in zip(proto.output, results, strict=False):
             if name:
                 self._bind(name, result)
 
-    def _results(self, node: Node) -> list[relax.Expr]:
-        converted = find_converter(node.domain, node.op_type)(node)
-        results = [converted] if isinstance(converted, relax.Expr) else list(converted)
+    def _input(self, name: str) -> relax.Expr | None:
+        if name and name not in self.values:
+            raise Refusal(f"input {name!r} holds text; edgec compiles numbers")
+        return self.values[name] if name else None
+
+    def _results(self, convert: Converter, node: Node) -> list[relax.Expr]:
+        try:
+            converted = convert(node)
+            results = [converted] if isinstance(converted, relax.Expr) else list(converted)
+            results = [self.builder.normalize(result) for result in results]
+        except Refusal:
+            raise
+        except Exception as error:
+            # Relax checks types when an operator is built and says no in many ways.
+            log.debug("%s", node.label, exc_info=True)
+            raise Refusal(f"Relax says: {last_line(error)}") from error
         wanted = [index for index, name in enumerate(node.proto.output) if name]
         if wanted and wanted[-1] >= len(results):
             raise Refusal(f"output {wanted[-1]} is not supported")
-        results = [self.builder.normalize(result) for result in results]
         for result, spec in zip(results, node.outputs, strict=False):
             _check_type(result, spec)
         return results
@@ -156,16 +193,25 @@ class _Walk:
                 self.value_names[result.name] = name
         self.values[name] = result
 
-    def _placeholder(self, node: Node, index: int) -> relax.Expr:
-        """Stands for a refused node's output; the module is thrown away."""
-        spec = node.outputs[index]
-        if spec is None or None in spec.shape:
-            return relax.const(np.zeros((), "float32"))
-        return relax.op.zeros(spec.shape, spec.dtype)
+    def _skip(self, proto: onnx.NodeProto) -> None:
+        """Put placeholders for a node's outputs; the module is thrown away."""
+        for name in filter(None, proto.output):
+            spec = self.types.get(name)
+            if spec is None or None in spec.shape:
+                self.unknown.add(name)
+                self.values[name] = relax.const(np.zeros((), "float32"))
+            else:
+                self._bind(name, relax.op.zeros(spec.shape, spec.dtype))
 
 
-def _full_name(node: Node) -> str:
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+def _output_spec(value: onnx.ValueInfoProto, result: relax.Expr) -> TensorSpec:
+    """Name, shape and dtype of an output, as Relax has it and ONNX may not."""
+    shape: tuple[int | None, ...] = ()
+    if isinstance(result.ty.shape, relax.ShapeExpr):
+        shape = tuple(map(known_extent, result.ty.shape.values))
+    elif result.ty.ndim >= 0:
+        shape = (None,) * result.ty.ndim
+    return TensorSpec(value.name, shape, dtype_of(result))
 
 
 def _identifier(name: str) -> str:
@@ -187,7 +233,8 @@ def _inferred_types(graph: onnx.GraphProto) -> dict[str, TensorSpec]:
     types = {}
     for value in [*graph.value_info, *graph.output]:
         tensor = value.type.tensor_type
-        if tensor.elem_type and tensor.HasField("shape"):
+        numbers = tensor.elem_type not in (0, onnx.TensorProto.STRING)
+        if numbers and tensor.HasField("shape"):
             shape = tuple(
                 dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
             )

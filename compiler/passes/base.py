@@ -116,6 +116,24 @@ def _count_repeats(value: Any, uses: Counter[relax.Var]) -> None:
             uses[argument] += count - 1
 
 
+def is_static(module: IRModule) -> bool:
+    """Whether all of `main` has shapes that are known when compiling."""
+    function = module["main"]
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    return all(isinstance(binding, relax.VarBinding) for binding in bindings) and all(
+        _has_static_type(variable.ty)
+        for variable in [*function.params, *(binding.var for binding in bindings)]
+    )
+
+
+def _has_static_type(kind: Any) -> bool:
+    if isinstance(kind, relax.TupleType):
+        return all(map(_has_static_type, kind.fields))
+    if not isinstance(kind, relax.TensorType) or not isinstance(kind.shape, relax.ShapeExpr):
+        return False
+    return all(isinstance(extent, tvm.tirx.IntImm) for extent in kind.shape.values)
+
+
 def op_name(expression: Any) -> str:
     """Operator of a call, `relax.add` for example; empty if it is no call of an operator."""
     if isinstance(expression, relax.Call) and isinstance(expression.op, tvm.ir.Op):

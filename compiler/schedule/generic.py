@@ -25,9 +25,11 @@ def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
     Elementwise producers are inlined first. In each block that is left, the outer spatial
     loops are fused and marked parallel, and the innermost spatial loop is vectorized if it is
-    the innermost loop of all.
+    the innermost loop of all. A function that TVM wrote as plain loops stays as it is.
     """
     schedule = s_tir.Schedule(function)
+    if not has_root_block(function):
+        return function
     root = schedule.get_sblock("root")
     for block in schedule.get_child_blocks(root):
         _inline(schedule, block)
@@ -35,6 +37,12 @@ def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
         _schedule_block(schedule, block, target)
     # The schedule gave it a public name of its own.
     return schedule.mod["main"].without_attr("global_symbol")
+
+
+def has_root_block(function: tirx.PrimFunc) -> bool:
+    """Whether a function is made of blocks that a schedule can change."""
+    body = function.body
+    return isinstance(body, s_tir.SBlockRealize) and body.block.name_hint == "root"
 
 
 def _inline(schedule: s_tir.Schedule, block: Any) -> None:
@@ -61,6 +69,8 @@ def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> Non
     if not all(isinstance(extent, tirx.IntImm) for extent in extents):
         return
     sizes = [int(extent) for extent in extents]
+    if 0 in sizes:
+        return
     spatial = 0
     while spatial < len(kinds) and kinds[spatial] == IterVar.DataPar:
         spatial += 1
@@ -91,6 +101,9 @@ def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:
         dtype = str(buffer.ty.dtype.dtype)
         pointer = tirx.Var(f"{buffer.name}_pointer", PointerType(PrimType(dtype)))
         pointers.append(pointer)
+        if isinstance(buffer.elem_offset, tirx.Var):
+            # A function that TVM wrote by hand leaves open where in its memory a buffer begins.
+            declarations.append(tirx.Bind(buffer.elem_offset, tirx.IntImm("int64", 0)))
         declarations.append(tirx.DeclBuffer(buffer, data=pointer))
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     body = tirx.SeqStmt([*declarations, _with_vector_math(function.body)])

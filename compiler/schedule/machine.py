@@ -26,15 +26,6 @@ def schedule_for_machine(module: IRModule, target: Target) -> IRModule:
         lowered = passes(module)
     scheduled = IRModule(dict(lowered.functions_items()), attrs=lowered.attrs)
     for variable, function in lowered.functions_items():
-        if isinstance(function, tirx.PrimFunc) and _has_blocks(function):
+        if isinstance(function, tirx.PrimFunc):
             scheduled[variable] = schedule_generic(function, target)
     return scheduled
-
-
-def _has_blocks(function: tirx.PrimFunc) -> bool:
-    try:
-        tvm.s_tir.Schedule(function).get_sblock("root")
-    except Exception:
-        # A function of another form, which TVM wrote by hand.
-        return False
-    return True
