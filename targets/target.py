@@ -111,6 +111,11 @@ class Target(BaseModel):
         return max(1, self.vector_bits // 32)
 
     @property
+    def multiplies_by_lane(self) -> bool:
+        """Whether a multiply-add can broadcast one lane of a register, as on Arm."""
+        return self.architecture in ("aarch64", "armv7l")
+
+    @property
     def peak_gflops(self) -> float:
         """float32 peak of one core: lanes * FMA units * 2 * clock [GFLOP/s]."""
         return self.float_lanes * self.fma_units * 2 * self.clock_ghz

@@ -41,7 +41,9 @@ from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
 from edgec.compiler.kernels.estimate import (
     FAR_BYTES_PER_CYCLE,
     PREFETCH_GAIN,
+    load_cycles,
     multiply_cycles,
+    tile_room,
 )
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, alike_taps, present_rows, tile_spans
@@ -228,7 +230,7 @@ def direct_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
     blocks = math.ceil(flat.out_channels / target.float_lanes)
     decisions = []
     for tile_o in range(1, min(blocks, 8) + 1):
-        room = (target.vector_registers - tile_o - 1) // tile_o
+        room = tile_room(tile_o, target)
         widths = {min(flat.out_w, width) for width in range(1, room + 1)}
         for tile_w in sorted(widths):
             heights = [1]
@@ -273,7 +275,7 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
     multiply = multiply_cycles(fmas, target)
-    load = (pixels + vectors) / target.load_units
+    load = load_cycles(pixels, vectors, target)
     issue = (fmas + pixels + vectors + 3) / 4
     panel_bytes = depth * vectors * c * 4
     stream = 0.0

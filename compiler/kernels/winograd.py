@@ -47,7 +47,9 @@ from edgec.compiler.kernels.epilogue import OperandKind, apply, cost
 from edgec.compiler.kernels.estimate import (
     FAR_BYTES_PER_CYCLE,
     NEAR_BYTES_PER_CYCLE,
+    load_cycles,
     multiply_cycles,
+    tile_room,
 )
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
@@ -98,7 +100,7 @@ def winograd_space(workload: Any, target: Target) -> list[WinogradDecision]:
     channels = math.ceil(workload.in_channels / target.float_lanes) * target.float_lanes
     decisions = []
     for vectors in range(1, min(blocks, 4) + 1):
-        room = (target.vector_registers - vectors - 1) // vectors
+        room = tile_room(vectors, target)
         for tiles in range(1, min(count, room) + 1):
             for repeats in (1, 2, 3, 4, 6, 8):
                 patches = POSITIONS * channels * tiles * repeats * 4
@@ -116,7 +118,7 @@ def estimate_winograd_cycles(workload: Any, decision: WinogradDecision, target: 
     block = tiles * decision.repeats
     tasks = workload.batch * math.ceil(math.prod(_tiles(workload)) / block)
     fmas = tiles * vectors
-    load, issue = (tiles + vectors) / target.load_units, (fmas + tiles + vectors + 3) / 4
+    load, issue = load_cycles(tiles, vectors, target), (fmas + tiles + vectors + 3) / 4
     step = max(multiply_cycles(fmas, target), load, issue)
     depth = workload.in_channels
     # Moving accumulators between memory and registers, and loops.
