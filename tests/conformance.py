@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import sys
 import tempfile
@@ -898,7 +899,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{outcome.status:<8}{outcome.seconds:6.2f} s  {case.name}  {outcome.message}")
     if options.json:
         _write_json(options.json, cases, outcomes, rival)
-    print(f"{time.monotonic() - start:.0f} s with {options.jobs} workers")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{time.monotonic() - start:.0f} s with {options.jobs} workers, which computed for "
+        f"{used.ru_utime + used.ru_stime:.0f} s"
+    )
 
     known = read_known(KNOWN)
     if options.update:

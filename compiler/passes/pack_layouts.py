@@ -155,6 +155,8 @@ class _Packer:
                 return replace(known, uses=known.uses - 1 + uses)
         name = op_name(call)
         shape = shape_of(binding.var)
+        if shape is not None and value_of(call) is not None:
+            return _Value(call, shape, False, uses)
         if shape is not None and isinstance(call, relax.TupleGetItem):
             value = self._split_field(call, shape)
             if value is not None:
