@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError
 from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import Signature, TensorSpec
+from edgec.compiler.storage import as_exchanged
 from edgec.targets.target import Target
 
 FORMAT: Literal[1] = 1
@@ -454,9 +455,7 @@ def save_npy(array: NDArray[Any]) -> bytes:
     """The array as an .npy file; ml_dtypes as the integers of the same bits."""
     stream = io.BytesIO()
     plain = np.ascontiguousarray(array).reshape(array.shape)
-    if plain.dtype.kind == "V":
-        plain = plain.view(f"u{plain.dtype.itemsize}")
-    np.save(stream, plain, allow_pickle=False)
+    np.save(stream, as_exchanged(plain), allow_pickle=False)
     return stream.getvalue()
 
 

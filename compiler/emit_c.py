@@ -45,8 +45,11 @@ def program_source(
         "",
         *_declarations(program),
         "",
-        *_tensors("input", [(v.label, v) for v in program.inputs]),
-        *_tensors("output", [(s.name, v) for s, v in zip(outputs, program.outputs, strict=True)]),
+        *_tensors("input", [(v.label, v.dtype, v) for v in program.inputs]),
+        *_tensors(
+            "output",
+            [(s.name, s.dtype, v) for s, v in zip(outputs, program.outputs, strict=True)],
+        ),
         *_steps(program, plan, weights),
         *_copies(program, plan, weights),
         "",
@@ -76,14 +79,14 @@ def _declarations(program: Program) -> Iterable[str]:
         )
 
 
-def _tensors(kind: str, values: list[tuple[str, Value]]) -> Iterable[str]:
-    for number, (_, value) in enumerate(values):
+def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
+    for number, (_, _, value) in enumerate(values):
         extents = ", ".join(map(str, value.shape)) or "1"
         yield f"static const int64_t {kind}_shape_{number}[] = {{{extents}}};"
     yield f"static const edgec_tensor edgec_{kind}s[] = {{"
-    for number, (name, value) in enumerate(values):
+    for number, (name, dtype, value) in enumerate(values):
         yield (
-            f"  {{{_text(name)}, {_text(value.dtype)}, {len(value.shape)}, "
+            f"  {{{_text(name)}, {_text(dtype)}, {len(value.shape)}, "
             f"{kind}_shape_{number}, {value.size_bytes}}},"
         )
     yield "};"

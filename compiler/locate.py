@@ -13,7 +13,7 @@ from tvm import IRModule, relax
 from edgec.compiler.backend import compile_module
 from edgec.compiler.oracle import run_original
 from edgec.compiler.parity import Tensors, Tolerance, compare
-from edgec.compiler.passes.base import dtype_of, shape_of
+from edgec.compiler.passes.base import shape_of
 from edgec.compiler.runtime import open_session
 from edgec.compiler.signature import Signature, TensorSpec
 from edgec.targets import Target
@@ -42,7 +42,8 @@ def first_divergence(
     Returns:
         Its name and operator, or None if no value of the module is off.
     """
-    exposed, specs = _expose(module, value_names)
+    expected = _all_values(graph, inputs)
+    exposed, specs = _expose(module, value_names, expected)
     library = scratch / "exposed.so"
     signature = Signature(
         tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in inputs.items()),
@@ -50,11 +51,8 @@ def first_divergence(
     )
     executor = compile_module(exposed, signature, host, library)
     actual = open_session(library, host, signature, executor).run(inputs)
-    expected = _all_values(graph, inputs)
     producers = {name: node for node in graph.graph.node for name in node.output}
     for spec in specs:
-        if spec.name not in expected:
-            continue
         name = spec.name
         report = compare({name: expected[name]}, {name: actual[name]}, tolerance)
         if not report.passed:
@@ -77,9 +75,12 @@ def _all_values(graph: onnx.ModelProto, inputs: Tensors) -> Tensors:
 
 
 def _expose(
-    module: IRModule, value_names: Mapping[str, str]
+    module: IRModule, value_names: Mapping[str, str], expected: Tensors
 ) -> tuple[IRModule, tuple[TensorSpec, ...]]:
-    """The module with all values of known ONNX name as its outputs."""
+    """The module with all values of known ONNX name as its outputs.
+
+    Their dtypes are the expected ones: the module's are not, for storage types.
+    """
     plain = relax.transform.ToNonDataflow()(module)
     function = plain["main"]
     shown, specs = [], []
@@ -87,9 +88,10 @@ def _expose(
         for binding in block.bindings:
             variable = binding.var
             shape = shape_of(variable)
-            if variable.name in value_names and shape is not None:
+            name = value_names.get(variable.name)
+            if name is not None and name in expected and shape is not None:
                 shown.append(variable)
-                specs.append(TensorSpec(value_names[variable.name], shape, dtype_of(variable)))
+                specs.append(TensorSpec(name, shape, str(expected[name].dtype)))
     body = relax.SeqExpr(function.body.blocks, relax.Tuple(shown))
     kind = relax.TupleType([variable.ty for variable in shown])
     rebuilt = relax.Function(function.params, body, kind).with_attr("global_symbol", "main")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import ParityError
+from edgec.compiler.storage import is_float
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -150,7 +151,7 @@ def _compare_one(
         return _failed(name, f"shape {list(actual.shape)}, expected {list(expected.shape)}")
     if actual.dtype != expected.dtype:
         return _failed(name, f"dtype {actual.dtype}, expected {expected.dtype}")
-    if not _is_float(expected.dtype):
+    if not is_float(expected.dtype):
         differing = int(np.count_nonzero(actual != expected))
         problem = f"{differing} of {expected.size} values differ" if differing else ""
         wide = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
@@ -200,11 +201,6 @@ def _compare_floats(
 
 def _failed(name: str, problem: str) -> OutputParity:
     return OutputParity(name, np.inf, np.nan, np.inf, -np.inf, problem)
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    # ml_dtypes' floats have kind "V".
-    return bool(dtype.kind in "fcV")
 
 
 def _peak(values: NDArray[Any]) -> float:

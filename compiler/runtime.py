@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.bundle import Executor
-from edgec.compiler.errors import BundleError, TensorInputError, ToolchainError
+from edgec.compiler.errors import BundleError, ToolchainError
 from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import Signature, TensorSpec
+from edgec.compiler.storage import as_exchanged, held_as
 from edgec.compiler.vectors import check_inputs
 from edgec.targets.native import CPUINFO, X86_EXTENSIONS, X86_LEVELS, cpu_flags
 from edgec.targets.target import Target
@@ -197,6 +198,7 @@ class MachineSession:
 
         load_tvm_runtime()
         self._ffi = tvm_ffi
+        self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self._signature = signature
         if threads:
             # Mode 1: as many threads as asked for, on the fastest cores.
@@ -213,16 +215,26 @@ class MachineSession:
         result = self._main(*(self._to_device(array) for array in checked.values()))
         results = [result] if isinstance(result, self._ffi.Tensor) else list(result)
         return {
-            spec.name: _to_numpy(value, spec.dtype)
+            spec.name: self._to_numpy(value, spec.dtype)
             for spec, value in zip(self._signature.outputs, results, strict=True)
         }
 
     def _to_device(self, array: NDArray[Any]) -> Any:
+        held = held_as(str(array.dtype))
         # TVM takes NumPy's memory as it is, and crashes where that is not aligned.
-        try:
-            return self._ffi.from_dlpack(_aligned_copy(array))
-        except BufferError:
-            raise TensorInputError(f"inputs of dtype {array.dtype} are not supported yet") from None
+        tensor = self._ffi.from_dlpack(_aligned_copy(as_exchanged(array)))
+        return self._as(tensor, held) if str(tensor.dtype) != held else tensor
+
+    def _to_numpy(self, value: Any, dtype: str) -> NDArray[Any]:
+        exchanged = as_exchanged(np.empty(0, np.dtype(dtype))).dtype
+        if str(value.dtype) != str(exchanged):
+            value = self._as(value, str(exchanged))
+        # A copy: the memory belongs to the virtual machine's pool.
+        return np.array(np.from_dlpack(value)).view(np.dtype(dtype))
+
+    def _as(self, tensor: Any, dtype: str) -> Any:
+        """The same memory as a tensor of another dtype of the same size."""
+        return self._view(tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(dtype), 0)
 
 
 def why_not_here(target: Target) -> str:
@@ -260,9 +272,3 @@ def load_tvm_runtime() -> None:
         raise ToolchainError("package apache-tvm is not installed; pip install edgec")
     library = Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
     ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-
-
-def _to_numpy(value: Any, dtype: str) -> NDArray[Any]:
-    # A copy: the memory belongs to the virtual machine's pool.
-    array = np.array(np.from_dlpack(value))
-    return array if str(array.dtype) == dtype else array.view(np.dtype(dtype))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgec.compiler.errors import OutputError, TensorInputError, did_you_mean
 from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import TensorSpec
+from edgec.compiler.storage import E8M0, is_float
 
 
 def generate_inputs(
@@ -30,9 +31,10 @@ def generate_inputs(
 def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:
     shape = tuple(extent or 0 for extent in spec.shape)
     dtype = np.dtype(spec.dtype)
-    if dtype.kind in "iub":
+    if not is_float(dtype):
         return random.integers(0, bound, shape).astype(dtype)
-    return np.asarray(random.standard_normal(shape, np.float32)).astype(dtype)
+    values = np.asarray(random.standard_normal(shape, np.float32))
+    return (np.abs(values) if spec.dtype == E8M0 else values).astype(dtype)
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Tensors) -> dict[str, NDArray[Any]]:

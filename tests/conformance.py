@@ -378,10 +378,12 @@ def _check_outputs(module: Any, specs: Sequence[Any]) -> None:
     Raises:
         Failed: they are not; running it would damage memory.
     """
+    from edgec.compiler.storage import held_as
+
     kind = module["main"].ret_ty
     for spec, output in zip(specs, getattr(kind, "fields", [kind]), strict=True):
         shape, dtype = tuple(int(extent) for extent in output.shape), str(output.dtype.dtype)
-        if (shape, dtype) != (spec.shape, spec.dtype):
+        if (shape, dtype) != (spec.shape, held_as(spec.dtype)):
             raise Failed(
                 "wrong", f"compiled as {dtype} {list(shape)} where the signature says {spec}"
             )

@@ -32,6 +32,8 @@ class Node:
         inputs: one expression for each input; None where an optional one is left out.
         proto: the node as the file has it.
         outputs: what ONNX infers about each output; None where it infers nothing.
+        dtypes: ONNX's dtype of each input; not that of the expression for a storage type (see
+            `edgec.compiler.storage`).
         builder: emits intermediate expressions.
     """
 
@@ -42,6 +44,7 @@ class Node:
     inputs: tuple[relax.Expr | None, ...]
     proto: onnx.NodeProto
     outputs: tuple[TensorSpec | None, ...]
+    dtypes: tuple[str | None, ...]
     builder: relax.BlockBuilder
 
     @property
@@ -59,6 +62,11 @@ class Node:
     def optional(self, index: int) -> relax.Expr | None:
         """An optional input, None if it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None
+
+    def dtype(self, index: int) -> str:
+        """ONNX's dtype of a required input."""
+        self.input(index)
+        return self.dtypes[index] or dtype_of(self.input(index))
 
     def constant(self, index: int, what: str) -> NDArray[Any]:
         """The value of an input that must be known when compiling.

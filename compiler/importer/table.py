@@ -15,6 +15,11 @@ from edgec.compiler.importer.converters.elementwise import (
 from edgec.compiler.importer.converters.indexing import convert_gather
 from edgec.compiler.importer.converters.normalization import convert_batch_normalization
 from edgec.compiler.importer.converters.recurrent import convert_lstm
+from edgec.compiler.importer.converters.types import (
+    convert_bit_cast,
+    convert_cast,
+    convert_cast_like,
+)
 from edgec.compiler.importer.node import Converter, Refusal
 from edgec.compiler.importer.tvm_frontend import tvm_converter
 
@@ -37,6 +42,10 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "BatchNormalization"): convert_batch_normalization,
     # recurrent
     ("", "LSTM"): convert_lstm,
+    # element types
+    ("", "BitCast"): convert_bit_cast,
+    ("", "Cast"): convert_cast,
+    ("", "CastLike"): convert_cast_like,
 }
 
 # Written out as ONNX defines them before the import, although TVM has a converter.

@@ -19,8 +19,38 @@ from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.importer.node import Converter, Node, Refusal, dtype_of, known_extent, last_line
 from edgec.compiler.importer.table import find_converter
 from edgec.compiler.signature import Signature, TensorSpec, dtype_name, tensor_spec
+from edgec.compiler.storage import STORAGE, as_held, held_as
 
 log = logging.getLogger("edgec.importer")
+
+# What may take storage types: operators that move elements, and those that decode them.
+STORAGE_OPERATORS = frozenset(
+    {
+        "BitCast",
+        "Cast",
+        "CastLike",
+        "Concat",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "QuantizeLinear",
+        "Reshape",
+        "Shape",
+        "Size",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 
 # Relax gives such names to new variables of its own.
 GENERATED_NAME = re.compile(r"[lg]v\d*")
@@ -94,6 +124,7 @@ class _Walk:
         self.model = model
         self.builder = relax.BlockBuilder()
         self.values: dict[str, relax.Expr] = {}
+        self.dtypes: dict[str, str] = {}
         self.value_names: dict[str, str] = {}
         self.refused: list[Refused] = []
         # Outputs of refused nodes whose type is unknown: what reads them is not looked at.
@@ -107,10 +138,12 @@ class _Walk:
         for tensor in graph.initializer:
             if tensor.data_type != onnx.TensorProto.STRING:
                 self.values[tensor.name] = _constant(tensor)
+                self.dtypes[tensor.name] = dtype_name(tensor.data_type)
         parameters = []
         inputs = tuple(map(tensor_spec, graph.input))
         for spec in inputs:
-            kind = relax.TensorType(spec.shape, spec.dtype)
+            kind = relax.TensorType(spec.shape, held_as(spec.dtype))
+            self.dtypes[spec.name] = spec.dtype
             parameter = relax.Var(_identifier(spec.name), kind)
             self.value_names[parameter.name] = spec.name
             self.values[spec.name] = parameter
@@ -151,8 +184,10 @@ class _Walk:
                 inputs=tuple(self._input(name) for name in proto.input),
                 proto=proto,
                 outputs=tuple(self.types.get(name) for name in proto.output),
+                dtypes=tuple(self.dtypes.get(name) for name in proto.input),
                 builder=self.builder,
             )
+            _check_storage(node)
             results = self._results(convert, node)
         except Refusal as refusal:
             name = f"{domain}::{proto.op_type}" if domain else proto.op_type
@@ -162,6 +197,8 @@ class _Walk:
         for name, result in zip(proto.output, results, strict=False):
             if name:
                 self._bind(name, result)
+                if name in self.types:
+                    self.dtypes[name] = self.types[name].dtype
 
     def _input(self, name: str) -> relax.Expr | None:
         if name and name not in self.values:
@@ -201,7 +238,8 @@ class _Walk:
                 self.unknown.add(name)
                 self.values[name] = relax.const(np.zeros((), "float32"))
             else:
-                self._bind(name, relax.op.zeros(spec.shape, spec.dtype))
+                self._bind(name, relax.op.zeros(spec.shape, held_as(spec.dtype)))
+                self.dtypes[name] = spec.dtype
 
 
 def _output_spec(value: onnx.ValueInfoProto, result: relax.Expr) -> TensorSpec:
@@ -211,7 +249,10 @@ def _output_spec(value: onnx.ValueInfoProto, result: relax.Expr) -> TensorSpec:
         shape = tuple(map(known_extent, result.ty.shape.values))
     elif result.ty.ndim >= 0:
         shape = (None,) * result.ty.ndim
-    return TensorSpec(value.name, shape, dtype_of(result))
+    dtype, declared = dtype_of(result), value.type.tensor_type.elem_type
+    if declared and held_as(dtype_name(declared)) == dtype:
+        dtype = dtype_name(declared)
+    return TensorSpec(value.name, shape, dtype)
 
 
 def _identifier(name: str) -> str:
@@ -225,7 +266,7 @@ def _identifier(name: str) -> str:
 
 
 def _constant(tensor: onnx.TensorProto) -> relax.Expr:
-    array = numpy_helper.to_array(tensor)
+    array = as_held(numpy_helper.to_array(tensor))
     return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
@@ -242,13 +283,22 @@ def _inferred_types(graph: onnx.GraphProto) -> dict[str, TensorSpec]:
     return types
 
 
+def _check_storage(node: Node) -> None:
+    """Nothing may compute with codes as if they were values."""
+    if node.op_type in STORAGE_OPERATORS:
+        return
+    for dtype in node.dtypes:
+        if dtype in STORAGE:
+            raise Refusal(f"{dtype} is not supported here, only where it is moved or converted")
+
+
 def _check_type(result: relax.Expr, spec: TensorSpec | None) -> None:
     """A converter that disagrees with ONNX about shape or dtype is wrong about the values too."""
     kind: Any = result.ty
     if spec is None or not isinstance(kind, relax.TensorType):
         return
     dtype = str(kind.dtype.dtype)
-    if dtype != spec.dtype:
+    if dtype != held_as(spec.dtype):
         raise Refusal(f"it gives {dtype} where ONNX infers {spec.dtype}")
     if not isinstance(kind.shape, relax.ShapeExpr):
         return
