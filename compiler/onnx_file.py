@@ -12,9 +12,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
+from edgec.compiler.convert_opset import CONVERTED_OPSET, convert_opset
 from edgec.compiler.errors import ModelFileError, UnsupportedModelError
 
-OLDEST_OPSET = 7
 NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
 
@@ -25,8 +25,9 @@ class SourceModel:
     Attributes:
         path: the file.
         sha256: digest of the file, and of its external data behind it, in hexadecimal.
-        proto: the model with external data loaded; not to be changed.
-        opset: version of the default operator set.
+        proto: the model with external data loaded, of `CONVERTED_OPSET` if it was older; not to
+            be changed.
+        opset: version of the default operator set in the file.
     """
 
     path: Path
@@ -39,6 +40,11 @@ class SourceModel:
         """File name without its ending."""
         return self.path.stem
 
+    @property
+    def original(self) -> Path | onnx.ModelProto:
+        """What says how the model computes: the file, unless it is too old to be run."""
+        return self.path if self.opset >= CONVERTED_OPSET else self.proto
+
 
 def read_model(path: Path) -> SourceModel:
     """Read and check one ONNX file.
@@ -46,7 +52,8 @@ def read_model(path: Path) -> SourceModel:
     Raises:
         ModelFileError: missing, unreadable, not ONNX, cut short, external data missing, or
             refused by the ONNX checker.
-        UnsupportedModelError: an operator set older or newer than edgec reads.
+        UnsupportedModelError: an operator set newer than edgec reads, or one so old that it must
+            be converted and cannot.
     """
     try:
         data = path.read_bytes()
@@ -68,6 +75,14 @@ def read_model(path: Path) -> SourceModel:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ModelFileError(f"{path}: the ONNX checker refuses it: {_line(error)}") from None
+    if opset < CONVERTED_OPSET:
+        try:
+            model = convert_opset(model)
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+            raise UnsupportedModelError(
+                f"{path} uses operator set {opset}, which must be converted to {CONVERTED_OPSET} "
+                f"and cannot: {_line(error)}"
+            ) from None
     return SourceModel(path, digest.hexdigest(), model, opset)
 
 
@@ -109,9 +124,9 @@ def _default_opset(path: Path, model: onnx.ModelProto) -> int:
     versions = [item.version for item in model.opset_import if item.domain in ("", "ai.onnx")]
     # A model of nothing but other domains states no default version.
     opset = int(versions[0] if versions else NEWEST_OPSET)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+    if opset > NEWEST_OPSET:
         raise UnsupportedModelError(
-            f"{path} uses operator set {opset}; edgec reads {OLDEST_OPSET} to {NEWEST_OPSET} "
+            f"{path} uses operator set {opset}; edgec reads up to {NEWEST_OPSET} "
             "(onnx.version_converter can convert a model)"
         )
     return opset

@@ -213,7 +213,7 @@ class _Reference:
             inputs = check_inputs(specs, given)
         else:
             inputs = generate_inputs(specs, options.seed, bounds)
-        expected = run_original(source.path, {**inputs, **special.frozen})
+        expected = run_original(source.original, {**inputs, **special.frozen})
         depth = graph_depth(graph.graph)
         tolerance = tolerance_for(least_precise_float(graph.graph), depth)
         return cls(signature, inputs, expected, tolerance, bounds)

@@ -47,7 +47,7 @@ def verify_bundle(
         for seed in seeds:
             bounds = manifest.settings.index_bounds
             inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
-            runs.append((inputs, run_original(model, {**inputs, **frozen})))
+            runs.append((inputs, run_original(source.original, {**inputs, **frozen})))
     reports = [compare(expected, bundle.run(inputs), tolerance) for inputs, expected in runs]
     return _worst(reports)
 

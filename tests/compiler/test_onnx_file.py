@@ -5,8 +5,10 @@ import onnx
 import pytest
 from onnx_graphs import make_model, node, random, save
 
+from edgec.compiler.convert_opset import CONVERTED_OPSET
 from edgec.compiler.errors import ModelFileError, UnsupportedModelError
-from edgec.compiler.onnx_file import NEWEST_OPSET, OLDEST_OPSET, read_model
+from edgec.compiler.onnx_file import NEWEST_OPSET, read_model
+from edgec.compiler.oracle import run_original
 
 
 def relu_model(**kwargs: object) -> onnx.ModelProto:
@@ -20,14 +22,27 @@ def test_reads_name_opset_and_digest(tmp_path: Path) -> None:
     assert len(source.sha256) == 64
 
 
-@pytest.mark.parametrize("opset", [OLDEST_OPSET, NEWEST_OPSET])
+@pytest.mark.parametrize("opset", [1, CONVERTED_OPSET, NEWEST_OPSET])
 def test_reads_every_opset_in_range(tmp_path: Path, opset: int) -> None:
-    assert read_model(save(relu_model(opset=opset), tmp_path)).opset == opset
+    source = read_model(save(relu_model(opset=opset), tmp_path))
+    assert source.opset == opset
+    assert source.proto.opset_import[0].version == max(opset, CONVERTED_OPSET)
 
 
-def test_refuses_an_old_opset(tmp_path: Path) -> None:
-    path = save(relu_model(opset=6), tmp_path)
-    with pytest.raises(UnsupportedModelError, match="operator set 6; edgec reads 7 to"):
+def test_an_old_slope_goes_along_the_channels(tmp_path: Path) -> None:
+    """Channels and columns are as many: the specification of version 7 would take columns."""
+    nodes = [node("PRelu", ["x", "s"], ["y"])]
+    slope = np.array([0.1, 0.2, 0.3], np.float32)
+    model = make_model(nodes, {"x": [1, 3, 2, 3]}, ["y"], {"s": slope}, opset=6)
+    x = random(1, 3, 2, 3)
+    (y,) = run_original(read_model(save(model, tmp_path)).original, {"x": x}).values()
+    np.testing.assert_allclose(y, np.where(x < 0, x * slope[:, None, None], x))
+
+
+def test_refuses_what_the_converter_cannot_convert(tmp_path: Path) -> None:
+    nodes = [node("Dropout", ["x"], ["y"], is_test=0)]
+    path = save(make_model(nodes, {"x": [1, 4]}, ["y"], opset=1), tmp_path)
+    with pytest.raises(UnsupportedModelError, match="operator set 1, which must be converted"):
         read_model(path)
 
 
