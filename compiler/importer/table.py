@@ -4,6 +4,7 @@ Written out by hand, one line per operator. What is not listed here goes to TVM'
 importer (`tvm_frontend.py`), which covers the long tail.
 """
 
+from edgec.compiler.importer.converters import activations, arithmetic, shapes
 from edgec.compiler.importer.converters.convolution import convert_conv
 from edgec.compiler.importer.converters.elementwise import (
     convert_clip,
@@ -34,6 +35,35 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Mean"): convert_variadic,
     ("", "Min"): convert_variadic,
     ("", "Sum"): convert_variadic,
+    # activations
+    ("", "Celu"): activations.convert_celu,
+    ("", "Mish"): activations.convert_mish,
+    ("", "Swish"): activations.convert_swish,
+    # arithmetic
+    ("", "BitShift"): arithmetic.convert_bit_shift,
+    ("", "Div"): arithmetic.convert_div,
+    ("", "IsInf"): arithmetic.convert_is_inf,
+    ("", "Mod"): arithmetic.convert_mod,
+    ("", "Pow"): arithmetic.convert_pow,
+    # shapes
+    ("", "CenterCropPad"): shapes.convert_center_crop_pad,
+    ("", "Constant"): shapes.convert_constant,
+    ("", "ConstantOfShape"): shapes.convert_constant_of_shape,
+    ("", "DepthToSpace"): shapes.convert_depth_to_space,
+    ("", "Expand"): shapes.convert_expand,
+    ("", "EyeLike"): shapes.convert_eye_like,
+    ("", "Flatten"): shapes.convert_flatten,
+    ("", "Pad"): shapes.convert_pad,
+    ("", "Range"): shapes.convert_range,
+    ("", "Reshape"): shapes.convert_reshape,
+    ("", "Shape"): shapes.convert_shape,
+    ("", "Size"): shapes.convert_size,
+    ("", "Slice"): shapes.convert_slice,
+    ("", "SpaceToDepth"): shapes.convert_space_to_depth,
+    ("", "Split"): shapes.convert_split,
+    ("", "Squeeze"): shapes.convert_squeeze,
+    ("", "Tile"): shapes.convert_tile,
+    ("", "Unsqueeze"): shapes.convert_unsqueeze,
     # convolution
     ("", "Conv"): convert_conv,
     # indexing
@@ -52,7 +82,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
 EXPANDED: frozenset[tuple[str, str]] = frozenset()
 
 # Gone after simplification, or refused there for a reason of its own.
-FOLDED_BEFORE = frozenset({"Constant", "If"})
+FOLDED_BEFORE = frozenset({"If"})
 
 
 def find_converter(domain: str, op_type: str) -> Converter:

@@ -16,6 +16,7 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.importer.loops import constant_tensor
 from edgec.compiler.importer.node import Converter, Node, Refusal, dtype_of, known_extent, last_line
 from edgec.compiler.importer.table import find_converter
 from edgec.compiler.signature import Signature, TensorSpec, dtype_name, tensor_spec
@@ -206,6 +207,13 @@ class _Walk:
         return self.values[name] if name else None
 
     def _results(self, convert: Converter, node: Node) -> list[relax.Expr]:
+        if node.outputs and all(_is_empty(spec) for spec in node.outputs):
+            # Nothing to compute, and kernels need not know of empty loops.
+            return [
+                constant_tensor(np.zeros([extent or 0 for extent in spec.shape], spec.dtype))
+                for spec in node.outputs
+                if spec is not None
+            ]
         try:
             converted = convert(node)
             results = [converted] if isinstance(converted, relax.Expr) else list(converted)
@@ -253,6 +261,10 @@ def _output_spec(value: onnx.ValueInfoProto, result: relax.Expr) -> TensorSpec:
     if declared and held_as(dtype_name(declared)) == dtype:
         dtype = dtype_name(declared)
     return TensorSpec(value.name, shape, dtype)
+
+
+def _is_empty(spec: TensorSpec | None) -> bool:
+    return spec is not None and 0 in spec.shape
 
 
 def _identifier(name: str) -> str:
