@@ -4,7 +4,7 @@ Written out by hand, one line per operator. What is not listed here goes to TVM'
 importer (`tvm_frontend.py`), which covers the long tail.
 """
 
-from edgec.compiler.importer.converters import activations, arithmetic, shapes
+from edgec.compiler.importer.converters import activations, arithmetic, reduction, resize, shapes
 from edgec.compiler.importer.converters.convolution import convert_conv
 from edgec.compiler.importer.converters.elementwise import (
     convert_clip,
@@ -45,6 +45,22 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "IsInf"): arithmetic.convert_is_inf,
     ("", "Mod"): arithmetic.convert_mod,
     ("", "Pow"): arithmetic.convert_pow,
+    # reduction
+    ("", "ArgMax"): reduction.convert_arg_reduce,
+    ("", "ArgMin"): reduction.convert_arg_reduce,
+    ("", "ReduceL1"): reduction.convert_reduce,
+    ("", "ReduceL2"): reduction.convert_reduce,
+    ("", "ReduceLogSum"): reduction.convert_reduce,
+    ("", "ReduceLogSumExp"): reduction.convert_reduce,
+    ("", "ReduceMax"): reduction.convert_reduce,
+    ("", "ReduceMean"): reduction.convert_reduce,
+    ("", "ReduceMin"): reduction.convert_reduce,
+    ("", "ReduceProd"): reduction.convert_reduce,
+    ("", "ReduceSum"): reduction.convert_reduce,
+    ("", "ReduceSumSquare"): reduction.convert_reduce,
+    # resize
+    ("", "Resize"): resize.convert_resize,
+    ("", "Upsample"): resize.convert_upsample,
     # shapes
     ("", "CenterCropPad"): shapes.convert_center_crop_pad,
     ("", "Constant"): shapes.convert_constant,

@@ -49,7 +49,8 @@ def convert_mod(node: Node) -> relax.Expr:
             return tirx.Cast(dtype, rest)
         # Python's: a remainder of the other sign moves by one divisor, a zero has its sign.
         zero = tirx.const(0, wide)
-        moved = tirx.Select(tirx.NE(rest < zero, y < zero), rest + y, rest)
+        opposite = tirx.Select(y < zero, rest > zero, rest < zero)
+        moved = tirx.Select(opposite, rest + y, rest)
         signed = tirx.Select(rest.equal(zero), tirx.copysign(zero, y), moved)
         return tirx.Cast(dtype, tirx.Select(tirx.isnan(rest), rest, signed))
 
