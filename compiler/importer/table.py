@@ -36,9 +36,8 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Min"): convert_variadic,
     ("", "Sum"): convert_variadic,
     # activations
-    ("", "Celu"): activations.convert_celu,
+    ("", "Elu"): activations.convert_elu,
     ("", "Mish"): activations.convert_mish,
-    ("", "Swish"): activations.convert_swish,
     # arithmetic
     ("", "BitShift"): arithmetic.convert_bit_shift,
     ("", "Div"): arithmetic.convert_div,

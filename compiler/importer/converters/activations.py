@@ -1,4 +1,4 @@
-"""Activation functions that Relax lacks."""
+"""Activation functions that Relax lacks or that TVM's importer knows in float32 only."""
 
 from tvm import relax
 
@@ -8,15 +8,16 @@ from edgec.compiler.importer.node import Node, dtype_of, scalar
 _MISH_SATURATION = 20.0
 
 
-def convert_celu(node: Node) -> relax.Expr:
-    """Celu: max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
+def convert_elu(node: Node) -> relax.Expr:
+    """Elu: max(0, x) + alpha * (exp(min(0, x)) - 1)."""
     data = node.input(0)
     dtype, alpha = dtype_of(data), node.attributes.get("alpha", 1.0)
-    scaled = node.emit(relax.op.divide(data, scalar(alpha, dtype)))
-    powered = node.emit(relax.op.subtract(node.emit(relax.op.exp(scaled)), scalar(1, dtype)))
-    curve = node.emit(relax.op.multiply(powered, scalar(alpha, dtype)))
-    below = node.emit(relax.op.minimum(curve, scalar(0, dtype)))
-    return relax.op.add(node.emit(relax.op.maximum(data, scalar(0, dtype))), below)
+    zero = scalar(0, dtype)
+    power = node.emit(relax.op.exp(node.emit(relax.op.minimum(data, zero))))
+    below = node.emit(relax.op.subtract(power, scalar(1, dtype)))
+    if alpha != 1:
+        below = node.emit(relax.op.multiply(below, scalar(alpha, dtype)))
+    return relax.op.add(node.emit(relax.op.maximum(data, zero)), below)
 
 
 def convert_mish(node: Node) -> relax.Expr:
@@ -35,11 +36,3 @@ def convert_mish(node: Node) -> relax.Expr:
     share = node.emit(relax.op.divide(w, node.emit(relax.op.add(w, scalar(2, wide)))))
     result = relax.op.multiply(x, share)
     return result if dtype == wide else relax.op.astype(node.emit(result), dtype)
-
-
-def convert_swish(node: Node) -> relax.Expr:
-    """Swish: x * sigmoid(alpha * x)."""
-    data = node.input(0)
-    dtype, alpha = dtype_of(data), node.attributes.get("alpha", 1.0)
-    scaled = data if alpha == 1 else node.emit(relax.op.multiply(data, scalar(alpha, dtype)))
-    return relax.op.multiply(data, node.emit(relax.op.sigmoid(scaled)))
