@@ -90,6 +90,18 @@ class Node:
         """Bind an intermediate expression."""
         return self.builder.emit(expression)
 
+    def call(
+        self, operator: Callable[..., relax.Expr], *arguments: Any, **attributes: Any
+    ) -> relax.Var:
+        """Bind what a Relax operator gives."""
+        return self.emit(operator(*arguments, **attributes))
+
+    def cast(self, expression: relax.Expr, dtype: str) -> relax.Expr:
+        """A value in a dtype, itself if it has it already."""
+        if dtype_of(expression) == dtype:
+            return expression
+        return self.call(relax.op.astype, expression, dtype)
+
 
 Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr]]
 """Turns a node into one expression per output (outputs at the end may be left out)."""

@@ -14,7 +14,16 @@ from edgec.compiler.importer.converters.elementwise import (
     convert_variadic,
 )
 from edgec.compiler.importer.converters.indexing import convert_gather
-from edgec.compiler.importer.converters.normalization import convert_batch_normalization
+from edgec.compiler.importer.converters.normalization import (
+    convert_batch_normalization,
+    convert_group_normalization,
+    convert_instance_normalization,
+    convert_layer_normalization,
+    convert_lrn,
+    convert_mean_variance_normalization,
+    convert_rms_normalization,
+    convert_softmax,
+)
 from edgec.compiler.importer.converters.recurrent import convert_lstm
 from edgec.compiler.importer.converters.types import (
     convert_bit_cast,
@@ -85,6 +94,14 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Gather"): convert_gather,
     # normalization
     ("", "BatchNormalization"): convert_batch_normalization,
+    ("", "GroupNormalization"): convert_group_normalization,
+    ("", "InstanceNormalization"): convert_instance_normalization,
+    ("", "LRN"): convert_lrn,
+    ("", "LayerNormalization"): convert_layer_normalization,
+    ("", "LogSoftmax"): convert_softmax,
+    ("", "MeanVarianceNormalization"): convert_mean_variance_normalization,
+    ("", "RMSNormalization"): convert_rms_normalization,
+    ("", "Softmax"): convert_softmax,
     # recurrent
     ("", "LSTM"): convert_lstm,
     # element types
