@@ -5,6 +5,12 @@ importer (`tvm_frontend.py`), which covers the long tail.
 """
 
 from edgec.compiler.importer.converters import activations, arithmetic, reduction, resize, shapes
+from edgec.compiler.importer.converters.attention import (
+    convert_attention,
+    convert_causal_conv_with_state,
+    convert_linear_attention,
+    convert_rotary_embedding,
+)
 from edgec.compiler.importer.converters.convolution import convert_conv
 from edgec.compiler.importer.converters.elementwise import (
     convert_clip,
@@ -14,6 +20,10 @@ from edgec.compiler.importer.converters.elementwise import (
     convert_variadic,
 )
 from edgec.compiler.importer.converters.indexing import convert_gather
+from edgec.compiler.importer.converters.losses import (
+    convert_negative_log_likelihood_loss,
+    convert_softmax_cross_entropy_loss,
+)
 from edgec.compiler.importer.converters.normalization import (
     convert_batch_normalization,
     convert_group_normalization,
@@ -34,6 +44,11 @@ from edgec.compiler.importer.node import Converter, Refusal
 from edgec.compiler.importer.tvm_frontend import tvm_converter
 
 CONVERTERS: dict[tuple[str, str], Converter] = {
+    # attention
+    ("", "Attention"): convert_attention,
+    ("", "CausalConvWithState"): convert_causal_conv_with_state,
+    ("", "LinearAttention"): convert_linear_attention,
+    ("", "RotaryEmbedding"): convert_rotary_embedding,
     # elementwise
     ("", "Clip"): convert_clip,
     ("", "Dropout"): convert_identity,
@@ -92,6 +107,9 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Conv"): convert_conv,
     # indexing
     ("", "Gather"): convert_gather,
+    # losses
+    ("", "NegativeLogLikelihoodLoss"): convert_negative_log_likelihood_loss,
+    ("", "SoftmaxCrossEntropyLoss"): convert_softmax_cross_entropy_loss,
     # normalization
     ("", "BatchNormalization"): convert_batch_normalization,
     ("", "GroupNormalization"): convert_group_normalization,
