@@ -650,7 +650,7 @@ class _Packer:
             field = _EPILOGUES[operator]
             workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
             # In the other kernels the channels of a plain value are its last dimension.
-            fits = planes is None or planes[2] == 1
+            fits = planes is None or planes[1:] == (shape[-1], 1)
             if operator == "edgec.elementwise":
                 alone = self._elementwise_workload(data, step, shape, planes)
                 merged = _merged(workload, alone)

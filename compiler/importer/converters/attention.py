@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from edgec.compiler.importer.converters.normalization import along
 from edgec.compiler.importer.node import (
     Node,
     Refusal,
@@ -150,15 +149,17 @@ class Mask:
         if self.conditions:
             allowed = reduce(lambda a, b: node.call(op.logical_and, a, b), self.conditions)
             zero = scalar(0, self.dtype)
-            terms.append(node.call(op.where, allowed, zero, relax.const(lowest)))
+            terms.append(node.call(op.where, allowed, zero, relax.const(lowest, self.dtype)))
         if not terms:
             return None, None
         if len(terms) == 1 and (array := constant_value(terms[0])) is not None:
             blind = np.isneginf(array.max(axis=-1, keepdims=True))
             return terms[0], relax.const(blind) if blind.any() else None
         bias = reduce(lambda a, b: node.call(op.add, a, b), terms)
-        highest = node.call(op.max, bias, axis=-1, keepdims=True)
-        return bias, node.call(op.equal, highest, relax.const(lowest))
+        # Counted, as TVM's maximum of nothing but infinities is finite.
+        seen = node.call(op.not_equal, bias, relax.const(lowest, self.dtype))
+        count = node.call(op.sum, node.cast(seen, "int32"), axis=-1, keepdims=True)
+        return bias, node.call(op.equal, count, relax.const(0, "int32"))
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,13 @@ def attend(
     if heads % groups:
         raise Refusal(f"{heads} query heads cannot share {groups} key heads")
     rows = heads // groups * length
-    scaled = node.call(op.multiply, queries, scalar(scale, dtype))
-    grouped = node.call(op.reshape, scaled, (batch, groups, rows, size))
+    if dtype in ("float32", "float64"):
+        queries = node.call(op.multiply, queries, scalar(scale, dtype))
+    else:
+        # As specified: the products of half precision stay in range.
+        root = scalar(math.sqrt(scale), dtype)
+        queries, keys = (node.call(op.multiply, item, root) for item in (queries, keys))
+    grouped = node.call(op.reshape, queries, (batch, groups, rows, size))
     transposed = node.call(op.permute_dims, keys, [0, 1, 3, 2])
     product = matmul(node, grouped, transposed)
     logits = node.call(op.reshape, product, (batch, heads, length, total))
@@ -216,8 +222,7 @@ def attend(
         capped = node.call(op.multiply, node.call(op.tanh, shrunk), scalar(softcap, dtype))
     bias, blind = mask.bias()
     masked = capped if bias is None else node.call(op.add, capped, bias)
-    softmax = along(node, op.nn.softmax, node.cast(masked, precision or dtype))
-    weights = node.cast(softmax, dtype)
+    weights = node.cast(_softmax(node, node.cast(masked, precision or dtype)), dtype)
     if blind is not None:
         weights = node.call(op.where, blind, scalar(0, dtype), weights)
     by_group = node.call(op.reshape, weights, (batch, groups, rows, total))
@@ -227,6 +232,17 @@ def attend(
         (batch, heads, length, static_shape(values)[3]),
     )
     return Attended(output, (logits, capped, masked, weights))
+
+
+def _softmax(node: Node, logits: relax.Expr) -> relax.Expr:
+    """Softmax in the precision of the logits, as specified: half rounds after every step."""
+    dtype = dtype_of(logits)
+    if dtype in ("float32", "float64"):
+        return node.call(op.nn.softmax, logits, axis=-1)
+    highest = node.call(op.max, logits, axis=-1, keepdims=True)
+    powers = node.call(op.exp, node.call(op.subtract, logits, highest))
+    total = node.call(op.sum, node.cast(powers, "float32"), axis=-1, keepdims=True)
+    return node.call(op.divide, powers, node.cast(total, dtype))
 
 
 def split_heads(node: Node, tensor: relax.Expr, heads: int) -> relax.Expr:

@@ -5,7 +5,7 @@ of the data, in two passes: the variance is the mean of squared deviations.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -191,22 +191,16 @@ def convert_softmax(node: Node) -> relax.Expr:
         return data
     axis = node.attributes.get("axis", 1 if node.opset < 13 else -1) % len(shape)
     operator = op.nn.softmax if node.op_type == "Softmax" else op.nn.log_softmax
+    # Half precision is rounded once.
+    exact = node.cast(data, _accumulator(dtype_of(data)))
     if node.opset >= 13:
-        return along(node, operator, data, axis)
-    rows = node.call(op.reshape, data, (math.prod(shape[:axis]), math.prod(shape[axis:])))
-    return op.reshape(node.emit(along(node, operator, rows, 1)), shape)
+        return node.cast(node.call(operator, exact, axis=axis), dtype_of(data))
+    rows = node.call(op.reshape, exact, (math.prod(shape[:axis]), math.prod(shape[axis:])))
+    result = node.call(op.reshape, node.call(operator, rows, axis=1), shape)
+    return node.cast(result, dtype_of(data))
 
 
 # Parts that other converters use
-
-
-def along(
-    node: Node, operator: Callable[..., relax.Expr], data: relax.Expr, axis: int = -1
-) -> relax.Expr:
-    """Softmax or log softmax; half precision is computed in float32 and rounded once."""
-    dtype = dtype_of(data)
-    result = operator(node.cast(data, _accumulator(dtype)), axis=axis)
-    return node.cast(node.emit(result), dtype)
 
 
 def layer_norm(
