@@ -97,6 +97,12 @@ EPILOGUES = {
         ["matmul"],
         {"b": random(21)},
     ),
+    "by inputs, a matrix of biases": Branch(
+        [node("MatMul", ["x", "z"], ["p"]), node("Add", ["p", "b"], ["y"])],
+        {"x": [2, 9, 8], "z": [2, 8, 21]},
+        ["matmul", "elementwise"],
+        {"b": random(9, 21)},
+    ),
     "by inputs, softmax scale": Branch(
         [node("MatMul", ["x", "z"], ["p"]), node("Mul", ["p", "half"], ["y"])],
         {"x": [2, 9, 8], "z": [2, 8, 5]},
