@@ -31,6 +31,11 @@ def evaluated(folder: Path, model: Any, inputs: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(actual[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def logits(inputs: list[str], outputs: list[str], mode: int, **attributes: Any) -> Any:
+    """Attention with its intermediate result."""
+    return node("Attention", inputs, outputs, qk_matmul_output_mode=mode, **attributes)
+
+
 def test_attention(tmp_path: Path) -> None:
     q, kv, flat = [2, 4, 3, 8], [2, 2, 5, 8], [2, 3, 32]
     truth = np.random.default_rng(0).random((3, 5)) < 0.6
@@ -45,7 +50,7 @@ def test_attention(tmp_path: Path) -> None:
         ),
         node("Attention", ["f", "f", "f"], ["e"], q_num_heads=4, kv_num_heads=2),
         node("Attention", ["q", "k", "k", "", "pk", "pk"], ["g", "h", "i"], is_causal=1),
-        node("Attention", ["q", "k", "v", "m"], ["j", "j1", "j2", "l"], qk_matmul_output_mode=2),
+        logits(["q", "k", "v", "m"], ["j", "j1", "j2", "l"], 2),
     ]
     nodes[4].input[1] = nodes[4].input[2] = "half"
     inputs["half"] = [2, 3, 16]
@@ -60,7 +65,7 @@ def test_attention_that_sees_nothing_gives_zeros(tmp_path: Path) -> None:
     inputs = {"q": [2, 2, 3, 8], "k": [2, 2, 5, 8], "m": [3, 5], "n": [2]}
     kinds = {"m": TensorProto.BOOL, "n": TensorProto.INT64}
     nodes = [
-        node("Attention", ["q", "k", "k", "m"], ["a", "a1", "a2", "b"], qk_matmul_output_mode=3),
+        logits(["q", "k", "k", "m"], ["a", "a1", "a2", "b"], 3),
         node("Attention", ["q", "k", "k", "", "", "", "n"], ["c"], is_causal=1),
     ]
     model = make_model(nodes, inputs, ["a", "b", "c"], opset=24, dtypes=kinds)
