@@ -442,8 +442,8 @@ def run_onnxruntime(case: Case) -> Outcome:
 
 
 def _unknown_to_numpy(value: Any) -> bool:
-    # NumPy marks the types of ml_dtypes, registered with it, by 2.
-    return isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1
+    # Types that a package registers with NumPy, as ml_dtypes does, are marked by 2.
+    return isinstance(value, np.ndarray) and value.dtype.isbuiltin == 2
 
 
 def _run_bound(session: Any, case: Case) -> list[Array]:
@@ -652,8 +652,11 @@ class _Worker:
 
     def stop(self) -> None:
         """End it, and what it started."""
+        assert self._process.pid is not None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        # It has no group of its own yet where it has only just started.
+        self._process.kill()
         self._process.join()
         self.connection.close()
 
