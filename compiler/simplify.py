@@ -13,10 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 from onnxscript import optimizer
 
+from edgec.compiler.control_flow import flatten_control_flow
 from edgec.compiler.expand_functions import expand_functions
 
 # Folding a Shape chain can make an If constant, whose branch holds the next chain.
-MAX_ROUNDS = 8
+MAX_ROUNDS = 16
 
 # The weights of the compiled model stand in full anyway.
 NO_LIMIT = 2**62
@@ -44,7 +45,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
             should_fold=lambda node: True,
         )
         optimizer.remove_unused_nodes(graph)
-        if not folded.modified:
+        # What folding makes constant decides branches and trip counts.
+        if not folded.modified and not flatten_control_flow(graph):
             break
     Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

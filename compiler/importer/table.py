@@ -11,6 +11,7 @@ from edgec.compiler.importer.converters.attention import (
     convert_linear_attention,
     convert_rotary_embedding,
 )
+from edgec.compiler.importer.converters.control_flow import refuse_control_flow
 from edgec.compiler.importer.converters.convolution import convert_conv
 from edgec.compiler.importer.converters.elementwise import (
     convert_clip,
@@ -103,6 +104,10 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Squeeze"): shapes.convert_squeeze,
     ("", "Tile"): shapes.convert_tile,
     ("", "Unsqueeze"): shapes.convert_unsqueeze,
+    # control flow
+    ("", "If"): refuse_control_flow,
+    ("", "Loop"): refuse_control_flow,
+    ("", "Scan"): refuse_control_flow,
     # convolution
     ("", "Conv"): convert_conv,
     # indexing
@@ -133,6 +138,8 @@ EXPANDED: frozenset[tuple[str, str]] = frozenset()
 
 # Gone after simplification, or refused there for a reason of its own.
 FOLDED_BEFORE = frozenset({"If"})
+# Gone after simplification.
+FOLDED_BEFORE = frozenset({"Constant"})
 
 
 def find_converter(domain: str, op_type: str) -> Converter:
