@@ -1,7 +1,8 @@
 """Kernels that move values and compute nothing: between layouts, and along channels."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -145,23 +146,60 @@ def emit_channel_map(workload: ChannelMapWorkload, target: Target, name: str) ->
         block = e.let("block", tirx.floormod(task, blocks))
         image = e.let("image", tirx.floordiv(task, blocks))
         to = e.let("to", task * (w.plane * c))
-        for number in range(blocks):
-            picks = w.picks[number * c : number * c + c]
-            sources = sorted({(source, channel // c) for source, channel in picks})
-            lanes = [
-                sources.index((source, channel // c)) * c + channel % c for source, channel in picks
-            ]
-            lanes += [lanes[0]] * (c - len(lanes))
-            with e.branch(block == number), e.loop("position", w.plane) as position:
+        for run in _runs(w.picks, c):
+            inside = tirx.all(block >= run.first, block < run.first + run.count)
+            with e.branch(inside), e.loop("position", w.plane) as position:
                 vectors = []
-                for source, from_block in sources:
-                    base = (image * in_blocks[source] + from_block) * w.plane + position
+                for source, from_block in run.sources:
+                    read = image * in_blocks[source] + from_block + (block - run.first)
+                    base = read * w.plane + position
                     vectors.append(e.let("v", e.load(inputs[source], base * c, c)))
                 value = vectors[0]
-                if len(vectors) > 1 or lanes != list(range(c)):
-                    value = shuffle(vectors, lanes)
+                if len(vectors) > 1 or list(run.lanes) != list(range(c)):
+                    value = shuffle(vectors, run.lanes)
                 e.store(output, to + position * c, value)
     return Kernel(e.function(name), w.batch * blocks)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive output blocks that are put together alike, each from the next input blocks.
+
+    Attributes:
+        first: its first output block.
+        count: how many.
+        sources: input and block that each vector of the first output block is read from.
+        lanes: of these vectors, one after the other.
+    """
+
+    first: int
+    count: int
+    sources: tuple[tuple[int, int], ...]
+    lanes: tuple[int, ...]
+
+
+def _runs(picks: Sequence[tuple[int, int]], c: int) -> list[_Run]:
+    """Output blocks of a channel map, those put together alike as one.
+
+    >>> [run.count for run in _runs([(0, i) for i in range(7)] + [(1, 0)], 2)]
+    [3, 1]
+    """
+    runs: list[_Run] = []
+    for number in range(math.ceil(len(picks) / c)):
+        chosen = picks[number * c : number * c + c]
+        sources = tuple(sorted({(source, channel // c) for source, channel in chosen}))
+        lanes = [sources.index((source, at // c)) * c + at % c for source, at in chosen]
+        # Past the last channel anything goes: more of the same, so that it joins the others.
+        lanes += range(len(lanes), c) if lanes == list(range(len(lanes))) else []
+        lanes += [lanes[0]] * (c - len(lanes))
+        if runs:
+            last = runs[-1]
+            expected = tuple((source, block + last.count) for source, block in last.sources)
+            if (sources, tuple(lanes)) == (expected, last.lanes):
+                runs[-1] = replace(last, count=last.count + 1)
+                continue
+        runs.append(_Run(number, 1, sources, tuple(lanes)))
+    return runs
 
 
 @dataclass(frozen=True)
