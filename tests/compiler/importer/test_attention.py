@@ -44,10 +44,8 @@ def test_attention(tmp_path: Path) -> None:
     nodes = [
         node("Attention", ["q", "k", "v"], ["a"]),
         node("Attention", ["q", "k", "v"], ["b"], is_causal=1, scale=0.3),
-        node("Attention", ["q", "k", "v", "m"], ["c", "c1", "c2", "qk"], softcap=2.0),
-        node(
-            "Attention", ["q", "k", "v", "truth"], ["d", "d1", "d2", "p"], qk_matmul_output_mode=3
-        ),
+        logits(["q", "k", "v", "m"], ["c", "c1", "c2", "qk"], 1, softcap=2.0),
+        logits(["q", "k", "v", "truth"], ["d", "d1", "d2", "p"], 3),
         node("Attention", ["f", "f", "f"], ["e"], q_num_heads=4, kv_num_heads=2),
         node("Attention", ["q", "k", "k", "", "pk", "pk"], ["g", "h", "i"], is_causal=1),
         logits(["q", "k", "v", "m"], ["j", "j1", "j2", "l"], 2),
