@@ -4,7 +4,14 @@ Written out by hand, one line per operator. What is not listed here goes to TVM'
 importer (`tvm_frontend.py`), which covers the long tail.
 """
 
-from edgec.compiler.importer.converters import activations, arithmetic, reduction, resize, shapes
+from edgec.compiler.importer.converters import (
+    activations,
+    arithmetic,
+    microsoft,
+    reduction,
+    resize,
+    shapes,
+)
 from edgec.compiler.importer.converters.attention import (
     convert_attention,
     convert_causal_conv_with_state,
@@ -131,6 +138,30 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "BitCast"): convert_bit_cast,
     ("", "Cast"): convert_cast,
     ("", "CastLike"): convert_cast_like,
+    # com.microsoft
+    ("", "SimplifiedLayerNormalization"): microsoft.convert_simplified_layer_normalization,
+    ("com.microsoft", "Attention"): microsoft.convert_attention,
+    ("com.microsoft", "BiasGelu"): microsoft.convert_gelu,
+    ("com.microsoft", "EmbedLayerNormalization"): microsoft.convert_embed_layer_normalization,
+    ("com.microsoft", "FastGelu"): microsoft.convert_fast_gelu,
+    ("com.microsoft", "FusedConv"): microsoft.convert_fused_conv,
+    ("com.microsoft", "FusedGemm"): microsoft.convert_fused_gemm,
+    ("com.microsoft", "FusedMatMul"): microsoft.convert_fused_matmul,
+    ("com.microsoft", "Gelu"): microsoft.convert_gelu,
+    ("com.microsoft", "GroupQueryAttention"): microsoft.convert_group_query_attention,
+    ("com.microsoft", "MatMulNBits"): microsoft.convert_matmul_nbits,
+    ("com.microsoft", "MultiHeadAttention"): microsoft.convert_multi_head_attention,
+    ("com.microsoft", "QuickGelu"): microsoft.convert_quick_gelu,
+    ("com.microsoft", "RotaryEmbedding"): microsoft.convert_rotary_embedding,
+    (
+        "com.microsoft",
+        "SimplifiedLayerNormalization",
+    ): microsoft.convert_simplified_layer_normalization,
+    ("com.microsoft", "SkipLayerNormalization"): microsoft.convert_skip_layer_normalization,
+    (
+        "com.microsoft",
+        "SkipSimplifiedLayerNormalization",
+    ): microsoft.convert_skip_simplified_layer_normalization,
 }
 
 # Written out as ONNX defines them before the import, although TVM has a converter.

@@ -16,7 +16,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from edgec.compiler.importer.node import Converter, Node, Refusal, last_line
 
-# Converters of TVM that implement the operator of this other domain, not of ai.onnx.
+# Converters of TVM that implement the operator of com.microsoft; we have our own.
 _MICROSOFT = frozenset(
     {
         "Attention",
@@ -63,8 +63,7 @@ _MAP: dict[str, Any] = onnx_frontend._get_convert_map()
 
 def tvm_converter(domain: str, op_type: str) -> Converter | None:
     """TVM's converter of an operator, None if it has none for this domain."""
-    expected = "com.microsoft" if op_type in _MICROSOFT else ""
-    if domain != expected or op_type in _REFUSED or op_type not in _MAP:
+    if domain or op_type in _MICROSOFT | _REFUSED or op_type not in _MAP:
         return None
     return _wrap(_MAP[op_type])
 
