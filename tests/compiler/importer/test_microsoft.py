@@ -134,7 +134,7 @@ def test_multi_head_attention(tmp_path: Path) -> None:
     nodes = [
         microsoft(kind, ["q", "k", "v"], ["a"], num_heads=2),
         microsoft(kind, ["q", "k", "v", "b", "m"], ["c"], num_heads=2),
-        microsoft(kind, ["q", "k", "v", "", "", "r", "p", "p6"], ["d", "e", "f"], num_heads=2),
+        microsoft(kind, ["q", "k", "k", "", "", "r", "p", "p"], ["d", "e", "f"], num_heads=2),
         microsoft(kind, ["q", "kh", "vh"], ["i"], num_heads=2),
     ]
     weights = {"b": random(28), "m": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], np.int32)}
@@ -143,7 +143,6 @@ def test_multi_head_attention(tmp_path: Path) -> None:
         "k": [2, 5, 8],
         "v": [2, 5, 12],
         "p": [2, 2, 4, 4],
-        "p6": [2, 2, 4, 6],
         "r": [1, 2, 3, 9],
         "kh": [2, 2, 5, 4],
         "vh": [2, 2, 5, 4],
