@@ -296,7 +296,6 @@ class _Attempt:
         from edgec.compiler.passes import CANONICALIZE
         from edgec.compiler.pipeline import apply_passes
         from edgec.compiler.runtime import open_session
-        from edgec.compiler.signature import graph_signature
         from edgec.compiler.simplify import simplify
         from edgec.compiler.specialize import specialize
         from edgec.targets import load_target
@@ -316,7 +315,7 @@ class _Attempt:
         with self.phase("import", may_refuse=True):
             imported = import_model(self.graph)
         with self.phase("canonicalize"):
-            signature = graph_signature(self.graph.graph)
+            signature = imported.signature
             module = apply_passes(imported.module, CANONICALIZE)
         with self.phase("pack"):
             packed = pack(module, target)

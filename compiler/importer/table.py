@@ -42,7 +42,7 @@ from edgec.compiler.importer.converters.normalization import (
     convert_rms_normalization,
     convert_softmax,
 )
-from edgec.compiler.importer.converters.recurrent import convert_lstm
+from edgec.compiler.importer.converters.recurrent import convert_gru, convert_lstm, convert_rnn
 from edgec.compiler.importer.converters.types import (
     convert_bit_cast,
     convert_cast,
@@ -133,7 +133,9 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "RMSNormalization"): convert_rms_normalization,
     ("", "Softmax"): convert_softmax,
     # recurrent
+    ("", "GRU"): convert_gru,
     ("", "LSTM"): convert_lstm,
+    ("", "RNN"): convert_rnn,
     # element types
     ("", "BitCast"): convert_bit_cast,
     ("", "Cast"): convert_cast,
