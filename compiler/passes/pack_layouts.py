@@ -118,6 +118,7 @@ class _Packer:
             "relax.reshape": self._reshape,
             "relax.strided_slice": self._slice,
             "relax.sum": self._global_pool,
+            "relax.take": self._take,
         }
 
     def run(self) -> IRModule:
@@ -538,10 +539,22 @@ class _Packer:
         if axes is None or begin is None or len(axes) != 1 or axes[0] % len(shape) != 1:
             return None
         step = steps[0][0] if steps and steps[0] else 1
-        first = begin[0] + data.shape[1] if begin[0] < 0 else begin[0]
+        channels = data.shape[1]
+        first = begin[0] + channels if begin[0] < 0 else begin[0]
+        # A start beyond either end is taken for the end.
+        first = max(0, min(first, channels - 1 if step < 0 else channels))
         picks = tuple((0, first + step * index) for index in range(shape[1]))
         if any(not 0 <= channel < data.shape[1] for _, channel in picks):
             return None
+        return self._channel_map([data], picks, shape)
+
+    def _take(self, call: relax.Call) -> _Value | None:
+        data, shape, channels = self._value(call.args[0]), shape_of(call), value_of(call.args[1])
+        if shape is None or channels is None or channels.ndim != 1 or not data.blocked:
+            return None
+        if call.attrs.axis is None or int(call.attrs.axis) % len(data.shape) != 1:
+            return None
+        picks = tuple((0, int(channel) % data.shape[1]) for channel in channels)
         return self._channel_map([data], picks, shape)
 
     def _split_field(self, item: Any, shape: Shape) -> _Value | None:
@@ -748,13 +761,18 @@ def _is_constant(value: _Value) -> bool:
     return value_of(value.expression) is not None
 
 
+def _are_indices(expression: Any) -> bool:
+    array = value_of(expression)
+    return array is not None and np.issubdtype(array.dtype, np.integer)
+
+
 def _is_float32(expression: Any) -> bool:
-    """Whether an argument is no obstacle: a float32 tensor, or no tensor."""
+    """Whether an argument is no obstacle: a float32 tensor, constant indices, or no tensor."""
     kind = getattr(expression, "ty", None)
     if isinstance(kind, relax.TupleType):
         tensors = [field for field in kind.fields if isinstance(field, relax.TensorType)]
         return all(str(field.dtype.dtype) == "float32" for field in tensors)
-    if not isinstance(kind, relax.TensorType):
+    if not isinstance(kind, relax.TensorType) or _are_indices(expression):
         return True
     return dtype_of(expression) == "float32" and shape_of(expression) is not None
 
