@@ -365,15 +365,18 @@ def _print_bench(report: "BenchReport", profile: bool) -> None:
 @edgec.command()
 @click.argument("path", type=_path)
 @_shape_options
+@click.option("--nodes", is_flag=True, help="Say of every node whether it is supported.")
 @_json_option
-def inspect(path: Path, shapes: Sequence[str], freeze: Sequence[str], as_json: bool) -> None:
+def inspect(
+    path: Path, shapes: Sequence[str], freeze: Sequence[str], nodes: bool, as_json: bool
+) -> None:
     """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
 
     found = inspect_path(path, CompileOptions(**_model_options(shapes, freeze)))
     if isinstance(found, ModelReport):
-        _print_model(found, as_json)
+        _print_model(found, nodes, as_json)
     elif as_json:
         _print_json(found.manifest.model_dump(mode="json"))
     else:
@@ -494,7 +497,7 @@ def _print_parity(report: "ParityReport") -> None:
     )
 
 
-def _print_model(report: "ModelReport", as_json: bool) -> None:
+def _print_model(report: "ModelReport", nodes: bool, as_json: bool) -> None:
     if as_json:
         fields = dataclasses.asdict(report)
         _print_json({**fields, "path": str(report.path)})
@@ -513,11 +516,16 @@ def _print_model(report: "ModelReport", as_json: bool) -> None:
             ["operators", operators],
         ],
     )
+    if nodes:
+        rows = [[node.name, node.operator, node.reason or "supported"] for node in report.nodes]
+        _print_table(["node", "operator", "support"], rows)
     if not report.unsupported:
         click.echo("every operator is supported")
     for item in report.unsupported:
-        nodes = ", ".join(item.nodes[:5]) + (" …" if len(item.nodes) > 5 else "")
-        click.echo(f"unsupported: {item.operator}: {item.reason} ({nodes})")
+        labels = ", ".join(item.nodes[:5]) + (" …" if len(item.nodes) > 5 else "")
+        click.echo(f"unsupported: {item.operator}: {item.reason} ({labels})")
+    for name in report.freeze:
+        click.echo(f"to be fixed: --freeze {name}=…")
 
 
 def _execution(record: "ExecutionRecord") -> str:

@@ -48,8 +48,7 @@ def _is_wanted(node: ir.Node, model: ir.Model) -> bool:
     key = (node.domain, node.op_type)
     if key not in EXPANDED and is_known(*key):
         return False
-    schema = _schema(*key, model.opset_imports.get(node.domain, 1))
-    return schema is not None and _has_body(schema)
+    return has_body(*key, model.opset_imports.get(node.domain, 1))
 
 
 def _call_body(node: ir.Node, model: ir.Model, number: int) -> bool:
@@ -85,8 +84,10 @@ def _schema(domain: str, op_type: str, version: int) -> defs.OpSchema | None:
         return None
 
 
-def _has_body(schema: defs.OpSchema) -> bool:
-    return bool(schema.has_function or schema.has_context_dependent_function)
+def has_body(domain: str, op_type: str, version: int) -> bool:
+    """Whether ONNX defines an operator by others."""
+    schema = _schema(domain, op_type, version)
+    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _body(

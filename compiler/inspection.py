@@ -1,18 +1,23 @@
 """What is in a model or a bundle, before anything is compiled."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
 from edgec.compiler.bundle import MANIFEST, Bundle
 from edgec.compiler.errors import ShapeError
+from edgec.compiler.expand_functions import has_body
 from edgec.compiler.graph import GraphCost, graph_cost
 from edgec.compiler.onnx_file import SourceModel, read_model
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.signature import dtype_name
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import specialize
+
+if TYPE_CHECKING:
+    from edgec.compiler.importer import Refused
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,21 @@ class Unsupported:
     operator: str
     reason: str
     nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NodeSupport:
+    """One node of the graph that is compiled.
+
+    Attributes:
+        name: its name, or its first output where it has none.
+        operator: with its domain.
+        reason: why it cannot be compiled, empty if it can.
+    """
+
+    name: str
+    operator: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,8 @@ class ModelReport:
             graph as it is where dimensions are open.
         open_shapes: why multiply-accumulates are unknown, else empty.
         unsupported: what keeps the model from compiling.
+        freeze: inputs that have to be frozen, because shapes or axes depend on them.
+        nodes: every node; where dimensions are open, as far as its operator tells.
     """
 
     path: Path
@@ -47,7 +69,9 @@ class ModelReport:
     outputs: tuple[str, ...]
     cost: GraphCost
     open_shapes: str = ""
-    unsupported: tuple[Unsupported, ...] = field(default=())
+    unsupported: tuple[Unsupported, ...] = ()
+    freeze: tuple[str, ...] = ()
+    nodes: tuple[NodeSupport, ...] = ()
 
 
 def is_bundle(path: Path) -> bool:
@@ -76,15 +100,23 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     except ShapeError as error:
         if options.shapes or options.freeze:
             raise
-        return _report(source, source.proto.graph, str(error), _unknown_operators(source.proto))
+        return _report(source, source.proto, str(error), _unknown_operators(source.proto))
+    # Imported here: a bundle is inspected without TVM.
+    from edgec.compiler.importer import find_refusals
+
     graph = simplify(special.proto)
-    return _report(source, graph.graph, "", _refused(graph))
+    return _report(source, graph, "", find_refusals(graph))
 
 
 def _report(
-    source: SourceModel, graph: onnx.GraphProto, open_shapes: str, unsupported: list[Unsupported]
+    source: SourceModel, model: onnx.ModelProto, open_shapes: str, refused: "list[Refused]"
 ) -> ModelReport:
+    graph = model.graph
     initialized = {tensor.name for tensor in source.proto.graph.initializer}
+    groups: dict[tuple[str, str], list[str]] = {}
+    for item in refused:
+        groups.setdefault((item.op_type, item.reason), []).append(item.label)
+    freeze = {name for item in refused for name in item.freeze}
     return ModelReport(
         path=source.path,
         sha256=source.sha256,
@@ -93,8 +125,23 @@ def _report(
         outputs=tuple(_text(v) for v in graph.output),
         cost=graph_cost(graph),
         open_shapes=open_shapes,
-        unsupported=tuple(unsupported),
+        unsupported=tuple(
+            Unsupported(operator, why, tuple(nodes)) for (operator, why), nodes in groups.items()
+        ),
+        freeze=tuple(value.name for value in graph.input if value.name in freeze),
+        nodes=_nodes(graph, refused),
     )
+
+
+def _nodes(graph: onnx.GraphProto, refused: "list[Refused]") -> tuple[NodeSupport, ...]:
+    reasons = {item.label: item.reason for item in refused}
+    labels = [(node.name or node.output[0], _operator(node)) for node in graph.node]
+    return tuple(NodeSupport(name, kind, reasons.get(name, "")) for name, kind in labels)
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return f"{domain}::{node.op_type}" if domain else node.op_type
 
 
 def _text(value: onnx.ValueInfoProto) -> str:
@@ -104,26 +151,17 @@ def _text(value: onnx.ValueInfoProto) -> str:
     return f"{value.name} {shape} {dtype_name(tensor.elem_type) if tensor.elem_type else '?'}"
 
 
-def _refused(model: onnx.ModelProto) -> list[Unsupported]:
-    # Imported here: a bundle is inspected without TVM.
-    from edgec.compiler.importer import find_refusals
-
-    groups: dict[tuple[str, str], list[str]] = {}
-    for refused in find_refusals(model):
-        groups.setdefault((refused.op_type, refused.reason), []).append(refused.label)
-    return [Unsupported(op, why, tuple(nodes)) for (op, why), nodes in groups.items()]
-
-
-def _unknown_operators(model: onnx.ModelProto) -> list[Unsupported]:
-    """Operators without a converter; what depends on shapes cannot be told yet."""
+def _unknown_operators(model: onnx.ModelProto) -> "list[Refused]":
+    """Nodes without a converter; what depends on shapes cannot be told yet."""
+    from edgec.compiler.importer import Refused
     from edgec.compiler.importer.table import is_known
 
     local = {(function.domain, function.name) for function in model.functions}
-    nodes: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        if (node.domain, node.op_type) in local or is_known(node.domain, node.op_type):
-            continue
-        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        nodes.setdefault(name, []).append(node.name or node.output[0])
-    reason = "the operator is not supported"
-    return [Unsupported(name, reason, tuple(labels)) for name, labels in nodes.items()]
+    opsets = {item.domain: item.version for item in model.opset_import}
+    return [
+        Refused(node.name or node.output[0], _operator(node), "the operator is not supported")
+        for node in model.graph.node
+        if (node.domain, node.op_type) not in local
+        and not is_known(node.domain, node.op_type)
+        and not has_body(node.domain, node.op_type, opsets.get(node.domain, 1))
+    ]

@@ -17,7 +17,15 @@ from edgec.compiler.signature import TensorSpec
 
 
 class Refusal(UnsupportedModelError):  # noqa: N818 - says no, is no malfunction
-    """A converter does not support something about a node; the message says what."""
+    """A converter does not support something about a node; the message says what.
+
+    Attributes:
+        operand: the input that had to be constant, None if that is not the reason.
+    """
+
+    def __init__(self, message: str, operand: int | None = None) -> None:
+        super().__init__(message)
+        self.operand = operand
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ class Node:
         if value is None:
             raise Refusal(
                 f"input {what!r} must be constant; if it comes from an input of the model, "
-                "fix that with --freeze"
+                "fix that with --freeze",
+                operand=index,
             )
         return value
 

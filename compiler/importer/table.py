@@ -169,11 +169,6 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
 # Written out as ONNX defines them before the import, although TVM has a converter.
 EXPANDED: frozenset[tuple[str, str]] = frozenset()
 
-# Gone after simplification, or refused there for a reason of its own.
-FOLDED_BEFORE = frozenset({"If"})
-# Gone after simplification.
-FOLDED_BEFORE = frozenset({"Constant"})
-
 
 def find_converter(domain: str, op_type: str) -> Converter:
     """The converter of an operator.
@@ -188,9 +183,7 @@ def find_converter(domain: str, op_type: str) -> Converter:
 
 
 def is_known(domain: str, op_type: str) -> bool:
-    """Whether an operator has a converter, or is folded away before import."""
-    if op_type in FOLDED_BEFORE:
-        return True
+    """Whether an operator has a converter."""
     try:
         find_converter("" if domain == "ai.onnx" else domain, op_type)
     except Refusal:

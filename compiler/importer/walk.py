@@ -76,11 +76,19 @@ class ImportedModel:
 
 @dataclass(frozen=True)
 class Refused:
-    """A node that cannot be compiled, and why."""
+    """A node that cannot be compiled, and why.
+
+    Attributes:
+        label: its name, or its first output where it has none.
+        op_type: operator, with its domain.
+        reason: what is not supported.
+        freeze: inputs of the model that would have to be constant.
+    """
 
     label: str
     op_type: str
     reason: str
+    freeze: tuple[str, ...] = ()
 
 
 def import_model(model: onnx.ModelProto) -> ImportedModel:
@@ -192,7 +200,9 @@ class _Walk:
             results = self._results(convert, node)
         except Refusal as refusal:
             name = f"{domain}::{proto.op_type}" if domain else proto.op_type
-            self.refused.append(Refused(label, name, str(refusal)))
+            freeze = self._inputs_behind(proto, refusal.operand)
+            reason = str(refusal) + (f" ({', '.join(freeze)})" if freeze else "")
+            self.refused.append(Refused(label, name, reason, freeze))
             self._skip(proto)
             return
         for name, result in zip(proto.output, results, strict=False):
@@ -200,6 +210,19 @@ class _Walk:
                 self._bind(name, result)
                 if name in self.types:
                     self.dtypes[name] = self.types[name].dtype
+
+    def _inputs_behind(self, proto: onnx.NodeProto, operand: int | None) -> tuple[str, ...]:
+        """The model's inputs from which an operand of a node is computed."""
+        if operand is None:
+            return ()
+        producers = {name: node for node in self.model.graph.node for name in node.output}
+        pending, seen = [proto.input[operand]], set[str]()
+        while pending:
+            name = pending.pop()
+            if name and name not in seen:
+                seen.add(name)
+                pending += producers[name].input if name in producers else []
+        return tuple(value.name for value in self.model.graph.input if value.name in seen)
 
     def _input(self, name: str) -> relax.Expr | None:
         if name and name not in self.values:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from onnx_graphs import make_model, node, random, save
 
 from edgec.compiler.cli import main
@@ -95,6 +96,27 @@ def test_inspect_names_what_is_open_and_unsupported(call, tmp_path: Path) -> Non
     assert code == 0
     assert "dimension 0 (n) not fixed" in out
     assert "unsupported: acme::Gizmo: the operator is not supported (a)" in out
+
+
+def test_inspect_says_of_each_node_whether_it_is_supported(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    nodes = [
+        node("Celu", ["x"], ["a"]),
+        node("Gizmo", ["a"], ["b"], domain="acme"),
+        node("Add", ["shape", "one"], ["c"]),
+        node("Tile", ["a", "c"], ["d"]),
+        node("Relu", ["d"], ["y"]),
+    ]
+    inputs, kinds = {"x": ["n", 4], "shape": [2]}, {"shape": TensorProto.INT64}
+    model = make_model(nodes, inputs, ["b", "y"], {"one": np.array([1, 1])}, dtypes=kinds)
+    path = save(model, tmp_path)
+    _, out, _ = call("inspect", path, "--json")
+    support = {item["name"]: item["reason"] for item in json.loads(out)["nodes"]}
+    assert support == dict.fromkeys("acdy", "") | {"b": "the operator is not supported"}
+    _, out, _ = call("inspect", path, "--shape", "x=2,4", "--nodes")
+    assert "input 'repeats' must be constant" in out
+    assert "to be fixed: --freeze shape=…" in out
+    assert "acme::Gizmo" in out
+    assert "Relu" in out
 
 
 def test_targets(call) -> None:  # type: ignore[no-untyped-def]
