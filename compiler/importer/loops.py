@@ -5,6 +5,7 @@ fuse and are scheduled like Relax's own. `emit_procedure` takes statements: loop
 what they computed before. Both have static shapes, so the static executor runs them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as script
 
-from edgec.compiler.importer.node import Node, dtype_of, static_shape
+from edgec.compiler.importer.node import Node, constant_value, dtype_of, static_shape
 from edgec.compiler.signature import TensorSpec
 
 # TVM's number for a function that nothing is fused with.
@@ -124,3 +125,32 @@ def take_table(node: Node, data: relax.Expr, axis: int, table: NDArray[np.int64]
         )
     indices = constant_tensor(table.astype(np.int32))
     return node.emit(relax.op.take(data, indices, axis=axis, mode="fast"))
+
+
+def flat(node: Node, tensor: relax.Expr) -> relax.Expr:
+    """A tensor as a vector, for loops that compute their own offsets."""
+    shape = static_shape(tensor)
+    if len(shape) == 1:
+        return tensor
+    known = constant_value(tensor)
+    if known is not None:
+        return constant_tensor(known.reshape(-1))
+    return node.emit(relax.op.reshape(tensor, (math.prod(shape),)))
+
+
+def unravel(offset: Any, shape: Sequence[int]) -> list[Any]:
+    """Coordinates of an element by its row-major offset."""
+    places = []
+    for extent in reversed(shape):
+        places.append(tirx.floormod(offset, extent))
+        offset = tirx.floordiv(offset, extent)
+    return places[::-1]
+
+
+def strides_of(shape: Sequence[int]) -> list[int]:
+    """Row-major strides in elements.
+
+    >>> strides_of([2, 3, 4])
+    [12, 4, 1]
+    """
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]

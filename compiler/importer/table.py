@@ -7,6 +7,7 @@ importer (`tvm_frontend.py`), which covers the long tail.
 from edgec.compiler.importer.converters import (
     activations,
     arithmetic,
+    indexing,
     microsoft,
     reduction,
     resize,
@@ -27,7 +28,6 @@ from edgec.compiler.importer.converters.elementwise import (
     convert_identity,
     convert_variadic,
 )
-from edgec.compiler.importer.converters.indexing import convert_gather
 from edgec.compiler.importer.converters.losses import (
     convert_negative_log_likelihood_loss,
     convert_softmax_cross_entropy_loss,
@@ -118,10 +118,21 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     # convolution
     ("", "Conv"): convert_conv,
     # indexing
-    ("", "Gather"): convert_gather,
     # losses
     ("", "NegativeLogLikelihoodLoss"): convert_negative_log_likelihood_loss,
     ("", "SoftmaxCrossEntropyLoss"): convert_softmax_cross_entropy_loss,
+    ("", "Compress"): indexing.convert_compress,
+    ("", "CumProd"): indexing.convert_cumulative,
+    ("", "CumSum"): indexing.convert_cumulative,
+    ("", "Gather"): indexing.convert_gather,
+    ("", "GatherElements"): indexing.convert_gather_elements,
+    ("", "GatherND"): indexing.convert_gather_nd,
+    ("", "OneHot"): indexing.convert_one_hot,
+    ("", "ReverseSequence"): indexing.convert_reverse_sequence,
+    ("", "Scatter"): indexing.convert_scatter_elements,
+    ("", "ScatterElements"): indexing.convert_scatter_elements,
+    ("", "ScatterND"): indexing.convert_scatter_nd,
+    ("", "TopK"): indexing.convert_top_k,
     # normalization
     ("", "BatchNormalization"): convert_batch_normalization,
     ("", "GroupNormalization"): convert_group_normalization,
