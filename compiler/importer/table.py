@@ -9,6 +9,7 @@ from edgec.compiler.importer.converters import (
     arithmetic,
     indexing,
     microsoft,
+    pooling,
     reduction,
     resize,
     shapes,
@@ -76,6 +77,13 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "IsInf"): arithmetic.convert_is_inf,
     ("", "Mod"): arithmetic.convert_mod,
     ("", "Pow"): arithmetic.convert_pow,
+    # pooling
+    ("", "AveragePool"): pooling.convert_average_pool,
+    ("", "GlobalLpPool"): pooling.convert_global_lp_pool,
+    ("", "LpNormalization"): pooling.convert_lp_normalization,
+    ("", "LpPool"): pooling.convert_lp_pool,
+    ("", "MaxPool"): pooling.convert_max_pool,
+    ("", "MaxUnpool"): pooling.convert_max_unpool,
     # reduction
     ("", "ArgMax"): reduction.convert_arg_reduce,
     ("", "ArgMin"): reduction.convert_arg_reduce,
