@@ -1,17 +1,20 @@
 """Time the model recipes beside other runtimes: `python tests/benchmark_models.py --threads 1`.
 
-Prints one line per model and the geometric mean of the ratios; above 1 edgec is faster.
+Prints one line per model and the geometric mean of the ratios; above 1 edgec is faster. With
+`--where` also how a model's time divides over the kernel templates, and what each reaches.
 """
 
 import argparse
 import statistics
 import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgec.compiler import CompileOptions, compile_model
-from edgec.compiler.bench import bench_bundles
+from edgec.compiler.bench import StepTime, bench_bundles
 from edgec.models import load_recipe
 
 MODELS = (
@@ -30,12 +33,27 @@ MODELS = (
 )
 
 
+def where_time_goes(steps: Sequence[StepTime]) -> str:
+    """Share of the time and speed of each template, largest first."""
+    times: dict[str, float] = defaultdict(float)
+    work: dict[str, float] = defaultdict(float)
+    for step in steps:
+        times[step.template] += step.median_us
+        work[step.template] += step.gflops * step.median_us
+    total = sum(times.values())
+    parts = []
+    for template, time in sorted(times.items(), key=lambda item: -item[1]):
+        parts.append(f"{template} {time / total:.0%} at {work[template] / time:.0f} GFLOP/s")
+    return ", ".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", default="native")
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--where", action="store_true")
     parser.add_argument("--against", default="onnxruntime,openvino")
     arguments = parser.parse_args()
     rivals = arguments.against.split(",")
@@ -65,6 +83,8 @@ def main() -> None:
             ratios[rival].append(ratio)
             line += f"{latency.median_ms:17.3f}{ratio:7.2f}"
         print(line, flush=True)
+        if arguments.where:
+            print(f"    {where_time_goes(report.steps)}", flush=True)
     means = "".join(f"{statistics.geometric_mean(ratios[rival]):24.2f}" for rival in rivals)
     print(f"{'geometric mean':32}{means}")
 
