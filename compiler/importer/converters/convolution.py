@@ -12,7 +12,18 @@ _CONV = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
 
 def convert_conv(node: Node) -> relax.Expr:
     """Conv: data [N, C, *space], weight [O, C/group, *kernel], bias [O]."""
-    data, weight, bias = node.input(0), node.input(1), node.optional(2)
+    weight, bias = node.input(1), node.optional(2)
+    result = convolve(node, node.input(0), weight)
+    if bias is None:
+        return result
+    rank = len(static_shape(weight)) - 2
+    return relax.op.add(node.emit(result), channel_constant(node, bias, rank))
+
+
+def convolve(
+    node: Node, data: relax.Expr, weight: relax.Expr, out_dtype: str | None = None
+) -> relax.Expr:
+    """Convolution with the attributes of a node, summed in `out_dtype`."""
     attributes = node.attributes
     kernel = static_shape(weight)[2:]
     rank = len(kernel)
@@ -30,17 +41,15 @@ def convert_conv(node: Node) -> relax.Expr:
     )
     if len(attributes.get("kernel_shape", kernel)) != rank:
         raise Refusal("attribute kernel_shape does not fit the weight")
-    result = _CONV[rank](
+    return _CONV[rank](
         data,
         weight,
         strides=list(strides),
         padding=list(padding),
         dilation=list(dilations),
         groups=attributes.get("group", 1),
+        out_dtype=out_dtype,
     )
-    if bias is None:
-        return result
-    return relax.op.add(node.emit(result), channel_constant(node, bias, rank))
 
 
 def explicit_padding(
