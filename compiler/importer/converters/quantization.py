@@ -337,12 +337,11 @@ def convert_qgemm(node: Node) -> relax.Expr:
     a_scale * b_scale, and alpha scales it too.
     """
     attributes: Any = node.attributes
-    left, right = (
-        node.emit(op.permute_dims(node.input(index)))
-        if attributes.get(name, 0)
-        else node.input(index)
-        for index, name in ((0, "transA"), (3, "transB"))
-    )
+    left, right = node.input(0), node.input(3)
+    if attributes.get("transA", 0):
+        left = node.emit(op.permute_dims(left))
+    if attributes.get("transB", 0):
+        right = node.emit(op.permute_dims(right))
     total = _product(node, left, node.input(2), right, node.input(5))
     if node.optional(6) is not None:
         total = node.emit(op.add(total, node.input(6)))

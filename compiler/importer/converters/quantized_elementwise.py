@@ -135,9 +135,9 @@ def _round_shifted(node: Node, values: relax.Expr, zero_point: int, dtype: str) 
     return round_to_integer(node, node.emit(op.astype(shifted, "float32")), None, dtype)
 
 
-def convert_qlinear_global_average_pool(node: Node) -> relax.Expr:
+def convert_qlinear_global_pool(node: Node) -> relax.Expr:
     """QLinearGlobalAveragePool: X, x_scale, x_zero_point, y_scale, y_zero_point."""
-    _code_dtype(node, 0)
+    dtype = _code_dtype(node, 0)
     shape = static_shape(node.input(0))
     first = 1 if node.attributes.get("channels_last", 0) else 2
     axes = list(range(first, first + len(shape) - 2))
@@ -145,11 +145,9 @@ def convert_qlinear_global_average_pool(node: Node) -> relax.Expr:
     codes = node.emit(op.astype(node.input(0), "int32"))
     total = node.emit(op.sum(codes, axis=axes, keepdims=True))
     total = node.emit(op.subtract(total, relax.const(_zero_point(node, 2) * count, "int32")))
-    multiplier = _scale(node, 1) / (_scale(node, 3) * np.float32(count))
+    ratio = relax.const(_scale(node, 1) / (_scale(node, 3) * np.float32(count)), "float32")
     zero_point = relax.const(_zero_point(node, 4), "int32")
-    return requantize(
-        node, total, relax.const(multiplier, "float32"), zero_point, _code_dtype(node, 0)
-    )
+    return requantize(node, total, ratio, zero_point, dtype)
 
 
 _POOL = {1: op.nn.avg_pool1d, 2: op.nn.avg_pool2d, 3: op.nn.avg_pool3d}
