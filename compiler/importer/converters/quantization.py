@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te, tirx, topi
 
 from edgec.compiler.importer.converters.convolution import convolve
 from edgec.compiler.importer.converters.types import cast, encode
 from edgec.compiler.importer.node import Node, Refusal, constant_value, dtype_of, static_shape
 from edgec.compiler.signature import dtype_name
-from edgec.compiler.storage import FLOATS, INTEGER_BITS, integer_range
+from edgec.compiler.storage import FLOATS, INTEGER_BITS, held_as, integer_range
 
 op = relax.op
 
@@ -37,23 +37,19 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
     precision = dtype_name(stated) if stated else node.dtype(1)
     if precision not in ("bfloat16", "float16", "float32"):
         raise Refusal(f"scales of {precision} are not supported")
-    ratio = node.emit(
-        op.divide(
-            _as(node, data, precision),
-            _as(node, _spread(node, scale), precision),
-        )
-    )
+    data = _as(node, data, precision)
+    scale = _as(node, _spread(node, scale), precision)
     if target in INTEGER_BITS or np.dtype(target).kind in "iu":
-        if zero_point is not None:
-            zero_point = cast(node, _spread(node, zero_point), target, "float32")
-            zero_point = node.emit(zero_point)
-        return round_to_integer(node, ratio, zero_point, target)
+        if not _is_zero(zero_point):
+            zero_point = node.emit(cast(node, _spread(node, zero_point), target, "float32"))
+        return quantize(node, data, scale, zero_point, target)
     if target not in FLOATS:
         raise Refusal(f"quantization to {target} is not supported")
     if zero_point is not None:
         codes = node.constant(2, "y_zero_point")
         if np.any(codes & (FLOATS[target].sign - 1)):
             raise Refusal(f"a zero point other than 0 is not supported for {target}")
+    ratio = node.builder.emit_te(topi.divide, data, scale, primfunc_name_hint="divide")
     return encode(node, ratio, target, saturate=bool(attributes.get("saturate", 1)))
 
 
@@ -119,33 +115,31 @@ def _is_zero(parameter: relax.Expr | None) -> bool:
     return value is not None and not np.any(value)
 
 
-def round_to_integer(
-    node: Node, values: relax.Expr, zero_point: relax.Expr | None, target: str
+def quantize(
+    node: Node,
+    values: relax.Expr,
+    scale: relax.Expr,
+    zero_point: relax.Expr | None,
+    target: str,
 ) -> relax.Expr:
-    """saturate(round(values) + zero_point), ties to even.
+    """saturate(round(values / scale) + zero_point), ties to even.
 
     Args:
         node: whose builder to use.
         values: floats.
+        scale: of the same dtype; broadcasts.
         zero_point: float32 that broadcasts, None for 0.
         target: ONNX dtype of the result.
 
     Returns:
         An expression of `held_as(target)`.
     """
-    shifted = _as(node, node.emit(op.round(values)), "float32")
-    if zero_point is not None and not _is_zero(zero_point):
-        shifted = node.emit(op.add(shifted, zero_point))
-    return saturate(node, shifted, target)
 
+    def compute(x: te.Tensor, divisor: te.Tensor, *shift: te.Tensor) -> te.Tensor:
+        return rounded(topi.divide(x, divisor), target, *shift)
 
-def saturate(node: Node, values: relax.Expr, target: str) -> relax.Expr:
-    """Whole float32 values in an integer type, those outside its range at its ends."""
-    low, high = integer_range(target)
-    bounded = node.emit(op.maximum(values, relax.const(float(low), "float32")))
-    bounded = node.emit(op.minimum(bounded, relax.const(float(high), "float32")))
-    whole = node.emit(op.astype(bounded, "int32"))
-    return node.emit(cast(node, whole, "int32", target))
+    shift = () if _is_zero(zero_point) else (zero_point,)
+    return node.builder.emit_te(compute, values, scale, *shift, primfunc_name_hint="quantize")
 
 
 def requantize(
@@ -156,9 +150,28 @@ def requantize(
     target: str,
 ) -> relax.Expr:
     """int32 sums as integers of 8 bits: saturate(round(total * multiplier) + zero_point)."""
-    scaled = node.emit(op.multiply(_as(node, total, "float32"), multiplier))
-    shift = None if zero_point is None else _as(node, _scalar(node, zero_point), "float32")
-    return round_to_integer(node, scaled, shift, target)
+
+    def compute(x: te.Tensor, factor: te.Tensor, *shift: te.Tensor) -> te.Tensor:
+        return rounded(topi.multiply(topi.cast(x, "float32"), factor), target, *shift)
+
+    shift = () if _is_zero(zero_point) else (_as(node, _one(node, zero_point), "float32"),)
+    return node.builder.emit_te(compute, total, multiplier, *shift, primfunc_name_hint="requantize")
+
+
+def rounded(values: te.Tensor, target: str, shift: te.Tensor | None = None) -> te.Tensor:
+    """saturate(round(values) + shift), ties to even.
+
+    In TE, not as Relax operators: passes would turn a division into a multiplication or merge
+    factors, which changes what is near a tie.
+    """
+    whole = topi.cast(topi.round(values), "float32")
+    if shift is not None:
+        whole = topi.add(whole, shift)
+    low, high = integer_range(target)
+    code = topi.cast(topi.clip(whole, float(low), float(high)), "int32")
+    if target in INTEGER_BITS:
+        code = topi.bitwise_and(code, tirx.const((1 << INTEGER_BITS[target]) - 1, "int32"))
+    return topi.cast(code, held_as(target))
 
 
 def centered(node: Node, codes: relax.Expr, zero_point: relax.Expr | None) -> relax.Expr:
@@ -183,16 +196,21 @@ def _quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...
     scale = (max - min) / 255, zero_point = round(clip(-min / scale, 0, 255)), of a range that
     holds 0; a scale of 1 where it holds nothing else.
     """
-    zero, one = relax.const(0.0, "float32"), relax.const(1.0, "float32")
+    zero = relax.const(0.0, "float32")
     high = node.emit(op.maximum(node.emit(op.max(data)), zero))
     low = node.emit(op.minimum(node.emit(op.min(data)), zero))
-    width = node.emit(op.divide(node.emit(op.subtract(high, low)), relax.const(255.0, "float32")))
-    scale = node.emit(op.where(node.emit(op.equal(high, low)), one, width))
-    exact = node.emit(op.divide(node.emit(op.subtract(zero, low)), scale))
-    bounded = node.emit(op.minimum(exact, relax.const(255.0, "float32")))
-    zero_point = node.emit(op.round(node.emit(op.maximum(bounded, zero))))
-    ratio = node.emit(op.divide(data, scale))
-    return round_to_integer(node, ratio, zero_point, "uint8"), scale, zero_point
+
+    def scale_of(high: te.Tensor, low: te.Tensor) -> te.Tensor:
+        width = topi.divide(topi.subtract(high, low), tirx.const(255.0, "float32"))
+        return topi.where(topi.equal(high, low), topi.full_like(width, 1.0), width)
+
+    def zero_point_of(low: te.Tensor, scale: te.Tensor) -> te.Tensor:
+        return topi.round(topi.clip(topi.divide(topi.negative(low), scale), 0.0, 255.0))
+
+    emit_te = node.builder.emit_te
+    scale = emit_te(scale_of, high, low, primfunc_name_hint="scale")
+    zero_point = emit_te(zero_point_of, low, scale, primfunc_name_hint="zero_point")
+    return quantize(node, data, scale, zero_point, "uint8"), scale, zero_point
 
 
 def convert_conv_integer(node: Node) -> relax.Expr:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import relax
+from tvm import relax, te, tirx, topi
 
 from edgec.compiler.importer.converters.convolution import explicit_padding
-from edgec.compiler.importer.converters.quantization import requantize, round_to_integer, saturate
+from edgec.compiler.importer.converters.quantization import requantize, rounded
 from edgec.compiler.importer.converters.types import look_up
 from edgec.compiler.importer.node import Node, Refusal, dtype_of, static_shape
 from edgec.compiler.storage import integer_range
@@ -99,14 +99,19 @@ def convert_qlinear_add(node: Node) -> relax.Expr:
     scale, zero_point = _scale(node, 6), _zero_point(node, 7)
     ratios = _scale(node, 1) / scale, _scale(node, 4) / scale
     zeros = np.float32(_zero_point(node, 2)), np.float32(_zero_point(node, 5))
-    total: relax.Expr = relax.const(
-        np.float32(zero_point) - (ratios[0] * zeros[0] + ratios[1] * zeros[1]), "float32"
+    fixed = np.float32(zero_point) - (ratios[0] * zeros[0] + ratios[1] * zeros[1])
+
+    def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+        parts = [
+            topi.multiply(topi.cast(codes, "float32"), tirx.const(ratio, "float32"))
+            for codes, ratio in zip((a, b), ratios, strict=True)
+        ]
+        total = topi.add(parts[0], topi.add(parts[1], tirx.const(fixed, "float32")))
+        return rounded(total, dtype)
+
+    return node.builder.emit_te(
+        compute, node.input(0), node.input(3), primfunc_name_hint="qlinear_add"
     )
-    for index, ratio in ((3, ratios[1]), (0, ratios[0])):
-        codes = node.emit(op.astype(node.input(index), "float32"))
-        product = node.emit(op.multiply(codes, relax.const(ratio, "float32")))
-        total = node.emit(op.add(product, total))
-    return round_to_integer(node, total, None, dtype)
 
 
 def convert_qlinear_mul(node: Node) -> relax.Expr:
@@ -117,22 +122,23 @@ def convert_qlinear_mul(node: Node) -> relax.Expr:
     multiplication and an addition in float32 would become one instruction.
     """
     dtype = _code_dtype(node, 0)
-    factors = []
-    for index in (0, 3):
-        wide = node.emit(op.astype(node.input(index), "int32"))
-        zero = relax.const(_zero_point(node, index + 2), "int32")
-        factors.append(node.emit(op.subtract(wide, zero)))
-    product = node.emit(op.astype(node.emit(op.multiply(*factors)), "float32"))
+    zeros = _zero_point(node, 2), _zero_point(node, 5)
     ratio = _scale(node, 1) * _scale(node, 4) / _scale(node, 6)
-    scaled = node.emit(op.multiply(product, relax.const(ratio, "float32")))
-    return _round_shifted(node, scaled, _zero_point(node, 7), dtype)
+    shift = _zero_point(node, 7)
 
+    def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+        factors = [
+            topi.subtract(topi.cast(codes, "int32"), tirx.const(zero, "int32"))
+            for codes, zero in zip((a, b), zeros, strict=True)
+        ]
+        product = topi.cast(topi.multiply(*factors), "float32")
+        scaled = topi.cast(topi.multiply(product, tirx.const(ratio, "float32")), "float64")
+        total = topi.add(scaled, tirx.const(shift, "float64"))
+        return rounded(topi.cast(total, "float32"), dtype)
 
-def _round_shifted(node: Node, values: relax.Expr, zero_point: int, dtype: str) -> relax.Expr:
-    """saturate(round(values + zero_point)) with the sum rounded to float32."""
-    wide = node.emit(op.astype(values, "float64"))
-    shifted = node.emit(op.add(wide, relax.const(float(zero_point), "float64")))
-    return round_to_integer(node, node.emit(op.astype(shifted, "float32")), None, dtype)
+    return node.builder.emit_te(
+        compute, node.input(0), node.input(3), primfunc_name_hint="qlinear_mul"
+    )
 
 
 def convert_qlinear_global_pool(node: Node) -> relax.Expr:
@@ -150,7 +156,8 @@ def convert_qlinear_global_pool(node: Node) -> relax.Expr:
     return requantize(node, total, ratio, zero_point, dtype)
 
 
-_POOL = {1: op.nn.avg_pool1d, 2: op.nn.avg_pool2d, 3: op.nn.avg_pool3d}
+_POOL = {1: topi.nn.pool1d, 2: topi.nn.pool2d, 3: topi.nn.pool3d}
+_LAYOUT = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
 def convert_qlinear_average_pool(node: Node) -> relax.Expr:
@@ -176,18 +183,23 @@ def convert_qlinear_average_pool(node: Node) -> relax.Expr:
     )
     # From a table: a product could be fused with the sum and then rounds differently.
     values = look_up(node, node.input(0), _values(dtype, _scale(node, 1), _zero_point(node, 2)))
-    average = node.emit(
-        _POOL[rank](
-            values,
-            pool_size=list(kernel),
-            strides=list(strides),
-            padding=list(padding),
+    scale, shift = _scale(node, 3), _zero_point(node, 4)
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        average = _POOL[rank](
+            x,
+            kernel,
+            strides,
+            (1,) * rank,
+            padding,
+            "avg",
+            layout=_LAYOUT[rank],
             count_include_pad=bool(attributes.get("count_include_pad", 0)),
         )
-    )
-    ratio = node.emit(op.divide(average, relax.const(_scale(node, 3), "float32")))
-    zero_point = relax.const(float(_zero_point(node, 4)), "float32")
-    return round_to_integer(node, node.emit(op.add(ratio, zero_point)), None, dtype)
+        ratio = topi.divide(average, tirx.const(scale, "float32"))
+        return rounded(topi.add(ratio, tirx.const(shift, "float32")), dtype)
+
+    return node.builder.emit_te(compute, values, primfunc_name_hint="qlinear_average_pool")
 
 
 def convert_qlinear_softmax(node: Node) -> relax.Expr:
@@ -201,7 +213,7 @@ def convert_qlinear_softmax(node: Node) -> relax.Expr:
     dtype = _code_dtype(node, 0)
     shape = static_shape(node.input(0))
     old = attributes["opset"] < 13
-    axis = attributes.get("axis", 1 if old else -1) % len(shape)
+    axis = attributes.get("axis", -1) % len(shape)
     axes = list(range(axis, len(shape))) if old else [axis]
     count = int(np.prod([shape[index] for index in axes]))
     table = _exponentials(_scale(node, 1), count)
@@ -215,9 +227,9 @@ def convert_qlinear_softmax(node: Node) -> relax.Expr:
     ratio = node.emit(op.divide(node.emit(op.multiply(powers, steps)), total))
     rounded = node.emit(op.astype(node.emit(op.round(ratio)), "int32"))
     shifted = node.emit(op.add(rounded, relax.const(_zero_point(node, 4), "int32")))
-    if dtype == "int8":
-        return op.astype(shifted, "int8")
-    return saturate(node, node.emit(op.astype(shifted, "float32")), dtype)
+    if dtype == "uint8":
+        shifted = node.emit(op.minimum(shifted, relax.const(255, "int32")))
+    return op.astype(shifted, dtype)
 
 
 def _exponentials(scale: np.float32, count: int) -> Floats:
