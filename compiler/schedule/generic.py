@@ -6,6 +6,7 @@ It knows nothing about what a function computes, only which loops carry no depen
 import math
 from typing import Any
 
+import ml_dtypes
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
@@ -27,9 +28,9 @@ def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     loops are fused and marked parallel, and the innermost spatial loop is vectorized if it is
     the innermost loop of all. A function that TVM wrote as plain loops stays as it is.
     """
-    schedule = s_tir.Schedule(function)
     if not has_root_block(function):
         return function
+    schedule = s_tir.Schedule(_with_infinite_starts(function))
     root = schedule.get_sblock("root")
     for block in schedule.get_child_blocks(root):
         _inline(schedule, block)
@@ -43,6 +44,37 @@ def has_root_block(function: tirx.PrimFunc) -> bool:
     """Whether a function is made of blocks that a schedule can change."""
     body = function.body
     return isinstance(body, s_tir.SBlockRealize) and body.block.name_hint == "root"
+
+
+def _with_infinite_starts(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Let a maximum start from minus infinity, where TVM takes the least finite number.
+
+    Otherwise the maximum of nothing but minus infinities would be finite.
+    """
+
+    def replace(block: s_tir.SBlock) -> Any:
+        start = block.init
+        if not isinstance(start, tirx.BufferStore) or not isinstance(start.value, tirx.FloatImm):
+            return block
+        dtype, value = str(start.value.ty.dtype), float(start.value.value)
+        if abs(value) != float(ml_dtypes.finfo(dtype).max):
+            return block
+        infinite = tirx.const(math.copysign(math.inf, value), dtype)
+        store = tirx.BufferStore(start.buffer, infinite, start.indices)
+        return s_tir.SBlock(
+            block.iter_vars,
+            block.reads,
+            block.writes,
+            block.name_hint,
+            block.body,
+            store,
+            block.alloc_buffers,
+            block.match_buffers,
+            block.annotations,
+        )
+
+    body = tvm_ffi.structural_map(function.body, [(s_tir.SBlock, replace)])
+    return tirx.PrimFunc(function.params, body, function.ret_type, attrs=function.attrs)
 
 
 def _inline(schedule: s_tir.Schedule, block: Any) -> None:

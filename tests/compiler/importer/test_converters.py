@@ -159,6 +159,19 @@ def test_refusals_say_what_is_not_supported(tmp_path: Path, operator: Any, messa
         )
 
 
+def test_extremes_of_infinities(tmp_path: Path) -> None:
+    """The maximum of nothing but minus infinity is that, not the least finite number."""
+    nodes = [
+        node("ReduceMax", ["x"], ["high"], axes=[1]),
+        node("Neg", ["x"], ["n"]),
+        node("ReduceMin", ["n"], ["low"], axes=[1]),
+    ]
+    x = np.full((2, 3), -np.inf, np.float32)
+    x[0, 1] = 2
+    path = save(make_model(nodes, {"x": [2, 3]}, ["high", "low"]), tmp_path)
+    compile_model(path, options=CompileOptions(inputs={"x": x}), output=tmp_path / "m.edgec")
+
+
 @pytest.mark.parametrize("op_type", ["Identity", "Dropout"])
 def test_a_graph_of_nothing_but_its_input(tmp_path: Path, op_type: str) -> None:
     check(tmp_path, [node(op_type, ["x"], ["y"])], {"x": [2, 3]})
