@@ -13,8 +13,11 @@ from edgec.compiler.importer.converters import (
     quantization,
     quantized_elementwise,
     reduction,
+    refused,
     resize,
+    sampling,
     shapes,
+    signal,
 )
 from edgec.compiler.importer.converters.attention import (
     convert_attention,
@@ -99,9 +102,27 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "ReduceProd"): reduction.convert_reduce,
     ("", "ReduceSum"): reduction.convert_reduce,
     ("", "ReduceSumSquare"): reduction.convert_reduce,
+    # refused
+    ("", "ImageDecoder"): refused.refuse_image_decoder,
+    ("", "Multinomial"): refused.refuse_random,
+    ("", "RandomNormal"): refused.refuse_random,
+    ("", "RandomNormalLike"): refused.refuse_random,
+    ("", "RandomUniform"): refused.refuse_random,
+    ("", "RandomUniformLike"): refused.refuse_random,
+    ("", "RegexFullMatch"): refused.refuse_text,
+    ("", "StringConcat"): refused.refuse_text,
+    ("", "StringNormalizer"): refused.refuse_text,
+    ("", "StringSplit"): refused.refuse_text,
+    ("", "TfIdfVectorizer"): refused.refuse_text,
     # resize
     ("", "Resize"): resize.convert_resize,
     ("", "Upsample"): resize.convert_upsample,
+    # sampling
+    ("", "Col2Im"): sampling.convert_col2im,
+    ("", "DeformConv"): sampling.convert_deform_conv,
+    ("", "Det"): sampling.convert_det,
+    ("", "NonMaxSuppression"): sampling.convert_non_max_suppression,
+    ("", "RoiAlign"): sampling.convert_roi_align,
     # shapes
     ("", "CenterCropPad"): shapes.convert_center_crop_pad,
     ("", "Constant"): shapes.convert_constant,
@@ -125,6 +146,10 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "If"): refuse_control_flow,
     ("", "Loop"): refuse_control_flow,
     ("", "Scan"): refuse_control_flow,
+    # signal
+    ("", "DFT"): signal.convert_dft,
+    ("", "MelWeightMatrix"): signal.convert_mel_weight_matrix,
+    ("", "STFT"): signal.convert_stft,
     # convolution
     ("", "Conv"): convert_conv,
     # indexing
