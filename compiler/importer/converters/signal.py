@@ -17,7 +17,8 @@ _MATRIX_LIMIT = 2**26
 def convert_dft(node: Node) -> relax.Expr:
     """DFT and its inverse along an axis of a real or complex tensor [..., 1 or 2].
 
-    X[k] = sum_n x[n] * exp(-2 pi i k n / N); the inverse has the other sign and divides by N.
+    X[k] = sum_n x[n] * exp(-2 pi i k n / N); the inverse has the other sign and divides by N. The
+    inverse of one side is real: the other side is taken to be its mirror image.
     """
     data, attributes = node.input(0), node.attributes
     shape = static_shape(data)
@@ -25,19 +26,22 @@ def convert_dft(node: Node) -> relax.Expr:
     if node.opset >= 20:
         axis = -2 if node.optional(2) is None else int(node.constant(2, "axis").reshape(-1)[0])
     axis %= len(shape)
-    length = shape[axis]
+    inverse, onesided = bool(attributes.get("inverse", 0)), bool(attributes.get("onesided", 0))
+    real_result = inverse and onesided
+    length = 2 * (shape[axis] - 1) if real_result else shape[axis]
     if node.optional(1) is not None:
         length = int(node.constant(1, "dft_length").reshape(-1)[0])
-    inverse, onesided = bool(attributes.get("inverse", 0)), bool(attributes.get("onesided", 0))
-    if inverse and onesided:
-        raise Refusal("an inverse transform of one side is not supported")
-    if onesided and shape[-1] == 2:
+    if onesided and not inverse and shape[-1] == 2:
         raise Refusal("one side of the transform of a complex signal is not defined")
-    matrix = _fourier_matrix(shape[axis], length, shape[-1], inverse, onesided)
+    if real_result:
+        matrix = _real_inverse_matrix(shape[axis], length)
+    else:
+        matrix = _fourier_matrix(shape[axis], length, shape[-1], inverse, onesided)
+    parts = 1 if real_result else 2
     order = [a for a in range(len(shape) - 1) if a != axis] + [axis, len(shape) - 1]
     moved = node.emit(relax.op.permute_dims(data, order))
     outer = [shape[a] for a in order[:-2]]
-    result = _multiply(node, moved, [*outer, matrix.shape[1] // 2, 2], matrix)
+    result = _multiply(node, moved, [*outer, matrix.shape[1] // parts, parts], matrix)
     return relax.op.permute_dims(node.emit(result), np.argsort(order).tolist())
 
 
@@ -100,6 +104,22 @@ def _fourier_matrix(
     if parts == 2:
         matrix[:, 1, :, 0], matrix[:, 1, :, 1] = -imaginary, real
     return matrix.reshape(count * parts, bins * 2)
+
+
+def _real_inverse_matrix(count: int, length: int) -> NDArray[np.float64]:
+    """The inverse transform of one side as a real matrix [count * 2, length].
+
+    x[n] = sum_k w[k] * (Re X[k] * cos(2 pi k n / N) - Im X[k] * sin(2 pi k n / N)) / N, where w is
+    2 but for the bins that have no mirror image.
+    """
+    if count * 2 * length > _MATRIX_LIMIT:
+        raise Refusal(f"a transform of {length} elements is too long")
+    bins = np.arange(count)
+    alone = (bins == 0) | (2 * bins == length)
+    scale = np.where(2 * bins > length, 0.0, np.where(alone, 1.0, 2.0))[:, None] / length
+    angle = 2 * math.pi * (np.outer(bins, np.arange(length)) % length / length)
+    matrix = np.stack([np.cos(angle) * scale, -np.sin(angle) * scale], axis=1)
+    return matrix.reshape(count * 2, length)
 
 
 def _multiply(
