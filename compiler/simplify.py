@@ -7,9 +7,12 @@ spelled is the business of the passes, where it can be checked.
 """
 
 import logging
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 from onnxscript import optimizer
 
@@ -35,6 +38,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _quiet_optimizer()
     graph = ir.from_proto(model)
+    _state_defaults(graph.graph)
     for _ in range(MAX_ROUNDS):
         expand_functions(graph)
         folded = optimizer.fold_constants(
@@ -44,9 +48,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
             output_size_limit=NO_LIMIT,
             should_fold=lambda node: True,
         )
+        split = _fold_splits(graph.graph)
         optimizer.remove_unused_nodes(graph)
         # What folding makes constant decides branches and trip counts.
-        if not folded.modified and not flatten_control_flow(graph):
+        if not folded.modified and not split and not flatten_control_flow(graph):
             break
     Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -60,6 +65,42 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
     )(graph)
     return ir.to_proto(graph)
+
+
+def _state_defaults(graph: ir.Graph) -> None:
+    """Write out what ONNX's shape inference takes for another default than ONNX's definition."""
+    for node in graph.all_nodes():
+        if node.op_type == "STFT" and not node.domain and "onesided" not in node.attributes:
+            node.attributes["onesided"] = ir.AttrInt64("onesided", 1)
+
+
+def _fold_splits(graph: ir.Graph) -> bool:
+    """Split constants, which the optimizer does not do."""
+    changed = False
+    for node in list(graph):
+        if node.op_type != "Split" or node.domain:
+            continue
+        arrays = [_constant_array(value) for value in node.inputs]
+        array = arrays[0]
+        if array is None or arrays[-1] is None or "split" in node.attributes:
+            continue
+        axis, count = node.attributes.get_int("axis", 0), len(node.outputs)
+        whole = -(-array.shape[axis] // count)
+        ends = np.cumsum(arrays[1] if len(arrays) > 1 else [whole] * count)
+        for value, part in zip(node.outputs, np.split(array, ends[:-1], axis), strict=True):
+            constant = ir.node("Constant", [], {"value": ir.tensor(part)})
+            graph.insert_before(node, constant)
+            ir.convenience.replace_all_uses_with(
+                value, constant.outputs[0], replace_graph_outputs=True
+            )
+        graph.remove(node, safe=True)
+        changed = True
+    return changed
+
+
+def _constant_array(value: ir.Value | None) -> NDArray[Any] | None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
 
 
 def _quiet_optimizer() -> None:
