@@ -85,8 +85,10 @@ def _fold_splits(graph: ir.Graph) -> bool:
         if array is None or arrays[-1] is None or "split" in node.attributes:
             continue
         axis, count = node.attributes.get_int("axis", 0), len(node.outputs)
-        whole = -(-array.shape[axis] // count)
-        ends = np.cumsum(arrays[1] if len(arrays) > 1 else [whole] * count)
+        sizes = arrays[1] if len(arrays) > 1 else None
+        if sizes is None:
+            sizes = np.full(count, -(-array.shape[axis] // count))
+        ends = np.cumsum(sizes)
         for value, part in zip(node.outputs, np.split(array, ends[:-1], axis), strict=True):
             constant = ir.node("Constant", [], {"value": ir.tensor(part)})
             graph.insert_before(node, constant)
