@@ -12,8 +12,8 @@ from edgec.compiler.kernels.rows import RowWorkload, emit_rows
 from edgec.targets import load_target
 
 
-def softmax(shape: Sequence[int], op_type: str = "Softmax", uses: str = "rows") -> Branch:
-    return Branch([node(op_type, ["x"], ["y"], axis=-1)], {"x": shape}, [uses])
+def softmax(shape: Sequence[int], op_type: str = "Softmax", axis: int = -1) -> Branch:
+    return Branch([node(op_type, ["x"], ["y"], axis=axis)], {"x": shape}, ["rows"])
 
 
 def layer_norm(shape: Sequence[int], axis: int = -1, *, bias: bool = True) -> Branch:
@@ -30,6 +30,9 @@ ROWS = {
     **{f"logarithm of {n}": softmax([5, n], "LogSoftmax") for n in (2, 16, 37)},
     "softmax of attention": softmax([2, 3, 5, 9]),
     "softmax of a vector": softmax([70]),
+    **{f"softmax along axis {a}": softmax([3, 5, 7, 9], axis=a) for a in range(3)},
+    "softmax of three columns": softmax([2, 16, 3], axis=1),
+    "logarithm along an axis": softmax([2, 16, 37], "LogSoftmax", axis=1),
     **{f"layer norm of {n}": layer_norm([4, n]) for n in COLUMNS[1:]},
     "layer norm of two dimensions": layer_norm([3, 5, 7], -2),
     "layer norm without bias": layer_norm([2, 4, 20], bias=False),
