@@ -38,6 +38,7 @@ from edgec.compiler.importer.converters.losses import (
     convert_negative_log_likelihood_loss,
     convert_softmax_cross_entropy_loss,
 )
+from edgec.compiler.importer.converters.matmul import convert_matmul
 from edgec.compiler.importer.converters.normalization import (
     convert_batch_normalization,
     convert_group_normalization,
@@ -168,6 +169,8 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "ScatterElements"): indexing.convert_scatter_elements,
     ("", "ScatterND"): indexing.convert_scatter_nd,
     ("", "TopK"): indexing.convert_top_k,
+    # matrix products
+    ("", "MatMul"): convert_matmul,
     # normalization
     ("", "BatchNormalization"): convert_batch_normalization,
     ("", "GroupNormalization"): convert_group_normalization,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx_graphs import make_model, node, random, save
 
@@ -157,6 +158,20 @@ def test_refusals_say_what_is_not_supported(tmp_path: Path, operator: Any, messa
             options=CompileOptions(parity=False),
             output=tmp_path / "x.edgec",
         )
+
+
+def test_half_precision_products_sum_in_single(tmp_path: Path) -> None:
+    """A sum of thousands: half precision would lose its last addends."""
+    half = onnx.TensorProto.FLOAT16
+    weights = {"w": np.full((4096, 2), 0.5, np.float16)}
+    kinds = {"x": half, "y": half}
+    model = make_model(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4096]}, ["y"], weights, dtypes=kinds
+    )
+    options = CompileOptions(inputs={"x": np.ones((1, 4096), np.float16)})
+    bundle = compile_model(save(model, tmp_path), options=options, output=tmp_path / "m.edgec")
+    ((inputs, _),) = bundle.vectors()
+    assert bundle.run(inputs)["y"].tolist() == [[2048, 2048]]
 
 
 def test_extremes_of_infinities(tmp_path: Path) -> None:
