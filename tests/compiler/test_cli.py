@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,30 @@ def test_compile_run_verify(call, digits: Path, tmp_path: Path) -> None:  # type
     assert code == 0
     assert "4 files are what the manifest says" in out
     assert "ok" in out
+
+
+def test_verbose_names_generic_code(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = make_model(
+        [node("Relu", ["x"], ["r"]), node("Transpose", ["r"], ["y"], perm=[2, 1, 0])],
+        {"x": (3, 4, 5)},
+        ["y"],
+    )
+    path = save(model, tmp_path)
+    code, _, err = call("compile", path, "-v", "-o", "v.edgec")
+    assert code == 0
+    assert "of the estimated time: " in err
+    assert "transpose" in err
+    code, _, err = call("compile", path, "-o", "quiet.edgec")
+    assert code == 0
+    assert "estimated time" not in err
+
+
+def test_threads_and_memory(call, digits_bundle: Path) -> None:  # type: ignore[no-untyped-def]
+    outputs = [call("run", digits_bundle, "--threads", count, "--json") for count in (1, 3)]
+    assert [code for code, _, _ in outputs] == [0, 0]
+    assert outputs[0][1] == outputs[1][1]
+    _, out, _ = call("inspect", digits_bundle)
+    assert re.search(r"executor +static, \d+\.\d+ MB for activations", out)
 
 
 def test_json(call, digits_bundle: Path, digits: Path) -> None:  # type: ignore[no-untyped-def]
