@@ -166,11 +166,13 @@ def resize(draw: Draw, graph: Graph) -> None:
     if mode == "nearest":
         rounding = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]
         attributes["nearest_mode"] = draw(st.sampled_from(rounding))
-    shape = [1, draw(st.integers(1, 3)), *integers(draw, 2, 2, 6)]
+    shape = [1, draw(st.integers(1, 3)), *integers(draw, 2, 1, 6)]
     data = graph.tensor(*shape)
     if draw(st.booleans()):
-        # Powers of two: no coordinate is rounded across the border between two neighbours.
-        scales = [1, 1, *(draw(st.sampled_from([0.5, 1, 2, 4])) for _ in range(2))]
+        # Powers of two: no coordinate is rounded across the border between two neighbours. Only
+        # whole extents: otherwise ONNX Runtime aligns corners to the rounded one.
+        factors = [[1, 2, 4] if extent % 2 else [0.5, 1, 2, 4] for extent in shape[2:]]
+        scales = [1, 1, *(draw(st.sampled_from(choices)) for choices in factors)]
         graph.add("Resize", [data, "", graph.weight(scales, np.float32)], **attributes)
     else:
         sizes = [*shape[:2], *(extent * draw(st.sampled_from([1, 2, 4])) for extent in shape[2:])]

@@ -190,6 +190,9 @@ def _fast_resize(data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Ex
     sizes = list(shape[2:])
     for item in axes:
         sizes[item.axis - 2] = item.after
+    if mode.coordinates == "align_corners" and 1 in sizes:
+        # It divides by the number of pixels less one.
+        return None
     return relax.op.image.resize2d(
         data,
         relax.ShapeExpr(sizes),
