@@ -49,7 +49,7 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
         codes = node.constant(2, "y_zero_point")
         if np.any(codes & (FLOATS[target].sign - 1)):
             raise Refusal(f"a zero point other than 0 is not supported for {target}")
-    ratio = node.builder.emit_te(topi.divide, data, scale, primfunc_name_hint="divide")
+    ratio = node.emit(node.builder.call_te(topi.divide, data, scale, primfunc_name_hint="divide"))
     return encode(node, ratio, target, saturate=bool(attributes.get("saturate", 1)))
 
 
@@ -139,7 +139,7 @@ def quantize(
         return rounded(topi.divide(x, divisor), target, *shift)
 
     shift = () if _is_zero(zero_point) else (zero_point,)
-    return node.builder.emit_te(compute, values, scale, *shift, primfunc_name_hint="quantize")
+    return node.builder.call_te(compute, values, scale, *shift, primfunc_name_hint="quantize")
 
 
 def requantize(
@@ -155,7 +155,7 @@ def requantize(
         return rounded(topi.multiply(topi.cast(x, "float32"), factor), target, *shift)
 
     shift = () if _is_zero(zero_point) else (_as(node, _one(node, zero_point), "float32"),)
-    return node.builder.emit_te(compute, total, multiplier, *shift, primfunc_name_hint="requantize")
+    return node.builder.call_te(compute, total, multiplier, *shift, primfunc_name_hint="requantize")
 
 
 def rounded(values: te.Tensor, target: str, shift: te.Tensor | None = None) -> te.Tensor:
@@ -207,10 +207,11 @@ def _quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...
     def zero_point_of(low: te.Tensor, scale: te.Tensor) -> te.Tensor:
         return topi.round(topi.clip(topi.divide(topi.negative(low), scale), 0.0, 255.0))
 
-    emit_te = node.builder.emit_te
-    scale = emit_te(scale_of, high, low, primfunc_name_hint="scale")
-    zero_point = emit_te(zero_point_of, low, scale, primfunc_name_hint="zero_point")
-    return quantize(node, data, scale, zero_point, "uint8"), scale, zero_point
+    call_te = node.builder.call_te
+    scale = node.emit(call_te(scale_of, high, low, primfunc_name_hint="scale"))
+    zero_point = node.emit(call_te(zero_point_of, low, scale, primfunc_name_hint="zero_point"))
+    codes = node.emit(quantize(node, data, scale, zero_point, "uint8"))
+    return codes, scale, zero_point
 
 
 def convert_conv_integer(node: Node) -> relax.Expr:

@@ -85,7 +85,8 @@ def convert_qlinear_concat(node: Node) -> relax.Expr:
         if _code_dtype(node, index) != dtype:
             raise Refusal("tensors of different types are not supported")
         values = _values(dtype, _scale(node, index + 1), _zero_point(node, index + 2))
-        parts.append(look_up(node, node.input(index), _codes(values, dtype, scale, zero_point)))
+        table = _codes(values, dtype, scale, zero_point)
+        parts.append(node.emit(look_up(node, node.input(index), table)))
     return op.concat(parts, axis=node.attributes["axis"])
 
 
@@ -99,7 +100,9 @@ def convert_qlinear_add(node: Node) -> relax.Expr:
     scale, zero_point = _scale(node, 6), _zero_point(node, 7)
     ratios = _scale(node, 1) / scale, _scale(node, 4) / scale
     zeros = np.float32(_zero_point(node, 2)), np.float32(_zero_point(node, 5))
-    fixed = np.float32(zero_point) - (ratios[0] * zeros[0] + ratios[1] * zeros[1])
+    # The first product is not rounded: ONNX Runtime's compiler fuses it with the sum.
+    exact = np.float64(ratios[0]) * np.float64(zeros[0]) + np.float64(ratios[1] * zeros[1])
+    fixed = np.float32(zero_point) - np.float32(exact)
 
     def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
         parts = [
@@ -109,7 +112,7 @@ def convert_qlinear_add(node: Node) -> relax.Expr:
         total = topi.add(parts[0], topi.add(parts[1], tirx.const(fixed, "float32")))
         return rounded(total, dtype)
 
-    return node.builder.emit_te(
+    return node.builder.call_te(
         compute, node.input(0), node.input(3), primfunc_name_hint="qlinear_add"
     )
 
@@ -136,7 +139,7 @@ def convert_qlinear_mul(node: Node) -> relax.Expr:
         total = topi.add(scaled, tirx.const(shift, "float64"))
         return rounded(topi.cast(total, "float32"), dtype)
 
-    return node.builder.emit_te(
+    return node.builder.call_te(
         compute, node.input(0), node.input(3), primfunc_name_hint="qlinear_mul"
     )
 
@@ -182,7 +185,8 @@ def convert_qlinear_average_pool(node: Node) -> relax.Expr:
         (1,) * rank,
     )
     # From a table: a product could be fused with the sum and then rounds differently.
-    values = look_up(node, node.input(0), _values(dtype, _scale(node, 1), _zero_point(node, 2)))
+    table = _values(dtype, _scale(node, 1), _zero_point(node, 2))
+    values = node.emit(look_up(node, node.input(0), table))
     scale, shift = _scale(node, 3), _zero_point(node, 4)
 
     def compute(x: te.Tensor) -> te.Tensor:
@@ -199,7 +203,7 @@ def convert_qlinear_average_pool(node: Node) -> relax.Expr:
         ratio = topi.divide(average, tirx.const(scale, "float32"))
         return rounded(topi.add(ratio, tirx.const(shift, "float32")), dtype)
 
-    return node.builder.emit_te(compute, values, primfunc_name_hint="qlinear_average_pool")
+    return node.builder.call_te(compute, values, primfunc_name_hint="qlinear_average_pool")
 
 
 def convert_qlinear_softmax(node: Node) -> relax.Expr:

@@ -73,7 +73,7 @@ def reinterpret(node: Node, data: relax.Expr, dtype: str) -> relax.Expr:
     def compute(x: te.Tensor) -> te.Tensor:
         return te.compute(x.shape, lambda *index: tirx.reinterpret(dtype, x(*index)))
 
-    return node.builder.emit_te(compute, data, primfunc_name_hint="reinterpret")
+    return node.builder.call_te(compute, data, primfunc_name_hint="reinterpret")
 
 
 def cast(
@@ -100,9 +100,10 @@ def cast(
     """
     if source == target:
         return data
+    if source in STORAGE and target not in STORAGE and target != "bool":
+        return decode(node, data, source, target)
     if source in STORAGE:
-        plain = "float32" if target in STORAGE or target == "bool" else target
-        data, source = decode(node, data, source, plain), plain
+        data, source = node.emit(decode(node, data, source, "float32")), "float32"
     if target in INTEGER_BITS:
         code = node.emit(_cast_plain(node, data, source, "int32"))
         mask = relax.const((1 << INTEGER_BITS[target]) - 1, "int32")
@@ -144,8 +145,10 @@ def look_up(node: Node, bytes_: relax.Expr, table: Any) -> relax.Expr:
         bytes_: of any shape.
         table: 256 values.
     """
-    index = node.emit(relax.op.astype(reinterpret(node, bytes_, "uint8"), "int32"))
-    return node.emit(relax.op.take(relax.const(table), index, axis=0, mode="clip"))
+    index = node.emit(relax.op.astype(bytes_, "int32"))
+    if dtype_of(bytes_) == "int8":
+        index = node.emit(relax.op.bitwise_and(index, relax.const(255, "int32")))
+    return relax.op.take(relax.const(table), index, axis=0, mode="clip")
 
 
 def encode(
@@ -168,7 +171,7 @@ def encode(
 
         return te.compute(x.shape, element)
 
-    return node.builder.emit_te(compute, values, primfunc_name_hint=f"encode_{target}")
+    return node.builder.call_te(compute, values, primfunc_name_hint=f"encode_{target}")
 
 
 def _encode_float(bits: Any, form: FloatFormat, saturate: bool) -> Any:
