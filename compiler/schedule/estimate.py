@@ -5,7 +5,7 @@ from collections import defaultdict
 from tvm import IRModule
 
 from edgec.compiler.kernels.estimate import FAR_BYTES_PER_CYCLE
-from edgec.compiler.program import Program, Step
+from edgec.compiler.program import Program, Step, Value
 from edgec.targets.target import Target
 
 # Template code reaches about this share of the target's peak.
@@ -18,8 +18,15 @@ def estimate_step_cycles(step: Step, target: Target) -> float:
     """Cycles of a step on one core: the slower of computing and of moving its buffers."""
     peak = 2 * target.float_lanes * target.fma_units * TEMPLATE_EFFICIENCY
     speed = GENERIC_OPS_PER_CYCLE if step.template == "generic" else peak
-    moved = sum(value.size_bytes for value in {id(v): v for v in step.arguments}.values())
+    moved = sum(_bytes_moved(step, value) for value in {id(v): v for v in step.arguments}.values())
     return max(step.flops / speed, moved / FAR_BYTES_PER_CYCLE)
+
+
+def _bytes_moved(step: Step, value: Value) -> int:
+    """A table that generic code looks values up in is not read as a whole."""
+    if step.template == "generic" and value.root.role == "constant":
+        return min(value.size_bytes, step.arguments[-1].size_bytes)
+    return value.size_bytes
 
 
 def describe_generic(program: Program | IRModule, target: Target) -> str:
