@@ -122,6 +122,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Col2Im"): sampling.convert_col2im,
     ("", "DeformConv"): sampling.convert_deform_conv,
     ("", "Det"): sampling.convert_det,
+    ("", "GridSample"): sampling.convert_grid_sample,
     ("", "NonMaxSuppression"): sampling.convert_non_max_suppression,
     ("", "RoiAlign"): sampling.convert_roi_align,
     # shapes

@@ -21,6 +21,15 @@ from edgec.compiler.importer.loops import (
 from edgec.compiler.importer.node import Node, Refusal, constant_value, dtype_of, static_shape
 from edgec.compiler.signature import TensorSpec
 
+# Neighbours along each axis.
+_SAMPLE_TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
+
+# Parameter of the cubic convolution.
+_CUBIC_A = -0.75
+
+# Positions further out are clipped; they still have exact neighbours in float32.
+_FARTHEST_PIXEL = 2.0**22
+
 
 def convert_non_max_suppression(node: Node) -> relax.Expr:
     """NonMaxSuppression: [batch, class, box] of the boxes kept, best first in each class.
@@ -337,3 +346,86 @@ def convert_det(node: Node) -> relax.Expr:
         TensorSpec("", (1,), "int32"),
     ]
     return relax.op.reshape(emit_procedure(node, [cut], outputs, body)[0], tuple(outer))
+
+
+def convert_grid_sample(node: Node) -> relax.Expr:
+    """GridSample of images and volumes: nearest, linear, or cubic with a = -0.75.
+
+    First the source pixels and their weights along each axis, then the weighted sum. Padding is
+    by pixel: outside is zero, the edge, or the image mirrored at its border (at the centres of its
+    last pixels with `align_corners`).
+    """
+    data, grid, attributes = node.input(0), node.input(1), node.attributes
+    batch, channels, *extents = static_shape(data)
+    outer, rank = static_shape(grid)[1:-1], len(extents)
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
+        attributes.get("mode", "linear"), attributes.get("mode", "linear")
+    )
+    padding, align = attributes.get("padding_mode", "zeros"), attributes.get("align_corners", 0)
+    if mode not in _SAMPLE_TAPS or (mode == "cubic" and rank != 2):
+        raise Refusal(f"mode {mode!r} over {rank} axes is not supported")
+    taps, count = _SAMPLE_TAPS[mode], math.prod(outer)
+    dtype = "float64" if dtype_of(data) == "float64" else "float32"
+    places = node.emit(relax.op.reshape(grid, (batch, count, rank)))
+    if dtype_of(grid) != dtype:
+        places = node.emit(relax.op.astype(places, dtype))
+    # The grid has x first, the data has it last; extents stand in the grid's order here.
+    sizes = constant_tensor(np.array(extents[::-1], np.int32))
+
+    def base(grid_at: Any, size: Any, n: Any, p: Any, axis: Any) -> tuple[Any, Any, Any]:
+        """First tap's pixel, distance of the position from the pixel below it, extent."""
+        extent = size(axis)
+        wide = tirx.Cast(dtype, extent)
+        at = grid_at(n, p, axis) + 1
+        at = at / 2 * (wide - 1) if align else (at * wide - 1) / 2
+        limit = tirx.const(_FARTHEST_PIXEL, dtype)
+        at = tirx.max(tirx.min(at, limit), -limit)
+        if mode == "nearest":
+            return tirx.Cast("int32", tirx.nearbyint(at)), tirx.const(0, dtype), extent
+        low = tirx.floor(at)
+        first = tirx.Cast("int32", low) - (1 if mode == "cubic" else 0)
+        return first, at - low, extent
+
+    def pixel(grid_at: Any, size: Any, at: list[Any]) -> Any:
+        first, _, extent = base(grid_at, size, *at[:3])
+        index = first + tirx.Cast("int32", at[3])
+        if padding == "reflection":
+            period = tirx.max(2 * extent - 2, 1) if align else 2 * extent
+            turned = tirx.floormod(index, period)
+            index = tirx.Select(turned < extent, turned, period - turned - (0 if align else 1))
+        return tirx.max(tirx.min(index, extent - 1), 0)
+
+    def weight(grid_at: Any, size: Any, at: list[Any]) -> Any:
+        first, share, extent = base(grid_at, size, *at[:3])
+        index = first + tirx.Cast("int32", at[3])
+        if mode == "nearest":
+            value = tirx.const(1, dtype)
+        elif mode == "linear":
+            value = tirx.Select(at[3].equal(0), 1 - share, share)
+        else:
+            d = tirx.abs(share + 1 - tirx.Cast(dtype, at[3]))
+            near = ((_CUBIC_A + 2) * d - (_CUBIC_A + 3)) * d * d + 1
+            far = ((_CUBIC_A * d - 5 * _CUBIC_A) * d + 8 * _CUBIC_A) * d - 4 * _CUBIC_A
+            value = tirx.Select(d <= 1, near, far)
+        if padding == "zeros":
+            value = tirx.Select(tirx.all(index >= 0, index < extent), value, tirx.const(0, dtype))
+        return value
+
+    tables = [
+        emit_compute(node, [places, sizes], (batch, count, rank, taps), element)
+        for element in (pixel, weight)
+    ]
+
+    def element(x: Any, index: Any, share: Any, at: list[Any]) -> Any:
+        n, c, p = at
+        total = tirx.const(0, dtype)
+        for tap in itertools.product(range(taps), repeat=rank):
+            source = [index(n, p, rank - 1 - axis, t) for axis, t in enumerate(tap)]
+            term = tirx.Cast(dtype, x(n, c, *source))
+            for axis, t in enumerate(tap):
+                term = term * share(n, p, rank - 1 - axis, t)
+            total = total + term
+        return tirx.Cast(dtype_of(data), total)
+
+    result = emit_compute(node, [data, *tables], (batch, channels, count), element)
+    return relax.op.reshape(result, (batch, channels, *outer))
