@@ -699,6 +699,7 @@ def reason(case: Case, outcome: Outcome) -> str:
     text = re.sub(r"^\d+ nodes? cannot be compiled: ", "", text)
     text = re.sub(r" \([^()]*?\):", ":", text)
     text = re.sub(r"\S*/model\.onnx", "the model", text)
+    text = re.sub(r"^\S+ (holds text|is of type)", r"an input \1", text)
     return text[:200]
 
 
