@@ -39,6 +39,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     _quiet_optimizer()
     graph = ir.from_proto(model)
     _state_defaults(graph.graph)
+    _replace_cast_like(graph)
     for _ in range(MAX_ROUNDS):
         expand_functions(graph)
         folded = optimizer.fold_constants(
@@ -72,6 +73,24 @@ def _state_defaults(graph: ir.Graph) -> None:
     for node in graph.all_nodes():
         if node.op_type == "STFT" and not node.domain and "onesided" not in node.attributes:
             node.attributes["onesided"] = ir.AttrInt64("onesided", 1)
+
+
+def _replace_cast_like(model: ir.Model) -> None:
+    """Turn CastLike with attributes into Cast, which the optimizer does without them."""
+    nodes = [
+        node
+        for node in model.graph.all_nodes()
+        if node.op_type == "CastLike" and not node.domain and node.attributes
+    ]
+    if not nodes:
+        return
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    for node in nodes:
+        like = node.inputs[1]
+        if like is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.attributes["to"] = ir.AttrInt64("to", like.dtype.value)
+            node.resize_inputs(1)
 
 
 def _fold_splits(graph: ir.Graph) -> bool:
