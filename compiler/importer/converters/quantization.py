@@ -64,8 +64,15 @@ def convert_dequantize_linear(node: Node) -> relax.Expr:
         values = _as(node, node.emit(op.subtract(values, zero)), "float32")
     else:
         values = node.emit(cast(node, node.input(0), source, "float32"))
-    product = node.emit(op.multiply(values, _as(node, _spread(node, scale), "float32")))
-    return cast(node, product, "float32", target)
+
+    def compute(x: te.Tensor, factor: te.Tensor) -> te.Tensor:
+        # Rounded by itself: in float32 it could be fused with an addition that follows.
+        exact = topi.multiply(topi.cast(x, "float64"), topi.cast(factor, "float64"))
+        return topi.cast(exact, "float32")
+
+    factor = _as(node, _spread(node, scale), "float32")
+    product = node.builder.call_te(compute, values, factor, primfunc_name_hint="dequantize")
+    return product if target == "float32" else cast(node, node.emit(product), "float32", target)
 
 
 def _spread(node: Node, parameter: relax.Expr) -> relax.Expr:
