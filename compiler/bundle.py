@@ -105,6 +105,7 @@ class ToleranceRecord(_Record):
 
     relative: float
     absolute: float
+    sqnr_db: float | None = None
 
 
 class ParityRecord(_Record):

@@ -35,6 +35,11 @@ def least_precise_float(graph: onnx.GraphProto) -> str:
     return max(floats, key=lambda name: float(ml_dtypes.finfo(name).eps), default="float32")
 
 
+def quantizes_activations(graph: onnx.GraphProto) -> bool:
+    """Whether values that a run computes are rounded to codes."""
+    return any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in graph.node)
+
+
 @dataclass(frozen=True)
 class GraphCost:
     """How large a graph is.

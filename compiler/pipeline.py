@@ -4,6 +4,7 @@
 module; the names in `PHASES` are what progress, dumps and the table of times call them.
 """
 
+import dataclasses
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +33,12 @@ from edgec.compiler.bundle import (
     write_bundle,
 )
 from edgec.compiler.errors import OutputError, ParityError
-from edgec.compiler.graph import graph_depth, index_bounds, least_precise_float
+from edgec.compiler.graph import (
+    graph_depth,
+    index_bounds,
+    least_precise_float,
+    quantizes_activations,
+)
 from edgec.compiler.importer import import_model
 from edgec.compiler.locate import first_divergence
 from edgec.compiler.lower import lower
@@ -215,7 +221,8 @@ class _Reference:
             inputs = generate_inputs(specs, options.seed, bounds)
         expected = run_original(source.original, {**inputs, **special.frozen})
         depth = graph_depth(graph.graph)
-        tolerance = tolerance_for(least_precise_float(graph.graph), depth)
+        dtype = least_precise_float(graph.graph)
+        tolerance = tolerance_for(dtype, depth, quantizes_activations(graph.graph))
         return cls(signature, inputs, expected, tolerance, bounds)
 
 
@@ -340,7 +347,7 @@ def _manifest(
             index_bounds=dict(reference.bounds),
         ),
         execution=execution,
-        tolerance=ToleranceRecord(relative=tolerance.relative, absolute=tolerance.absolute),
+        tolerance=ToleranceRecord(**dataclasses.asdict(tolerance)),
         parity=parity,
         vectors=(
             VectorRecord(

@@ -34,7 +34,7 @@ def verify_bundle(
         BundleError: the bundle is for another machine, or `model` is another model.
     """
     manifest = bundle.manifest
-    tolerance = Tolerance(manifest.tolerance.relative, manifest.tolerance.absolute)
+    tolerance = Tolerance(**manifest.tolerance.model_dump())
     runs = bundle.vectors()
     if model is not None:
         source = read_model(model)

@@ -188,7 +188,7 @@ class _Pool:
                 return e.load(self.operands[number + bias], places[kind], c)
 
             value = e.load(self.acc, x)
-            value = value * scale[x] if scale else value
+            value = value / scale[x] if scale else value
             e.store(self.output, to + x * c, apply(steps[bias:], value, operand))
 
     def _row(self, base: Any, kh: Any, valid: Sequence[Sequence[bool]]) -> None:
@@ -212,10 +212,13 @@ class _Pool:
             e.store(self.acc, x, value)
 
     def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
-        """What each pixel's sum is multiplied by to become a mean."""
+        """What each pixel's sum is divided by to become a mean.
+
+        A product with the reciprocal would be off by a unit in the last place.
+        """
         w, e = self.work, self.emit
         if w.mode == "average_padded":
-            return [constant(1 / math.prod(w.kernel), "float32", self.c)] * self.plan.tile_w
+            return [constant(math.prod(w.kernel), "float32", self.c)] * self.plan.tile_w
         if w.mode != "average":
             return []
         count = tirx.Cast("float32", rows) if not isinstance(rows, int) else None
@@ -223,8 +226,8 @@ class _Pool:
         for x in range(self.plan.tile_w):
             columns = float(sum(valid[x]))
             if count is None:
-                scales.append(constant(1 / (rows * columns), "float32", self.c))
+                scales.append(constant(rows * columns, "float32", self.c))
             else:
-                one = tirx.const(1.0, "float32") / (count * tirx.const(columns, "float32"))
-                scales.append(e.let("scale", broadcast(one, self.c)))
+                total = count * tirx.const(columns, "float32")
+                scales.append(e.let("scale", broadcast(total, self.c)))
         return scales

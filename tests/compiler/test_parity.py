@@ -92,3 +92,15 @@ def test_empty_and_scalar_outputs() -> None:
 def test_tolerance_grows_with_depth_and_with_a_coarser_dtype() -> None:
     assert tolerance_for("float32", 100).relative == 10 * tolerance_for("float32", 1).relative
     assert tolerance_for("float16", 1).relative > 1000 * tolerance_for("float32", 1).relative
+
+
+@pytest.mark.parametrize(("noise", "passes"), [(0.05, True), (0.2, False)])
+def test_a_graph_that_quantizes_may_pick_other_codes(noise: float, passes: bool) -> None:
+    y = values(4, 100)
+    other = y + np.float32(noise) * np.random.default_rng(1).standard_normal(y.shape)
+    tolerance = tolerance_for("float32", 9, quantizes=True)
+    report = compare({"y": y}, {"y": other.astype(np.float32)}, tolerance)
+    assert report.passed is passes
+    assert (report.outputs[0].allowed_share <= 1) is passes
+    strict = tolerance_for("float32", 9)
+    assert not compare({"y": y}, {"y": other.astype(np.float32)}, strict).passed
