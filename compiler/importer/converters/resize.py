@@ -239,14 +239,17 @@ def axis_table(
 
 
 def _coordinates(item: Axis, mode: str) -> NDArray[np.float64]:
-    """Where output positions lie in the input; formulas of the ONNX specification."""
+    """Where output positions lie in the input; formulas of the ONNX specification.
+
+    Dividing by the scale is written so that a position between two pixels comes out exactly.
+    """
     x = np.arange(item.after, dtype=np.float64)
     width = item.before * item.scale
     match mode:
         case "align_corners":
             return x * 0 if width == 1 else x * (item.before - 1) / (width - 1)
         case "asymmetric":
-            return x / item.scale
+            return x * item.before / width
         case "tf_crop_and_resize":
             start, end = item.roi
             last = item.before - 1
@@ -254,14 +257,14 @@ def _coordinates(item: Axis, mode: str) -> NDArray[np.float64]:
                 return x * 0 + (start + end) * last / 2
             return start * last + x * (end - start) * last / (width - 1)
         case "pytorch_half_pixel":
-            return x * 0 - 0.5 if width == 1 else (x + 0.5) / item.scale - 0.5
+            return x * 0 - 0.5 if width == 1 else (x + 0.5) * item.before / width - 0.5
         case "half_pixel":
-            return (x + 0.5) / item.scale - 0.5
+            return (x + 0.5) * item.before / width - 0.5
         case "half_pixel_symmetric":
             center = item.before / 2 * (1 - item.after / width)
-            return center + (x + 0.5) / item.scale - 0.5
+            return center + (x + 0.5) * item.before / width - 0.5
         case "tf_half_pixel_for_nn":
-            return (x + 0.5) / item.scale
+            return (x + 0.5) * item.before / width
     raise Refusal(f"coordinate transformation {mode!r} is not supported")
 
 

@@ -35,12 +35,14 @@ LINEAR = {
     f"{name}, {after}": resize(after, "linear", name)
     for name in COORDINATES
     for after in ([12, 14], [9, 20], [4, 5], [1, 7])
+    # To one pixel the convention is ONNX's own.
+    if (name, after) != ("align_corners", [1, 7])
 }
 NEAREST = {
     f"{name}, {rounding}, {after}": resize(after, "nearest", name, rounding)
     for name in COORDINATES
     for rounding in ROUNDINGS
-    for after in ([12, 14], [5, 18])
+    for after in ([12, 14], [24, 28])
 }
 CHANNELS = {
     f"{count} channels": resize([11, 15], "linear", "half_pixel", channels=count)
