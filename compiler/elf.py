@@ -286,7 +286,7 @@ def _arm_attributes(file: ELFFile) -> Iterator[Instruction]:
     for tag, value in _attributes(file, ".ARM.attributes"):
         feature = _ARM.get(tag, {}).get(value)
         if feature:
-            yield Instruction(feature, f"{tag.removeprefix('TAG_').lower()} {value}")
+            yield Instruction(feature, f"code for Arm ({tag.removeprefix('TAG_').lower()} {value})")
 
 
 # Names for parts of others, which LLVM's list of a processor does not repeat.
@@ -300,7 +300,7 @@ def _riscv_attributes(file: ELFFile) -> Iterator[Instruction]:
             for extension in (base, *extensions):
                 name = re.sub(r"\d+p\d+$", "", extension)
                 if name not in _RISCV_PARTS:
-                    yield Instruction(name, f"ISA {value}")
+                    yield Instruction(name, f"code for {value}")
 
 
 def _attributes(file: ELFFile, section: str) -> Iterator[tuple[str, Any]]:
