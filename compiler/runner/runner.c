@@ -282,11 +282,11 @@ static void assign(const char* option, const char* value, const char** files, in
   files[found] = file;
 }
 
-static int32_t whole_number(const char* option, const char* value, long least) {
+static int32_t whole_number(const char* option, const char* value, long least, long most) {
   char* end;
   long number = strtol(value, &end, 10);
-  if (end == value || *end || number < least || number > 1000000)
-    fail(USAGE, "%s is %s; give a whole number from %ld to 1000000", option, value, least);
+  if (end == value || *end || number < least || number > most)
+    fail(USAGE, "%s is %s; give a whole number from %ld to %ld", option, value, least, most);
   return (int32_t)number;
 }
 
@@ -314,9 +314,9 @@ static request read_arguments(int count, char** arguments) {
     } else if (!strcmp(option, "--output")) {
       assign(option, value, asked.output_files, outputs, edgec_output);
     } else if (!strcmp(option, "--repeat")) {
-      asked.repeat = whole_number(option, value, 1);
+      asked.repeat = whole_number(option, value, 1, 1000000);
     } else if (!strcmp(option, "--threads")) {
-      asked.threads = whole_number(option, value, 0);
+      asked.threads = whole_number(option, value, 0, 1024);
     } else {
       fail(USAGE, "unknown option %s; see ./run --help", option);
     }

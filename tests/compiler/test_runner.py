@@ -19,7 +19,7 @@ from onnx_graphs import make_model, node, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bundle import save_npy
-from edgec.compiler.errors import IntegrityError, UnsupportedModelError
+from edgec.compiler.errors import IntegrityError
 from edgec.compiler.link import driver, link_shared
 from edgec.compiler.parity import Tolerance, compare
 from edgec.compiler.runner import EXECUTOR, FOLDER
@@ -158,6 +158,23 @@ def test_a_wrong_integer_fails(two: Bundle, tmp_path: Path) -> None:
     assert outputs[1]["problem"] == "values differ that must be equal"
 
 
+def test_an_output_of_codes(tmp_path: Path) -> None:
+    """Codes are compared by their values, which the list of vectors holds."""
+    kind = TensorProto.FLOAT8E4M3FN
+    cast = node("Cast", ["x"], ["y"], to=kind)
+    model = make_model([cast], {"x": [5, 7]}, ["y"], dtypes={"y": kind}, opset=19)
+    options = CompileOptions(runner=True)
+    bundle = compile_model(save(model, tmp_path), options=options, output=tmp_path / "x.edgec")
+    (good,) = run(bundle.path, "--verify")["verify"]
+    assert good["max_error"] == 0
+    vector = bundle.path / "vectors/0/output-0.npy"
+    codes = np.load(vector)
+    np.save(vector, codes ^ 0x80)
+    (bad,) = json.loads(attempt(bundle.path, "--verify").stdout)["verify"]
+    largest = np.abs(codes.view(ml_dtypes.float8_e4m3fn).astype(np.float64)).max()
+    assert bad["max_error"] == 2 * largest
+
+
 GOOD = np.zeros((1, 1, 8, 8), np.float32)
 
 
@@ -201,6 +218,7 @@ def test_bad_input_files(
         (["--repeat", "0"], "--repeat is 0; give a whole number from 1"),
         (["--repeat", "3x"], "--repeat is 3x; give a whole number"),
         (["--threads", "-1"], "--threads is -1; give a whole number from 0"),
+        (["--threads", "1025"], "--threads is 1025; give a whole number from 0 to 1024"),
         (["--repeat"], "--repeat is unknown or needs a value"),
         (["--fast", "1"], "unknown option --fast; see ./run --help"),
         (["--input", "a.npy"], "write NAME=FILE.npy; the names are left right count"),
