@@ -82,9 +82,10 @@ static parity_result compare_floats(size_t count, const double* expected, const 
                                     const double* scale, parity_tolerance tolerance) {
   parity_result result = {0, 0, NULL};
   for (size_t i = 0; i < count; ++i) {
-    if (isnan(expected[i]) || isnan(actual[i]))
-      return (parity_result){INFINITY, INFINITY,
-                             isnan(expected[i]) ? "the original model itself gives NaN" : "has NaN"};
+    result.problem = isnan(expected[i])  ? "the original model itself gives NaN"
+                     : isnan(actual[i]) ? "has NaN"
+                                        : NULL;
+    if (result.problem) return (parity_result){INFINITY, INFINITY, result.problem};
     /* Equal infinities have no difference. */
     double error = expected[i] == actual[i] ? 0 : fabs(actual[i] - expected[i]);
     double allowed = tolerance.relative * scale[i] + tolerance.absolute;
