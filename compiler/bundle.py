@@ -7,6 +7,8 @@ model.edgec/
 └── vectors/0/…       test inputs and the original graph's outputs, as .npy
 ```
 
+On request there is a program that runs it without Python; see `edgec.compiler.runner`.
+
 The manifest holds nothing that differs from run to run, so the same input gives the same
 bytes. Writing is atomic: a bundle is there whole or not at all.
 """
@@ -44,6 +46,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (*_NO_SPACE, errno.EACCES, errno.EROFS)
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
+RUNNER = "run"
 
 
 class _Record(BaseModel):
@@ -373,14 +376,18 @@ def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -
             shutil.copyfile(content, file)
         else:
             file.write_bytes(content)
-        # Loaders need no execute bit, and modes are part of a tar's bytes.
-        file.chmod(0o644)
+        file.chmod(_mode(name))
         records[name] = _record(file)
     complete = manifest.model_copy(update={"files": records})
     (folder / MANIFEST).write_bytes(complete.to_bytes())
     for file in folder.rglob("*"):
         if file.is_file():
             _flush(file)
+
+
+def _mode(name: str) -> int:
+    """Permissions of a file of the bundle; loaders of libraries need no execute bit."""
+    return 0o755 if name == RUNNER else 0o644
 
 
 def _flush(file: Path) -> None:
@@ -403,7 +410,7 @@ def _pack(folder: Path, archive: Path) -> None:
         for file in _files(folder):
             info = tarfile.TarInfo(file)
             info.size = (folder / file).stat().st_size
-            info.mode = 0o644
+            info.mode = _mode(file)
             with (folder / file).open("rb") as stream:
                 tar.addfile(info, stream)
     _flush(archive)

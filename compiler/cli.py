@@ -152,6 +152,7 @@ def _progress(quiet: bool, verbose: bool) -> "Progress":
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
+@click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
 @click.option("--dump", type=_path, metavar="DIR", help="Write the IR after each phase.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
@@ -166,6 +167,7 @@ def compile(
     seed: int,
     no_parity: bool,
     check_stages: bool,
+    runner: bool,
     dump: Path | None,
     quiet: bool,
     verbose: bool,
@@ -183,6 +185,7 @@ def compile(
         seed=seed,
         parity=not no_parity,
         check_stages=check_stages,
+        runner=runner,
         dump=dump,
     )
     resolved = load_target(target)

@@ -1,4 +1,4 @@
-"""Link object files into a shared library for a target, with no system toolchain.
+"""Link object files into a library or program for a target, with no system toolchain.
 
 The package `ziglang` brings a C compiler driver with a linker and the C library's symbols for
 every architecture and glibc version; a target file may name another driver instead.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgec.compiler.elf import check_library
 from edgec.compiler.errors import ToolchainError
 from edgec.targets.target import Target
 
@@ -25,12 +26,40 @@ def link_shared(objects: Sequence[Path], output: Path, target: Target) -> None:
     dynamic ones.
 
     Raises:
-        ToolchainError: the linker is missing or fails.
+        ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
+    _link(["-shared", "-fPIC", f"-Wl,-soname,{output.name}"], objects, output, target)
+    check_library(output, target)
+
+
+def link_program(
+    sources: Sequence[Path],
+    output: Path,
+    target: Target,
+    library: Path,
+    includes: Sequence[Path] = (),
+) -> None:
+    """Compile and link C sources into a program that loads a library from its own folder.
+
+    Args:
+        sources: C files.
+        output: the program.
+        target: what to link for.
+        library: made by `link_shared`.
+        includes: folders of header files.
+
+    Raises:
+        ToolchainError: the compiler is missing or fails, or the target cannot run what it made.
+    """
+    options = ["-Wl,-rpath,$ORIGIN", *(f"-I{folder}" for folder in includes)]
+    _link(options, [*sources, library], output, target)
+    check_library(output, target, beside=(library.name,))
+
+
+def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target: Target) -> None:
     command = [
         *driver(target),
-        "-shared",
-        "-fPIC",
+        *options,
         "-O2",
         "-std=gnu11",
         "-s",

@@ -21,6 +21,7 @@ class CompileOptions:
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
         parity: compare with the original graph; switching it off marks the bundle.
+        runner: put a program that runs the model without Python into the bundle.
         check_stages: compare after every stage that gives a model, not only at the end.
         dump: folder for the IR after each phase; written even if a later phase fails.
     """
@@ -30,6 +31,7 @@ class CompileOptions:
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     parity: bool = True
+    runner: bool = False
     check_stages: bool = False
     dump: Path | None = None
 

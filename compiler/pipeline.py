@@ -32,7 +32,7 @@ from edgec.compiler.bundle import (
     scratch_folder,
     write_bundle,
 )
-from edgec.compiler.errors import OutputError, ParityError
+from edgec.compiler.errors import OutputError, ParityError, UnsupportedModelError
 from edgec.compiler.graph import (
     graph_depth,
     index_bounds,
@@ -49,6 +49,7 @@ from edgec.compiler.parity import ParityReport, Tensors, Tolerance, compare, tol
 from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.runner import runner_files
 from edgec.compiler.runtime import open_session, why_not_here
 from edgec.compiler.schedule.estimate import describe_generic
 from edgec.compiler.signature import Signature, TensorSpec
@@ -120,6 +121,8 @@ def compile_model(
         lowered = run("lower", lower, packed, target)
         scheduled = run("schedule", schedule, lowered, module, target, signature)
         run.progress.detail(describe_generic(scheduled, target))
+        if options.runner and not isinstance(scheduled, Program):
+            raise UnsupportedModelError(_NO_RUNNER)
         executor, arena_bytes = run("build", build, scheduled, signature, target, library)
 
         check = _Check(reference, graph, imported.value_names, scratch, options)
@@ -128,9 +131,25 @@ def compile_model(
         execution = ExecutionRecord(executor=executor, arena_bytes=arena_bytes)
         manifest = _manifest(source, special, target, options, reference, execution, parity)
         files: dict[str, bytes | Path] = {LIBRARY: library, **_vector_files(reference)}
-        bundle = run("bundle", write_bundle, output, manifest, files)
+        bundle = run("bundle", _package, output, manifest, files, options)
     run.finish()
     return bundle
+
+
+_NO_RUNNER = (
+    "the runner cannot run this model: shapes in it depend on data, so it needs TVM's virtual "
+    "machine, and the runner has only the static executor; compile without --runner"
+)
+
+
+def _package(
+    output: Path, manifest: Manifest, files: dict[str, bytes | Path], options: CompileOptions
+) -> Bundle:
+    if options.runner:
+        library = files[LIBRARY]
+        assert isinstance(library, Path)
+        files = {**files, **runner_files(manifest, library)}
+    return write_bundle(output, manifest, files)
 
 
 def apply_passes(module: IRModule, passes: tuple[Pass, ...]) -> IRModule:

@@ -233,6 +233,36 @@ def test_foreign_bundle(call, digits: Path) -> None:  # type: ignore[no-untyped-
     check_error(call("run", "pi.edgec"), 4, "its code is for aarch64, this machine is")
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+def test_the_system_linker(call, digits: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """It links against this machine's C library, which may be too new for the target."""
+    from edgec.targets.target import board_folder
+
+    text = (board_folder() / "x86-64-v2.toml").read_text()
+    for glibc in ("2.10", os.confstr("CS_GNU_LIBC_VERSION").split()[1]):
+        lines = [line for line in text.splitlines() if not line.startswith("glibc")]
+        target = "\n".join([f'glibc = "{glibc}"', 'linker = "gcc"', *lines])
+        (tmp_path / "mine.toml").write_text(target)
+        result = call("compile", digits, *COMPILE, "-t", "mine.toml", "--runner", "-o", "d.edgec")
+        if glibc == "2.10":
+            check_error(result, 5, "model.so cannot run on target mine: it needs glibc 2.")
+            assert not (tmp_path / "d.edgec").exists()
+    assert result[0] == 0, result[2]
+    done = subprocess.run(["d.edgec/run", "--verify"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"]
+    _, out, _ = call("verify", "d.edgec")
+    assert "14 files are what the manifest says" in out
+
+
+def test_no_runner_for_the_virtual_machine(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    dtypes = {"y": TensorProto.INT64}
+    model = make_model([node("NonZero", ["x"], ["y"])], {"x": [8]}, ["y"], dtypes=dtypes)
+    result = call("compile", save(model, tmp_path), "-q", "--runner", "-o", "x.edgec")
+    check_error(result, 3, "shapes in it depend on data")
+    assert not (tmp_path / "x.edgec").exists()
+
+
 def test_a_missing_linker(call, digits: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     from edgec.targets.target import board_folder
 

@@ -1,0 +1,367 @@
+/* Runs the model of a bundle from the command line. Needs model.so beside it, and the C library.
+ *
+ *     ./run --input image.npy --output scores.npy
+ *     ./run --repeat 100 --threads 4
+ *     ./run --verify
+ *
+ * It is meant to be read, and to be the beginning of a program of your own: `load`, `run_once` and
+ * the interface edgec.h are all that such a program needs. */
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "edgec.h"
+#include "npy.h"
+#include "parity.h"
+
+#define ALIGNMENT 64 /* memory aligned to this is used in place */
+#define VECTORS "vectors/vectors.txt"
+
+enum { CHECK_FAILED = 1, USAGE = 2, BAD_INPUT = 4 };
+
+static const char usage[] =
+    "usage: ./run [options]\n"
+    "  --input [NAME=]FILE.npy    an input; without any, those of the first test vector are used\n"
+    "  --output [NAME=]FILE.npy   where to write an output\n"
+    "  --repeat N                 timed runs after the first one (default 1)\n"
+    "  --threads N                threads to compute on (default 0: one for each core)\n"
+    "  --verify                   run the bundle's test vectors and compare their outputs\n"
+    "Prints JSON. Exit codes: 0 ok, 1 an output is not within its tolerance, 2 usage,\n"
+    "4 a file or the memory does not fit.\n";
+
+_Noreturn static void fail(int code, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  fputs("run: error: ", stderr);
+  vfprintf(stderr, format, arguments);
+  fputs("\n", stderr);
+  va_end(arguments);
+  exit(code);
+}
+
+static double now_ms(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
+}
+
+static void* allocate(size_t bytes) {
+  void* memory = NULL;
+  if (posix_memalign(&memory, ALIGNMENT, bytes ? bytes : 1))
+    fail(BAD_INPUT, "no memory for %zu bytes", bytes);
+  return memory;
+}
+
+/* ---- the model ---- */
+
+typedef struct {
+  edgec_session* session;
+  int32_t input_count, output_count;
+  void** inputs;
+  void** outputs;
+} model;
+
+static model load(int32_t threads) {
+  if (edgec_abi() != EDGEC_ABI)
+    fail(BAD_INPUT, "the interface of model.so is version %d, this program is for %d", edgec_abi(),
+         EDGEC_ABI);
+  model loaded = {edgec_open(threads), edgec_input_count(), edgec_output_count(), NULL, NULL};
+  if (!loaded.session)
+    fail(BAD_INPUT, "no threads, or no memory for %zu bytes", edgec_arena_bytes());
+  loaded.inputs = allocate((size_t)loaded.input_count * sizeof(void*));
+  loaded.outputs = allocate((size_t)loaded.output_count * sizeof(void*));
+  for (int32_t i = 0; i < loaded.input_count; ++i)
+    loaded.inputs[i] = allocate(edgec_input(i)->bytes);
+  for (int32_t i = 0; i < loaded.output_count; ++i)
+    loaded.outputs[i] = allocate(edgec_output(i)->bytes);
+  return loaded;
+}
+
+static void run_once(model* model) {
+  if (edgec_run(model->session, (const void* const*)model->inputs, model->outputs))
+    fail(BAD_INPUT, "no memory to run the model");
+}
+
+static void read_tensor(const char* path, const edgec_tensor* tensor, void* data) {
+  char message[1024];
+  if (npy_read(path, tensor, data, message, sizeof message)) fail(BAD_INPUT, "%s", message);
+}
+
+/* ---- the test vectors of the bundle ---- */
+
+/* What vectors.txt says. Its lines:
+ *
+ *     tolerance RELATIVE ABSOLUTE
+ *     codes OUTPUT V0 V1 … V255     values of the bytes of an output whose dtype is a code
+ *     vector FILE FILE …            inputs, then outputs, each in the model's order */
+typedef struct {
+  parity_tolerance tolerance;
+  double** codes; /* by output, NULL where the bytes are numbers */
+  char (*files)[PATH_MAX];
+  int32_t vectors;
+} expectations;
+
+/* A path in the bundle, which is the folder of this program. */
+static void in_bundle(const char* name, char path[PATH_MAX]) {
+  char program[PATH_MAX / 2];
+  ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+  if (length < 0 || length == sizeof program - 1)
+    fail(BAD_INPUT, "cannot find the folder of this program by /proc/self/exe");
+  program[length] = 0;
+  *(strrchr(program, '/') + 1) = 0;
+  if (snprintf(path, PATH_MAX, "%s%s", program, name) >= PATH_MAX)
+    fail(BAD_INPUT, "the path of the bundle is too long");
+}
+
+static void read_codes(FILE* file, expectations* known, int32_t outputs) {
+  int output;
+  if (fscanf(file, "%d", &output) != 1 || output < 0 || output >= outputs)
+    fail(BAD_INPUT, VECTORS " is damaged");
+  known->codes[output] = allocate(256 * sizeof(double));
+  for (int code = 0; code < 256; ++code)
+    if (fscanf(file, "%lf", &known->codes[output][code]) != 1)
+      fail(BAD_INPUT, VECTORS " is damaged");
+}
+
+static expectations read_expectations(const model* model) {
+  char path[PATH_MAX], word[16], name[1024];
+  int32_t tensors = model->input_count + model->output_count;
+  expectations known = {{0, 0}, NULL, NULL, 0};
+  in_bundle(VECTORS, path);
+  FILE* file = fopen(path, "r");
+  if (!file) fail(BAD_INPUT, "cannot read %s", path);
+  known.codes = calloc((size_t)model->output_count + 1, sizeof *known.codes);
+  if (!known.codes) fail(BAD_INPUT, "no memory");
+  while (fscanf(file, "%15s", word) == 1) {
+    if (!strcmp(word, "tolerance")) {
+      if (fscanf(file, "%lf %lf", &known.tolerance.relative, &known.tolerance.absolute) != 2)
+        fail(BAD_INPUT, VECTORS " is damaged");
+    } else if (!strcmp(word, "codes")) {
+      read_codes(file, &known, model->output_count);
+    } else if (!strcmp(word, "vector")) {
+      size_t first = (size_t)(known.vectors++ * tensors);
+      known.files = realloc(known.files, (first + (size_t)tensors + 1) * sizeof *known.files);
+      if (!known.files) fail(BAD_INPUT, "no memory");
+      for (int32_t i = 0; i < tensors; ++i) {
+        if (fscanf(file, "%1023s", name) != 1) fail(BAD_INPUT, VECTORS " is damaged");
+        in_bundle(name, known.files[first + (size_t)i]);
+      }
+    } else {
+      fail(BAD_INPUT, VECTORS " is damaged");
+    }
+  }
+  fclose(file);
+  if (!known.vectors) fail(BAD_INPUT, VECTORS " names no vector");
+  return known;
+}
+
+static void read_vector(model* model, const expectations* known, int32_t vector) {
+  int32_t tensors = model->input_count + model->output_count;
+  for (int32_t i = 0; i < model->input_count; ++i)
+    read_tensor(known->files[vector * tensors + i], edgec_input(i), model->inputs[i]);
+}
+
+/* ---- JSON ---- */
+
+static void print_text(const char* text) {
+  putchar('"');
+  for (; *text; ++text) {
+    if (*text == '"' || *text == '\\') putchar('\\');
+    putchar(*text);
+  }
+  putchar('"');
+}
+
+/* JSON has no infinity. */
+static void print_number(double value) {
+  if (isfinite(value))
+    printf("%.6g", value);
+  else
+    printf("null");
+}
+
+/* Print the comparison of every vector's outputs; whether all are within their tolerance. */
+static int verify(model* model) {
+  expectations known = read_expectations(model);
+  int32_t tensors = model->input_count + model->output_count;
+  int passed = 1;
+  printf(",\n \"verify\": [");
+  for (int32_t vector = 0; vector < known.vectors; ++vector) {
+    read_vector(model, &known, vector);
+    run_once(model);
+    for (int32_t i = 0; i < model->output_count; ++i) {
+      const edgec_tensor* tensor = edgec_output(i);
+      void* expected = allocate(tensor->bytes);
+      read_tensor(known.files[vector * tensors + model->input_count + i], tensor, expected);
+      parity_result result =
+          parity_compare(tensor, expected, model->outputs[i], known.codes[i], known.tolerance);
+      free(expected);
+      printf("%s\n  {\"vector\": %d, \"output\": ", vector || i ? "," : "", vector);
+      print_text(tensor->name);
+      printf(", \"max_error\": ");
+      print_number(result.max_error);
+      printf(", \"of_allowed\": ");
+      print_number(result.allowed_share);
+      printf(", \"passed\": %s", result.problem ? "false" : "true");
+      if (result.problem) {
+        printf(", \"problem\": ");
+        print_text(result.problem);
+        passed = 0;
+      }
+      printf("}");
+    }
+  }
+  printf("],\n \"passed\": %s", passed ? "true" : "false");
+  return passed;
+}
+
+static int ascending(const void* left, const void* right) {
+  double a = *(const double*)left, b = *(const double*)right;
+  return (a > b) - (a < b);
+}
+
+/* Between the two values nearest to the share, as numpy.percentile does. */
+static double percentile(const double* sorted, int32_t count, double share) {
+  double place = share * (count - 1);
+  int32_t below = (int32_t)place;
+  double above = sorted[below + 1 < count ? below + 1 : below];
+  return sorted[below] + (place - below) * (above - sorted[below]);
+}
+
+static void time_runs(model* model, int32_t repeat) {
+  double* times = allocate((size_t)repeat * sizeof *times);
+  double total = 0;
+  for (int32_t i = 0; i < repeat; ++i) {
+    double start = now_ms();
+    run_once(model);
+    times[i] = now_ms() - start;
+    total += times[i];
+  }
+  qsort(times, (size_t)repeat, sizeof *times, ascending);
+  printf(" \"min_ms\": %.6g, \"median_ms\": %.6g, \"mean_ms\": %.6g, \"p90_ms\": %.6g", times[0],
+         percentile(times, repeat, 0.5), total / repeat, percentile(times, repeat, 0.9));
+  free(times);
+}
+
+/* ---- the command line ---- */
+
+typedef struct {
+  const char** input_files; /* by input, NULL where none is given */
+  const char** output_files;
+  int32_t inputs_given, repeat, threads;
+  int verify;
+} request;
+
+typedef const edgec_tensor* (*tensor_at)(int32_t);
+
+/* Put the file of NAME=FILE, or of FILE if there is one tensor only, where it belongs. */
+static void assign(const char* option, const char* value, const char** files, int32_t count,
+                   tensor_at tensor) {
+  int32_t found = -1;
+  const char* file = value;
+  for (int32_t i = 0; i < count; ++i) {
+    size_t length = strlen(tensor(i)->name);
+    if (!strncmp(value, tensor(i)->name, length) && value[length] == '=') {
+      found = i;
+      file = value + length + 1;
+    }
+  }
+  if (found < 0 && count == 1) found = 0;
+  if (found < 0) {
+    fprintf(stderr, "run: error: %s %s: write NAME=FILE.npy; the names are", option, value);
+    for (int32_t i = 0; i < count; ++i) fprintf(stderr, " %s", tensor(i)->name);
+    fputs("\n", stderr);
+    exit(USAGE);
+  }
+  if (files[found]) fail(USAGE, "%s is given twice for %s", option, tensor(found)->name);
+  files[found] = file;
+}
+
+static int32_t whole_number(const char* option, const char* value, long least, long most) {
+  char* end;
+  long number = strtol(value, &end, 10);
+  if (end == value || *end || number < least || number > most)
+    fail(USAGE, "%s is %s; give a whole number from %ld to %ld", option, value, least, most);
+  return (int32_t)number;
+}
+
+static request read_arguments(int count, char** arguments) {
+  int32_t inputs = edgec_input_count(), outputs = edgec_output_count();
+  request asked = {NULL, NULL, 0, 1, 0, 0};
+  asked.input_files = calloc((size_t)inputs + 1, sizeof(char*));
+  asked.output_files = calloc((size_t)outputs + 1, sizeof(char*));
+  if (!asked.input_files || !asked.output_files) fail(BAD_INPUT, "no memory");
+  for (int i = 1; i < count; ++i) {
+    const char* option = arguments[i];
+    if (!strcmp(option, "--help") || !strcmp(option, "-h")) {
+      fputs(usage, stdout);
+      exit(0);
+    }
+    if (!strcmp(option, "--verify")) {
+      asked.verify = 1;
+      continue;
+    }
+    const char* value = i + 1 < count ? arguments[++i] : NULL;
+    if (!value) fail(USAGE, "%s is unknown or needs a value; see ./run --help", option);
+    if (!strcmp(option, "--input")) {
+      assign(option, value, asked.input_files, inputs, edgec_input);
+      ++asked.inputs_given;
+    } else if (!strcmp(option, "--output")) {
+      assign(option, value, asked.output_files, outputs, edgec_output);
+    } else if (!strcmp(option, "--repeat")) {
+      asked.repeat = whole_number(option, value, 1, 1000000);
+    } else if (!strcmp(option, "--threads")) {
+      asked.threads = whole_number(option, value, 0, 1024);
+    } else {
+      fail(USAGE, "unknown option %s; see ./run --help", option);
+    }
+  }
+  return asked;
+}
+
+static void read_inputs(model* model, const request* asked) {
+  if (!asked->inputs_given) {
+    expectations known = read_expectations(model);
+    read_vector(model, &known, 0);
+    return;
+  }
+  for (int32_t i = 0; i < model->input_count; ++i) {
+    if (!asked->input_files[i])
+      fail(USAGE, "input %s is missing; add --input %s=FILE.npy", edgec_input(i)->name,
+           edgec_input(i)->name);
+    read_tensor(asked->input_files[i], edgec_input(i), model->inputs[i]);
+  }
+}
+
+static void write_outputs(const model* model, const request* asked) {
+  char message[1024];
+  for (int32_t i = 0; i < model->output_count; ++i)
+    if (asked->output_files[i] && npy_write(asked->output_files[i], edgec_output(i),
+                                            model->outputs[i], message, sizeof message))
+      fail(BAD_INPUT, "%s", message);
+}
+
+int main(int count, char** arguments) {
+  double start = now_ms();
+  request asked = read_arguments(count, arguments);
+  model opened = load(asked.threads);
+  double loaded = now_ms();
+  read_inputs(&opened, &asked);
+  run_once(&opened);
+  double first = now_ms();
+  write_outputs(&opened, &asked);
+
+  printf("{\"threads\": %d, \"repeat\": %d,\n", edgec_threads(opened.session), asked.repeat);
+  printf(" \"load_ms\": %.6g, \"first_result_ms\": %.6g,\n", loaded - start, first - start);
+  time_runs(&opened, asked.repeat);
+  int passed = !asked.verify || verify(&opened);
+  printf("}\n");
+  edgec_close(opened.session);
+  if (fflush(stdout) || ferror(stdout)) fail(BAD_INPUT, "cannot write to the standard output");
+  return passed ? 0 : CHECK_FAILED;
+}
