@@ -11,6 +11,7 @@ model.edgec/
 ```
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
 def _expectations(manifest: Manifest) -> Iterator[str]:
     """Tolerance, codes and files, in the form that `runner.c` reads."""
     tolerance = manifest.tolerance
-    yield f"tolerance {tolerance.relative!r} {tolerance.absolute!r}"
+    enough = math.inf if tolerance.sqnr_db is None else tolerance.sqnr_db
+    yield f"tolerance {tolerance.relative!r} {tolerance.absolute!r} {enough!r}"
     for number, output in enumerate(manifest.outputs):
         if output.dtype in STORAGE:
             values = decode_table(output.dtype, "float64")

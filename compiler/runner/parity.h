@@ -7,6 +7,7 @@
 
 typedef struct {
   double relative, absolute; /* allowed error = relative * scale + absolute */
+  double sqnr_db;            /* signal-to-noise ratio that is enough as well, INFINITY if none is */
 } parity_tolerance;
 
 typedef struct {

@@ -131,7 +131,7 @@ static void read_codes(FILE* file, expectations* known, int32_t outputs) {
 static expectations read_expectations(const model* model) {
   char path[PATH_MAX], word[16], name[1024];
   int32_t tensors = model->input_count + model->output_count;
-  expectations known = {{0, 0}, NULL, NULL, 0};
+  expectations known = {{0, 0, 0}, NULL, NULL, 0};
   in_bundle(VECTORS, path);
   FILE* file = fopen(path, "r");
   if (!file) fail(BAD_INPUT, "cannot read %s", path);
@@ -139,7 +139,8 @@ static expectations read_expectations(const model* model) {
   if (!known.codes) fail(BAD_INPUT, "no memory");
   while (fscanf(file, "%15s", word) == 1) {
     if (!strcmp(word, "tolerance")) {
-      if (fscanf(file, "%lf %lf", &known.tolerance.relative, &known.tolerance.absolute) != 2)
+      if (fscanf(file, "%lf %lf %lf", &known.tolerance.relative, &known.tolerance.absolute,
+                 &known.tolerance.sqnr_db) != 3)
         fail(BAD_INPUT, VECTORS " is damaged");
     } else if (!strcmp(word, "codes")) {
       read_codes(file, &known, model->output_count);

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import shutil
 import stat
@@ -373,7 +374,11 @@ class _Tensor(ctypes.Structure):
 
 
 class _Tolerance(ctypes.Structure):
-    _fields_ = (("relative", ctypes.c_double), ("absolute", ctypes.c_double))
+    _fields_ = (
+        ("relative", ctypes.c_double),
+        ("absolute", ctypes.c_double),
+        ("sqnr_db", ctypes.c_double),
+    )
 
 
 class _Result(ctypes.Structure):
@@ -428,9 +433,9 @@ def nearly(array: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(array.astype(np.float64) * factor).astype(array.dtype)
 
 
+@pytest.mark.parametrize("tolerance", [Tolerance(0.02, 0.001), Tolerance(0.001, 1e-6, 30.0)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_comparison_is_that_of_verify(parts: ctypes.CDLL, dtype: str) -> None:
-    tolerance = Tolerance(0.02, 0.001)
+def test_comparison_is_that_of_verify(parts: ctypes.CDLL, dtype: str, tolerance: Tolerance) -> None:
     failed = 0
     for seed, shape in enumerate([(7, 90), (3, 70, 2), (2, 5), (1,), (), (4, 0)]):
         expected = values(dtype, shape, seed)
@@ -453,7 +458,7 @@ def check_comparison(
         ctypes.c_void_p(expected.ctypes.data),
         ctypes.c_void_p(actual.ctypes.data),
         codes,
-        _Tolerance(tolerance.relative, tolerance.absolute),
+        _Tolerance(tolerance.relative, tolerance.absolute, tolerance.sqnr_db or math.inf),
     )
     assert (found.problem is None) == wanted.passed, (found.problem, wanted.problem)
     assert found.max_error == pytest.approx(wanted.max_error, rel=1e-12)
