@@ -335,7 +335,7 @@ def convert_compress(node: Node) -> relax.Expr:
     known = constant_value(node.input(1))
     if known is not None:
         picked = np.flatnonzero(known[: shape[axis]])
-        return relax.op.take(data, constant_tensor(picked), axis=axis, mode="fast")
+        return relax.op.take(data, constant_tensor(picked), axis=axis, mode="clip")
     (length,) = static_shape(node.input(1))
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     kept = min(length, shape[axis])
