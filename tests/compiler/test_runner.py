@@ -260,9 +260,9 @@ def test_damaged_vectors(bundle: Bundle, tmp_path: Path) -> None:
     listing = copy / "vectors/vectors.txt"
     for text, message in (
         ("tolerance x", "vectors.txt is damaged"),
-        ("tolerance 1 1\nvector a", "vectors.txt is damaged"),
+        ("tolerance 1 1 inf\nvector a", "vectors.txt is damaged"),
         ("what 1", "vectors.txt is damaged"),
-        ("tolerance 1 1\n", "vectors.txt names no vector"),
+        ("tolerance 1 1 inf\n", "vectors.txt names no vector"),
         (None, "vectors.txt"),
     ):
         listing.unlink()
