@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,42 +166,39 @@ def _start(name: str, target: Target, parts: Parts, register: Link | None) -> _R
     ]
     # QEMU needs the execute bit of what it runs on some systems.
     (parts.server / SERVER).chmod(0o755)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    log.unlink(missing_ok=True)
+    # It outlives this process: not a child that Python wants to be waited for.
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsid=True)
     try:
-        link = _wait_until_ready(process, name, log, register)
-        began = _began(process.pid)
+        link = _wait_until_ready(pid, name, log, register)
+        began = _began(pid)
         if began is None:
             raise _died(name, log)
-        running = _Running(process.pid, began, link)
+        running = _Running(pid, began, link)
         state = {"pid": running.pid, "began": began, "link": link.model_dump()}
         write_atomically(folder / "state.json", json.dumps(state))
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(pid, signal.SIGKILL)
+        _collect(pid)
         raise
     return running
 
 
-def _wait_until_ready(
-    process: subprocess.Popen[bytes], name: str, log: Path, register: Link | None
-) -> Link:
+def _wait_until_ready(pid: int, name: str, log: Path, register: Link | None) -> Link:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        text = log.read_text(errors="replace")
+        text = log.read_text(errors="replace") if log.exists() else ""
         if register is not None and re.search(r"^(listening|connecting)", text, re.MULTILINE):
             return register
         if match := re.search(r"^listening on (\d+)$", text, re.MULTILINE):
             return Link(port=int(match.group(1)))
-        if process.poll() is not None:
+        if _began(pid) is None:
             raise _died(name, log)
         time.sleep(_POLL_SECONDS)
     raise BoardError(f"board {name} did not come up in {START_SECONDS:.0f} s; see {log}")
@@ -223,6 +219,10 @@ def _end(pid: int, began: int) -> None:
             time.sleep(_POLL_SECONDS)
         if _began(pid) != began:
             break
+    _collect(pid)
+
+
+def _collect(pid: int) -> None:
+    """Let go of a process that ended, if it is a child of this very one."""
     with contextlib.suppress(ChildProcessError):
-        # It may be a child of this very process.
         os.waitpid(pid, os.WNOHANG)
