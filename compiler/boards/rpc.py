@@ -266,8 +266,8 @@ def _bytes(spec: TensorSpec) -> int:
 def board_error(board: Board, text: str) -> BoardError:
     """An error of a board, with its name and where it is."""
     hint = ""
-    if board.emulated:
-        hint = f"; restart it: edgec board stop {board.name}, edgec board start {board.name}"
+    if board.emulated and _BROKEN in text:
+        hint = f"; if it is gone: edgec board start {board.name}"
     return BoardError(f"board {board.name} ({board.link}): {text}{hint}")
 
 
@@ -276,13 +276,13 @@ _BROKEN = (
     "the network was cut"
 )
 # What TVM's client says when it does: the session told to shut down, or the socket's errors.
-_BROKEN_SIGNS = ("kShutdown", "RPCCode::kReturn", "Broken pipe", "reset by peer", "magic")
+_BROKEN_SIGNS = ("kShutdown", "RPCCode::kReturn", "RecvAll", "Broken pipe", "reset by peer")
 
 
 def _reason(error: Exception) -> str:
     """What TVM's error means, in one line."""
     text = str(error)
-    if "mismatch" in text.lower():
+    if "cannot find server that matches key" in text:
         return "the server there answers to another key"
     if any(sign in text for sign in _BROKEN_SIGNS):
         return _BROKEN
