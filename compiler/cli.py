@@ -5,7 +5,6 @@ imports TVM is imported by the command that needs it, so that help is immediate.
 """
 
 import dataclasses
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgec.compiler.boards.commands import board, deploy, model_on
 from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
+from edgec.compiler.printing import plain, print_json, print_parity, print_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgec.compiler.bench import BenchReport
     from edgec.compiler.bundle import ExecutionRecord
     from edgec.compiler.inspection import ModelReport
-    from edgec.compiler.parity import ParityReport
     from edgec.compiler.progress import Progress
 
 
@@ -79,6 +79,10 @@ def edgec() -> None:
     """Compile ONNX models into verified bundles for named targets."""
 
 
+edgec.add_command(board)
+edgec.add_command(deploy)
+
+
 def _path(text: str) -> Path:
     return Path(text)
 
@@ -125,6 +129,8 @@ def _read_inputs(inputs: Sequence[str]) -> dict[str, Any] | None:
 
     return read_tensors(inputs) if inputs else None
 
+
+_board_option = click.option("--board", metavar="NAME", help="Do it there instead of here.")
 
 _inputs_option = click.option(
     "--input",
@@ -198,7 +204,7 @@ def compile(
     size = sum(record.size_bytes for record in manifest.files.values())
     if as_json:
         parity = manifest.parity.model_dump()
-        _print_json({"bundle": str(bundle.path), "size_bytes": size, "parity": parity})
+        print_json({"bundle": str(bundle.path), "size_bytes": size, "parity": parity})
         return
     click.echo(f"{bundle.path}: {manifest.model.name} for {resolved.name}, {size / 1e6:.1f} MB")
     for name, error in manifest.parity.max_error.items():
@@ -218,6 +224,7 @@ def compile(
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
 @click.option("--threads", default=0, show_default=True, help="0: all cores.")
 @click.option("--output", "-o", type=_path, metavar="FILE.npz", help="Save the outputs.")
+@_board_option
 @_json_option
 def run(
     bundle: Path,
@@ -225,9 +232,10 @@ def run(
     seed: int,
     threads: int,
     output: Path | None,
+    board: str | None,
     as_json: bool,
 ) -> None:
-    """Run a BUNDLE here, on given or generated inputs."""
+    """Run a BUNDLE here or on a board, on given or generated inputs."""
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.vectors import generate_inputs, write_tensors
 
@@ -237,16 +245,17 @@ def run(
         manifest = loaded.manifest
         bounds = manifest.settings.index_bounds
         tensors = generate_inputs(manifest.signature.inputs, seed, bounds)
-    results = loaded.open(threads).run(tensors)
+    with model_on(loaded, board, threads) as model:
+        results = model.run(tensors)
     if output is not None:
         write_tensors(output, results)
     if as_json:
         summary = [{"name": name, **_describe(array)} for name, array in results.items()]
-        _print_json({"bundle": str(bundle), "outputs": summary})
+        print_json({"bundle": str(bundle), "outputs": summary})
         return
-    _print_table(
+    print_table(
         ["output", "shape", "dtype", "min", "max", "mean"],
-        [[name, *map(_plain, _describe(array).values())] for name, array in results.items()],
+        [[name, *map(plain, _describe(array).values())] for name, array in results.items()],
     )
 
 
@@ -259,21 +268,25 @@ def run(
     help="The original: compare on fresh inputs too.",
 )
 @click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
+@_board_option
 @_json_option
-def verify(bundle: Path, model: Path | None, seeds: tuple[int, ...], as_json: bool) -> None:
+def verify(
+    bundle: Path, model: Path | None, seeds: tuple[int, ...], board: str | None, as_json: bool
+) -> None:
     """Check a BUNDLE's files, then its results against the original graph."""
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.verify import verify_bundle
 
     loaded = Bundle.load(bundle)
-    report = verify_bundle(loaded, model=model, seeds=seeds)
+    with model_on(loaded, board) as session:
+        report = verify_bundle(loaded, model=model, seeds=seeds, run=session.run)
     if as_json:
         outputs = [dataclasses.asdict(output) for output in report.outputs]
-        _print_json({"bundle": str(bundle), "passed": report.passed, "outputs": outputs})
+        print_json({"bundle": str(bundle), "passed": report.passed, "outputs": outputs})
     else:
         files = len(loaded.manifest.files) + 1
         click.echo(f"{bundle}: {files} files are what the manifest says")
-        _print_parity(report)
+        print_parity(report)
     report.check(f"for {bundle}")
 
 
@@ -310,7 +323,7 @@ def bench(
     )
     if as_json:
         latencies = {item.name: item.summary() for item in (*report.bundles, *report.rivals)}
-        _print_json(
+        print_json(
             {
                 "threads": report.threads,
                 "latency": latencies,
@@ -327,7 +340,7 @@ def bench(
 def _print_bench(report: "BenchReport", profile: bool) -> None:
     latencies = [*report.bundles, *report.rivals]
     columns = list(latencies[0].summary())
-    _print_table(
+    print_table(
         [
             f"{report.threads} thread{'s' * (report.threads != 1)}",
             *columns,
@@ -349,7 +362,7 @@ def _print_bench(report: "BenchReport", profile: bool) -> None:
     if not profile:
         return
     total = sum(step.median_us for step in report.steps)
-    _print_table(
+    print_table(
         ["kernel", "time", "share", "GFLOP/s", "of peak", "operators"],
         [
             [
@@ -381,11 +394,11 @@ def inspect(
     if isinstance(found, ModelReport):
         _print_model(found, nodes, as_json)
     elif as_json:
-        _print_json(found.manifest.model_dump(mode="json"))
+        print_json(found.manifest.model_dump(mode="json"))
     else:
         manifest = found.manifest
         click.echo(f"{path}: {manifest.model.name} for {manifest.target.name}")
-        _print_table(
+        print_table(
             ["", ""],
             [
                 ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
@@ -410,15 +423,15 @@ def targets(name: str | None, as_json: bool) -> None:
         target = load_target(name)
         fields = target.model_dump(mode="json")
         if as_json:
-            _print_json(fields)
+            print_json(fields)
         else:
-            _print_table(["", ""], [[key, _plain(value)] for key, value in fields.items()])
+            print_table(["", ""], [[key, plain(value)] for key, value in fields.items()])
         return
     known = [load_target(known) for known in target_names()]
     if as_json:
-        _print_json([target.model_dump(mode="json") for target in known])
+        print_json([target.model_dump(mode="json") for target in known])
         return
-    _print_table(
+    print_table(
         ["target", "cpu", "vector", "int8", "cores", "description"],
         [
             [t.name, t.cpu, f"{t.vector_bits} bit", t.integer_dot, str(t.cores), t.description]
@@ -438,9 +451,9 @@ def models(name: str | None, output: Path | None, as_json: bool) -> None:
     if name is None:
         rows = recipes()
         if as_json:
-            _print_json([recipe.describe() for recipe in rows])
+            print_json([recipe.describe() for recipe in rows])
         else:
-            _print_table(
+            print_table(
                 ["model", "compile with", "licence", "description"],
                 [[r.name, r.arguments(), r.licence, r.description] for r in rows],
             )
@@ -448,68 +461,22 @@ def models(name: str | None, output: Path | None, as_json: bool) -> None:
     recipe = load_recipe(name)
     path = recipe.write(output or Path(f"{recipe.name}.onnx"))
     if as_json:
-        _print_json({**recipe.describe(), "path": str(path)})
+        print_json({**recipe.describe(), "path": str(path)})
     else:
         click.echo(f"{path}: {recipe.description}; licence {recipe.licence}")
         click.echo(f"compile it with: edgec compile {path} {recipe.arguments()}".rstrip())
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(_finite(value), indent=1))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinities."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not -float("inf") < value < float("inf"):
-        return str(value)
-    return value
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; on a terminal long cells wrap, what is piped on is never cut."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)
-    table = Table(*head, box=None, show_header=any(head), pad_edge=False, header_style="")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-
-
-def _print_parity(report: "ParityReport") -> None:
-    _print_table(
-        ["output", "largest error", "of allowed", "SQNR", ""],
-        [
-            [
-                o.name,
-                f"{o.max_error:.2g}",
-                f"{o.allowed_share:.1%}",
-                f"{o.sqnr_db:.1f} dB",
-                o.problem or "ok",
-            ]
-            for o in report.outputs
-        ],
-    )
-
-
 def _print_model(report: "ModelReport", nodes: bool, as_json: bool) -> None:
     if as_json:
         fields = dataclasses.asdict(report)
-        _print_json({**fields, "path": str(report.path)})
+        print_json({**fields, "path": str(report.path)})
         return
     cost = report.cost
     operators = ", ".join(f"{count} {name}" for name, count in cost.operators.items())
     macs = f"{cost.macs / 1e6:.1f} M" if cost.macs is not None else "unknown"
     click.echo(f"{report.path}: opset {report.opset}, SHA-256 {report.sha256}")
-    _print_table(
+    print_table(
         ["", ""],
         [
             *[["input", text] for text in report.inputs],
@@ -521,7 +488,7 @@ def _print_model(report: "ModelReport", nodes: bool, as_json: bool) -> None:
     )
     if nodes:
         rows = [[node.name, node.operator, node.reason or "supported"] for node in report.nodes]
-        _print_table(["node", "operator", "support"], rows)
+        print_table(["node", "operator", "support"], rows)
     if not report.unsupported:
         click.echo("every operator is supported")
     for item in report.unsupported:
@@ -543,15 +510,3 @@ def _describe(array: "NDArray[Any]") -> dict[str, Any]:
     statistics = (values.min(), values.max(), values.mean()) if array.size else (None,) * 3
     numbers = dict(zip(("min", "max", "mean"), statistics, strict=True))
     return {"shape": list(array.shape), "dtype": str(array.dtype), **numbers}
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(item, int) for item in value):
-        return f"[{','.join(map(str, value))}]"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, dict):
-        return " ".join(map(str, value.values()))
-    return "none" if value in ("", None) else str(value)

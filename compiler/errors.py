@@ -13,12 +13,14 @@ EdgecError
 │   ├── TensorInputError
 │   ├── TargetError
 │   ├── BundleError
+│   ├── BoardConfigError
 │   └── OutputError
 ├── ToolchainError         5   a program or package that edgec needs is missing or failed
+├── BoardError             6   a board cannot be reached, or failed
 └── InterruptedRunError    7   stopped by a signal; nothing is lost
 ```
 
-Code 6 is for boards. A message says what was found, what was expected, and what to do.
+A message says what was found, what was expected, and what to do.
 """
 
 from collections.abc import Iterable
@@ -83,6 +85,10 @@ class BundleError(BadInputError):
     """A bundle cannot be read here: not a bundle, or made for another machine."""
 
 
+class BoardConfigError(BadInputError):
+    """A board is unknown, or what is said of it is wrong."""
+
+
 class OutputError(BadInputError):
     """The result cannot be written: no permission, no space, something is in the way."""
 
@@ -91,6 +97,12 @@ class ToolchainError(EdgecError):
     """A linker or package that edgec needs is missing or failed."""
 
     exit_code = 5
+
+
+class BoardError(EdgecError):
+    """A board cannot be reached, does not answer in time, or failed."""
+
+    exit_code = 6
 
 
 class InterruptedRunError(EdgecError):

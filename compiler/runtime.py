@@ -250,14 +250,19 @@ def why_not_here(target: Target) -> str:
     if machine != "x86_64":
         return ""
     flags = cpu_flags(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    missing = sorted(x86_needs(target) - flags)
+    return f"this CPU lacks {', '.join(missing)}" if missing else ""
+
+
+def x86_needs(target: Target) -> set[str]:
+    """CPU flags that code for an x86 target needs, as Linux names them."""
     by_llvm_name = {llvm: flag for flag, llvm in X86_EXTENSIONS.items()}
     needed = set(X86_LEVELS.get(target.cpu, ()))
     for feature in target.features:
         name = feature[1:]
         if feature.startswith("+"):
             needed.add(by_llvm_name.get(name, name))
-    missing = sorted(needed - flags)
-    return f"this CPU lacks {', '.join(missing)}" if missing else ""
+    return needed
 
 
 @cache

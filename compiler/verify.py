@@ -4,6 +4,7 @@ Opening a bundle checks every digest. Here its own test vectors are run and comp
 tolerance of its manifest; given the original ONNX file, fresh inputs are compared as well.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from edgec.compiler.bundle import Bundle
 from edgec.compiler.errors import BundleError
 from edgec.compiler.onnx_file import read_model
 from edgec.compiler.oracle import run_original
-from edgec.compiler.parity import OutputParity, ParityReport, Tolerance, compare
+from edgec.compiler.parity import OutputParity, ParityReport, Tensors, Tolerance, compare
 from edgec.compiler.vectors import generate_inputs
 
 
 def verify_bundle(
-    bundle: Bundle, *, model: Path | None = None, seeds: tuple[int, ...] = (1,)
+    bundle: Bundle,
+    *,
+    model: Path | None = None,
+    seeds: tuple[int, ...] = (1,),
+    run: Callable[[Tensors], Tensors] | None = None,
 ) -> ParityReport:
     """Run a bundle on known inputs and compare.
 
@@ -26,6 +31,7 @@ def verify_bundle(
         bundle: an opened bundle; its files are what its manifest says.
         model: the ONNX file it was compiled from, to compare on fresh inputs too.
         seeds: one set of fresh inputs each.
+        run: computes the outputs; else the bundle is run here.
 
     Returns:
         Per output the worst of all runs.
@@ -48,7 +54,8 @@ def verify_bundle(
             bounds = manifest.settings.index_bounds
             inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
             runs.append((inputs, run_original(source.original, {**inputs, **frozen})))
-    reports = [compare(expected, bundle.run(inputs), tolerance) for inputs, expected in runs]
+    compute = run or bundle.run
+    reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
     return _worst(reports)
 
 

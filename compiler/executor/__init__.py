@@ -4,4 +4,4 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 HEADERS = ("edgec.h", "program.h")
-SOURCES = ("executor.c", "threads.c")
+SOURCES = ("executor.c", "threads.c", "ffi.c")

@@ -1,0 +1,261 @@
+"""`edgec board …` and `edgec deploy`: arguments to one call each, the result printed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+from edgec.compiler.errors import BoardConfigError, UsageError
+from edgec.compiler.printing import plain, print_json, print_parity, print_table
+
+if TYPE_CHECKING:
+    from edgec.compiler.boards.config import Board, Link
+    from edgec.compiler.bundle import Bundle
+    from edgec.compiler.parity import Tensors
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_Model = TypeVar("_Model")
+
+_quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
+
+
+def _link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Ways to a board other than a direct connection."""
+    for name, text in (
+        ("--key", "What the board's server answers to."),
+        ("--proxy", "HOST:PORT of the TVM RPC proxy that the board is behind."),
+        ("--tracker", "HOST:PORT of the TVM RPC tracker that knows the board."),
+    ):
+        command = click.option(name, default="", metavar=text.split()[0], help=text)(command)
+    return command
+
+
+@click.group()
+def board() -> None:
+    """Boards that bundles are deployed to: real ones by name, and QEMU as qemu-TARGET."""
+
+
+@board.command()
+@click.argument("name")
+@click.option("--target", "-t", required=True, help="Target that describes the board.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where its server listens.")
+@click.option("--port", type=int, default=9090, show_default=True, help="Of its server.")
+@click.option("--ssh", default="", metavar="USER@HOST", help="Tunnel to it through ssh.")
+@_link_options
+@click.option("--insecure", is_flag=True, help="Connect to another machine without a tunnel.")
+def add(
+    name: str,
+    target: str,
+    host: str,
+    port: int,
+    ssh: str,
+    tracker: str,
+    proxy: str,
+    key: str,
+    insecure: bool,
+) -> None:
+    """Write down a board whose RPC server is running."""
+    from edgec.compiler.boards.config import Board, add_board
+    from edgec.targets import load_target
+
+    load_target(target)
+    link = _registry(tracker, proxy, key, insecure)
+    if link is not None and ssh:
+        raise UsageError("--ssh goes to the board itself, not to a tracker or proxy")
+    if link is None:
+        fields = {"via": "ssh", "host": ssh} if ssh else {"host": host, "insecure": insecure}
+        link = _link(**fields, port=port, key=key)
+    add_board(_checked(Board, name=name, target=target, link=link))
+    click.echo(f"{name}: {link}, target {target}")
+
+
+@board.command(name="list")
+@_json_option
+def list_boards(as_json: bool) -> None:
+    """List all boards."""
+    from edgec.compiler.boards.qemu import all_boards
+
+    boards = all_boards()
+    if as_json:
+        print_json([item.model_dump(mode="json") for item in boards])
+        return
+    print_table(
+        ["board", "target", "at"],
+        [[item.name, item.target, _where(item)] for item in boards],
+    )
+
+
+@board.command()
+@click.argument("name")
+@_json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what is known of a board."""
+    from edgec.compiler.boards.qemu import find_board
+
+    found = find_board(name)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    kind = "QEMU: its times mean nothing" if found.emulated else "a real machine"
+    print_table(
+        ["", ""],
+        [["board", name], ["target", found.target], ["at", _where(found)], ["kind", kind]],
+    )
+
+
+@board.command()
+@click.argument("name")
+@_link_options
+@_quiet_option
+def start(name: str, tracker: str, proxy: str, key: str, quiet: bool) -> None:
+    """Start a QEMU board; the first time, fetch what it needs."""
+    from edgec.compiler.boards.qemu import start_board
+
+    register = _registry(tracker, proxy, key, insecure=False)
+    started = start_board(name, _progress(quiet), register)
+    click.echo(f"{name}: running at {_where(started)}")
+
+
+@board.command()
+@click.argument("name")
+def stop(name: str) -> None:
+    """Stop a QEMU board."""
+    from edgec.compiler.boards.qemu import stop_board
+
+    click.echo(f"{name}: {'stopped' if stop_board(name) else 'was not running'}")
+
+
+@board.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Forget a board."""
+    from edgec.compiler.boards.config import remove_board
+
+    remove_board(name)
+    click.echo(f"{name}: removed")
+
+
+@board.command()
+@click.argument("name")
+@_json_option
+def ping(name: str, as_json: bool) -> None:
+    """Ask a board what it is."""
+    from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.boards.rpc import open_session
+
+    with open_session(find_board(name)) as session:
+        facts = session.facts()
+    fields = {
+        "architecture": facts.architecture,
+        "features": sorted(facts.features),
+        "glibc": facts.glibc,
+        "cores": facts.cores,
+        "memory_bytes": facts.memory_bytes,
+        "disk_bytes": facts.disk_bytes,
+    }
+    if as_json:
+        print_json({"board": name, **fields})
+    else:
+        click.echo(f"{name}: answers")
+        print_table(["", ""], [[key, plain(value)] for key, value in fields.items()])
+
+
+@click.command()
+@click.argument("bundle", type=Path)
+@click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
+@click.option("--threads", default=0, show_default=True, help="0: all cores.")
+@_quiet_option
+@_json_option
+def deploy(bundle: Path, name: str, threads: int, quiet: bool, as_json: bool) -> None:
+    """Send a BUNDLE to a board, verify it there, time it there."""
+    from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.bundle import Bundle
+
+    target = find_board(name)
+    loaded = Bundle.load(bundle)
+    from edgec.compiler.boards.deploy import deploy_bundle
+
+    report = deploy_bundle(loaded, target, _progress(quiet), threads)
+    milliseconds = report.median_seconds * 1e3
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "board": name,
+                "sent_bytes": report.sent_bytes,
+                "passed": report.parity.passed,
+                "outputs": [vars(output) for output in report.parity.outputs],
+                "median_ms": milliseconds,
+                "emulated": target.emulated,
+            }
+        )
+    else:
+        sent = f"{report.sent_bytes / 1e6:.1f} MB sent" if report.sent_bytes else "it was there"
+        click.echo(f"{bundle}: {loaded.manifest.model.name} on board {name}, {sent}")
+        print_parity(report.parity)
+        note = ", under QEMU: says nothing of the real board" if target.emulated else ""
+        click.echo(f"a run takes {milliseconds:.3g} ms{note}")
+    report.parity.check(f"for {bundle} on board {name}")
+
+
+class _Runs(Protocol):
+    def run(self, inputs: "Tensors") -> "Tensors": ...
+
+
+@contextmanager
+def model_on(bundle: "Bundle", name: str | None, threads: int = 0) -> Iterator[_Runs]:
+    """A bundle's model, loaded here or on the board of this name."""
+    if name is None:
+        yield bundle.open(threads)
+        return
+    from edgec.compiler.boards.facts import check_compatible
+    from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.boards.rpc import open_session, push_bundle
+
+    with open_session(find_board(name)) as session:
+        check_compatible(bundle.manifest, session.facts())
+        file, _ = push_bundle(session, bundle)
+        yield session.load(bundle, file, threads)
+
+
+def _progress(quiet: bool) -> Any:
+    from edgec.compiler.progress import Silent, Steps
+
+    return Silent() if quiet else Steps()
+
+
+def _where(item: "Board") -> str:
+    return "not running" if item.link is None else str(item.link)
+
+
+def _registry(tracker: str, proxy: str, key: str, insecure: bool) -> "Link | None":
+    """The tracker or proxy that two options name, if one does."""
+    if tracker and proxy:
+        raise UsageError("a board is behind a tracker or a proxy, not both")
+    if not tracker and not proxy:
+        return None
+    host, _, port = (tracker or proxy).rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"{tracker or proxy!r} is no address; write HOST:PORT")
+    via = "tracker" if tracker else "proxy"
+    return _link(via=via, host=host, port=int(port), key=key, insecure=insecure)
+
+
+def _link(**fields: Any) -> "Link":
+    from edgec.compiler.boards.config import Link
+
+    return _checked(Link, **fields)
+
+
+def _checked(model: type[_Model], **fields: Any) -> _Model:
+    from pydantic import ValidationError
+
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where: Sequence[Any] = first["loc"]
+        name = f"{'.'.join(map(str, where))}: " if where else ""
+        raise BoardConfigError(f"{name}{first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,139 @@
+"""A way to a board that can be cut: TVM's client knows no time limits.
+
+TVM connects to the relay, the relay to the board (perhaps through a tracker or ssh). When a
+step's time is over the relay ends, which makes the call that waits in TVM fail at once.
+"""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tvm.rpc import base
+
+from edgec.compiler.boards import forward
+from edgec.compiler.boards.config import LOOPBACK, Link
+from edgec.compiler.errors import BoardError
+
+CONNECT_SECONDS = 10.0
+TRACKER_SECONDS = 20.0
+
+
+class Relay:
+    """Forwards one connection from a loopback port to a socket, in a process of its own.
+
+    Attributes:
+        port: where TVM's client is to connect to, on loopback.
+    """
+
+    def __init__(self, board: socket.socket, tunnel: subprocess.Popen[bytes] | None) -> None:
+        self._tunnel = tunnel
+        with board, socket.create_server((LOOPBACK[0], 0)) as listener:
+            self.port = int(listener.getsockname()[1])
+            descriptors = (listener.fileno(), board.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(Path(forward.__file__)), *map(str, descriptors)],
+                stdin=subprocess.PIPE,
+                pass_fds=descriptors,
+                # Ctrl-C is for the client, which then closes the relay.
+                start_new_session=True,
+            )
+
+    def limit(self, seconds: float) -> None:
+        """Break the connection after so many seconds from now; 0: no longer."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{seconds}\n".encode())
+            self._process.stdin.flush()
+
+    def expired(self) -> bool:
+        """Whether the time was over."""
+        try:
+            return self._process.wait(1) == -signal.SIGALRM
+        except subprocess.TimeoutExpired:
+            return False
+
+    def close(self) -> None:
+        """Break the connection, and end the tunnel."""
+        for process in (self._process, self._tunnel):
+            if process is not None:
+                process.kill()
+                process.wait()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+
+def open_relay(link: Link) -> tuple[Relay, str]:
+    """Connect to a board.
+
+    Returns:
+        The relay, and the key that the server expects of its client.
+
+    Raises:
+        BoardError: what did not work; the caller adds the board's name.
+    """
+    if link.via == "ssh":
+        return _through_ssh(link), link.key
+    host, port, key = link.host, link.port, link.key
+    if link.via == "tracker":
+        host, port, key = _ask_tracker(link)
+    return Relay(_connect(host, port), None), key
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    try:
+        board = socket.create_connection((host, port), CONNECT_SECONDS)
+    except OSError as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or error
+        raise BoardError(f"cannot connect to {host}:{port}: {reason}") from None
+    board.settimeout(None)
+    board.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return board
+
+
+def _ask_tracker(link: Link) -> tuple[str, int, str]:
+    """Host, port and match key of a free board that the tracker knows by our key."""
+    with _connect(link.host, link.port) as tracker:
+        # The tracker answers a request when such a board becomes free, not before.
+        tracker.settimeout(TRACKER_SECONDS)
+        try:
+            magic = base.RPC_TRACKER_MAGIC.to_bytes(4, "little")
+            tracker.sendall(magic)
+            if base.recvall(tracker, 4) != magic:
+                raise BoardError(f"{link.host}:{link.port} is no RPC tracker")
+            base.sendjson(tracker, [base.TrackerCode.REQUEST, link.key, "", 1])
+            code, answer = base.recvjson(tracker)
+        except TimeoutError:
+            raise BoardError(
+                f"the tracker at {link.host}:{link.port} has no free board with key {link.key} "
+                f"(waited {TRACKER_SECONDS:.0f} s)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BoardError(f"the tracker at {link.host}:{link.port} broke off: {error}") from None
+    if code != base.TrackerCode.SUCCESS:
+        raise BoardError(f"the tracker at {link.host}:{link.port} refused: {answer}")
+    host, port, key = answer
+    return str(host), int(port), str(key)
+
+
+def _through_ssh(link: Link) -> Relay:
+    """A tunnel whose near end is a socket and no port that others could use."""
+    near, far = socket.socketpair()
+    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS:.0f}"]
+    command += ["-W", f"{LOOPBACK[0]}:{link.port}", "--", link.host]
+    try:
+        with far:
+            tunnel = subprocess.Popen(
+                command,
+                stdin=far.fileno(),
+                stdout=far.fileno(),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+    except OSError as error:
+        near.close()
+        raise BoardError(f"cannot start ssh: {error.strerror}") from None
+    return Relay(near, tunnel)

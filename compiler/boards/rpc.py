@@ -1,0 +1,290 @@
+"""A session on a board over TVM's RPC, in which every step has a time limit."""
+
+import gc
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from tvm import relax, rpc
+
+from edgec.compiler.boards.config import LOOPBACK, Board
+from edgec.compiler.boards.facts import BoardFacts
+from edgec.compiler.boards.relay import Relay, open_relay
+from edgec.compiler.bundle import LIBRARY, Bundle
+from edgec.compiler.errors import BoardError, BundleError
+from edgec.compiler.parity import Tensors
+from edgec.compiler.signature import Signature, TensorSpec
+from edgec.compiler.storage import held_as
+from edgec.compiler.vectors import check_inputs
+
+# Another session may be on the board: it serves one after the other.
+GREET_SECONDS = 30.0
+CALL_SECONDS = 30.0
+CHUNK_SECONDS = 60.0
+LOAD_SECONDS = 120.0
+RUN_SECONDS = 600.0
+# The board ends a session that lasts longer, should this side be gone and nobody notice.
+SESSION_SECONDS = 6 * 3600
+CHUNK_BYTES = 2**20
+
+
+class BoardSession:
+    """A connection to a board; made by `open_session`."""
+
+    def __init__(self, board: Board, relay: Relay) -> None:
+        self.board = board
+        self._relay = relay
+        self._remote: Any = None
+
+    @contextmanager
+    def step(self, title: str, seconds: float) -> Iterator[None]:
+        """Whatever goes wrong inside is an error that names board and step.
+
+        Raises:
+            BoardError: TVM reports an error, or the step takes longer than it may.
+        """
+        self._relay.limit(seconds)
+        try:
+            yield
+        except (RuntimeError, OSError, ValueError, AttributeError) as error:
+            reason = _reason(error)
+            if reason == _BROKEN and self._relay.expired():
+                reason = f"no answer in {seconds:.0f} s"
+            raise board_error(self.board, f"{title}: {reason}") from None
+        finally:
+            self._relay.limit(0)
+
+    def greet(self, key: str) -> None:
+        """Shake hands."""
+        with self.step("connect", GREET_SECONDS):
+            self._remote = rpc.connect(
+                LOOPBACK[0], self._relay.port, key, session_timeout=SESSION_SECONDS
+            )
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call one of the server's functions (boards/server/server.c)."""
+        return self._remote.get_function(f"edgec.board.{function}")(*arguments)
+
+    def facts(self) -> BoardFacts:
+        """What the board is."""
+        with self.step("ask for its features", CALL_SECONDS):
+            try:
+                return BoardFacts.model_validate(json.loads(self.call("facts")))
+            except ValidationError:
+                raise RuntimeError(
+                    "its server is of another version of edgec; set the board up again"
+                ) from None
+
+    def push(self, file: Path, name: str) -> int:
+        """Send a file unless the board has it; how many bytes were sent."""
+        size = file.stat().st_size
+        with self.step("look for the model", CALL_SECONDS):
+            if int(self.call("kept", name)) == size:
+                return 0
+        with file.open("rb") as stream:
+            for start in itertools.count(0, CHUNK_BYTES):
+                data = bytearray(stream.read(CHUNK_BYTES))
+                if not data:
+                    break
+                with self.step(f"send the model, at {start} of {size} bytes", CHUNK_SECONDS):
+                    self.call("append", name, data)
+        with self.step("keep the model", CALL_SECONDS):
+            self.call("keep", name)
+        return size
+
+    def load(self, bundle: Bundle, name: str, threads: int = 0) -> "BoardModel":
+        """Load a file that was pushed, as the library of a bundle."""
+        manifest = bundle.manifest
+        with self.step("load the model", LOAD_SECONDS):
+            module = self._remote.load_module(name)
+            device = self._remote.cpu(0)
+            if manifest.execution.executor == "static":
+                return _StaticModel(self, module, device, manifest.signature, threads)
+            return _MachineModel(self, module, device, manifest.signature)
+
+    def close(self) -> None:
+        """Leave the board."""
+        self._remote = None
+        # Objects on the board are let go of while the connection stands.
+        with self.step("leave", CALL_SECONDS):
+            gc.collect()
+        self._relay.close()
+
+
+@contextmanager
+def open_session(board: Board) -> Iterator[BoardSession]:
+    """A session on a board, for a `with` statement.
+
+    Raises:
+        BoardError: the board cannot be reached, or does not answer.
+    """
+    if board.link is None:
+        raise BoardError(
+            f"board {board.name} is not running; start it: edgec board start {board.name}"
+        )
+    try:
+        relay, key = open_relay(board.link)
+    except BoardError as error:
+        raise board_error(board, f"connect: {error}") from None
+    session = BoardSession(board, relay)
+    try:
+        session.greet(key)
+        yield session
+    finally:
+        session.close()
+
+
+def push_bundle(session: BoardSession, bundle: Bundle) -> tuple[str, int]:
+    """Send a bundle's library if the board lacks it: its name there, and the bytes sent."""
+    name = f"{bundle.manifest.files[LIBRARY].sha256}.so"
+    return name, session.push(bundle.library, name)
+
+
+class BoardModel:
+    """A model that is loaded on a board."""
+
+    def __init__(self, session: BoardSession, signature: Signature) -> None:
+        self._session = session
+        self._signature = signature
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name.
+
+        Raises:
+            TensorInputError: an input is missing or has the wrong shape or dtype.
+            BoardError: the board failed.
+        """
+        checked = check_inputs(self._signature.inputs, inputs)
+        with self._session.step("run the model", RUN_SECONDS):
+            outputs = self._run(list(checked.values()))
+        return {
+            spec.name: array for spec, array in zip(self._signature.outputs, outputs, strict=True)
+        }
+
+    def time(self, inputs: Tensors, repeat: int) -> list[float]:
+        """Seconds of each of some runs, measured on the board."""
+        checked = check_inputs(self._signature.inputs, inputs)
+        with self._session.step("time the model", RUN_SECONDS):
+            return self._time(list(checked.values()), repeat)
+
+    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        raise NotImplementedError
+
+    def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+        raise NotImplementedError
+
+
+class _StaticModel(BoardModel):
+    """Tensors travel as their bytes: TVM need not know every dtype."""
+
+    def __init__(
+        self, session: BoardSession, module: Any, device: Any, signature: Signature, threads: int
+    ) -> None:
+        super().__init__(session, signature)
+        self._module = module
+        self._device = device
+        self._handle = module["edgec_open"](threads)
+        if not self._handle:
+            raise RuntimeError("no memory or no threads for the model")
+
+    def _tensors(self, inputs: list[NDArray[Any]]) -> tuple[list[Any], list[Any]]:
+        given = [self._empty(array.nbytes) for array in inputs]
+        for tensor, array in zip(given, inputs, strict=True):
+            if array.nbytes:
+                tensor.copyfrom(np.frombuffer(array.tobytes(), np.uint8))
+        return given, [self._empty(_bytes(spec)) for spec in self._signature.outputs]
+
+    def _empty(self, size: int) -> Any:
+        return tvm.runtime.empty((size,), "uint8", self._device)
+
+    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        given, results = self._tensors(inputs)
+        status = int(self._module["edgec_run"](self._handle, *given, *results))
+        if status != 0:
+            raise RuntimeError(f"the model gave status {status}: no memory on the board")
+        return [
+            tensor.numpy().view(np.dtype(spec.dtype)).reshape(_shape(spec))
+            for spec, tensor in zip(self._signature.outputs, results, strict=True)
+        ]
+
+    def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+        given, results = self._tensors(inputs)
+        timer = self._module.time_evaluator("edgec_run", self._device, number=1, repeat=repeat)
+        return list(timer(self._handle, *given, *results).results)
+
+
+class _MachineModel(BoardModel):
+    """TVM's virtual machine, which the board's runtime contains."""
+
+    def __init__(
+        self, session: BoardSession, module: Any, device: Any, signature: Signature
+    ) -> None:
+        super().__init__(session, signature)
+        for spec in (*signature.inputs, *signature.outputs):
+            if np.dtype(spec.dtype).isbuiltin != 1 or held_as(spec.dtype) != spec.dtype:
+                raise BundleError(
+                    f"{spec}: a model that TVM's virtual machine runs takes only NumPy's own "
+                    "dtypes over RPC"
+                )
+        self._device = device
+        self._machine = relax.VirtualMachine(module, device)
+
+    def _set(self, inputs: list[NDArray[Any]]) -> None:
+        tensors = [tvm.runtime.tensor(array, self._device) for array in inputs]
+        self._machine.set_input("main", *tensors)
+
+    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        self._set(inputs)
+        self._machine.invoke_stateful("main")
+        results = self._machine.get_outputs("main")
+        listed = list(results) if isinstance(results, list | tuple) else [results]
+        return [tensor.numpy() for tensor in listed]
+
+    def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+        self._set(inputs)
+        timer: Callable[[str], Any] = self._machine.time_evaluator(
+            "invoke_stateful", self._device, number=1, repeat=repeat
+        )
+        return list(timer("main").results)
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(extent or 0 for extent in spec.shape)
+
+
+def _bytes(spec: TensorSpec) -> int:
+    return int(np.prod(_shape(spec), dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+
+
+def board_error(board: Board, text: str) -> BoardError:
+    """An error of a board, with its name and where it is."""
+    hint = ""
+    if board.emulated and _BROKEN in text:
+        hint = f"; if it is gone: edgec board start {board.name}"
+    return BoardError(f"board {board.name} ({board.link}): {text}{hint}")
+
+
+_BROKEN = (
+    "the connection broke: the model crashed or ran out of memory there, the server ended, or "
+    "the network was cut"
+)
+# What TVM's client says when it does: the session told to shut down, or the socket's errors.
+_BROKEN_SIGNS = ("kShutdown", "RPCCode::kReturn", "RecvAll", "Broken pipe", "reset by peer")
+
+
+def _reason(error: Exception) -> str:
+    """What TVM's error means, in one line."""
+    text = str(error)
+    if "cannot find server that matches key" in text:
+        return "the server there answers to another key"
+    if any(sign in text for sign in _BROKEN_SIGNS):
+        return _BROKEN
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

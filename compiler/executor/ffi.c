@@ -1,0 +1,77 @@
+/* The model's functions once more, in the form that TVM's runtime looks for in a library that it
+ * loads: by this a board's RPC server can run the model. Needs no part of TVM; the two structures
+ * are those of its C interface (tvm/ffi/c_api.h, dlpack/dlpack.h). */
+#include "program.h"
+
+typedef struct {
+  int32_t type;
+  uint32_t padding;
+  union {
+    int64_t integer;
+    void* pointer;
+  };
+} any;
+
+enum { ANY_NONE = 0, ANY_INTEGER = 1, ANY_TENSOR_POINTER = 7, ANY_TENSOR_OBJECT = 70 };
+enum { OBJECT_HEADER_BYTES = 24 };
+
+typedef struct {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t rank;
+  uint8_t type_code, type_bits;
+  uint16_t type_lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+} tensor;
+
+/* What a run answers when it was not called as its model needs it. */
+enum { BAD_CALL = -2 };
+
+/* The data of a one-dimensional tensor of exactly so many bytes, or NULL. */
+static void* bytes_of(const any* argument, size_t bytes) {
+  const unsigned char* pointer = argument->pointer;
+  if (argument->type == ANY_TENSOR_OBJECT) pointer += OBJECT_HEADER_BYTES;
+  else if (argument->type != ANY_TENSOR_POINTER) return NULL;
+  const tensor* view = (const tensor*)pointer;
+  if (view->rank != 1 || view->type_bits != 8 || (uint64_t)view->shape[0] != bytes) return NULL;
+  return (unsigned char*)view->data + view->byte_offset;
+}
+
+static int answer(any* result, int64_t value) {
+  *result = (any){.type = ANY_INTEGER, .integer = value};
+  return 0;
+}
+
+/* (threads) -> session, 0 if memory or threads are not to be had */
+int __tvm_ffi_edgec_open(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self;
+  if (count != 1 || arguments[0].type != ANY_INTEGER) return answer(result, 0);
+  return answer(result, (intptr_t)edgec_open((int32_t)arguments[0].integer));
+}
+
+/* (session) */
+int __tvm_ffi_edgec_close(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self;
+  if (count == 1 && arguments[0].type == ANY_INTEGER)
+    edgec_close((edgec_session*)(intptr_t)arguments[0].integer);
+  *result = (any){.type = ANY_NONE};
+  return 0;
+}
+
+/* (session, inputs..., outputs...), tensors as their bytes -> what edgec_run gives, or BAD_CALL */
+int __tvm_ffi_edgec_run(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self;
+  const int32_t inputs = edgec_input_count(), outputs = edgec_output_count();
+  if (count != 1 + inputs + outputs || arguments[0].type != ANY_INTEGER || !arguments[0].integer)
+    return answer(result, BAD_CALL);
+  void* buffers[count];
+  for (int32_t i = 0; i < inputs + outputs; ++i) {
+    const edgec_tensor* spec = i < inputs ? edgec_input(i) : edgec_output(i - inputs);
+    buffers[i] = bytes_of(&arguments[1 + i], spec->bytes);
+    if (!buffers[i] && spec->bytes) return answer(result, BAD_CALL);
+  }
+  edgec_session* session = (edgec_session*)(intptr_t)arguments[0].integer;
+  return answer(result, edgec_run(session, (const void* const*)buffers, buffers + inputs));
+}
