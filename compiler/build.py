@@ -47,10 +47,23 @@ def build_program(
         ToolchainError: the linker is missing or fails.
         OutputError: the disk of `library` is too full.
     """
-    folder = library.parent
     constants = program.constants()
-    _check_space(folder, sum(value.size_bytes for value in constants))
-    objects = _kernel_object(program.functions, target, folder)
+    _check_space(library.parent, sum(value.size_bytes for value in constants))
+    kernels = library.parent / "kernels.o"
+    write_object(program.functions, target, kernels)
+    plan, sources = write_sources(program, outputs, target, library.parent)
+    link_shared([kernels, *sources], library, target)
+    return plan
+
+
+def write_sources(
+    program: Program, outputs: tuple[TensorSpec, ...], target: Target, folder: Path
+) -> tuple[MemoryPlan, list[Path]]:
+    """Write a program's tables and weights, to be linked with its kernels.
+
+    Returns:
+        The plan of its memory, and the files to compile: its own and the executor's.
+    """
     weights = _write_weights(program, folder / "weights.bin")
     plan = plan_memory(program)
     source = program_source(program, plan, weights, outputs, target)
@@ -59,9 +72,7 @@ def build_program(
     for name in HEADERS:
         shutil.copyfile(FOLDER / name, folder / name)
     # The executor's sources stay where they are: the driver's cache knows them by their path.
-    sources = [folder / "program.c", folder / "weights.S", *(FOLDER / name for name in SOURCES)]
-    link_shared([objects, *sources], library, target)
-    return plan
+    return plan, [folder / "program.c", folder / "weights.S", *(FOLDER / n for n in SOURCES)]
 
 
 _WEIGHTS_ASSEMBLY = f"""\
@@ -75,13 +86,12 @@ edgec_weights:
 """
 
 
-def _kernel_object(functions: dict[str, tirx.PrimFunc], target: Target, folder: Path) -> Path:
+def write_object(functions: dict[str, tirx.PrimFunc], target: Target, path: Path) -> None:
+    """Generate machine code of kernels into an object file."""
     llvm = tvm.target.Target(target.llvm())
     module = tirx.transform.BindTarget(llvm.with_host(llvm))(IRModule(functions))
     module = tirx.transform.LowerIntrin()(module)
-    path = folder / "kernels.o"
     tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(path))
-    return path
 
 
 def _write_weights(program: Program, path: Path) -> Weights:

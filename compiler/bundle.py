@@ -133,10 +133,12 @@ class ExecutionRecord(_Record):
         executor: `static`: the library needs nothing but the C library; `machine`: it needs
             TVM's runtime.
         arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
+        tuned_share: part of the estimated time in kernels whose decisions were tuned.
     """
 
     executor: Executor
     arena_bytes: int
+    tuned_share: float = 0.0
 
 
 class VectorRecord(_Record):

@@ -16,6 +16,7 @@ import click
 from edgec.compiler.boards.commands import board, deploy, model_on
 from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
 from edgec.compiler.printing import plain, print_json, print_parity, print_table
+from edgec.compiler.tune.commands import db, tune_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +82,7 @@ def edgec() -> None:
 
 edgec.add_command(board)
 edgec.add_command(deploy)
+edgec.add_command(db)
 
 
 def _path(text: str) -> Path:
@@ -159,6 +161,10 @@ def _progress(quiet: bool, verbose: bool) -> "Progress":
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
 @click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
+@click.option("--records", type=_path, metavar="DB", help="Use the decisions that were tuned.")
+@click.option(
+    "--records-threads", type=int, metavar="N", help="Those tuned for so many; else for the most."
+)
 @click.option("--dump", type=_path, metavar="DIR", help="Write the IR after each phase.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
@@ -174,6 +180,8 @@ def compile(
     no_parity: bool,
     check_stages: bool,
     runner: bool,
+    records: Path | None,
+    records_threads: int | None,
     dump: Path | None,
     quiet: bool,
     verbose: bool,
@@ -192,6 +200,8 @@ def compile(
         parity=not no_parity,
         check_stages=check_stages,
         runner=runner,
+        records=records,
+        records_threads=records_threads,
         dump=dump,
     )
     resolved = load_target(target)
@@ -207,6 +217,9 @@ def compile(
         print_json({"bundle": str(bundle.path), "size_bytes": size, "parity": parity})
         return
     click.echo(f"{bundle.path}: {manifest.model.name} for {resolved.name}, {size / 1e6:.1f} MB")
+    if records is not None:
+        share = manifest.execution.tuned_share
+        click.echo(f"  tuned: kernels of {share:.0%} of the estimated time, from {records}")
     for name, error in manifest.parity.max_error.items():
         share = manifest.parity.allowed_share[name]
         click.echo(f"  {name}: largest error {error:.2g}, {share:.1%} of what is allowed")
@@ -216,6 +229,38 @@ def compile(
     }
     if manifest.parity.checked_on in notes:
         click.echo(notes[manifest.parity.checked_on])
+
+
+@edgec.command()
+@click.argument("model", type=_path)
+@click.option("--target", "-t", default="native", show_default=True, help="Name or *.toml.")
+@click.option("--db", "database", type=_path, metavar="FILE", help="Records: read, and added to.")
+@click.option("--time", metavar="8h", help="How long to search.")
+@click.option("--trials", type=int, metavar="N", help="Decisions to measure in all.")
+@click.option("--threads", default=1, show_default=True, help="To tune for; 0: all cores.")
+@click.option("--board", "boards", multiple=True, metavar="NAME", help="Measure there.")
+@click.option("--tasks", default="", metavar="0,2-5,…", help="Only these: numbers or operators.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["evolutionary", "random", "exhaustive"]),
+    default="evolutionary",
+    show_default=True,
+)
+@_shape_options
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--dry-run", is_flag=True, help="List the tasks, do nothing.")
+@click.option("--report", type=_path, metavar="FILE.html", help="Write a report.")
+@click.option("--log", type=_path, metavar="FILE", help="Write down every event.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
+def tune(
+    model: Path, target: str, shapes: Sequence[str], freeze: Sequence[str], **rest: Any
+) -> None:
+    """Search for the fastest kernels of a MODEL on a target.
+
+    Everything measured goes to the database at once; the same command goes on after a stop.
+    """
+    tune_model(model, target, _model_options(shapes, freeze), **rest)
 
 
 @edgec.command()

@@ -19,17 +19,20 @@ from edgec.targets.target import Target
 TIMEOUT_SECONDS = 600
 
 
-def link_shared(objects: Sequence[Path], output: Path, target: Target) -> None:
+def link_shared(
+    objects: Sequence[Path], output: Path, target: Target, *, checked: bool = True
+) -> None:
     """Link objects, and compile and link C and assembly sources, into a shared library.
 
     The result depends on the objects alone: no build identifier, no symbols beyond the
-    dynamic ones.
+    dynamic ones. Unless it is not `checked`, it is read back to see whether the target can run it.
 
     Raises:
         ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
     _link(["-shared", "-fPIC", f"-Wl,-soname,{output.name}"], objects, output, target)
-    check_library(output, target)
+    if checked:
+        check_library(output, target)
 
 
 def link_program(

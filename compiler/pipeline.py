@@ -32,7 +32,12 @@ from edgec.compiler.bundle import (
     scratch_folder,
     write_bundle,
 )
-from edgec.compiler.errors import OutputError, ParityError, UnsupportedModelError
+from edgec.compiler.errors import (
+    BadInputError,
+    OutputError,
+    ParityError,
+    UnsupportedModelError,
+)
 from edgec.compiler.graph import (
     graph_depth,
     index_bounds,
@@ -49,9 +54,11 @@ from edgec.compiler.parity import ParityReport, Tensors, Tolerance, compare, tol
 from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.records import Database, Record
 from edgec.compiler.runner import runner_files
 from edgec.compiler.runtime import open_session, why_not_here
-from edgec.compiler.schedule.estimate import describe_generic
+from edgec.compiler.schedule.estimate import describe_generic, tuned_share
+from edgec.compiler.schedule.recorded import RecordedDecisions
 from edgec.compiler.signature import Signature, TensorSpec
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
@@ -119,7 +126,8 @@ def compile_model(
         module = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
         packed = run("pack", pack, module, target)
         lowered = run("lower", lower, packed, target)
-        scheduled = run("schedule", schedule, lowered, module, target, signature)
+        decide = RecordedDecisions(_tuned(options, target, run.progress))
+        scheduled = run("schedule", schedule, lowered, module, target, signature, decide)
         run.progress.detail(describe_generic(scheduled, target))
         if options.runner and not isinstance(scheduled, Program):
             raise UnsupportedModelError(_NO_RUNNER)
@@ -128,7 +136,11 @@ def compile_model(
         check = _Check(reference, graph, imported.value_names, scratch, options)
         stages = {"import": imported.module, "canonicalize": module}
         parity = run("verify", check, library, executor, target, stages)
-        execution = ExecutionRecord(executor=executor, arena_bytes=arena_bytes)
+        execution = ExecutionRecord(
+            executor=executor,
+            arena_bytes=arena_bytes,
+            tuned_share=_rounded(tuned_share(scheduled, decide.used, target)),
+        )
         manifest = _manifest(source, special, target, options, reference, execution, parity)
         files: dict[str, bytes | Path] = {LIBRARY: library, **_vector_files(reference)}
         bundle = run("bundle", _package, output, manifest, files, options)
@@ -140,6 +152,26 @@ _NO_RUNNER = (
     "the runner cannot run this model: shapes in it depend on data, so it needs TVM's virtual "
     "machine, and the runner has only the static executor; compile without --runner"
 )
+
+
+def _tuned(options: CompileOptions, target: Target, progress: Progress) -> list[Record]:
+    """The tuning records to use.
+
+    Raises:
+        BadInputError: the database cannot be read, or holds nothing for this target.
+    """
+    if options.records is None:
+        return []
+    database = Database.read(options.records)
+    if database.warning():
+        progress.warn(database.warning())
+    records = database.fitting(target)
+    threads = options.records_threads or max((r.threads for r in records), default=0)
+    records = [record for record in records if record.threads == threads]
+    if not records:
+        why = database.why_unfit(target) or f"{options.records} has none for {threads} threads"
+        raise BadInputError(f"no tuning record fits: {why}")
+    return records
 
 
 def _package(

@@ -5,7 +5,7 @@ allocation. Its values are inputs, outputs, constants and temporaries; a value m
 another (a reshape). `memory.py` gives temporaries their place, `build.py` writes it all as C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -62,6 +62,8 @@ class Step:
         label: the operators it computes, for profiles.
         template: name of the template, or `generic`.
         flops: floating-point operations.
+        workload: what the template was asked for, as text; empty for `generic`.
+        constants: constant arguments by position, as they were before the kernel's packing.
     """
 
     kernel: str
@@ -70,6 +72,8 @@ class Step:
     label: str
     template: str
     flops: int = 0
+    workload: str = ""
+    constants: Mapping[int, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass

@@ -19,6 +19,9 @@ class Progress(Protocol):
     def detail(self, text: str) -> None:
         """More about the step before, for those who ask."""
 
+    def warn(self, text: str) -> None:
+        """Something that the user should know."""
+
 
 @dataclass
 class Silent:
@@ -30,6 +33,9 @@ class Silent:
         yield
 
     def detail(self, text: str) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
         """Do nothing."""
 
 
@@ -44,6 +50,10 @@ class Steps:
         """Show a line below the step before, if asked for."""
         if self.verbose:
             self.console.print(f"        {text}", markup=False)
+
+    def warn(self, text: str) -> None:
+        """Show a line."""
+        self.console.print(f"warning: {text}", markup=False)
 
     @contextmanager
     def step(self, number: int, total: int, title: str) -> Iterator[None]:

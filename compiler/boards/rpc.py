@@ -88,6 +88,14 @@ class BoardSession:
         with self.step("look for the model", CALL_SECONDS):
             if int(self.call("kept", name)) == size:
                 return 0
+        self.send(file, name)
+        with self.step("keep the model", CALL_SECONDS):
+            self.call("keep", name)
+        return size
+
+    def send(self, file: Path, name: str) -> None:
+        """Send a file that is there until the session ends."""
+        size = file.stat().st_size
         with file.open("rb") as stream:
             for start in itertools.count(0, CHUNK_BYTES):
                 data = bytearray(stream.read(CHUNK_BYTES))
@@ -95,9 +103,17 @@ class BoardSession:
                     break
                 with self.step(f"send the model, at {start} of {size} bytes", CHUNK_SECONDS):
                     self.call("append", name, data)
-        with self.step("keep the model", CALL_SECONDS):
-            self.call("keep", name)
-        return size
+
+    def load_module(self, name: str) -> Any:
+        """A library that was sent, as a TVM module; to be called inside a step."""
+        return self._remote.load_module(name)
+
+    def tensor(self, data: NDArray[Any]) -> Any:
+        """A copy of some bytes on the board; to be called inside a step."""
+        tensor = tvm.runtime.empty((data.nbytes,), "uint8", self._remote.cpu(0))
+        if data.nbytes:
+            tensor.copyfrom(np.ascontiguousarray(data).view(np.uint8))
+        return tensor
 
     def load(self, bundle: Bundle, name: str, threads: int = 0) -> "BoardModel":
         """Load a file that was pushed, as the library of a bundle."""

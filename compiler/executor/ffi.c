@@ -60,9 +60,7 @@ int __tvm_ffi_edgec_close(void* self, const any* arguments, int32_t count, any* 
   return 0;
 }
 
-/* (session, inputs..., outputs...), tensors as their bytes -> what edgec_run gives, or BAD_CALL */
-int __tvm_ffi_edgec_run(void* self, const any* arguments, int32_t count, any* result) {
-  (void)self;
+static int run(const any* arguments, int32_t count, uint64_t* nanoseconds, any* result) {
   const int32_t inputs = edgec_input_count(), outputs = edgec_output_count();
   if (count != 1 + inputs + outputs || arguments[0].type != ANY_INTEGER || !arguments[0].integer)
     return answer(result, BAD_CALL);
@@ -73,5 +71,21 @@ int __tvm_ffi_edgec_run(void* self, const any* arguments, int32_t count, any* re
     if (!buffers[i] && spec->bytes) return answer(result, BAD_CALL);
   }
   edgec_session* session = (edgec_session*)(intptr_t)arguments[0].integer;
-  return answer(result, edgec_run(session, (const void* const*)buffers, buffers + inputs));
+  const void* const* given = (const void* const*)buffers;
+  return answer(result, edgec_run_timed(session, given, buffers + inputs, nanoseconds));
+}
+
+/* (session, inputs..., outputs...), tensors as their bytes -> what edgec_run gives, or BAD_CALL */
+int __tvm_ffi_edgec_run(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self;
+  return run(arguments, count, NULL, result);
+}
+
+/* The same with one more tensor, which takes the nanoseconds of each step as uint64. */
+int __tvm_ffi_edgec_run_timed(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self;
+  const size_t bytes = sizeof(uint64_t) * (size_t)edgec_step_count();
+  void* nanoseconds = count ? bytes_of(&arguments[count - 1], bytes) : NULL;
+  if (!nanoseconds) return answer(result, BAD_CALL);
+  return run(arguments, count - 1, nanoseconds, result);
 }

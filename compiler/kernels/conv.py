@@ -460,6 +460,22 @@ def pack_transposed_weight(
     return np.concatenate(parts)
 
 
+def conv_transpose_weight_size(
+    workload: ConvTransposeWorkload, decision: ConvDecision, target: Target
+) -> int:
+    """Values in the packed weights of all phases."""
+    phases = (phase for phase, _ in workload.phases())
+    return sum(packed_size(phase, _fitted(decision, phase), target) for phase in phases)
+
+
+def estimate_conv_transpose_cycles(
+    workload: ConvTransposeWorkload, decision: ConvDecision, target: Target
+) -> float:
+    """The sum over all phases."""
+    phases = (phase for phase, _ in workload.phases())
+    return sum(estimate_cycles(phase, _fitted(decision, phase), target) for phase in phases)
+
+
 def emit_conv_transpose(
     workload: ConvTransposeWorkload, decision: ConvDecision, target: Target, name: str
 ) -> Kernel:

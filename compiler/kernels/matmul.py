@@ -91,6 +91,14 @@ def pack_matrix(matrix: NDArray[Any], decision: MatmulDecision) -> NDArray[Any]:
     return np.ascontiguousarray(padded.reshape(k, tiles, width).transpose(1, 0, 2))
 
 
+def packed_matrix_size(workload: MatmulWorkload, decision: MatmulDecision, _target: Target) -> int:
+    """Values in a packed B; in a plain one, those of all products."""
+    if not workload.packed:
+        return workload.batch * workload.k * workload.n
+    width = decision.tile_n * decision.lanes
+    return math.ceil(workload.n / width) * width * workload.k
+
+
 def matmul_space(workload: MatmulWorkload, target: Target) -> list[MatmulDecision]:
     """Every decision that makes sense: tiles that fit the registers."""
     lanes = target.float_lanes

@@ -90,14 +90,19 @@ def pool_space(workload: PoolWorkload, target: Target) -> list[PoolDecision]:
 
 def default_pool_decision(workload: PoolWorkload, target: Target) -> PoolDecision:
     """The tile that computes the fewest pixels twice; of equals one near eight."""
+    return min(
+        pool_space(workload, target),
+        key=lambda d: (estimate_pool_cycles(workload, d, target), abs(d.tile_w - 8)),
+    )
 
-    def badness(decision: PoolDecision) -> tuple[float, int]:
-        tiles = math.ceil(workload.out_w / decision.tile_w)
-        reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
-        work = tiles * (decision.tile_w * workload.kernel[1] / target.fma_units + reads / 2 + 4)
-        return work, abs(decision.tile_w - 8)
 
-    return min(pool_space(workload, target), key=badness)
+def estimate_pool_cycles(workload: PoolWorkload, decision: PoolDecision, target: Target) -> float:
+    """Cycles of all rows of all windows: products, loads and the loop around them."""
+    tiles = math.ceil(workload.out_w / decision.tile_w)
+    reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
+    tile = decision.tile_w * workload.kernel[1] / target.fma_units + reads / 2 + 4
+    blocks = math.ceil(workload.channels / target.float_lanes)
+    return workload.batch * blocks * workload.out_h * workload.kernel[0] * tiles * tile
 
 
 def emit_pool(workload: PoolWorkload, decision: PoolDecision, target: Target, name: str) -> Kernel:

@@ -15,13 +15,17 @@ from edgec.compiler.kernels.conv import (
     ConvWorkload,
     conv_space,
     conv_transpose_space,
+    conv_transpose_weight_size,
     default_conv_transpose_decision,
     default_decision,
     emit_conv,
     emit_conv_transpose,
+    estimate_conv_transpose_cycles,
+    estimate_cycles,
     flattened,
     pack_transposed_weight,
     pack_weight,
+    packed_size,
 )
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
 from edgec.compiler.kernels.kernel import Kernel
@@ -30,8 +34,10 @@ from edgec.compiler.kernels.matmul import (
     MatmulWorkload,
     default_matmul_decision,
     emit_matmul,
+    estimate_matmul_cycles,
     matmul_space,
     pack_matrix,
+    packed_matrix_size,
 )
 from edgec.compiler.kernels.moves import (
     ChannelMapWorkload,
@@ -46,12 +52,18 @@ from edgec.compiler.kernels.pool import (
     PoolWorkload,
     default_pool_decision,
     emit_pool,
+    estimate_pool_cycles,
     pack_depthwise,
     pool_space,
 )
 from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
 from edgec.compiler.kernels.rows import RowWorkload, emit_rows
-from edgec.compiler.kernels.winograd import WinogradDecision, pack_winograd
+from edgec.compiler.kernels.winograd import (
+    WinogradDecision,
+    estimate_winograd_cycles,
+    pack_winograd,
+    winograd_size,
+)
 from edgec.targets.target import Target
 
 Array = NDArray[Any]
@@ -73,6 +85,8 @@ class Template:
         default: the one that the analytic model prefers.
         emit: writes the code.
         pack: brings a constant operand, by its position, into the order that the code reads.
+        estimate: cycles by the analytic model, 0 where there is none.
+        weight_size: values of a packed operand 1, where decisions differ in it.
     """
 
     workload: type[Any]
@@ -81,6 +95,8 @@ class Template:
     default: Callable[[Any, Target], Any]
     emit: Callable[[Any, Any, Target, str], Kernel]
     pack: Callable[[Any, Any, Target, int, Array], Array]
+    estimate: Callable[[Any, Any, Target], float] = lambda _w, _d, _t: 0.0
+    weight_size: Callable[[Any, Any, Target], int] | None = None
 
 
 def _as_is(_workload: Any, _decision: Any, _target: Target, _position: int, array: Array) -> Array:
@@ -111,6 +127,22 @@ def _pack_conv(
     if isinstance(decision, WinogradDecision):
         return pack_winograd(workload, decision, array, target.float_lanes)
     return pack_weight(flattened(workload), decision, array, target.float_lanes)
+
+
+def _estimate_conv(
+    workload: ConvWorkload, decision: ConvDecision | WinogradDecision, target: Target
+) -> float:
+    if isinstance(decision, WinogradDecision):
+        return estimate_winograd_cycles(workload, decision, target)
+    return estimate_cycles(workload, decision, target)
+
+
+def _conv_weight_size(
+    workload: ConvWorkload, decision: ConvDecision | WinogradDecision, target: Target
+) -> int:
+    if isinstance(decision, WinogradDecision):
+        return winograd_size(workload, decision, target.float_lanes)
+    return packed_size(flattened(workload), decision, target)
 
 
 def _pack_conv_transpose(
@@ -155,6 +187,8 @@ TEMPLATES: dict[str, Template] = {
         default_decision,
         emit_conv,
         _pack_conv,
+        _estimate_conv,
+        _conv_weight_size,
     ),
     "edgec.conv_transpose": Template(
         ConvTransposeWorkload,
@@ -163,6 +197,8 @@ TEMPLATES: dict[str, Template] = {
         default_conv_transpose_decision,
         emit_conv_transpose,
         _pack_conv_transpose,
+        estimate_conv_transpose_cycles,
+        conv_transpose_weight_size,
     ),
     "edgec.elementwise": _fixed(ElementwiseWorkload, emit_elementwise),
     "edgec.global_pool": _fixed(GlobalPoolWorkload, emit_global_pool),
@@ -173,10 +209,18 @@ TEMPLATES: dict[str, Template] = {
         default_matmul_decision,
         emit_matmul,
         _pack_matmul,
+        estimate_matmul_cycles,
+        packed_matrix_size,
     ),
     "edgec.pack": _fixed(PackWorkload, emit_pack),
     "edgec.pool": Template(
-        PoolWorkload, PoolDecision, pool_space, default_pool_decision, emit_pool, _pack_pool
+        PoolWorkload,
+        PoolDecision,
+        pool_space,
+        default_pool_decision,
+        emit_pool,
+        _pack_pool,
+        estimate_pool_cycles,
     ),
     "edgec.resize": _fixed(ResizeWorkload, emit_resize),
     "edgec.rows": _fixed(RowWorkload, emit_rows),

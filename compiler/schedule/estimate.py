@@ -1,11 +1,13 @@
 """Estimated time of each step, and what the steps without a kernel template add up to."""
 
 from collections import defaultdict
+from collections.abc import Collection
 
 from tvm import IRModule
 
 from edgec.compiler.kernels.estimate import FAR_BYTES_PER_CYCLE
 from edgec.compiler.program import Program, Step, Value
+from edgec.compiler.records import Key
 from edgec.targets.target import Target
 
 # Template code reaches about this share of the target's peak.
@@ -27,6 +29,19 @@ def _bytes_moved(step: Step, value: Value) -> int:
     if step.template == "generic" and value.root.role == "constant":
         return min(value.size_bytes, step.arguments[-1].size_bytes)
     return value.size_bytes
+
+
+def tuned_share(program: Program | IRModule, tuned: Collection[Key], target: Target) -> float:
+    """Part of the estimated time that is spent in kernels with a tuning record."""
+    if not isinstance(program, Program):
+        return 0.0
+    total = covered = 0.0
+    for step in program.steps:
+        cycles = estimate_step_cycles(step, target)
+        total += cycles
+        if Key(f"edgec.{step.template}", step.workload) in tuned:
+            covered += cycles
+    return covered / total if total else 0.0
 
 
 def describe_generic(program: Program | IRModule, target: Target) -> str:

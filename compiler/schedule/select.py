@@ -137,9 +137,11 @@ class _Scheduler:
             self.program.functions[name] = kernel.function
             self.tasks[name] = kernel.tasks
         arguments = []
+        constants = {}
         for position, argument in enumerate(call.args):
             value = self._single(argument)
             if value.array is not None:
+                constants[position] = value.array
                 value = self._packed(template, workload, decision, position, value, key)
             arguments.append(value)
         result = self._new(variable)
@@ -150,6 +152,8 @@ class _Scheduler:
             variable.name,
             short,
             flops=2 * workload.macs,
+            workload=text,
+            constants=constants,
         )
         self.program.steps.append(step)
         return result

@@ -1,0 +1,232 @@
+"""Places where rounds are timed: this machine, and boards."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgec.compiler.boards.config import Board
+from edgec.compiler.tune import measure
+from edgec.compiler.tune.rounds import KernelBuilder, Round
+
+HOST_SECONDS = 0.6
+BOARD_SECONDS = 2.0
+LEAST_RUNS = 8
+# Beyond what a measurement should take: starting, loading, a slow machine.
+HOST_GRACE_SECONDS = 60.0
+BOARD_GRACE_SECONDS = 900.0
+# How long a device rests after it failed; twice as long each time, up to the last.
+REST_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+
+
+class MeasureFailed(Exception):  # noqa: N818 - an outcome
+    """A round gave no times.
+
+    Attributes:
+        reached: whether the device was there, so that the round itself may be to blame.
+    """
+
+    def __init__(self, text: str, *, reached: bool) -> None:
+        super().__init__(text)
+        self.reached = reached
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times of a round.
+
+    Attributes:
+        seconds: of each step of the program.
+        spread: interquartile range of whole runs over their median.
+        runs: how many counted.
+    """
+
+    seconds: tuple[float, ...]
+    spread: float
+    runs: int
+
+
+class Device(Protocol):
+    """Where rounds are timed, one at a time."""
+
+    name: str
+    machine: str
+    emulated: bool
+    threads: int
+    # Whether kernels may be compiled here while it measures.
+    apart: bool
+
+    def time(self, built: Round, seconds: float | None = None) -> Measurement:
+        """Time a round.
+
+        Raises:
+            MeasureFailed: there are no times.
+        """
+
+    def compute(self, built: Round, outputs: Path) -> None:
+        """Run once and write the outputs to a file, one after the other.
+
+        Raises:
+            MeasureFailed: it did not run.
+        """
+
+
+class Host:
+    """This machine: some of its cores, which nothing else of ours uses meanwhile."""
+
+    def __init__(self, threads: int, kernels: KernelBuilder) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        self.name = "this machine"
+        self.machine = cpu_name()
+        self.emulated = False
+        self.threads = min(threads or len(cores), len(cores))
+        self.cores = cores[: self.threads]
+        self.others = set(cores[self.threads :])
+        self.apart = bool(self.others)
+        self._kernels = kernels
+
+    def time(self, built: Round, seconds: float | None = None) -> Measurement:
+        """See `Device`."""
+        request = {"seconds": HOST_SECONDS if seconds is None else seconds}
+        with self._kernels.quiet(set(self.cores)):
+            return _measurement(self._ask(built, request))
+
+    def compute(self, built: Round, outputs: Path) -> None:
+        """See `Device`."""
+        self._ask(built, {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
+
+    def _ask(self, built: Round, request: dict[str, Any]) -> dict[str, Any]:
+        request = {**_request(built, self.threads), "cores": self.cores, **request}
+        command = [sys.executable, str(Path(measure.__file__))]
+        status, answer, errors = _converse(command, request, HOST_GRACE_SECONDS)
+        if status is None:
+            raise MeasureFailed(f"no result in {HOST_GRACE_SECONDS:.0f} s", reached=True)
+        if status != 0:
+            raise MeasureFailed(_why(status, errors), reached=True)
+        return answer
+
+
+class BoardDevice:
+    """A board, reached anew for each round."""
+
+    apart = True
+
+    def __init__(self, board: Board, threads: int) -> None:
+        self.board = board
+        self.name = board.name
+        self.machine = f"board {board.name}"
+        self.emulated = board.emulated
+        self.threads = threads
+
+    def time(self, built: Round, seconds: float | None = None) -> Measurement:
+        """See `Device`."""
+        request = {"seconds": BOARD_SECONDS if seconds is None else seconds}
+        return _measurement(self._ask(built, request))
+
+    def compute(self, built: Round, outputs: Path) -> None:
+        """See `Device`."""
+        self._ask(built, {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
+
+    def _ask(self, built: Round, request: dict[str, Any]) -> dict[str, Any]:
+        request = {
+            **_request(built, self.threads),
+            "board": self.board.model_dump(mode="json"),
+            "steps": built.steps,
+            **request,
+        }
+        command = [sys.executable, "-m", "edgec.compiler.tune.measure_board"]
+        status, answer, errors = _converse(command, request, BOARD_GRACE_SECONDS)
+        if status is None:
+            raise MeasureFailed(f"no result in {BOARD_GRACE_SECONDS:.0f} s", reached=False)
+        if status != 0:
+            raise MeasureFailed(_why(status, errors), reached=True)
+        if "failure" in answer:
+            raise MeasureFailed(answer["failure"], reached=answer["reached"])
+        return answer
+
+
+def _request(built: Round, threads: int) -> dict[str, Any]:
+    return {
+        "library": str(built.library),
+        "inputs": built.inputs,
+        "output_bytes": built.output_bytes,
+        "threads": threads,
+        "least_runs": LEAST_RUNS,
+    }
+
+
+def _converse(
+    command: list[str], request: dict[str, Any], seconds: float
+) -> tuple[int | None, dict[str, Any], str]:
+    """Exit status (None: out of time), answer and standard error of a measuring process."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(json.dumps(request), timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None, {}, ""
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    if process.returncode != 0:
+        return process.returncode, {}, errors
+    return 0, json.loads(output), errors
+
+
+def _measurement(answer: dict[str, Any]) -> Measurement:
+    return Measurement(tuple(answer["seconds"]), answer["spread"], answer["runs"])
+
+
+def _why(status: int, errors: str) -> str:
+    if status < 0:
+        return f"crashed with {signal.Signals(-status).name}"
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else f"exit code {status}"
+
+
+def cpu_name() -> str:
+    """What Linux calls this processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+class Rest:
+    """Whether a device that failed may be tried again."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._until = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it still rests."""
+        return max(0.0, self._until - time.monotonic())
+
+    def failed(self) -> float:
+        """Rest for a while; how long."""
+        pause = REST_SECONDS[min(self.failures, len(REST_SECONDS) - 1)]
+        self.failures += 1
+        self._until = time.monotonic() + pause
+        return pause
+
+    def succeeded(self) -> bool:
+        """It works; whether it did not before."""
+        was_down, self.failures = self.failures > 0, 0
+        return was_down

@@ -1,0 +1,428 @@
+"""A round: the model with one decision for every kernel, as a library that can be timed.
+
+Kernels are compiled one by one in worker processes, each into an object file of its own that
+later rounds use again. Weights that a kernel reads in an order of its own are not packed: memory of
+their size, filled with numbers of their scale, takes their place as an input.
+"""
+
+import ctypes
+import dataclasses
+import hashlib
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.build import write_object, write_sources
+from edgec.compiler.errors import ToolchainError
+from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.link import link_shared
+from edgec.compiler.program import Program, Step, Value
+from edgec.compiler.records import Key
+from edgec.compiler.signature import TensorSpec
+from edgec.compiler.tune.tasks import Plan, Task
+from edgec.targets.target import Target
+
+# A kernel is compiled in a tenth of a second.
+KERNEL_SECONDS = 120.0
+# Operand of a template that it reads in an order of its own.
+_WEIGHT = 1
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class BuiltKernel:
+    """A kernel of one decision.
+
+    Attributes:
+        name: its symbol.
+        path: the object file.
+        tasks: number of its tasks.
+        weight_values: size of its operand 1 in values, -1 where no decision changes it.
+    """
+
+    name: str
+    path: Path
+    tasks: int
+    weight_values: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A library to time.
+
+    Attributes:
+        number: in the order built.
+        decisions: text by task number.
+        library: has the executor's interface.
+        inputs: what to put into each of its inputs.
+        output_bytes: sizes of its outputs.
+        steps: number of kernel calls.
+    """
+
+    number: int
+    decisions: Mapping[int, str]
+    library: Path
+    inputs: tuple[dict[str, Any], ...]
+    output_bytes: tuple[int, ...]
+    steps: int
+
+
+class KernelBuilder:
+    """Compiles kernels in worker processes, one pinned to each core."""
+
+    def __init__(self, target: Target, folder: Path, workers: int) -> None:
+        self._target = target
+        self._folder = folder
+        self._workers = workers
+        self._built: dict[tuple[Key, str], BuiltKernel] = {}
+        self.failed: dict[tuple[Key, str], str] = {}
+        self._pool: ProcessPoolExecutor | None = None
+        self._pids: Any = None
+        self._cores: dict[int, int] = {}
+
+    def start(self) -> None:
+        """Start the workers; they load TVM, which takes a second or two."""
+        context = multiprocessing.get_context("spawn")
+        cores = sorted(os.sched_getaffinity(0))
+        self._pids = context.Queue()
+        places = context.Queue()
+        for number in range(self._workers):
+            places.put(cores[number % len(cores)])
+        self._pool = ProcessPoolExecutor(
+            self._workers, context, _start_worker, (places, self._pids, os.getpid())
+        )
+
+    def build(self, wanted: Sequence[tuple[Key, str]]) -> dict[tuple[Key, str], BuiltKernel]:
+        """Kernels by workload and decision; those that cannot be built are missing.
+
+        Why they cannot is in `failed`.
+        """
+        missing = [w for w in dict.fromkeys(wanted) if w not in self._built | self.failed]
+        try:
+            self._compile(missing)
+        except BrokenProcessPool:
+            # One of them killed a worker: find it by going one by one.
+            for item in missing:
+                if item not in self._built:
+                    self._restart()
+                    try:
+                        self._compile([item])
+                    except BrokenProcessPool:
+                        self.failed[item] = "the compiler crashed"
+            self._restart()
+        return {item: self._built[item] for item in wanted if item in self._built}
+
+    def _compile(self, items: Sequence[tuple[Key, str]]) -> None:
+        if not items:
+            return
+        if self._pool is None:
+            self.start()
+        assert self._pool is not None
+        futures: dict[Future[BuiltKernel], tuple[Key, str]] = {
+            self._pool.submit(_compile_kernel, *item, self._target, self._folder): item
+            for item in items
+        }
+        try:
+            for future in as_completed(futures, timeout=KERNEL_SECONDS + len(items)):
+                item = futures[future]
+                try:
+                    self._built[item] = future.result()
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    lines = str(error).strip().splitlines() or [type(error).__name__]
+                    self.failed[item] = lines[-1][:200]
+        except TimeoutError:
+            for future, item in futures.items():
+                if not future.done():
+                    self.failed[item] = f"compiling took over {KERNEL_SECONDS:.0f} s"
+            self._restart()
+
+    def forget(self, keep: set[tuple[Key, str]]) -> None:
+        """Delete object files that will not be needed again."""
+        for item in [item for item in self._built if item not in keep]:
+            self._built.pop(item).path.unlink(missing_ok=True)
+
+    @contextmanager
+    def quiet(self, cores: set[int]) -> Iterator[None]:
+        """Stop the workers on some cores for the time of a measurement."""
+        while self._pids is not None and not self._pids.empty():
+            pid, core = self._pids.get()
+            self._cores[pid] = core
+        stopped = [pid for pid, core in self._cores.items() if core in cores]
+        for pid in stopped:
+            _signal(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                _signal(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            processes = list((self._pool._processes or {}).values())
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
+                process.join()
+            self._pool = None
+            self._cores.clear()
+
+    def _restart(self) -> None:
+        self.close()
+        self.start()
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _start_worker(places: Any, pids: Any, parent: int) -> None:
+    # A worker ends with the tuner, however that ends, even while it is stopped.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    core = places.get()
+    os.sched_setaffinity(0, {core})
+    pids.put((os.getpid(), core))
+
+
+def _compile_kernel(key: Key, decision: str, target: Target, folder: Path) -> BuiltKernel:
+    template = TEMPLATES[key.operator]
+    workload = from_text(template.workload, key.workload)
+    parsed = from_text(template.decision, decision)
+    digest = hashlib.sha256(f"{key}{decision}".encode()).hexdigest()[:16]
+    name = f"{key.operator.removeprefix('edgec.')}_{digest}"
+    kernel = template.emit(workload, parsed, target, name)
+    path = folder / f"{name}.o"
+    write_object({name: kernel.function}, target, path)
+    size = -1
+    if template.weight_size is not None:
+        size = template.weight_size(workload, parsed, target)
+    return BuiltKernel(name, path, kernel.tasks, size)
+
+
+class RoundBuilder:
+    """Makes rounds of a plan."""
+
+    def __init__(self, plan: Plan, target: Target, folder: Path, kernels: KernelBuilder) -> None:
+        self.plan = plan
+        self._target = target
+        self._folder = folder
+        self._kernels = kernels
+        self._task_of = {step: task for task in plan.tasks for step in task.steps}
+        self._fixed = folder / "fixed.o"
+        self._constants = folder / "constants.bin"
+        self._places: dict[int, int] = {}
+        self._count = 0
+
+    def prepare(self) -> None:
+        """Compile what no decision changes, and write constants to where runs find them."""
+        program = self.plan.program
+        names = {s.kernel for i, s in enumerate(program.steps) if i not in self._task_of}
+        fixed = {name: program.functions[name] for name in names}
+        if fixed:
+            write_object(fixed, self._target, self._fixed)
+        with self._constants.open("wb") as stream:
+            for value, array in self._real_constants():
+                self._places[id(value)] = stream.tell()
+                data = np.ascontiguousarray(array)
+                stream.write(data.tobytes() + bytes(-data.nbytes % 64))
+
+    def _real_constants(self) -> Iterator[tuple[Value, NDArray[Any]]]:
+        """Inputs, and constants that are read as they are."""
+        program = self.plan.program
+        for value, spec in zip(program.inputs, self.plan.signature.inputs, strict=True):
+            yield value, np.asarray(self.plan.inputs[spec.name])
+        seen = set()
+        for number, step in enumerate(program.steps):
+            for position, value in enumerate(step.arguments):
+                root = value.root
+                if root.role != "constant" or id(root) in seen:
+                    continue
+                if not self._is_packed(number, position):
+                    seen.add(id(root))
+                    assert root.array is not None
+                    yield root, root.array
+
+    def _is_packed(self, step: int, position: int) -> bool:
+        task = self._task_of.get(step)
+        if task is None or position != _WEIGHT:
+            return False
+        return TEMPLATES[task.key.operator].weight_size is not None
+
+    def build(self, decisions: Mapping[int, str]) -> Round:
+        """Build a round.
+
+        Kernels that cannot be built are left out of `decisions` of the result, and computed by
+        their default.
+
+        Raises:
+            ToolchainError: a default cannot be built, or linking fails.
+        """
+        tasks = {task.number: task for task in self.plan.tasks}
+        wanted = [(tasks[number].key, decision) for number, decision in decisions.items()]
+        built = self._kernels.build(wanted)
+        kept = {n: d for n, d in decisions.items() if (tasks[n].key, d) in built}
+        lost = [task for n, task in tasks.items() if n in decisions and n not in kept]
+        defaults = self._kernels.build([(task.key, task.default) for task in lost])
+        if len(defaults) != len(lost):
+            first = next(t for t in lost if (t.key, t.default) not in defaults)
+            reason = self._kernels.failed[first.key, first.default]
+            raise ToolchainError(f"cannot compile {first.label}: {reason}")
+        by_task = {n: built[tasks[n].key, d] for n, d in kept.items()}
+        by_task |= {task.number: defaults[task.key, task.default] for task in lost}
+        program, inputs = self._program(by_task)
+        objects = sorted({kernel.path for kernel in by_task.values()})
+        if self._fixed.exists():
+            objects.append(self._fixed)
+        return self._link(program, inputs, objects, kept)
+
+    def build_check(self, changes: Mapping[int, str]) -> Round:
+        """Build a round that computes some tasks twice, by their default and by another decision.
+
+        Its outputs are, for each of them in order, the default's result and the other's, from the
+        model's own weights and the same random data.
+        """
+        tasks = {task.number: task for task in self.plan.tasks}
+        chosen = [(tasks[number], decision) for number, decision in changes.items()]
+        pairs = [(task.key, d) for task, other in chosen for d in (task.default, other)]
+        built = self._kernels.build(pairs)
+        program = Program([], [])
+        inputs: list[dict[str, Any]] = []
+        for task, other in chosen:
+            step = self.plan.program.steps[task.steps[0]]
+            shared: dict[int, Value] = {}
+            for decision in (task.default, other):
+                kernel = built[task.key, decision]
+                arguments = self._checked_arguments(task, step, decision, shared, inputs)
+                program.inputs += [v for v in shared.values() if v not in program.inputs]
+                shape = (step.arguments[-1].size_bytes,)
+                result = Value("output", shape, "uint8", number=len(program.outputs))
+                program.outputs.append(result)
+                arguments.append(result)
+                program.steps.append(
+                    Step(kernel.name, tuple(arguments), kernel.tasks, task.label, step.template)
+                )
+        objects = sorted({kernel.path for kernel in built.values()})
+        return self._link(program, inputs, objects, changes)
+
+    def _checked_arguments(
+        self,
+        task: Task,
+        step: Step,
+        decision: str,
+        shared: dict[int, Value],
+        inputs: list[dict[str, Any]],
+    ) -> list[Value]:
+        template = TEMPLATES[task.key.operator]
+        arguments = []
+        for position, value in enumerate(step.arguments[:-1]):
+            if position in step.constants:
+                parsed = from_text(template.decision, decision)
+                raw = step.constants[position]
+                packed = template.pack(task.workload, parsed, self._target, position, raw)
+                arguments.append(Value("constant", packed.shape, str(packed.dtype), array=packed))
+                continue
+            if position not in shared:
+                size = value.size_bytes
+                shared[position] = Value("input", (size,), "uint8", number=len(inputs), label="x")
+                inputs.append({"bytes": size, "scale": 1.0})
+            arguments.append(shared[position])
+        return arguments
+
+    def _link(
+        self,
+        program: Program,
+        inputs: list[dict[str, Any]],
+        objects: Sequence[Path],
+        decisions: Mapping[int, str],
+    ) -> Round:
+        self._count += 1
+        folder = self._folder / f"round-{self._count}"
+        folder.mkdir()
+        names = tuple(
+            TensorSpec(f"out{number}", value.shape, value.dtype)
+            for number, value in enumerate(program.outputs)
+        )
+        _, sources = write_sources(program, names, self._target, folder)
+        library = folder / "model.so"
+        link_shared([*objects, *sources], library, self._target, checked=False)
+        sizes = tuple(value.size_bytes for value in program.outputs)
+        return Round(self._count, decisions, library, tuple(inputs), sizes, len(program.steps))
+
+    def _program(self, kernels: Mapping[int, BuiltKernel]) -> tuple[Program, list[dict[str, Any]]]:
+        """The program with other kernels, all of its constants turned into inputs."""
+        source = self.plan.program
+        program = Program([], source.outputs, [], {}, source.copies)
+        inputs: list[dict[str, Any]] = []
+
+        def add(size: int, content: dict[str, Any]) -> Value:
+            value = Value("input", (size,), "uint8", number=len(inputs), label=f"in{len(inputs)}")
+            program.inputs.append(value)
+            inputs.append({"bytes": size, **content})
+            return value
+
+        known: dict[int, Value] = {}
+        for value in source.inputs:
+            known[id(value)] = add(value.size_bytes, self._file(value))
+        for number, step in enumerate(source.steps):
+            task = self._task_of.get(number)
+            kernel = kernels[task.number] if task else None
+            arguments = []
+            for position, value in enumerate(step.arguments):
+                root = value.root
+                if kernel and self._is_packed(number, position) and root.role == "constant":
+                    scale = 1 / math.sqrt(_reduction(step))
+                    value = add(kernel.weight_values * 4, {"scale": scale})
+                elif root.role in ("constant", "input"):
+                    if id(root) not in known:
+                        known[id(root)] = add(root.size_bytes, self._file(root))
+                    value = known[id(root)]
+                arguments.append(value)
+            changed = dataclasses.replace(step, arguments=tuple(arguments))
+            if kernel:
+                changed = dataclasses.replace(changed, kernel=kernel.name, tasks=kernel.tasks)
+            program.steps.append(changed)
+        program.copies = [
+            (output, known.get(id(value.root)) or self._copied(value, add))
+            for output, value in source.copies
+        ]
+        return program, inputs
+
+    def _copied(self, value: Value, add: Any) -> Value:
+        if value.root.role == "constant":
+            return add(value.size_bytes, {"scale": 1.0})  # type: ignore[no-any-return]
+        return value
+
+    def _file(self, value: Value) -> dict[str, Any]:
+        return {"file": str(self._constants), "offset": self._places[id(value)]}
+
+    def discard(self, done: Round) -> None:
+        """Delete a round's files."""
+        for path in done.library.parent.iterdir():
+            path.unlink()
+        done.library.parent.rmdir()
+
+
+def _reduction(step: Step) -> float:
+    """Products that are summed for one value of the output."""
+    values = max(1, math.prod(step.arguments[-1].shape))
+    return max(1.0, step.flops / 2 / values)

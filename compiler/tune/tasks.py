@@ -1,0 +1,171 @@
+"""What there is to tune in a model: its kernels, by what they compute."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgec.compiler.backend import pack, schedule
+from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
+from edgec.compiler.graph import index_bounds
+from edgec.compiler.importer import import_model
+from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.lower import lower
+from edgec.compiler.onnx_file import read_model
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.parity import Tensors
+from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.program import Program
+from edgec.compiler.records import Key
+from edgec.compiler.schedule.estimate import estimate_step_cycles
+from edgec.compiler.signature import Signature
+from edgec.compiler.simplify import simplify
+from edgec.compiler.specialize import specialize
+from edgec.compiler.vectors import generate_inputs
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kernel with decisions to make.
+
+    Attributes:
+        number: for people to name it by.
+        label: the operators that it computes.
+        key: what the decision is for.
+        steps: positions of its calls in the program.
+        default: the analytic model's decision, as text.
+        share: part of the model's estimated time.
+        flops: of one call.
+    """
+
+    number: int
+    label: str
+    key: Key
+    steps: tuple[int, ...]
+    default: str
+    share: float
+    flops: int
+    target: Target
+
+    @cached_property
+    def workload(self) -> Any:
+        """What is computed."""
+        return from_text(TEMPLATES[self.key.operator].workload, self.key.workload)
+
+    @cached_property
+    def estimates(self) -> dict[str, float]:
+        """Every decision that makes sense with its estimated cycles, best first."""
+        template = TEMPLATES[self.key.operator]
+        found = {
+            to_text(decision): template.estimate(self.workload, decision, self.target)
+            for decision in template.space(self.workload, self.target)
+        }
+        found.setdefault(self.default, 0.0)
+        return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model ready to be tuned.
+
+    Attributes:
+        program: with the analytic model's decisions.
+        signature: inputs and outputs.
+        inputs: to run it on.
+        tasks: largest share first.
+    """
+
+    program: Program
+    signature: Signature
+    inputs: Tensors
+    tasks: tuple[Task, ...]
+
+
+def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
+    """Everything that a compile does before it chooses decisions, and the list of kernels.
+
+    Raises:
+        UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
+        EdgecError: see `compile_model`.
+    """
+    source = read_model(path)
+    special = specialize(source.proto, options.shapes, options.freeze)
+    graph = simplify(special.proto)
+    imported = import_model(graph)
+    module = apply_passes(imported.module, CANONICALIZE)
+    lowered = lower(pack(module, target), target)
+    program = schedule(lowered, module, target, imported.signature)
+    if not isinstance(program, Program):
+        raise UnsupportedModelError(
+            "shapes in this model depend on data, so its kernels have no sizes to tune for; "
+            "freeze the input that they depend on (--freeze)"
+        )
+    inputs = generate_inputs(imported.signature.inputs, options.seed, index_bounds(graph.graph))
+    return Plan(program, imported.signature, inputs, _tasks(program, target))
+
+
+def _tasks(program: Program, target: Target) -> tuple[Task, ...]:
+    cycles = [estimate_step_cycles(step, target) for step in program.steps]
+    steps: dict[Key, list[int]] = {}
+    for position, step in enumerate(program.steps):
+        operator = f"edgec.{step.template}"
+        if step.workload and _has_choice(operator, step.workload, target):
+            steps.setdefault(Key(operator, step.workload), []).append(position)
+    shares = {key: sum(cycles[i] for i in found) / sum(cycles) for key, found in steps.items()}
+    ordered = sorted(steps, key=lambda key: -shares[key])
+    tasks = []
+    for number, key in enumerate(ordered):
+        template = TEMPLATES[key.operator]
+        first = program.steps[steps[key][0]]
+        default = template.default(from_text(template.workload, key.workload), target)
+        tasks.append(
+            Task(
+                number,
+                first.label,
+                key,
+                tuple(steps[key]),
+                to_text(default),
+                shares[key],
+                first.flops,
+                target,
+            )
+        )
+    return tuple(tasks)
+
+
+def _has_choice(operator: str, workload: str, target: Target) -> bool:
+    template = TEMPLATES[operator]
+    return len(template.space(from_text(template.workload, workload), target)) > 1
+
+
+def select_tasks(tasks: Sequence[Task], wanted: str) -> tuple[Task, ...]:
+    """Tasks by numbers, ranges or parts of their labels: `0,2-5,conv`.
+
+    Raises:
+        UsageError: a part fits no task.
+    """
+    if not wanted:
+        return tuple(tasks)
+    chosen: set[int] = set()
+    for part in wanted.split(","):
+        found = set(_matching(tasks, part.strip()))
+        if not found:
+            near = did_you_mean(part, {task.label for task in tasks})
+            raise UsageError(
+                f"--tasks {part!r} fits none of the {len(tasks)} tasks{near}; --dry-run lists them"
+            )
+        chosen |= found
+    return tuple(task for task in tasks if task.number in chosen)
+
+
+def _matching(tasks: Sequence[Task], part: str) -> Iterable[int]:
+    first, dash, last = part.partition("-")
+    if first.isdigit() and (last.isdigit() or not dash):
+        numbers = range(int(first), int(last or first) + 1)
+        return [task.number for task in tasks if task.number in numbers]
+    return [task.number for task in tasks if part in (task.label, task.key.operator)] or [
+        task.number for task in tasks if part and part in task.label
+    ]
