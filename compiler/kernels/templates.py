@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     ConvTransposeWorkload,
-    ConvWorkload,
     conv_space,
     conv_transpose_space,
     default_conv_transpose_decision,
@@ -23,6 +22,7 @@ from edgec.compiler.kernels.conv import (
     pack_transposed_weight,
     pack_weight,
 )
+from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.matmul import (

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.conv import ConvTransposeWorkload, ConvWorkload
+from edgec.compiler.kernels.conv import ConvTransposeWorkload
+from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import Step
 from edgec.compiler.kernels.matmul import MatmulWorkload
