@@ -141,16 +141,17 @@ def bench_bundles(
     actual = sessions[0].threads if isinstance(sessions[0], StaticSession) else max(threads, 1)
     runners = [_runner(session, inputs) for session in sessions]
     names = [str(bundle.path) for bundle in bundles]
+    rivals = [find_rival(name) for name in against]
+    versions = [rival.version() for rival in rivals]
     with scratch_folder() as scratch:
-        for name in against:
-            rival = find_rival(name)
-            version = rival.version()
-            assert model is not None
-            static = _static_model(model, bundles[0], scratch / f"{name}.onnx")
-            folder = scratch / name
+        static = scratch / "static.onnx"
+        if model is not None and against:
+            _save_static(model, bundles[0], static)
+        for rival, version in zip(rivals, versions, strict=True):
+            folder = scratch / rival.name
             folder.mkdir()
             runners.append(rival.load(static, inputs, signature, actual, folder))
-            names.append(f"{name} {version}")
+            names.append(f"{rival.name} {version}")
         latencies = take_turns(names, runners, seconds)
     count = len(bundles)
     ratios = {
@@ -189,8 +190,8 @@ def _runner(session: Any, inputs: Tensors) -> Callable[[], None]:
     return lambda: session.run(inputs)
 
 
-def _static_model(model: Path, bundle: Bundle, path: Path) -> Path:
-    """The ONNX file with the bundle's shapes and frozen inputs."""
+def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
+    """Write the ONNX file with the bundle's shapes and frozen inputs."""
     source = read_model(model)
     manifest = bundle.manifest
     if source.sha256 != manifest.model.sha256:
@@ -198,7 +199,6 @@ def _static_model(model: Path, bundle: Bundle, path: Path) -> Path:
     settings = manifest.settings
     frozen = {n: np.asarray(v.values, v.dtype) for n, v in settings.frozen.items()}
     onnx.save(specialize(source.proto, settings.shapes, frozen).proto, path)
-    return path
 
 
 def take_turns(

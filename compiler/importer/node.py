@@ -112,6 +112,9 @@ class Node:
         return self.call(relax.op.astype, expression, dtype)
 
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes that are computed with as floats."""
+
 Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr]]
 """Turns a node into one expression per output (outputs at the end may be left out)."""
 
@@ -140,6 +143,11 @@ def static_shape(expression: relax.Expr) -> tuple[int, ...]:
 def dtype_of(expression: relax.Expr) -> str:
     """Dtype name of an expression, `float32` for example."""
     return str(expression.ty.dtype.dtype)
+
+
+def accumulator_dtype(dtype: str) -> str:
+    """What to compute sums in: at least float32, so that 16-bit floats are rounded only once."""
+    return dtype if dtype in ("float32", "float64") else "float32"
 
 
 def scalar(value: float, dtype: str) -> relax.Expr:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
     Emitter,
@@ -37,7 +38,7 @@ from edgec.compiler.kernels.emitter import (
     vector_dtype,
     wide,
 )
-from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
+from edgec.compiler.kernels.epilogue import Places, Step, apply, cost, operand_loader
 from edgec.compiler.kernels.estimate import (
     FAR_BYTES_PER_CYCLE,
     PREFETCH_GAIN,
@@ -55,63 +56,6 @@ from edgec.compiler.kernels.winograd import (
     winograd_space,
 )
 from edgec.targets.target import Target
-
-
-@dataclass(frozen=True)
-class ConvWorkload:
-    """A convolution as a kernel sees it.
-
-    The output may be a grid inside a larger one (a phase of a transposed convolution): pixel
-    (y, x) of `out_h` x `out_w` goes to row `y * out_step + out_y` of `full_h` rows, and so on.
-
-    Attributes:
-        batch: N.
-        in_channels: of all groups together.
-        in_h: input rows.
-        in_w: input columns.
-        out_channels: of all groups together.
-        out_h: rows computed.
-        out_w: columns computed.
-        kernel: window height and width.
-        stride: vertical and horizontal.
-        padding: rows above and columns left of the input; may be negative.
-        dilation: vertical and horizontal.
-        groups: independent channel groups.
-        plain_input: the input is [N, C, H, W].
-        epilogue: what happens to each value before it is stored.
-        out_step: distance of computed pixels in the output, vertical and horizontal.
-        out_origin: position of the first one.
-        full_out: extent of the output.
-    """
-
-    batch: int
-    in_channels: int
-    in_h: int
-    in_w: int
-    out_channels: int
-    out_h: int
-    out_w: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    plain_input: bool = False
-    epilogue: tuple[Step, ...] = ()
-    out_step: tuple[int, int] = (1, 1)
-    out_origin: tuple[int, int] = (0, 0)
-    full_out: tuple[int, int] = (0, 0)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates, without those of padding channels."""
-        window = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
-        return self.batch * self.out_channels * self.out_h * self.out_w * window
-
-    @property
-    def out_extent(self) -> tuple[int, int]:
-        """Rows and columns of the whole output."""
-        return self.full_out if self.full_out != (0, 0) else (self.out_h, self.out_w)
 
 
 @dataclass(frozen=True)
@@ -339,10 +283,10 @@ def emit_conv(
     e = Emitter()
     if isinstance(decision, WinogradDecision):
         size = winograd_size(workload, decision, target.float_lanes)
-        buffers = _Buffers.declare(e, workload, size, target.float_lanes)
+        buffers = ConvBuffers.declare(e, workload, size, target.float_lanes)
         return emit_winograd(workload, decision, target, name, buffers, e)
     work = flattened(workload)
-    buffers = _Buffers.declare(e, work, packed_size(work, decision, target), target.float_lanes)
+    buffers = ConvBuffers.declare(e, work, packed_size(work, decision, target), target.float_lanes)
     conv = _Conv(work, decision, target.float_lanes, e, buffers, 0)
     with e.tasks() as task:
         conv.body(task)
@@ -484,7 +428,7 @@ def emit_conv_transpose(
     c = target.float_lanes
     phases = [(phase, _fitted(decision, phase)) for phase, _ in workload.phases()]
     sizes = [packed_size(phase, fitted, target) for phase, fitted in phases]
-    buffers = _Buffers.declare(e, phases[0][0], sum(sizes), c)
+    buffers = ConvBuffers.declare(e, phases[0][0], sum(sizes), c)
     with e.tasks() as task:
         first = position = 0
         for (phase, fitted), size in zip(phases, sizes, strict=True):
@@ -505,36 +449,6 @@ def packed_size(workload: ConvWorkload, decision: ConvDecision, target: Target) 
     return len(channels.starts) * depth * math.prod(workload.kernel) * decision.tile_o * c
 
 
-@dataclass(frozen=True)
-class _Buffers:
-    """Parameters of a kernel."""
-
-    data: Any
-    weight: Any
-    operands: list[Any]
-    output: Any
-
-    @classmethod
-    def declare(cls, e: Emitter, work: ConvWorkload, weights: int, c: int) -> "_Buffers":
-        block = 1 if work.plain_input else c
-        in_size = math.ceil(work.in_channels / block) * block * work.in_h * work.in_w
-        out_blocks = math.ceil(work.out_channels / c)
-        out_size = out_blocks * c * math.prod(work.out_extent)
-        data = e.buffer("data", work.batch * in_size, "float32")
-        weight = e.buffer("weight", weights, "float32")
-        sizes = {
-            "channel": out_blocks * c,
-            "image_channel": work.batch * out_blocks * c,
-            "element": work.batch * out_size,
-        }
-        binary = [step for step in work.epilogue if step.operand]
-        operands = [
-            e.buffer(f"operand{number}", sizes[step.operand or ""], "float32")
-            for number, step in enumerate(binary)
-        ]
-        return cls(data, weight, operands, e.buffer("output", work.batch * out_size, "float32"))
-
-
 class _Conv:
     """Writes one convolution into an emitter."""
 
@@ -544,7 +458,7 @@ class _Conv:
         decision: ConvDecision,
         c: int,
         emit: Emitter,
-        buffers: _Buffers,
+        buffers: ConvBuffers,
         weight_base: int,
     ) -> None:
         self.work = workload
@@ -805,17 +719,12 @@ class _Conv:
                     first = e.let("to", ((plane + row) * width + w.out_origin[1]) * c)
                     for x in range(p.tile_w):
                         at = first + (column + x) * (w.out_step[1] * c)
-
-                        def operand(
-                            number: int, kind: OperandKind, at: Any = at, block: Any = block
-                        ) -> Any:
-                            places = {
-                                "channel": block * c,
-                                "image_channel": (self.image * self.out_blocks + block) * c,
-                                "element": at,
-                            }
-                            return e.load(self.operands[number + skip], places[kind], c)
-
+                        places: Places = {
+                            "channel": block * c,
+                            "image_channel": (self.image * self.out_blocks + block) * c,
+                            "element": at,
+                        }
+                        operand = operand_loader(e, self.operands[skip:], places, c)
                         position = (y * p.tile_w + x) * p.tile_o + o
                         value = apply(steps, e.load(self.acc, position), operand)
                         e.store(self.output, at, value)

@@ -11,7 +11,14 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.emitter import Emitter
-from edgec.compiler.kernels.epilogue import OperandKind, Step, apply
+from edgec.compiler.kernels.epilogue import (
+    OperandKind,
+    Places,
+    Step,
+    apply,
+    declare_operands,
+    operand_loader,
+)
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
 
@@ -67,17 +74,16 @@ def emit_elementwise(workload: ElementwiseWorkload, target: Target, name: str) -
 
 def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any], Any]:
     size = workload.size
-    sizes = {
-        "element": size,
-        "channel": workload.channels * workload.lanes,
-        "image_channel": workload.outer * workload.channels * workload.lanes,
-    }
     data = e.buffer("data", size, "float32")
-    binary = [step for step in workload.steps if step.operand]
-    operands = [
-        e.buffer(f"operand{number}", sizes[step.operand or ""], "float32")
-        for number, step in enumerate(binary)
-    ]
+    operands = declare_operands(
+        e,
+        workload.steps,
+        {
+            "channel": workload.channels * workload.lanes,
+            "image_channel": workload.outer * workload.channels * workload.lanes,
+            "element": size,
+        },
+    )
     return data, operands, e.buffer("output", size, "float32")
 
 
@@ -89,9 +95,7 @@ def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
     size = workload.size
 
     def step(at: Any, lanes: int) -> None:
-        def operand(number: int, _kind: OperandKind) -> Any:
-            return e.load(operands[number], at, lanes)
-
+        operand = operand_loader(e, operands, {"element": at}, lanes)
         e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
 
     span = TASK_VECTORS * c
@@ -156,12 +160,10 @@ def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
         start = e.let("start", task * workload.channels)
 
         def step(column: Any, lanes: int) -> None:
-            def operand(number: int, kind: OperandKind) -> Any:
-                place = column if kind == "channel" else start + column
-                return e.load(operands[number], place, lanes)
-
-            value = e.load(data, start + column, lanes)
-            e.store(output, start + column, apply(workload.steps, value, operand))
+            at = start + column
+            places: Places = {"channel": column, "image_channel": at, "element": at}
+            operand = operand_loader(e, operands, places, lanes)
+            e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
 
         _run(
             e,

@@ -5,16 +5,22 @@ operand of the kernel. `channel` operands hold a value for each output channel, 
 operands one for each channel of each image, `element` operands one for each element of the output.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tvm import tirx
 
 from edgec.compiler.kernels import vector_math
-from edgec.compiler.kernels.emitter import constant, lanes_of, select
+from edgec.compiler.kernels.emitter import Emitter, Index, constant, lanes_of, select
 
 OperandKind = Literal["channel", "image_channel", "element"]
+
+OperandLoader = Callable[[int, OperandKind], Any]
+"""Gives the operand of binary step number n."""
+
+Places = Mapping[OperandKind, Index]
+"""Where an operand of each kind is read."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,22 @@ def cost(steps: Sequence[Step]) -> int:
     return sum(_HEAVY.get(step.op, 2) for step in steps)
 
 
-def apply(steps: Sequence[Step], value: Any, operands: Callable[[int, OperandKind], Any]) -> Any:
+def declare_operands(
+    e: Emitter, steps: Sequence[Step], sizes: Mapping[OperandKind, int]
+) -> list[Any]:
+    """A parameter for the operand of each binary step, of the size of its kind."""
+    kinds = [step.operand for step in steps if step.operand]
+    return [e.buffer(f"operand{n}", sizes[kind], "float32") for n, kind in enumerate(kinds)]
+
+
+def operand_loader(
+    e: Emitter, operands: Sequence[Any], places: Places, lanes: int = 1
+) -> OperandLoader:
+    """Reads `lanes` values of an operand from the place of its kind."""
+    return lambda number, kind: e.load(operands[number], places[kind], lanes)
+
+
+def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:
     """Run the chain on a value.
 
     Args:

@@ -28,7 +28,7 @@ from edgec.compiler.kernels.emitter import (
     vector_dtype,
     wide,
 )
-from edgec.compiler.kernels.epilogue import OperandKind, Step, apply, cost
+from edgec.compiler.kernels.epilogue import Step, apply, cost, declare_operands, operand_loader
 from edgec.compiler.kernels.estimate import multiply_cycles
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
@@ -173,10 +173,7 @@ class _Matmul:
         self.b = e.buffer("b", (1 if w.packed else w.batch) * w.k * columns, "float32")
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n
-        self.operands = [
-            e.buffer(f"operand{i}", padded if step.operand == "channel" else size, "float32")
-            for i, step in enumerate(s for s in w.epilogue if s.operand)
-        ]
+        self.operands = declare_operands(e, w.epilogue, {"channel": padded, "element": size})
         self.c = e.buffer("c", size, "float32")
 
     def kernel(self) -> Kernel:
@@ -282,20 +279,13 @@ class _Matmul:
     ) -> None:
         """Finish and store the first `count` lanes of a vector."""
         p, e = self.plan, self.emit
+        operands = self.operands[skip:]
         if count == p.lanes:
-
-            def operand(number: int, kind: OperandKind) -> Any:
-                place = column if kind == "channel" else to
-                return e.load(self.operands[number + skip], place, p.lanes)
-
+            operand = operand_loader(e, operands, {"channel": column, "element": to}, p.lanes)
             e.store(self.c, to, apply(steps, value, operand))
             return
         spill = e.local("spill", p.lanes, "float32")
         e.store(spill, 0, value)
         with e.loop("lane", count) as lane:
-
-            def single(number: int, kind: OperandKind) -> Any:
-                place = column if kind == "channel" else to
-                return e.load(self.operands[number + skip], place + lane)
-
+            single = operand_loader(e, operands, {"channel": column + lane, "element": to + lane})
             e.store(self.c, to + lane, apply(steps, e.load(spill, lane), single))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
-from edgec.compiler.kernels.epilogue import OperandKind, Step, apply
+from edgec.compiler.kernels.epilogue import Places, Step, apply, declare_operands, operand_loader
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, present_rows, tile_spans
 from edgec.targets.target import Target
@@ -128,15 +128,15 @@ class _Pool:
         if w.mode == "depthwise":
             self.weight = e.buffer("weight", self.blocks * math.prod(w.kernel) * c, "float32")
         size = w.batch * self.blocks * w.out_h * w.out_w * c
-        sizes = {
-            "channel": self.blocks * c,
-            "image_channel": w.batch * self.blocks * c,
-            "element": size,
-        }
-        self.operands = [
-            e.buffer(f"operand{n}", sizes[step.operand or ""], "float32")
-            for n, step in enumerate(s for s in w.epilogue if s.operand)
-        ]
+        self.operands = declare_operands(
+            e,
+            w.epilogue,
+            {
+                "channel": self.blocks * c,
+                "image_channel": w.batch * self.blocks * c,
+                "element": size,
+            },
+        )
         self.output = e.buffer("output", size, "float32")
 
     def kernel(self) -> Kernel:
@@ -183,15 +183,12 @@ class _Pool:
         scale = self._scale(count, span.valid)
         to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
         for x in range(self.plan.tile_w):
-
-            def operand(number: int, kind: OperandKind, x: int = x) -> Any:
-                places = {
-                    "channel": self.block * c,
-                    "image_channel": plane * c,
-                    "element": to + x * c,
-                }
-                return e.load(self.operands[number + bias], places[kind], c)
-
+            places: Places = {
+                "channel": self.block * c,
+                "image_channel": plane * c,
+                "element": to + x * c,
+            }
+            operand = operand_loader(e, self.operands[bias:], places, c)
             value = e.load(self.acc, x)
             value = value / scale[x] if scale else value
             e.store(self.output, to + x * c, apply(steps[bias:], value, operand))

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     ConvTransposeWorkload,
-    ConvWorkload,
     conv_space,
     conv_transpose_space,
     conv_transpose_weight_size,
@@ -27,6 +26,7 @@ from edgec.compiler.kernels.conv import (
     pack_weight,
     packed_size,
 )
+from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.matmul import (

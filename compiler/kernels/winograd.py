@@ -26,7 +26,7 @@ One task computes a block of tiles (2x2 output pixels each) for all output chann
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
     Emitter,
@@ -43,7 +44,7 @@ from edgec.compiler.kernels.emitter import (
     vector_dtype,
     wide,
 )
-from edgec.compiler.kernels.epilogue import OperandKind, apply, cost
+from edgec.compiler.kernels.epilogue import OperandLoader, Places, apply, cost, operand_loader
 from edgec.compiler.kernels.estimate import (
     FAR_BYTES_PER_CYCLE,
     NEAR_BYTES_PER_CYCLE,
@@ -74,8 +75,8 @@ class WinogradDecision:
     repeats: int
 
 
-def suits_winograd(workload: Any) -> bool:
-    """Whether a `ConvWorkload` is a 3x3 convolution of this kind."""
+def suits_winograd(workload: ConvWorkload) -> bool:
+    """Whether a convolution is 3x3 and of this kind."""
     return (
         workload.kernel == (3, 3)
         and workload.stride == (1, 1)
@@ -87,11 +88,11 @@ def suits_winograd(workload: Any) -> bool:
     )
 
 
-def _tiles(workload: Any) -> tuple[int, int]:
+def _tiles(workload: ConvWorkload) -> tuple[int, int]:
     return math.ceil(workload.out_h / 2), math.ceil(workload.out_w / 2)
 
 
-def winograd_space(workload: Any, target: Target) -> list[WinogradDecision]:
+def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecision]:
     """Decisions whose register tile fits the registers and whose patches fit half of L2."""
     if not suits_winograd(workload):
         return []
@@ -109,7 +110,9 @@ def winograd_space(workload: Any, target: Target) -> list[WinogradDecision]:
     return decisions
 
 
-def estimate_winograd_cycles(workload: Any, decision: WinogradDecision, target: Target) -> float:
+def estimate_winograd_cycles(
+    workload: ConvWorkload, decision: WinogradDecision, target: Target
+) -> float:
     """The model of `conv.estimate_cycles` for the products, and passes for the transforms."""
     c = target.float_lanes
     tiles, vectors = decision.register_tiles, decision.vectors
@@ -148,7 +151,7 @@ TRANSFORM_CYCLES = 60.0
 
 
 def pack_winograd(
-    workload: Any, decision: WinogradDecision, weight: NDArray[Any], c: int
+    workload: ConvWorkload, decision: WinogradDecision, weight: NDArray[Any], c: int
 ) -> NDArray[Any]:
     """G g G' of every window, in the order in which the kernel reads it.
 
@@ -170,14 +173,19 @@ def pack_winograd(
     return np.ascontiguousarray(order.transpose(0, 2, 3, 1))
 
 
-def winograd_size(workload: Any, decision: WinogradDecision, c: int) -> int:
+def winograd_size(workload: ConvWorkload, decision: WinogradDecision, c: int) -> int:
     """Values in a packed weight."""
     width = decision.vectors * c
     return math.ceil(workload.out_channels / width) * POSITIONS * workload.in_channels * width
 
 
 def emit_winograd(
-    workload: Any, decision: WinogradDecision, target: Target, name: str, buffers: Any, e: Emitter
+    workload: ConvWorkload,
+    decision: WinogradDecision,
+    target: Target,
+    name: str,
+    buffers: ConvBuffers,
+    e: Emitter,
 ) -> Kernel:
     """Write the kernel into an emitter whose buffers are those of `emit_conv`."""
     return _Winograd(workload, decision, target.float_lanes, e, buffers).kernel(name)
@@ -185,7 +193,12 @@ def emit_winograd(
 
 class _Winograd:
     def __init__(
-        self, workload: Any, decision: WinogradDecision, c: int, e: Emitter, buffers: Any
+        self,
+        workload: ConvWorkload,
+        decision: WinogradDecision,
+        c: int,
+        e: Emitter,
+        buffers: ConvBuffers,
     ) -> None:
         self.work = workload
         self.plan = decision
@@ -339,15 +352,13 @@ class _Winograd:
                             finished = apply(w.epilogue, value, self._operand(at, block))
                             e.store(self.buffers.output, at, finished)
 
-    def _operand(self, at: Any, block: Any) -> Callable[[int, OperandKind], Any]:
-        places = {
+    def _operand(self, at: Any, block: Any) -> OperandLoader:
+        places: Places = {
             "channel": block * self.c,
             "image_channel": (self.image * self.out_blocks + block) * self.c,
             "element": at,
         }
-        return lambda number, kind: self.emit.load(
-            self.buffers.operands[number], places[kind], self.c
-        )
+        return operand_loader(self.emit, self.buffers.operands, places, self.c)
 
 
 def _change(d: Sequence[Any], e: Emitter) -> list[Any]:

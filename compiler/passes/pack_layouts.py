@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.conv import ConvTransposeWorkload, ConvWorkload
+from edgec.compiler.kernels.conv import ConvTransposeWorkload
+from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import Step
 from edgec.compiler.kernels.matmul import MatmulWorkload
@@ -79,13 +80,35 @@ class _Value:
     uses: int
 
 
-def _image(shape: Shape) -> Shape:
+@dataclass(frozen=True)
+class _Convolution:
+    """An ordinary or transposed convolution; a signal is an image of one line.
+
+    Attributes:
+        data: what it reads.
+        weight: with both dimensions of the window.
+        shape: of the result, as the graph has it.
+        extents: batch, channels, rows and columns of the input, then the output without batch.
+        window: kernel, stride, and padding above and to the left.
+        dilation: vertical and horizontal.
+    """
+
+    data: _Value
+    weight: NDArray[Any]
+    shape: Shape
+    extents: tuple[int, int, int, int, int, int, int]
+    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+
+
+def _image(shape: Shape) -> tuple[int, int, int, int]:
     """[N, C, H, W] of a tensor of rank 3 or 4: a signal is an image of one line.
 
     >>> _image((1, 8, 100))
     (1, 8, 1, 100)
     """
-    return shape if len(shape) == 4 else (shape[0], shape[1], 1, shape[2])
+    n, channels, *plane = shape
+    return (n, channels, plane[0], plane[1]) if len(plane) == 2 else (n, channels, 1, plane[0])
 
 
 class _Packer:
@@ -257,86 +280,54 @@ class _Packer:
     # Convolution and pooling
 
     def _conv(self, call: relax.Call) -> _Value | None:
-        data, weight = self._value(call.args[0]), value_of(call.args[1])
-        shape = shape_of(call)
-        layout, kernel_layout = str(call.attrs.data_layout), str(call.attrs.kernel_layout)
-        if (
-            weight is None
-            or shape is None
-            or (layout, kernel_layout)
-            not in (
-                ("NCHW", "OIHW"),
-                ("NCW", "OIW"),
-            )
-        ):
+        found = self._convolution(call, "OI")
+        if found is None:
             return None
-        n, channels, h, w = _image(data.shape)
-        _, out_channels, out_h, out_w = _image(shape)
-        kernel = _pair(weight.shape[2:])
-        stride, dilation = _pair(call.attrs.strides), _pair(call.attrs.dilation)
-        padding = _leading(call.attrs.padding)
-        if len(shape) == 3:
-            stride, dilation, padding = (1, stride[1]), (1, dilation[1]), (0, padding[1])
-        weight = weight.reshape(weight.shape[0], weight.shape[1], *kernel)
+        n, channels, h, w, out_channels, out_h, out_w = found.extents
         groups = int(call.attrs.groups)
         if groups == channels == out_channels and groups > 1:
             pooled = PoolWorkload(
-                "depthwise", n, channels, h, w, out_h, out_w, kernel, stride, padding, dilation
+                "depthwise", n, channels, h, w, out_h, out_w, *found.window, found.dilation
             )
-            arguments = [self._blocked(data).expression, constant(weight)]
-            return self._emit_blocked("edgec.pool", arguments, pooled, shape)
-        plain = not data.blocked and channels <= PLAIN_INPUT_CHANNELS and groups == 1
+            arguments = [self._blocked(found.data).expression, constant(found.weight)]
+            return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
+        plain = not found.data.blocked and channels <= PLAIN_INPUT_CHANNELS and groups == 1
         workload = ConvWorkload(
-            n,
-            channels,
-            h,
-            w,
-            out_channels,
-            out_h,
-            out_w,
-            kernel,
-            stride,
-            padding,
-            dilation,
-            groups,
-            plain_input=plain,
+            *found.extents, *found.window, found.dilation, groups, plain_input=plain
         )
-        source = data if plain else self._blocked(data)
-        return self._emit_blocked(
-            "edgec.conv", [source.expression, constant(weight)], workload, shape
-        )
+        source = found.data if plain else self._blocked(found.data)
+        arguments = [source.expression, constant(found.weight)]
+        return self._emit_blocked("edgec.conv", arguments, workload, found.shape)
 
     def _conv_transpose(self, call: relax.Call) -> _Value | None:
-        data, weight = self._value(call.args[0]), value_of(call.args[1])
-        shape = shape_of(call)
-        layout, kernel_layout = str(call.attrs.data_layout), str(call.attrs.kernel_layout)
-        if (
-            weight is None
-            or shape is None
-            or (layout, kernel_layout)
-            not in (
-                ("NCHW", "IOHW"),
-                ("NCW", "IOW"),
-            )
-        ):
+        found = self._convolution(call, "IO")
+        if found is None or int(call.attrs.groups) != 1 or found.dilation != (1, 1):
             return None
-        kernel, stride = _pair(weight.shape[2:]), _pair(call.attrs.strides)
-        padding, dilation = _leading(call.attrs.padding), _pair(call.attrs.dilation)
-        if len(shape) == 3:
-            padding = (0, padding[1])
-        if int(call.attrs.groups) != 1 or dilation != (1, 1):
-            return None
+        kernel, stride, _ = found.window
         # Every output position must be reached by some weight.
         if kernel[0] < stride[0] or kernel[1] < stride[1]:
             return None
-        n, channels, h, w = _image(data.shape)
-        _, out_channels, out_h, out_w = _image(shape)
-        workload = ConvTransposeWorkload(
-            n, channels, h, w, out_channels, out_h, out_w, kernel, stride, padding
+        workload = ConvTransposeWorkload(*found.extents, *found.window)
+        arguments = [self._blocked(found.data).expression, constant(found.weight)]
+        return self._emit_blocked("edgec.conv_transpose", arguments, workload, found.shape)
+
+    def _convolution(self, call: relax.Call, channels: str) -> _Convolution | None:
+        """A convolution by constant weights, whose first dimensions are `channels`."""
+        data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
+        layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
+        known = layouts in (("NCHW", f"{channels}HW"), ("NCW", f"{channels}W"))
+        if weight is None or shape is None or not known:
+            return None
+        n, in_channels, h, w = _image(data.shape)
+        kernel = _pair(weight.shape[2:])
+        return _Convolution(
+            data,
+            weight.reshape(*weight.shape[:2], *kernel),
+            shape,
+            (n, in_channels, h, w, *_image(shape)[1:]),
+            (kernel, _pair(call.attrs.strides), _leading(call.attrs.padding)),
+            _pair(call.attrs.dilation),
         )
-        weight = weight.reshape(*weight.shape[:2], *kernel)
-        arguments = [self._blocked(data).expression, constant(weight)]
-        return self._emit_blocked("edgec.conv_transpose", arguments, workload, shape)
 
     def _pool(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
@@ -346,9 +337,6 @@ class _Packer:
         _, _, out_h, out_w = _image(shape)
         kernel, stride = _pair(call.attrs.pool_size), _pair(call.attrs.strides)
         dilation, padding = _pair(call.attrs.dilation), _leading(call.attrs.padding)
-        if len(shape) == 3:
-            kernel, stride, dilation = (1, kernel[1]), (1, stride[1]), (1, dilation[1])
-            padding = (0, padding[1])
         mode: Mode = "max"
         if "avg" in op_name(call):
             mode = "average_padded" if call.attrs.count_include_pad else "average"

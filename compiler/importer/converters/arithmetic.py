@@ -8,6 +8,7 @@ from tvm.script.ir_builder import tirx as script
 
 from edgec.compiler.importer.loops import emit_compute, emit_procedure
 from edgec.compiler.importer.node import (
+    FLOATS,
     Node,
     Refusal,
     constant_value,
@@ -17,8 +18,6 @@ from edgec.compiler.importer.node import (
 )
 from edgec.compiler.signature import TensorSpec
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-
 
 def convert_div(node: Node) -> relax.Expr:
     """Div: of integers truncated towards zero.
@@ -26,7 +25,7 @@ def convert_div(node: Node) -> relax.Expr:
     Integer division by zero, for which ONNX defines no value, gives 0 and does not trap.
     """
     left, right = node.input(0), node.input(1)
-    if dtype_of(left) in _FLOATS:
+    if dtype_of(left) in FLOATS:
         return relax.op.divide(left, right)
     return _integer_division(node, tirx.truncdiv, lambda x: -x)
 
@@ -35,7 +34,7 @@ def convert_mod(node: Node) -> relax.Expr:
     """Mod: `fmod=1` takes the sign of the dividend, as C does, `fmod=0` that of the divisor."""
     left, right = node.input(0), node.input(1)
     dtype, fmod = dtype_of(left), bool(node.attributes.get("fmod", 0))
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         return _integer_division(
             node, tirx.truncmod if fmod else tirx.floormod, lambda x: tirx.const(0, str(x.dtype))
         )
@@ -88,7 +87,7 @@ def convert_pow(node: Node) -> relax.Expr:
     """
     base, exponent = node.input(0), node.input(1)
     dtype, power_dtype = dtype_of(base), dtype_of(exponent)
-    if dtype in _FLOATS:
+    if dtype in FLOATS:
         known = constant_value(exponent)
         if dtype == power_dtype:
             return relax.op.power(base, exponent)
@@ -97,7 +96,7 @@ def convert_pow(node: Node) -> relax.Expr:
         ):
             return relax.op.power(base, relax.const(known.astype(dtype), dtype))
         return _power_in_double(node, base, exponent)
-    if power_dtype in _FLOATS:
+    if power_dtype in FLOATS:
         return _power_in_double(node, base, exponent)
     return _integer_power(node, base, exponent)
 
@@ -171,7 +170,7 @@ def convert_is_inf(node: Node) -> relax.Expr:
     dtype = dtype_of(data)
     positive = node.attributes.get("detect_positive", 1)
     negative = node.attributes.get("detect_negative", 1)
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         raise Refusal(f"dtype {dtype} is not supported")
     if not positive and not negative:
         return relax.op.zeros(static_shape(data), "bool")

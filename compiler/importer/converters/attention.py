@@ -15,6 +15,7 @@ from tvm import relax
 from edgec.compiler.importer.node import (
     Node,
     Refusal,
+    accumulator_dtype,
     constant_value,
     dtype_of,
     scalar,
@@ -452,7 +453,7 @@ def convert_causal_conv_with_state(node: Node) -> list[relax.Expr]:
     if past is None:
         past = relax.const(np.zeros((batch, channels, reach), dtype))
     padded = node.call(op.concat, [past, data], axis=2) if reach else data
-    accumulator = dtype if dtype in ("float32", "float64") else "float32"
+    accumulator = accumulator_dtype(dtype)
     result = node.call(
         op.nn.conv1d,
         node.cast(padded, accumulator),

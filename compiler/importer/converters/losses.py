@@ -2,7 +2,14 @@
 
 from tvm import relax
 
-from edgec.compiler.importer.node import Node, Refusal, dtype_of, scalar, static_shape
+from edgec.compiler.importer.node import (
+    Node,
+    Refusal,
+    accumulator_dtype,
+    dtype_of,
+    scalar,
+    static_shape,
+)
 
 op = relax.op
 
@@ -10,14 +17,16 @@ op = relax.op
 def convert_negative_log_likelihood_loss(node: Node) -> relax.Expr:
     """NegativeLogLikelihoodLoss of log probabilities [N, C, *d] for classes [N, *d]."""
     data = node.input(0)
-    exact = node.cast(data, _accumulator(data))
+    exact = node.cast(data, accumulator_dtype(dtype_of(data)))
     return node.cast(_loss(node, exact), dtype_of(data))
 
 
 def convert_softmax_cross_entropy_loss(node: Node) -> list[relax.Expr]:
     """SoftmaxCrossEntropyLoss of scores [N, C, *d] for classes [N, *d], and log probabilities."""
     data = node.input(0)
-    logarithms = node.call(op.nn.log_softmax, node.cast(data, _accumulator(data)), axis=1)
+    logarithms = node.call(
+        op.nn.log_softmax, node.cast(data, accumulator_dtype(dtype_of(data))), axis=1
+    )
     return [node.cast(item, dtype_of(data)) for item in (_loss(node, logarithms), logarithms)]
 
 
@@ -56,8 +65,3 @@ def _loss(node: Node, logarithms: relax.Expr) -> relax.Expr:
     if reduction == "mean" and factor is not None:
         return node.call(op.divide, total, node.call(op.sum, factor))
     return total
-
-
-def _accumulator(data: relax.Expr) -> str:
-    dtype = dtype_of(data)
-    return dtype if dtype in ("float32", "float64") else "float32"

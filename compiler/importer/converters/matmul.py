@@ -2,7 +2,7 @@
 
 from tvm import relax
 
-from edgec.compiler.importer.node import Node, dtype_of
+from edgec.compiler.importer.node import FLOATS, Node, accumulator_dtype, dtype_of
 
 
 def convert_matmul(node: Node) -> relax.Expr:
@@ -12,7 +12,8 @@ def convert_matmul(node: Node) -> relax.Expr:
     """
     left, right = node.input(0), node.input(1)
     dtype = dtype_of(left)
-    if dtype not in ("float16", "bfloat16"):
+    accumulator = accumulator_dtype(dtype) if dtype in FLOATS else dtype
+    if accumulator == dtype:
         return relax.op.matmul(left, right)
-    wide = (node.emit(relax.op.astype(operand, "float32")) for operand in (left, right))
-    return relax.op.astype(node.emit(relax.op.matmul(*wide)), dtype)
+    wide = (node.cast(operand, accumulator) for operand in (left, right))
+    return relax.op.astype(node.call(relax.op.matmul, *wide), dtype)

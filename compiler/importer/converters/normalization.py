@@ -16,6 +16,7 @@ from tvm import relax
 from edgec.compiler.importer.node import (
     Node,
     Refusal,
+    accumulator_dtype,
     constant_value,
     dtype_of,
     scalar,
@@ -148,7 +149,7 @@ def convert_mean_variance_normalization(node: Node) -> relax.Expr:
     data = node.input(0)
     dtype, rank = dtype_of(data), len(static_shape(data))
     axes = [axis % rank for axis in node.attributes.get("axes", (0, 2, 3))]
-    x = node.cast(data, _accumulator(dtype))
+    x = node.cast(data, accumulator_dtype(dtype))
     deviation = node.call(op.subtract, x, node.call(op.mean, x, axes, keepdims=True))
     variance = node.call(op.mean, node.call(op.multiply, deviation, deviation), axes, keepdims=True)
     root = node.call(op.sqrt, variance)
@@ -164,7 +165,7 @@ def convert_lrn(node: Node) -> relax.Expr:
     """
     data, attributes = node.input(0), node.attributes
     shape, dtype, size = static_shape(data), dtype_of(data), attributes["size"]
-    x = node.cast(data, _accumulator(dtype))
+    x = node.cast(data, accumulator_dtype(dtype))
     squares = node.call(op.multiply, x, x)
     # Channels as lines of an image; padding counts as zeros, so the mean is sum / size.
     image = node.call(op.reshape, squares, (shape[0], 1, shape[1], math.prod(shape[2:])))
@@ -192,7 +193,7 @@ def convert_softmax(node: Node) -> relax.Expr:
     axis = node.attributes.get("axis", 1 if node.opset < 13 else -1) % len(shape)
     operator = op.nn.softmax if node.op_type == "Softmax" else op.nn.log_softmax
     # Half precision is rounded once.
-    exact = node.cast(data, _accumulator(dtype_of(data)))
+    exact = node.cast(data, accumulator_dtype(dtype_of(data)))
     if node.opset >= 13:
         return node.cast(node.call(operator, exact, axis=axis), dtype_of(data))
     rows = node.call(op.reshape, exact, (math.prod(shape[:axis]), math.prod(shape[axis:])))
@@ -304,7 +305,3 @@ def _stash_dtype(node: Node, data: relax.Expr) -> str:
     if dtype_of(data) == "float64" or stash == onnx.TensorProto.DOUBLE:
         return "float64"
     return "float32"
-
-
-def _accumulator(dtype: str) -> str:
-    return dtype if dtype in ("float32", "float64") else "float32"

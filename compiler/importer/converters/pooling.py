@@ -17,10 +17,8 @@ from edgec.compiler.importer.loops import (
     flat,
     strides_of,
 )
-from edgec.compiler.importer.node import Node, Refusal, dtype_of, scalar, static_shape
+from edgec.compiler.importer.node import FLOATS, Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.signature import TensorSpec
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ def _max_pool_with_indices(node: Node, windows: Windows) -> list[relax.Expr]:
         counted = steps
     number = math.prod(windows.count)
     offsets = strides_of(windows.count)
-    low = tirx.const(-math.inf, dtype) if dtype in _FLOATS else te.min_value(dtype)
+    low = tirx.const(-math.inf, dtype) if dtype in FLOATS else te.min_value(dtype)
 
     def body(x: Any, best: Any, index: Any) -> None:
         with script.serial(0, planes) as plane, script.serial(0, number) as window:

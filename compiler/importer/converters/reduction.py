@@ -8,9 +8,7 @@ from tvm import relax
 
 from edgec.compiler.importer.converters.shapes import static_axes
 from edgec.compiler.importer.loops import constant_tensor
-from edgec.compiler.importer.node import Node, Refusal, dtype_of, scalar, static_shape
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+from edgec.compiler.importer.node import FLOATS, Node, Refusal, dtype_of, scalar, static_shape
 
 # What a reduction of nothing gives.
 _OF_NOTHING: dict[str, float] = {
@@ -46,7 +44,7 @@ def _kept(shape: tuple[int, ...], axes: list[int], keep: bool) -> list[int | Non
 
 def _of_nothing(node: Node, shape: list[int]) -> relax.Expr:
     dtype, value = dtype_of(node.input(0)), _OF_NOTHING[node.op_type]
-    if dtype not in _FLOATS and not math.isfinite(value):
+    if dtype not in FLOATS and not math.isfinite(value):
         if node.op_type not in ("ReduceMax", "ReduceMin"):
             raise Refusal(f"of nothing it has no value in {dtype}")
         if dtype == "bool":
@@ -77,7 +75,7 @@ def _reduce(node: Node, data: relax.Expr, axes: list[int], keep: bool) -> relax.
                 return convert(apply(operator, convert(data, "uint8")), "bool")
             return apply(operator, data)
         case "ReduceMean":
-            if dtype in _FLOATS:
+            if dtype in FLOATS:
                 return apply(relax.op.mean, data)
             # Integers: the sum cannot overflow on the way, the quotient is truncated.
             return convert(apply(relax.op.mean, convert(data, "float64")), dtype)
@@ -86,7 +84,7 @@ def _reduce(node: Node, data: relax.Expr, axes: list[int], keep: bool) -> relax.
         case "ReduceSumSquare":
             return apply(relax.op.sum, node.emit(relax.op.multiply(data, data)))
     # With roots and logarithms; of integers truncated at the end.
-    data = data if dtype in _FLOATS else convert(data, "float64")
+    data = data if dtype in FLOATS else convert(data, "float64")
     match node.op_type:
         case "ReduceL2":
             total = apply(relax.op.sum, node.emit(relax.op.multiply(data, data)))

@@ -15,7 +15,14 @@ from tvm import relax, te, tirx
 
 from edgec.compiler.importer.converters.shapes import constant_ints, normalize_axes
 from edgec.compiler.importer.loops import constant_tensor, emit_compute, take_table
-from edgec.compiler.importer.node import Node, Refusal, dtype_of, scalar, static_shape
+from edgec.compiler.importer.node import (
+    Node,
+    Refusal,
+    accumulator_dtype,
+    dtype_of,
+    scalar,
+    static_shape,
+)
 
 # Up to here the taps of a weighted sum are written out, beyond they are a loop.
 _UNROLLED_TAPS = 4
@@ -145,8 +152,7 @@ def _resize(node: Node, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
     if mode.method != "nearest":
         if not dtype.startswith(("float", "bfloat")):
             raise Refusal(f"mode {mode.method!r} of dtype {dtype} is not supported")
-        if dtype in ("float16", "bfloat16"):
-            data = node.emit(relax.op.astype(data, "float32"))
+        data = node.cast(data, accumulator_dtype(dtype))
     outside = np.zeros((1,) * len(static_shape(data)), bool)
     for item in changed:
         positions, weights, beyond = axis_table(item, mode)
@@ -154,8 +160,7 @@ def _resize(node: Node, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
         along = [1] * outside.ndim
         along[item.axis] = item.after
         outside = outside | beyond.reshape(along)
-    if dtype_of(data) != dtype:
-        data = node.emit(relax.op.astype(data, dtype))
+    data = node.cast(data, dtype)
     if not outside.any():
         return data
     fill = scalar(node.attributes.get("extrapolation_value", 0.0), dtype)

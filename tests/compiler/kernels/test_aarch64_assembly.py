@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import tvm
 
-from edgec.compiler.kernels.conv import ConvDecision, ConvWorkload
+from edgec.compiler.kernels.conv import ConvDecision
+from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.emitter import to_object
 from edgec.compiler.kernels.matmul import MatmulDecision, MatmulWorkload
 from edgec.compiler.kernels.templates import TEMPLATES

@@ -9,7 +9,8 @@ import pytest
 from kernel_runs import X86_TARGETS, Branch, check_branches
 from onnx_graphs import node, random
 
-from edgec.compiler.kernels.conv import ConvWorkload, default_decision
+from edgec.compiler.kernels.conv import default_decision
+from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.kernels.winograd import (
     WinogradDecision,

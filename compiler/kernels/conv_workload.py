@@ -1,0 +1,109 @@
+"""What direct convolution and Winograd's algorithm have in common: the task and the parameters."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from edgec.compiler.kernels.emitter import Emitter
+from edgec.compiler.kernels.epilogue import Step, declare_operands
+
+
+@dataclass(frozen=True)
+class ConvWorkload:
+    """A convolution as a kernel sees it.
+
+    The output may be a grid inside a larger one (a phase of a transposed convolution): pixel
+    (y, x) of `out_h` x `out_w` goes to row `y * out_step + out_y` of `full_h` rows, and so on.
+
+    Attributes:
+        batch: N.
+        in_channels: of all groups together.
+        in_h: input rows.
+        in_w: input columns.
+        out_channels: of all groups together.
+        out_h: rows computed.
+        out_w: columns computed.
+        kernel: window height and width.
+        stride: vertical and horizontal.
+        padding: rows above and columns left of the input; may be negative.
+        dilation: vertical and horizontal.
+        groups: independent channel groups.
+        plain_input: the input is [N, C, H, W].
+        epilogue: what happens to each value before it is stored.
+        out_step: distance of computed pixels in the output, vertical and horizontal.
+        out_origin: position of the first one.
+        full_out: extent of the output.
+    """
+
+    batch: int
+    in_channels: int
+    in_h: int
+    in_w: int
+    out_channels: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    plain_input: bool = False
+    epilogue: tuple[Step, ...] = ()
+    out_step: tuple[int, int] = (1, 1)
+    out_origin: tuple[int, int] = (0, 0)
+    full_out: tuple[int, int] = (0, 0)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, without those of padding channels."""
+        window = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+        return self.batch * self.out_channels * self.out_h * self.out_w * window
+
+    @property
+    def out_extent(self) -> tuple[int, int]:
+        """Rows and columns of the whole output."""
+        return self.full_out if self.full_out != (0, 0) else (self.out_h, self.out_w)
+
+
+@dataclass(frozen=True)
+class ConvBuffers:
+    """Parameters of a kernel, in their order.
+
+    Attributes:
+        data: the input.
+        weight: packed.
+        operands: one for each binary step of the epilogue.
+        output: the result.
+    """
+
+    data: Any
+    weight: Any
+    operands: list[Any]
+    output: Any
+
+    @classmethod
+    def declare(cls, e: Emitter, work: ConvWorkload, weights: int, c: int) -> "ConvBuffers":
+        """Declare them.
+
+        Args:
+            e: the kernel's emitter.
+            work: the convolution.
+            weights: values in the packed weight.
+            c: lanes.
+        """
+        block = 1 if work.plain_input else c
+        in_size = math.ceil(work.in_channels / block) * block * work.in_h * work.in_w
+        out_blocks = math.ceil(work.out_channels / c)
+        out_size = work.batch * out_blocks * c * math.prod(work.out_extent)
+        data = e.buffer("data", work.batch * in_size, "float32")
+        weight = e.buffer("weight", weights, "float32")
+        operands = declare_operands(
+            e,
+            work.epilogue,
+            {
+                "channel": out_blocks * c,
+                "image_channel": work.batch * out_blocks * c,
+                "element": out_size,
+            },
+        )
+        return cls(data, weight, operands, e.buffer("output", out_size, "float32"))
