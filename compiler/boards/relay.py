@@ -14,7 +14,7 @@ from pathlib import Path
 from tvm.rpc import base
 
 from edgec.compiler.boards import forward
-from edgec.compiler.boards.config import LOOPBACK, Link
+from edgec.compiler.boards.config import LOOPBACK, Board, Link
 from edgec.compiler.errors import BoardError
 
 CONNECT_SECONDS = 10.0
@@ -94,16 +94,46 @@ def _connect(host: str, port: int) -> socket.socket:
     return board
 
 
+def count_boards(board: Board) -> int:
+    """How many boards a name stands for: those that a tracker knows by its key, else one.
+
+    Raises:
+        BoardError: the tracker cannot be reached, or knows none.
+    """
+    link = board.link
+    if link is None or link.via != "tracker":
+        return 1
+    with _connect(link.host, link.port) as tracker:
+        tracker.settimeout(TRACKER_SECONDS)
+        try:
+            _greet_tracker(tracker, link)
+            base.sendjson(tracker, [base.TrackerCode.SUMMARY])
+            code, answer = base.recvjson(tracker)
+            servers = answer["server_info"] if code == base.TrackerCode.SUCCESS else []
+        except (OSError, ValueError, KeyError) as error:
+            raise BoardError(f"the tracker at {link.host}:{link.port} broke off: {error}") from None
+    count = sum(server["key"] == f"server:{link.key}" for server in servers)
+    if not count:
+        raise BoardError(
+            f"the tracker at {link.host}:{link.port} knows no board with key {link.key}"
+        )
+    return count
+
+
+def _greet_tracker(tracker: socket.socket, link: Link) -> None:
+    magic = base.RPC_TRACKER_MAGIC.to_bytes(4, "little")
+    tracker.sendall(magic)
+    if base.recvall(tracker, 4) != magic:
+        raise BoardError(f"{link.host}:{link.port} is no RPC tracker")
+
+
 def _ask_tracker(link: Link) -> tuple[str, int, str]:
     """Host, port and match key of a free board that the tracker knows by our key."""
     with _connect(link.host, link.port) as tracker:
         # The tracker answers a request when such a board becomes free, not before.
         tracker.settimeout(TRACKER_SECONDS)
         try:
-            magic = base.RPC_TRACKER_MAGIC.to_bytes(4, "little")
-            tracker.sendall(magic)
-            if base.recvall(tracker, 4) != magic:
-                raise BoardError(f"{link.host}:{link.port} is no RPC tracker")
+            _greet_tracker(tracker, link)
             base.sendjson(tracker, [base.TrackerCode.REQUEST, link.key, "", 1])
             code, answer = base.recvjson(tracker)
         except TimeoutError:

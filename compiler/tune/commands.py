@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgec.compiler.errors import UsageError
+from edgec.compiler.errors import InterruptedRunError, UsageError
 from edgec.compiler.printing import print_json, print_table
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def tune_model(
         return
     assert database is not None
     from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.boards.relay import count_boards
     from edgec.compiler.bundle import scratch_folder
     from edgec.compiler.runtime import why_not_here
     from edgec.compiler.tune.devices import BoardDevice, Host
@@ -105,7 +106,10 @@ def tune_model(
 
     def devices(kernels: KernelBuilder) -> "Sequence[Device]":
         if found:
-            places.extend(BoardDevice(board, threads or 1) for board in found)
+            for board in found:
+                count = count_boards(board)
+                numbers = range(1, count + 1) if count > 1 else (0,)
+                places.extend(BoardDevice(board, threads or 1, number) for number in numbers)
         else:
             places.append(Host(threads, kernels))
         return places
@@ -119,7 +123,13 @@ def tune_model(
             observers.observers.append(JsonEvents())
         with Screen(tuner, options, quiet=quiet or as_json) as screen:
             observers.observers.append(screen)
-            result = tuner.run(devices)
+            try:
+                result = tuner.run(devices)
+            except KeyboardInterrupt:
+                raise InterruptedRunError(
+                    f"interrupted; {tuner.measured} trials of this run are in {database}, the "
+                    "same command goes on from there"
+                ) from None
     if not as_json:
         _print_report(result, database)
     if report is not None:

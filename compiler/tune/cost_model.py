@@ -49,7 +49,7 @@ class CostModel:
             return
         data = self._xgboost.DMatrix(self._matrix(self._rows), label=np.array(self._targets))
         parameters = {
-            "max_depth": 7,
+            "max_depth": 5,
             "eta": 0.12,
             "subsample": 0.8,
             "min_child_weight": 1,

@@ -76,11 +76,54 @@ class Device(Protocol):
             MeasureFailed: it did not run.
         """
 
+    def cancel(self) -> None:
+        """Let a measurement that another thread waits for fail at once."""
 
-class Host:
+
+class _Asked:
+    """Asks a measuring process."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def cancel(self) -> None:
+        """See `Device`."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def _converse(
+        self, command: list[str], request: dict[str, Any], seconds: float
+    ) -> tuple[int | None, dict[str, Any], str]:
+        """Exit status (None: out of time), answer and standard error of a measuring process."""
+        process = self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Ctrl-C is for the tuner, which then ends it.
+            start_new_session=True,
+        )
+        try:
+            output, errors = process.communicate(json.dumps(request), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None, {}, ""
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+            self._process = None
+        if process.returncode != 0:
+            return process.returncode, {}, errors
+        return 0, json.loads(output), errors
+
+
+class Host(_Asked):
     """This machine: some of its cores, which nothing else of ours uses meanwhile."""
 
     def __init__(self, threads: int, kernels: KernelBuilder) -> None:
+        super().__init__()
         cores = sorted(os.sched_getaffinity(0))
         self.name = "this machine"
         self.machine = cpu_name()
@@ -104,7 +147,7 @@ class Host:
     def _ask(self, built: Round, request: dict[str, Any]) -> dict[str, Any]:
         request = {**_request(built, self.threads), "cores": self.cores, **request}
         command = [sys.executable, str(Path(measure.__file__))]
-        status, answer, errors = _converse(command, request, HOST_GRACE_SECONDS)
+        status, answer, errors = self._converse(command, request, HOST_GRACE_SECONDS)
         if status is None:
             raise MeasureFailed(f"no result in {HOST_GRACE_SECONDS:.0f} s", reached=True)
         if status != 0:
@@ -112,14 +155,15 @@ class Host:
         return answer
 
 
-class BoardDevice:
+class BoardDevice(_Asked):
     """A board, reached anew for each round."""
 
     apart = True
 
-    def __init__(self, board: Board, threads: int) -> None:
+    def __init__(self, board: Board, threads: int, number: int = 0) -> None:
+        super().__init__()
         self.board = board
-        self.name = board.name
+        self.name = f"{board.name} #{number}" if number else board.name
         self.machine = f"board {board.name}"
         self.emulated = board.emulated
         self.threads = threads
@@ -141,7 +185,7 @@ class BoardDevice:
             **request,
         }
         command = [sys.executable, "-m", "edgec.compiler.tune.measure_board"]
-        status, answer, errors = _converse(command, request, BOARD_GRACE_SECONDS)
+        status, answer, errors = self._converse(command, request, BOARD_GRACE_SECONDS)
         if status is None:
             raise MeasureFailed(f"no result in {BOARD_GRACE_SECONDS:.0f} s", reached=False)
         if status != 0:
@@ -159,31 +203,6 @@ def _request(built: Round, threads: int) -> dict[str, Any]:
         "threads": threads,
         "least_runs": LEAST_RUNS,
     }
-
-
-def _converse(
-    command: list[str], request: dict[str, Any], seconds: float
-) -> tuple[int | None, dict[str, Any], str]:
-    """Exit status (None: out of time), answer and standard error of a measuring process."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(json.dumps(request), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return None, {}, ""
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    if process.returncode != 0:
-        return process.returncode, {}, errors
-    return 0, json.loads(output), errors
 
 
 def _measurement(answer: dict[str, Any]) -> Measurement:

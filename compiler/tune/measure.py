@@ -25,6 +25,9 @@ ALIGNMENT = 64
 WARM_UP = 2
 # A run slower than the median by more than this share was disturbed.
 OUTLIER = 0.25
+# Runs end before their time when the median is known so well, but not in one short burst.
+STABLE = 0.001
+LEAST_SHARE = 0.25
 _PR_SET_PDEATHSIG = 1
 # Numbers of this many values are repeated to fill larger weights.
 BLOCK = 1 << 18
@@ -63,13 +66,27 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     runs: list[list[int]] = []
     started = time.monotonic()
     spent = 0.0
-    while len(runs) < WARM_UP + request["least_runs"] or spent < request["seconds"]:
+    while len(runs) < WARM_UP + request["least_runs"] or not enough(
+        runs, spent, request["seconds"]
+    ):
         if library.edgec_run_timed(session, given, taken, times) != 0:
             raise MemoryError("no memory for the model")
         runs.append(list(times[:count]))
         spent = time.monotonic() - started
     save(request, results)
     return statistics_of(np.array(runs[WARM_UP:], np.float64) * 1e-9)
+
+
+def enough(runs: list[list[int]], spent: float, seconds: float) -> bool:
+    """Whether the median is known well, or the time is over."""
+    if spent >= seconds:
+        return True
+    if spent < seconds * LEAST_SHARE or len(runs) % 64:
+        return False
+    totals = np.array([sum(run) for run in runs[WARM_UP:]], np.float64)
+    middle = np.median(totals)
+    deviation = np.median(np.abs(totals - middle)) / middle
+    return bool(deviation / len(totals) ** 0.5 < STABLE)
 
 
 def save(request: dict[str, Any], results: list[Any]) -> None:

@@ -11,11 +11,13 @@ from edgec.compiler.tune.tasks import Task
 
 Strategy = Literal["evolutionary", "random", "exhaustive"]
 
-# Candidates that the cost model ranks: all of a small space, else relatives of the best and others.
-POOL = 512
-ELITES = 6
-# How often a candidate is taken at random, so that the model learns where it has not been.
+# A candidate is the one that the cost model likes best: of relatives of the best decisions so far,
+# or of the whole space (a sample of a large one). Some are taken at random, so that the model
+# learns where it has not been.
 EXPLORE = 0.15
+MUTATE = 0.5
+ELITES = 4
+POOL = 1024
 # A kernel rests after so many trials without a gain of more than GAIN.
 PATIENCE = 40
 GAIN = 0.01
@@ -84,22 +86,24 @@ class TaskSearch:
     def _choose(self, left: list[str]) -> str:
         if self._strategy == "exhaustive":
             return left[0]
-        if self._strategy == "random" or self._random.random() < EXPLORE:
+        dice = self._random.random()
+        if self._strategy == "random" or dice < EXPLORE:
             return self._random.choice(left)
-        pool = self._pool(left)
-        predicted = self.predict(pool)
-        return min(zip(predicted, pool, strict=True))[1]
+        pool = self._relatives(left) if dice < EXPLORE + MUTATE else []
+        if not pool:
+            pool = left if len(left) <= POOL else self._random.sample(left, POOL)
+        return min(zip(self.predict(pool), pool, strict=True))[1]
 
-    def _pool(self, left: list[str]) -> list[str]:
-        """Mutations of the best, those of the best estimates, and some others."""
-        if len(left) <= POOL:
-            return left
+    def _relatives(self, left: list[str]) -> list[str]:
+        """Decisions that differ in one field from one of the best, in two from the very best."""
         medians = self.medians()
         elites = sorted(medians, key=medians.__getitem__)[:ELITES]
-        relatives = [d for d in left if any(_differences(d, elite) <= 2 for elite in elites)]
-        others = self._random.sample(left, POOL // 4)
-        self._random.shuffle(relatives)
-        return [*dict.fromkeys([*left[: POOL // 4], *relatives[: POOL // 2], *others])]
+        return [
+            decision
+            for decision in left
+            if any(_differences(decision, elite) <= 1 for elite in elites)
+            or any(_differences(decision, elite) <= 2 for elite in elites[:1])
+        ]
 
     def predict(self, decisions: list[str]) -> list[float]:
         """Predicted relative times."""

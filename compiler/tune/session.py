@@ -39,8 +39,10 @@ ROUNDING = 1e-4
 GIVE_UP_SECONDS = 900.0
 # How many of the explored kernels' object files are kept.
 KEPT_DECISIONS = 8
-# A part of the time goes to comparing the finalists.
-SEARCH_SHARE = 0.88
+# Comparing the finalists takes so many measurements and some building, but never more than a part.
+FINAL_MEASUREMENTS = (FINALISTS + 3) * FINAL_TIMES + 3
+FINAL_BUILD_SECONDS = 10.0
+LEAST_SEARCH_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,11 @@ class _Place:
 
 
 class Tuner:
-    """One run over one plan."""
+    """One run over one plan.
+
+    Attributes:
+        measured: trials of this run, all of which are in the database.
+    """
 
     def __init__(
         self,
@@ -162,9 +168,10 @@ class Tuner:
         self._fixed: dict[int, float] = {}
         self._history: list[tuple[float, int, float]] = []
         self._jobs: list[_Job] = []
-        self._measured = 0
+        self.measured = 0
         self._known = 0
         self._started = 0.0
+        self._round_seconds = 1.0
 
     # ---- The run ----
 
@@ -192,7 +199,7 @@ class Tuner:
             self._resume()
             self.observer.event("phase", name="search", known=self._known)
             reason = self._search()
-            self.observer.event("phase", name="compare", trials=self._measured)
+            self.observer.event("phase", name="compare", trials=self.measured)
             return self._conclude(reason)
         finally:
             self._kernels.close()
@@ -251,10 +258,12 @@ class Tuner:
         running: dict[Future[Measurement], tuple[_Place, _Job]] = {}
         reason = ""
         works_at = time.monotonic()
-        with ThreadPoolExecutor(len(self._places)) as pool:
+        pool = ThreadPoolExecutor(len(self._places))
+        try:
             while True:
-                reason = reason or self._why_stop()
-                if not reason or any(job.attempts for job in self._jobs):
+                # The first round is measured whatever the limits: it is what others compare with.
+                reason = (reason or self._why_stop()) if self._history else ""
+                if not reason:
                     self._submit(pool, running)
                 if not running:
                     if reason:
@@ -270,14 +279,21 @@ class Tuner:
                     place, job = running.pop(future)
                     if self._take(place, job, future):
                         works_at = time.monotonic()
+        finally:
+            for place in self._places:
+                place.device.cancel()
+            pool.shutdown()
 
     def _overlaps(self) -> bool:
         return all(place.device.apart for place in self._places)
 
     def _why_stop(self) -> str:
-        if self.options.seconds is not None and self.seconds > SEARCH_SHARE * self.options.seconds:
-            return "time is over"
-        if self.options.trials is not None and self._measured + self._known >= self.options.trials:
+        limit = self.options.seconds
+        if limit is not None:
+            reserve = FINAL_BUILD_SECONDS + FINAL_MEASUREMENTS * self._round_seconds
+            if self.seconds > max(limit - reserve, LEAST_SEARCH_SHARE * limit):
+                return "time is over"
+        if self.options.trials is not None and self.measured + self._known >= self.options.trials:
             return f"{self.options.trials} trials are done"
         if self._history and all(search.exhausted for search in self.searches.values()):
             return "no kernel improves any more"
@@ -299,7 +315,14 @@ class Tuner:
             if job.built is None:
                 self._build(job)
             assert job.built is not None
-            running[pool.submit(place.device.time, job.built)] = (place, job)
+            running[pool.submit(self._timed, place.device, job.built)] = (place, job)
+
+    def _timed(self, device: Device, built: Round) -> Measurement:
+        start = time.monotonic()
+        measured = device.time(built)
+        taken = time.monotonic() - start
+        self._round_seconds = max(0.8 * self._round_seconds + 0.2 * taken, min(1.0, taken))
+        return measured
 
     def _build(self, job: _Job) -> None:
         job.built = self._rounds.build(self._complete(job.decisions))
@@ -326,7 +349,7 @@ class Tuner:
         explored: set[int] = set()
         left = None
         if self.options.trials is not None:
-            left = self.options.trials - self._known - self._measured
+            left = self.options.trials - self._known - self.measured
         for number in sorted(gains, key=lambda n: -gains[n]):
             chance = min(EXPLORED_SHARE, max(LEAST_CHANCE, 3 * gains[number] / most))
             if len(self.searches) > 1 and self._random.random() > chance:
@@ -409,7 +432,7 @@ class Tuner:
             seconds = calls[number] / drift
             gain = search.learn(decision, seconds)
             if number in job.explored:
-                self._measured += 1
+                self.measured += 1
                 records.append(self._record(search.task, decision, seconds, device))
                 if gain and self._history:
                     gained.append(search.task.label)
@@ -420,11 +443,11 @@ class Tuner:
                 i: seconds / drift for i, seconds in enumerate(measured.seconds) if i not in tuned
             }
         now = self._model_seconds()
-        self._history.append((self.seconds, self._measured, now))
+        self._history.append((self.seconds, self.measured, now))
         self.observer.event(
             "round",
             seconds=self.seconds,
-            trials=self._measured,
+            trials=self.measured,
             model_ms=now * 1e3,
             gained=gained,
             drift=drift,
@@ -542,7 +565,7 @@ class Tuner:
         report = TuneReport(
             before,
             after,
-            self._measured,
+            self.measured,
             self.seconds,
             tuple(results),
             tuple(self._history),

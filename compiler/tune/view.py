@@ -149,7 +149,7 @@ class Screen:
             self._line_at = now
             text = self._status()
         if text:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def _status(self) -> str:
         last = self._last

@@ -1,0 +1,306 @@
+"""Tuning real models: on this machine, killed and resumed, with kernels that are wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.compiler import Bundle, CompileOptions, compile_model
+from edgec.compiler.cli import main
+from edgec.compiler.errors import UsageError
+from edgec.compiler.kernels import templates
+from edgec.compiler.records import Database, best_records
+from edgec.compiler.tune.commands import parse_time
+from edgec.compiler.tune.devices import Host, MeasureFailed, Rest
+from edgec.compiler.tune.measure import statistics_of
+from edgec.compiler.tune.rounds import KernelBuilder, Round
+from edgec.compiler.tune.session import TuneOptions, Tuner, TuneReport
+from edgec.compiler.tune.tasks import Plan, make_plan
+from edgec.targets import load_target
+
+SHAPE = ["--shape", "image=1,1,8,8"]
+TARGET = load_target("native")
+
+
+class Events:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+
+    def event(self, kind: str, **fields: Any) -> None:
+        self.seen.append((kind, fields))
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.seen if name == kind]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "digits.onnx"
+    assert main(["models", "digits", "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(digits: Path) -> Plan:
+    return make_plan(digits, TARGET, CompileOptions(shapes={"image": (1, 1, 8, 8)}))
+
+
+def tuned(
+    plan: Plan, folder: Path, events: Events, device: Any = None, **options: Any
+) -> TuneReport:
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    tuner = Tuner(
+        plan, plan.tasks, TARGET, folder / "db.jsonl", TuneOptions(**options), scratch, events
+    )
+    return tuner.run(lambda kernels: [device or Host(1, kernels)])
+
+
+@pytest.fixture(scope="module")
+def first(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("tune")
+    return folder, tuned(plan, folder, Events(), trials=24)
+
+
+def test_every_trial_is_written_down(first: tuple[Path, TuneReport], plan: Plan) -> None:
+    folder, report = first
+    database = Database.read(folder / "db.jsonl")
+    trials = [r for r in database.records if not r.confirmed]
+    assert report.trials == 24 == len(trials)
+    assert len({(r.key, r.decision_text) for r in trials}) == 24
+    assert {r.key for r in trials} == {task.key for task in plan.tasks}
+    confirmed = best_records(database.records)
+    assert all(confirmed[task.key].confirmed for task in plan.tasks)
+    assert all(result.after <= result.before for result in report.tasks)
+    assert report.history[-1][1] == 24
+
+
+def test_a_finished_run_is_not_repeated(first: tuple[Path, TuneReport], plan: Plan) -> None:
+    folder, _ = first
+    before = len(Database.read(folder / "db.jsonl").records)
+    report = tuned(plan, folder, Events(), trials=24)
+    assert report.trials == 0
+    assert "24 trials are done" in report.reason
+    after = len(Database.read(folder / "db.jsonl").records)
+    assert after == before + len(plan.tasks)
+
+
+def test_compile_uses_the_records_and_says_so(
+    first: tuple[Path, TuneReport], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, report = first
+    bundle = tmp_path / "tuned.edgec"
+    arguments = ["compile", str(digits), *SHAPE, "-o", str(bundle), "-q"]
+    assert main([*arguments, "--records", str(folder / "db.jsonl")]) == 0
+    assert "of the estimated time" in capsys.readouterr().out
+    manifest = Bundle.load(bundle).manifest
+    assert manifest.execution.tuned_share > 0.8
+    assert manifest.parity.checked_on == "target"
+    del report
+
+
+def test_records_decide_the_code(digits: Path, tmp_path: Path, plan: Plan) -> None:
+    """A record of a decision that is not the default gives another library."""
+    from edgec.compiler.records import append, make_record
+
+    task = max(plan.tasks, key=lambda t: len(t.estimates))
+    other = next(d for d in reversed(task.estimates) if d != task.default)
+    libraries = []
+    for number, decision in enumerate([task.default, other]):
+        path = tmp_path / f"{number}.jsonl"
+        append(path, [make_record(task.key, decision, TARGET, 1, 1e-6)])
+        options = CompileOptions(shapes={"image": (1, 1, 8, 8)}, records=path)
+        bundle = compile_model(digits, TARGET, options, output=tmp_path / f"{number}.edgec")
+        libraries.append(bundle.library.read_bytes())
+    assert libraries[0] != libraries[1]
+
+
+def test_records_of_another_target_are_refused(
+    first: tuple[Path, TuneReport], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = first
+    arguments = ["compile", str(digits), *SHAPE, "-t", "rpi4", "-o", str(tmp_path / "x.edgec")]
+    assert main([*arguments, "--records", str(folder / "db.jsonl")]) == 4
+    assert "not for rpi4" in capsys.readouterr().err
+    assert not (tmp_path / "x.edgec").exists()
+
+
+def test_a_wrong_kernel_is_rejected(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every decision but the defaults gets other weights: none of them may be chosen."""
+    defaults = {task.default for task in plan.tasks}
+    template = templates.TEMPLATES["edgec.conv"]
+
+    def pack(workload: Any, decision: Any, target: Any, position: int, array: Any) -> Any:
+        packed = template.pack(workload, decision, target, position, array)
+        wrong = position == 1 and templates.to_text(decision) not in defaults
+        return packed * np.float32(1.001) if wrong else packed
+
+    from dataclasses import replace
+
+    monkeypatch.setitem(templates.TEMPLATES, "edgec.conv", replace(template, pack=pack))
+    events = Events()
+    report = tuned(plan, tmp_path, events, trials=16, strategy="random")
+    assert events.of("rejected")
+    for result in report.tasks:
+        if result.task.key.operator == "edgec.conv":
+            assert result.decision == result.task.default
+    failures = [r for r in Database.read(tmp_path / "db.jsonl").records if r.failure]
+    assert any("of the largest value" in record.failure for record in failures)
+
+
+class Breaking(Host):
+    """A machine on which one kernel always crashes."""
+
+    def __init__(self, kernels: KernelBuilder, task: int, bad: set[str]) -> None:
+        super().__init__(1, kernels)
+        self.task, self.bad, self.crashes = task, bad, 0
+
+    def time(self, built: Round, seconds: float | None = None) -> Any:
+        if built.decisions.get(self.task) in self.bad:
+            self.crashes += 1
+            raise MeasureFailed("crashed with SIGSEGV", reached=True)
+        return super().time(built, seconds)
+
+
+def test_one_crashing_kernel_does_not_spoil_the_others(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgec.compiler.tune.devices.REST_SECONDS", (0.01,))
+    task = plan.tasks[0]
+    bad = {d for d in task.estimates if d != task.default}
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    events = Events()
+    options = TuneOptions(trials=14, strategy="exhaustive")
+    database = tmp_path / "db.jsonl"
+    tuner = Tuner(plan, plan.tasks, TARGET, database, options, scratch, events)
+    report = tuner.run(lambda kernels: [Breaking(kernels, task.number, bad)])
+    records = Database.read(database).records
+    failed = [r for r in records if r.seconds is None]
+    assert failed
+    assert {r.key for r in failed} == {task.key}
+    assert {r.failure for r in failed} == {"crashed with SIGSEGV"}
+    assert {r.key for r in records if r.seconds is not None} == {t.key for t in plan.tasks}
+    chosen = {r.task.number: r.decision for r in report.tasks}
+    assert chosen[task.number] == task.default
+
+
+def test_killed_ten_times_it_completes(digits: Path, tmp_path: Path) -> None:
+    database = tmp_path / "db.jsonl"
+    call = "import sys; from edgec.compiler.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", call, "tune", str(digits), *SHAPE]
+    command += ["--db", str(database), "--trials", "80", "-q", "--strategy", "random"]
+    kills = 0
+    seen = 0
+    while kills < 10:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        # Each run gets a little further than the one before, wherever that is.
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if database.exists() and len(database.read_bytes()) > seen:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "it ended before it was killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        known = Database.read(database)
+        assert len(known.dropped) <= kills
+        seen = len(database.read_bytes())
+    before = Database.read(database)
+    assert _workers(tmp_path) == []
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    after = Database.read(database)
+    assert after.records[: len(before.records)] == before.records
+    trials = {(r.key, r.decision_text) for r in after.records if not r.confirmed}
+    assert len(trials) == 80
+    assert any(record.confirmed for record in after.records)
+    assert "80 trials are done" in done.stdout
+
+
+def _workers(folder: Path) -> list[int]:
+    """Processes that still have to do with a folder, after a moment to end."""
+    time.sleep(0.5)
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if str(folder) in (path / "cmdline").read_bytes().decode(errors="replace"):
+                    found.append(int(path.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_the_command_line_lists_reports_and_says_what_is_missing(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = ["tune", str(digits), *SHAPE]
+    assert main([*tune, "--dry-run", "--json"]) == 0
+    tasks = json.loads(capsys.readouterr().out)
+    assert [task["number"] for task in tasks] == list(range(len(tasks)))
+    assert 0.5 < sum(task["share"] for task in tasks) <= 1.001
+    for arguments, code, message in (
+        ([], 2, "--db FILE"),
+        (["--db", "x"], 2, "--time 8h or --trials"),
+        (["--db", "x", "--time", "soon"], 2, "write 8h"),
+        (["--db", "x", "--trials", "5", "--tasks", "99"], 2, "fits none"),
+        (["--db", "x", "--trials", "5", "-t", "rpi4"], 2, "--board"),
+        (["--db", "/dev/full", "--trials", "5"], 4, "cannot write /dev/full"),
+    ):
+        assert main([*tune, *arguments]) == code
+        assert message in capsys.readouterr().err
+    report = tmp_path / "report.html"
+    log = tmp_path / "log" / "tune.log"
+    arguments = ["--db", str(tmp_path / "db"), "--trials", "8", "--tasks", "0"]
+    arguments += ["--report", str(report), "--log", str(log), "--json"]
+    assert main([*tune, *arguments]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1]["event"] == "end"
+    assert events[-1]["before_ms"] > 0
+    assert [event["trials"] for event in events if event["event"] == "round"][-1] == 8
+    assert len({r.key for r in Database.read(tmp_path / "db").records}) == 1
+    page = report.read_text()
+    assert "<svg" in page
+    assert "GFLOP/s" in page
+    assert len(log.read_text().splitlines()) == len(events)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("8h", 28800), ("90m", 5400), ("1h30m", 5400), ("45s", 45), ("600", 600)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "8 hours", "-5s", "0s"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_time(text)
+
+
+def test_disturbed_runs_do_not_count() -> None:
+    runs = np.full((20, 3), 1.0)
+    runs[3] = runs[11] = 50.0
+    found = statistics_of(runs)
+    assert found["seconds"] == [1.0, 1.0, 1.0]
+    assert found["runs"] == 18
+
+
+def test_a_device_rests_longer_each_time() -> None:
+    rest = Rest()
+    pauses = [rest.failed() for _ in range(9)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pauses[-2]
+    assert rest.seconds > 0
+    assert rest.succeeded()
+    assert rest.failures == 0
