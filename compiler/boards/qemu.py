@@ -32,7 +32,6 @@ from edgec.compiler.boards.parts import SERVER, Parts, qemu_parts
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
 from edgec.compiler.progress import Progress
 from edgec.targets import load_target
-from edgec.targets.target import Target
 
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -97,7 +96,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
         with locked(folder / "lock"):
             running = _running(name)
             if running is None:
-                running = _start(name, target, parts, register)
+                running = _start(name, parts, register)
             elif register is not None and running.link != register:
                 raise BoardConfigError(
                     f"board {name} is running at {running.link}; stop it first: "
@@ -152,16 +151,15 @@ def _began(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _start(name: str, target: Target, parts: Parts, register: Link | None) -> _Running:
+def _start(name: str, parts: Parts, register: Link | None) -> _Running:
     folder = _folder(name)
     log = folder / "log"
     options = []
     if register is not None:
         options = ["--key", register.key, f"--{register.via}", f"{register.host}:{register.port}"]
-    assert target.emulator is not None
     command = [
-        *(str(parts.emulator), "-cpu", target.emulator.cpu, "-L", str(parts.system)),
-        *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.libraries}"),
+        *parts.emulation.command,
+        *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.emulation.libraries}"),
         *(str(parts.server / SERVER), LOOPBACK[0], "0", str(folder / "files"), *options),
     ]
     # QEMU needs the execute bit of what it runs on some systems.
