@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgec.compiler.errors import BoardConfigError, OutputError, did_you_mean
 from edgec.targets import load_target, target_names
+from edgec.targets.target import Target
 
 LOOPBACK = ("127.0.0.1", "localhost")
 QEMU_PREFIX = "qemu-"
@@ -99,8 +100,24 @@ def qemu_board_names() -> list[str]:
     return [
         f"{QEMU_PREFIX}{name}"
         for name in target_names()
-        if (target := load_target(name)).emulator and target.architecture == "aarch64"
+        if (target := load_target(name)).emulator and not why_no_server(target)
     ]
+
+
+def why_no_server(target: Target) -> str:
+    """Why nothing of this target can be a board; empty if it can.
+
+    >>> why_no_server(load_target("rpi4"))
+    ''
+    >>> why_no_server(load_target("riscv64")).partition(";")[0]
+    'TVM offers no runtime for riscv64, so edgec cannot talk to such a board'
+    """
+    if target.architecture in ("aarch64", "x86_64"):
+        return ""
+    return (
+        f"TVM offers no runtime for {target.architecture}, so edgec cannot talk to such a board; "
+        "edgec compile --runner makes a program that runs there by itself"
+    )
 
 
 def configured_boards() -> Mapping[str, Board]:
@@ -147,6 +164,10 @@ def remove_board(name: str) -> None:
 
 def unknown_board(name: str, known: Mapping[str, Board]) -> BoardConfigError:
     """The error for a name that no board has."""
+    target = name.removeprefix(QEMU_PREFIX)
+    if target != name and target in target_names():
+        problem = why_no_server(load_target(target)) or "QEMU does not play it here"
+        return BoardConfigError(f"board {name}: {problem}")
     names = [*known, *qemu_board_names()]
     return BoardConfigError(
         f"board {name!r} is unknown{did_you_mean(name, names)}; edgec board list shows all"
