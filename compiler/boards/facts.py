@@ -98,7 +98,8 @@ def check_bundle(bundle: Bundle) -> None:
             listed = ", ".join(name.decode() for name in names)
             raise BundleError(
                 f"{bundle.path}: the shapes of its model depend on data, and it calls {listed}, "
-                "which TVM has in Python only; a board runs no Python"
+                "which TVM has in Python only, so no board can run it; edgec run can, on a "
+                "machine of its target"
             )
 
 
