@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_command(arguments: Sequence[str] | None) -> int:
     try:
-        edgec.main(args=arguments, prog_name="edgec", standalone_mode=False)
+        # The code of a command that left by `context.exit`, None of others.
+        return edgec.main(args=arguments, prog_name="edgec", standalone_mode=False) or 0
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None
     except click.exceptions.Exit as stop:

@@ -97,6 +97,8 @@ def why_not_on(
             )
     except ELFError as error:
         return f"it is no ELF file: {error}"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
 
 
 def llvm_features(target: Target) -> frozenset[str]:

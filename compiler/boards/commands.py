@@ -165,6 +165,20 @@ def ping(name: str, as_json: bool) -> None:
         print_table(["", ""], [[key, plain(value)] for key, value in fields.items()])
 
 
+@board.command(
+    name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("name")
+@click.argument("program", type=Path)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def execute(context: click.Context, name: str, program: Path, arguments: Sequence[str]) -> None:
+    """Run a PROGRAM for a QEMU board's processor here, as a bundle's own `run`."""
+    from edgec.compiler.boards.qemu import execute_program
+
+    context.exit(execute_program(name, program, arguments, _progress(quiet=False)))
+
+
 @click.command()
 @click.argument("bundle", type=Path)
 @click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
@@ -214,7 +228,8 @@ def bench_on_board(
     as_json: bool,
 ) -> None:
     """`edgec bench --board`: times of a real board, instructions of a QEMU board."""
-    from edgec.compiler.boards.measure import count_on_board, counts_for, time_on_board
+    from edgec.compiler.boards.config import emulated_target
+    from edgec.compiler.boards.measure import count_on_board, time_on_board
     from edgec.compiler.boards.qemu import find_board
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.vectors import generate_inputs
@@ -225,11 +240,12 @@ def bench_on_board(
     manifest = bundle.manifest
     if inputs is None:
         inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)
-    if counts_for(name):
+    target = emulated_target(name)
+    if target is not None:
         if threads != 1:
             raise UsageError("under QEMU instructions are counted, on one thread: leave --threads")
-        counted = count_on_board(bundle, name, inputs, _progress(as_json))
-        _print_count(bundle, name, counted, profile, as_json)
+        counted = count_on_board(bundle, target, inputs, _progress(as_json))
+        _print_count(bundle, target.name, counted, profile, as_json)
         return
     times = time_on_board(
         bundle, find_board(name), inputs, threads=threads, seconds=seconds, profile=profile
@@ -254,13 +270,13 @@ def bench_on_board(
 
 
 def _print_count(
-    bundle: "Bundle", name: str, counted: "InstructionCount", profile: bool, as_json: bool
+    bundle: "Bundle", target: str, counted: "InstructionCount", profile: bool, as_json: bool
 ) -> None:
     if as_json:
         print_json(
             {
                 "bundle": str(bundle.path),
-                "board": name,
+                "board": f"qemu-{target}",
                 "threads": 1,
                 "instructions": counted.total,
                 "steps": [vars(step) for step in counted.steps],
@@ -269,7 +285,7 @@ def _print_count(
         return
     click.echo(
         f"{bundle.path}: an inference executes {counted.total:,} instructions of "
-        f"{name.removeprefix('qemu-')} on one thread"
+        f"{target} on one thread"
     )
     click.echo("counted under QEMU, whose times say nothing of the real board")
     if profile:

@@ -104,6 +104,21 @@ def qemu_board_names() -> list[str]:
     ]
 
 
+def emulated_target(name: str) -> Target | None:
+    """The target that QEMU plays under a board's name, whether or not it can be talked to.
+
+    >>> emulated_target("qemu-riscv64").emulator.program
+    'qemu-riscv64'
+    >>> emulated_target("riscv64"), emulated_target("qemu-x86-64-v3")
+    (None, None)
+    """
+    target = name.removeprefix(QEMU_PREFIX)
+    if target == name or target not in target_names():
+        return None
+    found = load_target(target)
+    return found if found.emulator else None
+
+
 def why_no_server(target: Target) -> str:
     """Why nothing of this target can be a board; empty if it can.
 
@@ -164,10 +179,11 @@ def remove_board(name: str) -> None:
 
 def unknown_board(name: str, known: Mapping[str, Board]) -> BoardConfigError:
     """The error for a name that no board has."""
-    target = name.removeprefix(QEMU_PREFIX)
-    if target != name and target in target_names():
-        problem = why_no_server(load_target(target)) or "QEMU does not play it here"
-        return BoardConfigError(f"board {name}: {problem}")
+    target = emulated_target(name)
+    if target is not None:
+        return BoardConfigError(
+            f"board {name}: {why_no_server(target)}, and here by edgec board exec {name}"
+        )
     names = [*known, *qemu_board_names()]
     return BoardConfigError(
         f"board {name!r} is unknown{did_you_mean(name, names)}; edgec board list shows all"

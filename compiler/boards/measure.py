@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgec.compiler.bench import Latency, StepTime, step_times
-from edgec.compiler.boards.config import QEMU_PREFIX, Board
+from edgec.compiler.boards.config import Board
 from edgec.compiler.boards.facts import check_bundle, check_compatible, check_target
 from edgec.compiler.boards.instructions import InstructionCount, count_instructions
 from edgec.compiler.boards.rpc import open_session, push_bundle
@@ -14,7 +14,7 @@ from edgec.compiler.errors import BundleError
 from edgec.compiler.parity import Tensors
 from edgec.compiler.progress import Progress
 from edgec.compiler.vectors import check_inputs
-from edgec.targets import load_target, target_names
+from edgec.targets.target import Target
 
 # Runs in one call of the board: enough that the network does not matter.
 BURST_SECONDS = 0.5
@@ -87,13 +87,13 @@ def time_on_board(
 
 
 def count_on_board(
-    bundle: Bundle, name: str, inputs: Tensors, progress: Progress
+    bundle: Bundle, target: Target, inputs: Tensors, progress: Progress
 ) -> InstructionCount:
     """Count instructions on a QEMU board's processor; the board need not be running.
 
     Args:
         bundle: what to measure.
-        name: of the board; see `counts_for`.
+        target: what QEMU plays; see `config.emulated_target`.
         inputs: input tensors.
         progress: told what is set up the first time.
 
@@ -107,13 +107,6 @@ def count_on_board(
             f"{bundle.path}: its shapes depend on data, so TVM's virtual machine runs it; "
             "instructions are counted of static models only"
         )
-    target = load_target(name.removeprefix(QEMU_PREFIX))
     check_target(manifest, target)
     checked = check_inputs(manifest.signature.inputs, inputs)
     return count_instructions(bundle.library, target, list(checked.values()), progress)
-
-
-def counts_for(name: str) -> bool:
-    """Whether a board is QEMU, where instructions are counted: any target that it emulates."""
-    target = name.removeprefix(QEMU_PREFIX)
-    return target != name and target in target_names() and load_target(target).emulator is not None

@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +25,15 @@ from edgec.compiler.boards.config import (
     Board,
     Link,
     configured_boards,
+    emulated_target,
     locked,
     qemu_board_names,
     unknown_board,
     write_atomically,
 )
-from edgec.compiler.boards.parts import SERVER, Parts, qemu_parts
+from edgec.compiler.boards.parts import SERVER, Parts, emulation, qemu_parts
+from edgec.compiler.bundle import LIBRARY
+from edgec.compiler.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
 from edgec.compiler.progress import Progress
 from edgec.targets import load_target
@@ -125,6 +130,34 @@ def stop_board(name: str) -> bool:
         (folder / "state.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "files" / "session", ignore_errors=True)
     return running is not None
+
+
+def execute_program(name: str, program: Path, arguments: Sequence[str], progress: Progress) -> int:
+    """Run a program under QEMU; its exit code, as a shell gives it.
+
+    Args:
+        name: of a QEMU board, or of a target that QEMU plays and TVM has no runtime for.
+        program: built for that target.
+        arguments: of the program.
+        progress: told what is set up the first time.
+
+    Raises:
+        BoardConfigError: QEMU does not play this board, or the program is not for it.
+        ToolchainError: what it needs cannot be fetched.
+    """
+    target = emulated_target(name)
+    if target is None:
+        if name in configured_boards():
+            raise BoardConfigError(
+                f"board {name} is no QEMU board: run programs on the board itself"
+            )
+        raise unknown_board(name, configured_boards())
+    problem = why_not_on(program, target, llvm_features(target), beside=(LIBRARY,))
+    if problem:
+        raise BoardConfigError(f"{program} does not run on board {name}: {problem}")
+    command = [*emulation(target, progress).command, str(program), *arguments]
+    code = subprocess.run(command, check=False).returncode
+    return code if code >= 0 else 128 - code
 
 
 def _folder(name: str) -> Path:

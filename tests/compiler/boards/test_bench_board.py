@@ -174,6 +174,29 @@ def test_bench_where_tvm_has_no_runtime(
         assert "edgec compile --runner" in error
 
 
+@pytest.mark.parametrize("target", ["rpi4", "rpi3-32bit"])
+def test_a_runner_under_qemu(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], target: str
+) -> None:
+    options = CompileOptions(shapes={"image": (1, 1, 8, 8)}, runner=True)
+    bundle = compile_model(digits, target, options, output=tmp_path / "digits.edgec")
+    program = str(bundle.path / "run")
+    command = ["board", "exec", f"qemu-{target}"]
+    capfd.readouterr()
+    assert main([*command, program, "--verify", "--threads", "1"]) == 0
+    assert json.loads(capfd.readouterr().out)["passed"]
+    assert main([*command, program, "--threads", "x"]) == 2
+    assert "run: error: --threads is x" in capfd.readouterr().err
+    for name, file, message in (
+        ("qemu-riscv64", program, "the target is riscv64"),
+        (f"qemu-{target}", str(tmp_path / "none"), "it cannot be read: No such file"),
+        (f"qemu-{target}", str(bundle.path / "manifest.json"), "it is no ELF file"),
+        ("qemu-rpi", program, "did you mean"),
+    ):
+        assert main(["board", "exec", name, file]) == 4
+        assert message in capfd.readouterr().err
+
+
 def test_bench_refuses(
     bundle: Bundle, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
