@@ -67,7 +67,6 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         # The reader of our output went away.
         sys.stderr.close()
         return 0
-    return 0
 
 
 def _fail(error: EdgecError) -> int:
