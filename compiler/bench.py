@@ -25,7 +25,7 @@ from edgec.compiler.errors import BundleError, UsageError
 from edgec.compiler.onnx_file import read_model
 from edgec.compiler.parity import Tensors
 from edgec.compiler.rivals import find_rival
-from edgec.compiler.runtime import StaticSession
+from edgec.compiler.runtime import StaticSession, StepInfo
 from edgec.compiler.specialize import specialize
 from edgec.compiler.vectors import generate_inputs
 
@@ -255,17 +255,29 @@ def _profile(session: Any, inputs: Tensors, bundle: Bundle, threads: int) -> tup
     deadline = time.perf_counter() + 1
     while time.perf_counter() < deadline or len(samples) < 5:
         samples.append(session.run_timed(prepared))
-    medians = np.median(np.stack(samples), axis=0) if session.steps() else np.zeros(0)
-    peak = bundle.manifest.target.peak_gflops * threads
+    return step_times(session.steps(), samples, bundle.manifest.target.peak_gflops * threads)
+
+
+def step_times(
+    steps: Sequence[StepInfo], samples: Sequence[NDArray[np.uint64]], peak_gflops: float
+) -> tuple[StepTime, ...]:
+    """The profile of a model.
+
+    Args:
+        steps: its kernel calls.
+        samples: of each run, the nanoseconds of each step.
+        peak_gflops: of all cores that computed.
+    """
+    medians = np.median(np.stack(samples), axis=0) if steps else np.zeros(0)
     return tuple(
         StepTime(
             step.label,
             step.template,
             float(ns) / 1e3,
             step.flops / max(float(ns), 1),
-            step.flops / max(float(ns), 1) / peak,
+            step.flops / max(float(ns), 1) / peak_gflops,
         )
-        for step, ns in zip(session.steps(), medians, strict=True)
+        for step, ns in zip(steps, medians, strict=True)
     )
 
 

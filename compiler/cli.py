@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgec.compiler.boards.commands import board, deploy, model_on
+from edgec.compiler.boards.commands import bench_on_board, board, deploy, model_on
 from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
-from edgec.compiler.printing import plain, print_json, print_parity, print_table
+from edgec.compiler.printing import plain, print_json, print_parity, print_profile, print_table
 from edgec.compiler.tune.commands import db, tune_model
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_command(arguments: Sequence[str] | None) -> int:
     try:
-        edgec.main(args=arguments, prog_name="edgec", standalone_mode=False)
+        # The code of a command that left by `context.exit`, None of others.
+        return edgec.main(args=arguments, prog_name="edgec", standalone_mode=False) or 0
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None
     except click.exceptions.Exit as stop:
@@ -66,7 +67,6 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         # The reader of our output went away.
         sys.stderr.close()
         return 0
-    return 0
 
 
 def _fail(error: EdgecError) -> int:
@@ -343,6 +343,7 @@ def verify(
 @click.option("--model", type=_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
 @_inputs_option
 @click.option("--profile", is_flag=True, help="Show the time of every kernel.")
+@_board_option
 @_json_option
 def bench(
     bundles: tuple[Path, ...],
@@ -352,9 +353,26 @@ def bench(
     model: Path | None,
     inputs: Sequence[str],
     profile: bool,
+    board: str | None,
     as_json: bool,
 ) -> None:
-    """Time BUNDLES here, in turn with other runtimes on the same model."""
+    """Time BUNDLES here, in turn with other runtimes on the same model.
+
+    Or time one on a board; on a QEMU board, count the instructions of an inference.
+    """
+    if board is not None:
+        if against or model is not None:
+            raise UsageError("--against and --model compare on this machine, not on a board")
+        bench_on_board(
+            bundles,
+            board,
+            _read_inputs(inputs),
+            threads=threads,
+            seconds=seconds,
+            profile=profile,
+            as_json=as_json,
+        )
+        return
     from edgec.compiler.bench import bench_bundles
     from edgec.compiler.bundle import Bundle
 
@@ -404,23 +422,8 @@ def _print_bench(report: "BenchReport", profile: bool) -> None:
             for item in latencies
         ],
     )
-    if not profile:
-        return
-    total = sum(step.median_us for step in report.steps)
-    print_table(
-        ["kernel", "time", "share", "GFLOP/s", "of peak", "operators"],
-        [
-            [
-                step.template,
-                f"{step.median_us:.1f} us",
-                f"{step.median_us / total:.1%}",
-                f"{step.gflops:.1f}",
-                f"{step.peak_share:.0%}",
-                step.label,
-            ]
-            for step in sorted(report.steps, key=lambda step: -step.median_us)
-        ],
-    )
+    if profile:
+        print_profile(report.steps)
 
 
 @edgec.command()

@@ -97,6 +97,8 @@ def why_not_on(
             )
     except ELFError as error:
         return f"it is no ELF file: {error}"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
 
 
 def llvm_features(target: Target) -> frozenset[str]:
@@ -258,6 +260,10 @@ _AARCH64 = (
     ("complxnum", "fcmla", 0xBF20E400, 0x2E00C400),
     ("complxnum", "fcadd", 0xBF20EC00, 0x2E00E400),
     ("jsconv", "fjcvtzs", 0xFFFFFC00, 0x1E7E0000),
+    ("aes", "aese, aesd, aesmc or aesimc", 0xFFFFCC00, 0x4E284800),
+    ("aes", "pmull of 64 bits", 0xBFE0FC00, 0x0EE0E000),
+    ("sha2", "sha1 or sha256 of three registers", 0xFFE08C00, 0x5E000000),
+    ("sha2", "sha1 or sha256 of two registers", 0xFFFFCC00, 0x5E280800),
     ("sha3", "eor3 or bcax", 0xFFC08000, 0xCE000000),
     ("sve", "a scalable vector instruction", 0x1E000000, 0x04000000),
     ("sme", "a matrix instruction", 0x9E000000, 0x80000000),

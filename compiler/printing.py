@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edgec.compiler.bench import StepTime
     from edgec.compiler.parity import ParityReport
 
 
@@ -54,6 +55,25 @@ def print_parity(report: "ParityReport") -> None:
                 o.problem or "ok",
             ]
             for o in report.outputs
+        ],
+    )
+
+
+def print_profile(steps: "Sequence[StepTime]") -> None:
+    """Print the time of each kernel call, the longest first."""
+    total = sum(step.median_us for step in steps)
+    print_table(
+        ["kernel", "time", "share", "GFLOP/s", "of peak", "operators"],
+        [
+            [
+                step.template,
+                f"{step.median_us:.1f} us",
+                f"{step.median_us / total:.1%}",
+                f"{step.gflops:.1f}",
+                f"{step.peak_share:.0%}",
+                step.label,
+            ]
+            for step in sorted(steps, key=lambda step: -step.median_us)
         ],
     )
 

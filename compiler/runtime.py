@@ -8,6 +8,7 @@ the compiler) is loaded for that.
 import ctypes
 import importlib.util
 import platform
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from edgec.targets.native import CPUINFO, X86_EXTENSIONS, X86_LEVELS, cpu_flags
 from edgec.targets.target import Target
 
 ALIGNMENT_BYTES = 64
+# Names of the functions that TVM's virtual machine calls and that TVM has in Python only.
+IN_PYTHON = re.compile(rb"relax\.run\.\w+")
 ABI = 1
 
 
@@ -197,6 +200,9 @@ class MachineSession:
         import tvm_ffi
 
         load_tvm_runtime()
+        if IN_PYTHON.search(library.read_bytes()):
+            # Importing it registers them.
+            importlib.import_module("tvm.relax")
         self._ffi = tvm_ffi
         self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self._signature = signature

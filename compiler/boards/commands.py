@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from edgec.compiler.errors import BoardConfigError, UsageError
-from edgec.compiler.printing import plain, print_json, print_parity, print_table
+from edgec.compiler.printing import plain, print_json, print_parity, print_profile, print_table
 
 if TYPE_CHECKING:
     from edgec.compiler.boards.config import Board, Link
+    from edgec.compiler.boards.instructions import InstructionCount
     from edgec.compiler.bundle import Bundle
     from edgec.compiler.parity import Tensors
 
@@ -57,10 +58,12 @@ def add(
     insecure: bool,
 ) -> None:
     """Write down a board whose RPC server is running."""
-    from edgec.compiler.boards.config import Board, add_board
+    from edgec.compiler.boards.config import Board, add_board, why_no_server
     from edgec.targets import load_target
 
-    load_target(target)
+    problem = why_no_server(load_target(target))
+    if problem:
+        raise BoardConfigError(f"board {name} of target {target}: {problem}")
     link = _registry(tracker, proxy, key, insecure)
     if link is not None and ssh:
         raise UsageError("--ssh goes to the board itself, not to a tracker or proxy")
@@ -162,6 +165,20 @@ def ping(name: str, as_json: bool) -> None:
         print_table(["", ""], [[key, plain(value)] for key, value in fields.items()])
 
 
+@board.command(
+    name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("name")
+@click.argument("program", type=Path)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def execute(context: click.Context, name: str, program: Path, arguments: Sequence[str]) -> None:
+    """Run a PROGRAM for a QEMU board's processor here, as a bundle's own `run`."""
+    from edgec.compiler.boards.qemu import execute_program
+
+    context.exit(execute_program(name, program, arguments, _progress(quiet=False)))
+
+
 @click.command()
 @click.argument("bundle", type=Path)
 @click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
@@ -200,6 +217,93 @@ def deploy(bundle: Path, name: str, threads: int, quiet: bool, as_json: bool) ->
     report.parity.check(f"for {bundle} on board {name}")
 
 
+def bench_on_board(
+    bundles: Sequence[Path],
+    name: str,
+    inputs: "Tensors | None",
+    *,
+    threads: int,
+    seconds: float,
+    profile: bool,
+    as_json: bool,
+) -> None:
+    """`edgec bench --board`: times of a real board, instructions of a QEMU board."""
+    from edgec.compiler.boards.config import emulated_target
+    from edgec.compiler.boards.measure import count_on_board, time_on_board
+    from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.bundle import Bundle
+    from edgec.compiler.vectors import generate_inputs
+
+    if len(bundles) != 1:
+        raise UsageError("--board measures one bundle at a time")
+    bundle = Bundle.load(bundles[0])
+    manifest = bundle.manifest
+    if inputs is None:
+        inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)
+    target = emulated_target(name)
+    if target is not None:
+        if threads != 1:
+            raise UsageError("under QEMU instructions are counted, on one thread: leave --threads")
+        counted = count_on_board(bundle, target, inputs, _progress(as_json))
+        _print_count(bundle, target.name, counted, profile, as_json)
+        return
+    times = time_on_board(
+        bundle, find_board(name), inputs, threads=threads, seconds=seconds, profile=profile
+    )
+    summary = times.latency.summary()
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "board": name,
+                "threads": times.threads,
+                "latency": summary,
+                "steps": [vars(step) for step in times.steps],
+            }
+        )
+        return
+    title = f"{times.threads} thread{'s' * (times.threads != 1)} of {name}"
+    values = [f"{value:.3g}" for value in summary.values()]
+    print_table([title, *summary], [[times.latency.name, *values]])
+    if profile:
+        print_profile(times.steps)
+
+
+def _print_count(
+    bundle: "Bundle", target: str, counted: "InstructionCount", profile: bool, as_json: bool
+) -> None:
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "board": f"qemu-{target}",
+                "threads": 1,
+                "instructions": counted.total,
+                "steps": [vars(step) for step in counted.steps],
+            }
+        )
+        return
+    click.echo(
+        f"{bundle.path}: an inference executes {counted.total:,} instructions of "
+        f"{target} on one thread"
+    )
+    click.echo("counted under QEMU, whose times say nothing of the real board")
+    if profile:
+        print_table(
+            ["kernel", "instructions", "share", "FLOP each", "operators"],
+            [
+                [
+                    step.template,
+                    f"{step.instructions:,}",
+                    f"{step.instructions / max(counted.total, 1):.1%}",
+                    f"{step.flops / max(step.instructions, 1):.2f}",
+                    step.label,
+                ]
+                for step in sorted(counted.steps, key=lambda step: -step.instructions)
+            ],
+        )
+
+
 class _Runs(Protocol):
     def run(self, inputs: "Tensors") -> "Tensors": ...
 
@@ -210,10 +314,11 @@ def model_on(bundle: "Bundle", name: str | None, threads: int = 0) -> Iterator[_
     if name is None:
         yield bundle.open(threads)
         return
-    from edgec.compiler.boards.facts import check_compatible
+    from edgec.compiler.boards.facts import check_bundle, check_compatible
     from edgec.compiler.boards.qemu import find_board
     from edgec.compiler.boards.rpc import open_session, push_bundle
 
+    check_bundle(bundle)
     with open_session(find_board(name)) as session:
         check_compatible(bundle.manifest, session.facts())
         file, _ = push_bundle(session, bundle)

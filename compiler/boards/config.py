@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgec.compiler.errors import BoardConfigError, OutputError, did_you_mean
 from edgec.targets import load_target, target_names
+from edgec.targets.target import Target
 
 LOOPBACK = ("127.0.0.1", "localhost")
 QEMU_PREFIX = "qemu-"
@@ -99,8 +100,39 @@ def qemu_board_names() -> list[str]:
     return [
         f"{QEMU_PREFIX}{name}"
         for name in target_names()
-        if (target := load_target(name)).emulator and target.architecture == "aarch64"
+        if (target := load_target(name)).emulator and not why_no_server(target)
     ]
+
+
+def emulated_target(name: str) -> Target | None:
+    """The target that QEMU plays under a board's name, whether or not it can be talked to.
+
+    >>> emulated_target("qemu-riscv64").emulator.program
+    'qemu-riscv64'
+    >>> emulated_target("riscv64"), emulated_target("qemu-x86-64-v3")
+    (None, None)
+    """
+    target = name.removeprefix(QEMU_PREFIX)
+    if target == name or target not in target_names():
+        return None
+    found = load_target(target)
+    return found if found.emulator else None
+
+
+def why_no_server(target: Target) -> str:
+    """Why nothing of this target can be a board; empty if it can.
+
+    >>> why_no_server(load_target("rpi4"))
+    ''
+    >>> why_no_server(load_target("riscv64")).partition(";")[0]
+    'TVM offers no runtime for riscv64, so edgec cannot talk to such a board'
+    """
+    if target.architecture in ("aarch64", "x86_64"):
+        return ""
+    return (
+        f"TVM offers no runtime for {target.architecture}, so edgec cannot talk to such a board; "
+        "edgec compile --runner makes a program that runs there by itself"
+    )
 
 
 def configured_boards() -> Mapping[str, Board]:
@@ -147,6 +179,11 @@ def remove_board(name: str) -> None:
 
 def unknown_board(name: str, known: Mapping[str, Board]) -> BoardConfigError:
     """The error for a name that no board has."""
+    target = emulated_target(name)
+    if target is not None:
+        return BoardConfigError(
+            f"board {name}: {why_no_server(target)}, and here by edgec board exec {name}"
+        )
     names = [*known, *qemu_board_names()]
     return BoardConfigError(
         f"board {name!r} is unknown{did_you_mean(name, names)}; edgec board list shows all"

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from edgec.compiler.boards.config import Board
-from edgec.compiler.boards.facts import BoardFacts, check_compatible
+from edgec.compiler.boards.facts import BoardFacts, check_bundle, check_compatible
 from edgec.compiler.boards.rpc import open_session, push_bundle
 from edgec.compiler.bundle import Bundle
 from edgec.compiler.parity import ParityReport
@@ -48,6 +48,7 @@ def deploy_bundle(
         BundleError: the board cannot run this bundle; nothing was sent.
         BoardError: the board cannot be reached, or failed.
     """
+    check_bundle(bundle)
     with ExitStack() as stack:
         with progress.step(1, 5, "connect"):
             session = stack.enter_context(open_session(board))

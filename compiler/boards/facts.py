@@ -4,12 +4,13 @@ The features are those that the board's kernel (or QEMU) reports: what is checke
 is there, not the one that the target's name promises.
 """
 
-import tvm
 from pydantic import BaseModel, ConfigDict
 
-from edgec.compiler.bundle import LIBRARY, Manifest
+from edgec.compiler.boards.config import why_no_server
+from edgec.compiler.bundle import LIBRARY, Bundle, Manifest
+from edgec.compiler.elf import llvm_features
 from edgec.compiler.errors import BundleError
-from edgec.compiler.runtime import x86_needs
+from edgec.compiler.runtime import IN_PYTHON, x86_needs
 from edgec.targets.target import Target
 
 # Beside the model: the server's process and TVM's buffers.
@@ -81,6 +82,27 @@ class BoardFacts(BaseModel):
         return names | {name for name, bit in _ARM_BITS_2.items() if self.hwcap2 >> bit & 1}
 
 
+def check_bundle(bundle: Bundle) -> None:
+    """Refuse a bundle that no board can run, before one is connected to.
+
+    Raises:
+        BundleError: says why, and what can be done.
+    """
+    manifest = bundle.manifest
+    problem = why_no_server(manifest.target)
+    if problem:
+        raise BundleError(f"{bundle.path} is for target {manifest.target.name}: {problem}")
+    if manifest.execution.executor == "machine":
+        names = sorted(set(IN_PYTHON.findall(bundle.library.read_bytes())))
+        if names:
+            listed = ", ".join(name.decode() for name in names)
+            raise BundleError(
+                f"{bundle.path}: the shapes of its model depend on data, and it calls {listed}, "
+                "which TVM has in Python only, so no board can run it; edgec run can, on a "
+                "machine of its target"
+            )
+
+
 def check_compatible(manifest: Manifest, facts: BoardFacts) -> None:
     """Refuse a bundle that a board cannot run, before anything is copied.
 
@@ -89,10 +111,29 @@ def check_compatible(manifest: Manifest, facts: BoardFacts) -> None:
     """
     problems = _problems(manifest, facts)
     if problems:
-        raise BundleError(
-            f"the bundle is for target {manifest.target.name}, which does not fit this board: "
-            f"{'; '.join(problems)}; compile it for the board's target"
-        )
+        raise _unfit(manifest, problems)
+
+
+def check_target(manifest: Manifest, target: Target) -> None:
+    """Refuse a bundle that a board of this target cannot run.
+
+    Raises:
+        BundleError: says what is in the way.
+    """
+    ours = manifest.target
+    if ours.architecture != target.architecture:
+        problem = f"its code is for {ours.architecture}, the board is {target.architecture}"
+        raise _unfit(manifest, [problem])
+    missing = sorted(needed_features(ours) - needed_features(target))
+    if missing:
+        raise _unfit(manifest, [f"the board's CPU lacks {', '.join(missing)}"])
+
+
+def _unfit(manifest: Manifest, problems: list[str]) -> BundleError:
+    return BundleError(
+        f"the bundle is for target {manifest.target.name}, which does not fit this board: "
+        f"{'; '.join(problems)}; compile it for the board's target"
+    )
 
 
 def _problems(manifest: Manifest, facts: BoardFacts) -> list[str]:
@@ -123,8 +164,8 @@ def needed_features(target: Target) -> set[str]:
     """CPU features that code for a target may use, by Linux's names."""
     if target.architecture == "x86_64":
         return x86_needs(target)
-    features = tvm.get_global_func("target.llvm_get_cpu_features")(tvm.target.Target(target.llvm()))
-    return {_ARM_FEATURES[str(name)] for name in features if str(name) in _ARM_FEATURES}
+    features = llvm_features(target)
+    return {_ARM_FEATURES[name] for name in features if name in _ARM_FEATURES}
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -1,13 +1,15 @@
-"""What a QEMU board is made of, fetched once into the user's cache folder.
+"""What running under QEMU needs, fetched once into the user's cache folder.
 
-The emulator and the board's C library are Debian packages, unpacked and not installed; TVM's
-runtime for the board is taken out of its wheels; the server is compiled from source. Each part
-is a folder that appears when it is complete.
+The emulator and the other machine's C library are Debian packages, unpacked and not installed;
+TVM's runtime for a board is taken out of its wheels; the server and what counts instructions are
+compiled from source. Each part is a folder that appears when it is complete.
 """
 
 import hashlib
 import importlib.metadata
 import io
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,11 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from elftools.elf.elffile import ELFFile
 from platformdirs import user_cache_path
 
+from edgec.compiler.boards import counter
 from edgec.compiler.boards.config import locked
 from edgec.compiler.boards.server import SOURCE
 from edgec.compiler.errors import OutputError, ToolchainError
+from edgec.compiler.executor import FOLDER as EXECUTOR
+from edgec.compiler.link import driver
 from edgec.compiler.progress import Progress
 from edgec.targets.target import Target
 
@@ -30,32 +36,82 @@ DOWNLOAD_SECONDS = 900
 COMPILE_SECONDS = 300
 SERVER = "edgec-server"
 
-# Debian's name of an architecture, for packages of cross libraries.
-_DEBIAN = {"aarch64": "arm64"}
+# Debian's name of an architecture, and of its C library's folder.
+_DEBIAN = {
+    "aarch64": ("arm64", "aarch64-linux-gnu"),
+    "armv7l": ("armhf", "arm-linux-gnueabihf"),
+    "riscv64": ("riscv64", "riscv64-linux-gnu"),
+}
 _GLIBC = "2.28"
 _LIBRARIES = {
     "apache-tvm": ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so"),
     "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
 }
-# Older Debian releases have static emulators in the first, newer ones in the second.
-_EMULATOR_PACKAGES = {"qemu-user-static": "-static", "qemu-user": ""}
+_EMULATORS = ("qemu-aarch64", "qemu-arm", "qemu-riscv64")
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """How to run a target's programs here.
+
+    Attributes:
+        command: QEMU with its arguments; what follows is a program and its arguments.
+        libraries: folder of the target's C and C++ libraries.
+    """
+
+    command: tuple[str, ...]
+    libraries: Path
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Paths of a QEMU board's parts.
+    """What a QEMU board is made of.
 
     Attributes:
-        emulator: QEMU's user-mode emulator.
-        system: root that holds the board's dynamic loader and C library.
-        libraries: folder of the C and C++ libraries in it.
+        emulation: runs the server.
         server: folder of the server and TVM's runtime.
     """
 
-    emulator: Path
-    system: Path
-    libraries: Path
+    emulation: Emulation
     server: Path
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What counts instructions.
+
+    Attributes:
+        command: QEMU with its plugin and all arguments up to the program, but for the plugin's.
+        plugin: the plugin.
+        program: runs a model.
+    """
+
+    command: tuple[str, ...]
+    plugin: Path
+    program: Path
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A folder of the cache, and what fills it."""
+
+    name: str
+    title: str
+    fill: Callable[[Path], None]
+
+    @property
+    def path(self) -> Path:
+        return _cache() / self.name
+
+
+def emulation(target: Target, progress: Progress) -> Emulation:
+    """What runs programs of an emulated target here; what is missing is fetched.
+
+    Raises:
+        ToolchainError: something cannot be fetched.
+        OutputError: the cache folder cannot be written.
+    """
+    return _emulation(target, shutil.which(_program(target)), (), progress)
 
 
 def qemu_parts(target: Target, progress: Progress) -> Parts:
@@ -65,44 +121,96 @@ def qemu_parts(target: Target, progress: Progress) -> Parts:
         ToolchainError: something cannot be fetched or compiled.
         OutputError: the cache folder cannot be written.
     """
+    architecture = target.architecture
+    runtime = _Part(
+        f"{architecture}-runtime-{_digest(*_versions())}",
+        "fetch TVM's runtime",
+        lambda folder: _runtime(folder, architecture),
+    )
+    server = _Part(
+        f"{architecture}-server-{_digest(SOURCE.read_text(), *_versions())}",
+        "compile the server",
+        lambda folder: _server(folder, architecture, runtime.path),
+    )
+    installed = shutil.which(_program(target))
+    return Parts(_emulation(target, installed, (runtime, server), progress), server.path)
+
+
+def counter_parts(target: Target, progress: Progress) -> Counter:
+    """Everything that counting a target's instructions needs; what is missing is fetched.
+
+    Raises:
+        ToolchainError: something cannot be fetched or compiled, or QEMU has no plugins.
+        OutputError: the cache folder cannot be written.
+    """
+    program = shutil.which(_program(target))
+    if program is not None and not _has_plugins((program,)):
+        program = None
+    emulated = _emulation(target, program, (), progress)
+    if not _has_plugins(emulated.command):
+        raise ToolchainError(
+            f"{_program(target)} of this system's package qemu-user was built without plugins, "
+            "which count instructions; put one that has them on PATH"
+        )
+    version = _plugin_version(emulated.command)
+    plugin, runs = counter.PLUGIN.read_text(), counter.PROGRAM.read_text()
+    header = (EXECUTOR / "edgec.h").read_text()
+    parts = (
+        _Part(
+            f"counter-plugin-{_digest(plugin, str(version))}",
+            "compile QEMU's plugin",
+            lambda folder: _plugin(folder, version),
+        ),
+        _Part(
+            f"{target.architecture}-counter-{_digest(runs, header, *driver(target)[1:])}",
+            "compile the counter",
+            lambda folder: _counting_program(folder, target),
+        ),
+    )
+    _fetch(parts, progress)
+    return Counter(
+        emulated.command, parts[0].path / "plugin.so", parts[1].path / counter.PROGRAM.stem
+    )
+
+
+def _program(target: Target) -> str:
     assert target.emulator is not None
-    architecture, program = target.architecture, target.emulator.program
-    cache = user_cache_path("edgec") / "boards"
+    return target.emulator.program
+
+
+def _emulation(
+    target: Target, installed: str | None, others: tuple[_Part, ...], progress: Progress
+) -> Emulation:
+    """Runs a target's programs, on this emulator or one that is fetched; also fetch other parts."""
+    assert target.emulator is not None
+    debian, name = _DEBIAN[target.architecture]
+    emulator = _Part("qemu-user", "fetch QEMU", _emulator)
+    system = _Part(
+        f"{target.architecture}-system",
+        "fetch the C library",
+        lambda folder: _system(folder, debian, name),
+    )
+    _fetch((*(() if installed else (emulator,)), system, *others), progress)
+    program = _program(target)
+    start = (installed,) if installed else _start_of(emulator.path, program)
+    root = system.path / "usr" / name
+    return Emulation((*start, "-cpu", target.emulator.cpu, "-L", str(root)), root / "lib")
+
+
+def _cache() -> Path:
+    return user_cache_path("edgec") / "boards"
+
+
+def _fetch(parts: tuple[_Part, ...], progress: Progress) -> None:
+    """Fill the folders that are not there."""
+    cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / "lock"):
-            found = shutil.which(program)
-            if found is None:
-                fetch = _once(
-                    cache / program,
-                    lambda folder: _emulator(folder, program),
-                    progress,
-                    (1, 4, f"fetch {program}"),
-                )
-                found = str(fetch / program)
-            system = _once(
-                cache / f"{architecture}-system",
-                lambda folder: _system(folder, architecture),
-                progress,
-                (2, 4, "fetch the C library"),
-            )
-            runtime = _once(
-                cache / f"{architecture}-runtime-{_digest(*_versions())}",
-                lambda folder: _runtime(folder, architecture),
-                progress,
-                (3, 4, "fetch TVM's runtime"),
-            )
-            source = SOURCE.read_text()
-            server = _once(
-                cache / f"{architecture}-server-{_digest(source, *_versions())}",
-                lambda folder: _server(folder, architecture, runtime),
-                progress,
-                (4, 4, "compile the server"),
-            )
+            for number, part in enumerate(parts, 1):
+                _once(part, progress, number, len(parts))
     except OSError as error:
         raise OutputError(f"cannot write {cache}: {error.strerror or error}") from None
-    root = system / "usr" / f"{architecture}-linux-gnu"
-    return Parts(Path(found), root, root / "lib", server)
 
 
 def _digest(*texts: str) -> str:
@@ -113,57 +221,104 @@ def _versions() -> list[str]:
     return [importlib.metadata.version(name) for name in _LIBRARIES]
 
 
-def _once(
-    folder: Path,
-    fill: Callable[[Path], None],
-    progress: Progress,
-    step: tuple[int, int, str],
-) -> Path:
-    """The folder; filled if it is not there."""
+def _once(part: _Part, progress: Progress, number: int, count: int) -> None:
+    folder = part.path
     if folder.is_dir():
-        return folder
+        return
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with progress.step(*step):
-            fill(partial)
+        with progress.step(number, count, part.title):
+            part.fill(partial)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return folder
 
 
-def _emulator(folder: Path, program: str) -> None:
-    for package, suffix in _EMULATOR_PACKAGES.items():
-        _unpack_debian(folder, [package], [f"usr/bin/{program}{suffix}"])
-        binary = folder / "usr" / "bin" / f"{program}{suffix}"
-        # A package that only stands for another holds a symbolic link, or nothing.
-        if binary.is_file() and not binary.is_symlink():
-            binary.chmod(0o755)
-            binary.rename(folder / program)
-            shutil.rmtree(folder / "usr")
-            return
-    raise ToolchainError(
-        f"no Debian package holds {program}; install QEMU's user-mode emulator so that {program} "
-        "is on PATH"
+def _emulator(folder: Path) -> None:
+    """QEMU's user-mode emulators with every library that they need."""
+    programs = [f"usr/bin/{name}" for name in _EMULATORS]
+    folders = ("lib", "lib64", "usr/lib", "usr/lib64")
+    _unpack_debian(folder, ["qemu-user"], [*programs, *folders], with_dependencies=True)
+    missing = [name for name in programs if not (folder / name).is_file()]
+    if missing:
+        raise ToolchainError(
+            f"the Debian package qemu-user holds no {', '.join(missing)}; install QEMU's "
+            "user-mode emulators so that they are on PATH"
+        )
+    for name in programs:
+        (folder / name).chmod(0o755)
+
+
+def _start_of(folder: Path, program: str) -> tuple[str, ...]:
+    """The command that starts an emulator of a folder, with the libraries there."""
+    path = folder / "usr" / "bin" / program
+    with path.open("rb") as stream:
+        loaders = [
+            PurePosixPath(segment.get_interp_name()).name
+            for segment in ELFFile(stream).iter_segments("PT_INTERP")
+        ]
+    if not loaders:
+        return (str(path),)
+    libraries = {file.parent for file in folder.rglob("*.so*") if "gconv" not in file.parts}
+    # Beside it there is an absolute link to it, which leads to this system's own.
+    (loader,) = (file for file in folder.rglob(loaders[0]) if not file.is_symlink())
+    return (str(loader), "--library-path", ":".join(sorted(map(str, libraries))), str(path))
+
+
+def _has_plugins(command: tuple[str, ...]) -> bool:
+    return b"-plugin" in _run([*command, "--help"], _cache(), COMPILE_SECONDS)
+
+
+def _plugin_version(command: tuple[str, ...]) -> int:
+    """Version of QEMU's plugin interface; see counter/plugin.c."""
+    text = _run([*command, "--version"], _cache(), COMPILE_SECONDS).decode(errors="replace")
+    found = re.search(r"version (\d+)\.", text)
+    return 1 if found and int(found.group(1)) < 9 else 2
+
+
+def _plugin(folder: Path, version: int) -> None:
+    _run(
+        [
+            *(sys.executable, "-m", "ziglang", "cc"),
+            *("-target", f"{platform.machine()}-linux-gnu.{_GLIBC}", f"-DQEMU_API={version}"),
+            *("-std=gnu11", "-O2", "-s", "-shared", "-fPIC", "-Wl,--allow-shlib-undefined"),
+            *(str(counter.PLUGIN), "-o", str(folder / "plugin.so")),
+        ],
+        folder,
+        COMPILE_SECONDS,
     )
 
 
-def _system(folder: Path, architecture: str) -> None:
-    debian = _DEBIAN[architecture]
-    packages = [f"{name}-{debian}-cross" for name in ("libc6", "libgcc-s1", "libstdc++6")]
-    _unpack_debian(folder, packages, [f"usr/{architecture}-linux-gnu/lib"])
-    loader = folder / "usr" / f"{architecture}-linux-gnu" / "lib"
+def _counting_program(folder: Path, target: Target) -> None:
+    program = folder / counter.PROGRAM.stem
+    _run(
+        [
+            *(*driver(target), "-std=gnu11", "-O2", "-s", f"-I{EXECUTOR}"),
+            *(str(counter.PROGRAM), "-o", str(program), "-ldl"),
+        ],
+        folder,
+        COMPILE_SECONDS,
+    )
+    program.chmod(0o755)
+
+
+def _system(folder: Path, debian: str, name: str) -> None:
+    packages = [f"{package}-{debian}-cross" for package in ("libc6", "libgcc-s1", "libstdc++6")]
+    _unpack_debian(folder, packages, [f"usr/{name}/lib"])
+    loader = folder / "usr" / name / "lib"
     if not list(loader.glob("ld-linux*")):
         raise ToolchainError(f"the packages {', '.join(packages)} hold no dynamic loader")
 
 
-def _unpack_debian(folder: Path, packages: list[str], wanted: list[str]) -> None:
+def _unpack_debian(
+    folder: Path, packages: list[str], wanted: list[str], with_dependencies: bool = False
+) -> None:
     """Download Debian packages and unpack some of their paths."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise ToolchainError(
-            f"a QEMU board is made of Debian packages ({', '.join(packages)}), and apt-get or "
-            "dpkg-deb is not on PATH; use Debian or Ubuntu, a container of one will do"
+            f"what runs under QEMU comes from Debian packages ({', '.join(packages)}), and "
+            "apt-get or dpkg-deb is not on PATH; use Debian or Ubuntu, a container of one will do"
         )
     with tempfile.TemporaryDirectory(prefix="edgec-debian-") as name:
         downloads = Path(name)
@@ -171,13 +326,20 @@ def _unpack_debian(folder: Path, packages: list[str], wanted: list[str]) -> None
             (downloads / part / "partial").mkdir(parents=True)
         # Lists of our own where the system's are empty, as in a fresh container.
         own_lists = ["-o", f"Dir::State::Lists={downloads / 'lists'}"]
-        download = ["apt-get", "-q", "-o", "APT::Sandbox::User="]
+        apt = ["apt-get", "-q", "-o", "APT::Sandbox::User="]
+        get = ["download", *packages]
+        if with_dependencies:
+            # As if nothing were installed: then it downloads every package, and needs no rights.
+            options = ("Dir::State::status=/dev/null", f"Dir::Cache={downloads}")
+            more = ("Debug::NoLocking=1", "APT::Install-Recommends=0")
+            get = [word for option in (*options, *more) for word in ("-o", option)]
+            get += ["--download-only", "--yes", "install", *packages]
         try:
-            _run([*download, "download", *packages], downloads, DOWNLOAD_SECONDS)
+            _run([*apt, *get], downloads, DOWNLOAD_SECONDS)
         except ToolchainError:
-            _run([*download, *own_lists, "update"], downloads, DOWNLOAD_SECONDS)
-            _run([*download, *own_lists, "download", *packages], downloads, DOWNLOAD_SECONDS)
-        for file in downloads.glob("*.deb"):
+            _run([*apt, *own_lists, "update"], downloads, DOWNLOAD_SECONDS)
+            _run([*apt, *own_lists, *get], downloads, DOWNLOAD_SECONDS)
+        for file in downloads.rglob("*.deb"):
             archive = _run(["dpkg-deb", "--fsys-tarfile", str(file)], downloads, DOWNLOAD_SECONDS)
             _unpack_tar(archive, folder, wanted)
 

@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +25,18 @@ from edgec.compiler.boards.config import (
     Board,
     Link,
     configured_boards,
+    emulated_target,
     locked,
     qemu_board_names,
     unknown_board,
     write_atomically,
 )
-from edgec.compiler.boards.parts import SERVER, Parts, qemu_parts
+from edgec.compiler.boards.parts import SERVER, Parts, emulation, qemu_parts
+from edgec.compiler.bundle import LIBRARY
+from edgec.compiler.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
 from edgec.compiler.progress import Progress
 from edgec.targets import load_target
-from edgec.targets.target import Target
 
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -97,7 +101,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
         with locked(folder / "lock"):
             running = _running(name)
             if running is None:
-                running = _start(name, target, parts, register)
+                running = _start(name, parts, register)
             elif register is not None and running.link != register:
                 raise BoardConfigError(
                     f"board {name} is running at {running.link}; stop it first: "
@@ -128,6 +132,34 @@ def stop_board(name: str) -> bool:
     return running is not None
 
 
+def execute_program(name: str, program: Path, arguments: Sequence[str], progress: Progress) -> int:
+    """Run a program under QEMU; its exit code, as a shell gives it.
+
+    Args:
+        name: of a QEMU board, or of a target that QEMU plays and TVM has no runtime for.
+        program: built for that target.
+        arguments: of the program.
+        progress: told what is set up the first time.
+
+    Raises:
+        BoardConfigError: QEMU does not play this board, or the program is not for it.
+        ToolchainError: what it needs cannot be fetched.
+    """
+    target = emulated_target(name)
+    if target is None:
+        if name in configured_boards():
+            raise BoardConfigError(
+                f"board {name} is no QEMU board: run programs on the board itself"
+            )
+        raise unknown_board(name, configured_boards())
+    problem = why_not_on(program, target, llvm_features(target), beside=(LIBRARY,))
+    if problem:
+        raise BoardConfigError(f"{program} does not run on board {name}: {problem}")
+    command = [*emulation(target, progress).command, str(program), *arguments]
+    code = subprocess.run(command, check=False).returncode
+    return code if code >= 0 else 128 - code
+
+
 def _folder(name: str) -> Path:
     return user_state_path("edgec") / "boards" / name
 
@@ -152,16 +184,15 @@ def _began(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _start(name: str, target: Target, parts: Parts, register: Link | None) -> _Running:
+def _start(name: str, parts: Parts, register: Link | None) -> _Running:
     folder = _folder(name)
     log = folder / "log"
     options = []
     if register is not None:
         options = ["--key", register.key, f"--{register.via}", f"{register.host}:{register.port}"]
-    assert target.emulator is not None
     command = [
-        *(str(parts.emulator), "-cpu", target.emulator.cpu, "-L", str(parts.system)),
-        *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.libraries}"),
+        *parts.emulation.command,
+        *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.emulation.libraries}"),
         *(str(parts.server / SERVER), LOOPBACK[0], "0", str(folder / "files"), *options),
     ]
     # QEMU needs the execute bit of what it runs on some systems.

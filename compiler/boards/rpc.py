@@ -20,6 +20,7 @@ from edgec.compiler.boards.relay import Relay, open_relay
 from edgec.compiler.bundle import LIBRARY, Bundle
 from edgec.compiler.errors import BoardError, BundleError
 from edgec.compiler.parity import Tensors
+from edgec.compiler.runtime import StepInfo
 from edgec.compiler.signature import Signature, TensorSpec
 from edgec.compiler.storage import held_as
 from edgec.compiler.vectors import check_inputs
@@ -33,6 +34,8 @@ RUN_SECONDS = 600.0
 # The board ends a session that lasts longer, should this side be gone and nobody notice.
 SESSION_SECONDS = 6 * 3600
 CHUNK_BYTES = 2**20
+# Of what executor/ffi.c says of a step.
+STEP_TEXT_BYTES = 512
 
 
 class BoardSession:
@@ -190,6 +193,19 @@ class BoardModel:
         with self._session.step("time the model", RUN_SECONDS):
             return self._time(list(checked.values()), repeat)
 
+    def profile(self, inputs: Tensors) -> NDArray[np.uint64]:
+        """Nanoseconds of each of `steps()` in one run, measured on the board."""
+        checked = check_inputs(self._signature.inputs, inputs)
+        with self._session.step("time the kernels", RUN_SECONDS):
+            return self._profile(list(checked.values()))
+
+    def steps(self) -> list[StepInfo]:
+        """The kernel calls of the model; none if TVM's virtual machine runs it."""
+        return []
+
+    def _profile(self, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
+        return np.zeros(0, np.uint64)
+
     def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         raise NotImplementedError
 
@@ -222,13 +238,37 @@ class _StaticModel(BoardModel):
 
     def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         given, results = self._tensors(inputs)
-        status = int(self._module["edgec_run"](self._handle, *given, *results))
-        if status != 0:
-            raise RuntimeError(f"the model gave status {status}: no memory on the board")
+        self._check(self._module["edgec_run"](self._handle, *given, *results))
         return [
             tensor.numpy().view(np.dtype(spec.dtype)).reshape(_shape(spec))
             for spec, tensor in zip(self._signature.outputs, results, strict=True)
         ]
+
+    def steps(self) -> list[StepInfo]:
+        with self._session.step("ask for the kernels", CALL_SECONDS):
+            text = self._empty(STEP_TEXT_BYTES)
+            return [
+                self._step(text, number) for number in range(self._module["edgec_step_count"]())
+            ]
+
+    def _step(self, text: Any, number: int) -> StepInfo:
+        self._module["edgec_step"](number, text)
+        label, template, flops, *_ = text.numpy().tobytes().decode(errors="replace").split("\0")
+        return StepInfo(label, template, int(flops))
+
+    def _profile(self, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
+        count = int(self._module["edgec_step_count"]())
+        if count == 0:
+            return np.zeros(0, np.uint64)
+        given, results = self._tensors(inputs)
+        times = self._empty(8 * count)
+        self._check(self._module["edgec_run_timed"](self._handle, *given, *results, times))
+        found: NDArray[np.uint64] = times.numpy().view(np.uint64)
+        return found
+
+    def _check(self, status: Any) -> None:
+        if int(status) != 0:
+            raise RuntimeError(f"the model gave status {status}: no memory on the board")
 
     def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
         given, results = self._tensors(inputs)

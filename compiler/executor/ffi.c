@@ -1,6 +1,9 @@
 /* The model's functions once more, in the form that TVM's runtime looks for in a library that it
  * loads: by this a board's RPC server can run the model. Needs no part of TVM; the two structures
  * are those of its C interface (tvm/ffi/c_api.h, dlpack/dlpack.h). */
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "program.h"
 
 typedef struct {
@@ -26,8 +29,9 @@ typedef struct {
   uint64_t byte_offset;
 } tensor;
 
-/* What a run answers when it was not called as its model needs it. */
+/* What a function answers when it was not called as its model needs it. */
 enum { BAD_CALL = -2 };
+enum { STEP_TEXT_BYTES = 512 };
 
 /* The data of a one-dimensional tensor of exactly so many bytes, or NULL. */
 static void* bytes_of(const any* argument, size_t bytes) {
@@ -88,4 +92,25 @@ int __tvm_ffi_edgec_run_timed(void* self, const any* arguments, int32_t count, a
   void* nanoseconds = count ? bytes_of(&arguments[count - 1], bytes) : NULL;
   if (!nanoseconds) return answer(result, BAD_CALL);
   return run(arguments, count - 1, nanoseconds, result);
+}
+
+/* (step, text): write its label, template and operations into a tensor of STEP_TEXT_BYTES, each
+ * ended by a zero byte -> 0 */
+int __tvm_ffi_edgec_step(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self;
+  char* text = count == 2 ? bytes_of(&arguments[1], STEP_TEXT_BYTES) : NULL;
+  if (!text || arguments[0].type != ANY_INTEGER) return answer(result, BAD_CALL);
+  int64_t index = arguments[0].integer;
+  if (index < 0 || index >= edgec_step_count()) return answer(result, BAD_CALL);
+  edgec_step_info step = edgec_step((int32_t)index);
+  const int most = STEP_TEXT_BYTES / 2 - 16;
+  snprintf(text, STEP_TEXT_BYTES, "%.*s%c%.*s%c%" PRId64, most, step.label, 0, most,
+           step.template_, 0, step.flops);
+  return answer(result, 0);
+}
+
+/* () -> how many steps there are */
+int __tvm_ffi_edgec_step_count(void* self, const any* arguments, int32_t count, any* result) {
+  (void)self, (void)arguments, (void)count;
+  return answer(result, edgec_step_count());
 }

@@ -89,6 +89,17 @@ EXTENSIONS = {
         fcadd v0.4s, v1.4s, v2.4s, #270""",
     "jsconv": """
         fjcvtzs w0, d1""",
+    "aes": """
+        aese v0.16b, v1.16b
+        aesimc v0.16b, v1.16b
+        pmull v0.1q, v1.1d, v2.1d
+        pmull2 v0.1q, v1.2d, v2.2d""",
+    "sha2": """
+        sha1c q0, s1, v2.4s
+        sha256h2 q0, q1, v2.4s
+        sha256su1 v0.4s, v1.4s, v2.4s
+        sha1h s0, s1
+        sha256su0 v0.4s, v1.4s""",
     "sha3": """
         eor3 v0.16b, v1.16b, v2.16b, v3.16b
         bcax v0.16b, v1.16b, v2.16b, v3.16b""",
@@ -118,6 +129,8 @@ BASELINE = """
         movi v0.8h, #1
         orr v0.8h, #1
         smull v0.4s, v1.4h, v2.4h
+        pmull v0.8h, v1.8b, v2.8b
+        dup s0, v1.s[1]
         smlal v0.4s, v1.4h, v2.h[1]
         sqrdmulh v0.4s, v1.4s, v2.4s
         sadalp v0.4s, v1.8h
@@ -169,7 +182,7 @@ def test_encodings_of_aarch64(make) -> None:
         for line in text.strip().splitlines()
     }
     body = "\n".join(line.partition(": ")[2] for line in lines)
-    arch = ".arch armv8.7-a+dotprod+i8mm+bf16+fp16+fp16fml+lse+rcpc+rdm+sha3+sve+sme"
+    arch = ".arch armv8.7-a+dotprod+i8mm+bf16+fp16+fp16fml+lse+rcpc+rdm+aes+sha2+sha3+sve+sme"
     source = f"{arch}\n.text\n.globl f\nf:\n{body}\n"
     library = make(source, everything)
     with library.open("rb") as stream:
@@ -193,6 +206,9 @@ def test_encodings_of_aarch64(make) -> None:
             r"uses sdot or udot at 0x\w+, of the extension dotprod that cortex-a72 does not have",
         ),
         (".arch_extension fp16\n fadd v0.8h, v1.8h, v2.8h", "rpi5", "armv8.0", "fullfp16"),
+        # The Pi 5 has instructions for cryptography, those before it were built without.
+        (".arch_extension crypto\n aese v0.16b, v1.16b", "rpi5", "rpi4", "extension aes that"),
+        (".arch_extension crypto\n sha256su0 v0.4s, v1.4s", "rpi5", "rpi3", "extension sha2 that"),
         (".arch_extension i8mm\n smmla v0.4s, v1.16b, v2.16b", "", "rpi5", "i8mm"),
         ("{vex} vpdpbusd %ymm0, %ymm1, %ymm2", "", "x86-64-v4-vnni", "avxvnni"),
         ("vpdpbusd %zmm0, %zmm1, %zmm2", "x86-64-v4-vnni", "x86-64-v4", "vpdpbusd at .*avx512vnni"),

@@ -19,19 +19,18 @@ from onnx import TensorProto
 from onnx_graphs import make_model, node, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
+from edgec.compiler.boards.parts import emulation
 from edgec.compiler.bundle import save_npy
 from edgec.compiler.errors import IntegrityError
 from edgec.compiler.link import driver, link_shared
 from edgec.compiler.parity import Tolerance, compare
+from edgec.compiler.progress import Silent
 from edgec.compiler.runner import EXECUTOR, FOLDER
 from edgec.compiler.storage import STORAGE, decode_table
 from edgec.compiler.verify import verify_bundle
 from edgec.targets import load_target
 
 DIGITS = CompileOptions(shapes={"image": (1, 1, 8, 8)}, runner=True)
-
-# The folder below which Debian's qemu-user-static and libc6-…-cross are installed.
-QEMU_ROOT = Path(os.environ.get("EDGEC_QEMU_ROOT", "/"))
 
 
 @pytest.fixture(scope="module")
@@ -313,19 +312,11 @@ def test_bundle(bundle: Bundle, digits: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["rpi3", "rpi3-32bit", "rpi4", "rpi5", "riscv64"])
 def test_on_boards(digits: Path, tmp_path: Path, target: str) -> None:
-    """Built and checked for each; run under an emulator of its processor where there is one."""
+    """Built and checked for each, and run under an emulator of its processor."""
     board = load_target(target)
     bundle = compile_model(digits, board, DIGITS, output=tmp_path / "x.edgec")
     assert bundle.manifest.files["run"].size_bytes < 200_000
-    assert board.emulator is not None
-    emulator = shutil.which(
-        f"{board.emulator.program}-static", path=f"{QEMU_ROOT / 'usr/bin'}:{os.defpath}"
-    )
-    system = board.triple.replace("armv7l", "arm")
-    libraries = QEMU_ROOT / "usr" / system
-    if emulator is None or not libraries.is_dir():
-        pytest.skip(f"{board.emulator.program}-static or the C library of {system} is missing")
-    prefix = (emulator, "-cpu", board.emulator.cpu, "-L", str(libraries))
+    prefix = emulation(board, Silent()).command
     report = run(bundle.path, "--verify", "--threads", "2", "--repeat", "3", prefix=prefix)
     assert report["passed"]
     assert report["threads"] == 2

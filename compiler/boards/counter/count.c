@@ -1,0 +1,84 @@
+/* Runs a model once, on one thread, for QEMU's plugin to count its instructions (plugin.c).
+ *
+ *     count MODEL.SO INPUTS
+ *
+ * INPUTS holds the bytes of every input, one after the other. Reading the clock is what the plugin
+ * takes for a mark. In order: three marks that have nothing between them, the one that the executor
+ * sets before its first step, one after each step, and one after the run. Before, there is a run
+ * without marks: the first one maps memory and resolves functions. Prints the label, the template
+ * and the operations of each step, each ended by a zero byte. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "edgec.h"
+
+enum { ALIGNMENT = 64 };
+
+_Noreturn static void fail(const char* message) {
+  fprintf(stderr, "%s\n", message);
+  exit(1);
+}
+
+static void* allocate(size_t bytes) {
+  void* memory = NULL;
+  if (posix_memalign(&memory, ALIGNMENT, bytes ? bytes : 1)) fail("no memory");
+  return memory;
+}
+
+static void mark(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+}
+
+static void* library;
+
+static void* find(const char* name) {
+  void* found = dlsym(library, name);
+  if (!found) fail(dlerror());
+  return found;
+}
+
+/* A function of edgec.h, from the library. */
+#define FIND(function) __typeof__(function)* const our_##function = find(#function)
+
+int main(int count, char** arguments) {
+  if (count != 3) fail("usage: count MODEL.SO INPUTS");
+  library = dlopen(arguments[1], RTLD_NOW);
+  if (!library) fail(dlerror());
+  FIND(edgec_input_count);
+  FIND(edgec_output_count);
+  FIND(edgec_input);
+  FIND(edgec_output);
+  FIND(edgec_open);
+  FIND(edgec_run);
+  FIND(edgec_run_timed);
+  FIND(edgec_step_count);
+  FIND(edgec_step);
+
+  FILE* file = fopen(arguments[2], "rb");
+  int32_t inputs = our_edgec_input_count(), outputs = our_edgec_output_count();
+  int32_t steps = our_edgec_step_count();
+  void** buffers = allocate((size_t)(inputs + outputs) * sizeof(void*));
+  uint64_t* nanoseconds = allocate((size_t)steps * sizeof(uint64_t));
+  for (int32_t i = 0; i < inputs + outputs; ++i) {
+    const edgec_tensor* tensor = i < inputs ? our_edgec_input(i) : our_edgec_output(i - inputs);
+    buffers[i] = allocate(tensor->bytes);
+    if (i < inputs && (!file || fread(buffers[i], 1, tensor->bytes, file) != tensor->bytes))
+      fail("cannot read the inputs");
+  }
+  edgec_session* session = our_edgec_open(1);
+  const void* const* given = (const void* const*)buffers;
+  if (!session || our_edgec_run(session, given, buffers + inputs)) fail("no memory");
+  mark(); /* resolves the function */
+  mark();
+  mark();
+  if (our_edgec_run_timed(session, given, buffers + inputs, nanoseconds)) fail("no memory");
+  mark();
+  for (int32_t i = 0; i < steps; ++i) {
+    edgec_step_info step = our_edgec_step(i);
+    printf("%s%c%s%c%lld%c", step.label, 0, step.template_, 0, (long long)step.flops, 0);
+  }
+  return 0;
+}

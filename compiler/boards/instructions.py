@@ -1,0 +1,131 @@
+"""Speed where no board is: instructions that an inference executes, counted under QEMU.
+
+An emulator's time says nothing of a real machine's. The number of instructions says something: it
+is exact, the same in every run, and compares two versions of the same kernel. It knows nothing of
+caches, nor of how many instructions a processor executes at once.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgec.compiler.boards.parts import counter_parts
+from edgec.compiler.errors import ToolchainError
+from edgec.compiler.progress import Progress, Silent
+from edgec.targets.target import Target
+
+COUNT_SECONDS = 1800
+# System calls that read the clock, by their numbers; on 32-bit Arm there are two.
+_CLOCK = {"aarch64": (113,), "riscv64": (113,), "armv7l": (263, 403)}
+# Marks around the steps; see counter/count.c.
+_MARKS_BEFORE, _MARKS_AFTER = 4, 1
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """One kernel call of a model.
+
+    Attributes:
+        label: the operators it computes.
+        template: its kernel template, or `generic`.
+        flops: floating-point operations.
+        instructions: executed, on one thread.
+    """
+
+    label: str
+    template: str
+    flops: int
+    instructions: int
+
+
+@dataclass(frozen=True)
+class InstructionCount:
+    """Instructions of one inference, on one thread.
+
+    Attributes:
+        cpu: QEMU's name of the processor.
+        total: all of them, with what is between the steps.
+        steps: in the order of execution.
+    """
+
+    cpu: str
+    total: int
+    steps: tuple[StepCount, ...]
+
+
+def count_instructions(
+    library: Path,
+    target: Target,
+    inputs: Sequence[NDArray[Any]],
+    progress: Progress | None = None,
+) -> InstructionCount:
+    """Count the instructions of one inference under QEMU.
+
+    Args:
+        library: a model for the static executor, that `edgec.compiler.build` made.
+        target: what it is to run on; it names an emulator.
+        inputs: in the model's order, of its shapes and dtypes.
+        progress: told what is set up the first time.
+
+    Raises:
+        ToolchainError: QEMU cannot be fetched or has no plugins, or the model fails.
+        OutputError: the cache folder cannot be written.
+    """
+    assert target.emulator is not None
+    parts = counter_parts(target, progress or Silent())
+    with tempfile.TemporaryDirectory(prefix="edgec-count-") as name:
+        # The plugin's arguments are separated by commas.
+        folder = Path(name)
+        (folder / "plugin.so").symlink_to(parts.plugin)
+        (folder / "inputs").write_bytes(b"".join(array.tobytes() for array in inputs))
+        clock = ",".join(f"mark={number}" for number in _CLOCK[target.architecture])
+        command = [
+            *(*parts.command, "-plugin", f"{folder}/plugin.so,out={folder}/marks,{clock}"),
+            *(str(parts.program), str(library.resolve()), str(folder / "inputs")),
+        ]
+        output = _run(command, library)
+        marks = [int(line) for line in (folder / "marks").read_text().split()]
+    *fields, _ = output.decode(errors="replace").split("\0")
+    steps = list(zip(fields[::3], fields[1::3], fields[2::3], strict=True))
+    if len(marks) != _MARKS_BEFORE + len(steps) + _MARKS_AFTER:
+        raise ToolchainError(
+            f"QEMU's plugin set {len(marks)} marks in a run of {len(steps)} steps: this version "
+            "of QEMU reads the clock in another way"
+        )
+    return _report(target.emulator.cpu, marks, steps)
+
+
+def _report(cpu: str, marks: list[int], steps: list[tuple[str, str, str]]) -> InstructionCount:
+    # What a mark itself costs; the count never falls below nothing where compilers differ.
+    mark = marks[2] - marks[1]
+    between = [max(0, after - before - mark) for before, after in pairwise(marks[3:-1])]
+    total = marks[-1] - marks[2] - mark * (len(steps) + 2)
+    counts = tuple(
+        StepCount(label, template, int(flops), instructions)
+        for (label, template, flops), instructions in zip(steps, between, strict=True)
+    )
+    return InstructionCount(cpu, total, counts)
+
+
+def _run(command: list[str], library: Path) -> bytes:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COUNT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(f"counting took over {COUNT_SECONDS} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        raise ToolchainError(f"{library.name} does not run under QEMU: {reason[:400]}")
+    return done.stdout

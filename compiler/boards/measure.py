@@ -1,0 +1,112 @@
+"""How fast a bundle is on a board: times of a real one, instructions where QEMU plays it."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgec.compiler.bench import Latency, StepTime, step_times
+from edgec.compiler.boards.config import Board
+from edgec.compiler.boards.facts import check_bundle, check_compatible, check_target
+from edgec.compiler.boards.instructions import InstructionCount, count_instructions
+from edgec.compiler.boards.rpc import open_session, push_bundle
+from edgec.compiler.bundle import Bundle
+from edgec.compiler.errors import BundleError
+from edgec.compiler.parity import Tensors
+from edgec.compiler.progress import Progress
+from edgec.compiler.vectors import check_inputs
+from edgec.targets.target import Target
+
+# Runs in one call of the board: enough that the network does not matter.
+BURST_SECONDS = 0.5
+PROFILED_RUNS = 10
+
+
+@dataclass(frozen=True)
+class BoardTimes:
+    """What was measured on a board.
+
+    Attributes:
+        threads: that computed.
+        latency: times of single runs, on the board's clock.
+        steps: profile, in the order of execution; empty if it was not asked for, and for TVM's
+            virtual machine.
+    """
+
+    threads: int
+    latency: Latency
+    steps: tuple[StepTime, ...]
+
+
+def time_on_board(
+    bundle: Bundle,
+    board: Board,
+    inputs: Tensors,
+    *,
+    threads: int = 1,
+    seconds: float = 3.0,
+    profile: bool = False,
+) -> BoardTimes:
+    """Measure on a board, by its own clock.
+
+    Args:
+        bundle: what to measure; it is sent if it is not there.
+        board: where.
+        inputs: input tensors.
+        threads: to compute on; 0 is one for each core.
+        seconds: measuring time.
+        profile: also measure each kernel.
+
+    Raises:
+        BundleError: the board cannot run this bundle; nothing was sent.
+        BoardError: the board cannot be reached, or failed.
+    """
+    check_bundle(bundle)
+    with open_session(board) as session:
+        facts = session.facts()
+        check_compatible(bundle.manifest, facts)
+        name, _ = push_bundle(session, bundle)
+        model = session.load(bundle, name, threads)
+        model.time(inputs, 1)
+        once = model.time(inputs, 1)[0]
+        burst = max(1, min(1000, int(BURST_SECONDS / max(once, 1e-6))))
+        rounds: list[Sequence[float]] = []
+        while not rounds or sum(map(sum, rounds)) < seconds:
+            rounds.append(model.time(inputs, burst))
+        actual = threads or facts.cores
+        steps: tuple[StepTime, ...] = ()
+        if profile:
+            samples = [model.profile(inputs) for _ in range(PROFILED_RUNS)]
+            peak = bundle.manifest.target.peak_gflops * actual
+            steps = step_times(model.steps(), samples, peak)
+    latency = Latency(
+        str(bundle.path),
+        tuple(time * 1e3 for times in rounds for time in times),
+        tuple(statistics.median(times) * 1e3 for times in rounds),
+    )
+    return BoardTimes(actual, latency, steps)
+
+
+def count_on_board(
+    bundle: Bundle, target: Target, inputs: Tensors, progress: Progress
+) -> InstructionCount:
+    """Count instructions on a QEMU board's processor; the board need not be running.
+
+    Args:
+        bundle: what to measure.
+        target: what QEMU plays; see `config.emulated_target`.
+        inputs: input tensors.
+        progress: told what is set up the first time.
+
+    Raises:
+        BundleError: the board cannot run this bundle.
+        ToolchainError: QEMU cannot be fetched, or has no plugins.
+    """
+    manifest = bundle.manifest
+    if manifest.execution.executor != "static":
+        raise BundleError(
+            f"{bundle.path}: its shapes depend on data, so TVM's virtual machine runs it; "
+            "instructions are counted of static models only"
+        )
+    check_target(manifest, target)
+    checked = check_inputs(manifest.signature.inputs, inputs)
+    return count_instructions(bundle.library, target, list(checked.values()), progress)
