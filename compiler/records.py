@@ -149,6 +149,8 @@ class Database:
         Raises:
             BadInputError: it cannot be read, or nothing in it is a record.
         """
+        if path.exists() and not path.is_file():
+            raise BadInputError(f"{path} is no file; --db and --records take a file")
         try:
             lines = path.read_bytes().splitlines()
         except FileNotFoundError:

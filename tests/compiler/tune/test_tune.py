@@ -255,7 +255,7 @@ def test_the_command_line_lists_reports_and_says_what_is_missing(
         (["--db", "x", "--time", "soon"], 2, "write 8h"),
         (["--db", "x", "--trials", "5", "--tasks", "99"], 2, "fits none"),
         (["--db", "x", "--trials", "5", "-t", "rpi4"], 2, "--board"),
-        (["--db", "/dev/full", "--trials", "5"], 4, "cannot write /dev/full"),
+        (["--db", "/dev/full", "--trials", "5"], 4, "/dev/full is no file"),
     ):
         assert main([*tune, *arguments]) == code
         assert message in capsys.readouterr().err
