@@ -1,8 +1,8 @@
-"""What a QEMU board is made of, fetched once into the user's cache folder.
+"""What a board is made of, fetched once into the user's cache folder.
 
 The emulator and the board's C library are Debian packages, unpacked and not installed; TVM's
-runtime for the board is taken out of its wheels; the server is compiled from source. Each part
-is a folder that appears when it is complete.
+runtime for the board is taken out of its wheels; the server is compiled from source. A real board
+needs the last two. Each part is a folder that appears when it is complete.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +23,7 @@ from platformdirs import user_cache_path
 
 from edgec.compiler.boards.config import locked
 from edgec.compiler.boards.server import SOURCE
-from edgec.compiler.errors import OutputError, ToolchainError
+from edgec.compiler.errors import BoardConfigError, OutputError, ToolchainError
 from edgec.compiler.progress import Progress
 from edgec.targets.target import Target
 
@@ -32,7 +33,9 @@ SERVER = "edgec-server"
 
 # Debian's name of an architecture, for packages of cross libraries.
 _DEBIAN = {"aarch64": "arm64"}
-_GLIBC = "2.28"
+# Where the wheels have a runtime, as `uname -m` prints it.
+SERVER_ARCHITECTURES = ("aarch64", "x86_64")
+SERVER_GLIBC = "2.28"
 _LIBRARIES = {
     "apache-tvm": ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so"),
     "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
@@ -67,42 +70,78 @@ def qemu_parts(target: Target, progress: Progress) -> Parts:
     """
     assert target.emulator is not None
     architecture, program = target.architecture, target.emulator.program
+    with _cache() as cache:
+        found = shutil.which(program)
+        if found is None:
+            fetch = _once(
+                cache / program,
+                lambda folder: _emulator(folder, program),
+                progress,
+                (1, 4, f"fetch {program}"),
+            )
+            found = str(fetch / program)
+        system = _once(
+            cache / f"{architecture}-system",
+            lambda folder: _system(folder, architecture),
+            progress,
+            (2, 4, "fetch the C library"),
+        )
+        server = _server_folder(cache, architecture, progress, first_step=3, steps=4)
+    root = system / "usr" / f"{architecture}-linux-gnu"
+    return Parts(Path(found), root, root / "lib", server)
+
+
+def check_served(architecture: str) -> None:
+    """Whether there is a server for an architecture.
+
+    Raises:
+        BoardConfigError: there is none, for want of a TVM runtime.
+    """
+    if architecture not in SERVER_ARCHITECTURES:
+        raise BoardConfigError(
+            f"there is no TVM runtime to install for {architecture}, only for "
+            f"{' and '.join(SERVER_ARCHITECTURES)}; use edgec compile --runner, which needs none"
+        )
+
+
+def server_parts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
+    """Folder of the server and TVM's runtime for a real board; what is missing is fetched.
+
+    Raises:
+        ToolchainError: something cannot be fetched or compiled.
+        OutputError: the cache folder cannot be written.
+    """
+    with _cache() as cache:
+        return _server_folder(cache, architecture, progress, first_step, steps)
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """The cache folder, locked."""
     cache = user_cache_path("edgec") / "boards"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / "lock"):
-            found = shutil.which(program)
-            if found is None:
-                fetch = _once(
-                    cache / program,
-                    lambda folder: _emulator(folder, program),
-                    progress,
-                    (1, 4, f"fetch {program}"),
-                )
-                found = str(fetch / program)
-            system = _once(
-                cache / f"{architecture}-system",
-                lambda folder: _system(folder, architecture),
-                progress,
-                (2, 4, "fetch the C library"),
-            )
-            runtime = _once(
-                cache / f"{architecture}-runtime-{_digest(*_versions())}",
-                lambda folder: _runtime(folder, architecture),
-                progress,
-                (3, 4, "fetch TVM's runtime"),
-            )
-            source = SOURCE.read_text()
-            server = _once(
-                cache / f"{architecture}-server-{_digest(source, *_versions())}",
-                lambda folder: _server(folder, architecture, runtime),
-                progress,
-                (4, 4, "compile the server"),
-            )
+            yield cache
     except OSError as error:
         raise OutputError(f"cannot write {cache}: {error.strerror or error}") from None
-    root = system / "usr" / f"{architecture}-linux-gnu"
-    return Parts(Path(found), root, root / "lib", server)
+
+
+def _server_folder(
+    cache: Path, architecture: str, progress: Progress, first_step: int, steps: int
+) -> Path:
+    runtime = _once(
+        cache / f"{architecture}-runtime-{_digest(*_versions())}",
+        lambda folder: _runtime(folder, architecture),
+        progress,
+        (first_step, steps, "fetch TVM's runtime"),
+    )
+    return _once(
+        cache / f"{architecture}-server-{_digest(SOURCE.read_text(), *_versions())}",
+        lambda folder: _server(folder, architecture, runtime),
+        progress,
+        (first_step + 1, steps, "compile the server"),
+    )
 
 
 def _digest(*texts: str) -> str:
@@ -229,7 +268,7 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
     _run(
         [
             *(sys.executable, "-m", "ziglang", "cc"),
-            *("-target", f"{architecture}-linux-gnu.{_GLIBC}", "-std=gnu11", "-O2", "-s"),
+            *("-target", f"{architecture}-linux-gnu.{SERVER_GLIBC}", "-std=gnu11", "-O2", "-s"),
             *(f"-I{path}" for path in headers),
             *(str(SOURCE), "-o", str(folder / SERVER)),
             *(str(folder / name) for name in ("libtvm_runtime.so", "libtvm_ffi.so")),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from breaking_network import breaking_network
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc
@@ -25,19 +26,6 @@ from edgec.compiler.errors import BoardConfigError, BoardError, BundleError
 from edgec.compiler.progress import Silent
 
 NAME = "qemu-rpi4"
-
-# A process of its own: TVM's client holds Python's lock while it waits.
-BREAKING_NETWORK = """
-import select, socket, sys
-client, _ = socket.socket(fileno=int(sys.argv[1])).accept()
-server = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
-sent = 0
-while sent < 2_000_000:
-    for end in select.select([client, server], [], [])[0]:
-        data = end.recv(2**16)
-        (server if end is client else client).sendall(data)
-        sent += len(data) * (end is client)
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -232,12 +220,8 @@ def test_a_network_cut_in_the_middle_of_an_upload(
     file = tmp_path / "large.so"
     file.write_bytes(bytes(4_000_000))
     assert running.link is not None
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        arguments = [str(listener.fileno()), str(running.link.port)]
-        cut = subprocess.Popen(
-            [sys.executable, "-c", BREAKING_NETWORK, *arguments], pass_fds=[listener.fileno()]
-        )
-        link = running.link.model_copy(update={"port": listener.getsockname()[1]})
+    with breaking_network(running.link.port, 2_000_000) as port:
+        link = running.link.model_copy(update={"port": port})
         with (
             rpc.open_session(running.model_copy(update={"link": link})) as session,
             pytest.raises(
@@ -245,7 +229,6 @@ def test_a_network_cut_in_the_middle_of_an_upload(
             ),
         ):
             session.push(file, "large.so")
-        assert cut.wait(20) == 0
     assert deploy_bundle(bundle, running, Silent()).parity.passed
     assert not (own_state / "files" / "kept" / "large.so").exists()
     assert list((own_state / "files" / "session").iterdir()) == []
