@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 from breaking_network import breaking_network
 
@@ -214,6 +218,44 @@ def test_a_full_disk(running: Board, bundle: Bundle, own_state: Path, tmp_path: 
     assert deploy_bundle(bundle, running, Silent()).parity.passed
 
 
+def test_no_memory_for_the_model(
+    running: Board, bundle: Bundle, own_state: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "wide.onnx"
+    onnx.save(wide_model(), model)
+    wide = compile_model(model, "rpi4", CompileOptions(), output=tmp_path / "wide.edgec")
+    assert wide.manifest.execution.arena_bytes > 30_000_000
+    server = json.loads((own_state / "state.json").read_bytes())["pid"]
+    size = int(Path(f"/proc/{server}/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.prlimit(server, resource.RLIMIT_AS)
+    # Sessions are children of the server: this is all that they get, under QEMU's own memory.
+    resource.prlimit(server, resource.RLIMIT_AS, (size + 24_000_000, before[1]))
+    try:
+        with pytest.raises(BoardError, match="load the model: no memory or no threads"):
+            deploy_bundle(wide, running, Silent(), threads=1)
+        assert main(["deploy", str(wide.path), "--board", NAME, "--threads", "1", "-q"]) == 6
+    finally:
+        resource.prlimit(server, resource.RLIMIT_AS, before)
+    assert deploy_bundle(bundle, running, Silent()).parity.passed
+    assert list((own_state / "files" / "session").iterdir()) == []
+
+
+def wide_model() -> onnx.ModelProto:
+    graph = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        wide (float[1, 1, 1024, 1024] x) => (float[1, 1, 1024, 1024] y)
+        {
+            middle = Conv<pads = [1, 1, 1, 1]>(x, first)
+            y = Conv<pads = [1, 1, 1, 1]>(middle, second)
+        }
+    """)
+    generator = np.random.default_rng(0)
+    for name, shape in (("first", (8, 1, 3, 3)), ("second", (1, 8, 3, 3))):
+        values = generator.standard_normal(shape).astype(np.float32)
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return graph
+
+
 def test_a_network_cut_in_the_middle_of_an_upload(
     running: Board, bundle: Bundle, own_state: Path, tmp_path: Path
 ) -> None:
@@ -259,23 +301,49 @@ def stopped() -> Iterator[None]:
 @pytest.mark.parametrize("via", ["tracker", "proxy"])
 def test_through_tracker_and_proxy(via: str, stopped: None, bundle: Bundle) -> None:
     port = free_port()
-    command = [sys.executable, "-m", f"tvm.exec.rpc_{via}", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--port-end", str(port + 1)]
-    registry = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_for(port)
+    with registry(via, port):
         link = Link.model_validate({"via": via, "port": port, "key": "pi"})
         board = start_board(NAME, Silent(), link)
         with pytest.raises(BoardConfigError, match="stop it first"):
             start_board(NAME, Silent(), link.model_copy(update={"key": "other"}))
         for _ in range(2):
             assert deploy_bundle(bundle, board, Silent()).parity.passed
-    finally:
-        os.killpg(registry.pid, signal.SIGKILL)
-        registry.wait()
     if via == "tracker":
         with pytest.raises(BoardError, match=r"cannot connect to 127|tracker at .* broke off"):
             open_and_leave(board)
+        # The board finds the way back by itself.
+        with registry(via, port):
+            assert deploy_bundle(bundle, board, Silent()).parity.passed
+
+
+@contextlib.contextmanager
+def registry(via: str, port: int) -> Iterator[None]:
+    """TVM's tracker or proxy."""
+    command = [sys.executable, "-m", f"tvm.exec.rpc_{via}", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--port-end", str(port + 1)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(port)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_lock_of_a_process_that_died(stopped: None, own_state: Path) -> None:
+    own_state.mkdir(parents=True, exist_ok=True)
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edgec.compiler.boards.config import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    lock = own_state / "lock"
+    died = subprocess.run([sys.executable, "-c", script, str(lock)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert lock.exists()
+    open_and_leave(start_board(NAME, Silent()))
 
 
 def open_and_leave(board: Board) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -21,7 +22,8 @@ from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc, ssh
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
-from edgec.compiler.boards.parts import SERVER, qemu_parts
+from edgec.compiler.boards.parts import SERVER, qemu_parts, server_parts
+from edgec.compiler.boards.server import SCRIPT
 from edgec.compiler.boards.setup import clean_board, setup_board, start_server, stop_server
 from edgec.compiler.cli import main
 from edgec.compiler.errors import BoardConfigError, BoardError, ToolchainError
@@ -149,7 +151,9 @@ def test_the_server_is_its_users_alone(far: SshBoard, ready: Board) -> None:
     folder = far.home / ".local/share/edgec"
     assert folder.stat().st_mode & 0o777 == 0o700
     (server,) = servers(far)
-    opened = {os.readlink(file) for file in Path(f"/proc/{server}/fd").iterdir() if file.exists()}
+    opened = {
+        str(file.readlink()) for file in Path(f"/proc/{server}/fd").iterdir() if file.exists()
+    }
     files = {name for name in opened if "socket" not in name and str(far.home) not in name}
     assert files <= {"/dev/null"}, "it would hold the connection that started it"
 
@@ -236,7 +240,7 @@ def test_an_ssh_server_that_never_answers(
     monkeypatch.setitem(ssh._OPTIONS, "ConnectTimeout", "1")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         there = linked(board, ssh_port=mute.getsockname()[1])
-        with pytest.raises(BoardError, match="connect: ssh: Connection .* timed out"):
+        with pytest.raises(BoardError, match=r"connect: ssh: Connection .* timed out"):
             open_and_leave(there)
     assert tunnels() == []
 
@@ -365,6 +369,66 @@ def test_a_client_killed_in_a_session_leaves_no_ssh(far: SshBoard, ready: Board)
     client.stdout.close()
     assert eventually(lambda: processes(forward) == [])
     open_and_leave(ready)
+
+
+SYSTEMD = Path("/lib/systemd/systemd")
+# A systemd of its own that sees no other process and no other file system's changes.
+WITH_SYSTEMD = """
+set -eu
+mount -t tmpfs edgec /run
+mkdir -p /run/systemd/system /run/user/0
+umount -R /sys/fs/cgroup
+mount -t cgroup2 edgec /sys/fs/cgroup
+export HOME="$1" XDG_RUNTIME_DIR=/run/user/0
+unset XDG_CONFIG_HOME
+/lib/systemd/systemd --user --log-target=null &
+until systemctl --user show --property=Version >/dev/null 2>&1; do sleep 0.1; done
+script=$2
+port=$3
+act() { echo "$1:"; sh -c "$(cat "$script")" edgec "$@"; }
+act check_service
+act start mine "$port" '' service
+act look
+act start mine "$port" ''
+systemctl --user is-enabled edgec-server
+systemctl --user is-active edgec-server
+act stop
+act start mine "$port" ''
+act clean
+systemctl --user is-active edgec-server || :
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not SYSTEMD.exists() or platform.machine() != "x86_64",
+    reason="needs root, systemd and x86-64 to start a systemd of its own",
+)
+def test_a_service_of_systemd(tmp_path: Path) -> None:
+    folder = tmp_path / ".local/share/edgec/server-mine"
+    shutil.copytree(server_parts("x86_64", Silent(), first_step=1, steps=2), folder)
+    (folder / SERVER).chmod(0o700)
+    port = str(free_port())
+    spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    done = subprocess.run(
+        [*spaces, "sh", "-c", WITH_SYSTEMD, "sh", str(tmp_path), str(SCRIPT), port],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "edgec:file=" not in line]
+    assert lines[:4] == ["check_service:", "edgec:lingers=no", "start:", "edgec:started=yes"]
+    assert "edgec:service=yes" in lines
+    (running,) = [line for line in lines if line.startswith("edgec:running=")]
+    assert f"/server-mine/{SERVER} 127.0.0.1 {port} " in running
+    # The second start finds it running.
+    again = lines.index("start:", 3)
+    assert lines[again : again + 4] == ["start:", "enabled", "active", "stop:"]
+    assert lines[-3:] == ["clean:", lines[-2], "inactive"]
+    assert lines[-2].startswith("edgec:stopped=")
+    assert not folder.parent.exists()
+    assert not list((tmp_path / ".config/systemd/user").rglob("edgec*"))
 
 
 def processes(text: str) -> list[int]:
