@@ -44,6 +44,7 @@ def board() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where its server listens.")
 @click.option("--port", type=int, default=9090, show_default=True, help="Of its server.")
 @click.option("--ssh", default="", metavar="USER@HOST", help="Tunnel to it through ssh.")
+@click.option("--ssh-port", type=int, help="Of its ssh; ssh's own configuration says else.")
 @_link_options
 @click.option("--insecure", is_flag=True, help="Connect to another machine without a tunnel.")
 def add(
@@ -52,12 +53,13 @@ def add(
     host: str,
     port: int,
     ssh: str,
+    ssh_port: int | None,
     tracker: str,
     proxy: str,
     key: str,
     insecure: bool,
 ) -> None:
-    """Write down a board whose RPC server is running."""
+    """Write down a board; one behind ssh is then set up, on others the server is running."""
     from edgec.compiler.boards.config import Board, add_board, why_no_server
     from edgec.targets import load_target
 
@@ -67,8 +69,12 @@ def add(
     link = _registry(tracker, proxy, key, insecure)
     if link is not None and ssh:
         raise UsageError("--ssh goes to the board itself, not to a tracker or proxy")
+    if ssh_port is not None and not ssh:
+        raise UsageError("--ssh-port needs --ssh")
     if link is None:
-        fields = {"via": "ssh", "host": ssh} if ssh else {"host": host, "insecure": insecure}
+        fields: dict[str, Any] = {"host": host, "insecure": insecure}
+        if ssh:
+            fields = {"via": "ssh", "host": ssh, "ssh_port": ssh_port}
         link = _link(**fields, port=port, key=key)
     add_board(_checked(Board, name=name, target=target, link=link))
     click.echo(f"{name}: {link}, target {target}")
@@ -110,34 +116,85 @@ def show(name: str, as_json: bool) -> None:
 
 @board.command()
 @click.argument("name")
+@click.option("--service", is_flag=True, help="Let the board's systemd start the server.")
+@_quiet_option
+def setup(name: str, service: bool, quiet: bool) -> None:
+    """Bring the server to a board over ssh and start it; nothing is installed system-wide."""
+    from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.boards.setup import how_to_linger, setup_board
+
+    found = find_board(name)
+    report = setup_board(found, _progress(quiet), service)
+    if report.changed or report.sent_bytes:
+        click.echo(f"{name}: set up, {report.sent_bytes / 1e6:.1f} MB sent; it answers")
+    else:
+        click.echo(f"{name}: already set up; it answers")
+    if report.lingers is False:
+        click.echo(
+            f"systemd stops it at logout, and does not start it with the board, until you type: "
+            f"{how_to_linger(found)}"
+        )
+
+
+@board.command()
+@click.argument("name")
 @_link_options
 @_quiet_option
 def start(name: str, tracker: str, proxy: str, key: str, quiet: bool) -> None:
-    """Start a QEMU board; the first time, fetch what it needs."""
-    from edgec.compiler.boards.qemu import start_board
+    """Start a QEMU board, or the server of a board that is set up.
+
+    The first start of a QEMU board fetches what it needs.
+    """
+    from edgec.compiler.boards.qemu import find_board, start_board
 
     register = _registry(tracker, proxy, key, insecure=False)
-    started = start_board(name, _progress(quiet), register)
-    click.echo(f"{name}: running at {_where(started)}")
+    found = find_board(name)
+    if found.emulated:
+        found = start_board(name, _progress(quiet), register)
+    else:
+        from edgec.compiler.boards.setup import start_server
+
+        if register is not None:
+            raise UsageError("--tracker and --proxy are for QEMU boards")
+        start_server(found)
+    click.echo(f"{name}: running at {_where(found)}")
 
 
 @board.command()
 @click.argument("name")
 def stop(name: str) -> None:
-    """Stop a QEMU board."""
-    from edgec.compiler.boards.qemu import stop_board
+    """Stop a QEMU board, or the server of a board that is set up."""
+    from edgec.compiler.boards.qemu import find_board, stop_board
 
-    click.echo(f"{name}: {'stopped' if stop_board(name) else 'was not running'}")
+    found = find_board(name)
+    if found.emulated:
+        stopped = stop_board(name)
+    else:
+        from edgec.compiler.boards.setup import stop_server
+
+        stopped = stop_server(found)
+    click.echo(f"{name}: {'stopped' if stopped else 'was not running'}")
 
 
 @board.command()
 @click.argument("name")
-def remove(name: str) -> None:
+@click.option("--clean", is_flag=True, help="Remove from the board what setup put there, too.")
+def remove(name: str, clean: bool) -> None:
     """Forget a board."""
-    from edgec.compiler.boards.config import remove_board
+    from edgec.compiler.boards.config import configured_boards, remove_board
 
+    known = configured_boards().get(name)
+    if known and clean:
+        from edgec.compiler.boards.setup import clean_board
+
+        clean_board(known)
     remove_board(name)
     click.echo(f"{name}: removed")
+    if known and known.link and known.link.via == "ssh" and not clean:
+        click.echo(
+            "what setup put on the board stays there, in ~/.local/share/edgec; to remove that "
+            f"too, add the board again and type: edgec board remove {name} --clean"
+        )
 
 
 @board.command()

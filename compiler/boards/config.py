@@ -37,6 +37,7 @@ class Link(BaseModel):
         host: name or IPv4 address.
         port: TCP port.
         key: what the server answers to.
+        ssh_port: where ssh connects to; None for what ssh's own configuration says.
         insecure: connect to another machine without a tunnel. TVM's RPC is neither encrypted
             nor authenticated.
     """
@@ -47,6 +48,7 @@ class Link(BaseModel):
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*$")] = LOOPBACK[0]
     port: Annotated[int, Field(ge=1, le=65535)]
     key: Key = ""
+    ssh_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     insecure: bool = False
 
     @model_validator(mode="after")

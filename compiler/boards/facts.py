@@ -144,7 +144,7 @@ def _problems(manifest: Manifest, facts: BoardFacts) -> list[str]:
     missing = sorted(needed_features(target) - facts.features)
     if missing:
         problems.append(f"the board's CPU lacks {', '.join(missing)}")
-    if _version(facts.glibc) < _version(target.glibc):
+    if version_of(facts.glibc) < version_of(target.glibc):
         problems.append(f"it needs glibc {target.glibc}, the board has {facts.glibc}")
     library = manifest.files[LIBRARY].size_bytes
     vectors = sum(file.size_bytes for file in manifest.files.values()) - library
@@ -168,5 +168,6 @@ def needed_features(target: Target) -> set[str]:
     return {_ARM_FEATURES[name] for name in features if name in _ARM_FEATURES}
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_of(text: str) -> tuple[int, ...]:
+    """A version to compare."""
     return tuple(int(part) for part in text.split(".") if part.isdigit())

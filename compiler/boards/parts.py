@@ -1,8 +1,9 @@
-"""What running under QEMU needs, fetched once into the user's cache folder.
+"""What boards and running under QEMU need, fetched once into the user's cache folder.
 
 The emulator and the other machine's C library are Debian packages, unpacked and not installed;
 TVM's runtime for a board is taken out of its wheels; the server and what counts instructions are
-compiled from source. Each part is a folder that appears when it is complete.
+compiled from source. A real board needs runtime and server only. Each part is a folder that
+appears when it is complete.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ _DEBIAN = {
     "armv7l": ("armhf", "arm-linux-gnueabihf"),
     "riscv64": ("riscv64", "riscv64-linux-gnu"),
 }
-_GLIBC = "2.28"
+SERVER_GLIBC = "2.28"
 _LIBRARIES = {
     "apache-tvm": ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so"),
     "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
@@ -121,7 +122,24 @@ def qemu_parts(target: Target, progress: Progress) -> Parts:
         ToolchainError: something cannot be fetched or compiled.
         OutputError: the cache folder cannot be written.
     """
-    architecture = target.architecture
+    parts = _server_parts(target.architecture)
+    installed = shutil.which(_program(target))
+    return Parts(_emulation(target, installed, parts, progress), parts[-1].path)
+
+
+def server_parts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
+    """Folder of the server and TVM's runtime for a real board; what is missing is fetched.
+
+    Raises:
+        ToolchainError: something cannot be fetched or compiled.
+        OutputError: the cache folder cannot be written.
+    """
+    parts = _server_parts(architecture)
+    _fetch(parts, progress, first_step, steps)
+    return parts[-1].path
+
+
+def _server_parts(architecture: str) -> tuple[_Part, _Part]:
     runtime = _Part(
         f"{architecture}-runtime-{_digest(*_versions())}",
         "fetch TVM's runtime",
@@ -132,8 +150,7 @@ def qemu_parts(target: Target, progress: Progress) -> Parts:
         "compile the server",
         lambda folder: _server(folder, architecture, runtime.path),
     )
-    installed = shutil.which(_program(target))
-    return Parts(_emulation(target, installed, (runtime, server), progress), server.path)
+    return runtime, server
 
 
 def counter_parts(target: Target, progress: Progress) -> Counter:
@@ -201,14 +218,16 @@ def _cache() -> Path:
     return user_cache_path("edgec") / "boards"
 
 
-def _fetch(parts: tuple[_Part, ...], progress: Progress) -> None:
-    """Fill the folders that are not there."""
+def _fetch(
+    parts: tuple[_Part, ...], progress: Progress, first_step: int = 1, steps: int = 0
+) -> None:
+    """Fill the folders that are not there; these may be some steps of others."""
     cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / "lock"):
-            for number, part in enumerate(parts, 1):
-                _once(part, progress, number, len(parts))
+            for number, part in enumerate(parts, first_step):
+                _once(part, progress, number, steps or len(parts))
     except OSError as error:
         raise OutputError(f"cannot write {cache}: {error.strerror or error}") from None
 
@@ -281,7 +300,7 @@ def _plugin(folder: Path, version: int) -> None:
     _run(
         [
             *(sys.executable, "-m", "ziglang", "cc"),
-            *("-target", f"{platform.machine()}-linux-gnu.{_GLIBC}", f"-DQEMU_API={version}"),
+            *("-target", f"{platform.machine()}-linux-gnu.{SERVER_GLIBC}", f"-DQEMU_API={version}"),
             *("-std=gnu11", "-O2", "-s", "-shared", "-fPIC", "-Wl,--allow-shlib-undefined"),
             *(str(counter.PLUGIN), "-o", str(folder / "plugin.so")),
         ],
@@ -391,7 +410,7 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
     _run(
         [
             *(sys.executable, "-m", "ziglang", "cc"),
-            *("-target", f"{architecture}-linux-gnu.{_GLIBC}", "-std=gnu11", "-O2", "-s"),
+            *("-target", f"{architecture}-linux-gnu.{SERVER_GLIBC}", "-std=gnu11", "-O2", "-s"),
             *(f"-I{path}" for path in headers),
             *(str(SOURCE), "-o", str(folder / SERVER)),
             *(str(folder / name) for name in ("libtvm_runtime.so", "libtvm_ffi.so")),

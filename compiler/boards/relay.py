@@ -15,9 +15,9 @@ from tvm.rpc import base
 
 from edgec.compiler.boards import forward
 from edgec.compiler.boards.config import LOOPBACK, Board, Link
+from edgec.compiler.boards.ssh import CONNECT_SECONDS, Tunnel
 from edgec.compiler.errors import BoardError
 
-CONNECT_SECONDS = 10.0
 TRACKER_SECONDS = 20.0
 
 
@@ -28,7 +28,7 @@ class Relay:
         port: where TVM's client is to connect to, on loopback.
     """
 
-    def __init__(self, board: socket.socket, tunnel: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, board: socket.socket, tunnel: Tunnel | None) -> None:
         self._tunnel = tunnel
         with board, socket.create_server((LOOPBACK[0], 0)) as listener:
             self.port = int(listener.getsockname()[1])
@@ -55,12 +55,16 @@ class Relay:
         except subprocess.TimeoutExpired:
             return False
 
+    def tunnel_failure(self) -> str | None:
+        """Why the tunnel ended, if there is one and it failed."""
+        return None if self._tunnel is None else self._tunnel.failure()
+
     def close(self) -> None:
         """Break the connection, and end the tunnel."""
-        for process in (self._process, self._tunnel):
-            if process is not None:
-                process.kill()
-                process.wait()
+        self._process.kill()
+        self._process.wait()
+        if self._tunnel is not None:
+            self._tunnel.close()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -74,6 +78,7 @@ def open_relay(link: Link) -> tuple[Relay, str]:
 
     Raises:
         BoardError: what did not work; the caller adds the board's name.
+        ToolchainError: there is no ssh for a tunnel.
     """
     if link.via == "ssh":
         return _through_ssh(link), link.key
@@ -150,20 +155,11 @@ def _ask_tracker(link: Link) -> tuple[str, int, str]:
 
 
 def _through_ssh(link: Link) -> Relay:
-    """A tunnel whose near end is a socket and no port that others could use."""
     near, far = socket.socketpair()
-    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS:.0f}"]
-    command += ["-W", f"{LOOPBACK[0]}:{link.port}", "--", link.host]
-    try:
-        with far:
-            tunnel = subprocess.Popen(
-                command,
-                stdin=far.fileno(),
-                stdout=far.fileno(),
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-    except OSError as error:
-        near.close()
-        raise BoardError(f"cannot start ssh: {error.strerror}") from None
-    return Relay(near, tunnel)
+    with near, far:
+        tunnel = Tunnel(link, far)
+        try:
+            return Relay(near, tunnel)
+        except BaseException:
+            tunnel.close()
+            raise

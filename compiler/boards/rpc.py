@@ -17,6 +17,7 @@ from tvm import relax, rpc
 from edgec.compiler.boards.config import LOOPBACK, Board
 from edgec.compiler.boards.facts import BoardFacts
 from edgec.compiler.boards.relay import Relay, open_relay
+from edgec.compiler.boards.ssh import NOT_LISTENING
 from edgec.compiler.bundle import LIBRARY, Bundle
 from edgec.compiler.errors import BoardError, BundleError
 from edgec.compiler.parity import Tensors
@@ -58,8 +59,11 @@ class BoardSession:
             yield
         except (RuntimeError, OSError, ValueError, AttributeError) as error:
             reason = _reason(error)
-            if reason == _BROKEN and self._relay.expired():
-                reason = f"no answer in {seconds:.0f} s"
+            if reason == _BROKEN:
+                if self._relay.expired():
+                    reason = f"no answer in {seconds:.0f} s"
+                elif failure := self._relay.tunnel_failure():
+                    reason = failure
             raise board_error(self.board, f"{title}: {reason}") from None
         finally:
             self._relay.limit(0)
@@ -324,6 +328,8 @@ def board_error(board: Board, text: str) -> BoardError:
     hint = ""
     if board.emulated and _BROKEN in text:
         hint = f"; if it is gone: edgec board start {board.name}"
+    elif NOT_LISTENING in text:
+        hint = f"; edgec board setup {board.name} starts the server there"
     return BoardError(f"board {board.name} ({board.link}): {text}{hint}")
 
 

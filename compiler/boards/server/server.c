@@ -205,19 +205,20 @@ static int work_path(void* self, const TVMFFIAny* arguments, int32_t count, TVMF
 static int load_module(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result) {
   (void)self;
   char path[2 * PATH_BYTES];
+  struct stat status;
   if (check_count(count, 1) || path_in(session_folder, &arguments[0], path)) return -1;
-  if (access(path, R_OK)) {
+  if (stat(path, &status)) {
     if (path_in(kept_folder, &arguments[0], path)) return -1;
-    if (access(path, R_OK)) return fail("there is no such file on the board");
+    if (stat(path, &status)) return fail("there is no such file on the board");
     utimes(path, NULL);
   }
   TVMFFIByteArray name = {"ffi.ModuleLoadFromFile", 22};
   TVMFFIObjectHandle load = NULL;
   if (TVMFFIFunctionGetGlobal(&name, &load)) return -1;
   TVMFFIAny argument = {.type_index = kTVMFFIRawStr, .v_c_str = path};
-  int status = TVMFFIFunctionCall(load, &argument, 1, result);
+  int failed = TVMFFIFunctionCall(load, &argument, 1, result);
   TVMFFIObjectDecRef(load);
-  return status;
+  return failed;
 }
 
 static const struct {

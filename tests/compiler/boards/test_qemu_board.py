@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,7 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import pytest
+from breaking_network import breaking_network
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc
@@ -25,19 +30,6 @@ from edgec.compiler.errors import BoardConfigError, BoardError, BundleError
 from edgec.compiler.progress import Silent
 
 NAME = "qemu-rpi4"
-
-# A process of its own: TVM's client holds Python's lock while it waits.
-BREAKING_NETWORK = """
-import select, socket, sys
-client, _ = socket.socket(fileno=int(sys.argv[1])).accept()
-server = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
-sent = 0
-while sent < 2_000_000:
-    for end in select.select([client, server], [], [])[0]:
-        data = end.recv(2**16)
-        (server if end is client else client).sendall(data)
-        sent += len(data) * (end is client)
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -226,18 +218,52 @@ def test_a_full_disk(running: Board, bundle: Bundle, own_state: Path, tmp_path: 
     assert deploy_bundle(bundle, running, Silent()).parity.passed
 
 
+def test_no_memory_for_the_model(
+    running: Board, bundle: Bundle, own_state: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "wide.onnx"
+    onnx.save(wide_model(), model)
+    wide = compile_model(model, "rpi4", CompileOptions(), output=tmp_path / "wide.edgec")
+    assert wide.manifest.execution.arena_bytes > 30_000_000
+    server = json.loads((own_state / "state.json").read_bytes())["pid"]
+    size = int(Path(f"/proc/{server}/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.prlimit(server, resource.RLIMIT_AS)
+    # Sessions are children of the server: this is all that they get, under QEMU's own memory.
+    resource.prlimit(server, resource.RLIMIT_AS, (size + 24_000_000, before[1]))
+    try:
+        with pytest.raises(BoardError, match="load the model: no memory or no threads"):
+            deploy_bundle(wide, running, Silent(), threads=1)
+        assert main(["deploy", str(wide.path), "--board", NAME, "--threads", "1", "-q"]) == 6
+    finally:
+        resource.prlimit(server, resource.RLIMIT_AS, before)
+    assert deploy_bundle(bundle, running, Silent()).parity.passed
+    assert list((own_state / "files" / "session").iterdir()) == []
+
+
+def wide_model() -> onnx.ModelProto:
+    graph = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        wide (float[1, 1, 1024, 1024] x) => (float[1, 1, 1024, 1024] y)
+        {
+            middle = Conv<pads = [1, 1, 1, 1]>(x, first)
+            y = Conv<pads = [1, 1, 1, 1]>(middle, second)
+        }
+    """)
+    generator = np.random.default_rng(0)
+    for name, shape in (("first", (8, 1, 3, 3)), ("second", (1, 8, 3, 3))):
+        values = generator.standard_normal(shape).astype(np.float32)
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return graph
+
+
 def test_a_network_cut_in_the_middle_of_an_upload(
     running: Board, bundle: Bundle, own_state: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "large.so"
     file.write_bytes(bytes(4_000_000))
     assert running.link is not None
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        arguments = [str(listener.fileno()), str(running.link.port)]
-        cut = subprocess.Popen(
-            [sys.executable, "-c", BREAKING_NETWORK, *arguments], pass_fds=[listener.fileno()]
-        )
-        link = running.link.model_copy(update={"port": listener.getsockname()[1]})
+    with breaking_network(running.link.port, 2_000_000) as port:
+        link = running.link.model_copy(update={"port": port})
         with (
             rpc.open_session(running.model_copy(update={"link": link})) as session,
             pytest.raises(
@@ -245,7 +271,6 @@ def test_a_network_cut_in_the_middle_of_an_upload(
             ),
         ):
             session.push(file, "large.so")
-        assert cut.wait(20) == 0
     assert deploy_bundle(bundle, running, Silent()).parity.passed
     assert not (own_state / "files" / "kept" / "large.so").exists()
     assert list((own_state / "files" / "session").iterdir()) == []
@@ -276,23 +301,49 @@ def stopped() -> Iterator[None]:
 @pytest.mark.parametrize("via", ["tracker", "proxy"])
 def test_through_tracker_and_proxy(via: str, stopped: None, bundle: Bundle) -> None:
     port = free_port()
-    command = [sys.executable, "-m", f"tvm.exec.rpc_{via}", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--port-end", str(port + 1)]
-    registry = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_for(port)
+    with registry(via, port):
         link = Link.model_validate({"via": via, "port": port, "key": "pi"})
         board = start_board(NAME, Silent(), link)
         with pytest.raises(BoardConfigError, match="stop it first"):
             start_board(NAME, Silent(), link.model_copy(update={"key": "other"}))
         for _ in range(2):
             assert deploy_bundle(bundle, board, Silent()).parity.passed
-    finally:
-        os.killpg(registry.pid, signal.SIGKILL)
-        registry.wait()
     if via == "tracker":
         with pytest.raises(BoardError, match=r"cannot connect to 127|tracker at .* broke off"):
             open_and_leave(board)
+        # The board finds the way back by itself.
+        with registry(via, port):
+            assert deploy_bundle(bundle, board, Silent()).parity.passed
+
+
+@contextlib.contextmanager
+def registry(via: str, port: int) -> Iterator[None]:
+    """TVM's tracker or proxy."""
+    command = [sys.executable, "-m", f"tvm.exec.rpc_{via}", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--port-end", str(port + 1)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(port)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_lock_of_a_process_that_died(stopped: None, own_state: Path) -> None:
+    own_state.mkdir(parents=True, exist_ok=True)
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edgec.compiler.boards.config import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    lock = own_state / "lock"
+    died = subprocess.run([sys.executable, "-c", script, str(lock)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert lock.exists()
+    open_and_leave(start_board(NAME, Silent()))
 
 
 def open_and_leave(board: Board) -> None:
