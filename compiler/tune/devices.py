@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,8 +63,8 @@ class Device(Protocol):
     # Whether kernels may be compiled here while it measures.
     apart: bool
 
-    def time(self, built: Round, seconds: float | None = None) -> Measurement:
-        """Time a round.
+    def time(self, *rounds: Round) -> list[Measurement]:
+        """Time rounds; several take turns in short bursts.
 
         Raises:
             MeasureFailed: there are no times.
@@ -94,7 +95,7 @@ class _Asked:
 
     def _converse(
         self, command: list[str], request: dict[str, Any], seconds: float
-    ) -> tuple[int | None, dict[str, Any], str]:
+    ) -> tuple[int | None, Any, str]:
         """Exit status (None: out of time), answer and standard error of a measuring process."""
         process = self._process = subprocess.Popen(
             command,
@@ -134,18 +135,17 @@ class Host(_Asked):
         self.apart = bool(self.others)
         self._kernels = kernels
 
-    def time(self, built: Round, seconds: float | None = None) -> Measurement:
+    def time(self, *rounds: Round) -> list[Measurement]:
         """See `Device`."""
-        request = {"seconds": HOST_SECONDS if seconds is None else seconds}
         with self._kernels.quiet(set(self.cores)):
-            return _measurement(self._ask(built, request))
+            return _measurements(self._ask(rounds, {"seconds": HOST_SECONDS}))
 
     def compute(self, built: Round, outputs: Path) -> None:
         """See `Device`."""
-        self._ask(built, {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
+        self._ask([built], {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
 
-    def _ask(self, built: Round, request: dict[str, Any]) -> dict[str, Any]:
-        request = {**_request(built, self.threads), "cores": self.cores, **request}
+    def _ask(self, rounds: Sequence[Round], request: dict[str, Any]) -> Any:
+        request = {**_request(rounds, self.threads), "cores": self.cores, **request}
         command = [sys.executable, str(Path(measure.__file__))]
         status, answer, errors = self._converse(command, request, HOST_GRACE_SECONDS)
         if status is None:
@@ -168,20 +168,18 @@ class BoardDevice(_Asked):
         self.emulated = board.emulated
         self.threads = threads
 
-    def time(self, built: Round, seconds: float | None = None) -> Measurement:
+    def time(self, *rounds: Round) -> list[Measurement]:
         """See `Device`."""
-        request = {"seconds": BOARD_SECONDS if seconds is None else seconds}
-        return _measurement(self._ask(built, request))
+        return _measurements(self._ask(rounds, {"seconds": BOARD_SECONDS}))
 
     def compute(self, built: Round, outputs: Path) -> None:
         """See `Device`."""
-        self._ask(built, {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
+        self._ask([built], {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
 
-    def _ask(self, built: Round, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, rounds: Sequence[Round], request: dict[str, Any]) -> Any:
         request = {
-            **_request(built, self.threads),
+            **_request(rounds, self.threads),
             "board": self.board.model_dump(mode="json"),
-            "steps": built.steps,
             **request,
         }
         command = [sys.executable, "-m", "edgec.compiler.tune.measure_board"]
@@ -190,23 +188,30 @@ class BoardDevice(_Asked):
             raise MeasureFailed(f"no result in {BOARD_GRACE_SECONDS:.0f} s", reached=False)
         if status != 0:
             raise MeasureFailed(_why(status, errors), reached=True)
-        if "failure" in answer:
+        if isinstance(answer, dict):
             raise MeasureFailed(answer["failure"], reached=answer["reached"])
         return answer
 
 
-def _request(built: Round, threads: int) -> dict[str, Any]:
+def _request(rounds: Sequence[Round], threads: int) -> dict[str, Any]:
+    models = [
+        {
+            "library": str(built.library),
+            "inputs": built.inputs,
+            "output_bytes": built.output_bytes,
+            "steps": built.steps,
+        }
+        for built in rounds
+    ]
     return {
-        "library": str(built.library),
-        "inputs": built.inputs,
-        "output_bytes": built.output_bytes,
+        "models": models,
         "threads": threads,
         "least_runs": LEAST_RUNS,
     }
 
 
-def _measurement(answer: dict[str, Any]) -> Measurement:
-    return Measurement(tuple(answer["seconds"]), answer["spread"], answer["runs"])
+def _measurements(answer: list[dict[str, Any]]) -> list[Measurement]:
+    return [Measurement(tuple(a["seconds"]), a["spread"], a["runs"]) for a in answer]
 
 
 def _why(status: int, errors: str) -> str:

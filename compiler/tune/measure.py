@@ -1,12 +1,13 @@
-"""Time a round in a process of its own: `measure.py` reads a request and answers, as JSON.
+"""Time rounds in a process of its own: `measure.py` reads a request and answers, as JSON.
 
 A kernel that crashes or hangs takes this process with it and not the tuner. It needs NumPy and
-the library, nothing of edgec.
+the libraries, nothing of edgec.
 
-Request: `library`, `inputs` (each `bytes` and either `file` and `offset` or `scale`),
-`output_bytes`, `threads`, `cores` to stay on, `seconds` to spend, `least_runs`, and perhaps
-`outputs`, a file to write the outputs of the last run to, one after the other.
-Answer: `seconds` of each step, `spread` of whole runs (interquartile range over median), `runs`.
+Request: `models` (each `library`, `output_bytes` and `inputs`; these `bytes` and either `file` and
+`offset` or `scale`), `threads`, `cores` to stay on, `seconds` to spend on each, `least_runs`, and
+perhaps `outputs`, a file to write the outputs of the last run to, one after the other.
+Answer: for each model `seconds` of each step, `spread` of whole runs (interquartile range over
+median) and `runs`. Several models take turns in short bursts.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,14 @@ OUTLIER = 0.25
 # Runs end before their time when the median is known so well, but not in one short burst.
 STABLE = 0.001
 LEAST_SHARE = 0.25
+# Bursts of each of several models.
+TURNS = 5
 _PR_SET_PDEATHSIG = 1
 # Numbers of this many values are repeated to fill larger weights.
 BLOCK = 1 << 18
+
+Run = Callable[[], list[int]]
+"""Runs a model once and gives the nanoseconds of its steps."""
 
 
 def main() -> None:
@@ -47,43 +54,65 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
+def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Load, run, time."""
-    library = ctypes.CDLL(request["library"])
-    library.edgec_open.restype = ctypes.c_void_p
-    pointer = ctypes.POINTER(ctypes.c_void_p)
-    library.edgec_run_timed.argtypes = [
-        *(ctypes.c_void_p, pointer, pointer, ctypes.POINTER(ctypes.c_uint64))
-    ]
-    session = library.edgec_open(request["threads"])
-    if not session:
-        raise MemoryError("no memory or no threads for the model")
-    memory = [filled(spec) for spec in request["inputs"]]
-    results = [aligned(size) for size in request["output_bytes"]]
-    given, taken = pointers(memory), pointers(results)
-    count = library.edgec_step_count()
-    times = (ctypes.c_uint64 * max(1, count))()
-    runs: list[list[int]] = []
-    started = time.monotonic()
-    spent = 0.0
-    while len(runs) < WARM_UP + request["least_runs"] or not enough(
-        runs, spent, request["seconds"]
-    ):
-        if library.edgec_run_timed(session, given, taken, times) != 0:
+    models = [_Model(model, request["threads"]) for model in request["models"]]
+    answer = take_turns([model.run for model in models], request)
+    save(request, [result for model in models for result in model.results])
+    return answer
+
+
+class _Model:
+    """A library that is loaded, with memory to run it on."""
+
+    def __init__(self, model: dict[str, Any], threads: int) -> None:
+        self._library = ctypes.CDLL(model["library"])
+        self._library.edgec_open.restype = ctypes.c_void_p
+        pointer = ctypes.POINTER(ctypes.c_void_p)
+        self._library.edgec_run_timed.argtypes = [
+            *(ctypes.c_void_p, pointer, pointer, ctypes.POINTER(ctypes.c_uint64))
+        ]
+        self._session = self._library.edgec_open(threads)
+        if not self._session:
+            raise MemoryError("no memory or no threads for the model")
+        self._memory = [filled(spec) for spec in model["inputs"]]
+        self.results = [aligned(size) for size in model["output_bytes"]]
+        self._arguments = (_pointers(self._memory), _pointers(self.results))
+        self._count = self._library.edgec_step_count()
+        self._times = (ctypes.c_uint64 * max(1, self._count))()
+
+    def run(self) -> list[int]:
+        """See `Run`."""
+        status = self._library.edgec_run_timed(self._session, *self._arguments, self._times)
+        if status != 0:
             raise MemoryError("no memory for the model")
-        runs.append(list(times[:count]))
-        spent = time.monotonic() - started
-    save(request, results)
-    return statistics_of(np.array(runs[WARM_UP:], np.float64) * 1e-9)
+        return list(self._times[: self._count])
 
 
-def enough(runs: list[list[int]], spent: float, seconds: float) -> bool:
+def take_turns(models: list[Run], request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time models in turn until each has had its time, or is known well."""
+    turns = TURNS if len(models) > 1 else 1
+    seconds, least = request["seconds"] / turns, request["least_runs"]
+    runs: list[list[list[int]]] = [[] for _ in models]
+    for _ in range(turns):
+        for run, times in zip(models, runs, strict=True):
+            for _ in range(WARM_UP):
+                run()
+            started, first = time.monotonic(), len(times)
+            while len(times) - first < least or not _enough(
+                times[first:], time.monotonic() - started, seconds
+            ):
+                times.append(run())
+    return [statistics_of(np.array(times, np.float64) * 1e-9) for times in runs]
+
+
+def _enough(runs: list[list[int]], spent: float, seconds: float) -> bool:
     """Whether the median is known well, or the time is over."""
     if spent >= seconds:
         return True
     if spent < seconds * LEAST_SHARE or len(runs) % 64:
         return False
-    totals = np.array([sum(run) for run in runs[WARM_UP:]], np.float64)
+    totals = np.array([sum(run) for run in runs], np.float64)
     middle = np.median(totals)
     deviation = np.median(np.abs(totals - middle)) / middle
     return bool(deviation / len(totals) ** 0.5 < STABLE)
@@ -134,8 +163,7 @@ def aligned(size: int) -> Any:
     return memory[start : start + size]
 
 
-def pointers(arrays: list[Any]) -> Any:
-    """Addresses as a C array."""
+def _pointers(arrays: list[Any]) -> Any:
     return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
 
 

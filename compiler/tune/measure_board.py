@@ -1,4 +1,4 @@
-"""Time a round on a board: as `measure.py`, for a library that is sent there first.
+"""Time rounds on a board: as `measure.py`, for libraries that are sent there first.
 
 TVM's client holds Python's lock while it waits, so this too is a process of its own. Besides the
 fields of `measure.py` the request holds `board` (its configuration). The answer is the same, or
@@ -8,7 +8,6 @@ fields of `measure.py` the request holds `board` (its configuration). The answer
 import contextlib
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import tvm
 from edgec.compiler.boards.config import Board
 from edgec.compiler.boards.rpc import BoardSession, open_session
 from edgec.compiler.errors import BoardError
-from edgec.compiler.tune.measure import WARM_UP, end_with_parent, filled, save, statistics_of
+from edgec.compiler.tune.measure import end_with_parent, filled, save, take_turns
 
 STEP_SECONDS = 300.0
 NAME = "round.so"
@@ -34,43 +33,63 @@ def main() -> None:
     json.dump(answer, sys.stdout)
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
+def measure(request: dict[str, Any]) -> Any:
     """Connect, send, load, run, time."""
     board = Board.model_validate(request["board"])
     reached = False
     try:
         with open_session(board) as session:
             reached = True
-            session.send(Path(request["library"]), NAME)
-            return _time(session, request)
+            models = [
+                _Model(session, f"round-{number}.so", model, request["threads"])
+                for number, model in enumerate(request["models"])
+            ]
+            answer = take_turns([model.run for model in models], request)
+            save(request, [result for model in models for result in model.outputs()])
+            for model in models:
+                model.close()
+            return answer
     except BoardError as error:
         return {"failure": str(error), "reached": reached}
 
 
-def _time(session: BoardSession, request: dict[str, Any]) -> dict[str, Any]:
-    with session.step("load a round", STEP_SECONDS):
-        module = session.load_module(NAME)
-        handle = module["edgec_open"](request["threads"])
-        if not handle:
-            raise RuntimeError("no memory or no threads for the model")
-    with session.step("fill its inputs", STEP_SECONDS):
-        given = [session.tensor(filled(spec)) for spec in request["inputs"]]
-        taken = [session.tensor(np.zeros(size, np.uint8)) for size in request["output_bytes"]]
-        times = session.tensor(np.zeros(8 * request["steps"], np.uint8))
-    runs: list[Any] = []
-    started, spent = time.monotonic(), 0.0
-    while len(runs) < WARM_UP + request["least_runs"] or spent < request["seconds"]:
-        with session.step("time a round", STEP_SECONDS):
-            status = int(module["edgec_run_timed"](handle, *given, *taken, times))
+class _Model:
+    """A library that is loaded on a board, with memory to run it on."""
+
+    def __init__(
+        self, session: BoardSession, name: str, model: dict[str, Any], threads: int
+    ) -> None:
+        self._session = session
+        session.send(Path(model["library"]), name)
+        with session.step("load a round", STEP_SECONDS):
+            self._module = session.load_module(name)
+            self._handle = self._module["edgec_open"](threads)
+            if not self._handle:
+                raise RuntimeError("no memory or no threads for the model")
+        with session.step("fill its inputs", STEP_SECONDS):
+            given = [session.tensor(filled(spec)) for spec in model["inputs"]]
+            self._taken = [session.tensor(np.zeros(n, np.uint8)) for n in model["output_bytes"]]
+            self._times = session.tensor(np.zeros(8 * model["steps"], np.uint8))
+        self._arguments = [self._handle, *given, *self._taken, self._times]
+
+    def run(self) -> list[int]:
+        """See `measure.Run`."""
+        with self._session.step("time a round", STEP_SECONDS):
+            status = int(self._module["edgec_run_timed"](*self._arguments))
             if status != 0:
                 raise RuntimeError(f"the model gave status {status}: no memory on the board")
-            runs.append(times.numpy().view(np.uint64))
-        spent = time.monotonic() - started
-    with session.step("read the outputs", STEP_SECONDS):
-        if "outputs" in request:
-            save(request, [tensor.numpy() for tensor in taken])
-        module["edgec_close"](handle)
-    return statistics_of(np.array(runs[WARM_UP:], np.float64) * 1e-9)
+            return [int(value) for value in self._times.numpy().view(np.uint64)]
+
+    def outputs(self) -> list[Any]:
+        """What the last run gave."""
+        with self._session.step("read the outputs", STEP_SECONDS):
+            return [tensor.numpy() for tensor in self._taken]
+
+    def close(self) -> None:
+        """Let go of it, while the session stands."""
+        with self._session.step("unload a round", STEP_SECONDS):
+            self._module["edgec_close"](self._handle)
+            del self._arguments, self._taken, self._times, self._module
 
 
 if __name__ == "__main__":

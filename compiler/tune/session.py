@@ -1,5 +1,6 @@
 """The tuning loop: choose decisions, build them, time them, write them down."""
 
+import json
 import os
 import random
 import statistics
@@ -8,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from edgec.compiler.errors import BoardError, ToolchainError
+from edgec.compiler.kernels.templates import TEMPLATES, from_text
 from edgec.compiler.records import Database, append, make_record, summarize
 from edgec.compiler.tune.cost_model import CostModel, features_of
 from edgec.compiler.tune.devices import Device, Host, MeasureFailed, Measurement, Rest
@@ -29,9 +31,8 @@ LEAST_CONTROL_SECONDS = 2e-5
 EXPLORED_SHARE = 0.85
 # A round has a price of its own, so kernels of little promise are tried along with the others.
 LEAST_CHANCE = 0.35
-# Decisions of each kernel that are compared at the end, how often, and what a change must gain.
+# Decisions of each kernel that are compared at the end, and what a change must gain.
 FINALISTS = 3
-FINAL_TIMES = 5
 LEAST_GAIN = 0.01
 # Largest difference from the default's result, as part of the largest value.
 ROUNDING = 1e-4
@@ -40,9 +41,11 @@ GIVE_UP_SECONDS = 900.0
 # How many of the explored kernels' object files are kept.
 KEPT_DECISIONS = 8
 # Comparing the finalists takes so many measurements and some building, but never more than a part.
-FINAL_MEASUREMENTS = (FINALISTS + 3) * FINAL_TIMES + 3
+FINAL_MEASUREMENTS = FINALISTS + 4
 FINAL_BUILD_SECONDS = 10.0
 LEAST_SEARCH_SHARE = 0.5
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +237,6 @@ class Tuner:
             self._model.fit()
 
     def _teach(self, operator: str, workload: str, decision: str, seconds: float) -> None:
-        import json
-
-        from edgec.compiler.kernels.templates import TEMPLATES, from_text
-
         template = TEMPLATES[operator]
         estimate = template.estimate(
             from_text(template.workload, workload),
@@ -319,7 +318,7 @@ class Tuner:
 
     def _timed(self, device: Device, built: Round) -> Measurement:
         start = time.monotonic()
-        measured = device.time(built)
+        (measured,) = device.time(built)
         taken = time.monotonic() - start
         self._round_seconds = max(0.8 * self._round_seconds + 0.2 * taken, min(1.0, taken))
         return measured
@@ -536,9 +535,9 @@ class Tuner:
         for number, search in self.searches.items():
             steps = search.task.steps
             by_decision: dict[str, list[float]] = {}
-            for variant, runs in zip(variants, times, strict=True):
-                values = [statistics.fmean(run[s] for s in steps) for run in runs]
-                by_decision.setdefault(variant[number], []).extend(values)
+            for variant, seconds in zip(variants, times, strict=True):
+                call = statistics.fmean(seconds[step] for step in steps)
+                by_decision.setdefault(variant[number], []).append(call)
             medians = {d: statistics.median(v) for d, v in by_decision.items()}
             before = medians[search.task.default]
             best = min(medians, key=medians.__getitem__)
@@ -560,7 +559,7 @@ class Tuner:
             self._path,
             [self._record(r.task, r.decision, r.after, device, confirmed=True) for r in results],
         )
-        before, after = self._whole(variants[-1], chosen)
+        before, after = map(sum, self._compare([variants[-1], chosen]))
         results.sort(key=lambda r: -r.before * len(r.task.steps))
         report = TuneReport(
             before,
@@ -574,40 +573,27 @@ class Tuner:
         self.observer.event("end", report=report)
         return report
 
-    def _compare(self, variants: Sequence[Mapping[int, str]]) -> list[list[tuple[float, ...]]]:
-        """Times of every step, a few runs of each variant, taken in turn."""
+    def _compare(self, variants: Sequence[Mapping[int, str]]) -> list[tuple[float, ...]]:
+        """Times of every step of each variant, measured in turn."""
         built = [self._rounds.build(self._complete(variant)) for variant in variants]
-        times: list[list[tuple[float, ...]]] = [[] for _ in variants]
-        for _ in range(FINAL_TIMES):
-            for number, variant in enumerate(built):
-                times[number].append(self._patiently(variant).seconds)
+        measured = self._patiently(lambda device: device.time(*built))
         for variant in built:
             self._rounds.discard(variant)
-        return times
+        return [item.seconds for item in measured]
 
-    def _patiently(self, built: Round) -> Measurement:
-        """Time a round on whichever device works, on the first one if it does."""
+    def _patiently(self, action: Callable[[Device], _T]) -> _T:
+        """Do something on whichever device works, on the first one if it does."""
         since = time.monotonic()
         while True:
-            for place in self._places:
-                if place.rest.seconds > 0:
-                    continue
-                try:
-                    return place.device.time(built)
-                except MeasureFailed as error:
-                    pause = place.rest.failed()
-                    self.observer.event(
-                        "rest", device=place.device.name, why=str(error), seconds=pause
-                    )
+            place = min(self._places, key=lambda p: p.rest.seconds)
+            try:
+                return action(place.device)
+            except MeasureFailed as error:
+                pause = place.rest.failed()
+                self.observer.event("rest", device=place.device.name, why=str(error), seconds=pause)
             if time.monotonic() - since > GIVE_UP_SECONDS:
                 self._give_up()
-            time.sleep(0.2)
-
-    def _whole(self, default: Mapping[int, str], chosen: Mapping[int, str]) -> tuple[float, float]:
-        """Time of the model before and after, from runs in turn."""
-        runs = self._compare([default, chosen])
-        before, after = (statistics.median(sum(run) for run in group) for group in runs)
-        return before, after
+            time.sleep(min(p.rest.seconds for p in self._places))
 
     def _check(self) -> dict[int, str]:
         """Reject decisions whose results differ from the default's; what was rejected."""
@@ -636,18 +622,7 @@ class Tuner:
         """Largest difference of each result from the default's, as part of the largest value."""
         built = self._rounds.build_check(batch)
         outputs = built.library.parent / "outputs.bin"
-        since = time.monotonic()
-        while True:
-            place = min(self._places, key=lambda p: p.rest.seconds)
-            try:
-                place.device.compute(built, outputs)
-                break
-            except MeasureFailed as error:
-                pause = place.rest.failed()
-                self.observer.event("rest", device=place.device.name, why=str(error), seconds=pause)
-            if time.monotonic() - since > GIVE_UP_SECONDS:
-                self._give_up()
-            time.sleep(place.rest.seconds)
+        self._patiently(lambda device: device.compute(built, outputs))
         data = outputs.read_bytes()
         found, position = {}, 0
         for index, number in enumerate(batch):
