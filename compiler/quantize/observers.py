@@ -150,8 +150,12 @@ def entropy_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Ra
     """The clipped range of least Kullback-Leibler divergence (Migacz 2017).
 
     The histogram, with what is outside added to the outermost bins, is compared with itself
-    reduced to `LEVELS` levels and spread evenly over the bins that are not empty.
+    reduced to `LEVELS` levels and spread evenly over the bins that are not empty. The bin of 0 is
+    left out: 0 is a code by itself, and after a ReLU it is most of the values.
     """
+    counts = np.where((edges[:-1] <= 0) & (edges[1:] > 0), 0.0, counts)
+    if not counts.any():
+        return float(edges[0]), float(edges[-1])
 
     def cost(low: float, high: float) -> float:
         first = int(np.searchsorted(edges, low, side="right")) - 1
