@@ -164,7 +164,7 @@ class GroupWeight:
         codes = unpack_nibbles(self.packed)[:, : self.columns]
         scales = np.repeat(self.scales, self.group, axis=1)[:, : self.columns]
         if self.zero_points is None:
-            return (LOG2_VALUES[codes] * scales).astype(np.float32)
+            return (log2_values(codes) * scales).astype(np.float32)
         zeros = np.repeat(self.zero_points, self.group, axis=1)[:, : self.columns]
         return ((codes.astype(np.int32) - zeros) * scales).astype(np.float32)
 
@@ -216,7 +216,7 @@ def quantize_groups(rows: Floats, group: int, *, symmetric: bool) -> GroupWeight
 
 
 # Code 0 is zero; bit 3 is the sign; 1..7 are 2**0 down to 2**-6.
-LOG2_VALUES: Floats = np.array(
+_LOG2_VALUES: Floats = np.array(
     [0.0, *(2.0**-k for k in range(7)), 0.0, *(-(2.0**-k) for k in range(7))], np.float32
 )
 
@@ -229,14 +229,23 @@ def quantize_log2(rows: Floats, group: int) -> GroupWeight:
     """
     blocks = _groups(rows, group)
     peak = np.abs(blocks).max(axis=2)
-    scales = _best_scale(blocks, peak, lambda b, s: LOG2_VALUES[_log2_codes(b / s)] * s)
-    codes = _log2_codes(blocks / scales[..., None])
+    scales = _best_scale(blocks, peak, lambda b, s: log2_values(log2_codes(b / s)) * s)
+    codes = log2_codes(blocks / scales[..., None])
     packed = pack_nibbles(codes.reshape(len(rows), -1))
     return GroupWeight(packed, scales, None, rows.shape[1], group)
 
 
-def _log2_codes(ratio: Floats) -> NDArray[np.uint8]:
-    """The code of the nearest value of `LOG2_VALUES`."""
+def log2_values(codes: NDArray[Any]) -> Floats:
+    """What 4-bit codes of powers of two stand for, before the scale.
+
+    >>> log2_values(np.array([0, 1, 2, 9])).tolist()
+    [0.0, 1.0, 0.5, -1.0]
+    """
+    return _LOG2_VALUES[codes]
+
+
+def log2_codes(ratio: Floats) -> NDArray[np.uint8]:
+    """The code of the nearest of `log2_values`."""
     magnitude = np.abs(ratio)
     thresholds = np.array([2.0**-7, *(0.75 * 2.0**-k for k in range(5, -1, -1))])
     above = np.searchsorted(thresholds, magnitude, side="right")

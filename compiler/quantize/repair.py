@@ -1,0 +1,38 @@
+"""Repairs of rounding, without labels, in the order in which they run."""
+
+from edgec.compiler.progress import Progress
+from edgec.compiler.quantize.bias_correction import corrected_bias
+from edgec.compiler.quantize.encode import Quantization
+from edgec.compiler.quantize.moments import assumed_moments, has_moments, measure_moments
+from edgec.compiler.quantize.samples import Samples
+from edgec.compiler.quantize.second_order import round_second_order
+from edgec.compiler.signature import Signature
+
+
+def repair(
+    quantization: Quantization,
+    signature: Signature,
+    samples: Samples | None,
+    progress: Progress | None = None,
+) -> Quantization:
+    """Round weights by what they do to the outputs, then correct the biases.
+
+    Without samples the inputs' moments are assumed, and biases stay: they would follow the
+    assumption, not the data.
+    """
+    if quantization.resolved.recipe.weights in ("fp16", "bf16", "float"):
+        return quantization
+    plan, largest = quantization.plan, quantization.resolved.largest_weight
+    operators = [operator for operator in plan.weighted() if has_moments(operator)]
+    if samples is None:
+        found = ((o, assumed_moments(o, plan.graph)) for o in operators)
+    else:
+        found = measure_moments(plan.graph, signature, operators, samples, progress)
+    for operator, moments in found:
+        stored = quantization.weights[operator.name]
+        better = round_second_order(operator, stored, moments, largest)
+        quantization = quantization.with_weights({operator.name: better})
+        bias = corrected_bias(quantization, operator, moments) if samples is not None else None
+        if bias is not None:
+            quantization = quantization.with_biases({operator.name: bias})
+    return quantization
