@@ -199,9 +199,7 @@ def bias_expression(
     )
 
 
-def bias_codes(
-    quantization: Quantization, operator: Operator, bias: Floats
-) -> tuple[Any, Any]:
+def bias_codes(quantization: Quantization, operator: Operator, bias: Floats) -> tuple[Any, Any]:
     """int32 codes and their float32 scales, one for each channel; (None, None) if unfit."""
     stored = quantization.weights[operator.name]
     data = quantization.scales.get(operator.inputs[0])

@@ -39,15 +39,13 @@ class HostModel:
             self._session: Session = open_session(library, host, signature, executor)
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Outputs by name; valid until the next run."""
+        """Outputs by name."""
         return self._session.run(inputs)
 
 
 def exposed_model(graph: Graph, signature: Signature, variables: Sequence[Any]) -> HostModel:
     """The model with further values as outputs, under their names in the graph."""
-    specs = [
-        TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in variables
-    ]
+    specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in variables]
     outputs = (*_renamed(signature.outputs), *specs)
     module = graph.rebuilt(keep, shown=variables)
     return HostModel(module, Signature(signature.inputs, outputs))

@@ -133,8 +133,10 @@ def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:
 
 
 def to_rows(array: Floats, operator: Operator) -> Floats:
-    """Weights as [rows, columns], a row for each index of the first axis, for a matrix product
-    of the last: the output channels."""
+    """Weights as [rows, columns].
+
+    A row is an index of the first axis, for a matrix product of the last: an output channel.
+    """
     if operator.kind == "matmul":
         return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
     return array.reshape(len(array), -1)

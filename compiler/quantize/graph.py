@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import dtype_of, op_name, shape_of, substitute, value_of
+from edgec.compiler.passes.base import dtype_of, shape_of, substitute, value_of
 
 
 @dataclass(frozen=True)
@@ -160,5 +159,3 @@ def _arguments(value: Any) -> list[Any]:
     if isinstance(value, relax.TupleGetItem):
         return [value.tuple_value]
     return [value] if isinstance(value, relax.Var) else []
-
-

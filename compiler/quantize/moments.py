@@ -129,7 +129,8 @@ def _measure(
             count[operator.name] += sums.shape[1]
     for operator in operators:
         second, mean = totals.pop(operator.name)
-        yield operator, Moments(second / count[operator.name], mean / count[operator.name])
+        number = np.float32(count[operator.name])
+        yield operator, Moments(second / number, mean / number)
 
 
 def input_sums(operator: Operator, graph: Graph, data: NDArray[np.float32]) -> Floats:

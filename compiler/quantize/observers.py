@@ -115,7 +115,7 @@ class Histogram:
         low, high = self.extremes.range()
         if self.width == 0.0:
             return low, high
-        edges = self.start + self.width * np.arange(BINS + 1)
+        edges = self.start + self.width * np.arange(BINS + 1, dtype=np.float64)
         chosen = self.choose(self.counts, edges)
         return max(chosen[0], low), min(chosen[1], high)
 

@@ -19,7 +19,12 @@ from edgec.compiler.quantize.recipe import Recipe
 
 _CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 _TRANSPOSED = ("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose")
-_POOLS = ("relax.mean", "relax.nn.adaptive_avg_pool2d", "relax.nn.avg_pool1d", "relax.nn.avg_pool2d")
+_POOLS = (
+    "relax.mean",
+    "relax.nn.adaptive_avg_pool2d",
+    "relax.nn.avg_pool1d",
+    "relax.nn.avg_pool2d",
+)
 _ELEMENTWISE = {"relax.add": "add", "relax.multiply": "multiply"}
 _ACTIVATIONS = (
     "edgec.hard_sigmoid",
@@ -215,7 +220,7 @@ def _start(graph: Graph, variable: Any, value: Any) -> Operator | None:
     """The operator that begins with a binding, None if none does."""
     if isinstance(value, relax.TupleGetItem):
         split = graph.definitions.get(value.tuple_value)
-        if op_name(split) != "relax.split":
+        if split is None or op_name(split) != "relax.split":
             return None
         return _operator(graph, variable, "move", [split.args[0]])
     name = op_name(value)
@@ -237,7 +242,7 @@ def _start(graph: Graph, variable: Any, value: Any) -> Operator | None:
         return _operator(graph, variable, "pool", arguments[:1])
     if name in _CONVOLUTIONS or name in _TRANSPOSED or name == "relax.matmul":
         return _linear(graph, variable, value, name)
-    if name in _ACTIVATIONS:
+    if name in _ACTIVATIONS and _is_function(graph, value):
         return _operator(graph, variable, "activation", arguments[:1])
     if name in _ELEMENTWISE:
         inputs = [x for x in arguments if graph.constant(x) is None]
@@ -255,9 +260,7 @@ def _pads_with_zero(call: Any) -> bool:
 
 def _operator(graph: Graph, variable: Any, kind: str, inputs: list[Any]) -> Operator | None:
     operands = tuple(graph.operand(x) for x in inputs)
-    if not operands or not all(
-        isinstance(x, relax.Var) and graph.is_float(x) for x in operands
-    ):
+    if not operands or not all(isinstance(x, relax.Var) and graph.is_float(x) for x in operands):
         return None
     name = graph.names[variable]
     return Operator(name, kind, (name,), variable, variable, operands)
@@ -302,12 +305,21 @@ def _extended(graph: Graph, operator: Operator) -> Operator:
                 bias = _by_channel(operator, shape_of(reader.result) or (), arrays[0])
                 if bias is not None:
                     operator = replace(operator, bias=(reader.result, bias))
-        elif name not in _ACTIVATIONS:
-            return operator
-        elif name == "relax.nn.prelu" and graph.constant(reader.call.args[1]) is None:
+        elif name not in _ACTIVATIONS or not _is_function(graph, reader.call):
             return operator
         names = (*operator.names, graph.names[reader.result])
         operator = replace(operator, result=reader.result, names=names, name=names[-1])
+
+
+def _is_function(graph: Graph, call: Any) -> bool:
+    """Whether an activation reads one value: whatever else it reads is constant."""
+    return all(
+        graph.constant(argument) is not None for argument in call.args[1:] if _is_tensor(argument)
+    )
+
+
+def _is_tensor(expression: Any) -> bool:
+    return isinstance(expression.ty, relax.TensorType)
 
 
 def _by_channel(

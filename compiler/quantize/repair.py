@@ -1,9 +1,12 @@
 """Repairs of rounding, without labels, in the order in which they run."""
 
+from collections.abc import Iterator
+
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.bias_correction import corrected_bias
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.moments import assumed_moments, has_moments, measure_moments
+from edgec.compiler.quantize.moments import Moments, assumed_moments, has_moments, measure_moments
+from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.samples import Samples
 from edgec.compiler.quantize.second_order import round_second_order
 from edgec.compiler.signature import Signature
@@ -24,6 +27,7 @@ def repair(
         return quantization
     plan, largest = quantization.plan, quantization.resolved.largest_weight
     operators = [operator for operator in plan.weighted() if has_moments(operator)]
+    found: Iterator[tuple[Operator, Moments]]
     if samples is None:
         found = ((o, assumed_moments(o, plan.graph)) for o in operators)
     else:

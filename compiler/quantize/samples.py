@@ -157,7 +157,7 @@ def load_callable(name: str) -> Callable[..., Any]:
             sys.path.remove(here)
     if not callable(found):
         raise UsageError(f"{name}: module {module} has no function {function}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _load(path: Path, specs: Sequence[TensorSpec]) -> Sample:
@@ -315,10 +315,10 @@ def read_image(path: Path, spec: TensorSpec, preprocess: Preprocess) -> NDArray[
     for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) not in (1, channels):
             raise CalibrationError(
-                f"--preprocess {name} has {len(values)} values, {spec.name} has "
-                f"{channels} channels"
+                f"--preprocess {name} has {len(values)} values, {spec.name} has {channels} channels"
             )
-    pixels = (pixels * preprocess.scale - np.float32(preprocess.mean)) / np.float32(preprocess.std)
+    mean, std = (np.array(values, np.float32) for values in (preprocess.mean, preprocess.std))
+    pixels = (pixels * preprocess.scale - mean) / std
     if spec.dtype == "uint8":
         pixels = np.clip(np.rint(pixels), 0, 255)
     return (pixels.transpose(2, 0, 1) if first else pixels).astype(spec.dtype)

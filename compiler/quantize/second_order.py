@@ -36,7 +36,8 @@ from edgec.compiler.quantize.plan import Operator
 # Added to the diagonal, as a share of its mean, so that H has an inverse (their section 3.3).
 DAMPING = 0.01
 
-Rounding = Callable[[NDArray[np.float64], int], tuple[NDArray[np.float64], NDArray[np.int64]]]
+Rounded = tuple[NDArray[np.float64], NDArray[np.int64]]
+Rounding = Callable[[NDArray[np.float64], int], Rounded]
 
 
 def round_second_order(
@@ -75,7 +76,7 @@ def _rounding(stored: ChannelWeight | GroupWeight, part: slice, largest: int) ->
     if isinstance(stored, ChannelWeight):
         scales = stored.scales[part].astype(np.float64)
 
-        def to_channel(column: NDArray[np.float64], _: int) -> tuple[NDArray, NDArray]:
+        def to_channel(column: NDArray[np.float64], _: int) -> Rounded:
             codes = np.clip(np.rint(column / scales), -largest, largest)
             return codes * scales, codes.astype(np.int64)
 
@@ -83,7 +84,7 @@ def _rounding(stored: ChannelWeight | GroupWeight, part: slice, largest: int) ->
     group_scales = stored.scales[part].astype(np.float64)
     if stored.zero_points is None:
 
-        def to_power(column: NDArray[np.float64], index: int) -> tuple[NDArray, NDArray]:
+        def to_power(column: NDArray[np.float64], index: int) -> Rounded:
             scale = group_scales[:, index // stored.group]
             codes = log2_codes((column / scale).astype(np.float32))
             return log2_values(codes) * scale, codes.astype(np.int64)
@@ -92,7 +93,7 @@ def _rounding(stored: ChannelWeight | GroupWeight, part: slice, largest: int) ->
     zeros = stored.zero_points[part].astype(np.float64)
     lowest = 1 if np.all(stored.zero_points == 8) else 0
 
-    def to_group(column: NDArray[np.float64], index: int) -> tuple[NDArray, NDArray]:
+    def to_group(column: NDArray[np.float64], index: int) -> Rounded:
         block = index // stored.group
         scale, zero = group_scales[:, block], zeros[:, block]
         codes = np.clip(np.rint(column / scale) + zero, lowest, 15)
@@ -101,9 +102,7 @@ def _rounding(stored: ChannelWeight | GroupWeight, part: slice, largest: int) ->
     return to_group
 
 
-def _round_rows(
-    rows: NDArray[np.float64], second: Floats, rounding: Rounding
-) -> NDArray[np.int64]:
+def _round_rows(rows: NDArray[np.float64], second: Floats, rounding: Rounding) -> NDArray[np.int64]:
     """Codes of rows [rows, columns] given H [columns, columns]; the most used column first."""
     hessian = second.astype(np.float64)
     power = np.diag(hessian).copy()
