@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgec.compiler.backend import compile_module
 from edgec.compiler.errors import CalibrationError, OutputError
@@ -43,12 +44,37 @@ class HostModel:
         return self._session.run(inputs)
 
 
-def exposed_model(graph: Graph, signature: Signature, variables: Sequence[Any]) -> HostModel:
-    """The model with further values as outputs, under their names in the graph."""
-    specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in variables]
-    outputs = (*_renamed(signature.outputs), *specs)
-    module = graph.rebuilt(keep, shown=variables)
-    return HostModel(module, Signature(signature.inputs, outputs))
+class FloatModel:
+    """The canonical model on this machine, with some of its values as further outputs.
+
+    Attributes:
+        graph: the canonical module.
+    """
+
+    def __init__(self, graph: Graph, signature: Signature, variables: Iterable[Any]) -> None:
+        self.graph = graph
+        inputs = dict(zip(graph.parameters, signature.inputs, strict=True))
+        wanted = list(dict.fromkeys(variables))
+        computed = [v for v in wanted if v not in inputs]
+        self._given = {graph.names[v]: inputs[v].name for v in wanted if v in inputs}
+        self._results = [output.name for output in signature.outputs]
+        specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in computed]
+        # Under names that no value of the graph has.
+        results = [TensorSpec(f"result {o.name}", o.shape, o.dtype) for o in signature.outputs]
+        outputs = (*results, *specs)
+        module = graph.rebuilt(keep, shown=computed) if computed else graph.module
+        self._model = HostModel(module, Signature(signature.inputs, outputs))
+
+    def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """The values by name, for one batch."""
+        values = dict(self._model.run(sample))
+        values.update({name: sample[source] for name, source in self._given.items()})
+        return values
+
+    def results(self, sample: Tensors) -> Tensors:
+        """What the model gives, for one batch."""
+        values = self._model.run(sample)
+        return {name: values[f"result {name}"] for name in self._results}
 
 
 def keep(builder: Any, variable: Any, value: Any, _now: Any) -> Any:
@@ -56,26 +82,20 @@ def keep(builder: Any, variable: Any, value: Any, _now: Any) -> Any:
     return variable if value is None else builder.emit(value, variable.name)
 
 
-def _renamed(outputs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Outputs under names that no value of the graph has."""
-    return tuple(TensorSpec(f"result {o.name}", o.shape, o.dtype) for o in outputs)
-
-
 def calibrate(
-    graph: Graph,
-    signature: Signature,
-    variables: Sequence[Any],
+    model: FloatModel,
+    names: Sequence[str],
     samples: Samples,
     observer: ObserverName,
     progress: Progress | None = None,
 ) -> dict[str, Range]:
-    """The range of each variable over all samples, by name.
+    """The range of each value over all samples, by name.
 
     Raises:
         CalibrationError: no samples, or a value is not finite.
     """
-    observers: dict[str, Observer] = {graph.names[v]: make_observer(observer) for v in variables}
-    for values in observe(graph, signature, variables, samples, progress):
+    observers: dict[str, Observer] = {name: make_observer(observer) for name in names}
+    for values in observe(model, samples, "calibrate", progress):
         for name, watcher in observers.items():
             array = values[name]
             if not np.isfinite(array).all():
@@ -88,28 +108,18 @@ def calibrate(
 
 
 def observe(
-    graph: Graph,
-    signature: Signature,
-    variables: Sequence[Any],
-    samples: Samples,
-    progress: Progress | None = None,
+    model: FloatModel, samples: Samples, title: str, progress: Progress | None = None
 ) -> Iterator[Tensors]:
-    """Values of variables by name, for one batch after another.
+    """The values of a model by name, for one batch after another.
 
     Raises:
         CalibrationError: there are no samples.
     """
-    computed = [v for v in variables if v in graph.definitions]
-    inputs = dict(zip(graph.parameters, signature.inputs, strict=True))
-    given = {graph.names[v]: inputs[v].name for v in variables if v in inputs}
-    model = exposed_model(graph, signature, computed) if computed else None
     seen = False
-    with (progress or Silent()).parts("calibrate", samples.count) as advance:
+    with (progress or Silent()).parts(title, samples.count) as advance:
         for sample in samples:
-            values = dict(model.run(sample)) if model else {}
-            values.update({name: sample[source] for name, source in given.items()})
             seen = True
-            yield values
+            yield model.values(sample)
             advance()
     if not seen:
         raise CalibrationError(f"calibration data {samples.source} hold no samples")

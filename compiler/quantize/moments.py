@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.progress import Progress
-from edgec.compiler.quantize.calibration import observe
+from edgec.compiler.quantize.calibration import FloatModel, observe
 from edgec.compiler.quantize.graph import Graph
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.samples import Samples
-from edgec.compiler.signature import Signature
 
 # Sums of each batch that are looked at: enough for a mean, few enough to be quick.
 MAX_SUMS = 1024
@@ -77,8 +76,7 @@ def assumed_moments(operator: Operator, graph: Graph) -> Moments:
 
 
 def measure_moments(
-    graph: Graph,
-    signature: Signature,
+    model: FloatModel,
     operators: Sequence[Operator],
     samples: Samples,
     progress: Progress | None = None,
@@ -87,14 +85,14 @@ def measure_moments(
     chunk: list[Operator] = []
     size = 0
     for operator in operators:
-        added = 4 * _matrix_size(operator, graph)
+        added = 4 * _matrix_size(operator, model.graph)
         if chunk and size + added > MAX_BYTES:
-            yield from _measure(graph, signature, chunk, samples, progress)
+            yield from _measure(model, chunk, samples, progress)
             chunk, size = [], 0
         chunk.append(operator)
         size += added
     if chunk:
-        yield from _measure(graph, signature, chunk, samples, progress)
+        yield from _measure(model, chunk, samples, progress)
 
 
 def _matrix_size(operator: Operator, graph: Graph) -> int:
@@ -105,8 +103,7 @@ def _matrix_size(operator: Operator, graph: Graph) -> int:
 
 
 def _measure(
-    graph: Graph,
-    signature: Signature,
+    model: FloatModel,
     operators: Sequence[Operator],
     samples: Samples,
     progress: Progress | None,
@@ -114,8 +111,8 @@ def _measure(
     random = np.random.default_rng(_SEED)
     totals: dict[str, list[Floats]] = {}
     count = dict.fromkeys((o.name for o in operators), 0)
-    variables = list(dict.fromkeys(o.inputs[0] for o in operators))
-    for values in observe(graph, signature, variables, samples, progress):
+    graph = model.graph
+    for values in observe(model, samples, "repair", progress):
         for operator in operators:
             sums = input_sums(operator, graph, values[graph.names[operator.inputs[0]]])
             if sums.shape[1] > MAX_SUMS:

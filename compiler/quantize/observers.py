@@ -138,7 +138,7 @@ def mse_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Range:
     centres = (edges[:-1] + edges[1:]) / 2
 
     def cost(low: float, high: float) -> float:
-        step = (high - low) / (LEVELS - 1)
+        step = (max(high, 0.0) - min(low, 0.0)) / (LEVELS - 1)
         outside = np.maximum(low - centres, 0) + np.maximum(centres - high, 0)
         inside = (outside == 0) * step**2 / 12
         return float((counts * (np.square(outside) + inside)).sum())
@@ -176,7 +176,8 @@ def entropy_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Ra
         q = np.where(q > 0, q, 1e-7)
         return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
 
-    return _search(counts, edges, cost)
+    low, high = _search(counts, edges, cost)
+    return min(low, 0.0), max(high, 0.0)
 
 
 def _search(

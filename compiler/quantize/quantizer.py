@@ -12,6 +12,7 @@ from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.accuracy import Accuracy, Comparison, load_metric
 from edgec.compiler.quantize.calibration import (
+    FloatModel,
     HostModel,
     calibrate,
     read_ranges,
@@ -20,7 +21,7 @@ from edgec.compiler.quantize.calibration import (
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.graph import Graph
 from edgec.compiler.quantize.observers import Range
-from edgec.compiler.quantize.plan import make_plan
+from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import Resolved, resolve
 from edgec.compiler.quantize.repair import repair
 from edgec.compiler.quantize.samples import Sample, Samples, open_samples
@@ -111,8 +112,13 @@ def quantize_model(
         )
     graph = Graph(module, value_names)
     resolved = resolve(options.recipe, target)
-    ranges = _ranges(graph, signature, resolved, options, samples, model_sha256, progress)
-    quantization = _numbers(graph, signature, resolved, ranges, options, samples, frozenset())
+    plan = make_plan(graph, resolved.recipe)
+    floats_model = None
+    if samples is not None:
+        read = [operator.inputs[0] for operator in plan.weighted()]
+        floats_model = FloatModel(graph, signature, [*plan.tensors, *read])
+    ranges = _ranges(plan, floats_model, options, samples, model_sha256, progress)
+    quantization = _numbers(graph, resolved, ranges, options, floats_model, samples, frozenset())
     measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
@@ -127,10 +133,10 @@ def quantize_model(
     while True:
         if floats:
             quantization = _numbers(
-                graph, signature, resolved, ranges, options, samples, frozenset(floats)
+                graph, resolved, ranges, options, floats_model, samples, frozenset(floats)
             )
         result = InsertQuantization(quantization)(module)
-        accuracy = _accuracy(module, result, signature, measured, options)
+        accuracy = _accuracy(floats_model, result, signature, measured, options)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
@@ -150,22 +156,22 @@ def _reached(accuracy: Accuracy) -> str:
 
 
 def _ranges(
-    graph: Graph,
-    signature: Signature,
-    resolved: Resolved,
+    plan: Plan,
+    model: FloatModel | None,
     options: QuantizeOptions,
     samples: Samples | None,
     model_sha256: str,
     progress: Progress,
 ) -> dict[str, Range]:
-    plan = make_plan(graph, resolved.recipe)
     if not plan.tensors:
         return {}
     cache = options.cache
     if cache is not None and cache.exists():
         return read_ranges(cache, model_sha256)
     assert samples is not None
-    ranges = calibrate(graph, signature, plan.tensors, samples, options.observer, progress)
+    assert model is not None
+    names = [plan.graph.names[variable] for variable in plan.tensors]
+    ranges = calibrate(model, names, samples, options.observer, progress)
     if cache is not None:
         write_ranges(cache, ranges, model_sha256, options.observer)
     return ranges
@@ -173,30 +179,29 @@ def _ranges(
 
 def _numbers(
     graph: Graph,
-    signature: Signature,
     resolved: Resolved,
     ranges: Mapping[str, Range],
     options: QuantizeOptions,
+    model: FloatModel | None,
     samples: Samples | None,
     floats: frozenset[str],
 ) -> Quantization:
     plan = make_plan(graph, resolved.recipe, floats)
     quantization = quantize_numbers(plan, resolved, ranges)
-    return repair(quantization, signature, samples) if options.repair else quantization
+    return repair(quantization, model, samples) if options.repair else quantization
 
 
 def _accuracy(
-    module: IRModule,
+    floats: FloatModel | None,
     quantized: IRModule,
     signature: Signature,
     samples: Sequence[Sample],
     options: QuantizeOptions,
 ) -> Accuracy | None:
-    if not samples:
+    if floats is None or not samples:
         return None
-    exact = HostModel(module, signature)
     rounded = HostModel(ExpandWeights()(quantized), signature)
     comparison = Comparison(load_metric(options.metric))
     for sample in samples:
-        comparison.add(exact.run(sample), rounded.run(sample))
+        comparison.add(floats.results(sample), rounded.run(sample))
     return comparison.result()

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.bias_correction import corrected_bias
+from edgec.compiler.quantize.calibration import FloatModel
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.moments import Moments, assumed_moments, has_moments, measure_moments
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.samples import Samples
 from edgec.compiler.quantize.second_order import round_second_order
-from edgec.compiler.signature import Signature
 
 
 def repair(
     quantization: Quantization,
-    signature: Signature,
+    model: FloatModel | None,
     samples: Samples | None,
     progress: Progress | None = None,
 ) -> Quantization:
@@ -31,7 +31,8 @@ def repair(
     if samples is None:
         found = ((o, assumed_moments(o, plan.graph)) for o in operators)
     else:
-        found = measure_moments(plan.graph, signature, operators, samples, progress)
+        assert model is not None
+        found = measure_moments(model, operators, samples, progress)
     for operator, moments in found:
         stored = quantization.weights[operator.name]
         better = round_second_order(operator, stored, moments, largest)

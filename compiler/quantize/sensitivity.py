@@ -15,6 +15,9 @@ from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.samples import Sample
 from edgec.compiler.signature import Signature, TensorSpec
 
+# Batches that an operator's rank is measured on; each operator takes that many runs.
+MAX_RANKED = 16
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -58,10 +61,11 @@ class SwitchedModel:
         switches = np.array([o.name in on for o in self.operators], np.float32)
         return self._model.run({**sample, SWITCHES: switches})
 
-    def accuracy(self, on: Collection[str]) -> Accuracy:
-        """With these operators quantized, by name."""
+    def accuracy(self, on: Collection[str], limit: int | None = None) -> Accuracy:
+        """With these operators quantized, by name, over the first `limit` samples."""
         comparison = Comparison(self._metric)
-        for sample, expected in zip(self._samples, self._float, strict=True):
+        pairs = list(zip(self._samples, self._float, strict=True))
+        for sample, expected in pairs[:limit]:
             comparison.add(expected, self._run(sample, on))
         return comparison.result()
 
@@ -70,7 +74,8 @@ class SwitchedModel:
         found = []
         with (progress or Silent()).parts("sensitivity", len(self.operators)) as advance:
             for operator in self.operators:
-                found.append(Sensitivity(operator, self.accuracy({operator.name})))
+                alone = self.accuracy({operator.name}, MAX_RANKED)
+                found.append(Sensitivity(operator, alone))
                 advance()
         return sorted(found, key=lambda s: s.accuracy.sqnr_db)
 
