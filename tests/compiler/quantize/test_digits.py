@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from edgec.compiler.errors import ParityError
 from edgec.compiler.importer import ImportedModel, import_model
 from edgec.compiler.onnx_file import read_model
 from edgec.compiler.passes import CANONICALIZE
@@ -82,12 +83,10 @@ def model(digits: Path) -> Digits:
     [
         ("int8", "native", 0.5),
         ("int8", "x86-64-v3", 0.5),
-        ("int8", "rpi5", 0.5),
         ("int8-dynamic", "native", 0.5),
         ("int8-weight-only", "native", 0.5),
         ("int4-weight-only", "native", 1.0),
         ("log2", "native", 2.0),
-        ("fp16", "native", 0.3),
         ("bf16", "native", 0.3),
     ],
 )
@@ -112,7 +111,7 @@ def test_a_broken_scale_costs_accuracy(model: Digits) -> None:
 
 
 def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
-    for name in ("int8", "int4-weight-only", "log2"):
+    for name in ("int8", "int4-weight-only"):
         module = model.quantized(RECIPES[name], limit=1).module
         inputs = {"image": model.test[:BATCH]}
         results = [
@@ -122,13 +121,17 @@ def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
         assert np.allclose(*results, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["int4-weight-only", "log2"])
-def test_repairs_raise_the_noise_ratio(model: Digits, name: str) -> None:
-    plain = model.quantized(RECIPES[name], repair=False)
-    repaired = model.quantized(RECIPES[name])
+def test_repairs_raise_the_noise_ratio(model: Digits) -> None:
+    plain = model.quantized(RECIPES["int4-weight-only"], repair=False)
+    repaired = model.quantized(RECIPES["int4-weight-only"])
     assert plain.accuracy is not None
     assert repaired.accuracy is not None
     assert repaired.accuracy.sqnr_db > plain.accuracy.sqnr_db + 4
+
+
+def test_what_has_lost_everything_is_refused(model: Digits) -> None:
+    with pytest.raises(ParityError, match="nothing is left of the float model"):
+        model.quantized(RECIPES["log2"], repair=False)
 
 
 def test_operators_return_to_float_until_the_bar_holds(model: Digits) -> None:
