@@ -123,7 +123,6 @@ class Graph:
         }
         builder = relax.BlockBuilder(IRModule(others))
         made: dict[Any, Any] = {}
-        plain: dict[Any, Any] = {}
 
         def now(variable: Any) -> Any:
             return made.get(variable, variable)
@@ -132,10 +131,8 @@ class Graph:
             with builder.dataflow():
                 for parameter in self.parameters:
                     made[parameter] = rewrite(builder, parameter, None, now)
-                    plain[parameter] = parameter
                 for variable, value in self.bindings:
                     made[variable] = rewrite(builder, variable, substitute(value, made), now)
-                    plain[variable] = made[variable]
                 results = [now(result) for result in self.results]
                 fields = [*results, *(now(variable) for variable in shown)]
                 single = len(fields) == 1 and not shown and not self._returns_tuple()

@@ -113,12 +113,12 @@ def quantize_model(
     graph = Graph(module, value_names)
     resolved = resolve(options.recipe, target)
     plan = make_plan(graph, resolved.recipe)
-    floats_model = None
+    float_model = None
     if samples is not None:
         read = [operator.inputs[0] for operator in plan.weighted()]
-        floats_model = FloatModel(graph, signature, [*plan.tensors, *read])
-    ranges = _ranges(plan, floats_model, options, samples, model_sha256, progress)
-    quantization = _numbers(graph, resolved, ranges, options, floats_model, samples, frozenset())
+        float_model = FloatModel(graph, signature, [*plan.tensors, *read])
+    ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
+    quantization = _numbers(graph, resolved, ranges, options, float_model, samples, frozenset())
     measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
@@ -133,10 +133,10 @@ def quantize_model(
     while True:
         if floats:
             quantization = _numbers(
-                graph, resolved, ranges, options, floats_model, samples, frozenset(floats)
+                graph, resolved, ranges, options, float_model, samples, frozenset(floats)
             )
         result = InsertQuantization(quantization)(module)
-        accuracy = _accuracy(floats_model, result, signature, measured, options)
+        accuracy = _accuracy(float_model, result, signature, measured, options)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
