@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from edgec.compiler.inspection import inspect_path
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.pipeline import compile_model
+    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.settings import QuantizeOptions
     from edgec.compiler.verify import verify_bundle
 
 _HOME = {
     "Bundle": "bundle",
     "CompileOptions": "options",
     "EdgecError": "errors",
+    "QuantizeOptions": "quantize.settings",
     "compile_model": "pipeline",
     "inspect_path": "inspection",
+    "load_recipe": "quantize.recipe",
     "verify_bundle": "verify",
 }
 
@@ -28,8 +32,10 @@ __all__ = [
     "Bundle",
     "CompileOptions",
     "EdgecError",
+    "QuantizeOptions",
     "compile_model",
     "inspect_path",
+    "load_recipe",
     "verify_bundle",
 ]
 

@@ -126,6 +126,36 @@ class ParityRecord(_Record):
     allowed_share: dict[str, float] = {}
 
 
+class QuantizationRecord(_Record):
+    """How the model was quantized, and what is left of the float model.
+
+    Attributes:
+        recipe: every field of it.
+        codes: what activations and weights are on this target, in words; empty without codes.
+        calibration: what the samples were called; empty without samples.
+        observer: that found the ranges; empty where none were needed.
+        repaired: whether rounding and biases were adapted.
+        quantized: number of operators that compute on codes or stored weights.
+        kept_float: names of operators that returned to float to reach a bar.
+        sqnr_db: by float output, of the test vector against the original graph [dB].
+        samples: batches that the next two were measured on.
+        samples_sqnr_db: by float output, against the float model [dB].
+        score: mean of the metric (top-1 agreement by default); None without samples.
+    """
+
+    recipe: dict[str, Any]
+    codes: str
+    calibration: str
+    observer: str
+    repaired: bool
+    quantized: int
+    kept_float: tuple[str, ...]
+    sqnr_db: dict[str, float]
+    samples: int
+    samples_sqnr_db: dict[str, float]
+    score: float | None
+
+
 class ExecutionRecord(_Record):
     """How the model runs.
 
@@ -160,6 +190,7 @@ class Manifest(_Record):
     execution: ExecutionRecord
     tolerance: ToleranceRecord
     parity: ParityRecord
+    quantization: QuantizationRecord | None = None
     vectors: tuple[VectorRecord, ...]
     tools: dict[str, str]
     files: dict[str, FileRecord]

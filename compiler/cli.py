@@ -16,15 +16,17 @@ import click
 from edgec.compiler.boards.commands import bench_on_board, board, deploy, model_on
 from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
 from edgec.compiler.printing import plain, print_json, print_parity, print_profile, print_table
+from edgec.compiler.quantize.observers import OBSERVERS
 from edgec.compiler.tune.commands import db, tune_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgec.compiler.bench import BenchReport
-    from edgec.compiler.bundle import ExecutionRecord
+    from edgec.compiler.bundle import ExecutionRecord, QuantizationRecord
     from edgec.compiler.inspection import ModelReport
     from edgec.compiler.progress import Progress
+    from edgec.compiler.quantize.settings import QuantizeOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,6 +151,81 @@ def _progress(quiet: bool, verbose: bool) -> "Progress":
     return Silent() if quiet else Steps(verbose)
 
 
+def _quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option(
+            "--quantize",
+            metavar="RECIPE",
+            help="int8, int8-dynamic, int8-weight-only, int4-weight-only, fp16, bf16, log2, *.toml",
+        ),
+        click.option(
+            "--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."
+        ),
+        click.option(
+            "--preprocess",
+            metavar="KEY=VALUE,…",
+            help="Of images: resize=stretch|crop|pad, mean=, std=, scale=, color=, layout=.",
+        ),
+        click.option(
+            "--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"
+        ),
+        click.option("--calibration-limit", type=int, metavar="N", help="Batches, at most 300."),
+        click.option(
+            "--calibration-cache", type=_path, metavar="FILE.json", help="Keep the ranges there."
+        ),
+        click.option("--no-repair", is_flag=True, help="Round to the nearest, biases as they are."),
+        click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one point of top-1."),
+        click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
+        click.option("--metric", metavar="MODULE:FUNCTION", help="Instead of top-1 agreement."),
+        click.option(
+            "--report", type=_path, metavar="FILE.html|.json", help="What each operator costs."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _quantization(recipe: str | None, settings: dict[str, Any]) -> "QuantizeOptions | None":
+    """The options that belong to --quantize."""
+    given = {name: value for name, value in settings.items() if value not in (None, False)}
+    if recipe is None:
+        if given:
+            name = next(iter(given)).replace("_", "-")
+            raise UsageError(f"--{name} belongs to --quantize RECIPE, which is not given")
+        return None
+    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.samples import parse_preprocess
+    from edgec.compiler.quantize.settings import QuantizeOptions
+
+    if "preprocess" in given:
+        given["preprocess"] = parse_preprocess(given["preprocess"])
+    renamed = {
+        "calibration_limit": "limit",
+        "calibration_cache": "cache",
+        "min_sqnr": "min_sqnr_db",
+    }
+    fields = {renamed.get(name, name): value for name, value in given.items()}
+    if fields.pop("no_repair", False):
+        fields["repair"] = False
+    return QuantizeOptions(recipe=load_recipe(recipe), **fields)
+
+
+def _print_quantization(record: "QuantizationRecord") -> None:
+    name = record.recipe["name"]
+    click.echo(f"  {name}: {record.quantized} operators quantized; {record.codes}".rstrip("; "))
+    for output, ratio in record.sqnr_db.items():
+        click.echo(f"  {output}: {ratio:.1f} dB against the float model")
+    if record.score is not None:
+        worst = min(record.samples_sqnr_db.values(), default=0.0)
+        click.echo(
+            f"  over {record.samples} batches: metric {record.score:.4f}, worst output "
+            f"{worst:.1f} dB"
+        )
+    if record.kept_float:
+        click.echo(f"  returned to float: {', '.join(record.kept_float)}")
+
+
 @edgec.command()
 @click.argument("model", type=_path)
 @click.option("--target", "-t", default="native", show_default=True, help="Name or *.toml.")
@@ -157,6 +234,7 @@ def _progress(quiet: bool, verbose: bool) -> "Progress":
 )
 @_shape_options
 @_inputs_option
+@_quantize_options
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
@@ -176,6 +254,7 @@ def compile(
     shapes: Sequence[str],
     freeze: Sequence[str],
     inputs: Sequence[str],
+    quantize: str | None,
     seed: int,
     no_parity: bool,
     check_stages: bool,
@@ -186,6 +265,7 @@ def compile(
     quiet: bool,
     verbose: bool,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Compile an ONNX MODEL for a target into a bundle."""
     from edgec.compiler.options import CompileOptions
@@ -197,6 +277,7 @@ def compile(
         **_model_options(shapes, freeze),
         inputs=_read_inputs(inputs),
         seed=seed,
+        quantize=_quantization(quantize, settings),
         parity=not no_parity,
         check_stages=check_stages,
         runner=runner,
@@ -213,8 +294,11 @@ def compile(
     manifest = bundle.manifest
     size = sum(record.size_bytes for record in manifest.files.values())
     if as_json:
-        parity = manifest.parity.model_dump()
-        print_json({"bundle": str(bundle.path), "size_bytes": size, "parity": parity})
+        fields = {"bundle": str(bundle.path), "size_bytes": size}
+        fields["parity"] = manifest.parity.model_dump()
+        if manifest.quantization is not None:
+            fields["quantization"] = manifest.quantization.model_dump()
+        print_json(fields)
         return
     click.echo(f"{bundle.path}: {manifest.model.name} for {resolved.name}, {size / 1e6:.1f} MB")
     if records is not None:
@@ -223,6 +307,8 @@ def compile(
     for name, error in manifest.parity.max_error.items():
         share = manifest.parity.allowed_share[name]
         click.echo(f"  {name}: largest error {error:.2g}, {share:.1%} of what is allowed")
+    if manifest.quantization is not None:
+        _print_quantization(manifest.quantization)
     notes = {
         "nothing": "  parity was not checked",
         "host": "  parity was checked on a build for this machine; verify on the board",

@@ -14,6 +14,8 @@ EdgecError
 │   ├── TargetError
 │   ├── BundleError
 │   ├── BoardConfigError
+│   ├── RecipeError
+│   ├── CalibrationError
 │   └── OutputError
 ├── ToolchainError         5   a program or package that edgec needs is missing or failed
 ├── BoardError             6   a board cannot be reached, or failed
@@ -87,6 +89,14 @@ class BundleError(BadInputError):
 
 class BoardConfigError(BadInputError):
     """A board is unknown, or what is said of it is wrong."""
+
+
+class RecipeError(BadInputError):
+    """A quantization recipe is unknown, wrong, or not exact on the target."""
+
+
+class CalibrationError(BadInputError):
+    """Calibration samples or ranges do not fit the model, or cannot be read."""
 
 
 class OutputError(BadInputError):

@@ -2,13 +2,22 @@
 
 Every remaining operator becomes a TIR function and neighbours are fused into one. Reshapes stay:
 the static executor needs no code for them.
+
+Constants are folded, with one exception: what a model stores of quantized weights stays as small
+as it is, and kernels make floats of it.
 """
+
+from typing import Any
 
 import tvm
 from tvm import IRModule, relax
+from tvm.ir import GenericConst
 
-from edgec.compiler.passes.base import is_static
+from edgec.compiler.passes.base import is_static, op_name, substitute
 from edgec.targets.target import Target
+
+KEPT_SMALL = ("relax.dequantize", "edgec.decode_weight")
+"""What turns stored weights into floats: folded, the bundle would hold the floats."""
 
 
 def lower(module: IRModule, target: Target) -> IRModule:
@@ -30,5 +39,38 @@ def lower(module: IRModule, target: Target) -> IRModule:
             relax.transform.DeadCodeElimination(["main"]),
         ]
     )
+    opened, stored = _open_stored(module)
     with tvm.target.Target(target.llvm()):
-        return passes(module)
+        lowered = passes(opened)
+    return relax.transform.BindParams("main", stored)(lowered) if stored else lowered
+
+
+def _open_stored(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
+    """The module with its stored weights as parameters, whose values are unknown to passes."""
+    function = module["main"]
+    stored: dict[str, Any] = {}
+    parameters: list[relax.Var] = []
+    bindings = []
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if op_name(value) in KEPT_SMALL and isinstance(value.args[0], GenericConst):
+                name = f"stored_{len(stored)}"
+                parameters.append(relax.Var(name, value.args[0].ty))
+                stored[name] = value.args[0].value
+                arguments = [parameters[-1], *value.args[1:]]
+                value = relax.Call(value.op, arguments, value.attrs, ty_args=value.ty_args)
+            bindings.append((binding.var, value))
+    if not stored:
+        return module, stored
+    builder = relax.BlockBuilder(
+        IRModule({v: f for v, f in module.functions_items() if v.name_hint != "main"})
+    )
+    made: dict[Any, Any] = {}
+    with builder.function("main", [*function.params, *parameters]):
+        with builder.dataflow():
+            for variable, value in bindings:
+                made[variable] = builder.emit(substitute(value, made), variable.name)
+            result = builder.emit_output(made.get(function.body.body, function.body.body))
+        builder.emit_func_output(result)
+    return builder.get(), stored

@@ -62,6 +62,80 @@ def _legalize_hard_swish(builder: relax.BlockBuilder, call: relax.Call) -> relax
     return builder.call_te(_compute_hard_swish, call.args[0])
 
 
+def decode_weight(
+    codes: relax.Expr,
+    parameters: Sequence[relax.Expr],
+    *,
+    format: str,
+    shape: Sequence[int],
+    group: int = 0,
+    rows_last: bool = False,
+) -> relax.Call:
+    """Weights out of what the bundle stores of them, as float32.
+
+    Args:
+        codes: `int4` and `log2`: uint8 [rows, bytes], see `quantize.numerics.GroupWeight`;
+            `float`: half floats in the shape of the result.
+        parameters: scales float32 [rows, groups], and for `int4` zero points uint8 of that shape.
+        format: `int4`, `log2` or `float`.
+        shape: of the weights.
+        group: codes that share a scale.
+        rows_last: whether rows are the last axis of the weights, not the first; columns are all
+            the others, flattened.
+    """
+    attributes = {
+        "format": format,
+        "shape": list(shape),
+        "group": group,
+        "rows_last": rows_last,
+    }
+    return relax.Call(
+        ir.Op.get("edgec.decode_weight"),
+        [codes, *parameters],
+        ir.make_node("ir.DictAttrs", **attributes),
+    )
+
+
+def _compute_decode_weight(
+    codes: te.Tensor,
+    *parameters: te.Tensor,
+    format: str,
+    shape: Sequence[int],
+    group: int,
+    rows_last: bool,
+) -> te.Tensor:
+    def value(*indices: tirx.Var) -> tirx.Expr:
+        if format == "float":
+            return codes(*indices).astype("float32")
+        row = indices[-1] if rows_last else indices[0]
+        rest = slice(0, -1) if rows_last else slice(1, None)
+        column = tirx.const(0, "int64")
+        for extent, index in zip(shape[rest], indices[rest], strict=True):
+            column = column * extent + index
+        byte = codes(row, column // 2).astype("int32")
+        code = (byte >> ((column % 2).astype("int32") * 4)) & 15
+        scale = parameters[0](row, column // group)
+        if format == "int4":
+            return (code - parameters[1](row, column // group).astype("int32")) * scale
+        power = tirx.reinterpret("float32", (128 - (code & 7)) << 23)
+        signed = tirx.Select(code >= 8, -power, power)
+        return tirx.Select((code & 7) == 0, tirx.const(0, "float32"), signed) * scale
+
+    return te.compute(shape, value, name="decode_weight")
+
+
+def _legalize_decode_weight(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    attributes = call.attrs
+    return builder.call_te(
+        _compute_decode_weight,
+        *call.args,
+        format=str(attributes["format"]),
+        shape=[int(extent) for extent in attributes["shape"]],
+        group=int(attributes["group"]),
+        rows_last=bool(attributes["rows_last"]),
+    )
+
+
 def _same_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return call.args[0].ty
 
@@ -96,6 +170,7 @@ def _kernel_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return relax.TensorType([int(extent) for extent in call.attrs["shape"]], "float32")
 
 
+_register("edgec.decode_weight", _kernel_type, _legalize_decode_weight)
 _register("edgec.hard_sigmoid", _same_type, _legalize_hard_sigmoid)
 _register("edgec.hard_swish", _same_type, _legalize_hard_swish)
 for _name in TEMPLATES:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import UsageError
+from edgec.compiler.quantize.settings import QuantizeOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class CompileOptions:
         freeze: value by input name; the input becomes a constant and leaves the interface.
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
+        quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
         records: database of tuning records whose decisions are used.
@@ -32,6 +34,7 @@ class CompileOptions:
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
+    quantize: QuantizeOptions | None = None
     parity: bool = True
     runner: bool = False
     records: Path | None = None

@@ -7,7 +7,7 @@ module; the names in `PHASES` are what progress, dumps and the table of times ca
 import dataclasses
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -24,6 +24,7 @@ from edgec.compiler.bundle import (
     Manifest,
     ModelRecord,
     ParityRecord,
+    QuantizationRecord,
     SettingsRecord,
     TensorRecord,
     ToleranceRecord,
@@ -37,6 +38,7 @@ from edgec.compiler.errors import (
     OutputError,
     ParityError,
     UnsupportedModelError,
+    UsageError,
 )
 from edgec.compiler.graph import (
     graph_depth,
@@ -44,16 +46,29 @@ from edgec.compiler.graph import (
     least_precise_float,
     quantizes_activations,
 )
-from edgec.compiler.importer import import_model
+from edgec.compiler.importer import ImportedModel, import_model
 from edgec.compiler.locate import first_divergence
 from edgec.compiler.lower import lower
 from edgec.compiler.onnx_file import SourceModel, read_model
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.oracle import run_original
-from edgec.compiler.parity import ParityReport, Tensors, Tolerance, compare, tolerance_for
+from edgec.compiler.parity import (
+    QUANTIZED_SQNR_DB,
+    ParityReport,
+    Tensors,
+    Tolerance,
+    compare,
+    tolerance_for,
+)
 from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.quantize.accuracy import Comparison, same_top1
+from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model, samples_for
+from edgec.compiler.quantize.reference import run_reference
+from edgec.compiler.quantize.report import write_report
+from edgec.compiler.quantize.samples import Samples
+from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.records import Database, Record
 from edgec.compiler.runner import runner_files
 from edgec.compiler.runtime import open_session, why_not_here
@@ -72,6 +87,7 @@ PHASES = (
     "import",  # ONNX to Relax
     "reference",  # what ONNX Runtime says
     "canonicalize",  # affines into weights, composites recognized
+    "quantize",  # codes instead of floats, if asked for
     "pack",  # layouts of the target's kernels, epilogues fused
     "lower",  # the rest to fused loop nests
     "schedule",  # decisions, code of every kernel
@@ -114,7 +130,8 @@ def compile_model(
     target = target if isinstance(target, Target) else load_target(target)
     path = Path(path)
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
-    run = _Run(progress or Silent(), options.dump)
+    phases = [phase for phase in PHASES if phase != "quantize" or options.quantize is not None]
+    run = _Run(progress or Silent(), options.dump, phases)
     with scratch_folder() as scratch:
         library = scratch / LIBRARY
         source = run("read", read_model, path)
@@ -122,8 +139,26 @@ def compile_model(
         graph = run("simplify", simplify, special.proto)
         imported = run("import", import_model, graph)
         signature = imported.signature
-        reference = run("reference", _Reference.compute, source, special, graph, signature, options)
-        module = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
+        samples = _samples(options, graph, signature)
+        reference = run(
+            "reference", _Reference.compute, source, special, graph, signature, options, samples
+        )
+        canonical = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
+        module, rounded = canonical, None
+        if options.quantize is not None:
+            rounded = run(
+                "quantize",
+                _Rounded.make,
+                canonical,
+                imported,
+                reference,
+                target,
+                options.quantize,
+                samples,
+                source.sha256,
+                run.progress,
+            )
+            module = rounded.module
         packed = run("pack", pack, module, target)
         lowered = run("lower", lower, packed, target)
         decide = RecordedDecisions(_tuned(options, target, run.progress))
@@ -134,15 +169,18 @@ def compile_model(
         executor, arena_bytes = run("build", build, scheduled, signature, target, library)
 
         check = _Check(reference, graph, imported.value_names, scratch, options)
-        stages = {"import": imported.module, "canonicalize": module}
-        parity = run("verify", check, library, executor, target, stages)
+        stages = {"import": imported.module, "canonicalize": canonical}
+        parity = run("verify", check, library, executor, target, stages, module, rounded)
         execution = ExecutionRecord(
             executor=executor,
             arena_bytes=arena_bytes,
             tuned_share=_rounded(tuned_share(scheduled, decide.used, target)),
         )
-        manifest = _manifest(source, special, target, options, reference, execution, parity)
-        files: dict[str, bytes | Path] = {LIBRARY: library, **_vector_files(reference)}
+        manifest = _manifest(
+            source, special, target, options, reference, execution, parity, rounded
+        )
+        vectors = _vector_files(reference, rounded)
+        files: dict[str, bytes | Path] = {LIBRARY: library, **vectors}
         bundle = run("bundle", _package, output, manifest, files, options)
     run.finish()
     return bundle
@@ -194,17 +232,18 @@ def apply_passes(module: IRModule, passes: tuple[Pass, ...]) -> IRModule:
 class _Run:
     """Calls phases: shows them, times them and dumps what they give."""
 
-    def __init__(self, progress: Progress, dump: Path | None) -> None:
+    def __init__(self, progress: Progress, dump: Path | None, phases: Sequence[str]) -> None:
         self.progress = progress
         self.dump = dump
+        self.phases = phases
         self.seconds: dict[str, float] = {}
 
     def __call__(
         self, phase: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        number = PHASES.index(phase) + 1
+        number = self.phases.index(phase) + 1
         start = time.monotonic()
-        with self.progress.step(number, len(PHASES), phase):
+        with self.progress.step(number, len(self.phases), phase):
             result = function(*args, **kwargs)
         self.seconds[phase] = time.monotonic() - start
         if self.dump is not None:
@@ -262,9 +301,11 @@ class _Reference:
         graph: onnx.ModelProto,
         signature: Signature,
         options: CompileOptions,
+        samples: Samples | None,
     ) -> "_Reference":
         specs = signature.inputs
-        given = options.inputs
+        # Random values are not what ranges were calibrated for.
+        given = options.inputs or (next(iter(samples)) if samples is not None else None)
         bounds = index_bounds(graph.graph)
         if given:
             inputs = check_inputs(specs, given)
@@ -275,6 +316,86 @@ class _Reference:
         dtype = least_precise_float(graph.graph)
         tolerance = tolerance_for(dtype, depth, quantizes_activations(graph.graph))
         return cls(signature, inputs, expected, tolerance, bounds)
+
+
+def _samples(
+    options: CompileOptions, graph: onnx.ModelProto, signature: Signature
+) -> Samples | None:
+    """Of a quantized compile, opened before anything takes long."""
+    if options.quantize is None:
+        return None
+    if quantizes_activations(graph.graph):
+        raise UsageError(
+            "this model is quantized already (it has QuantizeLinear nodes); "
+            "compile it without --quantize, or start from the float model"
+        )
+    return samples_for(options.quantize, signature.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rounded:
+    """A quantized model and what it computes.
+
+    Attributes:
+        model: the quantized graph and its numbers.
+        expected: what that graph gives for the test inputs, by code that is not ours.
+        tolerance: for the library against `expected`.
+        record: for the manifest.
+    """
+
+    model: QuantizedModel
+    expected: Tensors
+    tolerance: Tolerance
+    record: QuantizationRecord
+
+    @property
+    def module(self) -> IRModule:
+        """The quantized graph."""
+        return self.model.module
+
+    @classmethod
+    def make(
+        cls,
+        module: IRModule,
+        imported: ImportedModel,
+        reference: "_Reference",
+        target: Target,
+        options: QuantizeOptions,
+        samples: Samples | None,
+        sha256: str,
+        progress: Progress,
+    ) -> "_Rounded":
+        signature = imported.signature
+        model = quantize_model(
+            module, imported.value_names, signature, target, options, samples, sha256, progress
+        )
+        if options.report is not None:
+            write_report(options.report, model)
+        expected = run_reference(model.module, signature, reference.inputs)
+        recipe = options.recipe
+        # A kernel sums in another order than the reference: what lies between two codes moves.
+        enough = QUANTIZED_SQNR_DB if recipe.activations != "float" else None
+        tolerance = dataclasses.replace(reference.tolerance, sqnr_db=enough)
+        comparison = Comparison(same_top1)
+        comparison.add(reference.expected, expected)
+        operators = model.quantization.plan.operators
+        quantized = [o for o in operators if o.keep != "float" and not o.shares_scale]
+        accuracy = model.accuracy
+        record = QuantizationRecord(
+            recipe=recipe.model_dump(mode="json"),
+            codes=model.quantization.resolved.why,
+            calibration=samples.source if samples is not None else "",
+            observer=options.observer if recipe.needs_samples else "",
+            repaired=options.repair,
+            quantized=len(quantized),
+            kept_float=model.kept_float,
+            sqnr_db=_rounded_all(comparison.result().by_output),
+            samples=model.measured,
+            samples_sqnr_db=_rounded_all(accuracy.by_output) if accuracy else {},
+            score=_rounded(accuracy.score) if accuracy else None,
+        )
+        progress.detail(record.codes)
+        return cls(model, expected, tolerance, record)
 
 
 class _Check:
@@ -295,7 +416,13 @@ class _Check:
         self.options = options
 
     def __call__(
-        self, library: Path, executor: Executor, target: Target, stages: Mapping[str, IRModule]
+        self,
+        library: Path,
+        executor: Executor,
+        target: Target,
+        stages: Mapping[str, IRModule],
+        module: IRModule,
+        rounded: _Rounded | None,
     ) -> ParityRecord:
         if not self.options.parity:
             return ParityRecord(checked_on="nothing")
@@ -304,8 +431,12 @@ class _Check:
         here = not why_not_here(target)
         if not here:
             # The target's code cannot run here: the same module, compiled for this machine.
-            target, library, executor = self._host_build(stages["canonicalize"])
-        report = self._run(target, library, executor)
+            target, library, executor = self._host_build(module)
+        report = self._run(target, library, executor, rounded)
+        if not report.passed and rounded is not None:
+            raise ParityError(
+                f"the library does not compute the quantized graph: {report.problems()}"
+            )
         if not report.passed:
             where = self._where(stages)
             raise ParityError(f"parity with the original graph failed: {report.problems()}{where}")
@@ -315,10 +446,13 @@ class _Check:
             allowed_share={o.name: _rounded(o.allowed_share) for o in report.outputs},
         )
 
-    def _run(self, target: Target, library: Path, executor: Executor) -> ParityReport:
+    def _run(
+        self, target: Target, library: Path, executor: Executor, rounded: _Rounded | None = None
+    ) -> ParityReport:
         session = open_session(library, target, self.reference.signature, executor)
         actual = session.run(self.reference.inputs)
-        return compare(self.reference.expected, actual, self.reference.tolerance)
+        wanted = rounded or self.reference
+        return compare(wanted.expected, actual, wanted.tolerance)
 
     def _host_build(self, module: IRModule) -> tuple[Target, Path, Executor]:
         host, library = load_target("native"), self.scratch / "host.so"
@@ -357,11 +491,16 @@ def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _vector_files(reference: _Reference) -> dict[str, bytes]:
+def _rounded_all(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in values.items()}
+
+
+def _vector_files(reference: _Reference, rounded: _Rounded | None) -> dict[str, bytes]:
     signature, files = reference.signature, {}
+    expected = (rounded or reference).expected
     for kind, specs, tensors in (
         ("input", signature.inputs, reference.inputs),
-        ("output", signature.outputs, reference.expected),
+        ("output", signature.outputs, expected),
     ):
         for index, spec in enumerate(specs):
             files[_vector_path(kind, index)] = save_npy(tensors[spec.name])
@@ -380,9 +519,10 @@ def _manifest(
     reference: _Reference,
     execution: ExecutionRecord,
     parity: ParityRecord,
+    rounded: _Rounded | None,
 ) -> Manifest:
     signature = reference.signature
-    tolerance = reference.tolerance
+    tolerance = (rounded or reference).tolerance
     return Manifest(
         model=ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset),
         target=target,
@@ -400,6 +540,7 @@ def _manifest(
         execution=execution,
         tolerance=ToleranceRecord(**dataclasses.asdict(tolerance)),
         parity=parity,
+        quantization=rounded.record if rounded is not None else None,
         vectors=(
             VectorRecord(
                 inputs=tuple(_vector_path("input", i) for i in range(len(signature.inputs))),

@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
+from rich.status import Status
 
 
 class Progress(Protocol):
@@ -21,6 +22,9 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None:
         """Something that the user should know."""
+
+    def parts(self, title: str, total: int | None) -> AbstractContextManager[Callable[[], None]]:
+        """Begin work in `total` equal parts, None if unknown; each call is one part done."""
 
 
 @dataclass
@@ -38,6 +42,11 @@ class Silent:
     def warn(self, text: str) -> None:
         """Do nothing."""
 
+    @contextmanager
+    def parts(self, title: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """Do nothing."""
+        yield lambda: None
+
 
 @dataclass
 class Steps:
@@ -45,6 +54,8 @@ class Steps:
 
     verbose: bool = False
     console: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+    _status: Status | None = field(default=None, init=False, repr=False)
+    _label: str = field(default="", init=False, repr=False)
 
     def detail(self, text: str) -> None:
         """Show a line below the step before, if asked for."""
@@ -56,6 +67,23 @@ class Steps:
         self.console.print(f"warning: {text}", markup=False)
 
     @contextmanager
+    def parts(self, title: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """Count beside the spinner, with the time that is left."""
+        start, done = time.monotonic(), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            passed = time.monotonic() - start
+            of = f"/{total}, {passed / done * (total - done):.0f} s left" if total else ""
+            if self._status is not None:
+                self._status.update(f"{self._label}: {title} {done}{of}")
+
+        yield advance
+        if self._status is not None:
+            self._status.update(self._label)
+
+    @contextmanager
     def step(self, number: int, total: int, title: str) -> Iterator[None]:
         """Show one step; a step that fails is shown as failed."""
         label = f"[{number}/{total}] {title}"
@@ -63,9 +91,11 @@ class Steps:
         outcome = "failed after "
         try:
             # The spinner draws nothing where there is no terminal.
-            with self.console.status(label.replace("[", r"\[")):
+            self._label = label.replace("[", r"\[")
+            with self.console.status(self._label) as self._status:
                 yield
             outcome = ""
         finally:
+            self._status = None
             seconds = time.monotonic() - start
             self.console.print(f"{label:<40} {outcome}{seconds:.1f} s", markup=False)

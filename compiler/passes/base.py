@@ -176,6 +176,20 @@ def dtype_of(expression: relax.Expr) -> str:
     return str(expression.ty.dtype.dtype)
 
 
+def substitute(expression: Any, values: dict[Any, Any]) -> Any:
+    """The expression with its variables replaced."""
+
+    @relax.expr_functor.mutator
+    class Replace(relax.PyExprMutator):
+        def visit_var_(self, variable: relax.Var) -> relax.Expr:
+            return values.get(variable, variable)
+
+        def visit_dataflow_var_(self, variable: relax.Var) -> relax.Expr:
+            return values.get(variable, variable)
+
+    return Replace().visit_expr(expression)
+
+
 def _difference(before: IRModule, after: IRModule) -> str:
     if tvm_ffi.structural_equal(before, after):
         return "no change"

@@ -39,6 +39,7 @@ from edgec.compiler.passes.base import (
     op_name,
     scalar_of,
     shape_of,
+    substitute,
     value_of,
 )
 
@@ -202,7 +203,7 @@ class _Packer:
                 substitution[expression] = self._plain_expression(expression)
 
         relax.analysis.post_order_visit(call, visit)
-        moved = _substitute(call, substitution)
+        moved = substitute(call, substitution)
         variable = self.builder.emit(moved, binding.var.name)
         shape = shape_of(variable)
         if shape is None:
@@ -783,17 +784,3 @@ def _numbers(argument: Any) -> list[int] | None:
     numbers = [getattr(field, "value", None) for field in fields]
     known = [int(number) for number in numbers if number is not None]
     return known if len(known) == len(numbers) else None
-
-
-def _substitute(expression: Any, values: dict[Any, Any]) -> Any:
-    """The expression with its variables replaced."""
-
-    @relax.expr_functor.mutator
-    class Replace(relax.PyExprMutator):
-        def visit_var_(self, variable: relax.Var) -> relax.Expr:
-            return values.get(variable, variable)
-
-        def visit_dataflow_var_(self, variable: relax.Var) -> relax.Expr:
-            return values.get(variable, variable)
-
-    return Replace().visit_expr(expression)

@@ -1,0 +1,149 @@
+"""The numbers of a quantized model: scales of values, codes of weights.
+
+Repairs (`equalize`, `rounding`, `bias`) change these numbers; passes write them into a graph.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.errors import CalibrationError
+from edgec.compiler.quantize.numerics import (
+    ChannelWeight,
+    Floats,
+    GroupWeight,
+    Scale,
+    affine_scale,
+    quantize_channels,
+    quantize_groups,
+    quantize_log2,
+)
+from edgec.compiler.quantize.observers import Range
+from edgec.compiler.quantize.plan import Operator, Plan
+from edgec.compiler.quantize.recipe import Recipe, Resolved
+
+
+@dataclass(frozen=True)
+class HalfWeight:
+    """Weights as float16 or bfloat16."""
+
+    codes: NDArray[Any]
+
+    @property
+    def values(self) -> Floats:
+        """As float32."""
+        return self.codes.astype(np.float32)
+
+
+StoredWeight = ChannelWeight | GroupWeight | HalfWeight
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A plan and all its numbers.
+
+    Attributes:
+        plan: what is quantized.
+        resolved: the recipe on the target.
+        scales: by variable that becomes codes.
+        weights: by name of an operator.
+        biases: float32 [channels] by name of an operator; what is added to its products.
+    """
+
+    plan: Plan
+    resolved: Resolved
+    scales: dict[Any, Scale]
+    weights: dict[str, StoredWeight]
+    biases: dict[str, Floats]
+
+    def with_weights(self, weights: Mapping[str, StoredWeight]) -> "Quantization":
+        """The same with other codes for some operators."""
+        return replace(self, weights={**self.weights, **weights})
+
+    def with_biases(self, biases: Mapping[str, Floats]) -> "Quantization":
+        """The same with other biases for some operators."""
+        return replace(self, biases={**self.biases, **biases})
+
+    def weight_values(self, operator: Operator) -> Floats:
+        """What the stored weights of an operator stand for, in its weights' shape."""
+        assert operator.weight is not None
+        stored = self.weights[operator.name]
+        if isinstance(stored, GroupWeight):
+            return from_rows(stored.values, operator)
+        return stored.values
+
+
+def quantize_numbers(plan: Plan, resolved: Resolved, ranges: Mapping[str, Range]) -> Quantization:
+    """Scales from ranges, codes of weights rounded to the nearest.
+
+    Args:
+        plan: what is quantized.
+        resolved: the recipe on the target.
+        ranges: by name, of every value that becomes codes.
+
+    Raises:
+        CalibrationError: names every value that has no range.
+    """
+    names = plan.graph.names
+    missing = [names[v] for v in plan.tensors if names[v] not in ranges]
+    if missing:
+        raise CalibrationError(
+            f"there is no range for {len(missing)} of {len(plan.tensors)} values "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); the cache is of "
+            "another model or recipe: delete it and calibrate again"
+        )
+    united: dict[Any, Range] = {}
+    for variable in plan.tensors:
+        low, high = ranges[names[variable]]
+        known = united.get(plan.shared[variable], (low, high))
+        united[plan.shared[variable]] = min(low, known[0]), max(high, known[1])
+    symmetric = resolved.recipe.symmetric_activations
+    scales = {
+        variable: affine_scale(
+            *united[plan.shared[variable]], resolved.activations, symmetric=symmetric
+        )
+        for variable in plan.tensors
+    }
+    weights = {o.name: store_weight(o, resolved) for o in plan.weighted()}
+    biases = {o.name: o.bias[1] for o in plan.weighted() if o.bias is not None}
+    return Quantization(plan, resolved, scales, weights, biases)
+
+
+def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
+    """Weights of one operator in the recipe's format, rounded to the nearest."""
+    assert operator.weight is not None
+    weight, recipe = operator.weight, resolved.recipe
+    if recipe.weights in ("fp16", "bf16"):
+        kind = np.float16 if recipe.weights == "fp16" else ml_dtypes.bfloat16
+        return HalfWeight(weight.array.astype(kind))
+    if recipe.weights == "int8":
+        return quantize_channels(weight.array, weight.axis, resolved.largest_weight)
+    return quantize_rows(to_rows(weight.array, operator), recipe)
+
+
+def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:
+    """4-bit codes of rows."""
+    if recipe.weights == "log2":
+        return quantize_log2(rows, recipe.weight_group)
+    return quantize_groups(rows, recipe.weight_group, symmetric=recipe.symmetric_weights)
+
+
+def to_rows(array: Floats, operator: Operator) -> Floats:
+    """Weights as [rows, columns].
+
+    A row is an index of the first axis, for a matrix product of the last: an output channel.
+    """
+    if operator.kind == "matmul":
+        return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
+    return array.reshape(len(array), -1)
+
+
+def from_rows(rows: Floats, operator: Operator) -> Floats:
+    """The inverse of `to_rows`."""
+    assert operator.weight is not None
+    shape = operator.weight.array.shape
+    return np.ascontiguousarray(rows.T if operator.kind == "matmul" else rows).reshape(shape)

@@ -1,0 +1,158 @@
+"""A canonical module as quantization sees it: values by name, and who reads them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from tvm import IRModule, relax
+
+from edgec.compiler.passes.base import dtype_of, shape_of, substitute, value_of
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One operator that reads a value.
+
+    Attributes:
+        result: variable that holds what it computes.
+        call: the operator.
+    """
+
+    result: Any
+    call: Any
+
+
+class Graph:
+    """The one dataflow block of `main`.
+
+    Attributes:
+        module: it stands for.
+        bindings: variable and expression, in order.
+        names: of each variable, unique; the ONNX name where one is known.
+        readers: of each variable, in order; a reader that reads twice is there twice.
+        results: variables that the model returns.
+    """
+
+    def __init__(self, module: IRModule, value_names: Mapping[str, str]) -> None:
+        self.module = module
+        function = module["main"]
+        (block,) = function.body.blocks
+        self.parameters = list(function.params)
+        self.bindings = [(binding.var, binding.value) for binding in block.bindings]
+        self.definitions = dict(self.bindings)
+        self.results = self._results(function.body.body)
+        self.names = self._unique_names(value_names)
+        self.readers: dict[Any, list[Reader]] = {}
+        for variable, value in self.bindings:
+            for argument in _arguments(value):
+                if isinstance(argument, relax.Var):
+                    self.readers.setdefault(argument, []).append(Reader(variable, value))
+
+    def _results(self, body: Any) -> list[Any]:
+        """Of the variable that `main` returns, which stands for another one or for a tuple."""
+        value = self.definitions.get(body)
+        while isinstance(value, relax.Var):
+            body, value = value, self.definitions.get(value)
+        if isinstance(value, relax.Tuple):
+            return [field for field in value.fields if isinstance(field, relax.Var)]
+        return [body]
+
+    def _unique_names(self, value_names: Mapping[str, str]) -> dict[Any, str]:
+        names: dict[Any, str] = {}
+        taken: set[str] = set()
+        for variable in [*self.parameters, *self.definitions]:
+            base = value_names.get(variable.name, variable.name)
+            name, number = base, 1
+            while name in taken:
+                number += 1
+                name = f"{base}#{number}"
+            taken.add(name)
+            names[variable] = name
+        return names
+
+    def operand(self, expression: Any) -> Any:
+        """The expression behind variables that only stand for others."""
+        while isinstance(expression, relax.Var):
+            value = self.definitions.get(expression)
+            if not isinstance(value, relax.Var):
+                break
+            expression = value
+        return expression
+
+    def constant(self, expression: Any) -> NDArray[Any] | None:
+        """The array that an expression stands for, None if it is none."""
+        expression = self.operand(expression)
+        if isinstance(expression, relax.Var):
+            expression = self.definitions.get(expression)
+        return value_of(expression)
+
+    def is_float(self, expression: Any) -> bool:
+        """Whether an expression is a float32 tensor of known shape."""
+        return shape_of(expression) is not None and dtype_of(expression) == "float32"
+
+    def sole_reader(self, variable: Any) -> Reader | None:
+        """The only reader of a variable that is no result."""
+        readers = self.readers.get(variable, [])
+        if len(readers) != 1 or any(self.operand(r) is variable for r in self.results):
+            return None
+        return readers[0]
+
+    def is_result(self, variable: Any) -> bool:
+        """Whether the model returns a variable."""
+        return any(self.operand(result) is variable for result in self.results)
+
+    def rebuilt(
+        self,
+        rewrite: Callable[[relax.BlockBuilder, Any, Any, Callable[[Any], Any]], Any],
+        parameters: Sequence[Any] = (),
+        shown: Sequence[Any] = (),
+    ) -> IRModule:
+        """A new module, binding by binding.
+
+        Args:
+            rewrite: called with the builder, each variable (parameters first, their expression
+                being None), its expression with substituted operands, and a function that gives
+                the present stand-in of an old variable; gives what readers shall read.
+            parameters: that the new `main` takes beside the old ones.
+            shown: old variables that `main` shall return beside its results; with any, `main`
+                returns a tuple.
+        """
+        others = {
+            v: f for v, f in self.module.functions_items() if not isinstance(f, relax.Function)
+        }
+        builder = relax.BlockBuilder(IRModule(others))
+        made: dict[Any, Any] = {}
+
+        def now(variable: Any) -> Any:
+            return made.get(variable, variable)
+
+        with builder.function("main", [*self.parameters, *parameters]):
+            with builder.dataflow():
+                for parameter in self.parameters:
+                    made[parameter] = rewrite(builder, parameter, None, now)
+                for variable, value in self.bindings:
+                    made[variable] = rewrite(builder, variable, substitute(value, made), now)
+                results = [now(result) for result in self.results]
+                fields = [*results, *(now(variable) for variable in shown)]
+                single = len(fields) == 1 and not shown and not self._returns_tuple()
+                bound = builder.emit_output(fields[0] if single else relax.Tuple(fields))
+            builder.emit_func_output(bound)
+        return builder.get()
+
+    def _returns_tuple(self) -> bool:
+        return isinstance(self.module["main"].ret_ty, relax.TupleType)
+
+
+def _arguments(value: Any) -> list[Any]:
+    """Operands of a call or tuple access, those inside tuples included."""
+    if isinstance(value, relax.Call):
+        arguments = []
+        for argument in value.args:
+            arguments += _arguments(argument) if isinstance(argument, relax.Tuple) else [argument]
+        return arguments
+    if isinstance(value, relax.Tuple):
+        return list(value.fields)
+    if isinstance(value, relax.TupleGetItem):
+        return [value.tuple_value]
+    return [value] if isinstance(value, relax.Var) else []

@@ -1,0 +1,207 @@
+"""The quantize phase: from a canonical module to one with explicit codes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tvm import IRModule
+
+from edgec.compiler.errors import ParityError, UnsupportedModelError, UsageError
+from edgec.compiler.passes.base import is_static
+from edgec.compiler.passes.expand_weights import ExpandWeights
+from edgec.compiler.passes.insert_quantization import InsertQuantization
+from edgec.compiler.progress import Progress
+from edgec.compiler.quantize.accuracy import Accuracy, Comparison, load_metric
+from edgec.compiler.quantize.calibration import (
+    FloatModel,
+    HostModel,
+    calibrate,
+    read_ranges,
+    write_ranges,
+)
+from edgec.compiler.quantize.encode import Quantization, quantize_numbers
+from edgec.compiler.quantize.graph import Graph
+from edgec.compiler.quantize.observers import Range
+from edgec.compiler.quantize.plan import Plan, make_plan
+from edgec.compiler.quantize.recipe import Resolved, resolve
+from edgec.compiler.quantize.repair import repair
+from edgec.compiler.quantize.samples import Sample, Samples, open_samples
+from edgec.compiler.quantize.sensitivity import (
+    Sensitivity,
+    SwitchedModel,
+    operators_to_keep_float,
+)
+from edgec.compiler.quantize.settings import QuantizeOptions
+from edgec.compiler.signature import Signature, TensorSpec
+from edgec.targets import Target
+
+# Batches that accuracy is measured on.
+MAX_MEASURED = 64
+
+# Below this a quantized model answers something else than the float one.
+FLOOR_DB = 3.0
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """What the phase gives.
+
+    Attributes:
+        module: with explicit quantize and dequantize operators.
+        quantization: its numbers.
+        accuracy: against the float model, on samples; None without samples.
+        measured: number of batches that it was measured on.
+        sensitivity: of each operator, the worst first; empty if it was not measured.
+        kept_float: names of operators that returned to float.
+    """
+
+    module: IRModule
+    quantization: Quantization
+    accuracy: Accuracy | None
+    measured: int
+    sensitivity: tuple[Sensitivity, ...]
+    kept_float: tuple[str, ...]
+
+
+def samples_for(options: QuantizeOptions, inputs: Sequence[TensorSpec]) -> Samples | None:
+    """The samples of a quantized compile.
+
+    Raises:
+        UsageError: they are needed and there are none.
+        CalibrationError: they do not fit.
+    """
+    source = options.calibration
+    if isinstance(source, str):
+        source = open_samples(source, inputs, options.preprocess)
+    if source is not None:
+        return source.limited(options.limit)
+    if options.has_bar:
+        raise UsageError(
+            "--max-drop and --min-sqnr are measured on samples: add --calibration DATA"
+        )
+    cached = options.cache is not None and options.cache.exists()
+    if options.recipe.needs_samples and not cached:
+        raise UsageError(
+            f"recipe {options.recipe.name} needs the ranges of activations: add --calibration DATA "
+            "(.npy, .npz, a folder of images, or module:function); int8-dynamic, "
+            "int8-weight-only and int4-weight-only need no data"
+        )
+    return None
+
+
+def quantize_model(
+    module: IRModule,
+    value_names: Mapping[str, str],
+    signature: Signature,
+    target: Target,
+    options: QuantizeOptions,
+    samples: Samples | None,
+    model_sha256: str,
+    progress: Progress,
+) -> QuantizedModel:
+    """Quantize a canonical module.
+
+    Raises:
+        UnsupportedModelError: shapes depend on data.
+        CalibrationError: samples or cached ranges do not fit.
+        ParityError: the bar is not reached, or what is left has nothing of the float model.
+    """
+    if not is_static(module):
+        raise UnsupportedModelError(
+            "shapes in this model depend on data; quantization needs static ones: "
+            "compile without --quantize"
+        )
+    graph = Graph(module, value_names)
+    resolved = resolve(options.recipe, target)
+    plan = make_plan(graph, resolved.recipe)
+    float_model = None
+    if samples is not None:
+        read = [operator.inputs[0] for operator in plan.weighted()]
+        float_model = FloatModel(graph, signature, [*plan.tensors, *read])
+    ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
+    quantization = _numbers(graph, resolved, ranges, options, float_model, samples, frozenset())
+    measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
+    ranked: tuple[Sensitivity, ...] = ()
+    floats: tuple[str, ...] = ()
+    if measured and (options.has_bar or options.report is not None):
+        metric = load_metric(options.metric)
+        switched = SwitchedModel(quantization, signature, measured, metric)
+        ranked = tuple(switched.rank(progress))
+        if options.has_bar:
+            bars = (options.max_drop, options.min_sqnr_db)
+            count = operators_to_keep_float(switched, ranked, *bars)
+            floats = tuple(s.operator.name for s in ranked[:count])
+    while True:
+        if floats:
+            quantization = _numbers(
+                graph, resolved, ranges, options, float_model, samples, frozenset(floats)
+            )
+        result = InsertQuantization(quantization)(module)
+        accuracy = _accuracy(float_model, result, signature, measured, options)
+        if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
+            break
+        if len(floats) == len(ranked):
+            raise ParityError(f"quantization costs too much: {_reached(accuracy)}")
+        # The switched model was off by what its readers share; return one more.
+        floats = tuple(s.operator.name for s in ranked[: len(floats) + 1])
+    if accuracy is not None and accuracy.sqnr_db < FLOOR_DB:
+        raise ParityError(
+            f"nothing is left of the float model: {_reached(accuracy)}, at least {FLOOR_DB:g} dB "
+            "are expected; check the samples and their preprocessing, or take a finer recipe"
+        )
+    return QuantizedModel(result, quantization, accuracy, len(measured), ranked, floats)
+
+
+def _reached(accuracy: Accuracy) -> str:
+    return f"signal-to-noise ratio {accuracy.sqnr_db:.1f} dB, metric {accuracy.score:.4f}"
+
+
+def _ranges(
+    plan: Plan,
+    model: FloatModel | None,
+    options: QuantizeOptions,
+    samples: Samples | None,
+    model_sha256: str,
+    progress: Progress,
+) -> dict[str, Range]:
+    if not plan.tensors:
+        return {}
+    cache = options.cache
+    if cache is not None and cache.exists():
+        return read_ranges(cache, model_sha256)
+    assert samples is not None
+    assert model is not None
+    names = [plan.graph.names[variable] for variable in plan.tensors]
+    ranges = calibrate(model, names, samples, options.observer, progress)
+    if cache is not None:
+        write_ranges(cache, ranges, model_sha256, options.observer)
+    return ranges
+
+
+def _numbers(
+    graph: Graph,
+    resolved: Resolved,
+    ranges: Mapping[str, Range],
+    options: QuantizeOptions,
+    model: FloatModel | None,
+    samples: Samples | None,
+    floats: frozenset[str],
+) -> Quantization:
+    plan = make_plan(graph, resolved.recipe, floats)
+    quantization = quantize_numbers(plan, resolved, ranges)
+    return repair(quantization, model, samples) if options.repair else quantization
+
+
+def _accuracy(
+    floats: FloatModel | None,
+    quantized: IRModule,
+    signature: Signature,
+    samples: Sequence[Sample],
+    options: QuantizeOptions,
+) -> Accuracy | None:
+    if floats is None or not samples:
+        return None
+    rounded = HostModel(ExpandWeights()(quantized), signature)
+    comparison = Comparison(load_metric(options.metric))
+    for sample in samples:
+        comparison.add(floats.results(sample), rounded.run(sample))
+    return comparison.result()

@@ -1,0 +1,269 @@
+"""Recipes: what becomes an integer, and of which kind.
+
+A recipe has a name or is a TOML file:
+
+```toml
+base = "int8"              # a named recipe to start from
+activations = "static"     # static, dynamic, or float
+weights = "int8"           # int8, int4, log2, fp16, bf16, or float
+extent = "partial"         # full: the results are codes as well
+
+[[override]]
+match = "conv0*"           # names of values of an operator, * and ? as in file names
+keep = "float"
+
+[[override]]
+operator = "matmul"        # or its type
+keep = "weight-only"       # float activations
+```
+
+A recipe says what is wanted; `resolve` says what that means on a target.
+"""
+
+import fnmatch
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgec.compiler.errors import RecipeError, did_you_mean
+from edgec.compiler.quantize.numerics import Codes
+from edgec.targets.target import Target
+
+OperatorKind = Literal[
+    "activation",
+    "add",
+    "concat",
+    "conv",
+    "conv_transpose",
+    "depthwise_conv",
+    "matmul",
+    "move",
+    "multiply",
+    "pool",
+]
+"""Types of operators, as overrides name them; `move` changes no value (reshape, slice, pad)."""
+
+Activations = Literal["static", "dynamic", "float"]
+Weights = Literal["int8", "int4", "log2", "fp16", "bf16", "float"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Override(_Settings):
+    """Operators that are treated otherwise.
+
+    Attributes:
+        match: glob over the names of an operator's values.
+        operator: its type.
+        keep: `float`: untouched; `weight-only`: its activations stay float.
+    """
+
+    match: str | None = None
+    operator: OperatorKind | None = None
+    keep: Literal["float", "weight-only"]
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.match is None and self.operator is None:
+            raise ValueError("an override needs match or operator")
+        return self
+
+    def applies(self, names: tuple[str, ...], kind: str) -> bool:
+        """Whether an operator is meant.
+
+        >>> Override(match="conv*", keep="float").applies(("conv0", "relu0"), "conv")
+        True
+        """
+        if self.operator is not None and self.operator != kind:
+            return False
+        pattern = self.match
+        return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+class Recipe(_Settings):
+    """What becomes an integer.
+
+    Attributes:
+        name: shown and written into the manifest.
+        activations: `static`: ranges from calibration; `dynamic`: each run finds the range of
+            each input of a convolution or matrix product; `float`: none.
+        activation_bits: of the 8 that hold a code; None: what the target needs to be exact.
+        symmetric_activations: whether the zero point is the middle of the codes.
+        weights: int8 with a scale for each output channel; 4-bit codes with a scale for each
+            group; `log2`: powers of two in 4 bits; half floats.
+        weight_bits: of int8 weights; None: what the target needs to be exact.
+        weight_group: weights that share a scale, in int4 and log2.
+        symmetric_weights: int4 only; int8 weights always are.
+        extent: `full`: what the network gives is rounded to codes as well; `partial`: what only
+            floats read stays float.
+        override: exceptions; the first that applies counts.
+    """
+
+    name: str = "custom"
+    activations: Activations = "static"
+    activation_bits: Literal[7, 8] | None = None
+    symmetric_activations: bool = False
+    weights: Weights = "int8"
+    weight_bits: Literal[7, 8] | None = None
+    weight_group: Literal[32, 64, 128] = 32
+    symmetric_weights: bool = True
+    extent: Literal["full", "partial"] = "partial"
+    override: tuple[Override, ...] = Field(default=())
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.activations != "float" and self.weights != "int8":
+            raise ValueError(
+                f"{self.activations} activations need int8 weights, not {self.weights}; "
+                'set activations = "float"'
+            )
+        if self.activations == "float" and self.extent == "full":
+            raise ValueError('extent = "full" needs activations = "static"')
+        if self.activations == "dynamic" and self.extent == "full":
+            raise ValueError('extent = "full" needs ranges: activations = "static"')
+        return self
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether ranges come from calibration."""
+        return self.activations == "static"
+
+    def keep(self, names: tuple[str, ...], kind: str) -> str:
+        """How an operator is treated: `integer`, `weight-only` or `float`."""
+        for override in self.override:
+            if override.applies(names, kind):
+                return override.keep
+        return "integer" if self.activations != "float" else "weight-only"
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="int8"),
+        Recipe(name="int8-dynamic", activations="dynamic"),
+        Recipe(name="int8-weight-only", activations="float", weight_bits=8),
+        Recipe(name="int4-weight-only", activations="float", weights="int4"),
+        Recipe(name="fp16", activations="float", weights="fp16"),
+        Recipe(name="bf16", activations="float", weights="bf16"),
+        Recipe(name="log2", activations="float", weights="log2"),
+    )
+}
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """The recipe of this name, or of this file if the name ends in `.toml`.
+
+    Raises:
+        RecipeError: unknown name, unreadable file, unknown key or bad value.
+    """
+    if isinstance(name, str) and not name.endswith(".toml"):
+        if name not in RECIPES:
+            raise RecipeError(
+                f"unknown recipe {name!r}{did_you_mean(name, RECIPES)} Known recipes: "
+                f"{', '.join(RECIPES)}; a recipe file is given by its path, *.toml"
+            )
+        return RECIPES[name]
+    path = Path(name)
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"recipe file {path} does not exist") from None
+    except OSError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {path} is not valid TOML: {error}") from None
+    base = fields.pop("base", None)
+    if base is not None and base not in RECIPES:
+        raise RecipeError(f"recipe file {path}: base = {base!r}; known: {', '.join(RECIPES)}")
+    start = RECIPES[base].model_dump(exclude={"name"}) if base else {}
+    try:
+        return Recipe.model_validate({"name": path.stem, **start, **fields})
+    except ValidationError as error:
+        raise RecipeError(f"recipe file {path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    reasons = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = list((Override if len(item["loc"]) > 1 else Recipe).model_fields)
+            word = str(item["loc"][-1])
+            reasons.append(
+                f"unknown key {key}{did_you_mean(word, known)} (known keys: {', '.join(known)})"
+            )
+        elif key:
+            reasons.append(f"{key} = {item['input']!r}: {item['msg']}")
+        else:
+            reasons.append(item["msg"].removeprefix("Value error, "))
+    return "; ".join(reasons)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe on a target.
+
+    Attributes:
+        recipe: what was wanted.
+        activations: codes of activations.
+        largest_weight: codes of int8 weights are in [-largest, largest].
+        why: the choice of codes, in one line; empty if activations stay float.
+    """
+
+    recipe: Recipe
+    activations: Codes
+    largest_weight: int
+    why: str
+
+
+def resolve(recipe: Recipe, target: Target) -> Resolved:
+    """Choose codes that the target's instructions multiply exactly.
+
+    AVX2 and AVX-512 without VNNI add two products of `vpmaddubsw` in int16. That is exact only
+    if one side has 7 bits: 255 * 63 * 2 = 32,130 or 127 * 127 * 2 = 32,258 are below 32,768.
+    The weights are the side that gives. Their rounding can be repaired (`second_order`), that of
+    activations cannot: with repairs the digits classifier has 37.2 dB with 7-bit weights and 36.7
+    with 7-bit activations, the PP-OCR orientation classifier 18.3 and 14.8.
+
+    Raises:
+        RecipeError: the recipe asks for codes that overflow there.
+    """
+    saturating = target.integer_dot in ("vpmaddwd", "avx512bw")
+    unsigned = target.architecture == "x86_64"
+    activation_bits, weight_bits = recipe.activation_bits, recipe.weight_bits
+    if saturating and recipe.activations != "float":
+        if activation_bits == weight_bits == 8:
+            raise RecipeError(
+                f"recipe {recipe.name}: 8 bits on both sides overflow the int16 sums of "
+                f"{target.name} (255 * 127 * 2 > 32,767); leave weight_bits or activation_bits "
+                "out, or set one of them to 7"
+            )
+        if weight_bits is None:
+            weight_bits = 8 if activation_bits == 7 else 7
+    activation_bits, weight_bits = activation_bits or 8, weight_bits or 8
+    dtype = "uint8" if unsigned else "int8"
+    narrow = recipe.symmetric_activations and not unsigned
+    codes = Codes.of(dtype, activation_bits, narrow=narrow)
+    largest = 127 if weight_bits == 8 else 63
+    if saturating and activation_bits == 7:
+        largest = 127
+    why = ""
+    if recipe.activations != "float":
+        reason = {
+            "vpmaddwd": "vpmaddubsw adds pairs in int16",
+            "avx512bw": "vpmaddubsw adds pairs in int16",
+            "vnni": "vpdpbusd takes unsigned times signed and sums in int32",
+        }.get(target.integer_dot, "sums are in int32")
+        why = (
+            f"activations {codes.dtype} in [{codes.low}, {codes.high}], weights in "
+            f"[-{largest}, {largest}]: {reason} on {target.name}"
+        )
+    return Resolved(recipe, codes, largest, why)
+
+
+KINDS: tuple[str, ...] = get_args(OperatorKind)

@@ -1,0 +1,171 @@
+"""The report of a quantization: JSON for programs, one HTML page for people."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from edgec.compiler.errors import OutputError
+from edgec.compiler.quantize.encode import Quantization
+from edgec.compiler.quantize.numerics import ChannelWeight, sqnr_db
+from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.quantizer import QuantizedModel
+
+_BAR_WIDTH = 220
+
+
+def report_fields(model: QuantizedModel) -> dict[str, Any]:
+    """Everything that is known about a quantization, as plain values."""
+    quantization = model.quantization
+    alone = {s.operator.name: s.accuracy for s in model.sensitivity}
+    graph = quantization.plan.graph
+    accuracy = model.accuracy
+    return {
+        "recipe": quantization.resolved.recipe.model_dump(mode="json"),
+        "codes": quantization.resolved.why,
+        "accuracy": accuracy
+        and {
+            "batches": model.measured,
+            "score": accuracy.score,
+            "sqnr_db": accuracy.sqnr_db,
+            "by_output": accuracy.by_output,
+        },
+        "kept_float": list(model.kept_float),
+        "operators": [
+            {
+                **_operator(operator, quantization),
+                "alone_sqnr_db": alone[operator.name].sqnr_db if operator.name in alone else None,
+                "alone_score": alone[operator.name].score if operator.name in alone else None,
+            }
+            for operator in quantization.plan.operators
+        ],
+        "values": [
+            {
+                "name": graph.names[variable],
+                "low": (scale.codes.low - scale.zero_point) * scale.scale,
+                "high": (scale.codes.high - scale.zero_point) * scale.scale,
+                "scale": scale.scale,
+                "zero_point": scale.zero_point,
+                "dtype": scale.codes.dtype,
+                "shares_scale_with": graph.names[quantization.plan.shared[variable]],
+            }
+            for variable, scale in quantization.scales.items()
+        ],
+    }
+
+
+def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": operator.name, "kind": operator.kind, "keep": operator.keep}
+    if operator.name in quantization.weights and operator.weight is not None:
+        stored = quantization.weights[operator.name]
+        values = quantization.weight_values(operator)
+        fields["weight_sqnr_db"] = sqnr_db(operator.weight.array, values)
+        if isinstance(stored, ChannelWeight):
+            fields["weight_scales"] = [float(stored.scales.min()), float(stored.scales.max())]
+    return fields
+
+
+def write_report(path: Path, model: QuantizedModel) -> None:
+    """Write a .json or .html file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    fields = report_fields(model)
+    text = json.dumps(_finite(fields), indent=1) if path.suffix == ".json" else _page(fields)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not -1e300 < value < 1e300:
+        return None
+    return value
+
+
+_STYLE = (
+    "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}"
+    "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"
+    "td.n{text-align:right}rect{fill:#47a}line{stroke:#000}"
+)
+
+
+def _page(fields: dict[str, Any]) -> str:
+    accuracy = fields["accuracy"]
+    parts = [
+        f"<!doctype html><meta charset=utf-8><title>quantization</title><style>{_STYLE}</style>",
+        f"<h1>Recipe {html.escape(fields['recipe']['name'])}</h1>",
+        f"<p>{html.escape(fields['codes'])}</p>",
+    ]
+    if accuracy:
+        parts.append(
+            f"<p>Over {accuracy['batches']} batches: metric {accuracy['score']:.4f}, "
+            f"signal-to-noise ratio {accuracy['sqnr_db']:.1f} dB.</p>"
+        )
+    if fields["kept_float"]:
+        kept = ", ".join(map(html.escape, fields["kept_float"]))
+        parts.append(f"<p>Returned to float: {kept}.</p>")
+    parts += [_operators_table(fields["operators"]), _values_table(fields["values"])]
+    return "\n".join(parts)
+
+
+def _operators_table(operators: list[dict[str, Any]]) -> str:
+    """Operators, the one that costs most by itself first."""
+    ranked = sorted(
+        operators, key=lambda o: (o["alone_sqnr_db"] is None, o["alone_sqnr_db"] or 0.0)
+    )
+    rows = [
+        f"<tr><td>{html.escape(o['name'])}<td>{o['kind']}<td>{o['keep']}"
+        f"<td class=n>{_db(o.get('weight_sqnr_db'))}<td class=n>{_db(o['alone_sqnr_db'])}"
+        f"<td>{_bar(o['alone_sqnr_db'])}"
+        for o in ranked
+    ]
+    head = (
+        "<tr><th>operator<th>kind<th>treated as<th>SQNR of its weights [dB]"
+        "<th>SQNR of the model with it alone [dB]<th>"
+    )
+    return f"<h2>Operators</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _values_table(values: list[dict[str, Any]]) -> str:
+    if not values:
+        return ""
+    low = min(v["low"] for v in values)
+    high = max(v["high"] for v in values)
+    rows = [
+        f"<tr><td>{html.escape(v['name'])}<td>{v['dtype']}<td class=n>{v['low']:.4g}"
+        f"<td class=n>{v['high']:.4g}<td class=n>{v['scale']:.4g}<td class=n>{v['zero_point']}"
+        f"<td>{_range(v['low'], v['high'], low, high)}"
+        for v in values
+    ]
+    head = "<tr><th>value<th>codes<th>low<th>high<th>scale<th>zero point<th>range"
+    return f"<h2>Values</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _db(value: float | None) -> str:
+    return "" if value is None or value == float("inf") else f"{value:.1f}"
+
+
+def _bar(value: float | None) -> str:
+    """Up to 60 dB."""
+    if value is None:
+        return ""
+    width = _BAR_WIDTH * min(max(value, 0.0), 60.0) / 60
+    return f"<svg width={_BAR_WIDTH} height=12><rect width={width:.0f} height=12 /></svg>"
+
+
+def _range(low: float, high: float, lowest: float, highest: float) -> str:
+    """A range within the widest one, with a line at 0."""
+    unit = _BAR_WIDTH / max(highest - lowest, 1e-30)
+    start, width, zero = (low - lowest) * unit, max((high - low) * unit, 1), -lowest * unit
+    return (
+        f"<svg width={_BAR_WIDTH} height=12><rect x={start:.0f} width={width:.0f} height=12 />"
+        f"<line x1={zero:.0f} x2={zero:.0f} y1=0 y2=12 /></svg>"
+    )

@@ -1,0 +1,102 @@
+"""Which operators a model suffers from, and the fewest that must return to float."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgec.compiler.parity import Tensors
+from edgec.compiler.passes.switch_quantization import SWITCHES, SwitchQuantization
+from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.quantize.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.quantize.calibration import HostModel
+from edgec.compiler.quantize.encode import Quantization
+from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.samples import Sample
+from edgec.compiler.signature import Signature, TensorSpec
+
+# Batches that an operator's rank is measured on; each operator takes that many runs.
+MAX_RANKED = 16
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantizing one operator alone does.
+
+    Attributes:
+        operator: which.
+        accuracy: of the model whose other operators are float.
+    """
+
+    operator: Operator
+    accuracy: Accuracy
+
+
+class SwitchedModel:
+    """A model whose operators are quantized at will, run on fixed samples.
+
+    Attributes:
+        operators: that have a switch.
+    """
+
+    def __init__(
+        self,
+        quantization: Quantization,
+        signature: Signature,
+        samples: Sequence[Sample],
+        metric: Metric,
+    ) -> None:
+        self.operators = [
+            o for o in quantization.plan.operators if o.keep != "float" and not o.shares_scale
+        ]
+        module = SwitchQuantization(quantization, self.operators)()
+        switches = TensorSpec(SWITCHES, (len(self.operators),), "float32")
+        inputs = (*signature.inputs, switches)
+        self._model = HostModel(module, Signature(inputs, signature.outputs))
+        self._samples = samples
+        self._metric = metric
+        self._float = [self._run(sample, ()) for sample in samples]
+
+    def _run(self, sample: Sample, on: Collection[str]) -> Tensors:
+        switches = np.array([o.name in on for o in self.operators], np.float32)
+        return self._model.run({**sample, SWITCHES: switches})
+
+    def accuracy(self, on: Collection[str], limit: int | None = None) -> Accuracy:
+        """With these operators quantized, by name, over the first `limit` samples."""
+        comparison = Comparison(self._metric)
+        pairs = list(zip(self._samples, self._float, strict=True))
+        for sample, expected in pairs[:limit]:
+            comparison.add(expected, self._run(sample, on))
+        return comparison.result()
+
+    def rank(self, progress: Progress | None = None) -> list[Sensitivity]:
+        """Each operator alone, the one that costs most first."""
+        found = []
+        with (progress or Silent()).parts("sensitivity", len(self.operators)) as advance:
+            for operator in self.operators:
+                alone = self.accuracy({operator.name}, MAX_RANKED)
+                found.append(Sensitivity(operator, alone))
+                advance()
+        return sorted(found, key=lambda s: s.accuracy.sqnr_db)
+
+
+def operators_to_keep_float(
+    model: SwitchedModel,
+    ranked: Sequence[Sensitivity],
+    max_drop: float | None,
+    min_sqnr_db: float | None,
+) -> int:
+    """How many of the worst operators must be float for the bars to hold.
+
+    By bisection: fewer quantized operators are taken to be no worse. All of them if that is what
+    it takes.
+    """
+    names = [s.operator.name for s in ranked]
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high) // 2
+        if model.accuracy(set(names[middle:])).reaches(max_drop, min_sqnr_db):
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,174 @@
+"""True accuracy of every recipe on the digits classifier's test images."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from edgec.compiler.errors import ParityError
+from edgec.compiler.importer import ImportedModel, import_model
+from edgec.compiler.onnx_file import read_model
+from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.passes.base import shape_of
+from edgec.compiler.passes.expand_weights import ExpandWeights
+from edgec.compiler.passes.insert_quantization import InsertQuantization
+from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.progress import Silent
+from edgec.compiler.quantize.calibration import HostModel
+from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
+from edgec.compiler.quantize.recipe import RECIPES, Recipe
+from edgec.compiler.quantize.samples import Samples, samples_from_tensors
+from edgec.compiler.quantize.settings import QuantizeOptions
+from edgec.compiler.simplify import simplify
+from edgec.compiler.specialize import specialize
+from edgec.targets import load_target
+
+BATCH = 50
+TEST_IMAGES = 450
+CALIBRATION_IMAGES = 300
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The canonical float model, and data."""
+
+    imported: ImportedModel
+    module: object
+    test: np.ndarray
+    labels: np.ndarray
+    samples: Samples
+    float_top1: float
+
+    def top1(self, module: object) -> float:
+        model = HostModel(module, self.imported.signature)
+        batches = self.test.reshape(-1, BATCH, 1, 8, 8)
+        answers = [model.run({"image": batch})["logits"].argmax(axis=1) for batch in batches]
+        return float(np.mean(np.concatenate(answers) == self.labels))
+
+    def quantized(self, recipe: Recipe, target: str = "native", **more: object) -> QuantizedModel:
+        options = QuantizeOptions(recipe=recipe, **more)  # type: ignore[arg-type]
+        module, imported = self.module, self.imported
+        return quantize_model(
+            module,
+            imported.value_names,
+            imported.signature,
+            load_target(target),
+            options,
+            self.samples,
+            "",
+            Silent(),
+        )
+
+
+@pytest.fixture(scope="module")
+def model(digits: Path) -> Digits:
+    source = read_model(digits)
+    special = specialize(source.proto, {"image": (BATCH, 1, 8, 8)}, {})
+    imported = import_model(simplify(special.proto))
+    module = apply_passes(imported.module, CANONICALIZE)
+    data = load_digits()
+    images = (data.images / 16).astype(np.float32)[:, None]
+    samples = samples_from_tensors(
+        {"image": images[:CALIBRATION_IMAGES]}, imported.signature.inputs
+    )
+    test, labels = images[-TEST_IMAGES:], data.target[-TEST_IMAGES:]
+    found = Digits(imported, module, test, labels, samples, 0.0)
+    return replace(found, float_top1=found.top1(module))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "points"),
+    [
+        ("int8", "native", 0.5),
+        ("int8", "x86-64-v3", 0.5),
+        ("int8-dynamic", "native", 0.5),
+        ("int8-weight-only", "native", 0.5),
+        ("int4-weight-only", "native", 1.0),
+        ("log2", "native", 2.0),
+        ("bf16", "native", 0.3),
+    ],
+)
+def test_top1_stays_near_that_of_the_floats(
+    model: Digits, name: str, target: str, points: float
+) -> None:
+    assert model.float_top1 > 0.98
+    quantized = model.quantized(RECIPES[name], target)
+    assert model.top1(ExpandWeights()(quantized.module)) >= model.float_top1 - points / 100
+
+
+def test_a_broken_scale_costs_accuracy(model: Digits) -> None:
+    quantization = model.quantized(RECIPES["int8"]).quantization
+    variable = quantization.plan.tensors[2]
+    scale = quantization.scales[variable]
+    broken = replace(
+        quantization,
+        scales={**quantization.scales, variable: replace(scale, scale=scale.scale / 50)},
+    )
+    damaged = InsertQuantization(broken)(quantization.plan.graph.module)
+    assert model.top1(ExpandWeights()(damaged)) < model.float_top1 - 0.05
+
+
+def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
+    for name in ("int8", "int4-weight-only"):
+        module = model.quantized(RECIPES[name], limit=1).module
+        inputs = {"image": model.test[:BATCH]}
+        results = [
+            HostModel(m, model.imported.signature).run(inputs)["logits"]
+            for m in (module, ExpandWeights()(module))
+        ]
+        assert np.allclose(*results, atol=1e-4)
+
+
+def test_repairs_raise_the_noise_ratio(model: Digits) -> None:
+    plain = model.quantized(RECIPES["int4-weight-only"], repair=False)
+    repaired = model.quantized(RECIPES["int4-weight-only"])
+    assert plain.accuracy is not None
+    assert repaired.accuracy is not None
+    assert repaired.accuracy.sqnr_db > plain.accuracy.sqnr_db + 4
+
+
+def test_what_has_lost_everything_is_refused(model: Digits) -> None:
+    with pytest.raises(ParityError, match="nothing is left of the float model"):
+        model.quantized(RECIPES["log2"], repair=False)
+
+
+def test_operators_return_to_float_until_the_bar_holds(model: Digits) -> None:
+    free = model.quantized(RECIPES["log2"])
+    barred = model.quantized(RECIPES["log2"], min_sqnr_db=18.0)
+    assert free.accuracy is not None
+    assert barred.accuracy is not None
+    assert free.accuracy.sqnr_db < 18 <= barred.accuracy.sqnr_db
+    worst = [s.operator.name for s in barred.sensitivity]
+    assert list(barred.kept_float) == worst[: len(barred.kept_float)]
+    assert 0 < len(barred.kept_float) < len(worst)
+    ratios = [s.accuracy.sqnr_db for s in barred.sensitivity]
+    assert ratios == sorted(ratios)
+
+
+def test_values_of_a_full_model_are_codes_to_the_end(model: Digits) -> None:
+    full = RECIPES["int8"].model_copy(update={"extent": "full"})
+    plan = model.quantized(full).quantization.plan
+    partial = model.quantized(RECIPES["int8"]).quantization.plan
+    names = [plan.graph.names[v] for v in plan.tensors]
+    assert names == [*(partial.graph.names[v] for v in partial.tensors), "logits"]
+    assert shape_of(plan.tensors[0]) == (BATCH, 1, 8, 8)
+
+
+@pytest.mark.parametrize("observer", ["min-max", "entropy"])
+def test_every_observer_finds_ranges_that_work(model: Digits, observer: str) -> None:
+    accuracy = model.quantized(RECIPES["int8"], observer=observer).accuracy
+    assert accuracy is not None
+    assert accuracy.sqnr_db > 25
+
+
+def test_a_user_metric_is_asked(model: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantized = model.quantized(RECIPES["int8"], limit=1, metric=f"{__name__}:always_half")
+    assert quantized.accuracy is not None
+    assert quantized.accuracy.score == 0.5
+
+
+def always_half(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> float:
+    assert expected.keys() == actual.keys() == {"logits"}
+    return 0.5
