@@ -241,17 +241,19 @@ class _Winograd:
         self.block = decision.register_tiles * decision.repeats
         self.blocks = math.ceil(self.rows * self.columns / self.block)
         self.width = decision.vectors * c
+        # Values from one position to the next in patches and in products.
+        self.patch_step = _apart(self.in_blocks * self.block * c)
+        self.product_step = _apart(self.block * self.width)
 
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
-        patches = p.positions * self.in_blocks * self.block * c
         with e.tasks() as task:
             self.image = e.let("image", tirx.floordiv(task, self.blocks))
             number = tirx.floormod(task, self.blocks)
             last = tirx.IntImm("int32", self.rows * self.columns - self.block)
             self.first = e.let("first_tile", tirx.min(number * self.block, last))
-            self.patches = e.local("patches", patches, "float32")
-            self.products = e.local("products", p.positions * self.block * self.width, "float32")
+            self.patches = e.local("patches", p.positions * self.patch_step, "float32")
+            self.products = e.local("products", p.positions * self.product_step, "float32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
@@ -323,11 +325,10 @@ class _Winograd:
         e, c, patch = self.emit, self.c, self.plan.patch
         change = _CHANGES[self.plan.out]
         to = e.let("to", wide((block * self.block + tile) * c))
-        step = self.in_blocks * self.block * c
         columns = [change([e.let("d", read(y, x)) for y in range(patch)], e) for x in range(patch)]
         for y in range(patch):
             for x, value in enumerate(change([column[y] for column in columns], e)):
-                e.store(self.patches, to + (y * patch + x) * step, value)
+                e.store(self.patches, to + (y * patch + x) * self.patch_step, value)
 
     def _multiply(self, out_tile: Any, position: Any, repeat: Any) -> None:
         """One register tile of the product of one position."""
@@ -336,12 +337,12 @@ class _Winograd:
         for index in range(count):
             e.store(self.acc, index, constant(0, "float32", c))
         panel = e.let("panel", (out_tile * p.positions + position) * w.in_channels)
-        start = position * self.in_blocks * self.block + repeat * p.register_tiles
+        start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * c))
 
         def block_of(block: Any, used: int) -> None:
             weights = e.let("weights", wide((panel + block * c) * self.width))
             self._prefetch(weights, used, repeat)
-            source = e.let("source", wide((start + block * self.block) * c))
+            source = e.let("source", wide(start + block * (self.block * c)))
             with e.loop("channel", used, wide=True) as channel:
                 vectors = [
                     e.let(
@@ -362,7 +363,7 @@ class _Winograd:
                 block_of(block, c)
         if w.in_channels % c:
             block_of(full, w.in_channels % c)
-        to = e.let("to", (position * self.block + repeat * p.register_tiles) * self.width)
+        to = e.let("to", position * self.product_step + repeat * (p.register_tiles * self.width))
         for index in range(count):
             e.store(self.products, to + index * c, e.load(self.acc, index))
 
@@ -386,11 +387,15 @@ class _Winograd:
                 if self.out_blocks % p.vectors:
                     stack.enter_context(e.branch(block < self.out_blocks))
                 source = e.let("from", wide(tile * self.width + o * c))
-                step = self.block * self.width
                 columns = []
                 for x in range(p.patch):
                     m = [
-                        e.let("m", e.load(self.products, source + (y * p.patch + x) * step, c))
+                        e.let(
+                            "m",
+                            e.load(
+                                self.products, source + (y * p.patch + x) * self.product_step, c
+                            ),
+                        )
                         for y in range(p.patch)
                     ]
                     columns.append(total(m, e))
@@ -414,6 +419,16 @@ class _Winograd:
             "element": at,
         }
         return operand_loader(self.emit, self.buffers.operands, places, self.c)
+
+
+def _apart(values: int) -> int:
+    """At least so many values: an odd number of cache lines.
+
+    A transform touches the same place of every position. Multiples of large powers of two would
+    put all of them into a few sets of the cache.
+    """
+    line = CACHE_LINE_BYTES // 4
+    return (math.ceil(values / line) // 2 * 2 + 1) * line
 
 
 def _change_2(d: Sequence[Any], e: Emitter) -> list[Any]:
