@@ -2,7 +2,7 @@
 
 A tile of m x m output pixels of one channel needs 9 m m multiplications directly, (m + 2) (m + 2)
 after a change of basis (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
-sections 4.1 and 4.3): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
+section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
 
     out = A' [ (G g G') * (B' d B) ] A      d a patch of the input, g the window
 
@@ -11,17 +11,21 @@ sections 4.1 and 4.3): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
              0 -1  1  0         .5  -.5   .5          0  1 -1 -1
              0  1  0 -1          0    0    1
 
-    m = 4    4  0 -5  0  1  0           6   0   0
-             0 -4 -4  1  1  0          -4  -4  -4          1  1  1  1  1  0
-        B' = 0  4 -4 -1  1  0  24 G =  -4   4  -4     A' = 0  1 -1  2 -2  0
-             0 -2 -1  2  1  0           1   2   4          0  1  1  4  4  0
-             0  2 -1 -2  1  0           1  -2   4          0  1 -1  8 -8  1
-             0  4  0 -5  0  1           0   0  24
+    m = 4    1   0 -2.5  0  1  0           6   0   0
+             0 -2r  -2   r  1  0          -4 -4r  -2          1  1  1  1  1  0
+        B' = 0  2r  -2  -r  1  0   6 G =  -4  4r  -2     A' = 0  r -r  s -s  0
+             0 -r  -.5   s  1  0           1   s   2          0 rr rr ss ss  0
+             0  r  -.5  -s  1  0           1  -s   2          0 rrr -rrr sss -sss 1
+             0   1  0 -2.5  0  1           0   0   6          r = sqrt(1/2), s = sqrt(2)
+
+Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s for as
+many operations the largest error is a fifth. It is then about that of the direct sum, where
+that of F(2x2, 3x3) is a third of it; yet its rounding is of another kind, so that the analytic
+model never chooses it (`conv.default_decision`). Only the tuner does, which compares the result
+of every kernel that it picks with the default's.
 
 Summed over input channels the elementwise product is one matrix product for each position in a
-patch. F(2x2, 3x3) adds no more rounding than a few of the sums do. F(4x4, 3x3) loses about a
-decimal digit, so that the analytic model never chooses it (`conv.default_decision`): only the
-tuner does, which compares the result of every kernel that it picks with the default's.
+patch.
 
 One task computes a block of tiles for all output channels, with P = m + 2:
 
@@ -66,9 +70,20 @@ from edgec.compiler.kernels.estimate import (
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
 
+_R, _S = math.sqrt(0.5), math.sqrt(2)
 _G = {
     2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
-    4: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+    4: np.array(
+        [
+            [6, 0, 0],
+            [-4, -4 * _R, -2],
+            [-4, 4 * _R, -2],
+            [1, _S, 2],
+            [1, -_S, 2],
+            [0, 0, 6],
+        ]
+    )
+    / 6,
 }
 
 
@@ -117,7 +132,10 @@ def _tiles(workload: ConvWorkload, out: int) -> tuple[int, int]:
 
 
 def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecision]:
-    """Decisions whose register tile fits the registers and whose patches fit half of L2."""
+    """Decisions whose register tile fits the registers, its patches and products half of L2.
+
+    Those of F(4x4, 3x3) are for the tuner only.
+    """
     if not suits_winograd(workload):
         return []
     blocks = math.ceil(workload.out_channels / target.float_lanes)
@@ -130,8 +148,9 @@ def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecis
             for tiles in range(1, min(count, room) + 1):
                 for repeats in (1, 2, 3, 4, 6, 8):
                     decision = WinogradDecision(tiles, vectors, repeats, out)
-                    patches = decision.positions * channels * tiles * repeats * 4
-                    if tiles * repeats <= count and patches <= target.l2_kib * 512:
+                    values = channels + vectors * target.float_lanes
+                    held = decision.positions * tiles * repeats * values * 4
+                    if tiles * repeats <= count and held <= target.l2_kib * 512:
                         decisions.append(decision)
     return decisions
 
@@ -153,27 +172,27 @@ def estimate_winograd_cycles(
     # Moving accumulators between memory and registers, and loops.
     around = 30 + 2 * fmas
     products = out_tiles * decision.positions * decision.repeats * (depth * step + around)
-    gather = block * in_blocks * TRANSFORM_CYCLES
-    scatter = block * out_tiles * vectors * (TRANSFORM_CYCLES + 2 * cost(workload.epilogue))
+    transform = TRANSFORM_CYCLES_PER_VALUE * decision.positions
+    gather = block * in_blocks * transform
+    scatter = block * out_tiles * vectors * (transform + 2 * cost(workload.epilogue))
     imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
     weight_bytes = 4 * decision.positions * depth * out_tiles * vectors * c
     again = tasks if weight_bytes > target.l2_kib * 512 else 1
-    near = weight_bytes
-    l1 = target.l1d_kib * 1024
-    patch_bytes = 4 * depth * block
-    if patch_bytes + 4 * depth * vectors * c > l1:
-        near += out_tiles * decision.positions * patch_bytes
+    # Patches are fetched to be overwritten, and written back; what products read is half hidden.
+    near = weight_bytes + (2 + out_tiles / 2) * 4 * decision.positions * depth * block
     product_bytes = 4 * decision.positions * block * vectors * c
-    if product_bytes > l1:
+    if product_bytes > target.l1d_kib * 1024:
         near += out_tiles * 2 * product_bytes
     image_bytes = 4 * workload.in_channels * workload.in_h * workload.in_w
-    far = weight_bytes * again + workload.batch * image_bytes
+    far = weight_bytes * again / WEIGHTS_PREFETCH_GAIN + workload.batch * image_bytes
     task = products + gather + scatter + near / NEAR_BYTES_PER_CYCLE
     return tasks * task * imbalance + far / FAR_BYTES_PER_CYCLE
 
 
-# One patch or tile of a vector of channels: 16 loads, about 30 additions, 16 stores.
-TRANSFORM_CYCLES = 60.0
+# A load, two to four operations and a store for each value of a patch or tile.
+TRANSFORM_CYCLES_PER_VALUE = 1.5
+# How much less a core waits for weights that it asks for in time: they are many.
+WEIGHTS_PREFETCH_GAIN = 2.0
 
 
 def pack_winograd(
@@ -437,19 +456,16 @@ def _change_2(d: Sequence[Any], e: Emitter) -> list[Any]:
 
 
 def _change_4(d: Sequence[Any], e: Emitter) -> list[Any]:
-    def times(number: float, value: Any) -> Any:
-        return constant(number, "float32", lanes_of(value)) * value
-
     # Rows 1 and 2, and 3 and 4, have equal even columns and opposite odd ones.
-    even = [e.let("even", d[4] - times(4, d[2])), e.let("even", d[4] - d[2])]
-    odd = [e.let("odd", d[3] - times(4, d[1])), e.let("odd", d[3] - d[1])]
+    even = [e.let("even", d[4] - _times(2, d[2])), e.let("even", d[4] - _times(0.5, d[2]))]
+    odd = [e.let("odd", d[3] - _times(2, d[1])), e.let("odd", d[3] - _times(0.5, d[1]))]
     rows = (
-        times(4, d[0]) - times(5, d[2]) + d[4],
-        even[0] + odd[0],
-        even[0] - odd[0],
-        even[1] + times(2, odd[1]),
-        even[1] - times(2, odd[1]),
-        times(4, d[1]) - times(5, d[3]) + d[5],
+        d[0] - _times(2.5, d[2]) + d[4],
+        even[0] + _times(_R, odd[0]),
+        even[0] - _times(_R, odd[0]),
+        even[1] + _times(_S, odd[1]),
+        even[1] - _times(_S, odd[1]),
+        d[1] - _times(2.5, d[3]) + d[5],
     )
     return [e.let("t", row) for row in rows]
 
@@ -460,18 +476,19 @@ def _total_2(m: Sequence[Any], e: Emitter) -> list[Any]:
 
 
 def _total_4(m: Sequence[Any], e: Emitter) -> list[Any]:
-    def times(number: float, value: Any) -> Any:
-        return constant(number, "float32", lanes_of(value)) * value
-
     sums = [e.let("sum", m[1] + m[2]), e.let("sum", m[3] + m[4])]
     differences = [e.let("difference", m[1] - m[2]), e.let("difference", m[3] - m[4])]
     rows = (
         m[0] + sums[0] + sums[1],
-        differences[0] + times(2, differences[1]),
-        sums[0] + times(4, sums[1]),
-        differences[0] + times(8, differences[1]) + m[5],
+        _times(_R, differences[0]) + _times(_S, differences[1]),
+        _times(0.5, sums[0]) + _times(2, sums[1]),
+        m[5] + _times(_R**3, differences[0]) + _times(_S**3, differences[1]),
     )
     return [e.let("s", row) for row in rows]
+
+
+def _times(number: float, value: Any) -> Any:
+    return constant(number, "float32", lanes_of(value)) * value
 
 
 _CHANGES = {2: _change_2, 4: _change_4}
