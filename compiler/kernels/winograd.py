@@ -18,11 +18,11 @@ section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
              0  r  -.5  -s  1  0           1  -s   2          0 rrr -rrr sss -sss 1
              0   1  0 -2.5  0  1           0   0   6          r = sqrt(1/2), s = sqrt(2)
 
-Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s for as
-many operations the largest error is a fifth. It is then about that of the direct sum, where
-that of F(2x2, 3x3) is a third of it; yet its rounding is of another kind, so that the analytic
-model never chooses it (`conv.default_decision`). Only the tuner does, which compares the result
-of every kernel that it picks with the default's.
+Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s the
+largest error is a quarter, for two multiplications more in A'. Measured with 128 channels it is
+1.8e-6 of the largest value, where that of the direct sum is 1.4e-6 and that of m = 2 is 4.5e-7.
+As m = 4 loses digits, the analytic model never chooses it (`conv.default_decision`): only the
+tuner does, which compares the result of every kernel that it picks with the default's.
 
 Summed over input channels the elementwise product is one matrix product for each position in a
 patch.
