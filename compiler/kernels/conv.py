@@ -257,11 +257,15 @@ def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecis
 
 
 def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
-    """The better of the best direct decision and the best by Winograd's algorithm."""
+    """The better of the best direct decision and the best by Winograd's F(2x2, 3x3).
+
+    F(4x4, 3x3) is left to the tuner: it costs digits, and only the tuner checks the results.
+    """
     direct = default_direct_decision(workload, target)
     others = [
         (estimate_winograd_cycles(workload, decision, target), decision)
         for decision in winograd_space(workload, target)
+        if decision.out == 2
     ]
     cycles, winograd = min(others, key=lambda pair: pair[0], default=(math.inf, None))
     if winograd is None or cycles >= estimate_cycles(workload, direct, target):

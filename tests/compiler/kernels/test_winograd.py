@@ -1,17 +1,20 @@
 """3x3 convolutions by Winograd's algorithm: borders, odd extents, blocks that are not full."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runs import X86_TARGETS, Branch, check_branches
+from kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branches
 from onnx_graphs import node, random
 
 from edgec.compiler.kernels.conv import default_decision
 from edgec.compiler.kernels.conv_workload import ConvWorkload
-from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.kernels.epilogue import Step
+from edgec.compiler.kernels.templates import TEMPLATES, from_text
 from edgec.compiler.kernels.winograd import (
     WinogradDecision,
     pack_winograd,
@@ -40,13 +43,13 @@ BRANCHES = {
 }
 
 
-def winograd_only(seed: int) -> Any:
-    """Any decision for Winograd's algorithm where it applies, the default elsewhere."""
+def winograd_only(out: int, seed: int) -> Any:
+    """Any decision for tiles of such size where the algorithm applies, the default elsewhere."""
     generator = np.random.default_rng(seed)
 
     def decide(operator: str, workload: Any, target: Target) -> Any:
         template = TEMPLATES[operator]
-        space = [d for d in template.space(workload, target) if isinstance(d, WinogradDecision)]
+        space = [d for d in template.space(workload, target) if getattr(d, "out", 0) == out]
         if not space:
             return template.default(workload, target)
         return space[int(generator.integers(len(space)))]
@@ -55,9 +58,74 @@ def winograd_only(seed: int) -> Any:
 
 
 @pytest.mark.parametrize("target", X86_TARGETS)
+@pytest.mark.parametrize("out", [2, 4])
 @pytest.mark.parametrize("seed", range(2))
-def test_against_onnx_runtime(target: str, seed: int, tmp_path: Path) -> None:
-    check_branches(BRANCHES, target, tmp_path, winograd_only(seed))
+def test_against_onnx_runtime(target: str, out: int, seed: int, tmp_path: Path) -> None:
+    check_branches(BRANCHES, target, tmp_path, winograd_only(out, seed))
+
+
+def direct_sum(work: ConvWorkload, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The convolution in double precision."""
+    top, left = work.padding
+    padded = np.zeros((*x.shape[:2], work.out_h + 2, work.out_w + 2))
+    padded[:, :, top : top + work.in_h, left : left + work.in_w] = x
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64), optimize=True)
+
+
+# Largest error as part of the largest value; two to four times what was measured.
+LARGEST_ERROR = {2: 1e-6, 4: 4e-6}
+
+
+@pytest.mark.parametrize("target", X86_TARGETS)
+def test_precision(target: str, tmp_path: Path) -> None:
+    """Against double precision, next to an epilogue, with padding channels that hold NaN."""
+    steps = (Step("add", "channel"), Step("add", "element"), Step("leaky_relu", None, (0.1,)))
+    work = workload(batch=2, in_channels=101, in_h=15, in_w=18, out_channels=43, out_h=15, out_w=18)
+    work = replace(work, epilogue=steps)
+    machine = load_target(target)
+    c = machine.float_lanes
+    x, weight = random(2, 101, 15, 18, seed=1), random(43, 101, 3, 3, seed=2)
+    bias, other = random(43, seed=3), random(2, 43, 15, 18, seed=4)
+    total = direct_sum(work, x, weight) + bias[:, None, None] + other
+    expected = np.where(total > 0, total, 0.1 * total)
+    template = TEMPLATES["edgec.conv"]
+    decisions = {
+        out: min(
+            (d for d in winograd_space(work, machine) if d.out == out),
+            key=lambda d: template.estimate(work, d, machine),
+        )
+        for out in LARGEST_ERROR
+    }
+    kernels = {
+        f"out{out}": template.emit(work, decision, machine, f"out{out}")
+        for out, decision in decisions.items()
+    }
+    loaded = LoadedKernels(kernels, target, tmp_path)
+    operands = [blocked(bias[None, :, None, None], c), blocked(other, c)]
+    size = 2 * math.ceil(43 / c) * c * 15 * 18
+
+    def largest_error(out: int, used: np.ndarray) -> float:
+        packed = pack_winograd(work, decisions[out], used, c)
+        result = loaded(f"out{out}", blocked(x, c), packed, *operands, size=size)
+        planes = result.reshape(2, -1, 15, 18, c).transpose(0, 1, 4, 2, 3)
+        pixels = planes.reshape(2, -1, 15, 18)[:, :43]
+        return float(np.abs(pixels - expected).max() / np.abs(expected).max())
+
+    # The negative control: one weight that is slightly off.
+    wrong = weight.copy()
+    wrong[7, 50, 1, 2] += 1e-3
+    for out, limit in LARGEST_ERROR.items():
+        assert largest_error(out, weight) < limit < largest_error(out, wrong)
+
+
+def blocked(array: np.ndarray, c: int) -> np.ndarray:
+    """[N, C, H, W] in blocks of c channels, NaN where there is no channel."""
+    n, channels, h, w = array.shape
+    blocks = math.ceil(channels / c)
+    whole = np.full((n, blocks * c, h, w), np.nan, np.float32)
+    whole[:, :channels] = array
+    return np.ascontiguousarray(whole.reshape(n, blocks, c, h, w).transpose(0, 1, 3, 4, 2))
 
 
 def workload(**changes: Any) -> ConvWorkload:
@@ -100,10 +168,37 @@ def test_model_prefers_it_for_many_tiles_only() -> None:
     assert not isinstance(default_decision(small, target), WinogradDecision)
 
 
-def test_weights_of_a_constant_window() -> None:
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "rpi4"])
+def test_larger_tiles_are_for_the_tuner(target: str) -> None:
+    machine = load_target(target)
+    space = winograd_space(workload(), machine)
+    default = default_decision(workload(), machine)
+    assert default in [decision for decision in space if decision.out == 2]
+
+    def estimate(decision: WinogradDecision) -> float:
+        return TEMPLATES["edgec.conv"].estimate(workload(), decision, machine)
+
+    # The model expects more of them, and still leaves them.
+    best = min(space, key=estimate)
+    assert best.out == 4
+    assert estimate(best) < 0.9 * estimate(default)
+
+
+def test_records_from_before_there_was_a_choice() -> None:
+    text = '{"register_tiles":4,"vectors":1,"repeats":1}'
+    assert from_text(WinogradDecision, text) == WinogradDecision(4, 1, 1, out=2)
+
+
+@pytest.mark.parametrize(
+    ("out", "sums"),
+    [
+        (2, [1, 1.5, 0.5, 1]),
+        (4, [1, -1 - 2**0.5 / 3, -1 + 2**0.5 / 3, 0.5 + 2**0.5 / 6, 0.5 - 2**0.5 / 6, 1]),
+    ],
+)
+def test_weights_of_a_constant_window(out: int, sums: Sequence[float]) -> None:
     """G g G' of all ones: the sums of the rows of G, multiplied with each other."""
-    decision = WinogradDecision(register_tiles=4, vectors=1, repeats=1)
+    decision = WinogradDecision(register_tiles=4, vectors=1, repeats=1, out=out)
     packed = pack_winograd(workload(), decision, np.ones((64, 64, 3, 3), np.float32), 16)
-    assert packed.shape == (4, 16, 64, 16)
-    sums = np.array([1, 1.5, 0.5, 1])
-    np.testing.assert_array_equal(packed[0, :, 0, 0], np.outer(sums, sums).ravel())
+    assert packed.shape == (4, (out + 2) ** 2, 64, 16)
+    np.testing.assert_allclose(packed[0, :, 0, 0], np.outer(sums, sums).ravel(), rtol=1e-6)
