@@ -27,12 +27,15 @@ from edgec.targets.target import Target
 NOISY_SPREAD = 0.25
 # A step that takes less says nothing about how fast the machine is at the moment.
 LEAST_CONTROL_SECONDS = 2e-5
-# Never does every kernel change at once: the others show the machine's drift.
-EXPLORED_SHARE = 0.85
+# How much of the model's time stays as it is in every round, to show the machine's drift.
+CONTROL_SHARE = 0.15
+EXPLORED_SHARE = 0.9
 # A round has a price of its own, so kernels of little promise are tried along with the others.
 LEAST_CHANCE = 0.35
-# Decisions of each kernel that are compared at the end, and what a change must gain.
-FINALISTS = 3
+# Decisions of each kernel that are compared at the end, in how many processes, and what a change
+# must gain.
+FINALISTS = 4
+FINAL_PROCESSES = 3
 LEAST_GAIN = 0.01
 # Largest difference from the default's result, as part of the largest value.
 ROUNDING = 1e-4
@@ -41,7 +44,7 @@ GIVE_UP_SECONDS = 900.0
 # How many of the explored kernels' object files are kept.
 KEPT_DECISIONS = 8
 # Comparing the finalists takes so many measurements and some building, but never more than a part.
-FINAL_MEASUREMENTS = FINALISTS + 4
+FINAL_MEASUREMENTS = FINAL_PROCESSES * (FINALISTS + 3)
 FINAL_BUILD_SECONDS = 10.0
 LEAST_SEARCH_SHARE = 0.5
 
@@ -345,13 +348,15 @@ class Tuner:
         if self._model is not None:
             self._model.fit()
         decisions = {n: search.best for n, search in self.searches.items()}
+        controls = self._controls()
+        decisions |= {n: self.searches[n].task.default for n in controls}
         explored: set[int] = set()
         left = None
         if self.options.trials is not None:
             left = self.options.trials - self._known - self.measured
         for number in sorted(gains, key=lambda n: -gains[n]):
             chance = min(EXPLORED_SHARE, max(LEAST_CHANCE, 3 * gains[number] / most))
-            if len(self.searches) > 1 and self._random.random() > chance:
+            if number in controls or self._random.random() > chance:
                 continue
             if gains[number] == 0 or (left is not None and len(explored) >= left):
                 continue
@@ -363,6 +368,27 @@ class Tuner:
             job = _Job(decisions, frozenset(explored))
             self._build(job)
             self._jobs.append(job)
+
+    def _controls(self) -> set[int]:
+        """Kernels that stay with their default in the next round, some of the model's time.
+
+        They tell how fast the machine is at the moment. The best decisions would not do: a lucky
+        time made some of them the best, and what follows always looks slow beside it.
+        """
+        whole = self._model_seconds()
+        covered = sum(s for s in self._fixed.values() if s > LEAST_CONTROL_SECONDS)
+        chosen: set[int] = set()
+        order = sorted(self.searches)
+        self._random.shuffle(order)
+        for number in order[: len(order) // 2]:
+            if covered >= CONTROL_SHARE * whole:
+                break
+            search = self.searches[number]
+            seconds = search.seconds(search.task.default) * len(search.task.steps)
+            if np.isfinite(seconds):
+                chosen.add(number)
+                covered += seconds
+        return chosen
 
     def _take(self, place: _Place, job: _Job, future: "Future[Measurement]") -> bool:
         """Take a finished round; whether the device works."""
@@ -470,8 +496,9 @@ class Tuner:
             if seconds > LEAST_CONTROL_SECONDS:
                 now, before = now + measured.seconds[step], before + seconds
         for number, search in self.searches.items():
-            known = search.seconds(job.decisions[number])
-            if np.isfinite(known) and number not in job.explored:
+            known = search.seconds(search.task.default)
+            is_default = job.decisions[number] == search.task.default
+            if is_default and number not in job.explored and np.isfinite(known):
                 steps = len(search.task.steps)
                 now, before = now + calls[number] * steps, before + known * steps
         return min(4.0, max(0.25, now / before)) if before > LEAST_CONTROL_SECONDS else 1.0
@@ -576,10 +603,16 @@ class Tuner:
     def _compare(self, variants: Sequence[Mapping[int, str]]) -> list[tuple[float, ...]]:
         """Times of every step of each variant, measured in turn."""
         built = [self._rounds.build(self._complete(variant)) for variant in variants]
-        measured = self._patiently(lambda device: device.time(*built))
+        # Where its memory happens to lie makes a process faster or slower than the next.
+        processes = [
+            self._patiently(lambda device: device.time(*built)) for _ in range(FINAL_PROCESSES)
+        ]
         for variant in built:
             self._rounds.discard(variant)
-        return [item.seconds for item in measured]
+        return [
+            tuple(np.median([item.seconds for item in items], axis=0))
+            for items in zip(*processes, strict=True)
+        ]
 
     def _patiently(self, action: Callable[[Device], _T]) -> _T:
         """Do something on whichever device works, on the first one if it does."""
