@@ -240,6 +240,7 @@ def _print_quantization(record: "QuantizationRecord") -> None:
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
 @click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
 @click.option("--records", type=_path, metavar="DB", help="Use the decisions that were tuned.")
+@click.option("--no-ready-records", is_flag=True, help="Not those that come with edgec.")
 @click.option(
     "--records-threads", type=int, metavar="N", help="Those tuned for so many; else for the most."
 )
@@ -260,6 +261,7 @@ def compile(
     check_stages: bool,
     runner: bool,
     records: Path | None,
+    no_ready_records: bool,
     records_threads: int | None,
     dump: Path | None,
     quiet: bool,
@@ -282,6 +284,7 @@ def compile(
         check_stages=check_stages,
         runner=runner,
         records=records,
+        ready_records=not no_ready_records,
         records_threads=records_threads,
         dump=dump,
     )
@@ -301,9 +304,9 @@ def compile(
         print_json(fields)
         return
     click.echo(f"{bundle.path}: {manifest.model.name} for {resolved.name}, {size / 1e6:.1f} MB")
-    if records is not None:
-        share = manifest.execution.tuned_share
-        click.echo(f"  tuned: kernels of {share:.0%} of the estimated time, from {records}")
+    share = manifest.execution.tuned_share
+    if records is not None or share:
+        click.echo(f"  tuned: kernels of {share:.0%} of the estimated time")
     for name, error in manifest.parity.max_error.items():
         share = manifest.parity.allowed_share[name]
         click.echo(f"  {name}: largest error {error:.2g}, {share:.1%} of what is allowed")

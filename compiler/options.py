@@ -25,6 +25,7 @@ class CompileOptions:
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
         records: database of tuning records whose decisions are used.
+        ready_records: use the records that come with edgec where the database has none.
         records_threads: only those tuned for so many threads; by default for the most there are.
         check_stages: compare after every stage that gives a model, not only at the end.
         dump: folder for the IR after each phase; written even if a later phase fails.
@@ -38,6 +39,7 @@ class CompileOptions:
     parity: bool = True
     runner: bool = False
     records: Path | None = None
+    ready_records: bool = True
     records_threads: int | None = None
     check_stages: bool = False
     dump: Path | None = None

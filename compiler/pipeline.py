@@ -69,7 +69,7 @@ from edgec.compiler.quantize.reference import run_reference
 from edgec.compiler.quantize.report import write_report
 from edgec.compiler.quantize.samples import Samples
 from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.records import Database, Record
+from edgec.compiler.records import READY, Database, Record, best_records
 from edgec.compiler.runner import runner_files
 from edgec.compiler.runtime import open_session, why_not_here
 from edgec.compiler.schedule.estimate import describe_generic, tuned_share
@@ -193,13 +193,15 @@ _NO_RUNNER = (
 
 
 def _tuned(options: CompileOptions, target: Target, progress: Progress) -> list[Record]:
-    """The tuning records to use.
+    """The tuning records to use: those of a database before those that come with edgec.
 
     Raises:
         BadInputError: the database cannot be read, or holds nothing for this target.
     """
+    ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True).fitting(target)
+    best = best_records(ready) if options.ready_records else {}
     if options.records is None:
-        return []
+        return list(best.values())
     database = Database.read(options.records)
     if database.warning():
         progress.warn(database.warning())
@@ -209,7 +211,9 @@ def _tuned(options: CompileOptions, target: Target, progress: Progress) -> list[
     if not records:
         why = database.why_unfit(target) or f"{options.records} has none for {threads} threads"
         raise BadInputError(f"no tuning record fits: {why}")
-    return records
+    if any(record.emulated for record in records):
+        progress.warn(f"{options.records} was measured in an emulator, which knows no caches")
+    return list((best | best_records(records)).values())
 
 
 def _package(

@@ -21,8 +21,10 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.errors import BadInputError, OutputError
-from edgec.targets.target import Target
+from edgec.targets.target import Target, record_folder
 
+# Records that come with edgec, a file for each target.
+READY = record_folder()
 VERSIONED = ("edgec", "apache-tvm")
 
 # What code generation and its analytic model do not depend on.

@@ -143,3 +143,8 @@ class Target(BaseModel):
 def board_folder() -> Path:
     """Where the target files that come with edgec are."""
     return Path(__file__).parent / "boards"
+
+
+def record_folder() -> Path:
+    """Where the tuning records that come with edgec are."""
+    return Path(__file__).parent / "records"

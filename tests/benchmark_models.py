@@ -66,6 +66,7 @@ def main() -> None:
             model = recipe.write(Path(folder) / f"{name}.onnx")
             options = CompileOptions(
                 shapes=dict(recipe.shapes),
+                ready_records=False,
                 freeze={key: np.array(value) for key, value in recipe.freeze.items()},
             )
             output = Path(folder) / "model.edgec"

@@ -63,6 +63,7 @@ def main() -> None:
                     CompileOptions(
                         shapes=dict(recipe.shapes),
                         records=records,
+                        ready_records=False,
                         records_threads=arguments.threads if records else None,
                     ),
                     output=Path(folder) / f"{number}.edgec",

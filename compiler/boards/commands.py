@@ -47,6 +47,7 @@ def board() -> None:
 @click.option("--ssh-port", type=int, help="Of its ssh; ssh's own configuration says else.")
 @_link_options
 @click.option("--insecure", is_flag=True, help="Connect to another machine without a tunnel.")
+@click.option("--emulated", is_flag=True, help="It is an emulator: its times mean nothing.")
 def add(
     name: str,
     target: str,
@@ -58,6 +59,7 @@ def add(
     proxy: str,
     key: str,
     insecure: bool,
+    emulated: bool,
 ) -> None:
     """Write down a board; one behind ssh is then set up, on others the server is running."""
     from edgec.compiler.boards.config import Board, add_board, why_no_server
@@ -76,7 +78,7 @@ def add(
         if ssh:
             fields = {"via": "ssh", "host": ssh, "ssh_port": ssh_port}
         link = _link(**fields, port=port, key=key)
-    add_board(_checked(Board, name=name, target=target, link=link))
+    add_board(_checked(Board, name=name, target=target, link=link, emulated=emulated))
     click.echo(f"{name}: {link}, target {target}")
 
 
@@ -107,7 +109,7 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    kind = "QEMU: its times mean nothing" if found.emulated else "a real machine"
+    kind = "emulated: its times mean nothing" if found.emulated else "a real machine"
     print_table(
         ["", ""],
         [["board", name], ["target", found.target], ["at", _where(found)], ["kind", kind]],
@@ -149,7 +151,7 @@ def start(name: str, tracker: str, proxy: str, key: str, quiet: bool) -> None:
 
     register = _registry(tracker, proxy, key, insecure=False)
     found = find_board(name)
-    if found.emulated:
+    if found.is_qemu:
         found = start_board(name, _progress(quiet), register)
     else:
         from edgec.compiler.boards.setup import start_server
@@ -167,7 +169,7 @@ def stop(name: str) -> None:
     from edgec.compiler.boards.qemu import find_board, stop_board
 
     found = find_board(name)
-    if found.emulated:
+    if found.is_qemu:
         stopped = stop_board(name)
     else:
         from edgec.compiler.boards.setup import stop_server

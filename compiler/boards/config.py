@@ -74,7 +74,7 @@ class Board(BaseModel):
         name: what it is called.
         target: name of the target that describes it.
         link: how to reach it; None for a QEMU board that is not running.
-        emulated: whether it is QEMU: then times mean nothing.
+        emulated: whether an emulator plays it: then times mean nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +83,11 @@ class Board(BaseModel):
     target: str
     link: Link | None
     emulated: bool = False
+
+    @property
+    def is_qemu(self) -> bool:
+        """Whether edgec itself starts and stops it."""
+        return self.name.startswith(QEMU_PREFIX)
 
 
 class _File(BaseModel):

@@ -91,7 +91,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
         ToolchainError: what it needs cannot be fetched.
     """
     board = find_board(name)
-    if not board.emulated:
+    if not board.is_qemu:
         raise BoardConfigError(f"board {name} is no QEMU board: it is started by itself")
     target = load_target(board.target)
     parts = qemu_parts(target, progress)
@@ -118,7 +118,7 @@ def stop_board(name: str) -> bool:
     Raises:
         BoardConfigError: no QEMU board has this name.
     """
-    if not find_board(name).emulated:
+    if not find_board(name).is_qemu:
         raise BoardConfigError(f"board {name} is no QEMU board: stop it on the board itself")
     folder = _folder(name)
     if not folder.is_dir():

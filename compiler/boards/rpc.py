@@ -326,7 +326,7 @@ def _bytes(spec: TensorSpec) -> int:
 def board_error(board: Board, text: str) -> BoardError:
     """An error of a board, with its name and where it is."""
     hint = ""
-    if board.emulated and _BROKEN in text:
+    if board.is_qemu and _BROKEN in text:
         hint = f"; if it is gone: edgec board start {board.name}"
     elif NOT_LISTENING in text:
         hint = f"; edgec board setup {board.name} starts the server there"

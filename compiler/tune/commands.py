@@ -1,7 +1,11 @@
 """`edgec tune` and `edgec db …`: arguments to one call each, the result printed."""
 
+import os
 import re
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +15,14 @@ from edgec.compiler.errors import InterruptedRunError, UsageError
 from edgec.compiler.printing import print_json, print_table
 
 if TYPE_CHECKING:
+    from edgec.compiler.boards.config import Board
     from edgec.compiler.records import Record
     from edgec.compiler.tune.devices import Device
     from edgec.compiler.tune.session import TuneReport
     from edgec.compiler.tune.tasks import Task
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SCRATCH = "edgec-tune-"
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "": 1}
 
 
@@ -79,9 +85,8 @@ def tune_model(
     assert database is not None
     from edgec.compiler.boards.qemu import find_board
     from edgec.compiler.boards.relay import count_boards
-    from edgec.compiler.bundle import scratch_folder
     from edgec.compiler.runtime import why_not_here
-    from edgec.compiler.tune.devices import BoardDevice, Host
+    from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Host
     from edgec.compiler.tune.rounds import KernelBuilder
     from edgec.compiler.tune.session import TuneOptions, Tuner
     from edgec.compiler.tune.view import JsonEvents, LogFile, Screen, Several
@@ -96,6 +101,7 @@ def tune_model(
     for board in found:
         if load_target(board.target).architecture != target.architecture:
             raise UsageError(f"board {board.name} is for {board.target}, not for {target.name}")
+    _check_some_answer(found)
     options = TuneOptions(
         seconds=seconds,
         trials=trials,
@@ -107,6 +113,9 @@ def tune_model(
     def devices(kernels: KernelBuilder) -> "Sequence[Device]":
         if found:
             for board in found:
+                if board.is_qemu:
+                    places.append(CountingDevice(board, target))
+                    continue
                 count = count_boards(board)
                 numbers = range(1, count + 1) if count > 1 else (0,)
                 places.extend(BoardDevice(board, threads or 1, number) for number in numbers)
@@ -115,21 +124,21 @@ def tune_model(
         return places
 
     observers = Several()
-    with scratch_folder() as folder:
+    with _scratch_folder() as folder, ExitStack() as stack:
         tuner = Tuner(plan, chosen, target, database, options, folder, observers)
         if log is not None:
-            observers.observers.append(LogFile(log))
+            observers.observers.append(stack.enter_context(LogFile(log)))
         if as_json:
             observers.observers.append(JsonEvents())
-        with Screen(tuner, options, quiet=quiet or as_json) as screen:
-            observers.observers.append(screen)
-            try:
-                result = tuner.run(devices)
-            except KeyboardInterrupt:
-                raise InterruptedRunError(
-                    f"interrupted; {tuner.measured} trials of this run are in {database}, the "
-                    "same command goes on from there"
-                ) from None
+        screen = Screen(tuner, options, quiet=quiet or as_json)
+        observers.observers.append(stack.enter_context(screen))
+        try:
+            result = tuner.run(devices)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"interrupted; {tuner.measured} trials of this run are in {database}, the "
+                "same command goes on from there"
+            ) from None
     if not as_json:
         _print_report(result, database)
     if report is not None:
@@ -145,6 +154,39 @@ def tune_model(
             first.threads,
             emulated=first.emulated,
         )
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A temporary folder; those of runs that were killed are removed."""
+    from edgec.compiler.errors import OutputError
+
+    parent = Path(tempfile.gettempdir())
+    for old in parent.glob(f"{_SCRATCH}*"):
+        pid = old.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-") as name:
+            yield Path(name)
+    except OSError as error:
+        raise OutputError(f"cannot write to {parent}: {error.strerror or error}") from None
+
+
+def _check_some_answer(boards: "Sequence[Board]") -> None:
+    """Fail at once where no board is there; one that is away may come back later."""
+    from edgec.compiler.boards.rpc import open_session
+    from edgec.compiler.errors import BoardError
+
+    problems: list[BoardError] = []
+    for board in boards:
+        try:
+            with open_session(board):
+                pass
+        except BoardError as error:
+            problems.append(error)
+    if problems and len(problems) == len(boards):
+        raise problems[0]
 
 
 def _print_tasks(tasks: "Sequence[Task]", *, as_json: bool) -> None:

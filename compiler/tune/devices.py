@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import select
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgec.compiler.boards.config import Board
+from edgec.compiler.errors import ToolchainError
 from edgec.compiler.tune import measure
 from edgec.compiler.tune.rounds import KernelBuilder, Round
+from edgec.targets.target import Target
 
 HOST_SECONDS = 0.6
-BOARD_SECONDS = 2.0
+BOARD_SECONDS = 1.0
 LEAST_RUNS = 8
 # Beyond what a measurement should take: starting, loading, a slow machine.
 HOST_GRACE_SECONDS = 60.0
@@ -81,11 +84,39 @@ class Device(Protocol):
         """Let a measurement that another thread waits for fail at once."""
 
 
-class _Asked:
-    """Asks a measuring process."""
+class Host:
+    """This machine: some of its cores, which nothing else of ours uses meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int, kernels: KernelBuilder) -> None:
         self._process: subprocess.Popen[str] | None = None
+        cores = sorted(os.sched_getaffinity(0))
+        self.name = "this machine"
+        self.machine = cpu_name()
+        self.emulated = False
+        self.threads = min(threads or len(cores), len(cores))
+        self.cores = cores[: self.threads]
+        self.others = set(cores[self.threads :])
+        self.apart = bool(self.others)
+        self._kernels = kernels
+
+    def time(self, *rounds: Round) -> list[Measurement]:
+        """See `Device`."""
+        with self._kernels.quiet(set(self.cores)):
+            return _measurements(self._ask(rounds, {"seconds": HOST_SECONDS}))
+
+    def compute(self, built: Round, outputs: Path) -> None:
+        """See `Device`."""
+        self._ask([built], {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
+
+    def _ask(self, rounds: Sequence[Round], request: dict[str, Any]) -> Any:
+        request = {**_request(rounds, self.threads), "cores": self.cores, **request}
+        command = [sys.executable, str(Path(measure.__file__))]
+        status, answer, errors = self._converse(command, request, HOST_GRACE_SECONDS)
+        if status is None:
+            raise MeasureFailed(f"no result in {HOST_GRACE_SECONDS:.0f} s", reached=True)
+        if status != 0:
+            raise MeasureFailed(_why(status, errors), reached=True)
+        return answer
 
     def cancel(self) -> None:
         """See `Device`."""
@@ -120,53 +151,21 @@ class _Asked:
         return 0, json.loads(output), errors
 
 
-class Host(_Asked):
-    """This machine: some of its cores, which nothing else of ours uses meanwhile."""
+class BoardDevice:
+    """A board; every request is a session of its own with it.
 
-    def __init__(self, threads: int, kernels: KernelBuilder) -> None:
-        super().__init__()
-        cores = sorted(os.sched_getaffinity(0))
-        self.name = "this machine"
-        self.machine = cpu_name()
-        self.emulated = False
-        self.threads = min(threads or len(cores), len(cores))
-        self.cores = cores[: self.threads]
-        self.others = set(cores[self.threads :])
-        self.apart = bool(self.others)
-        self._kernels = kernels
-
-    def time(self, *rounds: Round) -> list[Measurement]:
-        """See `Device`."""
-        with self._kernels.quiet(set(self.cores)):
-            return _measurements(self._ask(rounds, {"seconds": HOST_SECONDS}))
-
-    def compute(self, built: Round, outputs: Path) -> None:
-        """See `Device`."""
-        self._ask([built], {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
-
-    def _ask(self, rounds: Sequence[Round], request: dict[str, Any]) -> Any:
-        request = {**_request(rounds, self.threads), "cores": self.cores, **request}
-        command = [sys.executable, str(Path(measure.__file__))]
-        status, answer, errors = self._converse(command, request, HOST_GRACE_SECONDS)
-        if status is None:
-            raise MeasureFailed(f"no result in {HOST_GRACE_SECONDS:.0f} s", reached=True)
-        if status != 0:
-            raise MeasureFailed(_why(status, errors), reached=True)
-        return answer
-
-
-class BoardDevice(_Asked):
-    """A board, reached anew for each round."""
+    The process that talks to it stays, since it loads TVM, until a request takes too long.
+    """
 
     apart = True
 
     def __init__(self, board: Board, threads: int, number: int = 0) -> None:
-        super().__init__()
         self.board = board
         self.name = f"{board.name} #{number}" if number else board.name
         self.machine = f"board {board.name}"
         self.emulated = board.emulated
         self.threads = threads
+        self._process: subprocess.Popen[str] | None = None
 
     def time(self, *rounds: Round) -> list[Measurement]:
         """See `Device`."""
@@ -176,21 +175,76 @@ class BoardDevice(_Asked):
         """See `Device`."""
         self._ask([built], {"seconds": 0.0, "least_runs": 1, "outputs": str(outputs)})
 
+    def cancel(self) -> None:
+        """See `Device`."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
     def _ask(self, rounds: Sequence[Round], request: dict[str, Any]) -> Any:
-        request = {
-            **_request(rounds, self.threads),
-            "board": self.board.model_dump(mode="json"),
-            **request,
-        }
-        command = [sys.executable, "-m", "edgec.compiler.tune.measure_board"]
-        status, answer, errors = self._converse(command, request, BOARD_GRACE_SECONDS)
-        if status is None:
-            raise MeasureFailed(f"no result in {BOARD_GRACE_SECONDS:.0f} s", reached=False)
-        if status != 0:
-            raise MeasureFailed(_why(status, errors), reached=True)
-        if isinstance(answer, dict):
-            raise MeasureFailed(answer["failure"], reached=answer["reached"])
-        return answer
+        board = self.board.model_dump(mode="json")
+        request = {**_request(rounds, self.threads), "board": board, **request}
+        process = self._process or self._start()
+        answer = ""
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            if select.select([process.stdout], [], [], BOARD_GRACE_SECONDS)[0]:
+                answer = process.stdout.readline()
+        except (OSError, ValueError):
+            # It was cancelled, or died.
+            answer = ""
+        if not answer:
+            gone = process.poll() is not None
+            self.cancel()
+            text = "its process ended" if gone else f"no result in {BOARD_GRACE_SECONDS:.0f} s"
+            raise MeasureFailed(text, reached=gone)
+        found = json.loads(answer)
+        if isinstance(found, dict):
+            raise MeasureFailed(found["failure"], reached=found["reached"])
+        return found
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgec.compiler.tune.measure_board"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            # Ctrl-C is for the tuner, which then ends it.
+            start_new_session=True,
+        )
+        return self._process
+
+
+class CountingDevice(BoardDevice):
+    """A board that QEMU plays: its time means nothing, so instructions are counted.
+
+    A count becomes a time as if each instruction took a cycle. Results are computed on the board.
+    """
+
+    def __init__(self, board: Board, target: Target) -> None:
+        super().__init__(board, 1)
+        self._target = target
+
+    def time(self, *rounds: Round) -> list[Measurement]:
+        """See `Device`."""
+        from edgec.compiler.boards.instructions import count_instructions
+
+        second = self._target.clock_ghz * 1e9
+        measured = []
+        for built in rounds:
+            inputs = [measure.filled(spec) for spec in built.inputs]
+            try:
+                count = count_instructions(built.library, self._target, inputs)
+            except ToolchainError as error:
+                raise MeasureFailed(str(error), reached=True) from None
+            steps = tuple(max(1, step.instructions) / second for step in count.steps)
+            measured.append(Measurement(steps, 0.0, 1))
+        return measured
 
 
 def _request(rounds: Sequence[Round], threads: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Time rounds on a board: as `measure.py`, for libraries that are sent there first.
 
 TVM's client holds Python's lock while it waits, so this too is a process of its own. Besides the
-fields of `measure.py` the request holds `board` (its configuration). The answer is the same, or
-`failure` with `reached`: whether the board answered at all.
+fields of `measure.py` a request holds `board` (its configuration). The answer is the same, or
+`failure` with `reached`: whether the board answered at all. It answers request after request.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
 
 from edgec.compiler.boards.config import Board
 from edgec.compiler.boards.rpc import BoardSession, open_session
@@ -24,13 +23,13 @@ NAME = "round.so"
 
 
 def main() -> None:
-    """Answer one request."""
+    """Answer requests, one line each, until there are no more."""
     end_with_parent()
-    request = json.load(sys.stdin)
     # TVM writes to standard output as well.
     with contextlib.redirect_stdout(sys.stderr):
-        answer = measure(request)
-    json.dump(answer, sys.stdout)
+        for line in sys.stdin:
+            answer = measure(json.loads(line))
+            print(json.dumps(answer), file=sys.__stdout__, flush=True)
 
 
 def measure(request: dict[str, Any]) -> Any:
@@ -93,6 +92,4 @@ class _Model:
 
 
 if __name__ == "__main__":
-    # Loaded before the board's session begins: it must not be loaded while a step's time runs.
-    assert tvm.__version__
     main()

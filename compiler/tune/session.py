@@ -174,6 +174,7 @@ class Tuner:
         self._fixed: dict[int, float] = {}
         self._history: list[tuple[float, int, float]] = []
         self._jobs: list[_Job] = []
+        self._running: dict[Future[Measurement], tuple[_Place, _Job]] = {}
         self.measured = 0
         self._known = 0
         self._started = 0.0
@@ -208,6 +209,8 @@ class Tuner:
             self.observer.event("phase", name="compare", trials=self.measured)
             return self._conclude(reason)
         finally:
+            for place in self._places:
+                place.device.cancel()
             self._kernels.close()
             os.sched_setaffinity(0, affinity)
 
@@ -257,7 +260,7 @@ class Tuner:
         defaults = {n: s.task.default for n, s in self.searches.items()}
         new = {n for n, d in defaults.items() if d not in self.searches[n].times}
         self._jobs.append(_Job(defaults, frozenset(new)))
-        running: dict[Future[Measurement], tuple[_Place, _Job]] = {}
+        running = self._running
         reason = ""
         works_at = time.monotonic()
         pool = ThreadPoolExecutor(len(self._places))
@@ -353,7 +356,9 @@ class Tuner:
         explored: set[int] = set()
         left = None
         if self.options.trials is not None:
-            left = self.options.trials - self._known - self.measured
+            flying = [*self._jobs, *(job for _, job in self._running.values())]
+            coming = sum(len(job.explored) for job in flying)
+            left = self.options.trials - self._known - self.measured - coming
         for number in sorted(gains, key=lambda n: -gains[n]):
             chance = min(EXPLORED_SHARE, max(LEAST_CHANCE, 3 * gains[number] / most))
             if number in controls or self._random.random() > chance:
@@ -549,56 +554,81 @@ class Tuner:
 
     def _conclude(self, reason: str) -> TuneReport:
         """Compare the best decisions of each kernel in turn, check them and write them down."""
-        rejected = self._check()
-        finalists = {n: search.candidates(FINALISTS) for n, search in self.searches.items()}
-        count = max(len(found) for found in finalists.values())
-        variants = [
-            {n: found[min(i, len(found) - 1)] for n, found in finalists.items()}
-            for i in range(count)
-        ]
-        variants.append({n: s.task.default for n, s in self.searches.items()})
-        times = self._compare(variants)
-        results, chosen = [], {}
-        for number, search in self.searches.items():
-            steps = search.task.steps
-            by_decision: dict[str, list[float]] = {}
-            for variant, seconds in zip(variants, times, strict=True):
-                call = statistics.fmean(seconds[step] for step in steps)
-                by_decision.setdefault(variant[number], []).append(call)
-            medians = {d: statistics.median(v) for d, v in by_decision.items()}
-            before = medians[search.task.default]
-            best = min(medians, key=medians.__getitem__)
-            if medians[best] > before * (1 - LEAST_GAIN):
-                best = search.task.default
-            chosen[number] = best
-            results.append(
-                TaskResult(
-                    search.task,
-                    before,
-                    medians[best],
-                    best,
-                    len(search.trials),
-                    rejected.get(number, ""),
-                )
+        medians = self._finals()
+        chosen, rejected = self._choose(medians)
+        results = [
+            TaskResult(
+                search.task,
+                medians[number][search.task.default],
+                medians[number][chosen[number]],
+                chosen[number],
+                len(search.trials),
+                rejected.get(number, ""),
             )
+            for number, search in self.searches.items()
+        ]
         device = self._places[0].device
         append(
             self._path,
             [self._record(r.task, r.decision, r.after, device, confirmed=True) for r in results],
         )
-        before, after = map(sum, self._compare([variants[-1], chosen]))
+        defaults = {number: search.task.default for number, search in self.searches.items()}
+        before, after = map(sum, self._compare([defaults, chosen]))
         results.sort(key=lambda r: -r.before * len(r.task.steps))
+        history = tuple(self._history)
         report = TuneReport(
-            before,
-            after,
-            self.measured,
-            self.seconds,
-            tuple(results),
-            tuple(self._history),
-            reason,
+            before, after, self.measured, self.seconds, tuple(results), history, reason
         )
         self.observer.event("end", report=report)
         return report
+
+    def _finals(self) -> dict[int, dict[str, float]]:
+        """Times of one call by the best decisions of each kernel, all of them compared in turn."""
+        finalists = {n: search.candidates(FINALISTS) for n, search in self.searches.items()}
+        count = max(len(found) for found in finalists.values())
+        variants = [
+            {n: found[min(place, len(found) - 1)] for n, found in finalists.items()}
+            for place in range(count)
+        ]
+        variants.append({n: search.task.default for n, search in self.searches.items()})
+        calls: dict[int, dict[str, list[float]]] = {n: {} for n in self.searches}
+        for variant, seconds in zip(variants, self._compare(variants), strict=True):
+            for number, decision in variant.items():
+                steps = self.searches[number].task.steps
+                call = statistics.fmean(seconds[step] for step in steps)
+                calls[number].setdefault(decision, []).append(call)
+        return {
+            number: {decision: statistics.median(times) for decision, times in found.items()}
+            for number, found in calls.items()
+        }
+
+    def _choose(
+        self, medians: Mapping[int, Mapping[str, float]]
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        """The fastest decisions whose results are the default's, and why others were rejected."""
+        rejected: dict[int, str] = {}
+        wrong: set[tuple[int, str]] = set()
+        right = {(number, search.task.default) for number, search in self.searches.items()}
+        while True:
+            chosen = {}
+            for number, found in medians.items():
+                default = self.searches[number].task.default
+                left = [decision for decision in found if (number, decision) not in wrong]
+                best = min(left, key=found.__getitem__)
+                gains = found[best] <= found[default] * (1 - LEAST_GAIN)
+                chosen[number] = best if gains else default
+            unchecked = {n: d for n, d in chosen.items() if (n, d) not in right}
+            if not unchecked:
+                return chosen, rejected
+            for number, difference in self._differences(unchecked).items():
+                decision, search = unchecked[number], self.searches[number]
+                if difference <= ROUNDING:
+                    right.add((number, decision))
+                    continue
+                wrong.add((number, decision))
+                rejected[number] = f"{decision} differs by {difference:.1e} of the largest value"
+                self._fail(search, decision, rejected[number])
+                self.observer.event("rejected", task=search.task.label, why=rejected[number])
 
     def _compare(self, variants: Sequence[Mapping[int, str]]) -> list[tuple[float, ...]]:
         """Times of every step of each variant, measured in turn."""
@@ -627,29 +657,6 @@ class Tuner:
             if time.monotonic() - since > GIVE_UP_SECONDS:
                 self._give_up()
             time.sleep(min(p.rest.seconds for p in self._places))
-
-    def _check(self) -> dict[int, str]:
-        """Reject decisions whose results differ from the default's; what was rejected."""
-        rejected: dict[int, str] = {}
-        checked: set[tuple[int, str]] = set()
-        while True:
-            pending = [
-                (number, decision)
-                for number, search in self.searches.items()
-                for decision in search.candidates(FINALISTS)
-                if decision != search.task.default and (number, decision) not in checked
-            ]
-            if not pending:
-                return rejected
-            # One decision of each kernel at a time.
-            batch = dict(reversed(pending))
-            for number, difference in self._differences(batch).items():
-                checked.add((number, batch[number]))
-                if not difference <= ROUNDING:
-                    text = f"{batch[number]} differs by {difference:.1e} of the largest value"
-                    rejected[number] = text
-                    self._fail(self.searches[number], batch[number], text)
-                    self.observer.event("rejected", task=self.searches[number].task.label, why=text)
 
     def _differences(self, batch: Mapping[int, str]) -> dict[int, float]:
         """Largest difference of each result from the default's, as part of the largest value."""

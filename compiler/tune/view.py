@@ -93,6 +93,12 @@ class LogFile:
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
+    def __enter__(self) -> "LogFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
     def event(self, kind: str, **fields: Any) -> None:
         """Write one line."""
         if kind == "end":
