@@ -5,7 +5,6 @@ is exact, the same in every run, and compares two versions of the same kernel. I
 caches, nor of how many instructions a processor executes at once.
 """
 
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.boards.parts import counter_parts
 from edgec.compiler.errors import ToolchainError
+from edgec.compiler.processes import run_program
 from edgec.compiler.progress import Progress, Silent
 from edgec.targets.target import Target
 
@@ -89,7 +89,8 @@ def count_instructions(
             *(*parts.command, "-plugin", f"{folder}/plugin.so,out={folder}/marks,{clock}"),
             *(str(parts.program), str(library.resolve()), str(folder / "inputs")),
         ]
-        output = _run(command, library)
+        failure = f"{library.name} does not run under QEMU"
+        output = run_program(command, failure, COUNT_SECONDS)
         marks = [int(line) for line in (folder / "marks").read_text().split()]
     *fields, _ = output.decode(errors="replace").split("\0")
     steps = list(zip(fields[::3], fields[1::3], fields[2::3], strict=True))
@@ -111,21 +112,3 @@ def _report(cpu: str, marks: list[int], steps: list[tuple[str, str, str]]) -> In
         for (label, template, flops), instructions in zip(steps, between, strict=True)
     )
     return InstructionCount(cpu, total, counts)
-
-
-def _run(command: list[str], library: Path) -> bytes:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COUNT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ToolchainError(f"counting took over {COUNT_SECONDS} s") from None
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
-        raise ToolchainError(f"{library.name} does not run under QEMU: {reason[:400]}")
-    return done.stdout

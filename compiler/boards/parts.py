@@ -12,7 +12,6 @@ import io
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -30,6 +29,7 @@ from edgec.compiler.boards.server import SOURCE
 from edgec.compiler.errors import OutputError, ToolchainError
 from edgec.compiler.executor import FOLDER as EXECUTOR
 from edgec.compiler.link import driver
+from edgec.compiler.processes import run_program
 from edgec.compiler.progress import Progress
 from edgec.targets.target import Target
 
@@ -424,19 +424,4 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
 def _run(command: list[str], folder: Path, seconds: float) -> bytes:
     """Standard output of a program that must succeed."""
     title = " ".join(Path(word).name if word.startswith("/") else word for word in command[:4])
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ToolchainError(f"{title} … took over {seconds:.0f} s") from None
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
-        raise ToolchainError(f"{title} … failed: {reason[:400]}")
-    return done.stdout
+    return run_program(command, f"{title} … failed", seconds, folder)
