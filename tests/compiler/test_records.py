@@ -9,7 +9,9 @@ import pytest
 
 from edgec.compiler.cli import main
 from edgec.compiler.errors import BadInputError, OutputError
+from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
 from edgec.compiler.records import (
+    READY,
     Database,
     Key,
     Record,
@@ -154,3 +156,18 @@ def test_merge_export_prune_on_the_command_line(
     assert {r["decision"]["tile"] for r in json.loads(capsys.readouterr().out)} == {2, 5}
     assert main(["db", "export", str(out), "-t", "rpi4", "-o", str(exported)]) == 4
     assert "not for rpi4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(READY.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_records_that_come_with_edgec_fit(path: Path) -> None:
+    target = load_target(path.stem)
+    database = Database.read(path)
+    assert database.records
+    assert not database.dropped
+    assert len(best_records(database.fitting(target))) == len(database.records)
+    for record in database.records:
+        template = TEMPLATES[record.operator]
+        workload = from_text(template.workload, record.key.workload)
+        decision = from_text(template.decision, record.decision_text)
+        assert to_text(workload) == record.key.workload
+        assert decision in template.space(workload, target)
