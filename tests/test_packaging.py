@@ -24,7 +24,7 @@ def test_every_package_on_disk_is_listed() -> None:
         ".".join(("edgec", *path.parent.relative_to(ROOT).parts))
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*.*")
-        if path.suffix in {".py", ".toml"}
+        if path.suffix in {".py", ".toml", ".jsonl"}
     }
     assert set(settings["packages"]) == on_disk
 

@@ -42,7 +42,8 @@ class TaskSearch:
         self._model = model
         self._random = random.Random(f"{seed} {task.key}")
         self._since_gain = 0
-        self._proposed: set[str] = set()
+        # The default is measured before anything is proposed.
+        self._proposed = {task.default}
         self._workload = json.loads(task.key.workload)
 
     @property
