@@ -28,7 +28,14 @@ from edgec.compiler.kernels.emitter import (
     vector_dtype,
     wide,
 )
-from edgec.compiler.kernels.epilogue import Step, apply, cost, declare_operands, operand_loader
+from edgec.compiler.kernels.epilogue import (
+    Step,
+    apply,
+    cost,
+    declare_operands,
+    operand_loader,
+    output_dtype,
+)
 from edgec.compiler.kernels.estimate import multiply_cycles
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
@@ -174,7 +181,7 @@ class _Matmul:
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n
         self.operands = declare_operands(e, w.epilogue, {"channel": padded, "element": size})
-        self.c = e.buffer("c", size, "float32")
+        self.c = e.buffer("c", size, output_dtype(w.epilogue))
 
     def kernel(self) -> Kernel:
         w, p, e = self.work, self.plan, self.emit

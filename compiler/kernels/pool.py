@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import read_codes
 from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
-from edgec.compiler.kernels.epilogue import Places, Step, apply, declare_operands, operand_loader
+from edgec.compiler.kernels.epilogue import (
+    Places,
+    Step,
+    apply,
+    declare_operands,
+    operand_loader,
+    output_dtype,
+)
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, present_rows, tile_spans
 from edgec.targets.target import Target
@@ -41,6 +49,9 @@ class PoolWorkload:
         padding: rows above and columns left of the input.
         dilation: vertical and horizontal.
         epilogue: what happens to each value before it is stored.
+        data: dtype of the input; codes are read without their scale, and a largest code is
+            stored as it is if nothing follows.
+        zero_point: of its codes.
     """
 
     mode: Mode
@@ -55,6 +66,18 @@ class PoolWorkload:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     epilogue: tuple[Step, ...] = ()
+    data: str = "float32"
+    zero_point: int = 0
+
+    @property
+    def is_move(self) -> bool:
+        """Whether codes go in and codes come out."""
+        return self.mode == "max" and not self.epilogue
+
+    @property
+    def output(self) -> str:
+        """Dtype of the result."""
+        return self.data if self.is_move else output_dtype(self.epilogue)
 
     @property
     def macs(self) -> int:
@@ -124,7 +147,8 @@ class _Pool:
         self.c = c = target.float_lanes
         self.blocks = math.ceil(w.channels / c)
         self.emit = e = Emitter()
-        self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, "float32")
+        self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, w.data)
+        self.dtype = w.data if w.is_move else "float32"
         if w.mode == "depthwise":
             self.weight = e.buffer("weight", self.blocks * math.prod(w.kernel) * c, "float32")
         size = w.batch * self.blocks * w.out_h * w.out_w * c
@@ -137,7 +161,7 @@ class _Pool:
                 "element": size,
             },
         )
-        self.output = e.buffer("output", size, "float32")
+        self.output = e.buffer("output", size, w.output)
 
     def kernel(self) -> Kernel:
         w, e = self.work, self.emit
@@ -145,7 +169,7 @@ class _Pool:
             line = e.let("line", tirx.floormod(task, w.out_h))
             plane = e.let("plane", tirx.floordiv(task, w.out_h))
             self.block = e.let("block", tirx.floormod(plane, self.blocks))
-            self.acc = e.local("acc", self.plan.tile_w, vector_dtype("float32", self.c))
+            self.acc = e.local("acc", self.plan.tile_w, vector_dtype(self.dtype, self.c))
             top = e.let("top", line * w.stride[0] - w.padding[0])
             first, count = present_rows(
                 e, top, w.in_h, w.kernel[0], w.dilation[0], w.stride[0], w.padding[0], w.out_h
@@ -171,7 +195,9 @@ class _Pool:
         w, e, c = self.work, self.emit, self.c
         steps = list(w.epilogue)
         bias = w.mode == "depthwise" and bool(steps) and steps[0] == Step("add", "channel")
-        start = constant(float("-inf") if w.mode == "max" else 0, "float32", c)
+        start = constant(0, "float32", c)
+        if w.mode == "max":
+            start = constant(_lowest(self.dtype), self.dtype, c)
         if bias:
             start = e.let("bias", e.load(self.operands[0], self.block * c, c))
         for x in range(self.plan.tile_w):
@@ -206,12 +232,17 @@ class _Pool:
                 if not valid[x][tap]:
                     continue
                 offset = (x * w.stride[1] + tap * w.dilation[1]) * c
-                read = e.load(self.data, base + offset, c)
+                read = self._read(base + offset)
                 if w.mode == "depthwise":
                     value = value + read * weights[tap]
                 else:
                     value = tirx.max(value, read) if w.mode == "max" else value + read
             e.store(self.acc, x, value)
+
+    def _read(self, at: Any) -> Any:
+        if self.work.is_move:
+            return self.emit.load(self.data, at, self.c)
+        return read_codes(self.emit, self.data, at, self.c, self.work.zero_point)
 
     def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
         """What each pixel's sum is divided by to become a mean.
@@ -233,3 +264,8 @@ class _Pool:
                 total = count * tirx.const(columns, "float32")
                 scales.append(e.let("scale", broadcast(total, self.c)))
         return scales
+
+
+def _lowest(dtype: str) -> float:
+    """What every value is at least."""
+    return float("-inf") if dtype == "float32" else int(np.iinfo(dtype).min)

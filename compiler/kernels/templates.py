@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     ConvTransposeWorkload,
+    block_size,
     conv_space,
     conv_transpose_space,
     conv_transpose_weight_size,
@@ -28,6 +29,15 @@ from edgec.compiler.kernels.conv import (
 )
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
+from edgec.compiler.kernels.integer_conv import (
+    IntegerConvWorkload,
+    default_integer_decision,
+    emit_integer_conv,
+    estimate_integer_cycles,
+    integer_space,
+    integer_weight_size,
+    pack_integer_weight,
+)
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.matmul import (
     MatmulDecision,
@@ -126,7 +136,8 @@ def _pack_conv(
         return array
     if isinstance(decision, WinogradDecision):
         return pack_winograd(workload, decision, array, target.float_lanes)
-    return pack_weight(flattened(workload), decision, array, target.float_lanes)
+    c = target.float_lanes
+    return pack_weight(flattened(workload), decision, array, c, block_size(workload, c))
 
 
 def _estimate_conv(
@@ -143,6 +154,16 @@ def _conv_weight_size(
     if isinstance(decision, WinogradDecision):
         return winograd_size(workload, decision, target.float_lanes)
     return packed_size(flattened(workload), decision, target)
+
+
+def _pack_integer_conv(
+    workload: IntegerConvWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    return pack_integer_weight(workload, decision, target, array) if position == 1 else array
 
 
 def _pack_conv_transpose(
@@ -202,6 +223,16 @@ TEMPLATES: dict[str, Template] = {
     ),
     "edgec.elementwise": _fixed(ElementwiseWorkload, emit_elementwise),
     "edgec.global_pool": _fixed(GlobalPoolWorkload, emit_global_pool),
+    "edgec.integer_conv": Template(
+        IntegerConvWorkload,
+        ConvDecision,
+        integer_space,
+        default_integer_decision,
+        emit_integer_conv,
+        _pack_integer_conv,
+        estimate_integer_cycles,
+        integer_weight_size,
+    ),
     "edgec.matmul": Template(
         MatmulWorkload,
         MatmulDecision,
@@ -235,7 +266,7 @@ def to_text(record: Any) -> str:
 def from_text(kind: type[Any], text: str) -> Any:
     """Inverse of `to_text`.
 
-    >>> from_text(PackWorkload, to_text(PackWorkload(1, 3, 49)))
-    PackWorkload(batch=1, channels=3, plane=49, unpack=False)
+    >>> from_text(MatmulDecision, to_text(MatmulDecision(4, 2, 8)))
+    MatmulDecision(tile_m=4, tile_n=2, lanes=8, rows_first=True)
     """
     return TypeAdapter(kind).validate_json(text)
