@@ -209,7 +209,9 @@ class _IntegerConv(DirectConv):
             return e.let("bias", bias)
         sum_ = e.local("start", 1, vector_dtype("int32", c))
         e.store(sum_, 0, bias)
-        past = first + count
+        # All rows may be outside, in padding that is larger than the window.
+        first = e.let("first", tirx.min(first, tirx.IntImm("int32", taps)))
+        past = e.let("past", tirx.max(first, self.present[0] + count))
         for begin, extent in ((0, first), (past, tirx.IntImm("int32", taps) - past)):
             with e.loop("absent", extent, begin) as kh:
                 row = e.load(self.row_sums, kh * (self.out_blocks * c) + channel, c)
