@@ -34,6 +34,8 @@ def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int =
     if str(buffer.ty.dtype.dtype) == "float32":
         return value
     floats = tirx.Cast(vector_dtype("float32", lanes), value)
+    if zero_point == 0:
+        return floats
     return floats - broadcast(tirx.const(float(zero_point), "float32"), lanes)
 
 

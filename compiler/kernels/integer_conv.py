@@ -36,6 +36,7 @@ from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import Emitter, vector_dtype
 from edgec.compiler.kernels.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.windows import absent_rows
 from edgec.targets.target import Target
 
 
@@ -209,11 +210,8 @@ class _IntegerConv(DirectConv):
             return e.let("bias", bias)
         sum_ = e.local("start", 1, vector_dtype("int32", c))
         e.store(sum_, 0, bias)
-        # All rows may be outside, in padding that is larger than the window.
-        first = e.let("first", tirx.min(first, tirx.IntImm("int32", taps)))
-        past = e.let("past", tirx.max(first, self.present[0] + count))
-        for begin, extent in ((0, first), (past, tirx.IntImm("int32", taps) - past)):
-            with e.loop("absent", extent, begin) as kh:
+        for begin, past in absent_rows(e, first, count, taps):
+            with e.loop("absent", past - begin, begin) as kh:
                 row = e.load(self.row_sums, kh * (self.out_blocks * c) + channel, c)
                 e.store(sum_, 0, e.load(sum_, 0) + row)
         return e.let("bias", e.load(sum_, 0))

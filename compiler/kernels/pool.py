@@ -25,7 +25,7 @@ from edgec.compiler.kernels.epilogue import (
     output_dtype,
 )
 from edgec.compiler.kernels.kernel import Kernel
-from edgec.compiler.kernels.windows import Span, present_rows, tile_spans
+from edgec.compiler.kernels.windows import Span, absent_rows, present_rows, tile_spans
 from edgec.targets.target import Target
 
 Mode = Literal["depthwise", "max", "average", "average_padded"]
@@ -51,7 +51,8 @@ class PoolWorkload:
         epilogue: what happens to each value before it is stored.
         data: dtype of the input; codes are read without their scale, and a largest code is
             stored as it is if nothing follows.
-        zero_point: of its codes.
+        zero_point: of its codes. A depthwise convolution sums the codes themselves and leaves
+            the zero point to the bias; padding then counts as the zero point.
     """
 
     mode: Mode
@@ -68,6 +69,11 @@ class PoolWorkload:
     epilogue: tuple[Step, ...] = ()
     data: str = "float32"
     zero_point: int = 0
+
+    @property
+    def border(self) -> int:
+        """Code of the padding, where it is multiplied like any other."""
+        return self.zero_point if self.mode == "depthwise" else 0
 
     @property
     def is_move(self) -> bool:
@@ -123,7 +129,9 @@ def estimate_pool_cycles(workload: PoolWorkload, decision: PoolDecision, target:
     """Cycles of all rows of all windows: products, loads and the loop around them."""
     tiles = math.ceil(workload.out_w / decision.tile_w)
     reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
-    tile = decision.tile_w * workload.kernel[1] / target.fma_units + reads / 2 + 4
+    # Codes become floats in two instructions, where the multiplications are.
+    work = decision.tile_w * workload.kernel[1] + (0 if workload.data == "float32" else 2 * reads)
+    tile = work / target.fma_units + reads / 2 + 4
     blocks = math.ceil(workload.channels / target.float_lanes)
     return workload.batch * blocks * workload.out_h * workload.kernel[0] * tiles * tile
 
@@ -200,6 +208,8 @@ class _Pool:
             start = constant(_lowest(self.dtype), self.dtype, c)
         if bias:
             start = e.let("bias", e.load(self.operands[0], self.block * c, c))
+        if w.border and not isinstance(count, int):
+            start = self._with_absent_rows(start, first, count)
         for x in range(self.plan.tile_w):
             e.store(self.acc, x, start)
         left = column * w.stride[1] - w.padding[1]
@@ -219,6 +229,21 @@ class _Pool:
             value = value / scale[x] if scale else value
             e.store(self.output, to + x * c, apply(steps[bias:], value, operand))
 
+    def _with_absent_rows(self, start: Any, first: Any, count: Any) -> Any:
+        """The sum with what rows of the window above and below the image give: padding."""
+        w, e, c = self.work, self.emit, self.c
+        rows, taps = w.kernel
+        total = e.local("start", 1, vector_dtype("float32", c))
+        e.store(total, 0, start)
+        for begin, past in absent_rows(e, first, count, rows):
+            with e.loop("absent", past - begin, begin) as kh:
+                at = (self.block * rows + kh) * (taps * c)
+                for tap in range(taps):
+                    weight = e.load(self.weight, at + tap * c, c)
+                    padding = weight * constant(w.border, "float32", c)
+                    e.store(total, 0, e.load(total, 0) + padding)
+        return e.let("start", e.load(total, 0))
+
     def _row(self, base: Any, kh: Any, valid: Sequence[Sequence[bool]]) -> None:
         w, e, c = self.work, self.emit, self.c
         taps = w.kernel[1]
@@ -226,23 +251,44 @@ class _Pool:
         if w.mode == "depthwise":
             at = e.let("weights", (self.block * w.kernel[0] + kh) * (taps * c))
             weights = [e.let("w", e.load(self.weight, at + tap * c, c)) for tap in range(taps)]
+        if w.data == "float32":
+            for x in range(self.plan.tile_w):
+                value = e.load(self.acc, x)
+                for tap in range(taps):
+                    if valid[x][tap]:
+                        read = self._read(base + self._offset(x, tap))
+                        value = self._combined(value, read, weights[tap] if weights else None)
+                e.store(self.acc, x, value)
+            return
+        # Codes are converted once for all pixels that read them.
+        users: dict[int, list[tuple[int, int]]] = {}
         for x in range(self.plan.tile_w):
-            value = e.load(self.acc, x)
             for tap in range(taps):
-                if not valid[x][tap]:
-                    continue
-                offset = (x * w.stride[1] + tap * w.dilation[1]) * c
-                read = self._read(base + offset)
-                if w.mode == "depthwise":
-                    value = value + read * weights[tap]
-                else:
-                    value = tirx.max(value, read) if w.mode == "max" else value + read
-            e.store(self.acc, x, value)
+                if valid[x][tap]:
+                    users.setdefault(self._offset(x, tap), []).append((x, tap))
+                elif w.border:
+                    padding = weights[tap] * constant(w.border, "float32", c)
+                    e.store(self.acc, x, e.load(self.acc, x) + padding)
+        for offset in sorted(users):
+            read = e.let("x", self._read(base + offset))
+            for x, tap in users[offset]:
+                weight = weights[tap] if weights else None
+                e.store(self.acc, x, self._combined(e.load(self.acc, x), read, weight))
+
+    def _offset(self, x: int, tap: int) -> int:
+        return (x * self.work.stride[1] + tap * self.work.dilation[1]) * self.c
+
+    def _combined(self, value: Any, read: Any, weight: Any) -> Any:
+        """What is known of a window and one more value."""
+        if weight is not None:
+            return value + read * weight
+        return tirx.max(value, read) if self.work.mode == "max" else value + read
 
     def _read(self, at: Any) -> Any:
         if self.work.is_move:
             return self.emit.load(self.data, at, self.c)
-        return read_codes(self.emit, self.data, at, self.c, self.work.zero_point)
+        zero_point = 0 if self.work.border else self.work.zero_point
+        return read_codes(self.emit, self.data, at, self.c, zero_point)
 
     def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
         """What each pixel's sum is divided by to become a mean.

@@ -120,3 +120,14 @@ def present_rows(
         tirx.IntImm("int32", taps), tirx.floordiv(below, tirx.IntImm("int32", dilation))
     )
     return first, emit.let("count", past - first)
+
+
+def absent_rows(emit: Emitter, first: Any, count: Any, taps: int) -> list[tuple[Any, Any]]:
+    """The rows of the window that `present_rows` leaves out: above and below, from and to.
+
+    All may be, in padding that is larger than the window.
+    """
+    last = tirx.IntImm("int32", taps)
+    above = emit.let("above", tirx.min(first, last))
+    below = emit.let("below", tirx.max(above, first + count))
+    return [(tirx.IntImm("int32", 0), above), (below, last)]

@@ -56,6 +56,13 @@ PLAIN_INPUT_CHANNELS = 4
 
 # Whole numbers below this are exact in float32, and so are their sums in any order.
 EXACT_FLOAT = 2**24
+_EXACT_FLOATS = (np.float32, EXACT_FLOAT)
+
+# Epilogues of sums of codes to which a bias in units of the products can be added.
+_SCALED_SUMS = (
+    (Step("multiply", "channel"),),
+    (Step("add", "channel"), Step("multiply", "channel")),
+)
 
 
 @dataclass(frozen=True)
@@ -411,7 +418,7 @@ class _Packer:
         if operator not in ("edgec.integer_conv", "edgec.pool") or scale is None:
             return None
         size = data.shape[1]
-        if workload.epilogue != (Step("multiply", "channel"),):
+        if workload.epilogue not in _SCALED_SUMS:
             return None
         if bias.scales.size != size or not np.array_equal(bias.scales, scale[:size]):
             return None
@@ -421,16 +428,13 @@ class _Packer:
         weight = value_of(arguments[1])
         assert weight is not None
         reach = 256 * np.abs(weight.astype(np.int64)).reshape(size, -1).sum(axis=1).max()
-        if operator == "edgec.integer_conv":
-            total = value_of(arguments[2]) + added
-            if np.abs(total).max() + reach >= 2**31:
-                return None
-            arguments[2] = constant(total.astype(np.int32))
-        else:
-            if np.abs(added).max() + reach >= EXACT_FLOAT:
-                return None
-            workload = replace(workload, epilogue=(Step("add", "channel"), *workload.epilogue))
-            arguments.insert(2, constant(added.astype(np.float32)))
+        kind, limit = (np.int32, 2**31) if operator == "edgec.integer_conv" else _EXACT_FLOATS
+        known = value_of(arguments[2])
+        assert known is not None
+        total = known.astype(np.int64) + added
+        if np.abs(total).max() + reach >= limit:
+            return None
+        arguments[2] = constant(total.astype(kind))
         return self._emit_blocked(operator, arguments, workload, data.shape)
 
     # Convolution and pooling
@@ -469,7 +473,8 @@ class _Packer:
         epilogue = (Step("multiply", "channel"),)
         wide = found.weight.astype(np.int64)
         if groups == channels == out_channels and groups > 1:
-            if 256 * np.abs(wide).reshape(channels, -1).sum(axis=1).max() >= EXACT_FLOAT:
+            # The codes' own sum and that of the zero point.
+            if 512 * np.abs(wide).reshape(channels, -1).sum(axis=1).max() >= EXACT_FLOAT:
                 return None
             pooled = PoolWorkload(
                 "depthwise",
@@ -481,12 +486,13 @@ class _Packer:
                 out_w,
                 *found.window,
                 found.dilation,
-                epilogue,
+                (Step("add", "channel"), *epilogue),
                 codes.dtype,
                 codes.zero_point,
             )
+            bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)))
             weight = constant(found.weight.astype(np.float32))
-            arguments = [self._blocked(found.data).expression, weight, scale]
+            arguments = [self._blocked(found.data).expression, weight, bias, scale]
             return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
         grouped = groups_of(found.weight)
         if groups != 1 or codes.dtype != self.dot.data or not self.dot.fits(grouped.view(np.int8)):
