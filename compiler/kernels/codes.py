@@ -50,11 +50,11 @@ def write_codes(value: Any, dtype: str, inverse: Any, zero_point: Any, low: Any,
         low: smallest code less the zero point.
         high: largest code less the zero point.
     """
-    lanes = int(value.ty.dtype.lanes)
-    whole = tirx.nearbyint(tirx.min(tirx.max(value * inverse, low), high))
-    # Whole numbers below 512 in magnitude: the sum is exact.
+    wide = vector_dtype("int32", int(value.ty.dtype.lanes))
+    inside = tirx.min(tirx.max(value * inverse, low), high)
+    whole = tirx.call_llvm_pure_intrin(wide, "llvm.lrint", inside)
     return tirx.Cast(
-        vector_dtype(dtype, lanes), tirx.Cast(vector_dtype("int32", lanes), whole + zero_point)
+        vector_dtype(dtype, int(value.ty.dtype.lanes)), whole + tirx.Cast(wide, zero_point)
     )
 
 

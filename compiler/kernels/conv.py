@@ -691,7 +691,7 @@ class DirectConv:
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
         left = column * w.stride[1] - w.padding[1]
-        existing: Any = used
+        existing = self.turns(used)
         if w.groups > 1 and w.in_channels % self.block:
             # Zero weights do not help against what padding channels may hold.
             past = w.in_channels - (self.first_block + block) * self.block
@@ -700,7 +700,7 @@ class DirectConv:
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
             for first, count in alike_taps(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self._opaque(count), first) as kw:
+                with e.loop("kw", self.opaque(count), first) as kw:
                     weights = e.let(
                         "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
                     )
@@ -722,7 +722,7 @@ class DirectConv:
             place = (self.passed * share + number) * line
             self.emit.prefetch(self.weight, following + place)
 
-    def _opaque(self, count: int) -> Any:
+    def opaque(self, count: int) -> Any:
         """The count as a value that LLVM cannot see through.
 
         It would unroll a loop of few turns, keep the values that neighbouring turns share in
@@ -757,6 +757,10 @@ class DirectConv:
                 for o, vector in enumerate(vectors):
                     position = (y * p.tile_w + x) * p.tile_o + o
                     e.store(self.acc, position, self.add(e.load(self.acc, position), value, vector))
+
+    def turns(self, used: int) -> Any:
+        """Of the loop over the channels of a block."""
+        return used
 
     def read(self, at: Any) -> Any:
         """One input value for all output channels."""

@@ -216,6 +216,11 @@ class _IntegerConv(DirectConv):
                 e.store(sum_, 0, e.load(sum_, 0) + row)
         return e.let("bias", e.load(sum_, 0))
 
+    def turns(self, used: int) -> Any:
+        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
+        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
+        return self.opaque(used) if alone else used
+
     def total(self, accumulator: Any) -> Any:
         return tirx.Cast(vector_dtype("float32", self.c), accumulator)
 

@@ -38,6 +38,15 @@ from edgec.compiler.kernels.integer_conv import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.integer_matmul import (
+    IntegerMatmulWorkload,
+    default_integer_matmul_decision,
+    emit_integer_matmul,
+    estimate_integer_matmul_cycles,
+    integer_matmul_space,
+    integer_matrix_size,
+    pack_integer_matrix,
+)
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.matmul import (
     MatmulDecision,
@@ -199,6 +208,18 @@ def _pack_matmul(
     return array
 
 
+def _pack_integer_matmul(
+    workload: IntegerMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position == 1:
+        return pack_integer_matrix(decision, target, array)
+    return _pack_matmul(workload.matmul, decision, target, position, array)
+
+
 TEMPLATES: dict[str, Template] = {
     "edgec.channel_map": _fixed(ChannelMapWorkload, emit_channel_map),
     "edgec.conv": Template(
@@ -232,6 +253,16 @@ TEMPLATES: dict[str, Template] = {
         _pack_integer_conv,
         estimate_integer_cycles,
         integer_weight_size,
+    ),
+    "edgec.integer_matmul": Template(
+        IntegerMatmulWorkload,
+        MatmulDecision,
+        integer_matmul_space,
+        default_integer_matmul_decision,
+        emit_integer_matmul,
+        _pack_integer_matmul,
+        estimate_integer_matmul_cycles,
+        integer_matrix_size,
     ),
     "edgec.matmul": Template(
         MatmulWorkload,

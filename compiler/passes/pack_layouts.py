@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.codes import Dot
+from edgec.compiler.kernels.codes import GROUP, Dot
 from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload, groups_of
+from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.moves import (
     ChannelMapWorkload,
@@ -56,7 +57,13 @@ PLAIN_INPUT_CHANNELS = 4
 
 # Whole numbers below this are exact in float32, and so are their sums in any order.
 EXACT_FLOAT = 2**24
-_EXACT_FLOATS = (np.float32, EXACT_FLOAT)
+
+# Kernels whose operand 2 is a bias in units of the products: its type, and what stays below.
+_TAKE_BIAS: dict[str, tuple[Any, int]] = {
+    "edgec.integer_conv": (np.int32, 2**31),
+    "edgec.integer_matmul": (np.int32, 2**31),
+    "edgec.pool": (np.float32, EXACT_FLOAT),
+}
 
 # Epilogues of sums of codes to which a bias in units of the products can be added.
 _SCALED_SUMS = (
@@ -384,10 +391,35 @@ class _Packer:
         if data.codes == codes:
             return replace(data, codes=None)
         limits = np.iinfo(codes.dtype)
-        ends = [int(limits.min) - codes.zero_point, int(limits.max) - codes.zero_point]
-        numbers = [np.float32(1) / codes.scale, codes.zero_point, *ends]
+        inverse = np.float32(1) / codes.scale
+        ends = np.array([limits.min, limits.max], np.float32) - codes.zero_point
+        data, bounds = self._without_clip(data)
+        if bounds is not None:
+            # Rounding keeps order: to clip before or after the product is the same.
+            ends = np.clip(np.array(bounds, np.float32) * inverse, *ends)
+        numbers = np.array([inverse, codes.zero_point, *ends], np.float32)
         step = Step(f"quantize_{codes.dtype}", "quantizer")
-        return self._apply(data, step, [constant(np.array(numbers, np.float32))], shape)
+        return self._apply(data, step, [constant(numbers)], shape)
+
+    def _without_clip(self, data: _Value) -> tuple[_Value, tuple[float, float] | None]:
+        """The value without a clip or ReLU at its end, and the bounds of that."""
+        call = self.made.get(data.expression)
+        if call is None or not self._absorbs(data):
+            return data, None
+        operator = op_name(call)
+        workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
+        name = _EPILOGUES[operator]
+        chain = _chain(workload, name)
+        last = chain[-1] if len(chain) > 1 else None
+        if last is None or last.op not in ("relu", "clip"):
+            return data, None
+        low, high = last.parameters if last.op == "clip" else (0.0, math.inf)
+        shorter = _with_chain(workload, name, chain[:-1])
+        place = [int(extent) for extent in call.attrs["shape"]]
+        return replace(data, expression=self._emit(operator, call.args, shorter, place)), (
+            low,
+            high,
+        )
 
     def _dequantize(self, call: relax.Call) -> _Value | None:
         """No code, only what the codes stand for."""
@@ -415,9 +447,10 @@ class _Packer:
         operator = op_name(call)
         workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
         scale = value_of(call.args[-1])
-        if operator not in ("edgec.integer_conv", "edgec.pool") or scale is None:
+        if operator not in _TAKE_BIAS or scale is None:
             return None
-        size = data.shape[1]
+        is_matrix = operator == "edgec.integer_matmul"
+        size = data.shape[-1 if is_matrix else 1]
         if workload.epilogue not in _SCALED_SUMS:
             return None
         if bias.scales.size != size or not np.array_equal(bias.scales, scale[:size]):
@@ -427,15 +460,17 @@ class _Packer:
         arguments = list(call.args)
         weight = value_of(arguments[1])
         assert weight is not None
-        reach = 256 * np.abs(weight.astype(np.int64)).reshape(size, -1).sum(axis=1).max()
-        kind, limit = (np.int32, 2**31) if operator == "edgec.integer_conv" else _EXACT_FLOATS
+        by_channel = (weight.T if is_matrix else weight).reshape(size, -1)
+        reach = 256 * np.abs(by_channel.astype(np.int64)).sum(axis=1).max()
+        kind, limit = _TAKE_BIAS[operator]
         known = value_of(arguments[2])
         assert known is not None
         total = known.astype(np.int64) + added
         if np.abs(total).max() + reach >= limit:
             return None
         arguments[2] = constant(total.astype(kind))
-        return self._emit_blocked(operator, arguments, workload, data.shape)
+        place = [int(extent) for extent in call.attrs["shape"]]
+        return replace(data, expression=self._emit(operator, arguments, workload, place))
 
     # Convolution and pooling
 
@@ -664,6 +699,9 @@ class _Packer:
     # Matrices and rows
 
     def _matmul(self, call: relax.Call) -> _Value | None:
+        integers = self._integer_matmul(call)
+        if integers is not None:
+            return integers
         left, right = (self._plain(self._float_value(argument)) for argument in call.args)
         shape = shape_of(call)
         if shape is None or len(left.shape) < 2 or len(right.shape) < 2:
@@ -682,6 +720,33 @@ class _Packer:
             return None
         arguments = [left.expression, right.expression]
         return _Value(self._emit("edgec.matmul", arguments, workload, shape), shape, False, 1)
+
+    def _integer_matmul(self, call: relax.Call) -> _Value | None:
+        """A product of codes with constant weights; None if no kernel does it exactly."""
+        left, shape = self._value(call.args[0]), shape_of(call)
+        stored = self._stored_weight(call.args[1])
+        codes, dot = left.codes, self.dot
+        if shape is None or dot is None or codes is None or stored is None:
+            return None
+        matrix = stored.codes
+        if matrix.ndim != 2 or len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
+            return None
+        k, n = matrix.shape
+        fits = k % GROUP == 0 and codes.dtype == dot.data
+        if not fits or not dot.fits(groups_of(matrix.T).view(np.int8)):
+            return None
+        rows = math.prod(left.shape[:-1])
+        product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
+        bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
+        arguments = [
+            self._plain(left).expression,
+            constant(matrix),
+            constant(bias.astype(np.int32)),
+            constant((stored.scales * codes.scale).astype(np.float32)),
+        ]
+        workload = IntegerMatmulWorkload(product)
+        variable = self._emit("edgec.integer_matmul", arguments, workload, shape)
+        return _Value(variable, shape, False, 1)
 
     def _softmax(self, call: relax.Call) -> _Value | None:
         data = self._float_value(call.args[0])
@@ -922,7 +987,7 @@ class _Packer:
                 merged = _merged(workload, alone)
                 fits, workload = merged is not None, merged or workload
             if fits:
-                longer = _with_step(workload, field, step)
+                longer = _with_chain(workload, field, (*_chain(workload, field), step))
                 arguments = [*call.args, *operands]
                 place = [int(extent) for extent in call.attrs["shape"]]
                 variable = self._emit(operator, arguments, longer, place, output_dtype([step]))
@@ -952,12 +1017,17 @@ class _Packer:
         return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,), *kind)
 
 
-def _with_step(workload: Any, field: str, step: Step) -> Any:
-    """The workload with one step more in the chain that it keeps in a field."""
-    chain = getattr(workload, field)
-    if isinstance(chain, tuple):
-        return replace(workload, **{field: (*chain, step)})
-    return replace(workload, **{field: replace(chain, epilogue=(*chain.epilogue, step))})
+def _chain(workload: Any, name: str) -> tuple[Step, ...]:
+    """The steps that a workload keeps in a field, or in the workload in that field."""
+    kept = getattr(workload, name)
+    return kept if isinstance(kept, tuple) else kept.epilogue  # type: ignore[no-any-return]
+
+
+def _with_chain(workload: Any, name: str, chain: tuple[Step, ...]) -> Any:
+    """The workload with other steps."""
+    kept = getattr(workload, name)
+    longer = chain if isinstance(kept, tuple) else replace(kept, epilogue=chain)
+    return replace(workload, **{name: longer})
 
 
 def _merged(chain: ElementwiseWorkload, alone: ElementwiseWorkload) -> ElementwiseWorkload | None:
@@ -981,6 +1051,7 @@ _EPILOGUES = {
     "edgec.conv_transpose": "epilogue",
     "edgec.elementwise": "steps",
     "edgec.integer_conv": "conv",
+    "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",
     "edgec.pool": "epilogue",
 }
