@@ -13,7 +13,7 @@ What follows the sums is float32 arithmetic whose order and rounding are fixed h
 every target gives the same codes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,11 @@ def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int =
     return floats - broadcast(tirx.const(float(zero_point), "float32"), lanes)
 
 
-def write_codes(value: Any, dtype: str, inverse: Any, zero_point: Any, low: Any, high: Any) -> Any:
-    """The codes of floats, ties to even.
+def codes_of(value: Any, inverse: Any, zero_point: Any, low: Any, high: Any) -> Any:
+    """The codes of floats as int32, ties to even; `store_values` narrows them.
 
     Args:
         value: vector or scalar.
-        dtype: of the codes.
         inverse: reciprocal of the scale.
         zero_point: a whole float32.
         low: smallest code less the zero point.
@@ -52,10 +51,43 @@ def write_codes(value: Any, dtype: str, inverse: Any, zero_point: Any, low: Any,
     """
     wide = vector_dtype("int32", int(value.ty.dtype.lanes))
     inside = tirx.min(tirx.max(value * inverse, low), high)
-    whole = tirx.call_llvm_pure_intrin(wide, "llvm.lrint", inside)
-    return tirx.Cast(
-        vector_dtype(dtype, int(value.ty.dtype.lanes)), whole + tirx.Cast(wide, zero_point)
+    return tirx.call_llvm_pure_intrin(wide, "llvm.lrint", inside) + tirx.Cast(wide, zero_point)
+
+
+def store_values(e: Emitter, buffer: Any, at: Index, values: Sequence[Any]) -> None:
+    """Store consecutive vectors (or one scalar) of floats, or of codes that are int32 yet."""
+    dtype, lanes = str(buffer.ty.dtype.dtype), int(values[0].ty.dtype.lanes)
+    done = 0
+    if dtype != "float32" and lanes > 1:
+        for done in range(0, len(values) - GROUP + 1, GROUP):
+            group = [e.let("code", value) for value in values[done : done + GROUP]]
+            e.store(buffer, at + done * lanes, _narrowed(group, dtype, lanes))
+        done = len(values) // GROUP * GROUP
+    for number in range(done, len(values)):
+        value = values[number]
+        narrow = value if dtype == "float32" else tirx.Cast(vector_dtype(dtype, lanes), value)
+        e.store(buffer, at + number * lanes, narrow)
+
+
+def _narrowed(values: Sequence[Any], dtype: str, lanes: int) -> Any:
+    """Four vectors of codes as one."""
+    if lanes not in _PACKS or dtype != "uint8":
+        together = shuffle(values, range(GROUP * lanes))
+        return tirx.Cast(vector_dtype(dtype, GROUP * lanes), together)
+    to_words, to_bytes = _PACKS[lanes]
+    low, high = (
+        _intrinsic(to_words, f"int16x{2 * lanes}", *pair) for pair in (values[:2], values[2:])
     )
+    mixed = _intrinsic(to_bytes, f"uint8x{4 * lanes}", low, high)
+    # Each 128 bits hold four codes of every vector.
+    ordered = [GROUP * part + vector for vector in range(GROUP) for part in range(lanes // GROUP)]
+    return _bytes(shuffle([_bytes(mixed, "int32", lanes)], ordered), "uint8", 4 * lanes)
+
+
+_PACKS = {
+    8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+    16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+}
 
 
 def fused_multiply_add(x: Any, y: Any, z: Any) -> Any:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import store_values
 from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
@@ -787,6 +788,7 @@ class DirectConv:
                 for y in range(p.tile_h):
                     row = (line + y) * w.out_step[0] + w.out_origin[0]
                     first = e.let("to", ((plane + row) * width + w.out_origin[1]) * c)
+                    values: list[Any] = []
                     for x in range(p.tile_w):
                         at = first + (column + x) * (w.out_step[1] * c)
                         places: Places = {
@@ -797,5 +799,9 @@ class DirectConv:
                         operand = operand_loader(e, self.operands[skip:], places, c)
                         position = (y * p.tile_w + x) * p.tile_o + o
                         total = self.total(e.load(self.acc, position))
-                        value = apply(w.epilogue[skip:], total, operand)
-                        e.store(self.output, at, value)
+                        values.append(apply(w.epilogue[skip:], total, operand))
+                        if w.out_step[1] > 1:
+                            store_values(e, self.output, at, values)
+                            values = []
+                    if values:
+                        store_values(e, self.output, first + column * c, values)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tvm import tirx
 
 from edgec.compiler.kernels import vector_math
-from edgec.compiler.kernels.codes import fused_multiply_add, read_codes, write_codes
+from edgec.compiler.kernels.codes import codes_of, fused_multiply_add, read_codes
 from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, constant, lanes_of, select
 
 OperandKind = Literal["channel", "image_channel", "element", "number", "uint8", "int8", "quantizer"]
@@ -133,8 +133,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "maximum": tirx.max,
     "minimum": tirx.min,
     "multiply": _multiply,
-    "quantize_int8": lambda x, y: write_codes(x, "int8", *y),
-    "quantize_uint8": lambda x, y: write_codes(x, "uint8", *y),
+    "quantize_int8": lambda x, y: codes_of(x, *y),
+    "quantize_uint8": lambda x, y: codes_of(x, *y),
     "subtract": lambda x, y: x - y,
     "subtract_from": lambda x, y: y - x,
 }

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import store_values
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
     Emitter,
@@ -327,10 +328,11 @@ class MatmulWriter:
         operands = self.operands[skip:]
         if count == p.lanes:
             operand = operand_loader(e, operands, {"channel": column, "element": to}, p.lanes)
-            e.store(self.c, to, apply(steps, self.total(value), operand))
+            store_values(e, self.c, to, [apply(steps, self.total(value), operand)])
             return
         spill = e.local("spill", p.lanes, self.dtype)
         e.store(spill, 0, value)
         with e.loop("lane", count) as lane:
             single = operand_loader(e, operands, {"channel": column + lane, "element": to + lane})
-            e.store(self.c, to + lane, apply(steps, self.total(e.load(spill, lane)), single))
+            total = self.total(e.load(spill, lane))
+            store_values(e, self.c, to + lane, [apply(steps, total, single)])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import read_codes
+from edgec.compiler.kernels.codes import read_codes, store_values
 from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
 from edgec.compiler.kernels.epilogue import (
     Places,
@@ -218,6 +218,7 @@ class _Pool:
             self._row(e.let("base", row * c), kh, span.valid)
         scale = self._scale(count, span.valid)
         to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
+        values = []
         for x in range(self.plan.tile_w):
             places: Places = {
                 "channel": self.block * c,
@@ -227,7 +228,12 @@ class _Pool:
             operand = operand_loader(e, self.operands[bias:], places, c)
             value = e.load(self.acc, x)
             value = value / scale[x] if scale else value
-            e.store(self.output, to + x * c, apply(steps[bias:], value, operand))
+            values.append(apply(steps[bias:], value, operand))
+        if w.is_move:
+            for x, value in enumerate(values):
+                e.store(self.output, to + x * c, value)
+        else:
+            store_values(e, self.output, to, values)
 
     def _with_absent_rows(self, start: Any, first: Any, count: Any) -> Any:
         """The sum with what rows of the window above and below the image give: padding."""
