@@ -539,9 +539,8 @@ class _Packer:
         arguments = [self._blocked(found.data).expression, constant(found.weight), bias]
         if workload.has_rows:
             rows = border * wide.sum(axis=(1, 3)).T
-            arguments.append(
-                constant(np.stack([value_of(self._by_channel(row, np.int32)) for row in rows]))
-            )
+            padded = np.pad(rows, ((0, 0), (0, -out_channels % self.c)))
+            arguments.append(constant(padded.astype(np.int32)))
         return self._emit_blocked("edgec.integer_conv", [*arguments, scale], workload, found.shape)
 
     def _by_channel(self, values: NDArray[Any], dtype: Any = np.float32) -> Any:
@@ -667,7 +666,7 @@ class _Packer:
         return self._apply(pooled, Step("multiply", "number"), [scale], shape)
 
     def _resize(self, call: relax.Call) -> _Value | None:
-        data, shape = self._float_value(call.args[0]), shape_of(call)
+        data, shape = self._value(call.args[0]), shape_of(call)
         attributes = call.attrs
         method = str(attributes.method)
         if shape is None or str(attributes.layout) != "NCHW" or not data.blocked:
@@ -689,12 +688,16 @@ class _Packer:
         (rows, row_weights), (columns, column_weights) = (t for t in tables if t is not None)
         n, channels, h, w = data.shape
         taps = (rows.shape[1], columns.shape[1])
-        workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps)
+        if taps != (1, 1):
+            data = self._as_floats(data)
+        codes = data.codes
+        dtype = codes.dtype if codes else "float32"
+        workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps, dtype)
         arguments = [
             self._blocked(data).expression,
             *(constant(table) for table in (rows, row_weights, columns, column_weights)),
         ]
-        return self._emit_blocked("edgec.resize", arguments, workload, shape)
+        return self._emit_blocked("edgec.resize", arguments, workload, shape, codes)
 
     # Matrices and rows
 
@@ -1020,7 +1023,7 @@ class _Packer:
 def _chain(workload: Any, name: str) -> tuple[Step, ...]:
     """The steps that a workload keeps in a field, or in the workload in that field."""
     kept = getattr(workload, name)
-    return kept if isinstance(kept, tuple) else kept.epilogue  # type: ignore[no-any-return]
+    return kept if isinstance(kept, tuple) else kept.epilogue
 
 
 def _with_chain(workload: Any, name: str, chain: tuple[Step, ...]) -> Any:

@@ -35,6 +35,7 @@ def network() -> onnx.ModelProto:
         "w3": random(12, 36, 3, 3, seed=7) / 8,
         "w4": random(12, 10, seed=8) / 4,
         "b4": random(10, seed=9),
+        "scales": np.float32([1, 1, 2, 2]),
     }
     nodes = [
         node("Conv", ["x", "w0", "b0"], ["c0"], strides=[2, 2], pads=[1] * 4),
@@ -45,7 +46,8 @@ def network() -> onnx.ModelProto:
         node("Add", ["c2", "a0"], ["s"]),
         node("MaxPool", ["s"], ["m"], kernel_shape=[3, 3], pads=[1] * 4),
         node("Concat", ["m", "s"], ["k"], axis=1),
-        node("Conv", ["k", "w3"], ["c3"], pads=[1] * 4),
+        node("Resize", ["k", "", "scales"], ["r"]),
+        node("Conv", ["r", "w3"], ["c3"], pads=[1] * 4),
         node("AveragePool", ["c3"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         node("GlobalAveragePool", ["p"], ["g"]),
         node("Flatten", ["g"], ["f"]),
@@ -91,6 +93,9 @@ def test_the_same_bits(
     target: str, source: tuple[Path, Path], expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     bundle = compiled(source, target, tmp_path)
+    library = (bundle.path / "model.so").read_bytes()
+    assert b"integer_conv" in library
+    assert b"integer_matmul" in library
     machine = load_target(target)
     prefix = () if target in HERE else emulation(machine, Silent()).command
     for seed, wanted in expected.items():
