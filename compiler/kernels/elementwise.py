@@ -127,6 +127,8 @@ def _run(
     with e.loop("vector", tirx.floordiv(count - done, c)) as vector:
         at = e.let("at", start + done + vector * c)
         store_values(e, output, origin + at, [step(at, c)])
+    if isinstance(count, tirx.IntImm) and int(count) % c == 0:
+        return
     rest = e.let("rest", tirx.floordiv(count, c) * c)
     with e.loop("single", count - rest) as single:
         at = e.let("at", start + rest + single)
