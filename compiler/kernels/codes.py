@@ -207,9 +207,9 @@ def dot_of(target: Target) -> Dot | None:
     lanes = target.float_lanes
     if target.architecture == "x86_64" and lanes in (8, 16):
         if target.integer_dot == "vnni":
-            return Dot("uint8", "int32", 1, 0, _vnni(lanes))
+            return Dot("uint8", "int32", 1, 2, _vnni(lanes))
         if target.integer_dot in ("vpmaddwd", "avx512bw"):
-            return Dot("uint8", "int32", 3, 2, _pairs(lanes), saturates=True)
+            return Dot("uint8", "int32", 3, 3, _pairs(lanes), saturates=True)
     if target.architecture == "aarch64" and lanes == 4:
         if target.integer_dot in ("sdot", "i8mm"):
             return Dot("int8", "int32", 1, 0, _sdot)
