@@ -7,7 +7,7 @@ the window's rows are read.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -67,8 +67,8 @@ class PoolWorkload:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     epilogue: tuple[Step, ...] = ()
-    data: str = "float32"
-    zero_point: int = 0
+    data: str = field(default="float32", metadata={"unsaid": True})
+    zero_point: int = field(default=0, metadata={"unsaid": True})
 
     @property
     def border(self) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -290,8 +290,19 @@ TEMPLATES: dict[str, Template] = {
 
 
 def to_text(record: Any) -> str:
-    """A workload or decision as one line of JSON, the same for equal ones."""
-    return json.dumps(asdict(record), separators=(",", ":"))
+    """A workload or decision as one line of JSON, the same for equal ones.
+
+    Fields that a class marks as `unsaid` appear only where they are not the default: records of
+    before there was such a field stay valid.
+
+    >>> to_text(PoolDecision(4))
+    '{"tile_w":4}'
+    """
+    values = asdict(record)
+    for item in fields(record):
+        if item.metadata.get("unsaid") and values[item.name] == item.default:
+            del values[item.name]
+    return json.dumps(values, separators=(",", ":"))
 
 
 def from_text(kind: type[Any], text: str) -> Any:
