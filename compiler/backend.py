@@ -11,6 +11,7 @@ from tvm import IRModule
 
 from edgec.compiler.build import build_machine, build_program
 from edgec.compiler.bundle import Executor
+from edgec.compiler.kernels.codes import dot_of
 from edgec.compiler.lower import lower
 from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.pack_layouts import PackLayouts
@@ -33,7 +34,7 @@ def pack(module: IRModule, target: Target) -> IRModule:
     """
     if not is_static(module):
         return module
-    return PackLayouts(target.float_lanes)(module)
+    return PackLayouts(target.float_lanes, dot_of(target))(module)
 
 
 def schedule(

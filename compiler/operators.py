@@ -150,7 +150,11 @@ def _register(name: str, infer: Any, legalize: Any = None) -> None:
 
 
 def kernel_call(
-    operator: str, arguments: Sequence[relax.Expr], workload: str, shape: Sequence[int]
+    operator: str,
+    arguments: Sequence[relax.Expr],
+    workload: str,
+    shape: Sequence[int],
+    dtype: str = "float32",
 ) -> relax.Call:
     """A call of a kernel template.
 
@@ -158,19 +162,25 @@ def kernel_call(
         operator: key in `edgec.compiler.kernels.templates.TEMPLATES`.
         arguments: operands in the order of the kernel's buffers, without the output.
         workload: the workload as text.
-        shape: of the float32 result.
+        shape: of the result.
+        dtype: of the result.
     """
-    attributes = {"workload": workload, "shape": list(shape)}
+    attributes = {"workload": workload, "shape": list(shape), "dtype": dtype}
     return relax.Call(
         ir.Op.get(operator), list(arguments), ir.make_node("ir.DictAttrs", **attributes)
     )
 
 
 def _kernel_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
+    shape = [int(extent) for extent in call.attrs["shape"]]
+    return relax.TensorType(shape, str(call.attrs["dtype"]))
+
+
+def _decoded_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return relax.TensorType([int(extent) for extent in call.attrs["shape"]], "float32")
 
 
-_register("edgec.decode_weight", _kernel_type, _legalize_decode_weight)
+_register("edgec.decode_weight", _decoded_type, _legalize_decode_weight)
 _register("edgec.hard_sigmoid", _same_type, _legalize_hard_sigmoid)
 _register("edgec.hard_swish", _same_type, _legalize_hard_swish)
 for _name in TEMPLATES:

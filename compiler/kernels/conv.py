@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import store_values
 from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
@@ -90,6 +91,11 @@ def flattened(workload: ConvWorkload) -> ConvWorkload:
     )
 
 
+def block_size(workload: ConvWorkload, c: int) -> int:
+    """Channels in a block of the input."""
+    return 1 if workload.plain_input else c
+
+
 @dataclass(frozen=True)
 class _Channels:
     """Which input blocks each tile of output channels reads.
@@ -105,8 +111,7 @@ class _Channels:
     starts: tuple[int, ...]
 
 
-def _channels(workload: ConvWorkload, tile_o: int, c: int) -> _Channels:
-    size = 1 if workload.plain_input else c
+def _channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> _Channels:
     total = math.ceil(workload.in_channels / size)
     tiles = math.ceil(math.ceil(workload.out_channels / c) / tile_o)
     if workload.groups == 1:
@@ -125,7 +130,7 @@ def _channels(workload: ConvWorkload, tile_o: int, c: int) -> _Channels:
 
 
 def pack_weight(
-    workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int
+    workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int, size: int
 ) -> NDArray[Any]:
     """Weights in the order in which the kernel reads them.
 
@@ -134,13 +139,13 @@ def pack_weight(
         decision: its register tile.
         weight: [out_channels, in_channels / groups, kh, kw].
         c: lanes.
+        size: channels in a block of the input.
 
     Returns:
         [tiles, rows, tile_o * c], zero where an output channel does not exist or belongs to
         another group than the input channel.
     """
-    channels = _channels(workload, decision.tile_o, c)
-    size = 1 if workload.plain_input else c
+    channels = _channels(workload, decision.tile_o, c, size)
     kh, kw = workload.kernel
     width = decision.tile_o * c
     in_group = workload.in_channels // workload.groups
@@ -201,7 +206,13 @@ def _segments(flat: ConvWorkload, tile_w: int) -> list[int]:
     return [0, *sorted(count for count in counts if 1 < count < tiles)]
 
 
-def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Target) -> float:
+def estimate_cycles(
+    workload: ConvWorkload,
+    decision: ConvDecision,
+    target: Target,
+    block: int | None = None,
+    instructions: int = 1,
+) -> float:
     """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
 
     A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
@@ -209,18 +220,25 @@ def estimate_cycles(workload: ConvWorkload, decision: ConvDecision, target: Targ
     latency * units independent accumulators, FMAs wait for each other. Weights that a tile
     streams from beyond the first level cost bandwidth, and so does what comes from beyond the
     second level: once, or once for every tile of output channels or line when it does not stay.
+
+    Args:
+        workload: the convolution.
+        decision: how it is computed.
+        target: where.
+        block: input channels in a block; by default what the layout of floats has.
+        instructions: for each multiply-add.
     """
     flat = flattened(workload)
     c = target.float_lanes
-    channels = _channels(flat, decision.tile_o, c)
-    size = 1 if flat.plain_input else c
+    size = block or block_size(flat, c)
+    channels = _channels(flat, decision.tile_o, c, size)
     taps = flat.kernel[0] * flat.kernel[1]
     depth = ((channels.blocks - 1) * size + channels.last) * taps
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
-    multiply = multiply_cycles(fmas, target)
+    multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
     load = load_cycles(pixels, vectors, target)
-    issue = (fmas + pixels + vectors + 3) / 4
+    issue = (fmas * instructions + pixels + vectors + 3) / 4
     panel_bytes = depth * vectors * c * 4
     stream = 0.0
     if panel_bytes > target.l1d_kib * 1024 // 2:
@@ -290,8 +308,9 @@ def emit_conv(
         buffers = ConvBuffers.declare(e, workload, size, target.float_lanes)
         return emit_winograd(workload, decision, target, name, buffers, e)
     work = flattened(workload)
-    buffers = ConvBuffers.declare(e, work, packed_size(work, decision, target), target.float_lanes)
-    conv = _Conv(work, decision, target.float_lanes, e, buffers, 0)
+    size = packed_size(work, decision, target)
+    buffers = ConvBuffers.declare(e, work, size, target.float_lanes)
+    conv = DirectConv(work, decision, target.float_lanes, e, buffers, 0)
     with e.tasks() as task:
         conv.body(task)
     return Kernel(e.function(name), conv.tasks)
@@ -404,7 +423,7 @@ def pack_transposed_weight(
     parts = []
     for phase, (rows, columns) in workload.phases():
         window = weight[:, :, rows, columns].transpose(1, 0, 2, 3)
-        parts.append(pack_weight(phase, _fitted(decision, phase), window, c).reshape(-1))
+        parts.append(pack_weight(phase, _fitted(decision, phase), window, c, c).reshape(-1))
     return np.concatenate(parts)
 
 
@@ -436,7 +455,7 @@ def emit_conv_transpose(
     with e.tasks() as task:
         first = position = 0
         for (phase, fitted), size in zip(phases, sizes, strict=True):
-            conv = _Conv(phase, fitted, c, e, buffers, position)
+            conv = DirectConv(phase, fitted, c, e, buffers, position)
             with e.branch(tirx.all(task >= first, task < first + conv.tasks)):
                 conv.body(e.let("phase_task", task - first))
             first += conv.tasks
@@ -444,17 +463,27 @@ def emit_conv_transpose(
     return Kernel(e.function(name), first)
 
 
-def packed_size(workload: ConvWorkload, decision: ConvDecision, target: Target) -> int:
+def packed_size(
+    workload: ConvWorkload, decision: ConvDecision, target: Target, block: int | None = None
+) -> int:
     """Values in a packed weight."""
     c = target.float_lanes
-    channels = _channels(workload, decision.tile_o, c)
-    size = 1 if workload.plain_input else c
+    size = block or block_size(workload, c)
+    channels = _channels(workload, decision.tile_o, c, size)
     depth = (channels.blocks - 1) * size + channels.last
     return len(channels.starts) * depth * math.prod(workload.kernel) * decision.tile_o * c
 
 
-class _Conv:
-    """Writes one convolution into an emitter."""
+class DirectConv:
+    """Writes one convolution into an emitter.
+
+    Attributes:
+        dtype: of accumulators.
+        border: whether products with the padding count.
+    """
+
+    dtype = "float32"
+    border = False
 
     def __init__(
         self,
@@ -472,8 +501,9 @@ class _Conv:
         self.data, self.weight = buffers.data, buffers.weight
         self.operands, self.output = buffers.operands, buffers.output
         self.weight_base = weight_base
-        self.channels = _channels(workload, decision.tile_o, c)
-        self.block = 1 if workload.plain_input else c
+        self.block = self.input_block()
+        self.channels = _channels(workload, decision.tile_o, c, self.block)
+        self.begins_with_bias = self.takes_bias()
         self.in_blocks = math.ceil(workload.in_channels / self.block)
         self.out_blocks = math.ceil(workload.out_channels / c)
         self.width = decision.tile_o * c
@@ -493,6 +523,19 @@ class _Conv:
             self.passes = self.line_tiles * (1 if decision.segment else self.row_tiles)
         self.tasks = w.batch * self.row_tiles * len(self.channels.starts)
 
+    def input_block(self) -> int:
+        """Values in a block of input channels."""
+        return block_size(self.work, self.c)
+
+    def takes_bias(self) -> bool:
+        """Whether the first step of the epilogue is where accumulators begin."""
+        steps = self.work.epilogue
+        return bool(steps) and steps[0] == Step("add", "channel")
+
+    def total(self, accumulator: Any) -> Any:
+        """What the epilogue begins with."""
+        return accumulator
+
     def body(self, task: Any) -> None:
         """Compute one task."""
         p, e = self.plan, self.emit
@@ -508,7 +551,7 @@ class _Conv:
             row = e.let("row", tirx.floormod(rest, self.row_tiles))
             image = e.let("image", tirx.floordiv(rest, self.row_tiles))
         count = p.tile_h * p.tile_w * p.tile_o
-        self.acc = e.local("acc", count, vector_dtype("float32", self.c))
+        self.acc = e.local("acc", count, vector_dtype(self.dtype, self.c))
         self.image, self.tile, self.task, self.row = image, tile, task, row
         self._start_block(tile)
         if p.segment:
@@ -556,6 +599,8 @@ class _Conv:
             e, top, w.in_h, w.kernel[0], dilation, w.stride[0], w.padding[0], w.out_h
         )
 
+        self.present = first, count
+
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             with e.loop("kh", count, first) as kh:
                 yield kh, top + kh * dilation, (True,)
@@ -580,7 +625,7 @@ class _Conv:
                 ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
                     for kh in range(w.kernel[0]):
                         valid = tuple(pixel[kh] for pixel in span.valid)
-                        if any(valid):
+                        if any(valid) or self.border:
                             yield kh, top + kh * w.dilation[0], valid
 
                 self._columns(start, window)
@@ -602,19 +647,10 @@ class _Conv:
             before += len(span.starts)
 
     def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
-        w, p, e, c = self.work, self.plan, self.emit, self.c
-        steps = list(w.epilogue)
-        bias = bool(steps) and steps[0] == Step("add", "channel")
+        e = self.emit
+        starts = [self.start(o) for o in range(self.plan.tile_o)]
         for position, (_, _, o) in enumerate(self._positions()):
-            start = constant(0, "float32", c)
-            if bias:
-                block = self.tile * p.tile_o + o
-                if self.out_blocks % p.tile_o:
-                    # Blocks past the last are computed, not stored.
-                    block = tirx.min(block, tirx.IntImm("int32", self.out_blocks - 1))
-                start = e.load(self.operands[0], block * c, c)
-            e.store(self.acc, position, start)
-
+            e.store(self.acc, position, starts[o])
         full = (
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
         )
@@ -623,7 +659,21 @@ class _Conv:
                 self._block(block, self.block, column, valid, window)
         if full < self.channels.blocks:
             self._block(full, self.channels.last, column, valid, window)
-        self._store(line, column, steps[1:] if bias else steps, 1 if bias else 0)
+        self._store(line, column)
+
+    def start(self, o: int) -> Any:
+        """What accumulators of a vector of output channels begin with."""
+        if not self.begins_with_bias:
+            return constant(0, self.dtype, self.c)
+        return self.emit.load(self.operands[0], self.first_channel(o), self.c)
+
+    def first_channel(self, o: int) -> Any:
+        """Of a vector of output channels of this tile."""
+        block = self.tile * self.plan.tile_o + o
+        if self.out_blocks % self.plan.tile_o:
+            # Blocks past the last are computed, not stored.
+            block = tirx.min(block, tirx.IntImm("int32", self.out_blocks - 1))
+        return block * self.c
 
     def _positions(self) -> list[tuple[int, int, int]]:
         """Line, pixel and vector of each accumulator."""
@@ -642,16 +692,16 @@ class _Conv:
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
         left = column * w.stride[1] - w.padding[1]
-        existing: Any = used
+        existing = self.turns(used)
         if w.groups > 1 and w.in_channels % self.block:
             # Zero weights do not help against what padding channels may hold.
             past = w.in_channels - (self.first_block + block) * self.block
             existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            for first, count in alike_taps(valid):
+            for first, count in alike_taps(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self._opaque(count), first) as kw:
+                with e.loop("kw", self.opaque(count), first) as kw:
                     weights = e.let(
                         "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
                     )
@@ -673,7 +723,7 @@ class _Conv:
             place = (self.passed * share + number) * line
             self.emit.prefetch(self.weight, following + place)
 
-    def _opaque(self, count: int) -> Any:
+    def opaque(self, count: int) -> Any:
         """The count as a value that LLVM cannot see through.
 
         It would unroll a loop of few turns, keep the values that neighbouring turns share in
@@ -697,20 +747,37 @@ class _Conv:
             for o in range(p.tile_o)
         ]
         for y in range(p.tile_h):
-            if not lines[y if len(lines) > 1 else 0]:
-                continue
             for x in range(p.tile_w):
-                if not inside[x]:
+                if lines[y if len(lines) > 1 else 0] and inside[x]:
+                    offset = y * w.stride[0] * w.in_w + x * w.stride[1]
+                    value = self.read(base + offset * self.block + channel)
+                elif self.border:
+                    value = self.outside()
+                else:
                     continue
-                offset = y * w.stride[0] * w.in_w + x * w.stride[1]
-                at = base + offset * self.block + channel
-                value = e.let("x", broadcast(e.load(self.data, at), c))
                 for o, vector in enumerate(vectors):
                     position = (y * p.tile_w + x) * p.tile_o + o
-                    e.store(self.acc, position, e.load(self.acc, position) + value * vector)
+                    e.store(self.acc, position, self.add(e.load(self.acc, position), value, vector))
 
-    def _store(self, line: Any, column: Any, steps: Sequence[Step], skip: int) -> None:
+    def turns(self, used: int) -> Any:
+        """Of the loop over the channels of a block."""
+        return used
+
+    def read(self, at: Any) -> Any:
+        """One input value for all output channels."""
+        return self.emit.let("x", broadcast(self.emit.load(self.data, at), self.c))
+
+    def outside(self) -> Any:
+        """The value of the padding, where it is not zero."""
+        raise NotImplementedError
+
+    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
+        """Accumulate one product."""
+        return accumulator + value * weights
+
+    def _store(self, line: Any, column: Any) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c
+        skip = int(self.begins_with_bias)
         height, width = w.out_extent
         for o in range(p.tile_o):
             with ExitStack() as stack:
@@ -721,6 +788,7 @@ class _Conv:
                 for y in range(p.tile_h):
                     row = (line + y) * w.out_step[0] + w.out_origin[0]
                     first = e.let("to", ((plane + row) * width + w.out_origin[1]) * c)
+                    values: list[Any] = []
                     for x in range(p.tile_w):
                         at = first + (column + x) * (w.out_step[1] * c)
                         places: Places = {
@@ -730,5 +798,10 @@ class _Conv:
                         }
                         operand = operand_loader(e, self.operands[skip:], places, c)
                         position = (y * p.tile_w + x) * p.tile_o + o
-                        value = apply(steps, e.load(self.acc, position), operand)
-                        e.store(self.output, at, value)
+                        total = self.total(e.load(self.acc, position))
+                        values.append(apply(w.epilogue[skip:], total, operand))
+                        if w.out_step[1] > 1:
+                            store_values(e, self.output, at, values)
+                            values = []
+                    if values:
+                        store_values(e, self.output, first + column * c, values)

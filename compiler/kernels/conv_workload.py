@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgec.compiler.kernels.emitter import Emitter
-from edgec.compiler.kernels.epilogue import Step, declare_operands
+from edgec.compiler.kernels.epilogue import Step, declare_operands, output_dtype
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,6 @@ class ConvBuffers:
                 "element": out_size,
             },
         )
-        return cls(data, weight, operands, e.buffer("output", out_size, "float32"))
+        return cls(
+            data, weight, operands, e.buffer("output", out_size, output_dtype(work.epilogue))
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import read_codes, store_values
 from edgec.compiler.kernels.emitter import Emitter
 from edgec.compiler.kernels.epilogue import (
     OperandKind,
@@ -18,6 +19,7 @@ from edgec.compiler.kernels.epilogue import (
     apply,
     declare_operands,
     operand_loader,
+    output_dtype,
 )
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
@@ -43,6 +45,8 @@ class ElementwiseWorkload:
         inner: values to which one channel (or one block) applies.
         lanes: values in a channel operand for each channel: 1, or c.
         steps: the chain.
+        data: dtype of the first operand; codes are read without their scale.
+        zero_point: of its codes.
     """
 
     outer: int
@@ -50,6 +54,8 @@ class ElementwiseWorkload:
     inner: int
     lanes: int
     steps: tuple[Step, ...]
+    data: str = "float32"
+    zero_point: int = 0
 
     @property
     def size(self) -> int:
@@ -74,7 +80,7 @@ def emit_elementwise(workload: ElementwiseWorkload, target: Target, name: str) -
 
 def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any], Any]:
     size = workload.size
-    data = e.buffer("data", size, "float32")
+    data = e.buffer("data", size, workload.data)
     operands = declare_operands(
         e,
         workload.steps,
@@ -84,7 +90,7 @@ def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any],
             "element": size,
         },
     )
-    return data, operands, e.buffer("output", size, "float32")
+    return data, operands, e.buffer("output", size, output_dtype(workload.steps))
 
 
 def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
@@ -94,9 +100,9 @@ def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
     c = target.float_lanes
     size = workload.size
 
-    def step(at: Any, lanes: int) -> None:
+    def step(at: Any, lanes: int) -> Any:
         operand = operand_loader(e, operands, {"element": at}, lanes)
-        e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
+        return apply(workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand)
 
     span = TASK_VECTORS * c
     tasks = max(1, math.ceil(size / span))
@@ -104,23 +110,29 @@ def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
         start = e.let("start", task * span)
         past = tirx.min(start + span, tirx.IntImm("int32", size))
         count = e.let("count", past - start)
-        _run(e, start, count, c, step)
+        _run(e, output, start, count, c, step)
     return Kernel(e.function(name), tasks)
 
 
-def _run(e: Emitter, start: Any, count: Any, c: int, step: Any) -> None:
-    """Call `step(position, lanes)` over a range: unrolled vectors, vectors, single values."""
+def _run(
+    e: Emitter, output: Any, start: Any, count: Any, c: int, step: Any, origin: Any = 0
+) -> None:
+    """Store `step(position, lanes)` over a range: unrolled vectors, vectors, single values."""
     wide = UNROLL * c
     with e.loop("group", tirx.floordiv(count, wide)) as group:
         at = e.let("at", start + group * wide)
-        for part in range(UNROLL):
-            step(at + part * c, c)
+        values = [step(at + part * c, c) for part in range(UNROLL)]
+        store_values(e, output, origin + at, values)
     done = e.let("done", tirx.floordiv(count, wide) * wide)
     with e.loop("vector", tirx.floordiv(count - done, c)) as vector:
-        step(e.let("at", start + done + vector * c), c)
+        at = e.let("at", start + done + vector * c)
+        store_values(e, output, origin + at, [step(at, c)])
+    if isinstance(count, tirx.IntImm) and int(count) % c == 0:
+        return
     rest = e.let("rest", tirx.floordiv(count, c) * c)
     with e.loop("single", count - rest) as single:
-        step(e.let("at", start + rest + single), 1)
+        at = e.let("at", start + rest + single)
+        store_values(e, output, origin + at, [step(at, 1)])
 
 
 def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
@@ -134,21 +146,25 @@ def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Ke
         held: dict[int, Any] = {}
         kinds = [s.operand for s in workload.steps if s.operand]
         for number, kind in enumerate(kinds):
-            if kind == "element":
+            if kind not in ("channel", "image_channel"):
                 continue
             place = (plane if kind == "channel" else task) * workload.lanes
             held[number] = e.let("channel", e.load(operands[number], place, workload.lanes))
 
-        def step(at: Any, lanes: int) -> None:
+        def step(at: Any, lanes: int) -> Any:
+            load = operand_loader(e, operands, {"element": at}, lanes)
+
             def operand(number: int, kind: OperandKind) -> Any:
-                if kind == "element":
-                    return e.load(operands[number], at, lanes)
+                if number not in held:
+                    return load(number, kind)
                 value = held[number]
                 return tirx.Broadcast(value, lanes) if workload.lanes < lanes else value
 
-            e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
+            return apply(
+                workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand
+            )
 
-        _run(e, start, tirx.IntImm("int32", workload.inner), c, step)
+        _run(e, output, start, tirx.IntImm("int32", workload.inner), c, step)
     return Kernel(e.function(name), workload.outer * workload.channels)
 
 
@@ -159,17 +175,21 @@ def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
     with e.tasks() as task:
         start = e.let("start", task * workload.channels)
 
-        def step(column: Any, lanes: int) -> None:
+        def step(column: Any, lanes: int) -> Any:
             at = start + column
             places: Places = {"channel": column, "image_channel": at, "element": at}
             operand = operand_loader(e, operands, places, lanes)
-            e.store(output, at, apply(workload.steps, e.load(data, at, lanes), operand))
+            return apply(
+                workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand
+            )
 
         _run(
             e,
+            output,
             tirx.IntImm("int32", 0),
             tirx.IntImm("int32", workload.channels),
             target.float_lanes,
             step,
+            start,
         )
     return Kernel(e.function(name), workload.outer)

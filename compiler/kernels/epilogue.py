@@ -3,6 +3,9 @@
 An epilogue is a chain of steps. Each takes the value so far, and a binary one also the next
 operand of the kernel. `channel` operands hold a value for each output channel, `image_channel`
 operands one for each channel of each image, `element` operands one for each element of the output.
+A `number` holds for all. `uint8` and `int8` operands are codes, one for each element of the
+output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
+last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +15,13 @@ from typing import Any, Literal
 from tvm import tirx
 
 from edgec.compiler.kernels import vector_math
-from edgec.compiler.kernels.emitter import Emitter, Index, constant, lanes_of, select
+from edgec.compiler.kernels.codes import codes_of, fused_multiply_add, read_codes
+from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, constant, lanes_of, select
 
-OperandKind = Literal["channel", "image_channel", "element"]
+OperandKind = Literal["channel", "image_channel", "element", "number", "uint8", "int8", "quantizer"]
+
+CODES: tuple[OperandKind, ...] = ("uint8", "int8")
+_PARAMETERS: dict[OperandKind, int] = {"number": 1, "uint8": 2, "int8": 2, "quantizer": 4}
 
 OperandLoader = Callable[[int, OperandKind], Any]
 """Gives the operand of binary step number n."""
@@ -104,13 +111,30 @@ UNARY: dict[str, Callable[..., Any]] = {
     "tanh": vector_math.tanh,
 }
 
+
+def _add(x: Any, y: Any) -> Any:
+    if isinstance(y, tuple):
+        code, scale = y
+        return fused_multiply_add(code, scale, x)
+    return x + y
+
+
+def _multiply(x: Any, y: Any) -> Any:
+    return x * (y[0] * y[1]) if isinstance(y, tuple) else x * y
+
+
+# Those that take codes; other steps read floats.
+ON_CODES = ("add", "multiply")
+
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    "add": lambda x, y: x + y,
+    "add": _add,
     "divide": lambda x, y: x / y,
     "divide_by": lambda x, y: y / x,
     "maximum": tirx.max,
     "minimum": tirx.min,
-    "multiply": lambda x, y: x * y,
+    "multiply": _multiply,
+    "quantize_int8": lambda x, y: codes_of(x, *y),
+    "quantize_uint8": lambda x, y: codes_of(x, *y),
     "subtract": lambda x, y: x - y,
     "subtract_from": lambda x, y: y - x,
 }
@@ -128,15 +152,43 @@ def declare_operands(
     e: Emitter, steps: Sequence[Step], sizes: Mapping[OperandKind, int]
 ) -> list[Any]:
     """A parameter for the operand of each binary step, of the size of its kind."""
-    kinds = [step.operand for step in steps if step.operand]
-    return [e.buffer(f"operand{n}", sizes[kind], "float32") for n, kind in enumerate(kinds)]
+    operands: list[Any] = []
+    for number, kind in enumerate(step.operand for step in steps if step.operand):
+        name, count = f"operand{number}", _PARAMETERS.get(kind)
+        if kind in CODES:
+            codes = e.buffer(name, sizes["element"], kind)
+            operands.append((codes, e.buffer(f"scale{number}", 2, "float32")))
+        else:
+            operands.append(e.buffer(name, count or sizes[kind], "float32"))
+    return operands
+
+
+def output_dtype(steps: Sequence[Step]) -> str:
+    """Of what a chain gives."""
+    last = steps[-1].op if steps else ""
+    return last.removeprefix("quantize_") if last.startswith("quantize_") else "float32"
 
 
 def operand_loader(
     e: Emitter, operands: Sequence[Any], places: Places, lanes: int = 1
 ) -> OperandLoader:
-    """Reads `lanes` values of an operand from the place of its kind."""
-    return lambda number, kind: e.load(operands[number], places[kind], lanes)
+    """Reads `lanes` values of an operand from the place of its kind.
+
+    Codes come as a pair, code less zero point and scale; a quantizer as its four numbers.
+    """
+
+    def load(number: int, kind: OperandKind) -> Any:
+        if kind in CODES:
+            codes, parameters = operands[number]
+            scale, zero = (broadcast(e.load(parameters, i), lanes) for i in range(2))
+            return read_codes(e, codes, places["element"], lanes) - zero, scale
+        if kind in _PARAMETERS:
+            count = _PARAMETERS[kind]
+            numbers = [broadcast(e.load(operands[number], i), lanes) for i in range(count)]
+            return numbers if count > 1 else numbers[0]
+        return e.load(operands[number], places[kind], lanes)
+
+    return load
 
 
 def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import store_values
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
     Emitter,
@@ -28,7 +29,14 @@ from edgec.compiler.kernels.emitter import (
     vector_dtype,
     wide,
 )
-from edgec.compiler.kernels.epilogue import Step, apply, cost, declare_operands, operand_loader
+from edgec.compiler.kernels.epilogue import (
+    Step,
+    apply,
+    cost,
+    declare_operands,
+    operand_loader,
+    output_dtype,
+)
 from edgec.compiler.kernels.estimate import multiply_cycles
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
@@ -115,14 +123,21 @@ def matmul_space(workload: MatmulWorkload, target: Target) -> list[MatmulDecisio
 
 
 def estimate_matmul_cycles(
-    workload: MatmulWorkload, decision: MatmulDecision, target: Target
+    workload: MatmulWorkload, decision: MatmulDecision, target: Target, instructions: int = 1
 ) -> float:
-    """The same model as for convolutions: multiplying, loading, issuing, streaming B."""
+    """The same model as for convolutions: multiplying, loading, issuing, streaming B.
+
+    Args:
+        workload: the product.
+        decision: how it is computed.
+        target: where.
+        instructions: for each multiply-add.
+    """
     rows, vectors = decision.tile_m, decision.tile_n
     fmas = rows * vectors
-    multiply = multiply_cycles(fmas, target)
+    multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
     load = (rows + vectors) / target.load_units
-    issue = (fmas + rows + vectors + 2) / 4
+    issue = (fmas * instructions + rows + vectors + 2) / 4
     tiles_m = math.ceil(workload.m / rows)
     tiles_n = math.ceil(math.ceil(workload.n / decision.lanes) / vectors)
     panel_bytes = workload.k * vectors * decision.lanes * 4
@@ -153,10 +168,18 @@ def emit_matmul(
     Its buffers are A, B, one for each binary step of the epilogue, and C. Channel operands are
     padded to whole vectors if B is packed.
     """
-    return _Matmul(workload, decision, name).kernel()
+    return MatmulWriter(workload, decision, name).kernel()
 
 
-class _Matmul:
+class MatmulWriter:
+    """Writes one matrix product.
+
+    Attributes:
+        dtype: of accumulators.
+    """
+
+    dtype = "float32"
+
     def __init__(self, workload: MatmulWorkload, decision: MatmulDecision, name: str) -> None:
         self.work = w = workload
         self.plan = p = decision
@@ -167,16 +190,43 @@ class _Matmul:
         self.width = p.tile_n * p.lanes
         # Columns of the last vector that exist.
         self.last = w.n - (self.vectors - 1) * p.lanes
+        steps = w.epilogue
+        self.begins_with_bias = bool(steps) and steps[0] == Step("add", "channel")
         self.emit = e = Emitter()
-        self.a = e.buffer("a", w.batch * w.m * w.k, "float32")
-        columns = self.tiles_n * self.width if w.packed else w.n
-        self.b = e.buffer("b", (1 if w.packed else w.batch) * w.k * columns, "float32")
+        self.declare()
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n
         self.operands = declare_operands(e, w.epilogue, {"channel": padded, "element": size})
-        self.c = e.buffer("c", size, "float32")
+        self.c = e.buffer("c", size, output_dtype(w.epilogue))
+
+    def declare(self) -> None:
+        """The parameters before the operands of the epilogue."""
+        w, e = self.work, self.emit
+        self.a = e.buffer("a", w.batch * w.m * w.k, "float32")
+        columns = self.tiles_n * self.width if w.packed else w.n
+        self.b = e.buffer("b", (1 if w.packed else w.batch) * w.k * columns, "float32")
+
+    def start(self, column: Any) -> Any:
+        """What accumulators of a vector of columns begin with."""
+        lanes = self.plan.lanes
+        if not self.begins_with_bias:
+            return constant(0, self.dtype, lanes)
+        return self.emit.let("bias", self.emit.load(self.operands[0], column, lanes))
+
+    def read(self, at: Any) -> Any:
+        """A value of A for all columns."""
+        return self.emit.let("x", broadcast(self.emit.load(self.a, at), self.plan.lanes))
+
+    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
+        """Accumulate one product."""
+        return accumulator + value * weights
+
+    def total(self, accumulator: Any) -> Any:
+        """What the epilogue begins with."""
+        return accumulator
 
     def kernel(self) -> Kernel:
+        """The finished kernel."""
         w, p, e = self.work, self.plan, self.emit
         with e.tasks() as task:
             inner = self.tiles_m if p.rows_first else self.tiles_n
@@ -189,7 +239,7 @@ class _Matmul:
             self.pass_number = row
             first = tirx.min(row * p.tile_m, tirx.IntImm("int32", w.m - p.tile_m))
             self.row = e.let("first_row", first)
-            dtype = vector_dtype("float32", p.lanes)
+            dtype = vector_dtype(self.dtype, p.lanes)
             self.acc = e.local("acc", p.tile_m * p.tile_n, dtype)
             whole, rest_vectors = divmod(self.vectors, p.tile_n)
             if rest_vectors == 0:
@@ -210,13 +260,9 @@ class _Matmul:
 
     def _tile(self, vectors: int) -> None:
         w, p, e = self.work, self.plan, self.emit
-        steps = list(w.epilogue)
-        bias = bool(steps) and steps[0] == Step("add", "channel")
         columns = [e.let("column", self._column(v)) for v in range(vectors)]
         for v in range(vectors):
-            start = constant(0, "float32", p.lanes)
-            if bias:
-                start = e.let("bias", e.load(self.operands[0], columns[v], p.lanes))
+            start = self.start(columns[v])
             for m in range(p.tile_m):
                 e.store(self.acc, m * p.tile_n + v, start)
         a = e.let("a_row", (self.batch * w.m + self.row) * w.k)
@@ -230,10 +276,10 @@ class _Matmul:
                 places = [b + k * w.n + columns_wide[v] for v in range(vectors)]
             values = [e.let("b", e.load(self.b, place, p.lanes)) for place in places]
             for m in range(p.tile_m):
-                x = e.let("x", broadcast(e.load(self.a, a + m * w.k + k), p.lanes))
+                x = self.read(a + m * w.k + k)
                 for v, value in enumerate(values):
                     place = m * p.tile_n + v
-                    e.store(self.acc, place, e.load(self.acc, place) + x * value)
+                    e.store(self.acc, place, self.add(e.load(self.acc, place), x, value))
 
         # One pass alone is limited by memory, whatever is asked for.
         again = w.packed and p.rows_first and self.tiles_m > 1
@@ -247,7 +293,7 @@ class _Matmul:
             with e.loop("k", w.k - blocks * K_BLOCK, blocks * K_BLOCK, wide=True) as k:
                 accumulate(k)
         for v in range(vectors):
-            self._store(v, columns[v], vectors, steps[bias:], int(bias))
+            self._store(v, columns[v])
 
     def _prefetch(self, block: Any) -> None:
         """Ask for this pass's share of the next tile of columns."""
@@ -258,7 +304,7 @@ class _Matmul:
             place = w.k * self.width + (wide(self.pass_number) * share + number) * line
             self.emit.prefetch(self.b, block + place)
 
-    def _store(self, v: int, column: Any, vectors: int, steps: list[Step], skip: int) -> None:
+    def _store(self, v: int, column: Any) -> None:
         w, p, e = self.work, self.plan, self.emit
         short = w.packed and self.last != p.lanes
         # Only the very last vector can reach beyond the last column.
@@ -267,25 +313,26 @@ class _Matmul:
             to = e.let("to", (self.batch * w.m + self.row + m) * w.n + column)
             value = e.load(self.acc, m * p.tile_n + v)
             if not short:
-                self._write(to, column, value, steps, skip, p.lanes)
+                self._write(to, column, value, p.lanes)
                 continue
             with e.branch(tirx.Not(last)):
-                self._write(to, column, value, steps, skip, p.lanes)
+                self._write(to, column, value, p.lanes)
             with e.branch(last):
-                self._write(to, column, value, steps, skip, self.last)
+                self._write(to, column, value, self.last)
 
-    def _write(
-        self, to: Any, column: Any, value: Any, steps: list[Step], skip: int, count: int
-    ) -> None:
+    def _write(self, to: Any, column: Any, value: Any, count: int) -> None:
         """Finish and store the first `count` lanes of a vector."""
         p, e = self.plan, self.emit
+        skip = int(self.begins_with_bias)
+        steps = self.work.epilogue[skip:]
         operands = self.operands[skip:]
         if count == p.lanes:
             operand = operand_loader(e, operands, {"channel": column, "element": to}, p.lanes)
-            e.store(self.c, to, apply(steps, value, operand))
+            store_values(e, self.c, to, [apply(steps, self.total(value), operand)])
             return
-        spill = e.local("spill", p.lanes, "float32")
+        spill = e.local("spill", p.lanes, self.dtype)
         e.store(spill, 0, value)
         with e.loop("lane", count) as lane:
             single = operand_loader(e, operands, {"channel": column + lane, "element": to + lane})
-            e.store(self.c, to + lane, apply(steps, e.load(spill, lane), single))
+            total = self.total(e.load(spill, lane))
+            store_values(e, self.c, to + lane, [apply(steps, total, single)])

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import read_codes
 from edgec.compiler.kernels.emitter import Emitter, shuffle
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
@@ -21,12 +22,14 @@ class PackWorkload:
         channels: C.
         plane: values of one channel of one image, H * W.
         unpack: from blocked to plain.
+        dtype: of the values.
     """
 
     batch: int
     channels: int
     plane: int
     unpack: bool = False
+    dtype: str = "float32"
 
     @property
     def macs(self) -> int:
@@ -44,8 +47,8 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
     blocks = math.ceil(w.channels / c)
     e = Emitter()
     plain, blocked = w.batch * w.channels * w.plane, w.batch * blocks * w.plane * c
-    data = e.buffer("data", blocked if w.unpack else plain, "float32")
-    output = e.buffer("output", plain if w.unpack else blocked, "float32")
+    data = e.buffer("data", blocked if w.unpack else plain, w.dtype)
+    output = e.buffer("output", plain if w.unpack else blocked, w.dtype)
     with e.tasks() as task:
         block = e.let("block", tirx.floormod(task, blocks))
         image = e.let("image", tirx.floordiv(task, blocks))
@@ -75,7 +78,7 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
                 e.store(output, to, e.load(data, source))
             if not w.unpack:
                 with e.loop("padding", tirx.IntImm("int32", c) - count) as padding:
-                    zero = tirx.const(0, "float32")
+                    zero = tirx.const(0, w.dtype)
                     e.store(output, packed + position * c + count + padding, zero)
     return Kernel(e.function(name), w.batch * blocks)
 
@@ -114,12 +117,14 @@ class ChannelMapWorkload:
         plane: H * W.
         inputs: channels of each input.
         picks: for each output channel the input and its channel there.
+        dtype: of the values.
     """
 
     batch: int
     plane: int
     inputs: tuple[int, ...]
     picks: tuple[tuple[int, int], ...]
+    dtype: str = "float32"
 
     @property
     def macs(self) -> int:
@@ -138,10 +143,10 @@ def emit_channel_map(workload: ChannelMapWorkload, target: Target, name: str) ->
     e = Emitter()
     in_blocks = [math.ceil(channels / c) for channels in w.inputs]
     inputs = [
-        e.buffer(f"data{number}", w.batch * count * w.plane * c, "float32")
+        e.buffer(f"data{number}", w.batch * count * w.plane * c, w.dtype)
         for number, count in enumerate(in_blocks)
     ]
-    output = e.buffer("output", w.batch * blocks * w.plane * c, "float32")
+    output = e.buffer("output", w.batch * blocks * w.plane * c, w.dtype)
     with e.tasks() as task:
         block = e.let("block", tirx.floormod(task, blocks))
         image = e.let("image", tirx.floordiv(task, blocks))
@@ -211,12 +216,16 @@ class GlobalPoolWorkload:
         batch: N.
         channels: C.
         plane: H * W.
+        data: dtype of the input; codes are read without their scale.
+        zero_point: of its codes.
     """
 
     mode: str
     batch: int
     channels: int
     plane: int
+    data: str = "float32"
+    zero_point: int = 0
 
     @property
     def macs(self) -> int:
@@ -229,23 +238,27 @@ def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) ->
     w, c = workload, target.float_lanes
     blocks = math.ceil(w.channels / c)
     e = Emitter()
-    data = e.buffer("data", w.batch * blocks * w.plane * c, "float32")
+    data = e.buffer("data", w.batch * blocks * w.plane * c, w.data)
     output = e.buffer("output", w.batch * blocks * c, "float32")
     chains = max(1, min(8, w.plane))
     combine = tirx.max if w.mode == "max" else lambda x, y: x + y
     with e.tasks() as task:
         start = e.let("start", task * (w.plane * c))
+
+        def read(at: Any) -> Any:
+            return read_codes(e, data, at, c, w.zero_point)
+
         acc = e.local("acc", chains, "float32" if c == 1 else f"float32x{c}")
         for chain in range(chains):
-            e.store(acc, chain, e.load(data, start + chain * c, c))
+            e.store(acc, chain, read(start + chain * c))
         rounds = w.plane // chains
         with e.loop("round", rounds - 1, 1) as number:
             base = e.let("base", start + number * (chains * c))
             for chain in range(chains):
-                value = e.load(data, base + chain * c, c)
+                value = read(base + chain * c)
                 e.store(acc, chain, combine(e.load(acc, chain), value))
         for index in range(rounds * chains, w.plane):
-            value = e.load(data, start + index * c, c)
+            value = read(start + index * c)
             e.store(acc, 0, combine(e.load(acc, 0), value))
         total = e.load(acc, 0)
         for chain in range(1, chains):

@@ -7,17 +7,25 @@ the window's rows are read.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import read_codes, store_values
 from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
-from edgec.compiler.kernels.epilogue import Places, Step, apply, declare_operands, operand_loader
+from edgec.compiler.kernels.epilogue import (
+    Places,
+    Step,
+    apply,
+    declare_operands,
+    operand_loader,
+    output_dtype,
+)
 from edgec.compiler.kernels.kernel import Kernel
-from edgec.compiler.kernels.windows import Span, present_rows, tile_spans
+from edgec.compiler.kernels.windows import Span, absent_rows, present_rows, tile_spans
 from edgec.targets.target import Target
 
 Mode = Literal["depthwise", "max", "average", "average_padded"]
@@ -41,6 +49,10 @@ class PoolWorkload:
         padding: rows above and columns left of the input.
         dilation: vertical and horizontal.
         epilogue: what happens to each value before it is stored.
+        data: dtype of the input; codes are read without their scale, and a largest code is
+            stored as it is if nothing follows.
+        zero_point: of its codes. A depthwise convolution sums the codes themselves and leaves
+            the zero point to the bias; padding then counts as the zero point.
     """
 
     mode: Mode
@@ -55,6 +67,23 @@ class PoolWorkload:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     epilogue: tuple[Step, ...] = ()
+    data: str = field(default="float32", metadata={"unsaid": True})
+    zero_point: int = field(default=0, metadata={"unsaid": True})
+
+    @property
+    def border(self) -> int:
+        """Code of the padding, where it is multiplied like any other."""
+        return self.zero_point if self.mode == "depthwise" else 0
+
+    @property
+    def is_move(self) -> bool:
+        """Whether codes go in and codes come out."""
+        return self.mode == "max" and not self.epilogue
+
+    @property
+    def output(self) -> str:
+        """Dtype of the result."""
+        return self.data if self.is_move else output_dtype(self.epilogue)
 
     @property
     def macs(self) -> int:
@@ -100,7 +129,9 @@ def estimate_pool_cycles(workload: PoolWorkload, decision: PoolDecision, target:
     """Cycles of all rows of all windows: products, loads and the loop around them."""
     tiles = math.ceil(workload.out_w / decision.tile_w)
     reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
-    tile = decision.tile_w * workload.kernel[1] / target.fma_units + reads / 2 + 4
+    # Codes become floats in two instructions, where the multiplications are.
+    work = decision.tile_w * workload.kernel[1] + (0 if workload.data == "float32" else 2 * reads)
+    tile = work / target.fma_units + reads / 2 + 4
     blocks = math.ceil(workload.channels / target.float_lanes)
     return workload.batch * blocks * workload.out_h * workload.kernel[0] * tiles * tile
 
@@ -124,7 +155,8 @@ class _Pool:
         self.c = c = target.float_lanes
         self.blocks = math.ceil(w.channels / c)
         self.emit = e = Emitter()
-        self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, "float32")
+        self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, w.data)
+        self.dtype = w.data if w.is_move else "float32"
         if w.mode == "depthwise":
             self.weight = e.buffer("weight", self.blocks * math.prod(w.kernel) * c, "float32")
         size = w.batch * self.blocks * w.out_h * w.out_w * c
@@ -137,7 +169,7 @@ class _Pool:
                 "element": size,
             },
         )
-        self.output = e.buffer("output", size, "float32")
+        self.output = e.buffer("output", size, w.output)
 
     def kernel(self) -> Kernel:
         w, e = self.work, self.emit
@@ -145,7 +177,7 @@ class _Pool:
             line = e.let("line", tirx.floormod(task, w.out_h))
             plane = e.let("plane", tirx.floordiv(task, w.out_h))
             self.block = e.let("block", tirx.floormod(plane, self.blocks))
-            self.acc = e.local("acc", self.plan.tile_w, vector_dtype("float32", self.c))
+            self.acc = e.local("acc", self.plan.tile_w, vector_dtype(self.dtype, self.c))
             top = e.let("top", line * w.stride[0] - w.padding[0])
             first, count = present_rows(
                 e, top, w.in_h, w.kernel[0], w.dilation[0], w.stride[0], w.padding[0], w.out_h
@@ -171,9 +203,13 @@ class _Pool:
         w, e, c = self.work, self.emit, self.c
         steps = list(w.epilogue)
         bias = w.mode == "depthwise" and bool(steps) and steps[0] == Step("add", "channel")
-        start = constant(float("-inf") if w.mode == "max" else 0, "float32", c)
+        start = constant(0, "float32", c)
+        if w.mode == "max":
+            start = constant(_lowest(self.dtype), self.dtype, c)
         if bias:
             start = e.let("bias", e.load(self.operands[0], self.block * c, c))
+        if w.border and not isinstance(count, int):
+            start = self._with_absent_rows(start, first, count)
         for x in range(self.plan.tile_w):
             e.store(self.acc, x, start)
         left = column * w.stride[1] - w.padding[1]
@@ -182,6 +218,7 @@ class _Pool:
             self._row(e.let("base", row * c), kh, span.valid)
         scale = self._scale(count, span.valid)
         to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
+        values = []
         for x in range(self.plan.tile_w):
             places: Places = {
                 "channel": self.block * c,
@@ -191,7 +228,27 @@ class _Pool:
             operand = operand_loader(e, self.operands[bias:], places, c)
             value = e.load(self.acc, x)
             value = value / scale[x] if scale else value
-            e.store(self.output, to + x * c, apply(steps[bias:], value, operand))
+            values.append(apply(steps[bias:], value, operand))
+        if w.is_move:
+            for x, value in enumerate(values):
+                e.store(self.output, to + x * c, value)
+        else:
+            store_values(e, self.output, to, values)
+
+    def _with_absent_rows(self, start: Any, first: Any, count: Any) -> Any:
+        """The sum with what rows of the window above and below the image give: padding."""
+        w, e, c = self.work, self.emit, self.c
+        rows, taps = w.kernel
+        total = e.local("start", 1, vector_dtype("float32", c))
+        e.store(total, 0, start)
+        for begin, past in absent_rows(e, first, count, rows):
+            with e.loop("absent", past - begin, begin) as kh:
+                at = (self.block * rows + kh) * (taps * c)
+                for tap in range(taps):
+                    weight = e.load(self.weight, at + tap * c, c)
+                    padding = weight * constant(w.border, "float32", c)
+                    e.store(total, 0, e.load(total, 0) + padding)
+        return e.let("start", e.load(total, 0))
 
     def _row(self, base: Any, kh: Any, valid: Sequence[Sequence[bool]]) -> None:
         w, e, c = self.work, self.emit, self.c
@@ -200,18 +257,44 @@ class _Pool:
         if w.mode == "depthwise":
             at = e.let("weights", (self.block * w.kernel[0] + kh) * (taps * c))
             weights = [e.let("w", e.load(self.weight, at + tap * c, c)) for tap in range(taps)]
+        if w.data == "float32":
+            for x in range(self.plan.tile_w):
+                value = e.load(self.acc, x)
+                for tap in range(taps):
+                    if valid[x][tap]:
+                        read = self._read(base + self._offset(x, tap))
+                        value = self._combined(value, read, weights[tap] if weights else None)
+                e.store(self.acc, x, value)
+            return
+        # Codes are converted once for all pixels that read them.
+        users: dict[int, list[tuple[int, int]]] = {}
         for x in range(self.plan.tile_w):
-            value = e.load(self.acc, x)
             for tap in range(taps):
-                if not valid[x][tap]:
-                    continue
-                offset = (x * w.stride[1] + tap * w.dilation[1]) * c
-                read = e.load(self.data, base + offset, c)
-                if w.mode == "depthwise":
-                    value = value + read * weights[tap]
-                else:
-                    value = tirx.max(value, read) if w.mode == "max" else value + read
-            e.store(self.acc, x, value)
+                if valid[x][tap]:
+                    users.setdefault(self._offset(x, tap), []).append((x, tap))
+                elif w.border:
+                    padding = weights[tap] * constant(w.border, "float32", c)
+                    e.store(self.acc, x, e.load(self.acc, x) + padding)
+        for offset in sorted(users):
+            read = e.let("x", self._read(base + offset))
+            for x, tap in users[offset]:
+                weight = weights[tap] if weights else None
+                e.store(self.acc, x, self._combined(e.load(self.acc, x), read, weight))
+
+    def _offset(self, x: int, tap: int) -> int:
+        return (x * self.work.stride[1] + tap * self.work.dilation[1]) * self.c
+
+    def _combined(self, value: Any, read: Any, weight: Any) -> Any:
+        """What is known of a window and one more value."""
+        if weight is not None:
+            return value + read * weight
+        return tirx.max(value, read) if self.work.mode == "max" else value + read
+
+    def _read(self, at: Any) -> Any:
+        if self.work.is_move:
+            return self.emit.load(self.data, at, self.c)
+        zero_point = 0 if self.work.border else self.work.zero_point
+        return read_codes(self.emit, self.data, at, self.c, zero_point)
 
     def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
         """What each pixel's sum is divided by to become a mean.
@@ -233,3 +316,8 @@ class _Pool:
                 total = count * tirx.const(columns, "float32")
                 scales.append(e.let("scale", broadcast(total, self.c)))
         return scales
+
+
+def _lowest(dtype: str) -> float:
+    """What every value is at least."""
+    return float("-inf") if dtype == "float32" else int(np.iinfo(dtype).min)

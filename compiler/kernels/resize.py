@@ -31,6 +31,7 @@ class ResizeWorkload:
         out_h: output rows.
         out_w: output columns.
         taps: input rows mixed into an output row, and input columns into a column; 1 is nearest.
+        dtype: of the values; codes only if the nearest is taken.
     """
 
     batch: int
@@ -40,6 +41,7 @@ class ResizeWorkload:
     out_h: int
     out_w: int
     taps: tuple[int, int]
+    dtype: str = "float32"
 
     @property
     def macs(self) -> int:
@@ -110,12 +112,12 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
     blocks = math.ceil(w.channels / c)
     taps_h, taps_w = w.taps
     e = Emitter()
-    data = e.buffer("data", w.batch * blocks * w.in_h * w.in_w * c, "float32")
+    data = e.buffer("data", w.batch * blocks * w.in_h * w.in_w * c, w.dtype)
     rows = e.buffer("rows", w.out_h * taps_h, "int32")
     row_weights = e.buffer("row_weights", w.out_h * taps_h, "float32")
     columns = e.buffer("columns", w.out_w * taps_w, "int32")
     column_weights = e.buffer("column_weights", w.out_w * taps_w, "float32")
-    output = e.buffer("output", w.batch * blocks * w.out_h * w.out_w * c, "float32")
+    output = e.buffer("output", w.batch * blocks * w.out_h * w.out_w * c, w.dtype)
     with e.tasks() as task:
         line = e.let("line", tirx.floormod(task, w.out_h))
         plane = e.let("plane", tirx.floordiv(task, w.out_h))

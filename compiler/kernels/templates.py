@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     ConvTransposeWorkload,
+    block_size,
     conv_space,
     conv_transpose_space,
     conv_transpose_weight_size,
@@ -28,6 +29,24 @@ from edgec.compiler.kernels.conv import (
 )
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
+from edgec.compiler.kernels.integer_conv import (
+    IntegerConvWorkload,
+    default_integer_decision,
+    emit_integer_conv,
+    estimate_integer_cycles,
+    integer_space,
+    integer_weight_size,
+    pack_integer_weight,
+)
+from edgec.compiler.kernels.integer_matmul import (
+    IntegerMatmulWorkload,
+    default_integer_matmul_decision,
+    emit_integer_matmul,
+    estimate_integer_matmul_cycles,
+    integer_matmul_space,
+    integer_matrix_size,
+    pack_integer_matrix,
+)
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.matmul import (
     MatmulDecision,
@@ -126,7 +145,8 @@ def _pack_conv(
         return array
     if isinstance(decision, WinogradDecision):
         return pack_winograd(workload, decision, array, target.float_lanes)
-    return pack_weight(flattened(workload), decision, array, target.float_lanes)
+    c = target.float_lanes
+    return pack_weight(flattened(workload), decision, array, c, block_size(workload, c))
 
 
 def _estimate_conv(
@@ -143,6 +163,16 @@ def _conv_weight_size(
     if isinstance(decision, WinogradDecision):
         return winograd_size(workload, decision, target.float_lanes)
     return packed_size(flattened(workload), decision, target)
+
+
+def _pack_integer_conv(
+    workload: IntegerConvWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    return pack_integer_weight(workload, decision, target, array) if position == 1 else array
 
 
 def _pack_conv_transpose(
@@ -178,6 +208,18 @@ def _pack_matmul(
     return array
 
 
+def _pack_integer_matmul(
+    workload: IntegerMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position == 1:
+        return pack_integer_matrix(decision, target, array)
+    return _pack_matmul(workload.matmul, decision, target, position, array)
+
+
 TEMPLATES: dict[str, Template] = {
     "edgec.channel_map": _fixed(ChannelMapWorkload, emit_channel_map),
     "edgec.conv": Template(
@@ -202,6 +244,26 @@ TEMPLATES: dict[str, Template] = {
     ),
     "edgec.elementwise": _fixed(ElementwiseWorkload, emit_elementwise),
     "edgec.global_pool": _fixed(GlobalPoolWorkload, emit_global_pool),
+    "edgec.integer_conv": Template(
+        IntegerConvWorkload,
+        ConvDecision,
+        integer_space,
+        default_integer_decision,
+        emit_integer_conv,
+        _pack_integer_conv,
+        estimate_integer_cycles,
+        integer_weight_size,
+    ),
+    "edgec.integer_matmul": Template(
+        IntegerMatmulWorkload,
+        MatmulDecision,
+        integer_matmul_space,
+        default_integer_matmul_decision,
+        emit_integer_matmul,
+        _pack_integer_matmul,
+        estimate_integer_matmul_cycles,
+        integer_matrix_size,
+    ),
     "edgec.matmul": Template(
         MatmulWorkload,
         MatmulDecision,
@@ -228,14 +290,25 @@ TEMPLATES: dict[str, Template] = {
 
 
 def to_text(record: Any) -> str:
-    """A workload or decision as one line of JSON, the same for equal ones."""
-    return json.dumps(asdict(record), separators=(",", ":"))
+    """A workload or decision as one line of JSON, the same for equal ones.
+
+    Fields that a class marks as `unsaid` appear only where they are not the default: records of
+    before there was such a field stay valid.
+
+    >>> to_text(PoolDecision(4))
+    '{"tile_w":4}'
+    """
+    values = asdict(record)
+    for item in fields(record):
+        if item.metadata.get("unsaid") and values[item.name] == item.default:
+            del values[item.name]
+    return json.dumps(values, separators=(",", ":"))
 
 
 def from_text(kind: type[Any], text: str) -> Any:
     """Inverse of `to_text`.
 
-    >>> from_text(PackWorkload, to_text(PackWorkload(1, 3, 49)))
-    PackWorkload(batch=1, channels=3, plane=49, unpack=False)
+    >>> from_text(MatmulDecision, to_text(MatmulDecision(4, 2, 8)))
+    MatmulDecision(tile_m=4, tile_n=2, lanes=8, rows_first=True)
     """
     return TypeAdapter(kind).validate_json(text)

@@ -65,8 +65,12 @@ def tile_spans(
     return spans
 
 
-def alike_taps(valid: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
+def alike_taps(valid: Sequence[Sequence[bool]], outside: bool = False) -> list[tuple[int, int]]:
     """Runs of taps that are inside for the same pixels, as first tap and count.
+
+    Args:
+        valid: for each pixel and tap whether it is inside.
+        outside: whether taps that are inside for no pixel count as well.
 
     >>> alike_taps([(False, True, True), (True, True, True)])
     [(0, 1), (1, 2)]
@@ -74,7 +78,7 @@ def alike_taps(valid: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
     runs: list[tuple[int, int]] = []
     patterns = list(zip(*valid, strict=True))
     for tap, pattern in enumerate(patterns):
-        if not any(pattern):
+        if not any(pattern) and not outside:
             continue
         if runs and sum(runs[-1]) == tap and patterns[runs[-1][0]] == pattern:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
@@ -116,3 +120,14 @@ def present_rows(
         tirx.IntImm("int32", taps), tirx.floordiv(below, tirx.IntImm("int32", dilation))
     )
     return first, emit.let("count", past - first)
+
+
+def absent_rows(emit: Emitter, first: Any, count: Any, taps: int) -> list[tuple[Any, Any]]:
+    """The rows of the window that `present_rows` leaves out: above and below, from and to.
+
+    All may be, in padding that is larger than the window.
+    """
+    last = tirx.IntImm("int32", taps)
+    above = emit.let("above", tirx.min(first, last))
+    below = emit.let("below", tirx.max(above, first + count))
+    return [(tirx.IntImm("int32", 0), above), (below, last)]

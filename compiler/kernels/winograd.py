@@ -49,6 +49,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import store_values
 from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
@@ -429,7 +430,7 @@ class _Winograd:
                                 pixel.enter_context(e.branch(column + x < w.out_w))
                             at = e.let("at", ((plane + row + y) * w.out_w + column + x) * c)
                             finished = apply(w.epilogue, value, self._operand(at, block))
-                            e.store(self.buffers.output, at, finished)
+                            store_values(e, self.buffers.output, at, [finished])
 
     def _operand(self, at: Any, block: Any) -> OperandLoader:
         places: Places = {

@@ -5,21 +5,28 @@ target's vectors, from the first convolution on; matrices stay row-major. A valu
 only where an operator needs the other layout. Elementwise operators go into the epilogue of the
 kernel that computes their input, where nothing else reads that; what no template covers stays as
 it is, on plain layouts, for the generic path.
+
+In a quantized graph codes stay codes between kernels, where the target multiplies codes:
+`dequantize` only says what the codes stand for, and `quantize` is the last step of the epilogue
+of the kernel before it. What takes floats only makes them of the codes first.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
+from edgec.compiler.kernels.codes import GROUP, Dot
 from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
-from edgec.compiler.kernels.epilogue import Step
+from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
+from edgec.compiler.kernels.integer_conv import IntegerConvWorkload, groups_of
+from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.moves import (
     ChannelMapWorkload,
@@ -48,6 +55,22 @@ Shape = tuple[int, ...]
 # A network's input of so few channels is read as it is: blocking it would be mostly padding.
 PLAIN_INPUT_CHANNELS = 4
 
+# Whole numbers below this are exact in float32, and so are their sums in any order.
+EXACT_FLOAT = 2**24
+
+# Kernels whose operand 2 is a bias in units of the products: its type, and what stays below.
+_TAKE_BIAS: dict[str, tuple[Any, int]] = {
+    "edgec.integer_conv": (np.int32, 2**31),
+    "edgec.integer_matmul": (np.int32, 2**31),
+    "edgec.pool": (np.float32, EXACT_FLOAT),
+}
+
+# Epilogues of sums of codes to which a bias in units of the products can be added.
+_SCALED_SUMS = (
+    (Step("multiply", "channel"),),
+    (Step("add", "channel"), Step("multiply", "channel")),
+)
+
 
 @dataclass(frozen=True)
 class PackLayouts(Pass):
@@ -55,13 +78,42 @@ class PackLayouts(Pass):
 
     Attributes:
         lanes: float32 values in a vector of the target.
+        dot: how the target multiplies codes; None: it does not.
     """
 
     lanes: int
+    dot: Dot | None = field(default=None, repr=False)
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the one dataflow block of `main`."""
-        return _Packer(module, self.lanes).run()
+        return _Packer(module, self.lanes, self.dot).run()
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """What codes stand for: (code - zero_point) * scale."""
+
+    dtype: OperandKind
+    scale: np.float32
+    zero_point: int
+
+    @property
+    def numbers(self) -> Any:
+        """As an operand: scale and zero point."""
+        return constant(np.array([self.scale, self.zero_point], np.float32))
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A constant as codes with a scale for each channel and zero point 0.
+
+    Attributes:
+        codes: int8 or int32, of any shape.
+        scales: float32 [channels].
+    """
+
+    codes: NDArray[Any]
+    scales: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -73,12 +125,16 @@ class _Value:
         shape: the logical shape, [N, C, H, W] for an image.
         blocked: whether the expression has the channel-blocked layout.
         uses: how often the old variable is read.
+        codes: what the expression stands for, if it is codes and the old variable floats.
+        rounded: the codes of a constant.
     """
 
     expression: Any
     shape: Shape
     blocked: bool
     uses: int
+    codes: _Codes | None = None
+    rounded: _Rounded | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +144,7 @@ class _Convolution:
     Attributes:
         data: what it reads.
         weight: with both dimensions of the window.
+        scales: of its codes, one for each output channel; None: it is floats.
         shape: of the result, as the graph has it.
         extents: batch, channels, rows and columns of the input, then the output without batch.
         window: kernel, stride, and padding above and to the left.
@@ -96,6 +153,7 @@ class _Convolution:
 
     data: _Value
     weight: NDArray[Any]
+    scales: NDArray[np.float32] | None
     shape: Shape
     extents: tuple[int, int, int, int, int, int, int]
     window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -113,15 +171,17 @@ def _image(shape: Shape) -> tuple[int, int, int, int]:
 
 
 class _Packer:
-    def __init__(self, module: IRModule, lanes: int) -> None:
+    def __init__(self, module: IRModule, lanes: int, dot: Dot | None) -> None:
         self.module = module
         self.c = lanes
+        self.dot = dot
         others = {v: f for v, f in module.functions_items() if not isinstance(f, relax.Function)}
         self.builder = relax.BlockBuilder(IRModule(others))
         self.values: dict[relax.Var, _Value] = {}
         self.old: dict[relax.Var, Any] = {}
         self.made: dict[relax.Var, relax.Call] = {}
         self.converted: dict[tuple[relax.Var, bool], relax.Var] = {}
+        self.floats: dict[tuple[relax.Var, _Codes], _Value] = {}
         self.handlers: dict[str, Callable[[relax.Call], _Value | None]] = {
             "relax.concat": self._concat,
             "relax.image.resize2d": self._resize,
@@ -186,6 +246,10 @@ class _Packer:
             value = self._split_field(call, shape)
             if value is not None:
                 return replace(value, uses=uses)
+        if shape is not None and self.dot is not None and name in _ROUNDING:
+            value = self._quantize(call) if "de" not in name else self._dequantize(call)
+            if value is not None:
+                return replace(value, uses=uses)
         if shape is not None and name and all(_is_float32(x) for x in (binding.var, *call.args)):
             handler = self.handlers.get(name)
             value = handler(call) if handler else self._elementwise(call)
@@ -217,8 +281,31 @@ class _Packer:
             return self.values[expression]
         return _Value(expression, shape_of(expression) or (), False, 1)
 
+    def _float_value(self, expression: Any) -> _Value:
+        return self._as_floats(self._value(expression))
+
+    def _as_floats(self, value: _Value) -> _Value:
+        """The value, no codes, in the same layout."""
+        codes = value.codes
+        if codes is None:
+            return value
+        key = (value.expression, codes)
+        if key not in self.floats:
+            scale = constant(np.array([codes.scale], np.float32))
+            step = Step("multiply", "number")
+            workload = self._elementwise_workload(value, step, value.shape, None)
+            place = self._place(value)
+            made = self._emit("edgec.elementwise", [value.expression, scale], workload, place)
+            self.floats[key] = replace(value, expression=made, codes=None)
+        # Shared by all who read the codes as floats: nobody's epilogue may go into it.
+        return replace(self.floats[key], uses=2)
+
+    def _place(self, value: _Value) -> Shape:
+        """Shape in memory."""
+        return self._blocked_shape(value.shape) if value.blocked else value.shape
+
     def _plain_expression(self, expression: Any) -> Any:
-        return self._plain(self._value(expression)).expression
+        return self._plain(self._float_value(expression)).expression
 
     def _plain(self, value: _Value) -> _Value:
         """The value in the layout that the graph states."""
@@ -240,7 +327,8 @@ class _Packer:
         key = (value.expression, unpack)
         if key not in self.converted:
             n, channels, h, w = _image(value.shape)
-            workload = PackWorkload(n, channels, h * w, unpack)
+            dtype = dtype_of(value.expression)
+            workload = PackWorkload(n, channels, h * w, unpack, dtype)
             shape = value.shape if unpack else self._blocked_shape(value.shape)
             whole = channels % self.c == 0
             if h * w == 1 and whole:
@@ -249,7 +337,9 @@ class _Packer:
                     relax.op.reshape(value.expression, list(shape))
                 )
             else:
-                self.converted[key] = self._emit("edgec.pack", [value.expression], workload, shape)
+                self.converted[key] = self._emit(
+                    "edgec.pack", [value.expression], workload, shape, dtype
+                )
         return self.converted[key]
 
     def _blocked_shape(self, shape: Shape) -> Shape:
@@ -265,18 +355,122 @@ class _Packer:
         return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2))
 
     def _emit(
-        self, operator: str, arguments: Sequence[Any], workload: Any, shape: Sequence[int]
+        self,
+        operator: str,
+        arguments: Sequence[Any],
+        workload: Any,
+        shape: Sequence[int],
+        dtype: str = "float32",
     ) -> relax.Var:
-        call = kernel_call(operator, arguments, to_text(workload), shape)
+        call = kernel_call(operator, arguments, to_text(workload), shape, dtype)
         variable = self.builder.emit(call)
         self.made[variable] = call
         return variable
 
     def _emit_blocked(
-        self, operator: str, arguments: Sequence[Any], workload: Any, shape: Shape
+        self,
+        operator: str,
+        arguments: Sequence[Any],
+        workload: Any,
+        shape: Shape,
+        codes: _Codes | None = None,
     ) -> _Value:
-        variable = self._emit(operator, arguments, workload, self._blocked_shape(shape))
-        return _Value(variable, shape, True, 1)
+        """Args as of `_emit`; codes: what the result is, if it is codes."""
+        dtype = codes.dtype if codes else "float32"
+        variable = self._emit(operator, arguments, workload, self._blocked_shape(shape), dtype)
+        return _Value(variable, shape, True, 1, codes)
+
+    # Codes
+
+    def _quantize(self, call: relax.Call) -> _Value | None:
+        """The last step of the epilogue of the kernel before it."""
+        codes, shape = _codes_of(call, str(call.attrs.out_dtype)), shape_of(call)
+        if codes is None or shape is None or not _is_float32(call.args[0]):
+            return None
+        data = self._value(call.args[0])
+        if data.codes == codes:
+            return replace(data, codes=None)
+        limits = np.iinfo(codes.dtype)
+        inverse = np.float32(1) / codes.scale
+        ends = np.array([limits.min, limits.max], np.float32) - codes.zero_point
+        data, bounds = self._without_clip(data)
+        if bounds is not None:
+            # Rounding keeps order: to clip before or after the product is the same.
+            ends = np.clip(np.array(bounds, np.float32) * inverse, *ends)
+        numbers = np.array([inverse, codes.zero_point, *ends], np.float32)
+        step = Step(f"quantize_{codes.dtype}", "quantizer")
+        return self._apply(data, step, [constant(numbers)], shape)
+
+    def _without_clip(self, data: _Value) -> tuple[_Value, tuple[float, float] | None]:
+        """The value without a clip or ReLU at its end, and the bounds of that."""
+        call = self.made.get(data.expression)
+        if call is None or not self._absorbs(data):
+            return data, None
+        operator = op_name(call)
+        workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
+        name = _EPILOGUES[operator]
+        chain = _chain(workload, name)
+        last = chain[-1] if len(chain) > 1 else None
+        if last is None or last.op not in ("relu", "clip"):
+            return data, None
+        low, high = last.parameters if last.op == "clip" else (0.0, math.inf)
+        shorter = _with_chain(workload, name, chain[:-1])
+        place = [int(extent) for extent in call.attrs["shape"]]
+        return replace(data, expression=self._emit(operator, call.args, shorter, place)), (
+            low,
+            high,
+        )
+
+    def _dequantize(self, call: relax.Call) -> _Value | None:
+        """No code, only what the codes stand for."""
+        rounded, shape = _rounded_constant(call), shape_of(call)
+        assert shape is not None
+        if rounded is not None:
+            if rounded.codes.dtype != np.int32:
+                # Weights are looked at by who reads them.
+                return None
+            axis = int(call.attrs.axis) % len(shape)
+            along = [-1 if i == axis else 1 for i in range(len(shape))]
+            floats = (rounded.codes * rounded.scales.reshape(along)).astype(np.float32)
+            return _Value(constant(floats), shape, False, 1, rounded=rounded)
+        codes = _codes_of(call, dtype_of(call.args[0]))
+        data = self._value(call.args[0])
+        if codes is None or data.codes is not None:
+            return None
+        return replace(data, codes=codes)
+
+    def _add_integers(self, data: _Value, other: _Value) -> _Value | None:
+        """A bias in units of the products, to the sums of codes before they become floats."""
+        call, bias = self.made.get(data.expression), other.rounded
+        if call is None or bias is None or not self._absorbs(data):
+            return None
+        operator = op_name(call)
+        workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
+        scale = value_of(call.args[-1])
+        if operator not in _TAKE_BIAS or scale is None:
+            return None
+        is_matrix = operator == "edgec.integer_matmul"
+        size = data.shape[-1 if is_matrix else 1]
+        if workload.epilogue not in _SCALED_SUMS:
+            return None
+        if bias.scales.size != size or not np.array_equal(bias.scales, scale[:size]):
+            return None
+        added = np.zeros(scale.size, np.int64)
+        added[:size] = bias.codes.reshape(-1)
+        arguments = list(call.args)
+        weight = value_of(arguments[1])
+        assert weight is not None
+        by_channel = (weight.T if is_matrix else weight).reshape(size, -1)
+        reach = 256 * np.abs(by_channel.astype(np.int64)).sum(axis=1).max()
+        kind, limit = _TAKE_BIAS[operator]
+        known = value_of(arguments[2])
+        assert known is not None
+        total = known.astype(np.int64) + added
+        if np.abs(total).max() + reach >= limit:
+            return None
+        arguments[2] = constant(total.astype(kind))
+        place = [int(extent) for extent in call.attrs["shape"]]
+        return replace(data, expression=self._emit(operator, arguments, workload, place))
 
     # Convolution and pooling
 
@@ -284,6 +478,10 @@ class _Packer:
         found = self._convolution(call, "OI")
         if found is None:
             return None
+        integers = self._integer_conv(found, int(call.attrs.groups))
+        if integers is not None:
+            return integers
+        found = self._with_floats(found)
         n, channels, h, w, out_channels, out_h, out_w = found.extents
         groups = int(call.attrs.groups)
         if groups == channels == out_channels and groups > 1:
@@ -300,14 +498,77 @@ class _Packer:
         arguments = [source.expression, constant(found.weight)]
         return self._emit_blocked("edgec.conv", arguments, workload, found.shape)
 
+    def _integer_conv(self, found: _Convolution, groups: int) -> _Value | None:
+        """A convolution of codes; None if no kernel does it exactly."""
+        codes, scales = found.data.codes, found.scales
+        if codes is None or scales is None or self.dot is None:
+            return None
+        n, channels, h, w, out_channels, out_h, out_w = found.extents
+        scale = self._by_channel(scales * codes.scale)
+        epilogue = (Step("multiply", "channel"),)
+        wide = found.weight.astype(np.int64)
+        if groups == channels == out_channels and groups > 1:
+            # The codes' own sum and that of the zero point.
+            if 512 * np.abs(wide).reshape(channels, -1).sum(axis=1).max() >= EXACT_FLOAT:
+                return None
+            pooled = PoolWorkload(
+                "depthwise",
+                n,
+                channels,
+                h,
+                w,
+                out_h,
+                out_w,
+                *found.window,
+                found.dilation,
+                (Step("add", "channel"), *epilogue),
+                codes.dtype,
+                codes.zero_point,
+            )
+            bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)))
+            weight = constant(found.weight.astype(np.float32))
+            arguments = [self._blocked(found.data).expression, weight, bias, scale]
+            return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
+        grouped = groups_of(found.weight)
+        if groups != 1 or codes.dtype != self.dot.data or not self.dot.fits(grouped.view(np.int8)):
+            return None
+        conv = ConvWorkload(*found.extents, *found.window, found.dilation, epilogue=epilogue)
+        border = codes.zero_point if _is_padded(conv) else 0
+        workload = IntegerConvWorkload(conv, border)
+        bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)), np.int32)
+        arguments = [self._blocked(found.data).expression, constant(found.weight), bias]
+        if workload.has_rows:
+            rows = border * wide.sum(axis=(1, 3)).T
+            padded = np.pad(rows, ((0, 0), (0, -out_channels % self.c)))
+            arguments.append(constant(padded.astype(np.int32)))
+        return self._emit_blocked("edgec.integer_conv", [*arguments, scale], workload, found.shape)
+
+    def _by_channel(self, values: NDArray[Any], dtype: Any = np.float32) -> Any:
+        """A constant operand of one value for each channel."""
+        return constant(self._block_array(values.astype(dtype).reshape(1, -1, 1)).reshape(-1))
+
+    def _with_floats(self, found: _Convolution, axis: int = 0) -> _Convolution:
+        """The convolution with floats in place of codes; `axis`: output channels of the weight."""
+        weight = found.weight
+        if found.scales is not None:
+            along = [-1 if i == axis else 1 for i in range(4)]
+            weight = (weight * found.scales.reshape(along)).astype(np.float32)
+        return replace(found, data=self._as_floats(found.data), weight=weight, scales=None)
+
     def _conv_transpose(self, call: relax.Call) -> _Value | None:
         found = self._convolution(call, "IO")
-        if found is None or int(call.attrs.groups) != 1 or found.dilation != (1, 1):
+        if (
+            found is None
+            or found.scales is not None
+            or int(call.attrs.groups) != 1
+            or found.dilation != (1, 1)
+        ):
             return None
         kernel, stride, _ = found.window
         # Every output position must be reached by some weight.
         if kernel[0] < stride[0] or kernel[1] < stride[1]:
             return None
+        found = self._with_floats(found, axis=1)
         workload = ConvTransposeWorkload(*found.extents, *found.window)
         arguments = [self._blocked(found.data).expression, constant(found.weight)]
         return self._emit_blocked("edgec.conv_transpose", arguments, workload, found.shape)
@@ -315,6 +576,9 @@ class _Packer:
     def _convolution(self, call: relax.Call, channels: str) -> _Convolution | None:
         """A convolution by constant weights, whose first dimensions are `channels`."""
         data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
+        rounded = self._stored_weight(call.args[1]) if data.codes is not None else None
+        if rounded is not None:
+            weight = rounded.codes
         layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
         known = layouts in (("NCHW", f"{channels}HW"), ("NCW", f"{channels}W"))
         if weight is None or shape is None or not known:
@@ -324,11 +588,20 @@ class _Packer:
         return _Convolution(
             data,
             weight.reshape(*weight.shape[:2], *kernel),
+            rounded.scales if rounded is not None else None,
             shape,
             (n, in_channels, h, w, *_image(shape)[1:]),
             (kernel, _pair(call.attrs.strides), _leading(call.attrs.padding)),
             _pair(call.attrs.dilation),
         )
+
+    def _stored_weight(self, expression: Any) -> _Rounded | None:
+        """Constant int8 weights behind a dequantize."""
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "relax.dequantize":
+            return None
+        rounded = _rounded_constant(call)
+        return rounded if rounded is not None and rounded.codes.dtype == np.int8 else None
 
     def _pool(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
@@ -363,7 +636,15 @@ class _Packer:
             padding,
             dilation,
         )
-        return self._emit_blocked("edgec.pool", [self._blocked(data).expression], workload, shape)
+        source, codes = self._blocked(data).expression, data.codes
+        if codes is None:
+            return self._emit_blocked("edgec.pool", [source], workload, shape)
+        workload = replace(workload, data=codes.dtype, zero_point=codes.zero_point)
+        if mode == "max":
+            return self._emit_blocked("edgec.pool", [source], workload, shape, codes)
+        workload = replace(workload, epilogue=(Step("multiply", "number"),))
+        scale = constant(np.array([codes.scale], np.float32))
+        return self._emit_blocked("edgec.pool", [source, scale], workload, shape)
 
     def _global_pool(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
@@ -377,9 +658,12 @@ class _Packer:
         n, channels, h, w = _image(data.shape)
         mode = op_name(call).removeprefix("relax.")
         workload = GlobalPoolWorkload(mode, n, channels, h * w)
-        return self._emit_blocked(
-            "edgec.global_pool", [self._blocked(data).expression], workload, shape
-        )
+        if data.codes is None:
+            return self._emit_blocked("edgec.global_pool", [data.expression], workload, shape)
+        workload = replace(workload, data=data.codes.dtype, zero_point=data.codes.zero_point)
+        pooled = self._emit_blocked("edgec.global_pool", [data.expression], workload, shape)
+        scale = constant(np.array([data.codes.scale], np.float32))
+        return self._apply(pooled, Step("multiply", "number"), [scale], shape)
 
     def _resize(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
@@ -404,17 +688,24 @@ class _Packer:
         (rows, row_weights), (columns, column_weights) = (t for t in tables if t is not None)
         n, channels, h, w = data.shape
         taps = (rows.shape[1], columns.shape[1])
-        workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps)
+        if taps != (1, 1):
+            data = self._as_floats(data)
+        codes = data.codes
+        dtype = codes.dtype if codes else "float32"
+        workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps, dtype)
         arguments = [
             self._blocked(data).expression,
             *(constant(table) for table in (rows, row_weights, columns, column_weights)),
         ]
-        return self._emit_blocked("edgec.resize", arguments, workload, shape)
+        return self._emit_blocked("edgec.resize", arguments, workload, shape, codes)
 
     # Matrices and rows
 
     def _matmul(self, call: relax.Call) -> _Value | None:
-        left, right = (self._plain(self._value(argument)) for argument in call.args)
+        integers = self._integer_matmul(call)
+        if integers is not None:
+            return integers
+        left, right = (self._plain(self._float_value(argument)) for argument in call.args)
         shape = shape_of(call)
         if shape is None or len(left.shape) < 2 or len(right.shape) < 2:
             return None
@@ -433,8 +724,35 @@ class _Packer:
         arguments = [left.expression, right.expression]
         return _Value(self._emit("edgec.matmul", arguments, workload, shape), shape, False, 1)
 
+    def _integer_matmul(self, call: relax.Call) -> _Value | None:
+        """A product of codes with constant weights; None if no kernel does it exactly."""
+        left, shape = self._value(call.args[0]), shape_of(call)
+        stored = self._stored_weight(call.args[1])
+        codes, dot = left.codes, self.dot
+        if shape is None or dot is None or codes is None or stored is None:
+            return None
+        matrix = stored.codes
+        if matrix.ndim != 2 or len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
+            return None
+        k, n = matrix.shape
+        fits = k % GROUP == 0 and codes.dtype == dot.data
+        if not fits or not dot.fits(groups_of(matrix.T).view(np.int8)):
+            return None
+        rows = math.prod(left.shape[:-1])
+        product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
+        bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
+        arguments = [
+            self._plain(left).expression,
+            constant(matrix),
+            constant(bias.astype(np.int32)),
+            constant((stored.scales * codes.scale).astype(np.float32)),
+        ]
+        workload = IntegerMatmulWorkload(product)
+        variable = self._emit("edgec.integer_matmul", arguments, workload, shape)
+        return _Value(variable, shape, False, 1)
+
     def _softmax(self, call: relax.Call) -> _Value | None:
-        data = self._value(call.args[0])
+        data = self._float_value(call.args[0])
         rank = len(data.shape)
         if rank == 0:
             return None
@@ -452,7 +770,7 @@ class _Packer:
         return _Value(variable, data.shape, False, 1)
 
     def _layer_norm(self, call: relax.Call) -> _Value | None:
-        data = self._value(call.args[0])
+        data = self._float_value(call.args[0])
         rank = len(data.shape)
         axes = sorted(int(axis) % rank for axis in call.attrs.axes)
         parameters = [value_of(argument) for argument in call.args[1:]]
@@ -474,7 +792,7 @@ class _Packer:
             return shuffled
         data = self._plain(self._value(call.args[0]))
         variable = self.builder.emit(relax.op.reshape(data.expression, list(shape)))
-        return _Value(variable, shape, False, 1)
+        return _Value(variable, shape, False, 1, data.codes)
 
     def _channel_shuffle(self, call: relax.Call) -> _Value | None:
         """Reshape [N, g, C / g, H, W], transpose, reshape back: a permutation of channels."""
@@ -501,9 +819,13 @@ class _Packer:
     ) -> _Value:
         n, _, h, w = _image(shape)
         channels = tuple(_image(value.shape)[1] for value in inputs)
-        workload = ChannelMapWorkload(n, h * w, channels, picks)
+        codes = inputs[0].codes
+        if any(value.codes != codes for value in inputs):
+            inputs, codes = [self._as_floats(value) for value in inputs], None
+        dtype = codes.dtype if codes else "float32"
+        workload = ChannelMapWorkload(n, h * w, channels, picks, dtype)
         arguments = [self._blocked(value).expression for value in inputs]
-        return self._emit_blocked("edgec.channel_map", arguments, workload, shape)
+        return self._emit_blocked("edgec.channel_map", arguments, workload, shape, codes)
 
     def _concat(self, call: relax.Call) -> _Value | None:
         shape = shape_of(call)
@@ -585,13 +907,22 @@ class _Packer:
         return None
 
     def _binary(self, data: _Value, other: _Value, op: str, shape: Shape) -> _Value | None:
+        if op == "add" and other.rounded is not None:
+            summed = self._add_integers(data, other)
+            if summed is not None:
+                return summed
         number = scalar_of(other.expression)
         if number is not None:
             return self._apply(data, _with_number(op, number), [], shape)
         if other.shape == shape:
             if data.blocked or other.blocked:
                 data, other = self._blocked(data), self._blocked(other)
-            return self._apply(data, Step(op, "element"), [other.expression], shape)
+            if other.codes is not None and op in ON_CODES:
+                operands = [other.expression, other.codes.numbers]
+                return self._apply(data, Step(op, other.codes.dtype), operands, shape)
+            operand = self._as_floats(other).expression
+            return self._apply(data, Step(op, "element"), [operand], shape)
+        other = self._as_floats(other)
         return self._per_channel(data, other, op, shape)
 
     def _per_channel(self, data: _Value, other: _Value, op: str, shape: Shape) -> _Value | None:
@@ -627,7 +958,8 @@ class _Packer:
     def _absorbs(self, data: _Value) -> bool:
         """Whether the kernel that computes a value can take one more step."""
         call = self.made.get(data.expression)
-        return call is not None and data.uses == 1 and op_name(call) in _EPILOGUES
+        free = data.uses == 1 and data.codes is None
+        return call is not None and free and op_name(call) in _EPILOGUES
 
     def _apply(
         self,
@@ -658,24 +990,47 @@ class _Packer:
                 merged = _merged(workload, alone)
                 fits, workload = merged is not None, merged or workload
             if fits:
-                longer = replace(workload, **{field: (*getattr(workload, field), step)})
+                longer = _with_chain(workload, field, (*_chain(workload, field), step))
                 arguments = [*call.args, *operands]
                 place = [int(extent) for extent in call.attrs["shape"]]
-                variable = self._emit(operator, arguments, longer, place)
+                variable = self._emit(operator, arguments, longer, place, output_dtype([step]))
                 return _Value(variable, shape, data.blocked, 1)
         workload = self._elementwise_workload(data, step, shape, planes)
-        place = list(self._blocked_shape(shape)) if data.blocked else list(shape)
-        variable = self._emit("edgec.elementwise", [data.expression, *operands], workload, place)
+        if data.codes is not None:
+            workload = replace(workload, steps=(Step("multiply", "number"), step))
+            operands = [constant(np.array([data.codes.scale], np.float32)), *operands]
+        variable = self._emit(
+            "edgec.elementwise",
+            [data.expression, *operands],
+            workload,
+            self._place(replace(data, shape=shape)),
+            output_dtype([step]),
+        )
         return _Value(variable, shape, data.blocked, 1)
 
     def _elementwise_workload(
         self, data: _Value, step: Step, shape: Shape, planes: tuple[int, int, int] | None
     ) -> ElementwiseWorkload:
+        codes = data.codes
+        kind = (codes.dtype, codes.zero_point) if codes else ("float32", 0)
         if data.blocked:
             n, channels, h, w = _image(shape)
             blocks = math.ceil(channels / self.c)
-            return ElementwiseWorkload(n, blocks, h * w * self.c, self.c, (step,))
-        return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,))
+            return ElementwiseWorkload(n, blocks, h * w * self.c, self.c, (step,), *kind)
+        return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,), *kind)
+
+
+def _chain(workload: Any, name: str) -> tuple[Step, ...]:
+    """The steps that a workload keeps in a field, or in the workload in that field."""
+    kept = getattr(workload, name)
+    return kept if isinstance(kept, tuple) else kept.epilogue
+
+
+def _with_chain(workload: Any, name: str, chain: tuple[Step, ...]) -> Any:
+    """The workload with other steps."""
+    kept = getattr(workload, name)
+    longer = chain if isinstance(kept, tuple) else replace(kept, epilogue=chain)
+    return replace(workload, **{name: longer})
 
 
 def _merged(chain: ElementwiseWorkload, alone: ElementwiseWorkload) -> ElementwiseWorkload | None:
@@ -687,6 +1042,7 @@ def _merged(chain: ElementwiseWorkload, alone: ElementwiseWorkload) -> Elementwi
     def has_channels(workload: ElementwiseWorkload) -> bool:
         return any(step.operand in ("channel", "image_channel") for step in workload.steps)
 
+    alone = replace(alone, data=chain.data, zero_point=chain.zero_point)
     if not has_channels(alone) or replace(alone, steps=()) == replace(chain, steps=()):
         return chain
     return None if has_channels(chain) else replace(alone, steps=chain.steps)
@@ -697,6 +1053,8 @@ _EPILOGUES = {
     "edgec.conv": "epilogue",
     "edgec.conv_transpose": "epilogue",
     "edgec.elementwise": "steps",
+    "edgec.integer_conv": "conv",
+    "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",
     "edgec.pool": "epilogue",
 }
@@ -744,6 +1102,45 @@ def _with_number(op: str, number: float) -> Step:
         if op == "subtract"
         else Step(f"{op}_number", None, (number,))
     )
+
+
+_ROUNDING = ("relax.dequantize", "relax.quantize")
+
+
+def _codes_of(call: Any, dtype: str) -> _Codes | None:
+    """Codes of a constant scale and zero point for the whole tensor."""
+    scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
+    if scale is None or zero_point is None or dtype not in ("uint8", "int8"):
+        return None
+    return _Codes(dtype, np.float32(scale), int(zero_point))  # type: ignore[arg-type]
+
+
+def _rounded_constant(call: Any) -> _Rounded | None:
+    """The constant that a dequantize with zero points 0 makes floats of."""
+    arrays = [value_of(argument) for argument in call.args]
+    codes, scales, zeros = arrays
+    if codes is None or scales is None or zeros is None or zeros.any():
+        return None
+    axis = int(call.attrs.axis) % codes.ndim
+    if scales.size not in (1, codes.shape[axis]):
+        return None
+    return _Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
+
+
+def _is_padded(conv: ConvWorkload) -> bool:
+    """Whether some window reaches beyond the image."""
+    for out, extent, taps, stride, before, dilation in zip(
+        (conv.out_h, conv.out_w),
+        (conv.in_h, conv.in_w),
+        conv.kernel,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        strict=True,
+    ):
+        if before > 0 or (out - 1) * stride + (taps - 1) * dilation - before >= extent:
+            return True
+    return False
 
 
 def _is_constant(value: _Value) -> bool:

@@ -1,0 +1,218 @@
+"""8-bit codes in kernels: reading them as floats, writing them, multiplying them.
+
+A code stands for `(code - zero_point) * scale`. Products are summed four at a time in int32
+lanes: 32 bits of the data (four input channels) are broadcast and multiplied with a vector that
+holds four weights in each lane. Every sum is exact:
+
+    vpdpbusd          uint8 * int8, sums in int32
+    vpmaddubsw        uint8 * int8, adds pairs in int16: `fits` says whether weights allow it
+    sdot              int8 * int8, sums in int32
+    smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
+
+What follows the sums is float32 arithmetic whose order and rounding are fixed here, so that
+every target gives the same codes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, shuffle, vector_dtype
+from edgec.targets.target import Target
+
+# Codes that are multiplied at once.
+GROUP = 4
+
+
+def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int = 0) -> Any:
+    """Values of a buffer as float32, codes without their scale; exact."""
+    value = e.load(buffer, at, lanes)
+    if str(buffer.ty.dtype.dtype) == "float32":
+        return value
+    floats = tirx.Cast(vector_dtype("float32", lanes), value)
+    if zero_point == 0:
+        return floats
+    return floats - broadcast(tirx.const(float(zero_point), "float32"), lanes)
+
+
+def codes_of(value: Any, inverse: Any, zero_point: Any, low: Any, high: Any) -> Any:
+    """The codes of floats as int32, ties to even; `store_values` narrows them.
+
+    Args:
+        value: vector or scalar.
+        inverse: reciprocal of the scale.
+        zero_point: a whole float32.
+        low: smallest code less the zero point.
+        high: largest code less the zero point.
+    """
+    wide = vector_dtype("int32", int(value.ty.dtype.lanes))
+    inside = tirx.min(tirx.max(value * inverse, low), high)
+    return tirx.call_llvm_pure_intrin(wide, "llvm.lrint", inside) + tirx.Cast(wide, zero_point)
+
+
+def store_values(e: Emitter, buffer: Any, at: Index, values: Sequence[Any]) -> None:
+    """Store consecutive vectors (or one scalar) of floats, or of codes that are int32 yet."""
+    dtype, lanes = str(buffer.ty.dtype.dtype), int(values[0].ty.dtype.lanes)
+    done = 0
+    if dtype != "float32" and lanes > 1:
+        for done in range(0, len(values) - GROUP + 1, GROUP):
+            group = [e.let("code", value) for value in values[done : done + GROUP]]
+            e.store(buffer, at + done * lanes, _narrowed(group, dtype, lanes))
+        done = len(values) // GROUP * GROUP
+    for number in range(done, len(values)):
+        value = values[number]
+        narrow = value if dtype == "float32" else tirx.Cast(vector_dtype(dtype, lanes), value)
+        e.store(buffer, at + number * lanes, narrow)
+
+
+def _narrowed(values: Sequence[Any], dtype: str, lanes: int) -> Any:
+    """Four vectors of codes as one."""
+    if lanes not in _PACKS or dtype != "uint8":
+        together = shuffle(values, range(GROUP * lanes))
+        return tirx.Cast(vector_dtype(dtype, GROUP * lanes), together)
+    to_words, to_bytes = _PACKS[lanes]
+    low, high = (
+        _intrinsic(to_words, f"int16x{2 * lanes}", *pair) for pair in (values[:2], values[2:])
+    )
+    mixed = _intrinsic(to_bytes, f"uint8x{4 * lanes}", low, high)
+    # Each 128 bits hold four codes of every vector.
+    ordered = [GROUP * part + vector for vector in range(GROUP) for part in range(lanes // GROUP)]
+    return _bytes(shuffle([_bytes(mixed, "int32", lanes)], ordered), "uint8", 4 * lanes)
+
+
+_PACKS = {
+    8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+    16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+}
+
+
+def fused_multiply_add(x: Any, y: Any, z: Any) -> Any:
+    """X * y + z rounded once, also where the code generator would be free not to."""
+    return tirx.call_llvm_pure_intrin(z.ty, "llvm.fma", x, y, z)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """How a target multiplies codes.
+
+    Attributes:
+        data: dtype of the data's codes.
+        unit: dtype in which the data are read: a group of codes, or a part of one.
+        instructions: for a group of codes and one vector of weights.
+        temporaries: registers beside accumulators, weights and one value.
+        add: accumulator plus products, of the accumulator, the data at an index, and weights.
+    """
+
+    data: str
+    unit: str
+    instructions: int
+    temporaries: int
+    add: Callable[[Any, tuple[Any, ...], Any], Any]
+    saturates: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Units in a group of codes."""
+        return GROUP * 8 // int(self.unit.removeprefix("int"))
+
+    def read(self, e: Emitter, buffer: Any, at: Any, lanes: int) -> tuple[Any, ...]:
+        """A group of codes in every lane."""
+        return tuple(
+            e.let("x", broadcast(e.load(buffer, at * self.parts + part), lanes))
+            for part in range(self.parts)
+        )
+
+    def repeated(self, code: int, lanes: int) -> tuple[Any, ...]:
+        """One code in place of all data."""
+        byte = np.array([code]).astype(self.data).astype(np.uint8)
+        unit = np.dtype(self.unit)
+        value = int(np.repeat(byte, unit.itemsize).view(unit)[0])
+        return (broadcast(tirx.const(value, self.unit), lanes),) * self.parts
+
+    def fits(self, weight: NDArray[Any]) -> bool:
+        """Whether no sum of products saturates.
+
+        Args:
+            weight: int8, its last axis groups of codes.
+        """
+        if not self.saturates:
+            return True
+        pairs = np.abs(weight.astype(np.int32)).reshape(-1, 2).sum(axis=1)
+        return bool(np.all(pairs * 255 <= np.iinfo(np.int16).max))
+
+    def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
+        """Groups of weights, one to a lane, as `add` wants them; int32."""
+        if self.parts == 1:
+            return weight
+        halves = weight.view(np.int16).reshape(-1, lanes, self.parts)
+        ordered = np.ascontiguousarray(halves.transpose(0, 2, 1))
+        return ordered.view(np.int32).reshape(weight.shape)
+
+
+def _bytes(value: Any, dtype: str, count: int) -> Any:
+    return tirx.reinterpret(f"{dtype}x{count}", value)
+
+
+def _intrinsic(name: str, dtype: str, *arguments: Any) -> Any:
+    return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
+
+
+def _vnni(lanes: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+    name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
+        return _intrinsic(name, f"int32x{lanes}", acc, data, weight)
+
+    return add
+
+
+def _pairs(lanes: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+    wide = lanes == 16
+    products = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
+    sums = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
+        pairs = _intrinsic(products, f"int16x{2 * lanes}", data, weight)
+        ones = broadcast(tirx.const(1, "int16"), 2 * lanes)
+        return acc + _intrinsic(sums, f"int32x{lanes}", pairs, ones)
+
+    return add
+
+
+def _sdot(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+    data, weight = _bytes(x[0], "int8", 16), _bytes(w, "int8", 16)
+    return _intrinsic("llvm.aarch64.neon.sdot", "int32x4", acc, data, weight)
+
+
+def _smlal(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+    """Codes 0 and 1 of each lane are in the first half of the weights, 2 and 3 in the second."""
+    weight = _bytes(w, "int8", 16)
+    total: Any = None
+    for number, part in enumerate(x):
+        half = shuffle([weight], range(8 * number, 8 * number + 8))
+        data = tirx.Cast("int16x8", _bytes(part, "int8", 8))
+        product = data * tirx.Cast("int16x8", half)
+        total = product if total is None else total + product
+    return acc + _intrinsic("llvm.aarch64.neon.saddlp", "int32x4", total)
+
+
+def dot_of(target: Target) -> Dot | None:
+    """How a target multiplies codes; None if it has no instructions for it."""
+    lanes = target.float_lanes
+    if target.architecture == "x86_64" and lanes in (8, 16):
+        if target.integer_dot == "vnni":
+            return Dot("uint8", "int32", 1, 2, _vnni(lanes))
+        if target.integer_dot in ("vpmaddwd", "avx512bw"):
+            return Dot("uint8", "int32", 3, 3, _pairs(lanes), saturates=True)
+    if target.architecture == "aarch64" and lanes == 4:
+        if target.integer_dot in ("sdot", "i8mm"):
+            return Dot("int8", "int32", 1, 0, _sdot)
+        if target.integer_dot == "smlal":
+            return Dot("int8", "int16", 3, 3, _smlal)
+    return None

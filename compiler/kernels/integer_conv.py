@@ -1,0 +1,234 @@
+"""Direct convolution of codes: the register tiles of `conv`, four input channels at a time.
+
+Layouts, with c float32 lanes in a vector:
+
+    activation  [N, ceil(channels / c), H, W, c] codes; to this kernel a line of groups of four
+                channels, 32 bits each.
+    weight      int8 as the rows of `conv.pack_weight`, each lane one group.
+    bias        int32 [blocks * c]: the bias in units of the products, less the sum of all weights
+                of the channel times the zero point.
+    rows        int32 [kh, blocks * c]: the sum of the weights of a row of the window times the
+                zero point, put back where the row is above or below the image.
+
+Padding stands for zero, so its code is the zero point: in columns outside the image that code is
+multiplied like any other. The epilogue begins with the sum as float32.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.codes import GROUP, Dot, dot_of
+from edgec.compiler.kernels.conv import (
+    ConvDecision,
+    DirectConv,
+    direct_space,
+    estimate_cycles,
+    flattened,
+    pack_weight,
+    packed_size,
+)
+from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.emitter import Emitter, vector_dtype
+from edgec.compiler.kernels.epilogue import declare_operands, output_dtype
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.windows import absent_rows
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class IntegerConvWorkload:
+    """A convolution of codes, of one group.
+
+    Attributes:
+        conv: its extents and epilogue.
+        border: code of the padding, 0 where there is none.
+    """
+
+    conv: ConvWorkload
+    border: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.conv.macs
+
+    @property
+    def epilogue(self) -> Any:
+        """Steps after the sum."""
+        return self.conv.epilogue
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows of the window can be outside, and count."""
+        return self.border != 0
+
+    @property
+    def grouped(self) -> ConvWorkload:
+        """As a convolution whose channels are groups of channels."""
+        groups = math.ceil(self.conv.in_channels / GROUP)
+        return flattened(replace(self.conv, in_channels=groups))
+
+
+def _dot(target: Target) -> Dot:
+    dot = dot_of(target)
+    assert dot is not None
+    return dot
+
+
+def _block(target: Target) -> int:
+    return target.float_lanes // GROUP
+
+
+def _narrowed(target: Target) -> Target:
+    """The target with the registers that are left for a register tile."""
+    left = target.vector_registers - _dot(target).temporaries
+    return target.model_copy(update={"vector_registers": left})
+
+
+def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
+    """Decisions whose register tile fits the registers."""
+    return direct_space(workload.grouped, _narrowed(target))
+
+
+def estimate_integer_cycles(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target
+) -> float:
+    """The model of the direct convolution."""
+    instructions = _dot(target).instructions
+    return estimate_cycles(workload.grouped, decision, target, _block(target), instructions)
+
+
+def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
+    """The decision of the lowest estimate; of equals the one with more pixels."""
+    return min(
+        integer_space(workload, target),
+        key=lambda d: (estimate_integer_cycles(workload, d, target), -d.tile_h * d.tile_w),
+    )
+
+
+def integer_weight_size(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target
+) -> int:
+    """Values in a packed weight."""
+    return packed_size(workload.grouped, decision, target, _block(target))
+
+
+def pack_integer_weight(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target, weight: NDArray[Any]
+) -> NDArray[Any]:
+    """Weights int8 [out_channels, in_channels, kh, kw] as int32 groups, in the kernel's order."""
+    c = target.float_lanes
+    packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
+    return _dot(target).arrange(packed, c)
+
+
+def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
+    """Weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
+
+    >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
+    [[16777217, 2]]
+    """
+    outputs, inputs, *window = weight.shape
+    padded = np.zeros((outputs, math.ceil(inputs / GROUP) * GROUP, *window), np.int8)
+    padded[:, :inputs] = weight
+    split = padded.reshape(outputs, -1, GROUP, *window)
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]
+
+
+def emit_integer_conv(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are data, packed weight, bias, rows (if there are any), the operands of the
+    epilogue, and output.
+    """
+    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(target)
+    blocks_in = math.ceil(workload.conv.in_channels / c)
+    blocks_out = math.ceil(work.out_channels / c)
+    groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
+    data = e.buffer("data", groups * dot.parts, dot.unit)
+    weight = e.buffer("weight", packed_size(work, decision, target, _block(target)), "int32")
+    bias = e.buffer("bias", blocks_out * c, "int32")
+    rows = None
+    if workload.has_rows:
+        rows = e.buffer("rows", work.kernel[0] * blocks_out * c, "int32")
+    out_size = work.batch * blocks_out * c * math.prod(work.out_extent)
+    sizes = {
+        "channel": blocks_out * c,
+        "image_channel": work.batch * blocks_out * c,
+        "element": out_size,
+    }
+    operands = declare_operands(e, work.epilogue, sizes)  # type: ignore[arg-type]
+    output = e.buffer("output", out_size, output_dtype(work.epilogue))
+    buffers = ConvBuffers(data, weight, operands, output)
+    conv = _IntegerConv(workload, decision, dot, e, buffers, bias, rows, c)
+    with e.tasks() as task:
+        conv.body(task)
+    return Kernel(e.function(name), conv.tasks)
+
+
+class _IntegerConv(DirectConv):
+    """Writes one convolution of codes into an emitter."""
+
+    dtype = "int32"
+
+    def __init__(
+        self,
+        workload: IntegerConvWorkload,
+        decision: ConvDecision,
+        dot: Dot,
+        emit: Emitter,
+        buffers: ConvBuffers,
+        bias: Any,
+        rows: Any,
+        c: int,
+    ) -> None:
+        self.dot, self.bias, self.row_sums = dot, bias, rows
+        self.border = workload.border != 0
+        self.code = workload.border
+        self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
+        super().__init__(workload.grouped, decision, c, emit, buffers, 0)
+
+    def input_block(self) -> int:
+        return self.c // GROUP
+
+    def takes_bias(self) -> bool:
+        return False
+
+    def start(self, o: int) -> Any:
+        e, taps, c = self.emit, self.work.kernel[0], self.c
+        channel = self.first_channel(o)
+        first, count = self.present
+        bias = e.load(self.bias, channel, c)
+        if isinstance(count, int) or self.row_sums is None:
+            return e.let("bias", bias)
+        sum_ = e.local("start", 1, vector_dtype("int32", c))
+        e.store(sum_, 0, bias)
+        for begin, past in absent_rows(e, first, count, taps):
+            with e.loop("absent", past - begin, begin) as kh:
+                row = e.load(self.row_sums, kh * (self.out_blocks * c) + channel, c)
+                e.store(sum_, 0, e.load(sum_, 0) + row)
+        return e.let("bias", e.load(sum_, 0))
+
+    def turns(self, used: int) -> Any:
+        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
+        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
+        return self.opaque(used) if alone else used
+
+    def total(self, accumulator: Any) -> Any:
+        return tirx.Cast(vector_dtype("float32", self.c), accumulator)
+
+    def read(self, at: Any) -> Any:
+        return self.dot.read(self.emit, self.data, at, self.c)
+
+    def outside(self) -> Any:
+        return self.dot.repeated(self.code, self.c)
+
+    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
+        return self.dot.add(accumulator, value, weights)

@@ -1,0 +1,138 @@
+"""Matrix products of codes with constant weights: the tiles of `matmul`, four rows of B at a time.
+
+A is row-major codes, its rows a whole number of groups. The bias is int32 [N] in units of the
+products, less the sum of each column of B times the zero point. The epilogue begins with the sum
+as float32.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.codes import GROUP, Dot, dot_of
+from edgec.compiler.kernels.emitter import vector_dtype
+from edgec.compiler.kernels.integer_conv import groups_of
+from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.matmul import (
+    MatmulDecision,
+    MatmulWorkload,
+    MatmulWriter,
+    estimate_matmul_cycles,
+    matmul_space,
+    pack_matrix,
+    packed_matrix_size,
+)
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class IntegerMatmulWorkload:
+    """A product of codes.
+
+    Attributes:
+        matmul: its extents, the second operand packed, and epilogue.
+    """
+
+    matmul: MatmulWorkload
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.matmul.macs
+
+    @property
+    def epilogue(self) -> Any:
+        """Steps after the sum."""
+        return self.matmul.epilogue
+
+    @property
+    def grouped(self) -> MatmulWorkload:
+        """As a product over groups."""
+        return replace(self.matmul, k=self.matmul.k // GROUP)
+
+
+def _dot(target: Target) -> Dot:
+    dot = dot_of(target)
+    assert dot is not None
+    return dot
+
+
+def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> list[MatmulDecision]:
+    """Tiles that fit the registers."""
+    left = max(8, target.vector_registers - _dot(target).temporaries)
+    return matmul_space(workload.grouped, target.model_copy(update={"vector_registers": left}))
+
+
+def estimate_integer_matmul_cycles(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
+) -> float:
+    """The model of float products."""
+    return estimate_matmul_cycles(
+        workload.grouped, decision, target, instructions=_dot(target).instructions
+    )
+
+
+def default_integer_matmul_decision(
+    workload: IntegerMatmulWorkload, target: Target
+) -> MatmulDecision:
+    """The decision of the lowest estimate; of equals the one with more rows."""
+    return min(
+        integer_matmul_space(workload, target),
+        key=lambda d: (estimate_integer_matmul_cycles(workload, d, target), -d.tile_m),
+    )
+
+
+def integer_matrix_size(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
+) -> int:
+    """Values in a packed B."""
+    return packed_matrix_size(workload.grouped, decision, target)
+
+
+def pack_integer_matrix(
+    decision: MatmulDecision, target: Target, matrix: NDArray[Any]
+) -> NDArray[Any]:
+    """B int8 [K, N] as int32 groups in the order of the kernel."""
+    packed = pack_matrix(np.ascontiguousarray(groups_of(matrix.T).T), decision)
+    return _dot(target).arrange(packed, decision.lanes)
+
+
+def emit_integer_matmul(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel; its buffers are A, packed B, bias, the epilogue's operands, and C."""
+    return _IntegerMatmul(workload.grouped, decision, name, _dot(target)).kernel()
+
+
+class _IntegerMatmul(MatmulWriter):
+    dtype = "int32"
+
+    def __init__(
+        self, workload: MatmulWorkload, decision: MatmulDecision, name: str, dot: Dot
+    ) -> None:
+        self.dot = dot
+        super().__init__(workload, decision, name)
+        self.begins_with_bias = False
+
+    def declare(self) -> None:
+        w, p, e = self.work, self.plan, self.emit
+        self.a = e.buffer("a", w.m * w.k * self.dot.parts, self.dot.unit)
+        self.b = e.buffer("b", w.k * self.tiles_n * self.width, "int32")
+        self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
+
+    def start(self, column: Any) -> Any:
+        return self.emit.let("bias", self.emit.load(self.bias, column, self.plan.lanes))
+
+    def read(self, at: Any) -> Any:
+        return self.dot.read(self.emit, self.a, at, self.plan.lanes)
+
+    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
+        return self.dot.add(accumulator, value, weights)
+
+    def total(self, accumulator: Any) -> Any:
+        lanes = int(accumulator.ty.dtype.lanes)
+        return tirx.Cast(vector_dtype("float32", lanes), accumulator)

@@ -1,0 +1,83 @@
+"""What LLVM makes of the inner loops on codes: the instructions meant, in registers."""
+
+import re
+
+import pytest
+import tvm
+
+from edgec.compiler.kernels.conv import ConvDecision
+from edgec.compiler.kernels.conv_workload import ConvWorkload
+from edgec.compiler.kernels.emitter import to_object
+from edgec.compiler.kernels.epilogue import Step
+from edgec.compiler.kernels.integer_conv import (
+    IntegerConvWorkload,
+    default_integer_decision,
+    emit_integer_conv,
+)
+from edgec.targets import load_target
+
+INSTRUCTIONS = {
+    "rpi4": ("smull", "smlal", "sadalp"),
+    "rpi5": ("sdot",),
+    "x86-64-v3": ("vpmaddubsw", "vpmaddwd"),
+    "x86-64-v4-vnni": ("vpdpbusd",),
+}
+
+
+def inner_loops(target: str, decision: ConvDecision | None = None) -> list[list[str]]:
+    """Innermost loops that hold the first of the target's instructions."""
+    machine = load_target(target)
+    x86 = machine.architecture == "x86_64"
+    steps = (
+        Step("multiply", "channel"),
+        Step("quantize_uint8" if x86 else "quantize_int8", "quantizer"),
+    )
+    conv = ConvWorkload(1, 64, 56, 56, 64, 56, 56, (3, 3), padding=(1, 1), epilogue=steps)
+    workload = IntegerConvWorkload(conv, 3)
+    decision = decision or default_integer_decision(workload, machine)
+    kernel = emit_integer_conv(workload, decision, machine, "kernel")
+    module = to_object({"kernel": kernel.function}, tvm.target.Target(machine.llvm()))
+    lines = str(module.inspect_source("s")).splitlines()
+    labels: dict[str, int] = {}
+    spans = []
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\.LBB\w+):", line):
+            labels[label[1]] = number
+        branch = re.match(r"\t(?:b\.?\w*|cbn?z|tbn?z|j\w+)\t.*?(\.LBB\w+)", line)
+        if branch and branch[1] in labels:
+            spans.append((labels[branch[1]], number))
+    inner = [
+        (start, end)
+        for start, end in spans
+        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in spans)
+    ]
+    loops = [[x for x in lines[a : b + 1] if re.match(r"\t[a-z]", x)] for a, b in inner]
+    first = INSTRUCTIONS[target][0]
+    return [loop for loop in loops if any(x.startswith(f"\t{first}\t") for x in loop)]
+
+
+def spills(loop: list[str]) -> int:
+    """Vectors moved from or to the stack."""
+    return sum(
+        bool(re.search(r"\[sp|\(%rsp", x) and re.search(r"[xyz]mm|\tq\d|v\d", x)) for x in loop
+    )
+
+
+@pytest.mark.parametrize("target", INSTRUCTIONS)
+def test_inner_loops(target: str) -> None:
+    loops = inner_loops(target)
+    assert loops
+    for loop in loops:
+        names = [line.split()[0] for line in loop]
+        assert set(INSTRUCTIONS[target]) <= set(names)
+        # At the edges of the image a constant for the padding takes a register as well.
+        assert spills(loop) < 0.15 * len(loop)
+    shortest = min(loops, key=len)
+    assert spills(shortest) == 0
+    meant = sum(line.split()[0] in INSTRUCTIONS[target] for line in shortest)
+    assert meant / len(shortest) > 0.4
+
+
+def test_too_many_accumulators_are_noticed() -> None:
+    loops = inner_loops("rpi5", ConvDecision(tile_h=1, tile_w=12, tile_o=3))
+    assert max(spills(loop) for loop in loops) > 0

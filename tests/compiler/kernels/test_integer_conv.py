@@ -1,0 +1,112 @@
+"""Convolutions of codes: bit-identical to NumPy integers, on every instruction set."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from integer_graphs import Code, ConvCase, open_module
+from kernel_runs import random_decisions
+
+from edgec.compiler.kernels.codes import Dot
+from edgec.compiler.runtime import why_not_here
+from edgec.targets import load_target
+
+# vpdpbusd and vpmaddubsw, 512 and 256 bits.
+NAMES = ("x86-64-v4-vnni", "x86-64-v4", "x86-64-v3")
+TARGETS = [name for name in NAMES if not why_not_here(load_target(name))]
+
+CASES = {
+    "1x1": ConvCase([1, 33, 7, 9], [37, 33, 1, 1]),
+    "1x1, strided": ConvCase([2, 20, 8, 9], [18, 20, 1, 1], attributes={"strides": (2, 2)}),
+    "3x3": ConvCase([1, 20, 9, 11], [37, 20, 3, 3], attributes={"padding": (1, 1, 1, 1)}),
+    "3x3, zero is 0": ConvCase(
+        [1, 32, 6, 7],
+        [16, 32, 3, 3],
+        attributes={"padding": (1, 1, 1, 1)},
+        data=Code("uint8", 0.02, 0),
+        relu=True,
+    ),
+    "3 channels": ConvCase(
+        [1, 3, 15, 17],
+        [19, 3, 3, 3],
+        attributes={"strides": (2, 2), "padding": (0, 0, 1, 1)},
+    ),
+    "pads beyond the window": ConvCase(
+        [1, 9, 5, 6], [16, 9, 3, 3], attributes={"padding": (4, 3, 5, 4)}
+    ),
+    "tiny image": ConvCase([1, 24, 3, 3], [40, 24, 3, 3], attributes={"padding": (1, 1, 1, 1)}),
+    "all at once": ConvCase(
+        [2, 21, 14, 13],
+        [35, 21, 3, 4],
+        attributes={"strides": (2, 1), "dilation": (1, 2), "padding": (0, 3, 1, 2)},
+        relu=True,
+    ),
+    "extreme": ConvCase(
+        [1, 64, 5, 5],
+        [32, 64, 3, 3],
+        attributes={"padding": (1, 1, 1, 1)},
+        data=Code("uint8", 0.02, 3),
+        result=Code("uint8", 3.0, 128),
+        extreme=True,
+    ),
+}
+
+DEPTHWISE = {
+    "depthwise": ConvCase(
+        [2, 20, 9, 8], [20, 1, 3, 3], groups=20, attributes={"padding": (1, 1, 1, 1)}, largest=127
+    ),
+    "depthwise, strided": ConvCase(
+        [1, 33, 17, 16],
+        [33, 1, 5, 3],
+        groups=33,
+        attributes={"strides": (2, 1), "padding": (2, 0, 1, 3)},
+        relu=True,
+    ),
+    "depthwise, extreme": ConvCase(
+        [1, 16, 9, 9],
+        [16, 1, 7, 7],
+        groups=16,
+        largest=127,
+        result=Code("uint8", 0.4, 128),
+        extreme=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", [*CASES, *DEPTHWISE])
+def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
+    case = {**CASES, **DEPTHWISE}[name]
+    built = open_module(case.module(), load_target(target), tmp_path)
+    kernel = "integer_conv" if name in CASES else "pool"
+    assert [t for t in built.templates if t != "pack"] == [kernel]
+    expected = case.expected()
+    assert len(np.unique(expected)) > 2
+    np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["3x3", "tiny image", "all at once", "1x1"])
+def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
+    case = CASES[name]
+    target = load_target(TARGETS[seed % len(TARGETS)])
+    built = open_module(case.module(), target, tmp_path, random_decisions(seed))
+    np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], case.expected())
+
+
+def test_what_would_saturate_is_not_multiplied_in_int16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of 8 bits overflow the pairs of vpmaddubsw: floats take over; forced, it is wrong."""
+    case = replace(CASES["extreme"], largest=127)
+    data, expected, target = case.arrays()[0], case.expected(), load_target("x86-64-v3")
+    built = open_module(case.module(), target, tmp_path)
+    assert "integer_conv" not in built.templates
+    codes = built.run({"x": data})["y"].astype(int)
+    assert np.abs(codes - expected).max() <= 1
+    monkeypatch.setattr(Dot, "fits", lambda _self, _weight: True)
+    (tmp_path / "forced").mkdir()
+    forced = open_module(case.module(), target, tmp_path / "forced")
+    assert "integer_conv" in forced.templates
+    assert np.abs(forced.run({"x": data})["y"].astype(int) - expected).max() > 5
