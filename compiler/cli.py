@@ -7,7 +7,7 @@ imports TVM is imported by the command that needs it, so that help is immediate.
 import dataclasses
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from edgec.compiler.bundle import ExecutionRecord, QuantizationRecord
     from edgec.compiler.inspection import ModelReport
     from edgec.compiler.progress import Progress
-    from edgec.compiler.quantize.settings import QuantizeOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,29 +185,52 @@ def _quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _quantization(recipe: str | None, settings: dict[str, Any]) -> "QuantizeOptions | None":
-    """The options that belong to --quantize."""
-    given = {name: value for name, value in settings.items() if value not in (None, False)}
-    if recipe is None:
-        if given:
-            name = next(iter(given)).replace("_", "-")
-            raise UsageError(f"--{name} belongs to --quantize RECIPE, which is not given")
-        return None
-    from edgec.compiler.quantize.recipe import load_recipe
-    from edgec.compiler.quantize.samples import parse_preprocess
-    from edgec.compiler.quantize.settings import QuantizeOptions
+_SAMPLE_FIELDS = {
+    "calibration": "source",
+    "preprocess": "preprocess",
+    "calibration_limit": "limit",
+    "metric": "metric",
+}
+_QUANTIZE_FIELDS = {
+    "observer": "observer",
+    "calibration_cache": "cache",
+    "no_repair": "repair",
+    "max_drop": "max_drop",
+    "min_sqnr": "min_sqnr_db",
+    "report": "report",
+}
 
-    if "preprocess" in given:
-        given["preprocess"] = parse_preprocess(given["preprocess"])
-    renamed = {
-        "calibration_limit": "limit",
-        "calibration_cache": "cache",
-        "min_sqnr": "min_sqnr_db",
-    }
-    fields = {renamed.get(name, name): value for name, value in given.items()}
-    if fields.pop("no_repair", False):
+
+def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -> dict[str, Any]:
+    """What is given of some options, under the names of their fields.
+
+    Args:
+        settings: all options.
+        names: of the fields, by option.
+        owner: option that they need; empty if it is given.
+    """
+    given = {name: settings[name] for name in names if settings[name] not in (None, False)}
+    if given and owner:
+        name = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{name} belongs to {owner}, which is not given")
+    return {names[name]: value for name, value in given.items()}
+
+
+def _changes(quantize: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a compile that changes the model's numbers."""
+    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.settings import QuantizeOptions
+    from edgec.compiler.samples import SampleOptions, parse_preprocess
+
+    owner = "--quantize RECIPE" if quantize is None else ""
+    samples = _fields(settings, _SAMPLE_FIELDS, owner)
+    fields = _fields(settings, _QUANTIZE_FIELDS, owner)
+    if "preprocess" in samples:
+        samples["preprocess"] = parse_preprocess(samples["preprocess"])
+    if "repair" in fields:
         fields["repair"] = False
-    return QuantizeOptions(recipe=load_recipe(recipe), **fields)
+    recipe = quantize and QuantizeOptions(recipe=load_recipe(quantize), **fields)
+    return {"samples": SampleOptions(**samples), "quantize": recipe or None}
 
 
 def _print_quantization(record: "QuantizationRecord") -> None:
@@ -279,7 +301,7 @@ def compile(
         **_model_options(shapes, freeze),
         inputs=_read_inputs(inputs),
         seed=seed,
-        quantize=_quantization(quantize, settings),
+        **_changes(quantize, settings),
         parity=not no_parity,
         check_stages=check_stages,
         runner=runner,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.quantize.settings import QuantizeOptions
+from edgec.compiler.samples import SampleOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class CompileOptions:
         freeze: value by input name; the input becomes a constant and leaves the interface.
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
+        samples: what compression and quantization look at.
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
@@ -35,6 +37,7 @@ class CompileOptions:
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
+    samples: SampleOptions = field(default_factory=SampleOptions)
     quantize: QuantizeOptions | None = None
     parity: bool = True
     runner: bool = False

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import onnx
 from tvm import IRModule
 
+from edgec.compiler.accuracy import Comparison, Metric, load_metric, same_top1
 from edgec.compiler.backend import build, compile_module, pack, schedule
 from edgec.compiler.bundle import (
     LIBRARY,
@@ -63,15 +64,14 @@ from edgec.compiler.parity import (
 from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.quantize.accuracy import Comparison, same_top1
-from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model, samples_for
+from edgec.compiler.quantize.quantizer import QuantizedModel, check_samples, quantize_model
 from edgec.compiler.quantize.reference import run_reference
 from edgec.compiler.quantize.report import write_report
-from edgec.compiler.quantize.samples import Samples
 from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.records import READY, Database, Record, best_records
 from edgec.compiler.runner import runner_files
 from edgec.compiler.runtime import open_session, why_not_here
+from edgec.compiler.samples import Samples
 from edgec.compiler.schedule.estimate import describe_generic, tuned_share
 from edgec.compiler.schedule.recorded import RecordedDecisions
 from edgec.compiler.signature import Signature, TensorSpec
@@ -155,6 +155,7 @@ def compile_model(
                 target,
                 options.quantize,
                 samples,
+                load_metric(options.samples.metric),
                 source.sha256,
                 run.progress,
             )
@@ -333,7 +334,9 @@ def _samples(
             "this model is quantized already (it has QuantizeLinear nodes); "
             "compile it without --quantize, or start from the float model"
         )
-    return samples_for(options.quantize, signature.inputs)
+    samples = options.samples.open(signature.inputs)
+    check_samples(options.quantize, given=samples is not None)
+    return samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,12 +369,21 @@ class _Rounded:
         target: Target,
         options: QuantizeOptions,
         samples: Samples | None,
+        metric: Metric,
         sha256: str,
         progress: Progress,
     ) -> "_Rounded":
         signature = imported.signature
         model = quantize_model(
-            module, imported.value_names, signature, target, options, samples, sha256, progress
+            module,
+            imported.value_names,
+            signature,
+            target,
+            options,
+            samples,
+            metric,
+            sha256,
+            progress,
         )
         if options.report is not None:
             write_report(options.report, model)

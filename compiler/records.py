@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.errors import BadInputError, OutputError
+from edgec.compiler.files import write_atomically
 from edgec.targets.target import Target, record_folder
 
 # Records that come with edgec, a file for each target.
@@ -243,17 +244,7 @@ def replace(path: Path, records: Iterable[Record]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.writelines(record.model_dump_json() + "\n" for record in records)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    write_atomically(path, "".join(record.model_dump_json() + "\n" for record in records))
 
 
 def summarize(records: Sequence[Record]) -> dict[Key, dict[str, float]]:

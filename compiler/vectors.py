@@ -3,6 +3,7 @@
 With them a board can verify itself, without ONNX Runtime and without the original file.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.errors import OutputError, TensorInputError, did_you_mean
+from edgec.compiler.errors import TensorInputError, did_you_mean
+from edgec.compiler.files import write_atomically
 from edgec.compiler.parity import Tensors
 from edgec.compiler.signature import TensorSpec
 from edgec.compiler.storage import E8M0, is_float
@@ -93,11 +95,6 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **dict(tensors))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **dict(tensors))
+    write_atomically(path, stream.getvalue())

@@ -4,10 +4,7 @@ The file is `boards.json` in the user's configuration folder; it is replaced as 
 whoever reads it never sees half of it.
 """
 
-import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgec.compiler.errors import BoardConfigError, OutputError, did_you_mean
+from edgec.compiler.files import locked, write_atomically
 from edgec.targets import load_target, target_names
 from edgec.targets.target import Target
 
@@ -225,25 +223,3 @@ def _changing() -> Iterator[dict[str, Board]]:
             write_atomically(path, json.dumps(file.model_dump(mode="json"), indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it when the process ends, however it ends."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

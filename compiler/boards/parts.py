@@ -24,10 +24,10 @@ from elftools.elf.elffile import ELFFile
 from platformdirs import user_cache_path
 
 from edgec.compiler.boards import counter
-from edgec.compiler.boards.config import locked
 from edgec.compiler.boards.server import SOURCE
 from edgec.compiler.errors import OutputError, ToolchainError
 from edgec.compiler.executor import FOLDER as EXECUTOR
+from edgec.compiler.files import locked
 from edgec.compiler.link import driver
 from edgec.compiler.processes import run_program
 from edgec.compiler.progress import Progress

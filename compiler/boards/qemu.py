@@ -26,15 +26,14 @@ from edgec.compiler.boards.config import (
     Link,
     configured_boards,
     emulated_target,
-    locked,
     qemu_board_names,
     unknown_board,
-    write_atomically,
 )
 from edgec.compiler.boards.parts import SERVER, Parts, emulation, qemu_parts
 from edgec.compiler.bundle import LIBRARY
 from edgec.compiler.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
+from edgec.compiler.files import locked, write_atomically
 from edgec.compiler.progress import Progress
 from edgec.targets import load_target
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.dataflow import Graph
+from edgec.compiler.host_model import FloatModel, observe
 from edgec.compiler.progress import Progress
-from edgec.compiler.quantize.calibration import FloatModel, observe
-from edgec.compiler.quantize.graph import Graph
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator
-from edgec.compiler.quantize.samples import Samples
+from edgec.compiler.samples import Samples
 
 # Sums of each batch that are looked at: enough for a mean, few enough to be quick.
 MAX_SUMS = 1024

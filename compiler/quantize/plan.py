@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
+from edgec.compiler.dataflow import Graph
 from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.quantize.graph import Graph
 from edgec.compiler.quantize.recipe import Recipe
 
 _CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")

@@ -5,33 +5,28 @@ from dataclasses import dataclass
 
 from tvm import IRModule
 
+from edgec.compiler.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import ParityError, UnsupportedModelError, UsageError
+from edgec.compiler.host_model import FloatModel, HostModel
 from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.progress import Progress
-from edgec.compiler.quantize.accuracy import Accuracy, Comparison, load_metric
-from edgec.compiler.quantize.calibration import (
-    FloatModel,
-    HostModel,
-    calibrate,
-    read_ranges,
-    write_ranges,
-)
+from edgec.compiler.quantize.calibration import calibrate, read_ranges, write_ranges
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.graph import Graph
 from edgec.compiler.quantize.observers import Range
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import Resolved, resolve
 from edgec.compiler.quantize.repair import repair
-from edgec.compiler.quantize.samples import Sample, Samples, open_samples
 from edgec.compiler.quantize.sensitivity import (
     Sensitivity,
     SwitchedModel,
     operators_to_keep_float,
 )
 from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.signature import Signature, TensorSpec
+from edgec.compiler.samples import Sample, Samples
+from edgec.compiler.signature import Signature
 from edgec.targets import Target
 
 # Batches that accuracy is measured on.
@@ -62,18 +57,14 @@ class QuantizedModel:
     kept_float: tuple[str, ...]
 
 
-def samples_for(options: QuantizeOptions, inputs: Sequence[TensorSpec]) -> Samples | None:
-    """The samples of a quantized compile.
+def check_samples(options: QuantizeOptions, given: bool) -> None:
+    """Refuse a recipe that needs samples where none are given.
 
     Raises:
         UsageError: they are needed and there are none.
-        CalibrationError: they do not fit.
     """
-    source = options.calibration
-    if isinstance(source, str):
-        source = open_samples(source, inputs, options.preprocess)
-    if source is not None:
-        return source.limited(options.limit)
+    if given:
+        return
     if options.has_bar:
         raise UsageError(
             "--max-drop and --min-sqnr are measured on samples: add --calibration DATA"
@@ -85,7 +76,6 @@ def samples_for(options: QuantizeOptions, inputs: Sequence[TensorSpec]) -> Sampl
             "(.npy, .npz, a folder of images, or module:function); int8-dynamic, "
             "int8-weight-only and int4-weight-only need no data"
         )
-    return None
 
 
 def quantize_model(
@@ -95,6 +85,7 @@ def quantize_model(
     target: Target,
     options: QuantizeOptions,
     samples: Samples | None,
+    metric: Metric,
     model_sha256: str,
     progress: Progress,
 ) -> QuantizedModel:
@@ -123,7 +114,6 @@ def quantize_model(
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
     if measured and (options.has_bar or options.report is not None):
-        metric = load_metric(options.metric)
         switched = SwitchedModel(quantization, signature, measured, metric)
         ranked = tuple(switched.rank(progress))
         if options.has_bar:
@@ -136,7 +126,7 @@ def quantize_model(
                 graph, resolved, ranges, options, float_model, samples, frozenset(floats)
             )
         result = InsertQuantization(quantization)(module)
-        accuracy = _accuracy(float_model, result, signature, measured, options)
+        accuracy = _accuracy(float_model, result, signature, measured, metric)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
@@ -196,12 +186,12 @@ def _accuracy(
     quantized: IRModule,
     signature: Signature,
     samples: Sequence[Sample],
-    options: QuantizeOptions,
+    metric: Metric,
 ) -> Accuracy | None:
     if floats is None or not samples:
         return None
     rounded = HostModel(ExpandWeights()(quantized), signature)
-    comparison = Comparison(load_metric(options.metric))
+    comparison = Comparison(metric)
     for sample in samples:
         comparison.add(floats.results(sample), rounded.run(sample))
     return comparison.result()

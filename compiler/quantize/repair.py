@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
+from edgec.compiler.host_model import FloatModel
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.bias_correction import corrected_bias
-from edgec.compiler.quantize.calibration import FloatModel
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.moments import Moments, assumed_moments, has_moments, measure_moments
 from edgec.compiler.quantize.plan import Operator
-from edgec.compiler.quantize.samples import Samples
 from edgec.compiler.quantize.second_order import round_second_order
+from edgec.compiler.samples import Samples
 
 
 def repair(

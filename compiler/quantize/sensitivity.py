@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgec.compiler.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.host_model import HostModel
 from edgec.compiler.parity import Tensors
 from edgec.compiler.passes.switch_quantization import SWITCHES, SwitchQuantization
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.quantize.accuracy import Accuracy, Comparison, Metric
-from edgec.compiler.quantize.calibration import HostModel
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.plan import Operator
-from edgec.compiler.quantize.samples import Sample
+from edgec.compiler.samples import Sample
 from edgec.compiler.signature import Signature, TensorSpec
 
 # Batches that an operator's rank is measured on; each operator takes that many runs.

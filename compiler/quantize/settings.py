@@ -1,44 +1,34 @@
 """The settings of a quantized compile."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.quantize.observers import ObserverName
 from edgec.compiler.quantize.recipe import Recipe
-from edgec.compiler.quantize.samples import Preprocess, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """What is quantized, by which data, and what it may cost.
+    """What is quantized, and what it may cost.
 
     Attributes:
         recipe: what becomes an integer.
-        calibration: a source of samples, see `edgec.compiler.quantize.samples`, or the samples.
-        preprocess: of images.
         observer: finds ranges.
-        limit: batches of samples that are looked at, at most.
         cache: file of ranges; read if it is there, else written.
         repair: adapt rounding and biases.
         max_drop: of the metric, as a share: 0.01 is one point; operators return to float until
             it holds.
         min_sqnr_db: likewise, for the signal-to-noise ratio of the worst output [dB].
-        metric: `module:function`, called with the float and the quantized model's outputs of one
-            batch, dicts by name; gives 0..1. By default the share of equal top-1 answers.
         report: .html or .json file.
     """
 
     recipe: Recipe
-    calibration: str | Samples | None = None
-    preprocess: Preprocess = field(default_factory=Preprocess)
     observer: ObserverName = "mse"
-    limit: int = 300
     cache: Path | None = None
     repair: bool = True
     max_drop: float | None = None
     min_sqnr_db: float | None = None
-    metric: str | None = None
     report: Path | None = None
 
     def __post_init__(self) -> None:
@@ -47,14 +37,10 @@ class QuantizeOptions:
         Raises:
             UsageError: says which setting.
         """
-        if self.limit < 1:
-            raise UsageError(f"--calibration-limit {self.limit}: at least 1 batch is needed")
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise UsageError(f"--max-drop {self.max_drop:g} is no share; 0.01 is one point")
         if self.report is not None and self.report.suffix not in (".html", ".json"):
             raise UsageError(f"--report {self.report}: expected a name ending in .html or .json")
-        if self.metric is not None and ":" not in self.metric:
-            raise UsageError(f"--metric {self.metric!r}: write module:function")
 
     @property
     def has_bar(self) -> bool:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from edgec.compiler.accuracy import Metric, load_metric, same_top1
 from edgec.compiler.errors import ParityError
+from edgec.compiler.host_model import HostModel
 from edgec.compiler.importer import ImportedModel, import_model
 from edgec.compiler.onnx_file import read_model
 from edgec.compiler.passes import CANONICALIZE
@@ -16,11 +18,10 @@ from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.progress import Silent
-from edgec.compiler.quantize.calibration import HostModel
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.recipe import RECIPES, Recipe
-from edgec.compiler.quantize.samples import Samples, samples_from_tensors
 from edgec.compiler.quantize.settings import QuantizeOptions
+from edgec.compiler.samples import Samples, samples_from_tensors
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import specialize
 from edgec.targets import load_target
@@ -47,7 +48,9 @@ class Digits:
         answers = [model.run({"image": batch})["logits"].argmax(axis=1) for batch in batches]
         return float(np.mean(np.concatenate(answers) == self.labels))
 
-    def quantized(self, recipe: Recipe, target: str = "native", **more: object) -> QuantizedModel:
+    def quantized(
+        self, recipe: Recipe, target: str = "native", metric: Metric = same_top1, **more: object
+    ) -> QuantizedModel:
         options = QuantizeOptions(recipe=recipe, **more)  # type: ignore[arg-type]
         module, imported = self.module, self.imported
         return quantize_model(
@@ -57,6 +60,7 @@ class Digits:
             load_target(target),
             options,
             self.samples,
+            metric,
             "",
             Silent(),
         )
@@ -112,7 +116,7 @@ def test_a_broken_scale_costs_accuracy(model: Digits) -> None:
 
 def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
     for name in ("int8", "int4-weight-only"):
-        module = model.quantized(RECIPES[name], limit=1).module
+        module = model.quantized(RECIPES[name]).module
         inputs = {"image": model.test[:BATCH]}
         results = [
             HostModel(m, model.imported.signature).run(inputs)["logits"]
@@ -163,8 +167,8 @@ def test_every_observer_finds_ranges_that_work(model: Digits, observer: str) -> 
     assert accuracy.sqnr_db > 25
 
 
-def test_a_user_metric_is_asked(model: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    quantized = model.quantized(RECIPES["int8"], limit=1, metric=f"{__name__}:always_half")
+def test_a_user_metric_is_asked(model: Digits) -> None:
+    quantized = model.quantized(RECIPES["int8"], metric=load_metric(f"{__name__}:always_half"))
     assert quantized.accuracy is not None
     assert quantized.accuracy.score == 0.5
 

@@ -14,6 +14,7 @@ from edgec.compiler.progress import Silent
 from edgec.compiler.quantize.recipe import Recipe
 from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.runtime import why_not_here
+from edgec.compiler.samples import SampleOptions
 from edgec.targets import load_target
 
 HERE = [
@@ -71,8 +72,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def compiled(source: tuple[Path, Path], target: str, folder: Path) -> Bundle:
     # Weights of 7 bits everywhere, so that all targets have the same codes.
-    quantize = QuantizeOptions(recipe=Recipe(weight_bits=7), calibration=str(source[1]))
-    options = CompileOptions(quantize=quantize, runner=True)
+    quantize = QuantizeOptions(recipe=Recipe(weight_bits=7))
+    options = CompileOptions(
+        quantize=quantize, samples=SampleOptions(source=str(source[1])), runner=True
+    )
     return compile_model(source[0], target, options, output=folder / f"{target}.edgec")
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from onnx_graphs import make_model, node, operators, random, to_relax
 
+from edgec.compiler.dataflow import Graph
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import op_name, scalar_of, value_of
 from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.graph import Graph
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import RECIPES, Recipe, resolve
 from edgec.targets import load_target

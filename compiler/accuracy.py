@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgec.compiler.parity import Tensors
-from edgec.compiler.quantize.samples import load_callable
+from edgec.compiler.samples import load_callable
 from edgec.compiler.storage import is_float
 
 Metric = Callable[[Tensors, Tensors], float]

@@ -12,7 +12,7 @@ Sources:
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +113,46 @@ def samples_from_tensors(tensors: Tensors, specs: Sequence[TensorSpec]) -> Sampl
     return _from_arrays("arrays", dict(tensors), specs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Which samples a compile looks at, and how it judges answers.
+
+    Attributes:
+        source: of samples, see the module, or the samples themselves; None if there are none.
+        preprocess: of images.
+        limit: batches that are looked at, at most.
+        metric: `module:function`, called with the original and the changed model's outputs of one
+            batch, dicts by name; gives 0..1. By default the share of equal top-1 answers.
+    """
+
+    source: "str | Samples | None" = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    limit: int = 300
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: says which setting.
+        """
+        if self.limit < 1:
+            raise UsageError(f"--calibration-limit {self.limit}: at least 1 batch is needed")
+        if self.metric is not None and ":" not in self.metric:
+            raise UsageError(f"--metric {self.metric!r}: write module:function")
+
+    def open(self, inputs: Sequence[TensorSpec]) -> "Samples | None":
+        """The samples, None if there are none.
+
+        Raises:
+            CalibrationError: they do not fit.
+        """
+        source = self.source
+        if isinstance(source, str):
+            source = open_samples(source, inputs, self.preprocess)
+        return source.limited(self.limit) if source is not None else None
+
+
 def open_samples(
     source: str, specs: Sequence[TensorSpec], preprocess: Preprocess | None = None
 ) -> Samples:
@@ -149,7 +189,7 @@ def load_callable(name: str) -> Callable[..., Any]:
     if added:
         sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        found: Any = getattr(importlib.import_module(module), function, None)
     except ImportError as error:
         raise UsageError(f"{name}: module {module} cannot be imported: {error}") from None
     finally:
@@ -157,7 +197,8 @@ def load_callable(name: str) -> Callable[..., Any]:
             sys.path.remove(here)
     if not callable(found):
         raise UsageError(f"{name}: module {module} has no function {function}")
-    return found
+    call: Callable[..., Any] = found
+    return call
 
 
 def _load(path: Path, specs: Sequence[TensorSpec]) -> Sample:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgec.compiler.errors import CalibrationError, UsageError
-from edgec.compiler.quantize.samples import Preprocess, open_samples, parse_preprocess
+from edgec.compiler.samples import Preprocess, open_samples, parse_preprocess
 from edgec.compiler.signature import TensorSpec
 
 IMAGE = TensorSpec("image", (2, 3, 4, 5), "float32")
