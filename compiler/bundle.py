@@ -126,6 +126,48 @@ class ParityRecord(_Record):
     allowed_share: dict[str, float] = {}
 
 
+class CompressionStepRecord(_Record):
+    """The model after one step.
+
+    Attributes:
+        kind: of the step.
+        macs: multiplications of one inference.
+        weights: of convolutions and matrix products.
+        nonzeros: those of them that are not zero.
+        score: mean of the metric against the original model; None without samples.
+        samples_sqnr_db: by float output, against the original model [dB].
+    """
+
+    kind: str
+    macs: int
+    weights: int
+    nonzeros: int
+    score: float | None
+    samples_sqnr_db: dict[str, float]
+
+
+class CompressionRecord(_Record):
+    """How the model was compressed, and what is left of the original.
+
+    Attributes:
+        recipe: every field of it.
+        calibration: what the samples were called; empty without samples.
+        macs_before: multiplications of one inference of the original.
+        weights_before: its weights.
+        sqnr_db: by float output, of the test vector against the original graph [dB].
+        samples: batches that the steps were measured on.
+        steps: in order.
+    """
+
+    recipe: dict[str, Any]
+    calibration: str
+    macs_before: int
+    weights_before: int
+    sqnr_db: dict[str, float]
+    samples: int
+    steps: tuple[CompressionStepRecord, ...]
+
+
 class QuantizationRecord(_Record):
     """How the model was quantized, and what is left of the float model.
 
@@ -190,6 +232,7 @@ class Manifest(_Record):
     execution: ExecutionRecord
     tolerance: ToleranceRecord
     parity: ParityRecord
+    compression: CompressionRecord | None = None
     quantization: QuantizationRecord | None = None
     vectors: tuple[VectorRecord, ...]
     tools: dict[str, str]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgec.compiler.bench import BenchReport
-    from edgec.compiler.bundle import ExecutionRecord, QuantizationRecord
+    from edgec.compiler.bundle import CompressionRecord, ExecutionRecord, QuantizationRecord
     from edgec.compiler.inspection import ModelReport
     from edgec.compiler.progress import Progress
 
@@ -150,8 +150,19 @@ def _progress(quiet: bool, verbose: bool) -> "Progress":
     return Silent() if quiet else Steps(verbose)
 
 
-def _quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
+        click.option(
+            "--compress",
+            metavar="RECIPE",
+            help="sparse-80, … joined by commas, in this order; or *.toml.",
+        ),
+        click.option(
+            "--compress-report",
+            type=_path,
+            metavar="FILE.html|.json",
+            help="What each step gained and cost.",
+        ),
         click.option(
             "--quantize",
             metavar="RECIPE",
@@ -191,6 +202,7 @@ _SAMPLE_FIELDS = {
     "calibration_limit": "limit",
     "metric": "metric",
 }
+_COMPRESS_FIELDS = {"compress_report": "report"}
 _QUANTIZE_FIELDS = {
     "observer": "observer",
     "calibration_cache": "cache",
@@ -216,21 +228,44 @@ def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -
     return {names[name]: value for name, value in given.items()}
 
 
-def _changes(quantize: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _changes(
+    compress: str | None, quantize: str | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """The options of a compile that changes the model's numbers."""
+    from edgec.compiler.compress.recipe import load_compression
+    from edgec.compiler.compress.settings import CompressOptions
     from edgec.compiler.quantize.recipe import load_recipe
     from edgec.compiler.quantize.settings import QuantizeOptions
     from edgec.compiler.samples import SampleOptions, parse_preprocess
 
-    owner = "--quantize RECIPE" if quantize is None else ""
-    samples = _fields(settings, _SAMPLE_FIELDS, owner)
-    fields = _fields(settings, _QUANTIZE_FIELDS, owner)
+    to_compress = "" if compress else "--compress RECIPE"
+    to_quantize = "" if quantize else "--quantize RECIPE"
+    neither = to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    samples = _fields(settings, _SAMPLE_FIELDS, neither)
+    compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
+    quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
     if "preprocess" in samples:
         samples["preprocess"] = parse_preprocess(samples["preprocess"])
-    if "repair" in fields:
-        fields["repair"] = False
-    recipe = quantize and QuantizeOptions(recipe=load_recipe(quantize), **fields)
-    return {"samples": SampleOptions(**samples), "quantize": recipe or None}
+    if "repair" in quantization:
+        quantization["repair"] = False
+    options: dict[str, Any] = {"samples": SampleOptions(**samples)}
+    if compress:
+        options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
+    if quantize:
+        options["quantize"] = QuantizeOptions(recipe=load_recipe(quantize), **quantization)
+    return options
+
+
+def _print_compression(record: "CompressionRecord") -> None:
+    macs, weights = record.macs_before, record.weights_before
+    for step in record.steps:
+        line = f"  {step.kind}: {step.macs / macs:.1%} of the multiplications, "
+        line += f"{step.weights / weights:.1%} of the weights"
+        if step.nonzeros < step.weights:
+            line += f" ({step.nonzeros / weights:.1%} nonzero)"
+        if step.score is not None:
+            line += f", metric {step.score:.4f} over {record.samples} batches"
+        click.echo(line)
 
 
 def _print_quantization(record: "QuantizationRecord") -> None:
@@ -256,7 +291,7 @@ def _print_quantization(record: "QuantizationRecord") -> None:
 )
 @_shape_options
 @_inputs_option
-@_quantize_options
+@_change_options
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
@@ -277,6 +312,7 @@ def compile(
     shapes: Sequence[str],
     freeze: Sequence[str],
     inputs: Sequence[str],
+    compress: str | None,
     quantize: str | None,
     seed: int,
     no_parity: bool,
@@ -301,7 +337,7 @@ def compile(
         **_model_options(shapes, freeze),
         inputs=_read_inputs(inputs),
         seed=seed,
-        **_changes(quantize, settings),
+        **_changes(compress, quantize, settings),
         parity=not no_parity,
         check_stages=check_stages,
         runner=runner,
@@ -332,6 +368,8 @@ def compile(
     for name, error in manifest.parity.max_error.items():
         share = manifest.parity.allowed_share[name]
         click.echo(f"  {name}: largest error {error:.2g}, {share:.1%} of what is allowed")
+    if manifest.compression is not None:
+        _print_compression(manifest.compression)
     if manifest.quantization is not None:
         _print_quantization(manifest.quantization)
     notes = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.compress.settings import CompressOptions
 from edgec.compiler.errors import UsageError
 from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.samples import SampleOptions
@@ -23,6 +24,7 @@ class CompileOptions:
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
         samples: what compression and quantization look at.
+        compress: what is pruned or factorized; None compiles all weights.
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
@@ -38,6 +40,7 @@ class CompileOptions:
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     samples: SampleOptions = field(default_factory=SampleOptions)
+    compress: CompressOptions | None = None
     quantize: QuantizeOptions | None = None
     parity: bool = True
     runner: bool = False

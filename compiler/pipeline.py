@@ -14,11 +14,13 @@ from typing import ParamSpec, TypeVar
 import onnx
 from tvm import IRModule
 
-from edgec.compiler.accuracy import Comparison, Metric, load_metric, same_top1
+from edgec.compiler.accuracy import Comparison, load_metric, same_top1
 from edgec.compiler.backend import build, compile_module, pack, schedule
 from edgec.compiler.bundle import (
     LIBRARY,
     Bundle,
+    CompressionRecord,
+    CompressionStepRecord,
     ExecutionRecord,
     Executor,
     FrozenRecord,
@@ -34,6 +36,7 @@ from edgec.compiler.bundle import (
     scratch_folder,
     write_bundle,
 )
+from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.errors import (
     BadInputError,
     OutputError,
@@ -47,7 +50,7 @@ from edgec.compiler.graph import (
     least_precise_float,
     quantizes_activations,
 )
-from edgec.compiler.importer import ImportedModel, import_model
+from edgec.compiler.importer import import_model
 from edgec.compiler.locate import first_divergence
 from edgec.compiler.lower import lower
 from edgec.compiler.onnx_file import SourceModel, read_model
@@ -64,7 +67,7 @@ from edgec.compiler.parity import (
 from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.quantize.quantizer import QuantizedModel, check_samples, quantize_model
+from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.reference import run_reference
 from edgec.compiler.quantize.report import write_report
 from edgec.compiler.quantize.settings import QuantizeOptions
@@ -87,7 +90,9 @@ PHASES = (
     "import",  # ONNX to Relax
     "reference",  # what ONNX Runtime says
     "canonicalize",  # affines into weights, composites recognized
+    "compress",  # fewer weights, channels and layers, if asked for
     "quantize",  # codes instead of floats, if asked for
+    "expect",  # what TVM's own code makes of a compressed or quantized graph
     "pack",  # layouts of the target's kernels, epilogues fused
     "lower",  # the rest to fused loop nests
     "schedule",  # decisions, code of every kernel
@@ -130,8 +135,7 @@ def compile_model(
     target = target if isinstance(target, Target) else load_target(target)
     path = Path(path)
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
-    phases = [phase for phase in PHASES if phase != "quantize" or options.quantize is not None]
-    run = _Run(progress or Silent(), options.dump, phases)
+    run = _Run(progress or Silent(), options.dump, _phases(options))
     with scratch_folder() as scratch:
         library = scratch / LIBRARY
         source = run("read", read_model, path)
@@ -144,22 +148,45 @@ def compile_model(
             "reference", _Reference.compute, source, special, graph, signature, options, samples
         )
         canonical = run("canonicalize", apply_passes, imported.module, CANONICALIZE)
-        module, rounded = canonical, None
-        if options.quantize is not None:
-            rounded = run(
-                "quantize",
-                _Rounded.make,
-                canonical,
+        module, metric = canonical, load_metric(options.samples.metric)
+        compressed: CompressedModel | None = None
+        quantized: QuantizedModel | None = None
+        if options.compress is not None:
+            compressed = run(
+                "compress",
+                compress_model,
+                module,
                 imported,
-                reference,
+                target,
+                options.compress,
+                samples,
+                metric,
+                run.progress,
+            )
+            module = compressed.module
+        if options.quantize is not None:
+            quantized = run(
+                "quantize",
+                quantize_model,
+                module,
+                imported.value_names,
+                signature,
                 target,
                 options.quantize,
                 samples,
-                load_metric(options.samples.metric),
+                metric,
                 source.sha256,
                 run.progress,
             )
-            module = rounded.module
+            module = quantized.module
+            if options.quantize.report is not None:
+                write_report(options.quantize.report, quantized)
+        changed = None
+        if compressed is not None or quantized is not None:
+            make = _Changed.make
+            changed = run(
+                "expect", make, module, compressed, quantized, reference, options, samples
+            )
         packed = run("pack", pack, module, target)
         lowered = run("lower", lower, packed, target)
         decide = RecordedDecisions(_tuned(options, target, run.progress))
@@ -171,16 +198,16 @@ def compile_model(
 
         check = _Check(reference, graph, imported.value_names, scratch, options)
         stages = {"import": imported.module, "canonicalize": canonical}
-        parity = run("verify", check, library, executor, target, stages, module, rounded)
+        parity = run("verify", check, library, executor, target, stages, module, changed)
         execution = ExecutionRecord(
             executor=executor,
             arena_bytes=arena_bytes,
             tuned_share=_rounded(tuned_share(scheduled, decide.used, target)),
         )
         manifest = _manifest(
-            source, special, target, options, reference, execution, parity, rounded
+            source, special, target, options, reference, execution, parity, changed
         )
-        vectors = _vector_files(reference, rounded)
+        vectors = _vector_files(reference, changed)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vectors}
         bundle = run("bundle", _package, output, manifest, files, options)
     run.finish()
@@ -225,6 +252,13 @@ def _package(
         assert isinstance(library, Path)
         files = {**files, **runner_files(manifest, library)}
     return write_bundle(output, manifest, files)
+
+
+def _phases(options: CompileOptions) -> list[str]:
+    """Those that a compile goes through."""
+    asked = {"compress": options.compress is not None, "quantize": options.quantize is not None}
+    asked["expect"] = any(asked.values())
+    return [phase for phase in PHASES if asked.get(phase, True)]
 
 
 def apply_passes(module: IRModule, passes: tuple[Pass, ...]) -> IRModule:
@@ -327,91 +361,111 @@ def _samples(
     options: CompileOptions, graph: onnx.ModelProto, signature: Signature
 ) -> Samples | None:
     """Of a quantized compile, opened before anything takes long."""
-    if options.quantize is None:
+    options_given = [o for o in (options.compress, options.quantize) if o is not None]
+    if not options_given:
         return None
     if quantizes_activations(graph.graph):
         raise UsageError(
-            "this model is quantized already (it has QuantizeLinear nodes); "
-            "compile it without --quantize, or start from the float model"
+            "this model is quantized already (it has QuantizeLinear nodes); compile it without "
+            "--compress and --quantize, or start from the float model"
         )
     samples = options.samples.open(signature.inputs)
-    check_samples(options.quantize, given=samples is not None)
+    for given in options_given:
+        given.check_samples(samples is not None)
     return samples
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rounded:
-    """A quantized model and what it computes.
+class _Changed:
+    """What a compressed or quantized model shall compute.
 
     Attributes:
-        model: the quantized graph and its numbers.
-        expected: what that graph gives for the test inputs, by code that is not ours.
+        expected: what its graph gives for the test inputs, by code that is not ours.
         tolerance: for the library against `expected`.
-        record: for the manifest.
+        compression: for the manifest.
+        quantization: for the manifest.
     """
 
-    model: QuantizedModel
     expected: Tensors
     tolerance: Tolerance
-    record: QuantizationRecord
-
-    @property
-    def module(self) -> IRModule:
-        """The quantized graph."""
-        return self.model.module
+    compression: CompressionRecord | None
+    quantization: QuantizationRecord | None
 
     @classmethod
     def make(
         cls,
         module: IRModule,
-        imported: ImportedModel,
+        compressed: CompressedModel | None,
+        quantized: QuantizedModel | None,
         reference: "_Reference",
-        target: Target,
-        options: QuantizeOptions,
+        options: CompileOptions,
         samples: Samples | None,
-        metric: Metric,
-        sha256: str,
-        progress: Progress,
-    ) -> "_Rounded":
-        signature = imported.signature
-        model = quantize_model(
-            module,
-            imported.value_names,
-            signature,
-            target,
-            options,
-            samples,
-            metric,
-            sha256,
-            progress,
-        )
-        if options.report is not None:
-            write_report(options.report, model)
-        expected = run_reference(model.module, signature, reference.inputs)
-        recipe = options.recipe
-        # A kernel sums in another order than the reference: what lies between two codes moves.
-        enough = QUANTIZED_SQNR_DB if recipe.activations != "float" else None
-        tolerance = dataclasses.replace(reference.tolerance, sqnr_db=enough)
+    ) -> "_Changed":
+        expected = run_reference(module, reference.signature, reference.inputs)
         comparison = Comparison(same_top1)
         comparison.add(reference.expected, expected)
-        operators = model.quantization.plan.operators
-        quantized = [o for o in operators if o.keep != "float" and not o.shares_scale]
-        accuracy = model.accuracy
-        record = QuantizationRecord(
-            recipe=recipe.model_dump(mode="json"),
-            codes=model.quantization.resolved.why,
-            calibration=samples.source if samples is not None else "",
-            observer=options.observer if recipe.needs_samples else "",
-            repaired=options.repair,
-            quantized=len(quantized),
-            kept_float=model.kept_float,
-            sqnr_db=_rounded_all(comparison.result().by_output),
-            samples=model.measured,
-            samples_sqnr_db=_rounded_all(accuracy.by_output) if accuracy else {},
-            score=_rounded(accuracy.score) if accuracy else None,
-        )
-        progress.detail(record.codes)
-        return cls(model, expected, tolerance, record)
+        sqnr_db = comparison.result().by_output
+        tolerance, compression, quantization = reference.tolerance, None, None
+        if compressed is not None:
+            compression = _compression_record(compressed, options, samples, sqnr_db)
+        if quantized is not None:
+            assert options.quantize is not None
+            quantization = _quantization_record(quantized, options.quantize, samples, sqnr_db)
+            if options.quantize.recipe.activations != "float":
+                # A kernel sums in another order: what lies between two codes moves.
+                tolerance = dataclasses.replace(tolerance, sqnr_db=QUANTIZED_SQNR_DB)
+        return cls(expected, tolerance, compression, quantization)
+
+
+def _compression_record(
+    model: CompressedModel,
+    options: CompileOptions,
+    samples: Samples | None,
+    sqnr_db: Mapping[str, float],
+) -> CompressionRecord:
+    assert options.compress is not None
+    return CompressionRecord(
+        recipe=options.compress.recipe.model_dump(mode="json"),
+        calibration=samples.source if samples is not None else "",
+        macs_before=model.before.macs,
+        weights_before=model.before.weights,
+        sqnr_db=_rounded_all(sqnr_db),
+        samples=model.measured,
+        steps=tuple(
+            CompressionStepRecord(
+                kind=result.step.kind,
+                macs=result.costs.macs,
+                weights=result.costs.weights,
+                nonzeros=result.costs.nonzeros,
+                score=result.accuracy and _rounded(result.accuracy.score),
+                samples_sqnr_db=_rounded_all(result.accuracy.by_output if result.accuracy else {}),
+            )
+            for result in model.steps
+        ),
+    )
+
+
+def _quantization_record(
+    model: QuantizedModel,
+    options: QuantizeOptions,
+    samples: Samples | None,
+    sqnr_db: Mapping[str, float],
+) -> QuantizationRecord:
+    recipe, accuracy = options.recipe, model.accuracy
+    operators = model.quantization.plan.operators
+    return QuantizationRecord(
+        recipe=recipe.model_dump(mode="json"),
+        codes=model.quantization.resolved.why,
+        calibration=samples.source if samples is not None else "",
+        observer=options.observer if recipe.needs_samples else "",
+        repaired=options.repair,
+        quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
+        kept_float=model.kept_float,
+        sqnr_db=_rounded_all(sqnr_db),
+        samples=model.measured,
+        samples_sqnr_db=_rounded_all(accuracy.by_output) if accuracy else {},
+        score=_rounded(accuracy.score) if accuracy else None,
+    )
 
 
 class _Check:
@@ -438,7 +492,7 @@ class _Check:
         target: Target,
         stages: Mapping[str, IRModule],
         module: IRModule,
-        rounded: _Rounded | None,
+        changed: _Changed | None,
     ) -> ParityRecord:
         if not self.options.parity:
             return ParityRecord(checked_on="nothing")
@@ -448,10 +502,10 @@ class _Check:
         if not here:
             # The target's code cannot run here: the same module, compiled for this machine.
             target, library, executor = self._host_build(module)
-        report = self._run(target, library, executor, rounded)
-        if not report.passed and rounded is not None:
+        report = self._run(target, library, executor, changed)
+        if not report.passed and changed is not None:
             raise ParityError(
-                f"the library does not compute the quantized graph: {report.problems()}"
+                f"the library does not compute the changed graph: {report.problems()}"
             )
         if not report.passed:
             where = self._where(stages)
@@ -463,11 +517,11 @@ class _Check:
         )
 
     def _run(
-        self, target: Target, library: Path, executor: Executor, rounded: _Rounded | None = None
+        self, target: Target, library: Path, executor: Executor, changed: _Changed | None = None
     ) -> ParityReport:
         session = open_session(library, target, self.reference.signature, executor)
         actual = session.run(self.reference.inputs)
-        wanted = rounded or self.reference
+        wanted = changed or self.reference
         return compare(wanted.expected, actual, wanted.tolerance)
 
     def _host_build(self, module: IRModule) -> tuple[Target, Path, Executor]:
@@ -511,9 +565,9 @@ def _rounded_all(values: Mapping[str, float]) -> dict[str, float]:
     return {name: _rounded(value) for name, value in values.items()}
 
 
-def _vector_files(reference: _Reference, rounded: _Rounded | None) -> dict[str, bytes]:
+def _vector_files(reference: _Reference, changed: _Changed | None) -> dict[str, bytes]:
     signature, files = reference.signature, {}
-    expected = (rounded or reference).expected
+    expected = (changed or reference).expected
     for kind, specs, tensors in (
         ("input", signature.inputs, reference.inputs),
         ("output", signature.outputs, expected),
@@ -535,10 +589,10 @@ def _manifest(
     reference: _Reference,
     execution: ExecutionRecord,
     parity: ParityRecord,
-    rounded: _Rounded | None,
+    changed: _Changed | None,
 ) -> Manifest:
     signature = reference.signature
-    tolerance = (rounded or reference).tolerance
+    tolerance = (changed or reference).tolerance
     return Manifest(
         model=ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset),
         target=target,
@@ -556,7 +610,8 @@ def _manifest(
         execution=execution,
         tolerance=ToleranceRecord(**dataclasses.asdict(tolerance)),
         parity=parity,
-        quantization=rounded.record if rounded is not None else None,
+        compression=changed.compression if changed is not None else None,
+        quantization=changed.quantization if changed is not None else None,
         vectors=(
             VectorRecord(
                 inputs=tuple(_vector_path("input", i) for i in range(len(signature.inputs))),

@@ -7,7 +7,7 @@ from tvm import IRModule
 
 from edgec.compiler.accuracy import Accuracy, Comparison, Metric
 from edgec.compiler.dataflow import Graph
-from edgec.compiler.errors import ParityError, UnsupportedModelError, UsageError
+from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.host_model import FloatModel, HostModel
 from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
@@ -55,27 +55,6 @@ class QuantizedModel:
     measured: int
     sensitivity: tuple[Sensitivity, ...]
     kept_float: tuple[str, ...]
-
-
-def check_samples(options: QuantizeOptions, given: bool) -> None:
-    """Refuse a recipe that needs samples where none are given.
-
-    Raises:
-        UsageError: they are needed and there are none.
-    """
-    if given:
-        return
-    if options.has_bar:
-        raise UsageError(
-            "--max-drop and --min-sqnr are measured on samples: add --calibration DATA"
-        )
-    cached = options.cache is not None and options.cache.exists()
-    if options.recipe.needs_samples and not cached:
-        raise UsageError(
-            f"recipe {options.recipe.name} needs the ranges of activations: add --calibration DATA "
-            "(.npy, .npz, a folder of images, or module:function); int8-dynamic, "
-            "int8-weight-only and int4-weight-only need no data"
-        )
 
 
 def quantize_model(

@@ -46,3 +46,23 @@ class QuantizeOptions:
     def has_bar(self) -> bool:
         """Whether operators may have to return to float."""
         return self.max_drop is not None or self.min_sqnr_db is not None
+
+    def check_samples(self, given: bool) -> None:
+        """Refuse a recipe that needs samples where none are given.
+
+        Raises:
+            UsageError: they are needed and there are none.
+        """
+        if given:
+            return
+        if self.has_bar:
+            raise UsageError(
+                "--max-drop and --min-sqnr are measured on samples: add --calibration DATA"
+            )
+        cached = self.cache is not None and self.cache.exists()
+        if self.recipe.needs_samples and not cached:
+            raise UsageError(
+                f"recipe {self.recipe.name} needs the ranges of activations: add --calibration "
+                "DATA (.npy, .npz, a folder of images, or module:function); int8-dynamic, "
+                "int8-weight-only and int4-weight-only need no data"
+            )

@@ -5,61 +5,47 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from digits_model import BATCH, DigitsModel, digits_model
+from tvm import IRModule
 
 from edgec.compiler.accuracy import Metric, load_metric, same_top1
 from edgec.compiler.errors import ParityError
 from edgec.compiler.host_model import HostModel
-from edgec.compiler.importer import ImportedModel, import_model
-from edgec.compiler.onnx_file import read_model
-from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import shape_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.passes.insert_quantization import InsertQuantization
-from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.progress import Silent
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.recipe import RECIPES, Recipe
 from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.samples import Samples, samples_from_tensors
-from edgec.compiler.simplify import simplify
-from edgec.compiler.specialize import specialize
 from edgec.targets import load_target
-
-BATCH = 50
-TEST_IMAGES = 450
-CALIBRATION_IMAGES = 300
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The canonical float model, and data."""
+    """Quantizes the model."""
 
-    imported: ImportedModel
-    module: object
-    test: np.ndarray
-    labels: np.ndarray
-    samples: Samples
-    float_top1: float
+    base: DigitsModel
 
-    def top1(self, module: object) -> float:
-        model = HostModel(module, self.imported.signature)
-        batches = self.test.reshape(-1, BATCH, 1, 8, 8)
-        answers = [model.run({"image": batch})["logits"].argmax(axis=1) for batch in batches]
-        return float(np.mean(np.concatenate(answers) == self.labels))
+    def top1(self, module: IRModule) -> float:
+        return self.base.top1(module)
 
     def quantized(
-        self, recipe: Recipe, target: str = "native", metric: Metric = same_top1, **more: object
+        self,
+        recipe: Recipe,
+        target: str = "native",
+        metric: Metric = same_top1,
+        **more: object,
     ) -> QuantizedModel:
         options = QuantizeOptions(recipe=recipe, **more)  # type: ignore[arg-type]
-        module, imported = self.module, self.imported
+        imported = self.base.imported
         return quantize_model(
-            module,
+            self.base.module,
             imported.value_names,
             imported.signature,
             load_target(target),
             options,
-            self.samples,
+            self.base.samples,
             metric,
             "",
             Silent(),
@@ -68,18 +54,7 @@ class Digits:
 
 @pytest.fixture(scope="module")
 def model(digits: Path) -> Digits:
-    source = read_model(digits)
-    special = specialize(source.proto, {"image": (BATCH, 1, 8, 8)}, {})
-    imported = import_model(simplify(special.proto))
-    module = apply_passes(imported.module, CANONICALIZE)
-    data = load_digits()
-    images = (data.images / 16).astype(np.float32)[:, None]
-    samples = samples_from_tensors(
-        {"image": images[:CALIBRATION_IMAGES]}, imported.signature.inputs
-    )
-    test, labels = images[-TEST_IMAGES:], data.target[-TEST_IMAGES:]
-    found = Digits(imported, module, test, labels, samples, 0.0)
-    return replace(found, float_top1=found.top1(module))
+    return Digits(digits_model(digits))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +72,9 @@ def model(digits: Path) -> Digits:
 def test_top1_stays_near_that_of_the_floats(
     model: Digits, name: str, target: str, points: float
 ) -> None:
-    assert model.float_top1 > 0.98
+    assert model.base.float_top1 > 0.98
     quantized = model.quantized(RECIPES[name], target)
-    assert model.top1(ExpandWeights()(quantized.module)) >= model.float_top1 - points / 100
+    assert model.top1(ExpandWeights()(quantized.module)) >= model.base.float_top1 - points / 100
 
 
 def test_a_broken_scale_costs_accuracy(model: Digits) -> None:
@@ -111,15 +86,15 @@ def test_a_broken_scale_costs_accuracy(model: Digits) -> None:
         scales={**quantization.scales, variable: replace(scale, scale=scale.scale / 50)},
     )
     damaged = InsertQuantization(broken)(quantization.plan.graph.module)
-    assert model.top1(ExpandWeights()(damaged)) < model.float_top1 - 0.05
+    assert model.top1(ExpandWeights()(damaged)) < model.base.float_top1 - 0.05
 
 
 def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
     for name in ("int8", "int4-weight-only"):
         module = model.quantized(RECIPES[name]).module
-        inputs = {"image": model.test[:BATCH]}
+        inputs = {"image": model.base.test[:BATCH]}
         results = [
-            HostModel(m, model.imported.signature).run(inputs)["logits"]
+            HostModel(m, model.base.imported.signature).run(inputs)["logits"]
             for m in (module, ExpandWeights()(module))
         ]
         assert np.allclose(*results, atol=1e-4)

@@ -1,0 +1,96 @@
+"""The compress phase: the steps of a recipe, and what the model is after each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm import IRModule
+
+from edgec.compiler.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.compress.costs import Costs, costs_of
+from edgec.compiler.compress.settings import CompressOptions
+from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.dataflow import Graph
+from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.host_model import HostModel
+from edgec.compiler.importer import ImportedModel
+from edgec.compiler.passes.base import is_static
+from edgec.compiler.progress import Progress
+from edgec.compiler.samples import Sample, Samples
+from edgec.targets import Target
+
+# Batches that accuracy is measured on.
+MAX_MEASURED = 64
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The model after a step.
+
+    Attributes:
+        step: what was done.
+        costs: of the model.
+        accuracy: against the original, on samples; None without samples.
+    """
+
+    step: Step
+    costs: Costs
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """What the phase gives.
+
+    Attributes:
+        module: the compressed module.
+        before: costs of the original.
+        steps: the model after each step.
+        measured: number of batches that accuracy was measured on.
+    """
+
+    module: IRModule
+    before: Costs
+    steps: tuple[StepResult, ...]
+    measured: int
+
+
+def compress_model(
+    module: IRModule,
+    imported: ImportedModel,
+    target: Target,
+    options: CompressOptions,
+    samples: Samples | None,
+    metric: Metric,
+    progress: Progress,
+) -> CompressedModel:
+    """Compress a canonical module.
+
+    Raises:
+        UnsupportedModelError: shapes depend on data, or a step finds nothing to change.
+    """
+    if not is_static(module):
+        raise UnsupportedModelError(
+            "shapes in this model depend on data; compression needs static ones: "
+            "compile without --compress"
+        )
+    original = Graph(module, imported.value_names)
+    work = Work(original, imported.signature, target, samples, metric, progress)
+    measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
+    teacher = HostModel(module, imported.signature) if measured else None
+    results = []
+    for step in options.recipe.step:
+        module = step.apply(Graph(module, imported.value_names), work)
+        costs = costs_of(Graph(module, imported.value_names))
+        accuracy = _accuracy(teacher, module, work, measured) if teacher is not None else None
+        results.append(StepResult(step, costs, accuracy))
+    return CompressedModel(module, costs_of(original), tuple(results), len(measured))
+
+
+def _accuracy(
+    teacher: HostModel, module: IRModule, work: Work, samples: Sequence[Sample]
+) -> Accuracy:
+    student = HostModel(module, work.signature)
+    comparison = Comparison(work.metric)
+    for sample in samples:
+        comparison.add(teacher.run(sample), student.run(sample))
+    return comparison.result()

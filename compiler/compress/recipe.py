@@ -1,0 +1,97 @@
+"""Recipes of compression: steps in order.
+
+On the command line, names with a number, joined by commas: `channels-50,distill`. As a TOML file:
+
+```toml
+[[step]]
+kind = "sparse"
+ratio = 0.8
+skip = ["classifier*"]
+```
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgec.compiler.compress.sparse import Sparse
+from edgec.compiler.compress.step import Step
+from edgec.compiler.errors import RecipeError, did_you_mean
+
+AnyStep = Annotated[Sparse, Field(discriminator="kind")]
+
+# What a name with a number means; the number is a percentage.
+_NAMED: dict[str, Callable[[float], Step]] = {
+    "sparse-N": lambda share: Sparse(ratio=share),
+}
+
+
+class CompressionRecipe(BaseModel):
+    """Steps, in order.
+
+    Attributes:
+        name: shown and written into the manifest.
+        step: the steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    step: tuple[AnyStep, ...] = Field(min_length=1)
+
+
+def load_compression(text: str) -> CompressionRecipe:
+    """The recipe of this file if the text ends in `.toml`, else of these names.
+
+    Raises:
+        RecipeError: unknown name, unreadable file, unknown key or bad value.
+
+    >>> load_compression("sparse-80").step[0].ratio
+    0.8
+    """
+    if text.endswith(".toml"):
+        return _read(Path(text))
+    try:
+        steps = tuple(_named(part.strip()) for part in text.split(","))
+        return CompressionRecipe.model_validate({"name": text, "step": steps})
+    except ValidationError as error:
+        raise RecipeError(f"--compress {text}: {_explain(error)}") from None
+
+
+def _named(name: str) -> Step:
+    number = re.search(r"\d+$", name)
+    key = name[: number.start()] + "N" if number else name
+    if key not in _NAMED:
+        raise RecipeError(
+            f"unknown compression {name!r}{did_you_mean(key, _NAMED)} Known: "
+            f"{', '.join(_NAMED)} (N in percent), joined by commas; a recipe file is given by its "
+            "path, *.toml"
+        )
+    return _NAMED[key](int(number.group()) / 100 if number else 0.0)
+
+
+def _read(path: Path) -> CompressionRecipe:
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"recipe file {path} does not exist") from None
+    except OSError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {path} is not valid TOML: {error}") from None
+    try:
+        return CompressionRecipe.model_validate({"name": path.stem, **fields})
+    except ValidationError as error:
+        raise RecipeError(f"recipe file {path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    reasons = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        reasons.append(f"{key}: {item['msg']}")
+    return "; ".join(reasons)

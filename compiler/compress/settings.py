@@ -1,0 +1,44 @@
+"""The settings of a compile that compresses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgec.compiler.compress.recipe import CompressionRecipe
+from edgec.compiler.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """What is compressed, and how.
+
+    Attributes:
+        recipe: the steps.
+        report: .html or .json file.
+    """
+
+    recipe: CompressionRecipe
+    report: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: says which setting.
+        """
+        if self.report is not None and self.report.suffix not in (".html", ".json"):
+            raise UsageError(
+                f"--compress-report {self.report}: expected a name ending in .html or .json"
+            )
+
+    def check_samples(self, given: bool) -> None:
+        """Refuse a recipe that needs samples where none are given.
+
+        Raises:
+            UsageError: names the steps.
+        """
+        needing = [step.kind for step in self.recipe.step if step.needs_samples]
+        if needing and not given:
+            raise UsageError(
+                f"{', '.join(needing)}: looks at samples (they need no labels): add --calibration "
+                "DATA (.npy, .npz, a folder of images, or module:function)"
+            )

@@ -1,0 +1,77 @@
+"""What a step of compression is, and what it may look at."""
+
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+from tvm import IRModule
+
+from edgec.compiler.accuracy import Metric
+from edgec.compiler.dataflow import Graph
+from edgec.compiler.progress import Progress
+from edgec.compiler.quantize.plan import Operator, find_operators
+from edgec.compiler.samples import Samples
+from edgec.compiler.signature import Signature
+from edgec.targets import Target
+
+
+@dataclass(frozen=True)
+class Work:
+    """What steps share.
+
+    Attributes:
+        original: the canonical module before any step; the teacher of distillation.
+        signature: of the model.
+        target: that the model is compressed for.
+        samples: unlabelled inputs; None if none were given.
+        metric: agreement of two models' outputs, 0..1.
+        progress: shown what takes long.
+    """
+
+    original: Graph
+    signature: Signature
+    target: Target
+    samples: Samples | None
+    metric: Metric
+    progress: Progress
+
+
+class Step(BaseModel, ABC):
+    """One step of a recipe: its fields are its settings.
+
+    Attributes:
+        kind: its name in recipes and reports.
+        skip: globs over the names of an operator's values; those operators stay as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    skip: tuple[str, ...] = ()
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the step cannot do without samples."""
+        return False
+
+    @abstractmethod
+    def apply(self, graph: Graph, work: Work) -> IRModule:
+        """The module after the step; of the same signature.
+
+        Raises:
+            UnsupportedModelError: there is nothing in the model that the step could change.
+        """
+
+    def weighted(self, graph: Graph) -> list[Operator]:
+        """Operators with constant weights that the step may change, in order."""
+        return [
+            operator
+            for operator in find_operators(graph)
+            if operator.weight is not None and not _matches(operator.names, self.skip)
+        ]
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
