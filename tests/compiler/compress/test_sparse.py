@@ -35,7 +35,6 @@ def test_that_share_of_the_weights_is_zero(model: DigitsModel) -> None:
     assert step.costs.nonzeros == pytest.approx(0.7 * step.costs.weights, rel=0.01)
     assert step.accuracy is not None
     assert step.accuracy.score > 0.95
-    assert model.top1(result.module) > 0.9
 
 
 def test_too_much_is_seen(model: DigitsModel) -> None:
