@@ -71,7 +71,7 @@ from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.reference import run_reference
 from edgec.compiler.quantize.report import write_report
 from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.records import READY, Database, Record, best_records
+from edgec.compiler.records import READY, Database, Key, Record, best_records
 from edgec.compiler.runner import runner_files
 from edgec.compiler.runtime import open_session, why_not_here
 from edgec.compiler.samples import Samples
@@ -220,16 +220,18 @@ _NO_RUNNER = (
 )
 
 
-def _tuned(options: CompileOptions, target: Target, progress: Progress) -> list[Record]:
-    """The tuning records to use: those of a database before those that come with edgec.
+def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
+    """The tuning record of each kernel: of a database before those that come with edgec.
 
     Raises:
         BadInputError: the database cannot be read, or holds nothing for this target.
     """
-    ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True).fitting(target)
-    best = best_records(ready) if options.ready_records else {}
+    best: dict[Key, Record] = {}
+    if options.ready_records:
+        ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True)
+        best = best_records(ready.fitting(target))
     if options.records is None:
-        return list(best.values())
+        return best
     database = Database.read(options.records)
     if database.warning():
         progress.warn(database.warning())
@@ -241,7 +243,7 @@ def _tuned(options: CompileOptions, target: Target, progress: Progress) -> list[
         raise BadInputError(f"no tuning record fits: {why}")
     if any(record.emulated for record in records):
         progress.warn(f"{options.records} was measured in an emulator, which knows no caches")
-    return list((best | best_records(records)).values())
+    return best | best_records(records)
 
 
 def _package(

@@ -94,7 +94,7 @@ def _x86(text: str) -> Target:
     elif level != "x86-64-v2":
         dot = "avx512bw" if wide else "vpmaddwd"
     return Target(
-        description=_model_name(text),
+        description=_description(text),
         triple="x86_64-linux-gnu",
         cpu=level,
         features=features,
@@ -111,7 +111,7 @@ def _aarch64(text: str) -> Target:
     part = re.search(r"^CPU part\s*:\s*(\S+)", text, re.MULTILINE)
     dot: IntegerDot = "i8mm" if "i8mm" in flags else "sdot" if "asimddp" in flags else "smlal"
     return Target(
-        description=_model_name(text),
+        description=_description(text),
         triple="aarch64-linux-gnu",
         cpu=ARM_PARTS.get(part.group(1) if part else "", "generic"),
         features=("+neon", *(f"+{llvm}" for flag, llvm in ARM_EXTENSIONS.items() if flag in flags)),
@@ -161,6 +161,19 @@ def _clock_ghz() -> float:
         return round(float(match.group(1)) / 1e3, 2) if match else 2.0
 
 
+def cpu_name() -> str:
+    """What Linux calls this processor; the architecture where it says nothing."""
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    return _model_name(text) or platform.machine()
+
+
 def _model_name(text: str) -> str:
     match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-    return f"this machine: {match.group(1).strip()}" if match else "this machine"
+    return match.group(1).strip() if match else ""
+
+
+def _description(text: str) -> str:
+    return ": ".join(filter(None, ("this machine", _model_name(text))))

@@ -126,7 +126,7 @@ class BoardSession:
         """Load a file that was pushed, as the library of a bundle."""
         manifest = bundle.manifest
         with self.step("load the model", LOAD_SECONDS):
-            module = self._remote.load_module(name)
+            module = self.load_module(name)
             device = self._remote.cpu(0)
             if manifest.execution.executor == "static":
                 return _StaticModel(self, module, device, manifest.signature, threads)
@@ -231,10 +231,7 @@ class _StaticModel(BoardModel):
             raise RuntimeError("no memory or no threads for the model")
 
     def _tensors(self, inputs: list[NDArray[Any]]) -> tuple[list[Any], list[Any]]:
-        given = [self._empty(array.nbytes) for array in inputs]
-        for tensor, array in zip(given, inputs, strict=True):
-            if array.nbytes:
-                tensor.copyfrom(np.frombuffer(array.tobytes(), np.uint8))
+        given = [self._session.tensor(array) for array in inputs]
         return given, [self._empty(_bytes(spec)) for spec in self._signature.outputs]
 
     def _empty(self, size: int) -> Any:

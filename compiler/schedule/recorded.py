@@ -1,10 +1,10 @@
 """Decisions from tuning records."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
-from edgec.compiler.records import Key, Record, best_records
+from edgec.compiler.records import Key, Record
 from edgec.compiler.schedule.select import default_decide
 from edgec.targets.target import Target
 
@@ -12,12 +12,15 @@ from edgec.targets.target import Target
 class RecordedDecisions:
     """A `Decide`: what the records say, the analytic model's choice where they say nothing.
 
+    Args:
+        best: record to use by kernel.
+
     Attributes:
         used: kernels for which there was a record.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._best = best_records(list(records))
+    def __init__(self, best: Mapping[Key, Record]) -> None:
+        self._best = best
         self.used: set[Key] = set()
 
     def __call__(self, operator: str, workload: Any, target: Target) -> Any:

@@ -144,7 +144,7 @@ class _Scheduler:
             value = self._single(argument)
             if value.array is not None:
                 constants[position] = value.array
-                value = self._packed(template, workload, decision, position, value, key)
+                value = self._packed(template, workload, decision, position, value)
             arguments.append(value)
         result = self._new(variable)
         step = Step(
@@ -167,7 +167,6 @@ class _Scheduler:
         decision: Any,
         position: int,
         value: Value,
-        key: str,
     ) -> Value:
         assert value.array is not None
         packed = without_subnormals(

@@ -294,12 +294,9 @@ def merge(databases: tuple[Path, ...], output: Path) -> None:
     """Put the records of DATABASES into one; the better ones count."""
     from edgec.compiler.records import replace
 
-    merged = dict.fromkeys(record.model_dump_json() for path in databases for record in _read(path))
-    from edgec.compiler.records import Record
-
-    records = [Record.model_validate_json(line) for line in merged]
-    replace(output, records)
-    click.echo(f"{output}: {len(records)} records of {len(databases)} databases")
+    merged = {record.model_dump_json(): record for path in databases for record in _read(path)}
+    replace(output, merged.values())
+    click.echo(f"{output}: {len(merged)} records of {len(databases)} databases")
 
 
 @db.command(name="prune")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import select
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from edgec.compiler.boards.config import Board
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.tune import measure
 from edgec.compiler.tune.rounds import KernelBuilder, Round
+from edgec.targets.native import cpu_name
 from edgec.targets.target import Target
 
 HOST_SECONDS = 0.6
@@ -48,12 +48,10 @@ class Measurement:
     Attributes:
         seconds: of each step of the program.
         spread: interquartile range of whole runs over their median.
-        runs: how many counted.
     """
 
     seconds: tuple[float, ...]
     spread: float
-    runs: int
 
 
 class Device(Protocol):
@@ -243,7 +241,7 @@ class CountingDevice(BoardDevice):
             except ToolchainError as error:
                 raise MeasureFailed(str(error), reached=True) from None
             steps = tuple(max(1, step.instructions) / second for step in count.steps)
-            measured.append(Measurement(steps, 0.0, 1))
+            measured.append(Measurement(steps, 0.0))
         return measured
 
 
@@ -265,7 +263,7 @@ def _request(rounds: Sequence[Round], threads: int) -> dict[str, Any]:
 
 
 def _measurements(answer: list[dict[str, Any]]) -> list[Measurement]:
-    return [Measurement(tuple(a["seconds"]), a["spread"], a["runs"]) for a in answer]
+    return [Measurement(tuple(a["seconds"]), a["spread"]) for a in answer]
 
 
 def _why(status: int, errors: str) -> str:
@@ -273,16 +271,6 @@ def _why(status: int, errors: str) -> str:
         return f"crashed with {signal.Signals(-status).name}"
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     return lines[-1][:200] if lines else f"exit code {status}"
-
-
-def cpu_name() -> str:
-    """What Linux calls this processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 class Rest:

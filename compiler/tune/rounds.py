@@ -277,11 +277,11 @@ class RoundBuilder:
         Raises:
             ToolchainError: a default cannot be built, or linking fails.
         """
-        tasks = {task.number: task for task in self.plan.tasks}
+        tasks = self.plan.tasks
         wanted = [(tasks[number].key, decision) for number, decision in decisions.items()]
         built = self._kernels.build(wanted)
         kept = {n: d for n, d in decisions.items() if (tasks[n].key, d) in built}
-        lost = [task for n, task in tasks.items() if n in decisions and n not in kept]
+        lost = [tasks[n] for n in decisions if n not in kept]
         defaults = self._kernels.build([(task.key, task.default) for task in lost])
         if len(defaults) != len(lost):
             first = next(t for t in lost if (t.key, t.default) not in defaults)
@@ -301,8 +301,7 @@ class RoundBuilder:
         Its outputs are, for each of them in order, the default's result and the other's, from the
         model's own weights and the same random data.
         """
-        tasks = {task.number: task for task in self.plan.tasks}
-        chosen = [(tasks[number], decision) for number, decision in changes.items()]
+        chosen = [(self.plan.tasks[number], decision) for number, decision in changes.items()]
         pairs = [(task.key, d) for task, other in chosen for d in (task.default, other)]
         built = self._kernels.build(pairs)
         program = Program([], [])

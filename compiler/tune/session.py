@@ -120,7 +120,10 @@ class Observer(Protocol):
     """Told what happens."""
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Something happened: `round`, `gain`, `failed`, `rest`, `back`, `phase`, `end`."""
+        """Something happened.
+
+        It is one of `round`, `failed`, `rejected`, `rest`, `back`, `warning`, `phase`, `end`.
+        """
 
 
 @dataclass
@@ -257,10 +260,9 @@ class Tuner:
 
     def _search(self) -> str:
         """Measure rounds until there is a reason to stop; the reason."""
-        defaults = {n: s.task.default for n, s in self.searches.items()}
+        defaults = self._defaults()
         new = {n for n, d in defaults.items() if d not in self.searches[n].times}
         self._jobs.append(_Job(defaults, frozenset(new)))
-        running = self._running
         reason = ""
         works_at = time.monotonic()
         pool = ThreadPoolExecutor(len(self._places))
@@ -269,8 +271,8 @@ class Tuner:
                 # The first round is measured whatever the limits: it is what others compare with.
                 reason = (reason or self._why_stop()) if self._history else ""
                 if not reason:
-                    self._submit(pool, running)
-                if not running:
+                    self._submit(pool)
+                if not self._running:
                     if reason:
                         return reason
                     if time.monotonic() - works_at > GIVE_UP_SECONDS:
@@ -279,9 +281,9 @@ class Tuner:
                     continue
                 if not reason and self._overlaps() and not self._jobs:
                     self._next_job()
-                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                done, _ = wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
-                    place, job = running.pop(future)
+                    place, job = self._running.pop(future)
                     if self._take(place, job, future):
                         works_at = time.monotonic()
         finally:
@@ -304,13 +306,13 @@ class Tuner:
             return "no kernel improves any more"
         return ""
 
-    def _submit(self, pool: ThreadPoolExecutor, running: dict[Any, Any]) -> None:
-        busy = {id(place) for place, _ in running.values()}
+    def _submit(self, pool: ThreadPoolExecutor) -> None:
+        busy = {id(place) for place, _ in self._running.values()}
         for place in self._places:
             if id(place) in busy or place.rest.seconds > 0:
                 continue
             # The first round of all gives the scale that others are compared on.
-            if not self._history and running:
+            if not self._history and self._running:
                 return
             if not self._jobs:
                 self._next_job()
@@ -320,7 +322,7 @@ class Tuner:
             if job.built is None:
                 self._build(job)
             assert job.built is not None
-            running[pool.submit(self._timed, place.device, job.built)] = (place, job)
+            self._running[pool.submit(self._timed, place.device, job.built)] = (place, job)
 
     def _timed(self, device: Device, built: Round) -> Measurement:
         start = time.monotonic()
@@ -337,6 +339,12 @@ class Tuner:
             self._fail(search, decision, self._kernels.failed[search.task.key, decision])
         job.explored &= frozenset(job.built.decisions)
 
+    def _defaults(self) -> dict[int, str]:
+        return {number: search.task.default for number, search in self.searches.items()}
+
+    def _bests(self) -> dict[int, str]:
+        return {number: search.best for number, search in self.searches.items()}
+
     def _complete(self, decisions: Mapping[int, str]) -> dict[int, str]:
         """Decisions of every task of the plan, those that are not tuned by default."""
         everything = {task.number: task.default for task in self.plan.tasks}
@@ -350,7 +358,7 @@ class Tuner:
             return
         if self._model is not None:
             self._model.fit()
-        decisions = {n: search.best for n, search in self.searches.items()}
+        decisions = self._bests()
         controls = self._controls()
         decisions |= {n: self.searches[n].task.default for n in controls}
         explored: set[int] = set()
@@ -417,8 +425,7 @@ class Tuner:
     def _failed(self, place: _Place, job: _Job, error: MeasureFailed) -> None:
         assert job.built is not None
         if not error.reached:
-            pause = place.rest.failed()
-            self.observer.event("rest", device=place.device.name, why=str(error), seconds=pause)
+            self._let_rest(place, error)
             self._jobs.insert(0, job)
             return
         job.attempts += 1
@@ -438,10 +445,14 @@ class Tuner:
             return
         # One of several is to blame: look for it in halves.
         for half in (explored[::2], explored[1::2]):
-            decisions = {n: search.best for n, search in self.searches.items()}
+            decisions = self._bests()
             decisions |= {n: job.decisions[n] for n in half}
             if half:
                 self._jobs.insert(0, _Job(decisions, frozenset(half)))
+
+    def _let_rest(self, place: _Place, error: MeasureFailed) -> None:
+        pause = place.rest.failed()
+        self.observer.event("rest", device=place.device.name, why=str(error), seconds=pause)
 
     def _fail(self, search: TaskSearch, decision: str, reason: str) -> None:
         search.fail(decision, reason)
@@ -452,7 +463,7 @@ class Tuner:
     def _learn(self, device: Device, job: _Job, measured: Measurement) -> None:
         """Bring times to the scale of the first round, and write them down."""
         assert job.built is not None
-        calls = self._calls(measured)
+        calls = self._calls(measured.seconds)
         drift = self._drift(job, measured, calls)
         records, gained = [], []
         for number, search in self.searches.items():
@@ -484,10 +495,10 @@ class Tuner:
             device=device.name,
         )
 
-    def _calls(self, measured: Measurement) -> dict[int, float]:
-        """Time of one call of each task: the mean over its steps."""
+    def _calls(self, seconds: Sequence[float]) -> dict[int, float]:
+        """Time of one call of each task, the mean over its steps; from the times of all steps."""
         return {
-            number: statistics.fmean(measured.seconds[step] for step in search.task.steps)
+            number: statistics.fmean(seconds[step] for step in search.task.steps)
             for number, search in self.searches.items()
         }
 
@@ -539,8 +550,7 @@ class Tuner:
         for search in self.searches.values():
             keep |= {(search.task.key, d) for d in search.candidates(KEPT_DECISIONS)}
         for job in self._jobs:
-            tasks = {task.number: task for task in self.plan.tasks}
-            keep |= {(tasks[n].key, d) for n, d in self._complete(job.decisions).items()}
+            keep |= {(self.plan.tasks[n].key, d) for n, d in self._complete(job.decisions).items()}
         self._kernels.forget(keep)
 
     def _give_up(self) -> None:
@@ -572,8 +582,7 @@ class Tuner:
             self._path,
             [self._record(r.task, r.decision, r.after, device, confirmed=True) for r in results],
         )
-        defaults = {number: search.task.default for number, search in self.searches.items()}
-        before, after = map(sum, self._compare([defaults, chosen]))
+        before, after = map(sum, self._compare([self._defaults(), chosen]))
         results.sort(key=lambda r: -r.before * len(r.task.steps))
         history = tuple(self._history)
         report = TuneReport(
@@ -590,13 +599,11 @@ class Tuner:
             {n: found[min(place, len(found) - 1)] for n, found in finalists.items()}
             for place in range(count)
         ]
-        variants.append({n: search.task.default for n, search in self.searches.items()})
+        variants.append(self._defaults())
         calls: dict[int, dict[str, list[float]]] = {n: {} for n in self.searches}
         for variant, seconds in zip(variants, self._compare(variants), strict=True):
-            for number, decision in variant.items():
-                steps = self.searches[number].task.steps
-                call = statistics.fmean(seconds[step] for step in steps)
-                calls[number].setdefault(decision, []).append(call)
+            for number, call in self._calls(seconds).items():
+                calls[number].setdefault(variant[number], []).append(call)
         return {
             number: {decision: statistics.median(times) for decision, times in found.items()}
             for number, found in calls.items()
@@ -652,8 +659,7 @@ class Tuner:
             try:
                 return action(place.device)
             except MeasureFailed as error:
-                pause = place.rest.failed()
-                self.observer.event("rest", device=place.device.name, why=str(error), seconds=pause)
+                self._let_rest(place, error)
             if time.monotonic() - since > GIVE_UP_SECONDS:
                 self._give_up()
             time.sleep(min(p.rest.seconds for p in self._places))
