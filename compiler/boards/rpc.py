@@ -119,7 +119,7 @@ class BoardSession:
         """A copy of some bytes on the board; to be called inside a step."""
         tensor = tvm.runtime.empty((data.nbytes,), "uint8", self._remote.cpu(0))
         if data.nbytes:
-            tensor.copyfrom(np.ascontiguousarray(data).view(np.uint8))
+            tensor.copyfrom(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
         return tensor
 
     def load(self, bundle: Bundle, name: str, threads: int = 0) -> "BoardModel":
