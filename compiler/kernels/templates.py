@@ -77,6 +77,15 @@ from edgec.compiler.kernels.pool import (
 )
 from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
 from edgec.compiler.kernels.rows import RowWorkload, emit_rows
+from edgec.compiler.kernels.stored_matmul import (
+    StoredMatmulWorkload,
+    default_stored_matmul_decision,
+    emit_stored_matmul,
+    estimate_stored_matmul_cycles,
+    pack_stored_matrix,
+    stored_matmul_space,
+    stored_matrix_size,
+)
 from edgec.compiler.kernels.winograd import (
     WinogradDecision,
     estimate_winograd_cycles,
@@ -220,6 +229,20 @@ def _pack_integer_matmul(
     return _pack_matmul(workload.matmul, decision, target, position, array)
 
 
+def _pack_stored_matmul(
+    workload: StoredMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position == 1:
+        return pack_stored_matrix(workload, decision, array)
+    if 1 < position <= 1 + workload.parameters:
+        return pack_matrix(array, decision)
+    return _pack_matmul(workload.matmul, decision, target, position, array)
+
+
 TEMPLATES: dict[str, Template] = {
     "edgec.channel_map": _fixed(ChannelMapWorkload, emit_channel_map),
     "edgec.conv": Template(
@@ -286,6 +309,16 @@ TEMPLATES: dict[str, Template] = {
     ),
     "edgec.resize": _fixed(ResizeWorkload, emit_resize),
     "edgec.rows": _fixed(RowWorkload, emit_rows),
+    "edgec.stored_matmul": Template(
+        StoredMatmulWorkload,
+        MatmulDecision,
+        stored_matmul_space,
+        default_stored_matmul_decision,
+        emit_stored_matmul,
+        _pack_stored_matmul,
+        estimate_stored_matmul_cycles,
+        stored_matrix_size,
+    ),
 }
 
 

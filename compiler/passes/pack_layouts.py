@@ -36,6 +36,7 @@ from edgec.compiler.kernels.moves import (
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.resize import ResizeWorkload, resize_table
 from edgec.compiler.kernels.rows import Operation, RowWorkload
+from edgec.compiler.kernels.stored_matmul import MIDDLE, StoredMatmulWorkload
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
 from edgec.compiler.operators import kernel_call
 from edgec.compiler.passes.base import (
@@ -49,6 +50,7 @@ from edgec.compiler.passes.base import (
     substitute,
     value_of,
 )
+from edgec.compiler.quantize.numerics import unpack_nibbles
 
 Shape = tuple[int, ...]
 
@@ -705,6 +707,9 @@ class _Packer:
         integers = self._integer_matmul(call)
         if integers is not None:
             return integers
+        stored = self._stored_matmul(call)
+        if stored is not None:
+            return stored
         left, right = (self._plain(self._float_value(argument)) for argument in call.args)
         shape = shape_of(call)
         if shape is None or len(left.shape) < 2 or len(right.shape) < 2:
@@ -749,6 +754,42 @@ class _Packer:
         ]
         workload = IntegerMatmulWorkload(product)
         variable = self._emit("edgec.integer_matmul", arguments, workload, shape)
+        return _Value(variable, shape, False, 1)
+
+    def _stored_matmul(self, call: relax.Call) -> _Value | None:
+        """A product with weights that stay in the form in which they are stored."""
+        left, shape = self._float_value(call.args[0]), shape_of(call)
+        weight = shape_of(call.args[1])
+        if shape is None or weight is None or len(left.shape) < 2 or len(weight) < 2:
+            return None
+        k, n = weight[-2:]
+        if math.prod(weight[:-2]) != 1:
+            return None
+        product = MatmulWorkload(1, math.prod(left.shape[:-1]), n, k, packed=True)
+        decode = self.old.get(call.args[1])
+        rounded = self._stored_weight(call.args[1])
+        if rounded is not None and rounded.scales.size == n:
+            scaled = replace(product, epilogue=(Step("multiply", "channel"),))
+            workload = StoredMatmulWorkload(scaled, "int8")
+            operands = [rounded.codes.reshape(k, n), rounded.scales]
+        elif decode is not None and op_name(decode) == "edgec.decode_weight":
+            arrays = [value_of(argument) for argument in decode.args]
+            codes = arrays[0]
+            assert codes is not None
+            if decode.attrs["format"] == "float":
+                workload = StoredMatmulWorkload(product, str(codes.dtype))  # type: ignore[arg-type]
+                operands = [codes.reshape(k, n).view(np.uint16)]
+            else:
+                kind, group = str(decode.attrs["format"]), int(decode.attrs["group"])
+                parameters = [array.T for array in arrays[1:] if array is not None]
+                if kind == "int4" and np.all(parameters[1] == MIDDLE):
+                    del parameters[1]
+                workload = StoredMatmulWorkload(product, kind, group, len(parameters) == 2)  # type: ignore[arg-type]
+                operands = [unpack_nibbles(codes)[:, :k].T, *parameters]
+        else:
+            return None
+        arguments = [self._plain(left).expression, *map(constant, operands)]
+        variable = self._emit("edgec.stored_matmul", arguments, workload, shape)
         return _Value(variable, shape, False, 1)
 
     def _softmax(self, call: relax.Call) -> _Value | None:
@@ -1057,6 +1098,7 @@ _EPILOGUES = {
     "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",
     "edgec.pool": "epilogue",
+    "edgec.stored_matmul": "matmul",
 }
 
 
