@@ -110,6 +110,14 @@ def stored_matmul_space(workload: StoredMatmulWorkload, target: Target) -> list[
     return [d for d in decisions if d.rows_first]
 
 
+def _classes(workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target) -> int:
+    """See `_Unpacker`: as many as leave sums, words and masks in registers."""
+    if not workload.direct or workload.format != "int4" or target.vector_registers > 16:
+        return 1
+    tile, free = decision.tile_m * decision.tile_n, target.vector_registers - 3
+    return max((c for c in (2, 4) if (tile + 1) * c + decision.tile_n <= free), default=1)
+
+
 def estimate_stored_matmul_cycles(
     workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
@@ -118,7 +126,7 @@ def estimate_stored_matmul_cycles(
     fmas = rows * vectors
     tiles_m = math.ceil(w.m / rows)
     tiles_n = math.ceil(math.ceil(w.n / decision.lanes) / vectors)
-    unpack = 2.0 * vectors
+    unpack = (2.0 if _classes(workload, decision, target) > 1 else 3.0) * vectors
     step = max(multiply_cycles(fmas, target), (rows + vectors) / target.load_units)
     if workload.direct:
         step = max(step, (fmas + unpack) / target.fma_units, (fmas + unpack + rows + 1) / 4)
@@ -208,8 +216,7 @@ class _Unpacker:
             self.table = shuffle_constants(values)
         else:
             self.offset = MIDDLE if symmetric else 0
-            if workload.format == "int4" and not self.fixed_point:
-                self.classes = classes
+            self.classes = classes
 
     def __call__(self, word: Any, j: int) -> Any:
         """Values of row j of a vector of words; of class `j % classes`."""
@@ -276,9 +283,7 @@ class _StoredMatmul(MatmulWriter):
         self.stored = workload
         self.target = target
         super().__init__(workload.matmul, decision, name)
-        tile = decision.tile_m * decision.tile_n
-        room = (target.vector_registers - 2) // max(1, tile)
-        classes = 1 if not workload.direct else max(c for c in (1, 2, 4) if c == 1 or c <= room)
+        classes = _classes(workload, decision, target)
         self.unpack = _Unpacker(workload, target, classes)
         self.classes = self.unpack.classes
         # Whether sums of x are needed.
