@@ -29,6 +29,7 @@ from edgec.compiler.kernels.conv import (
 )
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
+from edgec.compiler.kernels.extreme import ExtremeWorkload, emit_extreme
 from edgec.compiler.kernels.integer_conv import (
     IntegerConvWorkload,
     default_integer_decision,
@@ -266,6 +267,7 @@ TEMPLATES: dict[str, Template] = {
         conv_transpose_weight_size,
     ),
     "edgec.elementwise": _fixed(ElementwiseWorkload, emit_elementwise),
+    "edgec.extreme": _fixed(ExtremeWorkload, emit_extreme),
     "edgec.global_pool": _fixed(GlobalPoolWorkload, emit_global_pool),
     "edgec.integer_conv": Template(
         IntegerConvWorkload,

@@ -25,6 +25,7 @@ from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
+from edgec.compiler.kernels.extreme import ExtremeWorkload, shares_of
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload, groups_of
 from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
@@ -188,8 +189,9 @@ class _Packer:
             "relax.concat": self._concat,
             "relax.image.resize2d": self._resize,
             "relax.matmul": self._matmul,
-            "relax.max": self._global_pool,
+            "relax.max": self._largest,
             "relax.mean": self._global_pool,
+            "relax.min": self._extreme,
             "relax.nn.avg_pool1d": self._pool,
             "relax.nn.avg_pool2d": self._pool,
             "relax.nn.conv1d": self._conv,
@@ -387,8 +389,10 @@ class _Packer:
     def _quantize(self, call: relax.Call) -> _Value | None:
         """The last step of the epilogue of the kernel before it."""
         codes, shape = _codes_of(call, str(call.attrs.out_dtype)), shape_of(call)
-        if codes is None or shape is None or not _is_float32(call.args[0]):
+        if shape is None or not _is_float32(call.args[0]):
             return None
+        if codes is None:
+            return self._quantize_dynamically(call, shape)
         data = self._value(call.args[0])
         if data.codes == codes:
             return replace(data, codes=None)
@@ -402,6 +406,29 @@ class _Packer:
         numbers = np.array([inverse, codes.zero_point, *ends], np.float32)
         step = Step(f"quantize_{codes.dtype}", "quantizer")
         return self._apply(data, step, [constant(numbers)], shape)
+
+    def _quantize_dynamically(self, call: relax.Call, shape: Shape) -> _Value | None:
+        """By a scale and zero point that the graph computes."""
+        scale, zero = call.args[1:]
+        dtype = str(call.attrs.out_dtype)
+        if shape_of(scale) != () or shape_of(zero) != () or dtype not in ("uint8", "int8"):
+            return None
+        emit, op = self.builder.emit, relax.op
+
+        def number(value: float) -> Any:
+            return constant(np.array([value], np.float32))
+
+        whole = emit(op.astype(self._plain_expression(zero), "float32"))
+        limits = np.iinfo(dtype)
+        numbers = [
+            op.divide(number(1), self._plain_expression(scale)),
+            op.add(number(0), whole),
+            op.subtract(number(limits.min), whole),
+            op.subtract(number(limits.max), whole),
+        ]
+        together = emit(op.concat([emit(value) for value in numbers], axis=0))
+        data = self._float_value(call.args[0])
+        return self._apply(data, Step(f"quantize_{dtype}", "quantizer"), [together], shape)
 
     def _without_clip(self, data: _Value) -> tuple[_Value, tuple[float, float] | None]:
         """The value without a clip or ReLU at its end, and the bounds of that."""
@@ -667,6 +694,27 @@ class _Packer:
         scale = constant(np.array([data.codes.scale], np.float32))
         return self._apply(pooled, Step("multiply", "number"), [scale], shape)
 
+    def _largest(self, call: relax.Call) -> _Value | None:
+        return self._extreme(call) if call.attrs.axis is None else self._global_pool(call)
+
+    def _extreme(self, call: relax.Call) -> _Value | None:
+        """The smallest or largest of all values."""
+        data = self._float_value(call.args[0])
+        size = math.prod(data.shape)
+        if call.attrs.axis is not None or shape_of(call) != () or size == 0:
+            return None
+        # Channels that only fill a block are no values.
+        whole = data.blocked and data.shape[1] % self.c == 0
+        source = (data if whole else self._plain(data)).expression
+        mode = op_name(call).removeprefix("relax.")
+        while True:
+            shares = shares_of(size, self.c)
+            workload = ExtremeWorkload(mode, size, shares)  # type: ignore[arg-type]
+            source = self._emit("edgec.extreme", [source], workload, (shares,) * (shares > 1))
+            if shares == 1:
+                return _Value(source, (), False, 1)
+            size = shares
+
     def _resize(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
         attributes = call.attrs
@@ -734,27 +782,58 @@ class _Packer:
         left, shape = self._value(call.args[0]), shape_of(call)
         stored = self._stored_weight(call.args[1])
         codes, dot = left.codes, self.dot
-        if shape is None or dot is None or codes is None or stored is None:
+        dynamic = self._dynamic_codes(call.args[0])
+        if dynamic is not None:
+            left = dynamic[0]
+        if shape is None or dot is None or stored is None or (codes or dynamic) is None:
             return None
         matrix = stored.codes
         if matrix.ndim != 2 or len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
             return None
         k, n = matrix.shape
-        fits = k % GROUP == 0 and codes.dtype == dot.data
+        fits = k % GROUP == 0 and (codes.dtype if codes else dtype_of(left.expression)) == dot.data
         if not fits or not dot.fits(groups_of(matrix.T).view(np.int8)):
             return None
         rows = math.prod(left.shape[:-1])
         product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
-        bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
-        arguments = [
-            self._plain(left).expression,
-            constant(matrix),
-            constant(bias.astype(np.int32)),
-            constant((stored.scales * codes.scale).astype(np.float32)),
-        ]
+        sums = matrix.astype(np.int64).sum(axis=0)
+        if dynamic is not None:
+            operands = self._scaled(dynamic, sums, stored.scales)
+        else:
+            assert codes is not None
+            bias = constant((-codes.zero_point * sums).astype(np.int32))
+            operands = [bias, constant((stored.scales * codes.scale).astype(np.float32))]
+        arguments = [self._plain(left).expression, constant(matrix), *operands]
         workload = IntegerMatmulWorkload(product)
         variable = self._emit("edgec.integer_matmul", arguments, workload, shape)
         return _Value(variable, shape, False, 1)
+
+    def _dynamic_codes(self, expression: Any) -> tuple[_Value, Any, Any] | None:
+        """Codes behind a dequantize whose scale and zero point the graph computes, and these."""
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "relax.dequantize":
+            return None
+        if any(shape_of(x) != () or value_of(x) is not None for x in call.args[1:]):
+            return None
+        scale, zero = (self._plain_expression(argument) for argument in call.args[1:])
+        return self._value(call.args[0]), scale, zero
+
+    def _scaled(
+        self, dynamic: tuple[_Value, Any, Any], sums: NDArray[Any], scales: NDArray[np.float32]
+    ) -> list[Any]:
+        """Bias and scale of each channel, computed in each run, padded to whole vectors.
+
+        Args:
+            dynamic: as `_dynamic_codes` gives it.
+            sums: of the weights of each channel.
+            scales: of the weights.
+        """
+        _, scale, zero = dynamic
+        op, emit = relax.op, self.builder.emit
+        pad = (0, -sums.size % self.c)
+        code = emit(op.astype(zero, "int32"))
+        bias = op.multiply(code, constant(np.pad(-sums, pad).astype(np.int32)))
+        return [emit(bias), emit(op.multiply(scale, constant(np.pad(scales, pad))))]
 
     def _stored_matmul(self, call: relax.Call) -> _Value | None:
         """A product with weights that stay in the form in which they are stored."""
