@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import store_values
+from edgec.compiler.kernels.codes import store_values, stored_floats
 from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
@@ -716,7 +716,7 @@ class DirectConv:
         A tile of output channels passes over its weights once for each register tile of the
         image. Without this, the first pass waits for the third-level cache, the others do not.
         """
-        line = CACHE_LINE_BYTES // 4
+        line = CACHE_LINE_BYTES // np.dtype(str(self.weight.ty.dtype.dtype)).itemsize
         share = math.ceil(used * self.width / line / self.passes)
         following = weights + self.depth * self.width
         for number in range(share):
@@ -743,7 +743,7 @@ class DirectConv:
     ) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c
         vectors = [
-            e.let("w", e.load(self.weight, weights + channel * self.width + o * c, c))
+            e.let("w", self.weights_at(weights + channel * self.width + o * c))
             for o in range(p.tile_o)
         ]
         for y in range(p.tile_h):
@@ -758,6 +758,12 @@ class DirectConv:
                 for o, vector in enumerate(vectors):
                     position = (y * p.tile_w + x) * p.tile_o + o
                     e.store(self.acc, position, self.add(e.load(self.acc, position), value, vector))
+
+    def weights_at(self, at: Any) -> Any:
+        """A vector of weights as floats."""
+        stored = self.emit.load(self.weight, at, self.c)
+        # Vectors of four belong to processors that may lack a conversion of float16.
+        return stored_floats(stored, self.work.weight, self.c > 4)
 
     def turns(self, used: int) -> Any:
         """Of the loop over the channels of a block."""

@@ -1,9 +1,10 @@
 """What direct convolution and Winograd's algorithm have in common: the task and the parameters."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from edgec.compiler.kernels.codes import STORED
 from edgec.compiler.kernels.emitter import Emitter
 from edgec.compiler.kernels.epilogue import Step, declare_operands, output_dtype
 
@@ -33,6 +34,7 @@ class ConvWorkload:
         out_step: distance of computed pixels in the output, vertical and horizontal.
         out_origin: position of the first one.
         full_out: extent of the output.
+        weight: in which the weights are stored, without a scale: a key of `codes.STORED`.
     """
 
     batch: int
@@ -52,6 +54,7 @@ class ConvWorkload:
     out_step: tuple[int, int] = (1, 1)
     out_origin: tuple[int, int] = (0, 0)
     full_out: tuple[int, int] = (0, 0)
+    weight: str = field(default="float32", metadata={"unsaid": True})
 
     @property
     def macs(self) -> int:
@@ -96,7 +99,7 @@ class ConvBuffers:
         out_blocks = math.ceil(work.out_channels / c)
         out_size = work.batch * out_blocks * c * math.prod(work.out_extent)
         data = e.buffer("data", work.batch * in_size, "float32")
-        weight = e.buffer("weight", weights, "float32")
+        weight = e.buffer("weight", weights, STORED[work.weight])
         operands = declare_operands(
             e,
             work.epilogue,

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.codes import STORED, has_halves, stored_floats
 from edgec.compiler.kernels.emitter import broadcast, constant, vector_dtype, wide
 from edgec.compiler.kernels.estimate import multiply_cycles
 from edgec.compiler.kernels.kernel import Kernel
@@ -167,7 +168,7 @@ def pack_stored_matrix(
 
 
 def _signs_first(codes: NDArray[Any]) -> NDArray[Any]:
-    """Codes of powers of two as the upper bits of a small float: sign, then 7 for 1, 6 for 1/2, …
+    """Codes of powers of two as the upper bits of a small float: sign, 7 for 1, 6 for 1/2, etc.
 
     >>> _signs_first(np.array([0, 1, 7, 9])).tolist()
     [0, 7, 1, 15]
@@ -254,28 +255,6 @@ def shuffle_constants(values: NDArray[Any]) -> Any:
     return tirx.Shuffle(numbers, [tirx.IntImm("int32", i) for i in range(len(numbers))])
 
 
-def half_value(bits: Any, kind: str, target: Target) -> Any:
-    """The float32 that the uint16 bits of a finite float16 or bfloat16 stand for.
-
-    The exponent of a float16 lies 13 bits lower and its bias is 112 less; the product is exact.
-    """
-    lanes = int(bits.ty.dtype.lanes)
-    floats, words = vector_dtype("float32", lanes), vector_dtype("int32", lanes)
-    if kind == "float16" and (target.float_lanes >= 8 or target.architecture == "aarch64"):
-        return tirx.Cast(floats, tirx.reinterpret(vector_dtype("float16", lanes), bits))
-
-    def number(value: int) -> Any:
-        return constant(value, "int32", lanes)
-
-    wide_bits = tirx.Cast(words, bits)
-    if kind == "bfloat16":
-        return tirx.reinterpret(floats, wide_bits << number(16))
-    size = tirx.reinterpret(floats, (wide_bits & number(0x7FFF)) << number(13))
-    exact = tirx.reinterpret(words, size * constant(2.0**112, "float32", lanes))
-    sign = (wide_bits & number(0x8000)) << number(16)
-    return tirx.reinterpret(floats, exact | sign)
-
-
 class _StoredMatmul(MatmulWriter):
     def __init__(
         self, workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target, name: str
@@ -293,7 +272,7 @@ class _StoredMatmul(MatmulWriter):
         w, s, e = self.work, self.stored, self.emit
         columns = self.tiles_n * self.width
         self.rows = math.ceil(w.k / WORD) if s.is_nibbles else w.k
-        unit = {"int8": "int8", "int4": "int32", "log2": "int32"}.get(s.format, "uint16")
+        unit = STORED.get(s.format, "int32")
         self.a = e.buffer("a", w.m * w.k, "float32")
         self.b = e.buffer("b", self.rows * columns, unit)
         self.scales = self.zeros = None
@@ -303,7 +282,7 @@ class _StoredMatmul(MatmulWriter):
             self.zeros = e.buffer("zero_points", s.groups * columns, "uint8")
 
     def kernel(self) -> Kernel:
-        w, p, e = self.work, self.plan, self.emit
+        p, e = self.plan, self.emit
         tasks_m = 1
         if self.stored.direct:
             self._sum_rows()
@@ -345,13 +324,8 @@ class _StoredMatmul(MatmulWriter):
         ]
 
     def _plain_value(self, place: Any) -> Any:
-        lanes = self.plan.lanes
-        code = self.emit.load(self.b, place, lanes)
-        return (
-            half_value(code, self.stored.format, self.target)
-            if "float" in self.stored.format
-            else tirx.Cast(vector_dtype("float32", lanes), code)
-        )
+        code = self.emit.load(self.b, place, self.plan.lanes)
+        return stored_floats(code, self.stored.format, has_halves(self.target))
 
     def _parameters(self, group: Any, vectors: int) -> tuple[list[Any], list[Any]]:
         """Scales and zero points of a group; no zero points if they are 0."""
@@ -429,7 +403,7 @@ class _StoredMatmul(MatmulWriter):
 
     def _group(self, group: Any, count: int, vectors: int) -> None:
         """Add the products of a group: its sums, scaled."""
-        w, p, s, e = self.work, self.plan, self.stored, self.emit
+        p, s, e = self.plan, self.stored, self.emit
         tile = p.tile_m * p.tile_n
         zero = constant(0, "float32", p.lanes)
         for place in range(tile * self.classes):

@@ -37,7 +37,7 @@ from edgec.compiler.kernels.moves import (
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.resize import ResizeWorkload, resize_table
 from edgec.compiler.kernels.rows import Operation, RowWorkload
-from edgec.compiler.kernels.stored_matmul import MIDDLE, StoredMatmulWorkload
+from edgec.compiler.kernels.stored_matmul import MIDDLE, Format, StoredMatmulWorkload
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
 from edgec.compiler.operators import kernel_call
 from edgec.compiler.passes.base import (
@@ -147,7 +147,8 @@ class _Convolution:
     Attributes:
         data: what it reads.
         weight: with both dimensions of the window.
-        scales: of its codes, one for each output channel; None: it is floats.
+        scales: of its codes, one for each output channel; None: it has none.
+        format: in which the weight is stored, a key of `codes.STORED`.
         shape: of the result, as the graph has it.
         extents: batch, channels, rows and columns of the input, then the output without batch.
         window: kernel, stride, and padding above and to the left.
@@ -161,6 +162,7 @@ class _Convolution:
     extents: tuple[int, int, int, int, int, int, int]
     window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
+    format: str = "float32"
 
 
 def _image(shape: Shape) -> tuple[int, int, int, int]:
@@ -510,10 +512,13 @@ class _Packer:
         integers = self._integer_conv(found, int(call.attrs.groups))
         if integers is not None:
             return integers
-        found = self._with_floats(found)
         n, channels, h, w, out_channels, out_h, out_w = found.extents
         groups = int(call.attrs.groups)
-        if groups == channels == out_channels and groups > 1:
+        depthwise = groups == channels == out_channels and groups > 1
+        found = replace(found, data=self._as_floats(found.data))
+        if depthwise:
+            # They are few, and each is used only a row at a time.
+            found = _with_floats(found)
             pooled = PoolWorkload(
                 "depthwise", n, channels, h, w, out_h, out_w, *found.window, found.dilation
             )
@@ -521,10 +526,18 @@ class _Packer:
             return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
         plain = not found.data.blocked and channels <= PLAIN_INPUT_CHANNELS and groups == 1
         workload = ConvWorkload(
-            *found.extents, *found.window, found.dilation, groups, plain_input=plain
+            *found.extents,
+            *found.window,
+            found.dilation,
+            groups,
+            plain_input=plain,
+            weight=found.format,
         )
         source = found.data if plain else self._blocked(found.data)
         arguments = [source.expression, constant(found.weight)]
+        if found.scales is not None:
+            workload = replace(workload, epilogue=(Step("multiply", "channel"),))
+            arguments.append(self._by_channel(found.scales))
         return self._emit_blocked("edgec.conv", arguments, workload, found.shape)
 
     def _integer_conv(self, found: _Convolution, groups: int) -> _Value | None:
@@ -576,28 +589,15 @@ class _Packer:
         """A constant operand of one value for each channel."""
         return constant(self._block_array(values.astype(dtype).reshape(1, -1, 1)).reshape(-1))
 
-    def _with_floats(self, found: _Convolution, axis: int = 0) -> _Convolution:
-        """The convolution with floats in place of codes; `axis`: output channels of the weight."""
-        weight = found.weight
-        if found.scales is not None:
-            along = [-1 if i == axis else 1 for i in range(4)]
-            weight = (weight * found.scales.reshape(along)).astype(np.float32)
-        return replace(found, data=self._as_floats(found.data), weight=weight, scales=None)
-
     def _conv_transpose(self, call: relax.Call) -> _Value | None:
         found = self._convolution(call, "IO")
-        if (
-            found is None
-            or found.scales is not None
-            or int(call.attrs.groups) != 1
-            or found.dilation != (1, 1)
-        ):
+        if found is None or int(call.attrs.groups) != 1 or found.dilation != (1, 1):
             return None
         kernel, stride, _ = found.window
         # Every output position must be reached by some weight.
         if kernel[0] < stride[0] or kernel[1] < stride[1]:
             return None
-        found = self._with_floats(found, axis=1)
+        found = replace(_with_floats(found, axis=1), data=self._as_floats(found.data))
         workload = ConvTransposeWorkload(*found.extents, *found.window)
         arguments = [self._blocked(found.data).expression, constant(found.weight)]
         return self._emit_blocked("edgec.conv_transpose", arguments, workload, found.shape)
@@ -605,9 +605,12 @@ class _Packer:
     def _convolution(self, call: relax.Call, channels: str) -> _Convolution | None:
         """A convolution by constant weights, whose first dimensions are `channels`."""
         data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
-        rounded = self._stored_weight(call.args[1]) if data.codes is not None else None
+        rounded, kind = self._stored_weight(call.args[1]), "float32"
         if rounded is not None:
-            weight = rounded.codes
+            weight, kind = rounded.codes, "int8"
+        half = self._stored_half(call.args[1])
+        if half is not None:
+            weight, kind = half
         layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
         known = layouts in (("NCHW", f"{channels}HW"), ("NCW", f"{channels}W"))
         if weight is None or shape is None or not known:
@@ -622,7 +625,18 @@ class _Packer:
             (n, in_channels, h, w, *_image(shape)[1:]),
             (kernel, _pair(call.attrs.strides), _leading(call.attrs.padding)),
             _pair(call.attrs.dilation),
+            kind,
         )
+
+    def _stored_half(self, expression: Any) -> tuple[NDArray[np.uint16], Format] | None:
+        """Bits and format of constant weights that are stored as half floats."""
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "edgec.decode_weight":
+            return None
+        codes = value_of(call.args[0])
+        if codes is None or call.attrs["format"] != "float":
+            return None
+        return codes.view(np.uint16), "float16" if codes.dtype == np.float16 else "bfloat16"
 
     def _stored_weight(self, expression: Any) -> _Rounded | None:
         """Constant int8 weights behind a dequantize."""
@@ -846,25 +860,23 @@ class _Packer:
             return None
         product = MatmulWorkload(1, math.prod(left.shape[:-1]), n, k, packed=True)
         decode = self.old.get(call.args[1])
-        rounded = self._stored_weight(call.args[1])
+        rounded, half = self._stored_weight(call.args[1]), self._stored_half(call.args[1])
         if rounded is not None and rounded.scales.size == n:
             scaled = replace(product, epilogue=(Step("multiply", "channel"),))
             workload = StoredMatmulWorkload(scaled, "int8")
             operands = [rounded.codes.reshape(k, n), rounded.scales]
+        elif half is not None:
+            workload = StoredMatmulWorkload(product, half[1])
+            operands = [half[0].reshape(k, n)]
         elif decode is not None and op_name(decode) == "edgec.decode_weight":
             arrays = [value_of(argument) for argument in decode.args]
-            codes = arrays[0]
-            assert codes is not None
-            if decode.attrs["format"] == "float":
-                workload = StoredMatmulWorkload(product, str(codes.dtype))  # type: ignore[arg-type]
-                operands = [codes.reshape(k, n).view(np.uint16)]
-            else:
-                kind, group = str(decode.attrs["format"]), int(decode.attrs["group"])
-                parameters = [array.T for array in arrays[1:] if array is not None]
-                if kind == "int4" and np.all(parameters[1] == MIDDLE):
-                    del parameters[1]
-                workload = StoredMatmulWorkload(product, kind, group, len(parameters) == 2)  # type: ignore[arg-type]
-                operands = [unpack_nibbles(codes)[:, :k].T, *parameters]
+            codes, *parameters = [array for array in arrays if array is not None]
+            kind: Format = "log2" if decode.attrs["format"] == "log2" else "int4"
+            group = int(decode.attrs["group"])
+            if kind == "int4" and np.all(parameters[1] == MIDDLE):
+                del parameters[1]
+            workload = StoredMatmulWorkload(product, kind, group, len(parameters) == 2)
+            operands = [unpack_nibbles(codes)[:, :k].T, *(array.T for array in parameters)]
         else:
             return None
         arguments = [self._plain(left).expression, *map(constant, operands)]
@@ -1246,6 +1258,17 @@ def _rounded_constant(call: Any) -> _Rounded | None:
     if scales.size not in (1, codes.shape[axis]):
         return None
     return _Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
+
+
+def _with_floats(found: _Convolution, axis: int = 0) -> _Convolution:
+    """With floats in place of stored weights; `axis`: output channels of the weight."""
+    weight = found.weight
+    if found.format in ("float16", "bfloat16"):
+        weight = weight.view(np.dtype(found.format)).astype(np.float32)
+    if found.scales is not None:
+        along = [-1 if i == axis else 1 for i in range(4)]
+        weight = (weight * found.scales.reshape(along)).astype(np.float32)
+    return replace(found, weight=weight, scales=None, format="float32")
 
 
 def _is_padded(conv: ConvWorkload) -> bool:
