@@ -709,13 +709,15 @@ class _Packer:
         return self._apply(pooled, Step("multiply", "number"), [scale], shape)
 
     def _largest(self, call: relax.Call) -> _Value | None:
-        return self._extreme(call) if call.attrs.axis is None else self._global_pool(call)
+        return self._extreme(call) or self._global_pool(call)
 
     def _extreme(self, call: relax.Call) -> _Value | None:
         """The smallest or largest of all values."""
         data = self._float_value(call.args[0])
         size = math.prod(data.shape)
-        if call.attrs.axis is not None or shape_of(call) != () or size == 0:
+        axes = call.attrs.axis
+        every = axes is None or len(axes) == len(data.shape)
+        if not every or shape_of(call) != () or size == 0:
             return None
         # Channels that only fill a block are no values.
         whole = data.blocked and data.shape[1] % self.c == 0
