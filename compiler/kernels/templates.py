@@ -23,6 +23,8 @@ from edgec.compiler.kernels.conv import (
     estimate_conv_transpose_cycles,
     estimate_cycles,
     flattened,
+    pack_groups,
+    pack_scales,
     pack_transposed_weight,
     pack_weight,
     packed_size,
@@ -151,11 +153,14 @@ def _pack_conv(
     position: int,
     array: Array,
 ) -> Array:
+    c = target.float_lanes
+    if isinstance(decision, WinogradDecision):
+        return pack_winograd(workload, decision, array, c) if position == 1 else array
+    if workload.scale_groups and position in (2, 3):
+        scales = position == 2
+        return pack_scales(decision, array, c) if scales else pack_groups(workload, array, c)
     if position != 1:
         return array
-    if isinstance(decision, WinogradDecision):
-        return pack_winograd(workload, decision, array, target.float_lanes)
-    c = target.float_lanes
     return pack_weight(flattened(workload), decision, array, c, block_size(workload, c))
 
 

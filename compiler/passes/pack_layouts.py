@@ -51,7 +51,7 @@ from edgec.compiler.passes.base import (
     substitute,
     value_of,
 )
-from edgec.compiler.quantize.numerics import unpack_nibbles
+from edgec.compiler.quantize.numerics import log2_values, unpack_nibbles
 
 Shape = tuple[int, ...]
 
@@ -147,7 +147,8 @@ class _Convolution:
     Attributes:
         data: what it reads.
         weight: with both dimensions of the window.
-        scales: of its codes, one for each output channel; None: it has none.
+        scales: of its codes, one for each output channel, or [out_channels, groups] for each
+            `group` of the weights of one; None: it has none.
         format: in which the weight is stored, a key of `codes.STORED`.
         shape: of the result, as the graph has it.
         extents: batch, channels, rows and columns of the input, then the output without batch.
@@ -163,6 +164,7 @@ class _Convolution:
     window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
     format: str = "float32"
+    group: int = 0
 
 
 def _image(shape: Shape) -> tuple[int, int, int, int]:
@@ -516,9 +518,10 @@ class _Packer:
         groups = int(call.attrs.groups)
         depthwise = groups == channels == out_channels and groups > 1
         found = replace(found, data=self._as_floats(found.data))
-        if depthwise:
-            # They are few, and each is used only a row at a time.
+        if depthwise or (found.group and groups > 1):
+            # They are few.
             found = _with_floats(found)
+        if depthwise:
             pooled = PoolWorkload(
                 "depthwise", n, channels, h, w, out_h, out_w, *found.window, found.dilation
             )
@@ -535,7 +538,15 @@ class _Packer:
         )
         source = found.data if plain else self._blocked(found.data)
         arguments = [source.expression, constant(found.weight)]
-        if found.scales is not None:
+        if found.group:
+            assert found.scales is not None
+            columns = np.arange(found.weight[:1].size).reshape(found.weight[:1].shape)
+            workload = replace(workload, scale_groups=found.scales.shape[1])
+            arguments += [
+                constant(found.scales),
+                constant((columns // found.group).astype(np.int32)),
+            ]
+        elif found.scales is not None:
             workload = replace(workload, epilogue=(Step("multiply", "channel"),))
             arguments.append(self._by_channel(found.scales))
         return self._emit_blocked("edgec.conv", arguments, workload, found.shape)
@@ -543,7 +554,7 @@ class _Packer:
     def _integer_conv(self, found: _Convolution, groups: int) -> _Value | None:
         """A convolution of codes; None if no kernel does it exactly."""
         codes, scales = found.data.codes, found.scales
-        if codes is None or scales is None or self.dot is None:
+        if codes is None or scales is None or found.group or self.dot is None:
             return None
         n, channels, h, w, out_channels, out_h, out_w = found.extents
         scale = self._by_channel(scales * codes.scale)
@@ -608,9 +619,11 @@ class _Packer:
         rounded, kind = self._stored_weight(call.args[1]), "float32"
         if rounded is not None:
             weight, kind = rounded.codes, "int8"
-        half = self._stored_half(call.args[1])
+        half, group = self._stored_half(call.args[1]), self._stored_groups(call.args[1])
         if half is not None:
             weight, kind = half
+        if group is not None:
+            weight, kind = group[0], "int8"
         layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
         known = layouts in (("NCHW", f"{channels}HW"), ("NCW", f"{channels}W"))
         if weight is None or shape is None or not known:
@@ -620,13 +633,44 @@ class _Packer:
         return _Convolution(
             data,
             weight.reshape(*weight.shape[:2], *kernel),
-            rounded.scales if rounded is not None else None,
+            rounded.scales if rounded is not None else group[1] if group is not None else None,
             shape,
             (n, in_channels, h, w, *_image(shape)[1:]),
             (kernel, _pair(call.attrs.strides), _leading(call.attrs.padding)),
             _pair(call.attrs.dilation),
             kind,
+            group[2] if group is not None else 0,
         )
+
+    def _stored_groups(
+        self, expression: Any
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], int] | None:
+        """4-bit weights, whose first axis is that of the rows, as int8: less their zero points.
+
+        Returns:
+            Codes in the shape of the weights, scales [rows, groups], columns of a group.
+        """
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "edgec.decode_weight" or call.attrs["rows_last"]:
+            return None
+        packed, *parameters = [value_of(argument) for argument in call.args]
+        if packed is None or call.attrs["format"] == "float":
+            return None
+        shape, group = [int(extent) for extent in call.attrs["shape"]], int(call.attrs["group"])
+        codes, scales = unpack_nibbles(packed)[:, : math.prod(shape[1:])], parameters[0]
+        assert scales is not None
+        if call.attrs["format"] == "log2":
+            # The least of them is 2**-6.
+            return (
+                (log2_values(codes) * 64).astype(np.int8).reshape(shape),
+                scales / np.float32(64),
+                group,
+            )
+        zeros = parameters[1]
+        assert zeros is not None
+        along = np.repeat(zeros, group, axis=1)[:, : codes.shape[1]]
+        less = codes.astype(np.int8) - along.astype(np.int8)
+        return less.reshape(shape), scales, group
 
     def _stored_half(self, expression: Any) -> tuple[NDArray[np.uint16], Format] | None:
         """Bits and format of constant weights that are stored as half floats."""
@@ -1267,10 +1311,13 @@ def _with_floats(found: _Convolution, axis: int = 0) -> _Convolution:
     weight = found.weight
     if found.format in ("float16", "bfloat16"):
         weight = weight.view(np.dtype(found.format)).astype(np.float32)
-    if found.scales is not None:
+    if found.scales is not None and found.group:
+        each = np.repeat(found.scales, found.group, axis=1)[:, : found.weight[0].size]
+        weight = (weight * each.reshape(weight.shape)).astype(np.float32)
+    elif found.scales is not None:
         along = [-1 if i == axis else 1 for i in range(4)]
         weight = (weight * found.scales.reshape(along)).astype(np.float32)
-    return replace(found, weight=weight, scales=None, format="float32")
+    return replace(found, weight=weight, scales=None, format="float32", group=0)
 
 
 def _is_padded(conv: ConvWorkload) -> bool:
