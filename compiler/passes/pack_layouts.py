@@ -661,11 +661,8 @@ class _Packer:
         assert scales is not None
         if call.attrs["format"] == "log2":
             # The least of them is 2**-6.
-            return (
-                (log2_values(codes) * 64).astype(np.int8).reshape(shape),
-                scales / np.float32(64),
-                group,
-            )
+            whole = (log2_values(codes) * 64).astype(np.int8)
+            return whole.reshape(shape), (scales / 64).astype(np.float32), group
         zeros = parameters[1]
         assert zeros is not None
         along = np.repeat(zeros, group, axis=1)[:, : codes.shape[1]]
