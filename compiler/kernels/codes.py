@@ -39,6 +39,45 @@ def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int =
     return floats - broadcast(tirx.const(float(zero_point), "float32"), lanes)
 
 
+# Weights of one value to a code: dtype in which a kernel reads them.
+STORED = {"int8": "int8", "float16": "uint16", "bfloat16": "uint16", "float32": "float32"}
+
+
+def has_halves(target: Target) -> bool:
+    """Whether an instruction converts float16: F16C comes with AVX2, and Armv8 has it."""
+    return target.float_lanes >= 8 or target.architecture == "aarch64"
+
+
+def stored_floats(codes: Any, kind: str, halves: bool) -> Any:
+    """Stored weights as float32, without their scale; exact.
+
+    Args:
+        codes: vector or scalar, of the dtype of `STORED`; halves of floats are finite.
+        kind: key of `STORED`.
+        halves: whether float16 can be converted as such. Else: the exponent of a float16 lies
+            13 bits lower and its bias is 112 less.
+    """
+    lanes = int(codes.ty.dtype.lanes)
+    floats, words = vector_dtype("float32", lanes), vector_dtype("int32", lanes)
+
+    def number(value: int) -> Any:
+        return broadcast(tirx.const(value, "int32"), lanes)
+
+    if kind == "float32":
+        return codes
+    if kind == "int8":
+        return tirx.Cast(floats, codes)
+    if kind == "bfloat16":
+        return tirx.reinterpret(floats, tirx.Cast(words, codes) << number(16))
+    if halves:
+        return tirx.Cast(floats, tirx.reinterpret(vector_dtype("float16", lanes), codes))
+    bits = tirx.Cast(words, codes)
+    size = tirx.reinterpret(floats, (bits & number(0x7FFF)) << number(13))
+    scaled = size * broadcast(tirx.const(2.0**112, "float32"), lanes)
+    sign = (bits & number(0x8000)) << number(16)
+    return tirx.reinterpret(floats, tirx.reinterpret(words, scaled) | sign)
+
+
 def codes_of(value: Any, inverse: Any, zero_point: Any, low: Any, high: Any) -> Any:
     """The codes of floats as int32, ties to even; `store_values` narrows them.
 

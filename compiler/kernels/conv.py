@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import store_values
+from edgec.compiler.kernels.codes import store_values, stored_floats
 from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import (
     CACHE_LINE_BYTES,
@@ -299,8 +299,9 @@ def emit_conv(
 ) -> Kernel:
     """Write the kernel.
 
-    Its buffers are data, packed weight, one for each binary step of the epilogue, and output.
-    Channel operands are padded to whole blocks, element operands have the output's layout.
+    Its buffers are data, packed weight, scales and groups if it has them, one for each binary
+    step of the epilogue, and output. Channel operands are padded to whole
+    blocks, element operands have the output's layout.
     """
     e = Emitter()
     if isinstance(decision, WinogradDecision):
@@ -309,7 +310,11 @@ def emit_conv(
         return emit_winograd(workload, decision, target, name, buffers, e)
     work = flattened(workload)
     size = packed_size(work, decision, target)
-    buffers = ConvBuffers.declare(e, work, size, target.float_lanes)
+    width = decision.tile_o * target.float_lanes
+    tiles = math.ceil(work.out_channels / width)
+    rows = size // width // tiles
+    scales = tiles * work.scale_groups * width
+    buffers = ConvBuffers.declare(e, work, size, target.float_lanes, rows, scales)
     conv = DirectConv(work, decision, target.float_lanes, e, buffers, 0)
     with e.tasks() as task:
         conv.body(task)
@@ -463,6 +468,20 @@ def emit_conv_transpose(
     return Kernel(e.function(name), first)
 
 
+def pack_scales(decision: ConvDecision, scales: NDArray[Any], c: int) -> NDArray[Any]:
+    """Scales [out_channels, groups] as [tiles, groups, tile_o * c]."""
+    width = decision.tile_o * c
+    outputs, groups = scales.shape
+    padded = np.pad(scales, ((0, -outputs % width), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(-1, width, groups).transpose(0, 2, 1))
+
+
+def pack_groups(workload: ConvWorkload, groups: NDArray[Any], c: int) -> NDArray[Any]:
+    """The group of each weight [1, in_channels, kh, kw], by row of the packed weights."""
+    alone = replace(workload, out_channels=1)
+    return pack_weight(alone, ConvDecision(1, 1, 1), groups, c, block_size(workload, c))[0, :, 0]
+
+
 def packed_size(
     workload: ConvWorkload, decision: ConvDecision, target: Target, block: int | None = None
 ) -> int:
@@ -500,6 +519,7 @@ class DirectConv:
         self.emit = emit
         self.data, self.weight = buffers.data, buffers.weight
         self.operands, self.output = buffers.operands, buffers.output
+        self.scales, self.groups = buffers.scales, buffers.groups
         self.weight_base = weight_base
         self.block = self.input_block()
         self.channels = _channels(workload, decision.tile_o, c, self.block)
@@ -716,7 +736,7 @@ class DirectConv:
         A tile of output channels passes over its weights once for each register tile of the
         image. Without this, the first pass waits for the third-level cache, the others do not.
         """
-        line = CACHE_LINE_BYTES // 4
+        line = CACHE_LINE_BYTES // np.dtype(str(self.weight.ty.dtype.dtype)).itemsize
         share = math.ceil(used * self.width / line / self.passes)
         following = weights + self.depth * self.width
         for number in range(share):
@@ -742,10 +762,16 @@ class DirectConv:
         lines: Sequence[bool],
     ) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c
-        vectors = [
-            e.let("w", e.load(self.weight, weights + channel * self.width + o * c, c))
-            for o in range(p.tile_o)
-        ]
+        at = [weights + channel * self.width + o * c for o in range(p.tile_o)]
+        vectors = [e.let("w", self.weights_at(place)) for place in at]
+        if self.scales is not None:
+            row = tirx.floordiv(weights, self.width) - wide(self.tile * self.depth) + channel
+            group = self.tile * w.scale_groups + e.load(self.groups, row)
+            scales = e.let("scales", wide(group * self.width))
+            vectors = [
+                e.let("w", vector * e.load(self.scales, scales + o * c, c))
+                for o, vector in enumerate(vectors)
+            ]
         for y in range(p.tile_h):
             for x in range(p.tile_w):
                 if lines[y if len(lines) > 1 else 0] and inside[x]:
@@ -758,6 +784,12 @@ class DirectConv:
                 for o, vector in enumerate(vectors):
                     position = (y * p.tile_w + x) * p.tile_o + o
                     e.store(self.acc, position, self.add(e.load(self.acc, position), value, vector))
+
+    def weights_at(self, at: Any) -> Any:
+        """A vector of weights as floats."""
+        stored = self.emit.load(self.weight, at, self.c)
+        # Vectors of four belong to processors that may lack a conversion of float16.
+        return stored_floats(stored, self.work.weight, self.c > 4)
 
     def turns(self, used: int) -> Any:
         """Of the loop over the channels of a block."""

@@ -1,9 +1,10 @@
 """What direct convolution and Winograd's algorithm have in common: the task and the parameters."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from edgec.compiler.kernels.codes import STORED
 from edgec.compiler.kernels.emitter import Emitter
 from edgec.compiler.kernels.epilogue import Step, declare_operands, output_dtype
 
@@ -33,6 +34,9 @@ class ConvWorkload:
         out_step: distance of computed pixels in the output, vertical and horizontal.
         out_origin: position of the first one.
         full_out: extent of the output.
+        weight: in which the weights are stored, without a scale: a key of `codes.STORED`.
+        scale_groups: scales of each output channel, by which the rows of its packed weights are
+            multiplied; 0: none.
     """
 
     batch: int
@@ -52,6 +56,8 @@ class ConvWorkload:
     out_step: tuple[int, int] = (1, 1)
     out_origin: tuple[int, int] = (0, 0)
     full_out: tuple[int, int] = (0, 0)
+    weight: str = field(default="float32", metadata={"unsaid": True})
+    scale_groups: int = field(default=0, metadata={"unsaid": True})
 
     @property
     def macs(self) -> int:
@@ -74,15 +80,21 @@ class ConvBuffers:
         weight: packed.
         operands: one for each binary step of the epilogue.
         output: the result.
+        scales: [tiles, groups, tile_o * c], if weights have them.
+        groups: the group of each row of a tile's weights.
     """
 
     data: Any
     weight: Any
     operands: list[Any]
     output: Any
+    scales: Any = None
+    groups: Any = None
 
     @classmethod
-    def declare(cls, e: Emitter, work: ConvWorkload, weights: int, c: int) -> "ConvBuffers":
+    def declare(
+        cls, e: Emitter, work: ConvWorkload, weights: int, c: int, rows: int = 0, scales: int = 0
+    ) -> "ConvBuffers":
         """Declare them.
 
         Args:
@@ -90,13 +102,21 @@ class ConvBuffers:
             work: the convolution.
             weights: values in the packed weight.
             c: lanes.
+            rows: of the packed weights of a tile, if weights have scales.
+            scales: how many.
         """
         block = 1 if work.plain_input else c
         in_size = math.ceil(work.in_channels / block) * block * work.in_h * work.in_w
         out_blocks = math.ceil(work.out_channels / c)
         out_size = work.batch * out_blocks * c * math.prod(work.out_extent)
         data = e.buffer("data", work.batch * in_size, "float32")
-        weight = e.buffer("weight", weights, "float32")
+        weight = e.buffer("weight", weights, STORED[work.weight])
+        group_buffers = []
+        if work.scale_groups:
+            group_buffers = [
+                e.buffer("scales", scales, "float32"),
+                e.buffer("groups", rows, "int32"),
+            ]
         operands = declare_operands(
             e,
             work.epilogue,
@@ -107,5 +127,9 @@ class ConvBuffers:
             },
         )
         return cls(
-            data, weight, operands, e.buffer("output", out_size, output_dtype(work.epilogue))
+            data,
+            weight,
+            operands,
+            e.buffer("output", out_size, output_dtype(work.epilogue)),
+            *group_buffers,
         )

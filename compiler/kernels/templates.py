@@ -23,12 +23,15 @@ from edgec.compiler.kernels.conv import (
     estimate_conv_transpose_cycles,
     estimate_cycles,
     flattened,
+    pack_groups,
+    pack_scales,
     pack_transposed_weight,
     pack_weight,
     packed_size,
 )
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
+from edgec.compiler.kernels.extreme import ExtremeWorkload, emit_extreme
 from edgec.compiler.kernels.integer_conv import (
     IntegerConvWorkload,
     default_integer_decision,
@@ -77,6 +80,15 @@ from edgec.compiler.kernels.pool import (
 )
 from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
 from edgec.compiler.kernels.rows import RowWorkload, emit_rows
+from edgec.compiler.kernels.stored_matmul import (
+    StoredMatmulWorkload,
+    default_stored_matmul_decision,
+    emit_stored_matmul,
+    estimate_stored_matmul_cycles,
+    pack_stored_matrix,
+    stored_matmul_space,
+    stored_matrix_size,
+)
 from edgec.compiler.kernels.winograd import (
     WinogradDecision,
     estimate_winograd_cycles,
@@ -141,11 +153,14 @@ def _pack_conv(
     position: int,
     array: Array,
 ) -> Array:
+    c = target.float_lanes
+    if isinstance(decision, WinogradDecision):
+        return pack_winograd(workload, decision, array, c) if position == 1 else array
+    if workload.scale_groups and position in (2, 3):
+        scales = position == 2
+        return pack_scales(decision, array, c) if scales else pack_groups(workload, array, c)
     if position != 1:
         return array
-    if isinstance(decision, WinogradDecision):
-        return pack_winograd(workload, decision, array, target.float_lanes)
-    c = target.float_lanes
     return pack_weight(flattened(workload), decision, array, c, block_size(workload, c))
 
 
@@ -220,6 +235,20 @@ def _pack_integer_matmul(
     return _pack_matmul(workload.matmul, decision, target, position, array)
 
 
+def _pack_stored_matmul(
+    workload: StoredMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position == 1:
+        return pack_stored_matrix(workload, decision, array)
+    if 1 < position <= 1 + workload.parameters:
+        return pack_matrix(array, decision)
+    return _pack_matmul(workload.matmul, decision, target, position, array)
+
+
 TEMPLATES: dict[str, Template] = {
     "edgec.channel_map": _fixed(ChannelMapWorkload, emit_channel_map),
     "edgec.conv": Template(
@@ -243,6 +272,7 @@ TEMPLATES: dict[str, Template] = {
         conv_transpose_weight_size,
     ),
     "edgec.elementwise": _fixed(ElementwiseWorkload, emit_elementwise),
+    "edgec.extreme": _fixed(ExtremeWorkload, emit_extreme),
     "edgec.global_pool": _fixed(GlobalPoolWorkload, emit_global_pool),
     "edgec.integer_conv": Template(
         IntegerConvWorkload,
@@ -286,6 +316,16 @@ TEMPLATES: dict[str, Template] = {
     ),
     "edgec.resize": _fixed(ResizeWorkload, emit_resize),
     "edgec.rows": _fixed(RowWorkload, emit_rows),
+    "edgec.stored_matmul": Template(
+        StoredMatmulWorkload,
+        MatmulDecision,
+        stored_matmul_space,
+        default_stored_matmul_decision,
+        emit_stored_matmul,
+        _pack_stored_matmul,
+        estimate_stored_matmul_cycles,
+        stored_matrix_size,
+    ),
 }
 
 

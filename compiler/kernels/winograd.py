@@ -116,9 +116,10 @@ class WinogradDecision:
 
 
 def suits_winograd(workload: ConvWorkload) -> bool:
-    """Whether a convolution is 3x3 and of this kind."""
+    """Whether a convolution is 3x3, of this kind, and its weights can be transformed beforehand."""
     return (
         workload.kernel == (3, 3)
+        and workload.weight == "float32"
         and workload.stride == (1, 1)
         and workload.dilation == (1, 1)
         and workload.groups == 1

@@ -25,6 +25,7 @@ from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
+from edgec.compiler.kernels.extreme import ExtremeWorkload, shares_of
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload, groups_of
 from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
@@ -36,6 +37,7 @@ from edgec.compiler.kernels.moves import (
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.resize import ResizeWorkload, resize_table
 from edgec.compiler.kernels.rows import Operation, RowWorkload
+from edgec.compiler.kernels.stored_matmul import MIDDLE, Format, StoredMatmulWorkload
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
 from edgec.compiler.operators import kernel_call
 from edgec.compiler.passes.base import (
@@ -49,6 +51,7 @@ from edgec.compiler.passes.base import (
     substitute,
     value_of,
 )
+from edgec.compiler.quantize.numerics import log2_values, unpack_nibbles
 
 Shape = tuple[int, ...]
 
@@ -144,7 +147,9 @@ class _Convolution:
     Attributes:
         data: what it reads.
         weight: with both dimensions of the window.
-        scales: of its codes, one for each output channel; None: it is floats.
+        scales: of its codes, one for each output channel, or [out_channels, groups] for each
+            `group` of the weights of one; None: it has none.
+        format: in which the weight is stored, a key of `codes.STORED`.
         shape: of the result, as the graph has it.
         extents: batch, channels, rows and columns of the input, then the output without batch.
         window: kernel, stride, and padding above and to the left.
@@ -158,6 +163,8 @@ class _Convolution:
     extents: tuple[int, int, int, int, int, int, int]
     window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
+    format: str = "float32"
+    group: int = 0
 
 
 def _image(shape: Shape) -> tuple[int, int, int, int]:
@@ -186,8 +193,9 @@ class _Packer:
             "relax.concat": self._concat,
             "relax.image.resize2d": self._resize,
             "relax.matmul": self._matmul,
-            "relax.max": self._global_pool,
+            "relax.max": self._largest,
             "relax.mean": self._global_pool,
+            "relax.min": self._extreme,
             "relax.nn.avg_pool1d": self._pool,
             "relax.nn.avg_pool2d": self._pool,
             "relax.nn.conv1d": self._conv,
@@ -385,8 +393,10 @@ class _Packer:
     def _quantize(self, call: relax.Call) -> _Value | None:
         """The last step of the epilogue of the kernel before it."""
         codes, shape = _codes_of(call, str(call.attrs.out_dtype)), shape_of(call)
-        if codes is None or shape is None or not _is_float32(call.args[0]):
+        if shape is None or not _is_float32(call.args[0]):
             return None
+        if codes is None:
+            return self._quantize_dynamically(call, shape)
         data = self._value(call.args[0])
         if data.codes == codes:
             return replace(data, codes=None)
@@ -400,6 +410,29 @@ class _Packer:
         numbers = np.array([inverse, codes.zero_point, *ends], np.float32)
         step = Step(f"quantize_{codes.dtype}", "quantizer")
         return self._apply(data, step, [constant(numbers)], shape)
+
+    def _quantize_dynamically(self, call: relax.Call, shape: Shape) -> _Value | None:
+        """By a scale and zero point that the graph computes."""
+        scale, zero = call.args[1:]
+        dtype = str(call.attrs.out_dtype)
+        if shape_of(scale) != () or shape_of(zero) != () or dtype not in ("uint8", "int8"):
+            return None
+        emit, op = self.builder.emit, relax.op
+
+        def number(value: float) -> Any:
+            return constant(np.array([value], np.float32))
+
+        whole = emit(op.astype(self._plain_expression(zero), "float32"))
+        limits = np.iinfo(dtype)
+        numbers = [
+            op.divide(number(1), self._plain_expression(scale)),
+            op.add(number(0), whole),
+            op.subtract(number(limits.min), whole),
+            op.subtract(number(limits.max), whole),
+        ]
+        together = emit(op.concat([emit(value) for value in numbers], axis=0))
+        data = self._float_value(call.args[0])
+        return self._apply(data, Step(f"quantize_{dtype}", "quantizer"), [together], shape)
 
     def _without_clip(self, data: _Value) -> tuple[_Value, tuple[float, float] | None]:
         """The value without a clip or ReLU at its end, and the bounds of that."""
@@ -481,10 +514,14 @@ class _Packer:
         integers = self._integer_conv(found, int(call.attrs.groups))
         if integers is not None:
             return integers
-        found = self._with_floats(found)
         n, channels, h, w, out_channels, out_h, out_w = found.extents
         groups = int(call.attrs.groups)
-        if groups == channels == out_channels and groups > 1:
+        depthwise = groups == channels == out_channels and groups > 1
+        found = replace(found, data=self._as_floats(found.data))
+        if depthwise or (found.group and groups > 1):
+            # They are few.
+            found = _with_floats(found)
+        if depthwise:
             pooled = PoolWorkload(
                 "depthwise", n, channels, h, w, out_h, out_w, *found.window, found.dilation
             )
@@ -492,16 +529,32 @@ class _Packer:
             return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
         plain = not found.data.blocked and channels <= PLAIN_INPUT_CHANNELS and groups == 1
         workload = ConvWorkload(
-            *found.extents, *found.window, found.dilation, groups, plain_input=plain
+            *found.extents,
+            *found.window,
+            found.dilation,
+            groups,
+            plain_input=plain,
+            weight=found.format,
         )
         source = found.data if plain else self._blocked(found.data)
         arguments = [source.expression, constant(found.weight)]
+        if found.group:
+            assert found.scales is not None
+            columns = np.arange(found.weight[:1].size).reshape(found.weight[:1].shape)
+            workload = replace(workload, scale_groups=found.scales.shape[1])
+            arguments += [
+                constant(found.scales),
+                constant((columns // found.group).astype(np.int32)),
+            ]
+        elif found.scales is not None:
+            workload = replace(workload, epilogue=(Step("multiply", "channel"),))
+            arguments.append(self._by_channel(found.scales))
         return self._emit_blocked("edgec.conv", arguments, workload, found.shape)
 
     def _integer_conv(self, found: _Convolution, groups: int) -> _Value | None:
         """A convolution of codes; None if no kernel does it exactly."""
         codes, scales = found.data.codes, found.scales
-        if codes is None or scales is None or self.dot is None:
+        if codes is None or scales is None or found.group or self.dot is None:
             return None
         n, channels, h, w, out_channels, out_h, out_w = found.extents
         scale = self._by_channel(scales * codes.scale)
@@ -547,28 +600,15 @@ class _Packer:
         """A constant operand of one value for each channel."""
         return constant(self._block_array(values.astype(dtype).reshape(1, -1, 1)).reshape(-1))
 
-    def _with_floats(self, found: _Convolution, axis: int = 0) -> _Convolution:
-        """The convolution with floats in place of codes; `axis`: output channels of the weight."""
-        weight = found.weight
-        if found.scales is not None:
-            along = [-1 if i == axis else 1 for i in range(4)]
-            weight = (weight * found.scales.reshape(along)).astype(np.float32)
-        return replace(found, data=self._as_floats(found.data), weight=weight, scales=None)
-
     def _conv_transpose(self, call: relax.Call) -> _Value | None:
         found = self._convolution(call, "IO")
-        if (
-            found is None
-            or found.scales is not None
-            or int(call.attrs.groups) != 1
-            or found.dilation != (1, 1)
-        ):
+        if found is None or int(call.attrs.groups) != 1 or found.dilation != (1, 1):
             return None
         kernel, stride, _ = found.window
         # Every output position must be reached by some weight.
         if kernel[0] < stride[0] or kernel[1] < stride[1]:
             return None
-        found = self._with_floats(found, axis=1)
+        found = replace(_with_floats(found, axis=1), data=self._as_floats(found.data))
         workload = ConvTransposeWorkload(*found.extents, *found.window)
         arguments = [self._blocked(found.data).expression, constant(found.weight)]
         return self._emit_blocked("edgec.conv_transpose", arguments, workload, found.shape)
@@ -576,9 +616,14 @@ class _Packer:
     def _convolution(self, call: relax.Call, channels: str) -> _Convolution | None:
         """A convolution by constant weights, whose first dimensions are `channels`."""
         data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
-        rounded = self._stored_weight(call.args[1]) if data.codes is not None else None
+        rounded, kind = self._stored_weight(call.args[1]), "float32"
         if rounded is not None:
-            weight = rounded.codes
+            weight, kind = rounded.codes, "int8"
+        half, group = self._stored_half(call.args[1]), self._stored_groups(call.args[1])
+        if half is not None:
+            weight, kind = half
+        if group is not None:
+            weight, kind = group[0], "int8"
         layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
         known = layouts in (("NCHW", f"{channels}HW"), ("NCW", f"{channels}W"))
         if weight is None or shape is None or not known:
@@ -588,12 +633,51 @@ class _Packer:
         return _Convolution(
             data,
             weight.reshape(*weight.shape[:2], *kernel),
-            rounded.scales if rounded is not None else None,
+            rounded.scales if rounded is not None else group[1] if group is not None else None,
             shape,
             (n, in_channels, h, w, *_image(shape)[1:]),
             (kernel, _pair(call.attrs.strides), _leading(call.attrs.padding)),
             _pair(call.attrs.dilation),
+            kind,
+            group[2] if group is not None else 0,
         )
+
+    def _stored_groups(
+        self, expression: Any
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], int] | None:
+        """4-bit weights, whose first axis is that of the rows, as int8: less their zero points.
+
+        Returns:
+            Codes in the shape of the weights, scales [rows, groups], columns of a group.
+        """
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "edgec.decode_weight" or call.attrs["rows_last"]:
+            return None
+        packed, *parameters = [value_of(argument) for argument in call.args]
+        if packed is None or call.attrs["format"] == "float":
+            return None
+        shape, group = [int(extent) for extent in call.attrs["shape"]], int(call.attrs["group"])
+        codes, scales = unpack_nibbles(packed)[:, : math.prod(shape[1:])], parameters[0]
+        assert scales is not None
+        if call.attrs["format"] == "log2":
+            # The least of them is 2**-6.
+            whole = (log2_values(codes) * 64).astype(np.int8)
+            return whole.reshape(shape), (scales / 64).astype(np.float32), group
+        zeros = parameters[1]
+        assert zeros is not None
+        along = np.repeat(zeros, group, axis=1)[:, : codes.shape[1]]
+        less = codes.astype(np.int8) - along.astype(np.int8)
+        return less.reshape(shape), scales, group
+
+    def _stored_half(self, expression: Any) -> tuple[NDArray[np.uint16], Format] | None:
+        """Bits and format of constant weights that are stored as half floats."""
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "edgec.decode_weight":
+            return None
+        codes = value_of(call.args[0])
+        if codes is None or call.attrs["format"] != "float":
+            return None
+        return codes.view(np.uint16), "float16" if codes.dtype == np.float16 else "bfloat16"
 
     def _stored_weight(self, expression: Any) -> _Rounded | None:
         """Constant int8 weights behind a dequantize."""
@@ -665,6 +749,29 @@ class _Packer:
         scale = constant(np.array([data.codes.scale], np.float32))
         return self._apply(pooled, Step("multiply", "number"), [scale], shape)
 
+    def _largest(self, call: relax.Call) -> _Value | None:
+        return self._extreme(call) or self._global_pool(call)
+
+    def _extreme(self, call: relax.Call) -> _Value | None:
+        """The smallest or largest of all values."""
+        data = self._float_value(call.args[0])
+        size = math.prod(data.shape)
+        axes = call.attrs.axis
+        every = axes is None or len(axes) == len(data.shape)
+        if not every or shape_of(call) != () or size == 0:
+            return None
+        # Channels that only fill a block are no values.
+        whole = data.blocked and data.shape[1] % self.c == 0
+        source = (data if whole else self._plain(data)).expression
+        mode = op_name(call).removeprefix("relax.")
+        while True:
+            shares = shares_of(size, self.c)
+            workload = ExtremeWorkload(mode, size, shares)  # type: ignore[arg-type]
+            source = self._emit("edgec.extreme", [source], workload, (shares,) * (shares > 1))
+            if shares == 1:
+                return _Value(source, (), False, 1)
+            size = shares
+
     def _resize(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
         attributes = call.attrs
@@ -705,6 +812,9 @@ class _Packer:
         integers = self._integer_matmul(call)
         if integers is not None:
             return integers
+        stored = self._stored_matmul(call)
+        if stored is not None:
+            return stored
         left, right = (self._plain(self._float_value(argument)) for argument in call.args)
         shape = shape_of(call)
         if shape is None or len(left.shape) < 2 or len(right.shape) < 2:
@@ -729,26 +839,91 @@ class _Packer:
         left, shape = self._value(call.args[0]), shape_of(call)
         stored = self._stored_weight(call.args[1])
         codes, dot = left.codes, self.dot
-        if shape is None or dot is None or codes is None or stored is None:
+        dynamic = self._dynamic_codes(call.args[0])
+        if dynamic is not None:
+            left = dynamic[0]
+        if shape is None or dot is None or stored is None or (codes or dynamic) is None:
             return None
         matrix = stored.codes
         if matrix.ndim != 2 or len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
             return None
         k, n = matrix.shape
-        fits = k % GROUP == 0 and codes.dtype == dot.data
+        fits = k % GROUP == 0 and (codes.dtype if codes else dtype_of(left.expression)) == dot.data
         if not fits or not dot.fits(groups_of(matrix.T).view(np.int8)):
             return None
         rows = math.prod(left.shape[:-1])
         product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
-        bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
-        arguments = [
-            self._plain(left).expression,
-            constant(matrix),
-            constant(bias.astype(np.int32)),
-            constant((stored.scales * codes.scale).astype(np.float32)),
-        ]
+        sums = matrix.astype(np.int64).sum(axis=0)
+        if dynamic is not None:
+            operands = self._scaled(dynamic, sums, stored.scales)
+        else:
+            assert codes is not None
+            bias = constant((-codes.zero_point * sums).astype(np.int32))
+            operands = [bias, constant((stored.scales * codes.scale).astype(np.float32))]
+        arguments = [self._plain(left).expression, constant(matrix), *operands]
         workload = IntegerMatmulWorkload(product)
         variable = self._emit("edgec.integer_matmul", arguments, workload, shape)
+        return _Value(variable, shape, False, 1)
+
+    def _dynamic_codes(self, expression: Any) -> tuple[_Value, Any, Any] | None:
+        """Codes behind a dequantize whose scale and zero point the graph computes, and these."""
+        call = self.old.get(expression)
+        if call is None or op_name(call) != "relax.dequantize":
+            return None
+        if any(shape_of(x) != () or value_of(x) is not None for x in call.args[1:]):
+            return None
+        scale, zero = (self._plain_expression(argument) for argument in call.args[1:])
+        return self._value(call.args[0]), scale, zero
+
+    def _scaled(
+        self, dynamic: tuple[_Value, Any, Any], sums: NDArray[Any], scales: NDArray[np.float32]
+    ) -> list[Any]:
+        """Bias and scale of each channel, computed in each run, padded to whole vectors.
+
+        Args:
+            dynamic: as `_dynamic_codes` gives it.
+            sums: of the weights of each channel.
+            scales: of the weights.
+        """
+        _, scale, zero = dynamic
+        op, emit = relax.op, self.builder.emit
+        pad = (0, -sums.size % self.c)
+        code = emit(op.astype(zero, "int32"))
+        bias = op.multiply(code, constant(np.pad(-sums, pad).astype(np.int32)))
+        return [emit(bias), emit(op.multiply(scale, constant(np.pad(scales, pad))))]
+
+    def _stored_matmul(self, call: relax.Call) -> _Value | None:
+        """A product with weights that stay in the form in which they are stored."""
+        left, shape = self._float_value(call.args[0]), shape_of(call)
+        weight = shape_of(call.args[1])
+        if shape is None or weight is None or len(left.shape) < 2 or len(weight) < 2:
+            return None
+        k, n = weight[-2:]
+        if math.prod(weight[:-2]) != 1:
+            return None
+        product = MatmulWorkload(1, math.prod(left.shape[:-1]), n, k, packed=True)
+        decode = self.old.get(call.args[1])
+        rounded, half = self._stored_weight(call.args[1]), self._stored_half(call.args[1])
+        if rounded is not None and rounded.scales.size == n:
+            scaled = replace(product, epilogue=(Step("multiply", "channel"),))
+            workload = StoredMatmulWorkload(scaled, "int8")
+            operands = [rounded.codes.reshape(k, n), rounded.scales]
+        elif half is not None:
+            workload = StoredMatmulWorkload(product, half[1])
+            operands = [half[0].reshape(k, n)]
+        elif decode is not None and op_name(decode) == "edgec.decode_weight":
+            arrays = [value_of(argument) for argument in decode.args]
+            codes, *parameters = [array for array in arrays if array is not None]
+            kind: Format = "log2" if decode.attrs["format"] == "log2" else "int4"
+            group = int(decode.attrs["group"])
+            if kind == "int4" and np.all(parameters[1] == MIDDLE):
+                del parameters[1]
+            workload = StoredMatmulWorkload(product, kind, group, len(parameters) == 2)
+            operands = [unpack_nibbles(codes)[:, :k].T, *(array.T for array in parameters)]
+        else:
+            return None
+        arguments = [self._plain(left).expression, *map(constant, operands)]
+        variable = self._emit("edgec.stored_matmul", arguments, workload, shape)
         return _Value(variable, shape, False, 1)
 
     def _softmax(self, call: relax.Call) -> _Value | None:
@@ -1057,6 +1232,7 @@ _EPILOGUES = {
     "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",
     "edgec.pool": "epilogue",
+    "edgec.stored_matmul": "matmul",
 }
 
 
@@ -1125,6 +1301,20 @@ def _rounded_constant(call: Any) -> _Rounded | None:
     if scales.size not in (1, codes.shape[axis]):
         return None
     return _Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
+
+
+def _with_floats(found: _Convolution, axis: int = 0) -> _Convolution:
+    """With floats in place of stored weights; `axis`: output channels of the weight."""
+    weight = found.weight
+    if found.format in ("float16", "bfloat16"):
+        weight = weight.view(np.dtype(found.format)).astype(np.float32)
+    if found.scales is not None and found.group:
+        each = np.repeat(found.scales, found.group, axis=1)[:, : found.weight[0].size]
+        weight = (weight * each.reshape(weight.shape)).astype(np.float32)
+    elif found.scales is not None:
+        along = [-1 if i == axis else 1 for i in range(4)]
+        weight = (weight * found.scales.reshape(along)).astype(np.float32)
+    return replace(found, weight=weight, scales=None, format="float32", group=0)
 
 
 def _is_padded(conv: ConvWorkload) -> bool:
