@@ -5,7 +5,8 @@ lanes: 32 bits of the data (four input channels) are broadcast and multiplied wi
 holds four weights in each lane. Every sum is exact:
 
     vpdpbusd          uint8 * int8, sums in int32
-    vpmaddubsw        uint8 * int8, adds pairs in int16: `fits` says whether weights allow it
+    vpmaddubsw        uint8 * int8, adds pairs in int16: `fits` says whether weights allow it,
+                      and whether two such sums can be added before they are widened
     sdot              int8 * int8, sums in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
 
@@ -22,10 +23,8 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, shuffle, vector_dtype
+from edgec.compiler.kernels.pair_sums import GROUP, LARGEST_SUM, pair_sums
 from edgec.targets.target import Target
-
-# Codes that are multiplied at once.
-GROUP = 4
 
 
 def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int = 0) -> Any:
@@ -104,14 +103,14 @@ class Dot:
         unit: dtype in which the data are read: a group of codes, or a part of one.
         instructions: for a group of codes and one vector of weights.
         temporaries: registers beside accumulators, weights and one value.
-        add: accumulator plus products, of the accumulator, the data at an index, and weights.
+        add: accumulator plus products, of the accumulator, groups of data, and as many of weights.
     """
 
     data: str
     unit: str
     instructions: int
     temporaries: int
-    add: Callable[[Any, tuple[Any, ...], Any], Any]
+    add: Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
     saturates: bool = False
 
     @property
@@ -133,16 +132,17 @@ class Dot:
         value = int(np.repeat(byte, unit.itemsize).view(unit)[0])
         return (broadcast(tirx.const(value, self.unit), lanes),) * self.parts
 
-    def fits(self, weight: NDArray[Any]) -> bool:
+    def fits(self, weight: NDArray[Any], axis: int, together: int = 1) -> bool:
         """Whether no sum of products saturates.
 
         Args:
-            weight: int8, its last axis groups of codes.
+            weight: int8.
+            axis: of what is summed, in groups of codes.
+            together: neighbouring groups whose products are added before they are widened.
         """
         if not self.saturates:
             return True
-        pairs = np.abs(weight.astype(np.int32)).reshape(-1, 2).sum(axis=1)
-        return bool(np.all(pairs * 255 <= np.iinfo(np.int16).max))
+        return bool(pair_sums(weight, axis, together).max(initial=0) <= LARGEST_SUM)
 
     def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
         """Groups of weights, one to a lane, as `add` wants them; int32."""
@@ -161,24 +161,39 @@ def _intrinsic(name: str, dtype: str, *arguments: Any) -> Any:
     return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
 
 
-def _vnni(lanes: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+_Add = Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
+
+
+def _one_by_one(add: Callable[[Any, tuple[Any, ...], Any], Any]) -> _Add:
+    def add_all(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+        for x, w in zip(xs, ws, strict=True):
+            acc = add(acc, x, w)
+        return acc
+
+    return add_all
+
+
+def _vnni(lanes: int) -> _Add:
     name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
 
     def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
         data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
         return _intrinsic(name, f"int32x{lanes}", acc, data, weight)
 
-    return add
+    return _one_by_one(add)
 
 
-def _pairs(lanes: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+def _pairs(lanes: int) -> _Add:
     wide = lanes == 16
     products = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
     sums = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
 
-    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
-        data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
-        pairs = _intrinsic(products, f"int16x{2 * lanes}", data, weight)
+    def add(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+        pairs: Any = None
+        for x, w in zip(xs, ws, strict=True):
+            data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
+            more = _intrinsic(products, f"int16x{2 * lanes}", data, weight)
+            pairs = more if pairs is None else pairs + more
         ones = broadcast(tirx.const(1, "int16"), 2 * lanes)
         return acc + _intrinsic(sums, f"int32x{lanes}", pairs, ones)
 
@@ -212,7 +227,7 @@ def dot_of(target: Target) -> Dot | None:
             return Dot("uint8", "int32", 3, 3, _pairs(lanes), saturates=True)
     if target.architecture == "aarch64" and lanes == 4:
         if target.integer_dot in ("sdot", "i8mm"):
-            return Dot("int8", "int32", 1, 0, _sdot)
+            return Dot("int8", "int32", 1, 0, _one_by_one(_sdot))
         if target.integer_dot == "smlal":
-            return Dot("int8", "int16", 3, 3, _smlal)
+            return Dot("int8", "int16", 3, 3, _one_by_one(_smlal))
     return None

@@ -692,7 +692,7 @@ class DirectConv:
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
         left = column * w.stride[1] - w.padding[1]
-        existing = self.turns(used)
+        existing: Any = used
         if w.groups > 1 and w.in_channels % self.block:
             # Zero weights do not help against what padding channels may hold.
             past = w.in_channels - (self.first_block + block) * self.block
@@ -707,8 +707,7 @@ class DirectConv:
                     )
                     at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
                     self._prefetch(weights, used)
-                    with e.loop("channel", existing, wide=True) as channel:
-                        self._accumulate(at, weights, channel, inside, lines)
+                    self.accumulate(at, weights, existing, inside, lines)
 
     def _prefetch(self, weights: Any, used: int) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.
@@ -733,35 +732,43 @@ class DirectConv:
             return count
         return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
 
-    def _accumulate(
+    def accumulate(
+        self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
+    ) -> None:
+        """Products of one tap with channels of a block, `count` of them."""
+        with self.emit.loop("channel", count, wide=True) as channel:
+            self.add_products(base, weights, [channel], inside, lines)
+
+    def add_products(
         self,
         base: Any,
         weights: Any,
-        channel: Any,
+        channels: Sequence[Any],
         inside: Sequence[bool],
         lines: Sequence[bool],
     ) -> None:
+        """Products of one tap with some channels, in all pixels of the tile."""
         w, p, e, c = self.work, self.plan, self.emit, self.c
         vectors = [
-            e.let("w", e.load(self.weight, weights + channel * self.width + o * c, c))
+            [
+                e.let("w", e.load(self.weight, weights + channel * self.width + o * c, c))
+                for channel in channels
+            ]
             for o in range(p.tile_o)
         ]
         for y in range(p.tile_h):
             for x in range(p.tile_w):
                 if lines[y if len(lines) > 1 else 0] and inside[x]:
-                    offset = y * w.stride[0] * w.in_w + x * w.stride[1]
-                    value = self.read(base + offset * self.block + channel)
+                    offset = base + (y * w.stride[0] * w.in_w + x * w.stride[1]) * self.block
+                    values = [self.read(offset + channel) for channel in channels]
                 elif self.border:
-                    value = self.outside()
+                    values = [self.outside()] * len(channels)
                 else:
                     continue
                 for o, vector in enumerate(vectors):
                     position = (y * p.tile_w + x) * p.tile_o + o
-                    e.store(self.acc, position, self.add(e.load(self.acc, position), value, vector))
-
-    def turns(self, used: int) -> Any:
-        """Of the loop over the channels of a block."""
-        return used
+                    total = self.add(e.load(self.acc, position), values, vector)
+                    e.store(self.acc, position, total)
 
     def read(self, at: Any) -> Any:
         """One input value for all output channels."""
@@ -771,9 +778,11 @@ class DirectConv:
         """The value of the padding, where it is not zero."""
         raise NotImplementedError
 
-    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
-        """Accumulate one product."""
-        return accumulator + value * weights
+    def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
+        """Accumulate a product for each channel."""
+        for value, weight in zip(values, weights, strict=True):
+            accumulator = accumulator + value * weight
+        return accumulator
 
     def _store(self, line: Any, column: Any) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c

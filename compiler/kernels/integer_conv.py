@@ -15,14 +15,15 @@ multiplied like any other. The epilogue begins with the sum as float32.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import GROUP, Dot, dot_of
+from edgec.compiler.kernels.codes import Dot, dot_of
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     DirectConv,
@@ -36,6 +37,7 @@ from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import Emitter, vector_dtype
 from edgec.compiler.kernels.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.compiler.kernels.windows import absent_rows
 from edgec.targets.target import Target
 
@@ -47,10 +49,12 @@ class IntegerConvWorkload:
     Attributes:
         conv: its extents and epilogue.
         border: code of the padding, 0 where there is none.
+        together: groups of channels, side by side, whose products fit the sums of `Dot.pairs`.
     """
 
     conv: ConvWorkload
     border: int = 0
+    together: int = field(default=1, metadata={"unsaid": True})
 
     @property
     def macs(self) -> int:
@@ -192,6 +196,7 @@ class _IntegerConv(DirectConv):
         self.dot, self.bias, self.row_sums = dot, bias, rows
         self.border = workload.border != 0
         self.code = workload.border
+        self.together = workload.together
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
         super().__init__(workload.grouped, decision, c, emit, buffers, 0)
 
@@ -216,11 +221,6 @@ class _IntegerConv(DirectConv):
                 e.store(sum_, 0, e.load(sum_, 0) + row)
         return e.let("bias", e.load(sum_, 0))
 
-    def turns(self, used: int) -> Any:
-        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
-        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
-        return self.opaque(used) if alone else used
-
     def total(self, accumulator: Any) -> Any:
         return tirx.Cast(vector_dtype("float32", self.c), accumulator)
 
@@ -230,5 +230,19 @@ class _IntegerConv(DirectConv):
     def outside(self) -> Any:
         return self.dot.repeated(self.code, self.c)
 
-    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
-        return self.dot.add(accumulator, value, weights)
+    def accumulate(
+        self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
+    ) -> None:
+        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
+        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
+        turns, left = divmod(count, self.together)
+        for first, number, size in ((0, turns, self.together), (turns * self.together, left, 1)):
+            if number == 0:
+                continue
+            extent = self.opaque(number) if alone else number
+            with self.emit.loop("channel", extent, wide=True) as turn:
+                channels = [first + turn * size + each for each in range(size)]
+                self.add_products(base, weights, channels, inside, lines)
+
+    def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
+        return self.dot.add(accumulator, values, weights)

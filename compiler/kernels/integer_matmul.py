@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import GROUP, Dot, dot_of
+from edgec.compiler.kernels.codes import Dot, dot_of
 from edgec.compiler.kernels.emitter import vector_dtype
 from edgec.compiler.kernels.integer_conv import groups_of
 from edgec.compiler.kernels.kernel import Kernel
@@ -26,6 +26,7 @@ from edgec.compiler.kernels.matmul import (
     pack_matrix,
     packed_matrix_size,
 )
+from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.targets.target import Target
 
 
@@ -131,7 +132,7 @@ class _IntegerMatmul(MatmulWriter):
         return self.dot.read(self.emit, self.a, at, self.plan.lanes)
 
     def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
-        return self.dot.add(accumulator, value, weights)
+        return self.dot.add(accumulator, [value], [weights])
 
     def total(self, accumulator: Any) -> Any:
         lanes = int(accumulator.ty.dtype.lanes)

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.codes import GROUP, Dot
+from edgec.compiler.kernels.codes import Dot
 from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
-from edgec.compiler.kernels.integer_conv import IntegerConvWorkload, groups_of
+from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
 from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.moves import (
@@ -33,6 +33,7 @@ from edgec.compiler.kernels.moves import (
     GlobalPoolWorkload,
     PackWorkload,
 )
+from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.resize import ResizeWorkload, resize_table
 from edgec.compiler.kernels.rows import Operation, RowWorkload
@@ -529,12 +530,12 @@ class _Packer:
             weight = constant(found.weight.astype(np.float32))
             arguments = [self._blocked(found.data).expression, weight, bias, scale]
             return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
-        grouped = groups_of(found.weight)
-        if groups != 1 or codes.dtype != self.dot.data or not self.dot.fits(grouped.view(np.int8)):
+        if groups != 1 or codes.dtype != self.dot.data or not self.dot.fits(found.weight, 1):
             return None
         conv = ConvWorkload(*found.extents, *found.window, found.dilation, epilogue=epilogue)
         border = codes.zero_point if _is_padded(conv) else 0
-        workload = IntegerConvWorkload(conv, border)
+        together = 2 if self.dot.saturates and self.dot.fits(found.weight, 1, 2) else 1
+        workload = IntegerConvWorkload(conv, border, together)
         bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)), np.int32)
         arguments = [self._blocked(found.data).expression, constant(found.weight), bias]
         if workload.has_rows:
@@ -736,7 +737,7 @@ class _Packer:
             return None
         k, n = matrix.shape
         fits = k % GROUP == 0 and codes.dtype == dot.data
-        if not fits or not dot.fits(groups_of(matrix.T).view(np.int8)):
+        if not fits or not dot.fits(matrix, 0):
             return None
         rows = math.prod(left.shape[:-1])
         product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))

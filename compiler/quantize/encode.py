@@ -121,8 +121,21 @@ def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
         kind = np.float16 if recipe.weights == "fp16" else ml_dtypes.bfloat16
         return HalfWeight(weight.array.astype(kind))
     if recipe.weights == "int8":
-        return quantize_channels(weight.array, weight.axis, resolved.largest_weight)
+        largest = resolved.largest_weight
+        return quantize_channels(weight.array, weight.axis, largest, summed_axis(operator, largest))
     return quantize_rows(to_rows(weight.array, operator), recipe)
+
+
+# Where the products of neighbours are summed in int16.
+_SUMMED = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
+
+
+def summed_axis(operator: Operator, largest: int) -> int | None:
+    """Axis of the weights along which codes keep to `LARGEST_SUM`; None: they need not.
+
+    They need not where they have 8 bits: no int16 is in use then.
+    """
+    return _SUMMED.get(operator.kind) if largest < 127 else None
 
 
 def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:

@@ -19,6 +19,7 @@ from edgec.compiler.quantize.encode import (
     HalfWeight,
     StoredWeight,
     from_rows,
+    summed_axis,
     to_rows,
 )
 from edgec.compiler.quantize.moments import Moments
@@ -30,6 +31,7 @@ from edgec.compiler.quantize.numerics import (
     log2_values,
     pack_nibbles,
     unpack_nibbles,
+    within_sums,
 )
 from edgec.compiler.quantize.plan import Operator
 
@@ -64,8 +66,9 @@ def round_second_order(
             rows[part], moments.second[group], _rounding(stored, part, largest)
         )
     if isinstance(stored, ChannelWeight):
-        shaped = from_rows(codes.astype(np.float32), operator)
-        return replace(stored, codes=shaped.astype(np.int8))
+        shaped = from_rows(codes.astype(np.float32), operator).astype(np.int8)
+        summed = summed_axis(operator, largest)
+        return replace(stored, codes=shaped if summed is None else within_sums(shaped, summed))
     padded = unpack_nibbles(stored.packed).copy()
     padded[:, : stored.columns] = codes
     return replace(stored, packed=pack_nibbles(padded))

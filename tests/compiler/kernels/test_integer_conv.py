@@ -105,7 +105,7 @@ def test_what_would_saturate_is_not_multiplied_in_int16(
     assert "integer_conv" not in built.templates
     codes = built.run({"x": data})["y"].astype(int)
     assert np.abs(codes - expected).max() <= 1
-    monkeypatch.setattr(Dot, "fits", lambda _self, _weight: True)
+    monkeypatch.setattr(Dot, "fits", lambda _self, *_: True)
     (tmp_path / "forced").mkdir()
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert "integer_conv" in forced.templates
