@@ -122,7 +122,8 @@ def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
         return HalfWeight(weight.array.astype(kind))
     if recipe.weights == "int8":
         largest = resolved.largest_weight
-        return quantize_channels(weight.array, weight.axis, largest, summed_axis(operator, largest))
+        summed = summed_axis(operator, resolved)
+        return quantize_channels(weight.array, weight.axis, largest, summed)
     return quantize_rows(to_rows(weight.array, operator), recipe)
 
 
@@ -130,12 +131,9 @@ def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
 _SUMMED = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
 
 
-def summed_axis(operator: Operator, largest: int) -> int | None:
-    """Axis of the weights along which codes keep to `LARGEST_SUM`; None: they need not.
-
-    They need not where they have 8 bits: no int16 is in use then.
-    """
-    return _SUMMED.get(operator.kind) if largest < 127 else None
+def summed_axis(operator: Operator, resolved: Resolved) -> int | None:
+    """Axis of the weights along which codes keep to `LARGEST_SUM`; None: they need not."""
+    return _SUMMED.get(operator.kind) if resolved.paired else None
 
 
 def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:

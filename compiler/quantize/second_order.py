@@ -34,6 +34,7 @@ from edgec.compiler.quantize.numerics import (
     within_sums,
 )
 from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.recipe import Resolved
 
 # Added to the diagonal, as a share of its mean, so that H has an inverse (their section 3.3).
 DAMPING = 0.01
@@ -43,7 +44,7 @@ Rounding = Callable[[NDArray[np.float64], int], Rounded]
 
 
 def round_second_order(
-    operator: Operator, stored: StoredWeight, moments: Moments, largest: int
+    operator: Operator, stored: StoredWeight, moments: Moments, resolved: Resolved
 ) -> StoredWeight:
     """Codes of the same format and scales with a smaller expected error in the outputs.
 
@@ -51,7 +52,7 @@ def round_second_order(
         operator: whose weights.
         stored: them, rounded to the nearest.
         moments: of what the operator reads.
-        largest: int8 codes are in [-largest, largest].
+        resolved: the recipe on the target.
     """
     assert operator.weight is not None
     if isinstance(stored, HalfWeight):
@@ -63,11 +64,11 @@ def round_second_order(
     for group in range(groups):
         part = slice(group * per_group, (group + 1) * per_group)
         codes[part] = _round_rows(
-            rows[part], moments.second[group], _rounding(stored, part, largest)
+            rows[part], moments.second[group], _rounding(stored, part, resolved.largest_weight)
         )
     if isinstance(stored, ChannelWeight):
         shaped = from_rows(codes.astype(np.float32), operator).astype(np.int8)
-        summed = summed_axis(operator, largest)
+        summed = summed_axis(operator, resolved)
         return replace(stored, codes=shaped if summed is None else within_sums(shaped, summed))
     padded = unpack_nibbles(stored.packed).copy()
     padded[:, : stored.columns] = codes

@@ -42,6 +42,17 @@ CASES = {
         attributes={"strides": (2, 1), "dilation": (1, 2), "padding": (0, 3, 1, 2)},
         relu=True,
     ),
+    "sums of two groups": ConvCase(
+        [1, 37, 6, 7], [20, 37, 3, 3], attributes={"padding": (1, 1, 1, 1)}, largest=32
+    ),
+    "sums of two groups, extreme": ConvCase(
+        [1, 64, 5, 5],
+        [32, 64, 1, 1],
+        data=Code("uint8", 0.02, 3),
+        result=Code("uint8", 3.0, 128),
+        largest=32,
+        extreme=True,
+    ),
     "extreme": ConvCase(
         [1, 64, 5, 5],
         [32, 64, 3, 3],
@@ -93,6 +104,22 @@ def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
     target = load_target(TARGETS[seed % len(TARGETS)])
     built = open_module(case.module(), target, tmp_path, random_decisions(seed))
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], case.expected())
+
+
+def test_groups_are_summed_only_where_int16_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight more than fits: one group at a time; forced, it is wrong."""
+    case = replace(CASES["sums of two groups, extreme"], largest=33)
+    data, expected, target = case.arrays()[0], case.expected(), load_target("x86-64-v3")
+    built = open_module(case.module(), target, tmp_path)
+    assert not any("together" in step.workload for step in built.program.steps)
+    np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
+    monkeypatch.setattr(Dot, "fits", lambda *_: True)
+    (tmp_path / "forced").mkdir()
+    forced = open_module(case.module(), target, tmp_path / "forced")
+    assert any('"together":2' in step.workload for step in forced.program.steps)
+    assert not np.array_equal(forced.run({"x": data})["y"], expected)
 
 
 def test_what_would_saturate_is_not_multiplied_in_int16(
