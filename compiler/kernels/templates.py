@@ -38,6 +38,15 @@ from edgec.compiler.kernels.integer_conv import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.integer_depthwise import (
+    DepthwiseDecision,
+    IntegerDepthwiseWorkload,
+    default_depthwise_decision,
+    depthwise_space,
+    emit_integer_depthwise,
+    estimate_depthwise_cycles,
+    pack_integer_depthwise,
+)
 from edgec.compiler.kernels.integer_matmul import (
     IntegerMatmulWorkload,
     default_integer_matmul_decision,
@@ -175,6 +184,16 @@ def _pack_integer_conv(
     return pack_integer_weight(workload, decision, target, array) if position == 1 else array
 
 
+def _pack_integer_depthwise(
+    workload: IntegerDepthwiseWorkload,
+    _decision: DepthwiseDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    return pack_integer_depthwise(workload, target, array) if position == 1 else array
+
+
 def _pack_conv_transpose(
     workload: ConvTransposeWorkload,
     decision: ConvDecision,
@@ -253,6 +272,15 @@ TEMPLATES: dict[str, Template] = {
         _pack_integer_conv,
         estimate_integer_cycles,
         integer_weight_size,
+    ),
+    "edgec.integer_depthwise": Template(
+        IntegerDepthwiseWorkload,
+        DepthwiseDecision,
+        depthwise_space,
+        default_depthwise_decision,
+        emit_integer_depthwise,
+        _pack_integer_depthwise,
+        estimate_depthwise_cycles,
     ),
     "edgec.integer_matmul": Template(
         IntegerMatmulWorkload,

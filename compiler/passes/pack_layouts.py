@@ -26,6 +26,7 @@ from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
+from edgec.compiler.kernels.integer_depthwise import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.moves import (
@@ -62,6 +63,7 @@ EXACT_FLOAT = 2**24
 # Kernels whose operand 2 is a bias in units of the products: its type, and what stays below.
 _TAKE_BIAS: dict[str, tuple[Any, int]] = {
     "edgec.integer_conv": (np.int32, 2**31),
+    "edgec.integer_depthwise": (np.int32, 2**31),
     "edgec.integer_matmul": (np.int32, 2**31),
     "edgec.pool": (np.float32, EXACT_FLOAT),
 }
@@ -509,6 +511,9 @@ class _Packer:
         epilogue = (Step("multiply", "channel"),)
         wide = found.weight.astype(np.int64)
         if groups == channels == out_channels and groups > 1:
+            depthwise = self._integer_depthwise(found, codes, scale)
+            if depthwise is not None:
+                return depthwise
             # The codes' own sum and that of the zero point.
             if 512 * np.abs(wide).reshape(channels, -1).sum(axis=1).max() >= EXACT_FLOAT:
                 return None
@@ -543,6 +548,31 @@ class _Packer:
             padded = np.pad(rows, ((0, 0), (0, -out_channels % self.c)))
             arguments.append(constant(padded.astype(np.int32)))
         return self._emit_blocked("edgec.integer_conv", [*arguments, scale], workload, found.shape)
+
+    def _integer_depthwise(self, found: _Convolution, codes: _Codes, scale: Any) -> _Value | None:
+        """A depthwise convolution of codes; None if no kernel of integers does it."""
+        dot, weight = self.dot, found.weight
+        if dot is None or codes.dtype != dot.data or not dot.fits(weight, 3):
+            return None
+        conv = ConvWorkload(
+            *found.extents,
+            *found.window,
+            found.dilation,
+            found.extents[1],
+            epilogue=(Step("multiply", "channel"),),
+        )
+        together = 2 if dot.saturates and dot.fits(weight, 3, 2) else 1
+        workload = IntegerDepthwiseWorkload(conv, codes.zero_point, together)
+        if not workload.suits(self.c):
+            return None
+        bias = -codes.zero_point * weight.astype(np.int64).sum(axis=(1, 2, 3))
+        arguments = [
+            self._blocked(found.data).expression,
+            constant(weight),
+            self._by_channel(bias, np.int32),
+            scale,
+        ]
+        return self._emit_blocked("edgec.integer_depthwise", arguments, workload, found.shape)
 
     def _by_channel(self, values: NDArray[Any], dtype: Any = np.float32) -> Any:
         """A constant operand of one value for each channel."""
@@ -1055,6 +1085,7 @@ _EPILOGUES = {
     "edgec.conv_transpose": "epilogue",
     "edgec.elementwise": "steps",
     "edgec.integer_conv": "conv",
+    "edgec.integer_depthwise": "conv",
     "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",
     "edgec.pool": "epilogue",

@@ -63,35 +63,13 @@ CASES = {
     ),
 }
 
-DEPTHWISE = {
-    "depthwise": ConvCase(
-        [2, 20, 9, 8], [20, 1, 3, 3], groups=20, attributes={"padding": (1, 1, 1, 1)}, largest=127
-    ),
-    "depthwise, strided": ConvCase(
-        [1, 33, 17, 16],
-        [33, 1, 5, 3],
-        groups=33,
-        attributes={"strides": (2, 1), "padding": (2, 0, 1, 3)},
-        relu=True,
-    ),
-    "depthwise, extreme": ConvCase(
-        [1, 16, 9, 9],
-        [16, 1, 7, 7],
-        groups=16,
-        largest=127,
-        result=Code("uint8", 0.4, 128),
-        extreme=True,
-    ),
-}
-
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", [*CASES, *DEPTHWISE])
+@pytest.mark.parametrize("name", CASES)
 def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
-    case = {**CASES, **DEPTHWISE}[name]
+    case = CASES[name]
     built = open_module(case.module(), load_target(target), tmp_path)
-    kernel = "integer_conv" if name in CASES else "pool"
-    assert [t for t in built.templates if t != "pack"] == [kernel]
+    assert [t for t in built.templates if t != "pack"] == ["integer_conv"]
     expected = case.expected()
     assert len(np.unique(expected)) > 2
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], expected)
