@@ -2,8 +2,9 @@
 
 Every line of the input is rewritten once: a column becomes, for each channel of a block, its code
 and those of the three columns to the right. One such vector is then multiplied by four taps of
-a row of the window at once, as `Dot` multiplies four input channels. The lines that a window
-covers are kept in a ring; padding is written into them, so that borders are like everything else.
+a row of the window at once, as `Dot` multiplies four input channels. The lines that a window covers
+are kept in a ring. Padding is written into them on the left and right; rows of the window above
+and below the image are left out.
 
 Layouts, with c float32 lanes in a vector:
 
@@ -11,6 +12,8 @@ Layouts, with c float32 lanes in a vector:
     weight      int32 [blocks, kh, ceil(kw / 4), c], each lane four taps.
     bias        int32 [blocks * c]: the bias in units of the products, less the sum of the weights
                 of the channel times the zero point.
+    rows        int32 [kh, blocks * c]: the sum of the weights of a row of the window times the
+                zero point, put back where the row is above or below the image.
 """
 
 import math
@@ -34,6 +37,7 @@ from edgec.compiler.kernels.epilogue import (
 )
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.pair_sums import GROUP
+from edgec.compiler.kernels.windows import absent_rows, present_rows
 from edgec.targets.target import Target
 
 # The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
@@ -86,6 +90,13 @@ class IntegerDepthwiseWorkload:
     def line(self) -> int:
         """Columns of a line that are read, padding included."""
         return (self.columns - 1) * self.conv.stride[1] + GROUP
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows of the window can be outside, and count."""
+        conv = self.conv
+        lowest = (conv.out_h - 1) * conv.stride[0] + conv.kernel[0] - conv.padding[0]
+        return self.border != 0 and (conv.padding[0] > 0 or lowest > conv.in_h)
 
     def suits(self, lanes: int) -> bool:
         """Whether groups of taps begin at windows and the lines fit their place."""
@@ -163,7 +174,11 @@ def pack_integer_depthwise(
 def emit_integer_depthwise(
     workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target, name: str
 ) -> Kernel:
-    """Write the kernel; its buffers are data, weight, bias, those of the epilogue, and output."""
+    """Write the kernel.
+
+    Its buffers are data, weight, bias, rows (if there are any), the operands of the epilogue, and
+    output.
+    """
     return _IntegerDepthwise(workload, decision, target).kernel(name)
 
 
@@ -184,6 +199,8 @@ class _IntegerDepthwise:
         size = self.blocks * conv.kernel[0] * workload.quads * c
         self.weight = e.buffer("weight", size, "int32")
         self.bias = e.buffer("bias", self.blocks * c, "int32")
+        if workload.has_rows:
+            self.row_sums = e.buffer("rows", conv.kernel[0] * self.blocks * c, "int32")
         out_size = planes * conv.out_h * conv.out_w * c
         self.operands = declare_operands(
             e,
@@ -240,12 +257,7 @@ class _IntegerDepthwise:
         source = e.let("source", place - w.padding[0])
         slot = tirx.floormod(place, tirx.IntImm("int32", w.kernel[0]))
         to = e.let("to", slot * (self.work.columns * self.dot.parts))
-        inside = tirx.all(source >= 0, source < w.in_h)
-        with e.branch(tirx.Not(inside)), e.loop("column", self.work.columns) as column:
-            border = self.dot.repeated(self.work.border, c)
-            for part, value in enumerate(border):
-                e.store(self.ring, to + column * len(border) + part, value)
-        with e.branch(inside):
+        with e.branch(tirx.all(source >= 0, source < w.in_h)):
             left, right = self._inside()
             first = e.let("from", (plane * w.in_h + source) * w.in_w * c)
             wide, rest = divmod(right - left, GROUP)
@@ -283,16 +295,44 @@ class _IntegerDepthwise:
         return values
 
     def _line(self, plane: Any, block: Any, line: Any) -> None:
-        w, e, c, tile = self.conv, self.emit, self.c, self.plan.tile_w
-        bias = e.let("bias", e.load(self.bias, block * c, c))
+        w, e = self.conv, self.emit
+        rows = w.kernel[0]
+        top = e.let("top", line * w.stride[0] - w.padding[0])
+        first, count = present_rows(e, top, w.in_h, rows, 1, w.stride[0], w.padding[0], w.out_h)
+        if isinstance(count, int):
+            self._tiles(plane, block, line, first, count)
+            return
+        # A number of rows that is known is unrolled.
+        with e.branch(count == rows):
+            self._tiles(plane, block, line, 0, rows)
+        with e.branch(count < rows):
+            self._tiles(plane, block, line, first, count)
+
+    def _start(self, block: Any, first: Any, count: Any) -> Any:
+        """What sums begin with: the bias, and the padding in rows outside the image."""
+        e, c, rows = self.emit, self.c, self.conv.kernel[0]
+        bias = e.load(self.bias, block * c, c)
+        if isinstance(count, int) or not self.work.has_rows:
+            return e.let("bias", bias)
+        start = e.local("start", 1, vector_dtype("int32", c))
+        e.store(start, 0, bias)
+        for begin, past in absent_rows(e, first, count, rows):
+            with e.loop("absent", past - begin, begin) as kh:
+                row = e.load(self.row_sums, (kh * self.blocks + block) * c, c)
+                e.store(start, 0, e.load(start, 0) + row)
+        return e.let("bias", e.load(start, 0))
+
+    def _tiles(self, plane: Any, block: Any, line: Any, first: Any, count: Any) -> None:
+        w, e, tile = self.conv, self.emit, self.plan.tile_w
+        start = self._start(block, first, count)
         with e.loop("tile", math.ceil(w.out_w / tile)) as number:
             column = number * tile
             if w.out_w % tile:
                 column = tirx.min(column, tirx.IntImm("int32", w.out_w - tile))
             column = e.let("column", column)
             for x in range(tile):
-                e.store(self.acc, x, bias)
-            with e.loop("kh", w.kernel[0]) as kh:
+                e.store(self.acc, x, start)
+            with e.loop("kh", count, first) as kh:
                 self._row(block, line, column, kh)
             self._store(plane, block, line, column)
 

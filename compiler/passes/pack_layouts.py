@@ -544,9 +544,7 @@ class _Packer:
         bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)), np.int32)
         arguments = [self._blocked(found.data).expression, constant(found.weight), bias]
         if workload.has_rows:
-            rows = border * wide.sum(axis=(1, 3)).T
-            padded = np.pad(rows, ((0, 0), (0, -out_channels % self.c)))
-            arguments.append(constant(padded.astype(np.int32)))
+            arguments.append(self._row_sums(border, found.weight))
         return self._emit_blocked("edgec.integer_conv", [*arguments, scale], workload, found.shape)
 
     def _integer_depthwise(self, found: _Convolution, codes: _Codes, scale: Any) -> _Value | None:
@@ -570,9 +568,17 @@ class _Packer:
             self._blocked(found.data).expression,
             constant(weight),
             self._by_channel(bias, np.int32),
-            scale,
         ]
-        return self._emit_blocked("edgec.integer_depthwise", arguments, workload, found.shape)
+        if workload.has_rows:
+            arguments.append(self._row_sums(codes.zero_point, weight))
+        operator = "edgec.integer_depthwise"
+        return self._emit_blocked(operator, [*arguments, scale], workload, found.shape)
+
+    def _row_sums(self, border: int, weight: NDArray[Any]) -> Any:
+        """What a row of the window gives in padding, [kh, padded output channels]."""
+        rows = border * weight.astype(np.int64).sum(axis=(1, 3)).T
+        padded = np.pad(rows, ((0, 0), (0, -len(weight) % self.c)))
+        return constant(padded.astype(np.int32))
 
     def _by_channel(self, values: NDArray[Any], dtype: Any = np.float32) -> Any:
         """A constant operand of one value for each channel."""
