@@ -38,49 +38,65 @@ def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int =
     return floats - broadcast(tirx.const(float(zero_point), "float32"), lanes)
 
 
-def codes_of(value: Any, inverse: Any, zero_point: Any, low: Any, high: Any) -> Any:
+def codes_of(value: Any, quantizer: Sequence[Any], dtype: str, *open_ends: float) -> Any:
     """The codes of floats as int32, ties to even; `store_values` narrows them.
 
     Args:
         value: vector or scalar.
-        inverse: reciprocal of the scale.
-        zero_point: a whole float32.
-        low: smallest code less the zero point.
-        high: largest code less the zero point.
+        quantizer: reciprocal of the scale, zero point (a whole float32), smallest and largest
+            code less the zero point.
+        dtype: of the codes.
+        open_ends: whether the low end is the smallest code of all, and whether the high end is
+            the largest and no product reaches 2**31; then narrowing may do what clipping does.
     """
-    wide = vector_dtype("int32", int(value.ty.dtype.lanes))
-    inside = tirx.min(tirx.max(value * inverse, low), high)
+    inverse, zero_point, low, high = quantizer
+    lanes = int(value.ty.dtype.lanes)
+    below, above = open_ends if open_ends and _packs(dtype, lanes) else (0, 0)
+    wide = vector_dtype("int32", lanes)
+    inside = value * inverse
+    # What is far below becomes the smallest int32.
+    inside = inside if below else tirx.max(inside, low)
+    inside = inside if above else tirx.min(inside, high)
     return tirx.call_llvm_pure_intrin(wide, "llvm.lrint", inside) + tirx.Cast(wide, zero_point)
 
 
 def store_values(e: Emitter, buffer: Any, at: Index, values: Sequence[Any]) -> None:
     """Store consecutive vectors (or one scalar) of floats, or of codes that are int32 yet."""
     dtype, lanes = str(buffer.ty.dtype.dtype), int(values[0].ty.dtype.lanes)
+    if dtype == "float32" or lanes == 1:
+        for number, value in enumerate(values):
+            narrow = value if dtype == "float32" else tirx.Cast(dtype, value)
+            e.store(buffer, at + number * lanes, narrow)
+        return
+    codes = [e.let("code", value) for value in values]
     done = 0
-    if dtype != "float32" and lanes > 1:
-        for done in range(0, len(values) - GROUP + 1, GROUP):
-            group = [e.let("code", value) for value in values[done : done + GROUP]]
-            e.store(buffer, at + done * lanes, _narrowed(group, dtype, lanes))
-        done = len(values) // GROUP * GROUP
-    for number in range(done, len(values)):
-        value = values[number]
-        narrow = value if dtype == "float32" else tirx.Cast(vector_dtype(dtype, lanes), value)
-        e.store(buffer, at + number * lanes, narrow)
+    while done < len(codes):
+        # Four, two or one at once.
+        count = min(GROUP, 1 << (len(codes) - done).bit_length() - 1)
+        narrow = _narrowed(codes[done : done + count], dtype, lanes)
+        e.store(buffer, at + done * lanes, narrow)
+        done += count
+
+
+def _packs(dtype: str, lanes: int) -> bool:
+    """Whether vectors of int32 are narrowed by instructions that saturate."""
+    return dtype == "uint8" and lanes in _PACKS
 
 
 def _narrowed(values: Sequence[Any], dtype: str, lanes: int) -> Any:
-    """Four vectors of codes as one."""
-    if lanes not in _PACKS or dtype != "uint8":
-        together = shuffle(values, range(GROUP * lanes))
-        return tirx.Cast(vector_dtype(dtype, GROUP * lanes), together)
+    """Vectors of codes, up to four, as one."""
+    count = len(values)
+    if not _packs(dtype, lanes):
+        together = shuffle(values, range(count * lanes)) if count > 1 else values[0]
+        return tirx.Cast(vector_dtype(dtype, count * lanes), together)
     to_words, to_bytes = _PACKS[lanes]
-    low, high = (
-        _intrinsic(to_words, f"int16x{2 * lanes}", *pair) for pair in (values[:2], values[2:])
-    )
+    four = [values[number % count] for number in range(GROUP)]
+    low = _intrinsic(to_words, f"int16x{2 * lanes}", *four[:2])
+    high = low if count < GROUP else _intrinsic(to_words, f"int16x{2 * lanes}", *four[2:])
     mixed = _intrinsic(to_bytes, f"uint8x{4 * lanes}", low, high)
     # Each 128 bits hold four codes of every vector.
-    ordered = [GROUP * part + vector for vector in range(GROUP) for part in range(lanes // GROUP)]
-    return _bytes(shuffle([_bytes(mixed, "int32", lanes)], ordered), "uint8", 4 * lanes)
+    ordered = [GROUP * part + vector for vector in range(count) for part in range(lanes // GROUP)]
+    return _bytes(shuffle([_bytes(mixed, "int32", lanes)], ordered), "uint8", count * lanes)
 
 
 _PACKS = {

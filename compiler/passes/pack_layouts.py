@@ -68,6 +68,9 @@ _TAKE_BIAS: dict[str, tuple[Any, int]] = {
     "edgec.pool": (np.float32, EXACT_FLOAT),
 }
 
+# Kernels whose epilogue begins with an int32.
+_INTEGER_SUMS = ("edgec.integer_conv", "edgec.integer_depthwise", "edgec.integer_matmul")
+
 # Epilogues of sums of codes to which a bias in units of the products can be added.
 _SCALED_SUMS = (
     (Step("multiply", "channel"),),
@@ -395,14 +398,26 @@ class _Packer:
             return replace(data, codes=None)
         limits = np.iinfo(codes.dtype)
         inverse = np.float32(1) / codes.scale
-        ends = np.array([limits.min, limits.max], np.float32) - codes.zero_point
+        all_codes = ends = np.array([limits.min, limits.max], np.float32) - codes.zero_point
         data, bounds = self._without_clip(data)
         if bounds is not None:
             # Rounding keeps order: to clip before or after the product is the same.
-            ends = np.clip(np.array(bounds, np.float32) * inverse, *ends)
+            ends = np.clip(np.array(bounds, np.float32) * inverse, *all_codes)
         numbers = np.array([inverse, codes.zero_point, *ends], np.float32)
-        step = Step(f"quantize_{codes.dtype}", "quantizer")
+        below = ends[0] == all_codes[0]
+        above = ends[1] == all_codes[1] and self._is_scaled_sum(data, inverse)
+        step = Step(f"quantize_{codes.dtype}", "quantizer", (float(below), float(above)))
         return self._apply(data, step, [constant(numbers)], shape)
+
+    def _is_scaled_sum(self, data: _Value, inverse: np.float32) -> bool:
+        """Whether a value is an int32 times what makes it less than 2**31 codes."""
+        call = self.made.get(data.expression)
+        if call is None or op_name(call) not in _INTEGER_SUMS or not self._absorbs(data):
+            return False
+        workload = from_text(TEMPLATES[op_name(call)].workload, str(call.attrs["workload"]))
+        scale = value_of(call.args[-1])
+        alone = workload.epilogue == (Step("multiply", "channel"),)
+        return alone and scale is not None and float(np.abs(scale * inverse).max()) < 0.5
 
     def _without_clip(self, data: _Value) -> tuple[_Value, tuple[float, float] | None]:
         """The value without a clip or ReLU at its end, and the bounds of that."""
