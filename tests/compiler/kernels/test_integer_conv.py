@@ -8,7 +8,8 @@ import pytest
 from integer_graphs import Code, ConvCase, open_module
 from kernel_runs import random_decisions
 
-from edgec.compiler.kernels.codes import Dot
+from edgec.compiler.kernels import epilogue
+from edgec.compiler.kernels.codes import Dot, codes_of
 from edgec.compiler.runtime import why_not_here
 from edgec.targets import load_target
 
@@ -98,6 +99,33 @@ def test_groups_are_summed_only_where_int16_holds_them(
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert any('"together":2' in step.workload for step in forced.program.steps)
     assert not np.array_equal(forced.run({"x": data})["y"], expected)
+
+
+@pytest.mark.parametrize(
+    ("result", "relu", "ends"),
+    [
+        (Code("uint8", 0.05, 100), False, "[1.0,1.0]"),
+        (Code("uint8", 0.05, 100), True, "[0.0,1.0]"),
+        (Code("uint8", 1e-12, 100), False, "[1.0,0.0]"),
+    ],
+)
+def test_ends_of_codes_are_open_where_narrowing_clips(
+    result: Code, relu: bool, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all ends open, a ReLU or what reaches 2**31 codes is wrong."""
+    case = replace(CASES["1x1"], result=result, relu=relu)
+    target = load_target("x86-64-v3")
+    data, expected = case.arrays()[0], case.expected()
+    built = open_module(case.module(), target, tmp_path)
+    assert any(f'"parameters":{ends}' in step.workload for step in built.program.steps)
+    np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
+    if ends != "[1.0,1.0]":
+        monkeypatch.setattr(
+            epilogue, "codes_of", lambda x, y, dtype, *_: codes_of(x, y, dtype, 1, 1)
+        )
+        (tmp_path / "forced").mkdir()
+        forced = open_module(case.module(), target, tmp_path / "forced")
+        assert not np.array_equal(forced.run({"x": data})["y"], expected)
 
 
 def test_what_would_saturate_is_not_multiplied_in_int16(
