@@ -1,0 +1,297 @@
+"""Which kernels multiply codes, and their constant operands; for `pack_layouts`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.kernels.codes import Dot
+from edgec.compiler.kernels.conv_workload import ConvWorkload
+from edgec.compiler.kernels.epilogue import OperandKind, Step
+from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
+from edgec.compiler.kernels.integer_depthwise import IntegerDepthwiseWorkload
+from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
+from edgec.compiler.kernels.matmul import MatmulWorkload
+from edgec.compiler.kernels.pair_sums import GROUP
+from edgec.compiler.kernels.pool import PoolWorkload
+from edgec.compiler.passes.base import constant, scalar_of, value_of
+from edgec.compiler.passes.blocked_layout import Shape, by_channel
+
+# Whole numbers below this are exact in float32, and so are their sums in any order.
+EXACT_FLOAT = 2**24
+
+# Kernels whose operand 2 is a bias in units of the products: its type, and what stays below.
+_TAKE_BIAS: dict[str, tuple[Any, int]] = {
+    "edgec.integer_conv": (np.int32, 2**31),
+    "edgec.integer_depthwise": (np.int32, 2**31),
+    "edgec.integer_matmul": (np.int32, 2**31),
+    "edgec.pool": (np.float32, EXACT_FLOAT),
+}
+
+# Epilogues of sums of codes to which a bias in units of the products can be added.
+_SCALED_SUMS = (
+    (Step("multiply", "channel"),),
+    (Step("add", "channel"), Step("multiply", "channel")),
+)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What codes stand for: (code - zero_point) * scale."""
+
+    dtype: OperandKind
+    scale: np.float32
+    zero_point: int
+
+    @property
+    def numbers(self) -> Any:
+        """As an operand: scale and zero point."""
+        return constant(np.array([self.scale, self.zero_point], np.float32))
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A constant as codes with a scale for each channel and zero point 0.
+
+    Attributes:
+        codes: int8 or int32, of any shape.
+        scales: float32 [channels].
+    """
+
+    codes: NDArray[Any]
+    scales: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """An ordinary or transposed convolution; a signal is an image of one line.
+
+    Attributes:
+        weight: with both dimensions of the window.
+        scales: of its codes, one for each output channel; None: it is floats.
+        shape: of the result, as the graph has it.
+        extents: batch, channels, rows and columns of the input, then the output without batch.
+        window: kernel, stride, and padding above and to the left.
+        dilation: vertical and horizontal.
+        groups: independent channel groups.
+    """
+
+    weight: NDArray[Any]
+    scales: NDArray[np.float32] | None
+    shape: Shape
+    extents: tuple[int, int, int, int, int, int, int]
+    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is a group of its own."""
+        return self.groups == self.extents[1] == self.extents[4] and self.groups > 1
+
+
+@dataclass(frozen=True)
+class KernelOnCodes:
+    """A kernel that reads codes and gives floats.
+
+    Attributes:
+        operator: name of its template.
+        workload: of the template.
+        operands: constants after the first operand.
+    """
+
+    operator: str
+    workload: Any
+    operands: tuple[NDArray[Any], ...]
+
+
+def codes_of(call: Any, dtype: str) -> Codes | None:
+    """Codes of a constant scale and zero point for the whole tensor."""
+    scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
+    if scale is None or zero_point is None or dtype not in ("uint8", "int8"):
+        return None
+    return Codes(dtype, np.float32(scale), int(zero_point))  # type: ignore[arg-type]
+
+
+def rounded_constant(call: Any) -> Rounded | None:
+    """The constant that a dequantize with zero points 0 makes floats of."""
+    arrays = [value_of(argument) for argument in call.args]
+    codes, scales, zeros = arrays
+    if codes is None or scales is None or zeros is None or zeros.any():
+        return None
+    axis = int(call.attrs.axis) % codes.ndim
+    if scales.size not in (1, codes.shape[axis]):
+        return None
+    return Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
+
+
+def quantizer(codes: Codes, bounds: tuple[float, float] | None) -> NDArray[np.float32]:
+    """The operand of a step that makes codes of floats.
+
+    Args:
+        codes: which.
+        bounds: of a clip of the floats, done on the codes.
+    """
+    limits = np.iinfo(codes.dtype)
+    inverse = np.float32(1) / codes.scale
+    ends = np.array([limits.min, limits.max], np.float32) - codes.zero_point
+    if bounds is not None:
+        # Rounding keeps order: to clip before or after the product is the same.
+        ends = np.clip(np.array(bounds, np.float32) * inverse, *ends)
+    return np.array([inverse, codes.zero_point, *ends], np.float32)
+
+
+def conv_on_codes(found: Convolution, codes: Codes, dot: Dot, lanes: int) -> KernelOnCodes | None:
+    """A convolution of codes; None if no kernel does it exactly.
+
+    Args:
+        found: the convolution, its weights codes.
+        codes: of the data.
+        dot: how the target multiplies codes.
+        lanes: float32 values in a vector.
+    """
+    assert found.scales is not None
+    scale = by_channel((found.scales * codes.scale).astype(np.float32), lanes)
+    wide = found.weight.astype(np.int64)
+    bias = by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)), lanes)
+    if found.is_depthwise:
+        depthwise = _integer_depthwise(found, codes, dot, bias, scale, lanes)
+        return depthwise or _depthwise_in_floats(found, codes, bias, scale)
+    if found.groups != 1 or codes.dtype != dot.data or not dot.fits(found.weight, 1):
+        return None
+    epilogue = (Step("multiply", "channel"),)
+    conv = ConvWorkload(*found.extents, *found.window, found.dilation, epilogue=epilogue)
+    border = codes.zero_point if _is_padded(conv) else 0
+    together = 2 if dot.saturates and dot.fits(found.weight, 1, 2) else 1
+    workload = IntegerConvWorkload(conv, border, together)
+    operands = [found.weight, bias.astype(np.int32)]
+    if workload.has_rows:
+        operands.append(_row_sums(border, found.weight, lanes))
+    return KernelOnCodes("edgec.integer_conv", workload, (*operands, scale))
+
+
+def _integer_depthwise(
+    found: Convolution,
+    codes: Codes,
+    dot: Dot,
+    bias: NDArray[Any],
+    scale: NDArray[Any],
+    lanes: int,
+) -> KernelOnCodes | None:
+    """A depthwise convolution of codes; None if no kernel of integers does it."""
+    weight = found.weight
+    if codes.dtype != dot.data or not dot.fits(weight, 3):
+        return None
+    conv = ConvWorkload(
+        *found.extents,
+        *found.window,
+        found.dilation,
+        found.groups,
+        epilogue=(Step("multiply", "channel"),),
+    )
+    together = 2 if dot.saturates and dot.fits(weight, 3, 2) else 1
+    workload = IntegerDepthwiseWorkload(conv, codes.zero_point, together)
+    if not workload.suits(lanes):
+        return None
+    operands = [weight, bias.astype(np.int32)]
+    if workload.has_rows:
+        operands.append(_row_sums(codes.zero_point, weight, lanes))
+    return KernelOnCodes("edgec.integer_depthwise", workload, (*operands, scale))
+
+
+def _row_sums(border: int, weight: NDArray[Any], lanes: int) -> NDArray[np.int32]:
+    """What a row of the window gives in padding, [kh, padded output channels]."""
+    rows = border * weight.astype(np.int64).sum(axis=(1, 3)).T
+    return np.pad(rows, ((0, 0), (0, -len(weight) % lanes))).astype(np.int32)
+
+
+def _depthwise_in_floats(
+    found: Convolution, codes: Codes, bias: NDArray[Any], scale: NDArray[Any]
+) -> KernelOnCodes | None:
+    sums = np.abs(found.weight.astype(np.int64)).sum(axis=(1, 2, 3))
+    # The codes' own sum and that of the zero point.
+    if 512 * sums.max() >= EXACT_FLOAT:
+        return None
+    workload = PoolWorkload(
+        "depthwise",
+        *found.extents[:4],
+        *found.extents[5:],
+        *found.window,
+        found.dilation,
+        (Step("add", "channel"), Step("multiply", "channel")),
+        codes.dtype,
+        codes.zero_point,
+    )
+    weight = found.weight.astype(np.float32)
+    return KernelOnCodes("edgec.pool", workload, (weight, bias.astype(np.float32), scale))
+
+
+def _is_padded(conv: ConvWorkload) -> bool:
+    """Whether some window reaches beyond the image."""
+    for out, extent, taps, stride, before, dilation in zip(
+        (conv.out_h, conv.out_w),
+        (conv.in_h, conv.in_w),
+        conv.kernel,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        strict=True,
+    ):
+        if before > 0 or (out - 1) * stride + (taps - 1) * dilation - before >= extent:
+            return True
+    return False
+
+
+def matmul_on_codes(rows: int, stored: Rounded, codes: Codes, dot: Dot) -> KernelOnCodes | None:
+    """A product of codes with constant weights; None if no kernel does it exactly.
+
+    Args:
+        rows: of the left matrix.
+        stored: the right one, [K, N].
+        codes: of the left one.
+        dot: how the target multiplies codes.
+    """
+    matrix = stored.codes
+    k, n = matrix.shape
+    fits = k % GROUP == 0 and codes.dtype == dot.data
+    if not fits or not dot.fits(matrix, 0):
+        return None
+    product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
+    bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
+    scale = (stored.scales * codes.scale).astype(np.float32)
+    operands = (matrix, bias.astype(np.int32), scale)
+    return KernelOnCodes("edgec.integer_matmul", IntegerMatmulWorkload(product), operands)
+
+
+def with_bias(
+    operator: str, workload: Any, arguments: Sequence[Any], size: int, bias: Rounded
+) -> list[Any] | None:
+    """Arguments of a kernel on codes that adds a bias to its sums; None if it cannot.
+
+    Args:
+        operator: name of its template.
+        workload: of the template.
+        arguments: of the kernel without the bias.
+        size: output channels.
+        bias: in units of the products.
+    """
+    scale = value_of(arguments[-1])
+    if operator not in _TAKE_BIAS or scale is None or workload.epilogue not in _SCALED_SUMS:
+        return None
+    if bias.scales.size != size or not np.array_equal(bias.scales, scale[:size]):
+        return None
+    added = np.zeros(scale.size, np.int64)
+    added[:size] = bias.codes.reshape(-1)
+    weight, known = value_of(arguments[1]), value_of(arguments[2])
+    assert weight is not None
+    assert known is not None
+    is_matrix = operator == "edgec.integer_matmul"
+    channels = (weight.T if is_matrix else weight).reshape(size, -1)
+    reach = 256 * np.abs(channels.astype(np.int64)).sum(axis=1).max()
+    kind, limit = _TAKE_BIAS[operator]
+    total = known.astype(np.int64) + added
+    if np.abs(total).max() + reach >= limit:
+        return None
+    return [*arguments[:2], constant(total.astype(kind)), *arguments[3:]]
