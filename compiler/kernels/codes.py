@@ -7,6 +7,7 @@ holds four weights in each lane. Every sum is exact:
     vpdpbusd          uint8 * int8, sums in int32
     vpmaddubsw        uint8 * int8, adds pairs in int16: `fits` says whether weights allow it,
                       and whether two such sums can be added before they are widened
+    vpmaddwd          int16 * int16, sums in int32: for all other weights
     sdot              int8 * int8, sums in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, shuffle, vector_dtype
-from edgec.compiler.kernels.pair_sums import GROUP, LARGEST_SUM, pair_sums
+from edgec.compiler.kernels.pair_sums import GROUP, pair_sums
 from edgec.targets.target import Target
 
 
@@ -120,6 +121,7 @@ class Dot:
         instructions: for a group of codes and one vector of weights.
         temporaries: registers beside accumulators, weights and one value.
         add: accumulator plus products, of the accumulator, groups of data, and as many of weights.
+        wide: how weights are multiplied that do not fit; None: all fit.
     """
 
     data: str
@@ -127,7 +129,7 @@ class Dot:
     instructions: int
     temporaries: int
     add: Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
-    saturates: bool = False
+    wide: "Dot | None" = None
 
     @property
     def parts(self) -> int:
@@ -148,17 +150,19 @@ class Dot:
         value = int(np.repeat(byte, unit.itemsize).view(unit)[0])
         return (broadcast(tirx.const(value, self.unit), lanes),) * self.parts
 
-    def fits(self, weight: NDArray[Any], axis: int, together: int = 1) -> bool:
+    def fits(self, weight: NDArray[Any], axis: int, together: int = 1, largest: int = 255) -> bool:
         """Whether no sum of products saturates.
 
         Args:
             weight: int8.
             axis: of what is summed, in groups of codes.
             together: neighbouring groups whose products are added before they are widened.
+            largest: code of the data.
         """
-        if not self.saturates:
+        if self.wide is None:
             return True
-        return bool(pair_sums(weight, axis, together).max(initial=0) <= LARGEST_SUM)
+        sums = pair_sums(weight, axis, together).max(initial=0)
+        return bool(largest * sums <= np.iinfo(np.int16).max)
 
     def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
         """Groups of weights, one to a lane, as `add` wants them; int32."""
@@ -216,6 +220,26 @@ def _pairs(lanes: int) -> _Add:
     return add
 
 
+def _words(lanes: int) -> _Add:
+    """Codes 0 and 2 of each group as int16, then 1 and 3."""
+    products = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        data, weight = _bytes(x[0], "uint16", 2 * lanes), _bytes(w, "int16", 2 * lanes)
+        byte, signed = (broadcast(tirx.const(8, kind), 2 * lanes) for kind in ("uint16", "int16"))
+        total: Any = None
+        for codes, weights in (
+            (tirx.shift_right(tirx.shift_left(data, byte), byte), tirx.shift_left(weight, signed)),
+            (tirx.shift_right(data, byte), weight),
+        ):
+            words = _bytes(codes, "int16", 2 * lanes), tirx.shift_right(weights, signed)
+            product = _intrinsic(products, f"int32x{lanes}", *words)
+            total = product if total is None else total + product
+        return acc + total
+
+    return _one_by_one(add)
+
+
 def _sdot(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
     data, weight = _bytes(x[0], "int8", 16), _bytes(w, "int8", 16)
     return _intrinsic("llvm.aarch64.neon.sdot", "int32x4", acc, data, weight)
@@ -240,7 +264,8 @@ def dot_of(target: Target) -> Dot | None:
         if target.integer_dot == "vnni":
             return Dot("uint8", "int32", 1, 2, _vnni(lanes))
         if target.integer_dot in ("vpmaddwd", "avx512bw"):
-            return Dot("uint8", "int32", 3, 3, _pairs(lanes), saturates=True)
+            wide = Dot("uint8", "int32", 4, 5, _words(lanes))
+            return Dot("uint8", "int32", 3, 3, _pairs(lanes), wide)
     if target.architecture == "aarch64" and lanes == 4:
         if target.integer_dot in ("sdot", "i8mm"):
             return Dot("int8", "int32", 1, 0, _one_by_one(_sdot))

@@ -50,11 +50,13 @@ class IntegerConvWorkload:
         conv: its extents and epilogue.
         border: code of the padding, 0 where there is none.
         together: groups of channels, side by side, whose products fit the sums of `Dot.pairs`.
+        wide: whether the weights do not fit the target's narrow sums.
     """
 
     conv: ConvWorkload
     border: int = 0
     together: int = field(default=1, metadata={"unsaid": True})
+    wide: bool = field(default=False, metadata={"unsaid": True})
 
     @property
     def macs(self) -> int:
@@ -78,8 +80,10 @@ class IntegerConvWorkload:
         return flattened(replace(self.conv, in_channels=groups))
 
 
-def _dot(target: Target) -> Dot:
+def _dot(workload: IntegerConvWorkload, target: Target) -> Dot:
     dot = dot_of(target)
+    if dot is not None and workload.wide:
+        dot = dot.wide
     assert dot is not None
     return dot
 
@@ -88,22 +92,22 @@ def _block(target: Target) -> int:
     return target.float_lanes // GROUP
 
 
-def _narrowed(target: Target) -> Target:
+def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
     """The target with the registers that are left for a register tile."""
-    left = target.vector_registers - _dot(target).temporaries
+    left = target.vector_registers - _dot(workload, target).temporaries
     return target.model_copy(update={"vector_registers": left})
 
 
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
     """Decisions whose register tile fits the registers."""
-    return direct_space(workload.grouped, _narrowed(target))
+    return direct_space(workload.grouped, _narrowed(workload, target))
 
 
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
     """The model of the direct convolution."""
-    instructions = _dot(target).instructions
+    instructions = _dot(workload, target).instructions
     return estimate_cycles(workload.grouped, decision, target, _block(target), instructions)
 
 
@@ -128,7 +132,7 @@ def pack_integer_weight(
     """Weights int8 [out_channels, in_channels, kh, kw] as int32 groups, in the kernel's order."""
     c = target.float_lanes
     packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
-    return _dot(target).arrange(packed, c)
+    return _dot(workload, target).arrange(packed, c)
 
 
 def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
@@ -152,7 +156,7 @@ def emit_integer_conv(
     Its buffers are data, packed weight, bias, rows (if there are any), the operands of the
     epilogue, and output.
     """
-    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(target)
+    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(workload, target)
     blocks_in = math.ceil(workload.conv.in_channels / c)
     blocks_out = math.ceil(work.out_channels / c)
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w

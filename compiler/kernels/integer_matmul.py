@@ -6,7 +6,7 @@ as float32.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,11 @@ class IntegerMatmulWorkload:
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
+        wide: whether the weights do not fit the target's narrow sums.
     """
 
     matmul: MatmulWorkload
+    wide: bool = field(default=False, metadata={"unsaid": True})
 
     @property
     def macs(self) -> int:
@@ -56,15 +58,17 @@ class IntegerMatmulWorkload:
         return replace(self.matmul, k=self.matmul.k // GROUP)
 
 
-def _dot(target: Target) -> Dot:
+def _dot(workload: IntegerMatmulWorkload, target: Target) -> Dot:
     dot = dot_of(target)
+    if dot is not None and workload.wide:
+        dot = dot.wide
     assert dot is not None
     return dot
 
 
 def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> list[MatmulDecision]:
     """Tiles that fit the registers."""
-    left = max(8, target.vector_registers - _dot(target).temporaries)
+    left = max(8, target.vector_registers - _dot(workload, target).temporaries)
     return matmul_space(workload.grouped, target.model_copy(update={"vector_registers": left}))
 
 
@@ -73,7 +77,7 @@ def estimate_integer_matmul_cycles(
 ) -> float:
     """The model of float products."""
     return estimate_matmul_cycles(
-        workload.grouped, decision, target, instructions=_dot(target).instructions
+        workload.grouped, decision, target, instructions=_dot(workload, target).instructions
     )
 
 
@@ -95,18 +99,18 @@ def integer_matrix_size(
 
 
 def pack_integer_matrix(
-    decision: MatmulDecision, target: Target, matrix: NDArray[Any]
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, matrix: NDArray[Any]
 ) -> NDArray[Any]:
     """B int8 [K, N] as int32 groups in the order of the kernel."""
     packed = pack_matrix(np.ascontiguousarray(groups_of(matrix.T).T), decision)
-    return _dot(target).arrange(packed, decision.lanes)
+    return _dot(workload, target).arrange(packed, decision.lanes)
 
 
 def emit_integer_matmul(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, name: str
 ) -> Kernel:
     """Write the kernel; its buffers are A, packed B, bias, the epilogue's operands, and C."""
-    return _IntegerMatmul(workload.grouped, decision, name, _dot(target)).kernel()
+    return _IntegerMatmul(workload.grouped, decision, name, _dot(workload, target)).kernel()
 
 
 class _IntegerMatmul(MatmulWriter):

@@ -235,7 +235,7 @@ def _pack_integer_matmul(
     array: Array,
 ) -> Array:
     if position == 1:
-        return pack_integer_matrix(decision, target, array)
+        return pack_integer_matrix(workload, decision, target, array)
     return _pack_matmul(workload.matmul, decision, target, position, array)
 
 

@@ -1,7 +1,7 @@
 """Which kernels multiply codes, and their constant operands; for `pack_layouts`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,19 @@ _SCALED_SUMS = (
 
 @dataclass(frozen=True)
 class Codes:
-    """What codes stand for: (code - zero_point) * scale."""
+    """What codes stand for: (code - zero_point) * scale.
+
+    Attributes:
+        dtype: that holds them.
+        scale: of a step.
+        zero_point: the code of 0.
+        largest: code that occurs, as far as is known.
+    """
 
     dtype: OperandKind
     scale: np.float32
     zero_point: int
+    largest: int = field(compare=False)
 
     @property
     def numbers(self) -> Any:
@@ -112,7 +120,8 @@ def codes_of(call: Any, dtype: str) -> Codes | None:
     scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
     if scale is None or zero_point is None or dtype not in ("uint8", "int8"):
         return None
-    return Codes(dtype, np.float32(scale), int(zero_point))  # type: ignore[arg-type]
+    largest = int(np.iinfo(dtype).max)
+    return Codes(dtype, np.float32(scale), int(zero_point), largest)  # type: ignore[arg-type]
 
 
 def rounded_constant(call: Any) -> Rounded | None:
@@ -159,13 +168,15 @@ def conv_on_codes(found: Convolution, codes: Codes, dot: Dot, lanes: int) -> Ker
     if found.is_depthwise:
         depthwise = _integer_depthwise(found, codes, dot, bias, scale, lanes)
         return depthwise or _depthwise_in_floats(found, codes, bias, scale)
-    if found.groups != 1 or codes.dtype != dot.data or not dot.fits(found.weight, 1):
+    if found.groups != 1 or codes.dtype != dot.data:
         return None
     epilogue = (Step("multiply", "channel"),)
     conv = ConvWorkload(*found.extents, *found.window, found.dilation, epilogue=epilogue)
     border = codes.zero_point if _is_padded(conv) else 0
-    together = 2 if dot.saturates and dot.fits(found.weight, 1, 2) else 1
-    workload = IntegerConvWorkload(conv, border, together)
+    fits = dot.fits(found.weight, 1, largest=codes.largest)
+    saturates = dot.wide is not None
+    together = 2 if saturates and dot.fits(found.weight, 1, 2, codes.largest) else 1
+    workload = IntegerConvWorkload(conv, border, together, wide=not fits)
     operands = [found.weight, bias.astype(np.int32)]
     if workload.has_rows:
         operands.append(_row_sums(border, found.weight, lanes))
@@ -182,7 +193,7 @@ def _integer_depthwise(
 ) -> KernelOnCodes | None:
     """A depthwise convolution of codes; None if no kernel of integers does it."""
     weight = found.weight
-    if codes.dtype != dot.data or not dot.fits(weight, 3):
+    if codes.dtype != dot.data or not dot.fits(weight, 3, largest=codes.largest):
         return None
     conv = ConvWorkload(
         *found.extents,
@@ -191,8 +202,8 @@ def _integer_depthwise(
         found.groups,
         epilogue=(Step("multiply", "channel"),),
     )
-    together = 2 if dot.saturates and dot.fits(weight, 3, 2) else 1
-    workload = IntegerDepthwiseWorkload(conv, codes.zero_point, together)
+    fits = dot.wide is not None and dot.fits(weight, 3, 2, codes.largest)
+    workload = IntegerDepthwiseWorkload(conv, codes.zero_point, 2 if fits else 1)
     if not workload.suits(lanes):
         return None
     operands = [weight, bias.astype(np.int32)]
@@ -255,14 +266,16 @@ def matmul_on_codes(rows: int, stored: Rounded, codes: Codes, dot: Dot) -> Kerne
     """
     matrix = stored.codes
     k, n = matrix.shape
-    fits = k % GROUP == 0 and codes.dtype == dot.data
-    if not fits or not dot.fits(matrix, 0):
+    if k % GROUP or codes.dtype != dot.data:
         return None
+    fits = dot.fits(matrix, 0, largest=codes.largest)
     product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
     bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
     scale = (stored.scales * codes.scale).astype(np.float32)
     operands = (matrix, bias.astype(np.int32), scale)
-    return KernelOnCodes("edgec.integer_matmul", IntegerMatmulWorkload(product), operands)
+    return KernelOnCodes(
+        "edgec.integer_matmul", IntegerMatmulWorkload(product, wide=not fits), operands
+    )
 
 
 def with_bias(

@@ -123,6 +123,7 @@ class _Packer:
         self.made: dict[relax.Var, relax.Call] = {}
         self.converted: dict[tuple[relax.Var, bool], relax.Var] = {}
         self.floats: dict[tuple[relax.Var, Codes], _Value] = {}
+        self.largest: dict[relax.Var, int] = {}
         self.handlers: dict[str, Callable[[relax.Call], _Value | None]] = {
             "relax.concat": self._concat,
             "relax.image.resize2d": self._resize,
@@ -318,13 +319,16 @@ class _Packer:
             return None
         data = self._value(call.args[0])
         if data.codes == codes:
+            self.largest[data.expression] = data.codes.largest
             return replace(data, codes=None)
         data, bounds = self._without_clip(data)
         numbers = quantizer(codes, bounds)
         below, above = numbers[2:] == quantizer(codes, None)[2:]
         open_ends = float(below), float(above and self._is_scaled_sum(data, numbers[0]))
         step = Step(f"quantize_{codes.dtype}", "quantizer", open_ends)
-        return self._apply(data, step, [constant(numbers)], shape)
+        result = self._apply(data, step, [constant(numbers)], shape)
+        self.largest[result.expression] = int(np.rint(numbers[3])) + codes.zero_point
+        return result
 
     def _is_scaled_sum(self, data: _Value, inverse: np.float32) -> bool:
         """Whether a value is an int32 times what makes it less than 2**31 codes."""
@@ -372,7 +376,8 @@ class _Packer:
         data = self._value(call.args[0])
         if codes is None or data.codes is not None:
             return None
-        return replace(data, codes=codes)
+        largest = self.largest.get(data.expression, codes.largest)
+        return replace(data, codes=replace(codes, largest=max(largest, codes.zero_point)))
 
     def _add_integers(self, data: _Value, other: _Value) -> _Value | None:
         """A bias in units of the products, to the sums of codes before they become floats."""
@@ -675,6 +680,9 @@ class _Packer:
         codes = inputs[0].codes
         if any(value.codes != codes for value in inputs):
             inputs, codes = [self._as_floats(value) for value in inputs], None
+        elif codes is not None:
+            largest = max(value.codes.largest for value in inputs if value.codes is not None)
+            codes = replace(codes, largest=largest)
         dtype = codes.dtype if codes else "float32"
         workload = ChannelMapWorkload(n, h * w, channels, picks, dtype)
         arguments = [self._blocked(value).expression for value in inputs]

@@ -9,7 +9,7 @@ from integer_graphs import Code, ConvCase, open_module
 from kernel_runs import random_decisions
 
 from edgec.compiler.kernels import epilogue
-from edgec.compiler.kernels.codes import Dot, codes_of
+from edgec.compiler.kernels.codes import Dot, codes_of, dot_of
 from edgec.compiler.runtime import why_not_here
 from edgec.targets import load_target
 
@@ -62,6 +62,17 @@ CASES = {
         result=Code("uint8", 3.0, 128),
         extreme=True,
     ),
+    "8 bits on both sides": ConvCase(
+        [1, 21, 9, 11], [37, 21, 3, 3], attributes={"padding": (1, 1, 1, 1)}, largest=127
+    ),
+    "8 bits on both sides, extreme": ConvCase(
+        [1, 64, 5, 5],
+        [32, 64, 3, 3],
+        attributes={"padding": (1, 1, 1, 1)},
+        result=Code("uint8", 3.0, 128),
+        largest=127,
+        extreme=True,
+    ),
 }
 
 
@@ -77,7 +88,9 @@ def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["3x3", "tiny image", "all at once", "1x1"])
+@pytest.mark.parametrize(
+    "name", ["3x3", "tiny image", "all at once", "1x1", "8 bits on both sides"]
+)
 def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
     case = CASES[name]
     target = load_target(TARGETS[seed % len(TARGETS)])
@@ -131,15 +144,32 @@ def test_ends_of_codes_are_open_where_narrowing_clips(
 def test_what_would_saturate_is_not_multiplied_in_int16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights of 8 bits overflow the pairs of vpmaddubsw: floats take over; forced, it is wrong."""
-    case = replace(CASES["extreme"], largest=127)
+    """Weights of 8 bits overflow the pairs of vpmaddubsw; forced, it is wrong."""
+    case = CASES["8 bits on both sides, extreme"]
     data, expected, target = case.arrays()[0], case.expected(), load_target("x86-64-v3")
-    built = open_module(case.module(), target, tmp_path)
-    assert "integer_conv" not in built.templates
-    codes = built.run({"x": data})["y"].astype(int)
-    assert np.abs(codes - expected).max() <= 1
-    monkeypatch.setattr(Dot, "fits", lambda _self, *_: True)
+    monkeypatch.setattr(Dot, "fits", lambda *_: True)
     (tmp_path / "forced").mkdir()
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert "integer_conv" in forced.templates
     assert np.abs(forced.run({"x": data})["y"].astype(int) - expected).max() > 5
+
+
+@pytest.mark.parametrize(
+    ("pair", "largest", "fits"),
+    [
+        ((64, 64), 255, True),
+        ((127, 1), 255, True),
+        ((127, -128), 255, True),
+        ((-64, -64), 255, True),
+        ((65, 64), 255, False),
+        ((-128, -1), 255, False),
+        ((127, 127), 127, True),
+    ],
+)
+def test_fits_is_the_exact_bound(pair: tuple[int, int], largest: int, fits: bool) -> None:
+    dot = dot_of(load_target("x86-64-v3"))
+    assert dot is not None
+    sums = [largest * sum(w for w in pair if sign * w > 0) for sign in (1, -1)]
+    assert all(-32768 <= total <= 32767 for total in sums) == fits
+    weight = np.array([[1, 2, *pair]], np.int8)
+    assert dot.fits(weight, 1, largest=largest) == fits
