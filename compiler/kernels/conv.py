@@ -409,7 +409,7 @@ def _largest_phase(workload: ConvTransposeWorkload) -> ConvWorkload:
     return max((phase for phase, _ in workload.phases()), key=lambda phase: phase.macs)
 
 
-def _fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
+def fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
     """The decision for a phase that may be a pixel narrower."""
     width = min(decision.tile_w, phase.out_w)
     height = 1 if width != phase.out_w else min(decision.tile_h, phase.out_h)
@@ -423,7 +423,7 @@ def pack_transposed_weight(
     parts = []
     for phase, (rows, columns) in workload.phases():
         window = weight[:, :, rows, columns].transpose(1, 0, 2, 3)
-        parts.append(pack_weight(phase, _fitted(decision, phase), window, c, c).reshape(-1))
+        parts.append(pack_weight(phase, fitted(decision, phase), window, c, c).reshape(-1))
     return np.concatenate(parts)
 
 
@@ -432,7 +432,7 @@ def conv_transpose_weight_size(
 ) -> int:
     """Values in the packed weights of all phases."""
     phases = (phase for phase, _ in workload.phases())
-    return sum(packed_size(phase, _fitted(decision, phase), target) for phase in phases)
+    return sum(packed_size(phase, fitted(decision, phase), target) for phase in phases)
 
 
 def estimate_conv_transpose_cycles(
@@ -440,7 +440,7 @@ def estimate_conv_transpose_cycles(
 ) -> float:
     """The sum over all phases."""
     phases = (phase for phase, _ in workload.phases())
-    return sum(estimate_cycles(phase, _fitted(decision, phase), target) for phase in phases)
+    return sum(estimate_cycles(phase, fitted(decision, phase), target) for phase in phases)
 
 
 def emit_conv_transpose(
@@ -449,7 +449,7 @@ def emit_conv_transpose(
     """Write the kernel; its buffers are those of `emit_conv`."""
     e = Emitter()
     c = target.float_lanes
-    phases = [(phase, _fitted(decision, phase)) for phase, _ in workload.phases()]
+    phases = [(phase, fitted(decision, phase)) for phase, _ in workload.phases()]
     sizes = [packed_size(phase, fitted, target) for phase, fitted in phases]
     buffers = ConvBuffers.declare(e, phases[0][0], sum(sizes), c)
     with e.tasks() as task:
@@ -693,8 +693,8 @@ class DirectConv:
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
         left = column * w.stride[1] - w.padding[1]
         existing: Any = used
-        if w.groups > 1 and w.in_channels % self.block:
-            # Zero weights do not help against what padding channels may hold.
+        if w.groups > 1 and w.in_channels % self.block and self.dtype == "float32":
+            # Zero weights do not help against a NaN that padding channels may hold.
             past = w.in_channels - (self.first_block + block) * self.block
             existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():

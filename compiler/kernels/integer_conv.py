@@ -16,6 +16,7 @@ multiplied like any other. The epilogue begins with the sum as float32.
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -156,29 +157,56 @@ def emit_integer_conv(
     Its buffers are data, packed weight, bias, rows (if there are any), the operands of the
     epilogue, and output.
     """
+    return emit_phases([(workload, decision)], target, name)
+
+
+def emit_phases(
+    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]], target: Target, name: str
+) -> Kernel:
+    """Write several convolutions of the same data into one output.
+
+    Buffers are those of `emit_integer_conv`; weights, bias and rows of one phase follow those of
+    the phase before it.
+    """
+    workload = phases[0][0]
     e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(workload, target)
+    sizes = [integer_weight_size(phase, decision, target) for phase, decision in phases]
+    taps = [phase.conv.kernel[0] for phase, _ in phases]
     blocks_in = math.ceil(workload.conv.in_channels / c)
-    blocks_out = math.ceil(work.out_channels / c)
+    channels = math.ceil(work.out_channels / c) * c
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
     data = e.buffer("data", groups * dot.parts, dot.unit)
-    weight = e.buffer("weight", packed_size(work, decision, target, _block(target)), "int32")
-    bias = e.buffer("bias", blocks_out * c, "int32")
-    rows = None
-    if workload.has_rows:
-        rows = e.buffer("rows", work.kernel[0] * blocks_out * c, "int32")
-    out_size = work.batch * blocks_out * c * math.prod(work.out_extent)
-    sizes = {
-        "channel": blocks_out * c,
-        "image_channel": work.batch * blocks_out * c,
-        "element": out_size,
-    }
-    operands = declare_operands(e, work.epilogue, sizes)  # type: ignore[arg-type]
+    weight = e.buffer("weight", sum(sizes), "int32")
+    bias = e.buffer("bias", len(phases) * channels, "int32")
+    rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
+    out_size = work.batch * channels * math.prod(work.out_extent)
+    lengths = {"channel": channels, "image_channel": work.batch * channels, "element": out_size}
+    operands = declare_operands(e, work.epilogue, lengths)  # type: ignore[arg-type]
     output = e.buffer("output", out_size, output_dtype(work.epilogue))
     buffers = ConvBuffers(data, weight, operands, output)
-    conv = _IntegerConv(workload, decision, dot, e, buffers, bias, rows, c)
     with e.tasks() as task:
-        conv.body(task)
-    return Kernel(e.function(name), conv.tasks)
+        first = 0
+        for number, (phase, decision) in enumerate(phases):
+            bases = _Bases(sum(sizes[:number]), number * channels, sum(taps[:number]) * channels)
+            conv = _IntegerConv(phase, decision, dot, e, buffers, bias, rows, c, bases)
+            with ExitStack() as stack:
+                own = task
+                if len(phases) > 1:
+                    inside = tirx.all(task >= first, task < first + conv.tasks)
+                    stack.enter_context(e.branch(inside))
+                    own = e.let("phase_task", task - first)
+                conv.body(own)
+            first += conv.tasks
+    return Kernel(e.function(name), first)
+
+
+@dataclass(frozen=True)
+class _Bases:
+    """Where in its buffers the constants of a convolution begin."""
+
+    weight: int
+    bias: int
+    rows: int
 
 
 class _IntegerConv(DirectConv):
@@ -196,13 +224,14 @@ class _IntegerConv(DirectConv):
         bias: Any,
         rows: Any,
         c: int,
+        bases: _Bases,
     ) -> None:
-        self.dot, self.bias, self.row_sums = dot, bias, rows
+        self.dot, self.bias, self.row_sums, self.bases = dot, bias, rows, bases
         self.border = workload.border != 0
         self.code = workload.border
         self.together = workload.together
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
-        super().__init__(workload.grouped, decision, c, emit, buffers, 0)
+        super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
 
     def input_block(self) -> int:
         return self.c // GROUP
@@ -214,14 +243,15 @@ class _IntegerConv(DirectConv):
         e, taps, c = self.emit, self.work.kernel[0], self.c
         channel = self.first_channel(o)
         first, count = self.present
-        bias = e.load(self.bias, channel, c)
+        bias = e.load(self.bias, channel + self.bases.bias, c)
         if isinstance(count, int) or self.row_sums is None:
             return e.let("bias", bias)
         sum_ = e.local("start", 1, vector_dtype("int32", c))
         e.store(sum_, 0, bias)
         for begin, past in absent_rows(e, first, count, taps):
             with e.loop("absent", past - begin, begin) as kh:
-                row = e.load(self.row_sums, kh * (self.out_blocks * c) + channel, c)
+                at = kh * (self.out_blocks * c) + channel + self.bases.rows
+                row = e.load(self.row_sums, at, c)
                 e.store(sum_, 0, e.load(sum_, 0) + row)
         return e.let("bias", e.load(sum_, 0))
 

@@ -38,6 +38,15 @@ from edgec.compiler.kernels.integer_conv import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.integer_conv_transpose import (
+    IntegerConvTransposeWorkload,
+    default_integer_conv_transpose_decision,
+    emit_integer_conv_transpose,
+    estimate_integer_conv_transpose_cycles,
+    integer_conv_transpose_space,
+    integer_conv_transpose_weight_size,
+    pack_integer_transposed_weight,
+)
 from edgec.compiler.kernels.integer_depthwise import (
     DepthwiseDecision,
     IntegerDepthwiseWorkload,
@@ -184,6 +193,18 @@ def _pack_integer_conv(
     return pack_integer_weight(workload, decision, target, array) if position == 1 else array
 
 
+def _pack_integer_conv_transpose(
+    workload: IntegerConvTransposeWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position != 1:
+        return array
+    return pack_integer_transposed_weight(workload, decision, target, array)
+
+
 def _pack_integer_depthwise(
     workload: IntegerDepthwiseWorkload,
     _decision: DepthwiseDecision,
@@ -272,6 +293,16 @@ TEMPLATES: dict[str, Template] = {
         _pack_integer_conv,
         estimate_integer_cycles,
         integer_weight_size,
+    ),
+    "edgec.integer_conv_transpose": Template(
+        IntegerConvTransposeWorkload,
+        ConvDecision,
+        integer_conv_transpose_space,
+        default_integer_conv_transpose_decision,
+        emit_integer_conv_transpose,
+        _pack_integer_conv_transpose,
+        estimate_integer_conv_transpose_cycles,
+        integer_conv_transpose_weight_size,
     ),
     "edgec.integer_depthwise": Template(
         IntegerDepthwiseWorkload,

@@ -1,16 +1,21 @@
 """Which kernels multiply codes, and their constant operands; for `pack_layouts`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.codes import Dot
+from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.epilogue import OperandKind, Step
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
+from edgec.compiler.kernels.integer_conv_transpose import (
+    IntegerConvTransposeWorkload,
+    phase_windows,
+)
 from edgec.compiler.kernels.integer_depthwise import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
@@ -25,10 +30,14 @@ EXACT_FLOAT = 2**24
 # Kernels whose operand 2 is a bias in units of the products: its type, and what stays below.
 _TAKE_BIAS: dict[str, tuple[Any, int]] = {
     "edgec.integer_conv": (np.int32, 2**31),
+    "edgec.integer_conv_transpose": (np.int32, 2**31),
     "edgec.integer_depthwise": (np.int32, 2**31),
     "edgec.integer_matmul": (np.int32, 2**31),
     "edgec.pool": (np.float32, EXACT_FLOAT),
 }
+
+# The axis of output channels of their weights, where it is not the first.
+_CHANNELS = {"edgec.integer_conv_transpose": 1, "edgec.integer_matmul": 1}
 
 # Epilogues of sums of codes to which a bias in units of the products can be added.
 _SCALED_SUMS = (
@@ -163,24 +172,77 @@ def conv_on_codes(found: Convolution, codes: Codes, dot: Dot, lanes: int) -> Ker
     """
     assert found.scales is not None
     scale = by_channel((found.scales * codes.scale).astype(np.float32), lanes)
-    wide = found.weight.astype(np.int64)
-    bias = by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)), lanes)
+    sums = found.weight.astype(np.int64).sum(axis=(1, 2, 3))
+    bias = by_channel(-codes.zero_point * sums, lanes)
     if found.is_depthwise:
         depthwise = _integer_depthwise(found, codes, dot, bias, scale, lanes)
         return depthwise or _depthwise_in_floats(found, codes, bias, scale)
-    if found.groups != 1 or codes.dtype != dot.data:
+    if codes.dtype != dot.data:
         return None
+    found = _whole_groups(found)
     epilogue = (Step("multiply", "channel"),)
-    conv = ConvWorkload(*found.extents, *found.window, found.dilation, epilogue=epilogue)
+    conv = ConvWorkload(
+        *found.extents, *found.window, found.dilation, found.groups, epilogue=epilogue
+    )
     border = codes.zero_point if _is_padded(conv) else 0
-    fits = dot.fits(found.weight, 1, largest=codes.largest)
-    saturates = dot.wide is not None
-    together = 2 if saturates and dot.fits(found.weight, 1, 2, codes.largest) else 1
+    fits, together = _sums(dot, [found.weight], codes)
     workload = IntegerConvWorkload(conv, border, together, wide=not fits)
     operands = [found.weight, bias.astype(np.int32)]
     if workload.has_rows:
         operands.append(_row_sums(border, found.weight, lanes))
     return KernelOnCodes("edgec.integer_conv", workload, (*operands, scale))
+
+
+def _sums(dot: Dot, windows: Sequence[NDArray[Any]], codes: Codes) -> tuple[bool, int]:
+    """Whether int16 holds all sums of products, and of how many groups of channels together."""
+    fits = [
+        all(dot.fits(window, 1, count, codes.largest) for window in windows) for count in (1, 2)
+    ]
+    return fits[0], 2 if fits[1] and dot.wide is not None else 1
+
+
+def _whole_groups(found: Convolution) -> Convolution:
+    """The convolution with so many of its groups in one that kernels multiply whole groups.
+
+    Weights between channels of different groups are 0.
+    """
+    outputs, inputs, *window = found.weight.shape
+    together = next(
+        count
+        for count in range(1, found.groups + 1)
+        if found.groups % count == 0 and (count * inputs % GROUP == 0 or count == found.groups)
+    )
+    weight = np.zeros((outputs, together, inputs, *window), found.weight.dtype)
+    place = np.arange(outputs) // (outputs // found.groups) % together
+    weight[np.arange(outputs), place] = found.weight
+    weight = weight.reshape(outputs, together * inputs, *window)
+    return replace(found, weight=weight, groups=found.groups // together)
+
+
+def conv_transpose_on_codes(
+    found: Convolution, codes: Codes, dot: Dot, lanes: int
+) -> KernelOnCodes | None:
+    """A transposed convolution of codes, of one group; None if no kernel does it exactly.
+
+    Args: see `conv_on_codes`.
+    """
+    assert found.scales is not None
+    if codes.dtype != dot.data or found.scales.size != found.weight.shape[1]:
+        return None
+    epilogue = (Step("multiply", "channel"),)
+    conv = ConvTransposeWorkload(*found.extents, *found.window, epilogue)
+    padded = any(_is_padded(phase) for phase, _ in conv.phases())
+    windows = phase_windows(conv, found.weight)
+    fits, together = _sums(dot, windows, codes)
+    border = codes.zero_point if padded else 0
+    workload = IntegerConvTransposeWorkload(conv, border, together, wide=not fits)
+    sums = (window.astype(np.int64).sum(axis=(1, 2, 3)) for window in windows)
+    biases = [by_channel(-codes.zero_point * total, lanes) for total in sums]
+    operands = [found.weight, np.concatenate(biases).astype(np.int32)]
+    if workload.has_rows:
+        operands.append(np.concatenate([_row_sums(border, w, lanes) for w in windows]))
+    scale = by_channel((found.scales * codes.scale).astype(np.float32), lanes)
+    return KernelOnCodes("edgec.integer_conv_transpose", workload, (*operands, scale))
 
 
 def _integer_depthwise(
@@ -300,11 +362,11 @@ def with_bias(
     weight, known = value_of(arguments[1]), value_of(arguments[2])
     assert weight is not None
     assert known is not None
-    is_matrix = operator == "edgec.integer_matmul"
-    channels = (weight.T if is_matrix else weight).reshape(size, -1)
+    axis = _CHANNELS.get(operator, 0)
+    channels = np.moveaxis(weight, axis, 0).reshape(size, -1)
     reach = 256 * np.abs(channels.astype(np.int64)).sum(axis=1).max()
     kind, limit = _TAKE_BIAS[operator]
-    total = known.astype(np.int64) + added
+    total = (known.astype(np.int64).reshape(-1, added.size) + added).reshape(-1)
     if np.abs(total).max() + reach >= limit:
         return None
     return [*arguments[:2], constant(total.astype(kind)), *arguments[3:]]

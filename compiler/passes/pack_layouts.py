@@ -60,6 +60,7 @@ from edgec.compiler.passes.pack_codes import (
     Rounded,
     codes_of,
     conv_on_codes,
+    conv_transpose_on_codes,
     matmul_on_codes,
     quantizer,
     rounded_constant,
@@ -70,7 +71,12 @@ from edgec.compiler.passes.pack_codes import (
 PLAIN_INPUT_CHANNELS = 4
 
 # Kernels whose epilogue begins with an int32.
-_INTEGER_SUMS = ("edgec.integer_conv", "edgec.integer_depthwise", "edgec.integer_matmul")
+_INTEGER_SUMS = (
+    "edgec.integer_conv",
+    "edgec.integer_conv_transpose",
+    "edgec.integer_depthwise",
+    "edgec.integer_matmul",
+)
 
 
 @dataclass(frozen=True)
@@ -403,7 +409,7 @@ class _Packer:
             kernel = conv_on_codes(found, data.codes, self.dot, self.c)
             if kernel is not None:
                 return self._image_of_codes(data, kernel, found.shape)
-        data, found = self._as_floats(data), _with_floats(found)
+        data, found = self._as_floats(data), _with_floats(found, 0)
         n, channels, h, w, _, out_h, out_w = found.extents
         if found.is_depthwise:
             pooled = PoolWorkload(
@@ -425,18 +431,17 @@ class _Packer:
 
     def _conv_transpose(self, call: relax.Call) -> _Value | None:
         data, found = self._convolution(call, "IO")
-        if (
-            found is None
-            or found.scales is not None
-            or found.groups != 1
-            or found.dilation != (1, 1)
-        ):
+        if found is None or found.groups != 1 or found.dilation != (1, 1):
             return None
         kernel, stride, _ = found.window
         # Every output position must be reached by some weight.
         if kernel[0] < stride[0] or kernel[1] < stride[1]:
             return None
-        data = self._as_floats(data)
+        if data.codes is not None and found.scales is not None and self.dot is not None:
+            on_codes = conv_transpose_on_codes(found, data.codes, self.dot, self.c)
+            if on_codes is not None:
+                return self._image_of_codes(data, on_codes, found.shape)
+        data, found = self._as_floats(data), _with_floats(found, 1)
         workload = ConvTransposeWorkload(*found.extents, *found.window)
         arguments = [self._blocked(data).expression, constant(found.weight)]
         return self._emit_blocked("edgec.conv_transpose", arguments, workload, found.shape)
@@ -881,11 +886,12 @@ class _Packer:
         return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,), *kind)
 
 
-def _with_floats(found: Convolution) -> Convolution:
-    """The convolution with floats in place of codes."""
+def _with_floats(found: Convolution, axis: int) -> Convolution:
+    """The convolution with floats in place of codes; `axis`: output channels of the weight."""
     if found.scales is None:
         return found
-    weight = found.weight * found.scales.reshape(-1, 1, 1, 1)
+    along = [-1 if i == axis else 1 for i in range(4)]
+    weight = found.weight * found.scales.reshape(along)
     return replace(found, weight=weight.astype(np.float32), scales=None)
 
 
@@ -923,6 +929,7 @@ _EPILOGUES = {
     "edgec.conv_transpose": "epilogue",
     "edgec.elementwise": "steps",
     "edgec.integer_conv": "conv",
+    "edgec.integer_conv_transpose": "conv",
     "edgec.integer_depthwise": "conv",
     "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",

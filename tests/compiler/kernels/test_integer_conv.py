@@ -75,13 +75,62 @@ CASES = {
     ),
 }
 
+KINDS = {
+    "signal": ConvCase([2, 18, 31], [21, 18, 5], attributes={"strides": 2, "padding": (2, 1)}),
+    "signal, dilated": ConvCase(
+        [1, 16, 40], [16, 16, 3], attributes={"dilation": 3, "padding": (3, 3)}
+    ),
+    "8 groups of 4": ConvCase(
+        [1, 32, 9, 11], [32, 4, 3, 3], groups=8, attributes={"padding": (1, 1, 1, 1)}
+    ),
+    "groups of 3 to 5": ConvCase(
+        [2, 24, 7, 9], [40, 3, 3, 2], groups=8, attributes={"strides": (2, 1), "dilation": (1, 2)}
+    ),
+    "groups that do not divide": ConvCase(
+        [1, 9, 7, 9], [21, 3, 3, 3], groups=3, attributes={"padding": (1, 0, 1, 2)}, relu=True
+    ),
+    "wide groups, 8 bits": ConvCase([1, 80, 6, 5], [48, 40, 1, 1], groups=2, largest=127),
+    "depthwise, two to one": ConvCase(
+        [1, 20, 9, 8], [40, 1, 3, 3], groups=20, attributes={"padding": (1, 1, 1, 1)}
+    ),
+}
+
+TRANSPOSED = {
+    "twice, windows meet": ConvCase(
+        [2, 20, 7, 6],
+        [20, 19, 4, 4],
+        attributes={"strides": (2, 2), "padding": (1, 1, 1, 1)},
+        transposed=True,
+    ),
+    "twice, odd": ConvCase(
+        [1, 9, 6, 9],
+        [9, 33, 3, 3],
+        attributes={"strides": (2, 2), "padding": (1, 1, 1, 1), "output_padding": (1, 1)},
+        relu=True,
+        transposed=True,
+    ),
+    "windows side by side": ConvCase(
+        [1, 24, 9, 7], [24, 10, 2, 2], attributes={"strides": (2, 2)}, transposed=True
+    ),
+    "signal, uneven": ConvCase(
+        [1, 12, 21],
+        [12, 18, 5],
+        attributes={"strides": 3, "padding": (0, 2)},
+        largest=127,
+        transposed=True,
+    ),
+}
+
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *KINDS, *TRANSPOSED])
 def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
-    case = CASES[name]
+    case = {**CASES, **KINDS, **TRANSPOSED}[name]
     built = open_module(case.module(), load_target(target), tmp_path)
-    assert [t for t in built.templates if t != "pack"] == ["integer_conv"]
+    kernel = "integer_conv"
+    if name in TRANSPOSED:
+        kernel = "integer_conv_transpose"
+    assert [t for t in built.templates if t != "pack"] == [kernel]
     expected = case.expected()
     assert len(np.unique(expected)) > 2
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], expected)
@@ -89,10 +138,19 @@ def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    "name", ["3x3", "tiny image", "all at once", "1x1", "8 bits on both sides"]
+    "name",
+    [
+        "3x3",
+        "tiny image",
+        "all at once",
+        "1x1",
+        "8 bits on both sides",
+        "groups of 3 to 5",
+        *TRANSPOSED,
+    ],
 )
 def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
-    case = CASES[name]
+    case = {**CASES, **KINDS, **TRANSPOSED}[name]
     target = load_target(TARGETS[seed % len(TARGETS)])
     built = open_module(case.module(), target, tmp_path, random_decisions(seed))
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], case.expected())
