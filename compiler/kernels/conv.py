@@ -450,12 +450,12 @@ def emit_conv_transpose(
     e = Emitter()
     c = target.float_lanes
     phases = [(phase, fitted(decision, phase)) for phase, _ in workload.phases()]
-    sizes = [packed_size(phase, fitted, target) for phase, fitted in phases]
+    sizes = [packed_size(phase, plan, target) for phase, plan in phases]
     buffers = ConvBuffers.declare(e, phases[0][0], sum(sizes), c)
     with e.tasks() as task:
         first = position = 0
-        for (phase, fitted), size in zip(phases, sizes, strict=True):
-            conv = DirectConv(phase, fitted, c, e, buffers, position)
+        for (phase, plan), size in zip(phases, sizes, strict=True):
+            conv = DirectConv(phase, plan, c, e, buffers, position)
             with e.branch(tirx.all(task >= first, task < first + conv.tasks)):
                 conv.body(e.let("phase_task", task - first))
             first += conv.tasks

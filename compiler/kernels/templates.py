@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ from edgec.compiler.kernels.integer_matmul import (
     pack_integer_matrix,
 )
 from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.lookup import LookupWorkload, emit_lookup, pack_table
 from edgec.compiler.kernels.matmul import (
     MatmulDecision,
     MatmulWorkload,
@@ -322,6 +323,10 @@ TEMPLATES: dict[str, Template] = {
         _pack_integer_matmul,
         estimate_integer_matmul_cycles,
         integer_matrix_size,
+    ),
+    "edgec.lookup": replace(
+        _fixed(LookupWorkload, emit_lookup),
+        pack=lambda w, _d, t, position, array: pack_table(w, t, array) if position == 1 else array,
     ),
     "edgec.matmul": Template(
         MatmulWorkload,

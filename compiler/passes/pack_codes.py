@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from edgec.compiler.kernels.codes import Dot
 from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
-from edgec.compiler.kernels.epilogue import OperandKind, Step
+from edgec.compiler.kernels.elementwise import ElementwiseWorkload
+from edgec.compiler.kernels.epilogue import CODES, OperandKind, Step
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
 from edgec.compiler.kernels.integer_conv_transpose import (
     IntegerConvTransposeWorkload,
@@ -61,6 +62,12 @@ class Codes:
     scale: np.float32
     zero_point: int
     largest: int = field(compare=False)
+
+    @classmethod
+    def of(cls, dtype: str, scale: Any, zero_point: Any) -> "Codes":
+        """Codes of which any may occur."""
+        largest = int(np.iinfo(dtype).max)
+        return cls(dtype, np.float32(scale), int(zero_point), largest)  # type: ignore[arg-type]
 
     @property
     def numbers(self) -> Any:
@@ -127,10 +134,9 @@ class KernelOnCodes:
 def codes_of(call: Any, dtype: str) -> Codes | None:
     """Codes of a constant scale and zero point for the whole tensor."""
     scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
-    if scale is None or zero_point is None or dtype not in ("uint8", "int8"):
+    if scale is None or zero_point is None or dtype not in CODES:
         return None
-    largest = int(np.iinfo(dtype).max)
-    return Codes(dtype, np.float32(scale), int(zero_point), largest)  # type: ignore[arg-type]
+    return Codes.of(dtype, scale, zero_point)
 
 
 def rounded_constant(call: Any) -> Rounded | None:
@@ -338,6 +344,26 @@ def matmul_on_codes(rows: int, stored: Rounded, codes: Codes, dot: Dot) -> Kerne
     return KernelOnCodes(
         "edgec.integer_matmul", IntegerMatmulWorkload(product, wide=not fits), operands
     )
+
+
+def function_of_codes(
+    workload: ElementwiseWorkload, scale: NDArray[Any] | None
+) -> tuple[Codes, tuple[Step, ...]] | None:
+    """Codes, and the steps that a chain applies to what they stand for.
+
+    Args:
+        workload: the chain.
+        scale: its first operand, if that is constant.
+
+    Returns:
+        None if the chain is no function of one code.
+    """
+    begin, *steps = workload.steps
+    if begin != Step("multiply", "number") or scale is None or any(s.operand for s in steps):
+        return None
+    if workload.data not in CODES:
+        return None
+    return Codes.of(workload.data, scale.reshape(()), workload.zero_point), tuple(steps)
 
 
 def with_bias(

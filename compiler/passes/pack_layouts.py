@@ -24,6 +24,7 @@ from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import ON_CODES, Step, output_dtype
+from edgec.compiler.kernels.lookup import LookupWorkload, table_of
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.moves import (
     ChannelMapWorkload,
@@ -61,6 +62,7 @@ from edgec.compiler.passes.pack_codes import (
     codes_of,
     conv_on_codes,
     conv_transpose_on_codes,
+    function_of_codes,
     matmul_on_codes,
     quantizer,
     rounded_constant,
@@ -327,6 +329,9 @@ class _Packer:
         if data.codes == codes:
             self.largest[data.expression] = data.codes.largest
             return replace(data, codes=None)
+        looked_up = self._looked_up(data, codes)
+        if looked_up is not None:
+            return looked_up
         data, bounds = self._without_clip(data)
         numbers = quantizer(codes, bounds)
         below, above = numbers[2:] == quantizer(codes, None)[2:]
@@ -345,6 +350,31 @@ class _Packer:
         scale = value_of(call.args[-1])
         alone = workload.epilogue == (Step("multiply", "channel"),)
         return alone and scale is not None and float(np.abs(scale * inverse).max()) < 0.5
+
+    def _looked_up(self, data: _Value, codes: Codes) -> _Value | None:
+        """A function of codes, by a table; None if it is none."""
+        found = (data.codes, ()) if data.codes is not None else self._function_of_codes(data)
+        if found is None or found[0].dtype != codes.dtype:
+            return None
+        before, steps = found
+        table = table_of(
+            codes.dtype, before.scale, before.zero_point, steps, quantizer(codes, None)
+        )
+        source = data.expression if data.codes is not None else self.made[data.expression].args[0]
+        place = self._place(data)
+        workload = LookupWorkload(math.prod(place))
+        arguments = [source, constant(table)]
+        variable = self._emit("edgec.lookup", arguments, workload, place, codes.dtype)
+        self.largest[variable] = int(table.view(codes.dtype).max())
+        return replace(data, expression=variable, codes=None)
+
+    def _function_of_codes(self, data: _Value) -> tuple[Codes, tuple[Step, ...]] | None:
+        call = self.made.get(data.expression)
+        if call is None or op_name(call) != "edgec.elementwise" or not self._absorbs(data):
+            return None
+        workload = from_text(ElementwiseWorkload, str(call.attrs["workload"]))
+        scale = value_of(call.args[1]) if len(call.args) > 1 else None
+        return function_of_codes(workload, scale)
 
     def _without_clip(self, data: _Value) -> tuple[_Value, tuple[float, float] | None]:
         """The value without a clip or ReLU at its end, and the bounds of that."""

@@ -121,6 +121,8 @@ TRANSPOSED = {
     ),
 }
 
+DECIDED = ("1x1", "3x3", "tiny image", "all at once", "8 bits on both sides", "groups of 3 to 5")
+
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", [*CASES, *KINDS, *TRANSPOSED])
@@ -137,18 +139,7 @@ def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    "name",
-    [
-        "3x3",
-        "tiny image",
-        "all at once",
-        "1x1",
-        "8 bits on both sides",
-        "groups of 3 to 5",
-        *TRANSPOSED,
-    ],
-)
+@pytest.mark.parametrize("name", [*DECIDED, *TRANSPOSED])
 def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
     case = {**CASES, **KINDS, **TRANSPOSED}[name]
     target = load_target(TARGETS[seed % len(TARGETS)])

@@ -33,9 +33,11 @@ def network() -> onnx.ModelProto:
         "b1": random(18, seed=4),
         "w2": random(18, 18, 1, 1, seed=5) / 4,
         "b2": random(18, seed=6),
-        "w3": random(12, 36, 3, 3, seed=7) / 8,
+        "w3": random(12, 54, 3, 3, seed=7) / 8,
         "w4": random(12, 10, seed=8) / 4,
         "b4": random(10, seed=9),
+        "w5": random(12, 6, 3, 3, seed=10) / 4,
+        "w6": random(12, 12, 3, 3, seed=12) / 4,
         "scales": np.float32([1, 1, 2, 2]),
     }
     nodes = [
@@ -50,10 +52,13 @@ def network() -> onnx.ModelProto:
         node("HardSigmoid", ["g1"], ["gate"]),
         node("Mul", ["s", "gate"], ["gated"]),
         node("MaxPool", ["gated"], ["m"], kernel_shape=[3, 3], pads=[1] * 4),
-        node("Concat", ["m", "s"], ["k"], axis=1),
+        node("Sigmoid", ["m"], ["sm"]),
+        node("Concat", ["m", "s", "sm"], ["k"], axis=1),
         node("Resize", ["k", "", "scales"], ["r"]),
         node("Conv", ["r", "w3"], ["c3"], pads=[1] * 4),
-        node("AveragePool", ["c3"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["c3", "w5"], ["c5"], group=2, pads=[2] * 4, dilations=[2, 2]),
+        node("ConvTranspose", ["c5", "w6"], ["c6"], strides=[2, 2], pads=[1] * 4),
+        node("AveragePool", ["c6"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         node("GlobalAveragePool", ["p"], ["g"]),
         node("Flatten", ["g"], ["f"]),
         node("Gemm", ["f", "w4", "b4"], ["y"]),
@@ -101,8 +106,9 @@ def test_the_same_bits(
 ) -> None:
     bundle = compiled(source, target, tmp_path)
     library = (bundle.path / "model.so").read_bytes()
-    assert b"integer_conv" in library
+    assert b"integer_conv_transpose" in library
     assert b"integer_matmul" in library
+    assert b"lookup" in library
     machine = load_target(target)
     prefix = () if target in HERE else emulation(machine, Silent()).command
     for seed, wanted in expected.items():
