@@ -49,6 +49,14 @@ class Codes:
         half = 2 ** (bits - 1)
         return cls(dtype, 1 - half if narrow else -half, half - 1)
 
+    def halved(self) -> "Codes":
+        """Codes of one bit less.
+
+        >>> Codes("uint8", 0, 255).halved(), Codes("int8", -128, 127).halved()
+        (Codes(dtype='uint8', low=0, high=127), Codes(dtype='int8', low=-64, high=63))
+        """
+        return Codes(self.dtype, -(-self.low // 2), self.high // 2)
+
 
 @dataclass(frozen=True)
 class Scale:

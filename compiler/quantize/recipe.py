@@ -22,7 +22,8 @@ A recipe says what is wanted; `resolve` says what that means on a target.
 
 import fnmatch
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -45,6 +46,9 @@ OperatorKind = Literal[
     "pool",
 ]
 """Types of operators, as overrides name them; `move` changes no value (reshape, slice, pad)."""
+
+Side = Literal["weights", "activations", "none"]
+"""Which side of products gives up bits for the target's int16 sums, see `sides`."""
 
 Activations = Literal["static", "dynamic", "float"]
 Weights = Literal["int8", "int4", "log2", "fp16", "bf16", "float"]
@@ -214,6 +218,8 @@ class Resolved:
         largest_weight: codes of int8 weights are in [-largest, largest].
         paired: whether weights keep to `LARGEST_SUM` where their products meet in int16.
         why: the choice of codes, in one line; empty if activations stay float.
+        chooses: whether the side that gives up bits is chosen for each operator.
+        sides: what was chosen, by name of an operator; others keep to `paired`.
     """
 
     recipe: Recipe
@@ -221,6 +227,8 @@ class Resolved:
     largest_weight: int
     paired: bool
     why: str
+    chooses: bool = False
+    sides: Mapping[str, Side] = field(default_factory=dict)
 
 
 def resolve(recipe: Recipe, target: Target) -> Resolved:
@@ -253,7 +261,9 @@ def resolve(recipe: Recipe, target: Target) -> Resolved:
             f"activations {codes.dtype} in [{codes.low}, {codes.high}], weights in "
             f"[-{largest}, {largest}]: {reason} on {target.name}"
         )
-    return Resolved(recipe, codes, largest, paired, why)
+    free = recipe.activation_bits is None and recipe.weight_bits is None
+    chooses = saturating and free and recipe.activations == "static"
+    return Resolved(recipe, codes, largest, paired, why, chooses)
 
 
 KINDS: tuple[str, ...] = get_args(OperatorKind)
