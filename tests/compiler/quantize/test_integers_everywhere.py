@@ -117,3 +117,31 @@ def test_the_same_bits(
         command = [*prefix, str(bundle.path / "run"), *files]
         subprocess.run(command, check=True, capture_output=True, env={}, timeout=60)
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)
+
+
+def products() -> onnx.ModelProto:
+    """Two matrix products; of the second a row and some columns are beyond whole tiles."""
+    weights = {"w0": random(24, 48, seed=1) / 4, "w1": random(48, 21, seed=2) / 4}
+    nodes = [
+        node("MatMul", ["x", "w0"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w1"], ["y"]),
+    ]
+    return make_model(nodes, {"x": [13, 24]}, ["y"], weights)
+
+
+def test_products_of_two_rows_and_columns(tmp_path: Path) -> None:
+    """`smmla` under QEMU, bit for bit what vpmaddubsw or vpdpbusd gives."""
+    source = (tmp_path / "products.onnx", tmp_path / "samples.npy")
+    onnx.save(products(), source[0])
+    np.save(source[1], random(52, 24, seed=3))
+    x = random(13, 24, seed=4)
+    np.save(tmp_path / "x.npy", x)
+    wanted = compiled(source, HERE[-1], tmp_path).run({"x": x})["y"]
+    assert len(np.unique(wanted)) > 50
+    bundle = compiled(source, "armv8.6-i8mm", tmp_path)
+    prefix = emulation(load_target("armv8.6-i8mm"), Silent()).command
+    files = ["--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]
+    command = [*prefix, str(bundle.path / "run"), *files]
+    subprocess.run(command, check=True, capture_output=True, env={}, timeout=60)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)
