@@ -6,7 +6,7 @@
 
 Errors of both sides are taken to add up: with the signal-to-noise ratio s of rounding each side,
 an operator has 1 / (1 / s_weights + 1 / s_input). The weights give up bits unless the other side
-is `MARGIN_DB` better; none does where that leaves less than `NEEDS_DB` and 8 bits on both sides
+is `GAIN_DB` better; none does where that leaves less than `NEEDS_DB` and 8 bits on both sides
 give `GAIN_DB` more.
 """
 
@@ -33,9 +33,9 @@ from edgec.compiler.samples import Samples
 # Batches that inputs are rounded of.
 MAX_ROUNDED = 8
 
-MARGIN_DB = 1.0
-NEEDS_DB = 30.0
+# Of the 6 that a bit is worth; the other sides are slower.
 GAIN_DB = 3.0
+NEEDS_DB = 30.0
 
 # Kinds that have a kernel for each side.
 _KINDS = ("conv", "matmul")
@@ -124,7 +124,7 @@ def _choice(weights: Mapping[Side, float], inputs: Mapping[Side, float]) -> Choi
         "none": weights["activations"] + inputs["weights"],
     }
     db = {side: float(-10 * np.log10(max(ratio, 1e-30))) for side, ratio in noise.items()}
-    better = db["activations"] - db["weights"] > MARGIN_DB
+    better = db["activations"] - db["weights"] > GAIN_DB
     best: Side = "activations" if better else "weights"
     needed = db[best] < NEEDS_DB and db["none"] - db[best] > GAIN_DB
     return Choice("none" if needed else best, db)
