@@ -261,7 +261,7 @@ def _integer_depthwise(
 ) -> KernelOnCodes | None:
     """A depthwise convolution of codes; None if no kernel of integers does it."""
     weight = found.weight
-    if codes.dtype != dot.data or not dot.fits(weight, 3, largest=codes.largest):
+    if codes.dtype != dot.data or not dot.fits(weight, 3, 1, codes.largest):
         return None
     conv = ConvWorkload(
         *found.extents,
@@ -336,7 +336,7 @@ def matmul_on_codes(rows: int, stored: Rounded, codes: Codes, dot: Dot) -> Kerne
     k, n = matrix.shape
     if k % GROUP or codes.dtype != dot.data:
         return None
-    fits = dot.fits(matrix, 0, largest=codes.largest)
+    fits = dot.fits(matrix, 0, 1, codes.largest)
     product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
     bias = -codes.zero_point * matrix.astype(np.int64).sum(axis=0)
     scale = (stored.scales * codes.scale).astype(np.float32)
