@@ -65,18 +65,19 @@ def channel_constant(builder: relax.BlockBuilder, codes: Array, scales: Array, a
 
 @dataclass(frozen=True)
 class ConvCase:
-    """A convolution of codes.
+    """A convolution of codes, [N, C, H, W] or [N, C, W].
 
     Attributes:
         shape: of the data.
-        weight: shape of the weights.
+        weight: shape of the weights; of a transposed convolution [inputs, outputs, …].
         groups: of channels.
-        attributes: strides, padding (top, left, bottom, right), dilation.
+        attributes: strides, padding (top, left, bottom, right), dilation, output_padding.
         data: codes of the data.
         result: codes of the result.
         largest: largest magnitude of a weight code.
         extreme: whether all data and weights are at the ends of their ranges.
         relu: whether one follows.
+        transposed: whether it is a transposed convolution.
     """
 
     shape: Sequence[int]
@@ -88,6 +89,7 @@ class ConvCase:
     largest: int = 63
     extreme: bool = False
     relu: bool = False
+    transposed: bool = False
 
     def signed(self) -> "ConvCase":
         """The same with int8 data, for targets that multiply those."""
@@ -96,6 +98,11 @@ class ConvCase:
             for name, code in (("data", self.data), ("result", self.result))
         }
         return replace(self, **shift)  # type: ignore[arg-type]
+
+    @property
+    def axis(self) -> int:
+        """Of the output channels of the weights."""
+        return int(self.transposed)
 
     def arrays(self) -> tuple[Array, Array, Array, Array]:
         """Data, weights, scales of weights, bias."""
@@ -109,8 +116,8 @@ class ConvCase:
             limits = np.iinfo(self.data.dtype)
             data = random.integers(limits.min, limits.max + 1, self.shape, self.data.dtype)
             weight = random.integers(-self.largest, self.largest + 1, self.weight, np.int8)
-        outputs = self.weight[0]
-        depth = float(np.prod(self.weight[1:]))
+        outputs = self.weight[self.axis]
+        depth = float(np.prod(self.weight)) / outputs
         scales = (0.01 / np.sqrt(depth) * (1 + random.random(outputs))).astype(np.float32)
         bias = random.integers(-3000, 3000, outputs, np.int32)
         return data, weight, scales, bias
@@ -123,14 +130,16 @@ class ConvCase:
         with builder.function("main", [parameter]):
             with builder.dataflow():
                 value = self.data.dequantize(builder, parameter)
-                floats = channel_constant(builder, weight, scales, 0)
+                floats = channel_constant(builder, weight, scales, self.axis)
                 names = {"strides": 1, "padding": 0, "dilation": 1, **self.attributes}
                 value = builder.emit(
-                    op.nn.conv2d(value, floats, groups=self.groups, out_dtype="float32", **names)
+                    self._operator()(
+                        value, floats, groups=self.groups, out_dtype="float32", **names
+                    )
                 )
                 units = (scales * np.float32(self.data.scale)).astype(np.float32)
                 value = builder.emit(
-                    op.add(value, channel_constant(builder, bias.reshape(1, -1, 1, 1), units, 1))
+                    op.add(value, channel_constant(builder, bias.reshape(self.along), units, 1))
                 )
                 if self.relu:
                     value = builder.emit(op.nn.relu(value))
@@ -138,30 +147,49 @@ class ConvCase:
             builder.emit_func_output(result)
         return builder.get()
 
+    @property
+    def along(self) -> tuple[int, ...]:
+        """Shape of one value for each channel."""
+        return (1, -1, *[1] * (len(self.shape) - 2))
+
+    def _operator(self) -> Callable[..., Any]:
+        lines = len(self.shape) == 4
+        if self.transposed:
+            return op.nn.conv2d_transpose if lines else op.nn.conv1d_transpose
+        return op.nn.conv2d if lines else op.nn.conv1d
+
     def expected(self) -> Array:
         """In NumPy: exact integers, then float32 step by step."""
         data, weight, scales, bias = self.arrays()
-        sums = convolve(data, weight, self.data.zero_point, self.groups, **self.attributes)
-        sums += bias.reshape(1, -1, 1, 1)
+        centred = data.astype(np.int64) - self.data.zero_point
+        if self.transposed:
+            sums = spread(centred, weight, **self.attributes)
+        else:
+            sums = convolve(centred, weight, self.groups, **self.attributes)
+        sums += bias.reshape(self.along)
         assert np.abs(sums).max() < 2**31
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
-        floats = sums.astype(np.float32) * units.reshape(1, -1, 1, 1)
+        floats = sums.astype(np.float32) * units.reshape(self.along)
         return self.result.codes(np.maximum(floats, 0) if self.relu else floats)
 
 
 def convolve(
     data: Array,
     weight: Array,
-    zero_point: int,
     groups: int = 1,
     strides: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
 ) -> Array:
-    """Sums of a convolution of codes, int64; padding stands for zero."""
+    """Sums of a convolution of whole numbers, int64."""
+    if data.ndim == 3:
+        strides, dilation = (1, strides), (1, dilation)
+        padding = (0, padding[0], 0, padding[1]) if padding else 0
+        lines = convolve(data[:, :, None], weight[:, :, None], groups, strides, padding, dilation)
+        return lines[:, :, 0]
     (sh, sw), (dh, dw) = np.broadcast_to(strides, 2), np.broadcast_to(dilation, 2)
     top, left, bottom, right = np.broadcast_to(padding, 4)
-    x = np.pad(data.astype(np.int64) - zero_point, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    x = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
     outputs, inputs, kh, kw = weight.shape
     oh = (x.shape[2] - (kh - 1) * dh - 1) // sh + 1
     ow = (x.shape[3] - (kw - 1) * dw - 1) // sw + 1
@@ -174,6 +202,29 @@ def convolve(
             part = part[..., j * dw : j * dw + (ow - 1) * sw + 1 : sw]
             total += np.einsum("ngchw,goc->ngohw", part, w[..., i, j])
     return total.reshape(x.shape[0], outputs, oh, ow)
+
+
+def spread(
+    data: Array, weight: Array, strides: Any = 1, padding: Any = 0, output_padding: Any = 0
+) -> Array:
+    """Sums of a transposed convolution of whole numbers, int64: each input adds a window."""
+    if data.ndim == 3:
+        padding = (0, padding[0], 0, padding[1]) if padding else 0
+        one = spread(
+            data[:, :, None], weight[:, :, None], (1, strides), padding, (0, output_padding)
+        )
+        return one[:, :, 0]
+    (sh, sw), (ah, aw) = np.broadcast_to(strides, 2), np.broadcast_to(output_padding, 2)
+    top, left, bottom, right = np.broadcast_to(padding, 4)
+    batch, _, h, w = data.shape
+    _, outputs, kh, kw = weight.shape
+    shape = (batch, outputs, (h - 1) * sh + kh + ah, (w - 1) * sw + kw + aw)
+    total = np.zeros(shape, np.int64)
+    for y in range(h):
+        for x in range(w):
+            window = np.einsum("nc,cohw->nohw", data[:, :, y, x], weight.astype(np.int64))
+            total[:, :, y * sh : y * sh + kh, x * sw : x * sw + kw] += window
+    return total[:, :, top : shape[2] - bottom, left : shape[3] - right]
 
 
 @dataclass(frozen=True)

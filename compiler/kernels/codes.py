@@ -5,7 +5,9 @@ lanes: 32 bits of the data (four input channels) are broadcast and multiplied wi
 holds four weights in each lane. Every sum is exact:
 
     vpdpbusd          uint8 * int8, sums in int32
-    vpmaddubsw        uint8 * int8, adds pairs in int16: `fits` says whether weights allow it
+    vpmaddubsw        uint8 * int8, adds pairs in int16: `fits` says whether weights allow it,
+                      and whether two such sums can be added before they are widened
+    vpmaddwd          int16 * int16, sums in int32: for all other weights
     sdot              int8 * int8, sums in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
 
@@ -22,10 +24,8 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, shuffle, vector_dtype
+from edgec.compiler.kernels.pair_sums import GROUP, pair_sums
 from edgec.targets.target import Target
-
-# Codes that are multiplied at once.
-GROUP = 4
 
 
 def read_codes(e: Emitter, buffer: Any, at: Index, lanes: int, zero_point: int = 0) -> Any:
@@ -78,49 +78,65 @@ def stored_floats(codes: Any, kind: str, halves: bool) -> Any:
     return tirx.reinterpret(floats, tirx.reinterpret(words, scaled) | sign)
 
 
-def codes_of(value: Any, inverse: Any, zero_point: Any, low: Any, high: Any) -> Any:
+def codes_of(value: Any, quantizer: Sequence[Any], dtype: str, *open_ends: float) -> Any:
     """The codes of floats as int32, ties to even; `store_values` narrows them.
 
     Args:
         value: vector or scalar.
-        inverse: reciprocal of the scale.
-        zero_point: a whole float32.
-        low: smallest code less the zero point.
-        high: largest code less the zero point.
+        quantizer: reciprocal of the scale, zero point (a whole float32), smallest and largest
+            code less the zero point.
+        dtype: of the codes.
+        open_ends: whether the low end is the smallest code of all, and whether the high end is
+            the largest and no product reaches 2**31; then narrowing may do what clipping does.
     """
-    wide = vector_dtype("int32", int(value.ty.dtype.lanes))
-    inside = tirx.min(tirx.max(value * inverse, low), high)
+    inverse, zero_point, low, high = quantizer
+    lanes = int(value.ty.dtype.lanes)
+    below, above = open_ends if open_ends and _packs(dtype, lanes) else (0, 0)
+    wide = vector_dtype("int32", lanes)
+    inside = value * inverse
+    # What is far below becomes the smallest int32.
+    inside = inside if below else tirx.max(inside, low)
+    inside = inside if above else tirx.min(inside, high)
     return tirx.call_llvm_pure_intrin(wide, "llvm.lrint", inside) + tirx.Cast(wide, zero_point)
 
 
 def store_values(e: Emitter, buffer: Any, at: Index, values: Sequence[Any]) -> None:
     """Store consecutive vectors (or one scalar) of floats, or of codes that are int32 yet."""
     dtype, lanes = str(buffer.ty.dtype.dtype), int(values[0].ty.dtype.lanes)
+    if dtype == "float32" or lanes == 1:
+        for number, value in enumerate(values):
+            narrow = value if dtype == "float32" else tirx.Cast(dtype, value)
+            e.store(buffer, at + number * lanes, narrow)
+        return
+    codes = [e.let("code", value) for value in values]
     done = 0
-    if dtype != "float32" and lanes > 1:
-        for done in range(0, len(values) - GROUP + 1, GROUP):
-            group = [e.let("code", value) for value in values[done : done + GROUP]]
-            e.store(buffer, at + done * lanes, _narrowed(group, dtype, lanes))
-        done = len(values) // GROUP * GROUP
-    for number in range(done, len(values)):
-        value = values[number]
-        narrow = value if dtype == "float32" else tirx.Cast(vector_dtype(dtype, lanes), value)
-        e.store(buffer, at + number * lanes, narrow)
+    while done < len(codes):
+        # Four, two or one at once.
+        count = min(GROUP, 1 << (len(codes) - done).bit_length() - 1)
+        narrow = _narrowed(codes[done : done + count], dtype, lanes)
+        e.store(buffer, at + done * lanes, narrow)
+        done += count
+
+
+def _packs(dtype: str, lanes: int) -> bool:
+    """Whether vectors of int32 are narrowed by instructions that saturate."""
+    return dtype == "uint8" and lanes in _PACKS
 
 
 def _narrowed(values: Sequence[Any], dtype: str, lanes: int) -> Any:
-    """Four vectors of codes as one."""
-    if lanes not in _PACKS or dtype != "uint8":
-        together = shuffle(values, range(GROUP * lanes))
-        return tirx.Cast(vector_dtype(dtype, GROUP * lanes), together)
+    """Vectors of codes, up to four, as one."""
+    count = len(values)
+    if not _packs(dtype, lanes):
+        together = shuffle(values, range(count * lanes)) if count > 1 else values[0]
+        return tirx.Cast(vector_dtype(dtype, count * lanes), together)
     to_words, to_bytes = _PACKS[lanes]
-    low, high = (
-        _intrinsic(to_words, f"int16x{2 * lanes}", *pair) for pair in (values[:2], values[2:])
-    )
+    four = [values[number % count] for number in range(GROUP)]
+    low = _intrinsic(to_words, f"int16x{2 * lanes}", *four[:2])
+    high = low if count < GROUP else _intrinsic(to_words, f"int16x{2 * lanes}", *four[2:])
     mixed = _intrinsic(to_bytes, f"uint8x{4 * lanes}", low, high)
     # Each 128 bits hold four codes of every vector.
-    ordered = [GROUP * part + vector for vector in range(GROUP) for part in range(lanes // GROUP)]
-    return _bytes(shuffle([_bytes(mixed, "int32", lanes)], ordered), "uint8", 4 * lanes)
+    ordered = [GROUP * part + vector for vector in range(count) for part in range(lanes // GROUP)]
+    return _bytes(shuffle([_bytes(mixed, "int32", lanes)], ordered), "uint8", count * lanes)
 
 
 _PACKS = {
@@ -143,15 +159,16 @@ class Dot:
         unit: dtype in which the data are read: a group of codes, or a part of one.
         instructions: for a group of codes and one vector of weights.
         temporaries: registers beside accumulators, weights and one value.
-        add: accumulator plus products, of the accumulator, the data at an index, and weights.
+        add: accumulator plus products, of the accumulator, groups of data, and as many of weights.
+        wide: how weights are multiplied that do not fit; None: all fit.
     """
 
     data: str
     unit: str
     instructions: int
     temporaries: int
-    add: Callable[[Any, tuple[Any, ...], Any], Any]
-    saturates: bool = False
+    add: Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
+    wide: "Dot | None" = None
 
     @property
     def parts(self) -> int:
@@ -172,16 +189,19 @@ class Dot:
         value = int(np.repeat(byte, unit.itemsize).view(unit)[0])
         return (broadcast(tirx.const(value, self.unit), lanes),) * self.parts
 
-    def fits(self, weight: NDArray[Any]) -> bool:
+    def fits(self, weight: NDArray[Any], axis: int, together: int = 1, largest: int = 255) -> bool:
         """Whether no sum of products saturates.
 
         Args:
-            weight: int8, its last axis groups of codes.
+            weight: int8.
+            axis: of what is summed, in groups of codes.
+            together: neighbouring groups whose products are added before they are widened.
+            largest: code of the data.
         """
-        if not self.saturates:
+        if self.wide is None:
             return True
-        pairs = np.abs(weight.astype(np.int32)).reshape(-1, 2).sum(axis=1)
-        return bool(np.all(pairs * 255 <= np.iinfo(np.int16).max))
+        sums = pair_sums(weight, axis, together).max(initial=0)
+        return bool(largest * sums <= np.iinfo(np.int16).max)
 
     def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
         """Groups of weights, one to a lane, as `add` wants them; int32."""
@@ -200,28 +220,63 @@ def _intrinsic(name: str, dtype: str, *arguments: Any) -> Any:
     return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
 
 
-def _vnni(lanes: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+_Add = Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
+
+
+def _one_by_one(add: Callable[[Any, tuple[Any, ...], Any], Any]) -> _Add:
+    def add_all(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+        for x, w in zip(xs, ws, strict=True):
+            acc = add(acc, x, w)
+        return acc
+
+    return add_all
+
+
+def _vnni(lanes: int) -> _Add:
     name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
 
     def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
         data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
         return _intrinsic(name, f"int32x{lanes}", acc, data, weight)
 
-    return add
+    return _one_by_one(add)
 
 
-def _pairs(lanes: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+def _pairs(lanes: int) -> _Add:
     wide = lanes == 16
     products = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
     sums = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
 
-    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
-        data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
-        pairs = _intrinsic(products, f"int16x{2 * lanes}", data, weight)
+    def add(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+        pairs: Any = None
+        for x, w in zip(xs, ws, strict=True):
+            data, weight = _bytes(x[0], "uint8", 4 * lanes), _bytes(w, "int8", 4 * lanes)
+            more = _intrinsic(products, f"int16x{2 * lanes}", data, weight)
+            pairs = more if pairs is None else pairs + more
         ones = broadcast(tirx.const(1, "int16"), 2 * lanes)
         return acc + _intrinsic(sums, f"int32x{lanes}", pairs, ones)
 
     return add
+
+
+def _words(lanes: int) -> _Add:
+    """Codes 0 and 2 of each group as int16, then 1 and 3."""
+    products = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        data, weight = _bytes(x[0], "uint16", 2 * lanes), _bytes(w, "int16", 2 * lanes)
+        byte, signed = (broadcast(tirx.const(8, kind), 2 * lanes) for kind in ("uint16", "int16"))
+        total: Any = None
+        for codes, weights in (
+            (tirx.shift_right(tirx.shift_left(data, byte), byte), tirx.shift_left(weight, signed)),
+            (tirx.shift_right(data, byte), weight),
+        ):
+            words = _bytes(codes, "int16", 2 * lanes), tirx.shift_right(weights, signed)
+            product = _intrinsic(products, f"int32x{lanes}", *words)
+            total = product if total is None else total + product
+        return acc + total
+
+    return _one_by_one(add)
 
 
 def _sdot(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
@@ -248,10 +303,11 @@ def dot_of(target: Target) -> Dot | None:
         if target.integer_dot == "vnni":
             return Dot("uint8", "int32", 1, 2, _vnni(lanes))
         if target.integer_dot in ("vpmaddwd", "avx512bw"):
-            return Dot("uint8", "int32", 3, 3, _pairs(lanes), saturates=True)
+            wide = Dot("uint8", "int32", 4, 5, _words(lanes))
+            return Dot("uint8", "int32", 3, 3, _pairs(lanes), wide)
     if target.architecture == "aarch64" and lanes == 4:
         if target.integer_dot in ("sdot", "i8mm"):
-            return Dot("int8", "int32", 1, 0, _sdot)
+            return Dot("int8", "int32", 1, 0, _one_by_one(_sdot))
         if target.integer_dot == "smlal":
-            return Dot("int8", "int16", 3, 3, _smlal)
+            return Dot("int8", "int16", 3, 3, _one_by_one(_smlal))
     return None

@@ -414,7 +414,7 @@ def _largest_phase(workload: ConvTransposeWorkload) -> ConvWorkload:
     return max((phase for phase, _ in workload.phases()), key=lambda phase: phase.macs)
 
 
-def _fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
+def fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
     """The decision for a phase that may be a pixel narrower."""
     width = min(decision.tile_w, phase.out_w)
     height = 1 if width != phase.out_w else min(decision.tile_h, phase.out_h)
@@ -428,7 +428,7 @@ def pack_transposed_weight(
     parts = []
     for phase, (rows, columns) in workload.phases():
         window = weight[:, :, rows, columns].transpose(1, 0, 2, 3)
-        parts.append(pack_weight(phase, _fitted(decision, phase), window, c, c).reshape(-1))
+        parts.append(pack_weight(phase, fitted(decision, phase), window, c, c).reshape(-1))
     return np.concatenate(parts)
 
 
@@ -437,7 +437,7 @@ def conv_transpose_weight_size(
 ) -> int:
     """Values in the packed weights of all phases."""
     phases = (phase for phase, _ in workload.phases())
-    return sum(packed_size(phase, _fitted(decision, phase), target) for phase in phases)
+    return sum(packed_size(phase, fitted(decision, phase), target) for phase in phases)
 
 
 def estimate_conv_transpose_cycles(
@@ -445,7 +445,7 @@ def estimate_conv_transpose_cycles(
 ) -> float:
     """The sum over all phases."""
     phases = (phase for phase, _ in workload.phases())
-    return sum(estimate_cycles(phase, _fitted(decision, phase), target) for phase in phases)
+    return sum(estimate_cycles(phase, fitted(decision, phase), target) for phase in phases)
 
 
 def emit_conv_transpose(
@@ -454,13 +454,13 @@ def emit_conv_transpose(
     """Write the kernel; its buffers are those of `emit_conv`."""
     e = Emitter()
     c = target.float_lanes
-    phases = [(phase, _fitted(decision, phase)) for phase, _ in workload.phases()]
-    sizes = [packed_size(phase, fitted, target) for phase, fitted in phases]
+    phases = [(phase, fitted(decision, phase)) for phase, _ in workload.phases()]
+    sizes = [packed_size(phase, plan, target) for phase, plan in phases]
     buffers = ConvBuffers.declare(e, phases[0][0], sum(sizes), c)
     with e.tasks() as task:
         first = position = 0
-        for (phase, fitted), size in zip(phases, sizes, strict=True):
-            conv = DirectConv(phase, fitted, c, e, buffers, position)
+        for (phase, plan), size in zip(phases, sizes, strict=True):
+            conv = DirectConv(phase, plan, c, e, buffers, position)
             with e.branch(tirx.all(task >= first, task < first + conv.tasks)):
                 conv.body(e.let("phase_task", task - first))
             first += conv.tasks
@@ -712,9 +712,9 @@ class DirectConv:
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
         left = column * w.stride[1] - w.padding[1]
-        existing = self.turns(used)
-        if w.groups > 1 and w.in_channels % self.block:
-            # Zero weights do not help against what padding channels may hold.
+        existing: Any = used
+        if w.groups > 1 and w.in_channels % self.block and self.dtype == "float32":
+            # Zero weights do not help against a NaN that padding channels may hold.
             past = w.in_channels - (self.first_block + block) * self.block
             existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():
@@ -727,8 +727,7 @@ class DirectConv:
                     )
                     at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
                     self._prefetch(weights, used)
-                    with e.loop("channel", existing, wide=True) as channel:
-                        self._accumulate(at, weights, channel, inside, lines)
+                    self.accumulate(at, weights, existing, inside, lines)
 
     def _prefetch(self, weights: Any, used: int) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.
@@ -753,47 +752,58 @@ class DirectConv:
             return count
         return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
 
-    def _accumulate(
+    def accumulate(
+        self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
+    ) -> None:
+        """Products of one tap with channels of a block, `count` of them."""
+        with self.emit.loop("channel", count, wide=True) as channel:
+            self.add_products(base, weights, [channel], inside, lines)
+
+    def add_products(
         self,
         base: Any,
         weights: Any,
-        channel: Any,
+        channels: Sequence[Any],
         inside: Sequence[bool],
         lines: Sequence[bool],
     ) -> None:
+        """Products of one tap with some channels, in all pixels of the tile."""
         w, p, e, c = self.work, self.plan, self.emit, self.c
-        at = [weights + channel * self.width + o * c for o in range(p.tile_o)]
-        vectors = [e.let("w", self.weights_at(place)) for place in at]
+        vectors = [
+            [
+                e.let("w", self.weights_at(weights + channel * self.width + o * c))
+                for channel in channels
+            ]
+            for o in range(p.tile_o)
+        ]
         if self.scales is not None:
+            (channel,) = channels
             row = tirx.floordiv(weights, self.width) - wide(self.tile * self.depth) + channel
             group = self.tile * w.scale_groups + e.load(self.groups, row)
             scales = e.let("scales", wide(group * self.width))
             vectors = [
-                e.let("w", vector * e.load(self.scales, scales + o * c, c))
-                for o, vector in enumerate(vectors)
+                [e.let("w", vector * e.load(self.scales, scales + o * c, c))]
+                for o, (vector,) in enumerate(vectors)
             ]
         for y in range(p.tile_h):
             for x in range(p.tile_w):
                 if lines[y if len(lines) > 1 else 0] and inside[x]:
-                    offset = y * w.stride[0] * w.in_w + x * w.stride[1]
-                    value = self.read(base + offset * self.block + channel)
+                    offset = base + (y * w.stride[0] * w.in_w + x * w.stride[1]) * self.block
+                    values = [self.read(offset + channel) for channel in channels]
                 elif self.border:
-                    value = self.outside()
+                    values = [self.outside()] * len(channels)
                 else:
                     continue
                 for o, vector in enumerate(vectors):
                     position = (y * p.tile_w + x) * p.tile_o + o
-                    e.store(self.acc, position, self.add(e.load(self.acc, position), value, vector))
+                    total = self.add(e.load(self.acc, position), values, vector)
+                    e.store(self.acc, position, total)
 
     def weights_at(self, at: Any) -> Any:
         """A vector of weights as floats."""
         stored = self.emit.load(self.weight, at, self.c)
         # Vectors of four belong to processors that may lack a conversion of float16.
         return stored_floats(stored, self.work.weight, self.c > 4)
-
-    def turns(self, used: int) -> Any:
-        """Of the loop over the channels of a block."""
-        return used
 
     def read(self, at: Any) -> Any:
         """One input value for all output channels."""
@@ -803,9 +813,11 @@ class DirectConv:
         """The value of the padding, where it is not zero."""
         raise NotImplementedError
 
-    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
-        """Accumulate one product."""
-        return accumulator + value * weights
+    def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
+        """Accumulate a product for each channel."""
+        for value, weight in zip(values, weights, strict=True):
+            accumulator = accumulator + value * weight
+        return accumulator
 
     def _store(self, line: Any, column: Any) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c

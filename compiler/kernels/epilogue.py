@@ -37,7 +37,8 @@ class Step:
     Attributes:
         op: name in `BINARY` or `UNARY`.
         operand: what the next operand holds, None for a unary step.
-        parameters: numbers of a unary step: the bounds of a clip, the slope of a leaky ReLU.
+        parameters: numbers of a unary step: the bounds of a clip, the slope of a leaky ReLU; of
+            a quantizer which ends are open, see `codes_of`.
     """
 
     op: str
@@ -126,15 +127,15 @@ def _multiply(x: Any, y: Any) -> Any:
 # Those that take codes; other steps read floats.
 ON_CODES = ("add", "multiply")
 
-BINARY: dict[str, Callable[[Any, Any], Any]] = {
+BINARY: dict[str, Callable[..., Any]] = {
     "add": _add,
     "divide": lambda x, y: x / y,
     "divide_by": lambda x, y: y / x,
     "maximum": tirx.max,
     "minimum": tirx.min,
     "multiply": _multiply,
-    "quantize_int8": lambda x, y: codes_of(x, *y),
-    "quantize_uint8": lambda x, y: codes_of(x, *y),
+    "quantize_int8": lambda x, y, *ends: codes_of(x, y, "int8", *ends),
+    "quantize_uint8": lambda x, y, *ends: codes_of(x, y, "uint8", *ends),
     "subtract": lambda x, y: x - y,
     "subtract_from": lambda x, y: y - x,
 }
@@ -204,6 +205,7 @@ def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:
         if step.operand is None:
             value = UNARY[step.op](value, *step.parameters)
         else:
-            value = BINARY[step.op](value, operands(position, step.operand))
+            operand = operands(position, step.operand)
+            value = BINARY[step.op](value, operand, *step.parameters)
             position += 1
     return value

@@ -15,14 +15,16 @@ multiplied like any other. The epilogue begins with the sum as float32.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import GROUP, Dot, dot_of
+from edgec.compiler.kernels.codes import Dot, dot_of
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     DirectConv,
@@ -36,6 +38,7 @@ from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import Emitter, vector_dtype
 from edgec.compiler.kernels.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.compiler.kernels.windows import absent_rows
 from edgec.targets.target import Target
 
@@ -47,10 +50,14 @@ class IntegerConvWorkload:
     Attributes:
         conv: its extents and epilogue.
         border: code of the padding, 0 where there is none.
+        together: groups of channels, side by side, whose products fit the sums of `Dot.pairs`.
+        wide: whether the weights do not fit the target's narrow sums.
     """
 
     conv: ConvWorkload
     border: int = 0
+    together: int = field(default=1, metadata={"unsaid": True})
+    wide: bool = field(default=False, metadata={"unsaid": True})
 
     @property
     def macs(self) -> int:
@@ -74,8 +81,10 @@ class IntegerConvWorkload:
         return flattened(replace(self.conv, in_channels=groups))
 
 
-def _dot(target: Target) -> Dot:
+def _dot(workload: IntegerConvWorkload, target: Target) -> Dot:
     dot = dot_of(target)
+    if dot is not None and workload.wide:
+        dot = dot.wide
     assert dot is not None
     return dot
 
@@ -84,22 +93,22 @@ def _block(target: Target) -> int:
     return target.float_lanes // GROUP
 
 
-def _narrowed(target: Target) -> Target:
+def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
     """The target with the registers that are left for a register tile."""
-    left = target.vector_registers - _dot(target).temporaries
+    left = target.vector_registers - _dot(workload, target).temporaries
     return target.model_copy(update={"vector_registers": left})
 
 
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
     """Decisions whose register tile fits the registers."""
-    return direct_space(workload.grouped, _narrowed(target))
+    return direct_space(workload.grouped, _narrowed(workload, target))
 
 
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
     """The model of the direct convolution."""
-    instructions = _dot(target).instructions
+    instructions = _dot(workload, target).instructions
     return estimate_cycles(workload.grouped, decision, target, _block(target), instructions)
 
 
@@ -124,7 +133,7 @@ def pack_integer_weight(
     """Weights int8 [out_channels, in_channels, kh, kw] as int32 groups, in the kernel's order."""
     c = target.float_lanes
     packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
-    return _dot(target).arrange(packed, c)
+    return _dot(workload, target).arrange(packed, c)
 
 
 def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
@@ -148,29 +157,56 @@ def emit_integer_conv(
     Its buffers are data, packed weight, bias, rows (if there are any), the operands of the
     epilogue, and output.
     """
-    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(target)
+    return emit_phases([(workload, decision)], target, name)
+
+
+def emit_phases(
+    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]], target: Target, name: str
+) -> Kernel:
+    """Write several convolutions of the same data into one output.
+
+    Buffers are those of `emit_integer_conv`; weights, bias and rows of one phase follow those of
+    the phase before it.
+    """
+    workload = phases[0][0]
+    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(workload, target)
+    sizes = [integer_weight_size(phase, decision, target) for phase, decision in phases]
+    taps = [phase.conv.kernel[0] for phase, _ in phases]
     blocks_in = math.ceil(workload.conv.in_channels / c)
-    blocks_out = math.ceil(work.out_channels / c)
+    channels = math.ceil(work.out_channels / c) * c
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
     data = e.buffer("data", groups * dot.parts, dot.unit)
-    weight = e.buffer("weight", packed_size(work, decision, target, _block(target)), "int32")
-    bias = e.buffer("bias", blocks_out * c, "int32")
-    rows = None
-    if workload.has_rows:
-        rows = e.buffer("rows", work.kernel[0] * blocks_out * c, "int32")
-    out_size = work.batch * blocks_out * c * math.prod(work.out_extent)
-    sizes = {
-        "channel": blocks_out * c,
-        "image_channel": work.batch * blocks_out * c,
-        "element": out_size,
-    }
-    operands = declare_operands(e, work.epilogue, sizes)  # type: ignore[arg-type]
+    weight = e.buffer("weight", sum(sizes), "int32")
+    bias = e.buffer("bias", len(phases) * channels, "int32")
+    rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
+    out_size = work.batch * channels * math.prod(work.out_extent)
+    lengths = {"channel": channels, "image_channel": work.batch * channels, "element": out_size}
+    operands = declare_operands(e, work.epilogue, lengths)  # type: ignore[arg-type]
     output = e.buffer("output", out_size, output_dtype(work.epilogue))
     buffers = ConvBuffers(data, weight, operands, output)
-    conv = _IntegerConv(workload, decision, dot, e, buffers, bias, rows, c)
     with e.tasks() as task:
-        conv.body(task)
-    return Kernel(e.function(name), conv.tasks)
+        first = 0
+        for number, (phase, decision) in enumerate(phases):
+            bases = _Bases(sum(sizes[:number]), number * channels, sum(taps[:number]) * channels)
+            conv = _IntegerConv(phase, decision, dot, e, buffers, bias, rows, c, bases)
+            with ExitStack() as stack:
+                own = task
+                if len(phases) > 1:
+                    inside = tirx.all(task >= first, task < first + conv.tasks)
+                    stack.enter_context(e.branch(inside))
+                    own = e.let("phase_task", task - first)
+                conv.body(own)
+            first += conv.tasks
+    return Kernel(e.function(name), first)
+
+
+@dataclass(frozen=True)
+class _Bases:
+    """Where in its buffers the constants of a convolution begin."""
+
+    weight: int
+    bias: int
+    rows: int
 
 
 class _IntegerConv(DirectConv):
@@ -188,12 +224,14 @@ class _IntegerConv(DirectConv):
         bias: Any,
         rows: Any,
         c: int,
+        bases: _Bases,
     ) -> None:
-        self.dot, self.bias, self.row_sums = dot, bias, rows
+        self.dot, self.bias, self.row_sums, self.bases = dot, bias, rows, bases
         self.border = workload.border != 0
         self.code = workload.border
+        self.together = workload.together
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
-        super().__init__(workload.grouped, decision, c, emit, buffers, 0)
+        super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
 
     def input_block(self) -> int:
         return self.c // GROUP
@@ -205,21 +243,17 @@ class _IntegerConv(DirectConv):
         e, taps, c = self.emit, self.work.kernel[0], self.c
         channel = self.first_channel(o)
         first, count = self.present
-        bias = e.load(self.bias, channel, c)
+        bias = e.load(self.bias, channel + self.bases.bias, c)
         if isinstance(count, int) or self.row_sums is None:
             return e.let("bias", bias)
         sum_ = e.local("start", 1, vector_dtype("int32", c))
         e.store(sum_, 0, bias)
         for begin, past in absent_rows(e, first, count, taps):
             with e.loop("absent", past - begin, begin) as kh:
-                row = e.load(self.row_sums, kh * (self.out_blocks * c) + channel, c)
+                at = kh * (self.out_blocks * c) + channel + self.bases.rows
+                row = e.load(self.row_sums, at, c)
                 e.store(sum_, 0, e.load(sum_, 0) + row)
         return e.let("bias", e.load(sum_, 0))
-
-    def turns(self, used: int) -> Any:
-        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
-        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
-        return self.opaque(used) if alone else used
 
     def total(self, accumulator: Any) -> Any:
         return tirx.Cast(vector_dtype("float32", self.c), accumulator)
@@ -230,5 +264,19 @@ class _IntegerConv(DirectConv):
     def outside(self) -> Any:
         return self.dot.repeated(self.code, self.c)
 
-    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
-        return self.dot.add(accumulator, value, weights)
+    def accumulate(
+        self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
+    ) -> None:
+        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
+        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
+        turns, left = divmod(count, self.together)
+        for first, number, size in ((0, turns, self.together), (turns * self.together, left, 1)):
+            if number == 0:
+                continue
+            extent = self.opaque(number) if alone else number
+            with self.emit.loop("channel", extent, wide=True) as turn:
+                channels = [first + turn * size + each for each in range(size)]
+                self.add_products(base, weights, channels, inside, lines)
+
+    def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
+        return self.dot.add(accumulator, values, weights)

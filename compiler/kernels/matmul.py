@@ -13,6 +13,7 @@ and what lies beyond the last column is not stored.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,6 +218,10 @@ class MatmulWriter:
         """A value of A for all columns."""
         return self.emit.let("x", broadcast(self.emit.load(self.a, at), self.plan.lanes))
 
+    def weights(self, at: Any) -> Any:
+        """Values of B for a vector of columns."""
+        return self.emit.let("b", self.emit.load(self.b, at, self.plan.lanes))
+
     def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
         """Accumulate one product."""
         return accumulator + value * weights
@@ -224,6 +229,28 @@ class MatmulWriter:
     def total(self, accumulator: Any) -> Any:
         """What the epilogue begins with."""
         return accumulator
+
+    def begin(self, _row: int, start: Any) -> Any:
+        """What the accumulator of a row of the tile begins with."""
+        return start
+
+    def multiply(self, a: Any, k: Any, b: Sequence[Any]) -> None:
+        """Products of all rows of the tile.
+
+        Args:
+            a: place of the first row.
+            k: step.
+            b: weights of each vector.
+        """
+        p, e = self.plan, self.emit
+        for m in range(p.tile_m):
+            x = self.read(a + m * self.work.k + k)
+            for v, value in enumerate(b):
+                place = m * p.tile_n + v
+                e.store(self.acc, place, self.add(e.load(self.acc, place), x, value))
+
+    def finish(self, _vectors: int) -> None:
+        """Bring accumulators into the order of rows."""
 
     def kernel(self) -> Kernel:
         """The finished kernel."""
@@ -264,7 +291,7 @@ class MatmulWriter:
         for v in range(vectors):
             start = self.start(columns[v])
             for m in range(p.tile_m):
-                e.store(self.acc, m * p.tile_n + v, start)
+                e.store(self.acc, m * p.tile_n + v, self.begin(m, start))
         a = e.let("a_row", (self.batch * w.m + self.row) * w.k)
         b = e.let("b_tile", (self.tile * self.width if w.packed else self.batch * w.n) * w.k)
         a, b, columns_wide = wide(a), wide(b), [wide(column) for column in columns]
@@ -274,12 +301,7 @@ class MatmulWriter:
                 places = [b + k * self.width + v * p.lanes for v in range(vectors)]
             else:
                 places = [b + k * w.n + columns_wide[v] for v in range(vectors)]
-            values = [e.let("b", e.load(self.b, place, p.lanes)) for place in places]
-            for m in range(p.tile_m):
-                x = self.read(a + m * w.k + k)
-                for v, value in enumerate(values):
-                    place = m * p.tile_n + v
-                    e.store(self.acc, place, self.add(e.load(self.acc, place), x, value))
+            self.multiply(a, k, [self.weights(place) for place in places])
 
         # One pass alone is limited by memory, whatever is asked for.
         again = w.packed and p.rows_first and self.tiles_m > 1
@@ -292,6 +314,7 @@ class MatmulWriter:
         if w.k > blocks * K_BLOCK:
             with e.loop("k", w.k - blocks * K_BLOCK, blocks * K_BLOCK, wide=True) as k:
                 accumulate(k)
+        self.finish(vectors)
         for v in range(vectors):
             self._store(v, columns[v])
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,24 @@ from edgec.compiler.kernels.integer_conv import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.integer_conv_transpose import (
+    IntegerConvTransposeWorkload,
+    default_integer_conv_transpose_decision,
+    emit_integer_conv_transpose,
+    estimate_integer_conv_transpose_cycles,
+    integer_conv_transpose_space,
+    integer_conv_transpose_weight_size,
+    pack_integer_transposed_weight,
+)
+from edgec.compiler.kernels.integer_depthwise import (
+    DepthwiseDecision,
+    IntegerDepthwiseWorkload,
+    default_depthwise_decision,
+    depthwise_space,
+    emit_integer_depthwise,
+    estimate_depthwise_cycles,
+    pack_integer_depthwise,
+)
 from edgec.compiler.kernels.integer_matmul import (
     IntegerMatmulWorkload,
     default_integer_matmul_decision,
@@ -51,6 +69,7 @@ from edgec.compiler.kernels.integer_matmul import (
     pack_integer_matrix,
 )
 from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.lookup import LookupWorkload, emit_lookup, pack_table
 from edgec.compiler.kernels.matmul import (
     MatmulDecision,
     MatmulWorkload,
@@ -190,6 +209,28 @@ def _pack_integer_conv(
     return pack_integer_weight(workload, decision, target, array) if position == 1 else array
 
 
+def _pack_integer_conv_transpose(
+    workload: IntegerConvTransposeWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    if position != 1:
+        return array
+    return pack_integer_transposed_weight(workload, decision, target, array)
+
+
+def _pack_integer_depthwise(
+    workload: IntegerDepthwiseWorkload,
+    _decision: DepthwiseDecision,
+    target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    return pack_integer_depthwise(workload, target, array) if position == 1 else array
+
+
 def _pack_conv_transpose(
     workload: ConvTransposeWorkload,
     decision: ConvDecision,
@@ -231,7 +272,7 @@ def _pack_integer_matmul(
     array: Array,
 ) -> Array:
     if position == 1:
-        return pack_integer_matrix(decision, target, array)
+        return pack_integer_matrix(workload, decision, target, array)
     return _pack_matmul(workload.matmul, decision, target, position, array)
 
 
@@ -284,6 +325,25 @@ TEMPLATES: dict[str, Template] = {
         estimate_integer_cycles,
         integer_weight_size,
     ),
+    "edgec.integer_conv_transpose": Template(
+        IntegerConvTransposeWorkload,
+        ConvDecision,
+        integer_conv_transpose_space,
+        default_integer_conv_transpose_decision,
+        emit_integer_conv_transpose,
+        _pack_integer_conv_transpose,
+        estimate_integer_conv_transpose_cycles,
+        integer_conv_transpose_weight_size,
+    ),
+    "edgec.integer_depthwise": Template(
+        IntegerDepthwiseWorkload,
+        DepthwiseDecision,
+        depthwise_space,
+        default_depthwise_decision,
+        emit_integer_depthwise,
+        _pack_integer_depthwise,
+        estimate_depthwise_cycles,
+    ),
     "edgec.integer_matmul": Template(
         IntegerMatmulWorkload,
         MatmulDecision,
@@ -293,6 +353,10 @@ TEMPLATES: dict[str, Template] = {
         _pack_integer_matmul,
         estimate_integer_matmul_cycles,
         integer_matrix_size,
+    ),
+    "edgec.lookup": replace(
+        _fixed(LookupWorkload, emit_lookup),
+        pack=lambda w, _d, t, position, array: pack_table(w, t, array) if position == 1 else array,
     ),
     "edgec.matmul": Template(
         MatmulWorkload,

@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.codes import GROUP, Dot
+from edgec.compiler.kernels.codes import Dot
 from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
-from edgec.compiler.kernels.epilogue import ON_CODES, OperandKind, Step, output_dtype
+from edgec.compiler.kernels.epilogue import ON_CODES, Step, output_dtype
 from edgec.compiler.kernels.extreme import ExtremeWorkload, shares_of
-from edgec.compiler.kernels.integer_conv import IntegerConvWorkload, groups_of
-from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
+from edgec.compiler.kernels.lookup import LookupWorkload, table_of
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.moves import (
     ChannelMapWorkload,
@@ -51,27 +50,38 @@ from edgec.compiler.passes.base import (
     substitute,
     value_of,
 )
+from edgec.compiler.passes.blocked_layout import (
+    Shape,
+    block_array,
+    blocked_shape,
+    by_channel,
+    image,
+)
+from edgec.compiler.passes.pack_codes import (
+    Codes,
+    Convolution,
+    KernelOnCodes,
+    Rounded,
+    codes_of,
+    conv_on_codes,
+    conv_transpose_on_codes,
+    function_of_codes,
+    matmul_on_codes,
+    quantizer,
+    rounded_constant,
+    with_bias,
+)
 from edgec.compiler.quantize.numerics import log2_values, unpack_nibbles
-
-Shape = tuple[int, ...]
 
 # A network's input of so few channels is read as it is: blocking it would be mostly padding.
 PLAIN_INPUT_CHANNELS = 4
 
-# Whole numbers below this are exact in float32, and so are their sums in any order.
-EXACT_FLOAT = 2**24
-
-# Kernels whose operand 2 is a bias in units of the products: its type, and what stays below.
-_TAKE_BIAS: dict[str, tuple[Any, int]] = {
-    "edgec.integer_conv": (np.int32, 2**31),
-    "edgec.integer_matmul": (np.int32, 2**31),
-    "edgec.pool": (np.float32, EXACT_FLOAT),
-}
-
-# Epilogues of sums of codes to which a bias in units of the products can be added.
-_SCALED_SUMS = (
-    (Step("multiply", "channel"),),
-    (Step("add", "channel"), Step("multiply", "channel")),
+# Kernels whose epilogue begins with an int32.
+_INTEGER_SUMS = (
+    "edgec.integer_conv",
+    "edgec.integer_conv_transpose",
+    "edgec.integer_depthwise",
+    "edgec.integer_matmul",
 )
 
 
@@ -93,33 +103,6 @@ class PackLayouts(Pass):
 
 
 @dataclass(frozen=True)
-class _Codes:
-    """What codes stand for: (code - zero_point) * scale."""
-
-    dtype: OperandKind
-    scale: np.float32
-    zero_point: int
-
-    @property
-    def numbers(self) -> Any:
-        """As an operand: scale and zero point."""
-        return constant(np.array([self.scale, self.zero_point], np.float32))
-
-
-@dataclass(frozen=True)
-class _Rounded:
-    """A constant as codes with a scale for each channel and zero point 0.
-
-    Attributes:
-        codes: int8 or int32, of any shape.
-        scales: float32 [channels].
-    """
-
-    codes: NDArray[Any]
-    scales: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
 class _Value:
     """What a variable of the old function became.
 
@@ -136,45 +119,8 @@ class _Value:
     shape: Shape
     blocked: bool
     uses: int
-    codes: _Codes | None = None
-    rounded: _Rounded | None = None
-
-
-@dataclass(frozen=True)
-class _Convolution:
-    """An ordinary or transposed convolution; a signal is an image of one line.
-
-    Attributes:
-        data: what it reads.
-        weight: with both dimensions of the window.
-        scales: of its codes, one for each output channel, or [out_channels, groups] for each
-            `group` of the weights of one; None: it has none.
-        format: in which the weight is stored, a key of `codes.STORED`.
-        shape: of the result, as the graph has it.
-        extents: batch, channels, rows and columns of the input, then the output without batch.
-        window: kernel, stride, and padding above and to the left.
-        dilation: vertical and horizontal.
-    """
-
-    data: _Value
-    weight: NDArray[Any]
-    scales: NDArray[np.float32] | None
-    shape: Shape
-    extents: tuple[int, int, int, int, int, int, int]
-    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int]
-    format: str = "float32"
-    group: int = 0
-
-
-def _image(shape: Shape) -> tuple[int, int, int, int]:
-    """[N, C, H, W] of a tensor of rank 3 or 4: a signal is an image of one line.
-
-    >>> _image((1, 8, 100))
-    (1, 8, 1, 100)
-    """
-    n, channels, *plane = shape
-    return (n, channels, plane[0], plane[1]) if len(plane) == 2 else (n, channels, 1, plane[0])
+    codes: Codes | None = None
+    rounded: Rounded | None = None
 
 
 class _Packer:
@@ -188,7 +134,8 @@ class _Packer:
         self.old: dict[relax.Var, Any] = {}
         self.made: dict[relax.Var, relax.Call] = {}
         self.converted: dict[tuple[relax.Var, bool], relax.Var] = {}
-        self.floats: dict[tuple[relax.Var, _Codes], _Value] = {}
+        self.floats: dict[tuple[relax.Var, Codes], _Value] = {}
+        self.largest: dict[relax.Var, int] = {}
         self.handlers: dict[str, Callable[[relax.Call], _Value | None]] = {
             "relax.concat": self._concat,
             "relax.image.resize2d": self._resize,
@@ -310,7 +257,7 @@ class _Packer:
 
     def _place(self, value: _Value) -> Shape:
         """Shape in memory."""
-        return self._blocked_shape(value.shape) if value.blocked else value.shape
+        return blocked_shape(value.shape, self.c) if value.blocked else value.shape
 
     def _plain_expression(self, expression: Any) -> Any:
         return self._plain(self._float_value(expression)).expression
@@ -327,17 +274,17 @@ class _Packer:
             return value
         array = value_of(value.expression)
         if array is not None:
-            packed = constant(self._block_array(array))
+            packed = constant(block_array(array, self.c))
             return replace(value, expression=packed, blocked=True)
         return replace(value, expression=self._convert(value, False), blocked=True)
 
     def _convert(self, value: _Value, unpack: bool) -> relax.Var:
         key = (value.expression, unpack)
         if key not in self.converted:
-            n, channels, h, w = _image(value.shape)
+            n, channels, h, w = image(value.shape)
             dtype = dtype_of(value.expression)
             workload = PackWorkload(n, channels, h * w, unpack, dtype)
-            shape = value.shape if unpack else self._blocked_shape(value.shape)
+            shape = value.shape if unpack else blocked_shape(value.shape, self.c)
             whole = channels % self.c == 0
             if h * w == 1 and whole:
                 # One pixel: the same bytes.
@@ -349,18 +296,6 @@ class _Packer:
                     "edgec.pack", [value.expression], workload, shape, dtype
                 )
         return self.converted[key]
-
-    def _blocked_shape(self, shape: Shape) -> Shape:
-        n, channels, h, w = _image(shape)
-        return (n, math.ceil(channels / self.c), h, w, self.c)
-
-    def _block_array(self, array: NDArray[Any]) -> NDArray[Any]:
-        n, channels, h, w = _image(array.shape)
-        blocks = math.ceil(channels / self.c)
-        padded = np.zeros((n, blocks * self.c, h, w), array.dtype)
-        padded[:, :channels] = array.reshape(n, channels, h, w)
-        split = padded.reshape(n, blocks, self.c, h, w)
-        return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2))
 
     def _emit(
         self,
@@ -381,35 +316,72 @@ class _Packer:
         arguments: Sequence[Any],
         workload: Any,
         shape: Shape,
-        codes: _Codes | None = None,
+        codes: Codes | None = None,
     ) -> _Value:
         """Args as of `_emit`; codes: what the result is, if it is codes."""
         dtype = codes.dtype if codes else "float32"
-        variable = self._emit(operator, arguments, workload, self._blocked_shape(shape), dtype)
+        variable = self._emit(operator, arguments, workload, blocked_shape(shape, self.c), dtype)
         return _Value(variable, shape, True, 1, codes)
 
     # Codes
 
     def _quantize(self, call: relax.Call) -> _Value | None:
         """The last step of the epilogue of the kernel before it."""
-        codes, shape = _codes_of(call, str(call.attrs.out_dtype)), shape_of(call)
+        codes, shape = codes_of(call, str(call.attrs.out_dtype)), shape_of(call)
         if shape is None or not _is_float32(call.args[0]):
             return None
         if codes is None:
             return self._quantize_dynamically(call, shape)
         data = self._value(call.args[0])
         if data.codes == codes:
+            self.largest[data.expression] = data.codes.largest
             return replace(data, codes=None)
-        limits = np.iinfo(codes.dtype)
-        inverse = np.float32(1) / codes.scale
-        ends = np.array([limits.min, limits.max], np.float32) - codes.zero_point
+        looked_up = self._looked_up(data, codes)
+        if looked_up is not None:
+            return looked_up
         data, bounds = self._without_clip(data)
-        if bounds is not None:
-            # Rounding keeps order: to clip before or after the product is the same.
-            ends = np.clip(np.array(bounds, np.float32) * inverse, *ends)
-        numbers = np.array([inverse, codes.zero_point, *ends], np.float32)
-        step = Step(f"quantize_{codes.dtype}", "quantizer")
-        return self._apply(data, step, [constant(numbers)], shape)
+        numbers = quantizer(codes, bounds)
+        below, above = numbers[2:] == quantizer(codes, None)[2:]
+        open_ends = float(below), float(above and self._is_scaled_sum(data, numbers[0]))
+        step = Step(f"quantize_{codes.dtype}", "quantizer", open_ends)
+        result = self._apply(data, step, [constant(numbers)], shape)
+        self.largest[result.expression] = int(np.rint(numbers[3])) + codes.zero_point
+        return result
+
+    def _is_scaled_sum(self, data: _Value, inverse: np.float32) -> bool:
+        """Whether a value is an int32 times what makes it less than 2**31 codes."""
+        call = self.made.get(data.expression)
+        if call is None or op_name(call) not in _INTEGER_SUMS or not self._absorbs(data):
+            return False
+        workload = from_text(TEMPLATES[op_name(call)].workload, str(call.attrs["workload"]))
+        scale = value_of(call.args[-1])
+        alone = workload.epilogue == (Step("multiply", "channel"),)
+        return alone and scale is not None and float(np.abs(scale * inverse).max()) < 0.5
+
+    def _looked_up(self, data: _Value, codes: Codes) -> _Value | None:
+        """A function of codes, by a table; None if it is none."""
+        found = (data.codes, ()) if data.codes is not None else self._function_of_codes(data)
+        if found is None or found[0].dtype != codes.dtype:
+            return None
+        before, steps = found
+        table = table_of(
+            codes.dtype, before.scale, before.zero_point, steps, quantizer(codes, None)
+        )
+        source = data.expression if data.codes is not None else self.made[data.expression].args[0]
+        place = self._place(data)
+        workload = LookupWorkload(math.prod(place))
+        arguments = [source, constant(table)]
+        variable = self._emit("edgec.lookup", arguments, workload, place, codes.dtype)
+        self.largest[variable] = int(table.view(codes.dtype).max())
+        return replace(data, expression=variable, codes=None)
+
+    def _function_of_codes(self, data: _Value) -> tuple[Codes, tuple[Step, ...]] | None:
+        call = self.made.get(data.expression)
+        if call is None or op_name(call) != "edgec.elementwise" or not self._absorbs(data):
+            return None
+        workload = from_text(ElementwiseWorkload, str(call.attrs["workload"]))
+        scale = value_of(call.args[1]) if len(call.args) > 1 else None
+        return function_of_codes(workload, scale)
 
     def _quantize_dynamically(self, call: relax.Call, shape: Shape) -> _Value | None:
         """By a scale and zero point that the graph computes."""
@@ -456,7 +428,7 @@ class _Packer:
 
     def _dequantize(self, call: relax.Call) -> _Value | None:
         """No code, only what the codes stand for."""
-        rounded, shape = _rounded_constant(call), shape_of(call)
+        rounded, shape = rounded_constant(call), shape_of(call)
         assert shape is not None
         if rounded is not None:
             if rounded.codes.dtype != np.int32:
@@ -466,11 +438,12 @@ class _Packer:
             along = [-1 if i == axis else 1 for i in range(len(shape))]
             floats = (rounded.codes * rounded.scales.reshape(along)).astype(np.float32)
             return _Value(constant(floats), shape, False, 1, rounded=rounded)
-        codes = _codes_of(call, dtype_of(call.args[0]))
+        codes = codes_of(call, dtype_of(call.args[0]))
         data = self._value(call.args[0])
         if codes is None or data.codes is not None:
             return None
-        return replace(data, codes=codes)
+        largest = self.largest.get(data.expression, codes.largest)
+        return replace(data, codes=replace(codes, largest=max(largest, codes.zero_point)))
 
     def _add_integers(self, data: _Value, other: _Value) -> _Value | None:
         """A bias in units of the products, to the sums of codes before they become floats."""
@@ -479,64 +452,45 @@ class _Packer:
             return None
         operator = op_name(call)
         workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
-        scale = value_of(call.args[-1])
-        if operator not in _TAKE_BIAS or scale is None:
+        size = data.shape[-1 if operator == "edgec.integer_matmul" else 1]
+        arguments = with_bias(operator, workload, call.args, size, bias)
+        if arguments is None:
             return None
-        is_matrix = operator == "edgec.integer_matmul"
-        size = data.shape[-1 if is_matrix else 1]
-        if workload.epilogue not in _SCALED_SUMS:
-            return None
-        if bias.scales.size != size or not np.array_equal(bias.scales, scale[:size]):
-            return None
-        added = np.zeros(scale.size, np.int64)
-        added[:size] = bias.codes.reshape(-1)
-        arguments = list(call.args)
-        weight = value_of(arguments[1])
-        assert weight is not None
-        by_channel = (weight.T if is_matrix else weight).reshape(size, -1)
-        reach = 256 * np.abs(by_channel.astype(np.int64)).sum(axis=1).max()
-        kind, limit = _TAKE_BIAS[operator]
-        known = value_of(arguments[2])
-        assert known is not None
-        total = known.astype(np.int64) + added
-        if np.abs(total).max() + reach >= limit:
-            return None
-        arguments[2] = constant(total.astype(kind))
         place = [int(extent) for extent in call.attrs["shape"]]
         return replace(data, expression=self._emit(operator, arguments, workload, place))
 
     # Convolution and pooling
 
     def _conv(self, call: relax.Call) -> _Value | None:
-        found = self._convolution(call, "OI")
+        data, found = self._convolution(call, "OI")
         if found is None:
             return None
-        integers = self._integer_conv(found, int(call.attrs.groups))
-        if integers is not None:
-            return integers
-        n, channels, h, w, out_channels, out_h, out_w = found.extents
-        groups = int(call.attrs.groups)
-        depthwise = groups == channels == out_channels and groups > 1
-        found = replace(found, data=self._as_floats(found.data))
-        if depthwise or (found.group and groups > 1):
+        integers = found.format == "int8" and not found.group
+        if data.codes is not None and integers and self.dot is not None:
+            kernel = conv_on_codes(found, data.codes, self.dot, self.c)
+            if kernel is not None:
+                return self._image_of_codes(data, kernel, found.shape)
+        data = self._as_floats(data)
+        n, channels, h, w, _, out_h, out_w = found.extents
+        if found.is_depthwise or (found.group and found.groups > 1):
             # They are few.
             found = _with_floats(found)
-        if depthwise:
+        if found.is_depthwise:
             pooled = PoolWorkload(
                 "depthwise", n, channels, h, w, out_h, out_w, *found.window, found.dilation
             )
-            arguments = [self._blocked(found.data).expression, constant(found.weight)]
+            arguments = [self._blocked(data).expression, constant(found.weight)]
             return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
-        plain = not found.data.blocked and channels <= PLAIN_INPUT_CHANNELS and groups == 1
+        plain = not data.blocked and channels <= PLAIN_INPUT_CHANNELS and found.groups == 1
         workload = ConvWorkload(
             *found.extents,
             *found.window,
             found.dilation,
-            groups,
+            found.groups,
             plain_input=plain,
             weight=found.format,
         )
-        source = found.data if plain else self._blocked(found.data)
+        source = data if plain else self._blocked(data)
         arguments = [source.expression, constant(found.weight)]
         if found.group:
             assert found.scales is not None
@@ -548,73 +502,33 @@ class _Packer:
             ]
         elif found.scales is not None:
             workload = replace(workload, epilogue=(Step("multiply", "channel"),))
-            arguments.append(self._by_channel(found.scales))
+            arguments.append(constant(by_channel(found.scales, self.c)))
         return self._emit_blocked("edgec.conv", arguments, workload, found.shape)
 
-    def _integer_conv(self, found: _Convolution, groups: int) -> _Value | None:
-        """A convolution of codes; None if no kernel does it exactly."""
-        codes, scales = found.data.codes, found.scales
-        if codes is None or scales is None or found.group or self.dot is None:
-            return None
-        n, channels, h, w, out_channels, out_h, out_w = found.extents
-        scale = self._by_channel(scales * codes.scale)
-        epilogue = (Step("multiply", "channel"),)
-        wide = found.weight.astype(np.int64)
-        if groups == channels == out_channels and groups > 1:
-            # The codes' own sum and that of the zero point.
-            if 512 * np.abs(wide).reshape(channels, -1).sum(axis=1).max() >= EXACT_FLOAT:
-                return None
-            pooled = PoolWorkload(
-                "depthwise",
-                n,
-                channels,
-                h,
-                w,
-                out_h,
-                out_w,
-                *found.window,
-                found.dilation,
-                (Step("add", "channel"), *epilogue),
-                codes.dtype,
-                codes.zero_point,
-            )
-            bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)))
-            weight = constant(found.weight.astype(np.float32))
-            arguments = [self._blocked(found.data).expression, weight, bias, scale]
-            return self._emit_blocked("edgec.pool", arguments, pooled, found.shape)
-        grouped = groups_of(found.weight)
-        if groups != 1 or codes.dtype != self.dot.data or not self.dot.fits(grouped.view(np.int8)):
-            return None
-        conv = ConvWorkload(*found.extents, *found.window, found.dilation, epilogue=epilogue)
-        border = codes.zero_point if _is_padded(conv) else 0
-        workload = IntegerConvWorkload(conv, border)
-        bias = self._by_channel(-codes.zero_point * wide.sum(axis=(1, 2, 3)), np.int32)
-        arguments = [self._blocked(found.data).expression, constant(found.weight), bias]
-        if workload.has_rows:
-            rows = border * wide.sum(axis=(1, 3)).T
-            padded = np.pad(rows, ((0, 0), (0, -out_channels % self.c)))
-            arguments.append(constant(padded.astype(np.int32)))
-        return self._emit_blocked("edgec.integer_conv", [*arguments, scale], workload, found.shape)
-
-    def _by_channel(self, values: NDArray[Any], dtype: Any = np.float32) -> Any:
-        """A constant operand of one value for each channel."""
-        return constant(self._block_array(values.astype(dtype).reshape(1, -1, 1)).reshape(-1))
+    def _image_of_codes(self, data: _Value, kernel: KernelOnCodes, shape: Shape) -> _Value:
+        arguments = [self._blocked(data).expression, *map(constant, kernel.operands)]
+        return self._emit_blocked(kernel.operator, arguments, kernel.workload, shape)
 
     def _conv_transpose(self, call: relax.Call) -> _Value | None:
-        found = self._convolution(call, "IO")
-        if found is None or int(call.attrs.groups) != 1 or found.dilation != (1, 1):
+        data, found = self._convolution(call, "IO")
+        if found is None or found.groups != 1 or found.dilation != (1, 1):
             return None
         kernel, stride, _ = found.window
         # Every output position must be reached by some weight.
         if kernel[0] < stride[0] or kernel[1] < stride[1]:
             return None
-        found = replace(_with_floats(found, axis=1), data=self._as_floats(found.data))
+        integers = found.format == "int8" and not found.group
+        if data.codes is not None and integers and self.dot is not None:
+            on_codes = conv_transpose_on_codes(found, data.codes, self.dot, self.c)
+            if on_codes is not None:
+                return self._image_of_codes(data, on_codes, found.shape)
+        data, found = self._as_floats(data), _with_floats(found, axis=1)
         workload = ConvTransposeWorkload(*found.extents, *found.window)
-        arguments = [self._blocked(found.data).expression, constant(found.weight)]
+        arguments = [self._blocked(data).expression, constant(found.weight)]
         return self._emit_blocked("edgec.conv_transpose", arguments, workload, found.shape)
 
-    def _convolution(self, call: relax.Call, channels: str) -> _Convolution | None:
-        """A convolution by constant weights, whose first dimensions are `channels`."""
+    def _convolution(self, call: relax.Call, channels: str) -> tuple[_Value, Convolution | None]:
+        """The data, and a convolution by constant weights, [*channels, …]."""
         data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
         rounded, kind = self._stored_weight(call.args[1]), "float32"
         if rounded is not None:
@@ -627,17 +541,17 @@ class _Packer:
         layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
         known = layouts in (("NCHW", f"{channels}HW"), ("NCW", f"{channels}W"))
         if weight is None or shape is None or not known:
-            return None
-        n, in_channels, h, w = _image(data.shape)
+            return data, None
+        n, in_channels, h, w = image(data.shape)
         kernel = _pair(weight.shape[2:])
-        return _Convolution(
-            data,
+        return data, Convolution(
             weight.reshape(*weight.shape[:2], *kernel),
             rounded.scales if rounded is not None else group[1] if group is not None else None,
             shape,
-            (n, in_channels, h, w, *_image(shape)[1:]),
+            (n, in_channels, h, w, *image(shape)[1:]),
             (kernel, _pair(call.attrs.strides), _leading(call.attrs.padding)),
             _pair(call.attrs.dilation),
+            int(call.attrs.groups),
             kind,
             group[2] if group is not None else 0,
         )
@@ -679,20 +593,20 @@ class _Packer:
             return None
         return codes.view(np.uint16), "float16" if codes.dtype == np.float16 else "bfloat16"
 
-    def _stored_weight(self, expression: Any) -> _Rounded | None:
+    def _stored_weight(self, expression: Any) -> Rounded | None:
         """Constant int8 weights behind a dequantize."""
         call = self.old.get(expression)
         if call is None or op_name(call) != "relax.dequantize":
             return None
-        rounded = _rounded_constant(call)
+        rounded = rounded_constant(call)
         return rounded if rounded is not None and rounded.codes.dtype == np.int8 else None
 
     def _pool(self, call: relax.Call) -> _Value | None:
         data, shape = self._value(call.args[0]), shape_of(call)
         if shape is None or str(call.attrs.layout) not in ("NCHW", "NCW"):
             return None
-        n, channels, h, w = _image(data.shape)
-        _, _, out_h, out_w = _image(shape)
+        n, channels, h, w = image(data.shape)
+        _, _, out_h, out_w = image(shape)
         kernel, stride = _pair(call.attrs.pool_size), _pair(call.attrs.strides)
         dilation, padding = _pair(call.attrs.dilation), _leading(call.attrs.padding)
         mode: Mode = "max"
@@ -739,7 +653,7 @@ class _Packer:
         # On a plain tensor packing first would cost more than the reduction.
         if axes != list(range(2, rank)) or not call.attrs.keepdims or not data.blocked:
             return None
-        n, channels, h, w = _image(data.shape)
+        n, channels, h, w = image(data.shape)
         mode = op_name(call).removeprefix("relax.")
         workload = GlobalPoolWorkload(mode, n, channels, h * w)
         if data.codes is None:
@@ -838,31 +752,29 @@ class _Packer:
         """A product of codes with constant weights; None if no kernel does it exactly."""
         left, shape = self._value(call.args[0]), shape_of(call)
         stored = self._stored_weight(call.args[1])
-        codes, dot = left.codes, self.dot
-        dynamic = self._dynamic_codes(call.args[0])
+        codes, dynamic = left.codes, self._dynamic_codes(call.args[0])
         if dynamic is not None:
             left = dynamic[0]
-        if shape is None or dot is None or stored is None or (codes or dynamic) is None:
+        if shape is None or self.dot is None or stored is None or (codes or dynamic) is None:
             return None
         matrix = stored.codes
         if matrix.ndim != 2 or len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
             return None
-        k, n = matrix.shape
-        fits = k % GROUP == 0 and (codes.dtype if codes else dtype_of(left.expression)) == dot.data
-        if not fits or not dot.fits(groups_of(matrix.T).view(np.int8)):
-            return None
         rows = math.prod(left.shape[:-1])
-        product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
-        sums = matrix.astype(np.int64).sum(axis=0)
         if dynamic is not None:
-            operands = self._scaled(dynamic, sums, stored.scales)
+            known = Codes.of(dtype_of(left.expression), 1.0, 0)
+            kernel = matmul_on_codes(rows, stored, known, self.dot)
         else:
             assert codes is not None
-            bias = constant((-codes.zero_point * sums).astype(np.int32))
-            operands = [bias, constant((stored.scales * codes.scale).astype(np.float32))]
-        arguments = [self._plain(left).expression, constant(matrix), *operands]
-        workload = IntegerMatmulWorkload(product)
-        variable = self._emit("edgec.integer_matmul", arguments, workload, shape)
+            kernel = matmul_on_codes(rows, stored, codes, self.dot)
+        if kernel is None:
+            return None
+        operands = [*map(constant, kernel.operands)]
+        if dynamic is not None:
+            sums = matrix.astype(np.int64).sum(axis=0)
+            operands[1:] = self._scaled(dynamic, sums, stored.scales)
+        arguments = [self._plain(left).expression, *operands]
+        variable = self._emit(kernel.operator, arguments, kernel.workload, shape)
         return _Value(variable, shape, False, 1)
 
     def _dynamic_codes(self, expression: Any) -> tuple[_Value, Any, Any] | None:
@@ -992,11 +904,14 @@ class _Packer:
     def _channel_map(
         self, inputs: Sequence[_Value], picks: tuple[tuple[int, int], ...], shape: Shape
     ) -> _Value:
-        n, _, h, w = _image(shape)
-        channels = tuple(_image(value.shape)[1] for value in inputs)
+        n, _, h, w = image(shape)
+        channels = tuple(image(value.shape)[1] for value in inputs)
         codes = inputs[0].codes
         if any(value.codes != codes for value in inputs):
             inputs, codes = [self._as_floats(value) for value in inputs], None
+        elif codes is not None:
+            largest = max(value.codes.largest for value in inputs if value.codes is not None)
+            codes = replace(codes, largest=largest)
         dtype = codes.dtype if codes else "float32"
         workload = ChannelMapWorkload(n, h * w, channels, picks, dtype)
         arguments = [self._blocked(value).expression for value in inputs]
@@ -1013,7 +928,7 @@ class _Packer:
         picks = tuple(
             (number, channel)
             for number, value in enumerate(inputs)
-            for channel in range(_image(value.shape)[1])
+            for channel in range(image(value.shape)[1])
         )
         return self._channel_map(inputs, picks, shape)
 
@@ -1109,7 +1024,7 @@ class _Packer:
                 return None
             array = value_of(other.expression)
             if array is not None and 0 not in varying:
-                operand = constant(self._block_array(array.reshape(1, -1, 1)).reshape(-1))
+                operand = constant(by_channel(array, self.c))
                 return self._apply(data, Step(op, "channel"), [operand], shape)
             if padded[:2] != shape[:2] or len(padded) < 3:
                 return None
@@ -1189,7 +1104,7 @@ class _Packer:
         codes = data.codes
         kind = (codes.dtype, codes.zero_point) if codes else ("float32", 0)
         if data.blocked:
-            n, channels, h, w = _image(shape)
+            n, channels, h, w = image(shape)
             blocks = math.ceil(channels / self.c)
             return ElementwiseWorkload(n, blocks, h * w * self.c, self.c, (step,), *kind)
         return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,), *kind)
@@ -1229,6 +1144,8 @@ _EPILOGUES = {
     "edgec.conv_transpose": "epilogue",
     "edgec.elementwise": "steps",
     "edgec.integer_conv": "conv",
+    "edgec.integer_conv_transpose": "conv",
+    "edgec.integer_depthwise": "conv",
     "edgec.integer_matmul": "matmul",
     "edgec.matmul": "epilogue",
     "edgec.pool": "epilogue",
@@ -1283,27 +1200,7 @@ def _with_number(op: str, number: float) -> Step:
 _ROUNDING = ("relax.dequantize", "relax.quantize")
 
 
-def _codes_of(call: Any, dtype: str) -> _Codes | None:
-    """Codes of a constant scale and zero point for the whole tensor."""
-    scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
-    if scale is None or zero_point is None or dtype not in ("uint8", "int8"):
-        return None
-    return _Codes(dtype, np.float32(scale), int(zero_point))  # type: ignore[arg-type]
-
-
-def _rounded_constant(call: Any) -> _Rounded | None:
-    """The constant that a dequantize with zero points 0 makes floats of."""
-    arrays = [value_of(argument) for argument in call.args]
-    codes, scales, zeros = arrays
-    if codes is None or scales is None or zeros is None or zeros.any():
-        return None
-    axis = int(call.attrs.axis) % codes.ndim
-    if scales.size not in (1, codes.shape[axis]):
-        return None
-    return _Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
-
-
-def _with_floats(found: _Convolution, axis: int = 0) -> _Convolution:
+def _with_floats(found: Convolution, axis: int = 0) -> Convolution:
     """With floats in place of stored weights; `axis`: output channels of the weight."""
     weight = found.weight
     if found.format in ("float16", "bfloat16"):
@@ -1315,22 +1212,6 @@ def _with_floats(found: _Convolution, axis: int = 0) -> _Convolution:
         along = [-1 if i == axis else 1 for i in range(4)]
         weight = (weight * found.scales.reshape(along)).astype(np.float32)
     return replace(found, weight=weight, scales=None, format="float32", group=0)
-
-
-def _is_padded(conv: ConvWorkload) -> bool:
-    """Whether some window reaches beyond the image."""
-    for out, extent, taps, stride, before, dilation in zip(
-        (conv.out_h, conv.out_w),
-        (conv.in_h, conv.in_w),
-        conv.kernel,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        strict=True,
-    ):
-        if before > 0 or (out - 1) * stride + (taps - 1) * dilation - before >= extent:
-            return True
-    return False
 
 
 def _is_constant(value: _Value) -> bool:

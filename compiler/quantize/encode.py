@@ -102,12 +102,16 @@ def quantize_numbers(plan: Plan, resolved: Resolved, ranges: Mapping[str, Range]
         known = united.get(plan.shared[variable], (low, high))
         united[plan.shared[variable]] = min(low, known[0]), max(high, known[1])
     symmetric = resolved.recipe.symmetric_activations
-    scales = {
-        variable: affine_scale(
-            *united[plan.shared[variable]], resolved.activations, symmetric=symmetric
-        )
-        for variable in plan.tensors
+    narrow = {
+        plan.shared[operator.inputs[0]]
+        for operator in plan.weighted()
+        if resolved.sides.get(operator.name) == "activations" and operator.keep == "integer"
     }
+    scales = {}
+    for variable in plan.tensors:
+        shared = plan.shared[variable]
+        codes = resolved.activations.halved() if shared in narrow else resolved.activations
+        scales[variable] = affine_scale(*united[shared], codes, symmetric=symmetric)
     weights = {o.name: store_weight(o, resolved) for o in plan.weighted()}
     biases = {o.name: o.bias[1] for o in plan.weighted() if o.bias is not None}
     return Quantization(plan, resolved, scales, weights, biases)
@@ -121,8 +125,20 @@ def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
         kind = np.float16 if recipe.weights == "fp16" else ml_dtypes.bfloat16
         return HalfWeight(weight.array.astype(kind))
     if recipe.weights == "int8":
-        return quantize_channels(weight.array, weight.axis, resolved.largest_weight)
+        largest = resolved.largest_weight
+        summed = summed_axis(operator, resolved)
+        return quantize_channels(weight.array, weight.axis, largest, summed)
     return quantize_rows(to_rows(weight.array, operator), recipe)
+
+
+# Where the products of neighbours are summed in int16.
+_SUMMED = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
+
+
+def summed_axis(operator: Operator, resolved: Resolved) -> int | None:
+    """Axis of the weights along which codes keep to `LARGEST_SUM`; None: they need not."""
+    kept = resolved.sides.get(operator.name, "weights") == "weights"
+    return _SUMMED.get(operator.kind) if resolved.paired and kept else None
 
 
 def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.kernels.pair_sums import GROUP, LARGEST_SUM, pair_sums
+
 Floats = NDArray[np.float32]
 
 # A scale below this gives products of scales that are no normal float32.
 SMALLEST_SCALE = 2.0**-60
+
+# Neighbouring groups of codes whose products are added in int16.
+TOGETHER = 2
 
 # Clipping thresholds that the search for the least squared error tries, as shares of the range.
 _SHARES = np.linspace(0.3, 1.0, 36)
@@ -43,6 +48,14 @@ class Codes:
             return cls(dtype, 0, 2**bits - 1)
         half = 2 ** (bits - 1)
         return cls(dtype, 1 - half if narrow else -half, half - 1)
+
+    def halved(self) -> "Codes":
+        """Codes of one bit less.
+
+        >>> Codes("uint8", 0, 255).halved(), Codes("int8", -128, 127).halved()
+        (Codes(dtype='uint8', low=0, high=127), Codes(dtype='int8', low=-64, high=63))
+        """
+        return Codes(self.dtype, -(-self.low // 2), self.high // 2)
 
 
 @dataclass(frozen=True)
@@ -124,16 +137,47 @@ def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
     return scales.astype(np.float32)
 
 
-def quantize_channels(weight: Floats, axis: int, largest: int) -> ChannelWeight:
+def quantize_channels(
+    weight: Floats, axis: int, largest: int, summed: int | None = None
+) -> ChannelWeight:
     """Symmetric codes in [-largest, largest], rounded to the nearest.
+
+    Args:
+        weight: of any shape.
+        axis: of the output channels.
+        largest: code.
+        summed: axis along which codes keep to `LARGEST_SUM`, by a larger scale of the channel;
+            None: they need not.
 
     >>> quantize_channels(np.float32([[127, 1], [0, 0]]), 0, 127).codes.tolist()
     [[127, 1], [0, 0]]
     """
     axis %= weight.ndim
     scales = channel_scales(weight, axis, largest)
+    if summed is not None:
+        ratio = np.moveaxis(weight / _along(scales, axis, weight.ndim), axis, 0)
+        place = summed % weight.ndim
+        sums = pair_sums(ratio, place + (place < axis), TOGETHER)
+        most = sums.reshape(len(scales), -1).max(axis=1, initial=0)
+        # Rounding can add a half to each of the weights.
+        room = LARGEST_SUM - TOGETHER
+        scales = (scales * np.maximum(most / room, 1)).astype(np.float32)
     whole = np.rint(weight / _along(scales, axis, weight.ndim))
     return ChannelWeight(np.clip(whole, -largest, largest).astype(np.int8), scales, axis)
+
+
+def within_sums(codes: NDArray[np.int8], summed: int) -> NDArray[np.int8]:
+    """Codes that keep to `LARGEST_SUM`: those of a sum that does not are shrunk together.
+
+    >>> within_sums(np.int8([[63, 63, 0, 0, 63, -1]]), 1).tolist()
+    [[42, 42, 0, 0, 42, 0]]
+    """
+    last = np.moveaxis(codes, summed, -1)
+    sums = pair_sums(last, -1, TOGETHER)
+    shares = np.minimum(1, LARGEST_SUM / np.maximum(sums, 1))[..., None, :, None]
+    spread = np.broadcast_to(shares, (*sums.shape[:-1], TOGETHER, GROUP // 2, 2))
+    share = spread.reshape(*last.shape[:-1], -1)[..., : last.shape[-1]]
+    return np.moveaxis(np.trunc(last * share).astype(np.int8), -1, summed)
 
 
 def _along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """The quantize phase: from a canonical module to one with explicit codes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
@@ -25,6 +25,7 @@ from edgec.compiler.quantize.sensitivity import (
     operators_to_keep_float,
 )
 from edgec.compiler.quantize.settings import QuantizeOptions
+from edgec.compiler.quantize.sides import Choice, choose_sides
 from edgec.compiler.samples import Sample, Samples
 from edgec.compiler.signature import Signature
 from edgec.targets import Target
@@ -47,6 +48,7 @@ class QuantizedModel:
         measured: number of batches that it was measured on.
         sensitivity: of each operator, the worst first; empty if it was not measured.
         kept_float: names of operators that returned to float.
+        choices: the side of each operator that gives up bits, by name, where the target wants it.
     """
 
     module: IRModule
@@ -55,6 +57,7 @@ class QuantizedModel:
     measured: int
     sensitivity: tuple[Sensitivity, ...]
     kept_float: tuple[str, ...]
+    choices: Mapping[str, Choice]
 
 
 def quantize_model(
@@ -88,6 +91,11 @@ def quantize_model(
         read = [operator.inputs[0] for operator in plan.weighted()]
         float_model = FloatModel(graph, signature, [*plan.tensors, *read])
     ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
+    choices: dict[str, Choice] = {}
+    if resolved.chooses and samples is not None and float_model is not None:
+        choices = choose_sides(plan, resolved, ranges, float_model, samples, progress)
+        sides = {name: choice.side for name, choice in choices.items()}
+        resolved = replace(resolved, sides=sides)
     quantization = _numbers(graph, resolved, ranges, options, float_model, samples, frozenset())
     measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
     ranked: tuple[Sensitivity, ...] = ()
@@ -117,7 +125,7 @@ def quantize_model(
             f"nothing is left of the float model: {_reached(accuracy)}, at least {FLOOR_DB:g} dB "
             "are expected; check the samples and their preprocessing, or take a finer recipe"
         )
-    return QuantizedModel(result, quantization, accuracy, len(measured), ranked, floats)
+    return QuantizedModel(result, quantization, accuracy, len(measured), ranked, floats, choices)
 
 
 def _reached(accuracy: Accuracy) -> str:

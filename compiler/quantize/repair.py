@@ -25,7 +25,7 @@ def repair(
     """
     if quantization.resolved.recipe.weights in ("fp16", "bf16", "float"):
         return quantization
-    plan, largest = quantization.plan, quantization.resolved.largest_weight
+    plan, resolved = quantization.plan, quantization.resolved
     operators = [operator for operator in plan.weighted() if has_moments(operator)]
     found: Iterator[tuple[Operator, Moments]]
     if samples is None:
@@ -35,7 +35,7 @@ def repair(
         found = measure_moments(model, operators, samples, progress)
     for operator, moments in found:
         stored = quantization.weights[operator.name]
-        better = round_second_order(operator, stored, moments, largest)
+        better = round_second_order(operator, stored, moments, resolved)
         quantization = quantization.with_weights({operator.name: better})
         bias = corrected_bias(quantization, operator, moments) if samples is not None else None
         if bias is not None:

@@ -10,6 +10,7 @@ from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.numerics import ChannelWeight, sqnr_db
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.quantizer import QuantizedModel
+from edgec.compiler.quantize.sides import Choice
 
 _BAR_WIDTH = 220
 
@@ -36,6 +37,7 @@ def report_fields(model: QuantizedModel) -> dict[str, Any]:
                 **_operator(operator, quantization),
                 "alone_sqnr_db": alone[operator.name].sqnr_db if operator.name in alone else None,
                 "alone_score": alone[operator.name].score if operator.name in alone else None,
+                **_side(model.choices.get(operator.name)),
             }
             for operator in quantization.plan.operators
         ],
@@ -52,6 +54,13 @@ def report_fields(model: QuantizedModel) -> dict[str, Any]:
             for variable, scale in quantization.scales.items()
         ],
     }
+
+
+def _side(choice: Choice | None) -> dict[str, Any]:
+    """Which side gives up bits, and the signal-to-noise ratio of either."""
+    if choice is None:
+        return {}
+    return {"gives_up_bits": choice.side, "side_sqnr_db": dict(choice.db)}
 
 
 def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
@@ -123,12 +132,13 @@ def _operators_table(operators: list[dict[str, Any]]) -> str:
     )
     rows = [
         f"<tr><td>{html.escape(o['name'])}<td>{o['kind']}<td>{o['keep']}"
+        f"<td>{_side_text(o)}"
         f"<td class=n>{_db(o.get('weight_sqnr_db'))}<td class=n>{_db(o['alone_sqnr_db'])}"
         f"<td>{_bar(o['alone_sqnr_db'])}"
         for o in ranked
     ]
     head = (
-        "<tr><th>operator<th>kind<th>treated as<th>SQNR of its weights [dB]"
+        "<tr><th>operator<th>kind<th>treated as<th>gives up bits<th>SQNR of its weights [dB]"
         "<th>SQNR of the model with it alone [dB]<th>"
     )
     return f"<h2>Operators</h2><table>{head}{''.join(rows)}</table>"
@@ -147,6 +157,14 @@ def _values_table(values: list[dict[str, Any]]) -> str:
     ]
     head = "<tr><th>value<th>codes<th>low<th>high<th>scale<th>zero point<th>range"
     return f"<h2>Values</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _side_text(operator: dict[str, Any]) -> str:
+    """The side taken, and what each would give."""
+    if "gives_up_bits" not in operator:
+        return ""
+    each = ", ".join(f"{side} {db:.1f}" for side, db in operator["side_sqnr_db"].items())
+    return f"{operator['gives_up_bits']} ({each} dB)"
 
 
 def _db(value: float | None) -> str:

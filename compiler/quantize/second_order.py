@@ -19,6 +19,7 @@ from edgec.compiler.quantize.encode import (
     HalfWeight,
     StoredWeight,
     from_rows,
+    summed_axis,
     to_rows,
 )
 from edgec.compiler.quantize.moments import Moments
@@ -30,8 +31,10 @@ from edgec.compiler.quantize.numerics import (
     log2_values,
     pack_nibbles,
     unpack_nibbles,
+    within_sums,
 )
 from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.recipe import Resolved
 
 # Added to the diagonal, as a share of its mean, so that H has an inverse (their section 3.3).
 DAMPING = 0.01
@@ -41,7 +44,7 @@ Rounding = Callable[[NDArray[np.float64], int], Rounded]
 
 
 def round_second_order(
-    operator: Operator, stored: StoredWeight, moments: Moments, largest: int
+    operator: Operator, stored: StoredWeight, moments: Moments, resolved: Resolved
 ) -> StoredWeight:
     """Codes of the same format and scales with a smaller expected error in the outputs.
 
@@ -49,7 +52,7 @@ def round_second_order(
         operator: whose weights.
         stored: them, rounded to the nearest.
         moments: of what the operator reads.
-        largest: int8 codes are in [-largest, largest].
+        resolved: the recipe on the target.
     """
     assert operator.weight is not None
     if isinstance(stored, HalfWeight):
@@ -61,11 +64,12 @@ def round_second_order(
     for group in range(groups):
         part = slice(group * per_group, (group + 1) * per_group)
         codes[part] = _round_rows(
-            rows[part], moments.second[group], _rounding(stored, part, largest)
+            rows[part], moments.second[group], _rounding(stored, part, resolved.largest_weight)
         )
     if isinstance(stored, ChannelWeight):
-        shaped = from_rows(codes.astype(np.float32), operator)
-        return replace(stored, codes=shaped.astype(np.int8))
+        shaped = from_rows(codes.astype(np.float32), operator).astype(np.int8)
+        summed = summed_axis(operator, resolved)
+        return replace(stored, codes=shaped if summed is None else within_sums(shaped, summed))
     padded = unpack_nibbles(stored.packed).copy()
     padded[:, : stored.columns] = codes
     return replace(stored, packed=pack_nibbles(padded))

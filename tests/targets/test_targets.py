@@ -18,6 +18,7 @@ WANTED = {
     "rpi5",
     "armv8.0",
     "armv8.2-dotprod",
+    "armv8.6-i8mm",
     "riscv64",
 }
 

@@ -18,16 +18,16 @@ TARGETS = [name for name in NAMES if not why_not_here(load_target(name))]
 DATA, RESULT = Code("uint8", 0.02, 77), Code("uint8", 0.03, 128)
 
 
-def arrays(m: int, n: int, k: int) -> tuple[Any, Any, Any, Any]:
+def arrays(m: int, n: int, k: int, largest: int = 63) -> tuple[Any, Any, Any, Any]:
     random = np.random.default_rng(m + n + k)
     data = random.integers(0, 256, (m, k), np.uint8)
-    weight = random.integers(-63, 64, (k, n), np.int8)
+    weight = random.integers(-largest, largest + 1, (k, n), np.int8)
     scales = (0.01 / np.sqrt(k) * (1 + random.random(n))).astype(np.float32)
     return data, weight, scales, random.integers(-3000, 3000, n, np.int32)
 
 
-def module(m: int, n: int, k: int) -> Any:
-    _, weight, scales, bias = arrays(m, n, k)
+def module(m: int, n: int, k: int, largest: int = 63) -> Any:
+    _, weight, scales, bias = arrays(m, n, k, largest)
     x = relax.Var("x", relax.TensorType([m, k], "uint8"))
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
@@ -44,16 +44,16 @@ def module(m: int, n: int, k: int) -> Any:
     return builder.get()
 
 
-def expected(m: int, n: int, k: int) -> Any:
-    data, weight, scales, bias = arrays(m, n, k)
+def expected(m: int, n: int, k: int, largest: int = 63) -> Any:
+    data, weight, scales, bias = arrays(m, n, k, largest)
     sums = (data.astype(np.int64) - DATA.zero_point) @ weight.astype(np.int64) + bias
     units = (scales * np.float32(DATA.scale)).astype(np.float32)
     return RESULT.codes(np.maximum(sums.astype(np.float32) * units, np.float32(-0.5)))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("shape", [(1, 10, 64), (7, 37, 40), (33, 64, 128)])
-def test_equals_integers(shape: tuple[int, int, int], target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(1, 10, 64), (7, 37, 40), (33, 64, 128), (7, 37, 40, 127)])
+def test_equals_integers(shape: tuple[int, ...], target: str, tmp_path: Path) -> None:
     for number, decide in enumerate((None, random_decisions(1))):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -33,9 +33,11 @@ def network() -> onnx.ModelProto:
         "b1": random(18, seed=4),
         "w2": random(18, 18, 1, 1, seed=5) / 4,
         "b2": random(18, seed=6),
-        "w3": random(12, 36, 3, 3, seed=7) / 8,
+        "w3": random(12, 54, 3, 3, seed=7) / 8,
         "w4": random(12, 10, seed=8) / 4,
         "b4": random(10, seed=9),
+        "w5": random(12, 6, 3, 3, seed=10) / 4,
+        "w6": random(12, 12, 3, 3, seed=12) / 4,
         "scales": np.float32([1, 1, 2, 2]),
     }
     nodes = [
@@ -50,10 +52,13 @@ def network() -> onnx.ModelProto:
         node("HardSigmoid", ["g1"], ["gate"]),
         node("Mul", ["s", "gate"], ["gated"]),
         node("MaxPool", ["gated"], ["m"], kernel_shape=[3, 3], pads=[1] * 4),
-        node("Concat", ["m", "s"], ["k"], axis=1),
+        node("Sigmoid", ["m"], ["sm"]),
+        node("Concat", ["m", "s", "sm"], ["k"], axis=1),
         node("Resize", ["k", "", "scales"], ["r"]),
         node("Conv", ["r", "w3"], ["c3"], pads=[1] * 4),
-        node("AveragePool", ["c3"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["c3", "w5"], ["c5"], group=2, pads=[2] * 4, dilations=[2, 2]),
+        node("ConvTranspose", ["c5", "w6"], ["c6"], strides=[2, 2], pads=[1] * 4),
+        node("AveragePool", ["c6"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         node("GlobalAveragePool", ["p"], ["g"]),
         node("Flatten", ["g"], ["f"]),
         node("Gemm", ["f", "w4", "b4"], ["y"]),
@@ -101,8 +106,9 @@ def test_the_same_bits(
 ) -> None:
     bundle = compiled(source, target, tmp_path)
     library = (bundle.path / "model.so").read_bytes()
-    assert b"integer_conv" in library
+    assert b"integer_conv_transpose" in library
     assert b"integer_matmul" in library
+    assert b"lookup" in library
     machine = load_target(target)
     prefix = () if target in HERE else emulation(machine, Silent()).command
     for seed, wanted in expected.items():
@@ -111,3 +117,31 @@ def test_the_same_bits(
         command = [*prefix, str(bundle.path / "run"), *files]
         subprocess.run(command, check=True, capture_output=True, env={}, timeout=60)
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)
+
+
+def products() -> onnx.ModelProto:
+    """Two matrix products; of the second a row and some columns are beyond whole tiles."""
+    weights = {"w0": random(24, 48, seed=1) / 4, "w1": random(48, 21, seed=2) / 4}
+    nodes = [
+        node("MatMul", ["x", "w0"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w1"], ["y"]),
+    ]
+    return make_model(nodes, {"x": [13, 24]}, ["y"], weights)
+
+
+def test_products_of_two_rows_and_columns(tmp_path: Path) -> None:
+    """`smmla` under QEMU, bit for bit what vpmaddubsw or vpdpbusd gives."""
+    source = (tmp_path / "products.onnx", tmp_path / "samples.npy")
+    onnx.save(products(), source[0])
+    np.save(source[1], random(52, 24, seed=3))
+    x = random(13, 24, seed=4)
+    np.save(tmp_path / "x.npy", x)
+    wanted = compiled(source, HERE[-1], tmp_path).run({"x": x})["y"]
+    assert len(np.unique(wanted)) > 50
+    bundle = compiled(source, "armv8.6-i8mm", tmp_path)
+    prefix = emulation(load_target("armv8.6-i8mm"), Silent()).command
+    files = ["--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]
+    command = [*prefix, str(bundle.path / "run"), *files]
+    subprocess.run(command, check=True, capture_output=True, env={}, timeout=60)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)

@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgec.compiler.kernels.pair_sums import GROUP, LARGEST_SUM, pair_sums
 from edgec.compiler.quantize.numerics import (
+    TOGETHER,
     Codes,
     Scale,
     affine_scale,
@@ -17,6 +19,7 @@ from edgec.compiler.quantize.numerics import (
     quantize_log2,
     sqnr_db,
     unpack_nibbles,
+    within_sums,
 )
 
 UINT8, INT8 = Codes.of("uint8", 8), Codes.of("int8", 8)
@@ -61,6 +64,29 @@ def test_channels_are_off_by_half_a_step_at_most(largest: int) -> None:
     assert stored.scales[2] == 1
     step = stored.scales.reshape(-1, 1, 1, 1)
     assert np.all(np.abs(stored.values - weight) <= step * 0.5001)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "summed"),
+    [((40, 30, 3, 3), 0, 1), ((64, 1, 5, 5), 0, -1), ((50, 20), 1, -2), ((8, 6, 3), 0, 1)],
+)
+def test_weights_that_meet_in_an_int16_keep_to_its_range(
+    shape: tuple[int, ...], axis: int, summed: int
+) -> None:
+    weight = RANDOM.standard_normal(shape).astype(np.float32) + 0.5
+    free = quantize_channels(weight, axis, 127)
+    assert pair_sums(free.codes.astype(int), summed, TOGETHER).max() > LARGEST_SUM
+    stored = quantize_channels(weight, axis, 127, summed)
+    assert LARGEST_SUM - 8 < pair_sums(stored.codes, summed, TOGETHER).max() <= LARGEST_SUM
+    step = np.expand_dims(stored.scales, [i for i in range(weight.ndim) if i != axis])
+    assert np.all(np.abs(stored.values - weight) <= step * 0.5001)
+    shrunk = within_sums(free.codes, summed)
+    assert pair_sums(shrunk, summed, TOGETHER).max() <= LARGEST_SUM
+    np.testing.assert_array_equal(within_sums(stored.codes, summed), stored.codes)
+    # The largest sum there can be: every code of the data 255.
+    data = np.full(GROUP, 255)
+    together = np.moveaxis(stored.codes, summed, -1).reshape(-1, shape[summed])[:, :GROUP]
+    assert np.abs(together[:, :2].astype(int) @ data[:2]).max() <= np.iinfo(np.int16).max
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])

@@ -70,8 +70,8 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
 @pytest.mark.parametrize(
     ("target", "dtype", "low", "high", "largest"),
     [
-        ("x86-64-v3", "uint8", 0, 255, 63),
-        ("x86-64-v4", "uint8", 0, 255, 63),
+        ("x86-64-v3", "uint8", 0, 255, 127),
+        ("x86-64-v4", "uint8", 0, 255, 127),
         ("x86-64-v4-vnni", "uint8", 0, 255, 127),
         ("rpi4", "int8", -128, 127, 127),
         ("rpi5", "int8", -128, 127, 127),
@@ -88,16 +88,20 @@ def test_codes_are_what_the_target_multiplies_exactly(
     assert target in resolved.why
 
 
-@pytest.mark.parametrize("bits", [{}, {"weight_bits": 7}, {"activation_bits": 7}])
-def test_two_products_fit_int16_where_they_are_added_there(bits: dict[str, int]) -> None:
-    recipe = Recipe.model_validate(bits)
-    for target in ("x86-64-v3", "x86-64-v4"):
-        resolved = resolve(recipe, load_target(target))
-        assert resolved.activations.high * resolved.largest_weight * 2 <= 32767
-
-
-def test_eight_bits_on_both_sides_are_refused_there() -> None:
-    recipe = Recipe(weight_bits=8, activation_bits=8)
-    with pytest.raises(RecipeError, match="overflow the int16 sums of x86-64-v3"):
-        resolve(recipe, load_target("x86-64-v3"))
-    assert resolve(recipe, load_target("rpi5")).largest_weight == 127
+@pytest.mark.parametrize(
+    ("recipe", "target", "paired"),
+    [
+        (Recipe(), "x86-64-v3", True),
+        (Recipe(weight_bits=8, activation_bits=8), "x86-64-v4", True),
+        (Recipe(activations="dynamic"), "x86-64-v3", True),
+        (Recipe(), "x86-64-v4-vnni", False),
+        (Recipe(), "rpi4", False),
+        # The same codes everywhere.
+        (Recipe(weight_bits=7), "rpi5", True),
+        (RECIPES["int8-weight-only"], "x86-64-v3", False),
+    ],
+)
+def test_weights_keep_to_what_int16_holds_where_it_is_used(
+    recipe: Recipe, target: str, paired: bool
+) -> None:
+    assert resolve(recipe, load_target(target)).paired is paired

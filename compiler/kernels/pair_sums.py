@@ -1,0 +1,32 @@
+"""What `vpmaddubsw` adds up in int16: products of pairs of codes; only NumPy."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Codes that are multiplied at once.
+GROUP = 4
+
+# Weights of one sign whose products with any uint8 codes fit one int16.
+LARGEST_SUM = np.iinfo(np.int16).max // 255
+
+
+def pair_sums(weight: NDArray[Any], axis: int, together: int) -> NDArray[Any]:
+    """The weights of one sign that are summed in one int16, the larger of both signs.
+
+    Args:
+        weight: of any shape.
+        axis: of what is summed, in groups of codes.
+        together: neighbouring groups whose products are added before they are widened.
+
+    Returns:
+        [other axes, groups / together, pairs of a group].
+
+    >>> pair_sums(np.array([1, 2, 3, 4, 5, -6, 7]), 0, 2).tolist()
+    [[8, 14]]
+    """
+    last = np.moveaxis(weight, axis, -1)
+    padding = [(0, 0)] * (last.ndim - 1) + [(0, -last.shape[-1] % (GROUP * together))]
+    split = np.pad(last, padding).reshape(*last.shape[:-1], -1, together, GROUP // 2, 2)
+    return np.maximum(split.clip(min=0).sum((-3, -1)), -split.clip(max=0).sum((-3, -1)))
