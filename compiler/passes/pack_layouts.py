@@ -397,6 +397,7 @@ class _Packer:
             return None
         if codes is None:
             return self._quantize_dynamically(call, shape)
+        codes = self._for_target(codes)
         data = self._value(call.args[0])
         if data.codes == codes:
             return replace(data, codes=None)
@@ -470,7 +471,17 @@ class _Packer:
         data = self._value(call.args[0])
         if codes is None or data.codes is not None:
             return None
+        if dtype_of(data.expression) != codes.dtype:
+            codes = self._for_target(codes)
         return replace(data, codes=codes)
+
+    def _for_target(self, codes: _Codes) -> _Codes:
+        """The same codes in the type that the target multiplies."""
+        assert self.dot is not None
+        if codes.dtype == self.dot.data:
+            return codes
+        shift = 128 if self.dot.data == "uint8" else -128
+        return _Codes(self.dot.data, codes.scale, codes.zero_point + shift)  # type: ignore[arg-type]
 
     def _add_integers(self, data: _Value, other: _Value) -> _Value | None:
         """A bias in units of the products, to the sums of codes before they become floats."""
@@ -616,7 +627,8 @@ class _Packer:
     def _convolution(self, call: relax.Call, channels: str) -> _Convolution | None:
         """A convolution by constant weights, whose first dimensions are `channels`."""
         data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
-        rounded, kind = self._stored_weight(call.args[1]), "float32"
+        rounded = self._stored_weight(call.args[1], channels.index("O"))
+        kind = "float32"
         if rounded is not None:
             weight, kind = rounded.codes, "int8"
         half, group = self._stored_half(call.args[1]), self._stored_groups(call.args[1])
@@ -679,12 +691,12 @@ class _Packer:
             return None
         return codes.view(np.uint16), "float16" if codes.dtype == np.float16 else "bfloat16"
 
-    def _stored_weight(self, expression: Any) -> _Rounded | None:
-        """Constant int8 weights behind a dequantize."""
+    def _stored_weight(self, expression: Any, axis: int) -> _Rounded | None:
+        """Constant int8 weights behind a dequantize, whose outputs are along an axis."""
         call = self.old.get(expression)
         if call is None or op_name(call) != "relax.dequantize":
             return None
-        rounded = _rounded_constant(call)
+        rounded = _rounded_constant(call, axis)
         return rounded if rounded is not None and rounded.codes.dtype == np.int8 else None
 
     def _pool(self, call: relax.Call) -> _Value | None:
@@ -837,7 +849,7 @@ class _Packer:
     def _integer_matmul(self, call: relax.Call) -> _Value | None:
         """A product of codes with constant weights; None if no kernel does it exactly."""
         left, shape = self._value(call.args[0]), shape_of(call)
-        stored = self._stored_weight(call.args[1])
+        stored = self._stored_weight(call.args[1], -1)
         codes, dot = left.codes, self.dot
         dynamic = self._dynamic_codes(call.args[0])
         if dynamic is not None:
@@ -903,7 +915,7 @@ class _Packer:
             return None
         product = MatmulWorkload(1, math.prod(left.shape[:-1]), n, k, packed=True)
         decode = self.old.get(call.args[1])
-        rounded, half = self._stored_weight(call.args[1]), self._stored_half(call.args[1])
+        rounded, half = self._stored_weight(call.args[1], -1), self._stored_half(call.args[1])
         if rounded is not None and rounded.scales.size == n:
             scaled = replace(product, epilogue=(Step("multiply", "channel"),))
             workload = StoredMatmulWorkload(scaled, "int8")
@@ -1291,14 +1303,20 @@ def _codes_of(call: Any, dtype: str) -> _Codes | None:
     return _Codes(dtype, np.float32(scale), int(zero_point))  # type: ignore[arg-type]
 
 
-def _rounded_constant(call: Any) -> _Rounded | None:
-    """The constant that a dequantize with zero points 0 makes floats of."""
+def _rounded_constant(call: Any, axis: int | None = None) -> _Rounded | None:
+    """The constant that a dequantize with zero points 0 makes floats of.
+
+    Args:
+        call: the dequantize.
+        axis: that the scales must go along, any if None.
+    """
     arrays = [value_of(argument) for argument in call.args]
     codes, scales, zeros = arrays
     if codes is None or scales is None or zeros is None or zeros.any():
         return None
-    axis = int(call.attrs.axis) % codes.ndim
-    if scales.size not in (1, codes.shape[axis]):
+    stated = int(call.attrs.axis) % codes.ndim
+    axis = stated if axis is None else axis % codes.ndim
+    if scales.size != 1 and (axis != stated or scales.size != codes.shape[axis]):
         return None
     return _Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
 
