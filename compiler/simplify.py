@@ -18,6 +18,7 @@ from onnxscript import optimizer
 
 from edgec.compiler.control_flow import flatten_control_flow
 from edgec.compiler.expand_functions import expand_functions
+from edgec.compiler.expand_quantized import expand_quantized
 
 # Folding a Shape chain can make an If constant, whose branch holds the next chain.
 MAX_ROUNDS = 16
@@ -47,12 +48,13 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
             onnx_shape_inference=True,
             input_size_limit=NO_LIMIT,
             output_size_limit=NO_LIMIT,
-            should_fold=lambda node: True,
+            should_fold=_is_folded,
         )
-        split = _fold_splits(graph.graph)
+        changed = _fold_splits(graph.graph)
+        changed = expand_quantized(graph) or changed
         optimizer.remove_unused_nodes(graph)
         # What folding makes constant decides branches and trip counts.
-        if not folded.modified and not split and not flatten_control_flow(graph):
+        if not folded.modified and not changed and not flatten_control_flow(graph):
             break
     Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -66,6 +68,17 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
     )(graph)
     return ir.to_proto(graph)
+
+
+def _is_folded(node: ir.Node) -> bool:
+    """Constants stored as codes stay codes: `SettleStored` decides about them."""
+    if node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
+        return True
+    codes = node.inputs[0]
+    return codes is None or codes.dtype not in _STORED
+
+
+_STORED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
 
 
 def _state_defaults(graph: ir.Graph) -> None:

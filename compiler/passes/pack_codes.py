@@ -74,6 +74,12 @@ class Codes:
         """As an operand: scale and zero point."""
         return constant(np.array([self.scale, self.zero_point], np.float32))
 
+    def as_type(self, dtype: str) -> "Codes":
+        """What stands for the same in int8 or uint8."""
+        shift = int(np.iinfo(dtype).min) - int(np.iinfo(self.dtype).min)
+        zero_point, largest = self.zero_point + shift, self.largest + shift
+        return Codes(dtype, self.scale, zero_point, largest)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Rounded:
@@ -144,14 +150,20 @@ def codes_of(call: Any, dtype: str) -> Codes | None:
     return Codes.of(dtype, scale, zero_point)
 
 
-def rounded_constant(call: Any) -> Rounded | None:
-    """The constant that a dequantize with zero points 0 makes floats of."""
+def rounded_constant(call: Any, axis: int | None = None) -> Rounded | None:
+    """The constant that a dequantize with zero points 0 makes floats of.
+
+    Args:
+        call: the dequantize.
+        axis: that the scales must go along, any if None.
+    """
     arrays = [value_of(argument) for argument in call.args]
     codes, scales, zeros = arrays
     if codes is None or scales is None or zeros is None or zeros.any():
         return None
-    axis = int(call.attrs.axis) % codes.ndim
-    if scales.size not in (1, codes.shape[axis]):
+    stated = int(call.attrs.axis) % codes.ndim
+    axis = stated if axis is None else axis % codes.ndim
+    if scales.size != 1 and (axis != stated or scales.size != codes.shape[axis]):
         return None
     return Rounded(codes, np.resize(scales, codes.shape[axis]).astype(np.float32))
 

@@ -332,6 +332,7 @@ class _Packer:
             return None
         if codes is None:
             return self._quantize_dynamically(call, shape)
+        codes = self._for_target(codes)
         data = self._value(call.args[0])
         if data.codes == codes:
             self.largest[data.expression] = data.codes.largest
@@ -442,8 +443,15 @@ class _Packer:
         data = self._value(call.args[0])
         if codes is None or data.codes is not None:
             return None
+        if dtype_of(data.expression) != codes.dtype:
+            codes = self._for_target(codes)
         largest = self.largest.get(data.expression, codes.largest)
         return replace(data, codes=replace(codes, largest=max(largest, codes.zero_point)))
+
+    def _for_target(self, codes: Codes) -> Codes:
+        """The same codes in the type that the target multiplies."""
+        assert self.dot is not None
+        return codes.as_type(self.dot.data)
 
     def _add_integers(self, data: _Value, other: _Value) -> _Value | None:
         """A bias in units of the products, to the sums of codes before they become floats."""
@@ -530,7 +538,8 @@ class _Packer:
     def _convolution(self, call: relax.Call, channels: str) -> tuple[_Value, Convolution | None]:
         """The data, and a convolution by constant weights, [*channels, …]."""
         data, weight, shape = self._value(call.args[0]), value_of(call.args[1]), shape_of(call)
-        rounded, kind = self._stored_weight(call.args[1]), "float32"
+        rounded = self._stored_weight(call.args[1], channels.index("O"))
+        kind = "float32"
         if rounded is not None:
             weight, kind = rounded.codes, "int8"
         half, group = self._stored_half(call.args[1]), self._stored_groups(call.args[1])
@@ -593,12 +602,12 @@ class _Packer:
             return None
         return codes.view(np.uint16), "float16" if codes.dtype == np.float16 else "bfloat16"
 
-    def _stored_weight(self, expression: Any) -> Rounded | None:
-        """Constant int8 weights behind a dequantize."""
+    def _stored_weight(self, expression: Any, axis: int) -> Rounded | None:
+        """Constant int8 weights behind a dequantize, whose outputs are along an axis."""
         call = self.old.get(expression)
         if call is None or op_name(call) != "relax.dequantize":
             return None
-        rounded = rounded_constant(call)
+        rounded = rounded_constant(call, axis)
         return rounded if rounded is not None and rounded.codes.dtype == np.int8 else None
 
     def _pool(self, call: relax.Call) -> _Value | None:
@@ -751,7 +760,7 @@ class _Packer:
     def _integer_matmul(self, call: relax.Call) -> _Value | None:
         """A product of codes with constant weights; None if no kernel does it exactly."""
         left, shape = self._value(call.args[0]), shape_of(call)
-        stored = self._stored_weight(call.args[1])
+        stored = self._stored_weight(call.args[1], -1)
         codes, dynamic = left.codes, self._dynamic_codes(call.args[0])
         if dynamic is not None:
             left = dynamic[0]
@@ -815,7 +824,7 @@ class _Packer:
             return None
         product = MatmulWorkload(1, math.prod(left.shape[:-1]), n, k, packed=True)
         decode = self.old.get(call.args[1])
-        rounded, half = self._stored_weight(call.args[1]), self._stored_half(call.args[1])
+        rounded, half = self._stored_weight(call.args[1], -1), self._stored_half(call.args[1])
         if rounded is not None and rounded.scales.size == n:
             scaled = replace(product, epilogue=(Step("multiply", "channel"),))
             workload = StoredMatmulWorkload(scaled, "int8")

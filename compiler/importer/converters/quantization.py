@@ -38,6 +38,9 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
     if precision not in ("bfloat16", "float16", "float32"):
         raise Refusal(f"scales of {precision} are not supported")
     data = _as(node, data, precision)
+    known = _known_codes(node, target) if precision == "float32" else None
+    if known is not None:
+        return op.quantize(data, *known[:2], axis=known[2], out_dtype=target)
     scale = _as(node, _spread(node, scale), precision)
     if target in INTEGER_BITS or np.dtype(target).kind in "iu":
         if not _is_zero(zero_point):
@@ -58,6 +61,9 @@ def convert_dequantize_linear(node: Node) -> relax.Expr:
     source, scale, zero_point = node.dtype(0), node.input(1), node.optional(2)
     stated = node.attributes.get("output_dtype")
     target = dtype_name(stated) if stated else node.dtype(1)
+    known = _known_codes(node, source) if target == "float32" else None
+    if known is not None:
+        return op.dequantize(node.input(0), *known[:2], axis=known[2], out_dtype="float32")
     if zero_point is not None and source not in FLOATS and not _is_zero(zero_point):
         values = node.emit(cast(node, node.input(0), source, "int32"))
         zero = node.emit(cast(node, _spread(node, zero_point), node.dtype(2), "int32"))
@@ -73,6 +79,31 @@ def convert_dequantize_linear(node: Node) -> relax.Expr:
     factor = _as(node, _spread(node, scale), "float32")
     product = node.builder.call_te(compute, values, factor, primfunc_name_hint="dequantize")
     return product if target == "float32" else cast(node, node.emit(product), "float32", target)
+
+
+def _known_codes(node: Node, dtype: str) -> tuple[relax.Expr, relax.Expr, int] | None:
+    """Scale, zero point and axis of codes that passes know; None if they are none of those.
+
+    That is codes of 8 bits, or biases, with constant float32 scales, one for the tensor or one for
+    each index of an axis.
+    """
+    scale = constant_value(node.input(1))
+    zero_point = np.zeros((), dtype) if dtype in ("int8", "uint8", "int32") else None
+    if zero_point is not None and node.optional(2) is not None:
+        zero_point = constant_value(node.optional(2))
+    if scale is None or zero_point is None or scale.dtype != np.float32:
+        return None
+    if scale.ndim > 1 or node.attributes.get("block_size", 0):
+        return None
+    axis = 0
+    if scale.size > 1:
+        shape = static_shape(node.input(0))
+        axis = node.attributes.get("axis", 1) % len(shape)
+        if shape[axis] != scale.size:
+            return None
+    shape = () if scale.size == 1 else scale.shape
+    zero_point = np.broadcast_to(zero_point.reshape(-1), scale.size)
+    return relax.const(scale.reshape(shape)), relax.const(zero_point.reshape(shape), dtype), axis
 
 
 def _spread(node: Node, parameter: relax.Expr) -> relax.Expr:

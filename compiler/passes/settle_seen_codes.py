@@ -1,0 +1,58 @@
+"""Compute codes that a run gives out exactly as ONNX says.
+
+Between kernels a value is multiplied by the reciprocal of the scale before it is rounded, and the
+codes are those of the type that the target multiplies. Nobody can tell, up to values that lie
+between two codes. Codes that something else than a dequantize reads are computed by a division,
+in code of their own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import IRModule, relax
+
+from edgec.compiler.passes.base import CallRewriter, Pass, op_name
+
+
+@dataclass(frozen=True)
+class SettleSeenCodes(Pass):
+    """Turn quantizations whose codes are seen into TIR.
+
+    1. Something else than a dequantize reads the codes, or the model returns them.
+    """
+
+    def apply(self, module: IRModule) -> IRModule:
+        """Rewrite `main`."""
+        return _Rewriter(module).run()
+
+
+@relax.expr_functor.mutator
+class _Rewriter(CallRewriter):
+    def __init__(self, module: IRModule) -> None:
+        super().__init__(module)
+        self.seen = _seen(module["main"])
+        self.binding: Any = None
+
+    def visit_var_binding_(self, binding: Any) -> None:
+        self.binding = binding.var
+        super().visit_var_binding_(binding)
+
+    def rewrite(self, call: relax.Call) -> relax.Expr | None:
+        # (1)
+        if op_name(call) != "relax.quantize" or self.binding not in self.seen:
+            return None
+        legalize = tvm.ir.Op.get("relax.quantize").get_attr("FLegalize")
+        result: relax.Expr = legalize(self.builder_, call)
+        return result
+
+
+def _seen(function: relax.Function) -> set[relax.Var]:
+    """Variables that something else than a dequantize reads."""
+    bindings = [b for block in function.body.blocks for b in block.bindings]
+    values = [b.value for b in bindings if op_name(b.value) != "relax.dequantize"]
+    return {
+        variable
+        for value in [*values, function.body.body]
+        for variable in relax.analysis.free_vars(value)
+    }
