@@ -57,11 +57,11 @@ from edgec.compiler.onnx_file import SourceModel, read_model
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.oracle import run_original
 from edgec.compiler.parity import (
-    QUANTIZED_SQNR_DB,
     ParityReport,
     Tensors,
     Tolerance,
     compare,
+    quantized_sqnr_db,
     tolerance_for,
 )
 from edgec.compiler.passes import CANONICALIZE, Pass
@@ -415,7 +415,8 @@ class _Changed:
             quantization = _quantization_record(quantized, options.quantize, samples, sqnr_db)
             if options.quantize.recipe.activations != "float":
                 # A kernel sums in another order: what lies between two codes moves.
-                tolerance = dataclasses.replace(tolerance, sqnr_db=QUANTIZED_SQNR_DB)
+                enough = quantized_sqnr_db(comparison.result().sqnr_db)
+                tolerance = dataclasses.replace(tolerance, sqnr_db=enough)
         return cls(expected, tolerance, compression, quantization)
 
 
@@ -461,8 +462,10 @@ def _quantization_record(
         calibration=samples.source if samples is not None else "",
         observer=options.observer if recipe.needs_samples else "",
         repaired=options.repair,
+        rounding=options.rounding if options.repair else "nearest",
         quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
         kept_float=model.kept_float,
+        islands={i.name: f"{i.operator}: {i.why}" for i in model.islands},
         sqnr_db=_rounded_all(sqnr_db),
         samples=model.measured,
         samples_sqnr_db=_rounded_all(accuracy.by_output) if accuracy else {},

@@ -1,21 +1,37 @@
 """Repairs of rounding, without labels, in the order in which they run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edgec.compiler.host_model import FloatModel
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.bias_correction import corrected_bias
-from edgec.compiler.quantize.encode import Quantization
+from edgec.compiler.quantize.encode import Quantization, StoredWeight
+from edgec.compiler.quantize.learned_rounding import round_learned
 from edgec.compiler.quantize.moments import Moments, assumed_moments, has_moments, measure_moments
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.second_order import round_second_order
+from edgec.compiler.quantize.settings import Rounding
 from edgec.compiler.samples import Samples
+
+
+def _as_stored(
+    _operator: Operator, stored: StoredWeight, _moments: Moments, _largest: int
+) -> StoredWeight:
+    return stored
+
+
+_ROUNDINGS: dict[Rounding, Callable[[Operator, StoredWeight, Moments, int], StoredWeight]] = {
+    "nearest": _as_stored,
+    "second-order": round_second_order,
+    "learned": round_learned,
+}
 
 
 def repair(
     quantization: Quantization,
     model: FloatModel | None,
     samples: Samples | None,
+    rounding: Rounding,
     progress: Progress | None = None,
 ) -> Quantization:
     """Round weights by what they do to the outputs, then correct the biases.
@@ -35,7 +51,7 @@ def repair(
         found = measure_moments(model, operators, samples, progress)
     for operator, moments in found:
         stored = quantization.weights[operator.name]
-        better = round_second_order(operator, stored, moments, largest)
+        better = _ROUNDINGS[rounding](operator, stored, moments, largest)
         quantization = quantization.with_weights({operator.name: better})
         bias = corrected_bias(quantization, operator, moments) if samples is not None else None
         if bias is not None:
