@@ -2,14 +2,17 @@
 
 Calibrates, compiles, and runs each bundle on crops of other photographs beside ONNX Runtime on the
 float model. Prints one line per model: what agrees, the bar, and the signal-to-noise ratio of each
-output. Fails if a bar is missed. `--memory` measures calibration of 300 batches instead.
+output. Fails if a bar is missed. `--memory --samples 300` measures the peak memory of the compile
+instead.
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +34,8 @@ from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.accuracy import Comparison
 from edgec.compiler.parity import Tensors
 from edgec.compiler.quantize.recipe import load_recipe as load_quantization
-from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.samples import SampleOptions, Samples
+from edgec.compiler.quantize.settings import ROUNDINGS, QuantizeOptions
+from edgec.compiler.samples import Sample, SampleOptions, Samples
 from edgec.models import Recipe, load_recipe
 
 Floats = NDArray[np.float32]
@@ -187,6 +190,7 @@ def options(recipe: Recipe, given: Samples, arguments: argparse.Namespace) -> Co
         recipe=load_quantization(arguments.recipe),
         observer=arguments.observer,
         repair=not arguments.no_repair,
+        rounding=arguments.rounding,
     )
     return CompileOptions(
         shapes=dict(recipe.shapes), samples=SampleOptions(source=given), quantize=quantize
@@ -233,6 +237,31 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> bool:
     return passed
 
 
+def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
+    """Memory of a process that compiles a model; its images are drawn one by one."""
+    options = [f"--{key}={getattr(arguments, key)}" for key in ("recipe", "observer", "samples")]
+    command = [sys.executable, __file__, name, "--streamed", *options, "--target", arguments.target]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} failed")
+    return 1024 * usage.ru_maxrss
+
+
+def compile_streamed(name: str, arguments: argparse.Namespace, folder: Path) -> None:
+    """Quantize and compile, images drawn when they are needed."""
+    task, recipe, photos = TASKS[name], load_recipe(name), photographs(CALIBRATION)
+    (given,) = recipe.shapes
+
+    def read() -> Iterator[Sample]:
+        for seed in range(arguments.samples):
+            yield {given: task.inputs(photos, 1, seed)[0]}
+
+    chosen = options(recipe, Samples("photographs", arguments.samples, read), arguments)
+    model = recipe.write(folder / f"{name}.onnx")
+    compile_model(model, arguments.target, chosen, output=folder / f"{name}.edgec")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=[*TASKS])
@@ -240,10 +269,22 @@ def main() -> None:
     parser.add_argument("--recipe", default="int8")
     parser.add_argument("--observer", default="mse")
     parser.add_argument("--no-repair", action="store_true")
+    parser.add_argument("--rounding", choices=ROUNDINGS, default="second-order")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--test", type=int, default=200)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--streamed", action="store_true", help="Only compile, for --memory.")
     arguments = parser.parse_args()
+    if arguments.memory:
+        peaks = {name: peak_bytes(name, arguments) for name in arguments.models}
+        for name, peak in peaks.items():
+            print(f"{name:20}{peak / 1e9:.2f} GB, bar {MEMORY_BYTES / 1e9:.1f}", flush=True)
+        sys.exit(0 if max(peaks.values()) < MEMORY_BYTES else 1)
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.streamed:
+            for name in arguments.models:
+                compile_streamed(name, arguments, Path(folder))
+            return
         passed = [measure(name, arguments, Path(folder)) for name in arguments.models]
     sys.exit(0 if all(passed) else 1)
 
