@@ -9,6 +9,7 @@ from edgec.compiler.quantize.encode import Quantization, StoredWeight
 from edgec.compiler.quantize.learned_rounding import round_learned
 from edgec.compiler.quantize.moments import Moments, assumed_moments, has_moments, measure_moments
 from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.restandardize import restandardized
 from edgec.compiler.quantize.second_order import round_second_order
 from edgec.compiler.quantize.settings import Rounding
 from edgec.compiler.samples import Samples
@@ -34,10 +35,10 @@ def repair(
     rounding: Rounding,
     progress: Progress | None = None,
 ) -> Quantization:
-    """Round weights by what they do to the outputs, then correct the biases.
+    """Round weights by what they do to the outputs, then correct their scales and the biases.
 
-    Without samples the inputs' moments are assumed, and biases stay: they would follow the
-    assumption, not the data.
+    Without samples the inputs' moments are assumed, and scales and biases stay: they would follow
+    the assumption, not the data.
     """
     if quantization.resolved.recipe.weights in ("fp16", "bf16", "float"):
         return quantization
@@ -53,6 +54,9 @@ def repair(
         stored = quantization.weights[operator.name]
         better = _ROUNDINGS[rounding](operator, stored, moments, largest)
         quantization = quantization.with_weights({operator.name: better})
+        if samples is not None:
+            spread = restandardized(quantization, operator, moments)
+            quantization = quantization.with_weights({operator.name: spread})
         bias = corrected_bias(quantization, operator, moments) if samples is not None else None
         if bias is not None:
             quantization = quantization.with_biases({operator.name: bias})
