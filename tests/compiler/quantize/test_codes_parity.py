@@ -2,19 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from tvm import IRModule
 
-from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler import CompileOptions, compile_model, pipeline
 from edgec.compiler.errors import ParityError
 from edgec.compiler.passes.insert_quantization import InsertQuantization
-from edgec.compiler.pipeline import _Rounded
 from edgec.compiler.quantize.numerics import ChannelWeight
+from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.quantize.recipe import RECIPES
 from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.samples import SampleOptions
+from edgec.targets import Target
 
 IMAGES = (load_digits().images[:24] / 16).astype(np.float32)[:, None]
 
@@ -42,22 +45,26 @@ def test_one_broken_scale_of_one_channel_fails(
 ) -> None:
     if index == 0:
         assert compiled(digits, tmp_path / "x.npy", tmp_path / "whole.edgec") <= 1
-    make = _Rounded.make
+    quantize, pack = pipeline.quantize_model, pipeline.pack
+    found: list[QuantizedModel] = []
 
-    def broken(*arguments: object) -> _Rounded:
-        """The reference of the whole graph, a library of a graph with one other scale."""
-        rounded = make(*arguments)  # type: ignore[arg-type]
-        numbers = rounded.model.quantization
+    def quantize_and_keep(*arguments: Any) -> QuantizedModel:
+        found.append(quantize(*arguments))
+        return found[-1]
+
+    def pack_damaged(module: IRModule, target: Target) -> IRModule:
+        """The library is of a graph with one other scale than the reference."""
+        numbers = found[-1].quantization
         operator = numbers.plan.weighted()[index]
         stored = numbers.weights[operator.name]
         assert isinstance(stored, ChannelWeight)
         scales = stored.scales.copy()
         scales[len(scales) // 2] *= 1.25
         damaged = numbers.with_weights({operator.name: replace(stored, scales=scales)})
-        module = InsertQuantization(damaged)(numbers.plan.graph.module)
-        return replace(rounded, model=replace(rounded.model, module=module))
+        return pack(InsertQuantization(damaged)(numbers.plan.graph.module), target)
 
-    monkeypatch.setattr(_Rounded, "make", broken)
+    monkeypatch.setattr(pipeline, "quantize_model", quantize_and_keep)
+    monkeypatch.setattr(pipeline, "pack", pack_damaged)
     with pytest.raises(ParityError, match="does not compute the quantized graph"):
         compiled(digits, tmp_path / "x.npy", tmp_path / "broken.edgec")
     assert not (tmp_path / "broken.edgec").exists()
