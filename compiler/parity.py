@@ -15,8 +15,7 @@ A graph that quantizes activations while it runs rounds each of them to one of 2
 value lies between two codes, sums in another order decide otherwise, and all that follows
 differs: the original graph itself moves by 25 dB when one code of its input flips. Outputs of
 such a graph that are not within the tolerance pass if their signal-to-noise ratio is at least
-`QUANTIZED_SQNR_DB`. Where edgec quantized the graph itself, it knows what that cost, and what
-the library adds must be small beside it: `quantized_sqnr_db`.
+`QUANTIZED_SQNR_DB`.
 """
 
 from collections.abc import Mapping
@@ -43,11 +42,6 @@ ULPS_PER_LAYER = 64
 ORACLE_ABSOLUTE_ERROR = 2.0**-21
 
 QUANTIZED_SQNR_DB = 20.0
-
-# What a library may add to the noise of the quantized graph that it computes, below that noise.
-# A sum in another order moves one code in some 10,000, and by one step.
-QUANTIZED_MARGIN_DB = 10.0
-HIGHEST_QUANTIZED_DB = 50.0
 
 
 @dataclass(frozen=True)
@@ -83,19 +77,6 @@ def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
     relative = ULPS_PER_LAYER * eps * max(1, depth) ** 0.5
     enough = QUANTIZED_SQNR_DB if quantizes else None
     return Tolerance(relative, max(ORACLE_ABSOLUTE_ERROR, eps / 4), enough)
-
-
-def quantized_sqnr_db(cost_db: float) -> float:
-    """What a library must reach against the quantized graph that it computes.
-
-    Args:
-        cost_db: signal-to-noise ratio of that graph itself, against the float model [dB].
-
-    >>> quantized_sqnr_db(34.0), quantized_sqnr_db(3.0)
-    (44.0, 20.0)
-    """
-    wanted = max(QUANTIZED_SQNR_DB, cost_db + QUANTIZED_MARGIN_DB)
-    return min(wanted, HIGHEST_QUANTIZED_DB)
 
 
 @dataclass(frozen=True)
