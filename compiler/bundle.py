@@ -177,8 +177,10 @@ class QuantizationRecord(_Record):
         calibration: what the samples were called; empty without samples.
         observer: that found the ranges; empty where none were needed.
         repaired: whether rounding and biases were adapted.
+        rounding: of the weights; `nearest` without repair.
         quantized: number of operators that compute on codes or stored weights.
         kept_float: names of operators that returned to float to reach a bar.
+        islands: why it stays float, by name of an operator that computes on floats among codes.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
         samples_sqnr_db: by float output, against the float model [dB].
@@ -190,8 +192,10 @@ class QuantizationRecord(_Record):
     calibration: str
     observer: str
     repaired: bool
+    rounding: str
     quantized: int
     kept_float: tuple[str, ...]
+    islands: dict[str, str]
     sqnr_db: dict[str, float]
     samples: int
     samples_sqnr_db: dict[str, float]

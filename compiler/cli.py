@@ -17,6 +17,7 @@ from edgec.compiler.boards.commands import bench_on_board, board, deploy, model_
 from edgec.compiler.errors import EdgecError, InterruptedRunError, UsageError
 from edgec.compiler.printing import plain, print_json, print_parity, print_profile, print_table
 from edgec.compiler.quantize.observers import OBSERVERS
+from edgec.compiler.quantize.settings import ROUNDINGS
 from edgec.compiler.tune.commands import db, tune_model
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--calibration-cache", type=_path, metavar="FILE.json", help="Keep the ranges there."
         ),
         click.option("--no-repair", is_flag=True, help="Round to the nearest, biases as they are."),
+        click.option(
+            "--rounding", type=click.Choice(ROUNDINGS), help="Of weights.  [default: second-order]"
+        ),
         click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one point of top-1."),
         click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
         click.option("--metric", metavar="MODULE:FUNCTION", help="Instead of top-1 agreement."),
@@ -207,6 +211,7 @@ _QUANTIZE_FIELDS = {
     "observer": "observer",
     "calibration_cache": "cache",
     "no_repair": "repair",
+    "rounding": "rounding",
     "max_drop": "max_drop",
     "min_sqnr": "min_sqnr_db",
     "report": "report",
@@ -247,6 +252,8 @@ def _changes(
     if "preprocess" in samples:
         samples["preprocess"] = parse_preprocess(samples["preprocess"])
     if "repair" in quantization:
+        if "rounding" in quantization:
+            raise UsageError("--rounding and --no-repair contradict each other")
         quantization["repair"] = False
     options: dict[str, Any] = {"samples": SampleOptions(**samples)}
     if compress:
@@ -281,6 +288,10 @@ def _print_quantization(record: "QuantizationRecord") -> None:
         )
     if record.kept_float:
         click.echo(f"  returned to float: {', '.join(record.kept_float)}")
+    if record.islands:
+        click.echo("  computed on floats:")
+        rows = [(f"    {name}", why) for name, why in record.islands.items()]
+        print_table(("", ""), rows)
 
 
 @edgec.command()

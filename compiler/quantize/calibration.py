@@ -14,7 +14,14 @@ from edgec.compiler.errors import CalibrationError
 from edgec.compiler.files import write_atomically
 from edgec.compiler.host_model import FloatModel, observe
 from edgec.compiler.progress import Progress
-from edgec.compiler.quantize.observers import Observer, ObserverName, Range, make_observer
+from edgec.compiler.quantize.observers import (
+    Histogram,
+    Observer,
+    ObserverName,
+    Range,
+    make_observer,
+    percentile_range,
+)
 from edgec.compiler.samples import Samples
 
 CACHE_FORMAT = 1
@@ -43,6 +50,17 @@ def calibrate(
                 )
             watcher.see(array)
     return {name: watcher.range() for name, watcher in observers.items()}
+
+
+def count_values(
+    model: FloatModel, names: Sequence[str], samples: Samples, progress: Progress | None = None
+) -> dict[str, Histogram]:
+    """A histogram of each value over all samples, by name."""
+    counted = {name: Histogram(percentile_range) for name in names}
+    for values in observe(model, samples, "histograms", progress):
+        for name, histogram in counted.items():
+            histogram.see(values[name])
+    return counted
 
 
 def write_ranges(path: Path, ranges: dict[str, Range], model: str, observer: str) -> None:

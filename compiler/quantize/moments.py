@@ -17,8 +17,11 @@ from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.samples import Samples
 
-# Sums of each batch that are looked at: enough for a mean, few enough to be quick.
+# Sums of each batch that are looked at, and over all batches for each input of a sum: enough for
+# a mean, few enough to be quick.
 MAX_SUMS = 1024
+SUMS_PER_INPUT = 8
+MIN_SUMS = 8192
 
 # Matrices that are in memory at a time; operators beyond that are seen in another run.
 MAX_BYTES = 400 * 2**20
@@ -96,10 +99,14 @@ def measure_moments(
 
 
 def _matrix_size(operator: Operator, graph: Graph) -> int:
+    return groups_of(operator, graph) * _length(operator) ** 2
+
+
+def _length(operator: Operator) -> int:
+    """Inputs of one sum."""
     assert operator.weight is not None
     array = operator.weight.array
-    length = array.shape[0] if operator.kind == "matmul" else array[0].size
-    return groups_of(operator, graph) * length**2
+    return array.shape[0] if operator.kind == "matmul" else int(array[0].size)
 
 
 def _measure(
@@ -112,11 +119,11 @@ def _measure(
     totals: dict[str, list[Floats]] = {}
     count = dict.fromkeys((o.name for o in operators), 0)
     graph = model.graph
+    limits = {o.name: _sums_per_batch(o, samples.count) for o in operators}
     for values in observe(model, samples, "repair", progress):
         for operator in operators:
-            sums = input_sums(operator, graph, values[graph.names[operator.inputs[0]]])
-            if sums.shape[1] > MAX_SUMS:
-                sums = sums[:, random.choice(sums.shape[1], MAX_SUMS, replace=False)]
+            data = values[graph.names[operator.inputs[0]]]
+            sums = input_sums(operator, graph, data, limits[operator.name], random)
             second, mean = sums.transpose(0, 2, 1) @ sums, sums.sum(axis=1)
             if operator.name in totals:
                 totals[operator.name][0] += second
@@ -130,13 +137,27 @@ def _measure(
         yield operator, Moments(second / number, mean / number)
 
 
-def input_sums(operator: Operator, graph: Graph, data: NDArray[np.float32]) -> Floats:
-    """Inputs of every sum of an operator, [groups, sums, length of a sum].
+def _sums_per_batch(operator: Operator, batches: int | None) -> int:
+    if batches is None:
+        return MAX_SUMS
+    wanted = max(MIN_SUMS, SUMS_PER_INPUT * _length(operator))
+    return min(MAX_SUMS, -(-wanted // max(batches, 1)))
+
+
+def input_sums(
+    operator: Operator,
+    graph: Graph,
+    data: NDArray[np.float32],
+    limit: int,
+    random: np.random.Generator,
+) -> Floats:
+    """Inputs of at most `limit` sums of an operator, [groups, sums, length of a sum].
 
     The order in a sum is that of the weights: input channel, then place in the kernel.
     """
     if operator.kind == "matmul":
-        return np.asarray(data, np.float32).reshape(1, -1, data.shape[-1])
+        rows = np.asarray(data, np.float32).reshape(-1, data.shape[-1])
+        return rows[_chosen(len(rows), limit, random)][None]
     assert operator.weight is not None
     attributes = graph.definitions[operator.anchor].attrs
     top, left, bottom, right = (int(n) for n in attributes.padding)
@@ -147,8 +168,18 @@ def input_sums(operator: Operator, graph: Graph, data: NDArray[np.float32]) -> F
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]
-    # [N, C, H, W, kh, kw] -> [groups, N * H * W, C / groups * kh * kw]
+    # [N, C, H, W, kh, kw] -> [sums, C, kh, kw] -> [groups, sums, C / groups * kh * kw]
     batch, channels, height, width = windows.shape[:4]
+    places = _chosen(batch * height * width, limit, random)
+    image, row, column = np.unravel_index(places, (batch, height, width))
+    patches = windows[image, :, row, column]
     groups = int(attributes.groups)
-    split = windows.reshape(batch, groups, channels // groups, height, width, *kernel)
-    return split.transpose(1, 0, 3, 4, 2, 5, 6).reshape(groups, batch * height * width, -1)
+    split = patches.reshape(len(places), groups, channels // groups * kernel[0] * kernel[1])
+    return np.ascontiguousarray(split.transpose(1, 0, 2))
+
+
+def _chosen(count: int, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
+    """Indexes below `count`, all of them or `limit` at random."""
+    if count <= limit:
+        return np.arange(count)
+    return random.choice(count, limit, replace=False)

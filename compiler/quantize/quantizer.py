@@ -13,9 +13,10 @@ from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.progress import Progress
-from edgec.compiler.quantize.calibration import calibrate, read_ranges, write_ranges
+from edgec.compiler.quantize.calibration import calibrate, count_values, read_ranges, write_ranges
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.observers import Range
+from edgec.compiler.quantize.islands import Island, float_islands
+from edgec.compiler.quantize.observers import Histogram, Range
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import Resolved, resolve
 from edgec.compiler.quantize.repair import repair
@@ -49,6 +50,8 @@ class QuantizedModel:
         sensitivity: of each operator, the worst first; empty if it was not measured.
         kept_float: names of operators that returned to float.
         choices: the side of each operator that gives up bits, by name, where the target wants it.
+        islands: everything that computes on floats.
+        histograms: of the float values that become codes, by name, if a report is wanted.
     """
 
     module: IRModule
@@ -58,6 +61,8 @@ class QuantizedModel:
     sensitivity: tuple[Sensitivity, ...]
     kept_float: tuple[str, ...]
     choices: Mapping[str, Choice]
+    islands: tuple[Island, ...]
+    histograms: Mapping[str, Histogram]
 
 
 def quantize_model(
@@ -125,7 +130,22 @@ def quantize_model(
             f"nothing is left of the float model: {_reached(accuracy)}, at least {FLOOR_DB:g} dB "
             "are expected; check the samples and their preprocessing, or take a finer recipe"
         )
-    return QuantizedModel(result, quantization, accuracy, len(measured), ranked, floats, choices)
+    islands = tuple(float_islands(quantization, floats))
+    histograms: Mapping[str, Histogram] = {}
+    if options.report is not None and float_model is not None and samples is not None:
+        names = [graph.names[variable] for variable in quantization.plan.tensors]
+        histograms = count_values(float_model, names, samples.limited(MAX_MEASURED), progress)
+    return QuantizedModel(
+        result,
+        quantization,
+        accuracy,
+        len(measured),
+        ranked,
+        floats,
+        choices,
+        islands,
+        histograms,
+    )
 
 
 def _reached(accuracy: Accuracy) -> str:
@@ -165,7 +185,9 @@ def _numbers(
 ) -> Quantization:
     plan = make_plan(graph, resolved.recipe, floats)
     quantization = quantize_numbers(plan, resolved, ranges)
-    return repair(quantization, model, samples) if options.repair else quantization
+    if not options.repair:
+        return quantization
+    return repair(quantization, model, samples, options.rounding)
 
 
 def _accuracy(

@@ -1,18 +1,24 @@
 """The report of a quantization: JSON for programs, one HTML page for people."""
 
+import dataclasses
 import html
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgec.compiler.errors import OutputError
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.numerics import ChannelWeight, sqnr_db
+from edgec.compiler.quantize.numerics import ChannelWeight, Scale, sqnr_db
+from edgec.compiler.quantize.observers import BINS, Histogram
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.quantize.sides import Choice
 
 _BAR_WIDTH = 220
+_SHOWN_BINS = 128
+_PLOT_HEIGHT = 40
 
 
 def report_fields(model: QuantizedModel) -> dict[str, Any]:
@@ -32,6 +38,7 @@ def report_fields(model: QuantizedModel) -> dict[str, Any]:
             "by_output": accuracy.by_output,
         },
         "kept_float": list(model.kept_float),
+        "islands": [dataclasses.asdict(island) for island in model.islands],
         "operators": [
             {
                 **_operator(operator, quantization),
@@ -50,6 +57,7 @@ def report_fields(model: QuantizedModel) -> dict[str, Any]:
                 "zero_point": scale.zero_point,
                 "dtype": scale.codes.dtype,
                 "shares_scale_with": graph.names[quantization.plan.shared[variable]],
+                **_histogram(scale, model.histograms.get(graph.names[variable])),
             }
             for variable, scale in quantization.scales.items()
         ],
@@ -61,6 +69,28 @@ def _side(choice: Choice | None) -> dict[str, Any]:
     if choice is None:
         return {}
     return {"gives_up_bits": choice.side, "side_sqnr_db": dict(choice.db)}
+
+
+def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
+    """Of the float values: bins over all of them, and the share beyond the codes."""
+    if histogram is None or histogram.width == 0:
+        return {}
+    edges = histogram.start + histogram.width * np.arange(BINS + 1)
+    low, high = (
+        (code - scale.zero_point) * scale.scale for code in (scale.codes.low, scale.codes.high)
+    )
+    centres = (edges[:-1] + edges[1:]) / 2
+    outside = histogram.counts[(centres < low) | (centres > high)].sum()
+    return {
+        "least": histogram.extremes.low,
+        "largest": histogram.extremes.high,
+        "clipped_share": float(outside / histogram.counts.sum()),
+        "histogram": {
+            "start": histogram.start,
+            "width": histogram.width * (BINS // _SHOWN_BINS),
+            "counts": histogram.counts.reshape(_SHOWN_BINS, -1).sum(axis=1).astype(int).tolist(),
+        },
+    }
 
 
 def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
@@ -121,7 +151,11 @@ def _page(fields: dict[str, Any]) -> str:
     if fields["kept_float"]:
         kept = ", ".join(map(html.escape, fields["kept_float"]))
         parts.append(f"<p>Returned to float: {kept}.</p>")
-    parts += [_operators_table(fields["operators"]), _values_table(fields["values"])]
+    parts += [
+        _operators_table(fields["operators"]),
+        _islands_table(fields["islands"]),
+        _values_table(fields["values"]),
+    ]
     return "\n".join(parts)
 
 
@@ -144,6 +178,17 @@ def _operators_table(operators: list[dict[str, Any]]) -> str:
     return f"<h2>Operators</h2><table>{head}{''.join(rows)}</table>"
 
 
+def _islands_table(islands: list[dict[str, Any]]) -> str:
+    if not islands:
+        return ""
+    rows = [
+        f"<tr><td>{html.escape(i['name'])}<td>{i['operator']}<td>{html.escape(i['why'])}"
+        for i in islands
+    ]
+    head = "<tr><th>operator<th>kind<th>why"
+    return f"<h2>Computed on floats</h2><table>{head}{''.join(rows)}</table>"
+
+
 def _values_table(values: list[dict[str, Any]]) -> str:
     if not values:
         return ""
@@ -152,10 +197,14 @@ def _values_table(values: list[dict[str, Any]]) -> str:
     rows = [
         f"<tr><td>{html.escape(v['name'])}<td>{v['dtype']}<td class=n>{v['low']:.4g}"
         f"<td class=n>{v['high']:.4g}<td class=n>{v['scale']:.4g}<td class=n>{v['zero_point']}"
-        f"<td>{_range(v['low'], v['high'], low, high)}"
+        f"<td class=n>{_percent(v.get('clipped_share'))}"
+        f"<td>{_range(v['low'], v['high'], low, high)}<td>{_plot(v)}"
         for v in values
     ]
-    head = "<tr><th>value<th>codes<th>low<th>high<th>scale<th>zero point<th>range"
+    head = (
+        "<tr><th>value<th>codes<th>low<th>high<th>scale<th>zero point<th>clipped<th>range"
+        "<th>values, logarithm of the counts; lines: ends of the codes"
+    )
     return f"<h2>Values</h2><table>{head}{''.join(rows)}</table>"
 
 
@@ -165,6 +214,35 @@ def _side_text(operator: dict[str, Any]) -> str:
         return ""
     each = ", ".join(f"{side} {db:.1f}" for side, db in operator["side_sqnr_db"].items())
     return f"{operator['gives_up_bits']} ({each} dB)"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.3%}"
+
+
+def _plot(value: dict[str, Any]) -> str:
+    """Logarithms of the counts, and the ends of the codes as lines."""
+    histogram = value.get("histogram")
+    if histogram is None:
+        return ""
+    heights = np.log1p(np.array(histogram["counts"], np.float64))
+    filled = np.flatnonzero(heights)
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    heights = heights[first:last] * (_PLOT_HEIGHT / heights.max())
+    bar = _BAR_WIDTH / len(heights)
+    bars = "".join(
+        f"<rect x={index * bar:.1f} y={_PLOT_HEIGHT - height:.1f} width={bar:.1f} "
+        f"height={height:.1f} />"
+        for index, height in enumerate(heights)
+    )
+    start = histogram["start"] + first * histogram["width"]
+    ends = [(value[end] - start) / histogram["width"] * bar for end in ("low", "high")]
+    lines = "".join(
+        f"<line x1={end:.1f} x2={end:.1f} y1=0 y2={_PLOT_HEIGHT} />"
+        for end in ends
+        if 0 <= end <= _BAR_WIDTH
+    )
+    return f"<svg width={_BAR_WIDTH} height={_PLOT_HEIGHT}>{bars}{lines}</svg>"
 
 
 def _db(value: float | None) -> str:

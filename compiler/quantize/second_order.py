@@ -11,6 +11,7 @@ The scales stay those of rounding to the nearest.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,12 @@ from edgec.compiler.quantize.recipe import Resolved
 # Added to the diagonal, as a share of its mean, so that H has an inverse (their section 3.3).
 DAMPING = 0.01
 
-Rounded = tuple[NDArray[np.float64], NDArray[np.int64]]
-Rounding = Callable[[NDArray[np.float64], int], Rounded]
+# Columns whose errors are handed on together.
+BLOCK = 64
+
+Wide = NDArray[np.float64]
+Rounded = tuple[Wide, NDArray[np.int64]]
+Rounding = Callable[[Wide, NDArray[np.intp]], Rounded]
 
 
 def round_second_order(
@@ -59,13 +64,16 @@ def round_second_order(
         return stored
     rows = to_rows(operator.weight.array, operator).astype(np.float64)
     groups = len(moments.second)
-    per_group = len(rows) // groups
-    codes = np.zeros(rows.shape, np.int64)
-    for group in range(groups):
-        part = slice(group * per_group, (group + 1) * per_group)
-        codes[part] = _round_rows(
-            rows[part], moments.second[group], _rounding(stored, part, resolved.largest_weight)
-        )
+    parts = rows.reshape(groups, -1, rows.shape[1])
+    codes = _round_rows(parts, moments.second, _rounding(stored, groups, resolved.largest_weight))
+    return with_codes(stored, codes.reshape(rows.shape), operator, resolved)
+
+
+def with_codes(
+    stored: StoredWeight, codes: NDArray[np.int64], operator: Operator, resolved: Resolved
+) -> StoredWeight:
+    """Stored weights with other codes [rows, columns]."""
+    assert not isinstance(stored, HalfWeight)
     if isinstance(stored, ChannelWeight):
         shaped = from_rows(codes.astype(np.float32), operator).astype(np.int8)
         summed = summed_axis(operator, resolved)
@@ -75,51 +83,69 @@ def round_second_order(
     return replace(stored, packed=pack_nibbles(padded))
 
 
-def _rounding(stored: ChannelWeight | GroupWeight, part: slice, largest: int) -> Rounding:
-    """Rounds a column of some rows: values and codes."""
+def _rounding(stored: ChannelWeight | GroupWeight, groups: int, largest: int) -> Rounding:
+    """Rounds one column of each group, [groups, rows], given its index: values and codes."""
+    scales = stored.scales.astype(np.float64).reshape(groups, -1, *stored.scales.shape[1:])
     if isinstance(stored, ChannelWeight):
-        scales = stored.scales[part].astype(np.float64)
 
-        def to_channel(column: NDArray[np.float64], _: int) -> Rounded:
+        def to_channel(column: Wide, _: NDArray[np.intp]) -> Rounded:
             codes = np.clip(np.rint(column / scales), -largest, largest)
             return codes * scales, codes.astype(np.int64)
 
         return to_channel
-    group_scales = stored.scales[part].astype(np.float64)
+
+    def at(parameters: NDArray[Any], index: NDArray[np.intp]) -> NDArray[Any]:
+        block = (index // stored.group)[:, None, None]
+        return np.take_along_axis(parameters, block, axis=2)[..., 0]
+
     if stored.zero_points is None:
 
-        def to_power(column: NDArray[np.float64], index: int) -> Rounded:
-            scale = group_scales[:, index // stored.group]
+        def to_power(column: Wide, index: NDArray[np.intp]) -> Rounded:
+            scale = at(scales, index)
             codes = log2_codes((column / scale).astype(np.float32))
             return log2_values(codes) * scale, codes.astype(np.int64)
 
         return to_power
-    zeros = stored.zero_points[part].astype(np.float64)
+    zeros = stored.zero_points.astype(np.float64).reshape(scales.shape)
     lowest = 1 if np.all(stored.zero_points == 8) else 0
 
-    def to_group(column: NDArray[np.float64], index: int) -> Rounded:
-        block = index // stored.group
-        scale, zero = group_scales[:, block], zeros[:, block]
+    def to_group(column: Wide, index: NDArray[np.intp]) -> Rounded:
+        scale, zero = at(scales, index), at(zeros, index)
         codes = np.clip(np.rint(column / scale) + zero, lowest, 15)
         return (codes - zero) * scale, codes.astype(np.int64)
 
     return to_group
 
 
-def _round_rows(rows: NDArray[np.float64], second: Floats, rounding: Rounding) -> NDArray[np.int64]:
-    """Codes of rows [rows, columns] given H [columns, columns]; the most used column first."""
+def _round_rows(rows: Wide, second: Floats, rounding: Rounding) -> NDArray[np.int64]:
+    """Codes of rows [groups, rows, columns] given H [groups, columns, columns].
+
+    The most used column is rounded first. What a block of columns leaves to the columns after it
+    is added up in one product (their section 3.2, "lazy batch-updates").
+    """
     hessian = second.astype(np.float64)
-    power = np.diag(hessian).copy()
-    hessian[np.diag_indices_from(hessian)] += DAMPING * max(power.mean(), 1e-12)
-    order = np.argsort(-power, kind="stable")
-    inverse = np.linalg.inv(hessian[np.ix_(order, order)])
-    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left = rows[:, order].copy()
+    power = np.diagonal(hessian, axis1=1, axis2=2).copy()
+    columns = rows.shape[2]
+    diagonal = np.arange(columns)
+    hessian[:, diagonal, diagonal] += DAMPING * np.maximum(power.mean(axis=1), 1e-12)[:, None]
+    order = np.argsort(-power, axis=1, kind="stable")
+    group = np.arange(len(rows))
+    hessian = hessian[group[:, None, None], order[:, :, None], order[:, None, :]]
+    inverse = np.linalg.inv(hessian)
+    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    left = np.take_along_axis(rows, order[:, None, :], axis=2)
     codes = np.zeros(rows.shape, np.int64)
-    for place, column in enumerate(order):
-        values, codes[:, column] = rounding(left[:, place], int(column))
-        error = (left[:, place] - values) / upper[place, place]
-        left[:, place + 1 :] -= np.outer(error, upper[place, place + 1 :])
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = np.zeros((*rows.shape[:2], stop - start))
+        for place in range(start, stop):
+            values, found = rounding(left[:, :, place], order[:, place])
+            codes[group, :, order[:, place]] = found
+            error = (left[:, :, place] - values) / upper[:, place, place, None]
+            following = upper[:, None, place, place + 1 : stop]
+            left[:, :, place + 1 : stop] -= error[:, :, None] * following
+            errors[:, :, place - start] = error
+        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
     return codes
 
 

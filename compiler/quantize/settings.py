@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.quantize.observers import ObserverName
 from edgec.compiler.quantize.recipe import Recipe
+
+Rounding = Literal["nearest", "second-order", "learned"]
+ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,7 @@ class QuantizeOptions:
         observer: finds ranges.
         cache: file of ranges; read if it is there, else written.
         repair: adapt rounding and biases.
+        rounding: of weights, if they are repaired.
         max_drop: of the metric, as a share: 0.01 is one point; operators return to float until
             it holds.
         min_sqnr_db: likewise, for the signal-to-noise ratio of the worst output [dB].
@@ -27,6 +32,7 @@ class QuantizeOptions:
     observer: ObserverName = "mse"
     cache: Path | None = None
     repair: bool = True
+    rounding: Rounding = "second-order"
     max_drop: float | None = None
     min_sqnr_db: float | None = None
     report: Path | None = None

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx_graphs import make_model, node
 from sklearn.datasets import load_digits
 
 from edgec.compiler import Bundle, verify_bundle
 from edgec.compiler.cli import main
+from edgec.compiler.quantize.report import _PLOT_HEIGHT
 
 SHAPE = ("--shape", "image=1,1,8,8")
 
@@ -69,6 +72,9 @@ def test_the_report_shows_every_operator(made: tuple[Bundle, Path]) -> None:
     page = (made[1] / "report.html").read_text()
     for name in ("relu0", "relu1", "relu2", "pooled", "logits"):
         assert f"<td>{name}<td>" in page
+    # A histogram of each value that is codes, with bars.
+    assert page.count(f"height={_PLOT_HEIGHT}>") == 6
+    assert page.count("<rect") > 200
 
 
 def test_the_cache_is_used_edited_and_checked(
@@ -134,3 +140,37 @@ def test_wrong_calls_are_refused(
     assert main(["compile", str(digits), *SHAPE, "-q", "-o", str(output), *arguments]) == code
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_models_and_samples_that_cannot_be_quantized_are_refused(
+    digits: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(model: Path, *arguments: str, code: int = 4) -> str:
+        output = str(tmp_path / "b.edgec")
+        assert main(["compile", str(model), "-q", "-o", output, *arguments]) == code
+        assert not Path(output).exists()
+        return capsys.readouterr().err
+
+    scale = {"s": np.float32(0.1), "z": np.uint8(0)}
+    pair = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    onnx.save(make_model(pair, {"x": [1, 4]}, ["y"], scale), tmp_path / "codes.onnx")
+    message = refused(tmp_path / "codes.onnx", "--quantize", "int8-dynamic", code=2)
+    assert "is quantized already (it has QuantizeLinear nodes)" in message
+
+    open_shape = [node("NonZero", ["x"], ["i"]), node("Cast", ["i"], ["y"], to=1)]
+    onnx.save(make_model(open_shape, {"x": [1, 4]}, ["y"]), tmp_path / "open.onnx")
+    message = refused(tmp_path / "open.onnx", "--quantize", "int8-weight-only", code=3)
+    assert "shapes in this model depend on data" in message
+
+    np.save(tmp_path / "wide.npy", np.zeros((4, 1, 9, 9), np.float32))
+    wide = ("--quantize", "int8", "--calibration", str(tmp_path / "wide.npy"))
+    message = refused(digits, *SHAPE, *wide)
+    assert "do not fit" in message
+    assert "1,9,9" in message
+    assert "1,8,8" in message
+    good = ("--quantize", "int8", "--calibration", str(data), "--no-repair")
+    message = refused(digits, *SHAPE, *good, "--rounding", "learned", code=2)
+    assert "--rounding and --no-repair contradict each other" in message

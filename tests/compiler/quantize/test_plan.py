@@ -12,8 +12,9 @@ from edgec.compiler.passes.base import op_name, scalar_of, value_of
 from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
+from edgec.compiler.quantize.islands import float_islands
 from edgec.compiler.quantize.plan import Plan, make_plan
-from edgec.compiler.quantize.recipe import RECIPES, Recipe, resolve
+from edgec.compiler.quantize.recipe import RECIPES, Override, Recipe, resolve
 from edgec.targets import load_target
 
 IMAGE = (1, 8, 6, 6)
@@ -133,3 +134,25 @@ def test_zero_points_are_constants() -> None:
     (call,) = [b.value for b in block.bindings if op_name(b.value) == "relax.quantize"]
     assert scalar_of(call.args[1]) == np.float32(3 / 255)
     assert scalar_of(call.args[2]) == 85
+
+
+def test_float_islands_are_named_with_their_reason() -> None:
+    nodes = [
+        conv("x", "a"),
+        node("Softmax", ["a"], ["s"], axis=1),
+        conv("s", "c"),
+        node("Add", ["c", "x"], ["y"]),
+    ]
+    islands = float_islands(numbers(planned(nodes, ["y"]), Recipe()))
+    assert [i.operator for i in islands] == ["nn.softmax", "add"]
+    assert islands[0].why == "it has no integer kernel"
+    assert "no operator with an integer kernel reads" in islands[1].why
+    plan = planned(nodes, ["y"], Recipe(extent="full"))
+    assert [i.operator for i in float_islands(numbers(plan, Recipe(extent="full")))] == [
+        "nn.softmax"
+    ]
+    first = plan.operators[0].names[0]
+    kept_float = Recipe(override=(Override(match=first, keep="float"),))
+    reasons = float_islands(numbers(planned(nodes, ["y"], kept_float), kept_float))
+    assert (reasons[0].operator, "override" in reasons[0].why) == ("conv", True)
+    assert float_islands(numbers(planned(nodes, ["y"], RECIPES["log2"]), RECIPES["log2"])) == []

@@ -1,0 +1,69 @@
+"""Calibration and repair keep one batch at a time, however many there are."""
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from onnx_graphs import make_model, node, random
+
+from edgec.compiler.dataflow import Graph
+from edgec.compiler.host_model import FloatModel
+from edgec.compiler.importer import import_model
+from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.quantize.calibration import calibrate, count_values
+from edgec.compiler.quantize.moments import measure_moments
+from edgec.compiler.quantize.plan import Plan, make_plan
+from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.samples import Sample, Samples
+from edgec.compiler.simplify import simplify
+
+SHAPE = (1, 8, 128, 128)
+BATCH_BYTES = 4 * 8 * 128 * 128
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[Plan, FloatModel]:
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1] * 4),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "w"], ["y"], pads=[1] * 4),
+    ]
+    graph = make_model(nodes, {"x": SHAPE}, ["y"], {"w": random(8, 8, 3, 3, seed=1)})
+    imported = import_model(simplify(graph))
+    module = apply_passes(imported.module, CANONICALIZE)
+    plan = make_plan(Graph(module, imported.value_names), RECIPES["int8"])
+    return plan, FloatModel(plan.graph, imported.signature, plan.tensors)
+
+
+def samples(count: int) -> Samples:
+    def read() -> Iterator[Sample]:
+        for seed in range(count):
+            yield {"x": random(*SHAPE, seed=seed)}
+
+    return Samples("made up", count, read)
+
+
+def peak_bytes(network: tuple[Plan, FloatModel], count: int, kept: list[Sample] | None) -> int:
+    """Of everything that looks at samples; `kept` holds on to them."""
+    plan, model = network
+    names = [plan.graph.names[variable] for variable in plan.tensors]
+    given = samples(count)
+    tracemalloc.start()
+    try:
+        if kept is not None:
+            kept += given
+        calibrate(model, names, given, "mse")
+        count_values(model, names, given)
+        for _ in measure_moments(model, plan.weighted(), given):
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_samples(network: tuple[Plan, FloatModel]) -> None:
+    few, many = (peak_bytes(network, count, None) for count in (3, 18))
+    assert many < few + BATCH_BYTES
+    # Whole batches kept are seen.
+    assert peak_bytes(network, 18, []) > few + 10 * BATCH_BYTES
