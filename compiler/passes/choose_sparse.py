@@ -117,14 +117,18 @@ def sparse_choices(module: IRModule, target: Target) -> dict[Any, Choice]:
     return found
 
 
+def has_zeros(weight: NDArray[Any]) -> bool:
+    """Whether a weight has enough of them to look for a sparse kernel."""
+    nonzeros = int(np.count_nonzero(weight))
+    return weight.ndim > 1 and nonzeros <= (1 - FEW_ZEROS) * weight.size
+
+
 def _choice(call: Any, target: Target) -> Choice | None:
     name = op_name(call)
     if name not in ("edgec.conv", "edgec.matmul", *_NONE) or len(call.args) < 2:
         return None
     weight = value_of(call.args[1])
-    if weight is None or weight.ndim < 2:
-        return None
-    if np.count_nonzero(weight) > (1 - FEW_ZEROS) * weight.size:
+    if weight is None or not has_zeros(weight):
         return None
     workload = from_text(TEMPLATES[name].workload, str(call.attrs["workload"]))
     why_none = _NONE.get(name)
