@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kernel_runs import X86_TARGETS, Branch, check_branches, random_decisions
-from onnx_graphs import node, random
+from onnx_graphs import make_model, node, random, save
 
+from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.cli import main
 from edgec.compiler.kernels.sparse import make_lists
 
 
@@ -97,3 +99,34 @@ def test_lists_without_entries() -> None:
     assert lists.entries == 1
     assert lists.starts.tolist() == [0, 0, 0]
     assert not lists.values.any()
+
+
+@pytest.mark.parametrize("target", ["rpi4", "rpi5"])
+def test_on_a_board_under_qemu(target: str, tmp_path: Path) -> None:
+    weights = {
+        "w": sparse(48, 32, 3, 3, axis=0),
+        "b": random(48),
+        "odd": sparse(37, 48, 3, 3, axis=0, density=0.1),
+        "one": sparse(512, 37, 1, 1, axis=0),
+        "matrix": sparse(512, 70, axis=1),
+    }
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1] * 4),
+        node("Relu", ["c"], ["r"]),
+        node("Conv", ["r", "odd"], ["d"], pads=[1] * 4, strides=[2, 2]),
+        node("Conv", ["d", "one"], ["e"]),
+        node("GlobalAveragePool", ["e"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("MatMul", ["f", "matrix"], ["y"]),
+    ]
+    path = save(make_model(nodes, {"x": (1, 32, 9, 11)}, ["y"], weights), tmp_path)
+    options = CompileOptions(runner=True, dump=tmp_path / "dump")
+    bundle = compile_model(path, target, options, output=tmp_path / "model.edgec")
+    packed = next((tmp_path / "dump").glob("*-pack.py")).read_text()
+    assert packed.count("sparse_conv") == 3
+    assert packed.count("sparse_matmul") == 1
+    command = ["board", "exec", f"qemu-{target}", str(bundle.path / "run"), "--verify"]
+    assert main(command) == 0
+    expected = bundle.path / "vectors/0/output-0.npy"
+    np.save(expected, np.load(expected) * np.float32(1.01))
+    assert main(command) == 1
