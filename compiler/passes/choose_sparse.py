@@ -38,6 +38,7 @@ _NONE = {
     "edgec.integer_conv": "there are no sparse kernels for integers",
     "edgec.integer_matmul": "there are no sparse kernels for integers",
     "edgec.pool": "there is no sparse kernel for depthwise convolutions",
+    "edgec.stored_matmul": "there are no sparse kernels for stored codes",
 }
 
 
@@ -129,11 +130,14 @@ def _choice(call: Any, target: Target) -> Choice | None:
     if name not in ("edgec.conv", "edgec.matmul", *_NONE) or len(call.args) < 2:
         return None
     weight = value_of(call.args[1])
-    if weight is None or not has_zeros(weight):
+    # Bytes hold two codes of four bits: their zeros say nothing.
+    if weight is None or weight.dtype == np.uint8 or not has_zeros(weight):
         return None
     workload = from_text(TEMPLATES[name].workload, str(call.attrs["workload"]))
     why_none = _NONE.get(name)
-    if name == "edgec.conv" and workload.groups > 1:
+    if weight.dtype != np.float32 and why_none is None:
+        why_none = "there are no sparse kernels for stored codes"
+    elif name == "edgec.conv" and workload.groups > 1:
         why_none = "there is no sparse kernel for convolutions of groups"
     elif name == "edgec.conv" and workload.plain_input:
         why_none = "there is no sparse kernel for the few channels of a model's input"
