@@ -93,8 +93,8 @@ def estimate_sparse_matmul_cycles(
     value_bytes = 4 * workload.entries * (workload.width + 1)
     kept = w.m if decision.rows_first else rows
     if 4 * kept * w.k > target.l1d_kib * 1024 * 3 // 4:
-        # A list finds its inputs in the second-level cache.
-        each = max(each, 4 * rows * w.k / NEAR_BYTES_PER_CYCLE)
+        # A list finds its inputs in the second-level cache, and waits for a quarter of the time.
+        each += 4 * rows * w.k / NEAR_BYTES_PER_CYCLE / 4
     tiles_m = math.ceil(w.m / rows)
     if not decision.rows_first or tiles_m == 1:
         near = value_bytes <= target.l2_kib * 1024
