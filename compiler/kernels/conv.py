@@ -789,22 +789,22 @@ class DirectConv:
                 [e.let("w", vector * e.load(self.scales, scales + o * c, c))]
                 for o, (vector,) in enumerate(vectors)
             ]
-        self.multiply(vectors, base, channel, inside, lines)
+        self.multiply(vectors, base, channels, inside, lines)
 
     def multiply(
         self,
-        vectors: Sequence[Any],
+        vectors: Sequence[Sequence[Any]],
         base: Any,
-        channel: Any,
+        channels: Sequence[Any],
         inside: Sequence[bool],
         lines: Sequence[bool],
     ) -> None:
-        """Add the products of vectors of weights with one value of each pixel.
+        """Add the products of vectors of weights with the values of each pixel.
 
         Args:
-            vectors: of one input channel and place of the window.
+            vectors: for each block of output channels one for each input channel.
             base: where the input of the first pixel and channel is.
-            channel: how far from the first channel theirs is.
+            channels: how far from the first channel each is.
             inside: by pixel of a line, whether its input exists.
             lines: likewise by line; one holds for all.
         """

@@ -161,7 +161,7 @@ class _SparseConv(DirectConv):
                         row = e.let("row", wide(start) + entry)
                         place = self.lists.place(e, row)
                         vectors = [
-                            e.let("w", e.load(self.weight, row * self.width + o * self.c, self.c))
+                            [e.let("w", self.weights_at(row * self.width + o * self.c))]
                             for o in range(self.plan.tile_o)
                         ]
-                        self.multiply(vectors, at, place, inside, lines)
+                        self.multiply(vectors, at, [place], inside, lines)
