@@ -14,6 +14,7 @@ from edgec.compiler.bundle import Executor
 from edgec.compiler.kernels.codes import dot_of
 from edgec.compiler.lower import lower
 from edgec.compiler.passes.base import is_static
+from edgec.compiler.passes.choose_sparse import ChooseSparse
 from edgec.compiler.passes.pack_layouts import PackLayouts
 from edgec.compiler.program import Program
 from edgec.compiler.schedule import (
@@ -34,7 +35,7 @@ def pack(module: IRModule, target: Target) -> IRModule:
     """
     if not is_static(module):
         return module
-    return PackLayouts(target.float_lanes, dot_of(target))(module)
+    return ChooseSparse(target)(PackLayouts(target.float_lanes, dot_of(target))(module))
 
 
 def schedule(

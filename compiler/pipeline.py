@@ -37,6 +37,7 @@ from edgec.compiler.bundle import (
     write_bundle,
 )
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
+from edgec.compiler.compress.kernels import describe_kernels, kernel_rows
 from edgec.compiler.errors import (
     BadInputError,
     OutputError,
@@ -187,6 +188,9 @@ def compile_model(
             changed = run(
                 "expect", make, module, compressed, quantized, reference, options, samples
             )
+        rows = kernel_rows(module, imported.value_names, target)
+        if rows:
+            run.progress.detail(describe_kernels(rows))
         packed = run("pack", pack, module, target)
         lowered = run("lower", lower, packed, target)
         decide = RecordedDecisions(_tuned(options, target, run.progress))

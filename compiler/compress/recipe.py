@@ -26,6 +26,7 @@ AnyStep = Annotated[Sparse, Field(discriminator="kind")]
 
 # What a name with a number means; the number is a percentage.
 _NAMED: dict[str, Callable[[float], Step]] = {
+    "block-N": lambda share: Sparse(ratio=share, pattern="block"),
     "sparse-N": lambda share: Sparse(ratio=share),
 }
 
@@ -63,13 +64,16 @@ def load_compression(text: str) -> CompressionRecipe:
 
 
 def _named(name: str) -> Step:
+    groups = re.fullmatch(r"sparse-(\d+:\d+)", name)
+    if groups:
+        return Sparse(pattern=groups[1])
     number = re.search(r"\d+$", name)
     key = name[: number.start()] + "N" if number else name
     if key not in _NAMED:
         raise RecipeError(
             f"unknown compression {name!r}{did_you_mean(key, _NAMED)} Known: "
-            f"{', '.join(_NAMED)} (N in percent), joined by commas; a recipe file is given by its "
-            "path, *.toml"
+            f"{', '.join(_NAMED)} (N in percent), sparse-N:M, joined by commas; a recipe file is "
+            "given by its path, *.toml"
         )
     return _NAMED[key](int(number.group()) / 100 if number else 0.0)
 

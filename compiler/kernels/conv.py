@@ -671,15 +671,19 @@ class DirectConv:
         starts = [self.start(o) for o in range(self.plan.tile_o)]
         for position, (_, _, o) in enumerate(self._positions()):
             e.store(self.acc, position, starts[o])
+        self.sums(column, valid, window)
+        self._store(line, column)
+
+    def sums(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+        """Add all products of a register tile to the accumulators."""
         full = (
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
         )
         if full:
-            with e.loop("block", full) as block:
+            with self.emit.loop("block", full) as block:
                 self._block(block, self.block, column, valid, window)
         if full < self.channels.blocks:
             self._block(full, self.channels.last, column, valid, window)
-        self._store(line, column)
 
     def start(self, o: int) -> Any:
         """What accumulators of a vector of output channels begin with."""
@@ -785,6 +789,26 @@ class DirectConv:
                 [e.let("w", vector * e.load(self.scales, scales + o * c, c))]
                 for o, (vector,) in enumerate(vectors)
             ]
+        self.multiply(vectors, base, channels, inside, lines)
+
+    def multiply(
+        self,
+        vectors: Sequence[Sequence[Any]],
+        base: Any,
+        channels: Sequence[Any],
+        inside: Sequence[bool],
+        lines: Sequence[bool],
+    ) -> None:
+        """Add the products of vectors of weights with the values of each pixel.
+
+        Args:
+            vectors: for each block of output channels one for each input channel.
+            base: where the input of the first pixel and channel is.
+            channels: how far from the first channel each is.
+            inside: by pixel of a line, whether its input exists.
+            lines: likewise by line; one holds for all.
+        """
+        w, p, e = self.work, self.plan, self.emit
         for y in range(p.tile_h):
             for x in range(p.tile_w):
                 if lines[y if len(lines) > 1 else 0] and inside[x]:

@@ -1,6 +1,7 @@
 """What direct convolution and Winograd's algorithm have in common: the task and the parameters."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,7 @@ class ConvBuffers:
         output: the result.
         scales: [tiles, groups, tile_o * c], if weights have them.
         groups: the group of each row of a tile's weights.
+        others: what else belongs to the weight.
     """
 
     data: Any
@@ -90,10 +92,18 @@ class ConvBuffers:
     output: Any
     scales: Any = None
     groups: Any = None
+    others: Sequence[Any] = ()
 
     @classmethod
     def declare(
-        cls, e: Emitter, work: ConvWorkload, weights: int, c: int, rows: int = 0, scales: int = 0
+        cls,
+        e: Emitter,
+        work: ConvWorkload,
+        weights: int,
+        c: int,
+        rows: int = 0,
+        scales: int = 0,
+        others: Sequence[tuple[str, int]] = (),
     ) -> "ConvBuffers":
         """Declare them.
 
@@ -104,6 +114,7 @@ class ConvBuffers:
             c: lanes.
             rows: of the packed weights of a tile, if weights have scales.
             scales: how many.
+            others: name and size of what else belongs to the weight, int32.
         """
         block = 1 if work.plain_input else c
         in_size = math.ceil(work.in_channels / block) * block * work.in_h * work.in_w
@@ -117,6 +128,7 @@ class ConvBuffers:
                 e.buffer("scales", scales, "float32"),
                 e.buffer("groups", rows, "int32"),
             ]
+        more = [e.buffer(name, size, "int32") for name, size in others]
         operands = declare_operands(
             e,
             work.epilogue,
@@ -126,10 +138,6 @@ class ConvBuffers:
                 "element": out_size,
             },
         )
-        return cls(
-            data,
-            weight,
-            operands,
-            e.buffer("output", out_size, output_dtype(work.epilogue)),
-            *group_buffers,
-        )
+        output = e.buffer("output", out_size, output_dtype(work.epilogue))
+        scales_buffer, groups = group_buffers or (None, None)
+        return cls(data, weight, operands, output, scales_buffer, groups, more)

@@ -177,9 +177,11 @@ class MatmulWriter:
 
     Attributes:
         dtype: of accumulators.
+        chains: accumulators of each vector of the result.
     """
 
     dtype = "float32"
+    chains = 1
 
     def __init__(self, workload: MatmulWorkload, decision: MatmulDecision, name: str) -> None:
         self.work = w = workload
@@ -267,7 +269,7 @@ class MatmulWriter:
             first = tirx.min(row * p.tile_m, tirx.IntImm("int32", w.m - p.tile_m))
             self.row = e.let("first_row", first)
             dtype = vector_dtype(self.dtype, p.lanes)
-            self.acc = e.local("acc", p.tile_m * p.tile_n, dtype)
+            self.acc = e.local("acc", self.chains * p.tile_m * p.tile_n, dtype)
             whole, rest_vectors = divmod(self.vectors, p.tile_n)
             if rest_vectors == 0:
                 self._tile(p.tile_n)
@@ -296,11 +298,27 @@ class MatmulWriter:
         b = e.let("b_tile", (self.tile * self.width if w.packed else self.batch * w.n) * w.k)
         a, b, columns_wide = wide(a), wide(b), [wide(column) for column in columns]
 
-        def accumulate(k: Any) -> None:
+        self.accumulate(vectors, a, b, columns_wide)
+        self.finish(vectors)
+        for v in range(vectors):
+            self._store(v, columns[v])
+
+    def accumulate(self, vectors: int, a: Any, b: Any, columns: Sequence[Any]) -> None:
+        """Add all products of a tile, of which `vectors` vectors exist, to the accumulators.
+
+        Args:
+            vectors: of columns.
+            a: where the tile's first row of A begins.
+            b: where the tile of a packed B begins, or the matrix of a plain one.
+            columns: first column of each vector.
+        """
+        w, p, e = self.work, self.plan, self.emit
+
+        def step(k: Any) -> None:
             if w.packed:
                 places = [b + k * self.width + v * p.lanes for v in range(vectors)]
             else:
-                places = [b + k * w.n + columns_wide[v] for v in range(vectors)]
+                places = [b + k * w.n + columns[v] for v in range(vectors)]
             self.multiply(a, k, [self.weights(place) for place in places])
 
         # One pass alone is limited by memory, whatever is asked for.
@@ -310,13 +328,10 @@ class MatmulWriter:
             with e.loop("k_block", blocks, wide=True) as block:
                 self._prefetch(b + block * (K_BLOCK * self.width))
                 with e.loop("k", K_BLOCK, wide=True) as k:
-                    accumulate(block * K_BLOCK + k)
+                    step(block * K_BLOCK + k)
         if w.k > blocks * K_BLOCK:
             with e.loop("k", w.k - blocks * K_BLOCK, blocks * K_BLOCK, wide=True) as k:
-                accumulate(k)
-        self.finish(vectors)
-        for v in range(vectors):
-            self._store(v, columns[v])
+                step(k)
 
     def _prefetch(self, block: Any) -> None:
         """Ask for this pass's share of the next tile of columns."""

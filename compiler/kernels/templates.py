@@ -99,6 +99,20 @@ from edgec.compiler.kernels.pool import (
 )
 from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
 from edgec.compiler.kernels.rows import RowWorkload, emit_rows
+from edgec.compiler.kernels.sparse_conv import (
+    SparseConvWorkload,
+    default_sparse_conv_decision,
+    emit_sparse_conv,
+    estimate_sparse_conv_cycles,
+    sparse_conv_space,
+)
+from edgec.compiler.kernels.sparse_matmul import (
+    SparseMatmulWorkload,
+    default_sparse_matmul_decision,
+    emit_sparse_matmul,
+    estimate_sparse_matmul_cycles,
+    sparse_matmul_space,
+)
 from edgec.compiler.kernels.stored_matmul import (
     StoredMatmulWorkload,
     default_stored_matmul_decision,
@@ -258,10 +272,25 @@ def _pack_matmul(
         return array
     if position == 1:
         return pack_matrix(array, decision)
-    if array.size == workload.n:
-        padding = -workload.n % decision.lanes
-        return np.pad(array.reshape(-1), (0, padding))
-    return array
+    return _pad_channels(workload, decision, array)
+
+
+def _pad_channels(workload: MatmulWorkload, decision: MatmulDecision, array: Array) -> Array:
+    """An operand of a value for each column, padded to whole vectors."""
+    if array.size != workload.n:
+        return array
+    return np.pad(array.reshape(-1), (0, -workload.n % decision.lanes))
+
+
+def _pack_sparse_matmul(
+    workload: SparseMatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: Array,
+) -> Array:
+    # A, and the lists, are as the kernel reads them.
+    return array if position < 4 else _pad_channels(workload.matmul, decision, array)
 
 
 def _pack_integer_matmul(
@@ -380,6 +409,24 @@ TEMPLATES: dict[str, Template] = {
     ),
     "edgec.resize": _fixed(ResizeWorkload, emit_resize),
     "edgec.rows": _fixed(RowWorkload, emit_rows),
+    "edgec.sparse_conv": Template(
+        SparseConvWorkload,
+        ConvDecision,
+        sparse_conv_space,
+        default_sparse_conv_decision,
+        emit_sparse_conv,
+        _as_is,
+        estimate_sparse_conv_cycles,
+    ),
+    "edgec.sparse_matmul": Template(
+        SparseMatmulWorkload,
+        MatmulDecision,
+        sparse_matmul_space,
+        default_sparse_matmul_decision,
+        emit_sparse_matmul,
+        _pack_sparse_matmul,
+        estimate_sparse_matmul_cycles,
+    ),
     "edgec.stored_matmul": Template(
         StoredMatmulWorkload,
         MatmulDecision,

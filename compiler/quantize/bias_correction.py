@@ -20,7 +20,11 @@ def corrected_bias(
     if bias is None or operator.weight is None:
         return None
     lost = operator.weight.array - quantization.weight_values(operator)
-    rows = to_rows(lost, operator)
+    return (bias + mean_change(operator, lost, moments)).astype(np.float32)
+
+
+def mean_change(operator: Operator, change: Floats, moments: Moments) -> Floats:
+    """E[D x] of each output channel, for a change D of the weights."""
+    rows = to_rows(change, operator)
     parts = rows.reshape(len(moments.mean), -1, rows.shape[1])
-    shift = np.concatenate([d @ m for d, m in zip(parts, moments.mean, strict=True)])
-    return (bias + shift).astype(np.float32)
+    return np.concatenate([d @ m for d, m in zip(parts, moments.mean, strict=True)])

@@ -46,6 +46,7 @@ BLOCK = 64
 Wide = NDArray[np.float64]
 Rounded = tuple[Wide, NDArray[np.int64]]
 Rounding = Callable[[Wide, NDArray[np.intp]], Rounded]
+Settle = Callable[[Wide, int], Wide]
 
 
 def round_second_order(
@@ -120,33 +121,62 @@ def _rounding(stored: ChannelWeight | GroupWeight, groups: int, largest: int) ->
 def _round_rows(rows: Wide, second: Floats, rounding: Rounding) -> NDArray[np.int64]:
     """Codes of rows [groups, rows, columns] given H [groups, columns, columns].
 
-    The most used column is rounded first. What a block of columns leaves to the columns after it
-    is added up in one product (their section 3.2, "lazy batch-updates").
+    The most used column is rounded first.
     """
-    hessian = second.astype(np.float64)
-    power = np.diagonal(hessian, axis1=1, axis2=2).copy()
-    columns = rows.shape[2]
-    diagonal = np.arange(columns)
-    hessian[:, diagonal, diagonal] += DAMPING * np.maximum(power.mean(axis=1), 1e-12)[:, None]
+    power = np.diagonal(second, axis1=1, axis2=2)
     order = np.argsort(-power, axis=1, kind="stable")
     group = np.arange(len(rows))
-    hessian = hessian[group[:, None, None], order[:, :, None], order[:, None, :]]
-    inverse = np.linalg.inv(hessian)
-    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
-    left = np.take_along_axis(rows, order[:, None, :], axis=2)
+    ordered = second[group[:, None, None], order[:, :, None], order[:, None, :]]
     codes = np.zeros(rows.shape, np.int64)
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
+
+    def settle(left: Wide, place: int) -> Wide:
+        values, found = rounding(left[:, :, place], order[:, place])
+        codes[group, :, order[:, place]] = found
+        return values
+
+    settle_columns(
+        np.take_along_axis(rows, order[:, None, :], axis=2), inverse_factor(ordered), settle
+    )
+    return codes
+
+
+def inverse_factor(second: Floats) -> Wide:
+    """U, the upper Cholesky factors of the inverses of H [groups, columns, columns], damped."""
+    hessian = second.astype(np.float64)
+    diagonal = np.arange(hessian.shape[1])
+    power = np.diagonal(hessian, axis1=1, axis2=2).mean(axis=1)
+    hessian[:, diagonal, diagonal] += DAMPING * np.maximum(power, 1e-12)[:, None]
+    inverse = np.linalg.inv(hessian)
+    lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
+    return np.asarray(lower.transpose(0, 2, 1), np.float64)
+
+
+def settle_columns(rows: Wide, upper: Wide, settle: Settle, block: int = BLOCK) -> Wide:
+    """Fix one column of rows after the other, the later ones making up for the change.
+
+    What a block of columns leaves to the columns after it is added up in one product (section 3.2
+    of the paper, "lazy batch-updates").
+
+    Args:
+        rows: weights [groups, rows, columns].
+        upper: U.
+        settle: gives the final values of a column, given all columns as they are now, of which
+            those of its block are up to date.
+        block: columns.
+    """
+    left, columns = rows.copy(), rows.shape[2]
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
         errors = np.zeros((*rows.shape[:2], stop - start))
         for place in range(start, stop):
-            values, found = rounding(left[:, :, place], order[:, place])
-            codes[group, :, order[:, place]] = found
+            values = settle(left, place)
             error = (left[:, :, place] - values) / upper[:, place, place, None]
+            left[:, :, place] = values
             following = upper[:, None, place, place + 1 : stop]
             left[:, :, place + 1 : stop] -= error[:, :, None] * following
             errors[:, :, place - start] = error
         left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
-    return codes
+    return left
 
 
 def expected_error(operator: Operator, change: Floats, moments: Moments) -> float:
