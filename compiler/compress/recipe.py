@@ -18,14 +18,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgec.compiler.compress.distill import Distill
+from edgec.compiler.compress.low_rank import LowRank
 from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
 from edgec.compiler.errors import RecipeError, did_you_mean
 
-AnyStep = Annotated[Sparse, Field(discriminator="kind")]
+AnyStep = Annotated[Distill | LowRank | Sparse, Field(discriminator="kind")]
 
 # What a name with a number means; the number is a percentage.
 _NAMED: dict[str, Callable[[float], Step]] = {
+    "distill": lambda _: Distill(),
+    "low-rank-N": lambda share: LowRank(ratio=share),
     "sparse-N": lambda share: Sparse(ratio=share),
 }
 
