@@ -6,7 +6,8 @@ come: with H = E[x x^T] and U the upper Cholesky factor of its inverse,
 
     w_j' = w_j - (w_i - q_i) U_ij / U_ii          for all j > i       (their eq. 2 and 3)
 
-The scales stay those of rounding to the nearest.
+The scales stay those of rounding to the nearest. A codebook is fitted anew, to weights that are as
+important as the diagonal of H says.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook, nearest
 from edgec.compiler.quantize.encode import (
     HalfWeight,
     StoredWeight,
@@ -60,6 +62,10 @@ def round_second_order(
     rows = to_rows(operator.weight.array, operator).astype(np.float64)
     groups = len(moments.second)
     per_group = len(rows) // groups
+    if isinstance(stored, CodebookWeight):
+        power = np.diagonal(moments.second, axis1=1, axis2=2)
+        important = np.repeat(power, per_group, axis=0)
+        stored = fit_codebook(rows.astype(np.float32), len(stored.table), important)
     codes = np.zeros(rows.shape, np.int64)
     for group in range(groups):
         part = slice(group * per_group, (group + 1) * per_group)
@@ -70,13 +76,25 @@ def round_second_order(
         shaped = from_rows(codes.astype(np.float32), operator).astype(np.int8)
         summed = summed_axis(operator, resolved)
         return replace(stored, codes=shaped if summed is None else within_sums(shaped, summed))
+    if isinstance(stored, CodebookWeight):
+        return stored.with_indices(codes)
     padded = unpack_nibbles(stored.packed).copy()
     padded[:, : stored.columns] = codes
     return replace(stored, packed=pack_nibbles(padded))
 
 
-def _rounding(stored: ChannelWeight | GroupWeight, part: slice, largest: int) -> Rounding:
+def _rounding(
+    stored: ChannelWeight | CodebookWeight | GroupWeight, part: slice, largest: int
+) -> Rounding:
     """Rounds a column of some rows: values and codes."""
+    if isinstance(stored, CodebookWeight):
+        table, row_scales = stored.table.astype(np.float64), stored.scales[part]
+
+        def to_entry(column: NDArray[np.float64], _: int) -> Rounded:
+            codes = nearest(stored.table, column / row_scales)
+            return table[codes] * row_scales, codes
+
+        return to_entry
     if isinstance(stored, ChannelWeight):
         scales = stored.scales[part].astype(np.float64)
 
