@@ -83,7 +83,10 @@ class Network:
         if isinstance(value, relax.Var):
             self._alias[variable] = self._source(value)
         elif isinstance(value, relax.TupleGetItem):
-            split = self.graph.definitions[value.tuple_value]
+            split = self.graph.definitions.get(value.tuple_value)
+            if split is None or op_name(split) != "relax.split":
+                missing.add(op_name(split) or "a tuple")
+                return
             data = self._source(split.args[0])
             if data in self._moving:
                 self._moving.add(variable)

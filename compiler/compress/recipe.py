@@ -1,13 +1,21 @@
 """Recipes of compression: steps in order.
 
-On the command line, names with a number, joined by commas: `channels-50,distill`. As a TOML file:
+On the command line, names with a number, joined by commas: `low-rank-50,distill`. As a TOML file:
 
 ```toml
 [[step]]
 kind = "sparse"
 ratio = 0.8
 skip = ["classifier*"]
+
+[[step]]
+kind = "distill"
+epochs = 20
+labels = "labels.npy"
 ```
+
+`sparse-N` makes N percent of the weights zero, `low-rank-N` removes N percent of them, `distill`
+trains what the steps before it left.
 """
 
 import re
