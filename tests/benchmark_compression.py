@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path)
     parser.add_argument("--samples", type=int, default=1300)
     parser.add_argument("--seconds", type=float, default=2)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     data = load_data(arguments.network, arguments.images)
     train = data.train[: arguments.samples]
     with tempfile.TemporaryDirectory() as folder:
