@@ -156,7 +156,7 @@ def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--compress",
             metavar="RECIPE",
-            help="sparse-80, … joined by commas, in this order; or *.toml.",
+            help="sparse-80, low-rank-50, distill, … joined by commas, in order; or *.toml.",
         ),
         click.option(
             "--compress-report",
@@ -165,9 +165,13 @@ def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="What each step gained and cost.",
         ),
         click.option(
+            "--checkpoint", type=_path, metavar="FILE.npz", help="Keep the training of distill."
+        ),
+        click.option(
             "--quantize",
             metavar="RECIPE",
-            help="int8, int8-dynamic, int8-weight-only, int4-weight-only, fp16, bf16, log2, *.toml",
+            help="int8, int8-dynamic, int8-weight-only, int4-weight-only, fp16, bf16, log2, "
+            "codebook-16, codebook-256, *.toml",
         ),
         click.option(
             "--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."
@@ -206,7 +210,7 @@ _SAMPLE_FIELDS = {
     "calibration_limit": "limit",
     "metric": "metric",
 }
-_COMPRESS_FIELDS = {"compress_report": "report"}
+_COMPRESS_FIELDS = {"compress_report": "report", "checkpoint": "checkpoint"}
 _QUANTIZE_FIELDS = {
     "observer": "observer",
     "calibration_cache": "cache",

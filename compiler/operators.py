@@ -75,9 +75,11 @@ def decode_weight(
 
     Args:
         codes: `int4` and `log2`: uint8 [rows, bytes], see `quantize.numerics.GroupWeight`;
-            `float`: half floats in the shape of the result.
-        parameters: scales float32 [rows, groups], and for `int4` zero points uint8 of that shape.
-        format: `int4`, `log2` or `float`.
+            codebooks: uint8 [rows, bytes], see `quantize.codebook.CodebookWeight`; `float`: half
+            floats in the shape of the result.
+        parameters: scales float32 [rows, groups], and for `int4` zero points uint8 of that shape;
+            of codebooks the table float32 [entries], and scales float32 [rows].
+        format: `int4`, `log2`, `codebook16`, `codebook256` or `float`.
         shape: of the weights.
         group: codes that share a scale.
         rows_last: whether rows are the last axis of the weights, not the first; columns are all
@@ -112,8 +114,12 @@ def _compute_decode_weight(
         column = tirx.const(0, "int64")
         for extent, index in zip(shape[rest], indices[rest], strict=True):
             column = column * extent + index
+        if format == "codebook256":
+            return parameters[0](codes(row, column).astype("int32")) * parameters[1](row)
         byte = codes(row, column // 2).astype("int32")
         code = (byte >> ((column % 2).astype("int32") * 4)) & 15
+        if format == "codebook16":
+            return parameters[0](code) * parameters[1](row)
         scale = parameters[0](row, column // group)
         if format == "int4":
             return (code - parameters[1](row, column // group).astype("int32")) * scale

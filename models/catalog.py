@@ -78,6 +78,15 @@ _RECIPES: tuple[Recipe, ...] = (
         source=InstalledFile("edgec.models", "zoo/digits.onnx"),
         shapes={"image": (1, 1, 8, 8)},
     ),
+    Recipe(
+        name="digits28",
+        description="28x28 digit classifier trained by edgec (models/zoo/train_digits28.py)",
+        licence="Apache-2.0",
+        source=BuiltGraph(
+            InstalledFile("edgec.models", "zoo/digits28.npz"), "edgec.models.zoo.digits28:build"
+        ),
+        shapes={"image": (1, 1, 28, 28)},
+    ),
     _ocr(
         "cls",
         "ch_ppocr_mobile_v2.0_cls_infer.onnx",

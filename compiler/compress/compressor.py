@@ -74,7 +74,7 @@ def compress_model(
             "compile without --compress"
         )
     original = Graph(module, imported.value_names)
-    work = Work(original, imported.signature, target, samples, metric, progress)
+    work = Work(original, imported.signature, target, samples, metric, progress, options.checkpoint)
     measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
     teacher = HostModel(module, imported.signature) if measured else None
     results = []

@@ -1,13 +1,21 @@
 """Recipes of compression: steps in order.
 
-On the command line, names with a number, joined by commas: `channels-50,distill`. As a TOML file:
+On the command line, names with a number, joined by commas: `low-rank-50,distill`. As a TOML file:
 
 ```toml
 [[step]]
 kind = "sparse"
 ratio = 0.8
 skip = ["classifier*"]
+
+[[step]]
+kind = "distill"
+epochs = 20
+labels = "labels.npy"
 ```
+
+`sparse-N` makes N percent of the weights zero, `low-rank-N` removes N percent of them, `distill`
+trains what the steps before it left.
 """
 
 import re
@@ -18,15 +26,19 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgec.compiler.compress.distill import Distill
+from edgec.compiler.compress.low_rank import LowRank
 from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
 from edgec.compiler.errors import RecipeError, did_you_mean
 
-AnyStep = Annotated[Sparse, Field(discriminator="kind")]
+AnyStep = Annotated[Distill | LowRank | Sparse, Field(discriminator="kind")]
 
 # What a name with a number means; the number is a percentage.
 _NAMED: dict[str, Callable[[float], Step]] = {
     "block-N": lambda share: Sparse(ratio=share, pattern="block"),
+    "distill": lambda _: Distill(),
+    "low-rank-N": lambda share: LowRank(ratio=share),
     "sparse-N": lambda share: Sparse(ratio=share),
 }
 

@@ -14,10 +14,12 @@ class CompressOptions:
     Attributes:
         recipe: the steps.
         report: .html or .json file.
+        checkpoint: file in which `distill` is kept; it goes on from there if it is there.
     """
 
     recipe: CompressionRecipe
     report: Path | None = None
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -28,6 +30,12 @@ class CompressOptions:
         if self.report is not None and self.report.suffix not in (".html", ".json"):
             raise UsageError(
                 f"--compress-report {self.report}: expected a name ending in .html or .json"
+            )
+        trained = [step.kind for step in self.recipe.step].count("distill")
+        if self.checkpoint is not None and trained != 1:
+            raise UsageError(
+                f"--checkpoint {self.checkpoint}: holds the training of one distill step, the "
+                f"recipe has {trained}"
             )
 
     def check_samples(self, given: bool) -> None:

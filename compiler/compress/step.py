@@ -4,6 +4,7 @@ import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from tvm import IRModule
@@ -28,6 +29,7 @@ class Work:
         samples: unlabelled inputs; None if none were given.
         metric: agreement of two models' outputs, 0..1.
         progress: shown what takes long.
+        checkpoint: file in which training is kept; None keeps none.
     """
 
     original: Graph
@@ -36,6 +38,7 @@ class Work:
     samples: Samples | None
     metric: Metric
     progress: Progress
+    checkpoint: Path | None = None
 
 
 class Step(BaseModel, ABC):

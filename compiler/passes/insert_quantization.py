@@ -4,8 +4,8 @@
     conv(x, W)           ->  conv(x, dequantize(codes, scales))
     conv(x, W) + b       ->  conv(..) + dequantize(int32 codes, s_x * scales)
 
-4-bit and half-float weights come out of `edgec.decode_weight`. Dynamic activations have scales
-that the graph computes:
+4-bit, shared and half-float weights come out of `edgec.decode_weight`. Dynamic activations have
+scales that the graph computes:
 
     s = (max(x, 0) - min(x, 0)) / levels,  z = round(-min(x, 0) / s) + lowest code
 
@@ -21,6 +21,7 @@ from tvm import IRModule, relax
 
 from edgec.compiler.operators import decode_weight
 from edgec.compiler.passes.base import Pass, constant, shape_of, value_of
+from edgec.compiler.quantize.codebook import CodebookWeight
 from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight
 from edgec.compiler.quantize.numerics import ChannelWeight, Codes, Floats, Scale
 from edgec.compiler.quantize.plan import Operator
@@ -167,6 +168,14 @@ def stored_weight(stored: StoredWeight, operator: Operator) -> relax.Call:
     shape = operator.weight.array.shape
     if isinstance(stored, HalfWeight):
         return decode_weight(constant(stored.codes), [], format="float", shape=shape)
+    if isinstance(stored, CodebookWeight):
+        return decode_weight(
+            constant(stored.codes),
+            [constant(stored.table), constant(stored.scales)],
+            format=f"codebook{len(stored.table)}",
+            shape=shape,
+            rows_last=operator.kind == "matmul",
+        )
     parameters = [constant(stored.scales)]
     if stored.zero_points is not None:
         parameters.append(constant(stored.zero_points))

@@ -574,10 +574,10 @@ class _Packer:
             Codes in the shape of the weights, scales [rows, groups], columns of a group.
         """
         call = self.old.get(expression)
-        if call is None or op_name(call) != "edgec.decode_weight" or call.attrs["rows_last"]:
+        if call is None or not self._is_grouped(call) or call.attrs["rows_last"]:
             return None
         packed, *parameters = [value_of(argument) for argument in call.args]
-        if packed is None or call.attrs["format"] == "float":
+        if packed is None:
             return None
         shape, group = [int(extent) for extent in call.attrs["shape"]], int(call.attrs["group"])
         codes, scales = unpack_nibbles(packed)[:, : math.prod(shape[1:])], parameters[0]
@@ -591,6 +591,11 @@ class _Packer:
         along = np.repeat(zeros, group, axis=1)[:, : codes.shape[1]]
         less = codes.astype(np.int8) - along.astype(np.int8)
         return less.reshape(shape), scales, group
+
+    @staticmethod
+    def _is_grouped(call: relax.Call) -> bool:
+        """Whether it decodes weights with a scale for each group."""
+        return op_name(call) == "edgec.decode_weight" and call.attrs["format"] in _GROUPED
 
     def _stored_half(self, expression: Any) -> tuple[NDArray[np.uint16], Format] | None:
         """Bits and format of constant weights that are stored as half floats."""
@@ -832,7 +837,7 @@ class _Packer:
         elif half is not None:
             workload = StoredMatmulWorkload(product, half[1])
             operands = [half[0].reshape(k, n)]
-        elif decode is not None and op_name(decode) == "edgec.decode_weight":
+        elif decode is not None and self._is_grouped(decode):
             arrays = [value_of(argument) for argument in decode.args]
             codes, *parameters = [array for array in arrays if array is not None]
             kind: Format = "log2" if decode.attrs["format"] == "log2" else "int4"
@@ -1207,6 +1212,9 @@ def _with_number(op: str, number: float) -> Step:
 
 
 _ROUNDING = ("relax.dequantize", "relax.quantize")
+
+# Formats of `edgec.decode_weight` with a scale for each group; codebooks have no kernel.
+_GROUPED = ("int4", "log2")
 
 
 def _with_floats(found: Convolution, axis: int = 0) -> Convolution:

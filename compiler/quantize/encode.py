@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook
 from edgec.compiler.quantize.numerics import (
     ChannelWeight,
     Floats,
@@ -39,7 +40,7 @@ class HalfWeight:
         return self.codes.astype(np.float32)
 
 
-StoredWeight = ChannelWeight | GroupWeight | HalfWeight
+StoredWeight = ChannelWeight | CodebookWeight | GroupWeight | HalfWeight
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Quantization:
         """What the stored weights of an operator stand for, in its weights' shape."""
         assert operator.weight is not None
         stored = self.weights[operator.name]
-        if isinstance(stored, GroupWeight):
+        if isinstance(stored, GroupWeight | CodebookWeight):
             return from_rows(stored.values, operator)
         return stored.values
 
@@ -128,6 +129,12 @@ def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
         largest = resolved.largest_weight
         summed = summed_axis(operator, resolved)
         return quantize_channels(weight.array, weight.axis, largest, summed)
+    if recipe.codebook:
+        rows = to_rows(weight.array, operator)
+        found = fit_codebook(rows, recipe.codebook)
+        # The table of a small tensor is larger than what it saves.
+        half = HalfWeight(weight.array.astype(np.float16))
+        return found if found.size < half.codes.nbytes else half
     return quantize_rows(to_rows(weight.array, operator), recipe)
 
 

@@ -5,7 +5,7 @@ A recipe has a name or is a TOML file:
 ```toml
 base = "int8"              # a named recipe to start from
 activations = "static"     # static, dynamic, or float
-weights = "int8"           # int8, int4, log2, fp16, bf16, or float
+weights = "int8"           # int8, int4, log2, codebook16, codebook256, fp16, bf16, or float
 extent = "partial"         # full: the results are codes as well
 
 [[override]]
@@ -51,7 +51,7 @@ Side = Literal["weights", "activations", "none"]
 """Which side of products gives up bits for the target's int16 sums, see `sides`."""
 
 Activations = Literal["static", "dynamic", "float"]
-Weights = Literal["int8", "int4", "log2", "fp16", "bf16", "float"]
+Weights = Literal["int8", "int4", "log2", "codebook16", "codebook256", "fp16", "bf16", "float"]
 
 
 class _Settings(BaseModel):
@@ -99,7 +99,8 @@ class Recipe(_Settings):
         activation_bits: of the 8 that hold a code; None: what the target needs to be exact.
         symmetric_activations: whether the zero point is the middle of the codes.
         weights: int8 with a scale for each output channel; 4-bit codes with a scale for each
-            group; `log2`: powers of two in 4 bits; half floats.
+            group; `log2`: powers of two in 4 bits; codebooks: values of a table for the whole
+            tensor, with a scale for each output channel; half floats.
         weight_bits: of int8 weights; None: what the target needs to be exact.
         weight_group: weights that share a scale, in int4 and log2.
         symmetric_weights: int4 only; int8 weights always are.
@@ -137,6 +138,11 @@ class Recipe(_Settings):
         """Whether ranges come from calibration."""
         return self.activations == "static"
 
+    @property
+    def codebook(self) -> int:
+        """Entries of a codebook, 0 if weights are stored otherwise."""
+        return {"codebook16": 16, "codebook256": 256}.get(self.weights, 0)
+
     def keep(self, names: tuple[str, ...], kind: str) -> str:
         """How an operator is treated: `integer`, `weight-only` or `float`."""
         for override in self.override:
@@ -155,6 +161,8 @@ RECIPES: dict[str, Recipe] = {
         Recipe(name="fp16", activations="float", weights="fp16"),
         Recipe(name="bf16", activations="float", weights="bf16"),
         Recipe(name="log2", activations="float", weights="log2"),
+        Recipe(name="codebook-16", activations="float", weights="codebook16"),
+        Recipe(name="codebook-256", activations="float", weights="codebook256"),
     )
 }
 

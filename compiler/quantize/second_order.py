@@ -6,7 +6,8 @@ come: with H = E[x x^T] and U the upper Cholesky factor of its inverse,
 
     w_j' = w_j - (w_i - q_i) U_ij / U_ii          for all j > i       (their eq. 2 and 3)
 
-The scales stay those of rounding to the nearest.
+The scales stay those of rounding to the nearest. A codebook is fitted anew, to weights that are as
+important as the diagonal of H says.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook, nearest
 from edgec.compiler.quantize.encode import (
     HalfWeight,
     StoredWeight,
@@ -66,6 +68,10 @@ def round_second_order(
     rows = to_rows(operator.weight.array, operator).astype(np.float64)
     groups = len(moments.second)
     parts = rows.reshape(groups, -1, rows.shape[1])
+    if isinstance(stored, CodebookWeight):
+        power = np.diagonal(moments.second, axis1=1, axis2=2)
+        important = np.repeat(power, parts.shape[1], axis=0)
+        stored = fit_codebook(rows.astype(np.float32), len(stored.table), important)
     codes = _round_rows(parts, moments.second, _rounding(stored, groups, resolved.largest_weight))
     return with_codes(stored, codes.reshape(rows.shape), operator, resolved)
 
@@ -79,14 +85,26 @@ def with_codes(
         shaped = from_rows(codes.astype(np.float32), operator).astype(np.int8)
         summed = summed_axis(operator, resolved)
         return replace(stored, codes=shaped if summed is None else within_sums(shaped, summed))
+    if isinstance(stored, CodebookWeight):
+        return stored.with_indices(codes)
     padded = unpack_nibbles(stored.packed).copy()
     padded[:, : stored.columns] = codes
     return replace(stored, packed=pack_nibbles(padded))
 
 
-def _rounding(stored: ChannelWeight | GroupWeight, groups: int, largest: int) -> Rounding:
+def _rounding(
+    stored: ChannelWeight | CodebookWeight | GroupWeight, groups: int, largest: int
+) -> Rounding:
     """Rounds one column of each group, [groups, rows], given its index: values and codes."""
     scales = stored.scales.astype(np.float64).reshape(groups, -1, *stored.scales.shape[1:])
+    if isinstance(stored, CodebookWeight):
+        table = stored.table.astype(np.float64)
+
+        def to_entry(column: Wide, _: NDArray[np.intp]) -> Rounded:
+            codes = nearest(stored.table, column / scales)
+            return table[codes] * scales, codes
+
+        return to_entry
     if isinstance(stored, ChannelWeight):
 
         def to_channel(column: Wide, _: NDArray[np.intp]) -> Rounded:

@@ -67,6 +67,8 @@ def model(digits: Path) -> Digits:
         ("int4-weight-only", "native", 1.0),
         ("log2", "native", 2.0),
         ("bf16", "native", 0.3),
+        ("codebook-16", "native", 1.0),
+        ("codebook-256", "native", 0.3),
     ],
 )
 def test_top1_stays_near_that_of_the_floats(
@@ -90,7 +92,7 @@ def test_a_broken_scale_costs_accuracy(model: Digits) -> None:
 
 
 def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
-    for name in ("int8", "int4-weight-only"):
+    for name in ("int8", "int4-weight-only", "codebook-16", "codebook-256"):
         module = model.quantized(RECIPES[name]).module
         inputs = {"image": model.base.test[:BATCH]}
         results = [

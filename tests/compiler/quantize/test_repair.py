@@ -66,7 +66,9 @@ def test_rounding_that_knows_the_inputs_costs_less(kind: str, rounding: str) -> 
     of = moments(operator, numbers)
 
     def cost(known: Moments) -> float:
-        stored = ROUNDINGS[rounding](operator, numbers.weights[operator.name], known, numbers.resolved)
+        stored = ROUNDINGS[rounding](
+            operator, numbers.weights[operator.name], known, numbers.resolved
+        )
         return error_db(operator, numbers.with_weights({operator.name: stored}), of)
 
     nearest = error_db(operator, numbers, of)
