@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import dtype_of, shape_of, substitute, value_of
+from edgec.compiler.passes.base import dtype_of, shape_of, value_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Graph:
                 for parameter in self.parameters:
                     made[parameter] = rewrite(builder, parameter, None, now)
                 for variable, value in self.bindings:
-                    made[variable] = rewrite(builder, variable, substitute(value, made), now)
+                    made[variable] = rewrite(builder, variable, _substituted(value, made), now)
                 results = [now(result) for result in self.results]
                 fields = [*results, *(now(variable) for variable in shown)]
                 single = len(fields) == 1 and not shown and not self._returns_tuple()
@@ -156,3 +156,17 @@ def _arguments(value: Any) -> list[Any]:
     if isinstance(value, relax.TupleGetItem):
         return [value.tuple_value]
     return [value] if isinstance(value, relax.Var) else []
+
+
+def _substituted(value: Any, made: Mapping[Any, Any]) -> Any:
+    """An expression with its variables replaced, its type left open: shapes may change."""
+    if isinstance(value, relax.Var):
+        return made.get(value, value)
+    if isinstance(value, relax.Tuple):
+        return relax.Tuple([_substituted(item, made) for item in value.fields])
+    if isinstance(value, relax.TupleGetItem):
+        return relax.TupleGetItem(_substituted(value.tuple_value, made), value.index)
+    if isinstance(value, relax.Call):
+        arguments = [_substituted(item, made) for item in value.args]
+        return relax.Call(value.op, arguments, value.attrs, value.ty_args)
+    return value
