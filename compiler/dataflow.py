@@ -28,6 +28,7 @@ class Graph:
 
     Attributes:
         module: it stands for.
+        value_names: ONNX names by the name of a variable.
         bindings: variable and expression, in order.
         names: of each variable, unique; the ONNX name where one is known.
         readers: of each variable, in order; a reader that reads twice is there twice.
@@ -36,6 +37,7 @@ class Graph:
 
     def __init__(self, module: IRModule, value_names: Mapping[str, str]) -> None:
         self.module = module
+        self.value_names = value_names
         function = module["main"]
         (block,) = function.body.blocks
         self.parameters = list(function.params)

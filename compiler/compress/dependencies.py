@@ -100,6 +100,19 @@ class Sum:
     factor: int
 
 
+@dataclass(frozen=True)
+class Term:
+    """A number that shrinks with the model: the product of extents.
+
+    Attributes:
+        axes: identities of their indices.
+        factor: what they are multiplied with.
+    """
+
+    axes: Axes
+    factor: int
+
+
 class Dependencies:
     """What hangs together in a canonical module.
 
@@ -169,12 +182,21 @@ class Dependencies:
         removed[[group.identity for group in groups]] = True
         return ~removed[self._roots]
 
-    def macs(self, kept: NDArray[np.bool_]) -> int:
-        """Multiplications that are left."""
-        return sum(
-            s.factor * math.prod(int(np.count_nonzero(kept[ids])) for ids in s.extents)
-            for s in self.sums
-        )
+    def kept_values(
+        self, variable: Any, array: NDArray[Any], kept: NDArray[np.bool_]
+    ) -> NDArray[Any]:
+        """What is left of a value."""
+        return _compressed(array, self._axes[variable], kept)
+
+    @property
+    def multiplications(self) -> list[Term]:
+        """Their number is the sum of these."""
+        return [Term(s.extents, s.factor) for s in self.sums]
+
+    @property
+    def weights(self) -> list[Term]:
+        """The number of constants is the sum of these."""
+        return [Term(axes, 1) for axes in self.constants.values()]
 
     def without(self, groups: Sequence[Group]) -> IRModule:
         """The module with smaller constants and values."""
@@ -217,14 +239,9 @@ class Dependencies:
 
         return self.graph.rebuilt(rewrite)
 
-    def sliced(
-        self, place: Place, array: NDArray[Any], kept: NDArray[np.bool_]
-    ) -> NDArray[Any]:
+    def sliced(self, place: Place, array: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
         """What is left of a constant, or of another of its shape."""
-        for axis, ids in enumerate(self.constants[place]):
-            if not kept[ids].all():
-                array = np.compress(kept[ids], array, axis)
-        return np.ascontiguousarray(array)
+        return _compressed(array, self.constants[place], kept)
 
     def _smaller(self, variable: Any, value: Any, kept: NDArray[np.bool_]) -> Any:
         """The expression of a binding with what is left of its constants and attributes."""
@@ -630,6 +647,13 @@ def _place(
         return variable, position
     argument = graph.operand(graph.definitions[variable].args[position])
     return (argument, BOUND) if (argument, BOUND) in constants else None
+
+
+def _compressed(array: NDArray[Any], axes: Axes, kept: NDArray[np.bool_]) -> NDArray[Any]:
+    for axis, ids in enumerate(axes):
+        if not kept[ids].all():
+            array = np.compress(kept[ids], array, axis)
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _fixed(expression: Any) -> Axes:

@@ -18,14 +18,16 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgec.compiler.compress.channels import Channels
 from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
 from edgec.compiler.errors import RecipeError, did_you_mean
 
-AnyStep = Annotated[Sparse, Field(discriminator="kind")]
+AnyStep = Annotated[Channels | Sparse, Field(discriminator="kind")]
 
 # What a name with a number means; the number is a percentage.
 _NAMED: dict[str, Callable[[float], Step]] = {
+    "channels-N": lambda share: Channels(ratio=share),
     "sparse-N": lambda share: Sparse(ratio=share),
 }
 
