@@ -47,7 +47,7 @@ class Graph:
         self.names = self._unique_names(value_names)
         self.readers: dict[Any, list[Reader]] = {}
         for variable, value in self.bindings:
-            for argument in _arguments(value):
+            for argument in operands(value):
                 if isinstance(argument, relax.Var):
                     self.readers.setdefault(argument, []).append(Reader(variable, value))
 
@@ -146,12 +146,12 @@ class Graph:
         return isinstance(self.module["main"].ret_ty, relax.TupleType)
 
 
-def _arguments(value: Any) -> list[Any]:
+def operands(value: Any) -> list[Any]:
     """Operands of a call or tuple access, those inside tuples included."""
     if isinstance(value, relax.Call):
         arguments = []
         for argument in value.args:
-            arguments += _arguments(argument) if isinstance(argument, relax.Tuple) else [argument]
+            arguments += operands(argument) if isinstance(argument, relax.Tuple) else [argument]
         return arguments
     if isinstance(value, relax.Tuple):
         return list(value.fields)

@@ -1,8 +1,6 @@
 """Structured pruning: channels, features and attention heads go, and shapes with them."""
 
 import math
-import statistics
-import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,6 +10,7 @@ from tvm import IRModule
 
 from edgec.compiler.compress.dependencies import Dependencies, Group, Term
 from edgec.compiler.compress.effects import weighted_by_effect
+from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct, sum_length
 from edgec.compiler.compress.scores import (
     NEEDING_SAMPLES,
@@ -26,15 +25,11 @@ from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.host_model import FloatModel, HostModel
 from edgec.compiler.quantize.moments import Moments, has_moments, measure_moments
+from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator, find_operators
-from edgec.compiler.signature import Signature
-from edgec.compiler.vectors import generate_inputs
 
 # Compiles that a budget of time takes; each removes more or less than the one before.
 LATENCY_TRIALS = 4
-
-# Runs that a latency is the median of.
-LATENCY_RUNS = 20
 
 
 class Channels(Step):
@@ -82,19 +77,20 @@ class Channels(Step):
         if work.samples is None or not self.repair:
             return module
         kept = dependencies.kept(chosen)
-        return reconstruct(
-            module, graph, work, lambda v, array: dependencies.kept_values(v, array, kept)
-        )
+        origins = [variable for variable, _ in graph.bindings]
+
+        def left(variable: Any, values: Floats) -> Floats:
+            return dependencies.kept_values(variable, values, kept)
+
+        return reconstruct(module, graph, origins, work, left)
 
     def _ranked(self, dependencies: Dependencies, work: Work) -> list[list[Bundle]]:
         """For each family that may shrink, its bundles in order."""
         given = work.samples is not None
         score: Score = self.score or ("repair" if given else "magnitude")
         allocate = self.allocate or ("effect" if given else "error")
-        graph, anchors = (
-            dependencies.graph,
-            {o.anchor: o for o in self.weighted(dependencies.graph)},
-        )
+        graph = dependencies.graph
+        anchors = {o.anchor for o in self.weighted(graph)}
         moments = {}
         if score in NEEDING_SAMPLES or allocate == "effect":
             assert work.samples is not None
@@ -131,25 +127,26 @@ class Channels(Step):
             return choose(dependencies, ranked, weights, self.ratio, evenly)
         if self.budget == "macs":
             return choose(dependencies, ranked, macs, self.ratio, evenly)
-        before = host_latency_ms(dependencies.graph.module, work.signature)
+        original = HostModel(dependencies.graph.module, work.signature)
         low, high, ratio, best = 0.0, 1.0, self.ratio, None
         with work.progress.parts("latency", LATENCY_TRIALS) as advance:
             for _ in range(LATENCY_TRIALS):
                 chosen = choose(dependencies, ranked, macs, ratio, evenly, strict=False)
-                share = 1 - host_latency_ms(dependencies.without(chosen), work.signature) / before
+                smaller = HostModel(dependencies.without(chosen), work.signature)
+                before, after = latencies_ms([original, smaller], work.signature)
+                share = 1 - after / before
                 if share >= self.ratio:
                     best, high = chosen, ratio
                 else:
                     low = ratio
                 # Where a straight line through what was measured meets the budget.
                 guess = ratio * self.ratio / max(share, 0.01)
-                inside = low < guess < high
-                ratio = guess if inside else (low + high) / 2
+                ratio = guess if low < guess < high else (low + high) / 2
                 advance()
         if best is None:
             raise UnsupportedModelError(
-                f"channels: no choice of channels was {self.ratio:.0%} faster on this machine "
-                f"({before:.2f} ms): ask for less, or for a share of multiplications"
+                f"channels: with {high:.0%} of the multiplications gone the model was not yet "
+                f"{self.ratio:.0%} faster on this machine: ask for less"
             )
         return best
 
@@ -161,17 +158,6 @@ def _moments(graph: Graph, work: Work) -> dict[Any, tuple[Operator, Moments]]:
     model = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
     found = measure_moments(model, operators, work.samples, work.progress)
     return {o.anchor: (o, moments) for o, moments in found}
-
-
-def host_latency_ms(module: IRModule, signature: Signature) -> float:
-    """Median time of an inference on this machine [ms]."""
-    model, inputs = HostModel(module, signature), generate_inputs(signature.inputs, 0, {})
-    times = []
-    for _ in range(LATENCY_RUNS):
-        start = time.perf_counter()
-        model.run(inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
 
 
 def choose(
@@ -197,19 +183,23 @@ def choose(
     """
     ledger = _Ledger(dependencies, terms)
     total, taken = ledger.total, [0] * len(ranked)
-    values: list[float | None] = [None] * len(ranked)
+    saved: list[int | None] = [None] * len(ranked)
     touched = [frozenset().union(*(ledger.terms(b) for b in bundles)) for bundles in ranked]
     chosen: list[Group] = []
-    while ledger.total > (1 - ratio) * total:
+    while (excess := ledger.total - (1 - ratio) * total) > 0:
+        values = np.full(len(ranked), np.inf)
         for i, bundles in enumerate(ranked):
             if taken[i] == len(bundles):
-                values[i] = math.inf
-            elif values[i] is None:
-                bundle = bundles[taken[i]]
-                saved = max(ledger.saved(bundle), 1e-9)
-                values[i] = taken[i] / len(bundles) if evenly else bundle.price / saved
-        best = int(np.argmin(np.array(values, float)))
-        if values[best] == math.inf:
+                continue
+            bundle = bundles[taken[i]]
+            gain = saved[i]
+            if gain is None:
+                gain = saved[i] = ledger.saved(bundle)
+            # What goes beyond the budget is not worth anything.
+            worth = max(min(gain, excess), 1e-9)
+            values[i] = taken[i] / len(bundles) if evenly else bundle.price / worth
+        best = int(np.argmin(values))
+        if values[best] == np.inf:
             if strict:
                 raise UnsupportedModelError(
                     f"channels: {ratio:.0%} asked for, but only {1 - ledger.total / total:.0%} can "
@@ -220,7 +210,7 @@ def choose(
         ledger.remove(bundle)
         chosen += bundle.groups
         taken[best] += 1
-        values = [None if touched[i] & touched[best] else v for i, v in enumerate(values)]
+        saved = [None if touched[i] & touched[best] else s for i, s in enumerate(saved)]
     return chosen
 
 

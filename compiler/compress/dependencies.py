@@ -21,6 +21,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
+from edgec.compiler.compress.rewrite import convolution_attributes
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.passes.base import constant, op_name, shape_of, value_of
 
@@ -211,34 +212,6 @@ class Dependencies:
 
         return self.graph.rebuilt(rewrite)
 
-    def masked(self, groups: Sequence[Group]) -> IRModule:
-        """The module of the old shapes that computes the same: zeros where the groups are read."""
-        kept = self.kept(groups)
-        read = {s.weight: s.read for s in self.sums if s.weight and s.read is not None}
-
-        def rewrite(
-            builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
-        ) -> Any:
-            if value is None:
-                return variable
-
-            def zeroed(place: Place) -> Any:
-                array, axis = self.array(place).copy(), read[place]
-                np.moveaxis(array, axis, 0)[~kept[self.constants[place][axis]]] = 0
-                return constant(array)
-
-            if (variable, BOUND) in read:
-                value = zeroed((variable, BOUND))
-            elif isinstance(value, relax.Call):
-                fields = [
-                    zeroed((variable, i)) if (variable, i) in read else field
-                    for i, field in enumerate(value.args)
-                ]
-                value = relax.Call(value.op, fields, value.attrs)
-            return builder.emit(value, variable.name)
-
-        return self.graph.rebuilt(rewrite)
-
     def sliced(self, place: Place, array: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
         """What is left of a constant, or of another of its shape."""
         return _compressed(array, self.constants[place], kept)
@@ -251,8 +224,8 @@ class Dependencies:
         if not isinstance(value, relax.Call):
             return value
         arguments = [
-            constant(self.sliced(place, self.array(place), kept))
-            if (place := (variable, i)) in self.constants
+            constant(self.sliced((variable, i), self.array((variable, i)), kept))
+            if (variable, i) in self.constants
             else argument
             for i, argument in enumerate(value.args)
         ]
@@ -267,11 +240,11 @@ class Dependencies:
         elif name in _CONVOLUTIONS:
             weight = shape_of(self.graph.definitions[variable].args[1]) or ()
             if _by_channel(value, weight):
-                place = _place(self.graph, self.constants, variable, 1)
-                channels = kept[self.constants[place][0]] if place else np.ones(weight[0], bool)
+                held = _place(self.graph, self.constants, variable, 1)
+                channels = kept[self.constants[held][0]] if held else np.ones(weight[0], bool)
                 repeat = weight[0] // int(value.attrs.groups) if not _is_transposed(name) else 1
                 groups = int(np.count_nonzero(channels)) // repeat
-                return relax.Call(value.op, arguments, _with_groups(value, groups))
+                return relax.Call(value.op, arguments, convolution_attributes(value, groups=groups))
         return relax.Call(value.op, arguments, value.attrs)
 
     def _slice(self, old: Any, data: Any, kept: NDArray[np.bool_]) -> Any:
@@ -705,15 +678,6 @@ def _by_channel(call: Any, weight: Sequence[int]) -> bool:
     if groups == 1:
         return False
     return weight[1] == 1 if not _is_transposed(op_name(call)) else weight[0] == groups
-
-
-def _with_groups(call: Any, groups: int) -> Any:
-    """The attributes of a convolution with another number of groups."""
-    names = ["strides", "padding", "dilation", "data_layout", "kernel_layout", "out_layout"]
-    names += ["out_dtype", *(["output_padding"] if _is_transposed(op_name(call)) else [])]
-    fields = {name: getattr(call.attrs, name) for name in names}
-    kind = type(call.attrs).__name__
-    return tvm.ir.make_node(f"relax.attrs.{kind}", **fields, groups=groups)
 
 
 def _split_fields(call: Any, shape: Sequence[int]) -> tuple[int, list[int]]:

@@ -44,24 +44,14 @@ def weighted_by_effect(
         for bundles in ranked:
             held = bundles[: max(1, round(SHARE * len(bundles)))]
             groups = [group for bundle in held for group in bundle.groups]
-            missing = sum(_missing(item, groups) for item in readings)
+            missing = sum(
+                item.missing(np.concatenate([item.columns(group) for group in groups]))
+                for item in readings
+            )
             factor = model.noise(groups) / max(missing, 1e-12)
             weighted.append([replace(b, price=b.price * factor) for b in bundles])
             advance()
     return weighted
-
-
-def _missing(item: Reading, groups: Sequence[Group]) -> float:
-    """Share of a reader's energy that is missing without groups, nothing repaired."""
-    columns = np.concatenate([item.columns(group) for group in groups])
-    if not len(columns):
-        return 0.0
-    rows = item.rows[:, :, columns]
-    total = item.energy or 1.0
-    if item.second is None:
-        return float(np.square(rows).sum()) / total
-    second = item.second[:, columns[:, None], columns[None, :]]
-    return float(np.einsum("gri,gij,grj->", rows, second, rows, optimize=True)) / total
 
 
 class _HeldModel:
@@ -79,6 +69,7 @@ class _HeldModel:
         graph = dependencies.graph
         self._ids: list[NDArray[np.int64]] = []
         self._means: list[NDArray[np.float32]] = []
+        self._shapes: list[list[int]] = []
         specs, parameters = [], []
         held: dict[Any, tuple[Any, Any]] = {}
         for item in readings:
@@ -91,6 +82,7 @@ class _HeldModel:
             number, rank = len(self._ids), len(data.ty.shape.values)
             shape = [1] * rank
             shape[axis] = len(ids)
+            self._shapes.append(shape)
             pair = []
             for what in ("factor", "summand"):
                 specs.append(TensorSpec(f"{what} {number}", tuple(shape), "float32"))
@@ -115,7 +107,6 @@ class _HeldModel:
         module = graph.rebuilt(rewrite, parameters=parameters)
         signature = work.signature
         inputs = (*signature.inputs, *specs)
-        self._specs = specs
         self._model = HostModel(module, Signature(inputs, signature.outputs))
         self._samples = list(work.samples.limited(MAX_BATCHES))
         self._expected = [self._model.run({**s, **self._held(())}) for s in self._samples]
@@ -125,9 +116,9 @@ class _HeldModel:
         arrays = {}
         for number, (ids, means) in enumerate(zip(self._ids, self._means, strict=True)):
             gone = np.isin(ids, removed)
-            factor, summand = self._specs[2 * number : 2 * number + 2]
-            arrays[factor.name] = np.where(gone, 0, 1).astype(np.float32).reshape(factor.shape)
-            arrays[summand.name] = np.where(gone, means, np.float32(0)).reshape(summand.shape)
+            shape = self._shapes[number]
+            arrays[f"factor {number}"] = np.where(gone, 0, 1).astype(np.float32).reshape(shape)
+            arrays[f"summand {number}"] = np.where(gone, means, np.float32(0)).reshape(shape)
         return arrays
 
     def noise(self, groups: Sequence[Group]) -> float:
@@ -142,4 +133,4 @@ def _mean(found: tuple[Operator, Moments] | None, channels: int) -> NDArray[np.f
     """Of each channel that a sum reads; 0 where it is not known."""
     if found is None:
         return np.zeros(channels, np.float32)
-    return found[1].mean.reshape(channels, -1).mean(axis=1).astype(np.float32)
+    return np.asarray(found[1].mean.reshape(channels, -1).mean(axis=1))

@@ -1,4 +1,4 @@
-"""Repair without labels: weights that give, from what a changed model reads, what the original gave.
+"""Repair without labels: weights that give the original's values from what is left of its inputs.
 
 For every output of a convolution or matrix product, y its values in the original model and x its
 inputs in the changed one, with W the weights as they are:
@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import IRModule
+from tvm import IRModule, relax
 
 from edgec.compiler.compress.rewrite import with_weights
 from edgec.compiler.compress.step import Work
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.dataflow import Graph, operands
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.host_model import FloatModel
+from edgec.compiler.passes.base import value_of
 from edgec.compiler.quantize.encode import from_rows, to_rows
 from edgec.compiler.quantize.moments import groups_of, has_moments, input_sums
+from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator, find_operators
 from edgec.compiler.samples import Sample
 
@@ -43,57 +45,91 @@ DAMPING = 0.01
 _SEED = 0
 
 # The values of the original for a variable, as far as they are left, from its array.
-Kept = Callable[[Any, NDArray[np.float32]], NDArray[np.float32]]
+Kept = Callable[[Any, Floats], Floats]
 
 
 def reconstruct(
-    module: IRModule,
-    teacher: Graph,
-    work: Work,
-    kept: Kept,
-    skip: Callable[[Operator], bool] = lambda _: False,
+    module: IRModule, teacher: Graph, origins: Sequence[Any], work: Work, kept: Kept
 ) -> IRModule:
     """The module with repaired weights and biases.
 
     Args:
-        module: changed; its values have the names that they have in `teacher`.
+        module: changed.
         teacher: the module before.
+        origins: variables of the teacher that the first bindings of the module stand for.
         work: has samples.
         kept: what is left of a value of the teacher.
-        skip: operators whose weights stay.
     """
     assert work.samples is not None
-    graph = Graph(module, teacher.value_names)
-    wanted = [o for o in _repaired(graph, teacher) if not skip(o)]
-    names = {name: v for v, name in teacher.names.items()}
-    size = -(-len(wanted) // PARTS) if wanted else 1
     batches = list(work.samples)
     if not batches:
         raise CalibrationError(f"calibration data {work.samples.source} hold no samples")
-    parts = [[o.name for o in wanted[i : i + size]] for i in range(0, len(wanted), size)]
+    student = _Student(module, teacher, origins)
+    wanted = _wanted(student)
+    if not wanted:
+        return module
+    results = [student.origins[_result(student.operators[anchor])] for anchor in wanted]
+    original = FloatModel(teacher, work.signature, results)
+    size = -(-len(wanted) // PARTS)
+    parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
     with work.progress.parts("least squares", len(parts)) as advance:
         for part in parts:
-            graph = Graph(module, teacher.value_names)
-            operators = [o for o in find_operators(graph) if o.name in part]
-            module = _repair(graph, operators, teacher, names, work, batches, kept)
+            student = _Student(module, teacher, origins)
+            module = _repair(student, part, original, work, batches, kept)
             advance()
     return module
 
 
-def _repaired(graph: Graph, teacher: Graph) -> list[Operator]:
-    """Operators that have a counterpart in the teacher, from the first whose inputs differ."""
-    originals = {o.name: o for o in find_operators(teacher)}
-    found = [
-        o
-        for o in find_operators(graph)
-        if has_moments(o) and sum_length(o) <= MAX_LENGTH and o.name in originals
+class _Student:
+    """A changed module beside the one that it came from.
+
+    Attributes:
+        graph: of the changed module.
+        teacher: the one before.
+        origins: variable of the teacher by variable of the graph.
+        operators: of the graph, by the teacher's variable for their anchor.
+    """
+
+    def __init__(self, module: IRModule, teacher: Graph, origins: Sequence[Any]) -> None:
+        self.graph = Graph(module, teacher.value_names)
+        self.teacher = teacher
+        # A result gets a binding of its own, at the end.
+        pairs = zip(self.graph.bindings, origins, strict=False)
+        self.origins = {variable: origin for (variable, _), origin in pairs}
+        self.operators: dict[Any, Operator] = {
+            self.origins[o.anchor]: o for o in find_operators(self.graph) if o.weight is not None
+        }
+
+    def changed(self) -> set[Any]:
+        """Variables of the graph whose values may differ from the teacher's."""
+        found: set[Any] = set()
+        for variable, value in self.graph.bindings:
+            origin = self.origins.get(variable)
+            old = self.teacher.definitions.get(origin)
+            arguments, originals = operands(value) or [value], operands(old) or [old]
+            if len(arguments) != len(originals) or any(
+                self._differs(one, other, found)
+                for one, other in zip(arguments, originals, strict=True)
+            ):
+                found.add(variable)
+        return found
+
+    def _differs(self, argument: Any, original: Any, changed: set[Any]) -> bool:
+        if isinstance(argument, relax.Var):
+            before = self.teacher.operand(self.origins.get(argument, argument))
+            return argument in changed or not before.same_as(self.teacher.operand(original))
+        ours, theirs = value_of(argument), value_of(original)
+        return ours is not None and (theirs is None or not np.array_equal(ours, theirs))
+
+
+def _wanted(student: _Student) -> list[Any]:
+    """Anchors of operators that read or compute something else now, and can be repaired."""
+    changed = student.changed()
+    return [
+        anchor
+        for anchor, o in student.operators.items()
+        if o.anchor in changed and has_moments(o) and sum_length(o) <= MAX_LENGTH
     ]
-    for i, operator in enumerate(found):
-        before = originals[operator.name].weight
-        assert operator.weight is not None
-        if before is None or before.array.shape != operator.weight.array.shape:
-            return found[i:]
-    return []
 
 
 def sum_length(operator: Operator) -> int:
@@ -128,48 +164,50 @@ class _Fit:
 
 
 def _repair(
-    graph: Graph,
-    operators: Sequence[Operator],
-    teacher: Graph,
-    names: dict[str, Any],
+    student: _Student,
+    anchors: Sequence[Any],
+    original: FloatModel,
     work: Work,
     batches: Sequence[Sample],
     kept: Kept,
 ) -> IRModule:
-    outputs = {o.name: names[graph.names[_result(o)]] for o in operators}
-    student = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
-    model = FloatModel(teacher, work.signature, outputs.values())
-    fits: dict[str, _Fit] = {}
+    """The student's module with some of its operators repaired."""
+    graph, names = student.graph, student.teacher.names
+    operators = [student.operators[anchor] for anchor in anchors]
+    results = [student.origins[_result(o)] for o in operators]
+    changed = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
+    fits: list[_Fit | None] = [None] * len(operators)
     random = np.random.default_rng(_SEED)
     for sample in batches:
-        inputs, values = student.values(sample), model.values(sample)
-        for o in operators:
-            variable = outputs[o.name]
-            y = _rows(o, graph, kept(variable, values[teacher.names[variable]]))
-            x = input_sums(o, graph, inputs[graph.names[o.inputs[0]]])
+        inputs, outputs = changed.values(sample), original.values(sample)
+        for i, (operator, result) in enumerate(zip(operators, results, strict=True)):
+            y = _rows(operator, graph, kept(result, outputs[names[result]]))
+            x = input_sums(operator, graph, inputs[graph.names[operator.inputs[0]]])
             if x.shape[1] > MAX_SUMS:
                 chosen = random.choice(x.shape[1], MAX_SUMS, replace=False)
                 x, y = x[:, chosen], y[:, chosen]
-            _add(fits, o.name, x, y)
+            fits[i] = _fitted(fits[i], x, y)
     weights, biases = {}, {}
-    for o in operators:
-        weight, bias = _solve(o, fits.pop(o.name))
-        weights[o.anchor] = weight
-        if bias is not None and o.bias is not None:
-            old = next(
-                array
-                for x in graph.definitions[o.bias[0]].args
-                if (array := graph.constant(x)) is not None
-            )
-            biases[o.bias[0]] = (
-                bias.reshape(old.shape)
-                if old.size == bias.size
-                else bias.reshape(-1, *(1,) * (0 if o.kind == "matmul" else 2))
-            )
+    for i, operator in enumerate(operators):
+        fit, fits[i] = fits[i], None
+        assert fit is not None
+        weights[operator.anchor], bias = _solve(operator, fit)
+        if operator.bias is not None:
+            biases[operator.bias[0]] = _bias_constant(graph, operator, bias)
     return with_weights(graph, weights, biases)
 
 
-def _rows(operator: Operator, graph: Graph, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
+    """A bias by output channel as the constant that an operator adds."""
+    assert operator.bias is not None
+    arrays = map(graph.constant, graph.definitions[operator.bias[0]].args)
+    old = next(array for array in arrays if array is not None)
+    if old.size == bias.size:
+        return bias.reshape(old.shape)
+    return bias.reshape(-1, *(1,) * (0 if operator.kind == "matmul" else 2))
+
+
+def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
     """What an operator gives, in the order of `input_sums`, [groups, sums, outputs]."""
     if operator.kind == "matmul":
         return values.reshape(1, -1, values.shape[-1])
@@ -179,23 +217,21 @@ def _rows(operator: Operator, graph: Graph, values: NDArray[np.float32]) -> NDAr
     return split.transpose(1, 0, 3, 2).reshape(groups, -1, channels // groups)
 
 
-def _add(fits: dict[str, _Fit], name: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
+    """With more inputs [groups, sums, length] and outputs [groups, sums, outputs]."""
     turned = x.transpose(0, 2, 1)
-    xx, xy, sx, sy = turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1)
-    if name not in fits:
-        wide = (array.astype(np.float64) for array in (xx, xy, sx, sy))
-        fits[name] = _Fit(*wide, x.shape[1])
-        return
-    fit = fits[name]
-    fit.xx += xx
-    fit.xy += xy
-    fit.x += sx
-    fit.y += sy
+    sums = (turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1))
+    if fit is None:
+        xx, xy, sx, sy = (array.astype(np.float64) for array in sums)
+        return _Fit(xx, xy, sx, sy, x.shape[1])
+    for total, array in zip((fit.xx, fit.xy, fit.x, fit.y), sums, strict=True):
+        total += array
     fit.count += x.shape[1]
+    return fit
 
 
-def _solve(operator: Operator, fit: _Fit) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Weights, and the bias by output channel if there is one."""
+def _solve(operator: Operator, fit: _Fit) -> tuple[Floats, Floats]:
+    """Weights, and the bias by output channel that fits them."""
     assert operator.weight is not None
     groups = len(fit.xx)
     old = to_rows(operator.weight.array, operator).astype(np.float64)
@@ -207,10 +243,7 @@ def _solve(operator: Operator, fit: _Fit) -> tuple[NDArray[np.float32], NDArray[
         xy = xy - x[:, :, None] * y[:, None, :]
     ridge = DAMPING * np.einsum("gii->gi", xx).mean(axis=1) + 1e-12
     damped = xx + ridge[:, None, None] * np.eye(xx.shape[1])
-    change = np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1))
-    new = old + change.transpose(0, 2, 1)
+    new = old + np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1)).transpose(0, 2, 1)
+    bias = y - np.einsum("goi,gi->go", new, x)
     rows = new.reshape(-1, new.shape[2]).astype(np.float32)
-    bias = None
-    if operator.bias is not None:
-        bias = (y - np.einsum("goi,gi->go", new, x)).reshape(-1).astype(np.float32)
-    return from_rows(rows, operator), bias
+    return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from edgec.compiler.compress.dependencies import Dependencies, Group, Sum
 from edgec.compiler.passes.base import op_name
 from edgec.compiler.quantize.moments import Moments
+from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator
 
 Score = Literal["repair", "activation", "magnitude", "redundancy", "random"]
 NEEDING_SAMPLES: tuple[Score, ...] = ("repair", "activation")
-
-Floats = NDArray[np.float32]
 
 # Added to the diagonal, as a share of its mean, so that a matrix of moments has an inverse.
 DAMPING = 0.01
@@ -43,7 +42,7 @@ class Reading:
 
     Attributes:
         sum: which.
-        rows: its weights, [groups, outputs, inputs of a sum]; change as columns are removed.
+        rows: its weights, [groups, outputs, inputs of a sum].
         second: second moments of its inputs, centered if a bias takes up the mean,
             [groups, inputs, inputs]; None if they are taken for independent and of energy 1.
         block: inputs of a sum for each index of the axis that is read.
@@ -63,12 +62,22 @@ class Reading:
         ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
-    @property
-    def energy(self) -> float:
-        """Of what it gives, as far as its inputs vary."""
-        if self.second is None:
-            return float(np.square(self.rows).sum())
-        return float(np.einsum("gri,gij,grj->", self.rows, self.second, self.rows, optimize=True))
+    def __post_init__(self) -> None:
+        self._energy = energy(self.rows, self.second) or 1.0
+
+    def missing(self, columns: NDArray[np.int64]) -> float:
+        """Share of the energy that is missing without some inputs, nothing repaired."""
+        second = self.second
+        if second is not None:
+            second = second[:, columns[:, None], columns[None, :]]
+        return energy(self.rows[:, :, columns], second) / self._energy
+
+
+def energy(rows: Floats, second: Floats | None) -> float:
+    """Of the sums of inputs with these moments; see `Reading`."""
+    if second is None:
+        return float(np.square(rows).sum())
+    return float(np.einsum("grj,grj->", rows @ second, rows))
 
 
 def reading(
@@ -170,18 +179,7 @@ def _by_activation(
     family: Sequence[Group], readings: Sequence[Reading], _dependencies: Dependencies, _seed: int
 ) -> NDArray[np.float64]:
     """Share of the readers' energy that is missing without a group, nothing repaired."""
-    prices = np.zeros(len(family))
-    for item in readings:
-        total = item.energy or 1.0
-        for i, group in enumerate(family):
-            columns = item.columns(group)
-            rows = item.rows[:, :, columns]
-            if item.second is None:
-                prices[i] += np.square(rows).sum() / total
-            else:
-                second = item.second[:, columns[:, None], columns[None, :]]
-                prices[i] += np.einsum("gri,gij,grj->", rows, second, rows, optimize=True) / total
-    return prices
+    return np.array([sum(r.missing(r.columns(group)) for r in readings) for group in family])
 
 
 def _by_chance(
@@ -242,7 +240,10 @@ def _by_repair(
     """
     if not sizes:
         return []
-    states = [_State(item, [item.columns(group) for group in family]) for item in readings]
+    states = [
+        _State(item.rows, item.second, [item.columns(group) for group in family])
+        for item in readings
+    ]
     left = list(range(len(family)))
     bundles = []
     for size in sizes:
@@ -257,16 +258,18 @@ def _by_repair(
 class _State:
     """One reader, as channels leave."""
 
-    def __init__(self, item: Reading, columns: Sequence[NDArray[np.int64]]) -> None:
-        self.rows = item.rows.copy()
-        self.total = item.energy or 1.0
+    def __init__(
+        self, rows: Floats, second: Floats | None, columns: Sequence[NDArray[np.int64]]
+    ) -> None:
+        self.rows = rows.copy()
+        self.total = energy(rows, second) or 1.0
         self.columns = columns
         self.inverse: Floats | None = None
-        if item.second is not None:
-            diagonal = np.einsum("gii->gi", item.second).mean(axis=1)
+        if second is not None:
+            diagonal = np.einsum("gii->gi", second).mean(axis=1)
             ridge = np.maximum(DAMPING * diagonal, 1e-12)[:, None, None]
             self.inverse = np.linalg.inv(
-                item.second + (ridge * np.eye(item.second.shape[1])).astype(np.float32)
+                second + (ridge * np.eye(second.shape[1])).astype(np.float32)
             )
 
     def prices(self, left: Sequence[int]) -> NDArray[np.float64]:
@@ -274,7 +277,7 @@ class _State:
         sizes = np.array([len(self.columns[i]) for i in left])
         for size in np.unique(sizes[sizes > 0]):
             where = np.flatnonzero(sizes == size)
-            columns = np.stack([self.columns[left[i]] for i in where])
+            columns = np.stack([self.columns[left[int(i)]] for i in where])
             for group, rows in enumerate(self.rows):
                 prices[where] += self._errors(rows, group, columns) / self.total
         return prices
@@ -283,13 +286,14 @@ class _State:
         """For each row of columns, [candidates]."""
         weights = rows[:, columns]
         if self.inverse is None:
-            return np.square(weights).sum(axis=(0, 2))
+            return np.asarray(np.square(weights).sum(axis=(0, 2)))
         inverse = self.inverse[group]
         if columns.shape[1] == 1:
-            return np.square(weights).sum(axis=(0, 2)) / inverse[columns[:, 0], columns[:, 0]]
+            diagonal = inverse[columns[:, 0], columns[:, 0]]
+            return np.asarray(np.square(weights).sum(axis=(0, 2)) / diagonal)
         blocks = inverse[columns[:, :, None], columns[:, None, :]]
         solved = np.linalg.solve(blocks, weights.transpose(1, 2, 0))
-        return np.einsum("nkr,rnk->n", solved, weights)
+        return np.asarray(np.einsum("nkr,rnk->n", solved, weights))
 
     def remove(self, chosen: Sequence[int]) -> float:
         columns = np.concatenate([self.columns[i] for i in chosen])
@@ -309,3 +313,15 @@ class _State:
                 inverse -= inverse[:, columns] @ factor
             rows[:, columns] = 0
         return error / self.total
+
+
+def left_over(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float:
+    """Share of the energy of sums that is lost without some of their inputs, the rest repaired.
+
+    Args:
+        rows: weights, [groups, outputs, inputs].
+        second: second moments of the inputs, [groups, inputs, inputs].
+        columns: inputs that go.
+    """
+    state = _State(rows, second, [columns])
+    return state.remove([0])
