@@ -11,7 +11,6 @@ from edgec.compiler.compress.costs import costs_of
 from edgec.compiler.compress.drop_layers import Layers, find_blocks, without_blocks
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.quantize.reference import run_reference
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def model() -> SmallModel:
         ]
     nodes.append(node("Conv", ["a3", "last"], ["y"]))
     weights["last"] = random(4, 8, 1, 1, seed=9)
-    return small_model(nodes, weights, (2, 3, 8, 8))
+    return small_model(nodes, weights, (16, 3, 6, 6))
 
 
 def test_the_block_that_adds_least_goes(model: SmallModel) -> None:
@@ -38,9 +37,7 @@ def test_the_block_that_adds_least_goes(model: SmallModel) -> None:
     (_, second, _) = find_blocks(model.graph)
     assert operators(module)["conv2d"] == operators(model.graph.module)["conv2d"] - 2
     expected = without_blocks(model.graph, [second])
-    inputs, signature = model.test[0], model.work.signature
-    one, two = (run_reference(m, signature, inputs)["y"] for m in (module, expected))
-    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(model.run(module)["y"], model.run(expected)["y"])
     assert costs_of(Graph(module, {})).macs <= 0.8 * costs_of(model.graph).macs
 
 
@@ -55,14 +52,14 @@ def test_repair_makes_up_for_some_of_it(model: SmallModel) -> None:
         model.accuracy(Layers(ratio=0.4, repair=repair).apply(model.graph, model.work)).sqnr_db
         for repair in (False, True)
     )
-    assert repaired > plain + 2
+    assert repaired > plain + 1
 
 
 def test_skipped_operators_keep_their_block(model: SmallModel) -> None:
     step = Layers(ratio=0.2, repair=False, skip=("d1",))
     (_, second, _) = find_blocks(model.graph)
     kept = step.apply(model.graph, model.work)
-    assert model.accuracy(kept) != model.accuracy(without_blocks(model.graph, [second]))
+    assert np.any(model.run(kept)["y"] != model.run(without_blocks(model.graph, [second]))["y"])
 
 
 def test_more_than_there_is_is_refused(model: SmallModel) -> None:

@@ -12,7 +12,6 @@ from edgec.compiler.compress.step import Work
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.quantize.reference import run_reference
 
 
 def with_margin(weights: np.ndarray, rows: int, scale: float) -> np.ndarray:
@@ -38,7 +37,7 @@ def network(scale: float) -> SmallModel:
         "w1": with_margin(random(6, 1, 5, 5, seed=2), 1, scale),
         "w2": random(4, 6, 3, 3, seed=3),
     }
-    return small_model(nodes, weights, (2, 3, 12, 12))
+    return small_model(nodes, weights, (8, 3, 12, 12))
 
 
 def kernels(graph: Graph) -> list[tuple[int, ...]]:
@@ -60,10 +59,7 @@ def test_margins_of_zero_are_not_missed() -> None:
     model = network(0.0)
     module = Kernels(energy=1e-6).apply(model.graph, model.blind)
     assert kernels(Graph(module, {})) == [(1, 1), (3, 3), (3, 3)]
-    signature, inputs = model.work.signature, model.test[0]
-    expected, actual = (
-        run_reference(m, signature, inputs)["y"] for m in (model.graph.module, module)
-    )
+    expected, actual = model.run(model.graph.module)["y"], model.run(module)["y"]
     # Sums of some tens of values of order 10, in another order.
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 
@@ -74,7 +70,7 @@ def test_repair_makes_up_for_some_of_it() -> None:
         model.accuracy(Kernels(energy=0.6, repair=repair).apply(model.graph, model.work)).sqnr_db
         for repair in (False, True)
     )
-    assert repaired > plain + 0.5
+    assert repaired > plain + 1
 
 
 def test_large_margins_stay() -> None:
