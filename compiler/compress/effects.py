@@ -1,6 +1,6 @@
 """What the error of each layer does to the outputs of the model, measured.
 
-A quarter of each family is held at its mean, alone, and the model run: one compiled model with
+A tenth of each family is held at its mean, alone, and the model run: one compiled model with
 a factor and a summand for every value whose channels may go.
 """
 
@@ -26,7 +26,7 @@ from edgec.compiler.signature import Signature, TensorSpec
 MAX_BATCHES = 8
 
 # Share of a family's bundles that is held.
-SHARE = 0.25
+SHARE = 0.1
 
 
 def weighted_by_effect(

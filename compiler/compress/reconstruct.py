@@ -3,7 +3,7 @@
 For every output of a convolution or matrix product, y its values in the original model and x its
 inputs in the changed one, with W the weights as they are:
 
-    W' = W + (E[y x^T] - W E[x x^T]) (E[x x^T] + r I)^-1
+    W' = W + (E[y x^T] - W E[x x^T]) (E[x x^T] + R)^-1
 
 about the means where there is a bias, which takes up their difference. Layers are repaired from
 the first to the last, some at a time, so that later ones also make up for what earlier ones could
@@ -241,8 +241,11 @@ def _solve(operator: Operator, fit: _Fit) -> tuple[Floats, Floats]:
     if operator.bias is not None:
         xx = xx - x[:, :, None] * x[:, None, :]
         xy = xy - x[:, :, None] * y[:, None, :]
-    ridge = DAMPING * np.einsum("gii->gi", xx).mean(axis=1) + 1e-12
-    damped = xx + ridge[:, None, None] * np.eye(xx.shape[1])
+    # A sum of n inputs seen m times: the fewer, the closer the weights stay to what they are.
+    length = xx.shape[1]
+    diagonal = np.einsum("gii->gi", xx)
+    ridge = diagonal * (length / fit.count) + DAMPING * diagonal.mean(axis=1)[:, None] + 1e-12
+    damped = xx + ridge[:, :, None] * np.eye(length)
     new = old + np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1)).transpose(0, 2, 1)
     bias = y - np.einsum("goi,gi->go", new, x)
     rows = new.reshape(-1, new.shape[2]).astype(np.float32)

@@ -95,9 +95,7 @@ def reading(
         rows, block = np.moveaxis(array, found.read, -1).reshape(1, -1, array.shape[found.read]), 1
     second = None
     if moments is not None:
-        second = moments.second
-        if operator is not None and operator.bias is not None:
-            second = second - moments.mean[:, :, None] * moments.mean[:, None, :]
+        second = centered(moments, operator is not None and operator.bias is not None)
     return Reading(found, np.ascontiguousarray(rows), second, block)
 
 
@@ -325,3 +323,22 @@ def left_over(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float
     """
     state = _State(rows, second, [columns])
     return state.remove([0])
+
+
+def centered(moments: Moments, about_mean: bool) -> Floats:
+    """Second moments that can be trusted, [groups, inputs, inputs].
+
+    Of n inputs seen in m sums, correlations are the less real the larger n / m is; they shrink by
+    m / (m + n), as the inverse would otherwise find every input to be a combination of others.
+
+    Args:
+        moments: as measured.
+        about_mean: whether a bias takes up the mean.
+    """
+    second = moments.second
+    if about_mean:
+        second = second - moments.mean[:, :, None] * moments.mean[:, None, :]
+    length = second.shape[1]
+    trust = np.float32(moments.count / (moments.count + length))
+    diagonal = np.einsum("gii->gi", second)[:, :, None] * np.eye(length, dtype=np.float32)
+    return np.asarray(trust * second + (1 - trust) * diagonal)

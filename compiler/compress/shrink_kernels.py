@@ -10,7 +10,7 @@ from tvm import IRModule, relax
 
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct, sum_length
 from edgec.compiler.compress.rewrite import convolution_attributes
-from edgec.compiler.compress.scores import left_over
+from edgec.compiler.compress.scores import centered, left_over
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
@@ -74,9 +74,7 @@ class Kernels(Step):
         if moments is None:
             total = float(np.square(array).sum())
             return float(np.square(array[:, :, outside]).sum()) / total if total else 0.0
-        second = moments.second
-        if operator.bias is not None:
-            second = second - moments.mean[:, :, None] * moments.mean[:, None, :]
+        second = centered(moments, operator.bias is not None)
         rows = array.reshape(len(second), len(array) // len(second), -1)
         columns = np.flatnonzero(np.tile(outside.reshape(-1), array.shape[1]))
         return left_over(rows, second, columns)

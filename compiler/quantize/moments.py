@@ -36,10 +36,12 @@ class Moments:
     Attributes:
         second: E[x x^T], float32 [groups, length of a sum, the same].
         mean: E[x], float32 [groups, length of a sum].
+        count: sums that they were seen in; 0 if they are assumed.
     """
 
     second: Floats
     mean: Floats
+    count: int = 0
 
 
 def has_moments(operator: Operator) -> bool:
@@ -134,7 +136,7 @@ def _measure(
     for operator in operators:
         second, mean = totals.pop(operator.name)
         number = np.float32(count[operator.name])
-        yield operator, Moments(second / number, mean / number)
+        yield operator, Moments(second / number, mean / number, count[operator.name])
 
 
 def _sums_per_batch(operator: Operator, batches: int | None) -> int:
