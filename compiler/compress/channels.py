@@ -154,7 +154,11 @@ class Channels(Step):
 def _moments(graph: Graph, work: Work) -> dict[Any, tuple[Operator, Moments]]:
     """Of every convolution and matrix product that can be repaired, by its variable."""
     assert work.samples is not None
-    operators = [o for o in find_operators(graph) if has_moments(o) and sum_length(o) <= MAX_LENGTH]
+    operators = [
+        o
+        for o in find_operators(graph)
+        if has_moments(o) and o.kind != "depthwise_conv" and sum_length(o) <= MAX_LENGTH
+    ]
     model = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
     found = measure_moments(model, operators, work.samples, work.progress)
     return {o.anchor: (o, moments) for o, moments in found}

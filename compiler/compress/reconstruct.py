@@ -25,16 +25,19 @@ from edgec.compiler.errors import CalibrationError
 from edgec.compiler.host_model import FloatModel
 from edgec.compiler.passes.base import value_of
 from edgec.compiler.quantize.encode import from_rows, to_rows
-from edgec.compiler.quantize.moments import groups_of, has_moments, input_sums
+from edgec.compiler.quantize.moments import (
+    MAX_SUMS,
+    choose_sums,
+    groups_of,
+    has_moments,
+    input_sums,
+)
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator, find_operators
 from edgec.compiler.samples import Sample
 
 # Layers are repaired in so many parts, each with the parts before it in place.
 PARTS = 6
-
-# Sums of each batch that are looked at.
-MAX_SUMS = 1024
 
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
@@ -181,11 +184,9 @@ def _repair(
     for sample in batches:
         inputs, outputs = changed.values(sample), original.values(sample)
         for i, (operator, result) in enumerate(zip(operators, results, strict=True)):
-            y = _rows(operator, graph, kept(result, outputs[names[result]]))
-            x = input_sums(operator, graph, inputs[graph.names[operator.inputs[0]]])
-            if x.shape[1] > MAX_SUMS:
-                chosen = random.choice(x.shape[1], MAX_SUMS, replace=False)
-                x, y = x[:, chosen], y[:, chosen]
+            chosen = choose_sums(operator, MAX_SUMS, random)
+            y = _rows(operator, graph, kept(result, outputs[names[result]]))[:, chosen]
+            x = input_sums(operator, graph, inputs[graph.names[operator.inputs[0]]], chosen)
             fits[i] = _fitted(fits[i], x, y)
     weights, biases = {}, {}
     for i, operator in enumerate(operators):
