@@ -42,8 +42,11 @@ PARTS = 6
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
 
-# Added to the diagonal, as a share of its mean: holds the weights where data say little.
-DAMPING = 0.01
+# Added to the diagonal, as a share of its mean: holds the weights where data say little. The one
+# that does best on batches that are held back, one of so many, is taken; with no such batch the
+# last.
+DAMPING = (0.001, 0.01, 0.1, 1.0)
+HELD_BACK = 4
 
 _SEED = 0
 
@@ -180,19 +183,22 @@ def _repair(
     results = [student.origins[_result(o)] for o in operators]
     changed = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
     fits: list[_Fit | None] = [None] * len(operators)
+    held: list[_Fit | None] = [None] * len(operators)
     random = np.random.default_rng(_SEED)
-    for sample in batches:
+    for number, sample in enumerate(batches):
         inputs, outputs = changed.values(sample), original.values(sample)
         for i, (operator, result) in enumerate(zip(operators, results, strict=True)):
             chosen = choose_sums(operator, MAX_SUMS, random)
             y = _rows(operator, graph, kept(result, outputs[names[result]]))[:, chosen]
             x = input_sums(operator, graph, inputs[graph.names[operator.inputs[0]]], chosen)
-            fits[i] = _fitted(fits[i], x, y)
+            seen = held if number % HELD_BACK == HELD_BACK - 1 else fits
+            seen[i] = _fitted(seen[i], x, y)
     weights, biases = {}, {}
     for i, operator in enumerate(operators):
         fit, fits[i] = fits[i], None
         assert fit is not None
-        weights[operator.anchor], bias = _solve(operator, fit)
+        weights[operator.anchor], bias = _solve(operator, fit, held[i])
+        held[i] = None
         if operator.bias is not None:
             biases[operator.bias[0]] = _bias_constant(graph, operator, bias)
     return with_weights(graph, weights, biases)
@@ -231,23 +237,46 @@ def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
     return fit
 
 
-def _solve(operator: Operator, fit: _Fit) -> tuple[Floats, Floats]:
+def _solve(operator: Operator, fit: _Fit, held: _Fit | None) -> tuple[Floats, Floats]:
     """Weights, and the bias by output channel that fits them."""
     assert operator.weight is not None
     groups = len(fit.xx)
     old = to_rows(operator.weight.array, operator).astype(np.float64)
     old = old.reshape(groups, len(old) // groups, -1)
+    about_mean = operator.bias is not None
+    best = _adjusted(old, fit, about_mean, DAMPING[-1])
+    if held is not None:
+        found = [old, *(_adjusted(old, fit, about_mean, damping) for damping in DAMPING)]
+        best = min(found, key=lambda new: _error(new, held, about_mean))
+    bias = (fit.y - np.einsum("goi,gi->go", best, fit.x)) / fit.count
+    rows = best.reshape(-1, best.shape[2]).astype(np.float32)
+    return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)
+
+
+def _moments(fit: _Fit, about_mean: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """E[x x^T] and E[x y^T], about the means if a bias takes them up."""
     xx, xy = fit.xx / fit.count, fit.xy / fit.count
-    x, y = fit.x / fit.count, fit.y / fit.count
-    if operator.bias is not None:
+    if about_mean:
+        x, y = fit.x / fit.count, fit.y / fit.count
         xx = xx - x[:, :, None] * x[:, None, :]
         xy = xy - x[:, :, None] * y[:, None, :]
+    return xx, xy
+
+
+def _adjusted(
+    old: NDArray[np.float64], fit: _Fit, about_mean: bool, damping: float
+) -> NDArray[np.float64]:
+    """Weights by least squares, [groups, outputs, inputs]."""
+    xx, xy = _moments(fit, about_mean)
+    length, diagonal = xx.shape[1], np.einsum("gii->gi", xx)
     # A sum of n inputs seen m times: the fewer, the closer the weights stay to what they are.
-    length = xx.shape[1]
-    diagonal = np.einsum("gii->gi", xx)
-    ridge = diagonal * (length / fit.count) + DAMPING * diagonal.mean(axis=1)[:, None] + 1e-12
+    ridge = (length / fit.count) * diagonal + damping * diagonal.mean(axis=1)[:, None] + 1e-12
     damped = xx + ridge[:, :, None] * np.eye(length)
-    new = old + np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1)).transpose(0, 2, 1)
-    bias = y - np.einsum("goi,gi->go", new, x)
-    rows = new.reshape(-1, new.shape[2]).astype(np.float32)
-    return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)
+    change = np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1))
+    return np.asarray(old + change.transpose(0, 2, 1))
+
+
+def _error(rows: NDArray[np.float64], held: _Fit, about_mean: bool) -> float:
+    """Expected squared error of weights in what was held back, but for a constant."""
+    xx, xy = _moments(held, about_mean)
+    return float(np.sum((rows @ xx) * rows) - 2 * np.sum(rows * xy.transpose(0, 2, 1)))
