@@ -156,7 +156,7 @@ def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--compress",
             metavar="RECIPE",
-            help="sparse-80, low-rank-50, distill, … joined by commas, in order; or *.toml.",
+            help="channels-50, sparse-80, low-rank-50, distill, … joined by commas; or *.toml.",
         ),
         click.option(
             "--compress-report",

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import dtype_of, shape_of, substitute, value_of
+from edgec.compiler.passes.base import dtype_of, shape_of, value_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Graph:
 
     Attributes:
         module: it stands for.
+        value_names: ONNX names by the name of a variable.
         bindings: variable and expression, in order.
         names: of each variable, unique; the ONNX name where one is known.
         readers: of each variable, in order; a reader that reads twice is there twice.
@@ -36,6 +37,7 @@ class Graph:
 
     def __init__(self, module: IRModule, value_names: Mapping[str, str]) -> None:
         self.module = module
+        self.value_names = value_names
         function = module["main"]
         (block,) = function.body.blocks
         self.parameters = list(function.params)
@@ -45,7 +47,7 @@ class Graph:
         self.names = self._unique_names(value_names)
         self.readers: dict[Any, list[Reader]] = {}
         for variable, value in self.bindings:
-            for argument in _arguments(value):
+            for argument in operands(value):
                 if isinstance(argument, relax.Var):
                     self.readers.setdefault(argument, []).append(Reader(variable, value))
 
@@ -132,7 +134,7 @@ class Graph:
                 for parameter in self.parameters:
                     made[parameter] = rewrite(builder, parameter, None, now)
                 for variable, value in self.bindings:
-                    made[variable] = rewrite(builder, variable, substitute(value, made), now)
+                    made[variable] = rewrite(builder, variable, _substituted(value, made), now)
                 results = [now(result) for result in self.results]
                 fields = [*results, *(now(variable) for variable in shown)]
                 single = len(fields) == 1 and not shown and not self._returns_tuple()
@@ -144,15 +146,29 @@ class Graph:
         return isinstance(self.module["main"].ret_ty, relax.TupleType)
 
 
-def _arguments(value: Any) -> list[Any]:
+def operands(value: Any) -> list[Any]:
     """Operands of a call or tuple access, those inside tuples included."""
     if isinstance(value, relax.Call):
         arguments = []
         for argument in value.args:
-            arguments += _arguments(argument) if isinstance(argument, relax.Tuple) else [argument]
+            arguments += operands(argument) if isinstance(argument, relax.Tuple) else [argument]
         return arguments
     if isinstance(value, relax.Tuple):
         return list(value.fields)
     if isinstance(value, relax.TupleGetItem):
         return [value.tuple_value]
     return [value] if isinstance(value, relax.Var) else []
+
+
+def _substituted(value: Any, made: Mapping[Any, Any]) -> Any:
+    """An expression with its variables replaced, its type left open: shapes may change."""
+    if isinstance(value, relax.Var):
+        return made.get(value, value)
+    if isinstance(value, relax.Tuple):
+        return relax.Tuple([_substituted(item, made) for item in value.fields])
+    if isinstance(value, relax.TupleGetItem):
+        return relax.TupleGetItem(_substituted(value.tuple_value, made), value.index)
+    if isinstance(value, relax.Call):
+        arguments = [_substituted(item, made) for item in value.args]
+        return relax.Call(value.op, arguments, value.attrs, value.ty_args)
+    return value

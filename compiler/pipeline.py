@@ -38,6 +38,7 @@ from edgec.compiler.bundle import (
 )
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.kernels import describe_kernels, kernel_rows
+from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.errors import (
     BadInputError,
     OutputError,
@@ -165,6 +166,8 @@ def compile_model(
                 run.progress,
             )
             module = compressed.module
+            if options.compress.report is not None:
+                write_compression_report(options.compress.report, compressed)
         if options.quantize is not None:
             quantized = run(
                 "quantize",

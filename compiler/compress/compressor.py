@@ -1,12 +1,13 @@
 """The compress phase: the steps of a recipe, and what the model is after each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
 from edgec.compiler.accuracy import Accuracy, Comparison, Metric
 from edgec.compiler.compress.costs import Costs, costs_of
+from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.settings import CompressOptions
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.dataflow import Graph
@@ -30,11 +31,13 @@ class StepResult:
         step: what was done.
         costs: of the model.
         accuracy: against the original, on samples; None without samples.
+        latency_ms: of one inference on this machine; None if not measured.
     """
 
     step: Step
     costs: Costs
     accuracy: Accuracy | None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class CompressedModel:
         before: costs of the original.
         steps: the model after each step.
         measured: number of batches that accuracy was measured on.
+        latency_before_ms: of the original on this machine; None if not measured.
     """
 
     module: IRModule
     before: Costs
     steps: tuple[StepResult, ...]
     measured: int
+    latency_before_ms: float | None = None
 
 
 def compress_model(
@@ -76,21 +81,30 @@ def compress_model(
     original = Graph(module, imported.value_names)
     work = Work(original, imported.signature, target, samples, metric, progress, options.checkpoint)
     measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
-    teacher = HostModel(module, imported.signature) if measured else None
-    results = []
+    timed = options.report is not None
+    models, results = [], []
+    if measured or timed:
+        models.append(HostModel(module, imported.signature))
     for step in options.recipe.step:
         module = step.apply(Graph(module, imported.value_names), work)
         costs = costs_of(Graph(module, imported.value_names))
-        accuracy = _accuracy(teacher, module, work, measured) if teacher is not None else None
+        accuracy = None
+        if models:
+            models.append(HostModel(module, imported.signature))
+            accuracy = _accuracy(models[0], models[-1], metric, measured) if measured else None
         results.append(StepResult(step, costs, accuracy))
-    return CompressedModel(module, costs_of(original), tuple(results), len(measured))
+    before = None
+    if timed:
+        before, *times = latencies_ms(models, imported.signature)
+        pairs = zip(results, times, strict=True)
+        results = [replace(result, latency_ms=after) for result, after in pairs]
+    return CompressedModel(module, costs_of(original), tuple(results), len(measured), before)
 
 
 def _accuracy(
-    teacher: HostModel, module: IRModule, work: Work, samples: Sequence[Sample]
+    teacher: HostModel, student: HostModel, metric: Metric, samples: Sequence[Sample]
 ) -> Accuracy:
-    student = HostModel(module, work.signature)
-    comparison = Comparison(work.metric)
+    comparison = Comparison(metric)
     for sample in samples:
         comparison.add(teacher.run(sample), student.run(sample))
     return comparison.result()

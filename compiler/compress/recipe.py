@@ -26,18 +26,26 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgec.compiler.compress.channels import Channels
 from edgec.compiler.compress.distill import Distill
+from edgec.compiler.compress.drop_layers import Layers
 from edgec.compiler.compress.low_rank import LowRank
+from edgec.compiler.compress.shrink_kernels import Kernels
 from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
 from edgec.compiler.errors import RecipeError, did_you_mean
 
-AnyStep = Annotated[Distill | LowRank | Sparse, Field(discriminator="kind")]
+AnyStep = Annotated[
+    Channels | Distill | Kernels | Layers | LowRank | Sparse, Field(discriminator="kind")
+]
 
 # What a name with a number means; the number is a percentage.
 _NAMED: dict[str, Callable[[float], Step]] = {
     "block-N": lambda share: Sparse(ratio=share, pattern="block"),
+    "channels-N": lambda share: Channels(ratio=share),
     "distill": lambda _: Distill(),
+    "kernels-N": lambda share: Kernels(energy=share),
+    "layers-N": lambda share: Layers(ratio=share),
     "low-rank-N": lambda share: LowRank(ratio=share),
     "sparse-N": lambda share: Sparse(ratio=share),
 }

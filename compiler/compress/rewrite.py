@@ -1,8 +1,9 @@
-"""New weights and biases in an unchanged graph."""
+"""New weights, biases and attributes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tvm
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
@@ -40,3 +41,13 @@ def with_weights(
         return builder.emit(value, variable.name)
 
     return graph.rebuilt(rewrite)
+
+
+def convolution_attributes(call: Any, **changes: Any) -> Any:
+    """The attributes of a convolution with some of them changed."""
+    kind = type(call.attrs).__name__
+    names = ["strides", "padding", "dilation", "groups"]
+    names += ["data_layout", "kernel_layout", "out_layout", "out_dtype"]
+    names += ["output_padding"] if kind.endswith("TransposeAttrs") else []
+    fields = {name: getattr(call.attrs, name) for name in names}
+    return tvm.ir.make_node(f"relax.attrs.{kind}", **fields | changes)

@@ -4,6 +4,7 @@ With x the inputs of one sum (a patch, or a row), rounding weights W to W + D ad
 E[(D x)^2] = D E[x x^T] D^T to an output in the mean. So E[x x^T] is all that rounding must know.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.host_model import FloatModel, observe
+from edgec.compiler.passes.base import shape_of
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator
@@ -36,10 +38,12 @@ class Moments:
     Attributes:
         second: E[x x^T], float32 [groups, length of a sum, the same].
         mean: E[x], float32 [groups, length of a sum].
+        count: sums that they were seen in; 0 if they are assumed.
     """
 
     second: Floats
     mean: Floats
+    count: int = 0
 
 
 def has_moments(operator: Operator) -> bool:
@@ -123,7 +127,8 @@ def _measure(
     for values in observe(model, samples, "repair", progress):
         for operator in operators:
             data = values[graph.names[operator.inputs[0]]]
-            sums = input_sums(operator, graph, data, limits[operator.name], random)
+            places = choose_sums(operator, limits[operator.name], random)
+            sums = input_sums(operator, graph, data, places)
             second, mean = sums.transpose(0, 2, 1) @ sums, sums.sum(axis=1)
             if operator.name in totals:
                 totals[operator.name][0] += second
@@ -134,7 +139,7 @@ def _measure(
     for operator in operators:
         second, mean = totals.pop(operator.name)
         number = np.float32(count[operator.name])
-        yield operator, Moments(second / number, mean / number)
+        yield operator, Moments(second / number, mean / number, count[operator.name])
 
 
 def _sums_per_batch(operator: Operator, batches: int | None) -> int:
@@ -144,20 +149,22 @@ def _sums_per_batch(operator: Operator, batches: int | None) -> int:
     return min(MAX_SUMS, -(-wanted // max(batches, 1)))
 
 
+def choose_sums(operator: Operator, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
+    """Places of the sums of a batch, all of them or `limit` at random."""
+    shape = shape_of(operator.anchor) or ()
+    count = math.prod(shape) // (shape[-1] if operator.kind == "matmul" else shape[1])
+    return np.arange(count) if count <= limit else random.choice(count, limit, replace=False)
+
+
 def input_sums(
-    operator: Operator,
-    graph: Graph,
-    data: NDArray[np.float32],
-    limit: int,
-    random: np.random.Generator,
+    operator: Operator, graph: Graph, data: NDArray[np.float32], places: NDArray[np.intp]
 ) -> Floats:
-    """Inputs of at most `limit` sums of an operator, [groups, sums, length of a sum].
+    """Inputs of the sums in some places of an operator, [groups, sums, length of a sum].
 
     The order in a sum is that of the weights: input channel, then place in the kernel.
     """
     if operator.kind == "matmul":
-        rows = np.asarray(data, np.float32).reshape(-1, data.shape[-1])
-        return rows[_chosen(len(rows), limit, random)][None]
+        return np.asarray(data, np.float32).reshape(-1, data.shape[-1])[places][None]
     assert operator.weight is not None
     attributes = graph.definitions[operator.anchor].attrs
     top, left, bottom, right = (int(n) for n in attributes.padding)
@@ -170,16 +177,8 @@ def input_sums(
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]
     # [N, C, H, W, kh, kw] -> [sums, C, kh, kw] -> [groups, sums, C / groups * kh * kw]
     batch, channels, height, width = windows.shape[:4]
-    places = _chosen(batch * height * width, limit, random)
     image, row, column = np.unravel_index(places, (batch, height, width))
     patches = windows[image, :, row, column]
     groups = int(attributes.groups)
     split = patches.reshape(len(places), groups, channels // groups * kernel[0] * kernel[1])
     return np.ascontiguousarray(split.transpose(1, 0, 2))
-
-
-def _chosen(count: int, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
-    """Indexes below `count`, all of them or `limit` at random."""
-    if count <= limit:
-        return np.arange(count)
-    return random.choice(count, limit, replace=False)

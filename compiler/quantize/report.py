@@ -2,19 +2,19 @@
 
 import dataclasses
 import html
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgec.compiler.errors import OutputError
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.numerics import ChannelWeight, Scale, sqnr_db
 from edgec.compiler.quantize.observers import BINS, Histogram
 from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.quantize.sides import Choice
+from edgec.compiler.reports import STYLE, save_report
 
 _BAR_WIDTH = 220
 _SHOWN_BINS = 128
@@ -110,36 +110,13 @@ def write_report(path: Path, model: QuantizedModel) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    fields = report_fields(model)
-    text = json.dumps(_finite(fields), indent=1) if path.suffix == ".json" else _page(fields)
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    save_report(path, report_fields(model), _page)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinities."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not -1e300 < value < 1e300:
-        return None
-    return value
-
-
-_STYLE = (
-    "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}"
-    "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"
-    "td.n{text-align:right}rect{fill:#47a}line{stroke:#000}"
-)
-
-
-def _page(fields: dict[str, Any]) -> str:
+def _page(fields: Mapping[str, Any]) -> str:
     accuracy = fields["accuracy"]
     parts = [
-        f"<!doctype html><meta charset=utf-8><title>quantization</title><style>{_STYLE}</style>",
+        f"<!doctype html><meta charset=utf-8><title>quantization</title><style>{STYLE}</style>",
         f"<h1>Recipe {html.escape(fields['recipe']['name'])}</h1>",
         f"<p>{html.escape(fields['codes'])}</p>",
     ]

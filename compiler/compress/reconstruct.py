@@ -1,0 +1,282 @@
+"""Repair without labels: weights that give the original's values from what is left of its inputs.
+
+For every output of a convolution or matrix product, y its values in the original model and x its
+inputs in the changed one, with W the weights as they are:
+
+    W' = W + (E[y x^T] - W E[x x^T]) (E[x x^T] + R)^-1
+
+about the means where there is a bias, which takes up their difference. Layers are repaired from
+the first to the last, some at a time, so that later ones also make up for what earlier ones could
+not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import IRModule, relax
+
+from edgec.compiler.compress.rewrite import with_weights
+from edgec.compiler.compress.step import Work
+from edgec.compiler.dataflow import Graph, operands
+from edgec.compiler.errors import CalibrationError
+from edgec.compiler.host_model import FloatModel
+from edgec.compiler.passes.base import value_of
+from edgec.compiler.quantize.encode import from_rows, to_rows
+from edgec.compiler.quantize.moments import (
+    MAX_SUMS,
+    choose_sums,
+    groups_of,
+    has_moments,
+    input_sums,
+)
+from edgec.compiler.quantize.numerics import Floats
+from edgec.compiler.quantize.plan import Operator, find_operators
+from edgec.compiler.samples import Sample
+
+# Layers are repaired in so many parts, each with the parts before it in place.
+PARTS = 6
+
+# Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
+MAX_LENGTH = 6144
+
+# Added to the diagonal, as a share of its mean: holds the weights where data say little. The one
+# that does best on batches that are held back, one of so many, is taken; with no such batch the
+# last.
+DAMPING = (0.001, 0.01, 0.1, 1.0)
+HELD_BACK = 4
+
+_SEED = 0
+
+# The values of the original for a variable, as far as they are left, from its array.
+Kept = Callable[[Any, Floats], Floats]
+
+
+def reconstruct(
+    module: IRModule, teacher: Graph, origins: Sequence[Any], work: Work, kept: Kept
+) -> IRModule:
+    """The module with repaired weights and biases.
+
+    Args:
+        module: changed.
+        teacher: the module before.
+        origins: variables of the teacher that the first bindings of the module stand for.
+        work: has samples.
+        kept: what is left of a value of the teacher.
+    """
+    assert work.samples is not None
+    batches = list(work.samples)
+    if not batches:
+        raise CalibrationError(f"calibration data {work.samples.source} hold no samples")
+    student = _Student(module, teacher, origins)
+    wanted = _wanted(student)
+    if not wanted:
+        return module
+    results = [student.origins[_result(student.operators[anchor])] for anchor in wanted]
+    original = FloatModel(teacher, work.signature, results)
+    size = -(-len(wanted) // PARTS)
+    parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
+    with work.progress.parts("least squares", len(parts)) as advance:
+        for part in parts:
+            student = _Student(module, teacher, origins)
+            module = _repair(student, part, original, work, batches, kept)
+            advance()
+    return module
+
+
+class _Student:
+    """A changed module beside the one that it came from.
+
+    Attributes:
+        graph: of the changed module.
+        teacher: the one before.
+        origins: variable of the teacher by variable of the graph.
+        operators: of the graph, by the teacher's variable for their anchor.
+    """
+
+    def __init__(self, module: IRModule, teacher: Graph, origins: Sequence[Any]) -> None:
+        self.graph = Graph(module, teacher.value_names)
+        self.teacher = teacher
+        # A result gets a binding of its own, at the end.
+        pairs = zip(self.graph.bindings, origins, strict=False)
+        self.origins = {variable: origin for (variable, _), origin in pairs}
+        self.operators: dict[Any, Operator] = {
+            self.origins[o.anchor]: o for o in find_operators(self.graph) if o.weight is not None
+        }
+
+    def changed(self) -> set[Any]:
+        """Variables of the graph whose values may differ from the teacher's."""
+        found: set[Any] = set()
+        for variable, value in self.graph.bindings:
+            origin = self.origins.get(variable)
+            old = self.teacher.definitions.get(origin)
+            arguments, originals = operands(value) or [value], operands(old) or [old]
+            if len(arguments) != len(originals) or any(
+                self._differs(one, other, found)
+                for one, other in zip(arguments, originals, strict=True)
+            ):
+                found.add(variable)
+        return found
+
+    def _differs(self, argument: Any, original: Any, changed: set[Any]) -> bool:
+        if isinstance(argument, relax.Var):
+            before = self.teacher.operand(self.origins.get(argument, argument))
+            return argument in changed or not before.same_as(self.teacher.operand(original))
+        ours, theirs = value_of(argument), value_of(original)
+        return ours is not None and (theirs is None or not np.array_equal(ours, theirs))
+
+
+def _wanted(student: _Student) -> list[Any]:
+    """Anchors of operators that read or compute something else now, and can be repaired."""
+    changed = student.changed()
+    return [
+        anchor
+        for anchor, o in student.operators.items()
+        if o.anchor in changed and has_moments(o) and sum_length(o) <= MAX_LENGTH
+    ]
+
+
+def sum_length(operator: Operator) -> int:
+    """Inputs of each sum of an operator."""
+    assert operator.weight is not None
+    array = operator.weight.array
+    return int(array.shape[0] if operator.kind == "matmul" else array[0].size)
+
+
+def _result(operator: Operator) -> Any:
+    """The variable of its sums, with the bias."""
+    return operator.bias[0] if operator.bias is not None else operator.anchor
+
+
+@dataclass
+class _Fit:
+    """Sums over what was seen of one operator.
+
+    Attributes:
+        xx: inputs times inputs, [groups, length, length].
+        xy: inputs times outputs, [groups, length, outputs].
+        x: inputs, [groups, length].
+        y: outputs, [groups, outputs].
+        count: number of sums seen.
+    """
+
+    xx: NDArray[np.float64]
+    xy: NDArray[np.float64]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    count: int
+
+
+def _repair(
+    student: _Student,
+    anchors: Sequence[Any],
+    original: FloatModel,
+    work: Work,
+    batches: Sequence[Sample],
+    kept: Kept,
+) -> IRModule:
+    """The student's module with some of its operators repaired."""
+    graph, names = student.graph, student.teacher.names
+    operators = [student.operators[anchor] for anchor in anchors]
+    results = [student.origins[_result(o)] for o in operators]
+    changed = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
+    fits: list[_Fit | None] = [None] * len(operators)
+    held: list[_Fit | None] = [None] * len(operators)
+    random = np.random.default_rng(_SEED)
+    for number, sample in enumerate(batches):
+        inputs, outputs = changed.values(sample), original.values(sample)
+        for i, (operator, result) in enumerate(zip(operators, results, strict=True)):
+            chosen = choose_sums(operator, MAX_SUMS, random)
+            y = _rows(operator, graph, kept(result, outputs[names[result]]))[:, chosen]
+            x = input_sums(operator, graph, inputs[graph.names[operator.inputs[0]]], chosen)
+            seen = held if number % HELD_BACK == HELD_BACK - 1 else fits
+            seen[i] = _fitted(seen[i], x, y)
+    weights, biases = {}, {}
+    for i, operator in enumerate(operators):
+        fit, fits[i] = fits[i], None
+        assert fit is not None
+        weights[operator.anchor], bias = _solve(operator, fit, held[i])
+        held[i] = None
+        if operator.bias is not None:
+            biases[operator.bias[0]] = _bias_constant(graph, operator, bias)
+    return with_weights(graph, weights, biases)
+
+
+def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
+    """A bias by output channel as the constant that an operator adds."""
+    assert operator.bias is not None
+    arrays = map(graph.constant, graph.definitions[operator.bias[0]].args)
+    old = next(array for array in arrays if array is not None)
+    if old.size == bias.size:
+        return bias.reshape(old.shape)
+    return bias.reshape(-1, *(1,) * (0 if operator.kind == "matmul" else 2))
+
+
+def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
+    """What an operator gives, in the order of `input_sums`, [groups, sums, outputs]."""
+    if operator.kind == "matmul":
+        return values.reshape(1, -1, values.shape[-1])
+    groups = groups_of(operator, graph)
+    batch, channels = values.shape[:2]
+    split = values.reshape(batch, groups, channels // groups, -1)
+    return split.transpose(1, 0, 3, 2).reshape(groups, -1, channels // groups)
+
+
+def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
+    """With more inputs [groups, sums, length] and outputs [groups, sums, outputs]."""
+    turned = x.transpose(0, 2, 1)
+    sums = (turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1))
+    if fit is None:
+        xx, xy, sx, sy = (array.astype(np.float64) for array in sums)
+        return _Fit(xx, xy, sx, sy, x.shape[1])
+    for total, array in zip((fit.xx, fit.xy, fit.x, fit.y), sums, strict=True):
+        total += array
+    fit.count += x.shape[1]
+    return fit
+
+
+def _solve(operator: Operator, fit: _Fit, held: _Fit | None) -> tuple[Floats, Floats]:
+    """Weights, and the bias by output channel that fits them."""
+    assert operator.weight is not None
+    groups = len(fit.xx)
+    old = to_rows(operator.weight.array, operator).astype(np.float64)
+    old = old.reshape(groups, len(old) // groups, -1)
+    about_mean = operator.bias is not None
+    best = _adjusted(old, fit, about_mean, DAMPING[-1])
+    if held is not None:
+        found = [old, *(_adjusted(old, fit, about_mean, damping) for damping in DAMPING)]
+        best = min(found, key=lambda new: _error(new, held, about_mean))
+    bias = (fit.y - np.einsum("goi,gi->go", best, fit.x)) / fit.count
+    rows = best.reshape(-1, best.shape[2]).astype(np.float32)
+    return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)
+
+
+def _moments(fit: _Fit, about_mean: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """E[x x^T] and E[x y^T], about the means if a bias takes them up."""
+    xx, xy = fit.xx / fit.count, fit.xy / fit.count
+    if about_mean:
+        x, y = fit.x / fit.count, fit.y / fit.count
+        xx = xx - x[:, :, None] * x[:, None, :]
+        xy = xy - x[:, :, None] * y[:, None, :]
+    return xx, xy
+
+
+def _adjusted(
+    old: NDArray[np.float64], fit: _Fit, about_mean: bool, damping: float
+) -> NDArray[np.float64]:
+    """Weights by least squares, [groups, outputs, inputs]."""
+    xx, xy = _moments(fit, about_mean)
+    length, diagonal = xx.shape[1], np.einsum("gii->gi", xx)
+    # A sum of n inputs seen m times: the fewer, the closer the weights stay to what they are.
+    ridge = (length / fit.count) * diagonal + damping * diagonal.mean(axis=1)[:, None] + 1e-12
+    damped = xx + ridge[:, :, None] * np.eye(length)
+    change = np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1))
+    return np.asarray(old + change.transpose(0, 2, 1))
+
+
+def _error(rows: NDArray[np.float64], held: _Fit, about_mean: bool) -> float:
+    """Expected squared error of weights in what was held back, but for a constant."""
+    xx, xy = _moments(held, about_mean)
+    return float(np.sum((rows @ xx) * rows) - 2 * np.sum(rows * xy.transpose(0, 2, 1)))
