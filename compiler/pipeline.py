@@ -166,8 +166,6 @@ def compile_model(
                 run.progress,
             )
             module = compressed.module
-            if options.compress.report is not None:
-                write_compression_report(options.compress.report, compressed)
         if options.quantize is not None:
             quantized = run(
                 "quantize",
@@ -194,6 +192,8 @@ def compile_model(
         rows = kernel_rows(module, imported.value_names, target)
         if rows:
             run.progress.detail(describe_kernels(rows))
+        if compressed is not None and options.compress and options.compress.report:
+            write_compression_report(options.compress.report, compressed, rows)
         packed = run("pack", pack, module, target)
         lowered = run("lower", lower, packed, target)
         decide = RecordedDecisions(_tuned(options, target, run.progress))

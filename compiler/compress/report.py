@@ -1,21 +1,24 @@
 """The report of a compression: what each step gained and cost, by layer."""
 
+import dataclasses
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgec.compiler.compress.compressor import CompressedModel, StepResult
 from edgec.compiler.compress.costs import Costs
+from edgec.compiler.compress.kernels import KernelRow
 from edgec.compiler.reports import STYLE, save_report
 
 
-def report_fields(model: CompressedModel) -> dict[str, Any]:
+def report_fields(model: CompressedModel, kernels: Sequence[KernelRow]) -> dict[str, Any]:
     """Everything that is known about a compression, as plain values."""
     return {
         "batches": model.measured,
         "before": {**_costs(model.before), "latency_ms": model.latency_before_ms},
         "steps": [_step(result) for result in model.steps],
+        "kernels": [dataclasses.asdict(row) for row in kernels],
     }
 
 
@@ -51,13 +54,18 @@ def _costs(costs: Costs) -> dict[str, Any]:
     }
 
 
-def write_report(path: Path, model: CompressedModel) -> None:
+def write_report(path: Path, model: CompressedModel, kernels: Sequence[KernelRow] = ()) -> None:
     """Write a .json or .html file.
+
+    Args:
+        path: its name ends in .json or .html.
+        model: the compressed model.
+        kernels: what runs operators with many zero weights.
 
     Raises:
         OutputError: it cannot be written.
     """
-    save_report(path, report_fields(model), _page)
+    save_report(path, report_fields(model, kernels), _page)
 
 
 def _page(fields: Mapping[str, Any]) -> str:
@@ -68,6 +76,7 @@ def _page(fields: Mapping[str, Any]) -> str:
             "<h1>Compression</h1>",
             _steps_table(stages, fields["batches"]),
             _layers_table(stages),
+            _kernels_table(fields["kernels"]),
         ]
     )
 
@@ -109,6 +118,19 @@ def _layers_table(stages: list[dict[str, Any]]) -> str:
     head = f"<tr><th>layer<th>kind{kinds}"
     under = "<tr><th><th>" + "<th>shape<th>multiplications<th>zeros" * len(stages)
     return f"<h2>Layers</h2><table>{head}{under}{''.join(rows)}</table>"
+
+
+def _kernels_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What runs sparse, and why the rest does not."""
+    if not rows:
+        return ""
+    cells = "".join(
+        f"<tr><td>{html.escape(row['name'])}<td class=n>{row['density']:.0%}"
+        f"<td>{'sparse' if row['sparse'] else 'dense'}<td>{html.escape(row['reason'])}"
+        for row in rows
+    )
+    head = "<tr><th>operator<th>not zero<th>kernel<th>because"
+    return f"<h2>Kernels of operators with many zeros</h2><table>{head}{cells}</table>"
 
 
 def _layer_cells(layer: Mapping[str, Any] | None) -> str:
