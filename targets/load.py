@@ -1,11 +1,11 @@
 """From a name or a path to a checked `Target`."""
 
-import tomllib
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from edgec.compiler.errors import TargetError, did_you_mean
+from edgec.compiler.toml_file import read_toml
 from edgec.targets.native import detect_native
 from edgec.targets.target import Emulator, Target, board_folder
 
@@ -47,14 +47,7 @@ def read_target(path: Path) -> Target:
     Raises:
         TargetError: names the file, the key, what was found and what is allowed.
     """
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TargetError(f"target file {path} does not exist") from None
-    except OSError as error:
-        raise TargetError(f"target file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"target file {path} is not valid TOML: {error}") from None
+    fields = read_toml(path, "target file", TargetError)
     fields.setdefault("name", path.stem)
     try:
         return Target.model_validate(fields)

@@ -19,7 +19,6 @@ trains what the steps before it left.
 """
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +33,7 @@ from edgec.compiler.compress.shrink_kernels import Kernels
 from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
 from edgec.compiler.errors import RecipeError, did_you_mean
+from edgec.compiler.toml_file import read_toml
 
 AnyStep = Annotated[
     Channels | Distill | Kernels | Layers | LowRank | Sparse, Field(discriminator="kind")
@@ -99,14 +99,7 @@ def _named(name: str) -> Step:
 
 
 def _read(path: Path) -> CompressionRecipe:
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"recipe file {path} does not exist") from None
-    except OSError as error:
-        raise RecipeError(f"recipe file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe file {path} is not valid TOML: {error}") from None
+    fields = read_toml(path, "recipe file", RecipeError)
     try:
         return CompressionRecipe.model_validate({"name": path.stem, **fields})
     except ValidationError as error:

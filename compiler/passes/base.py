@@ -42,11 +42,21 @@ class CallRewriter(relax.PyExprMutator):
     """Visits every call of `main` in order and replaces those that `rewrite` answers.
 
     Subclasses are decorated with `@relax.expr_functor.mutator`.
+
+    Attributes:
+        uses: how often each variable of the old `main` is read.
+        binding: variable of the old `main` whose value is being visited.
     """
 
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)
         self.uses = count_uses(module["main"])
+        self.binding: relax.Var | None = None
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        """Remember which value it is."""
+        self.binding = binding.var
+        super().visit_var_binding_(binding)
 
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         """What a call becomes; None, as here, leaves it."""

@@ -7,7 +7,6 @@ in code of their own.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import tvm
 from tvm import IRModule, relax
@@ -32,11 +31,6 @@ class _Rewriter(CallRewriter):
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)
         self.seen = _seen(module["main"])
-        self.binding: Any = None
-
-    def visit_var_binding_(self, binding: Any) -> None:
-        self.binding = binding.var
-        super().visit_var_binding_(binding)
 
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         # (1)

@@ -50,11 +50,6 @@ class _Rewriter(CallRewriter):
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)
         self.readings = _readings(module["main"])
-        self.binding: Any = None
-
-    def visit_var_binding_(self, binding: Any) -> None:
-        self.binding = binding.var
-        super().visit_var_binding_(binding)
 
     def visit_dataflow_var_(self, variable: relax.Var) -> relax.Expr:
         visited = super().visit_dataflow_var_(variable)

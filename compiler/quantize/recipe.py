@@ -21,7 +21,6 @@ A recipe says what is wanted; `resolve` says what that means on a target.
 """
 
 import fnmatch
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgec.compiler.errors import RecipeError, did_you_mean
 from edgec.compiler.quantize.numerics import Codes
+from edgec.compiler.toml_file import read_toml
 from edgec.targets.target import Target
 
 OperatorKind = Literal[
@@ -181,14 +181,7 @@ def load_recipe(name: str | Path) -> Recipe:
             )
         return RECIPES[name]
     path = Path(name)
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"recipe file {path} does not exist") from None
-    except OSError as error:
-        raise RecipeError(f"recipe file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe file {path} is not valid TOML: {error}") from None
+    fields = read_toml(path, "recipe file", RecipeError)
     base = fields.pop("base", None)
     if base is not None and base not in RECIPES:
         raise RecipeError(f"recipe file {path}: base = {base!r}; known: {', '.join(RECIPES)}")
