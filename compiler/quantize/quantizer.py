@@ -15,6 +15,7 @@ from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.progress import Progress
 from edgec.compiler.quantize.calibration import calibrate, count_values, read_ranges, write_ranges
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
+from edgec.compiler.quantize.equalize import equalize
 from edgec.compiler.quantize.islands import Island, float_islands
 from edgec.compiler.quantize.observers import Histogram, Range
 from edgec.compiler.quantize.plan import Plan, make_plan
@@ -88,6 +89,8 @@ def quantize_model(
             "shapes in this model depend on data; quantization needs static ones: "
             "compile without --quantize"
         )
+    if options.recipe.equalize:
+        module = equalize(Graph(module, value_names))
     graph = Graph(module, value_names)
     resolved = resolve(options.recipe, target)
     plan = make_plan(graph, resolved.recipe)

@@ -104,6 +104,7 @@ class Recipe(_Settings):
         weight_bits: of int8 weights; None: what the target needs to be exact.
         weight_group: weights that share a scale, in int4 and log2.
         symmetric_weights: int4 only; int8 weights always are.
+        equalize: even out the ranges of channels between two convolutions first.
         extent: `full`: what the network gives is rounded to codes as well; `partial`: what only
             floats read stays float.
         override: exceptions; the first that applies counts.
@@ -117,6 +118,7 @@ class Recipe(_Settings):
     weight_bits: Literal[7, 8] | None = None
     weight_group: Literal[32, 64, 128] = 32
     symmetric_weights: bool = True
+    equalize: bool = False
     extent: Literal["full", "partial"] = "partial"
     override: tuple[Override, ...] = Field(default=())
 
