@@ -158,19 +158,25 @@ def _by_magnitude(
 ) -> NDArray[np.float64]:
     """Share of the weights' energy, as the mean over the layers that write and read."""
     weights = {s.weight for s in dependencies.sums}
-    totals: dict[Any, float] = {}
+    shares: dict[tuple[Any, int], NDArray[np.float64]] = {}
     prices = []
     for group in family:
-        shares = []
+        found = []
         for slot in group.slots:
+            key = slot.place, slot.axis
             if slot.place in weights:
-                array = dependencies.array(slot.place)
-                if slot.place not in totals:
-                    totals[slot.place] = float(np.square(array).sum()) or 1.0
-                mine = np.square(np.take(array, slot.indices, slot.axis)).sum()
-                shares.append(float(mine) / totals[slot.place])
-        prices.append(np.mean(shares) if shares else 0.0)
+                if key not in shares:
+                    shares[key] = _energy_shares(dependencies.array(slot.place), slot.axis)
+                found.append(float(shares[key][slot.indices].sum()))
+        prices.append(np.mean(found) if found else 0.0)
     return np.array(prices)
+
+
+def _energy_shares(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    """Of each index of an axis, as a share of all."""
+    others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
+    energy = np.square(array).sum(axis=others, dtype=np.float64)
+    return np.asarray(energy / (energy.sum() or 1.0))
 
 
 def _by_activation(
