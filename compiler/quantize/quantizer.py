@@ -1,6 +1,6 @@
 """The quantize phase: from a canonical module to one with explicit codes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tvm import IRModule
@@ -28,7 +28,7 @@ from edgec.compiler.quantize.sensitivity import (
 )
 from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.quantize.sides import Choice, choose_sides
-from edgec.compiler.samples import Sample, Samples
+from edgec.compiler.samples import Samples
 from edgec.compiler.signature import Signature
 from edgec.targets import Target
 
@@ -105,11 +105,13 @@ def quantize_model(
         sides = {name: choice.side for name, choice in choices.items()}
         resolved = replace(resolved, sides=sides)
     quantization = _numbers(graph, resolved, ranges, options, float_model, samples, frozenset())
-    measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
+    # Read anew each time: memory holds one batch.
+    measured = samples.limited(MAX_MEASURED) if samples is not None else None
+    batches = 0
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
-    if measured and (options.has_bar or options.report is not None):
-        switched = SwitchedModel(quantization, signature, measured, metric)
+    if measured is not None and (options.has_bar or options.report is not None):
+        switched = SwitchedModel(quantization, signature, list(measured), metric)
         ranked = tuple(switched.rank(progress))
         if options.has_bar:
             bars = (options.max_drop, options.min_sqnr_db)
@@ -121,7 +123,7 @@ def quantize_model(
                 graph, resolved, ranges, options, float_model, samples, frozenset(floats)
             )
         result = InsertQuantization(quantization)(module)
-        accuracy = _accuracy(float_model, result, signature, measured, metric)
+        accuracy, batches = _accuracy(float_model, result, signature, measured, metric)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
@@ -142,7 +144,7 @@ def quantize_model(
         result,
         quantization,
         accuracy,
-        len(measured),
+        batches,
         ranked,
         floats,
         choices,
@@ -197,13 +199,14 @@ def _accuracy(
     floats: FloatModel | None,
     quantized: IRModule,
     signature: Signature,
-    samples: Sequence[Sample],
+    samples: Samples | None,
     metric: Metric,
-) -> Accuracy | None:
-    if floats is None or not samples:
-        return None
+) -> tuple[Accuracy | None, int]:
+    """Against the float model, and the number of batches."""
+    if floats is None or samples is None:
+        return None, 0
     rounded = HostModel(ExpandWeights()(quantized), signature)
     comparison = Comparison(metric)
     for sample in samples:
         comparison.add(floats.results(sample), rounded.run(sample))
-    return comparison.result()
+    return comparison.result(), len(comparison.scores)
