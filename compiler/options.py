@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.compress.settings import CompressOptions
 from edgec.compiler.errors import UsageError
 from edgec.compiler.quantize.settings import QuantizeOptions
 from edgec.compiler.samples import SampleOptions
+
+if TYPE_CHECKING:
+    # Its steps load TVM.
+    from edgec.compiler.compress.settings import CompressOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class CompileOptions:
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     samples: SampleOptions = field(default_factory=SampleOptions)
-    compress: CompressOptions | None = None
+    compress: "CompressOptions | None" = None
     quantize: QuantizeOptions | None = None
     parity: bool = True
     runner: bool = False

@@ -12,7 +12,7 @@ from edgec.compiler.compress.kernels import KernelRow
 from edgec.compiler.reports import STYLE, save_report
 
 
-def report_fields(model: CompressedModel, kernels: Sequence[KernelRow]) -> dict[str, Any]:
+def report_fields(model: CompressedModel, kernels: Sequence[KernelRow] = ()) -> dict[str, Any]:
     """Everything that is known about a compression, as plain values."""
     return {
         "batches": model.measured,

@@ -59,7 +59,7 @@ def test_pruned_weights_learn_to_answer_alike(model: DigitsModel) -> None:
     assert pruned.accuracy is not None
     assert trained.accuracy is not None
     assert trained.accuracy.sqnr_db > pruned.accuracy.sqnr_db + 6
-    assert trained.accuracy.score > max(0.97, pruned.accuracy.score)
+    assert trained.accuracy.score >= max(0.97, pruned.accuracy.score)
     # What was zero still is, what was not still is not.
     assert trained.costs.nonzeros == pruned.costs.nonzeros
 
