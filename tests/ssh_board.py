@@ -128,7 +128,7 @@ def free_port() -> int:
 
 def _userland(cache: Path) -> Path:
     """The board's programs, and PRoot for this machine, fetched once."""
-    final = cache / "ssh-board-1"
+    final = cache / "ssh-board-2"
     if final.is_dir():
         return final
     cache.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,8 @@ def _userland(cache: Path) -> Path:
 
 
 _APPLETS = (
-    *("cat", "df", "grep", "head", "id", "ln", "ls", "mkdir", "mv", "rm", "setsid", "sha256sum"),
-    *("sleep", "sync", "tail", "tar", "touch", "tr", "uname"),
+    *("cat", "grep", "head", "id", "ln", "ls", "mkdir", "mv", "rm", "setsid", "sha256sum"),
+    *("sleep", "stat", "sync", "tail", "tar", "touch", "tr", "uname"),
 )
 
 

@@ -212,10 +212,10 @@ def _send(board: Board, seen: _Seen, folder: Path, sums: dict[str, str], digest:
     paths = {found: path for path, found in seen.files.items()}
     same = {name: paths[value] for name, value in sums.items() if value in paths}
     size = sum((folder / name).stat().st_size for name in sums if name not in same)
-    fields = seen.values.get("disk", "").split()
-    if len(fields) < 4 or not fields[3].isdigit():
-        raise board_error(board, "its df does not tell how much disk space is free")
-    free = int(fields[3]) * 1024
+    blocks, _, block_size = seen.values.get("disk", "").partition(" ")
+    if not (blocks.isdigit() and block_size.isdigit()):
+        raise board_error(board, "its stat -f does not tell how much disk space is free")
+    free = int(blocks) * int(block_size)
     if free < size + SPARE_DISK_BYTES:
         raise board_error(
             board,

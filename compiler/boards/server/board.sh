@@ -33,7 +33,8 @@ look() {
   say bits "$(getconf LONG_BIT 2>/dev/null || :)"
   say libc "$(getconf GNU_LIBC_VERSION 2>/dev/null || :)"
   mkdir -p "$home"
-  say disk "$(df -Pk "$home" | tail -n 1)"
+  # Not df, which reads the table of mounts and fails where it cannot.
+  say disk "$(stat -f -c '%a %S' "$home" || :)"
   if pid=$(server); then say running "$(command_line "$pid")"; fi
   if is_service; then say service yes; fi
   cd "$home"

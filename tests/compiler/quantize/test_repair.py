@@ -11,7 +11,7 @@ from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.learned_rounding import round_learned
-from edgec.compiler.quantize.moments import Moments, input_sums
+from edgec.compiler.quantize.moments import Moments, choose_sums, input_sums
 from edgec.compiler.quantize.plan import Operator, make_plan
 from edgec.compiler.quantize.recipe import RECIPES, resolve
 from edgec.compiler.quantize.restandardize import restandardized
@@ -47,7 +47,8 @@ def moments(operator: Operator, numbers: Quantization, *, seed: int = 5) -> Mome
         else:
             smooth = np.repeat(np.repeat(draw.normal(size=(1, 24, 3, 3)), 3, 2), 3, 3)
             data = np.maximum(smooth + 0.3 * draw.normal(size=smooth.shape), 0).astype(np.float32)
-        parts.append(input_sums(operator, numbers.plan.graph, data, 1024, draw))
+        places = choose_sums(operator, 1024, draw)
+        parts.append(input_sums(operator, numbers.plan.graph, data, places))
     sums = np.concatenate(parts, axis=1)
     return Moments(sums.transpose(0, 2, 1) @ sums / sums.shape[1], sums.mean(axis=1))
 
