@@ -1,4 +1,4 @@
-"""How far a quantized model is from the float one."""
+"""How far a changed model is from the original one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgec.compiler.parity import Tensors
-from edgec.compiler.samples import load_callable
+from edgec.compiler.samples import Sample, Samples, load_callable
 from edgec.compiler.storage import is_float
 
 Metric = Callable[[Tensors, Tensors], float]
+
+# Batches that accuracy is measured on.
+MAX_MEASURED = 64
 
 # JSON has no infinity; rounding of float32 alone gives some 140 dB.
 HIGHEST_DB = 200.0
@@ -68,6 +71,19 @@ def _ratio_db(signal: float, noise: float) -> float:
     if signal == 0:
         return -HIGHEST_DB
     return float(np.clip(10 * np.log10(signal / noise), -HIGHEST_DB, HIGHEST_DB))
+
+
+def measure(
+    original: Callable[[Sample], Tensors],
+    changed: Callable[[Sample], Tensors],
+    samples: Samples,
+    metric: Metric,
+) -> tuple[Accuracy, int]:
+    """Of what two models give for each batch, and the number of batches; memory holds one."""
+    comparison = Comparison(metric)
+    for sample in samples:
+        comparison.add(original(sample), changed(sample))
+    return comparison.result(), len(comparison.scores)
 
 
 def same_top1(expected: Tensors, actual: Tensors) -> float:

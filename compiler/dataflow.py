@@ -142,6 +142,31 @@ class Graph:
             builder.emit_func_output(bound)
         return builder.get()
 
+    def revalued(
+        self,
+        change: Callable[[relax.BlockBuilder, Any, Any, Callable[[Any], Any]], Any],
+        parameters: Sequence[Any] = (),
+        shown: Sequence[Any] = (),
+    ) -> IRModule:
+        """A new module in which values are computed in another way.
+
+        Args:
+            change: called with the builder, each computed variable, its expression with
+                substituted operands, and a function that gives the present stand-in of an old
+                variable; gives the expression that takes its place.
+            parameters: see `rebuilt`.
+            shown: see `rebuilt`.
+        """
+
+        def rewrite(
+            builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
+        ) -> Any:
+            if value is None:
+                return variable
+            return builder.emit(change(builder, variable, value, now), variable.name)
+
+        return self.rebuilt(rewrite, parameters, shown)
+
     def _returns_tuple(self) -> bool:
         return isinstance(self.module["main"].ret_ty, relax.TupleType)
 

@@ -56,7 +56,9 @@ class FloatModel:
         # Under names that no value of the graph has.
         results = [TensorSpec(f"result {o.name}", o.shape, o.dtype) for o in signature.outputs]
         outputs = (*results, *specs)
-        module = graph.rebuilt(keep, shown=computed) if computed else graph.module
+        module = graph.module
+        if computed:
+            module = graph.revalued(lambda _builder, _variable, value, _now: value, shown=computed)
         self._model = HostModel(module, Signature(signature.inputs, outputs))
 
     def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
@@ -69,11 +71,6 @@ class FloatModel:
         """What the model gives, for one batch."""
         values = self._model.run(sample)
         return {name: values[f"result {name}"] for name in self._results}
-
-
-def keep(builder: Any, variable: Any, value: Any, _now: Any) -> Any:
-    """The rewriting that changes nothing; see `Graph.rebuilt`."""
-    return variable if value is None else builder.emit(value, variable.name)
 
 
 def observe(

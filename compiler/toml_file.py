@@ -1,10 +1,16 @@
-"""TOML files that people write: targets and recipes."""
+"""TOML files that people write (targets and recipes), and what is wrong with them."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgec.compiler.errors import BadInputError
+from pydantic import BaseModel, ValidationError
+
+from edgec.compiler.errors import BadInputError, did_you_mean
+
+# Keys and indices, as pydantic gives them.
+Place = tuple[int | str, ...]
 
 
 def read_toml(path: Path, what: str, error: type[BadInputError]) -> dict[str, Any]:
@@ -23,3 +29,28 @@ def read_toml(path: Path, what: str, error: type[BadInputError]) -> dict[str, An
         raise error(f"{what} {path} cannot be read: {problem.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise error(f"{what} {path} is not valid TOML: {problem}") from None
+
+
+def explain(error: ValidationError, table_at: Callable[[Place], type[BaseModel]]) -> str:
+    """What is wrong with the fields of a file, in one line.
+
+    Args:
+        error: all that was found.
+        table_at: the fields of the table at a place; the file itself is at ().
+    """
+    reasons = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = list(table_at(item["loc"][:-1]).model_fields)
+            reasons.append(
+                f"unknown key {key}{did_you_mean(str(item['loc'][-1]), known)} "
+                f"(known keys: {', '.join(known)})"
+            )
+        elif item["type"] == "missing":
+            reasons.append(f"key {key} is missing")
+        elif key:
+            reasons.append(f"{key} = {item['input']!r}: {item['msg']}")
+        else:
+            reasons.append(item["msg"].removeprefix("Value error, "))
+    return "; ".join(reasons)

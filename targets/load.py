@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgec.compiler.errors import TargetError, did_you_mean
-from edgec.compiler.toml_file import read_toml
+from edgec.compiler.toml_file import explain, read_toml
 from edgec.targets.native import detect_native
 from edgec.targets.target import Emulator, Target, board_folder
 
@@ -52,22 +52,6 @@ def read_target(path: Path) -> Target:
     try:
         return Target.model_validate(fields)
     except ValidationError as error:
-        raise TargetError(f"target file {path}: {_explain(error)}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    reasons = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "file"
-        if item["type"] == "extra_forbidden":
-            model = Emulator if len(item["loc"]) > 1 else Target
-            known = list(model.model_fields)
-            reasons.append(
-                f"unknown key {key}{did_you_mean(str(item['loc'][-1]), known)} "
-                f"(known keys: {', '.join(known)})"
-            )
-        elif item["type"] == "missing":
-            reasons.append(f"key {key} is missing")
-        else:
-            reasons.append(f"{key} = {item['input']!r}: {item['msg']}")
-    return "; ".join(reasons)
+        raise TargetError(
+            f"target file {path}: {explain(error, lambda at: Emulator if at else Target)}"
+        ) from None

@@ -1,11 +1,10 @@
 """The compress phase: the steps of a recipe, and what the model is after each."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.accuracy import MAX_MEASURED, Accuracy, Metric, measure
 from edgec.compiler.compress.costs import Costs, costs_of
 from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.settings import CompressOptions
@@ -16,11 +15,8 @@ from edgec.compiler.host_model import HostModel
 from edgec.compiler.importer import ImportedModel
 from edgec.compiler.passes.base import is_static
 from edgec.compiler.progress import Progress
-from edgec.compiler.samples import Sample, Samples
+from edgec.compiler.samples import Samples
 from edgec.targets import Target
-
-# Batches that accuracy is measured on.
-MAX_MEASURED = 64
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,10 @@ def compress_model(
         )
     original = Graph(module, imported.value_names)
     work = Work(original, imported.signature, target, samples, metric, progress, options.checkpoint)
-    measured = list(samples.limited(MAX_MEASURED)) if samples is not None else []
+    measured, batches = samples.limited(MAX_MEASURED) if samples is not None else None, 0
     timed = options.report is not None
     models, results = [], []
-    if measured or timed:
+    if measured is not None or timed:
         models.append(HostModel(module, imported.signature))
     for step in options.recipe.step:
         module = step.apply(Graph(module, imported.value_names), work)
@@ -91,20 +87,13 @@ def compress_model(
         accuracy = None
         if models:
             models.append(HostModel(module, imported.signature))
-            accuracy = _accuracy(models[0], models[-1], metric, measured) if measured else None
+            if measured is not None:
+                run = models[0].run, models[-1].run
+                accuracy, batches = measure(*run, measured, metric)
         results.append(StepResult(step, costs, accuracy))
     before = None
     if timed:
         before, *times = latencies_ms(models, imported.signature)
         pairs = zip(results, times, strict=True)
         results = [replace(result, latency_ms=after) for result, after in pairs]
-    return CompressedModel(module, costs_of(original), tuple(results), len(measured), before)
-
-
-def _accuracy(
-    teacher: HostModel, student: HostModel, metric: Metric, samples: Sequence[Sample]
-) -> Accuracy:
-    comparison = Comparison(metric)
-    for sample in samples:
-        comparison.add(teacher.run(sample), student.run(sample))
-    return comparison.result()
+    return CompressedModel(module, costs_of(original), tuple(results), batches, before)

@@ -203,14 +203,10 @@ class Dependencies:
         """The module with smaller constants and values."""
         kept = self.kept(groups)
 
-        def rewrite(
-            builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
-        ) -> Any:
-            if value is None:
-                return variable
-            return builder.emit(self._smaller(variable, value, kept), variable.name)
+        def change(_builder: Any, variable: Any, value: Any, _now: Any) -> Any:
+            return self._smaller(variable, value, kept)
 
-        return self.graph.rebuilt(rewrite)
+        return self.graph.revalued(change)
 
     def sliced(self, place: Place, array: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
         """What is left of a constant, or of another of its shape."""

@@ -172,19 +172,17 @@ class _SwitchedModel:
         switches = relax.Var(_SWITCHES, relax.TensorType([len(blocks)], "float32"))
         numbers = {block.sum: i for i, block in enumerate(blocks)}
 
-        def rewrite(
+        def change(
             builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
         ) -> Any:
-            if value is None:
-                return variable
             if variable in numbers:
                 number, block = numbers[variable], blocks[numbers[variable]]
                 switch = builder.emit(relax.op.strided_slice(switches, [0], [number], [number + 1]))
                 branch = builder.emit(relax.op.multiply(now(block.branch), switch))
                 value = relax.op.add(now(block.shortcut), branch)
-            return builder.emit(value, variable.name)
+            return value
 
-        module = graph.rebuilt(rewrite, parameters=[switches])
+        module = graph.revalued(change, parameters=[switches])
         spec = TensorSpec(_SWITCHES, (len(blocks),), "float32")
         inputs = (*work.signature.inputs, spec)
         self._model = HostModel(module, Signature(inputs, work.signature.outputs))

@@ -92,19 +92,17 @@ class _HeldModel:
             self._ids.append(ids)
             self._means.append(_mean(moments.get(variable), len(ids)))
 
-        def rewrite(
+        def change(
             builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
         ) -> Any:
-            if value is None:
-                return variable
             if variable in held:
                 factor, summand = held[variable]
                 product = builder.emit(relax.op.multiply(value.args[0], factor))
                 data = builder.emit(relax.op.add(product, summand))
                 value = relax.Call(value.op, [data, *value.args[1:]], value.attrs)
-            return builder.emit(value, variable.name)
+            return value
 
-        module = graph.rebuilt(rewrite, parameters=parameters)
+        module = graph.revalued(change, parameters=parameters)
         signature = work.signature
         inputs = (*signature.inputs, *specs)
         self._model = HostModel(module, Signature(inputs, signature.outputs))

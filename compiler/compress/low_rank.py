@@ -327,19 +327,17 @@ def _rewritten(graph: Graph, picked: dict[Any, tuple[_Factors, _Choice]]) -> IRM
             shape = [-1 if i == axis else 1 for i in range(rank)]
             biases[operator.bias[0]] = constant(bias.reshape(shape).astype(np.float32))
 
-    def rewrite(
+    def change(
         builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
     ) -> Any:
-        if value is None:
-            return variable
         if variable in picked:
             value = _factored(builder, variable, value, *picked[variable])
         elif variable in biases:
             fields = [x if graph.constant(x) is None else biases[variable] for x in value.args]
             value = relax.Call(value.op, fields, value.attrs)
-        return builder.emit(value, variable.name)
+        return value
 
-    return graph.rebuilt(rewrite)
+    return graph.revalued(change)
 
 
 def _factored(

@@ -21,7 +21,7 @@ trains what the steps before it left.
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,11 +33,12 @@ from edgec.compiler.compress.shrink_kernels import Kernels
 from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
 from edgec.compiler.errors import RecipeError, did_you_mean
-from edgec.compiler.toml_file import read_toml
+from edgec.compiler.toml_file import Place, explain, read_toml
 
 AnyStep = Annotated[
     Channels | Distill | Kernels | Layers | LowRank | Sparse, Field(discriminator="kind")
 ]
+_STEPS = {s.model_fields["kind"].default: s for s in get_args(get_args(AnyStep)[0])}
 
 # What a name with a number means; the number is a percentage.
 _NAMED: dict[str, Callable[[float], Step]] = {
@@ -80,7 +81,7 @@ def load_compression(text: str) -> CompressionRecipe:
         steps = tuple(_named(part.strip()) for part in text.split(","))
         return CompressionRecipe.model_validate({"name": text, "step": steps})
     except ValidationError as error:
-        raise RecipeError(f"--compress {text}: {_explain(error)}") from None
+        raise RecipeError(f"--compress {text}: {explain(error, _table_at)}") from None
 
 
 def _named(name: str) -> Step:
@@ -103,12 +104,9 @@ def _read(path: Path) -> CompressionRecipe:
     try:
         return CompressionRecipe.model_validate({"name": path.stem, **fields})
     except ValidationError as error:
-        raise RecipeError(f"recipe file {path}: {_explain(error)}") from None
+        raise RecipeError(f"recipe file {path}: {explain(error, _table_at)}") from None
 
 
-def _explain(error: ValidationError) -> str:
-    reasons = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        reasons.append(f"{key}: {item['msg']}")
-    return "; ".join(reasons)
+def _table_at(place: Place) -> type[BaseModel]:
+    # A step is at ("step", index, kind).
+    return _STEPS[place[-1]] if place else CompressionRecipe

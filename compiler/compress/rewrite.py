@@ -27,20 +27,18 @@ def with_weights(
     """
     biases = biases or {}
 
-    def rewrite(
-        builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+    def change(
+        _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
     ) -> Any:
-        if value is None:
-            return variable
         if variable in weights:
             value = relax.Call(value.op, [value.args[0], constant(weights[variable])], value.attrs)
         elif variable in biases:
             new = constant(biases[variable])
             fields = [new if graph.constant(x) is not None else x for x in value.args]
             value = relax.Call(value.op, fields, value.attrs)
-        return builder.emit(value, variable.name)
+        return value
 
-    return graph.rebuilt(rewrite)
+    return graph.revalued(change)
 
 
 def convolution_attributes(call: Any, **changes: Any) -> Any:

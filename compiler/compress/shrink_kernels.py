@@ -104,11 +104,9 @@ def _middle(kernel: tuple[int, ...], margins: tuple[int, int]) -> tuple[slice, s
 
 
 def _shrunk(graph: Graph, margins: dict[Any, tuple[int, int]]) -> IRModule:
-    def rewrite(
-        builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+    def change(
+        _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
     ) -> Any:
-        if value is None:
-            return variable
         if variable in margins:
             rows, columns = margins[variable]
             array = _array(graph, variable)
@@ -118,9 +116,9 @@ def _shrunk(graph: Graph, margins: dict[Any, tuple[int, int]]) -> IRModule:
             padding = [int(n) - m for n, m in zip(value.attrs.padding, cut, strict=True)]
             attributes = convolution_attributes(value, padding=padding)
             value = relax.Call(value.op, [value.args[0], constant(middle)], attributes)
-        return builder.emit(value, variable.name)
+        return value
 
-    return graph.rebuilt(rewrite)
+    return graph.revalued(change)
 
 
 def _array(graph: Graph, variable: Any) -> NDArray[np.float32]:

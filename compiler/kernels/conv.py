@@ -39,7 +39,14 @@ from edgec.compiler.kernels.emitter import (
     vector_dtype,
     wide,
 )
-from edgec.compiler.kernels.epilogue import Places, Step, apply, cost, operand_loader
+from edgec.compiler.kernels.epilogue import (
+    Places,
+    Step,
+    apply,
+    begins_with_bias,
+    cost,
+    operand_loader,
+)
 from edgec.compiler.kernels.estimate import (
     FAR_BYTES_PER_CYCLE,
     PREFETCH_GAIN,
@@ -549,8 +556,7 @@ class DirectConv:
 
     def takes_bias(self) -> bool:
         """Whether the first step of the epilogue is where accumulators begin."""
-        steps = self.work.epilogue
-        return bool(steps) and steps[0] == Step("add", "channel")
+        return begins_with_bias(self.work.epilogue)
 
     def total(self, accumulator: Any) -> Any:
         """What the epilogue begins with."""

@@ -73,6 +73,34 @@ class ConvWorkload:
 
 
 @dataclass(frozen=True)
+class CodesConvWorkload:
+    """What the convolutions of codes have in common.
+
+    Attributes:
+        conv: extents and epilogue.
+        border: code of the padding, 0 where there is none.
+    """
+
+    conv: Any
+    border: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return int(self.conv.macs)
+
+    @property
+    def epilogue(self) -> tuple[Step, ...]:
+        """Steps after the sum."""
+        return tuple(self.conv.epilogue)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows of the window can be outside, and count."""
+        return self.border != 0
+
+
+@dataclass(frozen=True)
 class ConvBuffers:
     """Parameters of a kernel, in their order.
 

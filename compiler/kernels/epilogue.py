@@ -59,6 +59,11 @@ class Step:
         )
 
 
+def begins_with_bias(steps: Sequence[Step]) -> bool:
+    """Whether the sums can begin with a number of each channel."""
+    return bool(steps) and steps[0] == Step("add", "channel")
+
+
 def _clip(x: Any, low: float, high: float) -> Any:
     lanes = lanes_of(x)
     dtype = str(x.ty.dtype.with_lanes(1)) if lanes > 1 else str(x.ty.dtype)

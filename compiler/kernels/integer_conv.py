@@ -34,7 +34,7 @@ from edgec.compiler.kernels.conv import (
     pack_weight,
     packed_size,
 )
-from edgec.compiler.kernels.conv_workload import ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.conv_workload import CodesConvWorkload, ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emitter import Emitter, vector_dtype
 from edgec.compiler.kernels.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.kernel import Kernel
@@ -44,35 +44,17 @@ from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
-class IntegerConvWorkload:
+class IntegerConvWorkload(CodesConvWorkload):
     """A convolution of codes, of one group.
 
     Attributes:
-        conv: its extents and epilogue.
-        border: code of the padding, 0 where there is none.
         together: groups of channels, side by side, whose products fit the sums of `Dot.pairs`.
         wide: whether the weights do not fit the target's narrow sums.
     """
 
     conv: ConvWorkload
-    border: int = 0
     together: int = field(default=1, metadata={"unsaid": True})
     wide: bool = field(default=False, metadata={"unsaid": True})
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return self.conv.macs
-
-    @property
-    def epilogue(self) -> Any:
-        """Steps after the sum."""
-        return self.conv.epilogue
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether rows of the window can be outside, and count."""
-        return self.border != 0
 
     @property
     def grouped(self) -> ConvWorkload:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.conv import ConvDecision, ConvTransposeWorkload, fitted
+from edgec.compiler.kernels.conv_workload import CodesConvWorkload
 from edgec.compiler.kernels.integer_conv import (
     IntegerConvWorkload,
     default_integer_decision,
@@ -27,35 +28,17 @@ from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
-class IntegerConvTransposeWorkload:
+class IntegerConvTransposeWorkload(CodesConvWorkload):
     """A transposed convolution of codes.
 
     Attributes:
-        conv: its extents and epilogue.
-        border: code of what is outside the image, 0 where nothing is.
         together: see `IntegerConvWorkload`.
         wide: whether the weights do not fit the target's narrow sums.
     """
 
     conv: ConvTransposeWorkload
-    border: int = 0
     together: int = 1
     wide: bool = False
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return self.conv.macs
-
-    @property
-    def epilogue(self) -> Any:
-        """Steps after the sum."""
-        return self.conv.epilogue
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether rows of the window can be outside, and count."""
-        return self.border != 0
 
     def phases(self) -> list[IntegerConvWorkload]:
         """Ordinary convolutions, in the order of `ConvTransposeWorkload.phases`."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.codes import Dot, dot_of, store_values
-from edgec.compiler.kernels.conv_workload import ConvWorkload
+from edgec.compiler.kernels.conv_workload import CodesConvWorkload, ConvWorkload
 from edgec.compiler.kernels.emitter import Emitter, constant, shuffle, vector_dtype
 from edgec.compiler.kernels.epilogue import (
     Places,
@@ -48,28 +48,16 @@ TASKS_PER_CORE = 4
 
 
 @dataclass(frozen=True)
-class IntegerDepthwiseWorkload:
+class IntegerDepthwiseWorkload(CodesConvWorkload):
     """A depthwise convolution of codes.
 
     Attributes:
-        conv: its extents and epilogue; as many groups as channels.
-        border: code of the padding.
+        conv: as many groups as channels.
         together: groups of taps, side by side, whose products fit the sums of `pair_sums`.
     """
 
     conv: ConvWorkload
-    border: int = 0
     together: int = field(default=1, metadata={"unsaid": True})
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return self.conv.macs
-
-    @property
-    def epilogue(self) -> Any:
-        """Steps after the sum."""
-        return self.conv.epilogue
 
     @property
     def quads(self) -> int:

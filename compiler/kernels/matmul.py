@@ -33,6 +33,7 @@ from edgec.compiler.kernels.emitter import (
 from edgec.compiler.kernels.epilogue import (
     Step,
     apply,
+    begins_with_bias,
     cost,
     declare_operands,
     operand_loader,
@@ -193,8 +194,7 @@ class MatmulWriter:
         self.width = p.tile_n * p.lanes
         # Columns of the last vector that exist.
         self.last = w.n - (self.vectors - 1) * p.lanes
-        steps = w.epilogue
-        self.begins_with_bias = bool(steps) and steps[0] == Step("add", "channel")
+        self.begins_with_bias = begins_with_bias(w.epilogue)
         self.emit = e = Emitter()
         self.declare()
         size = w.batch * w.m * w.n

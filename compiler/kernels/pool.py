@@ -20,6 +20,7 @@ from edgec.compiler.kernels.epilogue import (
     Places,
     Step,
     apply,
+    begins_with_bias,
     declare_operands,
     operand_loader,
     output_dtype,
@@ -202,7 +203,7 @@ class _Pool:
     ) -> None:
         w, e, c = self.work, self.emit, self.c
         steps = list(w.epilogue)
-        bias = w.mode == "depthwise" and bool(steps) and steps[0] == Step("add", "channel")
+        bias = w.mode == "depthwise" and begins_with_bias(steps)
         start = constant(0, "float32", c)
         if w.mode == "max":
             start = constant(_lowest(self.dtype), self.dtype, c)

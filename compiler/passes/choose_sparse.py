@@ -97,15 +97,13 @@ class ChooseSparse(Pass):
         if not chosen:
             return module
 
-        def rewrite(
-            builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        def change(
+            _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
         ) -> Any:
-            if value is None:
-                return variable
             kernel = chosen.get(variable)
-            return builder.emit(value if kernel is None else kernel.call(value), variable.name)
+            return value if kernel is None else kernel.call(value)
 
-        return Graph(module, {}).rebuilt(rewrite)
+        return Graph(module, {}).revalued(change)
 
 
 def sparse_choices(module: IRModule, target: Target) -> dict[Any, Choice]:

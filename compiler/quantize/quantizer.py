@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.accuracy import MAX_MEASURED, Accuracy, Metric, measure
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.host_model import FloatModel, HostModel
@@ -31,9 +31,6 @@ from edgec.compiler.quantize.sides import Choice, choose_sides
 from edgec.compiler.samples import Samples
 from edgec.compiler.signature import Signature
 from edgec.targets import Target
-
-# Batches that accuracy is measured on.
-MAX_MEASURED = 64
 
 # Below this a quantized model answers something else than the float one.
 FLOOR_DB = 3.0
@@ -206,7 +203,4 @@ def _accuracy(
     if floats is None or samples is None:
         return None, 0
     rounded = HostModel(ExpandWeights()(quantized), signature)
-    comparison = Comparison(metric)
-    for sample in samples:
-        comparison.add(floats.results(sample), rounded.run(sample))
-    return comparison.result(), len(comparison.scores)
+    return measure(floats.results, rounded.run, samples, metric)

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgec.compiler.errors import RecipeError, did_you_mean
 from edgec.compiler.quantize.numerics import Codes
-from edgec.compiler.toml_file import read_toml
+from edgec.compiler.toml_file import explain, read_toml
 from edgec.targets.target import Target
 
 OperatorKind = Literal[
@@ -191,24 +191,9 @@ def load_recipe(name: str | Path) -> Recipe:
     try:
         return Recipe.model_validate({"name": path.stem, **start, **fields})
     except ValidationError as error:
-        raise RecipeError(f"recipe file {path}: {_explain(error)}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    reasons = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = list((Override if len(item["loc"]) > 1 else Recipe).model_fields)
-            word = str(item["loc"][-1])
-            reasons.append(
-                f"unknown key {key}{did_you_mean(word, known)} (known keys: {', '.join(known)})"
-            )
-        elif key:
-            reasons.append(f"{key} = {item['input']!r}: {item['msg']}")
-        else:
-            reasons.append(item["msg"].removeprefix("Value error, "))
-    return "; ".join(reasons)
+        raise RecipeError(
+            f"recipe file {path}: {explain(error, lambda at: Override if at else Recipe)}"
+        ) from None
 
 
 @dataclass(frozen=True)
