@@ -158,7 +158,7 @@ def test_a_wrong_recipe_is_refused(text: str, message: str) -> None:
 def test_a_wrong_key_is_named(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text('[[step]]\nkind = "sparse"\nratoi = 0.5\n')
-    with pytest.raises(RecipeError, match="ratoi"):
+    with pytest.raises(RecipeError, match="ratoi; did you mean ratio"):
         load_compression(str(file))
 
 
