@@ -37,6 +37,10 @@ class HostModel:
         """Outputs by name."""
         return self._session.run(inputs)
 
+    def run_shared(self, inputs: Tensors) -> Tensors:
+        """Outputs by name, in arrays that the next run may overwrite."""
+        return self._session.run_shared(inputs)
+
 
 class FloatModel:
     """The canonical model on this machine, with some of its values as further outputs.
@@ -63,20 +67,25 @@ class FloatModel:
 
     def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
         """The values by name, for one batch."""
-        values = dict(self._model.run(sample))
-        values.update({name: sample[source] for name, source in self._given.items()})
-        return values
+        return {**self._model.run(sample), **self._given_values(sample)}
+
+    def values_shared(self, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """The same, in arrays that the next run may overwrite: memory holds one batch."""
+        return {**self._model.run_shared(sample), **self._given_values(sample)}
+
+    def _given_values(self, sample: Tensors) -> Tensors:
+        return {name: sample[source] for name, source in self._given.items()}
 
     def results(self, sample: Tensors) -> Tensors:
         """What the model gives, for one batch."""
-        values = self._model.run(sample)
-        return {name: values[f"result {name}"] for name in self._results}
+        values = self._model.run_shared(sample)
+        return {name: values[f"result {name}"].copy() for name in self._results}
 
 
 def observe(
     model: FloatModel, samples: Samples, title: str, progress: Progress | None = None
 ) -> Iterator[Tensors]:
-    """The values of a model by name, for one batch after another.
+    """The values of a model by name, for one batch after another, which overwrites them.
 
     Raises:
         CalibrationError: there are no samples.
@@ -85,7 +94,7 @@ def observe(
     with (progress or Silent()).parts(title, samples.count) as advance:
         for sample in samples:
             seen = True
-            yield model.values(sample)
+            yield model.values_shared(sample)
             advance()
     if not seen:
         raise CalibrationError(f"calibration data {samples.source} hold no samples")

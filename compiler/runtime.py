@@ -44,6 +44,9 @@ class Session(Protocol):
             TensorInputError: an input is missing or has the wrong shape or dtype.
         """
 
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Like `run`, but the next run may overwrite the arrays."""
+
 
 def open_session(
     library: Path, target: Target, signature: Signature, executor: Executor, threads: int = 0
@@ -133,9 +136,13 @@ class StaticSession:
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Outputs by name; the arrays belong to the caller."""
+        return {name: array.copy() for name, array in self.run_shared(inputs).items()}
+
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name in the session's own arrays, which the next run overwrites."""
         self.run_prepared(self.prepare(inputs))
         pairs = zip(self._signature.outputs, self._outputs, strict=True)
-        return {spec.name: array.copy() for spec, array in pairs}
+        return {spec.name: array for spec, array in pairs}
 
     def prepare(self, inputs: Tensors) -> list[NDArray[Any]]:
         """Checked inputs in memory that a run can use without copying."""
@@ -214,6 +221,10 @@ class MachineSession:
         # The function does not keep the machine alive.
         self._machine = machine
         self._main = machine["main"]
+
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name, in arrays of their own: see `run`."""
+        return self.run(inputs)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Outputs by name."""
