@@ -4,7 +4,9 @@
 bundle compile other modules for the host with this.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tvm import IRModule
@@ -28,14 +30,31 @@ from edgec.compiler.signature import Signature
 from edgec.targets import Target
 
 
-def pack(module: IRModule, target: Target) -> IRModule:
+def pack(
+    module: IRModule, target: Target, names: Mapping[str, str] = MappingProxyType({})
+) -> IRModule:
     """Bring a canonical module into the layouts of the target's kernels.
 
     A module of shapes that only a run can tell stays as it is.
+
+    Args:
+        module: the canonical module.
+        target: whose kernels.
+        names: ONNX names by those of variables, for profiles.
     """
+    return choose_sparse(pack_dense(module, target, names), target)
+
+
+def pack_dense(module: IRModule, target: Target, names: Mapping[str, str]) -> IRModule:
+    """The same with dense kernels alone."""
     if not is_static(module):
         return module
-    return ChooseSparse(target)(PackLayouts(target.float_lanes, dot_of(target))(module))
+    return PackLayouts(target.float_lanes, dot_of(target), names)(module)
+
+
+def choose_sparse(module: IRModule, target: Target) -> IRModule:
+    """Sparse kernels where they are faster than the dense ones of a packed module."""
+    return ChooseSparse(target)(module) if is_static(module) else module
 
 
 def schedule(

@@ -161,6 +161,7 @@ def kernel_call(
     workload: str,
     shape: Sequence[int],
     dtype: str = "float32",
+    label: str = "",
 ) -> relax.Call:
     """A call of a kernel template.
 
@@ -170,8 +171,9 @@ def kernel_call(
         workload: the workload as text.
         shape: of the result.
         dtype: of the result.
+        label: the value that it computes, for people.
     """
-    attributes = {"workload": workload, "shape": list(shape), "dtype": dtype}
+    attributes = {"workload": workload, "shape": list(shape), "dtype": dtype, "label": label}
     return relax.Call(
         ir.Op.get(operator), list(arguments), ir.make_node("ir.DictAttrs", **attributes)
     )

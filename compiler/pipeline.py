@@ -15,7 +15,7 @@ import onnx
 from tvm import IRModule
 
 from edgec.compiler.accuracy import Comparison, load_metric, same_top1
-from edgec.compiler.backend import build, compile_module, pack, schedule
+from edgec.compiler.backend import build, choose_sparse, compile_module, pack_dense, schedule
 from edgec.compiler.bundle import (
     LIBRARY,
     Bundle,
@@ -37,7 +37,7 @@ from edgec.compiler.bundle import (
     write_bundle,
 )
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
-from edgec.compiler.compress.kernels import describe_kernels, kernel_rows
+from edgec.compiler.compress.kernels import KernelRow, describe_kernels, kernel_rows
 from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.errors import (
     BadInputError,
@@ -189,13 +189,12 @@ def compile_model(
             changed = run(
                 "expect", make, module, compressed, quantized, reference, options, samples
             )
-        rows = kernel_rows(module, imported.value_names, target)
-        if rows:
-            run.progress.detail(describe_kernels(rows))
+        packed = run("pack", _Packed.make, module, target, imported.value_names)
+        if packed.rows:
+            run.progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compress and options.compress.report:
-            write_compression_report(options.compress.report, compressed, rows)
-        packed = run("pack", pack, module, target)
-        lowered = run("lower", lower, packed, target)
+            write_compression_report(options.compress.report, compressed, packed.rows)
+        lowered = run("lower", lower, packed.module, target)
         decide = RecordedDecisions(_tuned(options, target, run.progress))
         scheduled = run("schedule", schedule, lowered, module, target, signature, decide)
         run.progress.detail(describe_generic(scheduled, target))
@@ -219,6 +218,19 @@ def compile_model(
         bundle = run("bundle", _package, output, manifest, files, options)
     run.finish()
     return bundle
+
+
+@dataclasses.dataclass(frozen=True)
+class _Packed:
+    """The module in the target's layouts, and why its operators run sparse or dense."""
+
+    module: IRModule
+    rows: tuple[KernelRow, ...]
+
+    @classmethod
+    def make(cls, module: IRModule, target: Target, names: Mapping[str, str]) -> "_Packed":
+        dense = pack_dense(module, target, names)
+        return cls(choose_sparse(dense, target), kernel_rows(dense, target))
 
 
 _NO_RUNNER = (

@@ -61,8 +61,8 @@ class SparseKernel:
         arrays = (self.lists.values, self.lists.places, self.lists.starts)
         arguments = [dense.args[0], *map(constant, arrays), *dense.args[2:]]
         shape = [int(extent) for extent in dense.attrs["shape"]]
-        dtype = str(dense.attrs["dtype"])
-        return kernel_call(self.operator, arguments, to_text(self.workload), shape, dtype)
+        told = str(dense.attrs["dtype"]), str(dense.attrs["label"])
+        return kernel_call(self.operator, arguments, to_text(self.workload), shape, *told)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ class Choice:
     """How an operator with zeros among its weights is computed.
 
     Attributes:
+        label: the value that it computes, for people.
         weight: its weights, as the packed module has them.
         kernel: the sparse one; None: the dense one stays.
         reason: for people.
     """
 
+    label: str
     weight: NDArray[Any]
     kernel: SparseKernel | None
     reason: str
@@ -117,7 +119,7 @@ def sparse_choices(module: IRModule, target: Target) -> dict[Any, Choice]:
     return found
 
 
-def has_zeros(weight: NDArray[Any]) -> bool:
+def _has_zeros(weight: NDArray[Any]) -> bool:
     """Whether a weight has enough of them to look for a sparse kernel."""
     nonzeros = int(np.count_nonzero(weight))
     return weight.ndim > 1 and nonzeros <= (1 - FEW_ZEROS) * weight.size
@@ -129,9 +131,10 @@ def _choice(call: Any, target: Target) -> Choice | None:
         return None
     weight = value_of(call.args[1])
     # Bytes hold two codes of four bits: their zeros say nothing.
-    if weight is None or weight.dtype == np.uint8 or not has_zeros(weight):
+    if weight is None or weight.dtype == np.uint8 or not _has_zeros(weight):
         return None
     workload = from_text(TEMPLATES[name].workload, str(call.attrs["workload"]))
+    label = str(call.attrs["label"])
     why_none = _NONE.get(name)
     if weight.dtype != np.float32 and why_none is None:
         why_none = "there are no sparse kernels for stored codes"
@@ -140,7 +143,7 @@ def _choice(call: Any, target: Target) -> Choice | None:
     elif name == "edgec.conv" and workload.plain_input:
         why_none = "there is no sparse kernel for the few channels of a model's input"
     if why_none is not None:
-        return Choice(weight, None, why_none)
+        return Choice(label, weight, None, why_none)
     best = min(
         _kernels(workload, weight, target), key=lambda k: _cycles(k.operator, k.workload, target)
     )
@@ -148,10 +151,10 @@ def _choice(call: Any, target: Target) -> Choice | None:
     left = best.workload.macs / workload.macs
     reason = f"{left:.0%} of the multiplications are left, {ratio:.0%} of the estimated time"
     if ratio <= WORTHWHILE:
-        return Choice(weight, best, reason)
+        return Choice(label, weight, best, reason)
     width = best.workload.width
     why = f"few inputs are zero for {width} neighbouring outputs: " if left > 0.5 else ""
-    return Choice(weight, None, why + reason)
+    return Choice(label, weight, None, why + reason)
 
 
 def _kernels(

@@ -12,7 +12,7 @@ of the kernel before it. What takes floats only makes them of the codes first.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,14 +92,16 @@ class PackLayouts(Pass):
     Attributes:
         lanes: float32 values in a vector of the target.
         dot: how the target multiplies codes; None: it does not.
+        names: of values by those of variables, for people; others are called as their variables.
     """
 
     lanes: int
     dot: Dot | None = field(default=None, repr=False)
+    names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the one dataflow block of `main`."""
-        return _Packer(module, self.lanes, self.dot).run()
+        return _Packer(module, self.lanes, self.dot, self.names).run()
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,14 @@ class _Value:
 
 
 class _Packer:
-    def __init__(self, module: IRModule, lanes: int, dot: Dot | None) -> None:
+    def __init__(
+        self, module: IRModule, lanes: int, dot: Dot | None, names: Mapping[str, str]
+    ) -> None:
         self.module = module
         self.c = lanes
         self.dot = dot
+        self.names = names
+        self.label = ""
         others = {v: f for v, f in module.functions_items() if not isinstance(f, relax.Function)}
         self.builder = relax.BlockBuilder(IRModule(others))
         self.values: dict[relax.Var, _Value] = {}
@@ -169,10 +175,12 @@ class _Packer:
             if shape is not None:
                 self.values[parameter] = _Value(parameter, shape, False, uses[parameter])
         (block,) = function.body.blocks
+        labels = _labels(block.bindings, self.names)
         with self.builder.function("main", list(function.params)):
             with self.builder.dataflow():
                 for binding in block.bindings:
                     self.old[binding.var] = binding.value
+                    self.label = labels[binding.var]
                     self.values[binding.var] = self._visit(binding, uses[binding.var])
                 result = self._result(function.body.body)
                 bound = self.builder.emit_output(result)
@@ -305,7 +313,7 @@ class _Packer:
         shape: Sequence[int],
         dtype: str = "float32",
     ) -> relax.Var:
-        call = kernel_call(operator, arguments, to_text(workload), shape, dtype)
+        call = kernel_call(operator, arguments, to_text(workload), shape, dtype, self.label)
         variable = self.builder.emit(call)
         self.made[variable] = call
         return variable
@@ -1122,6 +1130,19 @@ class _Packer:
             blocks = math.ceil(channels / self.c)
             return ElementwiseWorkload(n, blocks, h * w * self.c, self.c, (step,), *kind)
         return ElementwiseWorkload(*(planes or (1, 1, math.prod(shape))), 1, (step,), *kind)
+
+
+def _labels(bindings: Sequence[Any], names: Mapping[str, str]) -> dict[relax.Var, str]:
+    """What people call a value: by its name, that of its alias, or of the floats behind codes."""
+    aliases = {b.value: names.get(b.var.name) for b in bindings if isinstance(b.value, relax.Var)}
+    labels: dict[relax.Var, str] = {}
+    for binding in bindings:
+        variable, value = binding.var, binding.value
+        label = names.get(variable.name) or aliases.get(variable)
+        if label is None and op_name(value) in _ROUNDING:
+            label = labels.get(value.args[0])
+        labels[variable] = label or variable.name
+    return labels
 
 
 def _chain(workload: Any, name: str) -> tuple[Step, ...]:

@@ -151,7 +151,7 @@ class _Scheduler:
             name,
             (*arguments, result),
             self.tasks[name],
-            variable.name,
+            str(call.attrs["label"]) or variable.name,
             short,
             flops=2 * workload.macs,
             workload=text,

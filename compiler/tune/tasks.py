@@ -96,7 +96,7 @@ def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
     graph = simplify(special.proto)
     imported = import_model(graph)
     module = apply_passes(imported.module, CANONICALIZE)
-    lowered = lower(pack(module, target), target)
+    lowered = lower(pack(module, target, imported.value_names), target)
     program = schedule(lowered, module, target, imported.signature)
     if not isinstance(program, Program):
         raise UnsupportedModelError(

@@ -9,6 +9,7 @@ import pytest
 from onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.backend import pack_dense
 from edgec.compiler.cli import main
 from edgec.compiler.compress.kernels import describe_kernels, kernel_rows
 from edgec.compiler.importer import import_model
@@ -63,7 +64,8 @@ def network() -> onnx.ModelProto:
 def rows_of(model: onnx.ModelProto) -> dict[str, Any]:
     imported = import_model(simplify(specialize(model, {}, {}).proto))
     module = apply_passes(imported.module, CANONICALIZE)
-    return {row.name: row for row in kernel_rows(module, imported.value_names, TARGET)}
+    packed = pack_dense(module, TARGET, imported.value_names)
+    return {row.name: row for row in kernel_rows(packed, TARGET)}
 
 
 def test_each_operator_has_a_reason() -> None:
