@@ -33,14 +33,24 @@ def with_weights(
         if value is None:
             return variable
         if variable in weights:
-            value = relax.Call(value.op, [value.args[0], constant(weights[variable])], value.attrs)
+            value = with_weight(value, weights[variable])
         elif variable in biases:
-            new = constant(biases[variable])
-            fields = [new if graph.constant(x) is not None else x for x in value.args]
-            value = relax.Call(value.op, fields, value.attrs)
+            value = with_bias(graph, value, biases[variable])
         return builder.emit(value, variable.name)
 
     return graph.rebuilt(rewrite)
+
+
+def with_weight(call: Any, array: NDArray[Any]) -> Any:
+    """A convolution or matrix product with other weights."""
+    return relax.Call(call.op, [call.args[0], constant(array)], call.attrs)
+
+
+def with_bias(graph: Graph, call: Any, array: NDArray[Any]) -> Any:
+    """The addition of another constant."""
+    new = constant(array)
+    fields = [new if graph.constant(x) is not None else x for x in call.args]
+    return relax.Call(call.op, fields, call.attrs)
 
 
 def convolution_attributes(call: Any, **changes: Any) -> Any:
