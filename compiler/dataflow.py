@@ -134,7 +134,7 @@ class Graph:
                 for parameter in self.parameters:
                     made[parameter] = rewrite(builder, parameter, None, now)
                 for variable, value in self.bindings:
-                    made[variable] = rewrite(builder, variable, _substituted(value, made), now)
+                    made[variable] = rewrite(builder, variable, substituted(value, made), now)
                 results = [now(result) for result in self.results]
                 fields = [*results, *(now(variable) for variable in shown)]
                 single = len(fields) == 1 and not shown and not self._returns_tuple()
@@ -185,15 +185,15 @@ def operands(value: Any) -> list[Any]:
     return [value] if isinstance(value, relax.Var) else []
 
 
-def _substituted(value: Any, made: Mapping[Any, Any]) -> Any:
+def substituted(value: Any, made: Mapping[Any, Any]) -> Any:
     """An expression with its variables replaced, its type left open: shapes may change."""
     if isinstance(value, relax.Var):
         return made.get(value, value)
     if isinstance(value, relax.Tuple):
-        return relax.Tuple([_substituted(item, made) for item in value.fields])
+        return relax.Tuple([substituted(item, made) for item in value.fields])
     if isinstance(value, relax.TupleGetItem):
-        return relax.TupleGetItem(_substituted(value.tuple_value, made), value.index)
+        return relax.TupleGetItem(substituted(value.tuple_value, made), value.index)
     if isinstance(value, relax.Call):
-        arguments = [_substituted(item, made) for item in value.args]
+        arguments = [substituted(item, made) for item in value.args]
         return relax.Call(value.op, arguments, value.attrs, value.ty_args)
     return value

@@ -6,23 +6,25 @@ inputs in the changed one, with W the weights as they are:
     W' = W + (E[y x^T] - W E[x x^T]) (E[x x^T] + R)^-1
 
 about the means where there is a bias, which takes up their difference. Layers are repaired from
-the first to the last, some at a time, so that later ones also make up for what earlier ones could
-not.
+the first to the last, each behind repaired ones alone: it makes up for what those could not. One
+that was fitted to the error of another would, once that is repaired, make up for it again.
 """
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.compress.rewrite import with_weights
+from edgec.compiler.compress.rewrite import with_bias, with_weight, with_weights
+from edgec.compiler.compress.stages import StagedModel
 from edgec.compiler.compress.step import Work
 from edgec.compiler.dataflow import Graph, operands
 from edgec.compiler.errors import CalibrationError
-from edgec.compiler.host_model import FloatModel
 from edgec.compiler.passes.base import value_of
 from edgec.compiler.quantize.encode import from_rows, to_rows
 from edgec.compiler.quantize.moments import (
@@ -34,10 +36,6 @@ from edgec.compiler.quantize.moments import (
 )
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator, find_operators
-from edgec.compiler.samples import Sample
-
-# Layers are repaired in so many parts, each with the parts before it in place.
-PARTS = 6
 
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
@@ -67,23 +65,45 @@ def reconstruct(
         kept: what is left of a value of the teacher.
     """
     assert work.samples is not None
-    batches = list(work.samples)
-    if not batches:
+    samples = list(work.samples)
+    if not samples:
         raise CalibrationError(f"calibration data {work.samples.source} hold no samples")
     student = _Student(module, teacher, origins)
-    wanted = _wanted(student)
-    if not wanted:
+    stages = _stages(student)
+    if not stages:
         return module
-    results = [student.origins[_result(student.operators[anchor])] for anchor in wanted]
-    original = FloatModel(teacher, work.signature, results)
-    size = -(-len(wanted) // PARTS)
-    parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
-    with work.progress.parts("least squares", len(parts)) as advance:
-        for part in parts:
-            student = _Student(module, teacher, origins)
-            module = _repair(student, part, original, work, batches, kept)
+    graph, origin = student.graph, student.origins
+    inputs = [[o.inputs[0] for o in stage] for stage in stages]
+    outputs = [[origin[_result(o)] for o in stage] for stage in stages]
+    weights: dict[Any, Floats] = {}
+    biases: dict[Any, Floats] = {}
+    repaired: dict[Any, Any] = {}
+    random = np.random.default_rng(_SEED)
+    with (
+        tempfile.TemporaryDirectory(prefix="edgec-repair-") as folder,
+        work.progress.parts("least squares", len(stages)) as advance,
+    ):
+        for side in ("left", "right"):
+            (Path(folder) / side).mkdir()
+        changed = StagedModel(graph, work.signature, inputs, samples, Path(folder) / "left")
+        original = StagedModel(teacher, work.signature, outputs, samples, Path(folder) / "right")
+        for number, stage in enumerate(stages):
+            changed.run(number, repaired)
+            original.run(number, {})
+            for operator, result in zip(stage, outputs[number], strict=True):
+                pairs = (
+                    (changed.value(operator.inputs[0], i), kept(result, original.value(result, i)))
+                    for i in range(len(samples))
+                )
+                weights[operator.anchor], bias = _repaired(operator, graph, pairs, random)
+                call = graph.definitions[operator.anchor]
+                repaired[operator.anchor] = with_weight(call, weights[operator.anchor])
+                if operator.bias is not None:
+                    place = operator.bias[0]
+                    biases[place] = _bias_constant(graph, operator, bias)
+                    repaired[place] = with_bias(graph, graph.definitions[place], biases[place])
             advance()
-    return module
+    return with_weights(graph, weights, biases)
 
 
 class _Student:
@@ -128,14 +148,26 @@ class _Student:
         return ours is not None and (theirs is None or not np.array_equal(ours, theirs))
 
 
-def _wanted(student: _Student) -> list[Any]:
-    """Anchors of operators that read or compute something else now, and can be repaired."""
-    changed = student.changed()
-    return [
-        anchor
-        for anchor, o in student.operators.items()
+def _stages(student: _Student) -> list[list[Operator]]:
+    """Operators that read or compute something else now and can be repaired.
+
+    Those of a stage depend on those of the stages before alone.
+    """
+    graph, changed = student.graph, student.changed()
+    operators = {
+        o.anchor: o
+        for o in student.operators.values()
         if o.anchor in changed and has_moments(o) and sum_length(o) <= MAX_LENGTH
-    ]
+    }
+    stages: dict[int, list[Operator]] = {}
+    depths: dict[Any, int] = {}
+    for variable, value in graph.bindings:
+        depth = max((depths.get(x, 0) for x in operands(value)), default=0)
+        if variable in operators:
+            stages.setdefault(depth, []).append(operators[variable])
+            depth += 1
+        depths[variable] = depth
+    return [stages[depth] for depth in sorted(stages)]
 
 
 def sum_length(operator: Operator) -> int:
@@ -169,39 +201,23 @@ class _Fit:
     count: int
 
 
-def _repair(
-    student: _Student,
-    anchors: Sequence[Any],
-    original: FloatModel,
-    work: Work,
-    batches: Sequence[Sample],
-    kept: Kept,
-) -> IRModule:
-    """The student's module with some of its operators repaired."""
-    graph, names = student.graph, student.teacher.names
-    operators = [student.operators[anchor] for anchor in anchors]
-    results = [student.origins[_result(o)] for o in operators]
-    changed = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
-    fits: list[_Fit | None] = [None] * len(operators)
-    held: list[_Fit | None] = [None] * len(operators)
-    random = np.random.default_rng(_SEED)
-    for number, sample in enumerate(batches):
-        inputs, outputs = changed.values(sample), original.values(sample)
-        for i, (operator, result) in enumerate(zip(operators, results, strict=True)):
-            chosen = choose_sums(operator, MAX_SUMS, random)
-            y = _rows(operator, graph, kept(result, outputs[names[result]]))[:, chosen]
-            x = input_sums(operator, graph, inputs[graph.names[operator.inputs[0]]], chosen)
-            seen = held if number % HELD_BACK == HELD_BACK - 1 else fits
-            seen[i] = _fitted(seen[i], x, y)
-    weights, biases = {}, {}
-    for i, operator in enumerate(operators):
-        fit, fits[i] = fits[i], None
-        assert fit is not None
-        weights[operator.anchor], bias = _solve(operator, fit, held[i])
-        held[i] = None
-        if operator.bias is not None:
-            biases[operator.bias[0]] = _bias_constant(graph, operator, bias)
-    return with_weights(graph, weights, biases)
+def _repaired(
+    operator: Operator,
+    graph: Graph,
+    pairs: Iterable[tuple[Floats, Floats]],
+    random: np.random.Generator,
+) -> tuple[Floats, Floats]:
+    """Weights and bias from what an operator reads and shall give, batch by batch."""
+    fits: list[_Fit | None] = [None, None]
+    for number, (data, values) in enumerate(pairs):
+        chosen = choose_sums(operator, MAX_SUMS, random)
+        y = _rows(operator, graph, values)[:, chosen]
+        x = input_sums(operator, graph, data, chosen)
+        held = number % HELD_BACK == HELD_BACK - 1
+        fits[held] = _fitted(fits[held], x, y)
+    fit, other = fits
+    assert fit is not None
+    return _solve(operator, fit, other)
 
 
 def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:

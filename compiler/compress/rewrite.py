@@ -31,14 +31,24 @@ def with_weights(
         _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
     ) -> Any:
         if variable in weights:
-            value = relax.Call(value.op, [value.args[0], constant(weights[variable])], value.attrs)
+            value = with_weight(value, weights[variable])
         elif variable in biases:
-            new = constant(biases[variable])
-            fields = [new if graph.constant(x) is not None else x for x in value.args]
-            value = relax.Call(value.op, fields, value.attrs)
+            value = with_bias(graph, value, biases[variable])
         return value
 
     return graph.revalued(change)
+
+
+def with_weight(call: Any, array: NDArray[Any]) -> Any:
+    """A convolution or matrix product with other weights."""
+    return relax.Call(call.op, [call.args[0], constant(array)], call.attrs)
+
+
+def with_bias(graph: Graph, call: Any, array: NDArray[Any]) -> Any:
+    """The addition of another constant."""
+    new = constant(array)
+    fields = [new if graph.constant(x) is not None else x for x in call.args]
+    return relax.Call(call.op, fields, call.attrs)
 
 
 def convolution_attributes(call: Any, **changes: Any) -> Any:
