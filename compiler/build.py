@@ -15,9 +15,9 @@ import tvm
 from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst
 
-from edgec.compiler.emit_c import Weights, program_source
+from edgec.compiler.emit_c import UNIT_BYTES, Weights, constants_source, program_source
 from edgec.compiler.errors import OutputError
-from edgec.compiler.executor import FOLDER, HEADERS, SOURCES
+from edgec.compiler.executor import EXPORTS, FOLDER, HEADERS, SOURCES
 from edgec.compiler.link import link_shared
 from edgec.compiler.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
 from edgec.compiler.program import Program
@@ -27,6 +27,8 @@ from edgec.targets.target import Target
 # The constants on their own, in an object and in the library.
 COPIES_OF_CONSTANTS = 3
 CODE_BYTES = 32 * 2**20
+# Constants that a kernel reads once for each tile: biases, scales, quantizers.
+SMALL_BYTES = 1024
 
 
 def build_program(
@@ -51,39 +53,26 @@ def build_program(
     _check_space(library.parent, sum(value.size_bytes for value in constants))
     kernels = library.parent / "kernels.o"
     write_object(program.functions, target, kernels)
-    plan, sources = write_sources(program, outputs, target, library.parent)
-    link_shared([kernels, *sources], library, target)
+    plan, sources = write_sources(program, outputs, library.parent)
+    link_shared([kernels, *sources], library, target, exports=EXPORTS)
     return plan
 
 
 def write_sources(
-    program: Program, outputs: tuple[TensorSpec, ...], target: Target, folder: Path
+    program: Program, outputs: tuple[TensorSpec, ...], folder: Path
 ) -> tuple[MemoryPlan, list[Path]]:
     """Write a program's tables and weights, to be linked with its kernels.
 
     Returns:
-        The plan of its memory, and the files to compile: its own and the executor's.
+        The plan of its memory, and the files to compile, the executor in them.
     """
     weights = _write_weights(program, folder / "weights.bin")
     plan = plan_memory(program)
-    source = program_source(program, plan, weights, outputs, target)
-    (folder / "program.c").write_text(source)
-    (folder / "weights.S").write_text(_WEIGHTS_ASSEMBLY)
-    for name in HEADERS:
+    (folder / "program.c").write_text(program_source(program, plan, weights, outputs))
+    (folder / "constants.S").write_text(constants_source(program, "weights.bin"))
+    for name in (*HEADERS, *SOURCES):
         shutil.copyfile(FOLDER / name, folder / name)
-    # The executor's sources stay where they are: the driver's cache knows them by their path.
-    return plan, [folder / "program.c", folder / "weights.S", *(FOLDER / n for n in SOURCES)]
-
-
-_WEIGHTS_ASSEMBLY = f"""\
-    .section .rodata.edgec_weights, "a"
-    .balign {ALIGNMENT_BYTES}
-    .globl edgec_weights
-edgec_weights:
-    .incbin "weights.bin"
-    .byte 0
-    .section .note.GNU-stack, ""
-"""
+    return plan, [folder / "program.c", folder / "constants.S"]
 
 
 def write_object(functions: dict[str, tirx.PrimFunc], target: Target, path: Path) -> None:
@@ -95,7 +84,7 @@ def write_object(functions: dict[str, tirx.PrimFunc], target: Target, path: Path
 
 
 def _write_weights(program: Program, path: Path) -> Weights:
-    """Write every constant once, each aligned."""
+    """Write every constant once, small ones aligned to a vector and others to a cache line."""
     offsets: dict[int, int] = {}
     known: dict[bytes, int] = {}
     position = 0
@@ -105,7 +94,7 @@ def _write_weights(program: Program, path: Path) -> Weights:
             data = value.array.tobytes()
             digest = hashlib.sha256(data).digest()
             if digest not in known:
-                padding = -position % ALIGNMENT_BYTES
+                padding = -position % (UNIT_BYTES if len(data) < SMALL_BYTES else ALIGNMENT_BYTES)
                 stream.write(bytes(padding) + data)
                 known[digest] = position + padding
                 position += padding + len(data)

@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from edgec.compiler.memory import MemoryPlan
+from edgec.compiler.executor import SOURCES
+from edgec.compiler.memory import ALIGNMENT_BYTES, MemoryPlan
 from edgec.compiler.program import Program, Step, Value
 from edgec.compiler.signature import TensorSpec
-from edgec.targets.target import Target
 
 # Handing a task to a thread costs about a microsecond: give it more than that to do.
 GRAIN_FLOPS = 100_000
+# Places in the weights and in the arena are counted in these: EDGEC_UNIT of program.h.
+UNIT_BYTES = 16
 # Bytes that count like one operation, for kernels that only move values.
 BYTES_PER_FLOP = 1
 
@@ -35,15 +37,13 @@ def program_source(
     plan: MemoryPlan,
     weights: Weights,
     outputs: tuple[TensorSpec, ...],
-    target: Target,
 ) -> str:
-    """The C source of a program's tables."""
+    """The C source of a program's tables, with the executor after them."""
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
         "/* Written by edgec; see program.h for the types. */",
+        "#define _GNU_SOURCE",
         '#include "program.h"',
-        "",
-        *_declarations(program),
         "",
         *_tensors("input", [(v.label, v.dtype, v) for v in program.inputs]),
         *_tensors(
@@ -52,31 +52,62 @@ def program_source(
         ),
         *_steps(program, plan, weights),
         *_copies(program, plan, weights),
-        "",
-        "extern const unsigned char edgec_weights[];",
-        "",
-        "const edgec_program edgec_the_program = {",
+        "static const edgec_program program = {",
         f"  {len(program.inputs)}, {len(program.outputs)}, {len(program.steps)}, "
-        f"{len(program.copies)}, {most_buffers},",
-        "  edgec_inputs, edgec_outputs, edgec_steps, edgec_copies, edgec_weights,",
-        f"  {plan.arena_bytes},",
+        f"{len(program.copies)}, {most_buffers}, {plan.arena_bytes},",
         "};",
+        "",
+        *_call(program),
+        *(f'#include "{name}"' for name in SOURCES),
         "",
     ]
     return "\n".join(parts)
 
 
-def _declarations(program: Program) -> Iterable[str]:
-    arity = {step.kernel: len(step.arguments) for step in program.steps}
-    for name, count in arity.items():
-        pointers = ", ".join(["void*"] * count)
-        arguments = ", ".join(f"b[{index}]" for index in range(count))
-        result = "int32_t" if name.startswith("generic_") else "void"
-        yield f"{result} {name}({pointers}, int32_t, int32_t);"
+def constants_source(program: Program, weights: str) -> str:
+    """The assembly of what C cannot say: a file of weights, and distances to kernels' code."""
+    names = _kernels(program)
+    parts = [
+        '    .section .rodata.edgec_weights, "a"',
+        f"    .balign {ALIGNMENT_BYTES}",
+        "    .hidden edgec_weights",
+        "    .globl edgec_weights",
+        "edgec_weights:",
+        f'    .incbin "{weights}"',
+        "    .byte 0",
+        '    .section .rodata.edgec_kernels, "a"',
+        "    .balign 4",
+        "    .hidden edgec_kernels",
+        "    .globl edgec_kernels",
+        "edgec_kernels:",
+        *(f"    .hidden {name}\n    .long {name} - edgec_kernels" for name in names),
+        '    .section .note.GNU-stack, ""',
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _kernels(program: Program) -> list[str]:
+    """Names in the order of their first use."""
+    return list(dict.fromkeys(step.kernel for step in program.steps))
+
+
+def _call(program: Program) -> Iterable[str]:
+    """A function that runs tasks of a step: kernels of as many buffers are called alike."""
+    yield "static void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
+    yield "                        int32_t end) {"
+    yield "  const void* kernel = (const char*)edgec_kernels + edgec_kernels[step->kernel];"
+    yield "  switch (step->buffer_count) {"
+    for count in sorted({len(step.arguments) for step in program.steps}):
+        pointers = "void*, " * count
+        arguments = "".join(f"b[{index}], " for index in range(count))
         yield (
-            f"static void call_{name}(void* const* b, int32_t begin, int32_t end) "
-            f"{{ {name}({arguments}, begin, end); }}"
+            f"    case {count}: ((void (*)({pointers}int32_t, int32_t))kernel)"
+            f"({arguments}begin, end); break;"
         )
+    yield "  }"
+    yield "}"
+    yield ""
 
 
 def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
@@ -94,18 +125,26 @@ def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
 
 
 def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
-    for number, step in enumerate(program.steps):
+    yield "/* Of each step its operators and its template. */"
+    yield "static const char edgec_texts[] ="
+    for step in program.steps:
+        yield f'  {_text(step.label)} "\\0" {_text(step.template)} "\\0"'
+    yield '  "";'
+    yield "static const edgec_buffer edgec_buffers[] = {"
+    for step in program.steps:
         buffers = ", ".join(_buffer(value, plan, weights) for value in step.arguments)
-        yield f"static const edgec_buffer buffers_{number}[] = {{{buffers}}};"
+        yield f"  {buffers},"
+    yield "  0" if not program.steps else ""
+    yield "};"
+    numbers = {name: number for number, name in enumerate(_kernels(program))}
     yield "static const edgec_step_entry edgec_steps[] = {"
-    for number, step in enumerate(program.steps):
+    for step in program.steps:
         yield (
-            f"  {{{{{_text(step.label)}, {_text(step.template)}, {step.flops}}}, "
-            f"call_{step.kernel}, {step.tasks}, {grain(step)}, {len(step.arguments)}, "
-            f"buffers_{number}}},"
+            f"  {{{step.flops}, {numbers[step.kernel]}, {step.tasks}, {grain(step)}, "
+            f"{len(step.arguments)}}}, /* {step.kernel} */"
         )
     if not program.steps:
-        yield "  {{0}}"
+        yield "  {0}"
     yield "};"
     yield ""
 
@@ -124,17 +163,19 @@ def _copies(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[st
     for output, source in program.copies:
         yield f"  {{{_buffer(source, plan, weights)}, {output.number}}},"
     if not program.copies:
-        yield "  {{0}}"
+        yield "  {0}"
     yield "};"
 
 
 def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
     root = value.root
     if root.role == "constant":
-        return f"{{EDGEC_WEIGHT, 0, {weights.offsets[id(root)]}}}"
-    if root.role == "temporary":
-        return f"{{EDGEC_ARENA, 0, {plan.offsets[id(root)]}}}"
-    return f"{{EDGEC_{root.role.upper()}, {root.number}, 0}}"
+        place, number = "WEIGHT", weights.offsets[id(root)] // UNIT_BYTES
+    elif root.role == "temporary":
+        place, number = "ARENA", plan.offsets[id(root)] // UNIT_BYTES
+    else:
+        place, number = root.role.upper(), root.number
+    return f"EDGEC_BUFFER(EDGEC_{place}, {number})"
 
 
 def _text(value: str) -> str:

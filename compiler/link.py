@@ -18,19 +18,52 @@ from edgec.targets.target import Target
 # The first link for a target builds stubs of its C library, once.
 TIMEOUT_SECONDS = 600
 
+# How functions of other libraries are called: directly, not through code of the linker's.
+CALLS = "-fno-plt"
+# Kernels come as objects: what is compiled here takes less than a microsecond of a run.
+_SMALL = (
+    "-Os",
+    "-fomit-frame-pointer",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+    CALLS,
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-Wl,--gc-sections",
+    "-Wl,--hash-style=gnu",
+)
+
 
 def link_shared(
-    objects: Sequence[Path], output: Path, target: Target, *, checked: bool = True
+    objects: Sequence[Path],
+    output: Path,
+    target: Target,
+    *,
+    checked: bool = True,
+    exports: Sequence[str] = (),
 ) -> None:
     """Link objects, and compile and link C and assembly sources, into a shared library.
 
     The result depends on the objects alone: no build identifier, no symbols beyond the
     dynamic ones. Unless it is not `checked`, it is read back to see whether the target can run it.
 
+    Args:
+        objects: in the order of their code.
+        output: the library; its folder takes the list of exports.
+        target: what to link for.
+        checked: see above.
+        exports: patterns of names, all names if there are none; what no exported function needs
+            is left out.
+
     Raises:
         ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
-    _link(["-shared", "-fPIC", f"-Wl,-soname,{output.name}"], objects, output, target)
+    options = ["-shared", "-fPIC", *_SMALL, f"-Wl,-soname,{output.name}"]
+    if exports:
+        script = output.parent / "exports.txt"
+        script.write_text(f"{{ global: {'; '.join(exports)}; local: *; }};\n")
+        options.append(f"-Wl,--version-script={script.resolve()}")
+    _link(options, objects, output, target)
     if checked:
         check_library(output, target)
 
@@ -54,7 +87,7 @@ def link_program(
     Raises:
         ToolchainError: the compiler is missing or fails, or the target cannot run what it made.
     """
-    options = ["-Wl,-rpath,$ORIGIN", *(f"-I{folder}" for folder in includes)]
+    options = ["-O2", "-Wl,-rpath,$ORIGIN", *(f"-I{folder}" for folder in includes)]
     _link(options, [*sources, library], output, target)
     check_library(output, target, beside=(library.name,))
 
@@ -63,7 +96,6 @@ def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target:
     command = [
         *driver(target),
         *options,
-        "-O2",
         "-std=gnu11",
         "-s",
         "-Wl,--build-id=none",

@@ -1,15 +1,8 @@
 /* Runs the program of a model: one kernel after the other, over inputs, outputs, weights and one
  * arena. See edgec.h for what a caller needs to know. */
-#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#include "program.h"
-
-
-
-static const edgec_program* const program = &edgec_the_program;
 
 struct edgec_session {
   edgec_pool* pool;
@@ -23,19 +16,24 @@ struct edgec_session {
 };
 
 int32_t edgec_abi(void) { return EDGEC_ABI; }
-int32_t edgec_input_count(void) { return program->input_count; }
-int32_t edgec_output_count(void) { return program->output_count; }
-size_t edgec_arena_bytes(void) { return program->arena_bytes; }
-int32_t edgec_step_count(void) { return program->step_count; }
-edgec_step_info edgec_step(int32_t index) { return program->steps[index].info; }
-int32_t edgec_threads(const edgec_session* session) { return edgec_pool_threads(session->pool); }
+int32_t edgec_input_count(void) { return program.input_count; }
+int32_t edgec_output_count(void) { return program.output_count; }
+size_t edgec_arena_bytes(void) { return program.arena_bytes; }
+int32_t edgec_step_count(void) { return program.step_count; }
+int32_t edgec_threads(const edgec_session* session) { return pool_threads(session->pool); }
 
 const edgec_tensor* edgec_input(int32_t index) {
-  return index >= 0 && index < program->input_count ? &program->inputs[index] : NULL;
+  return index >= 0 && index < program.input_count ? &edgec_inputs[index] : NULL;
 }
 
 const edgec_tensor* edgec_output(int32_t index) {
-  return index >= 0 && index < program->output_count ? &program->outputs[index] : NULL;
+  return index >= 0 && index < program.output_count ? &edgec_outputs[index] : NULL;
+}
+
+edgec_step_info edgec_step(int32_t index) {
+  const char* label = edgec_texts;
+  for (int32_t passed = 2 * index; passed; --passed) label += strlen(label) + 1;
+  return (edgec_step_info){label, label + strlen(label) + 1, edgec_steps[index].flops};
 }
 
 static void* allocate(size_t bytes) {
@@ -46,13 +44,13 @@ static void* allocate(size_t bytes) {
 edgec_session* edgec_open(int32_t threads) {
   edgec_session* session = calloc(1, sizeof *session);
   if (!session) return NULL;
-  session->pool = edgec_pool_open(threads);
-  session->arena = allocate(program->arena_bytes);
-  session->staged_inputs = calloc((size_t)program->input_count + 1, sizeof(void*));
-  session->staged_outputs = calloc((size_t)program->output_count + 1, sizeof(void*));
-  session->inputs = calloc((size_t)program->input_count + 1, sizeof(void*));
-  session->outputs = calloc((size_t)program->output_count + 1, sizeof(void*));
-  session->buffers = calloc((size_t)program->most_buffers + 1, sizeof(void*));
+  session->pool = pool_open(threads);
+  session->arena = allocate(program.arena_bytes);
+  session->staged_inputs = calloc((size_t)program.input_count + 1, sizeof(void*));
+  session->staged_outputs = calloc((size_t)program.output_count + 1, sizeof(void*));
+  session->inputs = calloc((size_t)program.input_count + 1, sizeof(void*));
+  session->outputs = calloc((size_t)program.output_count + 1, sizeof(void*));
+  session->buffers = calloc((size_t)program.most_buffers + 1, sizeof(void*));
   if (!session->pool || !session->arena || !session->buffers || !session->staged_inputs || !session->staged_outputs ||
       !session->inputs || !session->outputs) {
     edgec_close(session);
@@ -63,11 +61,11 @@ edgec_session* edgec_open(int32_t threads) {
 
 void edgec_close(edgec_session* session) {
   if (!session) return;
-  edgec_pool_close(session->pool);
+  pool_close(session->pool);
   free(session->arena);
-  for (int32_t i = 0; session->staged_inputs && i < program->input_count; ++i)
+  for (int32_t i = 0; session->staged_inputs && i < program.input_count; ++i)
     free(session->staged_inputs[i]);
-  for (int32_t i = 0; session->staged_outputs && i < program->output_count; ++i)
+  for (int32_t i = 0; session->staged_outputs && i < program.output_count; ++i)
     free(session->staged_outputs[i]);
   free(session->staged_inputs);
   free(session->staged_outputs);
@@ -86,12 +84,13 @@ static void* stage(void** staged, const void* given, size_t bytes) {
   return *staged;
 }
 
-static void* resolve(const edgec_session* session, const edgec_buffer* buffer) {
-  switch (buffer->place) {
-    case EDGEC_INPUT: return (void*)session->inputs[buffer->index];
-    case EDGEC_OUTPUT: return session->outputs[buffer->index];
-    case EDGEC_WEIGHT: return (void*)(program->weights + buffer->offset);
-    default: return session->arena + buffer->offset;
+static void* resolve(const edgec_session* session, edgec_buffer buffer) {
+  const size_t value = buffer >> 2;
+  switch (buffer & 3) {
+    case EDGEC_INPUT: return (void*)session->inputs[value];
+    case EDGEC_OUTPUT: return session->outputs[value];
+    case EDGEC_WEIGHT: return (void*)(edgec_weights + value * EDGEC_UNIT);
+    default: return session->arena + value * EDGEC_UNIT;
   }
 }
 
@@ -103,36 +102,37 @@ static uint64_t now_ns(void) {
 
 int32_t edgec_run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
                         uint64_t* nanoseconds) {
-  for (int32_t i = 0; i < program->input_count; ++i) {
-    void* memory = stage(&session->staged_inputs[i], inputs[i], program->inputs[i].bytes);
+  for (int32_t i = 0; i < program.input_count; ++i) {
+    void* memory = stage(&session->staged_inputs[i], inputs[i], edgec_inputs[i].bytes);
     if (!memory) return -1;
-    if (memory != inputs[i]) memcpy(memory, inputs[i], program->inputs[i].bytes);
+    if (memory != inputs[i]) memcpy(memory, inputs[i], edgec_inputs[i].bytes);
     session->inputs[i] = memory;
   }
-  for (int32_t i = 0; i < program->output_count; ++i) {
-    session->outputs[i] = stage(&session->staged_outputs[i], outputs[i], program->outputs[i].bytes);
+  for (int32_t i = 0; i < program.output_count; ++i) {
+    session->outputs[i] = stage(&session->staged_outputs[i], outputs[i], edgec_outputs[i].bytes);
     if (!session->outputs[i]) return -1;
   }
+  const edgec_buffer* buffer = edgec_buffers;
   uint64_t before = nanoseconds ? now_ns() : 0;
-  for (int32_t s = 0; s < program->step_count; ++s) {
-    const edgec_step_entry* step = &program->steps[s];
+  for (int32_t s = 0; s < program.step_count; ++s) {
+    const edgec_step_entry* step = &edgec_steps[s];
     void** buffers = session->buffers;
-    for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, &step->buffers[b]);
-    edgec_pool_run(session->pool, step, buffers);
+    for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, *buffer++);
+    pool_run(session->pool, step, buffers);
     if (nanoseconds) {
       uint64_t after = now_ns();
       nanoseconds[s] = after - before;
       before = after;
     }
   }
-  for (int32_t c = 0; c < program->copy_count; ++c) {
-    const edgec_copy* copy = &program->copies[c];
-    memcpy(session->outputs[copy->output], resolve(session, &copy->from),
-           program->outputs[copy->output].bytes);
+  for (int32_t c = 0; c < program.copy_count; ++c) {
+    const edgec_copy* copy = &edgec_copies[c];
+    memcpy(session->outputs[copy->output], resolve(session, copy->from),
+           edgec_outputs[copy->output].bytes);
   }
-  for (int32_t i = 0; i < program->output_count; ++i)
+  for (int32_t i = 0; i < program.output_count; ++i)
     if (session->outputs[i] != outputs[i])
-      memcpy(outputs[i], session->outputs[i], program->outputs[i].bytes);
+      memcpy(outputs[i], session->outputs[i], edgec_outputs[i].bytes);
   return 0;
 }
 

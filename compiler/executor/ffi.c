@@ -4,8 +4,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "program.h"
-
 typedef struct {
   int32_t type;
   uint32_t padding;

@@ -1,4 +1,6 @@
-/* The tables that edgec writes for each model, and what the executor's parts know of each other. */
+/* The tables that edgec writes for each model, and what the executor's parts know of each other.
+ * Everything is compiled as one file, and the tables hold no addresses: what a dynamic loader has
+ * to correct costs more bytes than most kernels' tables. */
 #ifndef EDGEC_PROGRAM_H
 #define EDGEC_PROGRAM_H
 
@@ -9,22 +11,17 @@
 /* Where a buffer is. */
 typedef enum { EDGEC_INPUT, EDGEC_OUTPUT, EDGEC_WEIGHT, EDGEC_ARENA } edgec_place;
 
-typedef struct {
-  edgec_place place;
-  uint32_t index;  /* input or output number */
-  uint64_t offset; /* bytes into the weights or the arena */
-} edgec_buffer;
-
-/* Tasks begin to end - 1 of a kernel; the buffers are its arguments in order. */
-typedef void (*edgec_kernel)(void* const* buffers, int32_t begin, int32_t end);
+/* A place, and the number of an input or output, or units of bytes into the weights or the arena. */
+typedef uint32_t edgec_buffer;
+#define EDGEC_UNIT 16
+#define EDGEC_BUFFER(place, value) ((place) | (uint32_t)(value) << 2)
 
 typedef struct {
-  edgec_step_info info;
-  edgec_kernel kernel;
+  int64_t flops;
+  int32_t kernel; /* number */
   int32_t tasks;
   int32_t grain; /* tasks that one thread takes at a time; as many as there are: do not share */
-  int32_t buffer_count;
-  const edgec_buffer* buffers;
+  int32_t buffer_count; /* its buffers follow those of the step before */
 } edgec_step_entry;
 
 /* An output that no kernel writes. */
@@ -36,21 +33,11 @@ typedef struct {
 typedef struct {
   int32_t input_count, output_count, step_count, copy_count;
   int32_t most_buffers; /* of one kernel */
-  const edgec_tensor* inputs;
-  const edgec_tensor* outputs;
-  const edgec_step_entry* steps;
-  const edgec_copy* copies;
-  const unsigned char* weights;
   size_t arena_bytes;
 } edgec_program;
 
-extern const edgec_program edgec_the_program;
-
-/* Threads: a pool that hands out the tasks of one step at a time. */
-typedef struct edgec_pool edgec_pool;
-edgec_pool* edgec_pool_open(int32_t threads);
-void edgec_pool_close(edgec_pool* pool);
-int32_t edgec_pool_threads(const edgec_pool* pool);
-void edgec_pool_run(edgec_pool* pool, const edgec_step_entry* step, void* const* buffers);
+/* In constants.S: the weights, and how far from this table the code of each kernel is. */
+extern const unsigned char edgec_weights[] __attribute__((visibility("hidden")));
+extern const int32_t edgec_kernels[] __attribute__((visibility("hidden")));
 
 #endif

@@ -3,24 +3,20 @@
  * The thread that runs the model is one of them. Tasks are handed out by an atomic counter, so a
  * thread that is slow, or descheduled, takes fewer. Between steps the others spin for a moment,
  * because the next step follows within microseconds, and then sleep. */
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "program.h"
-
 #define SPINS 4000 /* some tens of microseconds */
 
 typedef struct {
-  edgec_kernel kernel;
+  const edgec_step_entry* step;
   void* const* buffers;
-  int32_t tasks, grain;
 } job;
 
-struct edgec_pool {
+typedef struct {
   int32_t threads;
   pthread_t* workers;
   job current;
@@ -32,7 +28,7 @@ struct edgec_pool {
   pthread_mutex_t lock;
   pthread_cond_t wake;
   int32_t sleepers;
-};
+} edgec_pool;
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -43,12 +39,13 @@ static void relax(void) {
 }
 
 static void work(edgec_pool* pool) {
-  const job* now = &pool->current;
+  const job now = pool->current;
+  const int32_t tasks = now.step->tasks, grain = now.step->grain;
   for (;;) {
-    int32_t begin = atomic_fetch_add_explicit(&pool->next, now->grain, memory_order_relaxed);
-    if (begin >= now->tasks) return;
-    int32_t end = begin + now->grain < now->tasks ? begin + now->grain : now->tasks;
-    now->kernel(now->buffers, begin, end);
+    int32_t begin = atomic_fetch_add_explicit(&pool->next, grain, memory_order_relaxed);
+    if (begin >= tasks) return;
+    int32_t end = begin + grain < tasks ? begin + grain : tasks;
+    call_kernel(now.step, now.buffers, begin, end);
   }
 }
 
@@ -85,12 +82,12 @@ static void announce(edgec_pool* pool) {
   pthread_mutex_unlock(&pool->lock);
 }
 
-void edgec_pool_run(edgec_pool* pool, const edgec_step_entry* step, void* const* buffers) {
+static void pool_run(edgec_pool* pool, const edgec_step_entry* step, void* const* buffers) {
   if (pool->threads == 1 || step->tasks <= step->grain) {
-    step->kernel(buffers, 0, step->tasks);
+    call_kernel(step, buffers, 0, step->tasks);
     return;
   }
-  pool->current = (job){step->kernel, buffers, step->tasks, step->grain};
+  pool->current = (job){step, buffers};
   atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
   announce(pool);
   work(pool);
@@ -102,29 +99,7 @@ void edgec_pool_run(edgec_pool* pool, const edgec_step_entry* step, void* const*
   }
 }
 
-edgec_pool* edgec_pool_open(int32_t threads) {
-  if (threads <= 0) threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
-  if (threads < 1) threads = 1;
-  edgec_pool* pool = NULL;
-  if (posix_memalign((void**)&pool, 64, sizeof *pool)) return NULL;
-  *pool = (edgec_pool){.threads = 1};
-  pthread_mutex_init(&pool->lock, NULL);
-  pthread_cond_init(&pool->wake, NULL);
-  pool->workers = calloc((size_t)threads, sizeof *pool->workers);
-  if (!pool->workers) {
-    edgec_pool_close(pool);
-    return NULL;
-  }
-  for (; pool->threads < threads; ++pool->threads) {
-    if (pthread_create(&pool->workers[pool->threads - 1], NULL, worker, pool)) {
-      edgec_pool_close(pool);
-      return NULL;
-    }
-  }
-  return pool;
-}
-
-void edgec_pool_close(edgec_pool* pool) {
+static void pool_close(edgec_pool* pool) {
   if (!pool) return;
   atomic_store_explicit(&pool->stop, 1, memory_order_release);
   announce(pool);
@@ -135,4 +110,26 @@ void edgec_pool_close(edgec_pool* pool) {
   free(pool);
 }
 
-int32_t edgec_pool_threads(const edgec_pool* pool) { return pool->threads; }
+static edgec_pool* pool_open(int32_t threads) {
+  if (threads <= 0) threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
+  if (threads < 1) threads = 1;
+  edgec_pool* pool = NULL;
+  if (posix_memalign((void**)&pool, 64, sizeof *pool)) return NULL;
+  *pool = (edgec_pool){.threads = 1};
+  pthread_mutex_init(&pool->lock, NULL);
+  pthread_cond_init(&pool->wake, NULL);
+  pool->workers = calloc((size_t)threads, sizeof *pool->workers);
+  if (!pool->workers) {
+    pool_close(pool);
+    return NULL;
+  }
+  for (; pool->threads < threads; ++pool->threads) {
+    if (pthread_create(&pool->workers[pool->threads - 1], NULL, worker, pool)) {
+      pool_close(pool);
+      return NULL;
+    }
+  }
+  return pool;
+}
+
+static int32_t pool_threads(const edgec_pool* pool) { return pool->threads; }

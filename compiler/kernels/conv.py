@@ -649,9 +649,9 @@ class DirectConv:
                 def window(
                     span: Span = span, top: Any = top
                 ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
-                    for kh in range(w.kernel[0]):
-                        valid = tuple(pixel[kh] for pixel in span.valid)
-                        if any(valid) or self.border:
+                    for first, count in alike_taps(span.valid, self.border):
+                        valid = tuple(pixel[first] for pixel in span.valid)
+                        with e.loop("kh", self.opaque(count), first) as kh:
                             yield kh, top + kh * w.dilation[0], valid
 
                 self._columns(start, window)
