@@ -11,7 +11,9 @@ from tvm import IRModule, relax
 
 from edgec.compiler.backend import pack
 from edgec.compiler.build import build_program
+from edgec.compiler.kernels.fixed_point import Requantization, requantization
 from edgec.compiler.lower import lower
+from edgec.compiler.operators import hard_swish
 from edgec.compiler.passes.base import constant
 from edgec.compiler.program import Program
 from edgec.compiler.runtime import open_session
@@ -77,6 +79,7 @@ class ConvCase:
         largest: largest magnitude of a weight code.
         extreme: whether all data and weights are at the ends of their ranges.
         relu: whether one follows.
+        swish: whether a hard swish follows.
         transposed: whether it is a transposed convolution.
     """
 
@@ -89,6 +92,7 @@ class ConvCase:
     largest: int = 63
     extreme: bool = False
     relu: bool = False
+    swish: bool = False
     transposed: bool = False
 
     def signed(self) -> "ConvCase":
@@ -143,6 +147,8 @@ class ConvCase:
                 )
                 if self.relu:
                     value = builder.emit(op.nn.relu(value))
+                if self.swish:
+                    value = builder.emit(hard_swish(value))
                 result = builder.emit_output(self.result.quantize(builder, value))
             builder.emit_func_output(result)
         return builder.get()
@@ -158,8 +164,62 @@ class ConvCase:
             return op.nn.conv2d_transpose if lines else op.nn.conv1d_transpose
         return op.nn.conv2d if lines else op.nn.conv1d
 
-    def expected(self) -> Array:
-        """In NumPy: exact integers, then float32 step by step."""
+    def expected(self, floats: bool = False) -> Array:
+        """In NumPy: exact integers, then in 16 bits, or float32 step by step.
+
+        Args:
+            floats: whether the kernel that is meant has no other way.
+        """
+        sums, units = self.sums()
+        plan = None if floats else self.fixed_point()
+        if plan is not None:
+            return self._in_16_bits(sums, plan)
+        return self.result.codes(self._activated(sums.astype(np.float32) * units))
+
+    def exact(self) -> Array:
+        """Codes before they are rounded and clipped, less the zero point, in float64."""
+        sums, units = self.sums()
+        return self._activated(sums.astype(np.float64) * units) / np.float32(self.result.scale)
+
+    def _activated(self, values: Array) -> Array:
+        values = np.maximum(values, 0) if self.relu else values
+        return values * np.clip(values + 3, 0, 6) / 6 if self.swish else values
+
+    def fixed_point(self) -> Requantization | None:
+        """What the compiler plans, None where it uses floats."""
+        _, weight, scales, bias = self.arrays()
+        if self.transposed:
+            return None
+        flat = weight.reshape(len(weight), -1).astype(np.int64)
+        limits = np.iinfo(self.data.dtype)
+        ends = [int(end) - self.data.zero_point for end in (limits.min, limits.max)]
+        products = np.stack([flat * end for end in ends])
+        most, least = products.max(axis=0).sum(axis=1), products.min(axis=0).sum(axis=1)
+        reach = np.maximum(np.abs(most + bias), np.abs(least + bias))
+        units = (scales * np.float32(self.data.scale)).astype(np.float32)
+        limits = np.iinfo(self.result.dtype)
+        low, high = (int(end) - self.result.zero_point for end in (limits.min, limits.max))
+        scale = float(np.float32(self.result.scale))
+        return requantization(units, reach, scale, 0 if self.relu else low, high, self.swish)
+
+    def _in_16_bits(self, sums: Array, plan: Requantization) -> Array:
+        """The arithmetic that `fixed_point` states, on int64."""
+        fraction, zero = plan.fraction, self.result.zero_point
+        down = plan.shifts.astype(np.int64).reshape(self.along)
+        half = np.where(down > 0, 1 << np.maximum(down - 1, 0), 0)
+        words = ((sums + half) << np.maximum(-down, 0)) >> np.maximum(down, 0)
+        by = plan.multipliers.astype(np.int64).reshape(self.along)
+        value = (np.clip(words, -(2**15), 2**15 - 1) * by + 2**14) >> 15
+        if self.swish:
+            gate = np.clip(value + plan.three, 0, 2 * plan.three)
+            value = (value * (gate << plan.raised) + 2**14) >> 15
+        codes = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
+        limits = np.iinfo(self.result.dtype)
+        low = zero if self.relu else int(limits.min)
+        return np.clip(codes, low, int(limits.max)).astype(self.result.dtype)
+
+    def sums(self) -> tuple[Array, Array]:
+        """Whole sums, bias included, and what one of each channel is worth."""
         data, weight, scales, bias = self.arrays()
         centred = data.astype(np.int64) - self.data.zero_point
         if self.transposed:
@@ -169,8 +229,7 @@ class ConvCase:
         sums += bias.reshape(self.along)
         assert np.abs(sums).max() < 2**31
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
-        floats = sums.astype(np.float32) * units.reshape(self.along)
-        return self.result.codes(np.maximum(floats, 0) if self.relu else floats)
+        return sums, units.reshape(self.along)
 
 
 def convolve(

@@ -11,8 +11,8 @@ holds four weights in each lane. Every sum is exact:
     sdot              int8 * int8, sums in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
 
-What follows the sums is float32 arithmetic whose order and rounding are fixed here, so that
-every target gives the same codes.
+What follows the sums is arithmetic in 16 bits, see `fixed_point`, or float32 arithmetic whose order
+and rounding are fixed here, so that every target gives the same codes.
 """
 
 from collections.abc import Callable, Sequence
@@ -281,7 +281,8 @@ def _words(lanes: int) -> _Add:
 
 def _sdot(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
     data, weight = _bytes(x[0], "int8", 16), _bytes(w, "int8", 16)
-    return _intrinsic("llvm.aarch64.neon.sdot", "int32x4", acc, data, weight)
+    # One group in every lane of the last operand can be a lane of a vector.
+    return _intrinsic("llvm.aarch64.neon.sdot", "int32x4", acc, weight, data)
 
 
 def _smlal(acc: Any, x: tuple[Any, ...], w: Any) -> Any:

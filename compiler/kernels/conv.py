@@ -54,6 +54,7 @@ from edgec.compiler.kernels.estimate import (
     multiply_cycles,
     tile_room,
 )
+from edgec.compiler.kernels.fixed_point import requantizes, store_requantized
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.windows import Span, alike_taps, present_rows, tile_spans
 from edgec.compiler.kernels.winograd import (
@@ -818,8 +819,8 @@ class DirectConv:
         for y in range(p.tile_h):
             for x in range(p.tile_w):
                 if lines[y if len(lines) > 1 else 0] and inside[x]:
-                    offset = base + (y * w.stride[0] * w.in_w + x * w.stride[1]) * self.block
-                    values = [self.read(offset + channel) for channel in channels]
+                    place = y * w.stride[0] * w.in_w + x * w.stride[1]
+                    values = [self.value(base, place, channel) for channel in channels]
                 elif self.border:
                     values = [self.outside()] * len(channels)
                 else:
@@ -834,6 +835,10 @@ class DirectConv:
         stored = self.emit.load(self.weight, at, self.c)
         # Vectors of four belong to processors that may lack a conversion of float16.
         return stored_floats(stored, self.work.weight, self.c > 4)
+
+    def value(self, base: Any, place: int, channel: Any) -> Any:
+        """One input value for all output channels, so many pixels from the first one."""
+        return self.read(base + place * self.block + channel)
 
     def read(self, at: Any) -> Any:
         """One input value for all output channels."""
@@ -851,7 +856,7 @@ class DirectConv:
 
     def _store(self, line: Any, column: Any) -> None:
         w, p, e, c = self.work, self.plan, self.emit, self.c
-        skip = int(self.begins_with_bias)
+        skip, fixed = int(self.begins_with_bias), requantizes(w.epilogue)
         height, width = w.out_extent
         for o in range(p.tile_o):
             with ExitStack() as stack:
@@ -872,10 +877,20 @@ class DirectConv:
                         }
                         operand = operand_loader(e, self.operands[skip:], places, c)
                         position = (y * p.tile_w + x) * p.tile_o + o
-                        total = self.total(e.load(self.acc, position))
-                        values.append(apply(w.epilogue[skip:], total, operand))
+                        sum_ = e.load(self.acc, position)
+                        if not fixed:
+                            sum_ = apply(w.epilogue[skip:], self.total(sum_), operand)
+                        values.append(sum_)
                         if w.out_step[1] > 1:
-                            store_values(e, self.output, at, values)
+                            self._put(block * c, at, values)
                             values = []
                     if values:
-                        store_values(e, self.output, first + column * c, values)
+                        self._put(block * c, first + column * c, values)
+
+    def _put(self, channel: Any, at: Any, values: Sequence[Any]) -> None:
+        steps = self.work.epilogue
+        if requantizes(steps):
+            operand = self.operands[0]
+            store_requantized(self.emit, steps[0], operand, channel, self.output, at, values)
+        else:
+            store_values(self.emit, self.output, at, values)

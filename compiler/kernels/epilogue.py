@@ -6,6 +6,7 @@ operands one for each channel of each image, `element` operands one for each ele
 A `number` holds for all. `uint8` and `int8` operands are codes, one for each element of the
 output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
 last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
+A `fixed` operand belongs to a step that makes codes of sums, the only one; see `fixed_point`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,15 @@ from edgec.compiler.kernels import vector_math
 from edgec.compiler.kernels.codes import codes_of, fused_multiply_add, read_codes
 from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, constant, lanes_of, select
 
-OperandKind = Literal["channel", "image_channel", "element", "number", "uint8", "int8", "quantizer"]
+OperandKind = Literal[
+    "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed"
+]
 
 CODES: tuple[OperandKind, ...] = ("uint8", "int8")
+
+# What follows the multipliers and shifts of channels in a `fixed` operand.
+FIXED_NUMBERS = 4
+
 _PARAMETERS: dict[OperandKind, int] = {"number": 1, "uint8": 2, "int8": 2, "quantizer": 4}
 
 OperandLoader = Callable[[int, OperandKind], Any]
@@ -164,6 +171,8 @@ def declare_operands(
         if kind in CODES:
             codes = e.buffer(name, sizes["element"], kind)
             operands.append((codes, e.buffer(f"scale{number}", 2, "float32")))
+        elif kind == "fixed":
+            operands.append(e.buffer(name, 2 * sizes["channel"] + FIXED_NUMBERS, "int16"))
         else:
             operands.append(e.buffer(name, count or sizes[kind], "float32"))
     return operands
@@ -172,7 +181,7 @@ def declare_operands(
 def output_dtype(steps: Sequence[Step]) -> str:
     """Of what a chain gives."""
     last = steps[-1].op if steps else ""
-    return last.removeprefix("quantize_") if last.startswith("quantize_") else "float32"
+    return last.rpartition("quantize_")[2] if "quantize_" in last else "float32"
 
 
 def operand_loader(

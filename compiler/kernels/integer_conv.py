@@ -35,7 +35,7 @@ from edgec.compiler.kernels.conv import (
     packed_size,
 )
 from edgec.compiler.kernels.conv_workload import CodesConvWorkload, ConvBuffers, ConvWorkload
-from edgec.compiler.kernels.emitter import Emitter, vector_dtype
+from edgec.compiler.kernels.emitter import Emitter, shuffle, vector_dtype
 from edgec.compiler.kernels.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.pair_sums import GROUP
@@ -83,7 +83,12 @@ def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
 
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
     """Decisions whose register tile fits the registers."""
-    return direct_space(workload.grouped, _narrowed(workload, target))
+    space = direct_space(workload.grouped, _narrowed(workload, target))
+    if _block(target) > 1:
+        return space
+    # Four groups are read, and four vectors of codes stored, at once.
+    whole = [d for d in space if d.tile_w % GROUP == 0]
+    return whole or space
 
 
 def estimate_integer_cycles(
@@ -242,6 +247,42 @@ class _IntegerConv(DirectConv):
 
     def read(self, at: Any) -> Any:
         return self.dot.read(self.emit, self.data, at, self.c)
+
+    def multiply(
+        self,
+        vectors: Sequence[Sequence[Any]],
+        base: Any,
+        channels: Sequence[Any],
+        inside: Sequence[bool],
+        lines: Sequence[bool],
+    ) -> None:
+        self.near: dict[int, tuple[Any, ...]] = {}
+        if self.block == 1:
+            w, p = self.work, self.plan
+            for y in range(p.tile_h):
+                if lines[y if len(lines) > 1 else 0]:
+                    line = y * w.stride[0] * w.in_w
+                    read = [line + x * w.stride[1] for x in range(p.tile_w) if inside[x]]
+                    self.near |= self._near(base + channels[0], read)
+        super().multiply(vectors, base, channels, inside, lines)
+
+    def _near(self, base: Any, groups: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """Groups of a line in every lane, by their place: four are loaded at once."""
+        found: dict[int, tuple[Any, ...]] = {}
+        parts, e = self.dot.parts, self.emit
+        while len(found) < len(groups) and groups[-1] - groups[0] >= GROUP - 1:
+            first = min(groups[len(found)], groups[-1] - GROUP + 1)
+            four = e.let("four", e.load(self.data, (base + first) * parts, GROUP * parts))
+            for place in groups[len(found) :]:
+                if place >= first + GROUP:
+                    break
+                lanes = [(place - first) * parts + part for part in range(parts)]
+                found[place] = tuple(shuffle([four], [lane] * self.c) for lane in lanes)
+        return found
+
+    def value(self, base: Any, place: int, channel: Any) -> Any:
+        found = self.near.get(place)
+        return found if found is not None else super().value(base, place, channel)
 
     def outside(self) -> Any:
         return self.dot.repeated(self.code, self.c)

@@ -35,6 +35,7 @@ from edgec.compiler.kernels.epilogue import (
     operand_loader,
     output_dtype,
 )
+from edgec.compiler.kernels.fixed_point import requantizes, store_requantized
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.compiler.kernels.windows import absent_rows, present_rows
@@ -345,6 +346,11 @@ class _IntegerDepthwise:
         w, e, c = self.conv, self.emit, self.c
         to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
         values = []
+        if requantizes(w.epilogue):
+            sums = [e.load(self.acc, x) for x in range(self.plan.tile_w)]
+            step, operand = w.epilogue[0], self.operands[0]
+            store_requantized(e, step, operand, block * c, self.output, to, sums)
+            return
         for x in range(self.plan.tile_w):
             places: Places = {
                 "channel": block * c,

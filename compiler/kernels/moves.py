@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.codes import read_codes
-from edgec.compiler.kernels.emitter import Emitter, shuffle
+from edgec.compiler.kernels.emitter import Emitter, constant, shuffle, vector_dtype
 from edgec.compiler.kernels.kernel import Kernel
 from edgec.targets.target import Target
 
@@ -232,6 +232,69 @@ class GlobalPoolWorkload:
         """Values read."""
         return self.batch * self.channels * self.plane
 
+    def sums_codes(self, lanes: int) -> bool:
+        """Whether it is a sum of codes whose float32 is exact, of at least four pixels."""
+        exact = self.plane * 255 < 2**24
+        summed = self.data != "float32" and self.mode != "max"
+        return summed and exact and lanes > 1 and self.plane >= 4
+
+
+# Vectors of four pixels whose codes an int16 can hold the sum of.
+_SUMMED = 64
+
+
+def _sum_of_codes(e: Emitter, data: Any, start: Any, plane: int, c: int) -> Any:
+    """The codes of a plane of blocks of c channels, summed as int32."""
+    width, words, sums = 4 * c, f"int16x{2 * c}", f"int32x{c}"
+    vectors = plane // 4
+    total = e.local("total", 1, sums)
+    e.store(total, 0, constant(0, "int32", c))
+    part = e.local("part", 1, words)
+    chunks = math.ceil(vectors / _SUMMED)
+    with e.loop("chunk", chunks) as chunk:
+        e.store(part, 0, constant(0, "int16", 2 * c))
+        first = e.let("first", chunk * _SUMMED)
+        count = tirx.min(tirx.IntImm("int32", _SUMMED), vectors - first)
+        with e.loop("vector", vectors if chunks == 1 else e.let("count", count)) as vector:
+            codes = e.let("codes", e.load(data, start + (first + vector) * width, width))
+            for half in range(2):
+                picked = shuffle([codes], range(half * 2 * c, (half + 1) * 2 * c))
+                e.store(part, 0, e.load(part, 0) + tirx.Cast(words, picked))
+        found = e.let("part", e.load(part, 0))
+        for half in range(2):
+            picked = shuffle([found], range(half * c, (half + 1) * c))
+            e.store(total, 0, e.load(total, 0) + tirx.Cast(sums, picked))
+    for pixel in range(4 * vectors, plane):
+        codes = tirx.Cast(sums, e.load(data, start + pixel * c, c))
+        e.store(total, 0, e.load(total, 0) + codes)
+    return e.load(total, 0)
+
+
+def _combined(e: Emitter, w: GlobalPoolWorkload, data: Any, start: Any, c: int) -> Any:
+    """The sum or largest value of a plane, as floats."""
+    chains = max(1, min(8, w.plane))
+    combine = tirx.max if w.mode == "max" else lambda x, y: x + y
+
+    def read(at: Any) -> Any:
+        return read_codes(e, data, at, c, w.zero_point)
+
+    acc = e.local("acc", chains, vector_dtype("float32", c))
+    for chain in range(chains):
+        e.store(acc, chain, read(start + chain * c))
+    rounds = w.plane // chains
+    with e.loop("round", rounds - 1, 1) as number:
+        base = e.let("base", start + number * (chains * c))
+        for chain in range(chains):
+            value = read(base + chain * c)
+            e.store(acc, chain, combine(e.load(acc, chain), value))
+    for index in range(rounds * chains, w.plane):
+        value = read(start + index * c)
+        e.store(acc, 0, combine(e.load(acc, 0), value))
+    total = e.load(acc, 0)
+    for chain in range(1, chains):
+        total = combine(total, e.load(acc, chain))
+    return total
+
 
 def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data [N, B, plane, c] and output [N, B, c]."""
@@ -240,31 +303,15 @@ def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) ->
     e = Emitter()
     data = e.buffer("data", w.batch * blocks * w.plane * c, w.data)
     output = e.buffer("output", w.batch * blocks * c, "float32")
-    chains = max(1, min(8, w.plane))
-    combine = tirx.max if w.mode == "max" else lambda x, y: x + y
     with e.tasks() as task:
         start = e.let("start", task * (w.plane * c))
-
-        def read(at: Any) -> Any:
-            return read_codes(e, data, at, c, w.zero_point)
-
-        acc = e.local("acc", chains, "float32" if c == 1 else f"float32x{c}")
-        for chain in range(chains):
-            e.store(acc, chain, read(start + chain * c))
-        rounds = w.plane // chains
-        with e.loop("round", rounds - 1, 1) as number:
-            base = e.let("base", start + number * (chains * c))
-            for chain in range(chains):
-                value = read(base + chain * c)
-                e.store(acc, chain, combine(e.load(acc, chain), value))
-        for index in range(rounds * chains, w.plane):
-            value = read(start + index * c)
-            e.store(acc, 0, combine(e.load(acc, 0), value))
-        total = e.load(acc, 0)
-        for chain in range(1, chains):
-            total = combine(total, e.load(acc, chain))
+        if w.sums_codes(c):
+            whole = _sum_of_codes(e, data, start, w.plane, c)
+            zeros = constant(w.plane * w.zero_point, "int32", c)
+            total = tirx.Cast(vector_dtype("float32", c), whole - zeros)
+        else:
+            total = _combined(e, w, data, start, c)
         if w.mode == "mean":
-            share = tirx.const(1 / w.plane, "float32")
-            total = total * (share if c == 1 else tirx.Broadcast(share, c))
+            total = total * constant(1 / w.plane, "float32", c)
         e.store(output, task * c, total)
     return Kernel(e.function(name), w.batch * blocks)

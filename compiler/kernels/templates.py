@@ -59,6 +59,10 @@ from edgec.compiler.kernels.integer_depthwise import (
     estimate_depthwise_cycles,
     pack_integer_depthwise,
 )
+from edgec.compiler.kernels.integer_elementwise import (
+    IntegerElementwiseWorkload,
+    emit_integer_elementwise,
+)
 from edgec.compiler.kernels.integer_matmul import (
     IntegerMatmulWorkload,
     default_integer_matmul_decision,
@@ -373,6 +377,7 @@ TEMPLATES: dict[str, Template] = {
         _pack_integer_depthwise,
         estimate_depthwise_cycles,
     ),
+    "edgec.integer_elementwise": _fixed(IntegerElementwiseWorkload, emit_integer_elementwise),
     "edgec.integer_matmul": Template(
         IntegerMatmulWorkload,
         MatmulDecision,

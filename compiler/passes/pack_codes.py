@@ -12,17 +12,25 @@ from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import CODES, OperandKind, Step
+from edgec.compiler.kernels.fixed_point import requantization
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
 from edgec.compiler.kernels.integer_conv_transpose import (
     IntegerConvTransposeWorkload,
     phase_windows,
 )
 from edgec.compiler.kernels.integer_depthwise import IntegerDepthwiseWorkload
+from edgec.compiler.kernels.integer_elementwise import (
+    IntegerElementwiseWorkload,
+    multiplier,
+    numbers_of,
+    sum_fraction,
+)
 from edgec.compiler.kernels.integer_matmul import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.compiler.kernels.pool import PoolWorkload
-from edgec.compiler.passes.base import constant, scalar_of, value_of
+from edgec.compiler.kernels.templates import from_text
+from edgec.compiler.passes.base import constant, dtype_of, op_name, scalar_of, value_of
 from edgec.compiler.passes.blocked_layout import Shape, by_channel
 
 # Whole numbers below this are exact in float32, and so are their sums in any order.
@@ -39,6 +47,9 @@ _TAKE_BIAS: dict[str, tuple[Any, int]] = {
 
 # The axis of output channels of their weights, where it is not the first.
 _CHANNELS = {"edgec.integer_conv_transpose": 1, "edgec.integer_matmul": 1}
+
+# Kernels that make codes of their sums in 16 bits.
+_IN_FIXED_POINT = ("edgec.integer_conv", "edgec.integer_depthwise")
 
 # Epilogues of sums of codes to which a bias in units of the products can be added.
 _SCALED_SUMS = (
@@ -413,3 +424,144 @@ def with_bias(
     if np.abs(total).max() + reach >= limit:
         return None
     return [*arguments[:2], constant(total.astype(kind)), *arguments[3:]]
+
+
+def requantized(
+    operator: str,
+    workload: Any,
+    arguments: Sequence[Any],
+    codes: Codes,
+    numbers: NDArray[np.float32],
+    ends: tuple[bool, bool],
+) -> tuple[Step, list[Any]] | None:
+    """The step that makes codes of a kernel's sums in 16 bits, and the kernel's arguments.
+
+    Args:
+        operator: name of its template.
+        workload: of the template.
+        arguments: of the kernel with floats after the sums.
+        codes: what is wanted.
+        numbers: as `quantizer` gives them.
+        ends: whether the smallest and the largest code are those of the type.
+
+    Returns:
+        None if more than a scale, or a scale and a hard swish, comes before, or 16 bits are few.
+    """
+    scaled = Step("multiply", "channel")
+    if operator not in _IN_FIXED_POINT:
+        return None
+    swish = workload.epilogue == (scaled, Step("hard_swish"))
+    if not swish and workload.epilogue != (scaled,):
+        return None
+    weight, bias, scales = (value_of(arguments[place]) for place in (1, 2, -1))
+    limits = np.iinfo(dtype_of(arguments[0]))
+    if weight is None or bias is None or scales is None or (scales < 0).any():
+        return None
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    above, below = np.maximum(flat, 0).sum(axis=1), np.minimum(flat, 0).sum(axis=1)
+    known = bias.reshape(-1)[: len(flat)].astype(np.int64)
+    most = above * int(limits.max) + below * int(limits.min) + known
+    least = above * int(limits.min) + below * int(limits.max) + known
+    reach = np.zeros(scales.size)
+    reach[: len(flat)] = np.maximum(np.abs(most), np.abs(least))
+    low, high = float(numbers[2]), float(numbers[3])
+    found = requantization(scales, reach, float(codes.scale), low, high, swish=swish)
+    if found is None:
+        return None
+    smallest, largest = (int(np.rint(end)) + codes.zero_point for end in (low, high))
+    rounded = constant((bias + found.halves).astype(bias.dtype))
+    operand = constant(found.operand(codes.zero_point, smallest, largest))
+    step = found.step(codes.dtype, *ends)
+    return step, [*arguments[:2], rounded, *arguments[3:-1], operand]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Codes made of codes, element by element.
+
+    Attributes:
+        workload: of the template.
+        operands: all of its arguments.
+    """
+
+    workload: IntegerElementwiseWorkload
+    operands: list[Any]
+
+
+def combined(
+    workload: ElementwiseWorkload,
+    arguments: Sequence[Any],
+    gate: Any,
+    codes: Codes,
+    numbers: NDArray[np.float32],
+    ends: tuple[bool, bool],
+) -> Combination | None:
+    """Codes of a sum of codes, or of codes times a gate; None if 16 bits are few or it is neither.
+
+    Args:
+        workload: of the chain on floats.
+        arguments: of its kernel.
+        gate: the kernel that makes floats of the codes of the gate, None if there is none.
+        codes: what is wanted.
+        numbers: as `quantizer` gives them.
+        ends: whether the smallest and the largest code are those of the type.
+    """
+    if len(workload.steps) != 2 or workload.steps[0] != Step("multiply", "number"):
+        return None
+    scale = scalar_of(arguments[1])
+    whole = workload.inner % workload.lanes == 0 and workload.lanes > 1
+    if scale is None or workload.data != codes.dtype or not whole:
+        return None
+    if workload.inner < GROUP * workload.lanes:
+        return None
+    factors, zeros = [float(scale) / float(codes.scale)], [workload.zero_point]
+    inputs, step = [arguments[0]], workload.steps[1]
+    gated, before = step == Step("multiply", "image_channel"), None
+    limits = np.iinfo(codes.dtype)
+    if step == Step("add", codes.dtype):
+        other = value_of(arguments[3])
+        if other is None:
+            return None
+        factors.append(float(other[0]) / float(codes.scale))
+        zeros.append(int(other[1]))
+        inputs.append(arguments[2])
+        fraction = sum_fraction(factors)
+    elif gated and gate is not None:
+        before = _codes_before(gate, codes.dtype)
+        if before is None:
+            return None
+        factors[0] *= float(before.scale)
+        largest = max(limits.max - before.zero_point, before.zero_point - limits.min)
+        fraction = sum_fraction([factors[0] * int(largest)])
+    else:
+        return None
+    if fraction is None:
+        return None
+    more = []
+    if before is not None:
+        by = np.array([factors[0] * 2 ** (8 + fraction), before.zero_point], np.float32)
+        more = [gate.args[0], constant(by)]
+    multipliers = [0 if gated else multiplier(factor, fraction) for factor in factors]
+    low, high = (int(np.rint(end)) + codes.zero_point for end in numbers[2:])
+    words = numbers_of(zeros, multipliers, fraction, codes.zero_point, (low, high))
+    result = IntegerElementwiseWorkload(
+        workload.outer * workload.channels,
+        workload.inner,
+        len(inputs),
+        gated,
+        codes.dtype,
+        fraction,
+        *ends,
+    )
+    return Combination(result, [*inputs, constant(words), *more])
+
+
+def _codes_before(call: Any, dtype: str) -> Codes | None:
+    """The codes that a kernel makes floats of, if it does nothing else."""
+    if op_name(call) != "edgec.elementwise":
+        return None
+    workload = from_text(ElementwiseWorkload, str(call.attrs["workload"]))
+    scale = scalar_of(call.args[1]) if len(call.args) > 1 else None
+    if workload.steps != (Step("multiply", "number"),) or workload.data != dtype or scale is None:
+        return None
+    return Codes.of(dtype, scale, workload.zero_point)

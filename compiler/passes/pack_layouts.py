@@ -63,11 +63,13 @@ from edgec.compiler.passes.pack_codes import (
     KernelOnCodes,
     Rounded,
     codes_of,
+    combined,
     conv_on_codes,
     conv_transpose_on_codes,
     function_of_codes,
     matmul_on_codes,
     quantizer,
+    requantized,
     rounded_constant,
     with_bias,
 )
@@ -351,11 +353,63 @@ class _Packer:
         data, bounds = self._without_clip(data)
         numbers = quantizer(codes, bounds)
         below, above = numbers[2:] == quantizer(codes, None)[2:]
+        ends = bool(below), bool(above)
+        fixed = self._in_fixed_point(data, codes, numbers, ends)
+        fixed = fixed or self._combined(data, codes, numbers, ends)
+        if fixed is not None:
+            return fixed
         open_ends = float(below), float(above and self._is_scaled_sum(data, numbers[0]))
         step = Step(f"quantize_{codes.dtype}", "quantizer", open_ends)
         result = self._apply(data, step, [constant(numbers)], shape)
         self.largest[result.expression] = int(np.rint(numbers[3])) + codes.zero_point
         return result
+
+    def _in_fixed_point(
+        self, data: _Value, codes: Codes, numbers: NDArray[np.float32], ends: tuple[bool, bool]
+    ) -> _Value | None:
+        """Codes of sums in 16 bits, by the kernel that computes the sums; None if it cannot.
+
+        Args:
+            data: the floats.
+            codes: what is wanted.
+            numbers: as `quantizer` gives them.
+            ends: whether the smallest and the largest code are those of the type.
+        """
+        call = self.made.get(data.expression)
+        if call is None or not self._absorbs(data):
+            return None
+        operator = op_name(call)
+        workload = from_text(TEMPLATES[operator].workload, str(call.attrs["workload"]))
+        found = requantized(operator, workload, call.args, codes, numbers, ends)
+        if found is None:
+            return None
+        step, arguments = found
+        shorter = _with_chain(workload, _EPILOGUES[operator], (step,))
+        place = [int(extent) for extent in call.attrs["shape"]]
+        variable = self._emit(operator, arguments, shorter, place, codes.dtype)
+        self.largest[variable] = int(np.rint(numbers[3])) + codes.zero_point
+        return replace(data, expression=variable)
+
+    def _combined(
+        self, data: _Value, codes: Codes, numbers: NDArray[np.float32], ends: tuple[bool, bool]
+    ) -> _Value | None:
+        """The sum of codes, or codes times a gate, in 16 bits; args as of `_in_fixed_point`."""
+        call = self.made.get(data.expression)
+        if call is None or op_name(call) != "edgec.elementwise" or not self._absorbs(data):
+            return None
+        workload = from_text(ElementwiseWorkload, str(call.attrs["workload"]))
+        gate = None
+        if len(call.args) > 2 and call.args[2] in self.made:
+            gate = self.made[call.args[2]]
+        found = combined(workload, call.args, gate, codes, numbers, ends)
+        if found is None or not data.blocked:
+            return None
+        place = self._place(data)
+        variable = self._emit(
+            "edgec.integer_elementwise", found.operands, found.workload, place, codes.dtype
+        )
+        self.largest[variable] = int(np.rint(numbers[3])) + codes.zero_point
+        return replace(data, expression=variable)
 
     def _is_scaled_sum(self, data: _Value, inverse: np.float32) -> bool:
         """Whether a value is an int32 times what makes it less than 2**31 codes."""

@@ -21,6 +21,16 @@ CASES = {
     "1x1": ConvCase([1, 33, 7, 9], [37, 33, 1, 1]),
     "1x1, strided": ConvCase([2, 20, 8, 9], [18, 20, 1, 1], attributes={"strides": (2, 2)}),
     "3x3": ConvCase([1, 20, 9, 11], [37, 20, 3, 3], attributes={"padding": (1, 1, 1, 1)}),
+    "3x3, hard swish": ConvCase(
+        [1, 20, 9, 11],
+        [37, 20, 3, 3],
+        attributes={"padding": (1, 1, 1, 1)},
+        result=Code("uint8", 0.03, 20),
+        swish=True,
+    ),
+    "1x1, few of the codes, hard swish": ConvCase(
+        [1, 5, 7, 9], [37, 5, 1, 1], result=Code("uint8", 0.4, 200), largest=3, swish=True
+    ),
     "3x3, zero is 0": ConvCase(
         [1, 32, 6, 7],
         [16, 32, 3, 3],
@@ -175,7 +185,7 @@ def test_ends_of_codes_are_open_where_narrowing_clips(
     result: Code, relu: bool, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all ends open, a ReLU or what reaches 2**31 codes is wrong."""
-    case = replace(CASES["1x1"], result=result, relu=relu)
+    case = replace(TRANSPOSED["windows side by side"], result=result, relu=relu)
     target = load_target("x86-64-v3")
     data, expected = case.arrays()[0], case.expected()
     built = open_module(case.module(), target, tmp_path)

@@ -56,7 +56,8 @@ def network() -> onnx.ModelProto:
         node("Concat", ["m", "s", "sm"], ["k"], axis=1),
         node("Resize", ["k", "", "scales"], ["r"]),
         node("Conv", ["r", "w3"], ["c3"], pads=[1] * 4),
-        node("Conv", ["c3", "w5"], ["c5"], group=2, pads=[2] * 4, dilations=[2, 2]),
+        node("HardSwish", ["c3"], ["h3"]),
+        node("Conv", ["h3", "w5"], ["c5"], group=2, pads=[2] * 4, dilations=[2, 2]),
         node("ConvTranspose", ["c5", "w6"], ["c6"], strides=[2, 2], pads=[1] * 4),
         node("AveragePool", ["c6"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         node("GlobalAveragePool", ["p"], ["g"]),
@@ -107,6 +108,7 @@ def test_the_same_bits(
     bundle = compiled(source, target, tmp_path)
     library = (bundle.path / "model.so").read_bytes()
     assert b"integer_conv_transpose" in library
+    assert b"integer_elementwise" in library
     assert b"integer_matmul" in library
     assert b"lookup" in library
     machine = load_target(target)
