@@ -40,6 +40,10 @@ from edgec.compiler.quantize.plan import Operator, find_operators
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
 
+# Sums that are looked at, over all batches, for each input of one and at least.
+SUMS_PER_INPUT = 32
+MIN_SUMS = 32768
+
 # Added to the diagonal, as a share of its mean: holds the weights where data say little. The one
 # that does best on batches that are held back, one of so many, is taken; with no such batch the
 # last.
@@ -91,11 +95,12 @@ def reconstruct(
             changed.run(number, repaired)
             original.run(number, {})
             for operator, result in zip(stage, outputs[number], strict=True):
+                limit = _sums_per_batch(operator, len(samples))
                 pairs = (
                     (changed.value(operator.inputs[0], i), kept(result, original.value(result, i)))
                     for i in range(len(samples))
                 )
-                weights[operator.anchor], bias = _repaired(operator, graph, pairs, random)
+                weights[operator.anchor], bias = _repaired(operator, graph, pairs, limit, random)
                 call = graph.definitions[operator.anchor]
                 repaired[operator.anchor] = with_weight(call, weights[operator.anchor])
                 if operator.bias is not None:
@@ -177,6 +182,11 @@ def sum_length(operator: Operator) -> int:
     return int(array.shape[0] if operator.kind == "matmul" else array[0].size)
 
 
+def _sums_per_batch(operator: Operator, batches: int) -> int:
+    wanted = max(MIN_SUMS, SUMS_PER_INPUT * sum_length(operator))
+    return min(MAX_SUMS, -(-wanted // batches))
+
+
 def _result(operator: Operator) -> Any:
     """The variable of its sums, with the bias."""
     return operator.bias[0] if operator.bias is not None else operator.anchor
@@ -205,12 +215,13 @@ def _repaired(
     operator: Operator,
     graph: Graph,
     pairs: Iterable[tuple[Floats, Floats]],
+    limit: int,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Weights and bias from what an operator reads and shall give, batch by batch."""
+    """Weights and bias from what an operator reads and shall give, `limit` sums of each batch."""
     fits: list[_Fit | None] = [None, None]
     for number, (data, values) in enumerate(pairs):
-        chosen = choose_sums(operator, MAX_SUMS, random)
+        chosen = choose_sums(operator, limit, random)
         y = _rows(operator, graph, values)[:, chosen]
         x = input_sums(operator, graph, data, chosen)
         held = number % HELD_BACK == HELD_BACK - 1
