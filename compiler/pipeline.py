@@ -32,7 +32,7 @@ from edgec.compiler.bundle import (
     TensorRecord,
     ToleranceRecord,
     VectorRecord,
-    save_npy,
+    save_vector,
     scratch_folder,
     write_bundle,
 )
@@ -596,7 +596,7 @@ def _vector_files(reference: _Reference, changed: _Changed | None) -> dict[str, 
         ("output", signature.outputs, expected),
     ):
         for index, spec in enumerate(specs):
-            files[_vector_path(kind, index)] = save_npy(tensors[spec.name])
+            files[_vector_path(kind, index)] = save_vector(tensors[spec.name])
     return files
 
 

@@ -274,6 +274,44 @@ def estimate_cycles(
     return compute + flat.batch * far / FAR_BYTES_PER_CYCLE
 
 
+# Around the products of a tap: addresses, prefetches, counting.
+LOOP_INSTRUCTIONS = 12
+INSTRUCTION_BYTES = 7
+
+
+def code_bytes(
+    workload: ConvWorkload, decision: ConvDecision, target: Target, block: int, instructions: int
+) -> float:
+    """Rough size of a kernel whose loops over channels stay loops.
+
+    Products are written once for each run of taps that are inside for the same pixels, the
+    epilogue once for each kind of tile.
+
+    Args:
+        workload: the convolution.
+        decision: how it is computed.
+        target: where.
+        block: input channels in a block.
+        instructions: for each multiply-add.
+    """
+    w, p = flattened(workload), decision
+    columns = tile_spans(
+        w.out_w, p.tile_w, w.in_w, w.kernel[1], w.stride[1], w.padding[1], w.dilation[1]
+    )
+    lines = tile_spans(
+        w.out_h, p.tile_h, w.in_h, w.kernel[0], w.stride[0], w.padding[0], w.dilation[0]
+    )
+    by_rows = [len(alike_taps(span.valid)) for span in lines] if p.tile_h > 1 else [1]
+    by_columns = sum(len(alike_taps(span.valid)) for span in columns)
+    parts = 1 if w.in_channels % block == 0 or w.in_channels < block else 2
+    pixels, vectors = p.tile_h * p.tile_w, p.tile_o
+    products = pixels * vectors * instructions + pixels + vectors + LOOP_INSTRUCTIONS
+    stores = pixels * vectors * (3 + cost(w.epilogue)) + LOOP_INSTRUCTIONS
+    tiles = len(by_rows) * len(columns)
+    written = sum(by_rows) * by_columns * parts * products + tiles * stores
+    return INSTRUCTION_BYTES * written
+
+
 def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
     """The decision of the lowest estimate; of equals the one with more pixels."""
     return min(
@@ -761,7 +799,14 @@ class DirectConv:
         """
         if count == 1:
             return count
-        return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+        return tirx.IntImm("int32", count) + self._zero()
+
+    def opaque_one(self) -> Any:
+        """The step of a loop that LLVM is not to unroll, by whatever number."""
+        return tirx.IntImm("int32", 1) + self._zero()
+
+    def _zero(self) -> Any:
+        return tirx.shift_right(self.task, tirx.IntImm("int32", 30))
 
     def accumulate(
         self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]

@@ -99,8 +99,10 @@ class Emitter:
         self.add(tirx.Evaluate(call))
 
     @contextmanager
-    def loop(self, name: str, extent: Index, start: Index = 0, wide: bool = False) -> Iterator[Any]:
-        """A serial loop; its variable runs from `start` for `extent` steps.
+    def loop(
+        self, name: str, extent: Index, start: Index = 0, wide: bool = False, step: Index = 1
+    ) -> Iterator[Any]:
+        """A serial loop; its variable runs from `start` to below `start + extent`.
 
         A wide variable has 64 bits: constants added to it become part of an instruction's
         address, where those added to 32 bits take a register each.
@@ -113,10 +115,11 @@ class Emitter:
         self._scopes.append([])
         yield variable
         body = self._close()
-        bounds = [
-            tirx.Cast(dtype, value) if wide else value for value in map(index, (start, extent))
-        ]
-        self.add(tirx.For(variable, *bounds, tirx.ForKind.SERIAL, body))
+        first, count, stride = (
+            tirx.Cast(dtype, value) if wide else value
+            for value in map(index, (start, extent, step))
+        )
+        self.add(tirx.For(variable, first, count, tirx.ForKind.SERIAL, body, step=stride))
 
     @contextmanager
     def tasks(self) -> Iterator[Any]:

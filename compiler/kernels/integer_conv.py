@@ -28,6 +28,7 @@ from edgec.compiler.kernels.codes import Dot, dot_of
 from edgec.compiler.kernels.conv import (
     ConvDecision,
     DirectConv,
+    code_bytes,
     direct_space,
     estimate_cycles,
     flattened,
@@ -41,6 +42,9 @@ from edgec.compiler.kernels.kernel import Kernel
 from edgec.compiler.kernels.pair_sums import GROUP
 from edgec.compiler.kernels.windows import absent_rows
 from edgec.targets.target import Target
+
+# How fast code that a run reads once comes from beyond the first level.
+CODE_BYTES_PER_CYCLE = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,11 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """The model of the direct convolution."""
-    instructions = _dot(workload, target).instructions
-    return estimate_cycles(workload.grouped, decision, target, _block(target), instructions)
+    """The model of the direct convolution, and fetching its code once."""
+    instructions, block = _dot(workload, target).instructions, _block(target)
+    code = code_bytes(workload.grouped, decision, target, block, instructions)
+    cycles = estimate_cycles(workload.grouped, decision, target, block, instructions)
+    return cycles + code / CODE_BYTES_PER_CYCLE
 
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
@@ -290,14 +296,12 @@ class _IntegerConv(DirectConv):
     def accumulate(
         self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
     ) -> None:
-        # With no loop around it, LLVM would unroll this one and mix it with the epilogue.
-        alone = self.channels.blocks == 1 and math.prod(self.work.kernel) == 1
         turns, left = divmod(count, self.together)
         for first, number, size in ((0, turns, self.together), (turns * self.together, left, 1)):
             if number == 0:
                 continue
-            extent = self.opaque(number) if alone else number
-            with self.emit.loop("channel", extent, wide=True) as turn:
+            # Turns share no values, so LLVM's unrolling of this loop would gain nothing.
+            with self.emit.loop("channel", number, wide=True, step=self.opaque_one()) as turn:
                 channels = [first + turn * size + each for each in range(size)]
                 self.add_products(base, weights, channels, inside, lines)
 

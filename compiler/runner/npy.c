@@ -57,10 +57,32 @@ static int same_shape(const char* text, const edgec_tensor* tensor) {
   return text[strspn(text, ", ")] == ')';
 }
 
-static int same_dtype(const char* text, const char* dtype) {
-  const char* code = code_of(dtype);
+static int same_code(const char* text, const char* code) {
   int little = *text == '<' || *text == '|' || *text == '=';
   return little && !strncmp(text + 1, code, 2) && text[3] == '\'';
+}
+
+/* A float16 as the bits of the float32 of the same value. */
+static uint32_t widened(uint16_t half) {
+  uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, rest = half & 1023;
+  if (exponent == 31) return sign | 0x7f800000 | rest << 13;
+  if (exponent) return sign | (exponent + 112) << 23 | rest << 13;
+  if (!rest) return sign;
+  for (exponent = 113; !(rest & 1024); rest <<= 1) --exponent;
+  return sign | exponent << 23 | (rest & 1023) << 13;
+}
+
+/* Read the data; halves of floats become floats. */
+static int read_data(FILE* file, const edgec_tensor* tensor, int halves, void* data) {
+  size_t bytes = halves ? tensor->bytes / 2 : tensor->bytes;
+  unsigned char* from = (unsigned char*)data + tensor->bytes - bytes;
+  if (fread(from, 1, bytes, file) != bytes || fgetc(file) != EOF) return -1;
+  /* They lie in the second half, so none is overwritten before it is read. */
+  for (size_t i = 0; halves && i < npy_count(tensor); ++i) {
+    uint32_t wide = widened((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
+    memcpy((unsigned char*)data + 4 * i, &wide, sizeof wide);
+  }
+  return 0;
 }
 
 /* Read the header as a text. */
@@ -84,7 +106,8 @@ static int read_tensor(FILE* file, const char* path, const edgec_tensor* tensor,
   }
   const char* dtype = value_of(header, "'descr'");
   const char* shape = value_of(header, "'shape'");
-  if (!same_dtype(dtype, tensor->dtype) || !same_shape(shape, tensor)) {
+  const int halves = same_code(dtype, "f2") && !strcmp(tensor->dtype, "float32");
+  if (!(halves || same_code(dtype, code_of(tensor->dtype))) || !same_shape(shape, tensor)) {
     char wanted[256];
     write_shape(tensor, wanted, sizeof wanted);
     snprintf(message, size, "%s holds %.*s of shape %.*s; %s is %s (%s) of shape %s", path,
@@ -96,9 +119,9 @@ static int read_tensor(FILE* file, const char* path, const edgec_tensor* tensor,
     snprintf(message, size, "%s is in Fortran order; save numpy.ascontiguousarray of it", path);
     return -1;
   }
-  if (fread(data, 1, tensor->bytes, file) != tensor->bytes || fgetc(file) != EOF) {
+  if (read_data(file, tensor, halves, data)) {
     snprintf(message, size, "%s does not hold the %zu bytes that its header promises", path,
-             tensor->bytes);
+             halves ? tensor->bytes / 2 : tensor->bytes);
     return -1;
   }
   return 0;

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgec.compiler import Bundle
-from edgec.compiler.bundle import MANIFEST, Manifest, write_bundle
+from edgec.compiler.bundle import MANIFEST, Manifest, load_npy, save_vector, write_bundle
 from edgec.compiler.errors import BundleError, CheckFailed, IntegrityError, OutputError
 from edgec.compiler.verify import verify_bundle
 from edgec.targets import load_target
@@ -255,3 +255,23 @@ class TestDestination:
         """A folder in which nobody may create files, not even root."""
         with pytest.raises(OutputError, match="cannot write /proc/x"):
             repack(digits_bundle, Path("/proc/x.edgec"))
+
+
+def test_vectors_take_half_the_bytes_where_that_is_exact() -> None:
+    exact = np.array([1.5, -0.0, np.inf, 2.0**-24, 65504], np.float32)
+    for array, size in ((exact, 2), (exact[::-1], 2)):
+        data = save_vector(array)
+        assert len(data) == 128 + size * array.size
+        assert load_npy(data, "float32").tobytes() == array.tobytes()
+    for other in (1 + 2.0**-11, 65520, 2.0**-25):
+        array = np.array([*exact, other], np.float32)
+        data = save_vector(array)
+        assert len(data) == 128 + 4 * array.size
+        assert load_npy(data, "float32").tobytes() == array.tobytes()
+
+
+def test_generated_inputs_are_stored_in_half_the_bytes(digits_bundle: Path) -> None:
+    bundle = Bundle.load(digits_bundle)
+    ((inputs, _),) = bundle.vectors()
+    assert inputs["image"].dtype == np.float32
+    assert bundle.manifest.files["vectors/0/input-0.npy"].size_bytes == 128 + 2 * 64

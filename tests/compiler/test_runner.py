@@ -489,3 +489,21 @@ def test_files_of_every_dtype(
         assert status == 0, message.value
     assert read.tobytes() == array.tobytes()
     assert (tmp_path / "again.npy").read_bytes() == plain.read_bytes()
+
+
+def test_every_half_is_read_as_a_float(parts: ctypes.CDLL, tmp_path: Path) -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    expected = halves.astype(np.float32)
+    read = np.zeros(2**16, np.float32)
+    tensor = _Tensor.of(read)
+    message = ctypes.create_string_buffer(256)
+    path = tmp_path / "x.npy"
+    np.save(path, halves)
+    arguments = (ctypes.byref(tensor), read.ctypes.data_as(ctypes.c_void_p), message)
+    assert parts.npy_read(str(path).encode(), *arguments, ctypes.c_size_t(256)) == 0
+    np.testing.assert_array_equal(read, expected)
+    numbers = ~np.isnan(expected)
+    assert read[numbers].tobytes() == expected[numbers].tobytes()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert parts.npy_read(str(path).encode(), *arguments, ctypes.c_size_t(256)) == -1
+    assert b"does not hold the 131072 bytes" in message.value
