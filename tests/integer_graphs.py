@@ -165,16 +165,21 @@ class ConvCase:
         return op.nn.conv2d if lines else op.nn.conv1d
 
     def expected(self, floats: bool = False) -> Array:
-        """In NumPy: exact integers, then in 16 bits, or float32 step by step.
+        """In NumPy: exact integers, then one product, or in 16 bits, or float32 step by step.
 
         Args:
-            floats: whether the kernel that is meant has no other way.
+            floats: whether the kernel that is meant has only the last way.
         """
         sums, units = self.sums()
-        plan = None if floats else self.fixed_point()
-        if plan is not None:
+        plan = self.fixed_point()
+        if plan is not None and not floats:
             return self._in_16_bits(sums, plan)
-        return self.result.codes(self._activated(sums.astype(np.float32) * units))
+        if floats or self.transposed or self.swish:
+            return self.result.codes(self._activated(sums.astype(np.float32) * np.float32(units)))
+        scale = (units / float(np.float32(self.result.scale))).astype(np.float32)
+        limits, zero = np.iinfo(self.result.dtype), self.result.zero_point
+        codes = np.rint(sums.astype(np.float32) * scale) + zero
+        return np.clip(codes, zero if self.relu else limits.min, limits.max).astype(limits.dtype)
 
     def exact(self) -> Array:
         """Codes before they are rounded and clipped, less the zero point, in float64."""
@@ -186,9 +191,9 @@ class ConvCase:
         return values * np.clip(values + 3, 0, 6) / 6 if self.swish else values
 
     def fixed_point(self) -> Requantization | None:
-        """What the compiler plans, None where it uses floats."""
+        """What the compiler plans for a hard swish, None where it uses floats."""
         _, weight, scales, bias = self.arrays()
-        if self.transposed:
+        if self.transposed or not self.swish:
             return None
         flat = weight.reshape(len(weight), -1).astype(np.int64)
         limits = np.iinfo(self.data.dtype)
@@ -197,10 +202,8 @@ class ConvCase:
         most, least = products.max(axis=0).sum(axis=1), products.min(axis=0).sum(axis=1)
         reach = np.maximum(np.abs(most + bias), np.abs(least + bias))
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
-        limits = np.iinfo(self.result.dtype)
-        low, high = (int(end) - self.result.zero_point for end in (limits.min, limits.max))
-        scale = float(np.float32(self.result.scale))
-        return requantization(units, reach, scale, 0 if self.relu else low, high, self.swish)
+        high = int(np.iinfo(self.result.dtype).max) - self.result.zero_point
+        return requantization(units, reach, float(np.float32(self.result.scale)), high)
 
     def _in_16_bits(self, sums: Array, plan: Requantization) -> Array:
         """The arithmetic that `fixed_point` states, on int64."""
@@ -210,13 +213,11 @@ class ConvCase:
         words = ((sums + half) << np.maximum(-down, 0)) >> np.maximum(down, 0)
         by = plan.multipliers.astype(np.int64).reshape(self.along)
         value = (np.clip(words, -(2**15), 2**15 - 1) * by + 2**14) >> 15
-        if self.swish:
-            gate = np.clip(value + plan.three, 0, 2 * plan.three)
-            value = (value * (gate << plan.raised) + 2**14) >> 15
+        gate = np.clip(value + plan.three, 0, 2 * plan.three) << plan.raised
+        value = (value * gate + 2**14) >> 15
         codes = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
         limits = np.iinfo(self.result.dtype)
-        low = zero if self.relu else int(limits.min)
-        return np.clip(codes, low, int(limits.max)).astype(self.result.dtype)
+        return np.clip(codes, limits.min, limits.max).astype(self.result.dtype)
 
     def sums(self) -> tuple[Array, Array]:
         """Whole sums, bias included, and what one of each channel is worth."""
@@ -229,7 +230,7 @@ class ConvCase:
         sums += bias.reshape(self.along)
         assert np.abs(sums).max() < 2**31
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
-        return sums, units.reshape(self.along)
+        return sums, units.reshape(self.along).astype(np.float64)
 
 
 def convolve(

@@ -220,6 +220,7 @@ def estimate_cycles(
     target: Target,
     block: int | None = None,
     instructions: int = 1,
+    together: int = 1,
 ) -> float:
     """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
 
@@ -235,6 +236,7 @@ def estimate_cycles(
         target: where.
         block: input channels in a block; by default what the layout of floats has.
         instructions: for each multiply-add.
+        together: pixels that one instruction loads.
     """
     flat = flattened(workload)
     c = target.float_lanes
@@ -245,8 +247,9 @@ def estimate_cycles(
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
     multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
-    load = load_cycles(pixels, vectors, target)
-    issue = (fmas * instructions + pixels + vectors + 3) / 4
+    loads = math.ceil(pixels / together)
+    load = load_cycles(loads, vectors, target)
+    issue = (fmas * instructions + loads + vectors + 3) / 4
     panel_bytes = depth * vectors * c * 4
     stream = 0.0
     if panel_bytes > target.l1d_kib * 1024 // 2:

@@ -6,7 +6,8 @@ operands one for each channel of each image, `element` operands one for each ele
 A `number` holds for all. `uint8` and `int8` operands are codes, one for each element of the
 output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
 last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
-A `fixed` operand belongs to a step that makes codes of sums, the only one; see `fixed_point`.
+A `fixed` or `scaled` operand belongs to a step that makes codes of sums, the only one; see
+`fixed_point`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +21,15 @@ from edgec.compiler.kernels.codes import codes_of, fused_multiply_add, read_code
 from edgec.compiler.kernels.emitter import Emitter, Index, broadcast, constant, lanes_of, select
 
 OperandKind = Literal[
-    "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed"
+    "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
 ]
 
 CODES: tuple[OperandKind, ...] = ("uint8", "int8")
 
 # What follows the multipliers and shifts of channels in a `fixed` operand.
 FIXED_NUMBERS = 4
+# What follows the scales of channels in a `scaled` operand.
+SCALED_NUMBERS = 3
 
 _PARAMETERS: dict[OperandKind, int] = {"number": 1, "uint8": 2, "int8": 2, "quantizer": 4}
 
@@ -171,6 +174,8 @@ def declare_operands(
         if kind in CODES:
             codes = e.buffer(name, sizes["element"], kind)
             operands.append((codes, e.buffer(f"scale{number}", 2, "float32")))
+        elif kind == "scaled":
+            operands.append(e.buffer(name, sizes["channel"] + SCALED_NUMBERS, "float32"))
         elif kind == "fixed":
             operands.append(e.buffer(name, 2 * sizes["channel"] + FIXED_NUMBERS, "int16"))
         else:

@@ -46,6 +46,13 @@ from edgec.targets.target import Target
 # How fast code that a run reads once comes from beyond the first level.
 CODE_BYTES_PER_CYCLE = 2.0
 
+# Instructions that load what makes codes of sums, for a vector of channels, with what that pushes
+# out of registers: counted in tiles of two and of five vectors.
+_SCALES = 18
+
+# Groups of weights, 16 KiB, that are not asked for ahead.
+_NEAR_GROUPS = 4096
+
 
 @dataclass(frozen=True)
 class IntegerConvWorkload(CodesConvWorkload):
@@ -98,11 +105,23 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """The model of the direct convolution, and fetching its code once."""
-    instructions, block = _dot(workload, target).instructions, _block(target)
-    code = code_bytes(workload.grouped, decision, target, block, instructions)
-    cycles = estimate_cycles(workload.grouped, decision, target, block, instructions)
-    return cycles + code / CODE_BYTES_PER_CYCLE
+    """The model of the direct convolution, fetching its code once, and what it does not know.
+
+    Each vector of a tile loads its scales; where a group has two parts, each is copied to all
+    lanes, and vectors of weights are halved.
+    """
+    dot, work = _dot(workload, target), workload.grouped
+    together = GROUP if _block(target) == 1 else 1
+    cycles = estimate_cycles(work, decision, target, _block(target), dot.instructions, together)
+    pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
+    blocks = math.ceil(work.out_channels / target.float_lanes)
+    tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
+    more = vectors * _SCALES
+    if dot.parts > 1:
+        depth = work.in_channels * math.prod(work.kernel)
+        more += depth * (dot.parts * pixels + vectors)
+    code = code_bytes(work, decision, target, _block(target), dot.instructions)
+    return cycles + code / CODE_BYTES_PER_CYCLE + work.batch * tiles * more / target.fma_units
 
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
@@ -289,6 +308,11 @@ class _IntegerConv(DirectConv):
     def value(self, base: Any, place: int, channel: Any) -> Any:
         found = self.near.get(place)
         return found if found is not None else super().value(base, place, channel)
+
+    def _prefetch(self, weights: Any, used: int) -> None:
+        # What stays in the first level comes by itself.
+        if int(self.weight.shape[0]) > _NEAR_GROUPS:
+            super()._prefetch(weights, used)
 
     def outside(self) -> Any:
         return self.dot.repeated(self.code, self.c)

@@ -44,8 +44,8 @@ from edgec.targets.target import Target
 # The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
 RING_BYTES = 32 * 1024
 
-# Tasks for each core, so that none waits long for another.
-TASKS_PER_CORE = 4
+# To hand a task out.
+TASK_CYCLES = 1000
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,9 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     """Tiles that take half of the registers, so that rows of the window can be unrolled."""
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.quads - 1) // 2
-    planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
-    parts = math.ceil(TASKS_PER_CORE * target.cores / planes) if target.cores > 1 else 1
-    lines = math.ceil(conv.out_h / min(parts, conv.out_h))
-    return [DepthwiseDecision(w, lines) for w in range(1, max(1, min(conv.out_w, room)) + 1)]
+    widths = range(1, max(1, min(conv.out_w, room)) + 1)
+    heights = sorted({math.ceil(conv.out_h / parts) for parts in (1, 2, 3, 4, 8, 16)})
+    return [DepthwiseDecision(w, lines) for w in widths for lines in heights]
 
 
 def default_depthwise_decision(
@@ -143,9 +142,16 @@ def estimate_depthwise_cycles(
     multiply = max(products * dot.instructions, products + 4) / target.fma_units
     store = tile * (3 + cost(conv.epilogue)) / target.fma_units + 2 * (tile % GROUP)
     tiles = math.ceil(conv.out_w / tile)
-    rewriting = min(conv.kernel[0], conv.stride[0]) * workload.columns * 2
     planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
-    return planes * conv.out_h * (tiles * (multiply + store + 8) + rewriting)
+    parts = math.ceil(conv.out_h / decision.lines)
+    # Each task begins with all rows of a window; those outside the image are not rewritten.
+    rows = min(conv.kernel[0], conv.in_h)
+    fresh = min(conv.in_h * parts, conv.out_h * conv.stride[0] + parts * (rows - conv.stride[0]))
+    rewriting = min(fresh, conv.out_h * rows) * workload.columns * 2
+    tasks = planes * parts
+    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
+    lines = conv.out_h * tiles * (multiply + store + 8)
+    return planes * (lines + rewriting) * imbalance + tasks * TASK_CYCLES
 
 
 def pack_integer_depthwise(
@@ -208,7 +214,7 @@ class _IntegerDepthwise:
             plane = e.let("plane", tirx.floordiv(task, parts))
             block = e.let("block", tirx.floormod(plane, self.blocks))
             held = rows * self.work.columns * self.dot.parts
-            self.ring = e.local("ring", held, f"{self.dot.unit}x{c}")
+            self.ring = e.local("ring", held * c, self.dot.unit)
             self.row = e.local("row", self.work.line * c, self.dot.data)
             self.acc = e.local("acc", self.plan.tile_w, vector_dtype("int32", c))
             self._write_borders()
@@ -258,10 +264,9 @@ class _IntegerDepthwise:
                 e.store(self.row, left * c + at, e.load(self.data, first + at, c))
             with e.loop("column", self.work.columns) as column:
                 codes = e.load(self.row, column * (w.stride[1] * c), self.step)
-                for part, value in enumerate(self._by_channel(codes)):
-                    e.store(self.ring, to + column * self.dot.parts + part, value)
+                e.store(self.ring, (to + column * self.dot.parts) * c, self._by_channel(codes))
 
-    def _by_channel(self, codes: Any) -> list[Any]:
+    def _by_channel(self, codes: Any) -> Any:
         """Four columns of c channels as c channels of four columns, in the units of `Dot`."""
         c, parts = self.c, self.dot.parts
         # Four channels of each column, then four columns of each channel.
@@ -272,16 +277,13 @@ class _IntegerDepthwise:
         )
         turned = tirx.reinterpret(vector_dtype(self.dot.data, self.step), sorted_)
         each = GROUP // parts
-        values = []
-        for part in range(parts):
-            order = [
-                (lane // GROUP * GROUP + part * each + tap) * GROUP + lane % GROUP
-                for lane in range(c)
-                for tap in range(each)
-            ]
-            unit = vector_dtype(self.dot.unit, c)
-            values.append(tirx.reinterpret(unit, shuffle([turned], order)))
-        return values
+        order = [
+            (lane // GROUP * GROUP + part * each + tap) * GROUP + lane % GROUP
+            for part in range(parts)
+            for lane in range(c)
+            for tap in range(each)
+        ]
+        return tirx.reinterpret(vector_dtype(self.dot.unit, parts * c), shuffle([turned], order))
 
     def _line(self, plane: Any, block: Any, line: Any) -> None:
         w, e = self.conv, self.emit
@@ -339,7 +341,9 @@ class _IntegerDepthwise:
                 values = []
                 for quad in taken:
                     place = base + (x + quad * self.work.spread) * parts
-                    values.append(tuple(e.load(self.ring, place + p) for p in range(parts)))
+                    values.append(
+                        tuple(e.load(self.ring, (place + p) * c, c) for p in range(parts))
+                    )
                 e.store(self.acc, x, self.dot.add(e.load(self.acc, x), values, weights))
 
     def _store(self, plane: Any, block: Any, line: Any, column: Any) -> None:

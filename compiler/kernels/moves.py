@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,10 +58,17 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
         past = tirx.IntImm("int32", w.channels) - block * c
         count = e.let("count", tirx.min(tirx.IntImm("int32", c), past))
         squares = w.plane // c if c > 1 else 0
+        # Channels of a few alone are rows of zeros. LLVM itself interleaves four.
+        few = blocks == 1 and c > 4 and not w.unpack
         if squares:
-            with e.branch(count == c), e.loop("square", squares) as square:
+            with ExitStack() as stack:
+                if not few:
+                    stack.enter_context(e.branch(count == c))
+                square = stack.enter_context(e.loop("square", squares))
                 rows = [
                     e.let("row", _row(e, data, first, packed, square, lane, w, c))
+                    if not few or lane < w.channels
+                    else constant(0, w.dtype, c)
                     for lane in range(c)
                 ]
                 for lane, vector in enumerate(_transpose(e, rows)):
@@ -70,7 +78,9 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
                         place = packed + (square * c + lane) * c
                     e.store(output, place, vector)
         whole = squares * c
-        skip = e.let("skip", tirx.Select(count == c, whole, 0)) if whole else 0
+        skip = whole
+        if whole and not few:
+            skip = e.let("skip", tirx.Select(count == c, whole, 0))
         with e.loop("position", w.plane - skip, skip) as position:
             with e.loop("lane", count) as lane:
                 there, here = (first + lane) * w.plane + position, packed + position * c + lane

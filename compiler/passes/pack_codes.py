@@ -12,7 +12,7 @@ from edgec.compiler.kernels.conv import ConvTransposeWorkload
 from edgec.compiler.kernels.conv_workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.epilogue import CODES, OperandKind, Step
-from edgec.compiler.kernels.fixed_point import requantization
+from edgec.compiler.kernels.fixed_point import requantization, scaled_operand, scaled_step
 from edgec.compiler.kernels.integer_conv import IntegerConvWorkload
 from edgec.compiler.kernels.integer_conv_transpose import (
     IntegerConvTransposeWorkload,
@@ -464,13 +464,19 @@ def requantized(
     least = above * int(limits.min) + below * int(limits.max) + known
     reach = np.zeros(scales.size)
     reach[: len(flat)] = np.maximum(np.abs(most), np.abs(least))
-    low, high = float(numbers[2]), float(numbers[3])
-    found = requantization(scales, reach, float(codes.scale), low, high, swish=swish)
+    low, high = (int(np.rint(end)) + codes.zero_point for end in numbers[2:])
+    if not swish:
+        factors = scales.astype(np.float64) / float(codes.scale)
+        # Where a product reaches 2**31 processors differ.
+        if float((reach * factors).max()) >= 2**30:
+            return None
+        operand = constant(scaled_operand(factors, codes.zero_point, low, high))
+        return scaled_step(codes.dtype, *ends), [*arguments[:-1], operand]
+    found = requantization(scales, reach, float(codes.scale), high - codes.zero_point)
     if found is None:
         return None
-    smallest, largest = (int(np.rint(end)) + codes.zero_point for end in (low, high))
     rounded = constant((bias + found.halves).astype(bias.dtype))
-    operand = constant(found.operand(codes.zero_point, smallest, largest))
+    operand = constant(found.operand(codes.zero_point, low, high))
     step = found.step(codes.dtype, *ends)
     return step, [*arguments[:2], rounded, *arguments[3:-1], operand]
 
