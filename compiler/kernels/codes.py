@@ -11,8 +11,8 @@ holds four weights in each lane. Every sum is exact:
     sdot              int8 * int8, sums in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
 
-What follows the sums is arithmetic in 16 bits, see `fixed_point`, or float32 arithmetic whose order
-and rounding are fixed here, so that every target gives the same codes.
+What follows the sums is float32 arithmetic whose order and rounding are fixed here, or arithmetic
+in 16 bits, see `fixed_point`, so that every target gives the same codes.
 """
 
 from collections.abc import Callable, Sequence

@@ -48,7 +48,7 @@ _TAKE_BIAS: dict[str, tuple[Any, int]] = {
 # The axis of output channels of their weights, where it is not the first.
 _CHANNELS = {"edgec.integer_conv_transpose": 1, "edgec.integer_matmul": 1}
 
-# Kernels that make codes of their sums in 16 bits.
+# Kernels that make codes of their sums by one step.
 _IN_FIXED_POINT = ("edgec.integer_conv", "edgec.integer_depthwise")
 
 # Epilogues of sums of codes to which a bias in units of the products can be added.
@@ -434,7 +434,7 @@ def requantized(
     numbers: NDArray[np.float32],
     ends: tuple[bool, bool],
 ) -> tuple[Step, list[Any]] | None:
-    """The step that makes codes of a kernel's sums in 16 bits, and the kernel's arguments.
+    """The step that makes codes of a kernel's sums, and the kernel's arguments.
 
     Args:
         operator: name of its template.
@@ -445,7 +445,7 @@ def requantized(
         ends: whether the smallest and the largest code are those of the type.
 
     Returns:
-        None if more than a scale, or a scale and a hard swish, comes before, or 16 bits are few.
+        None if more than a scale, or a scale and a hard swish, comes before, or numbers do not fit.
     """
     scaled = Step("multiply", "channel")
     if operator not in _IN_FIXED_POINT:

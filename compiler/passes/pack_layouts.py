@@ -367,7 +367,7 @@ class _Packer:
     def _in_fixed_point(
         self, data: _Value, codes: Codes, numbers: NDArray[np.float32], ends: tuple[bool, bool]
     ) -> _Value | None:
-        """Codes of sums in 16 bits, by the kernel that computes the sums; None if it cannot.
+        """Codes of sums, by one step of the kernel that computes the sums; None if it cannot.
 
         Args:
             data: the floats.

@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from integer_graphs import Code, open_module
 from kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branches
 from onnx_graphs import node, random
+from tvm import IRModule, relax
 
+from edgec.compiler.kernels import moves
 from edgec.compiler.kernels.moves import PackWorkload, emit_pack
 from edgec.targets import load_target
 
 # Channels and positions.
-SIZES = [(1, 1), (3, 5), (16, 40), (33, 70), (64, 49), (8, 16), (17, 16), (4, 7)]
+SIZES = [(1, 1), (3, 5), (3, 37), (16, 40), (33, 70), (64, 49), (8, 16), (17, 16), (4, 7)]
 
 
 def blocked(image: np.ndarray, lanes: int) -> np.ndarray:
@@ -106,3 +109,37 @@ MAPS = {
 @pytest.mark.parametrize("target", X86_TARGETS)
 def test_channel_maps(target: str, tmp_path: Path) -> None:
     check_branches(MAPS, target, tmp_path)
+
+
+def mean_of_codes(shape: list[int]) -> IRModule:
+    """The mean of each plane of codes of scale 0.5 and zero point 3."""
+    code = Code("uint8", 0.5, 3)
+    parameter = relax.Var("x", relax.TensorType(shape, "uint8"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [parameter]):
+        with builder.dataflow():
+            # A window of one pixel: what comes out is blocked.
+            blocked = builder.emit(relax.op.nn.max_pool2d(code.dequantize(builder, parameter)))
+            result = builder.emit_output(relax.op.mean(blocked, [2, 3], keepdims=True))
+        builder.emit_func_output(result)
+    return builder.get()
+
+
+@pytest.mark.parametrize("plane", [(2, 2), (5, 7), (31, 37)])
+def test_means_of_codes_are_exact(
+    plane: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All codes 255 and any codes; with more of them in an int16 than it holds, it is wrong."""
+    target = load_target("x86-64-v3")
+    built = open_module(mean_of_codes([2, 11, *plane]), target, tmp_path)
+    assert "global_pool" in built.templates
+    x = np.random.default_rng(1).integers(0, 256, (2, 11, *plane)).astype(np.uint8)
+    x[0] = 255
+    sums = (x.astype(np.int64) - 3).sum(axis=(2, 3), keepdims=True)
+    expected = sums.astype(np.float32) * np.float32(1 / np.prod(plane)) * np.float32(0.5)
+    np.testing.assert_array_equal(built.run({"x": x})["y"], expected)
+    if np.prod(plane) > 1000:
+        monkeypatch.setattr(moves, "_SUMMED", 200)
+        (tmp_path / "forced").mkdir()
+        forced = open_module(mean_of_codes([2, 11, *plane]), target, tmp_path / "forced")
+        assert not np.array_equal(forced.run({"x": x})["y"], expected)
