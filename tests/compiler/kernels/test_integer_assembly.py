@@ -107,3 +107,21 @@ def test_products_by_smmla() -> None:
     assert names.count("smmla") == products
     assert names.count("sdot") == spills(loop) == 0
     assert products / len(loop) > 0.4
+
+
+def products_written(decision: ConvDecision | None) -> int:
+    """How many `vpdpbusd` the code of a small convolution holds."""
+    machine = load_target("x86-64-v4-vnni")
+    steps = (Step("multiply", "channel"), Step("quantize_uint8", "quantizer"))
+    conv = ConvWorkload(1, 64, 8, 8, 16, 8, 8, (3, 3), padding=(1, 1), epilogue=steps)
+    workload = IntegerConvWorkload(conv)
+    decision = decision or default_integer_decision(workload, machine)
+    kernel = emit_integer_conv(workload, decision, machine, "kernel")
+    module = to_object({"kernel": kernel.function}, tvm.target.Target(machine.llvm()))
+    return str(module.inspect_source("s")).count("\tvpdpbusd\t")
+
+
+def test_small_layers_get_small_code() -> None:
+    """One loop over groups of channels for each run of taps, unrolled by nobody."""
+    assert products_written(ConvDecision(tile_h=1, tile_w=8, tile_o=1)) == 8 + 7 + 7
+    assert products_written(None) <= 32 < products_written(ConvDecision(4, 8, 1))
