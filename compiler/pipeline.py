@@ -82,7 +82,7 @@ from edgec.compiler.schedule.recorded import RecordedDecisions
 from edgec.compiler.signature import Signature, TensorSpec
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import SpecializedModel, specialize
-from edgec.compiler.vectors import check_inputs, generate_inputs
+from edgec.compiler.vectors import check_inputs, generate_inputs, rounded_to_half
 from edgec.targets import Target, load_target
 
 PHASES = (
@@ -364,8 +364,10 @@ class _Reference:
         samples: Samples | None,
     ) -> "_Reference":
         specs = signature.inputs
-        # Random values are not what ranges were calibrated for.
-        given = options.inputs or (next(iter(samples)) if samples is not None else None)
+        given = options.inputs
+        if not given and samples is not None:
+            # Random values are not what ranges were calibrated for.
+            given = rounded_to_half(next(iter(samples)))
         bounds = index_bounds(graph.graph)
         if given:
             inputs = check_inputs(specs, given)

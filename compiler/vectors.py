@@ -40,6 +40,19 @@ def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDAr
     return (np.abs(values) if spec.dtype == E8M0 else values).astype(dtype)
 
 
+def rounded_to_half(inputs: Tensors) -> dict[str, NDArray[Any]]:
+    """Inputs whose float32 values a bundle can store in half the bytes.
+
+    Those beyond the range of float16 stay as they are.
+    """
+    largest = float(np.finfo(np.float16).max)
+    rounded = {}
+    for name, array in inputs.items():
+        fits = array.dtype == np.float32 and bool((np.abs(array) <= largest).all())
+        rounded[name] = array.astype(np.float16).astype(np.float32) if fits else array
+    return rounded
+
+
 def check_inputs(specs: Sequence[TensorSpec], inputs: Tensors) -> dict[str, NDArray[Any]]:
     """The inputs in the order of the signature.
 

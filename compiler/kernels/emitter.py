@@ -119,7 +119,11 @@ class Emitter:
             tirx.Cast(dtype, value) if wide else value
             for value in map(index, (start, extent, step))
         )
-        self.add(tirx.For(variable, first, count, tirx.ForKind.SERIAL, body, step=stride))
+        plain = isinstance(step, int) and step == 1
+        turns = tirx.For(
+            variable, first, count, tirx.ForKind.SERIAL, body, step=None if plain else stride
+        )
+        self.add(turns)
 
     @contextmanager
     def tasks(self) -> Iterator[Any]:

@@ -105,7 +105,14 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """The model of the direct convolution, fetching its code once, and what it does not know.
+    """How long it computes, and fetching its code once."""
+    dot, block = _dot(workload, target), _block(target)
+    code = code_bytes(workload.grouped, decision, target, block, dot.instructions)
+    return _computing(workload, decision, target) + code / CODE_BYTES_PER_CYCLE
+
+
+def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
+    """The model of the direct convolution and what it does not know.
 
     Each vector of a tile loads its scales; where a group has two parts, each is copied to all
     lanes, and vectors of weights are halved.
@@ -120,16 +127,16 @@ def estimate_integer_cycles(
     if dot.parts > 1:
         depth = work.in_channels * math.prod(work.kernel)
         more += depth * (dot.parts * pixels + vectors)
-    code = code_bytes(work, decision, target, _block(target), dot.instructions)
-    return cycles + code / CODE_BYTES_PER_CYCLE + work.batch * tiles * more / target.fma_units
+    return cycles + work.batch * tiles * more / target.fma_units
 
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
-    return min(
-        integer_space(workload, target),
-        key=lambda d: (estimate_integer_cycles(workload, d, target), -d.tile_h * d.tile_w),
-    )
+    """The decision of the lowest estimate; of those that compute as long, that of most pixels."""
+    space = integer_space(workload, target)
+    best = min(space, key=lambda d: estimate_integer_cycles(workload, d, target))
+    cycles = _computing(workload, best, target)
+    equals = [d for d in space if _computing(workload, d, target) == cycles]
+    return max(equals, key=lambda d: d.tile_h * d.tile_w)
 
 
 def integer_weight_size(

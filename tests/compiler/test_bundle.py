@@ -13,6 +13,7 @@ import pytest
 from edgec.compiler import Bundle
 from edgec.compiler.bundle import MANIFEST, Manifest, load_npy, save_vector, write_bundle
 from edgec.compiler.errors import BundleError, CheckFailed, IntegrityError, OutputError
+from edgec.compiler.vectors import rounded_to_half
 from edgec.compiler.verify import verify_bundle
 from edgec.targets import load_target
 
@@ -268,6 +269,16 @@ def test_vectors_take_half_the_bytes_where_that_is_exact() -> None:
         data = save_vector(array)
         assert len(data) == 128 + 4 * array.size
         assert load_npy(data, "float32").tobytes() == array.tobytes()
+
+
+def test_samples_are_rounded_where_float16_reaches() -> None:
+    images = np.random.default_rng(0).random((3, 5), np.float32)
+    given = {"image": images, "far": 1e6 * images, "count": np.array([3])}
+    rounded = rounded_to_half(given)
+    np.testing.assert_allclose(rounded["image"], images, rtol=2.0**-11, atol=1e-7)
+    assert len(save_vector(rounded["image"])) == 128 + 2 * 15 < len(save_vector(images))
+    assert rounded["far"] is given["far"]
+    assert rounded["count"] is given["count"]
 
 
 def test_generated_inputs_are_stored_in_half_the_bytes(digits_bundle: Path) -> None:

@@ -107,3 +107,22 @@ def test_products_by_smmla() -> None:
     assert names.count("smmla") == products
     assert names.count("sdot") == spills(loop) == 0
     assert products / len(loop) > 0.4
+
+
+def products_written(decision: ConvDecision | None) -> int:
+    """How many `vpdpbusd` the code of a small convolution holds."""
+    machine = load_target("x86-64-v4-vnni")
+    steps = (Step("multiply", "channel"), Step("quantize_uint8", "quantizer"))
+    conv = ConvWorkload(1, 64, 8, 8, 16, 8, 8, (3, 3), padding=(1, 1), epilogue=steps)
+    workload = IntegerConvWorkload(conv)
+    decision = decision or default_integer_decision(workload, machine)
+    kernel = emit_integer_conv(workload, decision, machine, "kernel")
+    module = to_object({"kernel": kernel.function}, tvm.target.Target(machine.llvm()))
+    return str(module.inspect_source("s")).count("\tvpdpbusd\t")
+
+
+def test_small_layers_get_small_code() -> None:
+    """The loop over the four groups of a block is not unrolled, and rows of taps are a loop."""
+    in_four_groups = 4 * (8 + 7 + 7)
+    assert products_written(ConvDecision(tile_h=1, tile_w=8, tile_o=1)) < in_four_groups
+    assert products_written(None) < in_four_groups < products_written(ConvDecision(4, 8, 1)) / 3
