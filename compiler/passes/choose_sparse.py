@@ -138,6 +138,8 @@ def _choice(call: Any, target: Target) -> Choice | None:
     why_none = _NONE.get(name)
     if weight.dtype != np.float32 and why_none is None:
         why_none = "there are no sparse kernels for stored codes"
+    elif name == "edgec.matmul" and not workload.packed:
+        why_none = "there is no sparse kernel for a matrix of each product in a batch"
     elif name == "edgec.conv" and workload.groups > 1:
         why_none = "there is no sparse kernel for convolutions of groups"
     elif name == "edgec.conv" and workload.plain_input:

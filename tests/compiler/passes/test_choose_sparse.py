@@ -110,6 +110,13 @@ def test_zeros_are_not_stored_and_verbose_tells(
     assert sizes[1] < 0.35 * sizes[0]
 
 
+def test_a_batch_of_matrices_is_dense_and_right(tmp_path: Path) -> None:
+    weights = {"w": blocks(32, 3, 48).transpose(1, 2, 0).astype(np.float32)}
+    model = make_model([node("MatMul", ["x", "w"], ["y"])], {"x": (3, 8, 48)}, ["y"], weights)
+    assert "each product in a batch" in rows_of(model)["y"].reason
+    compile_model(save(model, tmp_path), TARGET, output=tmp_path / "model.edgec")
+
+
 def test_pruned_then_quantized_is_dense_and_right(tmp_path: Path) -> None:
     weights = {"w": blocks(64, 32, 3, 3).astype(np.float32)}
     nodes = [node("Conv", ["x", "w"], ["c"], pads=[1] * 4), node("Relu", ["c"], ["y"])]
