@@ -16,7 +16,7 @@ from edgec.compiler.bundle import Executor
 from edgec.compiler.kernels.codes import dot_of
 from edgec.compiler.lower import lower
 from edgec.compiler.passes.base import is_static
-from edgec.compiler.passes.choose_sparse import ChooseSparse
+from edgec.compiler.passes.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.passes.pack_layouts import PackLayouts
 from edgec.compiler.program import Program
 from edgec.compiler.schedule import (
@@ -42,7 +42,8 @@ def pack(
         target: whose kernels.
         names: ONNX names by those of variables, for profiles.
     """
-    return choose_sparse(pack_dense(module, target, names), target)
+    dense = pack_dense(module, target, names)
+    return ChooseSparse(sparse_choices(dense, target))(dense)
 
 
 def pack_dense(module: IRModule, target: Target, names: Mapping[str, str]) -> IRModule:
@@ -50,11 +51,6 @@ def pack_dense(module: IRModule, target: Target, names: Mapping[str, str]) -> IR
     if not is_static(module):
         return module
     return PackLayouts(target.float_lanes, dot_of(target), names)(module)
-
-
-def choose_sparse(module: IRModule, target: Target) -> IRModule:
-    """Sparse kernels where they are faster than the dense ones of a packed module."""
-    return ChooseSparse(target)(module) if is_static(module) else module
 
 
 def schedule(

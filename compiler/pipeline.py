@@ -15,7 +15,7 @@ import onnx
 from tvm import IRModule
 
 from edgec.compiler.accuracy import Comparison, load_metric, same_top1
-from edgec.compiler.backend import build, choose_sparse, compile_module, pack_dense, schedule
+from edgec.compiler.backend import build, compile_module, pack_dense, schedule
 from edgec.compiler.bundle import (
     LIBRARY,
     Bundle,
@@ -67,6 +67,7 @@ from edgec.compiler.parity import (
     tolerance_for,
 )
 from edgec.compiler.passes import CANONICALIZE, Pass
+from edgec.compiler.passes.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.program import Program
 from edgec.compiler.progress import Progress, Silent
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
@@ -230,7 +231,8 @@ class _Packed:
     @classmethod
     def make(cls, module: IRModule, target: Target, names: Mapping[str, str]) -> "_Packed":
         dense = pack_dense(module, target, names)
-        return cls(choose_sparse(dense, target), kernel_rows(dense, target))
+        choices = sparse_choices(dense, target)
+        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()))
 
 
 _NO_RUNNER = (

@@ -11,7 +11,7 @@ from tvm import IRModule
 from edgec.compiler.compress.dependencies import Dependencies, Group, Term
 from edgec.compiler.compress.effects import weighted_by_effect
 from edgec.compiler.compress.latency import latencies_ms
-from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct, sum_length
+from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
 from edgec.compiler.compress.scores import (
     NEEDING_SAMPLES,
     Bundle,
@@ -24,7 +24,7 @@ from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.host_model import FloatModel, HostModel
-from edgec.compiler.quantize.moments import Moments, has_moments, measure_moments
+from edgec.compiler.quantize.moments import Moments, has_moments, measure_moments, sum_length
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator, find_operators
 

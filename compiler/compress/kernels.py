@@ -1,14 +1,11 @@
 """Which operators run sparse, and why others with zeros among their weights do not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tvm import IRModule
 
-from edgec.compiler.passes.base import is_static
-from edgec.compiler.passes.choose_sparse import sparse_choices
-from edgec.targets import Target
+from edgec.compiler.passes.choose_sparse import Choice
 
 
 @dataclass(frozen=True)
@@ -28,10 +25,8 @@ class KernelRow:
     reason: str
 
 
-def kernel_rows(packed: IRModule, target: Target) -> tuple[KernelRow, ...]:
-    """Look at a module packed for dense kernels, in the order of its operators."""
-    if not is_static(packed):
-        return ()
+def kernel_rows(choices: Iterable[Choice]) -> tuple[KernelRow, ...]:
+    """A row for each choice."""
     return tuple(
         KernelRow(
             choice.label,
@@ -39,7 +34,7 @@ def kernel_rows(packed: IRModule, target: Target) -> tuple[KernelRow, ...]:
             choice.kernel is not None,
             choice.reason,
         )
-        for choice in sparse_choices(packed, target).values()
+        for choice in choices
     )
 
 

@@ -28,11 +28,12 @@ from edgec.compiler.errors import CalibrationError
 from edgec.compiler.passes.base import value_of
 from edgec.compiler.quantize.encode import from_rows, to_rows
 from edgec.compiler.quantize.moments import (
-    MAX_SUMS,
     choose_sums,
     groups_of,
     has_moments,
     input_sums,
+    sum_length,
+    sums_per_batch,
 )
 from edgec.compiler.quantize.numerics import Floats
 from edgec.compiler.quantize.plan import Operator, find_operators
@@ -40,9 +41,8 @@ from edgec.compiler.quantize.plan import Operator, find_operators
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
 
-# Sums that are looked at, over all batches, for each input of one and at least.
-SUMS_PER_INPUT = 32
-MIN_SUMS = 32768
+# Sums that are looked at, for each that a mean needs.
+TIMES_SUMS = 4
 
 # Added to the diagonal, as a share of its mean: holds the weights where data say little. The one
 # that does best on batches that are held back, one of so many, is taken; with no such batch the
@@ -95,7 +95,7 @@ def reconstruct(
             changed.run(number, repaired)
             original.run(number, {})
             for operator, result in zip(stage, outputs[number], strict=True):
-                limit = _sums_per_batch(operator, len(samples))
+                limit = sums_per_batch(operator, len(samples), TIMES_SUMS)
                 pairs = (
                     (changed.value(operator.inputs[0], i), kept(result, original.value(result, i)))
                     for i in range(len(samples))
@@ -173,18 +173,6 @@ def _stages(student: _Student) -> list[list[Operator]]:
             depth += 1
         depths[variable] = depth
     return [stages[depth] for depth in sorted(stages)]
-
-
-def sum_length(operator: Operator) -> int:
-    """Inputs of each sum of an operator."""
-    assert operator.weight is not None
-    array = operator.weight.array
-    return int(array.shape[0] if operator.kind == "matmul" else array[0].size)
-
-
-def _sums_per_batch(operator: Operator, batches: int) -> int:
-    wanted = max(MIN_SUMS, SUMS_PER_INPUT * sum_length(operator))
-    return min(MAX_SUMS, -(-wanted // batches))
 
 
 def _result(operator: Operator) -> Any:

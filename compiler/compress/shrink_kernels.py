@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tvm import IRModule, relax
 
-from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct, sum_length
+from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
 from edgec.compiler.compress.rewrite import convolution_attributes
 from edgec.compiler.compress.scores import centered, left_over
 from edgec.compiler.compress.step import Step, Work
@@ -16,7 +16,7 @@ from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.host_model import FloatModel
 from edgec.compiler.passes.base import constant
-from edgec.compiler.quantize.moments import Moments, measure_moments
+from edgec.compiler.quantize.moments import Moments, measure_moments, sum_length
 from edgec.compiler.quantize.plan import Operator
 
 

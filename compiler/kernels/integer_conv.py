@@ -106,9 +106,14 @@ def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
     """How long it computes, and fetching its code once."""
+    return _computing(workload, decision, target) + _fetching(workload, decision, target)
+
+
+def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
+    """How long its code takes to come, once."""
     dot, block = _dot(workload, target), _block(target)
     code = code_bytes(workload.grouped, decision, target, block, dot.instructions)
-    return _computing(workload, decision, target) + code / CODE_BYTES_PER_CYCLE
+    return code / CODE_BYTES_PER_CYCLE
 
 
 def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
@@ -132,10 +137,9 @@ def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Ta
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
     """The decision of the lowest estimate; of those that compute as long, that of most pixels."""
-    space = integer_space(workload, target)
-    best = min(space, key=lambda d: estimate_integer_cycles(workload, d, target))
-    cycles = _computing(workload, best, target)
-    equals = [d for d in space if _computing(workload, d, target) == cycles]
+    computing = {d: _computing(workload, d, target) for d in integer_space(workload, target)}
+    best = min(computing, key=lambda d: computing[d] + _fetching(workload, d, target))
+    equals = [d for d, cycles in computing.items() if cycles == computing[best]]
     return max(equals, key=lambda d: d.tile_h * d.tile_w)
 
 

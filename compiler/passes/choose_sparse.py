@@ -6,8 +6,8 @@ what counts is how often all weights of a vector of outputs are zero for an inpu
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from edgec.compiler.kernels.sparse_conv import SparseConvWorkload, lists_of_weig
 from edgec.compiler.kernels.sparse_matmul import SparseMatmulWorkload, lists_of_matrix
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
 from edgec.compiler.operators import kernel_call
-from edgec.compiler.passes.base import Pass, constant, op_name, value_of
+from edgec.compiler.passes.base import Pass, constant, is_static, op_name, value_of
 from edgec.targets.target import Target
 
 # Share of zeros below which no kernel is looked for.
@@ -87,15 +87,14 @@ class ChooseSparse(Pass):
     """Rewrite calls of dense templates in a packed `main`.
 
     Attributes:
-        target: that the kernels are for.
+        choices: of that module, see `sparse_choices`.
     """
 
-    target: Target
+    choices: Mapping[Any, Choice] = field(repr=False)
 
     def apply(self, module: IRModule) -> IRModule:
         """Replace the calls; the same module if none is replaced."""
-        choices = sparse_choices(module, self.target)
-        chosen = {v: choice.kernel for v, choice in choices.items() if choice.kernel is not None}
+        chosen = {v: c.kernel for v, c in self.choices.items() if c.kernel is not None}
         if not chosen:
             return module
 
@@ -109,8 +108,13 @@ class ChooseSparse(Pass):
 
 
 def sparse_choices(module: IRModule, target: Target) -> dict[Any, Choice]:
-    """For each operator of a packed module with many zeros among its weights, by its variable."""
-    found = {}
+    """For each operator of a packed module with many zeros among its weights, by its variable.
+
+    None in a module of shapes that only a run can tell.
+    """
+    found: dict[Any, Choice] = {}
+    if not is_static(module):
+        return found
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             choice = _choice(binding.value, target)

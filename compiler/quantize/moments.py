@@ -103,10 +103,10 @@ def measure_moments(
 
 
 def _matrix_size(operator: Operator, graph: Graph) -> int:
-    return groups_of(operator, graph) * _length(operator) ** 2
+    return groups_of(operator, graph) * sum_length(operator) ** 2
 
 
-def _length(operator: Operator) -> int:
+def sum_length(operator: Operator) -> int:
     """Inputs of one sum."""
     assert operator.weight is not None
     array = operator.weight.array
@@ -123,7 +123,7 @@ def _measure(
     totals: dict[str, list[Floats]] = {}
     count = dict.fromkeys((o.name for o in operators), 0)
     graph = model.graph
-    limits = {o.name: _sums_per_batch(o, samples.count) for o in operators}
+    limits = {o.name: sums_per_batch(o, samples.count) for o in operators}
     for values in observe(model, samples, "repair", progress):
         for operator in operators:
             data = values[graph.names[operator.inputs[0]]]
@@ -142,10 +142,11 @@ def _measure(
         yield operator, Moments(second / number, mean / number, count[operator.name])
 
 
-def _sums_per_batch(operator: Operator, batches: int | None) -> int:
+def sums_per_batch(operator: Operator, batches: int | None, times: int = 1) -> int:
+    """How many sums of each batch are looked at, `times` as many as a mean needs."""
     if batches is None:
         return MAX_SUMS
-    wanted = max(MIN_SUMS, SUMS_PER_INPUT * _length(operator))
+    wanted = times * max(MIN_SUMS, SUMS_PER_INPUT * sum_length(operator))
     return min(MAX_SUMS, -(-wanted // max(batches, 1)))
 
 

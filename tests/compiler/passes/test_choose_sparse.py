@@ -14,6 +14,7 @@ from edgec.compiler.cli import main
 from edgec.compiler.compress.kernels import describe_kernels, kernel_rows
 from edgec.compiler.importer import import_model
 from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.passes.choose_sparse import sparse_choices
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.simplify import simplify
 from edgec.compiler.specialize import specialize
@@ -65,7 +66,7 @@ def rows_of(model: onnx.ModelProto) -> dict[str, Any]:
     imported = import_model(simplify(specialize(model, {}, {}).proto))
     module = apply_passes(imported.module, CANONICALIZE)
     packed = pack_dense(module, TARGET, imported.value_names)
-    return {row.name: row for row in kernel_rows(packed, TARGET)}
+    return {row.name: row for row in kernel_rows(sparse_choices(packed, TARGET).values())}
 
 
 def test_each_operator_has_a_reason() -> None:
