@@ -8,24 +8,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgec.compiler.bundle import Bundle
+    from edgec.compiler.bundle.bundle import Bundle
     from edgec.compiler.errors import EdgecError
     from edgec.compiler.inspection import inspect_path
     from edgec.compiler.options import CompileOptions
+    from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
+    from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.recipe import load_recipe
-    from edgec.compiler.quantize.settings import QuantizeOptions
-    from edgec.compiler.verify import verify_bundle
 
 _HOME = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "CompileOptions": "options",
     "EdgecError": "errors",
-    "QuantizeOptions": "quantize.settings",
+    "QuantizeOptions": "quantize.options",
     "compile_model": "pipeline",
     "inspect_path": "inspection",
     "load_recipe": "quantize.recipe",
-    "verify_bundle": "verify",
+    "verify_bundle": "parity.verify_bundle",
 }
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
 
 sys.exit(main())

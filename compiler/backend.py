@@ -11,22 +11,17 @@ from typing import Any
 
 from tvm import IRModule
 
-from edgec.compiler.build import build_machine, build_program
-from edgec.compiler.bundle import Executor
-from edgec.compiler.kernels.codes import dot_of
-from edgec.compiler.lower import lower
+from edgec.compiler.bundle.bundle import Executor
+from edgec.compiler.codegen.build import build_machine, build_program
+from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.signature import Signature
+from edgec.compiler.kernels.emit.integer_dot import dot_of
+from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
+from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.pack_layouts import PackLayouts
+from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
+from edgec.compiler.lowering.vm_schedule import schedule_for_machine
 from edgec.compiler.passes.base import is_static
-from edgec.compiler.passes.choose_sparse import ChooseSparse, sparse_choices
-from edgec.compiler.passes.pack_layouts import PackLayouts
-from edgec.compiler.program import Program
-from edgec.compiler.schedule import (
-    Decide,
-    NotStatic,
-    default_decide,
-    schedule_for_machine,
-    schedule_program,
-)
-from edgec.compiler.signature import Signature
 from edgec.targets import Target
 
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from edgec.compiler.bundle import MANIFEST, Bundle
+from edgec.compiler.bundle.bundle import MANIFEST, Bundle
 from edgec.compiler.errors import ShapeError
-from edgec.compiler.expand_functions import has_body
-from edgec.compiler.graph import GraphCost, graph_cost
-from edgec.compiler.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.expand_functions import has_body
+from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
+from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.ir.signature import dtype_name
 from edgec.compiler.options import CompileOptions
-from edgec.compiler.signature import dtype_name
-from edgec.compiler.simplify import simplify
-from edgec.compiler.specialize import specialize
 
 if TYPE_CHECKING:
-    from edgec.compiler.importer import Refused
+    from edgec.compiler.frontend.import_graph import Refused
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
             raise
         return _report(source, source.proto, str(error), _unknown_operators(source.proto))
     # Imported here: a bundle is inspected without TVM.
-    from edgec.compiler.importer import find_refusals
+    from edgec.compiler.frontend.import_graph import find_refusals
 
     graph = simplify(special.proto)
     return _report(source, graph, "", find_refusals(graph))
@@ -153,8 +153,8 @@ def _text(value: onnx.ValueInfoProto) -> str:
 
 def _unknown_operators(model: onnx.ModelProto) -> "list[Refused]":
     """Nodes without a converter; what depends on shapes cannot be told yet."""
-    from edgec.compiler.importer import Refused
-    from edgec.compiler.importer.table import is_known
+    from edgec.compiler.frontend.converter_table import is_known
+    from edgec.compiler.frontend.import_graph import Refused
 
     local = {(function.domain, function.name) for function in model.functions}
     opsets = {item.domain: item.version for item in model.opset_import}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import UsageError
-from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.samples import SampleOptions
+from edgec.compiler.quantize.options import QuantizeOptions
 
 if TYPE_CHECKING:
     # Its steps load TVM.
-    from edgec.compiler.compress.settings import CompressOptions
+    from edgec.compiler.compress.options import CompressOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from typing import ParamSpec, TypeVar
 import onnx
 from tvm import IRModule
 
-from edgec.compiler.accuracy import Comparison, load_metric, same_top1
 from edgec.compiler.backend import build, compile_module, pack_dense, schedule
-from edgec.compiler.bundle import (
+from edgec.compiler.bundle.bundle import (
     LIBRARY,
     Bundle,
     CompressionRecord,
@@ -36,8 +35,10 @@ from edgec.compiler.bundle import (
     scratch_folder,
     write_bundle,
 )
+from edgec.compiler.bundle.runner import runner_files
+from edgec.compiler.calibration.accuracy import Comparison, load_metric, same_top1
+from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
-from edgec.compiler.compress.kernels import KernelRow, describe_kernels, kernel_rows
 from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.errors import (
     BadInputError,
@@ -46,19 +47,26 @@ from edgec.compiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from edgec.compiler.graph import (
+from edgec.compiler.frontend.import_graph import import_model
+from edgec.compiler.frontend.onnx_facts import (
     graph_depth,
     index_bounds,
     least_precise_float,
     quantizes_activations,
 )
-from edgec.compiler.importer import import_model
-from edgec.compiler.locate import first_divergence
-from edgec.compiler.lower import lower
-from edgec.compiler.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.specialize import SpecializedModel, specialize
+from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
+from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
+from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
+from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
+from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
-from edgec.compiler.oracle import run_original
-from edgec.compiler.parity import (
+from edgec.compiler.parity.compare import (
     QUANTIZED_SQNR_DB,
     ParityReport,
     Tensors,
@@ -66,24 +74,16 @@ from edgec.compiler.parity import (
     compare,
     tolerance_for,
 )
+from edgec.compiler.parity.locate import first_divergence
+from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.passes import CANONICALIZE, Pass
-from edgec.compiler.passes.choose_sparse import ChooseSparse, sparse_choices
-from edgec.compiler.program import Program
-from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
-from edgec.compiler.quantize.reference import run_reference
 from edgec.compiler.quantize.report import write_report
-from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.records import READY, Database, Key, Record, best_records
-from edgec.compiler.runner import runner_files
-from edgec.compiler.runtime import open_session, why_not_here
-from edgec.compiler.samples import Samples
-from edgec.compiler.schedule.estimate import describe_generic, tuned_share
-from edgec.compiler.schedule.recorded import RecordedDecisions
-from edgec.compiler.signature import Signature, TensorSpec
-from edgec.compiler.simplify import simplify
-from edgec.compiler.specialize import SpecializedModel, specialize
-from edgec.compiler.vectors import check_inputs, generate_inputs, rounded_to_half
+from edgec.compiler.runtime.inputs import check_inputs, generate_inputs, rounded_to_half
+from edgec.compiler.runtime.session import open_session, why_not_here
+from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target, load_target
 
 PHASES = (

@@ -73,14 +73,14 @@ _RATE = {"sr": 16000}
 _RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="digits",
-        description="8x8 digit classifier trained by edgec (models/zoo/train_digits.py)",
+        description="8x8 digit classifier trained by edgec (models/training/train_digits.py)",
         licence="Apache-2.0",
         source=InstalledFile("edgec.models", "zoo/digits.onnx"),
         shapes={"image": (1, 1, 8, 8)},
     ),
     Recipe(
         name="digits28",
-        description="28x28 digit classifier trained by edgec (models/zoo/train_digits28.py)",
+        description="28x28 digit classifier trained by edgec (models/training/train_digits28.py)",
         licence="Apache-2.0",
         source=BuiltGraph(
             InstalledFile("edgec.models", "zoo/digits28.npz"), "edgec.models.zoo.digits28:build"

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgec.compiler.errors import TargetError, did_you_mean
-from edgec.compiler.toml_file import explain, read_toml
+from edgec.compiler.support.toml_file import explain, read_toml
 from edgec.targets.native import detect_native
 from edgec.targets.target import Emulator, Target, board_folder
 

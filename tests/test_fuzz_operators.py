@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_runs import compile_graph
 from onnx import NodeProto
-from onnx_graphs import make_model, node
+from support.kernel_runs import compile_graph
+from support.onnx_graphs import make_model, node
 
-from edgec.compiler.graph import graph_depth
-from edgec.compiler.oracle import run_original
-from edgec.compiler.parity import compare, tolerance_for
+from edgec.compiler.frontend.onnx_facts import graph_depth
+from edgec.compiler.parity.compare import compare, tolerance_for
+from edgec.compiler.parity.oracle import run_original
 
 EXAMPLES = int(os.environ.get("EDGEC_FUZZ_EXAMPLES", "4"))
 NODES = 5

@@ -34,7 +34,7 @@ def test_no_module_is_loaded_under_a_bare_name() -> None:
 
 
 # Training scripts need what edgec does not.
-SCRIPTS = {"edgec.models.zoo.train_digits"}
+SCRIPTS = {"edgec.models.training.train_digits"}
 
 
 def modules() -> list[str]:
@@ -58,7 +58,17 @@ def test_public_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bundle", "errors", "graph", "onnx_file", "options", "parity", "simplify", "vectors"]
+    "module",
+    [
+        "bundle.bundle",
+        "errors",
+        "frontend.onnx_facts",
+        "frontend.onnx_file",
+        "frontend.simplify",
+        "options",
+        "parity.compare",
+        "runtime.inputs",
+    ],
 )
 def test_the_lower_layers_need_no_tvm(module: str) -> None:
     program = (

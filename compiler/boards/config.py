@@ -14,7 +14,7 @@ from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgec.compiler.errors import BoardConfigError, OutputError, did_you_mean
-from edgec.compiler.files import locked, write_atomically
+from edgec.compiler.support.files import locked, write_atomically
 from edgec.targets import load_target, target_names
 from edgec.targets.target import Target
 

@@ -4,13 +4,13 @@ import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from edgec.compiler.boards.capabilities import BoardFacts, check_bundle, check_compatible
 from edgec.compiler.boards.config import Board
-from edgec.compiler.boards.facts import BoardFacts, check_bundle, check_compatible
 from edgec.compiler.boards.rpc import open_session, push_bundle
-from edgec.compiler.bundle import Bundle
-from edgec.compiler.parity import ParityReport
-from edgec.compiler.progress import Progress
-from edgec.compiler.verify import verify_bundle
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.parity.compare import ParityReport
+from edgec.compiler.parity.verify_bundle import verify_bundle
+from edgec.compiler.support.progress import Progress
 
 TIMED_RUNS = 10
 

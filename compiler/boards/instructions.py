@@ -14,10 +14,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgec.compiler.boards.parts import counter_parts
+from edgec.compiler.boards.artifacts import counter_parts
 from edgec.compiler.errors import ToolchainError
-from edgec.compiler.processes import run_program
-from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.support.processes import run_program
+from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets.target import Target
 
 COUNT_SECONDS = 1800
@@ -68,7 +68,7 @@ def count_instructions(
     """Count the instructions of one inference under QEMU.
 
     Args:
-        library: a model for the static executor, that `edgec.compiler.build` made.
+        library: a model for the static executor, that `edgec.compiler.codegen.build` made.
         target: what it is to run on; it names an emulator.
         inputs: in the model's order, of its shapes and dtypes.
         progress: told what is set up the first time.

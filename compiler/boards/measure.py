@@ -4,16 +4,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgec.compiler.bench import Latency, StepTime, step_times
+from edgec.compiler.bench.compare import Latency, StepTime, step_times
+from edgec.compiler.boards.capabilities import check_bundle, check_compatible, check_target
 from edgec.compiler.boards.config import Board
-from edgec.compiler.boards.facts import check_bundle, check_compatible, check_target
 from edgec.compiler.boards.instructions import InstructionCount, count_instructions
 from edgec.compiler.boards.rpc import open_session, push_bundle
-from edgec.compiler.bundle import Bundle
+from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
-from edgec.compiler.parity import Tensors
-from edgec.compiler.progress import Progress
-from edgec.compiler.vectors import check_inputs
+from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.runtime.inputs import check_inputs
+from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target
 
 # Runs in one call of the board: enough that the network does not matter.

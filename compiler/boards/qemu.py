@@ -19,6 +19,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from edgec.compiler.boards.artifacts import SERVER, Parts, emulation, qemu_parts
 from edgec.compiler.boards.config import (
     LOOPBACK,
     QEMU_PREFIX,
@@ -29,12 +30,11 @@ from edgec.compiler.boards.config import (
     qemu_board_names,
     unknown_board,
 )
-from edgec.compiler.boards.parts import SERVER, Parts, emulation, qemu_parts
-from edgec.compiler.bundle import LIBRARY
-from edgec.compiler.elf import llvm_features, why_not_on
+from edgec.compiler.bundle.bundle import LIBRARY
+from edgec.compiler.codegen.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
-from edgec.compiler.files import locked, write_atomically
-from edgec.compiler.progress import Progress
+from edgec.compiler.support.files import locked, write_atomically
+from edgec.compiler.support.progress import Progress
 from edgec.targets import load_target
 
 START_SECONDS = 60.0

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tvm import relax, rpc
 
+from edgec.compiler.boards.capabilities import BoardFacts
 from edgec.compiler.boards.config import LOOPBACK, Board
-from edgec.compiler.boards.facts import BoardFacts
 from edgec.compiler.boards.relay import Relay, open_relay
 from edgec.compiler.boards.ssh import NOT_LISTENING
-from edgec.compiler.bundle import LIBRARY, Bundle
+from edgec.compiler.bundle.bundle import LIBRARY, Bundle
 from edgec.compiler.errors import BoardError, BundleError
-from edgec.compiler.parity import Tensors
-from edgec.compiler.runtime import StepInfo
-from edgec.compiler.signature import Signature, TensorSpec
-from edgec.compiler.storage import held_as
-from edgec.compiler.vectors import check_inputs
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.storage import held_as
+from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.runtime.inputs import check_inputs
+from edgec.compiler.runtime.session import StepInfo
 
 # Another session may be on the board: it serves one after the other.
 GREET_SECONDS = 30.0

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from edgec.compiler.boards.artifacts import SERVER, SERVER_GLIBC, server_parts
+from edgec.compiler.boards.capabilities import SPARE_DISK_BYTES, version_of
 from edgec.compiler.boards.config import Board, Link, why_no_server
-from edgec.compiler.boards.facts import SPARE_DISK_BYTES, version_of
-from edgec.compiler.boards.parts import SERVER, SERVER_GLIBC, server_parts
 from edgec.compiler.boards.rpc import board_error, open_session
 from edgec.compiler.boards.server import SCRIPT
 from edgec.compiler.boards.ssh import by_hand, run_script
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
-from edgec.compiler.files import locked
-from edgec.compiler.progress import Progress
+from edgec.compiler.support.files import locked
+from edgec.compiler.support.progress import Progress
 from edgec.targets import load_target
 
 LOOK_SECONDS = 60.0

@@ -4,18 +4,18 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.accuracy import MAX_MEASURED, Accuracy, Metric, measure
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, Metric, measure
+from edgec.compiler.calibration.host_model import HostModel
+from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.costs import Costs, costs_of
 from edgec.compiler.compress.latency import latencies_ms
-from edgec.compiler.compress.settings import CompressOptions
+from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.step import Step, Work
-from edgec.compiler.dataflow import Graph
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.host_model import HostModel
-from edgec.compiler.importer import ImportedModel
+from edgec.compiler.frontend.import_graph import ImportedModel
+from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes.base import is_static
-from edgec.compiler.progress import Progress
-from edgec.compiler.samples import Samples
+from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
 
 

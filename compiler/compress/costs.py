@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes.base import shape_of
 from edgec.compiler.quantize.plan import Operator, find_operators
 

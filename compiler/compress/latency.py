@@ -4,9 +4,9 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from edgec.compiler.host_model import HostModel
-from edgec.compiler.signature import Signature
-from edgec.compiler.vectors import generate_inputs
+from edgec.compiler.calibration.host_model import HostModel
+from edgec.compiler.ir.signature import Signature
+from edgec.compiler.runtime.inputs import generate_inputs
 
 # Runs of each model; the median counts.
 RUNS = 30

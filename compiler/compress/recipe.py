@@ -25,15 +25,15 @@ from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgec.compiler.compress.channels import Channels
-from edgec.compiler.compress.distill import Distill
-from edgec.compiler.compress.drop_layers import Layers
-from edgec.compiler.compress.low_rank import LowRank
-from edgec.compiler.compress.shrink_kernels import Kernels
-from edgec.compiler.compress.sparse import Sparse
 from edgec.compiler.compress.step import Step
+from edgec.compiler.compress.steps.channels import Channels
+from edgec.compiler.compress.steps.distill import Distill
+from edgec.compiler.compress.steps.drop_layers import Layers
+from edgec.compiler.compress.steps.low_rank import LowRank
+from edgec.compiler.compress.steps.shrink_kernels import Kernels
+from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.errors import RecipeError, did_you_mean
-from edgec.compiler.toml_file import Place, explain, read_toml
+from edgec.compiler.support.toml_file import Place, explain, read_toml
 
 AnyStep = Annotated[
     Channels | Distill | Kernels | Layers | LowRank | Sparse, Field(discriminator="kind")

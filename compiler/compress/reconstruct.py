@@ -20,14 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.compress.rewrite import with_bias, with_weight, with_weights
-from edgec.compiler.compress.stages import StagedModel
-from edgec.compiler.compress.step import Work
-from edgec.compiler.dataflow import Graph, operands
-from edgec.compiler.errors import CalibrationError
-from edgec.compiler.passes.base import value_of
-from edgec.compiler.quantize.encode import from_rows, to_rows
-from edgec.compiler.quantize.moments import (
+from edgec.compiler.calibration.moments import (
     choose_sums,
     groups_of,
     has_moments,
@@ -35,7 +28,14 @@ from edgec.compiler.quantize.moments import (
     sum_length,
     sums_per_batch,
 )
-from edgec.compiler.quantize.numerics import Floats
+from edgec.compiler.compress.staged_model import StagedModel
+from edgec.compiler.compress.step import Work
+from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.graph import Graph, operands
+from edgec.compiler.ir.rewrite import with_bias, with_weight, with_weights
+from edgec.compiler.numerics.affine import Floats
+from edgec.compiler.passes.base import value_of
+from edgec.compiler.quantize.encode import from_rows, to_rows
 from edgec.compiler.quantize.plan import Operator, find_operators
 
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.

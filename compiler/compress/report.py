@@ -8,8 +8,8 @@ from typing import Any
 
 from edgec.compiler.compress.compressor import CompressedModel, StepResult
 from edgec.compiler.compress.costs import Costs
-from edgec.compiler.compress.kernels import KernelRow
-from edgec.compiler.reports import STYLE, save_report
+from edgec.compiler.lowering.sparse_report import KernelRow
+from edgec.compiler.support.html_report import STYLE, save_report
 
 
 def report_fields(model: CompressedModel, kernels: Sequence[KernelRow] = ()) -> dict[str, Any]:

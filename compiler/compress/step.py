@@ -9,12 +9,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from tvm import IRModule
 
-from edgec.compiler.accuracy import Metric
-from edgec.compiler.dataflow import Graph
-from edgec.compiler.progress import Progress
+from edgec.compiler.calibration.accuracy import Metric
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.signature import Signature
 from edgec.compiler.quantize.plan import Operator, find_operators
-from edgec.compiler.samples import Samples
-from edgec.compiler.signature import Signature
+from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
 
 

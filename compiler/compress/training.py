@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import BadInputError
-from edgec.compiler.files import write_atomically
+from edgec.compiler.support.files import write_atomically
 
 Arrays = list[NDArray[Any]]
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import read_codes, store_values
-from edgec.compiler.kernels.emitter import Emitter
-from edgec.compiler.kernels.epilogue import (
+from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.epilogue import (
     OperandKind,
     Places,
     Step,
@@ -21,7 +20,8 @@ from edgec.compiler.kernels.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.emit.integer_dot import read_codes, store_values
+from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.targets.target import Target
 
 # Vectors of one task: enough work to be worth handing out, little enough to stay in L1.

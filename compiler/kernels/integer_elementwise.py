@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, shuffle, vector_dtype
-from edgec.compiler.kernels.fixed_point import (
+from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.requantize import (
     bounded,
     rounded_codes,
     saturated_sum,
     shifted_zero,
     times,
 )
-from edgec.compiler.kernels.kernel import Kernel
-from edgec.compiler.kernels.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
 # Bytes of one task, where planes do not matter.

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.codes import read_codes, store_values
-from edgec.compiler.kernels.emitter import Emitter, broadcast, constant, vector_dtype
-from edgec.compiler.kernels.epilogue import (
+from edgec.compiler.kernels.conv.windows import Span, absent_rows, present_rows, tile_spans
+from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emit.epilogue import (
     Places,
     Step,
     apply,
@@ -25,8 +25,8 @@ from edgec.compiler.kernels.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.kernel import Kernel
-from edgec.compiler.kernels.windows import Span, absent_rows, present_rows, tile_spans
+from edgec.compiler.kernels.emit.integer_dot import read_codes, store_values
+from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.targets.target import Target
 
 Mode = Literal["depthwise", "max", "average", "average_padded"]

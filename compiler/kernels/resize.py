@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emitter import Emitter, broadcast
-from edgec.compiler.kernels.kernel import Kernel
+from edgec.compiler.kernels.emit.emitter import Emitter, broadcast
+from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.targets.target import Target
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from edgec.compiler.kernels.conv import (
+from edgec.compiler.kernels.conv.direct import (
     ConvDecision,
     ConvTransposeWorkload,
     block_size,
@@ -29,10 +29,7 @@ from edgec.compiler.kernels.conv import (
     pack_weight,
     packed_size,
 )
-from edgec.compiler.kernels.conv_workload import ConvWorkload
-from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
-from edgec.compiler.kernels.extreme import ExtremeWorkload, emit_extreme
-from edgec.compiler.kernels.integer_conv import (
+from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
     emit_integer_conv,
@@ -41,16 +38,7 @@ from edgec.compiler.kernels.integer_conv import (
     integer_weight_size,
     pack_integer_weight,
 )
-from edgec.compiler.kernels.integer_conv_transpose import (
-    IntegerConvTransposeWorkload,
-    default_integer_conv_transpose_decision,
-    emit_integer_conv_transpose,
-    estimate_integer_conv_transpose_cycles,
-    integer_conv_transpose_space,
-    integer_conv_transpose_weight_size,
-    pack_integer_transposed_weight,
-)
-from edgec.compiler.kernels.integer_depthwise import (
+from edgec.compiler.kernels.conv.integer_depthwise import (
     DepthwiseDecision,
     IntegerDepthwiseWorkload,
     default_depthwise_decision,
@@ -59,22 +47,44 @@ from edgec.compiler.kernels.integer_depthwise import (
     estimate_depthwise_cycles,
     pack_integer_depthwise,
 )
+from edgec.compiler.kernels.conv.integer_transpose import (
+    IntegerConvTransposeWorkload,
+    default_integer_conv_transpose_decision,
+    emit_integer_conv_transpose,
+    estimate_integer_conv_transpose_cycles,
+    integer_conv_transpose_space,
+    integer_conv_transpose_weight_size,
+    pack_integer_transposed_weight,
+)
+from edgec.compiler.kernels.conv.sparse import (
+    SparseConvWorkload,
+    default_sparse_conv_decision,
+    emit_sparse_conv,
+    estimate_sparse_conv_cycles,
+    sparse_conv_space,
+)
+from edgec.compiler.kernels.conv.winograd import (
+    WinogradDecision,
+    estimate_winograd_cycles,
+    pack_winograd,
+    winograd_size,
+)
+from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.elementwise import ElementwiseWorkload, emit_elementwise
+from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.integer_elementwise import (
     IntegerElementwiseWorkload,
     emit_integer_elementwise,
 )
-from edgec.compiler.kernels.integer_matmul import (
-    IntegerMatmulWorkload,
-    default_integer_matmul_decision,
-    emit_integer_matmul,
-    estimate_integer_matmul_cycles,
-    integer_matmul_space,
-    integer_matrix_size,
-    pack_integer_matrix,
+from edgec.compiler.kernels.layout import (
+    ChannelMapWorkload,
+    GlobalPoolWorkload,
+    PackWorkload,
+    emit_channel_map,
+    emit_global_pool,
+    emit_pack,
 )
-from edgec.compiler.kernels.kernel import Kernel
-from edgec.compiler.kernels.lookup import LookupWorkload, emit_lookup, pack_table
-from edgec.compiler.kernels.matmul import (
+from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
     default_matmul_decision,
@@ -84,13 +94,30 @@ from edgec.compiler.kernels.matmul import (
     pack_matrix,
     packed_matrix_size,
 )
-from edgec.compiler.kernels.moves import (
-    ChannelMapWorkload,
-    GlobalPoolWorkload,
-    PackWorkload,
-    emit_channel_map,
-    emit_global_pool,
-    emit_pack,
+from edgec.compiler.kernels.matmul.integer import (
+    IntegerMatmulWorkload,
+    default_integer_matmul_decision,
+    emit_integer_matmul,
+    estimate_integer_matmul_cycles,
+    integer_matmul_space,
+    integer_matrix_size,
+    pack_integer_matrix,
+)
+from edgec.compiler.kernels.matmul.sparse import (
+    SparseMatmulWorkload,
+    default_sparse_matmul_decision,
+    emit_sparse_matmul,
+    estimate_sparse_matmul_cycles,
+    sparse_matmul_space,
+)
+from edgec.compiler.kernels.matmul.weight_only import (
+    StoredMatmulWorkload,
+    default_stored_matmul_decision,
+    emit_stored_matmul,
+    estimate_stored_matmul_cycles,
+    pack_stored_matrix,
+    stored_matmul_space,
+    stored_matrix_size,
 )
 from edgec.compiler.kernels.pool import (
     PoolDecision,
@@ -101,37 +128,10 @@ from edgec.compiler.kernels.pool import (
     pack_depthwise,
     pool_space,
 )
+from edgec.compiler.kernels.reduce_minmax import ExtremeWorkload, emit_extreme
 from edgec.compiler.kernels.resize import ResizeWorkload, emit_resize
-from edgec.compiler.kernels.rows import RowWorkload, emit_rows
-from edgec.compiler.kernels.sparse_conv import (
-    SparseConvWorkload,
-    default_sparse_conv_decision,
-    emit_sparse_conv,
-    estimate_sparse_conv_cycles,
-    sparse_conv_space,
-)
-from edgec.compiler.kernels.sparse_matmul import (
-    SparseMatmulWorkload,
-    default_sparse_matmul_decision,
-    emit_sparse_matmul,
-    estimate_sparse_matmul_cycles,
-    sparse_matmul_space,
-)
-from edgec.compiler.kernels.stored_matmul import (
-    StoredMatmulWorkload,
-    default_stored_matmul_decision,
-    emit_stored_matmul,
-    estimate_stored_matmul_cycles,
-    pack_stored_matrix,
-    stored_matmul_space,
-    stored_matrix_size,
-)
-from edgec.compiler.kernels.winograd import (
-    WinogradDecision,
-    estimate_winograd_cycles,
-    pack_winograd,
-    winograd_size,
-)
+from edgec.compiler.kernels.softmax_norm import RowWorkload, emit_rows
+from edgec.compiler.kernels.table_lookup import LookupWorkload, emit_lookup, pack_table
 from edgec.targets.target import Target
 
 Array = NDArray[Any]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import IRModule, relax
 
-from edgec.compiler.operators import hard_sigmoid, hard_swish
+from edgec.compiler.ir.operators import hard_sigmoid, hard_swish
 from edgec.compiler.passes.base import (
     CallRewriter,
     Pass,

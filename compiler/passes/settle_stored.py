@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.compiler.passes.base import CallRewriter, Pass, constant, op_name, shape_of, value_of
 
 # Kernels take codes as their weights.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.quantize.numerics import Floats, pack_nibbles, unpack_nibbles
+from edgec.compiler.numerics.affine import Floats, pack_nibbles, unpack_nibbles
 
 _ITERATIONS = 60
 

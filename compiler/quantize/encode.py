@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import CalibrationError
-from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook
-from edgec.compiler.quantize.numerics import (
+from edgec.compiler.numerics.affine import (
     ChannelWeight,
     Floats,
     GroupWeight,
@@ -23,7 +22,8 @@ from edgec.compiler.quantize.numerics import (
     quantize_groups,
     quantize_log2,
 )
-from edgec.compiler.quantize.observers import Range
+from edgec.compiler.numerics.observers import Range
+from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook
 from edgec.compiler.quantize.plan import Operator, Plan
 from edgec.compiler.quantize.recipe import Recipe, Resolved
 

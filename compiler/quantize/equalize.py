@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule
 
-from edgec.compiler.compress.rewrite import with_weights
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.rewrite import with_weights
 from edgec.compiler.passes.base import op_name
 from edgec.compiler.quantize.plan import Operator, find_operators
 

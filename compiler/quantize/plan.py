@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes.base import op_name, shape_of
 from edgec.compiler.quantize.recipe import Recipe
 

@@ -5,31 +5,31 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.accuracy import MAX_MEASURED, Accuracy, Metric, measure
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, Metric, measure
+from edgec.compiler.calibration.host_model import FloatModel, HostModel
+from edgec.compiler.calibration.ranges import calibrate, count_values, read_ranges, write_ranges
+from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
-from edgec.compiler.host_model import FloatModel, HostModel
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.signature import Signature
+from edgec.compiler.numerics.observers import Histogram, Range
 from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
-from edgec.compiler.passes.insert_quantization import InsertQuantization
-from edgec.compiler.progress import Progress
-from edgec.compiler.quantize.calibration import calibrate, count_values, read_ranges, write_ranges
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
-from edgec.compiler.quantize.islands import Island, float_islands
-from edgec.compiler.quantize.observers import Histogram, Range
+from edgec.compiler.quantize.float_fallbacks import Island, float_islands
+from edgec.compiler.quantize.insert_qdq import InsertQuantization
+from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import Resolved, resolve
-from edgec.compiler.quantize.repair import repair
+from edgec.compiler.quantize.rounding.repair import repair
+from edgec.compiler.quantize.saturation import Choice, choose_sides
 from edgec.compiler.quantize.sensitivity import (
     Sensitivity,
     SwitchedModel,
     operators_to_keep_float,
 )
-from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.quantize.sides import Choice, choose_sides
-from edgec.compiler.samples import Samples
-from edgec.compiler.signature import Signature
+from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
 
 # Below this a quantized model answers something else than the float one.

@@ -29,8 +29,8 @@ from typing import Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgec.compiler.errors import RecipeError, did_you_mean
-from edgec.compiler.quantize.numerics import Codes
-from edgec.compiler.toml_file import explain, read_toml
+from edgec.compiler.numerics.affine import Codes
+from edgec.compiler.support.toml_file import explain, read_toml
 from edgec.targets.target import Target
 
 OperatorKind = Literal[

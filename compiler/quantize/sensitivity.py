@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgec.compiler.accuracy import Accuracy, Comparison, Metric
-from edgec.compiler.host_model import HostModel
-from edgec.compiler.parity import Tensors
-from edgec.compiler.passes.switch_quantization import SWITCHES, SwitchQuantization
-from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.calibration.accuracy import Accuracy, Comparison, Metric
+from edgec.compiler.calibration.host_model import HostModel
+from edgec.compiler.calibration.samples import Sample
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.plan import Operator
-from edgec.compiler.samples import Sample
-from edgec.compiler.signature import Signature, TensorSpec
+from edgec.compiler.quantize.switch_qdq import SWITCHES, SwitchQuantization
+from edgec.compiler.support.progress import Progress, Silent
 
 # Batches that an operator's rank is measured on; each operator takes that many runs.
 MAX_RANKED = 16

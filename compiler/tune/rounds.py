@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.build import write_object, write_sources
+from edgec.compiler.codegen.build import write_object, write_sources
+from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
+from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.templates import TEMPLATES, from_text
-from edgec.compiler.link import link_shared
-from edgec.compiler.program import Program, Step, Value
-from edgec.compiler.records import Key
-from edgec.compiler.signature import TensorSpec
+from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.tasks import Plan, Task
 from edgec.targets.target import Target
 

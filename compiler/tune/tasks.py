@@ -8,22 +8,22 @@ from typing import Any
 
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
-from edgec.compiler.graph import index_bounds
-from edgec.compiler.importer import import_model
+from edgec.compiler.frontend.import_graph import import_model
+from edgec.compiler.frontend.onnx_facts import index_bounds
+from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
-from edgec.compiler.lower import lower
-from edgec.compiler.onnx_file import read_model
+from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.time_estimate import estimate_step_cycles
+from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
-from edgec.compiler.parity import Tensors
+from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.program import Program
-from edgec.compiler.records import Key
-from edgec.compiler.schedule.estimate import estimate_step_cycles
-from edgec.compiler.signature import Signature
-from edgec.compiler.simplify import simplify
-from edgec.compiler.specialize import specialize
-from edgec.compiler.vectors import generate_inputs
+from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.targets.target import Target
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_graphs import make_model, node, random, save
+from support.onnx_graphs import make_model, node, random, save
 from tvm import IRModule, relax
 
 import edgec.compiler.pipeline as pipeline
@@ -18,7 +18,7 @@ SHAPES = {"image": (1, 1, 8, 8)}
 def test_runs_and_is_right(digits_bundle: Path, digits: Path) -> None:
     bundle = Bundle.load(digits_bundle)
     image = np.random.default_rng(3).random((1, 1, 8, 8), np.float32)
-    from edgec.compiler.oracle import run_original
+    from edgec.compiler.parity.oracle import run_original
 
     expected = run_original(digits, {"image": image})["logits"]
     np.testing.assert_allclose(bundle.run({"image": image})["logits"], expected, atol=1e-4)

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto
-from onnx_graphs import make_model, node, save
+from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
+from edgec.compiler.boards.artifacts import counter_parts
 from edgec.compiler.boards.instructions import count_instructions
-from edgec.compiler.boards.parts import counter_parts
 from edgec.compiler.boards.qemu import start_board, stop_board
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
+from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
-from edgec.compiler.link import link_shared
-from edgec.compiler.progress import Silent
+from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 DIGITS = CompileOptions(shapes={"image": (1, 1, 8, 8)})
@@ -96,7 +96,12 @@ def test_a_known_number_of_instructions(name: str, tmp_path: Path) -> None:
     target = load_target(name)
     source = tmp_path / "known.c"
     source.write_text(KNOWN.replace("%s", LOOPS[name]))
-    header = Path(str(sys.modules["edgec.compiler"].__file__)).parent / "executor" / "edgec.h"
+    header = (
+        Path(str(sys.modules["edgec.compiler"].__file__)).parent
+        / "codegen"
+        / "executor"
+        / "edgec.h"
+    )
     (tmp_path / "edgec.h").write_text(header.read_text())
     link_shared([source], tmp_path / "known.so", target)
     counted = count_instructions(tmp_path / "known.so", target, INPUTS)
@@ -123,7 +128,12 @@ def test_every_step_is_counted_and_each_count_is_the_same(bundle: Bundle) -> Non
 def test_a_model_that_crashes(tmp_path: Path) -> None:
     source = tmp_path / "known.c"
     source.write_text(KNOWN.replace("%s", "(void)times; __builtin_trap();"))
-    header = Path(str(sys.modules["edgec.compiler"].__file__)).parent / "executor" / "edgec.h"
+    header = (
+        Path(str(sys.modules["edgec.compiler"].__file__)).parent
+        / "codegen"
+        / "executor"
+        / "edgec.h"
+    )
     (tmp_path / "edgec.h").write_text(header.read_text())
     target = load_target("rpi4")
     link_shared([source], tmp_path / "known.so", target)

@@ -12,7 +12,7 @@ from edgec.compiler.boards.config import (
     remove_board,
 )
 from edgec.compiler.boards.qemu import find_board, stop_board
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BoardConfigError
 
 

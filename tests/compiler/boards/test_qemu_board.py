@@ -17,17 +17,17 @@ import onnx
 import onnx.numpy_helper
 import onnx.parser
 import pytest
-from breaking_network import breaking_network
+from support.breaking_network import breaking_network
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc
+from edgec.compiler.boards.capabilities import BoardFacts, check_compatible
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
-from edgec.compiler.boards.facts import BoardFacts, check_compatible
 from edgec.compiler.boards.qemu import find_board, start_board, stop_board
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BoardConfigError, BoardError, BundleError
-from edgec.compiler.progress import Silent
+from edgec.compiler.support.progress import Silent
 
 NAME = "qemu-rpi4"
 

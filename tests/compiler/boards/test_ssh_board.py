@@ -15,20 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from breaking_network import breaking_network
 from platformdirs import user_cache_path
-from ssh_board import SshBoard, free_port
+from support.breaking_network import breaking_network
+from support.ssh_board import SshBoard, free_port
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc, ssh
+from edgec.compiler.boards.artifacts import SERVER, qemu_parts, server_parts
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
-from edgec.compiler.boards.parts import SERVER, qemu_parts, server_parts
 from edgec.compiler.boards.server import SCRIPT
 from edgec.compiler.boards.setup import clean_board, setup_board, start_server, stop_server
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BoardConfigError, BoardError, ToolchainError
-from edgec.compiler.progress import Silent
+from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the OpenSSH client")

@@ -1,12 +1,12 @@
 """Repair by least squares, layer behind layer."""
 
 import numpy as np
-from onnx_graphs import node, random
-from small_models import SmallModel, small_model
+from support.onnx_graphs import node, random
+from support.small_models import SmallModel, small_model
 
-from edgec.compiler.compress.channels import Channels
 from edgec.compiler.compress.costs import costs_of
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.compress.steps.channels import Channels
+from edgec.compiler.ir.graph import Graph
 
 BLOCKS = 5
 

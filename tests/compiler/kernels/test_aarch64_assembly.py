@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import tvm
 
-from edgec.compiler.kernels.conv import ConvDecision
-from edgec.compiler.kernels.conv_workload import ConvWorkload
-from edgec.compiler.kernels.emitter import to_object
-from edgec.compiler.kernels.matmul import MatmulDecision, MatmulWorkload
+from edgec.compiler.kernels.conv.direct import ConvDecision
+from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.emit.emitter import to_object
+from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.targets import load_target
 

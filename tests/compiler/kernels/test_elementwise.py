@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runs import X86_TARGETS, Branch, check_branches
-from onnx_graphs import node, random
+from support.kernel_runs import X86_TARGETS, Branch, check_branches
+from support.onnx_graphs import node, random
 
 LAST = ["elementwise"]
 

@@ -5,22 +5,22 @@ import re
 import pytest
 import tvm
 
-from edgec.compiler.kernels.conv import ConvDecision
-from edgec.compiler.kernels.conv_workload import ConvWorkload
-from edgec.compiler.kernels.emitter import to_object
-from edgec.compiler.kernels.epilogue import Step
-from edgec.compiler.kernels.integer_conv import (
+from edgec.compiler.kernels.conv.direct import ConvDecision
+from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
     emit_integer_conv,
 )
-from edgec.compiler.kernels.integer_matmul import (
+from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.emit.emitter import to_object
+from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.matmul.dense import MatmulWorkload
+from edgec.compiler.kernels.matmul.integer import (
     IntegerMatmulWorkload,
     default_integer_matmul_decision,
     emit_integer_matmul,
 )
-from edgec.compiler.kernels.kernel import Kernel
-from edgec.compiler.kernels.matmul import MatmulWorkload
 from edgec.targets import Target, load_target
 
 INSTRUCTIONS = {

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_graphs import Array, Code, open_module
+from support.integer_graphs import Array, Code, open_module
 from tvm import IRModule, relax
 
 from edgec.compiler.kernels.integer_elementwise import LEAST_FRACTION, sum_fraction
-from edgec.compiler.runtime import why_not_here
+from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 
 op = relax.op

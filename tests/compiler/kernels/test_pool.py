@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runs import X86_TARGETS, Branch, check_branches, random_decisions
-from onnx_graphs import node, random
+from support.kernel_runs import X86_TARGETS, Branch, check_branches, random_decisions
+from support.onnx_graphs import node, random
 
 
 def pool(op_type: str, shape: Sequence[int], *window: int, **attributes: Any) -> Branch:

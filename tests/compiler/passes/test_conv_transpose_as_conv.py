@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_runs import Branch, check_branches
-from onnx_graphs import make_model, node, operators, random, to_relax
+from support.kernel_runs import Branch, check_branches
+from support.onnx_graphs import make_model, node, operators, random, to_relax
 
 from edgec.compiler.passes import ConvTransposeAsConv
 

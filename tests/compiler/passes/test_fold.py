@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm_ffi
-from onnx_graphs import make_model, node, operators, random, to_relax
+from support.onnx_graphs import make_model, node, operators, random, to_relax
 
 from edgec.compiler.passes import FoldAffine, FoldBatchNorm
 from edgec.compiler.passes.base import Pass, shape_of, value_of
@@ -186,6 +186,6 @@ def test_idempotent(rewrite: Pass) -> None:
 
 
 def _check_same_values(before: Any, after: Any) -> None:
-    from relax_runs import run_module
+    from support.relax_runs import run_module
 
     np.testing.assert_allclose(run_module(before), run_module(after), rtol=1e-4, atol=1e-4)

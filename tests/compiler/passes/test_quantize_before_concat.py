@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from relax_runs import run_module
+from support.relax_runs import run_module
 from tvm import IRModule, relax
 
 from edgec.compiler.passes import QuantizeBeforeConcat

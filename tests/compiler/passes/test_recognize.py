@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm_ffi
-from onnx_graphs import make_model, node, operators, random, to_relax
-from relax_runs import run_module
+from support.onnx_graphs import make_model, node, operators, random, to_relax
+from support.relax_runs import run_module
 
 from edgec.compiler.passes import (
     CANONICALIZE,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from relax_runs import run_module
+from support.relax_runs import run_module
 from tvm import IRModule, relax
 
 from edgec.compiler.passes import SettleStored

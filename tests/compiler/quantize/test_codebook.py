@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from edgec.compiler.numerics.affine import sqnr_db
 from edgec.compiler.quantize.codebook import fit_codebook
-from edgec.compiler.quantize.numerics import sqnr_db
 
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.standard_normal((24, 99)).astype(np.float32)

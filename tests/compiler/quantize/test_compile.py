@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx_graphs import make_model, node
 from sklearn.datasets import load_digits
+from support.onnx_graphs import make_model, node
 
 from edgec.compiler import Bundle, verify_bundle
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
 from edgec.compiler.quantize.report import _PLOT_HEIGHT
 
 SHAPE = ("--shape", "image=1,1,8,8")

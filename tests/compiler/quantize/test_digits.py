@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_model import BATCH, DigitsModel, digits_model
+from support.digits_model import BATCH, DigitsModel, digits_model
 from tvm import IRModule
 
-from edgec.compiler.accuracy import Metric, load_metric, same_top1
+from edgec.compiler.calibration.accuracy import Metric, load_metric, same_top1
+from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.errors import ParityError
-from edgec.compiler.host_model import HostModel
 from edgec.compiler.passes.base import shape_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
-from edgec.compiler.passes.insert_quantization import InsertQuantization
-from edgec.compiler.progress import Silent
+from edgec.compiler.quantize.insert_qdq import InsertQuantization
+from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.recipe import RECIPES, Recipe
-from edgec.compiler.quantize.settings import QuantizeOptions
+from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_graphs import make_model, node, random, save
+from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
-from edgec.compiler.quantize.numerics import quantize_channels
+from edgec.compiler.numerics.affine import quantize_channels
+from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.recipe import RECIPES
-from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.runtime import why_not_here
+from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 
 NAMES = ("x86-64-v4-vnni", "x86-64-v3")

@@ -2,21 +2,21 @@
 
 import numpy as np
 import pytest
-from onnx_graphs import make_model, node, random, to_relax
+from support.onnx_graphs import make_model, node, random, to_relax
 from tvm import IRModule
 
-from edgec.compiler.dataflow import Graph
-from edgec.compiler.host_model import FloatModel
+from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.numerics.affine import sqnr_db
+from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.quantize.encode import quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
-from edgec.compiler.quantize.numerics import sqnr_db
+from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.plan import make_plan
 from edgec.compiler.quantize.recipe import RECIPES, resolve
-from edgec.compiler.quantize.reference import run_reference
-from edgec.compiler.signature import Signature, TensorSpec
 from edgec.targets import load_target
 
 X = random(1, 6, 10, 10, seed=3)

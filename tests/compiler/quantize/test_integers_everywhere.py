@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx_graphs import make_model, node, random
+from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
-from edgec.compiler.boards.parts import emulation
-from edgec.compiler.progress import Silent
+from edgec.compiler.boards.artifacts import emulation
+from edgec.compiler.calibration.samples import SampleOptions
+from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.recipe import Recipe
-from edgec.compiler.quantize.settings import QuantizeOptions
-from edgec.compiler.runtime import why_not_here
-from edgec.compiler.samples import SampleOptions
+from edgec.compiler.runtime.session import why_not_here
+from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 HERE = [

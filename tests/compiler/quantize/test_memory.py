@@ -4,19 +4,19 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from onnx_graphs import make_model, node, random
+from support.onnx_graphs import make_model, node, random
 
-from edgec.compiler.dataflow import Graph
-from edgec.compiler.host_model import FloatModel
-from edgec.compiler.importer import import_model
+from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.moments import measure_moments
+from edgec.compiler.calibration.ranges import calibrate, count_values
+from edgec.compiler.calibration.samples import Sample, Samples
+from edgec.compiler.frontend.import_graph import import_model
+from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.quantize.calibration import calibrate, count_values
-from edgec.compiler.quantize.moments import measure_moments
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import RECIPES
-from edgec.compiler.samples import Sample, Samples
-from edgec.compiler.simplify import simplify
 
 SHAPE = (1, 8, 128, 128)
 BATCH_BYTES = 4 * 8 * 128 * 128

@@ -4,15 +4,15 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from onnx_graphs import make_model, node, operators, random, to_relax
+from support.onnx_graphs import make_model, node, operators, random, to_relax
 
-from edgec.compiler.dataflow import Graph
+from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import op_name, scalar_of, value_of
-from edgec.compiler.passes.insert_quantization import InsertQuantization
 from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.islands import float_islands
+from edgec.compiler.quantize.float_fallbacks import float_islands
+from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import RECIPES, Override, Recipe, resolve
 from edgec.targets import load_target

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgec.compiler.errors import UsageError
-from edgec.compiler.kernels.conv_workload import ConvWorkload
+from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
-from edgec.compiler.records import Key
+from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.cost_model import CostModel, features_of
 from edgec.compiler.tune.search import PATIENCE, Strategy, TaskSearch
 from edgec.compiler.tune.tasks import Task, select_tasks

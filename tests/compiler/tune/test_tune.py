@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
-from edgec.compiler.cli import main
+from edgec.compiler.cli.main import main
+from edgec.compiler.cli.tune import parse_time
 from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels import templates
-from edgec.compiler.records import Database, best_records
-from edgec.compiler.tune.commands import parse_time
+from edgec.compiler.lowering.tuning_records import Database, best_records
 from edgec.compiler.tune.devices import Host, MeasureFailed, Rest
 from edgec.compiler.tune.measure import statistics_of
 from edgec.compiler.tune.rounds import KernelBuilder, Round
@@ -109,7 +109,7 @@ def test_compile_uses_the_records_and_says_so(
 
 def test_records_decide_the_code(digits: Path, tmp_path: Path, plan: Plan) -> None:
     """A record of a decision that is not the default gives another library."""
-    from edgec.compiler.records import append, make_record
+    from edgec.compiler.lowering.tuning_records import append, make_record
 
     task = max(plan.tasks, key=lambda t: len(t.estimates))
     other = next(d for d in reversed(task.estimates) if d != task.default)
@@ -207,7 +207,7 @@ def test_one_crashing_kernel_does_not_spoil_the_others(
 
 def test_killed_ten_times_it_completes(digits: Path, tmp_path: Path) -> None:
     database = tmp_path / "db.jsonl"
-    call = "import sys; from edgec.compiler.cli import main; sys.exit(main(sys.argv[1:]))"
+    call = "import sys; from edgec.compiler.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", call, "tune", str(digits), *SHAPE]
     command += ["--db", str(database), "--trials", "80", "-q", "--strategy", "random"]
     killed: set[int] = set()

@@ -17,9 +17,9 @@ import pytest
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.qemu import start_board, stop_board
 from edgec.compiler.boards.relay import count_boards
-from edgec.compiler.cli import main
-from edgec.compiler.progress import Silent
-from edgec.compiler.records import Database, best_records
+from edgec.compiler.cli.main import main
+from edgec.compiler.lowering.tuning_records import Database, best_records
+from edgec.compiler.support.progress import Silent
 
 SHAPE = ["--shape", "image=1,1,8,8"]
 

@@ -1,0 +1,306 @@
+"""How fast: latency, where the time goes, and beside other runtimes.
+
+These machines are noisy, so nothing is timed on its own. All runtimes live in one process and
+take turns: in each round each one runs a short burst, warm, after a pause in which the threads of
+the one before go to sleep. What counts is the median, and between runtimes the median of the
+ratios of each round.
+"""
+
+import gc
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgec.compiler.bench.rivals import find_rival
+from edgec.compiler.bundle.bundle import Bundle, scratch_folder
+from edgec.compiler.errors import BundleError, UsageError
+from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.runtime.session import StaticSession, StepInfo
+
+# Long enough for the threads of another runtime to stop spinning.
+PAUSE_SECONDS = 0.005
+BURST_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of single runs [ms].
+
+    Attributes:
+        name: a bundle's path or a runtime's name and version.
+        times_ms: each run, in the order measured.
+        rounds_ms: median of each round.
+    """
+
+    name: str
+    times_ms: tuple[float, ...]
+    rounds_ms: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """Median of all runs."""
+        return statistics.median(self.times_ms)
+
+    def summary(self) -> dict[str, float]:
+        """Minimum, mean, median and percentiles [ms], and runs per second."""
+        times = np.array(self.times_ms)
+        return {
+            "min_ms": float(times.min()),
+            "mean_ms": float(times.mean()),
+            "median_ms": self.median_ms,
+            "p90_ms": float(np.percentile(times, 90)),
+            "p99_ms": float(np.percentile(times, 99)),
+            "per_second": 1e3 / self.median_ms,
+        }
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One kernel call of a bundle.
+
+    Attributes:
+        label: the operators it computes.
+        template: its kernel template, or `generic`.
+        median_us: time [microseconds].
+        gflops: speed.
+        peak_share: of what the target's cores can do together.
+    """
+
+    label: str
+    template: str
+    median_us: float
+    gflops: float
+    peak_share: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What a benchmark found.
+
+    Attributes:
+        threads: threads of every runtime.
+        bundles: one latency for each bundle.
+        rivals: one for each other runtime.
+        ratios: how many times as fast as a rival the first bundle is, by rival.
+        steps: profile of the first bundle, in the order of execution; empty for the machine.
+        load_ms: from the file to the first result, by bundle.
+        memory_mib: memory that loading and running made resident, in a process that does only
+            that, by bundle.
+    """
+
+    threads: int
+    bundles: tuple[Latency, ...]
+    rivals: tuple[Latency, ...] = ()
+    ratios: dict[str, float] = field(default_factory=dict)
+    steps: tuple[StepTime, ...] = ()
+    load_ms: dict[str, float] = field(default_factory=dict)
+    memory_mib: dict[str, float] = field(default_factory=dict)
+
+
+def bench_bundles(
+    bundles: Sequence[Bundle],
+    *,
+    threads: int = 1,
+    seconds: float = 3.0,
+    against: Sequence[str] = (),
+    model: Path | None = None,
+    inputs: Tensors | None = None,
+) -> BenchReport:
+    """Measure bundles, and other runtimes on the ONNX file that they come from.
+
+    Args:
+        bundles: all of the same model.
+        threads: for each runtime; 0 is one for each core.
+        seconds: measuring time for each runtime.
+        against: names in `edgec.compiler.bench.rivals.RIVALS`.
+        model: the ONNX file; needed for rivals.
+        inputs: input tensors; generated ones otherwise.
+
+    Raises:
+        UsageError: rivals without a model, or bundles of different models.
+        ToolchainError: a rival's package is missing.
+    """
+    _check(bundles, against, model)
+    manifest = bundles[0].manifest
+    signature = manifest.signature
+    if inputs is None:
+        inputs = generate_inputs(signature.inputs, 0, manifest.settings.index_bounds)
+    sessions = [bundle.open(threads) for bundle in bundles]
+    actual = sessions[0].threads if isinstance(sessions[0], StaticSession) else max(threads, 1)
+    runners = [_runner(session, inputs) for session in sessions]
+    names = [str(bundle.path) for bundle in bundles]
+    rivals = [find_rival(name) for name in against]
+    versions = [rival.version() for rival in rivals]
+    with scratch_folder() as scratch:
+        static = scratch / "static.onnx"
+        if model is not None and against:
+            _save_static(model, bundles[0], static)
+        for rival, version in zip(rivals, versions, strict=True):
+            folder = scratch / rival.name
+            folder.mkdir()
+            runners.append(rival.load(static, inputs, signature, actual, folder))
+            names.append(f"{rival.name} {version}")
+        latencies = take_turns(names, runners, seconds)
+    count = len(bundles)
+    ratios = {
+        rival.name: statistics.median(
+            theirs / ours
+            for theirs, ours in zip(rival.rounds_ms, latencies[0].rounds_ms, strict=True)
+        )
+        for rival in latencies[count:]
+    }
+    starts = [_start_up(bundle, actual) for bundle in bundles]
+    return BenchReport(
+        threads=actual,
+        bundles=tuple(latencies[:count]),
+        rivals=tuple(latencies[count:]),
+        ratios=ratios,
+        steps=_profile(sessions[0], inputs, bundles[0], actual),
+        load_ms={name: start[0] for name, start in zip(names, starts, strict=False)},
+        memory_mib={name: start[1] for name, start in zip(names, starts, strict=False)},
+    )
+
+
+def _check(bundles: Sequence[Bundle], against: Sequence[str], model: Path | None) -> None:
+    if against and model is None:
+        raise UsageError("--against needs --model, the ONNX file that the others run")
+    sources = {bundle.manifest.model.sha256 for bundle in bundles}
+    if len(sources) > 1:
+        raise UsageError("the bundles are of different models; bench them one at a time")
+    for name in against:
+        find_rival(name)
+
+
+def _runner(session: Any, inputs: Tensors) -> Callable[[], None]:
+    if isinstance(session, StaticSession):
+        prepared = session.prepare(inputs)
+        return lambda: session.run_prepared(prepared)
+    return lambda: session.run(inputs)
+
+
+def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
+    """Write the ONNX file with the bundle's shapes and frozen inputs."""
+    source = read_model(model)
+    manifest = bundle.manifest
+    if source.sha256 != manifest.model.sha256:
+        raise BundleError(f"{bundle.path} was compiled from another file than {model}")
+    settings = manifest.settings
+    frozen = {n: np.asarray(v.values, v.dtype) for n, v in settings.frozen.items()}
+    onnx.save(specialize(source.proto, settings.shapes, frozen).proto, path)
+
+
+def take_turns(
+    names: Sequence[str], runners: Sequence[Callable[[], None]], seconds: float
+) -> list[Latency]:
+    """Time several callables in alternation.
+
+    Args:
+        names: of the callables.
+        runners: what to time.
+        seconds: measuring time for each.
+    """
+    bursts = []
+    for runner in runners:
+        runner()
+        start = time.perf_counter()
+        runner()
+        once = time.perf_counter() - start
+        bursts.append(max(1, min(200, int(BURST_SECONDS / max(once, 1e-7)))))
+    times: list[list[float]] = [[] for _ in runners]
+    rounds: list[list[float]] = [[] for _ in runners]
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        deadline = time.perf_counter() + seconds * len(runners)
+        while time.perf_counter() < deadline or len(rounds[0]) < 5:
+            for number, runner in enumerate(runners):
+                time.sleep(PAUSE_SECONDS)
+                runner()
+                burst = [_time_ms(runner) for _ in range(bursts[number])]
+                times[number] += burst
+                rounds[number].append(statistics.median(burst))
+    finally:
+        if collecting:
+            gc.enable()
+    return [
+        Latency(name, tuple(all_times), tuple(medians))
+        for name, all_times, medians in zip(names, times, rounds, strict=True)
+    ]
+
+
+def _time_ms(runner: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    runner()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _profile(session: Any, inputs: Tensors, bundle: Bundle, threads: int) -> tuple[StepTime, ...]:
+    if not isinstance(session, StaticSession):
+        return ()
+    prepared = session.prepare(inputs)
+    session.run_timed(prepared)
+    samples: list[NDArray[np.uint64]] = []
+    deadline = time.perf_counter() + 1
+    while time.perf_counter() < deadline or len(samples) < 5:
+        samples.append(session.run_timed(prepared))
+    return step_times(session.steps(), samples, bundle.manifest.target.peak_gflops * threads)
+
+
+def step_times(
+    steps: Sequence[StepInfo], samples: Sequence[NDArray[np.uint64]], peak_gflops: float
+) -> tuple[StepTime, ...]:
+    """The profile of a model.
+
+    Args:
+        steps: its kernel calls.
+        samples: of each run, the nanoseconds of each step.
+        peak_gflops: of all cores that computed.
+    """
+    medians = np.median(np.stack(samples), axis=0) if steps else np.zeros(0)
+    return tuple(
+        StepTime(
+            step.label,
+            step.template,
+            float(ns) / 1e3,
+            step.flops / max(float(ns), 1),
+            step.flops / max(float(ns), 1) / peak_gflops,
+        )
+        for step, ns in zip(steps, medians, strict=True)
+    )
+
+
+def _start_up(bundle: Bundle, threads: int) -> tuple[float, float]:
+    """Time from the library to the first result [ms], and memory that it made resident [MiB]."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measure_start_up, (str(bundle.path), threads))
+
+
+def _measure_start_up(path: str, threads: int) -> tuple[float, float]:
+    """Runs in a process of its own."""
+    bundle = Bundle.load(path)
+    manifest = bundle.manifest
+    inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)
+    before = _resident_mib()
+    start = time.perf_counter()
+    session = bundle.open(threads)
+    session.run(inputs)
+    elapsed = (time.perf_counter() - start) * 1e3
+    return elapsed, _resident_mib() - before
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20

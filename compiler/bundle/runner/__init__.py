@@ -1,0 +1,62 @@
+"""The runner: a small program in C that runs a static model where there is no Python.
+
+It is built for the target and goes into the bundle with its sources, the interface `edgec.h` and
+an example of an application that embeds the model:
+
+```text
+model.edgec/
+├── run                    the program; finds model.so and the test vectors beside itself
+├── vectors/vectors.txt    what `run --verify` needs to know of the manifest
+└── embed/                 edgec.h, the program's sources, app.cpp, CMakeLists.txt
+```
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgec.compiler.bundle.bundle import RUNNER, Manifest
+from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
+from edgec.compiler.codegen.link import link_program
+from edgec.compiler.ir.storage import STORAGE, decode_table
+
+FOLDER = Path(__file__).parent
+SOURCES = ("runner.c", "npy.c", "parity.c")
+EMBEDDED = (*SOURCES, "npy.h", "parity.h", "app.cpp", "CMakeLists.txt")
+
+
+def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
+    """Build the runner.
+
+    Args:
+        manifest: of the bundle; its model runs on the static executor.
+        library: the compiled model; the program is written beside it.
+
+    Returns:
+        What the bundle holds besides, by path in the bundle.
+
+    Raises:
+        ToolchainError: the compiler is missing or fails.
+    """
+    program = library.with_name(RUNNER)
+    sources = [FOLDER / name for name in SOURCES]
+    link_program(sources, program, manifest.target, library, includes=[EXECUTOR])
+    return {
+        RUNNER: program,
+        "vectors/vectors.txt": "".join(f"{line}\n" for line in _expectations(manifest)).encode(),
+        "embed/edgec.h": EXECUTOR / "edgec.h",
+        **{f"embed/{name}": FOLDER / name for name in EMBEDDED},
+    }
+
+
+def _expectations(manifest: Manifest) -> Iterator[str]:
+    """Tolerance, codes and files, in the form that `runner.c` reads."""
+    tolerance = manifest.tolerance
+    enough = math.inf if tolerance.sqnr_db is None else tolerance.sqnr_db
+    yield f"tolerance {tolerance.relative!r} {tolerance.absolute!r} {enough!r}"
+    for number, output in enumerate(manifest.outputs):
+        if output.dtype in STORAGE:
+            values = decode_table(output.dtype, "float64")
+            yield f"codes {number} {' '.join(map(repr, values.tolist()))}"
+    for vector in manifest.vectors:
+        yield f"vector {' '.join((*vector.inputs, *vector.outputs))}"

@@ -1,0 +1,100 @@
+"""A canonical model on this machine, and its values for samples.
+
+It is compiled by the pipeline that the model itself goes through, with the values in question as
+further outputs. One batch is in memory at a time.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgec.compiler.backend import compile_module
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.passes.base import dtype_of, shape_of
+from edgec.compiler.runtime.session import Session, open_session
+from edgec.compiler.support.progress import Progress, Silent
+from edgec.targets import load_target
+
+
+class HostModel:
+    """A canonical module, compiled for this machine and loaded."""
+
+    def __init__(self, module: Any, signature: Signature) -> None:
+        host = load_target("native")
+        with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
+            library = Path(folder) / "model.so"
+            executor = compile_module(module, signature, host, library)
+            self._session: Session = open_session(library, host, signature, executor)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Outputs by name."""
+        return self._session.run(inputs)
+
+    def run_shared(self, inputs: Tensors) -> Tensors:
+        """Outputs by name, in arrays that the next run may overwrite."""
+        return self._session.run_shared(inputs)
+
+
+class FloatModel:
+    """The canonical model on this machine, with some of its values as further outputs.
+
+    Attributes:
+        graph: the canonical module.
+    """
+
+    def __init__(self, graph: Graph, signature: Signature, variables: Iterable[Any]) -> None:
+        self.graph = graph
+        inputs = dict(zip(graph.parameters, signature.inputs, strict=True))
+        wanted = list(dict.fromkeys(variables))
+        computed = [v for v in wanted if v not in inputs]
+        self._given = {graph.names[v]: inputs[v].name for v in wanted if v in inputs}
+        self._results = [output.name for output in signature.outputs]
+        specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in computed]
+        # Under names that no value of the graph has.
+        results = [TensorSpec(f"result {o.name}", o.shape, o.dtype) for o in signature.outputs]
+        outputs = (*results, *specs)
+        module = graph.module
+        if computed:
+            module = graph.revalued(lambda _builder, _variable, value, _now: value, shown=computed)
+        self._model = HostModel(module, Signature(signature.inputs, outputs))
+
+    def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """The values by name, for one batch."""
+        return {**self._model.run(sample), **self._given_values(sample)}
+
+    def values_shared(self, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """The same, in arrays that the next run may overwrite: memory holds one batch."""
+        return {**self._model.run_shared(sample), **self._given_values(sample)}
+
+    def _given_values(self, sample: Tensors) -> Tensors:
+        return {name: sample[source] for name, source in self._given.items()}
+
+    def results(self, sample: Tensors) -> Tensors:
+        """What the model gives, for one batch."""
+        values = self._model.run_shared(sample)
+        return {name: values[f"result {name}"].copy() for name in self._results}
+
+
+def observe(
+    model: FloatModel, samples: Samples, title: str, progress: Progress | None = None
+) -> Iterator[Tensors]:
+    """The values of a model by name, for one batch after another, which overwrites them.
+
+    Raises:
+        CalibrationError: there are no samples.
+    """
+    seen = False
+    with (progress or Silent()).parts(title, samples.count) as advance:
+        for sample in samples:
+            seen = True
+            yield model.values_shared(sample)
+            advance()
+    if not seen:
+        raise CalibrationError(f"calibration data {samples.source} hold no samples")

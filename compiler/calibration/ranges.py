@@ -1,0 +1,127 @@
+"""Ranges of values from samples, and the file that keeps them.
+
+Observers keep numbers or histograms, never the values.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgec.compiler.calibration.host_model import FloatModel, observe
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.errors import CalibrationError
+from edgec.compiler.numerics.observers import (
+    Histogram,
+    Observer,
+    ObserverName,
+    Range,
+    make_observer,
+    percentile_range,
+)
+from edgec.compiler.support.files import write_atomically
+from edgec.compiler.support.progress import Progress
+
+CACHE_FORMAT = 1
+
+
+def calibrate(
+    model: FloatModel,
+    names: Sequence[str],
+    samples: Samples,
+    observer: ObserverName,
+    progress: Progress | None = None,
+) -> dict[str, Range]:
+    """The range of each value over all samples, by name.
+
+    Raises:
+        CalibrationError: no samples, or a value is not finite.
+    """
+    observers: dict[str, Observer] = {name: make_observer(observer) for name in names}
+    for values in observe(model, samples, "calibrate", progress):
+        for name, watcher in observers.items():
+            array = values[name]
+            if not np.isfinite(array).all():
+                raise CalibrationError(
+                    f"{name} is not finite for a sample of {samples.source}; "
+                    "check the samples and their preprocessing"
+                )
+            watcher.see(array)
+    return {name: watcher.range() for name, watcher in observers.items()}
+
+
+def count_values(
+    model: FloatModel, names: Sequence[str], samples: Samples, progress: Progress | None = None
+) -> dict[str, Histogram]:
+    """A histogram of each value over all samples, by name."""
+    counted = {name: Histogram(percentile_range) for name in names}
+    for values in observe(model, samples, "histograms", progress):
+        for name, histogram in counted.items():
+            histogram.see(values[name])
+    return counted
+
+
+def write_ranges(path: Path, ranges: dict[str, Range], model: str, observer: str) -> None:
+    """Save ranges, to be read or edited by people.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    fields = {
+        "format": CACHE_FORMAT,
+        "model": model,
+        "observer": observer,
+        "ranges": {name: list(ends) for name, ends in ranges.items()},
+    }
+    lines = json.dumps(fields, indent=1, ensure_ascii=False)
+    # One value, one line.
+    for low, high in ranges.values():
+        lines = lines.replace(f"[\n   {low!r},\n   {high!r}\n  ]", f"[{low!r}, {high!r}]")
+    write_atomically(path, lines + "\n")
+
+
+def read_ranges(path: Path, model: str) -> dict[str, Range]:
+    """Load ranges.
+
+    Args:
+        path: of the file.
+        model: SHA-256 of the ONNX file that they must be of.
+
+    Raises:
+        CalibrationError: not such a file, of another model, or a range is no range.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CalibrationError(
+            f"calibration cache {path} cannot be read: {error.strerror}"
+        ) from None
+    except ValueError as error:
+        raise CalibrationError(f"calibration cache {path} is not valid JSON: {error}") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("ranges"), dict):
+        raise CalibrationError(f"{path} is no calibration cache: it has no ranges")
+    if fields.get("format") != CACHE_FORMAT:
+        raise CalibrationError(
+            f"calibration cache {path} has format {fields.get('format')!r}, expected {CACHE_FORMAT}"
+        )
+    if fields.get("model") != model:
+        raise CalibrationError(
+            f"calibration cache {path} is of another model (SHA-256 "
+            f"{str(fields.get('model'))[:12]}…, this one has {model[:12]}…); "
+            "delete it or name another file"
+        )
+    ranges = {}
+    for name, ends in fields["ranges"].items():
+        numbers = isinstance(ends, list) and len(ends) == 2
+        if not numbers or not all(_is_number(end) for end in ends) or ends[0] > ends[1]:
+            raise CalibrationError(
+                f"calibration cache {path}: {name} has {ends!r}, expected [low, high]"
+            )
+        ranges[name] = (float(ends[0]), float(ends[1]))
+    return ranges
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))

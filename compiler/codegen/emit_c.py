@@ -1,0 +1,188 @@
+"""Write a program's tables as C, the form in which the executor reads them.
+
+The generated file is small and meant to be read: inputs and outputs, then one line per kernel
+call with its buffers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from edgec.compiler.codegen.executor import SOURCES
+from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
+from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.signature import TensorSpec
+
+# Handing a task to a thread costs about a microsecond: give it more than that to do.
+GRAIN_FLOPS = 100_000
+# Places in the weights and in the arena are counted in these: EDGEC_UNIT of program.h.
+UNIT_BYTES = 16
+# Bytes that count like one operation, for kernels that only move values.
+BYTES_PER_FLOP = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where constants are in the blob.
+
+    Attributes:
+        offsets: byte offset by `id` of the value.
+    """
+
+    offsets: Mapping[int, int]
+
+
+def program_source(
+    program: Program,
+    plan: MemoryPlan,
+    weights: Weights,
+    outputs: tuple[TensorSpec, ...],
+) -> str:
+    """The C source of a program's tables, with the executor after them."""
+    most_buffers = max((len(step.arguments) for step in program.steps), default=0)
+    parts = [
+        "/* Written by edgec; see program.h for the types. */",
+        "#define _GNU_SOURCE",
+        '#include "program.h"',
+        "",
+        *_tensors("input", [(v.label, v.dtype, v) for v in program.inputs]),
+        *_tensors(
+            "output",
+            [(s.name, s.dtype, v) for s, v in zip(outputs, program.outputs, strict=True)],
+        ),
+        *_steps(program, plan, weights),
+        *_copies(program, plan, weights),
+        "static const edgec_program program = {",
+        f"  {len(program.inputs)}, {len(program.outputs)}, {len(program.steps)}, "
+        f"{len(program.copies)}, {most_buffers}, {plan.arena_bytes},",
+        "};",
+        "",
+        *_call(program),
+        *(f'#include "{name}"' for name in SOURCES),
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def constants_source(program: Program, weights: str) -> str:
+    """The assembly of what C cannot say: a file of weights, and distances to kernels' code."""
+    names = _kernels(program)
+    parts = [
+        '    .section .rodata.edgec_weights, "a"',
+        f"    .balign {ALIGNMENT_BYTES}",
+        "    .hidden edgec_weights",
+        "    .globl edgec_weights",
+        "edgec_weights:",
+        f'    .incbin "{weights}"',
+        "    .byte 0",
+        '    .section .rodata.edgec_kernels, "a"',
+        "    .balign 4",
+        "    .hidden edgec_kernels",
+        "    .globl edgec_kernels",
+        "edgec_kernels:",
+        *(f"    .hidden {name}\n    .long {name} - edgec_kernels" for name in names),
+        '    .section .note.GNU-stack, ""',
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _kernels(program: Program) -> list[str]:
+    """Names in the order of their first use."""
+    return list(dict.fromkeys(step.kernel for step in program.steps))
+
+
+def _call(program: Program) -> Iterable[str]:
+    """A function that runs tasks of a step: kernels of as many buffers are called alike."""
+    yield "static void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
+    yield "                        int32_t end) {"
+    yield "  const void* kernel = (const char*)edgec_kernels + edgec_kernels[step->kernel];"
+    yield "  switch (step->buffer_count) {"
+    for count in sorted({len(step.arguments) for step in program.steps}):
+        pointers = "void*, " * count
+        arguments = "".join(f"b[{index}], " for index in range(count))
+        yield (
+            f"    case {count}: ((void (*)({pointers}int32_t, int32_t))kernel)"
+            f"({arguments}begin, end); break;"
+        )
+    yield "  }"
+    yield "}"
+    yield ""
+
+
+def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
+    for number, (_, _, value) in enumerate(values):
+        extents = ", ".join(map(str, value.shape)) or "1"
+        yield f"static const int64_t {kind}_shape_{number}[] = {{{extents}}};"
+    yield f"static const edgec_tensor edgec_{kind}s[] = {{"
+    for number, (name, dtype, value) in enumerate(values):
+        yield (
+            f"  {{{_text(name)}, {_text(dtype)}, {len(value.shape)}, "
+            f"{kind}_shape_{number}, {value.size_bytes}}},"
+        )
+    yield "};"
+    yield ""
+
+
+def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
+    yield "/* Of each step its operators and its template. */"
+    yield "static const char edgec_texts[] ="
+    for step in program.steps:
+        yield f'  {_text(step.label)} "\\0" {_text(step.template)} "\\0"'
+    yield '  "";'
+    yield "static const edgec_buffer edgec_buffers[] = {"
+    for step in program.steps:
+        buffers = ", ".join(_buffer(value, plan, weights) for value in step.arguments)
+        yield f"  {buffers},"
+    yield "  0" if not program.steps else ""
+    yield "};"
+    numbers = {name: number for number, name in enumerate(_kernels(program))}
+    yield "static const edgec_step_entry edgec_steps[] = {"
+    for step in program.steps:
+        yield (
+            f"  {{{step.flops}, {numbers[step.kernel]}, {step.tasks}, {grain(step)}, "
+            f"{len(step.arguments)}}}, /* {step.kernel} */"
+        )
+    if not program.steps:
+        yield "  {0}"
+    yield "};"
+    yield ""
+
+
+def grain(step: Step) -> int:
+    """Tasks that one thread takes at a time."""
+    moved = sum(value.size_bytes for value in step.arguments) // BYTES_PER_FLOP
+    work = max(step.flops, moved, 1)
+    if work < 2 * GRAIN_FLOPS:
+        return step.tasks
+    return max(1, min(step.tasks, step.tasks * GRAIN_FLOPS // work))
+
+
+def _copies(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
+    yield "static const edgec_copy edgec_copies[] = {"
+    for output, source in program.copies:
+        yield f"  {{{_buffer(source, plan, weights)}, {output.number}}},"
+    if not program.copies:
+        yield "  {0}"
+    yield "};"
+
+
+def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
+    root = value.root
+    if root.role == "constant":
+        place, number = "WEIGHT", weights.offsets[id(root)] // UNIT_BYTES
+    elif root.role == "temporary":
+        place, number = "ARENA", plan.offsets[id(root)] // UNIT_BYTES
+    else:
+        place, number = root.role.upper(), root.number
+    return f"EDGEC_BUFFER(EDGEC_{place}, {number})"
+
+
+def _text(value: str) -> str:
+    r"""A C string.
+
+    >>> _text('a"b')
+    '"a\\"b"'
+    """
+    escaped = re.sub(r'(["\\])', r"\\\1", value)
+    return '"' + re.sub(r"[^\x20-\x7e]", "?", escaped) + '"'

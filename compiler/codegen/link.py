@@ -1,0 +1,155 @@
+"""Link object files into a library or program for a target, with no system toolchain.
+
+The package `ziglang` brings a C compiler driver with a linker and the C library's symbols for
+every architecture and glibc version; a target file may name another driver instead.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgec.compiler.codegen.elf import check_library
+from edgec.compiler.errors import ToolchainError
+from edgec.targets.target import Target
+
+# The first link for a target builds stubs of its C library, once.
+TIMEOUT_SECONDS = 600
+
+# How functions of other libraries are called: directly, not through code of the linker's.
+CALLS = "-fno-plt"
+# Kernels come as objects: what is compiled here takes less than a microsecond of a run.
+_SMALL = (
+    "-Os",
+    "-fomit-frame-pointer",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+    CALLS,
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-Wl,--gc-sections",
+    "-Wl,--hash-style=gnu",
+)
+
+
+def link_shared(
+    objects: Sequence[Path],
+    output: Path,
+    target: Target,
+    *,
+    checked: bool = True,
+    exports: Sequence[str] = (),
+) -> None:
+    """Link objects, and compile and link C and assembly sources, into a shared library.
+
+    The result depends on the objects alone: no build identifier, no symbols beyond the
+    dynamic ones. Unless it is not `checked`, it is read back to see whether the target can run it.
+
+    Args:
+        objects: in the order of their code.
+        output: the library; its folder takes the list of exports.
+        target: what to link for.
+        checked: see above.
+        exports: patterns of names, all names if there are none; what no exported function needs
+            is left out.
+
+    Raises:
+        ToolchainError: the linker is missing or fails, or the target cannot run what it made.
+    """
+    options = ["-shared", "-fPIC", *_SMALL, f"-Wl,-soname,{output.name}"]
+    if exports:
+        script = output.parent / "exports.txt"
+        script.write_text(f"{{ global: {'; '.join(exports)}; local: *; }};\n")
+        options.append(f"-Wl,--version-script={script.resolve()}")
+    _link(options, objects, output, target)
+    if checked:
+        check_library(output, target)
+
+
+def link_program(
+    sources: Sequence[Path],
+    output: Path,
+    target: Target,
+    library: Path,
+    includes: Sequence[Path] = (),
+) -> None:
+    """Compile and link C sources into a program that loads a library from its own folder.
+
+    Args:
+        sources: C files.
+        output: the program.
+        target: what to link for.
+        library: made by `link_shared`.
+        includes: folders of header files.
+
+    Raises:
+        ToolchainError: the compiler is missing or fails, or the target cannot run what it made.
+    """
+    options = ["-O2", "-Wl,-rpath,$ORIGIN", *(f"-I{folder}" for folder in includes)]
+    _link(options, [*sources, library], output, target)
+    check_library(output, target, beside=(library.name,))
+
+
+def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target: Target) -> None:
+    command = [
+        *driver(target),
+        *options,
+        "-std=gnu11",
+        "-s",
+        "-Wl,--build-id=none",
+        "-o",
+        str(output.resolve()),
+        *(str(path.resolve()) for path in objects),
+        "-lm",
+        "-lpthread",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=output.parent,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(
+            f"linking for {target.name} took over {TIMEOUT_SECONDS} s: {' '.join(command[:4])}"
+        ) from None
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = " ".join(lines[:3])[:400] or f"exit code {done.returncode}"
+        raise ToolchainError(f"linking for {target.name} failed: {reason}")
+
+
+def driver(target: Target) -> list[str]:
+    """The compiler driver for a target, with the arguments that select it.
+
+    Raises:
+        ToolchainError: it is not installed.
+    """
+    if target.linker == "zig":
+        if importlib.util.find_spec("ziglang") is None:
+            raise ToolchainError("package ziglang is not installed; pip install ziglang")
+        return [sys.executable, "-m", "ziglang", "cc", "-target", zig_triple(target)]
+    path = shutil.which(target.linker)
+    if path is None:
+        raise ToolchainError(
+            f"linker {target.linker!r} of target {target.name} is not on PATH; install it, or set "
+            'linker = "zig" in the target file'
+        )
+    return [path]
+
+
+def zig_triple(target: Target) -> str:
+    """Zig's name of an architecture with the C library's version.
+
+    >>> from edgec.targets import load_target
+    >>> zig_triple(load_target("rpi3-32bit"))
+    'arm-linux-gnueabihf.2.28'
+    """
+    architecture, *_, system = target.triple.split("-")
+    zig = {"armv7l": "arm"}.get(architecture, architecture)
+    return f"{zig}-linux-{system}.{target.glibc}"

@@ -1,0 +1,350 @@
+"""What it costs to remove channels: an order within each family, and the price of each step.
+
+Prices are shares of the energy of what reads the channels, so that families can be compared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.calibration.moments import Moments
+from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group, Sum
+from edgec.compiler.numerics.affine import Floats
+from edgec.compiler.passes.base import op_name
+from edgec.compiler.quantize.plan import Operator
+
+Score = Literal["repair", "activation", "magnitude", "redundancy", "random"]
+NEEDING_SAMPLES: tuple[Score, ...] = ("repair", "activation")
+
+# Added to the diagonal, as a share of its mean, so that a matrix of moments has an inverse.
+DAMPING = 0.01
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Groups that are removed in one go, so that what is left fills whole vectors.
+
+    Attributes:
+        groups: of one family.
+        price: what removing them costs once those before them are gone.
+    """
+
+    groups: tuple[Group, ...]
+    price: float
+
+
+@dataclass
+class Reading:
+    """A convolution or matrix product that reads channels, and shrinks.
+
+    Attributes:
+        sum: which.
+        rows: its weights, [groups, outputs, inputs of a sum].
+        second: second moments of its inputs, centered if a bias takes up the mean,
+            [groups, inputs, inputs]; None if they are taken for independent and of energy 1.
+        block: inputs of a sum for each index of the axis that is read.
+    """
+
+    sum: Sum
+    rows: Floats
+    second: Floats | None
+    block: int
+
+    def columns(self, group: Group) -> NDArray[np.int64]:
+        """Inputs of a sum that a group is."""
+        found = [
+            (slot.indices[:, None] * self.block + np.arange(self.block)).reshape(-1)
+            for slot in group.slots
+            if slot.place == self.sum.weight and slot.axis == self.sum.read
+        ]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def __post_init__(self) -> None:
+        self._energy = energy(self.rows, self.second) or 1.0
+
+    def missing(self, columns: NDArray[np.int64]) -> float:
+        """Share of the energy that is missing without some inputs, nothing repaired."""
+        second = self.second
+        if second is not None:
+            second = second[:, columns[:, None], columns[None, :]]
+        return energy(self.rows[:, :, columns], second) / self._energy
+
+
+def energy(rows: Floats, second: Floats | None) -> float:
+    """Of the sums of inputs with these moments; see `Reading`."""
+    if second is None:
+        return float(np.square(rows).sum())
+    return float(np.einsum("grj,grj->", rows @ second, rows))
+
+
+def reading(
+    dependencies: Dependencies, found: Sum, operator: Operator | None, moments: Moments | None
+) -> Reading | None:
+    """How a sum reads channels; None if its weights are no constant or see one channel each."""
+    if found.weight is None or found.read is None:
+        return None
+    array = dependencies.array(found.weight).astype(np.float32)
+    call = dependencies.graph.definitions[found.variable]
+    if "conv" in op_name(call) and found.read == 1:
+        groups, block = int(call.attrs.groups), array[0, 0].size
+        rows = array.reshape(groups, len(array) // groups, -1)
+    else:
+        rows, block = np.moveaxis(array, found.read, -1).reshape(1, -1, array.shape[found.read]), 1
+    second = None
+    if moments is not None:
+        second = centered(moments, operator is not None and operator.bias is not None)
+    return Reading(found, np.ascontiguousarray(rows), second, block)
+
+
+def families(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups by family."""
+    found: dict[frozenset[int], list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.family, []).append(group)
+    return list(found.values())
+
+
+def bundle_size(family: Sequence[Group], lanes: int) -> int:
+    """Groups that fill a vector: heads of 64 channels do one by one.
+
+    >>> from edgec.compiler.compress.channel_groups.dependencies import Slot
+    >>> head = Group(1, (Slot((None, 0), 0, np.arange(64)),), frozenset())
+    >>> bundle_size([head], 8)
+    1
+    """
+    smallest = min((len(slot.indices) for group in family for slot in group.slots), default=1)
+    return int(lanes // np.gcd(lanes, smallest))
+
+
+def rank(
+    family: Sequence[Group],
+    readings: Sequence[Reading],
+    dependencies: Dependencies,
+    score: Score,
+    lanes: int,
+    seed: int,
+) -> list[Bundle]:
+    """What can be removed from a family, in order; a vector's worth stays.
+
+    Args:
+        family: the groups.
+        readings: what reads the channels of any family.
+        dependencies: of the module.
+        score: by which criterion.
+        lanes: that the number of channels shall stay a multiple of.
+        seed: of random scores.
+    """
+    mine = [r for r in readings if any(len(r.columns(group)) for group in family)]
+    size = bundle_size(family, lanes)
+    # The first bundle is smaller if the number of groups is odd.
+    sizes = [len(family) % size] * (len(family) % size > 0) + [size] * (len(family) // size - 1)
+    if len(family) < size:
+        sizes = []
+    if score == "repair":
+        return _by_repair(family, mine, sizes)
+    if score == "redundancy":
+        return _by_redundancy(family, dependencies, sizes)
+    prices = _PRICES[score](family, mine, dependencies, seed)
+    order = np.argsort(prices, kind="stable")
+    cuts = np.split(order, np.cumsum(sizes))[: len(sizes)]
+    return [Bundle(tuple(family[i] for i in cut), float(prices[cut].sum())) for cut in cuts]
+
+
+def _by_magnitude(
+    family: Sequence[Group], _readings: Sequence[Reading], dependencies: Dependencies, _seed: int
+) -> NDArray[np.float64]:
+    """Share of the weights' energy, as the mean over the layers that write and read."""
+    weights = {s.weight for s in dependencies.sums}
+    shares: dict[tuple[Any, int], NDArray[np.float64]] = {}
+    prices = []
+    for group in family:
+        found = []
+        for slot in group.slots:
+            key = slot.place, slot.axis
+            if slot.place in weights:
+                if key not in shares:
+                    shares[key] = _energy_shares(dependencies.array(slot.place), slot.axis)
+                found.append(float(shares[key][slot.indices].sum()))
+        prices.append(np.mean(found) if found else 0.0)
+    return np.array(prices)
+
+
+def _energy_shares(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    """Of each index of an axis, as a share of all."""
+    others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
+    energy = np.square(array).sum(axis=others, dtype=np.float64)
+    return np.asarray(energy / (energy.sum() or 1.0))
+
+
+def _by_activation(
+    family: Sequence[Group], readings: Sequence[Reading], _dependencies: Dependencies, _seed: int
+) -> NDArray[np.float64]:
+    """Share of the readers' energy that is missing without a group, nothing repaired."""
+    return np.array([sum(r.missing(r.columns(group)) for r in readings) for group in family])
+
+
+def _by_chance(
+    family: Sequence[Group], _readings: Sequence[Reading], _dependencies: Dependencies, seed: int
+) -> NDArray[np.float64]:
+    random = np.random.default_rng([seed, family[0].identity])
+    return random.random(len(family)) / len(family)
+
+
+_PRICES: Mapping[Score, Callable[..., NDArray[np.float64]]] = {
+    "activation": _by_activation,
+    "magnitude": _by_magnitude,
+    "random": _by_chance,
+}
+
+
+def _by_redundancy(
+    family: Sequence[Group], dependencies: Dependencies, sizes: Sequence[int]
+) -> list[Bundle]:
+    """Filters that have a twin go first: the distance to the nearest that is left."""
+    weights = {s.weight: s.read for s in dependencies.sums}
+    vectors = []
+    for group in family:
+        parts = [
+            np.take(dependencies.array(slot.place), slot.indices, slot.axis).reshape(-1)
+            for slot in group.slots
+            if slot.place in weights and weights[slot.place] != slot.axis
+        ]
+        vectors.append(np.concatenate(parts) if parts else np.zeros(1, np.float32))
+    length = max(map(len, vectors))
+    filters = np.stack([np.pad(v, (0, length - len(v))) for v in vectors]).astype(np.float64)
+    squares = np.square(filters).sum(axis=1)
+    distances = squares[:, None] + squares[None, :] - 2 * filters @ filters.T
+    np.fill_diagonal(distances, np.inf)
+    total, bundles = float(squares.sum()) or 1.0, []
+    for size in sizes:
+        groups, price = [], 0.0
+        for _ in range(size):
+            nearest = distances.min(axis=1)
+            chosen = int(nearest.argmin())
+            price += max(float(nearest[chosen]), 0.0) / total
+            groups.append(family[chosen])
+            # No longer there: far from all, and nothing that another could be near.
+            distances[chosen], distances[:, chosen] = np.inf, np.inf
+        bundles.append(Bundle(tuple(groups), price))
+    return bundles
+
+
+def _by_repair(
+    family: Sequence[Group], readings: Sequence[Reading], sizes: Sequence[int]
+) -> list[Bundle]:
+    """Error that is left after least squares over the other channels, greedily.
+
+    With H = E[x x^T], dropping the inputs S of a sum and adjusting the weights of the others costs
+    tr(w_S (H^-1_SS)^-1 w_S^T), and the adjusted weights and inverse are w - w_S (H^-1_SS)^-1 H^-1_S
+    and H^-1 - H^-1_:S (H^-1_SS)^-1 H^-1_S: (Hassibi and Stork 1993; for columns: Frantar et al.
+    2022, Optimal Brain Compression).
+    """
+    if not sizes:
+        return []
+    states = [
+        _State(item.rows, item.second, [item.columns(group) for group in family])
+        for item in readings
+    ]
+    left = list(range(len(family)))
+    bundles = []
+    for size in sizes:
+        prices = sum(state.prices(left) for state in states)
+        chosen = [left[i] for i in np.argsort(prices, kind="stable")[:size]]
+        price = sum(state.remove(chosen) for state in states)
+        bundles.append(Bundle(tuple(family[i] for i in chosen), float(price)))
+        left = [i for i in left if i not in set(chosen)]
+    return bundles
+
+
+class _State:
+    """One reader, as channels leave."""
+
+    def __init__(
+        self, rows: Floats, second: Floats | None, columns: Sequence[NDArray[np.int64]]
+    ) -> None:
+        self.rows = rows.copy()
+        self.total = energy(rows, second) or 1.0
+        self.columns = columns
+        self.inverse: Floats | None = None
+        if second is not None:
+            diagonal = np.einsum("gii->gi", second).mean(axis=1)
+            ridge = np.maximum(DAMPING * diagonal, 1e-12)[:, None, None]
+            self.inverse = np.linalg.inv(
+                second + (ridge * np.eye(second.shape[1])).astype(np.float32)
+            )
+
+    def prices(self, left: Sequence[int]) -> NDArray[np.float64]:
+        prices = np.zeros(len(left))
+        sizes = np.array([len(self.columns[i]) for i in left])
+        for size in np.unique(sizes[sizes > 0]):
+            where = np.flatnonzero(sizes == size)
+            columns = np.stack([self.columns[left[int(i)]] for i in where])
+            for group, rows in enumerate(self.rows):
+                prices[where] += self._errors(rows, group, columns) / self.total
+        return prices
+
+    def _errors(self, rows: Floats, group: int, columns: NDArray[np.int64]) -> Floats:
+        """For each row of columns, [candidates]."""
+        weights = rows[:, columns]
+        if self.inverse is None:
+            return np.asarray(np.square(weights).sum(axis=(0, 2)))
+        inverse = self.inverse[group]
+        if columns.shape[1] == 1:
+            diagonal = inverse[columns[:, 0], columns[:, 0]]
+            return np.asarray(np.square(weights).sum(axis=(0, 2)) / diagonal)
+        blocks = inverse[columns[:, :, None], columns[:, None, :]]
+        solved = np.linalg.solve(blocks, weights.transpose(1, 2, 0))
+        return np.asarray(np.einsum("nkr,rnk->n", solved, weights))
+
+    def remove(self, chosen: Sequence[int]) -> float:
+        columns = np.concatenate([self.columns[i] for i in chosen])
+        if not len(columns):
+            return 0.0
+        error = 0.0
+        for group, rows in enumerate(self.rows):
+            weights = rows[:, columns].copy()
+            if self.inverse is None:
+                error += float(np.square(weights).sum())
+            else:
+                inverse = self.inverse[group]
+                factor = np.linalg.solve(inverse[np.ix_(columns, columns)], inverse[columns])
+                solved = np.linalg.solve(inverse[np.ix_(columns, columns)], weights.T)
+                error += float(np.sum(weights.T * solved))
+                rows -= weights @ factor
+                inverse -= inverse[:, columns] @ factor
+            rows[:, columns] = 0
+        return error / self.total
+
+
+def left_over(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float:
+    """Share of the energy of sums that is lost without some of their inputs, the rest repaired.
+
+    Args:
+        rows: weights, [groups, outputs, inputs].
+        second: second moments of the inputs, [groups, inputs, inputs].
+        columns: inputs that go.
+    """
+    state = _State(rows, second, [columns])
+    return state.remove([0])
+
+
+def centered(moments: Moments, about_mean: bool) -> Floats:
+    """Second moments that can be trusted, [groups, inputs, inputs].
+
+    Of n inputs seen in m sums, correlations are the less real the larger n / m is; they shrink by
+    m / (m + n), as the inverse would otherwise find every input to be a combination of others.
+
+    Args:
+        moments: as measured.
+        about_mean: whether a bias takes up the mean.
+    """
+    second = moments.second
+    if about_mean:
+        second = second - moments.mean[:, :, None] * moments.mean[:, None, :]
+    length = second.shape[1]
+    trust = np.float32(moments.count / (moments.count + length))
+    diagonal = np.einsum("gii->gi", second)[:, :, None] * np.eye(length, dtype=np.float32)
+    return np.asarray(trust * second + (1 - trust) * diagonal)

@@ -1,0 +1,260 @@
+"""Structured pruning: channels, features and attention heads go, and shapes with them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+from tvm import IRModule
+
+from edgec.compiler.calibration.host_model import FloatModel, HostModel
+from edgec.compiler.calibration.moments import Moments, has_moments, measure_moments, sum_length
+from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group, Term
+from edgec.compiler.compress.channel_groups.effects import weighted_by_effect
+from edgec.compiler.compress.channel_groups.scores import (
+    NEEDING_SAMPLES,
+    Bundle,
+    Score,
+    families,
+    rank,
+    reading,
+)
+from edgec.compiler.compress.latency import latencies_ms
+from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
+from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.numerics.affine import Floats
+from edgec.compiler.quantize.plan import Operator, find_operators
+
+# Compiles that a budget of time takes; each removes more or less than the one before.
+LATENCY_TRIALS = 4
+
+
+class Channels(Step):
+    """The channels that cost least go, until the budget is met.
+
+    Attributes:
+        ratio: share of the budget that goes, 0..1.
+        budget: multiplications, weights, or the time of one inference on this machine.
+        score: what a channel costs: the error left after its readers are repaired, their error
+            unrepaired, its weights' energy, its distance to the most similar filter, or chance;
+            None takes the first with samples, the energy without.
+        allocate: which layers it goes from: where the error is least for what it saves; the same
+            with each layer's error weighted by what it is measured to do to the outputs; or the
+            same share of each. None takes the second with samples, the first without.
+        repair: adjust the weights that are left by least squares, if there are samples.
+        multiple: of which the number of channels is kept; None takes the target's vector width.
+        seed: of chance.
+    """
+
+    kind: Literal["channels"] = "channels"
+    ratio: float = Field(gt=0, lt=1)
+    budget: Literal["macs", "weights", "latency"] = "macs"
+    score: Score | None = None
+    allocate: Literal["error", "effect", "uniform"] | None = None
+    repair: bool = True
+    multiple: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the step cannot do without samples."""
+        return self.score in NEEDING_SAMPLES or self.allocate == "effect"
+
+    def apply(self, graph: Graph, work: Work) -> IRModule:
+        """Remove channels and repair what is left."""
+        dependencies = Dependencies(graph)
+        ranked = self._ranked(dependencies, work)
+        if not ranked:
+            raise UnsupportedModelError(
+                "channels: the model has no channels that could be removed: all of them reach an "
+                "output or an operator that needs them all"
+            )
+        chosen = self._chosen(dependencies, ranked, work)
+        module = dependencies.without(chosen)
+        if work.samples is None or not self.repair:
+            return module
+        kept = dependencies.kept(chosen)
+        origins = [variable for variable, _ in graph.bindings]
+
+        def left(variable: Any, values: Floats) -> Floats:
+            return dependencies.kept_values(variable, values, kept)
+
+        return reconstruct(module, graph, origins, work, left)
+
+    def _ranked(self, dependencies: Dependencies, work: Work) -> list[list[Bundle]]:
+        """For each family that may shrink, its bundles in order."""
+        given = work.samples is not None
+        score: Score = self.score or ("repair" if given else "magnitude")
+        allocate = self.allocate or ("effect" if given else "error")
+        graph = dependencies.graph
+        anchors = {o.anchor for o in self.weighted(graph)}
+        moments = {}
+        if score in NEEDING_SAMPLES or allocate == "effect":
+            assert work.samples is not None
+            moments = _moments(graph, work)
+        readings = [
+            item
+            for s in dependencies.sums
+            if (item := reading(dependencies, s, *moments.get(s.variable, (None, None))))
+        ]
+        # A skipped operator keeps its inputs and its outputs.
+        free = {s.weight for s in dependencies.sums if s.variable in anchors}
+        mine = [s.weight for s in dependencies.sums if s.weight]
+        fixed = {place for place in mine if place not in free}
+        groups = [g for g in dependencies.groups if not fixed & {s.place for s in g.slots}]
+        lanes = self.multiple or work.target.float_lanes
+        ranked = []
+        found = families(groups)
+        with work.progress.parts("score channels", len(found)) as advance:
+            for family in found:
+                ranked.append(rank(family, readings, dependencies, score, lanes, self.seed))
+                advance()
+        ranked = [bundles for bundles in ranked if bundles]
+        if allocate == "effect" and score != "random":
+            assert work.samples is not None
+            return weighted_by_effect(dependencies, ranked, readings, moments, work)
+        return ranked
+
+    def _chosen(
+        self, dependencies: Dependencies, ranked: Sequence[Sequence[Bundle]], work: Work
+    ) -> list[Group]:
+        evenly = self.allocate == "uniform" or self.score == "random"
+        macs, weights = dependencies.multiplications, dependencies.weights
+        if self.budget == "weights":
+            return choose(dependencies, ranked, weights, self.ratio, evenly)
+        if self.budget == "macs":
+            return choose(dependencies, ranked, macs, self.ratio, evenly)
+        original = HostModel(dependencies.graph.module, work.signature)
+        low, high, ratio, best = 0.0, 1.0, self.ratio, None
+        with work.progress.parts("latency", LATENCY_TRIALS) as advance:
+            for _ in range(LATENCY_TRIALS):
+                chosen = choose(dependencies, ranked, macs, ratio, evenly, strict=False)
+                smaller = HostModel(dependencies.without(chosen), work.signature)
+                before, after = latencies_ms([original, smaller], work.signature)
+                share = 1 - after / before
+                if share >= self.ratio:
+                    best, high = chosen, ratio
+                else:
+                    low = ratio
+                # Where a straight line through what was measured meets the budget.
+                guess = ratio * self.ratio / max(share, 0.01)
+                ratio = guess if low < guess < high else (low + high) / 2
+                advance()
+        if best is None:
+            raise UnsupportedModelError(
+                f"channels: with {high:.0%} of the multiplications gone the model was not yet "
+                f"{self.ratio:.0%} faster on this machine: ask for less"
+            )
+        return best
+
+
+def _moments(graph: Graph, work: Work) -> dict[Any, tuple[Operator, Moments]]:
+    """Of every convolution and matrix product that can be repaired, by its variable."""
+    assert work.samples is not None
+    operators = [
+        o
+        for o in find_operators(graph)
+        if has_moments(o) and o.kind != "depthwise_conv" and sum_length(o) <= MAX_LENGTH
+    ]
+    model = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
+    found = measure_moments(model, operators, work.samples, work.progress)
+    return {o.anchor: (o, moments) for o, moments in found}
+
+
+def choose(
+    dependencies: Dependencies,
+    ranked: Sequence[Sequence[Bundle]],
+    terms: Sequence[Term],
+    ratio: float,
+    evenly: bool,
+    strict: bool = True,
+) -> list[Group]:
+    """The groups to remove.
+
+    Args:
+        dependencies: of the module.
+        ranked: for each family, its bundles in order.
+        terms: what adds up to the budget.
+        ratio: share of the budget that goes.
+        evenly: the same share of each family; else what is cheapest for what it saves.
+        strict: refuse a share that cannot be reached; else give all that can go.
+
+    Raises:
+        UnsupportedModelError: says how much can go.
+    """
+    ledger = _Ledger(dependencies, terms)
+    total, taken = ledger.total, [0] * len(ranked)
+    saved: list[int | None] = [None] * len(ranked)
+    touched = [frozenset().union(*(ledger.terms(b) for b in bundles)) for bundles in ranked]
+    chosen: list[Group] = []
+    while (excess := ledger.total - (1 - ratio) * total) > 0:
+        values = np.full(len(ranked), np.inf)
+        for i, bundles in enumerate(ranked):
+            if taken[i] == len(bundles):
+                continue
+            bundle = bundles[taken[i]]
+            gain = saved[i]
+            if gain is None:
+                gain = saved[i] = ledger.saved(bundle)
+            # What goes beyond the budget is not worth anything.
+            worth = max(min(gain, excess), 1e-9)
+            values[i] = taken[i] / len(bundles) if evenly else bundle.price / worth
+        best = int(np.argmin(values))
+        if values[best] == np.inf:
+            if strict:
+                raise UnsupportedModelError(
+                    f"channels: {ratio:.0%} asked for, but only {1 - ledger.total / total:.0%} can "
+                    "go with one vector of channels left in each layer: ask for less"
+                )
+            break
+        bundle = ranked[best][taken[best]]
+        ledger.remove(bundle)
+        chosen += bundle.groups
+        taken[best] += 1
+        saved = [None if touched[i] & touched[best] else s for i, s in enumerate(saved)]
+    return chosen
+
+
+class _Ledger:
+    """A sum of products of extents, as groups leave."""
+
+    def __init__(self, dependencies: Dependencies, terms: Sequence[Term]) -> None:
+        self._factors = [term.factor for term in terms]
+        self._extents = [[len(ids) for ids in term.axes] for term in terms]
+        # By group: term, axis and number of indices.
+        self._uses: dict[int, list[tuple[int, int, int]]] = {}
+        for number, term in enumerate(terms):
+            for axis, ids in enumerate(term.axes):
+                found = np.unique(dependencies.roots(ids), return_counts=True)
+                for root, count in zip(*found, strict=True):
+                    self._uses.setdefault(int(root), []).append((number, axis, int(count)))
+        self.total = sum(map(self._value, range(len(terms))))
+
+    def _value(self, term: int) -> int:
+        return self._factors[term] * math.prod(self._extents[term])
+
+    def terms(self, bundle: Bundle) -> frozenset[int]:
+        """Those that a bundle makes smaller."""
+        return frozenset(t for g in bundle.groups for t, _, _ in self._uses.get(g.identity, ()))
+
+    def _change(self, bundle: Bundle, sign: int) -> None:
+        for group in bundle.groups:
+            for term, axis, count in self._uses.get(group.identity, ()):
+                self._extents[term][axis] += sign * count
+
+    def saved(self, bundle: Bundle) -> int:
+        """By how much the total would fall."""
+        terms = self.terms(bundle)
+        before = sum(map(self._value, terms))
+        self._change(bundle, -1)
+        after = sum(map(self._value, terms))
+        self._change(bundle, 1)
+        return before - after
+
+    def remove(self, bundle: Bundle) -> None:
+        """Let a bundle go."""
+        self.total -= self.saved(bundle)
+        self._change(bundle, -1)

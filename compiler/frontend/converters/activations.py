@@ -1,0 +1,38 @@
+"""Activation functions that Relax lacks or that TVM's importer knows in float32 only."""
+
+from tvm import relax
+
+from edgec.compiler.frontend.node import Node, dtype_of, scalar
+
+# exp(2 * 20) exceeds 2 / machine epsilon of float64.
+_MISH_SATURATION = 20.0
+
+
+def convert_elu(node: Node) -> relax.Expr:
+    """Elu: max(0, x) + alpha * (exp(min(0, x)) - 1)."""
+    data = node.input(0)
+    dtype, alpha = dtype_of(data), node.attributes.get("alpha", 1.0)
+    zero = scalar(0, dtype)
+    power = node.emit(relax.op.exp(node.emit(relax.op.minimum(data, zero))))
+    below = node.emit(relax.op.subtract(power, scalar(1, dtype)))
+    if alpha != 1:
+        below = node.emit(relax.op.multiply(below, scalar(alpha, dtype)))
+    return relax.op.add(node.emit(relax.op.maximum(data, zero)), below)
+
+
+def convert_mish(node: Node) -> relax.Expr:
+    """Mish: x * tanh(log(1 + exp(x))).
+
+    As x * w / (w + 2) with w = e * (e + 2) and e = exp(x), which follows from
+    tanh(log(a)) = (a^2 - 1) / (a^2 + 1) with a = 1 + e and cancels nothing.
+    """
+    data = node.input(0)
+    dtype = dtype_of(data)
+    wide = "float64" if dtype == "float64" else "float32"
+    x = data if dtype == wide else node.emit(relax.op.astype(data, wide))
+    low = node.emit(relax.op.minimum(x, scalar(_MISH_SATURATION, wide)))
+    e = node.emit(relax.op.exp(low))
+    w = node.emit(relax.op.multiply(e, node.emit(relax.op.add(e, scalar(2, wide)))))
+    share = node.emit(relax.op.divide(w, node.emit(relax.op.add(w, scalar(2, wide)))))
+    result = relax.op.multiply(x, share)
+    return result if dtype == wide else relax.op.astype(node.emit(result), dtype)

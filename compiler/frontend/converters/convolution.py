@@ -1,0 +1,93 @@
+"""Conv in one, two and three dimensions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tvm import relax
+
+from edgec.compiler.frontend.node import Node, Refusal, constant_value, static_shape
+
+_CONV = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
+
+
+def convert_conv(node: Node) -> relax.Expr:
+    """Conv: data [N, C, *space], weight [O, C/group, *kernel], bias [O]."""
+    weight, bias = node.input(1), node.optional(2)
+    result = convolve(node, node.input(0), weight)
+    if bias is None:
+        return result
+    rank = len(static_shape(weight)) - 2
+    return relax.op.add(node.emit(result), channel_constant(node, bias, rank))
+
+
+def convolve(
+    node: Node, data: relax.Expr, weight: relax.Expr, out_dtype: str | None = None
+) -> relax.Expr:
+    """Convolution with the attributes of a node, summed in `out_dtype`."""
+    attributes = node.attributes
+    kernel = static_shape(weight)[2:]
+    rank = len(kernel)
+    if rank not in _CONV:
+        raise Refusal(f"a convolution over {rank} dimensions is not supported")
+    strides = attributes.get("strides", (1,) * rank)
+    dilations = attributes.get("dilations", (1,) * rank)
+    padding = explicit_padding(
+        attributes.get("auto_pad", "NOTSET"),
+        attributes.get("pads", (0,) * 2 * rank),
+        static_shape(data)[2:],
+        kernel,
+        strides,
+        dilations,
+    )
+    if len(attributes.get("kernel_shape", kernel)) != rank:
+        raise Refusal("attribute kernel_shape does not fit the weight")
+    return _CONV[rank](
+        data,
+        weight,
+        strides=list(strides),
+        padding=list(padding),
+        dilation=list(dilations),
+        groups=attributes.get("group", 1),
+        out_dtype=out_dtype,
+    )
+
+
+def explicit_padding(
+    auto_pad: str,
+    pads: Sequence[int],
+    extents: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[int, ...]:
+    """Padding before each dimension, then after each, for any `auto_pad`.
+
+    SAME gives ceil(extent / stride) outputs: what is missing is split between both sides, and
+    an odd one goes after (UPPER) or before (LOWER).
+
+    >>> explicit_padding("SAME_UPPER", (), (5,), (3,), (2,), (1,))
+    (1, 1)
+    >>> explicit_padding("SAME_LOWER", (), (4,), (3,), (2,), (1,))
+    (1, 0)
+    """
+    if auto_pad == "NOTSET":
+        return tuple(pads)
+    if auto_pad == "VALID":
+        return (0,) * 2 * len(kernel)
+    before, after = [], []
+    for extent, size, stride, dilation in zip(extents, kernel, strides, dilations, strict=True):
+        reach = (size - 1) * dilation + 1
+        total = max(0, (-(-extent // stride) - 1) * stride + reach - extent)
+        small, large = total // 2, total - total // 2
+        before.append(large if auto_pad == "SAME_LOWER" else small)
+        after.append(small if auto_pad == "SAME_LOWER" else large)
+    return (*before, *after)
+
+
+def channel_constant(node: Node, values: relax.Expr, rank: int) -> relax.Expr:
+    """Per-channel values [C] in a shape that broadcasts over [N, C, *space]."""
+    array = constant_value(values)
+    if array is None:
+        (channels,) = static_shape(values)
+        return node.emit(relax.op.reshape(values, (1, channels, *(1,) * rank)))
+    return relax.const(np.ascontiguousarray(array).reshape(1, -1, *(1,) * rank), str(array.dtype))

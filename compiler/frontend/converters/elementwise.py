@@ -1,0 +1,95 @@
+"""Elementwise operators that TVM's importer spells in ways the passes cannot read."""
+
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar
+
+
+def convert_clip(node: Node) -> relax.Expr:
+    """Clip: bounds as attributes before opset 11, as inputs since.
+
+    Computed as maximum then minimum, so that the upper bound wins where the bounds cross, as
+    the specification has it.
+    """
+    data = node.input(0)
+    dtype = dtype_of(data)
+    if node.opset < 11:
+        bounds: list[Any] = [node.attributes.get("min"), node.attributes.get("max")]
+    else:
+        bounds = [
+            None if node.optional(index) is None else _scalar_bound(node, index, name)
+            for index, name in ((1, "min"), (2, "max"))
+        ]
+    lower, upper = bounds
+    if lower is not None:
+        data = node.emit(relax.op.maximum(data, scalar(lower, dtype)))
+    if upper is not None:
+        data = relax.op.minimum(data, scalar(upper, dtype))
+    return data
+
+
+def _scalar_bound(node: Node, index: int, name: str) -> Any:
+    value = node.constant(index, name)
+    if value.size != 1:
+        raise Refusal(f"input {name!r} has {value.size} values, one is expected")
+    return value.reshape(())[()]
+
+
+def convert_hard_sigmoid(node: Node) -> relax.Expr:
+    """HardSigmoid: min(1, max(0, alpha * x + beta))."""
+    data = node.input(0)
+    alpha = node.attributes.get("alpha", 0.2)
+    beta = node.attributes.get("beta", 0.5)
+    return _hard_sigmoid(node, data, alpha, beta)
+
+
+def convert_hard_swish(node: Node) -> relax.Expr:
+    """HardSwish: x * min(1, max(0, x / 6 + 1 / 2))."""
+    data = node.input(0)
+    return relax.op.multiply(data, node.emit(_hard_sigmoid(node, data, 1 / 6, 0.5)))
+
+
+def _hard_sigmoid(node: Node, data: relax.Expr, alpha: float, beta: float) -> relax.Expr:
+    dtype = dtype_of(data)
+    scaled = node.emit(relax.op.multiply(data, scalar(alpha, dtype)))
+    shifted = node.emit(relax.op.add(scaled, scalar(beta, dtype)))
+    floored = node.emit(relax.op.maximum(shifted, scalar(0, dtype)))
+    return relax.op.minimum(floored, scalar(1, dtype))
+
+
+_VARIADIC = {
+    "Max": relax.op.maximum,
+    "Mean": relax.op.add,
+    "Min": relax.op.minimum,
+    "Sum": relax.op.add,
+}
+
+
+def convert_variadic(node: Node) -> relax.Expr:
+    """Sum, Mean, Max and Min of any number of tensors, broadcast against each other."""
+    combine = _VARIADIC[node.op_type]
+    tensors = [node.input(index) for index in range(len(node.inputs))]
+    if len(tensors) == 1:
+        return tensors[0]
+    total = reduce(lambda left, right: combine(node.emit(left), right), tensors[1:], tensors[0])
+    if node.op_type != "Mean":
+        return total
+    return relax.op.divide(node.emit(total), scalar(len(tensors), dtype_of(tensors[0])))
+
+
+def convert_identity(node: Node) -> list[relax.Expr]:
+    """Identity, and Dropout in inference: the input itself, and a mask that keeps everything."""
+    data = node.input(0)
+    if node.op_type != "Dropout":
+        return [data]
+    training = node.optional(2)
+    if training is not None and bool(np.any(node.constant(2, "training_mode"))):
+        raise Refusal("training mode is not supported")
+    if len(node.proto.output) == 1:
+        return [data]
+    mask_dtype = "bool" if node.opset >= 10 else dtype_of(data)
+    return [data, relax.op.ones_like(data, mask_dtype)]

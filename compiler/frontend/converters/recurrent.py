@@ -1,0 +1,414 @@
+"""Recurrent operators, unrolled over their (static) sequence length.
+
+D is the number of directions, T the sequence length, N the batch, I the inputs, H hidden_size
+and G the number of gates. With layout 1 the batch comes first: X [N, T, I], states [N, D, H],
+Y [N, T, D, H].
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import relax
+
+from edgec.compiler.frontend.node import (
+    Node,
+    Refusal,
+    constant_value,
+    dtype_of,
+    scalar,
+    static_shape,
+)
+
+Activation = Callable[[relax.Expr], relax.Expr]
+_Emit = Callable[[relax.Expr], relax.Expr]
+_Formula = Callable[[_Emit, relax.Expr, relax.Expr, relax.Expr], relax.Expr]
+States = list[relax.Expr]
+
+
+def convert_lstm(node: Node) -> list[relax.Expr]:
+    """LSTM: X [T, N, I], W [D, 4H, I], R [D, 4H, H], B [D, 8H], sequence_lens [N].
+
+    initial_h and initial_c are [D, N, H], peepholes P [D, 3H].
+
+    Returns:
+        Y [T, D, N, H], Y_h [D, N, H], Y_c [D, N, H].
+    """
+    return _convert(node, _Lstm)
+
+
+def convert_gru(node: Node) -> list[relax.Expr]:
+    """GRU: X [T, N, I], W [D, 3H, I], R [D, 3H, H], B [D, 6H], sequence_lens [N].
+
+    initial_h is [D, N, H].
+
+    Returns:
+        Y [T, D, N, H], Y_h [D, N, H].
+    """
+    return _convert(node, _Gru)
+
+
+def convert_rnn(node: Node) -> list[relax.Expr]:
+    """RNN: X [T, N, I], W [D, H, I], R [D, H, H], B [D, 2H], sequence_lens [N].
+
+    initial_h is [D, N, H].
+
+    Returns:
+        Y [T, D, N, H], Y_h [D, N, H].
+    """
+    return _convert(node, _Rnn)
+
+
+def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
+    emit, op = node.emit, relax.op
+    batch_first = bool(node.attributes.get("layout", 0))
+    data = node.input(0)
+    if batch_first:
+        data = emit(op.permute_dims(data, [1, 0, 2]))
+    steps, batch, _ = static_shape(data)
+    if not steps:
+        raise Refusal("sequences of length 0 are not supported")
+    directions, _, hidden = static_shape(node.input(2))
+    activations = _activations(node, kind.default_activations, directions)
+    masks = _masks(node, steps, batch)
+    zeros = relax.const(np.zeros((batch, hidden), dtype_of(data)))
+
+    sequences, last = [], []
+    for d in range(directions):
+        cell = kind(node, d, hidden, dtype_of(data), activations[d])
+        states = [_initial(node, index, d, zeros, batch_first) for index in kind.initial_states]
+        reverse = node.attributes.get("direction", "forward") == "reverse" or d == 1
+        # All inputs' share of all gates in one matrix product: [T, N, GH].
+        projected = cell.project(data)
+        outputs = [zeros] * steps
+        for step in reversed(range(steps)) if reverse else range(steps):
+            new = cell.step(_take(node, projected, step), states)
+            mask = masks[step]
+            if mask is None:
+                outputs[step] = new[0]
+            else:
+                # Behind the end of its sequence a state stays, and the output is zero.
+                outputs[step] = emit(op.where(mask, new[0], zeros))
+                new = [emit(op.where(mask, *pair)) for pair in zip(new, states, strict=True)]
+            states = new
+        sequences.append(emit(op.stack(outputs, axis=0)))
+        last.append(states)
+    results = [emit(op.stack(sequences, axis=1))]
+    results += [emit(op.stack(list(states), axis=0)) for states in zip(*last, strict=True)]
+    if batch_first:
+        orders = ([2, 0, 1, 3], *[[1, 0, 2]] * (len(results) - 1))
+        return [op.permute_dims(r, order) for r, order in zip(results, orders, strict=True)]
+    return results
+
+
+def _masks(node: Node, steps: int, batch: int) -> list[relax.Expr | None]:
+    """For each step whether each sequence still runs, [N, 1]; None where all do."""
+    lengths = node.optional(4)
+    if lengths is None:
+        return [None] * steps
+    known = constant_value(lengths)
+    if known is not None:
+        running = np.arange(steps)[:, None] < known.reshape(1, batch)
+        return [None if row.all() else relax.const(row[:, None]) for row in running]
+    column = node.emit(relax.op.reshape(lengths, (batch, 1)))
+    dtype = dtype_of(lengths)
+    return [node.emit(relax.op.greater(column, scalar(t, dtype))) for t in range(steps)]
+
+
+def _initial(
+    node: Node, index: int, direction: int, zeros: relax.Expr, batch_first: bool
+) -> relax.Expr:
+    """Initial state [N, H] of one direction."""
+    states = node.optional(index)
+    return zeros if states is None else _take(node, states, direction, 1 if batch_first else 0)
+
+
+def _take(node: Node, tensor: relax.Expr, index: int, axis: int = 0) -> relax.Expr:
+    """tensor[index] along a dimension."""
+    part = relax.op.strided_slice(tensor, axes=[axis], begin=[index], end=[index + 1])
+    return node.emit(relax.op.squeeze(node.emit(part), axis=[axis]))
+
+
+class _Cell(ABC):
+    """One direction: its weights in the shapes that matrix products want, and its step.
+
+    Attributes:
+        default_activations: where the node names none.
+        initial_states: inputs of the node that hold them.
+    """
+
+    default_activations: ClassVar[Sequence[str]]
+    initial_states: ClassVar[Sequence[int]] = (5,)
+
+    def __init__(
+        self,
+        node: Node,
+        direction: int,
+        hidden: int,
+        dtype: str,
+        activations: Sequence[Activation],
+    ) -> None:
+        self.node = node
+        self.direction = direction
+        self.hidden = hidden
+        self.dtype = dtype
+        self.activations = activations
+        self.clip = node.attributes.get("clip")
+        self.weight = self._transposed(1)
+        self.recurrence = self._transposed(2)
+        self.input_bias, self.recurrent_bias = self._biases()
+
+    @abstractmethod
+    def step(self, projected: relax.Expr, states: States) -> States:
+        """New states [N, H] from old ones and the input's share of the gates, [N, GH]."""
+
+    def project(self, data: relax.Expr) -> relax.Expr:
+        """X Wᵀ and the biases, [T, N, GH]."""
+        product = self.node.emit(relax.op.matmul(data, self.weight))
+        bias = self.input_bias
+        if bias is None:
+            return product
+        return self.node.emit(relax.op.add(product, bias))
+
+    def _transposed(self, index: int) -> relax.Expr:
+        """W or R of this direction, [I or H, GH]."""
+        known = constant_value(self.node.input(index))
+        if known is not None:
+            return relax.const(np.ascontiguousarray(known[self.direction].T))
+        matrix = _take(self.node, self.node.input(index), self.direction)
+        return self.node.emit(relax.op.permute_dims(matrix, [1, 0]))
+
+    def _biases(self) -> tuple[relax.Expr | None, relax.Expr | None]:
+        """What is added to the projected inputs, and what to the recurrent product."""
+        given = self.node.optional(3)
+        if given is None:
+            return None, None
+        return self._joined_biases(*_parts(self.node, given, self.direction, 2))
+
+    def _joined_biases(
+        self, of_input: relax.Expr, recurrent: relax.Expr
+    ) -> tuple[relax.Expr | None, relax.Expr | None]:
+        known = constant_value(of_input), constant_value(recurrent)
+        if known[0] is not None and known[1] is not None:
+            return relax.const(known[0] + known[1]), None
+        return self.node.emit(relax.op.add(of_input, recurrent)), None
+
+    def _activated(self, which: int, value: relax.Expr) -> relax.Expr:
+        """Activation of one gate, after the clip."""
+        if self.clip is not None:
+            lower, upper = scalar(-self.clip, self.dtype), scalar(self.clip, self.dtype)
+            value = self.node.emit(relax.op.maximum(value, lower))
+            value = self.node.emit(relax.op.minimum(value, upper))
+        return self.node.emit(self.activations[which](value))
+
+    def _split(self, gates: relax.Expr, count: int) -> Iterator[relax.Expr]:
+        parts = self.node.emit(relax.op.split(gates, count, axis=1))
+        for index in range(count):
+            yield self.node.emit(relax.TupleGetItem(parts, index))
+
+
+class _Rnn(_Cell):
+    """h' = f(x Wᵀ + b_W + h Rᵀ + b_R)."""
+
+    default_activations = ("Tanh",)
+
+    def step(self, projected: relax.Expr, states: States) -> States:
+        emit = self.node.emit
+        recurrent = emit(relax.op.matmul(states[0], self.recurrence))
+        return [self._activated(0, emit(relax.op.add(projected, recurrent)))]
+
+
+class _Gru(_Cell):
+    """Gates update z, reset r, hidden n, stacked in this order.
+
+    z and r are f(x Wᵀ + b_W + h Rᵀ + b_R), and h' = (1 - z) n + z h. The hidden gate is
+    n = g(x Wᵀ + b_W + (r h) Rᵀ + b_R), or with linear_before_reset
+    n = g(x Wᵀ + b_W + r (h Rᵀ + b_R)).
+    """
+
+    default_activations = ("Sigmoid", "Tanh")
+
+    def __init__(self, node: Node, *args: Any) -> None:
+        self.linear_before_reset = bool(node.attributes.get("linear_before_reset", 0))
+        super().__init__(node, *args)
+        # Columns of z and r, and of n.
+        self.of_gates = self._columns(0, 2)
+        self.of_hidden = self._columns(2, 3)
+
+    def _columns(self, begin: int, end: int) -> relax.Expr:
+        known = constant_value(self.recurrence)
+        begin, end = begin * self.hidden, end * self.hidden
+        if known is not None:
+            return relax.const(np.ascontiguousarray(known[:, begin:end]))
+        part = relax.op.strided_slice(self.recurrence, axes=[1], begin=[begin], end=[end])
+        return self.node.emit(part)
+
+    def _joined_biases(
+        self, of_input: relax.Expr, recurrent: relax.Expr
+    ) -> tuple[relax.Expr | None, relax.Expr | None]:
+        if self.linear_before_reset:
+            return of_input, recurrent
+        return super()._joined_biases(of_input, recurrent)
+
+    def step(self, projected: relax.Expr, states: States) -> States:
+        emit, op = self.node.emit, relax.op
+        (hidden,) = states
+        x_z, x_r, x_n = self._split(projected, 3)
+        h_n: relax.Expr | None = None
+        if self.linear_before_reset:
+            recurrent = emit(op.matmul(hidden, self.recurrence))
+            if self.recurrent_bias is not None:
+                recurrent = emit(op.add(recurrent, self.recurrent_bias))
+            h_z, h_r, h_n = self._split(recurrent, 3)
+        else:
+            h_z, h_r = self._split(emit(op.matmul(hidden, self.of_gates)), 2)
+        z = self._activated(0, emit(op.add(x_z, h_z)))
+        r = self._activated(0, emit(op.add(x_r, h_r)))
+        if h_n is None:
+            reset = emit(op.matmul(emit(op.multiply(r, hidden)), self.of_hidden))
+        else:
+            reset = emit(op.multiply(r, h_n))
+        n = self._activated(1, emit(op.add(x_n, reset)))
+        fresh = emit(op.multiply(emit(op.subtract(scalar(1, self.dtype), z)), n))
+        return [emit(op.add(fresh, emit(op.multiply(z, hidden))))]
+
+
+class _Lstm(_Cell):
+    """Gates input i, output o, forget f, cell c, stacked in this order; states h and C.
+
+    Each gate is f(x Wᵀ + h Rᵀ + b_W + b_R), the cell gate with g; with peepholes P ⊙ C is added,
+    of the new C for the output gate. C' = f C + i c and h' = o h(C'). With input_forget, the
+    forget gate is 1 - i.
+    """
+
+    default_activations = ("Sigmoid", "Tanh", "Tanh")
+    initial_states = (5, 6)
+
+    def __init__(self, node: Node, *args: Any) -> None:
+        super().__init__(node, *args)
+        self.coupled = bool(node.attributes.get("input_forget", 0))
+        self.peepholes: list[relax.Expr] | None = None
+        given = node.optional(7)
+        if given is not None:
+            self.peepholes = _parts(node, given, self.direction, 3)
+
+    def step(self, projected: relax.Expr, states: States) -> States:
+        emit, op = self.node.emit, relax.op
+        hidden, cell = states
+        recurrent = emit(op.matmul(hidden, self.recurrence))
+        i, o, f, c = self._split(emit(op.add(projected, recurrent)), 4)
+        i = self._activated(0, self._seen(i, 0, cell))
+        if self.coupled:
+            f = emit(op.subtract(scalar(1, self.dtype), i))
+        else:
+            f = self._activated(0, self._seen(f, 2, cell))
+        kept = emit(op.multiply(f, cell))
+        added = emit(op.multiply(i, self._activated(1, c)))
+        new_cell = emit(op.add(kept, added))
+        o = self._activated(0, self._seen(o, 1, new_cell))
+        return [emit(op.multiply(o, emit(self.activations[2](new_cell)))), new_cell]
+
+    def _seen(self, value: relax.Expr, peephole: int, cell: relax.Expr) -> relax.Expr:
+        """A gate's sum with what it sees of the cell."""
+        if self.peepholes is None:
+            return value
+        seen = self.node.emit(relax.op.multiply(self.peepholes[peephole], cell))
+        return self.node.emit(relax.op.add(value, seen))
+
+
+def _parts(node: Node, tensor: relax.Expr, direction: int, count: int) -> list[relax.Expr]:
+    """A row of a matrix in equal parts, constant if the matrix is."""
+    known = constant_value(tensor)
+    if known is not None:
+        return [relax.const(np.ascontiguousarray(p)) for p in np.split(known[direction], count)]
+    parts = node.emit(relax.op.split(_take(node, tensor, direction), count, axis=0))
+    return [node.emit(relax.TupleGetItem(parts, index)) for index in range(count)]
+
+
+def _activations(node: Node, default: Sequence[str], directions: int) -> list[list[Activation]]:
+    """Activations of each direction.
+
+    Their parameters stand in two lists, of which each activation takes as many as it has.
+    """
+    names = list(node.attributes.get("activations") or list(default) * directions)
+    if len(names) != len(default) * directions:
+        raise Refusal(f"{len(names)} activations, {len(default)} for each direction are expected")
+    alphas = iter(node.attributes.get("activation_alpha", ()))
+    betas = iter(node.attributes.get("activation_beta", ()))
+    built: list[Activation] = []
+    for name in names:
+        if name.lower() not in _ACTIVATIONS:
+            raise Refusal(f"activation {name} is not supported")
+        function, alpha, beta = _ACTIVATIONS[name.lower()]
+        alpha = 0.0 if alpha is None else next(alphas, alpha)
+        beta = 0.0 if beta is None else next(betas, beta)
+        built.append(partial(_activated, node, function, alpha, beta))
+    size = len(default)
+    return [built[size * d : size * (d + 1)] for d in range(directions)]
+
+
+def _activated(
+    node: Node, function: _Formula, alpha: float, beta: float, value: relax.Expr
+) -> relax.Expr:
+    dtype = dtype_of(value)
+    return function(node.emit, value, scalar(alpha, dtype), scalar(beta, dtype))
+
+
+def _affine(emit: _Emit, x: relax.Expr, alpha: relax.Expr, beta: relax.Expr) -> relax.Expr:
+    return relax.op.add(emit(relax.op.multiply(x, alpha)), beta)
+
+
+def _leaky_relu(emit: _Emit, x: relax.Expr, alpha: relax.Expr, _: relax.Expr) -> relax.Expr:
+    negative = relax.op.less(x, scalar(0, dtype_of(x)))
+    return relax.op.where(emit(negative), emit(relax.op.multiply(x, alpha)), x)
+
+
+def _thresholded_relu(emit: _Emit, x: relax.Expr, alpha: relax.Expr, _: relax.Expr) -> relax.Expr:
+    return relax.op.where(emit(relax.op.greater(x, alpha)), x, scalar(0, dtype_of(x)))
+
+
+def _scaled_tanh(emit: _Emit, x: relax.Expr, alpha: relax.Expr, beta: relax.Expr) -> relax.Expr:
+    return relax.op.multiply(alpha, emit(relax.op.tanh(emit(relax.op.multiply(beta, x)))))
+
+
+def _hard_sigmoid(emit: _Emit, x: relax.Expr, alpha: relax.Expr, beta: relax.Expr) -> relax.Expr:
+    dtype = dtype_of(x)
+    floored = emit(relax.op.maximum(emit(_affine(emit, x, alpha, beta)), scalar(0, dtype)))
+    return relax.op.minimum(floored, scalar(1, dtype))
+
+
+def _elu(emit: _Emit, x: relax.Expr, alpha: relax.Expr, _: relax.Expr) -> relax.Expr:
+    dtype = dtype_of(x)
+    power = emit(relax.op.exp(emit(relax.op.minimum(x, scalar(0, dtype)))))
+    below = emit(relax.op.multiply(alpha, emit(relax.op.subtract(power, scalar(1, dtype)))))
+    return relax.op.add(emit(relax.op.maximum(x, scalar(0, dtype))), below)
+
+
+def _softsign(emit: _Emit, x: relax.Expr, *_: relax.Expr) -> relax.Expr:
+    return relax.op.divide(x, emit(relax.op.add(scalar(1, dtype_of(x)), emit(relax.op.abs(x)))))
+
+
+def _softplus(emit: _Emit, x: relax.Expr, *_: relax.Expr) -> relax.Expr:
+    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
+    dtype = dtype_of(x)
+    small = emit(relax.op.exp(emit(relax.op.negative(emit(relax.op.abs(x))))))
+    tail = emit(relax.op.log(emit(relax.op.add(scalar(1, dtype), small))))
+    return relax.op.add(emit(relax.op.maximum(x, scalar(0, dtype))), tail)
+
+
+_ACTIVATIONS: dict[str, tuple[_Formula, float | None, float | None]] = {
+    "affine": (_affine, 1.0, 0.0),
+    "elu": (_elu, 1.0, None),
+    "hardsigmoid": (_hard_sigmoid, 0.2, 0.5),
+    "leakyrelu": (_leaky_relu, 0.01, None),
+    "relu": (lambda emit, x, *_: relax.op.nn.relu(x), None, None),
+    "scaledtanh": (_scaled_tanh, 1.0, 1.0),
+    "sigmoid": (lambda emit, x, *_: relax.op.sigmoid(x), None, None),
+    "softplus": (_softplus, None, None),
+    "softsign": (_softsign, None, None),
+    "tanh": (lambda emit, x, *_: relax.op.tanh(x), None, None),
+    "thresholdedrelu": (_thresholded_relu, 1.0, None),
+}
+"""Each with the defaults of its alpha and beta, None where it has none."""

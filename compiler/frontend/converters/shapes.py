@@ -1,0 +1,355 @@
+"""Operators that only change shape, or that move, repeat and cut whole tensors."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, tirx
+
+from edgec.compiler.frontend.node import (
+    Node,
+    Refusal,
+    constant_value,
+    dtype_of,
+    static_shape,
+)
+from edgec.compiler.frontend.te_operators import constant_tensor, emit_compute, take_table
+from edgec.compiler.ir.signature import dtype_name
+
+# NumPy's names of ONNX's padding modes.
+_PAD_TABLES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+
+
+def constant_ints(node: Node, index: int, what: str) -> list[int]:
+    """The numbers of an input that must be constant."""
+    return [int(number) for number in node.constant(index, what).reshape(-1)]
+
+
+def static_axes(node: Node, index: int, rank: int, since: int) -> list[int] | None:
+    """Axes from the attribute, or since an opset from the input; None if left out.
+
+    Raises:
+        Refusal: an axis is out of range or given twice.
+    """
+    if node.opset < since:
+        given = node.attributes.get("axes")
+    else:
+        given = None if node.optional(index) is None else node.constant(index, "axes").reshape(-1)
+    return None if given is None else normalize_axes(given, rank)
+
+
+def normalize_axes(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from the front."""
+    found = [int(axis) + rank * (int(axis) < 0) for axis in axes]
+    if any(not 0 <= axis < rank for axis in found):
+        raise Refusal(f"axes {[int(axis) for axis in axes]} do not fit rank {rank}")
+    if len(set(found)) != len(found):
+        raise Refusal("an axis is given twice")
+    return found
+
+
+def convert_reshape(node: Node) -> relax.Expr:
+    """Reshape: 0 keeps an extent (unless `allowzero`), -1 takes what is left."""
+    data, before = node.input(0), static_shape(node.input(0))
+    if node.opset < 5:
+        wanted = [int(extent) for extent in node.attributes["shape"]]
+    else:
+        wanted = constant_ints(node, 1, "shape")
+    if not node.attributes.get("allowzero", 0):
+        wanted = [before[i] if extent == 0 else extent for i, extent in enumerate(wanted)]
+    if -1 in wanted:
+        known = math.prod(extent for extent in wanted if extent != -1)
+        wanted[wanted.index(-1)] = math.prod(before) // known if known else 0
+    return _reshape(data, wanted)
+
+
+def convert_flatten(node: Node) -> relax.Expr:
+    """Flatten to a matrix: the axes before `axis`, and the rest."""
+    shape = static_shape(node.input(0))
+    axis = node.attributes.get("axis", 1)
+    axis += len(shape) * (axis < 0)
+    return _reshape(node.input(0), [math.prod(shape[:axis]), math.prod(shape[axis:])])
+
+
+def convert_squeeze(node: Node) -> relax.Expr:
+    """Squeeze: drop the given axes, or all of extent 1."""
+    shape = static_shape(node.input(0))
+    axes = static_axes(node, 1, len(shape), since=13)
+    if axes is None:
+        axes = [axis for axis, extent in enumerate(shape) if extent == 1]
+    if any(shape[axis] != 1 for axis in axes):
+        raise Refusal("an axis to drop has more than one element")
+    return _reshape(node.input(0), [e for axis, e in enumerate(shape) if axis not in axes])
+
+
+def convert_unsqueeze(node: Node) -> relax.Expr:
+    """Unsqueeze: insert axes of extent 1 at places of the result."""
+    shape = list(static_shape(node.input(0)))
+    given = node.attributes["axes"] if node.opset < 13 else constant_ints(node, 1, "axes")
+    for axis in sorted(normalize_axes(given, len(shape) + len(given))):
+        shape.insert(axis, 1)
+    return _reshape(node.input(0), shape)
+
+
+def _reshape(data: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+    known = constant_value(data)
+    if known is not None:
+        return constant_tensor(known.reshape(tuple(shape)))
+    if math.prod(shape) != math.prod(static_shape(data)):
+        raise Refusal(f"{list(static_shape(data))} does not fit into shape {list(shape)}")
+    return relax.op.reshape(data, tuple(shape))
+
+
+def convert_shape(node: Node) -> relax.Expr:
+    """Shape, from `start` to `end`: a constant."""
+    shape = static_shape(node.input(0))
+    part = shape[node.attributes.get("start", 0) : node.attributes.get("end", len(shape))]
+    return constant_tensor(np.array(part, np.int64))
+
+
+def convert_size(node: Node) -> relax.Expr:
+    """Size: a constant."""
+    return constant_tensor(np.array(math.prod(static_shape(node.input(0))), np.int64))
+
+
+def convert_slice(node: Node) -> relax.Expr:
+    """Slice with any steps; bounds beyond the ends are clamped, as in Python."""
+    data = node.input(0)
+    shape = static_shape(data)
+    if node.opset < 10:
+        starts, ends = node.attributes["starts"], node.attributes["ends"]
+        given = node.attributes.get("axes")
+        steps: Sequence[int] = [1] * len(starts)
+    else:
+        starts, ends = (
+            constant_ints(node, index, name) for index, name in ((1, "starts"), (2, "ends"))
+        )
+        given = None if node.optional(3) is None else constant_ints(node, 3, "axes")
+        steps = [1] * len(starts)
+        if node.optional(4) is not None:
+            steps = constant_ints(node, 4, "steps")
+    axes = normalize_axes(range(len(starts)) if given is None else given, len(shape))
+    plain: dict[int, range] = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if step == 0:
+            raise Refusal("a step is 0")
+        picked = range(*slice(int(start), int(end), int(step)).indices(shape[axis]))
+        if step < 0:
+            data = take_table(node, data, axis, np.array(picked, np.int64))
+        elif picked != range(shape[axis]):
+            plain[axis] = picked
+    if not plain:
+        return data
+    return relax.op.strided_slice(
+        data,
+        list(plain),
+        [r.start for r in plain.values()],
+        [r.stop for r in plain.values()],
+        [r.step for r in plain.values()],
+    )
+
+
+def convert_split(node: Node) -> list[relax.Expr]:
+    """Split into parts of given sizes, or into equal ones of which the last may be smaller."""
+    data, count = node.input(0), len(node.proto.output)
+    shape = static_shape(data)
+    (axis,) = normalize_axes([node.attributes.get("axis", 0)], len(shape))
+    if node.opset < 13:
+        sizes = node.attributes.get("split")
+    else:
+        sizes = constant_ints(node, 1, "split") if node.optional(1) is not None else None
+    if sizes is None:
+        whole = math.ceil(shape[axis] / count)
+        sizes = [max(0, min(whole, shape[axis] - whole * i)) for i in range(count)]
+    sizes = [int(size) for size in sizes]
+    if len(sizes) != count or sum(sizes) != shape[axis]:
+        raise Refusal(f"parts of {sizes} do not make up the {shape[axis]} elements")
+    if count == 1:
+        return [data]
+    ends = np.cumsum(sizes).tolist()
+    if 0 not in sizes:
+        parts = node.emit(relax.op.split(data, ends[:-1], axis))
+        return [relax.TupleGetItem(parts, index) for index in range(count)]
+    results = []
+    for size, end in zip(sizes, ends, strict=True):
+        if size == 0:
+            empty = (*shape[:axis], 0, *shape[axis + 1 :])
+            results.append(constant_tensor(np.zeros(empty, dtype_of(data))))
+        else:
+            results.append(relax.op.strided_slice(data, [axis], [end - size], [end]))
+    return results
+
+
+def convert_tile(node: Node) -> relax.Expr:
+    """Tile: each axis repeated as a whole."""
+    data = node.input(0)
+    repeats = constant_ints(node, 1, "repeats")
+    if all(count == 1 for count in repeats):
+        return data
+    return relax.op.tile(data, repeats)
+
+
+def convert_expand(node: Node) -> relax.Expr:
+    """Expand: broadcast both ways to a shape."""
+    data = node.input(0)
+    wanted = tuple(constant_ints(node, 1, "shape"))
+    shape = np.broadcast_shapes(static_shape(data), wanted)
+    return data if shape == static_shape(data) else relax.op.broadcast_to(data, shape)
+
+
+def convert_constant(node: Node) -> relax.Expr:
+    """Constant: what constant folding leaves where an output of the model is constant."""
+    ((kind, value),) = node.attributes.items()
+    if kind.startswith(("value_int", "value_float")):
+        value = np.asarray(value, np.int64 if "int" in kind else np.float32)
+    if not isinstance(value, np.ndarray):
+        raise Refusal(f"a constant given as {kind!r} is not supported")
+    return constant_tensor(value)
+
+
+def convert_constant_of_shape(node: Node) -> relax.Expr:
+    """ConstantOfShape: one value everywhere, float32 zero if none is given."""
+    value = node.attributes.get("value", np.zeros(1, np.float32))
+    shape = tuple(constant_ints(node, 0, "input"))
+    return constant_tensor(np.full(shape, value.reshape(())))
+
+
+def convert_range(node: Node) -> relax.Expr:
+    """Range: start + i * delta for i below ceil((limit - start) / delta)."""
+    start, limit, delta = (
+        node.constant(index, name).reshape(())
+        for index, name in enumerate(("start", "limit", "delta"))
+    )
+    dtype = start.dtype
+    if dtype.kind in "iu":
+        count = max(0, -((int(start) - int(limit)) // int(delta)))
+    else:
+        count = max(0, math.ceil((float(limit) - float(start)) / float(delta)))
+    at = np.arange(count)
+    wide = at if dtype.kind in "iu" else at.astype(np.float64)
+    kind = wide.dtype
+    return constant_tensor((start.astype(kind) + wide * delta.astype(kind)).astype(dtype))
+
+
+def convert_eye_like(node: Node) -> relax.Expr:
+    """EyeLike: ones on the k-th diagonal of a matrix."""
+    rows, columns = static_shape(node.input(0))
+    code = node.attributes.get("dtype")
+    dtype = dtype_of(node.input(0)) if code is None else dtype_name(code)
+    ones = np.eye(rows, columns, node.attributes.get("k", 0))
+    return constant_tensor(ones.astype(dtype))
+
+
+def convert_pad(node: Node) -> relax.Expr:
+    """Pad by a constant, by reflection, by the edge or around; negative pads cut off."""
+    data = node.input(0)
+    rank = len(static_shape(data))
+    mode = node.attributes.get("mode", "constant")
+    value: relax.Expr | None = None
+    axes = list(range(rank))
+    if node.opset < 11:
+        pads = [int(pad) for pad in node.attributes["pads"]]
+        fill = node.attributes.get("value", 0.0)
+        value = constant_tensor(np.array(fill).astype(dtype_of(data)))
+    else:
+        pads = constant_ints(node, 1, "pads")
+        value = node.optional(2)
+        if node.optional(3) is not None:
+            axes = normalize_axes(constant_ints(node, 3, "axes"), rank)
+    before, after = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        before[axis], after[axis] = pads[place], pads[place + len(axes)]
+    data = _crop(node, data, before, after)
+    before, after = ([max(0, pad) for pad in side] for side in (before, after))
+    if not any(before) and not any(after):
+        return data
+    if mode in _PAD_TABLES:
+        for axis, extent in enumerate(static_shape(data)):
+            if before[axis] or after[axis]:
+                table = np.pad(np.arange(extent), (before[axis], after[axis]), _PAD_TABLES[mode])
+                data = take_table(node, data, axis, table)
+        return data
+    if mode != "constant":
+        raise Refusal(f"mode {mode!r} is not supported")
+    return pad_constant(node, data, before, after, value)
+
+
+def pad_constant(
+    node: Node,
+    data: relax.Expr,
+    before: Sequence[int],
+    after: Sequence[int],
+    value: relax.Expr | None = None,
+) -> relax.Expr:
+    """Surround a tensor by one value, zero by default, of the same dtype."""
+    dtype = dtype_of(data)
+    known = np.zeros((), dtype) if value is None else constant_value(value)
+    if known is not None and known.size == 1 and dtype == "float32":
+        pairs = [pad for pair in zip(before, after, strict=True) for pad in pair]
+        return relax.op.nn.pad(data, pairs, pad_value=float(known.reshape(-1)[0]))
+    shape = static_shape(data)
+    filler = constant_tensor(known) if value is None and known is not None else value
+    assert filler is not None
+    if math.prod(static_shape(filler)) != 1:
+        raise Refusal("input 'constant_value' must be one value")
+    filler = node.emit(relax.op.reshape(filler, (1,)))
+    wanted = [b + e + a for b, e, a in zip(before, shape, after, strict=True)]
+
+    def element(x: Any, outside: Any, at: list[Any]) -> Any:
+        moved = [index - pad for index, pad in zip(at, before, strict=True)]
+        inside = [tirx.all(i >= 0, i < e) for i, e in zip(moved, shape, strict=True)]
+        return tirx.if_then_else(tirx.all(*inside), x[tuple(moved)], outside[0])
+
+    return emit_compute(node, [data, filler], wanted, element)
+
+
+def _crop(node: Node, data: relax.Expr, before: Sequence[int], after: Sequence[int]) -> relax.Expr:
+    for axis, extent in enumerate(static_shape(data)):
+        start, stop = max(0, -before[axis]), extent - max(0, -after[axis])
+        if stop <= start and extent > 0:
+            raise Refusal(f"pads leave nothing of axis {axis}")
+        data = take_table(node, data, axis, np.arange(start, stop))
+    return data
+
+
+def convert_center_crop_pad(node: Node) -> relax.Expr:
+    """CenterCropPad: cut or zero-pad axes to given sizes; an odd element goes to the end."""
+    data = node.input(0)
+    shape = static_shape(data)
+    axes = normalize_axes(node.attributes.get("axes", range(len(shape))), len(shape))
+    wanted = constant_ints(node, 1, "shape")
+    before, after = [0] * len(shape), [0] * len(shape)
+    for axis, size in zip(axes, wanted, strict=True):
+        missing = int(size) - shape[axis]
+        first = abs(missing) // 2
+        before[axis] = first if missing > 0 else -first
+        after[axis] = missing - before[axis]
+    data = _crop(node, data, before, after)
+    before, after = ([max(0, pad) for pad in side] for side in (before, after))
+    return pad_constant(node, data, before, after) if any(before) or any(after) else data
+
+
+def convert_depth_to_space(node: Node) -> relax.Expr:
+    """DepthToSpace: channels [block, block, C] (DCR) or [C, block, block] (CRD) into pixels."""
+    data, block = node.input(0), int(node.attributes["blocksize"])
+    n, c, h, w = static_shape(data)
+    less = c // block**2
+    if node.attributes.get("mode", "DCR") == "DCR":
+        split, order = (n, block, block, less, h, w), [0, 3, 4, 1, 5, 2]
+    else:
+        split, order = (n, less, block, block, h, w), [0, 1, 4, 2, 5, 3]
+    moved = relax.op.permute_dims(node.emit(relax.op.reshape(data, split)), order)
+    return relax.op.reshape(node.emit(moved), (n, less, h * block, w * block))
+
+
+def convert_space_to_depth(node: Node) -> relax.Expr:
+    """SpaceToDepth: the inverse of DepthToSpace in either order."""
+    data, block = node.input(0), int(node.attributes["blocksize"])
+    n, c, h, w = static_shape(data)
+    split = (n, c, h // block, block, w // block, block)
+    order = (
+        [0, 3, 5, 1, 2, 4] if node.attributes.get("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    )
+    moved = relax.op.permute_dims(node.emit(relax.op.reshape(data, split)), order)
+    return relax.op.reshape(node.emit(moved), (n, c * block**2, h // block, w // block))

@@ -1,0 +1,191 @@
+"""Fix every shape: the model with static inputs that the compiler works on.
+
+A compiled bundle has one shape. Dimensions that the file leaves open come from the user, and
+inputs that only steer the graph (a sample rate, a target shape) can be frozen to a value, so
+that the branches and shapes behind them become constant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edgec.compiler.errors import ShapeError, TensorInputError, UnsupportedModelError, did_you_mean
+from edgec.compiler.ir.signature import dtype_name
+
+Shape = tuple[int, ...]
+
+# Some exporters write this for "open", not as a name that ties dimensions together.
+UNNAMED = "?"
+
+
+@dataclass(frozen=True)
+class SpecializedModel:
+    """A model of static shapes.
+
+    Attributes:
+        proto: the model.
+        frozen: what the frozen inputs became, in the dtype and shape of the original input.
+    """
+
+    proto: onnx.ModelProto
+    frozen: dict[str, NDArray[Any]]
+
+
+def specialize(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Shape],
+    frozen: Mapping[str, NDArray[Any]],
+) -> SpecializedModel:
+    """Copy the model with static input shapes and with some inputs made constants.
+
+    Initializers that are listed as inputs too (as IR version 3 demands) stop being inputs.
+    A dimension name that one given shape decides holds for the other inputs as well.
+
+    Args:
+        model: checked model; stays as it is.
+        shapes: full shape by input name. A zero is taken only where the model says zero too.
+        frozen: value by input name; scalars may have any numeric dtype.
+
+    Raises:
+        ShapeError: names every dimension that is open, contradictory or not positive.
+        TensorInputError: a frozen value does not fit its input.
+        UnsupportedModelError: an input or output is no tensor of numbers.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    # Version 3 knows no initializer that is not an input.
+    result.ir_version = max(result.ir_version, 4)
+    graph = result.graph
+    initialized = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initialized]
+    for value in (*inputs, *graph.output):
+        _check_tensor(value)
+    _check_names("--shape", shapes, inputs)
+    _check_names("--freeze", frozen, inputs)
+
+    constants = {
+        value.name: _frozen_array(value, frozen[value.name])
+        for value in inputs
+        if value.name in frozen
+    }
+    graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in constants.items())
+    inputs = [value for value in inputs if value.name not in frozen]
+    _fix_shapes(inputs, shapes)
+
+    del graph.input[:]
+    graph.input.extend(inputs)
+    # Stated shapes of values inside may still speak of open dimensions: infer them anew.
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return SpecializedModel(result, constants)
+
+
+def _check_tensor(value: onnx.ValueInfoProto) -> None:
+    """Refuse an input or output that is no tensor of numbers."""
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind != "tensor_type":
+        what = kind.removesuffix("_type").replace("_", " ")
+        raise UnsupportedModelError(f"{value.name} is of type {what}; edgec compiles tensors")
+    if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        raise UnsupportedModelError(f"{value.name} holds text; edgec compiles numbers")
+
+
+def _check_names(
+    option: str, given: Mapping[str, object], inputs: list[onnx.ValueInfoProto]
+) -> None:
+    known = [value.name for value in inputs]
+    for name in given:
+        if name not in known:
+            raise ShapeError(
+                f"{option} names {name!r}, which is no input of the model"
+                f"{did_you_mean(name, known)} (inputs: {', '.join(known)})"
+            )
+
+
+def _frozen_array(value: onnx.ValueInfoProto, array: NDArray[Any]) -> NDArray[Any]:
+    declared = value.type.tensor_type
+    dtype = np.dtype(dtype_name(declared.elem_type))
+    cast = np.asarray(array).astype(dtype)
+    if not np.array_equal(cast.astype(np.float64), np.asarray(array, np.float64), equal_nan=True):
+        raise TensorInputError(f"--freeze {value.name}: the value does not fit {dtype}")
+    if declared.HasField("shape"):
+        dims = [dim.dim_value for dim in declared.shape.dim]
+        fits = len(dims) == cast.ndim and all(
+            dim <= 0 or dim == extent for dim, extent in zip(dims, cast.shape, strict=True)
+        )
+        if cast.size == 1 and all(dim <= 1 for dim in dims):
+            cast = cast.reshape((1,) * len(dims))
+        elif not fits:
+            raise TensorInputError(
+                f"--freeze {value.name}: shape {list(cast.shape)} does not fit {dims}"
+            )
+    return cast
+
+
+def _fix_shapes(inputs: list[onnx.ValueInfoProto], shapes: Mapping[str, Shape]) -> None:
+    by_name: dict[str, int] = {}
+    for value in inputs:
+        if value.name in shapes:
+            _apply_shape(value, shapes[value.name], by_name)
+    problems = []
+    for value in inputs:
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape"):
+            problems.append(f"input {value.name} has no shape; pass --shape {value.name}=…")
+            continue
+        if value.name in shapes:
+            continue
+        for dim in tensor.shape.dim:
+            if dim.dim_param in by_name:
+                dim.dim_value = by_name[dim.dim_param]
+        open_dims = [
+            f"{index} ({dim.dim_param or dim.dim_value or 'unnamed'})"
+            for index, dim in enumerate(tensor.shape.dim)
+            if dim.dim_value <= 0
+        ]
+        if open_dims:
+            example = ",".join(
+                str(dim.dim_value) if dim.dim_value > 0 else "?" for dim in tensor.shape.dim
+            )
+            noun = "dimension" if len(open_dims) == 1 else "dimensions"
+            problems.append(
+                f"input {value.name}: {noun} {', '.join(open_dims)} not fixed; "
+                f"pass --shape {value.name}={example} with a number for each ?"
+            )
+    if problems:
+        raise ShapeError("; ".join(problems))
+
+
+def _apply_shape(value: onnx.ValueInfoProto, shape: Shape, by_name: dict[str, int]) -> None:
+    tensor = value.type.tensor_type
+    text = ",".join(str(extent) for extent in shape)
+    option = f"--shape {value.name}={text}"
+    if not tensor.HasField("shape"):
+        for _ in shape:
+            tensor.shape.dim.add()
+    if len(shape) != len(tensor.shape.dim):
+        raise ShapeError(
+            f"{option} has {len(shape)} dimensions, the input has {len(tensor.shape.dim)}"
+        )
+    for index, (dim, extent) in enumerate(zip(tensor.shape.dim, shape, strict=True)):
+        empty = extent == 0 and dim.HasField("dim_value") and dim.dim_value == 0
+        if extent <= 0 and not empty:
+            raise ShapeError(f"{option}: dimension {index} is {extent}; it must be at least 1")
+        if dim.dim_value > 0 and dim.dim_value != extent:
+            raise ShapeError(
+                f"{option}: dimension {index} is {extent}, the model fixes it to {dim.dim_value}"
+            )
+        name = "" if dim.dim_param == UNNAMED else dim.dim_param
+        if name and by_name.setdefault(name, extent) != extent:
+            raise ShapeError(
+                f"{option}: dimension {index} ({name}) is {extent}, "
+                f"another input makes it {by_name[name]}"
+            )
+        dim.dim_value = extent

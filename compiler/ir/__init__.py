@@ -1,0 +1,1 @@
+"""The language that all stages speak: signatures, graphs of Relax, operators, layouts, programs."""

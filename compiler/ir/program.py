@@ -1,0 +1,123 @@
+"""A compiled model as a list of kernel calls over values: what the static executor runs.
+
+The program is what is left of a Relax function when all shapes are known: no control flow, no
+allocation. Its values are inputs, outputs, constants and temporaries; a value may be a view of
+another (a reshape). `memory.py` gives temporaries their place, `build.py` writes it all as C.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.ir.signature import TensorSpec
+
+Role = Literal["input", "output", "constant", "temporary"]
+
+
+@dataclass(eq=False)
+class Value:
+    """A buffer, or part of one.
+
+    Attributes:
+        role: where its memory is.
+        shape: extents.
+        dtype: NumPy name.
+        array: of a constant.
+        number: position among inputs or outputs.
+        base: the value that this one is a view of, with the same first byte.
+        label: for people.
+    """
+
+    role: Role
+    shape: tuple[int, ...]
+    dtype: str
+    array: NDArray[Any] | None = None
+    number: int = -1
+    base: "Value | None" = None
+    label: str = ""
+
+    @property
+    def root(self) -> "Value":
+        """The value whose memory this one uses."""
+        return self if self.base is None else self.base.root
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all elements."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        kernel: name of the function.
+        arguments: its buffers in order.
+        tasks: extent of its parallel loop.
+        label: the operators it computes, for profiles.
+        template: name of the template, or `generic`.
+        flops: floating-point operations.
+        workload: what the template was asked for, as text; empty for `generic`.
+        constants: constant arguments by position, as they were before the kernel's packing.
+    """
+
+    kernel: str
+    arguments: tuple[Value, ...]
+    tasks: int
+    label: str
+    template: str
+    flops: int = 0
+    workload: str = ""
+    constants: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Program:
+    """A model ready to be built.
+
+    Attributes:
+        inputs: in the order of the signature.
+        outputs: likewise.
+        steps: in the order of execution.
+        functions: code by kernel name.
+        copies: outputs that no kernel writes (an input or a constant that is returned), with
+            their source.
+    """
+
+    inputs: list[Value]
+    outputs: list[Value]
+    steps: list[Step] = field(default_factory=list)
+    functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    copies: list[tuple[Value, Value]] = field(default_factory=list)
+
+    def constants(self) -> list[Value]:
+        """Constants that steps read, in the order of their first use."""
+        found: dict[int, Value] = {}
+        values = [value for step in self.steps for value in step.arguments]
+        for value in [*values, *(source for _, source in self.copies)]:
+            if value.root.role == "constant":
+                found.setdefault(id(value.root), value.root)
+        return list(found.values())
+
+    def temporaries(self) -> list[Value]:
+        """Temporaries in the order of their first use."""
+        found: dict[int, Value] = {}
+        for step in self.steps:
+            for value in step.arguments:
+                if value.root.role == "temporary":
+                    found.setdefault(id(value.root), value.root)
+        return list(found.values())
+
+
+def input_value(spec: TensorSpec, number: int) -> Value:
+    """The value of an input of static shape."""
+    return Value("input", _static(spec.shape), spec.dtype, number=number, label=spec.name)
+
+
+def _static(shape: Sequence[int | None]) -> tuple[int, ...]:
+    return tuple(extent for extent in shape if extent is not None)

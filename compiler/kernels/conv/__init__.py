@@ -1,0 +1,1 @@
+"""Convolutions: direct, Winograd, integer, depthwise, transposed, sparse."""

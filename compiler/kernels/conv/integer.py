@@ -1,0 +1,344 @@
+"""Direct convolution of codes: the register tiles of `conv`, four input channels at a time.
+
+Layouts, with c float32 lanes in a vector:
+
+    activation  [N, ceil(channels / c), H, W, c] codes; to this kernel a line of groups of four
+                channels, 32 bits each.
+    weight      int8 as the rows of `conv.pack_weight`, each lane one group.
+    bias        int32 [blocks * c]: the bias in units of the products, less the sum of all weights
+                of the channel times the zero point.
+    rows        int32 [kh, blocks * c]: the sum of the weights of a row of the window times the
+                zero point, put back where the row is above or below the image.
+
+Padding stands for zero, so its code is the zero point: in columns outside the image that code is
+multiplied like any other. The epilogue begins with the sum as float32.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.conv.direct import (
+    ConvDecision,
+    DirectConv,
+    code_bytes,
+    direct_space,
+    estimate_cycles,
+    flattened,
+    pack_weight,
+    packed_size,
+)
+from edgec.compiler.kernels.conv.windows import absent_rows
+from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.emit.emitter import Emitter, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
+from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.targets.target import Target
+
+# How fast code that a run reads once comes from beyond the first level.
+CODE_BYTES_PER_CYCLE = 2.0
+
+# Instructions that load what makes codes of sums, for a vector of channels, with what that pushes
+# out of registers: counted in tiles of two and of five vectors.
+_SCALES = 18
+
+# Groups of weights, 16 KiB, that are not asked for ahead.
+_NEAR_GROUPS = 4096
+
+
+@dataclass(frozen=True)
+class IntegerConvWorkload(CodesConvWorkload):
+    """A convolution of codes, of one group.
+
+    Attributes:
+        together: groups of channels, side by side, whose products fit the sums of `Dot.pairs`.
+        wide: whether the weights do not fit the target's narrow sums.
+    """
+
+    conv: ConvWorkload
+    together: int = field(default=1, metadata={"unsaid": True})
+    wide: bool = field(default=False, metadata={"unsaid": True})
+
+    @property
+    def grouped(self) -> ConvWorkload:
+        """As a convolution whose channels are groups of channels."""
+        groups = math.ceil(self.conv.in_channels / GROUP)
+        return flattened(replace(self.conv, in_channels=groups))
+
+
+def _dot(workload: IntegerConvWorkload, target: Target) -> Dot:
+    dot = dot_of(target)
+    if dot is not None and workload.wide:
+        dot = dot.wide
+    assert dot is not None
+    return dot
+
+
+def _block(target: Target) -> int:
+    return target.float_lanes // GROUP
+
+
+def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
+    """The target with the registers that are left for a register tile."""
+    left = target.vector_registers - _dot(workload, target).temporaries
+    return target.model_copy(update={"vector_registers": left})
+
+
+def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
+    """Decisions whose register tile fits the registers."""
+    space = direct_space(workload.grouped, _narrowed(workload, target))
+    if _block(target) > 1:
+        return space
+    # Four groups are read, and four vectors of codes stored, at once.
+    whole = [d for d in space if d.tile_w % GROUP == 0]
+    return whole or space
+
+
+def estimate_integer_cycles(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target
+) -> float:
+    """How long it computes, and fetching its code once."""
+    return _computing(workload, decision, target) + _fetching(workload, decision, target)
+
+
+def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
+    """How long its code takes to come, once."""
+    dot, block = _dot(workload, target), _block(target)
+    code = code_bytes(workload.grouped, decision, target, block, dot.instructions)
+    return code / CODE_BYTES_PER_CYCLE
+
+
+def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
+    """The model of the direct convolution and what it does not know.
+
+    Each vector of a tile loads its scales; where a group has two parts, each is copied to all
+    lanes, and vectors of weights are halved.
+    """
+    dot, work = _dot(workload, target), workload.grouped
+    together = GROUP if _block(target) == 1 else 1
+    cycles = estimate_cycles(work, decision, target, _block(target), dot.instructions, together)
+    pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
+    blocks = math.ceil(work.out_channels / target.float_lanes)
+    tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
+    more = vectors * _SCALES
+    if dot.parts > 1:
+        depth = work.in_channels * math.prod(work.kernel)
+        more += depth * (dot.parts * pixels + vectors)
+    return cycles + work.batch * tiles * more / target.fma_units
+
+
+def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
+    """The decision of the lowest estimate; of those that compute as long, that of most pixels."""
+    computing = {d: _computing(workload, d, target) for d in integer_space(workload, target)}
+    best = min(computing, key=lambda d: computing[d] + _fetching(workload, d, target))
+    equals = [d for d, cycles in computing.items() if cycles == computing[best]]
+    return max(equals, key=lambda d: d.tile_h * d.tile_w)
+
+
+def integer_weight_size(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target
+) -> int:
+    """Values in a packed weight."""
+    return packed_size(workload.grouped, decision, target, _block(target))
+
+
+def pack_integer_weight(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target, weight: NDArray[Any]
+) -> NDArray[Any]:
+    """Weights int8 [out_channels, in_channels, kh, kw] as int32 groups, in the kernel's order."""
+    c = target.float_lanes
+    packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
+    return _dot(workload, target).arrange(packed, c)
+
+
+def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
+    """Weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
+
+    >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
+    [[16777217, 2]]
+    """
+    outputs, inputs, *window = weight.shape
+    padded = np.zeros((outputs, math.ceil(inputs / GROUP) * GROUP, *window), np.int8)
+    padded[:, :inputs] = weight
+    split = padded.reshape(outputs, -1, GROUP, *window)
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]
+
+
+def emit_integer_conv(
+    workload: IntegerConvWorkload, decision: ConvDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are data, packed weight, bias, rows (if there are any), the operands of the
+    epilogue, and output.
+    """
+    return emit_phases([(workload, decision)], target, name)
+
+
+def emit_phases(
+    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]], target: Target, name: str
+) -> Kernel:
+    """Write several convolutions of the same data into one output.
+
+    Buffers are those of `emit_integer_conv`; weights, bias and rows of one phase follow those of
+    the phase before it.
+    """
+    workload = phases[0][0]
+    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(workload, target)
+    sizes = [integer_weight_size(phase, decision, target) for phase, decision in phases]
+    taps = [phase.conv.kernel[0] for phase, _ in phases]
+    blocks_in = math.ceil(workload.conv.in_channels / c)
+    channels = math.ceil(work.out_channels / c) * c
+    groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
+    data = e.buffer("data", groups * dot.parts, dot.unit)
+    weight = e.buffer("weight", sum(sizes), "int32")
+    bias = e.buffer("bias", len(phases) * channels, "int32")
+    rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
+    out_size = work.batch * channels * math.prod(work.out_extent)
+    lengths = {"channel": channels, "image_channel": work.batch * channels, "element": out_size}
+    operands = declare_operands(e, work.epilogue, lengths)  # type: ignore[arg-type]
+    output = e.buffer("output", out_size, output_dtype(work.epilogue))
+    buffers = ConvBuffers(data, weight, operands, output)
+    with e.tasks() as task:
+        first = 0
+        for number, (phase, decision) in enumerate(phases):
+            bases = _Bases(sum(sizes[:number]), number * channels, sum(taps[:number]) * channels)
+            conv = _IntegerConv(phase, decision, dot, e, buffers, bias, rows, c, bases)
+            with ExitStack() as stack:
+                own = task
+                if len(phases) > 1:
+                    inside = tirx.all(task >= first, task < first + conv.tasks)
+                    stack.enter_context(e.branch(inside))
+                    own = e.let("phase_task", task - first)
+                conv.body(own)
+            first += conv.tasks
+    return Kernel(e.function(name), first)
+
+
+@dataclass(frozen=True)
+class _Bases:
+    """Where in its buffers the constants of a convolution begin."""
+
+    weight: int
+    bias: int
+    rows: int
+
+
+class _IntegerConv(DirectConv):
+    """Writes one convolution of codes into an emitter."""
+
+    dtype = "int32"
+
+    def __init__(
+        self,
+        workload: IntegerConvWorkload,
+        decision: ConvDecision,
+        dot: Dot,
+        emit: Emitter,
+        buffers: ConvBuffers,
+        bias: Any,
+        rows: Any,
+        c: int,
+        bases: _Bases,
+    ) -> None:
+        self.dot, self.bias, self.row_sums, self.bases = dot, bias, rows, bases
+        self.border = workload.border != 0
+        self.code = workload.border
+        self.together = workload.together
+        self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
+        super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
+
+    def input_block(self) -> int:
+        return self.c // GROUP
+
+    def takes_bias(self) -> bool:
+        return False
+
+    def start(self, o: int) -> Any:
+        e, taps, c = self.emit, self.work.kernel[0], self.c
+        channel = self.first_channel(o)
+        first, count = self.present
+        bias = e.load(self.bias, channel + self.bases.bias, c)
+        if isinstance(count, int) or self.row_sums is None:
+            return e.let("bias", bias)
+        sum_ = e.local("start", 1, vector_dtype("int32", c))
+        e.store(sum_, 0, bias)
+        for begin, past in absent_rows(e, first, count, taps):
+            with e.loop("absent", past - begin, begin) as kh:
+                at = kh * (self.out_blocks * c) + channel + self.bases.rows
+                row = e.load(self.row_sums, at, c)
+                e.store(sum_, 0, e.load(sum_, 0) + row)
+        return e.let("bias", e.load(sum_, 0))
+
+    def total(self, accumulator: Any) -> Any:
+        return tirx.Cast(vector_dtype("float32", self.c), accumulator)
+
+    def read(self, at: Any) -> Any:
+        return self.dot.read(self.emit, self.data, at, self.c)
+
+    def multiply(
+        self,
+        vectors: Sequence[Sequence[Any]],
+        base: Any,
+        channels: Sequence[Any],
+        inside: Sequence[bool],
+        lines: Sequence[bool],
+    ) -> None:
+        self.near: dict[int, tuple[Any, ...]] = {}
+        if self.block == 1:
+            w, p = self.work, self.plan
+            for y in range(p.tile_h):
+                if lines[y if len(lines) > 1 else 0]:
+                    line = y * w.stride[0] * w.in_w
+                    read = [line + x * w.stride[1] for x in range(p.tile_w) if inside[x]]
+                    self.near |= self._near(base + channels[0], read)
+        super().multiply(vectors, base, channels, inside, lines)
+
+    def _near(self, base: Any, groups: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """Groups of a line in every lane, by their place: four are loaded at once."""
+        found: dict[int, tuple[Any, ...]] = {}
+        parts, e = self.dot.parts, self.emit
+        while len(found) < len(groups) and groups[-1] - groups[0] >= GROUP - 1:
+            first = min(groups[len(found)], groups[-1] - GROUP + 1)
+            four = e.let("four", e.load(self.data, (base + first) * parts, GROUP * parts))
+            for place in groups[len(found) :]:
+                if place >= first + GROUP:
+                    break
+                lanes = [(place - first) * parts + part for part in range(parts)]
+                found[place] = tuple(shuffle([four], [lane] * self.c) for lane in lanes)
+        return found
+
+    def value(self, base: Any, place: int, channel: Any) -> Any:
+        found = self.near.get(place)
+        return found if found is not None else super().value(base, place, channel)
+
+    def _prefetch(self, weights: Any, used: int) -> None:
+        # What stays in the first level comes by itself.
+        if int(self.weight.shape[0]) > _NEAR_GROUPS:
+            super()._prefetch(weights, used)
+
+    def outside(self) -> Any:
+        return self.dot.repeated(self.code, self.c)
+
+    def accumulate(
+        self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
+    ) -> None:
+        turns, left = divmod(count, self.together)
+        for first, number, size in ((0, turns, self.together), (turns * self.together, left, 1)):
+            if number == 0:
+                continue
+            # Turns share no values, so LLVM's unrolling of this loop would gain nothing.
+            with self.emit.loop("channel", number, wide=True, step=self.opaque_one()) as turn:
+                channels = [first + turn * size + each for each in range(size)]
+                self.add_products(base, weights, channels, inside, lines)
+
+    def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
+        return self.dot.add(accumulator, values, weights)

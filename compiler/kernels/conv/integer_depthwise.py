@@ -1,0 +1,367 @@
+"""Depthwise convolution of codes: four taps of a channel in each lane.
+
+Every line of the input is rewritten once: a column becomes, for each channel of a block, its code
+and those of the three columns to the right. One such vector is then multiplied by four taps of
+a row of the window at once, as `Dot` multiplies four input channels. The lines that a window covers
+are kept in a ring. Padding is written into them on the left and right; rows of the window above
+and below the image are left out.
+
+Layouts, with c float32 lanes in a vector:
+
+    activation  [N, ceil(channels / c), H, W, c] codes.
+    weight      int32 [blocks, kh, ceil(kw / 4), c], each lane four taps.
+    bias        int32 [blocks * c]: the bias in units of the products, less the sum of the weights
+                of the channel times the zero point.
+    rows        int32 [kh, blocks * c]: the sum of the weights of a row of the window times the
+                zero point, put back where the row is above or below the image.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.conv.windows import absent_rows, present_rows
+from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvWorkload
+from edgec.compiler.kernels.emit.emitter import Emitter, constant, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.epilogue import (
+    Places,
+    apply,
+    cost,
+    declare_operands,
+    operand_loader,
+    output_dtype,
+)
+from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of, store_values
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.targets.target import Target
+
+# The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
+RING_BYTES = 32 * 1024
+
+# To hand a task out.
+TASK_CYCLES = 1000
+
+
+@dataclass(frozen=True)
+class IntegerDepthwiseWorkload(CodesConvWorkload):
+    """A depthwise convolution of codes.
+
+    Attributes:
+        conv: as many groups as channels.
+        together: groups of taps, side by side, whose products fit the sums of `pair_sums`.
+    """
+
+    conv: ConvWorkload
+    together: int = field(default=1, metadata={"unsaid": True})
+
+    @property
+    def quads(self) -> int:
+        """Groups of taps in a row of the window."""
+        return math.ceil(self.conv.kernel[1] / GROUP)
+
+    @property
+    def spread(self) -> int:
+        """Columns from one group of taps to the next, in windows."""
+        return GROUP // self.conv.stride[1]
+
+    @property
+    def columns(self) -> int:
+        """Rewritten columns of a line."""
+        return self.conv.out_w + (self.quads - 1) * self.spread
+
+    @property
+    def line(self) -> int:
+        """Columns of a line that are read, padding included."""
+        return (self.columns - 1) * self.conv.stride[1] + GROUP
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows of the window can be outside, and count."""
+        conv = self.conv
+        lowest = (conv.out_h - 1) * conv.stride[0] + conv.kernel[0] - conv.padding[0]
+        return self.border != 0 and (conv.padding[0] > 0 or lowest > conv.in_h)
+
+    def suits(self, lanes: int) -> bool:
+        """Whether groups of taps begin at windows and the lines fit their place."""
+        conv = self.conv
+        whole = GROUP % conv.stride[1] == 0 and conv.dilation == (1, 1)
+        return whole and conv.kernel[0] * self.columns * lanes * GROUP <= RING_BYTES
+
+
+@dataclass(frozen=True)
+class DepthwiseDecision:
+    """How it is computed.
+
+    Attributes:
+        tile_w: pixels of a line in the register tile.
+        lines: of the output in one task.
+    """
+
+    tile_w: int
+    lines: int
+
+
+def _dot(target: Target) -> Dot:
+    dot = dot_of(target)
+    assert dot is not None
+    return dot
+
+
+def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
+    """Tiles that take half of the registers, so that rows of the window can be unrolled."""
+    conv, dot = workload.conv, _dot(target)
+    room = (target.vector_registers - dot.temporaries - workload.quads - 1) // 2
+    widths = range(1, max(1, min(conv.out_w, room)) + 1)
+    heights = sorted({math.ceil(conv.out_h / parts) for parts in (1, 2, 3, 4, 8, 16)})
+    return [DepthwiseDecision(w, lines) for w in widths for lines in heights]
+
+
+def default_depthwise_decision(
+    workload: IntegerDepthwiseWorkload, target: Target
+) -> DepthwiseDecision:
+    """The decision of the lowest estimate; of equals the one with more pixels."""
+    return min(
+        depthwise_space(workload, target),
+        key=lambda d: (estimate_depthwise_cycles(workload, d, target), -d.tile_w),
+    )
+
+
+def estimate_depthwise_cycles(
+    workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target
+) -> float:
+    """Cycles of products, of the epilogue, which stores four vectors at once, and of rewriting."""
+    conv, dot = workload.conv, _dot(target)
+    tile = decision.tile_w
+    products = conv.kernel[0] * workload.quads * tile
+    multiply = max(products * dot.instructions, products + 4) / target.fma_units
+    store = tile * (3 + cost(conv.epilogue)) / target.fma_units + 2 * (tile % GROUP)
+    tiles = math.ceil(conv.out_w / tile)
+    planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
+    parts = math.ceil(conv.out_h / decision.lines)
+    # Each task begins with all rows of a window; those outside the image are not rewritten.
+    rows = min(conv.kernel[0], conv.in_h)
+    fresh = min(conv.in_h * parts, conv.out_h * conv.stride[0] + parts * (rows - conv.stride[0]))
+    rewriting = min(fresh, conv.out_h * rows) * workload.columns * 2
+    tasks = planes * parts
+    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
+    lines = conv.out_h * tiles * (multiply + store + 8)
+    return planes * (lines + rewriting) * imbalance + tasks * TASK_CYCLES
+
+
+def pack_integer_depthwise(
+    workload: IntegerDepthwiseWorkload, target: Target, weight: NDArray[Any]
+) -> NDArray[Any]:
+    """Weights int8 [channels, 1, kh, kw] as int32 groups of taps, in the kernel's order."""
+    c, dot = target.float_lanes, _dot(target)
+    channels, _, kh, kw = weight.shape
+    padded = np.zeros((math.ceil(channels / c) * c, kh, workload.quads * GROUP), np.int8)
+    padded[:channels, :, :kw] = weight[:, 0]
+    groups = padded.view(np.int32).reshape(-1, c, kh, workload.quads)
+    return dot.arrange(np.ascontiguousarray(groups.transpose(0, 2, 3, 1)), c)
+
+
+def emit_integer_depthwise(
+    workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are data, weight, bias, rows (if there are any), the operands of the epilogue, and
+    output.
+    """
+    return _IntegerDepthwise(workload, decision, target).kernel(name)
+
+
+class _IntegerDepthwise:
+    def __init__(
+        self, workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target
+    ) -> None:
+        self.dot = _dot(target)
+        self.work, self.plan, self.c = workload, decision, target.float_lanes
+        conv = self.conv = workload.conv
+        self.blocks = math.ceil(conv.in_channels / self.c)
+        # Bytes of a rewritten column.
+        self.step = GROUP * self.c
+        e, c = Emitter(), self.c
+        self.emit = e
+        planes = conv.batch * self.blocks
+        self.data = e.buffer("data", planes * conv.in_h * conv.in_w * c, self.dot.data)
+        size = self.blocks * conv.kernel[0] * workload.quads * c
+        self.weight = e.buffer("weight", size, "int32")
+        self.bias = e.buffer("bias", self.blocks * c, "int32")
+        if workload.has_rows:
+            self.row_sums = e.buffer("rows", conv.kernel[0] * self.blocks * c, "int32")
+        out_size = planes * conv.out_h * conv.out_w * c
+        self.operands = declare_operands(
+            e,
+            conv.epilogue,
+            {"channel": self.blocks * c, "image_channel": planes * c, "element": out_size},
+        )
+        self.output = e.buffer("output", out_size, output_dtype(conv.epilogue))
+
+    def kernel(self, name: str) -> Kernel:
+        """The finished kernel."""
+        w, e, c = self.conv, self.emit, self.c
+        parts = math.ceil(w.out_h / self.plan.lines)
+        rows = w.kernel[0]
+        with e.tasks() as task:
+            part = e.let("part", tirx.floormod(task, parts))
+            plane = e.let("plane", tirx.floordiv(task, parts))
+            block = e.let("block", tirx.floormod(plane, self.blocks))
+            held = rows * self.work.columns * self.dot.parts
+            self.ring = e.local("ring", held * c, self.dot.unit)
+            self.row = e.local("row", self.work.line * c, self.dot.data)
+            self.acc = e.local("acc", self.plan.tile_w, vector_dtype("int32", c))
+            self._write_borders()
+            first = e.let("first_line", part * self.plan.lines)
+            count = tirx.min(tirx.IntImm("int32", self.plan.lines), w.out_h - first)
+            with e.loop("line_offset", e.let("lines", count)) as offset:
+                line = e.let("line", first + offset)
+                fresh = max(0, rows - w.stride[0])
+                begin = e.let("begin", tirx.Select(offset == 0, 0, fresh)) if fresh else 0
+                with e.loop("fresh", rows - begin, begin) as kh:
+                    self._rewrite(plane, line, kh)
+                self._line(plane, block, line)
+        return Kernel(e.function(name), w.batch * self.blocks * parts)
+
+    def _border(self, lanes: int) -> Any:
+        return constant(self.work.border, self.dot.data, lanes)
+
+    def _write_borders(self) -> None:
+        """The columns of a line beside the image."""
+        left, right = self._inside()
+        for begin, past in ((0, left), (right, self.work.line)):
+            if past > begin:
+                with self.emit.loop("column", past - begin, begin) as column:
+                    self.emit.store(self.row, column * self.c, self._border(self.c))
+
+    def _inside(self) -> tuple[int, int]:
+        """Columns of a line between which the image is."""
+        left = self.conv.padding[1]
+        return min(left, self.work.line), min(left + self.conv.in_w, self.work.line)
+
+    def _rewrite(self, plane: Any, line: Any, kh: Any) -> None:
+        """Write a line of the input into the ring."""
+        w, e, c = self.conv, self.emit, self.c
+        place = e.let("place", line * w.stride[0] + kh)
+        source = e.let("source", place - w.padding[0])
+        slot = tirx.floormod(place, tirx.IntImm("int32", w.kernel[0]))
+        to = e.let("to", slot * (self.work.columns * self.dot.parts))
+        with e.branch(tirx.all(source >= 0, source < w.in_h)):
+            left, right = self._inside()
+            first = e.let("from", (plane * w.in_h + source) * w.in_w * c)
+            wide, rest = divmod(right - left, GROUP)
+            with e.loop("columns", wide) as number:
+                codes = e.load(self.data, first + number * self.step, self.step)
+                e.store(self.row, left * c + number * self.step, codes)
+            with e.loop("column", rest) as number:
+                at = wide * self.step + number * c
+                e.store(self.row, left * c + at, e.load(self.data, first + at, c))
+            with e.loop("column", self.work.columns) as column:
+                codes = e.load(self.row, column * (w.stride[1] * c), self.step)
+                e.store(self.ring, (to + column * self.dot.parts) * c, self._by_channel(codes))
+
+    def _by_channel(self, codes: Any) -> Any:
+        """Four columns of c channels as c channels of four columns, in the units of `Dot`."""
+        c, parts = self.c, self.dot.parts
+        # Four channels of each column, then four columns of each channel.
+        words = tirx.reinterpret(vector_dtype("int32", c), codes)
+        blocks = c // GROUP
+        sorted_ = shuffle(
+            [words], [tap * blocks + k for k in range(blocks) for tap in range(GROUP)]
+        )
+        turned = tirx.reinterpret(vector_dtype(self.dot.data, self.step), sorted_)
+        each = GROUP // parts
+        order = [
+            (lane // GROUP * GROUP + part * each + tap) * GROUP + lane % GROUP
+            for part in range(parts)
+            for lane in range(c)
+            for tap in range(each)
+        ]
+        return tirx.reinterpret(vector_dtype(self.dot.unit, parts * c), shuffle([turned], order))
+
+    def _line(self, plane: Any, block: Any, line: Any) -> None:
+        w, e = self.conv, self.emit
+        rows = w.kernel[0]
+        top = e.let("top", line * w.stride[0] - w.padding[0])
+        first, count = present_rows(e, top, w.in_h, rows, 1, w.stride[0], w.padding[0], w.out_h)
+        if isinstance(count, int):
+            self._tiles(plane, block, line, first, count)
+            return
+        # A number of rows that is known is unrolled.
+        with e.branch(count == rows):
+            self._tiles(plane, block, line, 0, rows)
+        with e.branch(count < rows):
+            self._tiles(plane, block, line, first, count)
+
+    def _start(self, block: Any, first: Any, count: Any) -> Any:
+        """What sums begin with: the bias, and the padding in rows outside the image."""
+        e, c, rows = self.emit, self.c, self.conv.kernel[0]
+        bias = e.load(self.bias, block * c, c)
+        if isinstance(count, int) or not self.work.has_rows:
+            return e.let("bias", bias)
+        start = e.local("start", 1, vector_dtype("int32", c))
+        e.store(start, 0, bias)
+        for begin, past in absent_rows(e, first, count, rows):
+            with e.loop("absent", past - begin, begin) as kh:
+                row = e.load(self.row_sums, (kh * self.blocks + block) * c, c)
+                e.store(start, 0, e.load(start, 0) + row)
+        return e.let("bias", e.load(start, 0))
+
+    def _tiles(self, plane: Any, block: Any, line: Any, first: Any, count: Any) -> None:
+        w, e, tile = self.conv, self.emit, self.plan.tile_w
+        start = self._start(block, first, count)
+        with e.loop("tile", math.ceil(w.out_w / tile)) as number:
+            column = number * tile
+            if w.out_w % tile:
+                column = tirx.min(column, tirx.IntImm("int32", w.out_w - tile))
+            column = e.let("column", column)
+            for x in range(tile):
+                e.store(self.acc, x, start)
+            with e.loop("kh", count, first) as kh:
+                self._row(block, line, column, kh)
+            self._store(plane, block, line, column)
+
+    def _row(self, block: Any, line: Any, column: Any, kh: Any) -> None:
+        """Products of one row of the window, `together` groups of taps at a time."""
+        w, e, c = self.conv, self.emit, self.c
+        quads, together, parts = self.work.quads, self.work.together, self.dot.parts
+        slot = tirx.floormod(line * w.stride[0] + kh, tirx.IntImm("int32", w.kernel[0]))
+        base = e.let("base", (slot * self.work.columns + column) * parts)
+        at = e.let("weights", (block * w.kernel[0] + kh) * (quads * c))
+        for first in range(0, quads, together):
+            taken = range(first, min(first + together, quads))
+            weights = [e.let("w", e.load(self.weight, at + quad * c, c)) for quad in taken]
+            for x in range(self.plan.tile_w):
+                values = []
+                for quad in taken:
+                    place = base + (x + quad * self.work.spread) * parts
+                    values.append(
+                        tuple(e.load(self.ring, (place + p) * c, c) for p in range(parts))
+                    )
+                e.store(self.acc, x, self.dot.add(e.load(self.acc, x), values, weights))
+
+    def _store(self, plane: Any, block: Any, line: Any, column: Any) -> None:
+        w, e, c = self.conv, self.emit, self.c
+        to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
+        values = []
+        if requantizes(w.epilogue):
+            sums = [e.load(self.acc, x) for x in range(self.plan.tile_w)]
+            step, operand = w.epilogue[0], self.operands[0]
+            store_requantized(e, step, operand, block * c, self.output, to, sums)
+            return
+        for x in range(self.plan.tile_w):
+            places: Places = {
+                "channel": block * c,
+                "image_channel": plane * c,
+                "element": to + x * c,
+            }
+            operand = operand_loader(e, self.operands, places, c)
+            total = tirx.Cast(vector_dtype("float32", c), e.load(self.acc, x))
+            values.append(apply(w.epilogue, total, operand))
+        store_values(e, self.output, to, values)

@@ -1,0 +1,497 @@
+"""3x3 convolution with fewer multiplications: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
+
+A tile of m x m output pixels of one channel needs 9 m m multiplications directly, (m + 2) (m + 2)
+after a change of basis (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
+section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
+
+    out = A' [ (G g G') * (B' d B) ] A      d a patch of the input, g the window
+
+    m = 2    1  0 -1  0          1    0    0
+        B' = 0  1  1  0     G = .5   .5   .5     A' = 1  1  1  0
+             0 -1  1  0         .5  -.5   .5          0  1 -1 -1
+             0  1  0 -1          0    0    1
+
+    m = 4    1   0 -2.5  0  1  0           6   0   0
+             0 -2r  -2   r  1  0          -4 -4r  -2          1  1  1  1  1  0
+        B' = 0  2r  -2  -r  1  0   6 G =  -4  4r  -2     A' = 0  r -r  s -s  0
+             0 -r  -.5   s  1  0           1   s   2          0 rr rr ss ss  0
+             0  r  -.5  -s  1  0           1  -s   2          0 rrr -rrr sss -sss 1
+             0   1  0 -2.5  0  1           0   0   6          r = sqrt(1/2), s = sqrt(2)
+
+Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s the
+largest error is a quarter, for two multiplications more in A'. Measured with 128 channels it is
+1.8e-6 of the largest value, where that of the direct sum is 1.4e-6 and that of m = 2 is 4.5e-7.
+As m = 4 loses digits, the analytic model never chooses it (`conv.default_decision`): only the
+tuner does, which compares the result of every kernel that it picks with the default's.
+
+Summed over input channels the elementwise product is one matrix product for each position in a
+patch.
+
+One task computes a block of tiles for all output channels, with P = m + 2:
+
+    patches   B' d B of its tiles: [P * P, B, tiles, c], in the second-level cache
+    products  [P * P, tiles, tile_o] for tile_o vectors of output channels at a time, by a register
+              tile as in `conv.py`: each step broadcasts one value per tile and multiplies it with
+              tile_o weight vectors
+    output    A' m A, epilogue, stored
+
+    weight    [tiles of output channels, P * P, input channels, tile_o * c], made by
+              `pack_winograd`
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.emit.emitter import (
+    CACHE_LINE_BYTES,
+    Emitter,
+    broadcast,
+    constant,
+    lanes_of,
+    vector_dtype,
+    wide,
+)
+from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, cost, operand_loader
+from edgec.compiler.kernels.emit.estimate import (
+    FAR_BYTES_PER_CYCLE,
+    NEAR_BYTES_PER_CYCLE,
+    load_cycles,
+    multiply_cycles,
+    tile_room,
+)
+from edgec.compiler.kernels.emit.integer_dot import store_values
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.targets.target import Target
+
+_R, _S = math.sqrt(0.5), math.sqrt(2)
+_G = {
+    2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    4: np.array(
+        [
+            [6, 0, 0],
+            [-4, -4 * _R, -2],
+            [-4, 4 * _R, -2],
+            [1, _S, 2],
+            [1, -_S, 2],
+            [0, 0, 6],
+        ]
+    )
+    / 6,
+}
+
+
+@dataclass(frozen=True)
+class WinogradDecision:
+    """How the tiles of an image are computed.
+
+    Attributes:
+        register_tiles: tiles in a register tile.
+        vectors: blocks of output channels in a register tile.
+        repeats: register tiles in a task.
+        out: rows and columns of output pixels in a tile, 2 or 4.
+    """
+
+    register_tiles: int
+    vectors: int
+    repeats: int
+    out: int = 2
+
+    @property
+    def patch(self) -> int:
+        """Rows and columns of input that a tile depends on."""
+        return self.out + 2
+
+    @property
+    def positions(self) -> int:
+        """Values in a patch."""
+        return self.patch**2
+
+
+def suits_winograd(workload: ConvWorkload) -> bool:
+    """Whether a convolution is 3x3, of this kind, and its weights can be transformed beforehand."""
+    return (
+        workload.kernel == (3, 3)
+        and workload.weight == "float32"
+        and workload.stride == (1, 1)
+        and workload.dilation == (1, 1)
+        and workload.groups == 1
+        and not workload.plain_input
+        and workload.out_extent == (workload.out_h, workload.out_w)
+        and min(workload.padding) >= 0
+    )
+
+
+def _tiles(workload: ConvWorkload, out: int) -> tuple[int, int]:
+    return math.ceil(workload.out_h / out), math.ceil(workload.out_w / out)
+
+
+def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecision]:
+    """Decisions whose register tile fits the registers, its patches and products half of L2.
+
+    Those of F(4x4, 3x3) are for the tuner only.
+    """
+    if not suits_winograd(workload):
+        return []
+    blocks = math.ceil(workload.out_channels / target.float_lanes)
+    channels = math.ceil(workload.in_channels / target.float_lanes) * target.float_lanes
+    decisions = []
+    for out in _G:
+        count = math.prod(_tiles(workload, out))
+        for vectors in range(1, min(blocks, 4) + 1):
+            room = tile_room(vectors, target)
+            for tiles in range(1, min(count, room) + 1):
+                for repeats in (1, 2, 3, 4, 6, 8):
+                    decision = WinogradDecision(tiles, vectors, repeats, out)
+                    values = channels + vectors * target.float_lanes
+                    held = decision.positions * tiles * repeats * values * 4
+                    if tiles * repeats <= count and held <= target.l2_kib * 512:
+                        decisions.append(decision)
+    return decisions
+
+
+def estimate_winograd_cycles(
+    workload: ConvWorkload, decision: WinogradDecision, target: Target
+) -> float:
+    """The model of `conv.estimate_cycles` for the products, and passes for the transforms."""
+    c = target.float_lanes
+    tiles, vectors = decision.register_tiles, decision.vectors
+    in_blocks = math.ceil(workload.in_channels / c)
+    out_tiles = math.ceil(math.ceil(workload.out_channels / c) / vectors)
+    block = tiles * decision.repeats
+    tasks = workload.batch * math.ceil(math.prod(_tiles(workload, decision.out)) / block)
+    fmas = tiles * vectors
+    load, issue = load_cycles(tiles, vectors, target), (fmas + tiles + vectors + 3) / 4
+    step = max(multiply_cycles(fmas, target), load, issue)
+    depth = workload.in_channels
+    # Moving accumulators between memory and registers, and loops.
+    around = 30 + 2 * fmas
+    products = out_tiles * decision.positions * decision.repeats * (depth * step + around)
+    transform = TRANSFORM_CYCLES_PER_VALUE * decision.positions
+    gather = block * in_blocks * transform
+    scatter = block * out_tiles * vectors * (transform + 2 * cost(workload.epilogue))
+    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
+    weight_bytes = 4 * decision.positions * depth * out_tiles * vectors * c
+    again = tasks if weight_bytes > target.l2_kib * 512 else 1
+    # Patches are fetched to be overwritten, and written back; what products read is half hidden.
+    near = weight_bytes + (2 + out_tiles / 2) * 4 * decision.positions * depth * block
+    product_bytes = 4 * decision.positions * block * vectors * c
+    if product_bytes > target.l1d_kib * 1024:
+        near += out_tiles * 2 * product_bytes
+    image_bytes = 4 * workload.in_channels * workload.in_h * workload.in_w
+    far = weight_bytes * again / WEIGHTS_PREFETCH_GAIN + workload.batch * image_bytes
+    task = products + gather + scatter + near / NEAR_BYTES_PER_CYCLE
+    return tasks * task * imbalance + far / FAR_BYTES_PER_CYCLE
+
+
+# A load, two to four operations and a store for each value of a patch or tile.
+TRANSFORM_CYCLES_PER_VALUE = 1.5
+# How much less a core waits for weights that it asks for in time: they are many.
+WEIGHTS_PREFETCH_GAIN = 2.0
+
+
+def pack_winograd(
+    workload: ConvWorkload, decision: WinogradDecision, weight: NDArray[Any], c: int
+) -> NDArray[Any]:
+    """G g G' of every window, in the order in which the kernel reads it.
+
+    Args:
+        workload: the convolution.
+        decision: its register tile.
+        weight: [out_channels, in_channels, 3, 3].
+        c: lanes.
+
+    Returns:
+        [tiles of output channels, positions, in_channels, vectors * c], zero past the last channel.
+    """
+    width, positions = decision.vectors * c, decision.positions
+    g = _G[decision.out]
+    tiles = math.ceil(workload.out_channels / width)
+    changed = np.einsum("ai,ocij,bj->oabc", g, weight.astype(np.float64), g, optimize=True)
+    padded = np.zeros((tiles * width, positions, workload.in_channels), weight.dtype)
+    padded[: workload.out_channels] = changed.reshape(-1, positions, workload.in_channels)
+    order = padded.reshape(tiles, width, positions, workload.in_channels)
+    return np.ascontiguousarray(order.transpose(0, 2, 3, 1))
+
+
+def winograd_size(workload: ConvWorkload, decision: WinogradDecision, c: int) -> int:
+    """Values in a packed weight."""
+    width = decision.vectors * c
+    return (
+        math.ceil(workload.out_channels / width) * decision.positions * workload.in_channels * width
+    )
+
+
+def emit_winograd(
+    workload: ConvWorkload,
+    decision: WinogradDecision,
+    target: Target,
+    name: str,
+    buffers: ConvBuffers,
+    e: Emitter,
+) -> Kernel:
+    """Write the kernel into an emitter whose buffers are those of `emit_conv`."""
+    return _Winograd(workload, decision, target.float_lanes, e, buffers).kernel(name)
+
+
+class _Winograd:
+    def __init__(
+        self,
+        workload: ConvWorkload,
+        decision: WinogradDecision,
+        c: int,
+        e: Emitter,
+        buffers: ConvBuffers,
+    ) -> None:
+        self.work = workload
+        self.plan = decision
+        self.c = c
+        self.emit = e
+        self.buffers = buffers
+        self.in_blocks = math.ceil(workload.in_channels / c)
+        self.out_blocks = math.ceil(workload.out_channels / c)
+        self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
+        self.rows, self.columns = _tiles(workload, decision.out)
+        self.block = decision.register_tiles * decision.repeats
+        self.blocks = math.ceil(self.rows * self.columns / self.block)
+        self.width = decision.vectors * c
+        # Values from one position to the next in patches and in products.
+        self.patch_step = _apart(self.in_blocks * self.block * c)
+        self.product_step = _apart(self.block * self.width)
+
+    def kernel(self, name: str) -> Kernel:
+        p, e, c = self.plan, self.emit, self.c
+        with e.tasks() as task:
+            self.image = e.let("image", tirx.floordiv(task, self.blocks))
+            number = tirx.floormod(task, self.blocks)
+            last = tirx.IntImm("int32", self.rows * self.columns - self.block)
+            self.first = e.let("first_tile", tirx.min(number * self.block, last))
+            self.patches = e.local("patches", p.positions * self.patch_step, "float32")
+            self.products = e.local("products", p.positions * self.product_step, "float32")
+            self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
+            with e.loop("patch", self.block) as tile:
+                self._gather(tile)
+            with e.loop("out_tile", self.out_tiles) as out_tile:
+                with (
+                    e.loop("product", p.positions) as position,
+                    e.loop("repeat", p.repeats) as part,
+                ):
+                    self._multiply(out_tile, position, part)
+                with e.loop("result", self.block) as tile:
+                    self._scatter(out_tile, tile)
+        return Kernel(e.function(name), self.work.batch * self.blocks)
+
+    def _place(self, tile: Any) -> tuple[Any, Any]:
+        """First output row and column of a tile of this task."""
+        e = self.emit
+        index = e.let("index", self.first + tile)
+        row = e.let("row", tirx.floordiv(index, self.columns) * self.plan.out)
+        return row, e.let("column", tirx.floormod(index, self.columns) * self.plan.out)
+
+    def _gather(self, tile: Any) -> None:
+        """B' d B of one tile, for all input channels."""
+        w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
+        row, column = self._place(tile)
+        top = e.let("top", row - w.padding[0])
+        left = e.let("left", column - w.padding[1])
+        inside = e.let(
+            "inside",
+            tirx.all(top >= 0, left >= 0, top + patch <= w.in_h, left + patch <= w.in_w),
+        )
+        with e.branch(inside), e.loop("block", self.in_blocks) as block:
+            base = self._pixel(block, top, left)
+            self._change(
+                tile, block, lambda y, x: e.load(self.buffers.data, base + (y * w.in_w + x) * c, c)
+            )
+        with e.branch(tirx.Not(inside)):
+            self._border(tile, top, left)
+
+    def _pixel(self, block: Any, row: Any, column: Any) -> Any:
+        """Where the input has a pixel of a block of channels."""
+        w = self.work
+        line = (self.image * self.in_blocks + block) * w.in_h + row
+        return self.emit.let("pixel", wide((line * w.in_w + column) * self.c))
+
+    def _border(self, tile: Any, top: Any, left: Any) -> None:
+        """A tile whose patch lies partly outside: of a copy, zero where there is no pixel."""
+        w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
+
+        def present(name: str, start: Any, extent: int) -> tuple[Any, Any]:
+            first = e.let(f"first_{name}", tirx.max(-start, tirx.IntImm("int32", 0)))
+            past = tirx.min(extent - start, tirx.IntImm("int32", patch))
+            return first, e.let(f"{name}s", past - first)
+
+        first_row, rows = present("row", top, w.in_h)
+        first_column, columns = present("column", left, w.in_w)
+        copy = e.local("copy", patch * patch * c, "float32")
+        for position in range(patch * patch):
+            e.store(copy, position * c, constant(0, "float32", c))
+        with e.loop("block", self.in_blocks) as block:
+            with e.loop("y", rows, first_row) as y:
+                source = self._pixel(block, top + y, left)
+                with e.loop("x", columns, first_column, wide=True) as x:
+                    value = e.load(self.buffers.data, source + x * c, c)
+                    e.store(copy, (y * patch + x) * c, value)
+            self._change(tile, block, lambda y, x: e.load(copy, (y * patch + x) * c, c))
+
+    def _change(self, tile: Any, block: Any, read: Callable[[int, int], Any]) -> None:
+        """B' d B of one patch of a block of channels."""
+        e, c, patch = self.emit, self.c, self.plan.patch
+        change = _CHANGES[self.plan.out]
+        to = e.let("to", wide((block * self.block + tile) * c))
+        columns = [change([e.let("d", read(y, x)) for y in range(patch)], e) for x in range(patch)]
+        for y in range(patch):
+            for x, value in enumerate(change([column[y] for column in columns], e)):
+                e.store(self.patches, to + (y * patch + x) * self.patch_step, value)
+
+    def _multiply(self, out_tile: Any, position: Any, repeat: Any) -> None:
+        """One register tile of the product of one position."""
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        count = p.register_tiles * p.vectors
+        for index in range(count):
+            e.store(self.acc, index, constant(0, "float32", c))
+        panel = e.let("panel", (out_tile * p.positions + position) * w.in_channels)
+        start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * c))
+
+        def block_of(block: Any, used: int) -> None:
+            weights = e.let("weights", wide((panel + block * c) * self.width))
+            self._prefetch(weights, used, repeat)
+            source = e.let("source", wide(start + block * (self.block * c)))
+            with e.loop("channel", used, wide=True) as channel:
+                vectors = [
+                    e.let(
+                        "w", e.load(self.buffers.weight, weights + channel * self.width + o * c, c)
+                    )
+                    for o in range(p.vectors)
+                ]
+                for t in range(p.register_tiles):
+                    at = source + t * c + channel
+                    value = e.let("x", broadcast(e.load(self.patches, at), c))
+                    for o, vector in enumerate(vectors):
+                        index = t * p.vectors + o
+                        e.store(self.acc, index, e.load(self.acc, index) + value * vector)
+
+        full = w.in_channels // c
+        if full:
+            with e.loop("block", full) as block:
+                block_of(block, c)
+        if w.in_channels % c:
+            block_of(full, w.in_channels % c)
+        to = e.let("to", position * self.product_step + repeat * (p.register_tiles * self.width))
+        for index in range(count):
+            e.store(self.products, to + index * c, e.load(self.acc, index))
+
+    def _prefetch(self, weights: Any, used: int, repeat: Any) -> None:
+        """Ask for this repetition's share of the next position's weights."""
+        line = CACHE_LINE_BYTES // 4
+        share = math.ceil(used * self.width / line / self.plan.repeats)
+        following = weights + self.work.in_channels * self.width
+        for number in range(share):
+            place = wide(repeat) * (share * line) + number * line
+            self.emit.prefetch(self.buffers.weight, following + place)
+
+    def _scatter(self, out_tile: Any, tile: Any) -> None:
+        """A' m A of one tile, its epilogue, and the pixels that exist."""
+        w, p, e, c = self.work, self.plan, self.emit, self.c
+        total = _TOTALS[p.out]
+        row, column = self._place(tile)
+        for o in range(p.vectors):
+            with ExitStack() as stack:
+                block = out_tile * p.vectors + o
+                if self.out_blocks % p.vectors:
+                    stack.enter_context(e.branch(block < self.out_blocks))
+                source = e.let("from", wide(tile * self.width + o * c))
+                columns = []
+                for x in range(p.patch):
+                    m = [
+                        e.let(
+                            "m",
+                            e.load(
+                                self.products, source + (y * p.patch + x) * self.product_step, c
+                            ),
+                        )
+                        for y in range(p.patch)
+                    ]
+                    columns.append(total(m, e))
+                plane = (self.image * self.out_blocks + block) * w.out_h
+                for y in range(p.out):
+                    for x, value in enumerate(total([column[y] for column in columns], e)):
+                        with ExitStack() as pixel:
+                            # Only the last row and column of tiles can lie partly outside.
+                            if y >= (w.out_h % p.out or p.out):
+                                pixel.enter_context(e.branch(row + y < w.out_h))
+                            if x >= (w.out_w % p.out or p.out):
+                                pixel.enter_context(e.branch(column + x < w.out_w))
+                            at = e.let("at", ((plane + row + y) * w.out_w + column + x) * c)
+                            finished = apply(w.epilogue, value, self._operand(at, block))
+                            store_values(e, self.buffers.output, at, [finished])
+
+    def _operand(self, at: Any, block: Any) -> OperandLoader:
+        places: Places = {
+            "channel": block * self.c,
+            "image_channel": (self.image * self.out_blocks + block) * self.c,
+            "element": at,
+        }
+        return operand_loader(self.emit, self.buffers.operands, places, self.c)
+
+
+def _apart(values: int) -> int:
+    """At least so many values: an odd number of cache lines.
+
+    A transform touches the same place of every position. Multiples of large powers of two would
+    put all of them into a few sets of the cache.
+    """
+    line = CACHE_LINE_BYTES // 4
+    return (math.ceil(values / line) // 2 * 2 + 1) * line
+
+
+def _change_2(d: Sequence[Any], e: Emitter) -> list[Any]:
+    """B' d for one column or row of a patch."""
+    return [e.let("t", value) for value in (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])]
+
+
+def _change_4(d: Sequence[Any], e: Emitter) -> list[Any]:
+    # Rows 1 and 2, and 3 and 4, have equal even columns and opposite odd ones.
+    even = [e.let("even", d[4] - _times(2, d[2])), e.let("even", d[4] - _times(0.5, d[2]))]
+    odd = [e.let("odd", d[3] - _times(2, d[1])), e.let("odd", d[3] - _times(0.5, d[1]))]
+    rows = (
+        d[0] - _times(2.5, d[2]) + d[4],
+        even[0] + _times(_R, odd[0]),
+        even[0] - _times(_R, odd[0]),
+        even[1] + _times(_S, odd[1]),
+        even[1] - _times(_S, odd[1]),
+        d[1] - _times(2.5, d[3]) + d[5],
+    )
+    return [e.let("t", row) for row in rows]
+
+
+def _total_2(m: Sequence[Any], e: Emitter) -> list[Any]:
+    """A' m for one column or row."""
+    return [e.let("s", m[0] + m[1] + m[2]), e.let("s", m[1] - m[2] - m[3])]
+
+
+def _total_4(m: Sequence[Any], e: Emitter) -> list[Any]:
+    sums = [e.let("sum", m[1] + m[2]), e.let("sum", m[3] + m[4])]
+    differences = [e.let("difference", m[1] - m[2]), e.let("difference", m[3] - m[4])]
+    rows = (
+        m[0] + sums[0] + sums[1],
+        _times(_R, differences[0]) + _times(_S, differences[1]),
+        _times(0.5, sums[0]) + _times(2, sums[1]),
+        m[5] + _times(_R**3, differences[0]) + _times(_S**3, differences[1]),
+    )
+    return [e.let("s", row) for row in rows]
+
+
+def _times(number: float, value: Any) -> Any:
+    return constant(number, "float32", lanes_of(value)) * value
+
+
+_CHANGES = {2: _change_2, 4: _change_4}
+_TOTALS = {2: _total_2, 4: _total_4}

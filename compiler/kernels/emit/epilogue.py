@@ -1,0 +1,237 @@
+"""What a kernel does to a value between its accumulator and the store.
+
+An epilogue is a chain of steps. Each takes the value so far, and a binary one also the next
+operand of the kernel. `channel` operands hold a value for each output channel, `image_channel`
+operands one for each channel of each image, `element` operands one for each element of the output.
+A `number` holds for all. `uint8` and `int8` operands are codes, one for each element of the
+output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
+last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
+A `fixed` or `scaled` operand belongs to a step that makes codes of sums, the only one; see
+`fixed_point`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm import tirx
+
+from edgec.compiler.kernels.emit import vector_math
+from edgec.compiler.kernels.emit.emitter import (
+    Emitter,
+    Index,
+    broadcast,
+    constant,
+    lanes_of,
+    select,
+)
+from edgec.compiler.kernels.emit.integer_dot import codes_of, fused_multiply_add, read_codes
+
+OperandKind = Literal[
+    "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
+]
+
+CODES: tuple[OperandKind, ...] = ("uint8", "int8")
+
+# What follows the multipliers and shifts of channels in a `fixed` operand.
+FIXED_NUMBERS = 4
+# What follows the scales of channels in a `scaled` operand.
+SCALED_NUMBERS = 3
+
+_PARAMETERS: dict[OperandKind, int] = {"number": 1, "uint8": 2, "int8": 2, "quantizer": 4}
+
+OperandLoader = Callable[[int, OperandKind], Any]
+"""Gives the operand of binary step number n."""
+
+Places = Mapping[OperandKind, Index]
+"""Where an operand of each kind is read."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an epilogue.
+
+    Attributes:
+        op: name in `BINARY` or `UNARY`.
+        operand: what the next operand holds, None for a unary step.
+        parameters: numbers of a unary step: the bounds of a clip, the slope of a leaky ReLU; of
+            a quantizer which ends are open, see `codes_of`.
+    """
+
+    op: str
+    operand: OperandKind | None = None
+    parameters: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """Short form for names and records.
+
+        >>> str(Step("add", "channel")), str(Step("clip", None, (0.0, 6.0)))
+        ('add:channel', 'clip(0,6)')
+        """
+        numbers = f"({','.join(f'{number:g}' for number in self.parameters)})"
+        return (
+            f"{self.op}:{self.operand}"
+            if self.operand
+            else self.op + numbers * any([self.parameters])
+        )
+
+
+def begins_with_bias(steps: Sequence[Step]) -> bool:
+    """Whether the sums can begin with a number of each channel."""
+    return bool(steps) and steps[0] == Step("add", "channel")
+
+
+def _clip(x: Any, low: float, high: float) -> Any:
+    lanes = lanes_of(x)
+    dtype = str(x.ty.dtype.with_lanes(1)) if lanes > 1 else str(x.ty.dtype)
+    floored = tirx.max(x, constant(low, dtype, lanes))
+    return tirx.min(floored, constant(high, dtype, lanes))
+
+
+def _number(x: Any, value: float) -> Any:
+    return constant(value, "float32", lanes_of(x))
+
+
+def _relu(x: Any) -> Any:
+    return tirx.max(x, _number(x, 0))
+
+
+def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
+    return _clip(x * _number(x, alpha) + _number(x, beta), 0, 1)
+
+
+def _gelu(x: Any) -> Any:
+    half = x * _number(x, 0.5)
+    return half + half * vector_math.erf(x * _number(x, 0.5**0.5))
+
+
+def _gelu_tanh(x: Any) -> Any:
+    # (1 + tanh(u)) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+    u = x * (x * x * _number(x, 0.044715) + _number(x, 1)) * _number(x, 2 * 0.7978845608028654)
+    return x * vector_math.sigmoid(u)
+
+
+UNARY: dict[str, Callable[..., Any]] = {
+    "add_number": lambda x, number: x + _number(x, number),
+    "divide_by_number": lambda x, number: _number(x, number) / x,
+    "divide_number": lambda x, number: x / _number(x, number),
+    "clip": _clip,
+    "erf": vector_math.erf,
+    "exp": vector_math.exp,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6)),
+    "leaky_relu": lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope)),
+    "maximum_number": lambda x, number: tirx.max(x, _number(x, number)),
+    "minimum_number": lambda x, number: tirx.min(x, _number(x, number)),
+    "multiply_number": lambda x, number: x * _number(x, number),
+    "relu": _relu,
+    "sigmoid": vector_math.sigmoid,
+    "silu": lambda x: x * vector_math.sigmoid(x),
+    "sqrt": tirx.sqrt,
+    "subtract_from_number": lambda x, number: _number(x, number) - x,
+    "tanh": vector_math.tanh,
+}
+
+
+def _add(x: Any, y: Any) -> Any:
+    if isinstance(y, tuple):
+        code, scale = y
+        return fused_multiply_add(code, scale, x)
+    return x + y
+
+
+def _multiply(x: Any, y: Any) -> Any:
+    return x * (y[0] * y[1]) if isinstance(y, tuple) else x * y
+
+
+# Those that take codes; other steps read floats.
+ON_CODES = ("add", "multiply")
+
+BINARY: dict[str, Callable[..., Any]] = {
+    "add": _add,
+    "divide": lambda x, y: x / y,
+    "divide_by": lambda x, y: y / x,
+    "maximum": tirx.max,
+    "minimum": tirx.min,
+    "multiply": _multiply,
+    "quantize_int8": lambda x, y, *ends: codes_of(x, y, "int8", *ends),
+    "quantize_uint8": lambda x, y, *ends: codes_of(x, y, "uint8", *ends),
+    "subtract": lambda x, y: x - y,
+    "subtract_from": lambda x, y: y - x,
+}
+
+# Rough cost of a step on one vector, in FMA-like instructions.
+_HEAVY = {"exp": 16, "sigmoid": 20, "silu": 21, "tanh": 30, "erf": 36, "gelu": 38, "gelu_tanh": 26}
+
+
+def cost(steps: Sequence[Step]) -> int:
+    """Instructions of an epilogue on one vector."""
+    return sum(_HEAVY.get(step.op, 2) for step in steps)
+
+
+def declare_operands(
+    e: Emitter, steps: Sequence[Step], sizes: Mapping[OperandKind, int]
+) -> list[Any]:
+    """A parameter for the operand of each binary step, of the size of its kind."""
+    operands: list[Any] = []
+    for number, kind in enumerate(step.operand for step in steps if step.operand):
+        name, count = f"operand{number}", _PARAMETERS.get(kind)
+        if kind in CODES:
+            codes = e.buffer(name, sizes["element"], kind)
+            operands.append((codes, e.buffer(f"scale{number}", 2, "float32")))
+        elif kind == "scaled":
+            operands.append(e.buffer(name, sizes["channel"] + SCALED_NUMBERS, "float32"))
+        elif kind == "fixed":
+            operands.append(e.buffer(name, 2 * sizes["channel"] + FIXED_NUMBERS, "int16"))
+        else:
+            operands.append(e.buffer(name, count or sizes[kind], "float32"))
+    return operands
+
+
+def output_dtype(steps: Sequence[Step]) -> str:
+    """Of what a chain gives."""
+    last = steps[-1].op if steps else ""
+    return last.rpartition("quantize_")[2] if "quantize_" in last else "float32"
+
+
+def operand_loader(
+    e: Emitter, operands: Sequence[Any], places: Places, lanes: int = 1
+) -> OperandLoader:
+    """Reads `lanes` values of an operand from the place of its kind.
+
+    Codes come as a pair, code less zero point and scale; a quantizer as its four numbers.
+    """
+
+    def load(number: int, kind: OperandKind) -> Any:
+        if kind in CODES:
+            codes, parameters = operands[number]
+            scale, zero = (broadcast(e.load(parameters, i), lanes) for i in range(2))
+            return read_codes(e, codes, places["element"], lanes) - zero, scale
+        if kind in _PARAMETERS:
+            count = _PARAMETERS[kind]
+            numbers = [broadcast(e.load(operands[number], i), lanes) for i in range(count)]
+            return numbers if count > 1 else numbers[0]
+        return e.load(operands[number], places[kind], lanes)
+
+    return load
+
+
+def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:
+    """Run the chain on a value.
+
+    Args:
+        steps: the chain.
+        value: scalar or vector.
+        operands: gives the value of binary step number n, of the same lanes.
+    """
+    position = 0
+    for step in steps:
+        if step.operand is None:
+            value = UNARY[step.op](value, *step.parameters)
+        else:
+            operand = operands(position, step.operand)
+            value = BINARY[step.op](value, operand, *step.parameters)
+            position += 1
+    return value

@@ -1,0 +1,325 @@
+"""Sums to codes: what follows products of codes.
+
+A sum of products, int32, becomes a code by one product in float32; all that follows is in 16 bits:
+
+    code = saturate8(saturate16(round(sum * scale / scale of the codes)) + zero_point)
+
+Where a hard swish comes between, there are no floats at all. The sum is shifted to an int16 that
+fills its bits, by n that differs between channels, and multiplied with a number of each channel.
+With f binary digits for fractions of a code, and x the code less its zero point:
+
+    w = saturate16((sum + 2**(n - 1)) >> n)        or sum << -n; the half is in the bias
+    v = (w * multiplier + 2**14) >> 15             pmulhrsw, sqrdmulh: q times the argument
+    v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15         q is such that it is x * 2**f
+    code = saturate8((v + (zero_point << f) + 2**(f - 1)) >> f)
+
+Every step is exact or rounds as IEEE 754 says: all targets give the same codes. Before v is
+rounded it is less than 2**(2 - f) of a code away from what real numbers give.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emit.emitter import Emitter, Index, broadcast, shuffle
+from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, SCALED_NUMBERS, Step
+
+LEAST_FRACTION = 4
+_MOST_FRACTION = 7
+_MOST_LEFT = -8
+_MOST_RAISED = 4
+_TOP = 2**15 - 1
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """How sums become codes through a hard swish.
+
+    Attributes:
+        fraction: f.
+        multipliers: int16, of each channel.
+        shifts: n of each channel, int16; below 0 to the left.
+        three: 3 q.
+        raised: k.
+    """
+
+    fraction: int
+    multipliers: NDArray[np.int16]
+    shifts: NDArray[np.int16]
+    three: int
+    raised: int
+
+    def step(self, dtype: str, below: bool, above: bool) -> Step:
+        """The only step of an epilogue; see `operand`.
+
+        Args:
+            dtype: of the codes.
+            below: whether the smallest code is that of the type.
+            above: whether the largest is.
+        """
+        left = self.shifts.min() < 0
+        numbers = (self.fraction, self.raised, left, below, above)
+        return Step(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
+
+    def operand(self, zero_point: int, low: int, high: int) -> NDArray[np.int16]:
+        """Multipliers, shifts, then the numbers that hold for all channels.
+
+        Args:
+            zero_point: of the codes.
+            low: smallest code.
+            high: largest code.
+        """
+        numbers = (zero_point << self.fraction, low, high, self.three)
+        assert len(numbers) == FIXED_NUMBERS
+        return np.concatenate([self.multipliers, self.shifts, np.array(numbers, np.int16)])
+
+    @property
+    def halves(self) -> NDArray[np.int32]:
+        """What sums begin with, so that the shift rounds."""
+        return (1 << np.maximum(0, self.shifts).astype(np.int32)) >> 1
+
+
+def requantization(
+    scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
+) -> Requantization | None:
+    """The finest one; None if it is coarser than `LEAST_FRACTION`.
+
+    Args:
+        scales: of the sums, by channel.
+        reach: largest magnitude of the sums, by channel.
+        scale: of the codes.
+        high: largest code less the zero point.
+    """
+    scales = scales.astype(np.float64)
+    # Sums beyond give 0 or the largest code in any case.
+    bound = max(3.0, high * scale) + scale
+    used = np.minimum(reach, bound / np.maximum(scales, np.finfo(np.float32).tiny))
+    shifts = np.maximum(_MOST_LEFT, np.ceil(np.log2(np.maximum(used, 1) / _TOP)))
+    if reach.max() * 2.0 ** -min(0, shifts.min()) >= 2**31:
+        return None
+    for raised in range(_MOST_RAISED + 1):
+        for fraction in range(_MOST_FRACTION, LEAST_FRACTION - 1, -1):
+            unit = math.sqrt(2.0 ** (15 + fraction - raised) / (6 * scale))
+            multipliers = np.rint(scales * unit * 2.0 ** (shifts + 15))
+            if max(6.0 * 2**raised, bound) * unit <= _TOP and multipliers.max() <= _TOP:
+                words = multipliers.astype(np.int16), shifts.astype(np.int16)
+                return Requantization(fraction, *words, round(3 * unit), raised)
+    return None
+
+
+def scaled_step(dtype: str, below: bool, above: bool) -> Step:
+    """The only step of an epilogue without a hard swish; args as of `Requantization.step`."""
+    return Step(f"requantize_{dtype}", "scaled", (float(below), float(above)))
+
+
+def scaled_operand(
+    scales: NDArray[Any], zero_point: int, low: int, high: int
+) -> NDArray[np.float32]:
+    """Scales in codes, then the zero point and the ends."""
+    numbers = np.array([zero_point, low, high], np.float32)
+    assert len(numbers) == SCALED_NUMBERS
+    return np.concatenate([scales.astype(np.float32), numbers])
+
+
+def requantizes(steps: Sequence[Step]) -> bool:
+    """Whether an epilogue is that of this module."""
+    return any(step.operand in ("fixed", "scaled") for step in steps)
+
+
+def store_requantized(
+    e: Emitter,
+    step: Step,
+    operand: Any,
+    channel: Index,
+    buffer: Any,
+    at: Index,
+    sums: Sequence[Any],
+) -> None:
+    """Store the codes of consecutive vectors of sums.
+
+    Args:
+        e: where to write.
+        step: see `Requantization.step`.
+        operand: its buffer.
+        channel: of the first lane of every vector.
+        buffer: of the codes.
+        at: where the first goes.
+        sums: vectors of int32.
+    """
+    lanes = int(sums[0].ty.dtype.lanes)
+    sums = [e.let("sum", value) for value in sums]
+    kind = _Scaled if step.operand == "scaled" else _Swished
+    maker = kind(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype))
+    done = 0
+    while done < len(sums):
+        count = min(4, 1 << (len(sums) - done).bit_length() - 1)
+        four = [sums[done + number % count] for number in range(4)]
+        codes = maker.codes(four[: max(2, count)], count)
+        e.store(buffer, at + done * lanes, codes)
+        done += count
+
+
+class _Maker:
+    """Turns up to four vectors of sums into codes."""
+
+    fraction = 0
+    zero: Any
+    low: Any
+    high: Any
+
+    def __init__(
+        self, e: Emitter, step: Step, operand: Any, channel: Index, lanes: int, dtype: str
+    ) -> None:
+        self.e, self.lanes, self.dtype = e, lanes, dtype
+        self.below, self.above = map(bool, step.parameters[-2:])
+        # Where packssdw puts two vectors: four values of the first, then of the second.
+        parts = range(0, lanes, 4)
+        self.order = [part + lane for part in parts for _ in range(2) for lane in range(4)]
+        self.begin(step, operand, channel)
+
+    def begin(self, step: Step, operand: Any, channel: Index) -> None:
+        """Load what is the same for all vectors."""
+        raise NotImplementedError
+
+    def every(self, number: Any) -> Any:
+        """A number in all lanes of 16 bits."""
+        return self.e.let("number", broadcast(number, 2 * self.lanes))
+
+    def codes(self, sums: Sequence[Any], count: int) -> Any:
+        """Codes of two or four vectors, of which `count` count."""
+        halves = [
+            saturated_sum(self.words(sums[i : i + 2]), self.zero) for i in range(0, len(sums), 2)
+        ]
+        # Each 128 bits hold four codes of every vector.
+        order = [4 * part + vector for vector in range(count) for part in range(self.lanes // 4)]
+        codes = rounded_codes(halves, self.fraction, self.dtype, order)
+        return bounded(codes, None if self.below else self.low, None if self.above else self.high)
+
+    def words(self, sums: Sequence[Any]) -> Any:
+        """Two vectors as one of int16: the codes, less the zero point, and their fractions."""
+        raise NotImplementedError
+
+    def packed(self, values: Sequence[Any]) -> Any:
+        """Two vectors of int32 as one of int16 that saturates."""
+        if self.dtype == "int8":
+            halves = [_call("aarch64.neon.sqxtn", "int16x4", x) for x in values]
+            return shuffle(halves, range(8))
+        name = {8: "avx2.packssdw", 16: "avx512.packssdw.512"}[self.lanes]
+        return _call(f"x86.{name}", f"int16x{2 * self.lanes}", *values)
+
+
+class _Scaled(_Maker):
+    def begin(self, step: Step, operand: Any, channel: Index) -> None:
+        size = int(operand.shape[0])
+        numbers = [self.e.load(operand, size - SCALED_NUMBERS + i) for i in range(SCALED_NUMBERS)]
+        zero, self.low, self.high = (tirx.Cast("int16", number) for number in numbers)
+        self.zero = self.every(zero)
+        self.scales = self.e.let("scales", self.e.load(operand, channel, self.lanes))
+
+    def words(self, sums: Sequence[Any]) -> Any:
+        floats, whole = f"float32x{self.lanes}", f"int32x{self.lanes}"
+        return self.packed(
+            [_call("lrint", whole, tirx.Cast(floats, sum_) * self.scales) for sum_ in sums]
+        )
+
+
+class _Swished(_Maker):
+    def begin(self, step: Step, operand: Any, channel: Index) -> None:
+        e, lanes = self.e, self.lanes
+        self.fraction, self.raised = map(int, step.parameters[:2])
+        self.left = bool(step.parameters[2])
+        size = int(operand.shape[0])
+        numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
+        zero, self.low, self.high, three = numbers
+        self.zero = self.every(shifted_zero(zero, self.fraction, self.dtype))
+        self.three = self.every(three)
+        self.six = self.every(three * tirx.const(2, "int16"))
+        channels = (size - FIXED_NUMBERS) // 2
+        shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
+        self.shifts = e.let("shifts", shifts)
+        multipliers = e.load(operand, channel, lanes)
+        self.multipliers = e.let("multipliers", shuffle([multipliers] * 2, self.order))
+
+    def words(self, sums: Sequence[Any]) -> Any:
+        words = self.packed([self._shifted(sum_) for sum_ in sums])
+        value = self.e.let("v", times(words, self.multipliers, self.dtype))
+        zeros = broadcast(tirx.const(0, "int16"), 2 * self.lanes)
+        gate = tirx.min(tirx.max(saturated_sum(value, self.three), zeros), self.six)
+        if self.raised:
+            by = broadcast(tirx.const(self.raised, "int16"), 2 * self.lanes)
+            gate = tirx.shift_left(gate, by)
+        return times(value, gate, self.dtype)
+
+    def _shifted(self, sum_: Any) -> Any:
+        none = broadcast(tirx.const(0, "int32"), self.lanes)
+        if self.dtype == "int8":
+            return _call("aarch64.neon.sshl", "int32x4", sum_, none - self.shifts)
+        if not self.left:
+            return tirx.shift_right(sum_, self.shifts)
+        up, down = tirx.max(none - self.shifts, none), tirx.max(self.shifts, none)
+        return tirx.shift_right(tirx.shift_left(sum_, up), down)
+
+
+# Codes of AArch64 are int8, those of x86 uint8: see `codes.Dot`.
+
+
+def times(left: Any, right: Any, dtype: str) -> Any:
+    """(left * right + 2**14) >> 15 of vectors of int16; `dtype`: of the codes."""
+    kind = str(left.ty.dtype)
+    x86 = {"int16x16": "avx2.pmul.hr.sw", "int16x32": "avx512.pmul.hr.sw.512"}
+    name = "aarch64.neon.sqrdmulh" if dtype == "int8" else f"x86.{x86[kind]}"
+    return _call(name, kind, left, right)
+
+
+def saturated_sum(left: Any, right: Any) -> Any:
+    """Of vectors of int16."""
+    return tirx.call_llvm_pure_intrin(left.ty, "llvm.sadd.sat", left, right)
+
+
+def shifted_zero(number: Any, fraction: int, dtype: str) -> Any:
+    """What is added before `rounded_codes`, of a zero point << fraction, int16."""
+    return number if dtype == "int8" else number + tirx.const(1 << (fraction - 1), "int16")
+
+
+def rounded_codes(halves: Sequence[Any], fraction: int, dtype: str, order: Sequence[int]) -> Any:
+    """One or two vectors of int16 as codes.
+
+    Args:
+        halves: with `fraction` binary digits after the point.
+        fraction: how many.
+        dtype: of the codes.
+        order: on x86, of groups of four codes, where each 128 bits hold 64 of the first vector,
+            then 64 of the second; elsewhere they are in order, and only as many are taken.
+    """
+    lanes = int(halves[0].ty.dtype.lanes)
+    if dtype == "int8":
+        shift = [tirx.IntImm("int32", fraction)] * (fraction > 0)
+        narrow = "aarch64.neon.sqrshrn" if fraction else "aarch64.neon.sqxtn"
+        parts = [_call(narrow, "int8x8", half, *shift) for half in halves]
+        return parts[0] if len(order) == 2 else shuffle(parts, range(4 * len(order)))
+    by = broadcast(tirx.const(fraction, "int16"), lanes)
+    shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
+    name = {16: "avx2.packuswb", 32: "avx512.packuswb.512"}[lanes]
+    mixed = _call(f"x86.{name}", f"uint8x{2 * lanes}", shifted[0], shifted[-1])
+    groups = tirx.reinterpret(f"int32x{lanes // 2}", mixed)
+    return tirx.reinterpret(f"uint8x{4 * len(order)}", shuffle([groups], order))
+
+
+def bounded(codes: Any, low: Any, high: Any) -> Any:
+    """Codes between two numbers, int16; None: no bound."""
+    kind = codes.ty.dtype
+    count, dtype = int(kind.lanes), str(kind.with_lanes(1))
+    if low is not None:
+        codes = tirx.max(codes, broadcast(tirx.Cast(dtype, low), count))
+    if high is not None:
+        codes = tirx.min(codes, broadcast(tirx.Cast(dtype, high), count))
+    return codes
+
+
+def _call(name: str, dtype: str, *arguments: Any) -> Any:
+    return tirx.call_llvm_pure_intrin(dtype, f"llvm.{name}", *arguments)

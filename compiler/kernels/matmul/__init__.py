@@ -1,0 +1,1 @@
+"""Matrix products: dense, integer, weight-only quantized, sparse."""

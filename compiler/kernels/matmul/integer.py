@@ -1,0 +1,210 @@
+"""Matrix products of codes with constant weights: the tiles of `matmul`, four rows of B at a time.
+
+A is row-major codes, its rows a whole number of groups. The bias is int32 [N] in units of the
+products, less the sum of each column of B times the zero point. The epilogue begins with the sum
+as float32.
+
+On Arm with `smmla` a step takes 8 codes of two rows and of two columns, where the tile and K are
+whole numbers of those; B then holds pairs of groups.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.conv.integer import groups_of
+from edgec.compiler.kernels.emit.emitter import shuffle, vector_dtype
+from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.matmul.dense import (
+    MatmulDecision,
+    MatmulWorkload,
+    MatmulWriter,
+    estimate_matmul_cycles,
+    matmul_space,
+    pack_matrix,
+    packed_matrix_size,
+)
+from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.targets.target import Target
+
+
+@dataclass(frozen=True)
+class IntegerMatmulWorkload:
+    """A product of codes.
+
+    Attributes:
+        matmul: its extents, the second operand packed, and epilogue.
+        wide: whether the weights do not fit the target's narrow sums.
+    """
+
+    matmul: MatmulWorkload
+    wide: bool = field(default=False, metadata={"unsaid": True})
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.matmul.macs
+
+    @property
+    def epilogue(self) -> Any:
+        """Steps after the sum."""
+        return self.matmul.epilogue
+
+    @property
+    def grouped(self) -> MatmulWorkload:
+        """As a product over groups."""
+        return replace(self.matmul, k=self.matmul.k // GROUP)
+
+
+def _dot(workload: IntegerMatmulWorkload, target: Target) -> Dot:
+    dot = dot_of(target)
+    if dot is not None and workload.wide:
+        dot = dot.wide
+    assert dot is not None
+    return dot
+
+
+def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> list[MatmulDecision]:
+    """Tiles that fit the registers; those of `smmla` where there are any."""
+    left = max(8, target.vector_registers - _dot(workload, target).temporaries)
+    found = matmul_space(workload.grouped, target.model_copy(update={"vector_registers": left}))
+    return [each for each in found if _in_squares(workload, each, target)] or found
+
+
+def estimate_integer_matmul_cycles(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
+) -> float:
+    """The model of float products."""
+    return estimate_matmul_cycles(
+        workload.grouped, decision, target, instructions=_dot(workload, target).instructions
+    )
+
+
+def default_integer_matmul_decision(
+    workload: IntegerMatmulWorkload, target: Target
+) -> MatmulDecision:
+    """The decision of the lowest estimate; of equals the one with more rows."""
+    return min(
+        integer_matmul_space(workload, target),
+        key=lambda d: (estimate_integer_matmul_cycles(workload, d, target), -d.tile_m),
+    )
+
+
+def integer_matrix_size(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
+) -> int:
+    """Values in a packed B."""
+    return packed_matrix_size(workload.grouped, decision, target)
+
+
+def pack_integer_matrix(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, matrix: NDArray[Any]
+) -> NDArray[Any]:
+    """B int8 [K, N] as int32 groups in the order of the kernel."""
+    groups = np.ascontiguousarray(groups_of(matrix.T).T)
+    if _in_squares(workload, decision, target):
+        # Two groups of a column side by side.
+        pairs = np.ascontiguousarray(groups.reshape(-1, 2, groups.shape[1]).transpose(0, 2, 1))
+        return pack_matrix(pairs.view(np.int64)[..., 0], decision).view(np.int32)
+    packed = pack_matrix(groups, decision)
+    return _dot(workload, target).arrange(packed, decision.lanes)
+
+
+def emit_integer_matmul(
+    workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel; its buffers are A, packed B, bias, the epilogue's operands, and C."""
+    work, dot = workload.grouped, _dot(workload, target)
+    if _in_squares(workload, decision, target):
+        return _SquareMatmul(replace(work, k=work.k // 2), decision, name, dot).kernel()
+    return _IntegerMatmul(work, decision, name, dot).kernel()
+
+
+def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target) -> bool:
+    """Whether `smmla` multiplies: two rows by two columns, two groups of codes of each."""
+    whole = workload.matmul.k % (2 * GROUP) == 0 and decision.tile_m % 2 == 0
+    return target.integer_dot == "i8mm" and whole and decision.lanes == GROUP
+
+
+class _IntegerMatmul(MatmulWriter):
+    dtype = "int32"
+
+    def __init__(
+        self, workload: MatmulWorkload, decision: MatmulDecision, name: str, dot: Dot
+    ) -> None:
+        self.dot = dot
+        super().__init__(workload, decision, name)
+        self.begins_with_bias = False
+
+    def declare(self) -> None:
+        w, p, e = self.work, self.plan, self.emit
+        self.a = e.buffer("a", w.m * w.k * self.dot.parts, self.dot.unit)
+        self.b = e.buffer("b", w.k * self.tiles_n * self.width, "int32")
+        self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
+
+    def start(self, column: Any) -> Any:
+        return self.emit.let("bias", self.emit.load(self.bias, column, self.plan.lanes))
+
+    def read(self, at: Any) -> Any:
+        return self.dot.read(self.emit, self.a, at, self.plan.lanes)
+
+    def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
+        return self.dot.add(accumulator, [value], [weights])
+
+    def total(self, accumulator: Any) -> Any:
+        lanes = int(accumulator.ty.dtype.lanes)
+        return tirx.Cast(vector_dtype("float32", lanes), accumulator)
+
+
+class _SquareMatmul(_IntegerMatmul):
+    """Steps of two groups.
+
+    The accumulator of row 2 i holds the first two columns of rows 2 i and 2 i + 1, that of row
+    2 i + 1 the last two.
+    """
+
+    def declare(self) -> None:
+        w, p, e = self.work, self.plan, self.emit
+        self.a = e.buffer("a", w.m * w.k, "int64")
+        self.b = e.buffer("b", 2 * w.k * self.tiles_n * self.width, "int32")
+        self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
+
+    def begin(self, row: int, start: Any) -> Any:
+        return shuffle([start], (2, 3, 2, 3) if row % 2 else (0, 1, 0, 1))
+
+    def weights(self, at: Any) -> Any:
+        return self.emit.let("b", self.emit.load(self.b, 2 * at, 2 * self.plan.lanes))
+
+    def multiply(self, a: Any, k: Any, b: Sequence[Any]) -> None:
+        p, e = self.plan, self.emit
+        halves = [[shuffle([value], range(4 * i, 4 * i + 4)) for i in range(2)] for value in b]
+        for m in range(0, p.tile_m, 2):
+            pair = [e.load(self.a, a + (m + i) * self.work.k + k) for i in range(2)]
+            x = tirx.reinterpret("int8x16", e.let("x", shuffle(pair, (0, 1))))
+            for v, each in enumerate(halves):
+                for i, half in enumerate(each):
+                    place = (m + i) * p.tile_n + v
+                    product = tirx.call_llvm_pure_intrin(
+                        "int32x4",
+                        "llvm.aarch64.neon.smmla",
+                        e.load(self.acc, place),
+                        x,
+                        tirx.reinterpret("int8x16", half),
+                    )
+                    e.store(self.acc, place, product)
+
+    def finish(self, vectors: int) -> None:
+        p, e = self.plan, self.emit
+        for m in range(0, p.tile_m, 2):
+            for v in range(vectors):
+                places = m * p.tile_n + v, (m + 1) * p.tile_n + v
+                pair = [e.let("sum", e.load(self.acc, place)) for place in places]
+                for i, place in enumerate(places):
+                    lanes = (2 * i, 2 * i + 1, 2 * i + 4, 2 * i + 5)
+                    e.store(self.acc, place, shuffle(pair, lanes))

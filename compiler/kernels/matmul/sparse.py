@@ -1,0 +1,174 @@
+"""Products of a matrix with a constant one that is mostly zeros; see `sparse`.
+
+The register tile is that of `matmul`: tile_m rows and the vectors of columns that share a list.
+Values of A are broadcast from where they are; a tile of rows stays in the first-level cache while
+the lists of all columns pass by.
+
+A tile of few accumulators takes several of each, for entries that follow one another: additions
+to the same one wait for each other.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.kernels.emit.emitter import constant, wide
+from edgec.compiler.kernels.emit.epilogue import cost
+from edgec.compiler.kernels.emit.estimate import (
+    FAR_BYTES_PER_CYCLE,
+    NEAR_BYTES_PER_CYCLE,
+    multiply_cycles,
+)
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload, MatmulWriter
+from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
+from edgec.targets.target import Target
+
+# Independent sums that keep the multipliers busy.
+ACCUMULATORS = 8
+
+
+@dataclass(frozen=True)
+class SparseMatmulWorkload:
+    """A product with lists.
+
+    Attributes:
+        matmul: its extents and epilogue.
+        width: columns that share a list: whole vectors.
+        entries: of all lists, at least 1.
+    """
+
+    matmul: MatmulWorkload
+    width: int
+    entries: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that are left."""
+        return self.matmul.m * self.entries * self.width
+
+    @property
+    def lists(self) -> int:
+        """How many there are."""
+        return math.ceil(self.matmul.n / self.width)
+
+
+def lists_of_matrix(matrix: NDArray[np.float32], width: int) -> Lists:
+    """Of B [K, N]: one for each `width` columns; places are rows of B."""
+    k, n = matrix.shape
+    tiles = math.ceil(n / width)
+    padded = np.zeros((k, tiles * width), np.float32)
+    padded[:, :n] = matrix
+    return make_lists(padded.reshape(k, tiles, width).transpose(1, 0, 2), np.arange(k))
+
+
+def sparse_matmul_space(workload: SparseMatmulWorkload, target: Target) -> list[MatmulDecision]:
+    """Every tile that fits the registers."""
+    lanes = target.float_lanes
+    vectors = workload.width // lanes
+    room = max(1, (target.vector_registers - vectors - 1) // vectors)
+    return [
+        MatmulDecision(rows, vectors, lanes, rows_first)
+        for rows in range(1, min(workload.matmul.m, room) + 1)
+        for rows_first in (True, False)
+    ]
+
+
+def estimate_sparse_matmul_cycles(
+    workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target
+) -> float:
+    """Multiplying, loading and issuing for each entry, and streaming what no cache keeps near."""
+    w, rows = workload.matmul, decision.tile_m
+    fmas = rows * decision.tile_n
+    chains = _chains(decision)
+    step = max(
+        multiply_cycles(fmas * chains, target) / chains,
+        entry_cycles(rows, decision.tile_n, target),
+    )
+    each = workload.entries / workload.lists * step
+    value_bytes = 4 * workload.entries * (workload.width + 1)
+    kept = w.m if decision.rows_first else rows
+    if 4 * kept * w.k > target.l1d_kib * 1024 * 3 // 4:
+        # A list finds its inputs in the second-level cache, and waits for a quarter of the time.
+        each += 4 * rows * w.k / NEAR_BYTES_PER_CYCLE / 4
+    tiles_m = math.ceil(w.m / rows)
+    if not decision.rows_first or tiles_m == 1:
+        near = value_bytes <= target.l2_kib * 1024
+        speed = NEAR_BYTES_PER_CYCLE if near else FAR_BYTES_PER_CYCLE
+        each = max(each, value_bytes / workload.lists / speed)
+    overhead = 30 + fmas * (3 + cost(w.epilogue)) / 2
+    return tiles_m * workload.lists * (each + overhead)
+
+
+def default_sparse_matmul_decision(
+    workload: SparseMatmulWorkload, target: Target
+) -> MatmulDecision:
+    """The decision of the lowest estimate; of equals the one with more rows."""
+    return min(
+        sparse_matmul_space(workload, target),
+        key=lambda d: (estimate_sparse_matmul_cycles(workload, d, target), -d.tile_m),
+    )
+
+
+def emit_sparse_matmul(
+    workload: SparseMatmulWorkload, decision: MatmulDecision, _target: Target, name: str
+) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are A, values, places and starts of the lists, the epilogue's operands, and C.
+    """
+    return _SparseMatmul(workload, decision, name).kernel()
+
+
+def _chains(decision: MatmulDecision) -> int:
+    return math.ceil(ACCUMULATORS / (decision.tile_m * decision.tile_n))
+
+
+class _SparseMatmul(MatmulWriter):
+    def __init__(self, workload: SparseMatmulWorkload, decision: MatmulDecision, name: str) -> None:
+        self.sparse = workload
+        self.chains = _chains(decision)
+        super().__init__(workload.matmul, decision, name)
+
+    def declare(self) -> None:
+        w, e = self.work, self.emit
+        self.a = e.buffer("a", w.m * w.k, "float32")
+        self.b = e.buffer("b", self.sparse.entries * self.width, "float32")
+        sizes = ListBuffers.sizes(self.sparse.entries, self.tiles_n)
+        self.lists = ListBuffers(*(e.buffer(name, size, "int32") for name, size in sizes))
+
+    def accumulate(self, vectors: int, a: Any, _b: Any, _columns: Sequence[Any]) -> None:
+        p, e = self.plan, self.emit
+        first, count = self.lists.bounds(e, self.tile)
+        tile = p.tile_m * p.tile_n
+
+        def entry(number: Any, chain: int) -> None:
+            row = wide(first) + number
+            place = self.lists.place(e, row)
+            values = [self.weights(row * self.width + v * p.lanes) for v in range(vectors)]
+            for m in range(p.tile_m):
+                x = self.read(a + m * self.work.k + place)
+                for v, value in enumerate(values):
+                    at = chain * tile + m * p.tile_n + v
+                    e.store(self.acc, at, self.add(e.load(self.acc, at), x, value))
+
+        if self.chains == 1:
+            with e.loop("entry", count, wide=True) as number:
+                entry(number, 0)
+            return
+        for place in range(tile, self.chains * tile):
+            e.store(self.acc, place, constant(0, self.dtype, p.lanes))
+        turns = e.let("turns", count // self.chains)
+        with e.loop("turn", turns, wide=True) as turn:
+            for chain in range(self.chains):
+                entry(turn * self.chains + chain, chain)
+        done = turns * self.chains
+        with e.loop("entry", count - done, wide=True) as number:
+            entry(wide(done) + number, 0)
+        for place in range(tile):
+            parts = [e.load(self.acc, chain * tile + place) for chain in range(self.chains)]
+            e.store(self.acc, place, sum(parts[1:], parts[0]))

@@ -1,0 +1,203 @@
+"""Softmax and layer normalization: several passes over a row that stays in the cache."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm import tirx
+
+from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.vector_math import exp
+from edgec.targets.target import Target
+
+Operation = Literal["softmax", "log_softmax", "layer_norm", "rms_norm"]
+
+
+@dataclass(frozen=True)
+class RowWorkload:
+    """An operation on each row of a row-major matrix.
+
+    Attributes:
+        operation: softmax, or a normalization with gamma (and beta for layer_norm).
+        rows: how many.
+        columns: values in a row.
+        epsilon: added to the variance.
+        inner: rows that lie interleaved: the values of one are this far apart. Only softmax.
+    """
+
+    operation: Operation
+    rows: int
+    columns: int
+    epsilon: float = 0.0
+    inner: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Values read, over all passes."""
+        return 3 * self.rows * self.columns
+
+
+def emit_rows(workload: RowWorkload, target: Target, name: str) -> Kernel:
+    """Write the kernel; its buffers are data, gamma and beta where there are any, and output."""
+    if workload.inner > 1:
+        return _interleaved_softmax(workload, target, name)
+    return _Rows(workload, target, name).kernel()
+
+
+def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
+    """One task is as many neighbouring rows as a vector has lanes, the last ones overlapping."""
+    c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
+    e = Emitter()
+    data = e.buffer("data", w.rows * w.columns, "float32")
+    output = e.buffer("output", w.rows * w.columns, "float32")
+    vectors = math.ceil(w.inner / c)
+    with e.tasks() as task:
+        lane = tirx.min(tirx.floormod(task, vectors) * c, tirx.IntImm("int32", w.inner - c))
+        start = e.let("start", tirx.floordiv(task, vectors) * (w.columns * w.inner) + lane)
+        kept = e.local("kept", 2, vector_dtype("float32", c))
+        largest, total = 0, 1
+        e.store(kept, largest, constant(float("-inf"), "float32", c))
+        e.store(kept, total, constant(0, "float32", c))
+        with e.loop("column", w.columns) as column:
+            value = e.load(data, start + column * w.inner, c)
+            e.store(kept, largest, tirx.max(e.load(kept, largest), value))
+        with e.loop("column", w.columns) as column:
+            at = e.let("at", start + column * w.inner)
+            shifted = e.let("shifted", e.load(data, at, c) - e.load(kept, largest))
+            raised = e.let("raised", exp(shifted))
+            e.store(output, at, shifted if w.operation == "log_softmax" else raised)
+            e.store(kept, total, e.load(kept, total) + raised)
+        if w.operation == "log_softmax":
+            finish = e.let("shift", tirx.log(e.load(kept, total)))
+        else:
+            finish = e.let("scale", constant(1, "float32", c) / e.load(kept, total))
+        with e.loop("column", w.columns) as column:
+            at = e.let("at", start + column * w.inner)
+            value = e.load(output, at, c)
+            done = value - finish if w.operation == "log_softmax" else value * finish
+            e.store(output, at, done)
+    return Kernel(e.function(name), w.rows // w.inner * vectors)
+
+
+class _Rows:
+    def __init__(self, workload: RowWorkload, target: Target, name: str) -> None:
+        self.work = w = workload
+        self.name = name
+        self.c = min(target.float_lanes, 2 ** int(math.log2(w.columns)))
+        self.emit = e = Emitter()
+        self.data = e.buffer("data", w.rows * w.columns, "float32")
+        self.gamma = self.beta = None
+        if w.operation in ("layer_norm", "rms_norm"):
+            self.gamma = e.buffer("gamma", w.columns, "float32")
+        if w.operation == "layer_norm":
+            self.beta = e.buffer("beta", w.columns, "float32")
+        self.output = e.buffer("output", w.rows * w.columns, "float32")
+
+    def kernel(self) -> Kernel:
+        w, e = self.work, self.emit
+        with e.tasks() as task:
+            self.start = e.let("start", task * w.columns)
+            self.partial = e.local("partial", 1, vector_dtype("float32", self.c))
+            self.single = e.local("single", 1, "float32")
+            if w.operation in ("softmax", "log_softmax"):
+                self._softmax()
+            else:
+                self._normalize()
+        return Kernel(e.function(self.name), w.rows)
+
+    def _each(self, body: Callable[[Any, int], None]) -> None:
+        """Call `body(column, lanes)` over the row."""
+        w, e, c = self.work, self.emit, self.c
+        whole = w.columns // c * c
+        with e.loop("vector", w.columns // c) as vector:
+            body(e.let("column", vector * c), c)
+        if whole < w.columns:
+            with e.loop("tail", w.columns - whole, whole) as column:
+                body(column, 1)
+
+    def _read(self, column: Any, lanes: int) -> Any:
+        return self.emit.load(self.data, self.start + column, lanes)
+
+    def _reduce(
+        self, initial: float, combine: Callable[[Any, Any], Any], value: Callable[[Any, int], Any]
+    ) -> Any:
+        """Combine a value of every column into one number."""
+        e, c = self.emit, self.c
+        e.store(self.partial, 0, constant(initial, "float32", c))
+        e.store(self.single, 0, constant(initial, "float32"))
+
+        def body(column: Any, lanes: int) -> None:
+            into = self.partial if lanes > 1 or c == 1 else self.single
+            e.store(into, 0, combine(e.load(into, 0), value(column, lanes)))
+
+        self._each(body)
+        if c > 1:
+            spill = e.local("spill", c, "float32")
+            e.store(spill, 0, e.load(self.partial, 0))
+            for lane in range(c):
+                e.store(self.single, 0, combine(e.load(self.single, 0), e.load(spill, lane)))
+            return e.let("total", e.load(self.single, 0))
+        both = combine(e.load(self.single, 0), e.load(self.partial, 0))
+        return e.let("total", both)
+
+    def _softmax(self) -> None:
+        e = self.emit
+        largest = self._reduce(float("-inf"), tirx.max, self._read)
+
+        def shifted(column: Any, lanes: int) -> Any:
+            return self._read(column, lanes) - broadcast(largest, lanes)
+
+        if self.work.operation == "log_softmax":
+            total = self._reduce(0, lambda x, y: x + y, lambda at, n: exp(shifted(at, n)))
+            shift = e.let("shift", tirx.log(total))
+
+            def logarithm(column: Any, lanes: int) -> None:
+                value = shifted(column, lanes) - broadcast(shift, lanes)
+                e.store(self.output, self.start + column, value)
+
+            self._each(logarithm)
+            return
+
+        def raised(column: Any, lanes: int) -> Any:
+            value = e.let("raised", exp(shifted(column, lanes)))
+            e.store(self.output, self.start + column, value)
+            return value
+
+        total = self._reduce(0, lambda x, y: x + y, raised)
+        scale = e.let("scale", tirx.const(1.0, "float32") / total)
+
+        def scaled(column: Any, lanes: int) -> None:
+            value = e.load(self.output, self.start + column, lanes)
+            e.store(self.output, self.start + column, value * broadcast(scale, lanes))
+
+        self._each(scaled)
+
+    def _normalize(self) -> None:
+        w, e = self.work, self.emit
+        share = tirx.const(1 / w.columns, "float32")
+        mean: Any = None
+        if w.operation == "layer_norm":
+            mean = e.let("mean", self._reduce(0, lambda x, y: x + y, self._read) * share)
+
+        def centered(column: Any, lanes: int) -> Any:
+            value = self._read(column, lanes)
+            return value if mean is None else value - broadcast(mean, lanes)
+
+        def squared(column: Any, lanes: int) -> Any:
+            value = e.let("centered", centered(column, lanes))
+            return value * value
+
+        variance = self._reduce(0, lambda x, y: x + y, squared) * share
+        root = tirx.sqrt(variance + tirx.const(w.epsilon, "float32"))
+        scale = e.let("scale", tirx.const(1.0, "float32") / root)
+
+        def normalized(column: Any, lanes: int) -> None:
+            value = centered(column, lanes) * broadcast(scale, lanes)
+            value = value * e.load(self.gamma, column, lanes)
+            if self.beta is not None:
+                value = value + e.load(self.beta, column, lanes)
+            e.store(self.output, self.start + column, value)
+
+        self._each(normalized)

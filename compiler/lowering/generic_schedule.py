@@ -1,0 +1,227 @@
+"""The rule for functions that no template covers: vectorize inside, run in parallel outside.
+
+It knows nothing about what a function computes, only which loops carry no dependence.
+"""
+
+import math
+from typing import Any
+
+import ml_dtypes
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import Call, PointerType, PrimType
+from tvm.tirx.stmt import IterVar
+
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.vector_math import FUNCTIONS
+from edgec.targets.target import Target
+
+# Below this many iterations of all loops together a block is one task.
+PARALLEL_GRAIN = 4096
+
+
+def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """Schedule every block of a function with static shapes.
+
+    Elementwise producers are inlined first. In each block that is left, the outer spatial
+    loops are fused and marked parallel, and the innermost spatial loop is vectorized if it is
+    the innermost loop of all. A function that TVM wrote as plain loops stays as it is.
+    """
+    if not has_root_block(function):
+        return function
+    schedule = s_tir.Schedule(_with_infinite_starts(function))
+    root = schedule.get_sblock("root")
+    for block in schedule.get_child_blocks(root):
+        _inline(schedule, block)
+    for block in schedule.get_child_blocks(root):
+        _schedule_block(schedule, block, target)
+    # The schedule gave it a public name of its own.
+    return schedule.mod["main"].without_attr("global_symbol")
+
+
+def has_root_block(function: tirx.PrimFunc) -> bool:
+    """Whether a function is made of blocks that a schedule can change."""
+    body = function.body
+    return isinstance(body, s_tir.SBlockRealize) and body.block.name_hint == "root"
+
+
+def _with_infinite_starts(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Let a maximum start from minus infinity, where TVM takes the least finite number.
+
+    Otherwise the maximum of nothing but minus infinities would be finite.
+    """
+
+    def replace(block: s_tir.SBlock) -> Any:
+        start = block.init
+        if not isinstance(start, tirx.BufferStore) or not isinstance(start.value, tirx.FloatImm):
+            return block
+        dtype, value = str(start.value.ty.dtype), float(start.value.value)
+        if abs(value) != float(ml_dtypes.finfo(dtype).max):
+            return block
+        infinite = tirx.const(math.copysign(math.inf, value), dtype)
+        store = tirx.BufferStore(start.buffer, infinite, start.indices)
+        return s_tir.SBlock(
+            block.iter_vars,
+            block.reads,
+            block.writes,
+            block.name_hint,
+            block.body,
+            store,
+            block.alloc_buffers,
+            block.match_buffers,
+            block.annotations,
+        )
+
+    body = tvm_ffi.structural_map(function.body, [(s_tir.SBlock, replace)])
+    return tirx.PrimFunc(function.params, body, function.ret_type, attrs=function.attrs)
+
+
+def _inline(schedule: s_tir.Schedule, block: Any) -> None:
+    """Inline a block into its consumers if it only computes elements from elements."""
+    if not schedule.get_consumers(block) or not _is_spatial(schedule, block):
+        return
+    try:
+        schedule.compute_inline(block)
+    except s_tir.ScheduleError:
+        # A consumer that reads it through more than one index, for example.
+        return
+
+
+def _is_spatial(schedule: s_tir.Schedule, block: Any) -> bool:
+    return all(v.iter_type == IterVar.DataPar for v in schedule.get(block).iter_vars)
+
+
+def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> None:
+    kinds = [variable.iter_type for variable in schedule.get(block).iter_vars]
+    loops = schedule.get_loops(block)
+    if len(loops) != len(kinds) or not loops:
+        return
+    extents = [schedule.get(loop).extent for loop in loops]
+    if not all(isinstance(extent, tirx.IntImm) for extent in extents):
+        return
+    sizes = [int(extent) for extent in extents]
+    if 0 in sizes:
+        return
+    spatial = 0
+    while spatial < len(kinds) and kinds[spatial] == IterVar.DataPar:
+        spatial += 1
+    if spatial == 0:
+        return
+    total = math.prod(sizes)
+    if spatial == len(kinds):
+        # Vectors along the last dimension, where memory is contiguous.
+        lanes = math.gcd(sizes[-1], target.float_lanes)
+        if lanes > 1:
+            _, inner = schedule.split(loops[-1], [None, lanes])
+            schedule.vectorize(inner)
+        spatial -= 1
+    if spatial == 0:
+        return
+    fused = schedule.fuse(*loops[:spatial]) if spatial > 1 else loops[0]
+    if total >= PARALLEL_GRAIN:
+        schedule.parallel(fused)
+
+
+def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:
+    """A scheduled function in the form of a kernel: pointers, then the range of tasks.
+
+    If the function is one parallel loop, its iterations are the tasks; else it is one task.
+    """
+    pointers, declarations = [], []
+    for buffer in function.params:
+        dtype = str(buffer.ty.dtype.dtype)
+        pointer = tirx.Var(f"{buffer.name}_pointer", PointerType(PrimType(dtype)))
+        pointers.append(pointer)
+        if isinstance(buffer.elem_offset, tirx.Var):
+            # A function that TVM wrote by hand leaves open where in its memory a buffer begins.
+            declarations.append(tirx.Bind(buffer.elem_offset, tirx.IntImm("int64", 0)))
+        declarations.append(tirx.DeclBuffer(buffer, data=pointer))
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    body = tirx.SeqStmt([*declarations, _with_vector_math(function.body)])
+    raw = tirx.PrimFunc([*pointers, begin, end], body)
+    raw = raw.with_attrs({"global_symbol": name, "tirx.noalias": True})
+    lowered = _lower(raw, target)
+    statements, tasks = _split_tasks(list(_statements(lowered.body)), begin, end)
+    # Large temporaries come from the runtime, which wants to know the device.
+    body = tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
+    for attribute, value in (("device_id", 0), ("device_type", 1)):
+        body = tirx.AttrStmt(tirx.IntImm("int32", 0), attribute, tirx.IntImm("int32", value), body)
+    # An allocation that fails makes it return early, so it returns a status.
+    body = tirx.SeqStmt([body, tirx.Return(tirx.IntImm("int32", 0))])
+    final = tirx.PrimFunc(lowered.params, body, PrimType("int32"))
+    final = final.with_attrs(dict(lowered.attrs))
+    module = tirx.transform.LowerTVMBuiltin()(tvm.IRModule({name: final}))
+    return Kernel(module[name], tasks)
+
+
+def _with_vector_math(body: Any) -> Any:
+    """Replace calls of the C library by vector code, before loops become vectors."""
+
+    def replace(call: Any) -> Any:
+        operator = getattr(call.op, "name", "").removeprefix("tirx.")
+        if operator in FUNCTIONS and str(call.ty.dtype) == "float32":
+            return FUNCTIONS[operator](call.args[0])
+        return call
+
+    return tvm_ffi.structural_map(body, [(Call, replace)])
+
+
+def _lower(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """TVM's own lowering, up to the calling convention."""
+    s, t = s_tir.transform, tirx.transform
+    passes = tvm.ir.transform.Sequential(
+        [
+            t.BindTarget(tvm.target.Target(target.llvm()).with_host(target.llvm())),
+            s.CanonicalizeLoop(),
+            s.LowerInitBlock(),
+            s.PlanAndUpdateBufferAllocationLocation(),
+            s.ConvertBlocksToOpaque(),
+            s.CompactBufferAllocation(),
+            s.LowerMatchBuffer(),
+            s.StmtSimplify(),
+            s.LowerOpaqueBlock(),
+            t.FlattenBuffer(),
+            t.BF16ComputeLegalize(),
+            t.NarrowDataType(32),
+            s.LoopPartition(),
+            t.VectorizeLoop(True),
+            t.StorageRewrite(),
+            t.UnrollLoop(),
+            s.RenormalizeSplitPattern(),
+            t.StmtSimplify(),
+            t.RemoveNoOp(),
+            s.RewriteUnsafeSelect(),
+            t.CommonSubexprElim(),
+            t.BF16StorageLegalize(),
+        ]
+    )
+    return passes(tvm.IRModule({"kernel": function}))["kernel"]
+
+
+def _statements(body: Any) -> list[Any]:
+    return list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+
+
+def _split_tasks(statements: list[Any], begin: Any, end: Any) -> tuple[list[Any], int]:
+    """Make a sole parallel loop the loop over tasks, and every other one serial."""
+    loops = [s for s in statements if not isinstance(s, tirx.DeclBuffer | tirx.Bind)]
+    tasks = 1
+    if len(loops) == 1 and isinstance(loops[0], tirx.For):
+        (loop,) = loops
+        if loop.kind == tirx.ForKind.PARALLEL and isinstance(loop.extent, tirx.IntImm):
+            tasks = int(loop.extent)
+            kind = str(loop.loop_var.ty.dtype)
+            start, count = tirx.Cast(kind, begin), tirx.Cast(kind, end - begin)
+            ranged = tirx.For(loop.loop_var, start, count, tirx.ForKind.SERIAL, _serial(loop.body))
+            return [ranged if s.same_as(loop) else s for s in statements], tasks
+    return [_serial(s) for s in statements], tasks
+
+
+def _serial(statement: Any) -> Any:
+    def replace(loop: tirx.For) -> Any:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
+
+    return tvm_ffi.structural_map(statement, [(tirx.For, replace)])

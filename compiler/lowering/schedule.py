@@ -1,0 +1,228 @@
+"""Choose the code of every call in a lowered module, and list the calls as a program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+from numpy.typing import NDArray
+from tvm import IRModule, relax, tirx
+from tvm.s_tir.analysis import estimate_tir_flops
+
+from edgec.compiler.ir.program import Program, Step, Value, input_value
+from edgec.compiler.ir.signature import Signature
+from edgec.compiler.kernels.templates import TEMPLATES, Template, from_text, to_text
+from edgec.compiler.lowering.generic_schedule import schedule_generic, to_kernel
+from edgec.compiler.passes.base import dtype_of, op_name, shape_of, value_of
+from edgec.targets.target import Target
+
+Decide = Callable[[str, Any, Target], Any]
+"""Gives the decision for an operator's workload: from records, or the default."""
+
+
+class NotStatic(Exception):  # noqa: N818 - an answer, not a malfunction
+    """The module needs shapes or memory at run time, or calls into TVM's runtime."""
+
+
+def default_decide(operator: str, workload: Any, target: Target) -> Any:
+    """The decision that the template's analytic model prefers."""
+    return TEMPLATES[operator].default(workload, target)
+
+
+def schedule_program(
+    module: IRModule, target: Target, signature: Signature, decide: Decide = default_decide
+) -> Program:
+    """Turn a lowered module into a program.
+
+    Args:
+        module: its `main` holds kernel operators, reshapes, and calls of fused functions.
+        target: what to write code for.
+        signature: inputs and outputs of `main`.
+        decide: chooses among a template's decisions.
+
+    Raises:
+        NotStatic: the module holds something that only a virtual machine can run.
+    """
+    return _Scheduler(module, target, decide).run(signature)
+
+
+class _Scheduler:
+    def __init__(self, module: IRModule, target: Target, decide: Decide) -> None:
+        self.module = module
+        self.target = target
+        self.decide = decide
+        self.values: dict[relax.Var, Value | list[Value]] = {}
+        self.names: dict[str, str] = {}
+        self.constants: dict[tuple[int, str], Value] = {}
+        self.tasks: dict[str, int] = {}
+
+    def run(self, signature: Signature) -> Program:
+        function = self.module["main"]
+        inputs = [input_value(spec, i) for i, spec in enumerate(signature.inputs)]
+        self.program = Program(inputs, [])
+        for parameter, value in zip(function.params, inputs, strict=True):
+            self.values[parameter] = value
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                self.values[binding.var] = self._visit(binding)
+        self._outputs(function.body.body)
+        return self.program
+
+    def _outputs(self, result: Any) -> None:
+        found = self._value(result)
+        for number, value in enumerate(found if isinstance(found, list) else [found]):
+            output = Value("output", value.shape, value.dtype, number=number, label=value.label)
+            self.program.outputs.append(output)
+            root = value.root
+            if root.role == "temporary":
+                # Kernels write it where the caller wants it.
+                root.role, root.number = "output", number
+            else:
+                self.program.copies.append((output, value))
+
+    def _value(self, expression: Any) -> Value | list[Value]:
+        if isinstance(expression, relax.Var):
+            return self.values[expression]
+        if isinstance(expression, relax.Tuple):
+            fields = [self._value(field) for field in expression.fields]
+            return [field for field in fields if isinstance(field, Value)]
+        array = value_of(expression)
+        if array is None:
+            raise NotStatic(f"{type(expression).__name__} as an operand")
+        return Value("constant", array.shape, str(array.dtype), array=array)
+
+    def _single(self, expression: Any) -> Value:
+        value = self._value(expression)
+        if isinstance(value, list):
+            raise NotStatic("a tuple as an operand")
+        return value
+
+    def _visit(self, binding: Any) -> Value | list[Value]:
+        value = binding.value
+        if isinstance(value, relax.TupleGetItem):
+            fields = self._value(value.tuple_value)
+            assert isinstance(fields, list)
+            return fields[value.index]
+        if not isinstance(value, relax.Call):
+            return self._value(value)
+        name = op_name(value)
+        if name in TEMPLATES:
+            return self._template(binding.var, value, TEMPLATES[name])
+        if name == "relax.reshape":
+            source = self._single(value.args[0])
+            shape = shape_of(binding.var)
+            if shape is None:
+                raise NotStatic("a reshape to an unknown shape")
+            array = None if source.array is None else source.array.reshape(shape)
+            return Value(source.role, shape, source.dtype, array=array, base=source)
+        if name == "relax.call_tir":
+            return self._generic(binding.var, value)
+        raise NotStatic(f"operator {name or value.op}")
+
+    def _new(self, variable: relax.Var) -> Value:
+        shape = shape_of(variable)
+        if shape is None:
+            raise NotStatic(f"the shape of {variable.name}")
+        return Value("temporary", shape, dtype_of(variable), label=variable.name)
+
+    def _template(self, variable: relax.Var, call: relax.Call, template: Template) -> Value:
+        operator = op_name(call)
+        text = str(call.attrs["workload"])
+        workload = from_text(template.workload, text)
+        decision = self.decide(operator, workload, self.target)
+        key = f"{operator} {text} {to_text(decision)}"
+        short = operator.removeprefix("edgec.")
+        name = self.names.get(key)
+        if name is None:
+            name = self.names[key] = f"{short}_{len(self.names)}"
+            kernel = template.emit(workload, decision, self.target, name)
+            self.program.functions[name] = kernel.function
+            self.tasks[name] = kernel.tasks
+        arguments = []
+        constants = {}
+        for position, argument in enumerate(call.args):
+            value = self._single(argument)
+            if value.array is not None:
+                constants[position] = value.array
+                value = self._packed(template, workload, decision, position, value)
+            arguments.append(value)
+        result = self._new(variable)
+        step = Step(
+            name,
+            (*arguments, result),
+            self.tasks[name],
+            str(call.attrs["label"]) or variable.name,
+            short,
+            flops=2 * workload.macs,
+            workload=text,
+            constants=constants,
+        )
+        self.program.steps.append(step)
+        return result
+
+    def _packed(
+        self,
+        template: Template,
+        workload: Any,
+        decision: Any,
+        position: int,
+        value: Value,
+    ) -> Value:
+        assert value.array is not None
+        packed = without_subnormals(
+            template.pack(workload, decision, self.target, position, value.array)
+        )
+        return Value("constant", packed.shape, str(packed.dtype), array=packed)
+
+    def _generic(self, variable: relax.Var, call: relax.Call) -> Value | list[Value]:
+        global_var = call.args[0]
+        function = self.module[global_var]
+        if not isinstance(function, tirx.PrimFunc):
+            raise NotStatic(f"a call of {global_var}")
+        key = str(tvm_ffi.structural_hash(function))
+        name = self.names.get(key)
+        if name is None:
+            base = global_var.name_hint if hasattr(global_var, "name_hint") else global_var.name
+            name = self.names[key] = f"generic_{len(self.names)}_{base}"[:60]
+            scheduled = schedule_generic(function, self.target)
+            kernel = to_kernel(scheduled, self.target, name)
+            self.program.functions[name] = kernel.function
+            self.tasks[name] = kernel.tasks
+        fields = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else [call.args[1]]
+        arguments = [self._single(field) for field in fields]
+        kind = variable.ty
+        if isinstance(kind, relax.TupleType):
+            results = [
+                Value("temporary", _shape(item), str(item.dtype.dtype), label=variable.name)
+                for item in kind.fields
+            ]
+        else:
+            results = [self._new(variable)]
+        step = Step(
+            name,
+            (*arguments, *results),
+            self.tasks[name],
+            name.split("_", 2)[-1],
+            "generic",
+            flops=int(estimate_tir_flops(IRModule({"main": function}))),
+        )
+        self.program.steps.append(step)
+        return results if isinstance(kind, relax.TupleType) else results[0]
+
+
+def without_subnormals(array: NDArray[Any]) -> NDArray[Any]:
+    """Float32 values below the smallest normal number become 0.
+
+    Training with weight decay leaves many such weights. They are worth nothing, and a multiply-add
+    with one takes a hundred cycles on most processors.
+    """
+    if array.dtype != np.float32:
+        return array
+    subnormal = (np.abs(array) < np.finfo(np.float32).tiny) & (array != 0)
+    return np.where(subnormal, np.float32(0), array) if subnormal.any() else array
+
+
+def _shape(kind: Any) -> tuple[int, ...]:
+    if not isinstance(kind.shape, relax.ShapeExpr):
+        raise NotStatic("a tuple of unknown shapes")
+    return tuple(int(extent) for extent in kind.shape.values)

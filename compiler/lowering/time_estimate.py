@@ -1,0 +1,63 @@
+"""Estimated time of each step, and what the steps without a kernel template add up to."""
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from tvm import IRModule
+
+from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.kernels.emit.estimate import FAR_BYTES_PER_CYCLE
+from edgec.compiler.lowering.tuning_records import Key
+from edgec.targets.target import Target
+
+# Template code reaches about this share of the target's peak.
+TEMPLATE_EFFICIENCY = 0.7
+# Operations a cycle of generic code, which vectorizes poorly.
+GENERIC_OPS_PER_CYCLE = 1.0
+
+
+def estimate_step_cycles(step: Step, target: Target) -> float:
+    """Cycles of a step on one core: the slower of computing and of moving its buffers."""
+    peak = 2 * target.float_lanes * target.fma_units * TEMPLATE_EFFICIENCY
+    speed = GENERIC_OPS_PER_CYCLE if step.template == "generic" else peak
+    moved = sum(_bytes_moved(step, value) for value in {id(v): v for v in step.arguments}.values())
+    return max(step.flops / speed, moved / FAR_BYTES_PER_CYCLE)
+
+
+def _bytes_moved(step: Step, value: Value) -> int:
+    """A table that generic code looks values up in is not read as a whole."""
+    if step.template == "generic" and value.root.role == "constant":
+        return min(value.size_bytes, step.arguments[-1].size_bytes)
+    return value.size_bytes
+
+
+def tuned_share(program: Program | IRModule, tuned: Collection[Key], target: Target) -> float:
+    """Part of the estimated time that is spent in kernels with a tuning record."""
+    if not isinstance(program, Program):
+        return 0.0
+    total = covered = 0.0
+    for step in program.steps:
+        cycles = estimate_step_cycles(step, target)
+        total += cycles
+        if Key(f"edgec.{step.template}", step.workload) in tuned:
+            covered += cycles
+    return covered / total if total else 0.0
+
+
+def describe_generic(program: Program | IRModule, target: Target) -> str:
+    """One line about the operators that no kernel template computes, by estimated share."""
+    if not isinstance(program, Program):
+        return "shapes depend on data: every operator runs generic code on the virtual machine"
+    total = 0.0
+    generic: dict[str, float] = defaultdict(float)
+    for step in program.steps:
+        cycles = estimate_step_cycles(step, target)
+        total += cycles
+        if step.template == "generic":
+            generic[step.label.rstrip("0123456789_")] += cycles
+    if not generic:
+        return "every operator has a kernel template"
+    shares = sorted(generic.items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{label} {cycles / total:.1%}" for label, cycles in shares)
+    share = sum(generic.values()) / total
+    return f"generic code for {share:.1%} of the estimated time: {listed}"

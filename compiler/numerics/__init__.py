@@ -1,0 +1,1 @@
+"""Arithmetic of quantization and pruning, in NumPy alone."""

@@ -1,0 +1,323 @@
+"""The arithmetic of quantization; only NumPy.
+
+A code stands for `(code - zero_point) * scale`. Codes are rounded to the nearest, ties to even,
+and saturated, as ONNX's QuantizeLinear does it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.numerics.pair_sums import GROUP, LARGEST_SUM, pair_sums
+
+Floats = NDArray[np.float32]
+
+# A scale below this gives products of scales that are no normal float32.
+SMALLEST_SCALE = 2.0**-60
+
+# Neighbouring groups of codes whose products are added in int16.
+TOGETHER = 2
+
+# Clipping thresholds that the search for the least squared error tries, as shares of the range.
+_SHARES = np.linspace(0.3, 1.0, 36)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The integers of one format.
+
+    Attributes:
+        dtype: that holds them.
+        low: smallest code in use.
+        high: largest code in use.
+
+    >>> Codes.of("uint8", 7), Codes.of("int8", 8, narrow=True)
+    (Codes(dtype='uint8', low=0, high=127), Codes(dtype='int8', low=-127, high=127))
+    """
+
+    dtype: str
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, dtype: str, bits: int, *, narrow: bool = False) -> "Codes":
+        """Codes of so many bits; a narrow signed range is symmetric about zero."""
+        if dtype.startswith("u"):
+            return cls(dtype, 0, 2**bits - 1)
+        half = 2 ** (bits - 1)
+        return cls(dtype, 1 - half if narrow else -half, half - 1)
+
+    def halved(self) -> "Codes":
+        """Codes of one bit less.
+
+        >>> Codes("uint8", 0, 255).halved(), Codes("int8", -128, 127).halved()
+        (Codes(dtype='uint8', low=0, high=127), Codes(dtype='int8', low=-64, high=63))
+        """
+        return Codes(self.dtype, -(-self.low // 2), self.high // 2)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Per-tensor parameters; `zero_point` is a code."""
+
+    scale: float
+    zero_point: int
+    codes: Codes
+
+
+def affine_scale(low: float, high: float, codes: Codes, *, symmetric: bool) -> Scale:
+    """Scale and zero point that cover [low, high] and represent 0 exactly.
+
+    The range is widened to hold 0: padding is zero. Where it is [0, 0] the scale is 1.
+    A symmetric scale has its zero point in the middle of the codes.
+
+    >>> affine_scale(0.0, 255.0, Codes("uint8", 0, 255), symmetric=False)
+    Scale(scale=1.0, zero_point=0, codes=Codes(dtype='uint8', low=0, high=255))
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    middle = (codes.low + codes.high + 1) // 2
+    if low == high:
+        return Scale(1.0, middle if symmetric else codes.low, codes)
+    if symmetric:
+        scale = max(-low / (middle - codes.low), high / (codes.high - middle))
+        return Scale(_float32(scale), middle, codes)
+    scale = _float32((high - low) / (codes.high - codes.low))
+    zero_point = int(np.clip(codes.low + np.rint(-low / scale), codes.low, codes.high))
+    return Scale(scale, zero_point, codes)
+
+
+def _float32(scale: float) -> float:
+    return float(np.float32(max(scale, SMALLEST_SCALE)))
+
+
+def quantize_array(values: NDArray[Any], scale: Scale) -> NDArray[Any]:
+    """Codes of values.
+
+    >>> quantize_array(np.float32([-9, 0.5, 1.5, 300]), Scale(1.0, 0, Codes("uint8", 0, 255)))
+    array([  0,   0,   2, 255], dtype=uint8)
+    """
+    whole = np.rint(values.astype(np.float32) / np.float32(scale.scale)) + scale.zero_point
+    return np.clip(whole, scale.codes.low, scale.codes.high).astype(scale.codes.dtype)
+
+
+def dequantize_array(codes: NDArray[Any], scale: Scale) -> Floats:
+    """Values of codes."""
+    return ((codes.astype(np.int32) - scale.zero_point) * np.float32(scale.scale)).astype(
+        np.float32
+    )
+
+
+@dataclass(frozen=True)
+class ChannelWeight:
+    """Weights as int8 with a scale for each index of one axis, zero point 0.
+
+    Attributes:
+        codes: int8, in the shape of the weights.
+        scales: float32 [extent of the axis].
+        axis: of the output channels.
+    """
+
+    codes: NDArray[np.int8]
+    scales: Floats
+    axis: int
+
+    @property
+    def values(self) -> Floats:
+        """What the codes stand for."""
+        return (self.codes * _along(self.scales, self.axis, self.codes.ndim)).astype(np.float32)
+
+
+def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
+    """Scale of each channel that brings its largest magnitude to the largest code; 1 if all 0."""
+    others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    peak = np.abs(weight).max(axis=others, initial=0.0).astype(np.float64)
+    scales = np.where(peak > 0, np.maximum(peak / largest, SMALLEST_SCALE), 1.0)
+    return scales.astype(np.float32)
+
+
+def quantize_channels(
+    weight: Floats, axis: int, largest: int, summed: int | None = None
+) -> ChannelWeight:
+    """Symmetric codes in [-largest, largest], rounded to the nearest.
+
+    Args:
+        weight: of any shape.
+        axis: of the output channels.
+        largest: code.
+        summed: axis along which codes keep to `LARGEST_SUM`, by a larger scale of the channel;
+            None: they need not.
+
+    >>> quantize_channels(np.float32([[127, 1], [0, 0]]), 0, 127).codes.tolist()
+    [[127, 1], [0, 0]]
+    """
+    axis %= weight.ndim
+    scales = channel_scales(weight, axis, largest)
+    if summed is not None:
+        ratio = np.moveaxis(weight / _along(scales, axis, weight.ndim), axis, 0)
+        place = summed % weight.ndim
+        sums = pair_sums(ratio, place + (place < axis), TOGETHER)
+        most = sums.reshape(len(scales), -1).max(axis=1, initial=0)
+        # Rounding can add a half to each of the weights.
+        room = LARGEST_SUM - TOGETHER
+        scales = (scales * np.maximum(most / room, 1)).astype(np.float32)
+    whole = np.rint(weight / _along(scales, axis, weight.ndim))
+    return ChannelWeight(np.clip(whole, -largest, largest).astype(np.int8), scales, axis)
+
+
+def within_sums(codes: NDArray[np.int8], summed: int) -> NDArray[np.int8]:
+    """Codes that keep to `LARGEST_SUM`: those of a sum that does not are shrunk together.
+
+    >>> within_sums(np.int8([[63, 63, 0, 0, 63, -1]]), 1).tolist()
+    [[42, 42, 0, 0, 42, 0]]
+    """
+    last = np.moveaxis(codes, summed, -1)
+    sums = pair_sums(last, -1, TOGETHER)
+    shares = np.minimum(1, LARGEST_SUM / np.maximum(sums, 1))[..., None, :, None]
+    spread = np.broadcast_to(shares, (*sums.shape[:-1], TOGETHER, GROUP // 2, 2))
+    share = spread.reshape(*last.shape[:-1], -1)[..., : last.shape[-1]]
+    return np.moveaxis(np.trunc(last * share).astype(np.int8), -1, summed)
+
+
+def _along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
+    return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+@dataclass(frozen=True)
+class GroupWeight:
+    """Rows of 4-bit codes, two to a byte, with a scale for each group of a row.
+
+    Attributes:
+        packed: uint8 [rows, padded columns / 2]; the low nibble is the even column.
+        scales: float32 [rows, groups].
+        zero_points: uint8 [rows, groups], codes; None where each code has a value of its own.
+        columns: of the rows, without padding.
+        group: columns that share a scale.
+    """
+
+    packed: NDArray[np.uint8]
+    scales: Floats
+    zero_points: NDArray[np.uint8] | None
+    columns: int
+    group: int
+
+    @property
+    def values(self) -> Floats:
+        """What the codes stand for, float32 [rows, columns]."""
+        codes = unpack_nibbles(self.packed)[:, : self.columns]
+        scales = np.repeat(self.scales, self.group, axis=1)[:, : self.columns]
+        if self.zero_points is None:
+            return (log2_values(codes) * scales).astype(np.float32)
+        zeros = np.repeat(self.zero_points, self.group, axis=1)[:, : self.columns]
+        return ((codes.astype(np.int32) - zeros) * scales).astype(np.float32)
+
+
+def pack_nibbles(codes: NDArray[Any]) -> NDArray[np.uint8]:
+    """Codes below 16, [rows, even number], two to a byte.
+
+    >>> pack_nibbles(np.array([[1, 2]])).tolist()
+    [[33]]
+    """
+    return (codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8)
+
+
+def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The inverse of `pack_nibbles`."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
+
+
+def _groups(rows: Floats, group: int) -> Floats:
+    """[rows, groups, group], the last group of a row padded with zeros."""
+    padding = -rows.shape[1] % group
+    return np.pad(rows, ((0, 0), (0, padding))).reshape(len(rows), -1, group)
+
+
+def quantize_groups(rows: Floats, group: int, *, symmetric: bool) -> GroupWeight:
+    """4-bit codes: symmetric in 1..15 about 8, else 0..15 over each group's range.
+
+    The symmetric scale is the one of least squared error among clipped ranges.
+
+    Args:
+        rows: float32 [rows, columns].
+        group: an even number of columns.
+        symmetric: whether every zero point is 8.
+    """
+    blocks = _groups(rows, group)
+    if symmetric:
+        peak = np.abs(blocks).max(axis=2)
+        scales = _best_scale(blocks, peak / 7, lambda b, s: np.clip(np.rint(b / s), -7, 7) * s)
+        zeros = np.full(scales.shape, 8, np.uint8)
+    else:
+        low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
+        scales = _positive((high - low) / 15)
+        zeros = np.clip(np.rint(-low / scales), 0, 15).astype(np.uint8)
+    codes = np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, 15)
+    if symmetric:
+        codes = np.maximum(codes, 1)
+    packed = pack_nibbles(codes.astype(np.uint8).reshape(len(rows), -1))
+    return GroupWeight(packed, scales, zeros, rows.shape[1], group)
+
+
+# Code 0 is zero; bit 3 is the sign; 1..7 are 2**0 down to 2**-6.
+_LOG2_VALUES: Floats = np.array(
+    [0.0, *(2.0**-k for k in range(7)), 0.0, *(-(2.0**-k) for k in range(7))], np.float32
+)
+
+
+def quantize_log2(rows: Floats, group: int) -> GroupWeight:
+    """Sign and exponent: each weight is 0 or a power of two times its group's scale.
+
+    The scale is the one of least squared error, the nearest value is taken: between 2**-k and
+    2**-(k+1) the threshold is their mean.
+    """
+    blocks = _groups(rows, group)
+    peak = np.abs(blocks).max(axis=2)
+    scales = _best_scale(blocks, peak, lambda b, s: log2_values(log2_codes(b / s)) * s)
+    codes = log2_codes(blocks / scales[..., None])
+    packed = pack_nibbles(codes.reshape(len(rows), -1))
+    return GroupWeight(packed, scales, None, rows.shape[1], group)
+
+
+def log2_values(codes: NDArray[Any]) -> Floats:
+    """What 4-bit codes of powers of two stand for, before the scale.
+
+    >>> log2_values(np.array([0, 1, 2, 9])).tolist()
+    [0.0, 1.0, 0.5, -1.0]
+    """
+    return _LOG2_VALUES[codes]
+
+
+def log2_codes(ratio: Floats) -> NDArray[np.uint8]:
+    """The code of the nearest of `log2_values`."""
+    magnitude = np.abs(ratio)
+    thresholds = np.array([2.0**-7, *(0.75 * 2.0**-k for k in range(5, -1, -1))])
+    above = np.searchsorted(thresholds, magnitude, side="right")
+    codes = np.where(above == 0, 0, 8 - above)
+    return (codes + 8 * ((ratio < 0) & (codes > 0))).astype(np.uint8)
+
+
+def _positive(scales: NDArray[Any]) -> Floats:
+    return np.where(scales > 0, np.maximum(scales, SMALLEST_SCALE), 1.0).astype(np.float32)
+
+
+def _best_scale(blocks: Floats, full: Floats, rounded: Any) -> Floats:
+    """Per group, the share of the full scale whose rounding has the least squared error."""
+    best = _positive(full)
+    least = np.full(full.shape, np.inf)
+    for share in _SHARES:
+        scales = _positive(full * share)
+        error = np.square(rounded(blocks, scales[..., None]) - blocks).sum(axis=2)
+        better = error < least
+        best, least = np.where(better, scales, best), np.where(better, error, least)
+    return best
+
+
+def sqnr_db(signal: NDArray[Any], result: NDArray[Any]) -> float:
+    """10 log10(sum signal^2 / sum (result - signal)^2) [dB]; infinite if equal."""
+    wide = signal.astype(np.float64)
+    noise = float(np.square(result.astype(np.float64) - wide).sum())
+    power = float(np.square(wide).sum())
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(power / noise)) if power > 0 else float("-inf")

@@ -1,0 +1,1 @@
+"""Is it right: comparisons, the oracle, and where a graph first differs."""

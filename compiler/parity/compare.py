@@ -1,0 +1,238 @@
+"""Does the compiled model compute what the original graph computes?
+
+Only NumPy: the same comparison serves the compiler, `verify`, and reports from a board.
+
+A float output passes if no element is further from the expected one than
+
+    allowed = relative * scale + absolute
+
+`scale` is the largest expected magnitude among the values that the element stands with. An
+output may mix magnitudes (a detector's boxes in pixels beside its scores below 1), so this is
+not taken over the whole tensor but over the smallest slice along any axis that has at least
+`MIN_SLICE` values. Integers and booleans must be equal. NaN fails, also where NaN is expected.
+
+A graph that quantizes activations while it runs rounds each of them to one of 256 codes. Where a
+value lies between two codes, sums in another order decide otherwise, and all that follows
+differs: the original graph itself moves by 25 dB when one code of its input flips. Outputs of
+such a graph that are not within the tolerance pass if their signal-to-noise ratio is at least
+`QUANTIZED_SQNR_DB`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.errors import ParityError
+from edgec.compiler.ir.storage import is_float
+
+Tensors = Mapping[str, NDArray[Any]]
+
+MIN_SLICE = 64
+
+# A sum of K float products is off by about sqrt(K) units in the last place of its scale; 64
+# stands for K = 4096, the size of a large convolution or matrix product.
+ULPS_PER_LAYER = 64
+
+# ONNX Runtime computes sigmoid, tanh and erf by rational approximations whose absolute error
+# reaches 2**-22; two of them in a row may add up.
+ORACLE_ABSOLUTE_ERROR = 2.0**-21
+
+QUANTIZED_SQNR_DB = 20.0
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a float output may be off; `allowed = relative * scale + absolute`.
+
+    Attributes:
+        relative: to the scale of the values beside it.
+        absolute: for all.
+        sqnr_db: signal-to-noise ratio that is enough as well, None if none is.
+    """
+
+    relative: float
+    absolute: float
+    sqnr_db: float | None = None
+
+
+def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
+    """Tolerance from the least precise float dtype in the graph and its depth.
+
+    The errors of layers are independent, so they grow with the square root of their number:
+    `relative = 64 * eps(dtype) * sqrt(depth)`.
+
+    Args:
+        dtype: NumPy or ml_dtypes name of a float type.
+        depth: operators on the longest path from an input to an output, at least 1.
+        quantizes: whether the graph rounds activations to codes.
+
+    >>> f"{tolerance_for('float32', 100).relative:.1e}"
+    '7.6e-05'
+    """
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    relative = ULPS_PER_LAYER * eps * max(1, depth) ** 0.5
+    enough = QUANTIZED_SQNR_DB if quantizes else None
+    return Tolerance(relative, max(ORACLE_ABSOLUTE_ERROR, eps / 4), enough)
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """The comparison of one output.
+
+    Attributes:
+        name: output name.
+        max_error: largest |actual - expected|; infinite if shapes differ or NaN appears.
+        max_expected: largest |expected|.
+        allowed_share: largest error as a share of what is allowed there; above 1 fails.
+        sqnr_db: signal to quantization-noise ratio in dB, infinite if equal.
+        problem: why it fails, else empty.
+    """
+
+    name: str
+    max_error: float
+    max_expected: float
+    allowed_share: float
+    sqnr_db: float
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the output is within its tolerance."""
+        return not self.problem
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The comparison of all outputs of one run."""
+
+    outputs: tuple[OutputParity, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output is within its tolerance."""
+        return all(output.passed for output in self.outputs)
+
+    def problems(self) -> str:
+        """All failures in one line."""
+        return "; ".join(f"{o.name}: {o.problem}" for o in self.outputs if not o.passed)
+
+    def check(self, where: str) -> None:
+        """Raise if an output failed.
+
+        Raises:
+            ParityError: names `where` and each failing output.
+        """
+        if not self.passed:
+            raise ParityError(f"parity failed {where}: {self.problems()}")
+
+
+def compare(expected: Tensors, actual: Tensors, tolerance: Tolerance) -> ParityReport:
+    """Compare outputs by name.
+
+    Names must be the same set, shapes and dtypes the same exactly.
+    """
+    reports = [_compare_one(name, expected[name], actual, tolerance) for name in expected]
+    extra = sorted(set(actual) - set(expected))
+    reports += [_failed(name, "is not an output of the original graph") for name in extra]
+    return ParityReport(tuple(reports))
+
+
+def scale_of(expected: NDArray[Any]) -> NDArray[np.float64]:
+    """Magnitude that an error of each element is measured by; broadcasts to `expected`.
+
+    >>> boxes, scores = np.full((1, 1, 100), 320.0), np.full((1, 1, 100), 0.5)
+    >>> scale_of(np.concatenate([boxes, scores], axis=1)).ravel().tolist()
+    [320.0, 0.5]
+    """
+    magnitude = np.abs(expected.astype(np.float64))
+    finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
+    scale = np.full((1,) * expected.ndim, finite.max(initial=0.0))
+    for axis, extent in enumerate(expected.shape):
+        if extent > 1 and expected.size // extent >= MIN_SLICE:
+            others = tuple(i for i in range(expected.ndim) if i != axis)
+            scale = np.minimum(scale, finite.max(axis=others, keepdims=True))
+    return scale
+
+
+def _compare_one(
+    name: str, expected: NDArray[Any], outputs: Tensors, tolerance: Tolerance
+) -> OutputParity:
+    if name not in outputs:
+        return _failed(name, "is missing")
+    actual = outputs[name]
+    if actual.shape != expected.shape:
+        return _failed(name, f"shape {list(actual.shape)}, expected {list(expected.shape)}")
+    if actual.dtype != expected.dtype:
+        return _failed(name, f"dtype {actual.dtype}, expected {expected.dtype}")
+    if not is_float(expected.dtype):
+        differing = int(np.count_nonzero(actual != expected))
+        problem = f"{differing} of {expected.size} values differ" if differing else ""
+        wide = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+        error = float(wide.max(initial=0.0))
+        return OutputParity(
+            name,
+            error,
+            _peak(expected),
+            float(differing > 0) * 2,
+            _sqnr_db(expected, actual),
+            problem,
+        )
+    if np.isnan(expected.astype(np.float64)).any():
+        return _failed(name, "the original graph itself gives NaN for these inputs")
+    if np.isnan(actual.astype(np.float64)).any():
+        return _failed(name, "has NaN")
+    return _compare_floats(name, expected, actual, tolerance)
+
+
+def _compare_floats(
+    name: str, expected: NDArray[Any], actual: NDArray[Any], tolerance: Tolerance
+) -> OutputParity:
+    wide_expected, wide_actual = expected.astype(np.float64), actual.astype(np.float64)
+    # Equal infinities have no difference; an infinity against a number has an infinite one.
+    same = wide_expected == wide_actual
+    with np.errstate(invalid="ignore"):
+        error = np.where(same, 0.0, np.abs(wide_actual - wide_expected))
+    allowed = tolerance.relative * scale_of(expected) + tolerance.absolute
+    share = error / allowed
+    worst = float(share.max(initial=0.0))
+    sqnr = _sqnr_db(expected, actual)
+    problem = ""
+    if worst > 1 and tolerance.sqnr_db is not None and sqnr >= tolerance.sqnr_db:
+        worst = 10 ** ((tolerance.sqnr_db - sqnr) / 20)
+    elif worst > 1:
+        at = np.unravel_index(int(share.argmax()), share.shape)
+        problem = (
+            f"{actual[at]!s} instead of {expected[at]!s} at {[int(i) for i in at]}, "
+            f"{worst:.3g} times the error allowed"
+        )
+    return OutputParity(
+        name,
+        float(error.max(initial=0.0)),
+        _peak(expected),
+        worst,
+        sqnr,
+        problem,
+    )
+
+
+def _failed(name: str, problem: str) -> OutputParity:
+    return OutputParity(name, np.inf, np.nan, np.inf, -np.inf, problem)
+
+
+def _peak(values: NDArray[Any]) -> float:
+    return float(np.abs(values.astype(np.float64)).max(initial=0.0))
+
+
+def _sqnr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    """10 log10(sum expected^2 / sum (actual - expected)^2) [dB]."""
+    signal, result = expected.astype(np.float64), actual.astype(np.float64)
+    differing = signal != result
+    noise = float(np.square(result[differing] - signal[differing]).sum())
+    power = float(np.square(signal[np.isfinite(signal)]).sum())
+    if noise == 0:
+        return np.inf
+    return float(10 * np.log10(power / noise)) if power > 0 and noise < np.inf else -np.inf

@@ -1,0 +1,109 @@
+"""Verify a bundle: its files, then its results.
+
+Opening a bundle checks every digest. Here its own test vectors are run and compared, with the
+tolerance of its manifest; given the original ONNX file, fresh inputs are compared as well.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.errors import BundleError
+from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.parity.compare import (
+    ORACLE_ABSOLUTE_ERROR,
+    OutputParity,
+    ParityReport,
+    Tensors,
+    Tolerance,
+    compare,
+)
+from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.runtime.inputs import generate_inputs
+
+# Another order of sums moves a value to the next code here and there.
+NOISE_MARGIN_DB = 1.0
+
+
+def verify_bundle(
+    bundle: Bundle,
+    *,
+    model: Path | None = None,
+    seeds: tuple[int, ...] = (1,),
+    run: Callable[[Tensors], Tensors] | None = None,
+) -> ParityReport:
+    """Run a bundle on known inputs and compare.
+
+    Args:
+        bundle: an opened bundle; its files are what its manifest says.
+        model: the ONNX file it was compiled from, to compare on fresh inputs too.
+        seeds: one set of fresh inputs each.
+        run: computes the outputs; else the bundle is run here.
+
+    Returns:
+        Per output the worst of all runs.
+
+    Raises:
+        BundleError: the bundle is for another machine, or `model` is another model.
+    """
+    manifest = bundle.manifest
+    tolerance = Tolerance(**manifest.tolerance.model_dump())
+    runs = bundle.vectors()
+    floats: list[ParityReport] = []
+    if model is not None:
+        source = read_model(model)
+        if source.sha256 != manifest.model.sha256:
+            raise BundleError(
+                f"{bundle.path} was compiled from another file than {model}: its source has "
+                f"SHA-256 {manifest.model.sha256[:12]}…, this one {source.sha256[:12]}…"
+            )
+        frozen = _frozen(bundle)
+        if manifest.quantization is not None:
+            # Random values are not what it was calibrated for: its own inputs, against the floats.
+            reached = manifest.quantization.sqnr_db
+            compute = run or bundle.run
+            for inputs, _ in runs:
+                original = run_original(source.original, {**inputs, **frozen})
+                floats.append(_against_floats(original, compute(inputs), reached))
+            seeds = ()
+        for seed in seeds:
+            bounds = manifest.settings.index_bounds
+            inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
+            runs.append((inputs, run_original(source.original, {**inputs, **frozen})))
+    compute = run or bundle.run
+    reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
+    return _worst([*reports, *floats])
+
+
+def _against_floats(
+    original: Tensors, actual: Tensors, reached: Mapping[str, float]
+) -> ParityReport:
+    """A quantized model against the original, by the noise that it had when it was compiled."""
+    outputs: list[OutputParity] = []
+    for name, expected in original.items():
+        # Without a ratio it is no float output: codes decide, and they were compared already.
+        if name in reached:
+            tolerance = Tolerance(0.0, ORACLE_ABSOLUTE_ERROR, reached[name] - NOISE_MARGIN_DB)
+            outputs += compare({name: expected}, {name: actual[name]}, tolerance).outputs
+    return ParityReport(tuple(outputs))
+
+
+def _frozen(bundle: Bundle) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(value.values, value.dtype)
+        for name, value in bundle.manifest.settings.frozen.items()
+    }
+
+
+def _worst(reports: list[ParityReport]) -> ParityReport:
+    """Each output's worst comparison, with the worst noise ratio."""
+    outputs: dict[str, OutputParity] = {}
+    for report in reports:
+        for output in report.outputs:
+            known = outputs.setdefault(output.name, output)
+            worse = max(known, output, key=lambda o: (not o.passed, o.allowed_share))
+            outputs[output.name] = replace(worse, sqnr_db=min(known.sqnr_db, output.sqnr_db))
+    return ParityReport(tuple(outputs.values()))

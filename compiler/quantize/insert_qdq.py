@@ -1,0 +1,224 @@
+"""Write a quantization into a graph, as pairs of quantize and dequantize.
+
+    x                    ->  dequantize(quantize(x, s, z), s, z)      for all readers of x
+    conv(x, W)           ->  conv(x, dequantize(codes, scales))
+    conv(x, W) + b       ->  conv(..) + dequantize(int32 codes, s_x * scales)
+
+4-bit, shared and half-float weights come out of `edgec.decode_weight`. Dynamic activations have
+scales that the graph computes:
+
+    s = (max(x, 0) - min(x, 0)) / levels,  z = round(-min(x, 0) / s) + lowest code
+
+A pair with one scale on both sides of a move leaves its codes as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm import IRModule, relax
+
+from edgec.compiler.ir.operators import decode_weight
+from edgec.compiler.numerics.affine import ChannelWeight, Codes, Floats, Scale
+from edgec.compiler.passes.base import Pass, constant, shape_of, value_of
+from edgec.compiler.quantize.codebook import CodebookWeight
+from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight
+from edgec.compiler.quantize.plan import Operator
+
+op = relax.op
+
+
+@dataclass(frozen=True)
+class InsertQuantization(Pass):
+    """Make the rounding of a quantization explicit.
+
+    1. A bias becomes int32 codes only where they fit; else it stays a float constant.
+    2. An empty range of dynamic activations has scale 1.
+
+    Attributes:
+        quantization: of the very module that the pass is applied to.
+    """
+
+    quantization: Quantization = field(repr=False)
+
+    def apply(self, module: IRModule) -> IRModule:
+        """Rewrite `main`."""
+        assert module is self.quantization.plan.graph.module
+        return _Inserter(self.quantization).run()
+
+
+class _Inserter:
+    def __init__(self, quantization: Quantization) -> None:
+        self.quantization = quantization
+        self.anchors: dict[Any, Operator] = {}
+        self.biases: dict[Any, Operator] = {}
+        for operator in quantization.plan.weighted():
+            self.anchors[operator.anchor] = operator
+            if operator.bias is not None:
+                self.biases[operator.bias[0]] = operator
+        self.dynamic: dict[Any, Any] = {}
+
+    def run(self) -> IRModule:
+        return self.quantization.plan.graph.rebuilt(self.rewrite)
+
+    def rewrite(
+        self, builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+    ) -> Any:
+        if value is None:
+            result = variable
+        else:
+            result = builder.emit(self._replaced(builder, variable, value), variable.name)
+        scale = self.quantization.scales.get(variable)
+        return result if scale is None else rounded(builder, result, scale)
+
+    def _replaced(self, builder: relax.BlockBuilder, variable: Any, value: Any) -> Any:
+        operator = self.anchors.get(variable)
+        if operator is not None:
+            data = value.args[0]
+            if operator.keep == "integer" and self._is_dynamic:
+                data = self._rounded_dynamically(builder, data)
+            stored = self.quantization.weights[operator.name]
+            weight = builder.emit(stored_weight(stored, operator))
+            return relax.Call(value.op, [data, weight], value.attrs)
+        operator = self.biases.get(variable)
+        if operator is not None:
+            bias = bias_expression(self.quantization, operator, shape_of(variable) or ())
+            if isinstance(bias, relax.Call):
+                bias = builder.emit(bias)
+            return op.add(_summand(value), bias)
+        return value
+
+    @property
+    def _is_dynamic(self) -> bool:
+        return self.quantization.resolved.recipe.activations == "dynamic"
+
+    def _rounded_dynamically(self, builder: relax.BlockBuilder, data: Any) -> Any:
+        if data not in self.dynamic:
+            codes = self.quantization.resolved.activations
+            self.dynamic[data] = _dynamic_pair(builder, data, codes)
+        return self.dynamic[data]
+
+
+def _summand(addition: Any) -> Any:
+    """The operand that is no constant."""
+    left, right = addition.args
+    return left if value_of(right) is not None or not isinstance(left, relax.Var) else right
+
+
+def rounded(builder: relax.BlockBuilder, data: Any, scale: Scale) -> Any:
+    """A value, to codes and back."""
+    kind = scale.codes.dtype
+    factor = constant(np.array(scale.scale, np.float32))
+    zero_point = constant(np.array(scale.zero_point, kind))
+    if (scale.codes.low, scale.codes.high) != _limits(kind):
+        # The operator saturates at 8 bits only.
+        ends = ((code - scale.zero_point) * scale.scale for code in _ends(scale.codes))
+        data = builder.emit(op.clip(data, *ends))
+    codes = builder.emit(op.quantize(data, factor, zero_point, axis=0, out_dtype=kind))
+    return builder.emit(op.dequantize(codes, factor, zero_point, axis=0, out_dtype="float32"))
+
+
+def _limits(dtype: str) -> tuple[int, int]:
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def _ends(codes: Codes) -> tuple[int, int]:
+    return codes.low, codes.high
+
+
+def _dynamic_pair(builder: relax.BlockBuilder, data: Any, codes: Codes) -> Any:
+    def number(value: float) -> Any:
+        return constant(np.array(value, np.float32))
+
+    emit = builder.emit
+    low = emit(op.minimum(emit(op.min(data)), number(0)))
+    high = emit(op.maximum(emit(op.max(data)), number(0)))
+    width = emit(op.subtract(high, low))
+    step = emit(op.divide(width, number(codes.high - codes.low)))
+    # (2)
+    scale = emit(op.where(emit(op.equal(width, number(0))), number(1), step))
+    shift = emit(op.round(emit(op.divide(emit(op.negative(low)), scale))))
+    zero = emit(op.astype(emit(op.add(shift, number(codes.low))), codes.dtype))
+    if (codes.low, codes.high) != _limits(codes.dtype):
+        data = emit(op.minimum(data, emit(op.multiply(scale, _span(emit, zero, codes)))))
+    quantized = emit(op.quantize(data, scale, zero, axis=0, out_dtype=codes.dtype))
+    return emit(op.dequantize(quantized, scale, zero, axis=0, out_dtype="float32"))
+
+
+def _span(emit: Callable[[Any], Any], zero: Any, codes: Codes) -> Any:
+    """Codes above the zero point, as a float32."""
+    highest = constant(np.array(codes.high, np.float32))
+    return emit(op.subtract(highest, emit(op.astype(zero, "float32"))))
+
+
+def stored_weight(stored: StoredWeight, operator: Operator) -> relax.Call:
+    """The expression that gives the weights back as floats."""
+    if isinstance(stored, ChannelWeight):
+        zeros = np.zeros(stored.scales.shape, np.int8)
+        return op.dequantize(
+            constant(stored.codes),
+            constant(stored.scales),
+            constant(zeros),
+            axis=stored.axis,
+            out_dtype="float32",
+        )
+    assert operator.weight is not None
+    shape = operator.weight.array.shape
+    if isinstance(stored, HalfWeight):
+        return decode_weight(constant(stored.codes), [], format="float", shape=shape)
+    if isinstance(stored, CodebookWeight):
+        return decode_weight(
+            constant(stored.codes),
+            [constant(stored.table), constant(stored.scales)],
+            format=f"codebook{len(stored.table)}",
+            shape=shape,
+            rows_last=operator.kind == "matmul",
+        )
+    parameters = [constant(stored.scales)]
+    if stored.zero_points is not None:
+        parameters.append(constant(stored.zero_points))
+    return decode_weight(
+        constant(stored.packed),
+        parameters,
+        format="log2" if stored.zero_points is None else "int4",
+        shape=shape,
+        group=stored.group,
+        rows_last=operator.kind == "matmul",
+    )
+
+
+def bias_expression(
+    quantization: Quantization, operator: Operator, shape: tuple[int, ...]
+) -> relax.Expr:
+    """The bias as int32 codes in units of the products, or as floats."""
+    bias = quantization.biases[operator.name]
+    axis = len(shape) - 1 if operator.kind == "matmul" else 1
+    full = tuple(-1 if i == axis else 1 for i in range(len(shape)))
+    codes, scales = bias_codes(quantization, operator, bias)
+    if codes is None:
+        return constant(bias.reshape(full))
+    return op.dequantize(
+        constant(codes.reshape(full)),
+        constant(scales),
+        constant(np.zeros(scales.shape, np.int32)),
+        axis=axis,
+        out_dtype="float32",
+    )
+
+
+def bias_codes(quantization: Quantization, operator: Operator, bias: Floats) -> tuple[Any, Any]:
+    """int32 codes and their float32 scales, one for each channel; (None, None) if unfit."""
+    stored = quantization.weights[operator.name]
+    data = quantization.scales.get(operator.inputs[0])
+    if data is None or operator.keep != "integer" or not isinstance(stored, ChannelWeight):
+        return None, None
+    scales = (stored.scales * np.float32(data.scale)).astype(np.float32)
+    # Groups of a transposed convolution share the scales of its weights.
+    scales = np.resize(scales, bias.shape)
+    whole = np.rint(bias.astype(np.float64) / scales)
+    # (1)
+    if not np.all(np.abs(whole) < 2**31) or np.any(scales < np.finfo(np.float32).tiny):
+        return None, None
+    return whole.astype(np.int32), scales

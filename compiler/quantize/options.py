@@ -1,0 +1,74 @@
+"""The settings of a quantized compile."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from edgec.compiler.errors import UsageError
+from edgec.compiler.numerics.observers import ObserverName
+from edgec.compiler.quantize.recipe import Recipe
+
+Rounding = Literal["nearest", "second-order", "learned"]
+ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """What is quantized, and what it may cost.
+
+    Attributes:
+        recipe: what becomes an integer.
+        observer: finds ranges.
+        cache: file of ranges; read if it is there, else written.
+        repair: adapt rounding and biases.
+        rounding: of weights, if they are repaired.
+        max_drop: of the metric, as a share: 0.01 is one point; operators return to float until
+            it holds.
+        min_sqnr_db: likewise, for the signal-to-noise ratio of the worst output [dB].
+        report: .html or .json file.
+    """
+
+    recipe: Recipe
+    observer: ObserverName = "mse"
+    cache: Path | None = None
+    repair: bool = True
+    rounding: Rounding = "second-order"
+    max_drop: float | None = None
+    min_sqnr_db: float | None = None
+    report: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: says which setting.
+        """
+        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+            raise UsageError(f"--max-drop {self.max_drop:g} is no share; 0.01 is one point")
+        if self.report is not None and self.report.suffix not in (".html", ".json"):
+            raise UsageError(f"--report {self.report}: expected a name ending in .html or .json")
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether operators may have to return to float."""
+        return self.max_drop is not None or self.min_sqnr_db is not None
+
+    def check_samples(self, given: bool) -> None:
+        """Refuse a recipe that needs samples where none are given.
+
+        Raises:
+            UsageError: they are needed and there are none.
+        """
+        if given:
+            return
+        if self.has_bar:
+            raise UsageError(
+                "--max-drop and --min-sqnr are measured on samples: add --calibration DATA"
+            )
+        cached = self.cache is not None and self.cache.exists()
+        if self.recipe.needs_samples and not cached:
+            raise UsageError(
+                f"recipe {self.recipe.name} needs the ranges of activations: add --calibration "
+                "DATA (.npy, .npz, a folder of images, or module:function); int8-dynamic, "
+                "int8-weight-only and int4-weight-only need no data"
+            )

@@ -1,0 +1,1 @@
+"""Running a compiled library in this process."""

@@ -1,0 +1,114 @@
+"""Test vectors: inputs and the original graph's outputs, carried in the bundle.
+
+With them a board can verify itself, without ONNX Runtime and without the original file.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.errors import TensorInputError, did_you_mean
+from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.ir.storage import E8M0, is_float
+from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.support.files import write_atomically
+
+
+def generate_inputs(
+    specs: Sequence[TensorSpec], seed: int, index_bounds: Mapping[str, int]
+) -> dict[str, NDArray[Any]]:
+    """Seeded inputs that any model accepts.
+
+    Floats are standard normal, as normalized images and features are, and rounded to float16:
+    a bundle then takes half the bytes for them. Integers are below the
+    input's bound, which is 2 where `index_bounds` has none: 0 and 1 are in range for anything.
+    """
+    random = np.random.default_rng(seed)
+    return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
+
+
+def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:
+    shape = tuple(extent or 0 for extent in spec.shape)
+    dtype = np.dtype(spec.dtype)
+    if not is_float(dtype):
+        return random.integers(0, bound, shape).astype(dtype)
+    values = np.asarray(random.standard_normal(shape, np.float32)).astype(np.float16)
+    return (np.abs(values) if spec.dtype == E8M0 else values).astype(dtype)
+
+
+def rounded_to_half(inputs: Tensors) -> dict[str, NDArray[Any]]:
+    """Inputs whose float32 values a bundle can store in half the bytes.
+
+    Those beyond the range of float16 stay as they are.
+    """
+    largest = float(np.finfo(np.float16).max)
+    rounded = {}
+    for name, array in inputs.items():
+        fits = array.dtype == np.float32 and bool((np.abs(array) <= largest).all())
+        rounded[name] = array.astype(np.float16).astype(np.float32) if fits else array
+    return rounded
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Tensors) -> dict[str, NDArray[Any]]:
+    """The inputs in the order of the signature.
+
+    Raises:
+        TensorInputError: names every input that is missing, unknown, or of the wrong shape or
+            dtype, and what was expected.
+    """
+    known = [spec.name for spec in specs]
+    problems = [
+        f"{name} is no input{did_you_mean(name, known)}" for name in inputs if name not in known
+    ]
+    for spec in specs:
+        if spec.name not in inputs:
+            problems.append(f"{spec} is missing")
+            continue
+        array = inputs[spec.name]
+        if array.shape != spec.shape or str(array.dtype) != spec.dtype:
+            found = TensorSpec(spec.name, array.shape, str(array.dtype))
+            problems.append(f"{found} was given, {spec} is expected")
+    if problems:
+        raise TensorInputError("inputs do not fit the model: " + "; ".join(problems))
+    return {name: np.asarray(inputs[name]) for name in known}
+
+
+def read_tensors(sources: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Tensors from `NAME=file.npy` and `file.npz` arguments, later ones winning.
+
+    Raises:
+        TensorInputError: a file is missing or is no NumPy file.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    for source in sources:
+        name, _, file = source.rpartition("=")
+        if not name and not file.endswith(".npz"):
+            raise TensorInputError(f"{source!r} is no input; write NAME=FILE.npy or FILE.npz")
+        try:
+            loaded = np.load(file, allow_pickle=False)
+        except OSError as error:
+            raise TensorInputError(
+                f"input file {file} cannot be read: {error.strerror or error}"
+            ) from None
+        except ValueError as error:
+            raise TensorInputError(f"input file {file} is no NumPy file: {error}") from None
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            tensors.update({f"{name}{key}": loaded[key] for key in loaded.files})
+        else:
+            tensors[name] = loaded
+    return tensors
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Save tensors by name as one .npz file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **dict(tensors))
+    write_atomically(path, stream.getvalue())

@@ -1,0 +1,296 @@
+"""Run a compiled library on this machine.
+
+A static model's library runs by itself: this file calls its C interface (executor/edgec.h).
+A model of data-dependent shape runs on TVM's virtual machine; its runtime (a few megabytes, not
+the compiler) is loaded for that.
+"""
+
+import ctypes
+import importlib.util
+import platform
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.bundle.bundle import Executor
+from edgec.compiler.errors import BundleError, ToolchainError
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.storage import as_exchanged, held_as
+from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.runtime.inputs import check_inputs
+from edgec.targets.native import CPUINFO, X86_EXTENSIONS, X86_LEVELS, cpu_flags
+from edgec.targets.target import Target
+
+ALIGNMENT_BYTES = 64
+# Names of the functions that TVM's virtual machine calls and that TVM has in Python only.
+IN_PYTHON = re.compile(rb"relax\.run\.\w+")
+ABI = 1
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name.
+
+        Raises:
+            TensorInputError: an input is missing or has the wrong shape or dtype.
+        """
+
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Like `run`, but the next run may overwrite the arrays."""
+
+
+def open_session(
+    library: Path, target: Target, signature: Signature, executor: Executor, threads: int = 0
+) -> Session:
+    """Load a library.
+
+    Args:
+        library: shared library that `edgec.compiler.codegen.build` made.
+        target: what it was compiled for; must be able to run here.
+        signature: inputs and outputs.
+        executor: what runs it.
+        threads: threads to compute on; 0 is one for each core.
+
+    Raises:
+        BundleError: this machine cannot run code for the target, or the library is damaged.
+    """
+    obstacle = why_not_here(target)
+    if obstacle:
+        raise BundleError(
+            f"{library.parent.name}/{library.name} is for target {target.name}: {obstacle}; "
+            "compile for --target native, or run it on its board"
+        )
+    # The dynamic loader takes a path that it has loaded once for the same library, even if
+    # another file is there by now: a bundle that was compiled again would run its old code.
+    # So every load is under a name that was never used before.
+    with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+        alias = Path(folder) / library.name
+        alias.symlink_to(library.resolve())
+        try:
+            if executor == "static":
+                return StaticSession(alias, signature, threads)
+            return MachineSession(alias, signature, threads)
+        except (OSError, RuntimeError, AttributeError) as error:
+            first = str(error).strip().splitlines()[-1]
+            raise BundleError(f"{library} cannot be loaded: {first}") from None
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One kernel call of a static model.
+
+    Attributes:
+        label: operators that it computes.
+        template: kernel template, or `generic`.
+        flops: floating-point operations.
+    """
+
+    label: str
+    template: str
+    flops: int
+
+
+class _StepStruct(ctypes.Structure):
+    _fields_ = (
+        ("label", ctypes.c_char_p),
+        ("template", ctypes.c_char_p),
+        ("flops", ctypes.c_int64),
+    )
+
+
+class StaticSession:
+    """A static model, loaded; see `open_session`."""
+
+    def __init__(self, library: Path, signature: Signature, threads: int) -> None:
+        self._signature = signature
+        self._library = loaded = ctypes.CDLL(str(library))
+        loaded.edgec_open.restype = ctypes.c_void_p
+        loaded.edgec_step.restype = _StepStruct
+        if loaded.edgec_abi() != ABI:
+            raise RuntimeError(f"its interface is version {loaded.edgec_abi()}, expected {ABI}")
+        handle = loaded.edgec_open(ctypes.c_int32(threads))
+        if not handle:
+            raise RuntimeError("no memory or no threads for a session")
+        self._handle = ctypes.c_void_p(handle)
+        self._outputs = [_aligned(_shape(spec), spec.dtype) for spec in signature.outputs]
+        self._output_pointers = _pointers(self._outputs)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.edgec_close(self._handle)
+            self._handle = ctypes.c_void_p()
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+        return int(self._library.edgec_threads(self._handle))
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name; the arrays belong to the caller."""
+        return {name: array.copy() for name, array in self.run_shared(inputs).items()}
+
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name in the session's own arrays, which the next run overwrites."""
+        self.run_prepared(self.prepare(inputs))
+        pairs = zip(self._signature.outputs, self._outputs, strict=True)
+        return {spec.name: array for spec, array in pairs}
+
+    def prepare(self, inputs: Tensors) -> list[NDArray[Any]]:
+        """Checked inputs in memory that a run can use without copying."""
+        checked = check_inputs(self._signature.inputs, inputs)
+        return [_aligned_copy(array) for array in checked.values()]
+
+    def run_prepared(self, prepared: list[NDArray[Any]]) -> None:
+        """Run without copying inputs or outputs: what a benchmark measures."""
+        self._check(
+            self._library.edgec_run(self._handle, _pointers(prepared), self._output_pointers)
+        )
+
+    def run_timed(self, prepared: list[NDArray[Any]]) -> NDArray[np.uint64]:
+        """Time of each step in nanoseconds."""
+        times = (ctypes.c_uint64 * max(1, self._library.edgec_step_count()))()
+        self._check(
+            self._library.edgec_run_timed(
+                self._handle, _pointers(prepared), self._output_pointers, times
+            )
+        )
+        return np.array(times[: self._library.edgec_step_count()], np.uint64)
+
+    def steps(self) -> list[StepInfo]:
+        """What `run_timed` times."""
+        structs = (self._library.edgec_step(i) for i in range(self._library.edgec_step_count()))
+        return [StepInfo(s.label.decode(), s.template.decode(), s.flops) for s in structs]
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            raise MemoryError("no memory for inputs or outputs")
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(extent or 0 for extent in spec.shape)
+
+
+def _pointers(arrays: Sequence[NDArray[Any]]) -> Any:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
+
+
+def _aligned(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """An array whose first byte is aligned."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[start : start + size].view(np.dtype(dtype)).reshape(shape)
+
+
+def _aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
+    copy = _aligned(array.shape, str(array.dtype))
+    copy[...] = array
+    return copy
+
+
+class MachineSession:
+    """A model on TVM's virtual machine, loaded; see `open_session`."""
+
+    # DLPack device type and TVM allocator: host memory, pooled.
+    _CPU, _POOLED_ALLOCATOR = 1, 2
+
+    def __init__(self, library: Path, signature: Signature, threads: int) -> None:
+        import tvm_ffi
+
+        load_tvm_runtime()
+        if IN_PYTHON.search(library.read_bytes()):
+            # Importing it registers them.
+            importlib.import_module("tvm.relax")
+        self._ffi = tvm_ffi
+        self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
+        self._signature = signature
+        if threads:
+            # Mode 1: as many threads as asked for, on the fastest cores.
+            tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
+        machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
+        machine["vm_initialization"](self._CPU, 0, self._POOLED_ALLOCATOR)
+        # The function does not keep the machine alive.
+        self._machine = machine
+        self._main = machine["main"]
+
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name, in arrays of their own: see `run`."""
+        return self.run(inputs)
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name."""
+        checked = check_inputs(self._signature.inputs, inputs)
+        result = self._main(*(self._to_device(array) for array in checked.values()))
+        results = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        return {
+            spec.name: self._to_numpy(value, spec.dtype)
+            for spec, value in zip(self._signature.outputs, results, strict=True)
+        }
+
+    def _to_device(self, array: NDArray[Any]) -> Any:
+        held = held_as(str(array.dtype))
+        # TVM takes NumPy's memory as it is, and crashes where that is not aligned.
+        tensor = self._ffi.from_dlpack(_aligned_copy(as_exchanged(array)))
+        return self._as(tensor, held) if str(tensor.dtype) != held else tensor
+
+    def _to_numpy(self, value: Any, dtype: str) -> NDArray[Any]:
+        exchanged = as_exchanged(np.empty(0, np.dtype(dtype))).dtype
+        if str(value.dtype) != str(exchanged):
+            value = self._as(value, str(exchanged))
+        # A copy: the memory belongs to the virtual machine's pool.
+        return np.array(np.from_dlpack(value)).view(np.dtype(dtype))
+
+    def _as(self, tensor: Any, dtype: str) -> Any:
+        """The same memory as a tensor of another dtype of the same size."""
+        return self._view(tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(dtype), 0)
+
+
+def why_not_here(target: Target) -> str:
+    """Why this machine cannot run code for a target; empty if it can.
+
+    >>> from edgec.targets import load_target
+    >>> "this machine is" in why_not_here(load_target("riscv64"))
+    True
+    """
+    machine = platform.machine()
+    if target.architecture != machine:
+        return f"its code is for {target.architecture}, this machine is {machine}"
+    if machine != "x86_64":
+        return ""
+    flags = cpu_flags(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    missing = sorted(x86_needs(target) - flags)
+    return f"this CPU lacks {', '.join(missing)}" if missing else ""
+
+
+def x86_needs(target: Target) -> set[str]:
+    """CPU flags that code for an x86 target needs, as Linux names them."""
+    by_llvm_name = {llvm: flag for flag, llvm in X86_EXTENSIONS.items()}
+    needed = set(X86_LEVELS.get(target.cpu, ()))
+    for feature in target.features:
+        name = feature[1:]
+        if feature.startswith("+"):
+            needed.add(by_llvm_name.get(name, name))
+    return needed
+
+
+@cache
+def load_tvm_runtime() -> None:
+    """Load `libtvm_runtime.so` of the installed apache-tvm, without importing tvm.
+
+    Raises:
+        ToolchainError: apache-tvm is not installed.
+    """
+    found = importlib.util.find_spec("tvm")
+    if found is None or not found.submodule_search_locations:
+        raise ToolchainError("package apache-tvm is not installed; pip install edgec")
+    library = Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)

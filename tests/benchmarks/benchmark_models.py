@@ -1,0 +1,96 @@
+"""Time the model recipes beside other runtimes.
+
+    python tests/benchmarks/benchmark_models.py --threads 1
+
+Prints one line per model and the geometric mean of the ratios; above 1 edgec is faster. With
+`--where` also how a model's time divides over the kernel templates, and what each reaches.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.bench.compare import StepTime, bench_bundles
+from edgec.models import load_recipe
+
+MODELS = (
+    "light_resnet50",
+    "light_squeezenet",
+    "light_shufflenet",
+    "light_densenet121",
+    "light_inception_v2",
+    "light_vgg19",
+    "pp-ocr-det",
+    "pp-ocr-rec",
+    "pp-ocr-cls",
+    "yolov8n-320",
+    "efficientnet-lite0",
+    "minilm-l6",
+)
+
+
+def where_time_goes(steps: Sequence[StepTime]) -> str:
+    """Share of the time and speed of each template, largest first."""
+    times: dict[str, float] = defaultdict(float)
+    work: dict[str, float] = defaultdict(float)
+    for step in steps:
+        times[step.template] += step.median_us
+        work[step.template] += step.gflops * step.median_us
+    total = sum(times.values())
+    parts = []
+    for template, time in sorted(times.items(), key=lambda item: -item[1]):
+        parts.append(f"{template} {time / total:.0%} at {work[template] / time:.0f} GFLOP/s")
+    return ", ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--target", default="native")
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--where", action="store_true")
+    parser.add_argument("--against", default="onnxruntime,openvino")
+    arguments = parser.parse_args()
+    rivals = arguments.against.split(",")
+    ratios: dict[str, list[float]] = {rival: [] for rival in rivals}
+    columns = "".join(f"{rival:>14} ms  ratio" for rival in rivals)
+    print(f"{'model':22}{'edgec ms':>10}{columns}   {arguments.threads} threads", flush=True)
+    for name in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = load_recipe(name)
+            model = recipe.write(Path(folder) / f"{name}.onnx")
+            options = CompileOptions(
+                shapes=dict(recipe.shapes),
+                ready_records=False,
+                freeze={key: np.array(value) for key, value in recipe.freeze.items()},
+            )
+            output = Path(folder) / "model.edgec"
+            bundle = compile_model(model, arguments.target, options, output=output)
+            report = bench_bundles(
+                [bundle],
+                threads=arguments.threads,
+                seconds=arguments.seconds,
+                against=rivals,
+                model=model,
+            )
+        line = f"{name:22}{report.bundles[0].median_ms:10.3f}"
+        for rival, latency in zip(rivals, report.rivals, strict=True):
+            ratio = report.ratios[latency.name]
+            ratios[rival].append(ratio)
+            line += f"{latency.median_ms:17.3f}{ratio:7.2f}"
+        print(line, flush=True)
+        if arguments.where:
+            print(f"    {where_time_goes(report.steps)}", flush=True)
+    means = "".join(f"{statistics.geometric_mean(ratios[rival]):24.2f}" for rival in rivals)
+    print(f"{'geometric mean':32}{means}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Operators of com.microsoft against ONNX Runtime, through the whole compile."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from support.onnx_graphs import make_model, node, random, save
+
+from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.errors import UnsupportedModelError
+
+
+def microsoft(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
+    return node(op_type, inputs, outputs, domain="com.microsoft", **attributes)
+
+
+def compiled(
+    folder: Path, nodes: list[Any], inputs: Any, outputs: Any, *rest: Any, **kw: Any
+) -> None:
+    """Compile, which compares with ONNX Runtime after each stage."""
+    path = save(make_model(nodes, inputs, list(outputs), *rest, **kw), folder)
+    compile_model(path, options=CompileOptions(check_stages=True), output=folder / "model.edgec")
+
+
+def test_activations(tmp_path: Path) -> None:
+    nodes = [
+        microsoft("Gelu", ["x"], ["a"]),
+        microsoft("BiasGelu", ["x", "w"], ["b"]),
+        microsoft("FastGelu", ["x"], ["c"]),
+        microsoft("FastGelu", ["x", "w"], ["d"]),
+        microsoft("QuickGelu", ["x"], ["e"]),
+        microsoft("QuickGelu", ["x"], ["f"], alpha=1.0),
+    ]
+    compiled(tmp_path, nodes, {"x": [2, 3, 8]}, "abcdef", {"w": random(8)})
+
+
+def test_normalizations(tmp_path: Path) -> None:
+    skip, simplified = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
+    nodes = [
+        microsoft(skip, ["x", "s", "g", "h", "i"], ["a", "", "", "b"], epsilon=1e-3),
+        microsoft(skip, ["x", "t", "g"], ["c"]),
+        microsoft(simplified, ["x", "s", "g"], ["d"], epsilon=1e-3),
+        microsoft(simplified, ["x", "s", "g", "i"], ["e", "", "", "f"], epsilon=1e-5),
+    ]
+    weights = {"g": random(8), "h": random(8, seed=1), "i": random(8, seed=2)}
+    inputs = {"x": [2, 3, 8], "s": [2, 3, 8], "t": [3, 8]}
+    compiled(tmp_path, nodes, inputs, "abcdef", weights)
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    embed, integers = "EmbedLayerNormalization", TensorProto.INT32
+    nodes = [
+        microsoft(embed, ["i", "s", "w", "p", "t", "g", "b", "m"], ["a", "n"], epsilon=1e-5),
+        microsoft(embed, ["i", "", "w", "p", "", "g", "b", "", "q"], ["c", "o", "e"]),
+    ]
+    weights = {
+        "w": random(20, 8),
+        "p": random(6, 8, seed=1),
+        "t": random(2, 8, seed=2),
+        "g": random(8, seed=3),
+        "b": random(8, seed=4),
+        "s": np.array([[0, 0, 1, 1], [0, 1, 1, 1]], np.int32),
+        "m": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32),
+        "q": np.array([[3, 2, 1, 0], [0, 1, 2, 5]], np.int32),
+    }
+    kinds = {"i": integers, "n": integers, "o": integers}
+    compiled(tmp_path, nodes, {"i": [2, 4]}, ["a", "n", "c", "e"], weights, dtypes=kinds)
+
+
+def test_fused_linear_operators(tmp_path: Path) -> None:
+    conv: dict[str, Any] = {"pads": [1, 1, 1, 1], "activation": "Relu"}
+    leaky = {"activation": "LeakyRelu", "activation_params": [0.3]}
+    clip = {"activation": "Clip", "activation_params": [-0.5, 0.5]}
+    gemm = {"activation": "LeakyRelu", "activation_alpha": 0.2, "alpha": 0.7, "beta": 1.3}
+    nodes = [
+        microsoft("FusedConv", ["x", "w", "b"], ["a"], **conv),
+        microsoft("FusedConv", ["x", "w", "b", "z"], ["c"], **conv),
+        microsoft("FusedConv", ["x", "w"], ["d"], **leaky),
+        microsoft("FusedConv", ["x", "w"], ["e"], **clip),
+        microsoft("FusedGemm", ["m", "n", "c5"], ["f"], transA=1, transB=1, **gemm),
+        microsoft("FusedMatMul", ["p", "q"], ["g"], transA=1, transB=1, alpha=0.4),
+        microsoft("FusedMatMul", ["m", "n"], ["h"], transA=1, transB=1),
+    ]
+    weights = {"w": random(6, 4, 3, 3), "b": random(6), "n": random(5, 7), "c5": random(5)}
+    inputs = {"x": [1, 4, 6, 7], "z": [1, 6, 6, 7], "m": [7, 3], "p": [2, 4, 3], "q": [2, 5, 4]}
+    compiled(tmp_path, nodes, inputs, "acdefgh", weights)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_matmul_nbits(tmp_path: Path, bits: int) -> None:
+    k, n, size = 80, 6, 32
+    blocks = 3
+    numbers = np.random.default_rng(0)
+    packed = -(-blocks * bits // 8)
+    weights = {
+        "b": numbers.integers(0, 256, (n, blocks, size * bits // 8), np.uint8),
+        "s": np.abs(random(n, blocks)) / 8,
+        "z": numbers.integers(0, 256, (n, packed), np.uint8),
+        "c": random(n),
+    }
+    size_attributes = {"K": k, "N": n, "bits": bits, "block_size": size}
+    nodes = [
+        microsoft("MatMulNBits", ["x", "b", "s"], ["a"], **size_attributes),
+        microsoft("MatMulNBits", ["x", "b", "s", "z"], ["d"], **size_attributes),
+        microsoft("MatMulNBits", ["x", "b", "s", "z", "", "c"], ["e"], **size_attributes),
+    ]
+    compiled(tmp_path, nodes, {"x": [2, 3, k]}, "ade", weights)
+
+
+def test_attention(tmp_path: Path) -> None:
+    nodes = [
+        microsoft("Attention", ["x", "w", "b"], ["a"], num_heads=2),
+        microsoft("Attention", ["x", "w", "b", "m"], ["c"], num_heads=2, scale=0.5),
+        microsoft("Attention", ["x", "w", "b", "l"], ["d"], num_heads=2),
+        microsoft("Attention", ["x", "w", "b", "", "p"], ["e", "f"], num_heads=2),
+        microsoft("Attention", ["x", "w", "b"], ["g"], num_heads=2, unidirectional=1),
+        microsoft("Attention", ["x", "w", "b", "", "", "r"], ["h"], num_heads=2),
+    ]
+    weights = {
+        "w": random(12, 24) / 4,
+        "b": random(24),
+        "m": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32),
+        "l": np.array([3, 2], np.int32),
+        "r": random(2, 2, 4, 4),
+    }
+    inputs = {"x": [2, 4, 12], "p": [2, 2, 2, 3, 4]}
+    compiled(tmp_path, nodes, inputs, "acdefgh", weights)
+
+
+def test_multi_head_attention(tmp_path: Path) -> None:
+    kind = "MultiHeadAttention"
+    nodes = [
+        microsoft(kind, ["q", "k", "v"], ["a"], num_heads=2),
+        microsoft(kind, ["q", "k", "v", "b", "m"], ["c"], num_heads=2),
+        microsoft(kind, ["q", "k", "k", "", "", "r", "p", "p"], ["d", "e", "f"], num_heads=2),
+        microsoft(kind, ["q", "kh", "vh"], ["i"], num_heads=2),
+    ]
+    weights = {"b": random(28), "m": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], np.int32)}
+    inputs = {
+        "q": [2, 3, 8],
+        "k": [2, 5, 8],
+        "v": [2, 5, 12],
+        "p": [2, 2, 4, 4],
+        "r": [1, 2, 3, 9],
+        "kh": [2, 2, 5, 4],
+        "vh": [2, 2, 5, 4],
+    }
+    compiled(tmp_path, nodes, inputs, "acdefi", weights)
+
+
+def test_group_query_attention(tmp_path: Path) -> None:
+    kind, heads = "GroupQueryAttention", {"num_heads": 4, "kv_num_heads": 2}
+    plain, rotated = ["", "", "n3", "t3"], ["", "", "n3", "t3", "cos", "sin"]
+    nodes = [
+        microsoft(kind, ["q", "k", "k", *plain], ["a", "b", "c"], **heads),
+        microsoft(kind, ["q", "k", "k", *rotated], ["d", "e", "f"], do_rotary=1, **heads),
+        microsoft(
+            kind,
+            ["one", "onek", "onek", "p", "p", "n6", "t6", "cos", "sin"],
+            ["g", "h", "i"],
+            do_rotary=1,
+            rotary_interleaved=1,
+            **heads,
+        ),
+        microsoft(kind, ["qkv", "", "", *plain], ["j", "l", "m"], local_window_size=2, **heads),
+        microsoft(kind, ["q", "k", "k", *plain], ["n", "o", "r"], softcap=1.5, scale=0.3, **heads),
+    ]
+    weights = {
+        "n3": np.array([2, 2], np.int32),
+        "t3": np.array(3, np.int32),
+        "n6": np.array([5, 5], np.int32),
+        "t6": np.array(6, np.int32),
+        "cos": random(10, 8),
+        "sin": random(10, 8, seed=1),
+    }
+    inputs = {
+        "q": [2, 3, 64],
+        "k": [2, 3, 32],
+        "one": [2, 1, 64],
+        "onek": [2, 1, 32],
+        "p": [2, 2, 5, 16],
+        "qkv": [2, 3, 128],
+    }
+    compiled(tmp_path, nodes, inputs, "abcdefghijlmnor", weights)
+
+
+def test_rotary_embedding(tmp_path: Path) -> None:
+    nodes = [
+        microsoft("RotaryEmbedding", ["x", "i", "cos", "sin"], ["a"]),
+        microsoft("RotaryEmbedding", ["h", "i", "cos", "sin"], ["b"], interleaved=1),
+        microsoft("RotaryEmbedding", ["x", "first", "cos", "sin"], ["c"]),
+    ]
+    weights = {
+        "i": np.array([[0, 3, 2], [5, 1, 1]]),
+        "first": np.array([4]),
+        "cos": random(10, 4),
+        "sin": random(10, 4, seed=1),
+    }
+    compiled(tmp_path, nodes, {"x": [2, 3, 24], "h": [2, 3, 3, 8]}, "abc", weights)
+
+
+@pytest.mark.parametrize(
+    ("operator", "message"),
+    [
+        (microsoft("MatMulNBits", ["x", "x", "x"], ["y"], K=8, N=2, block_size=16), "'B' must be"),
+        (microsoft("FusedMatMul", ["x", "x"], ["y"], transBatchA=1), "batch dimensions"),
+        (microsoft("FusedGemm", ["x", "x"], ["y"], activation="Elu"), "activation Elu"),
+        (microsoft("Attention", ["x", "x"], ["y"], do_rotary=1, num_heads=2), "rotary embeddings"),
+        (microsoft("NhwcConv", ["x", "x"], ["y"]), "the operator is not supported"),
+    ],
+)
+def test_refusals(tmp_path: Path, operator: Any, message: str) -> None:
+    model = make_model([operator], {"x": [8, 8]}, ["y"])
+    with pytest.raises(UnsupportedModelError, match=message):
+        compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")

@@ -1,0 +1,100 @@
+"""Depthwise convolutions of codes: bit-identical to NumPy integers, on every instruction set."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.integer_graphs import Code, ConvCase, open_module
+from support.kernel_runs import random_decisions
+
+from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.runtime.session import why_not_here
+from edgec.targets import load_target
+
+# vpdpbusd and vpmaddubsw, 512 and 256 bits.
+NAMES = ("x86-64-v4-vnni", "x86-64-v4", "x86-64-v3")
+TARGETS = [name for name in NAMES if not why_not_here(load_target(name))]
+
+
+def depthwise(shape: Sequence[int], kh: int, kw: int, **options: Any) -> ConvCase:
+    groups = shape[1]
+    return ConvCase(shape, [groups, 1, kh, kw], groups=groups, **options)
+
+
+CASES = {
+    "3x3": depthwise([2, 20, 9, 8], 3, 3, attributes={"padding": (1, 1, 1, 1)}),
+    "no padding": depthwise([1, 16, 6, 7], 3, 2, data=Code("uint8", 0.02, 0), relu=True),
+    "5x5, strided": depthwise(
+        [1, 33, 17, 16], 5, 5, attributes={"strides": (2, 2), "padding": (2, 2, 2, 2)}
+    ),
+    "strides of 1 and 4": depthwise(
+        [1, 9, 8, 31], 3, 5, attributes={"strides": (1, 4), "padding": (2, 0, 1, 3)}
+    ),
+    "stride above the window": depthwise([1, 8, 19, 11], 2, 1, attributes={"strides": (5, 2)}),
+    "sums of two groups": depthwise(
+        [1, 24, 7, 15], 5, 7, attributes={"padding": (2, 3, 2, 3)}, largest=32
+    ),
+    "window larger than the image": depthwise(
+        [1, 10, 2, 3], 5, 9, attributes={"padding": (4, 4, 3, 5)}
+    ),
+    "pads beyond the window": depthwise([1, 9, 4, 5], 3, 3, attributes={"padding": (4, 3, 5, 4)}),
+    "one pixel": depthwise([1, 16, 3, 3], 3, 3),
+    "extreme": depthwise(
+        [1, 16, 9, 9],
+        7,
+        7,
+        largest=64,
+        data=Code("uint8", 0.02, 3),
+        result=Code("uint8", 0.4, 128),
+        extreme=True,
+    ),
+}
+
+# Not by the kernel of integers: groups of taps do not begin at windows, or the lines are long.
+OTHERS = {
+    "dilated": depthwise([1, 8, 9, 9], 3, 3, attributes={"dilation": (1, 2)}),
+    "strided by 3": depthwise([1, 8, 9, 9], 3, 3, attributes={"strides": (1, 3)}),
+    "long lines": depthwise([1, 8, 5, 420], 3, 3, largest=32),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", [*CASES, *OTHERS])
+def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
+    case = {**CASES, **OTHERS}[name]
+    built = open_module(case.module(), load_target(target), tmp_path)
+    kernel = "integer_depthwise" if name in CASES else "pool"
+    assert [t for t in built.templates if t != "pack"] == [kernel]
+    expected = case.expected(floats=name in OTHERS)
+    assert len(np.unique(expected)) > 2
+    np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["5x5, strided", "sums of two groups", "one pixel"])
+def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
+    case = CASES[name]
+    target = load_target(TARGETS[seed % len(TARGETS)])
+    target = target.model_copy(update={"cores": 1 + 7 * seed})
+    built = open_module(case.module(), target, tmp_path, random_decisions(seed))
+    np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], case.expected())
+
+
+def test_what_would_saturate_is_left_to_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of 8 bits overflow the pairs of vpmaddubsw; forced, the result is wrong."""
+    case = replace(CASES["extreme"], largest=127)
+    data, expected = case.arrays()[0], case.expected(floats=True)
+    target = load_target("x86-64-v3")
+    built = open_module(case.module(), target, tmp_path)
+    assert "integer_depthwise" not in built.templates
+    np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
+    monkeypatch.setattr(Dot, "fits", lambda *_: True)
+    (tmp_path / "forced").mkdir()
+    forced = open_module(case.module(), target, tmp_path / "forced")
+    assert "integer_depthwise" in forced.templates
+    assert np.abs(forced.run({"x": data})["y"].astype(int) - expected).max() > 5

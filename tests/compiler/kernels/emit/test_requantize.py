@@ -1,0 +1,80 @@
+"""Sums to codes in 16 bits: how near to real numbers, and what decides that."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.integer_graphs import Code, ConvCase, open_module
+
+from edgec.compiler.kernels.emit import requantize as fixed_point
+from edgec.compiler.kernels.emit.requantize import LEAST_FRACTION, Requantization, requantization
+from edgec.compiler.runtime.session import why_not_here
+from edgec.targets import load_target
+
+CONV = ConvCase([1, 40, 9, 11], [37, 40, 3, 3], attributes={"padding": (1, 1, 1, 1)}, largest=63)
+SWISH = replace(CONV, result=Code("uint8", 0.03, 20), swish=True)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        CONV,
+        replace(CONV, result=Code("uint8", 0.001, 255)),
+        replace(CONV, relu=True),
+        SWISH,
+        replace(SWISH, result=Code("uint8", 0.012, 31)),
+        replace(SWISH, result=Code("uint8", 0.12, 3)),
+    ],
+)
+def test_codes_are_those_of_real_numbers(case: ConvCase) -> None:
+    """Off by less than `fixed_point` states, before both are rounded."""
+    plan = case.fixed_point()
+    assert (plan is not None) == case.swish
+    limits = np.iinfo(case.result.dtype)
+    exact = np.clip(case.exact() + case.result.zero_point, limits.min, limits.max)
+    error = np.abs(case.expected() - exact)
+    slack = 2.0 ** (2 - plan.fraction) if plan is not None else 1e-4
+    assert error.max() < 0.5 + slack
+    assert error.max() > 0.4
+    # As many are rounded the other way as the slack says, on average less than half of it.
+    assert np.mean(case.expected() != np.rint(exact)) < slack
+
+
+def test_channels_have_shifts_of_their_own() -> None:
+    """Scales 2000 times apart; with one shift for all no fraction would be left."""
+    scales = np.float32([1e-6, 2e-3])
+    plan = requantization(scales, np.array([10**8, 5 * 10**4]), 0.02, 127)
+    assert plan is not None
+    assert plan.shifts[0] - plan.shifts[1] > 9
+    assert plan.fraction > LEAST_FRACTION
+    assert plan.multipliers.min() >= 2**12
+
+
+def test_a_scale_finer_than_sums_stays_float() -> None:
+    assert requantization(np.float32([1.0]), np.array([10]), 1e-9, 127) is None
+
+
+TARGETS = [name for name in ("x86-64-v3", "x86-64-v4") if not why_not_here(load_target(name))]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_multiplier_that_is_off_shows(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison with integers sees one part in 300 of a scale."""
+    machine = load_target(target)
+    x, expected = {"x": SWISH.arrays()[0]}, SWISH.expected()
+    (tmp_path / "right").mkdir()
+    built = open_module(SWISH.module(), machine, tmp_path / "right")
+    np.testing.assert_array_equal(built.run(x)["y"], expected)
+    plan = fixed_point.requantization
+
+    def off(scales: np.ndarray, *others: Any, **named: Any) -> Requantization | None:
+        return plan(scales * 1.003, *others, **named)
+
+    monkeypatch.setattr("edgec.compiler.lowering.pack_codes.requantization", off)
+    (tmp_path / "off").mkdir()
+    wrong = open_module(SWISH.module(), machine, tmp_path / "off")
+    assert not np.array_equal(wrong.run(x)["y"], expected)

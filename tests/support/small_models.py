@@ -1,0 +1,68 @@
+"""Small networks with random weights, canonical, and inputs for them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from support.onnx_graphs import make_model
+from tvm import IRModule
+
+from edgec.compiler.calibration.accuracy import Accuracy, Comparison, same_top1
+from edgec.compiler.calibration.samples import samples_from_tensors
+from edgec.compiler.compress.step import Work
+from edgec.compiler.frontend.import_graph import import_model
+from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.support.progress import Silent
+from edgec.targets import load_target
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """A canonical module, and what steps need to work on it.
+
+    Attributes:
+        graph: the module.
+        work: with samples.
+        blind: without.
+        test: another batch.
+    """
+
+    graph: Graph
+    work: Work
+    blind: Work
+    test: Mapping[str, np.ndarray]
+
+    def accuracy(self, module: IRModule) -> Accuracy:
+        """Of a changed module, on inputs that it was not changed for."""
+        comparison = Comparison(same_top1)
+        comparison.add(self.run(self.graph.module), self.run(module))
+        return comparison.result()
+
+    def run(self, module: IRModule) -> dict[str, np.ndarray]:
+        """Outputs for the other batch."""
+        return run_reference(module, self.work.signature, self.test)
+
+
+def small_model(
+    nodes: Sequence[Any], weights: Mapping[str, np.ndarray], shape: Sequence[int]
+) -> SmallModel:
+    """Of ONNX nodes from `x` to `y`."""
+    model = make_model(nodes, {"x": list(shape)}, ["y"], weights)
+    imported = import_model(simplify(specialize(model, {}, {}).proto))
+    graph = Graph(apply_passes(imported.module, CANONICALIZE), imported.value_names)
+    images = np.random.default_rng(0).standard_normal((8 * shape[0], *shape[1:]))
+    for axis in (2, 3):
+        # Neighbours are alike, as in photographs.
+        images = (images + np.roll(images, 1, axis) + np.roll(images, -1, axis)) / 3**0.5
+    inputs = images.astype(np.float32)
+    signature, native = imported.signature, load_target("native")
+    samples = samples_from_tensors({"x": inputs[: -shape[0]]}, signature.inputs)
+    test = {"x": inputs[-shape[0] :]}
+    work = Work(graph, signature, native, samples, same_top1, Silent())
+    return SmallModel(graph, work, Work(graph, signature, native, None, same_top1, Silent()), test)
