@@ -14,6 +14,7 @@ from tvm import IRModule
 from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.codegen.build import build_machine, build_program
 from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.emit.integer_dot import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
@@ -21,7 +22,6 @@ from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack_layouts import PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.vm_schedule import schedule_for_machine
-from edgec.compiler.passes.base import is_static
 from edgec.targets import Target
 
 

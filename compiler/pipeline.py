@@ -58,7 +58,7 @@ from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import SpecializedModel, specialize
 from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
@@ -69,7 +69,6 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.compare import (
     QUANTIZED_SQNR_DB,
     ParityReport,
-    Tensors,
     Tolerance,
     compare,
     tolerance_for,
@@ -77,7 +76,8 @@ from edgec.compiler.parity.compare import (
 from edgec.compiler.parity.locate import first_divergence
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.reference import run_reference
-from edgec.compiler.passes import CANONICALIZE, Pass
+from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
@@ -282,13 +282,6 @@ def _phases(options: CompileOptions) -> list[str]:
     asked = {"compress": options.compress is not None, "quantize": options.quantize is not None}
     asked["expect"] = any(asked.values())
     return [phase for phase in PHASES if asked.get(phase, True)]
-
-
-def apply_passes(module: IRModule, passes: tuple[Pass, ...]) -> IRModule:
-    """Apply passes in order."""
-    for rewrite in passes:
-        module = rewrite(module)
-    return module
 
 
 class _Run:

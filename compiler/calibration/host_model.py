@@ -15,9 +15,8 @@ from edgec.compiler.backend import compile_module
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes.base import dtype_of, shape_of
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.runtime.session import Session, open_session
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import load_target

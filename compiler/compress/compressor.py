@@ -14,7 +14,7 @@ from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.frontend.import_graph import ImportedModel
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import is_static
+from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
 

@@ -31,12 +31,12 @@ from edgec.compiler.calibration.moments import (
 from edgec.compiler.compress.staged_model import StagedModel
 from edgec.compiler.compress.step import Work
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph, operands
+from edgec.compiler.ir.relax_helpers import value_of
 from edgec.compiler.ir.rewrite import with_bias, with_weight, with_weights
+from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.passes.base import value_of
-from edgec.compiler.quantize.encode import from_rows, to_rows
-from edgec.compiler.quantize.plan import Operator, find_operators
 
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144

@@ -14,8 +14,8 @@ from tvm import IRModule, relax
 from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.samples import Sample
 from edgec.compiler.ir.graph import Graph, operands, substituted
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of, value_of
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.passes.base import dtype_of, shape_of, value_of
 
 
 class StagedModel:

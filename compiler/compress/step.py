@@ -11,9 +11,9 @@ from tvm import IRModule
 
 from edgec.compiler.calibration.accuracy import Metric
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.signature import Signature
-from edgec.compiler.quantize.plan import Operator, find_operators
 from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
 

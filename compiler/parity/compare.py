@@ -18,7 +18,6 @@ such a graph that are not within the tolerance pass if their signal-to-noise rat
 `QUANTIZED_SQNR_DB`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import ParityError
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.ir.storage import is_float
-
-Tensors = Mapping[str, NDArray[Any]]
 
 MIN_SLICE = 64
 

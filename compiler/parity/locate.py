@@ -11,10 +11,10 @@ import onnx
 from tvm import IRModule, relax
 
 from edgec.compiler.backend import compile_module
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors, Tolerance, compare
+from edgec.compiler.ir.relax_helpers import shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
+from edgec.compiler.parity.compare import Tolerance, compare
 from edgec.compiler.parity.oracle import run_original
-from edgec.compiler.passes.base import shape_of
 from edgec.compiler.runtime.session import open_session
 from edgec.targets import Target
 

@@ -11,9 +11,9 @@ from edgec.compiler.calibration.ranges import calibrate, count_values, read_rang
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.numerics.observers import Histogram, Range
-from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.equalize import equalize

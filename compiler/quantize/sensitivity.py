@@ -8,10 +8,9 @@ import numpy as np
 from edgec.compiler.calibration.accuracy import Accuracy, Comparison, Metric
 from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.samples import Sample
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.switch_qdq import SWITCHES, SwitchQuantization
 from edgec.compiler.support.progress import Progress, Silent
 

@@ -14,15 +14,14 @@ from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import Signature
+from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
-from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.targets.target import Target
 

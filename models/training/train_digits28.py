@@ -23,10 +23,10 @@ from edgec.compiler.compress.training import Arrays, Schedule, State, descend
 from edgec.compiler.frontend.import_graph import import_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.quantize.plan import find_operators
+from edgec.compiler.passes.base import apply_passes
 from edgec.models.zoo.digits28 import CLASSES, LAYERS, build_graph, pack_weights, unpack_weights
 
 SEED = 0

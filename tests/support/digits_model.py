@@ -14,7 +14,7 @@ from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 
 BATCH = 50
 TEST_IMAGES = 450

@@ -17,7 +17,7 @@ from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 

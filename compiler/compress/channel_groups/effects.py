@@ -18,9 +18,9 @@ from edgec.compiler.calibration.moments import Moments
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
 from edgec.compiler.compress.channel_groups.scores import Bundle, Reading
 from edgec.compiler.compress.step import Work
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.passes.base import op_name
-from edgec.compiler.quantize.plan import Operator
 
 # Batches that it is measured on.
 MAX_BATCHES = 8

@@ -24,9 +24,9 @@ from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.quantize.plan import Operator, find_operators
 
 # Compiles that a budget of time takes; each removes more or less than the one before.
 LATENCY_TRIALS = 4

@@ -28,11 +28,11 @@ from edgec.compiler.compress.autodiff.gradient import Network, Parameter
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.compress.training import Arrays, Checkpoint, Schedule, State, descend
 from edgec.compiler.errors import CalibrationError, UnsupportedModelError, UsageError
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.rewrite import with_weights
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.quantize.plan import Operator, find_operators
+from edgec.compiler.ir.signature import Tensors
 
 # Images that one thread evaluates at a time, and what their values may take.
 _IMAGES = 16

@@ -15,11 +15,10 @@ from edgec.compiler.compress.costs import costs_of
 from edgec.compiler.compress.reconstruct import reconstruct
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph, operands
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.quantize.plan import find_operators
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 
 # Batches that the effect of a block on the outputs is measured on.
 MAX_BATCHES = 8

@@ -25,9 +25,9 @@ from edgec.compiler.calibration.host_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, groups_of, has_moments, measure_moments
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import constant, shape_of
-from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.ir.relax_helpers import constant, shape_of
 
 Floats = NDArray[np.floating[Any]]
 Scheme = Literal["channel", "spatial"]

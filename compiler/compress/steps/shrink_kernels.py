@@ -14,10 +14,10 @@ from edgec.compiler.compress.channel_groups.scores import centered, left_over
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.rewrite import convolution_attributes
-from edgec.compiler.passes.base import constant
-from edgec.compiler.quantize.plan import Operator
 
 
 class Kernels(Step):

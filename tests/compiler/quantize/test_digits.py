@@ -11,7 +11,7 @@ from tvm import IRModule
 from edgec.compiler.calibration.accuracy import Metric, load_metric, same_top1
 from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.errors import ParityError
-from edgec.compiler.passes.base import shape_of
+from edgec.compiler.ir.relax_helpers import shape_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions

@@ -11,7 +11,7 @@ from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.numerics.affine import sqnr_db
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
 from edgec.compiler.quantize.insert_qdq import InsertQuantization

@@ -14,7 +14,7 @@ from edgec.compiler.frontend.import_graph import import_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import RECIPES
 

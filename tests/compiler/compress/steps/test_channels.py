@@ -26,11 +26,11 @@ from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import constant
-from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.quantize.plan import find_operators
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.support.progress import Silent
 from edgec.models import load_recipe, recipes

@@ -17,8 +17,8 @@ from edgec.compiler.compress.steps.distill import Distill, _cross_entropy, _dive
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.compress.training import Schedule, rate_at
 from edgec.compiler.errors import BadInputError, RecipeError, UsageError
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.quantize.plan import find_operators
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import load_target
 

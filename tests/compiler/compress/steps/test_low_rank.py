@@ -16,8 +16,8 @@ from edgec.compiler.compress.step import Work
 from edgec.compiler.compress.steps.low_rank import LowRank
 from edgec.compiler.errors import RecipeError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant, op_name
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.passes.base import constant, op_name
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 

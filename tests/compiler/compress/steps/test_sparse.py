@@ -12,8 +12,8 @@ from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.recipe import load_compression
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.errors import RecipeError, UnsupportedModelError, UsageError
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.quantize.plan import find_operators
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
