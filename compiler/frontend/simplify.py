@@ -62,7 +62,6 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
-        common.OutputFixPass(),
         common.NameFixPass(),
         common.TopologicalSortPass(),
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),

@@ -44,7 +44,8 @@ def specialize(
     """Copy the model with static input shapes and with some inputs made constants.
 
     Initializers that are listed as inputs too (as IR version 3 demands) stop being inputs.
-    A dimension name that one given shape decides holds for the other inputs as well.
+    A dimension name that one given shape decides holds for the other inputs as well. An output
+    that is listed twice is kept once.
 
     Args:
         model: checked model; stays as it is.
@@ -63,6 +64,7 @@ def specialize(
     graph = result.graph
     initialized = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialized]
+    _drop_repeated_outputs(graph)
     for value in (*inputs, *graph.output):
         _check_tensor(value)
     _check_names("--shape", shapes, inputs)
@@ -81,10 +83,21 @@ def specialize(
     graph.input.extend(inputs)
     # Stated shapes of values inside may still speak of open dimensions: infer them anew.
     del graph.value_info[:]
+    given = {value.name: value for value in inputs}
     for value in graph.output:
-        if value.type.HasField("tensor_type"):
+        if value.name in given:
+            value.type.CopyFrom(given[value.name].type)
+        elif value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     return SpecializedModel(result, constants)
+
+
+def _drop_repeated_outputs(graph: onnx.GraphProto) -> None:
+    """Keep the first of outputs of one name: a bundle gives its outputs by name."""
+    seen = {value.name: value for value in reversed(graph.output)}
+    outputs = [value for value in graph.output if seen[value.name] is value]
+    del graph.output[:]
+    graph.output.extend(outputs)
 
 
 def _check_tensor(value: onnx.ValueInfoProto) -> None:

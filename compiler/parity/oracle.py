@@ -52,10 +52,11 @@ def _run_session(session: onnxruntime.InferenceSession, inputs: Tensors) -> dict
         buffer = np.frombuffer(proto.raw_data or b"\0", np.uint8)
         kept.append(buffer)
         binding.bind_input(value.name, "cpu", 0, proto.data_type, array.shape, buffer.ctypes.data)
-    for value in session.get_outputs():
-        binding.bind_output(value.name)
+    # A graph may list an output twice.
+    names = list(dict.fromkeys(value.name for value in session.get_outputs()))
+    for name in names:
+        binding.bind_output(name)
     session.run_with_iobinding(binding)
-    names = [value.name for value in session.get_outputs()]
     return dict(zip(names, map(_array, binding.get_outputs()), strict=True))
 
 

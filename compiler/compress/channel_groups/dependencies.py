@@ -335,7 +335,8 @@ class _Finder:
         for variable, value in self.graph.bindings:
             self._visit(variable, value)
         for result in self.graph.results:
-            self.ties.freeze(self.axes[result])
+            if isinstance(result, relax.Var):
+                self.ties.freeze(self.axes[result])
         for product in self._products:
             self._settle(product)
 

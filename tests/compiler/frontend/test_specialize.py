@@ -128,3 +128,21 @@ def test_shape_chains_fold() -> None:
     graph = simplify(specialize(model, {"x": (4, 2, 3)}, {}).proto).graph
     assert [item.op_type for item in graph.node] == ["Reshape"]
     assert graph_signature(graph).outputs[0].shape == (4, 6)
+
+
+def test_an_output_that_is_an_input_keeps_its_shape_and_name() -> None:
+    model = make_model([node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, ["y"])
+    model.graph.output.add().CopyFrom(model.graph.input[0])
+    simple = simplify(specialize(model, {"x": (2, 3)}, {}).proto)
+    signature = graph_signature(simple.graph)
+    assert [(s.name, s.shape) for s in signature.inputs] == [("x", (2, 3))]
+    assert [(s.name, s.shape) for s in signature.outputs] == [("y", (2, 3)), ("x", (2, 3))]
+
+
+def test_an_output_that_is_listed_twice_is_kept_once() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Neg", ["r"], ["q"])]
+    model = make_model(nodes, {"x": [2, 3]}, ["r", "q"])
+    model.graph.output.add().CopyFrom(model.graph.output[0])
+    special = specialize(model, {}, {}).proto
+    assert [value.name for value in special.graph.output] == ["r", "q"]
+    assert [value.name for value in model.graph.output] == ["r", "q", "r"]
