@@ -71,6 +71,7 @@ def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
     if not steps:
         raise Refusal("sequences of length 0 are not supported")
     directions, _, hidden = static_shape(node.input(2))
+    _check_shapes(node, kind, batch, batch_first)
     activations = _activations(node, kind.default_activations, directions)
     masks = _masks(node, steps, batch)
     zeros = relax.const(np.zeros((batch, hidden), dtype_of(data)))
@@ -101,6 +102,38 @@ def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
         orders = ([2, 0, 1, 3], *[[1, 0, 2]] * (len(results) - 1))
         return [op.permute_dims(r, order) for r, order in zip(results, orders, strict=True)]
     return results
+
+
+def _check_shapes(node: Node, kind: "type[_Cell]", batch: int, batch_first: bool) -> None:
+    """Refuse weights and states that do not belong together, which ONNX's checker lets pass.
+
+    PyTorch's exporters lose the projection of an LSTM with `proj_size`: what is left are such
+    shapes, from which nobody can restore it.
+    """
+    directions, _, hidden = static_shape(node.input(2))
+    states = (batch, directions, hidden) if batch_first else (directions, batch, hidden)
+    wanted: dict[int, tuple[str, tuple[int, ...]]] = {
+        1: ("W", (directions, kind.gates * hidden, static_shape(node.input(0))[2])),
+        2: ("R", (directions, kind.gates * hidden, hidden)),
+        3: ("B", (directions, 2 * kind.gates * hidden)),
+        5: ("initial_h", states),
+        6: ("initial_c", states),
+        7: ("P", (directions, 3 * hidden)),
+    }
+    wrong = [
+        f"{name} {list(static_shape(node.input(index)))} instead of {list(shape)}"
+        for index, (name, shape) in wanted.items()
+        if node.optional(index) is not None and static_shape(node.input(index)) != shape
+    ]
+    if not wrong:
+        return
+    advice = ""
+    if node.op_type == "LSTM":
+        advice = (
+            "; PyTorch's exporter loses the projection of nn.LSTM(proj_size=…), which ONNX cannot "
+            "express: write the layer out as matrix products step by step, and export again"
+        )
+    raise Refusal(f"weights and states do not fit together: {', '.join(wrong)}{advice}")
 
 
 def _masks(node: Node, steps: int, batch: int) -> list[relax.Expr | None]:
@@ -135,10 +168,12 @@ class _Cell(ABC):
     """One direction: its weights in the shapes that matrix products want, and its step.
 
     Attributes:
+        gates: how many; weights have a block of rows for each.
         default_activations: where the node names none.
         initial_states: inputs of the node that hold them.
     """
 
+    gates: ClassVar[int]
     default_activations: ClassVar[Sequence[str]]
     initial_states: ClassVar[Sequence[int]] = (5,)
 
@@ -212,6 +247,7 @@ class _Cell(ABC):
 class _Rnn(_Cell):
     """h' = f(x Wᵀ + b_W + h Rᵀ + b_R)."""
 
+    gates = 1
     default_activations = ("Tanh",)
 
     def step(self, projected: relax.Expr, states: States) -> States:
@@ -228,6 +264,7 @@ class _Gru(_Cell):
     n = g(x Wᵀ + b_W + r (h Rᵀ + b_R)).
     """
 
+    gates = 3
     default_activations = ("Sigmoid", "Tanh")
 
     def __init__(self, node: Node, *args: Any) -> None:
@@ -283,6 +320,7 @@ class _Lstm(_Cell):
     forget gate is 1 - i.
     """
 
+    gates = 4
     default_activations = ("Sigmoid", "Tanh", "Tanh")
     initial_states = (5, 6)
 
