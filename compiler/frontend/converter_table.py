@@ -26,7 +26,7 @@ from edgec.compiler.frontend.converters.attention import (
     convert_rotary_embedding,
 )
 from edgec.compiler.frontend.converters.control_flow import refuse_control_flow
-from edgec.compiler.frontend.converters.convolution import convert_conv
+from edgec.compiler.frontend.converters.convolution import convert_conv, convert_conv_transpose
 from edgec.compiler.frontend.converters.elementwise import (
     convert_clip,
     convert_hard_sigmoid,
@@ -154,16 +154,18 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "STFT"): signal.convert_stft,
     # convolution
     ("", "Conv"): convert_conv,
-    # indexing
+    ("", "ConvTranspose"): convert_conv_transpose,
     # losses
     ("", "NegativeLogLikelihoodLoss"): convert_negative_log_likelihood_loss,
     ("", "SoftmaxCrossEntropyLoss"): convert_softmax_cross_entropy_loss,
+    # indexing
     ("", "Compress"): indexing.convert_compress,
     ("", "CumProd"): indexing.convert_cumulative,
     ("", "CumSum"): indexing.convert_cumulative,
     ("", "Gather"): indexing.convert_gather,
     ("", "GatherElements"): indexing.convert_gather_elements,
     ("", "GatherND"): indexing.convert_gather_nd,
+    ("", "NonZero"): indexing.convert_non_zero,
     ("", "OneHot"): indexing.convert_one_hot,
     ("", "ReverseSequence"): indexing.convert_reverse_sequence,
     ("", "Scatter"): indexing.convert_scatter_elements,
