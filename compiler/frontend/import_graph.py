@@ -206,7 +206,8 @@ class _Walk:
             self._skip(proto)
             return
         for name, result in zip(proto.output, results, strict=False):
-            if name:
+            # Text has no value; its readers are told so.
+            if name and result is not None:
                 self._bind(name, result)
                 if name in self.types:
                     self.dtypes[name] = self.types[name].dtype
@@ -229,7 +230,7 @@ class _Walk:
             raise Refusal(f"input {name!r} holds text; edgec compiles numbers")
         return self.values[name] if name else None
 
-    def _results(self, convert: Converter, node: Node) -> list[relax.Expr]:
+    def _results(self, convert: Converter, node: Node) -> list[relax.Expr | None]:
         if node.outputs and all(_is_empty(spec) for spec in node.outputs):
             # Nothing to compute, and kernels need not know of empty loops.
             return [
@@ -240,7 +241,7 @@ class _Walk:
         try:
             converted = convert(node)
             results = [converted] if isinstance(converted, relax.Expr) else list(converted)
-            results = [self.builder.normalize(result) for result in results]
+            results = [r if r is None else self.builder.normalize(r) for r in results]
         except Refusal:
             raise
         except Exception as error:
@@ -327,9 +328,9 @@ def _check_storage(node: Node) -> None:
             raise Refusal(f"{dtype} is not supported here, only where it is moved or converted")
 
 
-def _check_type(result: relax.Expr, spec: TensorSpec | None) -> None:
+def _check_type(result: relax.Expr | None, spec: TensorSpec | None) -> None:
     """A converter that disagrees with ONNX about shape or dtype is wrong about the values too."""
-    kind: Any = result.ty
+    kind: Any = None if result is None else result.ty
     if spec is None or not isinstance(kind, relax.TensorType):
         return
     dtype = str(kind.dtype.dtype)

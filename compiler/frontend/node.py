@@ -124,8 +124,8 @@ class Node:
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that are computed with as floats."""
 
-Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr]]
-"""Turns a node into one expression per output (outputs at the end may be left out)."""
+Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr | None]]
+"""Turns a node into one expression per output; outputs at the end may be left out, text is None."""
 
 
 def constant_value(expression: relax.Expr | None) -> NDArray[Any] | None:

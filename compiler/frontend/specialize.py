@@ -65,8 +65,9 @@ def specialize(
     initialized = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialized]
     _drop_repeated_outputs(graph)
-    for value in (*inputs, *graph.output):
-        _check_tensor(value)
+    problems = [_why_no_numbers(value) for value in (*inputs, *graph.output)]
+    if any(problems):
+        raise UnsupportedModelError("; ".join(filter(None, problems)))
     _check_names("--shape", shapes, inputs)
     _check_names("--freeze", frozen, inputs)
 
@@ -100,14 +101,24 @@ def _drop_repeated_outputs(graph: onnx.GraphProto) -> None:
     graph.output.extend(outputs)
 
 
-def _check_tensor(value: onnx.ValueInfoProto) -> None:
-    """Refuse an input or output that is no tensor of numbers."""
+def _why_no_numbers(value: onnx.ValueInfoProto) -> str:
+    """Why an input or output is no tensor of numbers, and what to do; empty if it is one."""
     kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind == "sequence_type" and value.type.sequence_type.elem_type.HasField("map_type"):
+        return (
+            f"{value.name} is a list of dictionaries, edgec compiles tensors: export without "
+            "ZipMap (skl2onnx and onnxmltools: options={'zipmap': False}), or make the input of "
+            "the ZipMap node, a tensor of scores, the output"
+        )
     if kind != "tensor_type":
         what = kind.removesuffix("_type").replace("_", " ")
-        raise UnsupportedModelError(f"{value.name} is of type {what}; edgec compiles tensors")
+        return f"{value.name} is of type {what}; edgec compiles tensors"
     if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-        raise UnsupportedModelError(f"{value.name} holds text; edgec compiles numbers")
+        return (
+            f"{value.name} holds text, edgec compiles numbers: train or export with numbers "
+            "in place of text, or drop this output"
+        )
+    return ""
 
 
 def _check_names(

@@ -47,7 +47,7 @@ def _bound(node: Node, index: int, name: str) -> relax.Expr | None:
     if elements != 1:
         raise Refusal(f"input {name!r} has {elements} values, one is expected")
     if known is not None:
-        return scalar(known.reshape(())[()], dtype_of(value))
+        return relax.const(known.reshape(()), dtype_of(value))
     return node.call(relax.op.reshape, value, ()) if static_shape(value) else value
 
 

@@ -172,7 +172,7 @@ def test_boxes_that_were_kept(tmp_path: Path) -> None:
 
 
 def test_refusals_name_all_that_is_not_supported(tmp_path: Path) -> None:
-    kinds = {name: onnx.TensorProto.INT64 for name in ("from", "to")}
+    kinds = dict.fromkeys(("from", "to"), onnx.TensorProto.INT64)
     model = make_model(
         [
             node("Slice", ["x", "from", "to", "", "back"], ["a"]),
@@ -185,6 +185,6 @@ def test_refusals_name_all_that_is_not_supported(tmp_path: Path) -> None:
         dtypes={**kinds, "b": onnx.TensorProto.INT64},
     )
     with pytest.raises(
-        UnsupportedModelError, match="2 nodes.*Slice.*steps below 1.*TopK.*run time"
+        UnsupportedModelError, match=r"2 nodes.*Slice.*steps below 1.*TopK.*run time"
     ):
         compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
