@@ -11,7 +11,6 @@ from typing import Any
 
 from tvm import IRModule
 
-from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.codegen.build import build_machine, build_program
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature
@@ -22,6 +21,7 @@ from edgec.compiler.lowering.pack_layouts import PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.vm_schedule import schedule_for_machine
 from edgec.compiler.passes.base import is_static
+from edgec.compiler.runtime.executor import Executor
 from edgec.targets import Target
 
 

@@ -15,13 +15,12 @@ import onnx
 from tvm import IRModule
 
 from edgec.compiler.backend import build, compile_module, pack_dense, schedule
-from edgec.compiler.bundle.bundle import (
+from edgec.compiler.bundle.bundle import Bundle, write_bundle
+from edgec.compiler.bundle.manifest import (
     LIBRARY,
-    Bundle,
     CompressionRecord,
     CompressionStepRecord,
     ExecutionRecord,
-    Executor,
     FrozenRecord,
     Manifest,
     ModelRecord,
@@ -31,10 +30,8 @@ from edgec.compiler.bundle.bundle import (
     TensorRecord,
     ToleranceRecord,
     VectorRecord,
-    save_vector,
-    scratch_folder,
-    write_bundle,
 )
+from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import Comparison, load_metric, same_top1
 from edgec.compiler.calibration.samples import Samples
@@ -81,8 +78,10 @@ from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
+from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.inputs import check_inputs, generate_inputs, rounded_to_half
 from edgec.compiler.runtime.session import open_session, why_not_here
+from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target, load_target
 

@@ -20,7 +20,7 @@ from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards.artifacts import emulation
-from edgec.compiler.bundle.bundle import save_npy
+from edgec.compiler.bundle.npy import save_npy
 from edgec.compiler.bundle.runner import EXECUTOR, FOLDER
 from edgec.compiler.codegen.link import driver, link_shared
 from edgec.compiler.errors import IntegrityError
