@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from edgec.compiler.bundle.manifest import LIBRARY, MANIFEST, RUNNER, FileRecord, Manifest
 from edgec.compiler.bundle.npy import load_npy
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError
-from edgec.compiler.ir.signature import TensorSpec
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error
 
 

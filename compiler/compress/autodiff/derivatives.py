@@ -9,7 +9,7 @@ import numpy as np
 
 from edgec.compiler.compress.autodiff import elementwise, reduce, shape, windows
 from edgec.compiler.compress.autodiff.rule import Maker, Rule
-from edgec.compiler.passes.base import op_name
+from edgec.compiler.ir.relax_helpers import op_name
 
 
 def rule_of(call: Any, needed: tuple[bool, ...]) -> Rule | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgec.compiler.compress.autodiff.rule import Array, Backward, Maker, Rule, reduced_to
-from edgec.compiler.passes.base import shape_of
+from edgec.compiler.ir.relax_helpers import shape_of
 
 # Functions of one value, as x -> (y, () -> dy/dx).
 _Function = Callable[[Array], tuple[Array, Callable[[], Array]]]

@@ -13,7 +13,7 @@ from edgec.compiler.compress.autodiff.rule import (
     numbers,
     reduced_to,
 )
-from edgec.compiler.passes.base import shape_of
+from edgec.compiler.ir.relax_helpers import shape_of
 
 
 def _axes(call: Any) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from edgec.compiler.compress.autodiff.elementwise import constant_result
 from edgec.compiler.compress.autodiff.rule import Array, Backward, Rule, Shape, numbers
-from edgec.compiler.kernels.resize import resize_table
-from edgec.compiler.passes.base import shape_of
+from edgec.compiler.ir.relax_helpers import shape_of
+from edgec.compiler.numerics.resize_table import resize_table
 
 
 def _batched(array: Array, call: Any, operand: Any) -> Shape:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgec.compiler.compress.autodiff.rule import Array, Backward, Rule, Shape, numbers
-from edgec.compiler.passes.base import shape_of
+from edgec.compiler.ir.relax_helpers import shape_of
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from edgec.compiler.compress.channel_groups.rules import (
     split_fields,
 )
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
 from edgec.compiler.ir.rewrite import convolution_attributes
-from edgec.compiler.passes.base import constant, op_name, shape_of, value_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import op_name, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 
 # Identities of an axis, int64 [extent].
 Ids = NDArray[np.int64]

@@ -22,7 +22,7 @@ from edgec.compiler.compress.channel_groups.finder import (
     place_of,
     zeros,
 )
-from edgec.compiler.passes.base import op_name, shape_of
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 
 _ELEMENTWISE = frozenset(
     f"relax.{name}"
