@@ -19,7 +19,6 @@ KNOWN = {
     "compiler/lowering/pack_codes.py",
     "compiler/lowering/pack_layouts.py",
     "compiler/lowering/pack_layouts.py:_Packer",
-    "tests/compiler/bundle/test_runner.py",
 }
 
 
