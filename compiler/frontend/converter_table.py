@@ -19,6 +19,7 @@ from edgec.compiler.frontend.converters import (
     sampling,
     shapes,
     signal,
+    trees,
 )
 from edgec.compiler.frontend.converters.attention import (
     convert_attention,
@@ -230,9 +231,9 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("ai.onnx.ml", "OneHotEncoder"): classical.convert_one_hot_encoder,
     ("ai.onnx.ml", "SVMRegressor"): classical.convert_svm_regressor,
     ("ai.onnx.ml", "Scaler"): classical.convert_scaler,
-    ("ai.onnx.ml", "TreeEnsemble"): classical.convert_tree_ensemble,
-    ("ai.onnx.ml", "TreeEnsembleClassifier"): classical.convert_tree_ensemble_classifier,
-    ("ai.onnx.ml", "TreeEnsembleRegressor"): classical.convert_tree_ensemble_regressor,
+    ("ai.onnx.ml", "TreeEnsemble"): trees.convert_tree_ensemble,
+    ("ai.onnx.ml", "TreeEnsembleClassifier"): trees.convert_tree_ensemble_classifier,
+    ("ai.onnx.ml", "TreeEnsembleRegressor"): trees.convert_tree_ensemble_regressor,
     ("ai.onnx.ml", "ZipMap"): classical.refuse_zip_map,
     # com.microsoft
     ("", "SimplifiedLayerNormalization"): microsoft.convert_simplified_layer_normalization,
