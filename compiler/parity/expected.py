@@ -18,8 +18,12 @@ from edgec.compiler.frontend.onnx_facts import (
 from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.parity.compare import QUANTIZED_SQNR_DB, Tolerance, tolerance_for
 from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.runtime.inputs import check_inputs, generate_inputs, rounded_to_half
+
+# Values of a pixel.
+PIXELS = 256
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,14 @@ class Expected:
             # Random values are not what ranges were calibrated for.
             given = rounded_to_half(next(iter(samples)))
         bounds = index_bounds(graph)
+        if canonical.embedded is not None:
+            bounds[canonical.embedded.name] = PIXELS
         if given:
             inputs = check_inputs(signature.inputs, given)
         else:
             inputs = generate_inputs(signature.inputs, seed, bounds)
-        outputs = run_original(original, {**inputs, **canonical.special.frozen})
+        fed = prepared(inputs, canonical.embedded)
+        outputs = run_original(original, {**fed, **canonical.special.frozen})
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )

@@ -22,6 +22,7 @@ from edgec.compiler.parity.compare import (
     compare,
 )
 from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.runtime.inputs import generate_inputs
 
 # Another order of sums moves a value to the next code here and there.
@@ -60,19 +61,21 @@ def verify_bundle(
                 f"{bundle.path} was compiled from another file than {model}: its source has "
                 f"SHA-256 {manifest.model.sha256[:12]}…, this one {source.sha256[:12]}…"
             )
-        frozen = _frozen(bundle)
+        frozen, record = _frozen(bundle), manifest.settings.preprocess
+        embedded = None if record is None else record.embedded
         if manifest.quantization is not None:
             # Random values are not what it was calibrated for: its own inputs, against the floats.
             reached = manifest.quantization.sqnr_db
             compute = run or bundle.run
             for inputs, _ in runs:
-                original = run_original(source.original, {**inputs, **frozen})
+                original = run_original(source.original, {**prepared(inputs, embedded), **frozen})
                 floats.append(_against_floats(original, compute(inputs), reached))
             seeds = ()
         for seed in seeds:
             bounds = manifest.settings.index_bounds
             inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
-            runs.append((inputs, run_original(source.original, {**inputs, **frozen})))
+            fed = prepared(inputs, embedded)
+            runs.append((inputs, run_original(source.original, {**fed, **frozen})))
     compute = run or bundle.run
     reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
     return _worst([*reports, *floats])

@@ -85,7 +85,7 @@ def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
-    canonical = canonical_model(path, options.shapes, options.freeze)
+    canonical = canonical_model(path, options.shapes, options.freeze, images=options.images)
     module, signature = canonical.module, canonical.signature
     lowered = lower(pack(module, target, canonical.value_names), target)
     program = schedule(lowered, module, target, signature)

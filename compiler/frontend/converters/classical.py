@@ -269,6 +269,7 @@ def class_labels(node: Node) -> NDArray[np.int64] | None:
 def argmax_label(
     node: Node, scores: relax.Expr, labels: NDArray[np.int64] | None
 ) -> relax.Expr | None:
+    """Return the label of the best score of each row, None where labels are text."""
     if labels is None:
         return None
     best = node.call(op.argmax, scores, 1)
