@@ -18,6 +18,7 @@ from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
 from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
+from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
 from edgec.compiler.ir.signature import Signature
@@ -93,7 +94,7 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(special.proto))
+        graph = show(simplify(settle_ceil_mode(special.proto)))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:

@@ -9,7 +9,9 @@ from edgec.compiler.frontend.converters import (
     arithmetic,
     classical,
     indexing,
+    matrices,
     microsoft,
+    microsoft_quantized,
     pooling,
     quantization,
     quantized_elementwise,
@@ -29,6 +31,7 @@ from edgec.compiler.frontend.converters.attention import (
 )
 from edgec.compiler.frontend.converters.control_flow import refuse_control_flow
 from edgec.compiler.frontend.converters.convolution import convert_conv, convert_conv_transpose
+from edgec.compiler.frontend.converters.dynamic_lstm import convert_dynamic_quantize_lstm
 from edgec.compiler.frontend.converters.elementwise import (
     convert_clip,
     convert_hard_sigmoid,
@@ -36,6 +39,7 @@ from edgec.compiler.frontend.converters.elementwise import (
     convert_identity,
     convert_variadic,
 )
+from edgec.compiler.frontend.converters.group_query import convert_group_query_attention
 from edgec.compiler.frontend.converters.losses import (
     convert_negative_log_likelihood_loss,
     convert_softmax_cross_entropy_loss,
@@ -241,11 +245,17 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("com.microsoft", "BiasGelu"): microsoft.convert_gelu,
     ("com.microsoft", "EmbedLayerNormalization"): microsoft.convert_embed_layer_normalization,
     ("com.microsoft", "FastGelu"): microsoft.convert_fast_gelu,
+    ("com.microsoft", "DynamicQuantizeLSTM"): convert_dynamic_quantize_lstm,
+    ("com.microsoft", "GatherBlockQuantized"): microsoft_quantized.convert_gather_block_quantized,
+    ("com.microsoft", "Inverse"): matrices.convert_inverse,
+    ("com.microsoft", "NhwcMaxPool"): pooling.convert_nhwc_max_pool,
+    ("com.microsoft", "QAttention"): microsoft_quantized.convert_qattention,
+    ("com.microsoft", "Trilu"): matrices.convert_trilu,
     ("com.microsoft", "FusedConv"): microsoft.convert_fused_conv,
     ("com.microsoft", "FusedGemm"): microsoft.convert_fused_gemm,
     ("com.microsoft", "FusedMatMul"): microsoft.convert_fused_matmul,
     ("com.microsoft", "Gelu"): microsoft.convert_gelu,
-    ("com.microsoft", "GroupQueryAttention"): microsoft.convert_group_query_attention,
+    ("com.microsoft", "GroupQueryAttention"): convert_group_query_attention,
     ("com.microsoft", "MatMulNBits"): microsoft.convert_matmul_nbits,
     ("com.microsoft", "MultiHeadAttention"): microsoft.convert_multi_head_attention,
     ("com.microsoft", "QuickGelu"): microsoft.convert_quick_gelu,

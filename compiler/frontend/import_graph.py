@@ -36,6 +36,7 @@ STORAGE_OPERATORS = frozenset(
         "Expand",
         "Flatten",
         "Gather",
+        "GatherBlockQuantized",
         "GatherElements",
         "GatherND",
         "Identity",

@@ -49,7 +49,8 @@ def specialize(
 
     Args:
         model: checked model; stays as it is.
-        shapes: full shape by input name. A zero is taken only where the model says zero too.
+        shapes: full shape by input name. What is behind the batch may be 0, as a decoder's first
+            past is, the batch only where the model says so.
         frozen: value by input name; scalars may have any numeric dtype.
 
     Raises:
@@ -199,9 +200,11 @@ def _apply_shape(value: onnx.ValueInfoProto, shape: Shape, by_name: dict[str, in
             f"{option} has {len(shape)} dimensions, the input has {len(tensor.shape.dim)}"
         )
     for index, (dim, extent) in enumerate(zip(tensor.shape.dim, shape, strict=True)):
-        empty = extent == 0 and dim.HasField("dim_value") and dim.dim_value == 0
-        if extent <= 0 and not empty:
-            raise ShapeError(f"{option}: dimension {index} is {extent}; it must be at least 1")
+        least = 0 if index or (dim.HasField("dim_value") and dim.dim_value == 0) else 1
+        if extent < least:
+            raise ShapeError(
+                f"{option}: dimension {index} is {extent}; it must be at least {least}"
+            )
         if dim.dim_value > 0 and dim.dim_value != extent:
             raise ShapeError(
                 f"{option}: dimension {index} is {extent}, the model fixes it to {dim.dim_value}"

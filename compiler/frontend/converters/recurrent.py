@@ -36,7 +36,7 @@ def convert_lstm(node: Node) -> list[relax.Expr]:
     Returns:
         Y [T, D, N, H], Y_h [D, N, H], Y_c [D, N, H].
     """
-    return _convert(node, _Lstm)
+    return convert_cells(node, Lstm)
 
 
 def convert_gru(node: Node) -> list[relax.Expr]:
@@ -47,7 +47,7 @@ def convert_gru(node: Node) -> list[relax.Expr]:
     Returns:
         Y [T, D, N, H], Y_h [D, N, H].
     """
-    return _convert(node, _Gru)
+    return convert_cells(node, _Gru)
 
 
 def convert_rnn(node: Node) -> list[relax.Expr]:
@@ -58,10 +58,11 @@ def convert_rnn(node: Node) -> list[relax.Expr]:
     Returns:
         Y [T, D, N, H], Y_h [D, N, H].
     """
-    return _convert(node, _Rnn)
+    return convert_cells(node, _Rnn)
 
 
-def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
+def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
+    """Unroll the cells of all directions over the sequence."""
     emit, op = node.emit, relax.op
     batch_first = bool(node.attributes.get("layout", 0))
     data = node.input(0)
@@ -201,11 +202,19 @@ class _Cell(ABC):
 
     def project(self, data: relax.Expr) -> relax.Expr:
         """X Wᵀ and the biases, [T, N, GH]."""
-        product = self.node.emit(relax.op.matmul(data, self.weight))
+        product = self.weigh(data)
         bias = self.input_bias
         if bias is None:
             return product
         return self.node.emit(relax.op.add(product, bias))
+
+    def weigh(self, data: relax.Expr) -> relax.Expr:
+        """Return X Wᵀ, [T, N, GH]."""
+        return self.node.emit(relax.op.matmul(data, self.weight))
+
+    def recur(self, hidden: relax.Expr) -> relax.Expr:
+        """Return h Rᵀ, [N, GH]."""
+        return self.node.emit(relax.op.matmul(hidden, self.recurrence))
 
     def _transposed(self, index: int) -> relax.Expr:
         """W or R of this direction, [I or H, GH]."""
@@ -252,7 +261,7 @@ class _Rnn(_Cell):
 
     def step(self, projected: relax.Expr, states: States) -> States:
         emit = self.node.emit
-        recurrent = emit(relax.op.matmul(states[0], self.recurrence))
+        recurrent = self.recur(states[0])
         return [self._activated(0, emit(relax.op.add(projected, recurrent)))]
 
 
@@ -312,7 +321,7 @@ class _Gru(_Cell):
         return [emit(op.add(fresh, emit(op.multiply(z, hidden))))]
 
 
-class _Lstm(_Cell):
+class Lstm(_Cell):
     """Gates input i, output o, forget f, cell c, stacked in this order; states h and C.
 
     Each gate is f(x Wᵀ + h Rᵀ + b_W + b_R), the cell gate with g; with peepholes P ⊙ C is added,
@@ -333,9 +342,10 @@ class _Lstm(_Cell):
             self.peepholes = _parts(node, given, self.direction, 3)
 
     def step(self, projected: relax.Expr, states: States) -> States:
+        """Return the new h and C."""
         emit, op = self.node.emit, relax.op
         hidden, cell = states
-        recurrent = emit(op.matmul(hidden, self.recurrence))
+        recurrent = self.recur(hidden)
         i, o, f, c = self._split(emit(op.add(projected, recurrent)), 4)
         i = self._activated(0, self._seen(i, 0, cell))
         if self.coupled:

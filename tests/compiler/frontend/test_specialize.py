@@ -49,12 +49,13 @@ def test_initializers_are_no_inputs() -> None:
         ({}, r"input a: dimension 0 \(batch\) not fixed; pass --shape a=\?,3.*input b:"),
         ({"a": (0, 3)}, "dimension 0 is 0; it must be at least 1"),
         ({"a": (-1, 3)}, "dimension 0 is -1; it must be at least 1"),
+        ({"a": (1, -1)}, "dimension 1 is -1; it must be at least 0"),
         ({"a": (1,)}, "has 1 dimensions, the input has 2"),
         ({"a": (1, 4)}, "dimension 1 is 4, the model fixes it to 3"),
         ({"aa": (1, 3)}, r"'aa', which is no input of the model.*\(inputs: a, b\)"),
         ({"a": (1, 3), "b": (2, 3)}, r"dimension 0 \(batch\) is 2, another input makes it 1"),
     ],
-    ids=["missing", "zero", "negative", "rank", "fixed", "name", "tied"],
+    ids=["missing", "zero", "negative", "negative inside", "rank", "fixed", "name", "tied"],
 )
 def test_wrong_shapes(shapes: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(ShapeError, match=message):

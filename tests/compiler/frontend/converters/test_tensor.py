@@ -350,3 +350,41 @@ def test_refusals(tmp_path: Path, operator: Any, message: str) -> None:
     model = make_model([operator], {"x": [2, 3], "s": [1]}, ["y"], {}, dtypes=kinds)
     with pytest.raises(UnsupportedModelError, match=message):
         compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
+
+
+@pytest.mark.parametrize("antialias", [0, 1])
+def test_images_of_bytes_are_resized_to_the_bit(tmp_path: Path, antialias: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 10, 12), np.uint8)
+    weights = {
+        "half": np.array([1, 1, 0.5, 0.5], np.float32),
+        "less": np.array([1, 1, 0.35, 0.35], np.float32),
+        "more": np.array([1, 1, 2, 2], np.float32),
+    }
+    modes = ["linear", "cubic"] if antialias else ["linear"]
+    nodes = numbered(
+        [
+            ("Resize", ["x", "", scale], {"mode": mode, "antialias": antialias})
+            for scale in weights
+            for mode in modes
+        ]
+    )
+    check(tmp_path, nodes, {"x": pixels}, weights)
+
+
+def test_a_past_of_nothing(tmp_path: Path) -> None:
+    """The first step of a decoder: an open dimension that the user makes 0."""
+    nodes = [
+        node("Concat", ["past", "keys"], ["all"], axis=2),
+        node("MatMul", ["all", "w"], ["y"]),
+    ]
+    shapes = {"past": [1, 2, "p", 4], "keys": [1, 2, 3, 4]}
+    model = make_model(nodes, shapes, ["y", "all"], {"w": random(4, 5)})
+    bundle = compile_model(
+        save(model, tmp_path),
+        options=CompileOptions(shapes={"past": (1, 2, 0, 4)}),
+        output=tmp_path / "m.edgec",
+    )
+    keys = random(1, 2, 3, 4, seed=3)
+    found = bundle.run({"past": np.zeros((1, 2, 0, 4), np.float32), "keys": keys})
+    np.testing.assert_array_equal(found["all"], keys)
+    np.testing.assert_allclose(found["y"], keys @ random(4, 5), rtol=1e-5)
