@@ -143,8 +143,8 @@ def _placed(
     kept = 0 if past is None else static_shape(past)[2]
     zero = tirx.const(0, dtype_of(new))
 
-    def element(rows: Any, start: Any, *old: Any) -> Any:
-        *old, at = old
+    def element(rows: Any, start: Any, *rest: Any) -> Any:
+        *old, at = rest
         b, m, t, d = at
         place = tirx.Cast("int64", t)
         step = place - start[b]

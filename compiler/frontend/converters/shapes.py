@@ -170,7 +170,9 @@ def _slice_at_run_time(node: Node) -> relax.Expr:
     axes = normalize_axes(given, len(shape))
     steps = [1] * count if node.optional(4) is None else constant_ints(node, 4, "steps")
     if any(step < 1 for step in steps):
-        raise Refusal("steps below 1 with bounds that are only known at run time are not supported")
+        # Backwards only between known bounds.
+        for index, name in ((1, "starts"), (2, "ends")):
+            node.constant(index, name)
     extents = np.array([shape[axis] for axis in axes], np.int64)
 
     def bound(index: int) -> relax.Expr:

@@ -172,19 +172,26 @@ def test_boxes_that_were_kept(tmp_path: Path) -> None:
 
 
 def test_refusals_name_all_that_is_not_supported(tmp_path: Path) -> None:
-    kinds = dict.fromkeys(("from", "to"), onnx.TensorProto.INT64)
+    """And what could be frozen: bounds themselves, or what decided a shape further up."""
+    kinds = dict.fromkeys(("from", "to", "b"), onnx.TensorProto.INT64)
     model = make_model(
         [
             node("Slice", ["x", "from", "to", "", "back"], ["a"]),
             node("NonZero", ["x"], ["z"]),
-            node("TopK", ["z", "k"], ["b", "c"]),
+            node("TopK", ["z", "k"], ["t", "b"]),
+            node("Slice", ["x", "from", "to"], ["s"]),
+            node("Softplus", ["s"], ["p"]),
+            node("TopK", ["p", "k"], ["c", "d"]),
         ],
         {"x": [4], "from": [1], "to": [1]},
-        ["a", "b"],
+        ["a", "b", "c"],
         {"back": ints(-1), "k": ints(1)},
-        dtypes={**kinds, "b": onnx.TensorProto.INT64},
+        dtypes=kinds,
     )
-    with pytest.raises(
-        UnsupportedModelError, match=r"2 nodes.*Slice.*steps below 1.*TopK.*run time"
-    ):
+    pattern = (
+        r"3 nodes.*Slice \(a\): input 'starts' must be constant.*\(from\); "
+        r"TopK \(t\): the shape of an input is only known at run time; "
+        r"TopK \(c\): the shape of an input is only known at run time; fix .* \(from, to\)"
+    )
+    with pytest.raises(UnsupportedModelError, match=pattern):
         compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
