@@ -117,7 +117,7 @@ def _why_no_numbers(value: onnx.ValueInfoProto) -> str:
     if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
         return (
             f"{value.name} holds text, edgec compiles numbers: train or export with numbers "
-            "in place of text, or drop this output"
+            "in place of text, or leave it out"
         )
     return ""
 
