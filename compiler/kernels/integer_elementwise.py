@@ -28,6 +28,7 @@ from edgec.compiler.kernels.emit.requantize import (
     shifted_zero,
     times,
 )
+from edgec.compiler.kernels.template import undecided
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -170,3 +171,6 @@ def emit_integer_elementwise(
             at = e.let("at", at)
             e.store(output, at, codes(at))
     return Kernel(e.function(name), w.planes if w.gated else math.ceil(size / span))
+
+
+TEMPLATE = undecided(IntegerElementwiseWorkload, emit_integer_elementwise)

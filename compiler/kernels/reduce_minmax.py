@@ -8,6 +8,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter, vector_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import undecided
 from edgec.targets.target import Target
 
 # Vectors of one task, and in flight: one alone would wait for its own latency.
@@ -81,3 +82,6 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
             e.store(single, 0, combine(e.load(single, 0), e.load(spill, lane)))
         e.store(output, task, e.load(single, 0))
     return Kernel(e.function(name), w.shares)
+
+
+TEMPLATE = undecided(ExtremeWorkload, emit_extreme)

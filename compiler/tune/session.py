@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from edgec.compiler.errors import BoardError, ToolchainError
-from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Database, append, make_record, summarize
 from edgec.compiler.tune.cost_model import CostModel, features_of
 from edgec.compiler.tune.devices import Device, Host, MeasureFailed, Measurement, Rest

@@ -28,8 +28,11 @@ from edgec.compiler.kernels.matmul.dense import (
     estimate_matmul_cycles,
     matmul_space,
     pack_matrix,
+    pack_operand,
     packed_matrix_size,
 )
+from edgec.compiler.kernels.support import Declined
+from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -208,3 +211,39 @@ class _SquareMatmul(_IntegerMatmul):
                 for i, place in enumerate(places):
                     lanes = (2 * i, 2 * i + 1, 2 * i + 4, 2 * i + 5)
                     e.store(self.acc, place, shuffle(pair, lanes))
+
+
+def integer_matmul_support(depth: int) -> Declined | None:
+    """Return why no kernel of integers multiplies matrices of a depth; None if one does."""
+    if depth % GROUP:
+        return Declined(f"its depth {depth} is not a multiple of {GROUP}")
+    return None
+
+
+def _pack(
+    workload: IntegerMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position == 1:
+        return pack_integer_matrix(workload, decision, target, array)
+    return pack_operand(workload.matmul, decision, target, position, array)
+
+
+TEMPLATE = Template(
+    IntegerMatmulWorkload,
+    MatmulDecision,
+    integer_matmul_space,
+    default_integer_matmul_decision,
+    emit_integer_matmul,
+    _pack,
+    estimate_integer_matmul_cycles,
+    integer_matrix_size,
+    epilogue="matmul",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    output_channels=1,
+    why_dense="there are no sparse kernels for integers",
+)

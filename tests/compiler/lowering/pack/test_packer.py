@@ -13,7 +13,7 @@ from support.onnx_graphs import make_model, node, operators, random, to_relax
 
 from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.pack_layouts import PackLayouts
+from edgec.compiler.lowering.pack import PackLayouts
 from edgec.compiler.passes import CANONICALIZE
 from edgec.targets import load_target
 
