@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.calibration.host_model import FloatModel, observe
+from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph

@@ -89,8 +89,12 @@ def reconstruct(
     ):
         for side in ("left", "right"):
             (Path(folder) / side).mkdir()
-        changed = StagedModel(graph, work.signature, inputs, samples, Path(folder) / "left")
-        original = StagedModel(teacher, work.signature, outputs, samples, Path(folder) / "right")
+        changed = StagedModel(
+            graph, work.signature, inputs, samples, Path(folder) / "left", work.evaluate
+        )
+        original = StagedModel(
+            teacher, work.signature, outputs, samples, Path(folder) / "right", work.evaluate
+        )
         for number, stage in enumerate(stages):
             changed.run(number, repaired)
             original.run(number, {})

@@ -234,3 +234,12 @@ def _sqnr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:
     if noise == 0:
         return np.inf
     return float(10 * np.log10(power / noise)) if power > 0 and noise < np.inf else -np.inf
+
+
+def three_digits(value: float) -> float:
+    """Round a figure to three significant digits, for manifests.
+
+    >>> three_digits(0.00123456)
+    0.00123
+    """
+    return float(f"{value:.3g}")

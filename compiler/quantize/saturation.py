@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgec.compiler.calibration.host_model import FloatModel, observe
+from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.numerics.affine import (

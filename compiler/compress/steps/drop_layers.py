@@ -9,7 +9,6 @@ from pydantic import Field
 from tvm import IRModule, relax
 
 from edgec.compiler.calibration.accuracy import Comparison
-from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.samples import Sample
 from edgec.compiler.compress.costs import costs_of
 from edgec.compiler.compress.reconstruct import reconstruct
@@ -184,7 +183,7 @@ class _SwitchedModel:
         module = graph.revalued(change, parameters=[switches])
         spec = TensorSpec(_SWITCHES, (len(blocks),), "float32")
         inputs = (*work.signature.inputs, spec)
-        self._model = HostModel(module, Signature(inputs, work.signature.outputs))
+        self._model = work.evaluate(module, Signature(inputs, work.signature.outputs))
         self._samples = list(work.samples.limited(MAX_BATCHES))
         self._metric = work.metric
         self._expected = [self._run(sample, ()) for sample in self._samples]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tvm import IRModule, relax
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, measure_moments, sum_length
 from edgec.compiler.compress.channel_groups.scores import centered, left_over
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
@@ -41,7 +41,7 @@ class Kernels(Step):
         moments: dict[Any, Moments] = {}
         if work.samples is not None and candidates:
             small = [o for o in candidates if sum_length(o) <= MAX_LENGTH]
-            model = FloatModel(graph, work.signature, [o.inputs[0] for o in small])
+            model = FloatModel(graph, work.signature, [o.inputs[0] for o in small], work.evaluate)
             measured = measure_moments(model, small, work.samples, work.progress)
             moments = {o.anchor: found for o, found in measured}
         margins = {o.anchor: self._margins(o, graph, moments.get(o.anchor)) for o in candidates}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from tvm import IRModule
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.mean_change import mean_change
 from edgec.compiler.calibration.moments import Moments, has_moments, measure_moments
 from edgec.compiler.compress.step import Step, Work
@@ -145,7 +145,7 @@ class Sparse(Step):
                 yield operator, None
         if seen:
             assert work.samples is not None
-            model = FloatModel(graph, work.signature, [o.inputs[0] for o in seen])
+            model = FloatModel(graph, work.signature, [o.inputs[0] for o in seen], work.evaluate)
             yield from measure_moments(model, seen, work.samples, work.progress)
 
     def _pruned(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import (
     Moments,
     assumed_moments,
