@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 IntegerDot = Literal["none", "vpmaddwd", "avx512bw", "vnni", "smlal", "sdot", "i8mm"]
 """What multiplies int8 fastest: the widest instruction of each family.
 
-none      no instruction worth using (RISC-V without vectors)
+none      no kernel of integers (SSE, 32-bit Arm, RISC-V without vectors)
 vpmaddwd  AVX2: int16 pairs to int32 (`vpmaddubsw` only where it cannot saturate)
 avx512bw  the same at 512 bits
 vnni      `vpdpbusd`: four u8*s8 products into int32

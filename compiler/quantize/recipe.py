@@ -241,6 +241,7 @@ def resolve(recipe: Recipe, target: Target) -> Resolved:
     why = ""
     if integer:
         reason = {
+            "none": "no integer kernels, so kernels read them as floats",
             "vpmaddwd": "vpmaddubsw adds pairs in int16, so weights keep to sums",
             "avx512bw": "vpmaddubsw adds pairs in int16, so weights keep to sums",
             "vnni": "vpdpbusd takes unsigned times signed and sums in int32",

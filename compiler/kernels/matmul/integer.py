@@ -213,10 +213,16 @@ class _SquareMatmul(_IntegerMatmul):
                     e.store(self.acc, place, shuffle(pair, lanes))
 
 
-def integer_matmul_support(depth: int) -> Declined | None:
-    """Return why no kernel of integers multiplies matrices of a depth; None if one does."""
-    if depth % GROUP:
-        return Declined(f"its depth {depth} is not a multiple of {GROUP}")
+def integer_matmul_support(shape: Sequence[int]) -> Declined | None:
+    """Return why the kernel cannot multiply by constant weights of a shape; None if it can.
+
+    >>> integer_matmul_support((6, 10))
+    Declined(reason='its depth 6 is not a multiple of 4')
+    """
+    if len(shape) != 2:
+        return Declined("the kernel of integers multiplies by one matrix, not by one of a batch")
+    if shape[0] % GROUP:
+        return Declined(f"its depth {shape[0]} is not a multiple of {GROUP}")
     return None
 
 

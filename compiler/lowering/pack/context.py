@@ -10,7 +10,7 @@ import numpy as np
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.blocked_layout import Shape, block_array, blocked_shape, image
-from edgec.compiler.ir.relax_helpers import constant, dtype_of, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.emit.integer_dot import Dot
@@ -33,11 +33,13 @@ class Decline:
         label: the operator, by the name of the value that it gives.
         operator: what it is, `relax.matmul` for example.
         reason: for people.
+        generic: whether no other kernel computes the operator: it runs generic code.
     """
 
     label: str
     operator: str
     reason: str
+    generic: bool
 
 
 class Context:
@@ -73,14 +75,31 @@ class Context:
         self._converted: dict[tuple[relax.Var, bool], relax.Var] = {}
         self._floats: dict[tuple[relax.Var, QParams], Value] = {}
 
-    def decline(self, declined: Declined) -> None:
-        """Log that a kernel cannot compute the operator that is being visited."""
-        log.debug("%s: %s: %s", self.label, self.operator, declined.reason)
-        self.declines.append(Decline(self.label, self.operator, declined.reason))
+    def decline(self, declined: Declined, generic: bool = False) -> None:
+        """Log that a kernel cannot compute the operator that is being visited.
 
-    def record(self, source: Any) -> None:
-        """Note what the kernel of the operator that is being visited reads as its data."""
-        self.on_integers[self.label] = dtype_of(source) in ("uint8", "int8")
+        `generic` says that no other one will.
+        """
+        log.debug("%s: %s: %s", self.label, self.operator, declined.reason)
+        self.declines.append(Decline(self.label, self.operator, declined.reason, generic))
+
+    def record(self, sources: Sequence[Any]) -> None:
+        """Note what the kernels of the operator that is being visited read as their data."""
+        read = {dtype_of(source) for source in sources}
+        self.on_integers[self.label] = bool(read & {"uint8", "int8"})
+
+    def sources_since(self, count: int) -> list[Any]:
+        """Return the data of the kernels emitted since there were `count`.
+
+        Those that only bring a value into another layout, or dequantize it, do not count.
+        """
+        emitted = list(self.made.items())[count:]
+        conversions = {value.expression for value in self._floats.values()}
+        return [
+            call.args[0]
+            for variable, call in emitted
+            if variable not in conversions and op_name(call) != "edgec.pack"
+        ]
 
     # Values
 

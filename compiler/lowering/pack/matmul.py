@@ -62,8 +62,11 @@ def _integer_matmul(context: Context, call: relax.Call) -> Value | Declined | No
     if stored is None:
         return Declined("only a constant int8 matrix has a kernel of integers")
     matrix = stored.values
-    if matrix.ndim != 2 or len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
-        return Declined("the kernel of integers multiplies by one matrix with a scale a column")
+    declined = integer_matmul_support(matrix.shape)
+    if declined is not None:
+        return declined
+    if len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
+        return Declined("the kernel of integers multiplies matrices with a scale for each column")
     rows = math.prod(left.shape[:-1])
     kernel = _integer_kernel(rows, stored, qparams, context.dot)
     if isinstance(kernel, Declined):
@@ -158,9 +161,6 @@ def _integer_kernel(
     """
     matrix = stored.values
     k, n = matrix.shape
-    support = integer_matmul_support(k)
-    if support is not None:
-        return support
     if qparams.dtype != dot.data:
         return Declined(f"the target multiplies {dot.data}, not {qparams.dtype}")
     fits = dot.fits(matrix, 0, 1, qparams.largest)

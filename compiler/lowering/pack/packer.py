@@ -28,7 +28,7 @@ from edgec.compiler.ir.relax_helpers import (
 )
 from edgec.compiler.kernels.emit.integer_dot import Dot
 from edgec.compiler.kernels.support import Declined
-from edgec.compiler.lowering.pack.context import NO_INTEGER_KERNELS, Context, Decline, log
+from edgec.compiler.lowering.pack.context import NO_INTEGER_KERNELS, Context, Decline
 from edgec.compiler.lowering.pack.data_movement import match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
 from edgec.compiler.lowering.pack.table import MATCHERS
@@ -40,13 +40,16 @@ _ROUNDING = {"relax.dequantize": match_dequantize, "relax.quantize": match_quant
 
 @dataclass
 class Notes:
-    """What a packing tells about its operators, by label: the name of the value it gives.
+    """What a packing tells about its operators.
 
     Attributes:
+        integers: whether the target has integer kernels.
         declines: every kernel that could not compute an operator, in order.
-        on_integers: whether the kernel of an operator reads quantized values.
+        on_integers: whether the kernel of an operator reads quantized values, by its label: the
+            name of the value that it gives.
     """
 
+    integers: bool = True
     declines: list[Decline] = field(default_factory=list)
     on_integers: dict[str, bool] = field(default_factory=dict)
 
@@ -63,8 +66,22 @@ class Notes:
         known = [self.on_integers[label] for label in labels if label in self.on_integers]
         if not known or any(known):
             return None
+        if not self.integers:
+            return NO_INTEGER_KERNELS
         reasons = [d.reason for d in self.declines if d.label in labels]
         return "; ".join(dict.fromkeys(reasons))
+
+    def describe(self) -> str:
+        """Return a line for each kind of operator that kernels declined; empty if none did."""
+        labels: dict[tuple[str, str], list[str]] = {}
+        for decline in self.declines:
+            if decline.generic:
+                labels.setdefault((decline.operator, decline.reason), []).append(decline.label)
+        lines = [
+            f"  {operator.removeprefix('relax.')}: {reason}: {', '.join(names)}"
+            for (operator, reason), names in labels.items()
+        ]
+        return "\n".join(["generic code, as kernels declined:", *lines]) if lines else ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,7 @@ class PackLayouts(Pass):
         """Rewrite the one dataflow block of `main`."""
         context = Context(module, self.lanes, self.dot)
         packed = _pack(module["main"], context, self.names)
+        self.notes.integers = self.dot is not None
         self.notes.declines += context.declines
         self.notes.on_integers.update(context.on_integers)
         return packed
@@ -133,14 +151,15 @@ def _visit(context: Context, binding: Any, uses: int) -> Value:
     shape = shape_of(binding.var)
     if shape is not None and value_of(call) is not None:
         return Value(call, shape, False, uses)
+    kernels = len(context.made)
     found = _matched(context, binding)
     if found is None:
         return _generic(context, binding, uses)
     if isinstance(found, Declined):
-        context.decline(found)
+        context.decline(found, generic=True)
         return _generic(context, binding, uses)
     if context.operator not in _ROUNDING:
-        _record(context, found)
+        context.record(context.sources_since(kernels) or [found.expression])
     return replace(found, uses=uses)
 
 
@@ -157,19 +176,10 @@ def _matched(context: Context, binding: Any) -> Value | Declined | None:
     if not name or name in _ROUNDING:
         return None
     if name not in MATCHERS:
-        log.debug("%s: %s: no kernel template computes it", context.label, name)
-        return None
+        return Declined("no kernel template computes it")
     if not all(_is_float32(x) for x in (binding.var, *call.args)):
         return Declined("kernel templates compute on float32 tensors of known shapes only")
     return MATCHERS[name](context, call)
-
-
-def _record(context: Context, found: Value) -> None:
-    """Note what the kernel that a matcher chose reads."""
-    kernel = context.made.get(found.expression)
-    context.record(found.expression if kernel is None else kernel.args[0])
-    if context.dot is None:
-        context.decline(Declined(NO_INTEGER_KERNELS))
 
 
 def _generic(context: Context, binding: Any, uses: int) -> Value:
@@ -185,7 +195,7 @@ def _generic(context: Context, binding: Any, uses: int) -> Value:
     moved = substitute(call, substitution)
     tensors = [x for x in substitution.values() if isinstance(x.ty, relax.TensorType)]
     if op_name(call) and op_name(call) not in _ROUNDING and tensors:
-        context.record(tensors[0])
+        context.record(tensors)
     variable = context.builder.emit(moved, binding.var.name)
     shape = shape_of(variable)
     if shape is None:
