@@ -38,6 +38,9 @@ from edgec.compiler.passes.base import Pass
 _ROUNDING = {"relax.dequantize": match_dequantize, "relax.quantize": match_quantize}
 
 
+_NO_TEMPLATE = Declined("no kernel template computes it")
+
+
 @dataclass
 class Notes:
     """What a packing tells about its operators.
@@ -72,10 +75,13 @@ class Notes:
         return "; ".join(dict.fromkeys(reasons))
 
     def describe(self) -> str:
-        """Return a line for each kind of operator that kernels declined; empty if none did."""
+        """Return a line for each kind of operator that its kernel declined; empty if none did.
+
+        Operators of which there is no kernel are left to `time_estimate.describe_generic`.
+        """
         labels: dict[tuple[str, str], list[str]] = {}
         for decline in self.declines:
-            if decline.generic:
+            if decline.generic and decline.reason != _NO_TEMPLATE.reason:
                 labels.setdefault((decline.operator, decline.reason), []).append(decline.label)
         lines = [
             f"  {operator.removeprefix('relax.')}: {reason}: {', '.join(names)}"
@@ -176,7 +182,7 @@ def _matched(context: Context, binding: Any) -> Value | Declined | None:
     if not name or name in _ROUNDING:
         return None
     if name not in MATCHERS:
-        return Declined("no kernel template computes it")
+        return _NO_TEMPLATE
     if not all(_is_float32(x) for x in (binding.var, *call.args)):
         return Declined("kernel templates compute on float32 tensors of known shapes only")
     return MATCHERS[name](context, call)
