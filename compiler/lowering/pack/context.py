@@ -84,7 +84,12 @@ class Context:
         self.declines.append(Decline(self.label, self.operator, declined.reason, generic))
 
     def record(self, sources: Sequence[Any]) -> None:
-        """Note what the kernels of the operator that is being visited read as their data."""
+        """Note what the kernels of the operator that is being visited read as their data.
+
+        An operator without a kernel, a reshape, computes nothing: nothing is noted.
+        """
+        if not sources:
+            return
         read = {dtype_of(source) for source in sources}
         self.on_integers[self.label] = bool(read & {"uint8", "int8"})
 

@@ -165,7 +165,7 @@ def _visit(context: Context, binding: Any, uses: int) -> Value:
         context.decline(found, generic=True)
         return _generic(context, binding, uses)
     if context.operator not in _ROUNDING:
-        context.record(context.sources_since(kernels) or [found.expression])
+        context.record(context.sources_since(kernels))
     return replace(found, uses=uses)
 
 
