@@ -107,7 +107,8 @@ def _hard_swish(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 def _hard_sigmoid(x: Array, alpha: float, beta: float) -> tuple[Array, Callable[[], Array]]:
     line = alpha * x + beta
-    return np.clip(line, 0, 1), lambda: alpha * ((line > 0) & (line < 1))
+    inside = (line > 0) & (line < 1)
+    return np.clip(line, 0, 1), lambda: alpha * inside.astype(x.dtype)
 
 
 def _exp(x: Array) -> tuple[Array, Callable[[], Array]]:
