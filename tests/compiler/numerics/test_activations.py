@@ -23,3 +23,10 @@ def test_the_slope_is_that_of_the_function(name: str) -> None:
 def test_erf_of_float32_is_off_by_less_than_float32_shows() -> None:
     points = np.linspace(-4, 4, 1001)
     assert np.abs(erf(points.astype(np.float32)) - erf(points)).max() < 4e-7
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_float32_stays_float32(name: str) -> None:
+    points = POINTS.astype(np.float32)
+    y, slope = ACTIVATIONS[name].function(points, *PARAMETERS.get(name, ()))
+    assert (points * slope()).dtype == y.dtype == np.float32
