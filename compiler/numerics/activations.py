@@ -111,6 +111,10 @@ def _hard_sigmoid(x: Array, alpha: float, beta: float) -> tuple[Array, Callable[
     return np.clip(line, 0, 1), lambda: alpha * inside.astype(x.dtype)
 
 
+def _abs(x: Array) -> tuple[Array, Callable[[], Array]]:
+    return np.abs(x), lambda: np.sign(x)
+
+
 def _exp(x: Array) -> tuple[Array, Callable[[], Array]]:
     y = np.exp(x)
     return y, lambda: y
@@ -135,6 +139,7 @@ def _clip(x: Array, low: float, high: float) -> tuple[Array, Callable[[], Array]
 
 
 ACTIVATIONS: dict[str, Activation] = {
+    "abs": Activation("relax.abs", _abs, joins=False),
     "clip": Activation(
         "relax.clip", _clip, lambda call: tuple(float(bound.value) for bound in call.args[1:])
     ),

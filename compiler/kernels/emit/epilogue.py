@@ -127,6 +127,7 @@ class Unary:
 
 # Functions of one value: those of `numerics.activations`, and arithmetic with a constant number.
 UNARY: dict[str, Unary] = {
+    "abs": Unary(tirx.abs),
     "add_number": Unary(lambda x, number: x + _number(x, number)),
     "divide_by_number": Unary(lambda x, number: _number(x, number) / x),
     "divide_number": Unary(lambda x, number: x / _number(x, number)),

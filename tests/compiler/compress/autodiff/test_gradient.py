@@ -86,6 +86,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             ("relu", op.nn.relu),
             ("sigmoid", op.sigmoid),
             ("silu", op.nn.silu),
+            ("abs", op.abs),
             ("erf", op.erf),
             ("tanh", op.tanh),
             ("gelu", op.nn.gelu),
