@@ -7,9 +7,9 @@ ratios of each round.
 """
 
 import gc
-import multiprocessing
-import resource
+import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +28,13 @@ from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, StepInfo
+from edgec.compiler.support.processes import run_program
 
 # Long enough for the threads of another runtime to stop spinning.
 PAUSE_SECONDS = 0.005
 BURST_SECONDS = 0.02
+# Loading a bundle and running it once.
+START_UP_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -283,24 +286,9 @@ def step_times(
 
 def _start_up(bundle: Bundle, threads: int) -> tuple[float, float]:
     """Time from the library to the first result [ms], and memory that it made resident [MiB]."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measure_start_up, (str(bundle.path), threads))
-
-
-def _measure_start_up(path: str, threads: int) -> tuple[float, float]:
-    """Runs in a process of its own."""
-    bundle = Bundle.load(path)
-    manifest = bundle.manifest
-    inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)
-    before = _resident_mib()
-    start = time.perf_counter()
-    session = bundle.open(threads)
-    session.run(inputs)
-    elapsed = (time.perf_counter() - start) * 1e3
-    return elapsed, _resident_mib() - before
-
-
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    # -P: files of the current folder must not hide modules.
+    command = [sys.executable, "-P", "-m", "edgec.compiler.bench.start_up"]
+    failure = f"{bundle.path}: its start cannot be measured"
+    output = run_program([*command, str(bundle.path), str(threads)], failure, START_UP_SECONDS)
+    milliseconds, mib = json.loads(output)
+    return milliseconds, mib
