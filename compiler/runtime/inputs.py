@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.errors import TensorInputError, UsageError, did_you_mean
-from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.errors import TensorInputError, did_you_mean
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import E8M0, is_float
-from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.support.files import write_atomically
+from edgec.compiler.support.limits import check_seed
 from edgec.compiler.support.npy_files import NpyError, npz_bytes, read_arrays
 
 
@@ -33,16 +33,6 @@ def generate_inputs(
     check_seed(seed)
     random = np.random.default_rng(seed)
     return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that random number generators do not take.
-
-    Raises:
-        UsageError: it is negative, or of more than 32 bits.
-    """
-    if not 0 <= seed < 1 << 32:
-        raise UsageError(f"--seed {seed}: 0 to {(1 << 32) - 1} are seeds")
 
 
 def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:
