@@ -28,6 +28,7 @@ from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, StepInfo
+from edgec.compiler.support.limits import check_positive, check_threads
 from edgec.compiler.support.processes import run_program
 
 # Long enough for the threads of another runtime to stop spinning.
@@ -113,18 +114,18 @@ class BenchReport:
 
 
 def bench_bundles(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Bundle | str | Path],
     *,
     threads: int = 1,
     seconds: float = 3.0,
     against: Sequence[str] = (),
-    model: Path | None = None,
+    model: str | Path | None = None,
     inputs: Tensors | None = None,
 ) -> BenchReport:
     """Measure bundles, and other runtimes on the ONNX file that they come from.
 
     Args:
-        bundles: all of the same model.
+        bundles: all of the same model, or their paths.
         threads: for each runtime; 0 is one for each core.
         seconds: measuring time for each runtime.
         against: names in `edgec.compiler.bench.rivals.RIVALS`.
@@ -135,6 +136,9 @@ def bench_bundles(
         UsageError: rivals without a model, or bundles of different models.
         ToolchainError: a rival's package is missing.
     """
+    check_threads(threads)
+    check_positive("--seconds", seconds)
+    bundles = [Bundle.of(bundle) for bundle in bundles]
     _check(bundles, against, model)
     manifest = bundles[0].manifest
     signature = manifest.signature
@@ -149,7 +153,7 @@ def bench_bundles(
     with scratch_folder() as scratch:
         static = scratch / "static.onnx"
         if model is not None and against:
-            _save_static(model, bundles[0], static)
+            _save_static(Path(model), bundles[0], static)
         for rival, version in zip(rivals, versions, strict=True):
             folder = scratch / rival.name
             folder.mkdir()
@@ -176,7 +180,9 @@ def bench_bundles(
     )
 
 
-def _check(bundles: Sequence[Bundle], against: Sequence[str], model: Path | None) -> None:
+def _check(bundles: Sequence[Bundle], against: Sequence[str], model: str | Path | None) -> None:
+    if not bundles:
+        raise UsageError("at least one bundle is needed")
     if against and model is None:
         raise UsageError("--against needs --model, the ONNX file that the others run")
     sources = {bundle.manifest.model.sha256 for bundle in bundles}

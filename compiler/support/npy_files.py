@@ -1,5 +1,6 @@
 """NumPy files, read with a bound: what a header claims is compared with the file before memory
-is taken for it, and nothing is unpickled."""
+is taken for it, and nothing is unpickled.
+"""
 
 import io
 import math
@@ -99,8 +100,6 @@ def _read_array(stream: IO[bytes], size: int) -> NDArray[Any]:
     order = "F" if fortran else "C"
     values = np.frombuffer(bytearray(data), dtype, count=math.prod(shape))
     return values.reshape(shape, order=order)
-
-
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

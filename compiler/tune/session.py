@@ -18,8 +18,9 @@ from edgec.compiler.kernels.templates import TEMPLATES, from_text
 from edgec.compiler.lowering.tuning_records import Database, append, make_record, summarize
 from edgec.compiler.tune.cost_model import CostModel, features_of
 from edgec.compiler.tune.devices import Device, Host, MeasureFailed, Measurement, Rest
+from edgec.compiler.tune.options import TuneOptions
 from edgec.compiler.tune.rounds import KernelBuilder, Round, RoundBuilder
-from edgec.compiler.tune.search import Strategy, TaskSearch
+from edgec.compiler.tune.search import TaskSearch
 from edgec.compiler.tune.tasks import Plan, Task
 from edgec.targets.target import Target
 
@@ -49,23 +50,6 @@ FINAL_BUILD_SECONDS = 10.0
 LEAST_SEARCH_SHARE = 0.5
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """How long and how to search.
-
-    Attributes:
-        seconds: time to spend; None for no limit.
-        trials: decisions to measure, those in the database included; None for no limit.
-        strategy: see `search.py`.
-        seed: of everything random.
-    """
-
-    seconds: float | None = None
-    trials: int | None = None
-    strategy: Strategy = "evolutionary"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
