@@ -138,29 +138,29 @@ def bench_bundles(
     """
     check_threads(threads)
     check_positive("--seconds", seconds)
-    bundles = [Bundle.of(bundle) for bundle in bundles]
-    _check(bundles, against, model)
-    manifest = bundles[0].manifest
+    opened = [Bundle.of(bundle) for bundle in bundles]
+    _check(opened, against, model)
+    manifest = opened[0].manifest
     signature = manifest.signature
     if inputs is None:
         inputs = generate_inputs(signature.inputs, 0, manifest.settings.index_bounds)
-    sessions = [bundle.open(threads) for bundle in bundles]
+    sessions = [bundle.open(threads) for bundle in opened]
     actual = sessions[0].threads if isinstance(sessions[0], StaticSession) else max(threads, 1)
     runners = [_runner(session, inputs) for session in sessions]
-    names = [str(bundle.path) for bundle in bundles]
+    names = [str(bundle.path) for bundle in opened]
     rivals = [find_rival(name) for name in against]
     versions = [rival.version() for rival in rivals]
     with scratch_folder() as scratch:
         static = scratch / "static.onnx"
         if model is not None and against:
-            _save_static(Path(model), bundles[0], static)
+            _save_static(Path(model), opened[0], static)
         for rival, version in zip(rivals, versions, strict=True):
             folder = scratch / rival.name
             folder.mkdir()
             runners.append(rival.load(static, inputs, signature, actual, folder))
             names.append(f"{rival.name} {version}")
         latencies = take_turns(names, runners, seconds)
-    count = len(bundles)
+    count = len(opened)
     ratios = {
         rival.name: statistics.median(
             theirs / ours
@@ -168,13 +168,13 @@ def bench_bundles(
         )
         for rival in latencies[count:]
     }
-    starts = [_start_up(bundle, actual) for bundle in bundles]
+    starts = [_start_up(bundle, actual) for bundle in opened]
     return BenchReport(
         threads=actual,
         bundles=tuple(latencies[:count]),
         rivals=tuple(latencies[count:]),
         ratios=ratios,
-        steps=_profile(sessions[0], inputs, bundles[0], actual),
+        steps=_profile(sessions[0], inputs, opened[0], actual),
         load_ms={name: start[0] for name, start in zip(names, starts, strict=False)},
         memory_mib={name: start[1] for name, start in zip(names, starts, strict=False)},
     )

@@ -1,5 +1,6 @@
-"""NumPy files, read with a bound: what a header claims is compared with the file before memory
-is taken for it, and nothing is unpickled.
+"""NumPy files, read with a bound and never unpickled.
+
+What a header claims is compared with the file before memory is taken for it.
 """
 
 import io
@@ -97,9 +98,7 @@ def _read_array(stream: IO[bytes], size: int) -> NDArray[Any]:
     data = stream.read(wanted)
     if len(data) < wanted:
         raise NpyError("is no NumPy file: it is cut short")
-    order = "F" if fortran else "C"
-    values = np.frombuffer(bytearray(data), dtype, count=math.prod(shape))
-    return values.reshape(shape, order=order)
+    return np.ndarray(shape, dtype, bytearray(data), order="F" if fortran else "C")
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

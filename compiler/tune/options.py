@@ -48,8 +48,9 @@ class TuneOptions:
         check_positive("--time", self.seconds)
         check_threads(self.threads)
         check_seed(self.seed)
-        if isinstance(self.boards, str):
-            object.__setattr__(self, "boards", (self.boards,))
+        boards: object = self.boards
+        names = (boards,) if isinstance(boards, str) else tuple(self.boards)
+        object.__setattr__(self, "boards", names)
         if self.strategy not in STRATEGIES:
             raise UsageError(f"--strategy {self.strategy}: known are {', '.join(STRATEGIES)}")
         for name in ("report", "log"):
