@@ -94,8 +94,7 @@ def verify_on(
     for seed in seeds:
         check_seed(seed)
     with model_on(bundle, board) as session:
-        path = None if model is None else Path(model)
-        return verify_bundle(bundle, model=path, seeds=seeds, run=session.run)
+        return verify_bundle(bundle, model=model, seeds=seeds, run=session.run)
 
 
 def bench_on(
