@@ -226,7 +226,7 @@ class TestApi:
             bundle.run([image])  # type: ignore[arg-type]
 
     def test_what_is_no_model(self) -> None:
-        with pytest.raises(UsageError, match=r"takes the path .* ModelProto; int was given"):
+        with pytest.raises(UsageError, match=r"takes the path .*ModelProto; int was given"):
             compile_model(3)  # type: ignore[arg-type]
 
     def test_recipes_by_name(self) -> None:
