@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgec.compiler.quantize.recipe import load_recipe
     from edgec.compiler.tune.api import tune_model, tuning_tasks
     from edgec.compiler.tune.options import TuneOptions
-    from edgec.compiler.tune.session import TuneReport
+    from edgec.compiler.tune.report_data import TuneReport
 
     __version__: str
 
@@ -41,7 +41,7 @@ _HOME = {
     "QuantizeOptions": "quantize.options",
     "SampleOptions": "calibration.samples",
     "TuneOptions": "tune.options",
-    "TuneReport": "tune.session",
+    "TuneReport": "tune.report_data",
     "bench_bundles": "bench.compare",
     "bench_on": "boards.run",
     "compile_model": "pipeline",

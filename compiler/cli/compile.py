@@ -22,7 +22,8 @@ from edgec.compiler.cli.options import (
 from edgec.compiler.cli.printing import print_json, print_table, size_text, warn
 
 if TYPE_CHECKING:
-    from edgec.compiler.bundle.bundle import Bundle, CompressionRecord, QuantizationRecord
+    from edgec.compiler.bundle.bundle import Bundle
+    from edgec.compiler.bundle.manifest import CompressionRecord, QuantizationRecord
 
 
 @click.command(name="compile")

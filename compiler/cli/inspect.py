@@ -11,7 +11,8 @@ from edgec.compiler.cli.options import as_path, json_option, model_options, shap
 from edgec.compiler.cli.printing import plain, print_json, print_table, size_text
 
 if TYPE_CHECKING:
-    from edgec.compiler.bundle.bundle import Bundle, ExecutionRecord, Manifest
+    from edgec.compiler.bundle.bundle import Bundle
+    from edgec.compiler.bundle.manifest import ExecutionRecord, Manifest
     from edgec.compiler.inspection import ModelReport
 
 

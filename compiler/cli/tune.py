@@ -21,7 +21,8 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.tune.options import STRATEGIES, Strategy, TuneOptions
 
 if TYPE_CHECKING:
-    from edgec.compiler.tune.session import Observer, Tuner, TuneReport
+    from edgec.compiler.tune.report_data import Observer, TuneReport
+    from edgec.compiler.tune.session import Tuner
     from edgec.compiler.tune.tasks import Task
 
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "": 1}

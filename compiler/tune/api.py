@@ -22,8 +22,9 @@ from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Device, Hos
 from edgec.compiler.tune.events import LogFile, Several
 from edgec.compiler.tune.options import TuneOptions
 from edgec.compiler.tune.report import write_report
+from edgec.compiler.tune.report_data import Observer, TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder
-from edgec.compiler.tune.session import Observer, Tuner, TuneReport
+from edgec.compiler.tune.session import Tuner
 from edgec.compiler.tune.tasks import Task, make_plan, select_tasks
 from edgec.targets import Target, load_target
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.compiler.errors import OutputError
-from edgec.compiler.tune.session import Observer, TuneReport
+from edgec.compiler.tune.report_data import Observer, TuneReport
 
 
 def describe(kind: str, fields: dict[str, Any]) -> str:
