@@ -22,7 +22,8 @@ from edgec.compiler.lowering.tuning_records import Database, best_records
 from edgec.compiler.tune.devices import Host, MeasureFailed, Rest
 from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.measure import statistics_of
-from edgec.compiler.tune.report_data import TuneOptions, TuneReport
+from edgec.compiler.tune.options import TuneOptions
+from edgec.compiler.tune.report_data import TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder, Round
 from edgec.compiler.tune.session import Tuner
 from edgec.compiler.tune.tasks import Plan, make_plan
