@@ -6,7 +6,6 @@ their size, filled with numbers of their scale, takes their place as an input.
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 import signal
@@ -26,29 +25,13 @@ from edgec.compiler.ir.program import Program, Step, Value
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.templates import TEMPLATES, from_text
 from edgec.compiler.lowering.tuning_records import Key
+from edgec.compiler.tune.compile_kernel import BuiltKernel
 from edgec.compiler.tune.tasks import Plan, Task
 from edgec.compiler.tune.workers import Failure, Workers
 from edgec.targets.target import Target
 
 # Operand of a template that it reads in an order of its own.
 _WEIGHT = 1
-
-
-@dataclass(frozen=True)
-class BuiltKernel:
-    """A kernel of one decision.
-
-    Attributes:
-        name: its symbol.
-        path: the object file.
-        tasks: number of its tasks.
-        weight_values: size of its operand 1 in values, -1 where no decision changes it.
-    """
-
-    name: str
-    path: Path
-    tasks: int
-    weight_values: int
 
 
 @dataclass(frozen=True)
@@ -128,22 +111,6 @@ class KernelBuilder:
         if self._workers is not None:
             self._workers.close()
             self._workers = None
-
-
-def compile_kernel(key: Key, decision: str, target: Target, folder: Path) -> BuiltKernel:
-    """Compile one kernel to an object file in a folder; called in a worker."""
-    template = TEMPLATES[key.operator]
-    workload = from_text(template.workload, key.workload)
-    parsed = from_text(template.decision, decision)
-    digest = hashlib.sha256(f"{key}{decision}".encode()).hexdigest()[:16]
-    name = f"{key.operator.removeprefix('edgec.')}_{digest}"
-    kernel = template.emit(workload, parsed, target, name)
-    path = folder / f"{name}.o"
-    write_object({name: kernel.function}, target, path)
-    size = -1
-    if template.weight_size is not None:
-        size = template.weight_size(workload, parsed, target)
-    return BuiltKernel(name, path, kernel.tasks, size)
 
 
 class RoundBuilder:

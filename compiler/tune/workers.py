@@ -169,7 +169,7 @@ def _serve(folder: Path, core: int, parent: int) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     # What a compiler prints is no reply.
     os.dup2(2, 1)
-    from edgec.compiler.tune.rounds import compile_kernel
+    from edgec.compiler.tune.compile_kernel import compile_kernel
 
     target: Target = pickle.load(sys.stdin.buffer)
     while True:

@@ -12,7 +12,8 @@ from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.tune import workers as workers_module
-from edgec.compiler.tune.rounds import BuiltKernel, KernelBuilder
+from edgec.compiler.tune.compile_kernel import BuiltKernel
+from edgec.compiler.tune.rounds import KernelBuilder
 from edgec.compiler.tune.tasks import make_plan
 from edgec.compiler.tune.workers import CRASHED, Failure, Workers
 from edgec.targets import load_target
