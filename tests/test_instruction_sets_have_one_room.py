@@ -11,10 +11,10 @@ import edgec.compiler
 
 ROOT = Path(edgec.compiler.__file__).parent
 
-# Writers of kernels, the check of linked files, and boards, which fetch what a processor needs.
-ROOMS = ("kernels/isa/", "codegen/elf.py", "boards/")
+# Beside `edgec.targets.isa`: writers of kernels, and the check of linked files.
+ROOMS = ("kernels/isa/", "codegen/elf.py")
 
-WORDS = re.compile(r"llvm\.(x86|aarch64)|avx|neon|vnni|aarch64|x86\.\w|vpdpbusd|smmla", re.I)
+WORDS = re.compile(r"llvm\.(x86|aarch64)|avx|neon|vnni|aarch64|x86_64|armv7l|vpdpbusd|smmla", re.I)
 # A comparison of one of these with a constant is a branch on an instruction set.
 ASKED = {"architecture", "integer_dot"}
 
@@ -33,14 +33,21 @@ def words(text: str) -> list[str]:
 
 
 def branches(text: str) -> list[str]:
-    """Comparisons of an architecture, or of how it multiplies, with constants."""
-    return [
-        ast.unparse(node)
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Compare)
-        and any(isinstance(n, ast.Attribute) and n.attr in ASKED for n in ast.walk(node.left))
-        and any(isinstance(n, ast.Constant) for side in node.comparators for n in ast.walk(side))
-    ]
+    """Comparisons of an architecture, or of how it multiplies, with constants; also by `match`."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Match) and _asks(node.subject):
+            found.append(f"match {ast.unparse(node.subject)}")
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            has_constant = any(isinstance(n, ast.Constant) for s in sides for n in ast.walk(s))
+            if has_constant and any(map(_asks, sides)):
+                found.append(ast.unparse(node))
+    return found
+
+
+def _asks(expression: ast.expr) -> bool:
+    return any(isinstance(n, ast.Attribute) and n.attr in ASKED for n in ast.walk(expression))
 
 
 def test_no_other_file_names_an_instruction_set() -> None:
@@ -61,7 +68,12 @@ def test_a_name_is_seen(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ['t.architecture == "x86_64"', 't.integer_dot in ("vnni", "sdot")', "t.integer_dot != 'none'"],
+    [
+        't.architecture == "x86_64"',
+        't.integer_dot in ("vnni", "sdot")',
+        "'none' != t.integer_dot",
+        "match t.architecture:\n    case _: pass",
+    ],
 )
 def test_a_branch_is_seen(line: str) -> None:
     assert branches(line)
