@@ -13,7 +13,6 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import IRModule
 
-from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.codegen.build import build_machine, build_program
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
@@ -24,6 +23,7 @@ from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack_layouts import PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.vm_schedule import schedule_for_machine
+from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
 from edgec.targets import Target, load_target
 

@@ -5,7 +5,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgec.compiler.bundle.bundle import (
+from edgec.compiler.bundle.manifest import (
     CompressionRecord,
     CompressionStepRecord,
     ExecutionRecord,
@@ -18,8 +18,8 @@ from edgec.compiler.bundle.bundle import (
     TensorRecord,
     ToleranceRecord,
     VectorRecord,
-    save_vector,
 )
+from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel

@@ -12,15 +12,8 @@ import onnx
 from tvm import IRModule
 
 from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
-from edgec.compiler.bundle.bundle import (
-    LIBRARY,
-    Bundle,
-    ExecutionRecord,
-    Manifest,
-    ParityRecord,
-    scratch_folder,
-    write_bundle,
-)
+from edgec.compiler.bundle.bundle import Bundle, write_bundle
+from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, Manifest, ParityRecord
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
@@ -47,6 +40,7 @@ from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
+from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target, load_target

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.errors import BundleError, ToolchainError
 from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged, held_as
+from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.targets.native import CPUINFO, cpu_flags
 from edgec.targets.target import Target
