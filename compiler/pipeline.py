@@ -5,7 +5,7 @@ room; the names in `PHASES` are what progress, dumps and the table of times call
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -151,7 +151,8 @@ def compile_model(
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compress and options.compress.report:
-            write_compression_report(options.compress.report, compressed, packed.rows)
+            rows = [asdict(row) for row in packed.rows]
+            write_compression_report(options.compress.report, compressed, rows)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
