@@ -13,7 +13,7 @@ from edgec.compiler.ir.blocked_layout import Shape, block_array, blocked_shape, 
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import PackWorkload
 from edgec.compiler.kernels.support import Declined
 from edgec.compiler.kernels.template import to_text

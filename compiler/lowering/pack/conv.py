@@ -19,7 +19,7 @@ from edgec.compiler.kernels.conv.integer_transpose import (
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.pool import PoolWorkload
 from edgec.compiler.kernels.support import Declined, Supported
 from edgec.compiler.kernels.template import EXACT_FLOAT

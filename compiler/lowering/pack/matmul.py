@@ -10,7 +10,7 @@ from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload, integer_matmul_support
 from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, StoredMatmulWorkload

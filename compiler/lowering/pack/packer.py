@@ -26,7 +26,7 @@ from edgec.compiler.ir.relax_helpers import (
     substitute,
     value_of,
 )
-from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import NO_INTEGER_KERNELS, Context, Decline
 from edgec.compiler.lowering.pack.data_movement import match_split
