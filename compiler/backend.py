@@ -51,6 +51,7 @@ def pack_dense(
     if not is_static(module):
         return module
     notes = notes if notes is not None else Notes()
+    notes.why_in_floats = target.why_in_floats
     return PackLayouts(target.float_lanes, dot_of(target), names, notes)(module)
 
 

@@ -22,8 +22,6 @@ from edgec.compiler.lowering.pack.values import QParams, Value
 
 log = logging.getLogger("edgec.pack")
 
-NO_INTEGER_KERNELS = "the target has no integer kernels"
-
 
 @dataclass(frozen=True)
 class Decline:

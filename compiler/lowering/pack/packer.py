@@ -28,7 +28,7 @@ from edgec.compiler.ir.relax_helpers import (
 )
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.support import Declined
-from edgec.compiler.lowering.pack.context import NO_INTEGER_KERNELS, Context, Decline
+from edgec.compiler.lowering.pack.context import Context, Decline
 from edgec.compiler.lowering.pack.data_movement import match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
 from edgec.compiler.lowering.pack.table import MATCHERS
@@ -46,13 +46,13 @@ class Notes:
     """What a packing tells about its operators.
 
     Attributes:
-        integers: whether the target has integer kernels.
+        why_in_floats: reason why no operator computes on integers on this target, if there is one.
         declines: every kernel that could not compute an operator, in order.
         on_integers: whether the kernel of an operator reads quantized values, by its label: the
             name of the value that it gives.
     """
 
-    integers: bool = True
+    why_in_floats: str = ""
     declines: list[Decline] = field(default_factory=list)
     on_integers: dict[str, bool] = field(default_factory=dict)
 
@@ -69,8 +69,8 @@ class Notes:
         known = [self.on_integers[label] for label in labels if label in self.on_integers]
         if not known or any(known):
             return None
-        if not self.integers:
-            return NO_INTEGER_KERNELS
+        if self.why_in_floats:
+            return self.why_in_floats
         reasons = [d.reason for d in self.declines if d.label in labels]
         return "; ".join(dict.fromkeys(reasons))
 
@@ -110,7 +110,6 @@ class PackLayouts(Pass):
         """Rewrite the one dataflow block of `main`."""
         context = Context(module, self.lanes, self.dot)
         packed = _pack(module["main"], context, self.names)
-        self.notes.integers = self.dot is not None
         self.notes.declines += context.declines
         self.notes.on_integers.update(context.on_integers)
         return packed
