@@ -9,26 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from edgec.compiler.kernels.conv.direct import (
-    ConvDecision,
-    ConvTransposeWorkload,
-    block_size,
-    conv_space,
-    conv_transpose_space,
-    conv_transpose_weight_size,
-    default_conv_transpose_decision,
-    default_decision,
-    emit_conv,
-    emit_conv_transpose,
-    estimate_conv_transpose_cycles,
-    estimate_cycles,
-    flattened,
-    pack_groups,
-    pack_scales,
-    pack_transposed_weight,
-    pack_weight,
-    packed_size,
-)
+from edgec.compiler.kernels.conv.cost import default_decision, estimate_cycles
+from edgec.compiler.kernels.conv.decision import ConvDecision, conv_space, flattened
+from edgec.compiler.kernels.conv.direct import emit_conv
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
@@ -62,6 +45,22 @@ from edgec.compiler.kernels.conv.sparse import (
     emit_sparse_conv,
     estimate_sparse_conv_cycles,
     sparse_conv_space,
+)
+from edgec.compiler.kernels.conv.transpose import (
+    ConvTransposeWorkload,
+    conv_transpose_space,
+    conv_transpose_weight_size,
+    default_conv_transpose_decision,
+    emit_conv_transpose,
+    estimate_conv_transpose_cycles,
+    pack_transposed_weight,
+)
+from edgec.compiler.kernels.conv.weights import (
+    block_size,
+    pack_groups,
+    pack_scales,
+    pack_weight,
+    packed_size,
 )
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,

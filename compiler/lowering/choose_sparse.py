@@ -22,6 +22,7 @@ from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.sparse import SparseMatmulWorkload, lists_of_matrix
 from edgec.compiler.kernels.sparse_lists import MAX_VECTORS, Lists
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.passes.base import Pass, constant, is_static, op_name, value_of
 from edgec.targets.target import Target
 
@@ -182,5 +183,5 @@ def _kernels(
 
 
 def _cycles(name: str, workload: Any, target: Target) -> float:
-    template = TEMPLATES[name]
-    return template.estimate(workload, template.default(workload, target), target)
+    decision = default_decide(name, workload, target)
+    return TEMPLATES[name].estimate(workload, decision, target)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.ir.blocked_layout import Shape, by_channel
-from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.integer_depthwise import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.conv.integer_transpose import (
     IntegerConvTransposeWorkload,
     phase_windows,
 )
+from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import CODES, OperandKind, Step

@@ -28,7 +28,7 @@ from edgec.compiler.ir.blocked_layout import (
     image,
 )
 from edgec.compiler.ir.operators import kernel_call
-from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
+from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import ON_CODES, Step, output_dtype
