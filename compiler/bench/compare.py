@@ -25,7 +25,7 @@ from edgec.compiler.bundle.bundle import Bundle, scratch_folder
 from edgec.compiler.errors import BundleError, UsageError
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.specialize import specialize
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, StepInfo
 

@@ -32,9 +32,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError
-from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged
-from edgec.compiler.parity.compare import Tensors
 from edgec.targets.target import Target
 
 FORMAT: Literal[1] = 1

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.errors import BundleError, ToolchainError
-from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged, held_as
-from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.targets.native import CPUINFO, X86_EXTENSIONS, X86_LEVELS, cpu_flags
 from edgec.targets.target import Target

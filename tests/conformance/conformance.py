@@ -262,7 +262,7 @@ class _Attempt:
         from edgec.compiler.frontend.specialize import specialize
         from edgec.compiler.lowering.legalize import lower
         from edgec.compiler.passes import CANONICALIZE
-        from edgec.compiler.pipeline import apply_passes
+        from edgec.compiler.passes.base import apply_passes
         from edgec.compiler.runtime.session import open_session
         from edgec.targets import load_target
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from edgec.compiler.kernels.resize import resize_table
-from edgec.compiler.passes.base import op_name, shape_of
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.numerics.resize_table import resize_table
 
 Array = NDArray[Any]
 Backward = Callable[[Array], Sequence[Array | None]]

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
 from edgec.compiler.ir.rewrite import convolution_attributes
-from edgec.compiler.passes.base import constant, op_name, shape_of, value_of
 
 # Identities of an axis, int64 [extent].
 Ids = NDArray[np.int64]

@@ -17,7 +17,7 @@ from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.lowering.choose_sparse import sparse_choices
 from edgec.compiler.lowering.sparse_report import describe_kernels, kernel_rows
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.targets import load_target
 
 TARGET = load_target("x86-64-v3")

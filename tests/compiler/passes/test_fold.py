@@ -7,8 +7,9 @@ import pytest
 import tvm_ffi
 from support.onnx_graphs import make_model, node, operators, random, to_relax
 
+from edgec.compiler.ir.relax_helpers import shape_of, value_of
 from edgec.compiler.passes import FoldAffine, FoldBatchNorm
-from edgec.compiler.passes.base import Pass, shape_of, value_of
+from edgec.compiler.passes.base import Pass
 
 
 def fold(module: Any) -> Any:

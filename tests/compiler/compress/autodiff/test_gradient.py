@@ -13,7 +13,7 @@ from edgec.compiler.compress.autodiff.gradient import Network
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir import operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import constant
+from edgec.compiler.ir.relax_helpers import constant
 
 op = relax.op
 RANDOM = np.random.default_rng(3)

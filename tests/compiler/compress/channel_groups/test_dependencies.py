@@ -17,11 +17,11 @@ from edgec.compiler.frontend.import_graph import import_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 
 
 class Case:
