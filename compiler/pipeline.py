@@ -45,6 +45,7 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.check import ParityCheck
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
 from edgec.compiler.support.phases import Phases
@@ -139,7 +140,11 @@ def compile_model(
                 options.quantize is not None and options.quantize.recipe.activations != "float"
             )
             with phase("expect"):
-                expected = original.of_transformed(module, on_integers)
+                outputs = quantized.outputs if quantized is not None else None
+                # By code that is not ours, if it is to be compared.
+                if options.parity or outputs is None:
+                    outputs = run_reference(module, signature, original.inputs)
+                expected = original.of_transformed(outputs, on_integers)
         compilation = Compilation(
             source=source,
             target=target,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -460,10 +461,16 @@ def to_text(record: Any) -> str:
     return json.dumps(values, separators=(",", ":"))
 
 
-def from_text(kind: type[Any], text: str) -> Any:
+def from_text(kind: Any, text: str) -> Any:
     """Inverse of `to_text`.
 
     >>> from_text(MatmulDecision, to_text(MatmulDecision(4, 2, 8)))
     MatmulDecision(tile_m=4, tile_n=2, lanes=8, rows_first=True)
     """
-    return TypeAdapter(kind).validate_json(text)
+    return _adapter(kind).validate_json(text)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what reads a class; making it takes longer than a kernel does."""
+    return TypeAdapter(kind)
