@@ -10,13 +10,13 @@ from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, by_channel, image
 from edgec.compiler.ir.relax_helpers import constant, shape_of, value_of
-from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.integer_depthwise import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.conv.integer_transpose import (
     IntegerConvTransposeWorkload,
     phase_windows,
 )
+from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.isa import Dot
