@@ -38,6 +38,7 @@ from edgec.compiler.bundle.bundle import (
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import Comparison, load_metric, same_top1
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.errors import (
@@ -141,6 +142,7 @@ def compile_model(
     run = _Run(progress or Silent(), options.dump, _phases(options))
     with scratch_folder() as scratch:
         library = scratch / LIBRARY
+        name = model_identifier(options.name or path.stem)
         source = run("read", read_model, path)
         special = run("specialize", specialize, source.proto, options.shapes, options.freeze)
         graph = run("simplify", simplify, special.proto)
@@ -201,7 +203,7 @@ def compile_model(
         run.progress.detail(describe_generic(scheduled, target))
         if options.runner and not isinstance(scheduled, Program):
             raise UnsupportedModelError(_NO_RUNNER)
-        executor, arena_bytes = run("build", build, scheduled, signature, target, library)
+        executor, arena_bytes = run("build", build, scheduled, signature, target, library, name)
 
         check = _Check(reference, graph, imported.value_names, scratch, options)
         stages = {"import": imported.module, "canonicalize": canonical}
@@ -209,6 +211,7 @@ def compile_model(
         execution = ExecutionRecord(
             executor=executor,
             arena_bytes=arena_bytes,
+            c_name=name if executor == "static" else "",
             tuned_share=_rounded(tuned_share(scheduled, decide.used, target)),
         )
         manifest = _manifest(

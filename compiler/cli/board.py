@@ -241,7 +241,9 @@ def execute(context: click.Context, name: str, program: Path, arguments: Sequenc
 @click.command()
 @click.argument("bundle", type=Path)
 @click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
-@click.option("--threads", default=0, show_default=True, help="0: all cores.")
+@click.option(
+    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
+)
 @_quiet_option
 @_json_option
 def deploy(bundle: Path, name: str, threads: int, quiet: bool, as_json: bool) -> None:

@@ -310,6 +310,7 @@ def _print_quantization(record: "QuantizationRecord") -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
+@click.option("--name", default="", help="Of the model in C programs; default: the file's.")
 @click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
 @click.option("--records", type=_path, metavar="DB", help="Use the decisions that were tuned.")
 @click.option("--no-ready-records", is_flag=True, help="Not those that come with edgec.")
@@ -332,6 +333,7 @@ def compile(
     seed: int,
     no_parity: bool,
     check_stages: bool,
+    name: str,
     runner: bool,
     records: Path | None,
     no_ready_records: bool,
@@ -355,6 +357,7 @@ def compile(
         **_changes(compress, quantize, settings),
         parity=not no_parity,
         check_stages=check_stages,
+        name=name,
         runner=runner,
         records=records,
         ready_records=not no_ready_records,
@@ -401,7 +404,13 @@ def compile(
 @click.option("--db", "database", type=_path, metavar="FILE", help="Records: read, and added to.")
 @click.option("--time", metavar="8h", help="How long to search.")
 @click.option("--trials", type=int, metavar="N", help="Decisions to measure in all.")
-@click.option("--threads", default=1, show_default=True, help="To tune for; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="To tune for; 0: all cores.",
+)
 @click.option("--board", "boards", multiple=True, metavar="NAME", help="Measure there.")
 @click.option("--tasks", default="", metavar="0,2-5,…", help="Only these: numbers or operators.")
 @click.option(
@@ -431,7 +440,9 @@ def tune(
 @click.argument("bundle", type=_path)
 @_inputs_option
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
-@click.option("--threads", default=0, show_default=True, help="0: all cores.")
+@click.option(
+    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
+)
 @click.option("--output", "-o", type=_path, metavar="FILE.npz", help="Save the outputs.")
 @_board_option
 @_json_option
@@ -501,7 +512,13 @@ def verify(
 
 @edgec.command()
 @click.argument("bundles", nargs=-1, required=True, type=_path)
-@click.option("--threads", default=1, show_default=True, help="For every runtime; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="For every runtime; 0: all cores.",
+)
 @click.option("--seconds", default=3.0, show_default=True, help="Measuring time of each.")
 @click.option("--against", default="", metavar="NAME,…", help="onnxruntime,openvino,mnn,ncnn")
 @click.option("--model", type=_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
