@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from edgec.compiler.bundle.bundle import MANIFEST, Bundle
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import MANIFEST
 from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.expand_functions import has_body
 from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost

@@ -61,6 +61,7 @@ def test_public_names() -> None:
     "module",
     [
         "bundle.bundle",
+        "bundle.manifest",
         "errors",
         "frontend.onnx_facts",
         "frontend.onnx_file",

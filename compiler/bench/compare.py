@@ -21,13 +21,14 @@ import onnx
 from numpy.typing import NDArray
 
 from edgec.compiler.bench.rivals import find_rival
-from edgec.compiler.bundle.bundle import Bundle, scratch_folder
+from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError, UsageError
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.specialize import specialize
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, StepInfo
+from edgec.compiler.support.files import scratch_folder
 
 # Long enough for the threads of another runtime to stop spinning.
 PAUSE_SECONDS = 0.005

@@ -7,7 +7,8 @@ is there, not the one that the target's name promises.
 from pydantic import BaseModel, ConfigDict
 
 from edgec.compiler.boards.config import why_no_server
-from edgec.compiler.bundle.bundle import LIBRARY, Bundle, Manifest
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import LIBRARY, Manifest
 from edgec.compiler.codegen.elf import llvm_features
 from edgec.compiler.errors import BundleError
 from edgec.compiler.runtime.session import IN_PYTHON, x86_needs

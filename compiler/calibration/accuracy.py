@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgec.compiler.calibration.samples import Sample, Samples, load_callable
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.ir.storage import is_float
-from edgec.compiler.parity.compare import Tensors
 
 Metric = Callable[[Tensors, Tensors], float]
 

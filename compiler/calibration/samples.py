@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgec.compiler.errors import CalibrationError, ToolchainError, UsageError, did_you_mean
-from edgec.compiler.ir.signature import TensorSpec
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 

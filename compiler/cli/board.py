@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgec.compiler.boards.config import Board, Link
     from edgec.compiler.boards.instructions import InstructionCount
     from edgec.compiler.bundle.bundle import Bundle
-    from edgec.compiler.parity.compare import Tensors
+    from edgec.compiler.ir.signature import Tensors
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _Model = TypeVar("_Model")

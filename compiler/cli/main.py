@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgec.compiler.bench.compare import BenchReport
-    from edgec.compiler.bundle.bundle import CompressionRecord, ExecutionRecord, QuantizationRecord
+    from edgec.compiler.bundle.manifest import (
+        CompressionRecord,
+        ExecutionRecord,
+        QuantizationRecord,
+    )
     from edgec.compiler.inspection import ModelReport
     from edgec.compiler.support.progress import Progress
 

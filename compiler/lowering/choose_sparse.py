@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.operators import kernel_call
+from edgec.compiler.ir.relax_helpers import constant, is_static, op_name, value_of
 from edgec.compiler.kernels.conv.sparse import SparseConvWorkload, lists_of_weight
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.sparse import SparseMatmulWorkload, lists_of_matrix
 from edgec.compiler.kernels.sparse_lists import MAX_VECTORS, Lists
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
-from edgec.compiler.passes.base import Pass, constant, is_static, op_name, value_of
+from edgec.compiler.lowering.kernel_operators import kernel_call
+from edgec.compiler.passes.base import Pass
 from edgec.targets.target import Target
 
 # Share of zeros below which no kernel is looked for.

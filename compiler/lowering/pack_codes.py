@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.ir.blocked_layout import Shape, by_channel
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, value_of
 from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.integer_depthwise import IntegerDepthwiseWorkload
@@ -31,7 +32,6 @@ from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
 from edgec.compiler.kernels.pool import PoolWorkload
 from edgec.compiler.kernels.templates import from_text
 from edgec.compiler.numerics.pair_sums import GROUP
-from edgec.compiler.passes.base import constant, dtype_of, op_name, scalar_of, value_of
 
 # Whole numbers below this are exact in float32, and so are their sums in any order.
 EXACT_FLOAT = 2**24

@@ -27,7 +27,16 @@ from edgec.compiler.ir.blocked_layout import (
     by_channel,
     image,
 )
-from edgec.compiler.ir.operators import kernel_call
+from edgec.compiler.ir.relax_helpers import (
+    constant,
+    count_uses,
+    dtype_of,
+    op_name,
+    scalar_of,
+    shape_of,
+    substitute,
+    value_of,
+)
 from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
@@ -42,10 +51,11 @@ from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, StoredMatmulWorkload
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.reduce_minmax import ExtremeWorkload, shares_of
-from edgec.compiler.kernels.resize import ResizeWorkload, resize_table
+from edgec.compiler.kernels.resize import ResizeWorkload
 from edgec.compiler.kernels.softmax_norm import Operation, RowWorkload
 from edgec.compiler.kernels.table_lookup import LookupWorkload, table_of
 from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.lowering.kernel_operators import kernel_call
 from edgec.compiler.lowering.pack_codes import (
     Codes,
     Convolution,
@@ -63,17 +73,8 @@ from edgec.compiler.lowering.pack_codes import (
     with_bias,
 )
 from edgec.compiler.numerics.affine import log2_values, unpack_nibbles
-from edgec.compiler.passes.base import (
-    Pass,
-    constant,
-    count_uses,
-    dtype_of,
-    op_name,
-    scalar_of,
-    shape_of,
-    substitute,
-    value_of,
-)
+from edgec.compiler.numerics.resize_table import resize_table
+from edgec.compiler.passes.base import Pass
 
 # A network's input of so few channels is read as it is: blocking it would be mostly padding.
 PLAIN_INPUT_CHANNELS = 4

@@ -18,7 +18,6 @@ such a graph that are not within the tolerance pass if their signal-to-noise rat
 `QUANTIZED_SQNR_DB`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import ParityError
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.ir.storage import is_float
-
-Tensors = Mapping[str, NDArray[Any]]
 
 MIN_SLICE = 64
 
@@ -236,3 +234,12 @@ def _sqnr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:
     if noise == 0:
         return np.inf
     return float(10 * np.log10(power / noise)) if power > 0 and noise < np.inf else -np.inf
+
+
+def three_digits(value: float) -> float:
+    """Round a figure to three significant digits, for manifests.
+
+    >>> three_digits(0.00123456)
+    0.00123
+    """
+    return float(f"{value:.3g}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgec.compiler.errors import ModelFileError
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 
 # What a user compiles is nobody else's business.
 onnxruntime.disable_telemetry_events()

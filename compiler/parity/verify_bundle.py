@@ -13,11 +13,11 @@ import numpy as np
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
 from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.compare import (
     ORACLE_ABSOLUTE_ERROR,
     OutputParity,
     ParityReport,
-    Tensors,
     Tolerance,
     compare,
 )

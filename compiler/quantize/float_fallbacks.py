@@ -5,9 +5,9 @@ from typing import Any
 
 from tvm import relax
 
-from edgec.compiler.passes.base import op_name
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.recipe import Recipe
 
 # These change no numbers, or none that could be rounded.

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, Metric, measure
-from edgec.compiler.calibration.host_model import FloatModel, HostModel
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, measure
+from edgec.compiler.calibration.context import ModelContext
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.ranges import calibrate, count_values, read_ranges, write_ranges
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.signature import Signature
+from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.numerics.observers import Histogram, Range
-from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
@@ -30,7 +30,6 @@ from edgec.compiler.quantize.sensitivity import (
     operators_to_keep_float,
 )
 from edgec.compiler.support.progress import Progress
-from edgec.targets import Target
 
 # Below this a quantized model answers something else than the float one.
 FLOOR_DB = 3.0
@@ -64,17 +63,15 @@ class QuantizedModel:
 
 
 def quantize_model(
-    module: IRModule,
-    value_names: Mapping[str, str],
-    signature: Signature,
-    target: Target,
-    options: QuantizeOptions,
-    samples: Samples | None,
-    metric: Metric,
-    model_sha256: str,
-    progress: Progress,
+    module: IRModule, options: QuantizeOptions, context: ModelContext, model_sha256: str
 ) -> QuantizedModel:
     """Quantize a canonical module.
+
+    Args:
+        module: the canonical module.
+        options: what is quantized.
+        context: the model's interface, its data, and what evaluates it.
+        model_sha256: digest of the ONNX file, which cached ranges belong to.
 
     Raises:
         UnsupportedModelError: shapes depend on data.
@@ -86,15 +83,16 @@ def quantize_model(
             "shapes in this model depend on data; quantization needs static ones: "
             "compile without --quantize"
         )
+    signature, samples, progress = context.signature, context.samples, context.progress
     if options.recipe.equalize:
-        module = equalize(Graph(module, value_names))
-    graph = Graph(module, value_names)
-    resolved = resolve(options.recipe, target)
+        module = equalize(Graph(module, context.value_names))
+    graph = Graph(module, context.value_names)
+    resolved = resolve(options.recipe, context.target)
     plan = make_plan(graph, resolved.recipe)
     float_model = None
     if samples is not None:
         read = [operator.inputs[0] for operator in plan.weighted()]
-        float_model = FloatModel(graph, signature, [*plan.tensors, *read])
+        float_model = FloatModel(graph, signature, [*plan.tensors, *read], context.evaluate)
     ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
     choices: dict[str, Choice] = {}
     if resolved.chooses and samples is not None and float_model is not None:
@@ -108,7 +106,9 @@ def quantize_model(
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
     if measured is not None and (options.has_bar or options.report is not None):
-        switched = SwitchedModel(quantization, signature, list(measured), metric)
+        switched = SwitchedModel(
+            quantization, signature, list(measured), context.metric, context.evaluate
+        )
         ranked = tuple(switched.rank(progress))
         if options.has_bar:
             bars = (options.max_drop, options.min_sqnr_db)
@@ -120,7 +120,7 @@ def quantize_model(
                 graph, resolved, ranges, options, float_model, samples, frozenset(floats)
             )
         result = InsertQuantization(quantization)(module)
-        accuracy, batches = _accuracy(float_model, result, signature, measured, metric)
+        accuracy, batches = _accuracy(float_model, result, measured, context)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
@@ -195,12 +195,11 @@ def _numbers(
 def _accuracy(
     floats: FloatModel | None,
     quantized: IRModule,
-    signature: Signature,
     samples: Samples | None,
-    metric: Metric,
+    context: ModelContext,
 ) -> tuple[Accuracy | None, int]:
     """Against the float model, and the number of batches."""
     if floats is None or samples is None:
         return None, 0
-    rounded = HostModel(ExpandWeights()(quantized), signature)
-    return measure(floats.results, rounded.run, samples, metric)
+    rounded = context.evaluate(ExpandWeights()(quantized), context.signature)
+    return measure(floats.results, rounded.run, samples, context.metric)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.numerics.affine import ChannelWeight, Scale, sqnr_db
 from edgec.compiler.numerics.observers import BINS, Histogram
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.quantize.saturation import Choice
 from edgec.compiler.support.html_report import STYLE, save_report

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import TensorInputError, did_you_mean
-from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import E8M0, is_float
-from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.support.files import write_atomically
 
 

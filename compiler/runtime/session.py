@@ -22,11 +22,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.errors import BundleError, ToolchainError
-from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged, held_as
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.fork import watch_forks
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.compiler.runtime.library import load_model, pointers

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from edgec.compiler.errors import OutputError
-from edgec.compiler.tune.session import TuneOptions, Tuner, TuneReport
+from edgec.compiler.tune.report_data import TuneOptions, TuneReport
+from edgec.compiler.tune.session import Tuner
 
 # Without a terminal, a line at least so often.
 LINE_SECONDS = 10.0

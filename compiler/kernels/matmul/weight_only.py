@@ -20,6 +20,8 @@ Few rows of A (`direct`): a register tile sums x * value over a group, then
 so that scales and zero points cost nothing in the inner loop. Sums of x are made once for each
 call. Many rows (`panel`): one task decodes a block of rows of B for its columns into a buffer that
 fits the first-level cache, and multiplies it with tiles of A as `matmul` does.
+
+This file is long because it is one algorithm: both loops share the unpacker of every format.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import (
     Moments,
     assumed_moments,
@@ -10,9 +10,9 @@ from edgec.compiler.calibration.moments import (
     measure_moments,
 )
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.quantize.encode import Quantization, StoredWeight
 from edgec.compiler.quantize.options import Rounding
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.recipe import Resolved
 from edgec.compiler.quantize.rounding.bias_correction import corrected_bias
 from edgec.compiler.quantize.rounding.learned import round_learned

@@ -11,10 +11,10 @@ import pytest
 from support.kernel_runs import Branch, check_branches
 from support.onnx_graphs import make_model, node, operators, random, to_relax
 
+from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack_layouts import PackLayouts
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import op_name
 from edgec.targets import load_target
 
 LANES = 8

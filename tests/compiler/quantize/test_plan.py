@@ -7,9 +7,9 @@ import numpy as np
 from support.onnx_graphs import make_model, node, operators, random, to_relax
 
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import op_name, scalar_of, value_of
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import op_name, scalar_of, value_of
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.float_fallbacks import float_islands
 from edgec.compiler.quantize.insert_qdq import InsertQuantization

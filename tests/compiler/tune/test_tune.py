@@ -20,9 +20,11 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels import templates
 from edgec.compiler.lowering.tuning_records import Database, best_records
 from edgec.compiler.tune.devices import Host, MeasureFailed, Rest
+from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.measure import statistics_of
+from edgec.compiler.tune.report_data import TuneOptions, TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder, Round
-from edgec.compiler.tune.session import TuneOptions, Tuner, TuneReport
+from edgec.compiler.tune.session import Tuner
 from edgec.compiler.tune.tasks import Plan, make_plan
 from edgec.targets import load_target
 
@@ -148,16 +150,16 @@ def test_a_wrong_kernel_is_rejected(
     from dataclasses import replace
 
     monkeypatch.setitem(templates.TEMPLATES, "edgec.conv", replace(template, pack=pack))
-    finals = Tuner._finals
+    medians = Finals.medians
 
-    def tempting(self: Tuner) -> dict[int, dict[str, float]]:
+    def tempting(self: Finals) -> dict[int, dict[str, float]]:
         """As if everything but the defaults were ten times as fast."""
         return {
             number: {d: s if d in defaults else s / 10 for d, s in found.items()}
-            for number, found in finals(self).items()
+            for number, found in medians(self).items()
         }
 
-    monkeypatch.setattr(Tuner, "_finals", tempting)
+    monkeypatch.setattr(Finals, "medians", tempting)
     events = Events()
     report = tuned(plan, tmp_path, events, trials=16, strategy="random")
     assert events.of("rejected")

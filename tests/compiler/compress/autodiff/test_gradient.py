@@ -8,12 +8,12 @@ import pytest
 from support.relax_runs import run_module
 from tvm import relax
 
-from edgec.compiler.compress.autodiff.derivatives import _MAKERS
+from edgec.compiler.compress.autodiff.derivatives import MAKERS
 from edgec.compiler.compress.autodiff.gradient import Network
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir import operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import constant
+from edgec.compiler.ir.relax_helpers import constant
 
 op = relax.op
 RANDOM = np.random.default_rng(3)
@@ -178,7 +178,7 @@ def test_all_operators_are_tried() -> None:
         for _, value in scaled(shape, function).bindings:
             if isinstance(value, relax.Call):
                 tried.add(str(value.op.name))
-    untried = set(_MAKERS) - tried
+    untried = set(MAKERS) - tried
     assert untried == {
         "relax.astype",
         "relax.equal",

@@ -1,45 +1,20 @@
-"""A canonical model on this machine, and its values for samples.
+"""The canonical float model, and its values for samples.
 
-It is compiled by the pipeline that the model itself goes through, with the values in question as
-further outputs. One batch is in memory at a time.
+The values in question become further outputs of the model. One batch is in memory at a time.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from edgec.compiler.backend import compile_module
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.evaluate import Evaluate
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes.base import dtype_of, shape_of
-from edgec.compiler.runtime.session import Session, open_session
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.support.progress import Progress, Silent
-from edgec.targets import load_target
-
-
-class HostModel:
-    """A canonical module, compiled for this machine and loaded."""
-
-    def __init__(self, module: Any, signature: Signature) -> None:
-        host = load_target("native")
-        with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
-            library = Path(folder) / "model.so"
-            executor = compile_module(module, signature, host, library)
-            self._session: Session = open_session(library, host, signature, executor)
-
-    def run(self, inputs: Tensors) -> Tensors:
-        """Outputs by name."""
-        return self._session.run(inputs)
-
-    def run_shared(self, inputs: Tensors) -> Tensors:
-        """Outputs by name, in arrays that the next run may overwrite."""
-        return self._session.run_shared(inputs)
 
 
 class FloatModel:
@@ -49,7 +24,9 @@ class FloatModel:
         graph: the canonical module.
     """
 
-    def __init__(self, graph: Graph, signature: Signature, variables: Iterable[Any]) -> None:
+    def __init__(
+        self, graph: Graph, signature: Signature, variables: Iterable[Any], evaluate: Evaluate
+    ) -> None:
         self.graph = graph
         inputs = dict(zip(graph.parameters, signature.inputs, strict=True))
         wanted = list(dict.fromkeys(variables))
@@ -63,7 +40,7 @@ class FloatModel:
         module = graph.module
         if computed:
             module = graph.revalued(lambda _builder, _variable, value, _now: value, shown=computed)
-        self._model = HostModel(module, Signature(signature.inputs, outputs))
+        self._model = evaluate(module, Signature(signature.inputs, outputs))
 
     def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
         """The values by name, for one batch."""

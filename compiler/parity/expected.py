@@ -1,0 +1,92 @@
+"""What a compiled model must compute: test inputs, and the outputs that they must give."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+from tvm import IRModule
+
+from edgec.compiler.calibration.accuracy import Comparison, same_top1
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.frontend.canonical import CanonicalModel
+from edgec.compiler.frontend.onnx_facts import (
+    graph_depth,
+    index_bounds,
+    least_precise_float,
+    quantizes_activations,
+)
+from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.parity.compare import QUANTIZED_SQNR_DB, Tolerance, tolerance_for
+from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.runtime.inputs import check_inputs, generate_inputs, rounded_to_half
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Test inputs, and what a model makes of them.
+
+    Attributes:
+        signature: inputs and outputs.
+        inputs: by name.
+        outputs: by name.
+        tolerance: how far a library's outputs may be from these.
+        index_bounds: for inputs that are indices, the number of rows that they choose from.
+    """
+
+    signature: Signature
+    inputs: Tensors
+    outputs: Tensors
+    tolerance: Tolerance
+    index_bounds: Mapping[str, int]
+
+    @classmethod
+    def of_original(
+        cls,
+        original: onnx.ModelProto,
+        canonical: CanonicalModel,
+        given: Tensors | None,
+        samples: Samples | None,
+        seed: int,
+    ) -> "Expected":
+        """Run the original graph.
+
+        Args:
+            original: the model as the file has it.
+            canonical: the same, canonical.
+            given: test inputs; None takes the first sample, or generates some.
+            samples: what a compressed or quantized model was calibrated with.
+            seed: of generated inputs.
+
+        Raises:
+            EdgecError: the inputs do not fit, or the original cannot be run.
+        """
+        graph, signature = canonical.graph.graph, canonical.signature
+        if not given and samples is not None:
+            # Random values are not what ranges were calibrated for.
+            given = rounded_to_half(next(iter(samples)))
+        bounds = index_bounds(graph)
+        if given:
+            inputs = check_inputs(signature.inputs, given)
+        else:
+            inputs = generate_inputs(signature.inputs, seed, bounds)
+        outputs = run_original(original, {**inputs, **canonical.special.frozen})
+        tolerance = tolerance_for(
+            least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
+        )
+        return cls(signature, inputs, outputs, tolerance, bounds)
+
+    def of_transformed(self, module: IRModule, quantized_activations: bool) -> "Expected":
+        """Run a compressed or quantized module by code that is not ours, on the same inputs."""
+        outputs = run_reference(module, self.signature, self.inputs)
+        tolerance = self.tolerance
+        if quantized_activations:
+            # A kernel sums in another order: what lies between two quantized values moves.
+            tolerance = replace(tolerance, sqnr_db=QUANTIZED_SQNR_DB)
+        return replace(self, outputs=outputs, tolerance=tolerance)
+
+    def sqnr_db(self, other: "Expected") -> dict[str, float]:
+        """Return the signal-to-noise ratio of another model's outputs, by name [dB]."""
+        comparison = Comparison(same_top1)
+        comparison.add(self.outputs, other.outputs)
+        return dict(comparison.result().by_output)
