@@ -140,7 +140,7 @@ def tune_model(
                 "same command goes on from there"
             ) from None
     if not as_json:
-        _print_report(result, database)
+        print_tuned(result, database)
     if report is not None:
         from edgec.compiler.tune.report import write_report
 
@@ -223,7 +223,8 @@ def _print_tasks(tasks: "Sequence[Task]", *, as_json: bool) -> None:
     )
 
 
-def _print_report(report: "TuneReport", database: Path) -> None:
+def print_tuned(report: "TuneReport", database: Path) -> None:
+    """Print what a run found, and whether to use it."""
     rows = [r for r in report.tasks if r.after < r.before][:20]
     if rows:
         print_table(
@@ -248,7 +249,15 @@ def _print_report(report: "TuneReport", database: Path) -> None:
     for result in report.tasks:
         if result.rejected:
             click.echo(f"  {result.task.label}: rejected {result.rejected}")
-    click.echo(f"compile with: --records {database}")
+    if report.gained:
+        click.echo(f"compile with: --records {database}")
+    elif report.noisy:
+        click.echo(
+            "this machine was too noisy to tell what is faster, so the defaults stay: run the same "
+            "command again when nothing else runs"
+        )
+    else:
+        click.echo("nothing is faster than the defaults: compile without records")
 
 
 @click.group()
