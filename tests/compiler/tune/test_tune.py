@@ -217,15 +217,16 @@ class Noisy(Host):
 
     def __init__(self, kernels: KernelBuilder, plan: Plan, whims: list[float]) -> None:
         super().__init__(1, kernels)
-        self.plan, self.whims, self.comparisons = plan, whims, 0
+        self.plan, self.whims, self.comparisons, self.steps = plan, whims, 0, 0
 
     def time(self, *rounds: Round) -> Any:
-        found = super().time(*rounds)
-        whole = [1.0] * len(found[0].seconds)
+        if not self.steps:
+            self.steps = len(super().time(*rounds)[0].seconds)
+        whole = [1.0] * self.steps
         if len(rounds) == 2:
             whim = self.whims[min(self.comparisons, len(self.whims) - 1)]
             self.comparisons += 1
-            return [Measurement(tuple(whole), 0.9), Measurement(tuple(whim for _ in whole), 0.9)]
+            return [Measurement(tuple(whole), 0.1), Measurement(tuple(whim for _ in whole), 0.1)]
         told = []
         for built in rounds:
             seconds = list(whole)
@@ -233,7 +234,7 @@ class Noisy(Host):
                 if built.decisions.get(task.number, task.default) != task.default:
                     for step in task.steps:
                         seconds[step] = 1 / 53
-            told.append(Measurement(tuple(seconds), 0.9))
+            told.append(Measurement(tuple(seconds), 0.1))
         return told
 
 
