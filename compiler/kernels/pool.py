@@ -22,7 +22,7 @@ from edgec.compiler.kernels.conv.windows import (
     tile_spans,
     window_of,
 )
-from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     Step,
@@ -32,8 +32,10 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.integer_dot import read_codes, store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.template import FLOAT_BIAS, Template
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 # Around the products of a row of the window.
@@ -173,7 +175,7 @@ class _Pool:
         self.name = name
         self.c = c = target.float_lanes
         self.blocks = math.ceil(w.channels / c)
-        self.emit = e = Emitter()
+        self.emit = e = Emitter(target)
         self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, w.data)
         self.dtype = w.data if w.is_move else "float32"
         if w.mode == "depthwise":
@@ -329,3 +331,29 @@ class _Pool:
 def _lowest(dtype: str) -> float:
     """What every value is at least."""
     return float("-inf") if dtype == "float32" else int(np.iinfo(dtype).min)
+
+
+def _pack(
+    workload: PoolWorkload,
+    _decision: PoolDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position != 1 or workload.mode != "depthwise":
+        return array
+    return pack_depthwise(array, target.float_lanes)
+
+
+TEMPLATE = Template(
+    PoolWorkload,
+    PoolDecision,
+    pool_space,
+    default_pool_decision,
+    emit_pool,
+    _pack,
+    estimate_pool_cycles,
+    epilogue="epilogue",
+    bias=FLOAT_BIAS,
+    why_dense="there is no sparse kernel for depthwise convolutions",
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tvm import IRModule
 
-from edgec.compiler.bundle.bundle import Executor, ParityRecord
+from edgec.compiler.bundle.manifest import ParityRecord
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.evaluate import Evaluate, Runnable
@@ -14,6 +14,7 @@ from edgec.compiler.parity.compare import ParityReport, compare, three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.locate import first_divergence
 from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.targets import Target
 

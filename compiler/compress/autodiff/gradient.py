@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from edgec.compiler.compress.autodiff.derivatives import Array, Backward, Rule, rule_of, split_part
+from edgec.compiler.compress.autodiff.derivatives import rule_of
+from edgec.compiler.compress.autodiff.rule import Array, Backward, Rule
+from edgec.compiler.compress.autodiff.shape import split_part
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name, shape_of

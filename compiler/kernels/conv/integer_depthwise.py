@@ -26,7 +26,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.windows import absent_rows, present_rows
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, constant, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     apply,
@@ -36,9 +36,12 @@ from edgec.compiler.kernels.emit.epilogue import (
     output_dtype,
 )
 from edgec.compiler.kernels.emit.estimate import STORE_INSTRUCTIONS, imbalance_of
-from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of, store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.kernels.isa import Dot, dot_of
+from edgec.compiler.kernels.template import INT32_BIAS, Template
+from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -196,7 +199,7 @@ class _IntegerDepthwise:
         self.blocks = math.ceil(conv.in_channels / self.c)
         # Bytes of a rewritten column.
         self.step = GROUP * self.c
-        e, c = Emitter(), self.c
+        e, c = Emitter(target), self.c
         self.emit = e
         planes = conv.batch * self.blocks
         self.data = e.buffer("data", planes * conv.in_h * conv.in_w * c, self.dot.data)
@@ -374,3 +377,29 @@ class _IntegerDepthwise:
             total = tirx.Cast(vector_dtype("float32", c), e.load(self.acc, x))
             values.append(apply(w.epilogue, total, operand))
         store_values(e, self.output, to, values)
+
+
+def _pack(
+    workload: IntegerDepthwiseWorkload,
+    _decision: DepthwiseDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    return pack_integer_depthwise(workload, target, array) if position == 1 else array
+
+
+TEMPLATE = Template(
+    IntegerDepthwiseWorkload,
+    DepthwiseDecision,
+    depthwise_space,
+    default_depthwise_decision,
+    emit_integer_depthwise,
+    _pack,
+    estimate_depthwise_cycles,
+    epilogue="conv",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    fixed_point=True,
+    why_dense="there is no sparse kernel for depthwise convolutions",
+)

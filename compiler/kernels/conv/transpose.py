@@ -143,7 +143,7 @@ def emit_conv_transpose(
     workload: ConvTransposeWorkload, decision: ConvDecision, target: Target, name: str
 ) -> Kernel:
     """Write the kernel; its buffers are those of `emit_conv`."""
-    e = Emitter()
+    e = Emitter(target)
     c = target.float_lanes
     phases = [(phase, fitted(decision, phase)) for phase, _ in workload.phases()]
     sizes = [packed_size(phase, plan, target) for phase, plan in phases]

@@ -21,14 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import (
-    CACHE_LINE_BYTES,
-    Emitter,
-    broadcast,
-    constant,
-    vector_dtype,
-    wide,
-)
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Step,
     apply,
@@ -48,8 +41,10 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.integer_dot import store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values
+from edgec.compiler.kernels.template import Template
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 # Steps over K between requests for the next tile of B.
@@ -183,7 +178,7 @@ def emit_matmul(
     Its buffers are A, B, one for each binary step of the epilogue, and C. Channel operands are
     padded to whole vectors if B is packed.
     """
-    return MatmulWriter(workload, decision, name).kernel()
+    return MatmulWriter(workload, decision, target, name).kernel()
 
 
 class MatmulWriter:
@@ -197,7 +192,9 @@ class MatmulWriter:
     dtype = "float32"
     chains = 1
 
-    def __init__(self, workload: MatmulWorkload, decision: MatmulDecision, name: str) -> None:
+    def __init__(
+        self, workload: MatmulWorkload, decision: MatmulDecision, target: Target, name: str
+    ) -> None:
         self.work = w = workload
         self.plan = p = decision
         self.name = name
@@ -208,7 +205,7 @@ class MatmulWriter:
         # Columns of the last vector that exist.
         self.last = w.n - (self.vectors - 1) * p.lanes
         self.begins_with_bias = begins_with_bias(w.epilogue)
-        self.emit = e = Emitter()
+        self.emit = e = Emitter(target)
         self.declare()
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n
@@ -387,3 +384,42 @@ class MatmulWriter:
             single = operand_loader(e, operands, {"channel": column + lane, "element": to + lane})
             total = self.total(e.load(spill, lane))
             store_values(e, self.c, to + lane, [apply(steps, total, single)])
+
+
+def pack_operand(
+    workload: MatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    """Return a constant operand, by its position, as the kernel reads it."""
+    if not workload.packed or position == 0:
+        return array
+    if position == 1:
+        return pack_matrix(array, decision)
+    return pad_columns(workload, decision, array)
+
+
+def pad_columns(
+    workload: MatmulWorkload, decision: MatmulDecision, array: NDArray[Any]
+) -> NDArray[Any]:
+    """Return an operand of a value for each column, padded to whole vectors."""
+    if array.size != workload.n:
+        return array
+    return np.pad(array.reshape(-1), (0, -workload.n % decision.lanes))
+
+
+TEMPLATE = Template(
+    MatmulWorkload,
+    MatmulDecision,
+    matmul_space,
+    default_matmul_decision,
+    emit_matmul,
+    pack_operand,
+    estimate_matmul_cycles,
+    packed_matrix_size,
+    epilogue="epilogue",
+    output_channels=1,
+    sparse="edgec.sparse_matmul",
+)

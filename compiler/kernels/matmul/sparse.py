@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.emit.emitter import constant, wide
+from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
@@ -26,8 +26,15 @@ from edgec.compiler.kernels.emit.estimate import (
     tile_overhead_cycles,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload, MatmulWriter
+from edgec.compiler.kernels.matmul.dense import (
+    MatmulDecision,
+    MatmulWorkload,
+    MatmulWriter,
+    pad_columns,
+)
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
+from edgec.compiler.kernels.template import Template
+from edgec.compiler.kernels.vectors import constant
 from edgec.targets.target import Target
 
 # Independent sums that keep the multipliers busy.
@@ -119,13 +126,13 @@ def default_sparse_matmul_decision(
 
 
 def emit_sparse_matmul(
-    workload: SparseMatmulWorkload, decision: MatmulDecision, _target: Target, name: str
+    workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target, name: str
 ) -> Kernel:
     """Write the kernel.
 
     Its buffers are A, values, places and starts of the lists, the epilogue's operands, and C.
     """
-    return _SparseMatmul(workload, decision, name).kernel()
+    return _SparseMatmul(workload, decision, target, name).kernel()
 
 
 def _chains(decision: MatmulDecision) -> int:
@@ -133,10 +140,12 @@ def _chains(decision: MatmulDecision) -> int:
 
 
 class _SparseMatmul(MatmulWriter):
-    def __init__(self, workload: SparseMatmulWorkload, decision: MatmulDecision, name: str) -> None:
+    def __init__(
+        self, workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+    ) -> None:
         self.sparse = workload
         self.chains = _chains(decision)
-        super().__init__(workload.matmul, decision, name)
+        super().__init__(workload.matmul, decision, target, name)
 
     def declare(self) -> None:
         w, e = self.work, self.emit
@@ -176,3 +185,25 @@ class _SparseMatmul(MatmulWriter):
         for place in range(tile):
             parts = [e.load(self.acc, chain * tile + place) for chain in range(self.chains)]
             e.store(self.acc, place, sum(parts[1:], parts[0]))
+
+
+def _pack(
+    workload: SparseMatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    # A, and the lists, are as the kernel reads them.
+    return array if position < 4 else pad_columns(workload.matmul, decision, array)
+
+
+TEMPLATE = Template(
+    SparseMatmulWorkload,
+    MatmulDecision,
+    sparse_matmul_space,
+    default_sparse_matmul_decision,
+    emit_sparse_matmul,
+    _pack,
+    estimate_sparse_matmul_cycles,
+)

@@ -23,15 +23,10 @@ from edgec.compiler.compress.report import report_fields, write_report
 from edgec.compiler.compress.step import Work
 from edgec.compiler.compress.steps.channels import Channels
 from edgec.compiler.errors import UnsupportedModelError, UsageError
-from edgec.compiler.frontend.import_graph import ImportedModel, import_model
-from edgec.compiler.frontend.onnx_file import read_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import constant
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.models import load_recipe, recipes
 
@@ -182,13 +177,12 @@ def test_the_report_names_layers_and_times(model: DigitsModel, tmp_path: Path) -
 # Every model
 
 
-def imported(path: Path, shapes: Any, freeze: Any) -> tuple[ImportedModel, Graph]:
-    special = specialize(read_model(path).proto, shapes, freeze)
-    model = import_model(simplify(special.proto))
-    return model, Graph(apply_passes(model.module, CANONICALIZE), model.value_names)
+def imported(path: Path, shapes: Any, freeze: Any) -> tuple[CanonicalModel, Graph]:
+    model = canonical_model(path, shapes, freeze)
+    return model, Graph(model.module, model.value_names)
 
 
-def recipe_graph(name: str, folder: Path) -> tuple[ImportedModel, Graph]:
+def recipe_graph(name: str, folder: Path) -> tuple[CanonicalModel, Graph]:
     recipe = load_recipe(name)
     path = recipe.write(folder / "model.onnx")
     frozen = {key: np.array(value) for key, value in recipe.freeze.items()}
@@ -229,7 +223,7 @@ def masked(dependencies: Dependencies, groups: list[Group]) -> IRModule:
     return dependencies.graph.rebuilt(rewrite)
 
 
-def check_parity(model: ImportedModel, graph: Graph) -> None:
+def check_parity(model: CanonicalModel, graph: Graph) -> None:
     """Smaller shapes compute what zeros do; zeros for other channels do not."""
     dependencies = Dependencies(graph)
     groups = some_of_each(dependencies)
@@ -271,9 +265,9 @@ def test_every_model_shrinks(name: str, tmp_path: Path) -> None:
     check_shapes(*recipe_graph(name, tmp_path))
 
 
-def check_shapes(model: ImportedModel, graph: Graph) -> None:
+def check_shapes(model: CanonicalModel, graph: Graph) -> None:
     """A fifth of the multiplications goes; shapes are inferred anew, and the outputs' stay."""
     module = Channels(ratio=0.2, multiple=1).apply(graph, work_on(graph, model.signature))
     relax.analysis.well_formed(module)
     assert str(module["main"].ret_ty) == str(graph.module["main"].ret_ty)
-    assert share_left(module, work) <= 0.8
+    assert share_left(module, work_on(graph, model.signature)) <= 0.8
