@@ -40,7 +40,7 @@ One task computes a block of tiles for all output channels, with P = m + 2:
     weight    [tiles of output channels, P * P, input channels, tile_o * c], made by
               `pack_winograd`
 
-The file is long because the two changes of basis, their cost and the kernel are one derivation.
+This file is long because the changes of basis, their cost and the kernel are one derivation.
 """
 
 import math
