@@ -141,9 +141,9 @@ def compile_model(
     run = _Run(progress or Silent(), options.dump, _phases(options))
     with scratch_folder() as scratch:
         library = scratch / LIBRARY
-        source = run("read", read_model, path)
+        source = run("read", read_model, path, options.limits)
         special = run("specialize", specialize, source.proto, options.shapes, options.freeze)
-        graph = run("simplify", simplify, special.proto)
+        graph = run("simplify", simplify, special.proto, options.limits)
         imported = run("import", import_model, graph)
         signature = imported.signature
         samples = _samples(options, graph, signature)

@@ -105,18 +105,29 @@ def _shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="NAME=VALUE",
         help="Make an input a constant; it leaves the interface.",
     )
-    return shape(freeze(command))
+    limit = click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        metavar="value=1G|file=4G|nodes=500000",
+        help="Let a model ask for larger values, more data or more nodes.  "
+        "[default: value=256M, file=2G, nodes=200000]",
+    )
+    return shape(freeze(limit(command)))
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _model_options(shapes: Sequence[str], freeze: Sequence[str]) -> dict[str, Any]:
-    from edgec.compiler.options import parse_shape, parse_value
+def _model_options(
+    shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str]
+) -> dict[str, Any]:
+    from edgec.compiler.options import parse_limits, parse_shape, parse_value
 
     return {
         "shapes": _unique("--shape", [parse_shape(text) for text in shapes]),
         "freeze": _unique("--freeze", [parse_value(text) for text in freeze]),
+        "limits": parse_limits(limits),
     }
 
 
@@ -326,6 +337,7 @@ def compile(
     output: Path | None,
     shapes: Sequence[str],
     freeze: Sequence[str],
+    limits: Sequence[str],
     inputs: Sequence[str],
     compress: str | None,
     quantize: str | None,
@@ -349,7 +361,7 @@ def compile(
     if no_parity and check_stages:
         raise UsageError("--check-stages and --no-parity contradict each other")
     options = CompileOptions(
-        **_model_options(shapes, freeze),
+        **_model_options(shapes, freeze, limits),
         inputs=_read_inputs(inputs),
         seed=seed,
         **_changes(compress, quantize, settings),
@@ -418,13 +430,18 @@ def compile(
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
 def tune(
-    model: Path, target: str, shapes: Sequence[str], freeze: Sequence[str], **rest: Any
+    model: Path,
+    target: str,
+    shapes: Sequence[str],
+    freeze: Sequence[str],
+    limits: Sequence[str],
+    **rest: Any,
 ) -> None:
     """Search for the fastest kernels of a MODEL on a target.
 
     Everything measured goes to the database at once; the same command goes on after a stop.
     """
-    tune_model(model, target, _model_options(shapes, freeze), **rest)
+    tune_model(model, target, _model_options(shapes, freeze, limits), **rest)
 
 
 @edgec.command()
@@ -596,13 +613,18 @@ def _print_bench(report: "BenchReport", profile: bool) -> None:
 @click.option("--nodes", is_flag=True, help="Say of every node whether it is supported.")
 @_json_option
 def inspect(
-    path: Path, shapes: Sequence[str], freeze: Sequence[str], nodes: bool, as_json: bool
+    path: Path,
+    shapes: Sequence[str],
+    freeze: Sequence[str],
+    limits: Sequence[str],
+    nodes: bool,
+    as_json: bool,
 ) -> None:
     """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
 
-    found = inspect_path(path, CompileOptions(**_model_options(shapes, freeze)))
+    found = inspect_path(path, CompileOptions(**_model_options(shapes, freeze, limits)))
     if isinstance(found, ModelReport):
         _print_model(found, nodes, as_json)
     elif as_json:

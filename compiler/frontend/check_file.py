@@ -56,7 +56,7 @@ def check_file(path: Path, model: onnx.ModelProto, limits: Limits) -> None:
         if sum(sizes.values()) > limits.file_bytes:
             raise LimitError(
                 f"the external data takes {in_mb(sum(sizes.values()))}; at most "
-                f"{in_mb(limits.file_bytes)} are allowed (--limit-file)"
+                f"{in_mb(limits.file_bytes)} are allowed (--limit file=SIZE)"
             )
         for name, kind in _types(model):
             _check_type(name, kind)

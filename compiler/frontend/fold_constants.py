@@ -136,7 +136,7 @@ class ConstantFolding:
             raise LimitError(
                 f"{node.name or node.outputs[0].name} ({node.op_type}) is constant and takes "
                 f"{in_mb(size)}; {in_mb(max(0, self.room))} are left for constants that the file "
-                "does not hold (--limit-value)"
+                "does not hold (--limit value=SIZE)"
             )
 
     def _take(self, node: ir.Node, size: int) -> None:

@@ -52,7 +52,7 @@ class Limits:
             extents = ",".join(map(str, shape))
             raise LimitError(
                 f"{what} [{extents}] takes {in_mb(size)}; at most {in_mb(self.value_bytes)} are "
-                "allowed for one value (--limit-value)"
+                "allowed for one value (--limit value=SIZE)"
             )
 
     def check_nodes(self, count: int) -> None:
@@ -64,7 +64,7 @@ class Limits:
         if count > self.nodes:
             raise LimitError(
                 f"the graph unfolds to {count:.3g} nodes; at most {self.nodes} are allowed "
-                "(--limit-nodes)"
+                "(--limit nodes=N)"
             )
 
 

@@ -98,7 +98,7 @@ def _read(path: Path, limits: Limits) -> bytes:
     if size is not None and size > limits.file_bytes:
         raise LimitError(
             f"model file {path} has {in_mb(size)}; at most {in_mb(limits.file_bytes)} are allowed "
-            "(--limit-file)"
+            "(--limit file=SIZE)"
         )
     try:
         return path.read_bytes()

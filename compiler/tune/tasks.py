@@ -91,9 +91,9 @@ def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
-    source = read_model(path)
+    source = read_model(path, options.limits)
     special = specialize(source.proto, options.shapes, options.freeze)
-    graph = simplify(special.proto)
+    graph = simplify(special.proto, options.limits)
     imported = import_model(graph)
     module = apply_passes(imported.module, CANONICALIZE)
     lowered = lower(pack(module, target, imported.value_names), target)

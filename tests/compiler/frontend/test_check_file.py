@@ -125,7 +125,7 @@ def test_external_data_is_bounded(tmp_path: Path) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="w.bin")
-    refused(model, tmp_path, LimitError, "--limit-file")
+    refused(model, tmp_path, LimitError, "--limit file")
 
 
 @pytest.mark.parametrize("what", ["device", "folder"])
@@ -152,7 +152,7 @@ def nested_functions(depth: int) -> onnx.ModelProto:
 
 
 def test_functions_of_exponential_size(tmp_path: Path) -> None:
-    refused(nested_functions(40), tmp_path, LimitError, "unfolds to 1.1e.12 nodes.*--limit-nodes")
+    refused(nested_functions(40), tmp_path, LimitError, "unfolds to 1.1e.12 nodes.*--limit nodes")
 
 
 def test_functions_that_call_themselves(tmp_path: Path) -> None:

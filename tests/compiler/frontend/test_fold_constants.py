@@ -159,7 +159,7 @@ def test_constants_are_bounded_before_they_are_made(nodes: list[onnx.NodeProto])
         "step": np.array(1, np.float32),
     }
     model = make_model([*nodes, node("Add", ["c", "x"], ["y"])], {"x": [1]}, ["y"], weights)
-    with pytest.raises(LimitError, match=r"takes 4.4e\+06 MB.*--limit-value"):
+    with pytest.raises(LimitError, match=r"takes 4.4e\+06 MB.*--limit value"):
         simplify(model)
 
 
