@@ -9,9 +9,10 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import onnx
+from numpy.typing import NDArray
 from tvm import IRModule
 
 from edgec.compiler.backend import build, compile_module, pack_dense, schedule
@@ -66,6 +67,7 @@ from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, k
 from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.parity.choose_inputs import choose_inputs
 from edgec.compiler.parity.compare import (
     QUANTIZED_SQNR_DB,
     ParityReport,
@@ -81,7 +83,7 @@ from edgec.compiler.passes import CANONICALIZE, Pass
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
-from edgec.compiler.runtime.inputs import check_inputs, generate_inputs, rounded_to_half
+from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target, load_target
@@ -371,11 +373,15 @@ class _Reference:
             # Random values are not what ranges were calibrated for.
             given = rounded_to_half(next(iter(samples)))
         bounds = index_bounds(graph.graph)
+
+        def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
+            return run_original(source.original, {**inputs, **special.frozen})
+
         if given:
             inputs = check_inputs(specs, given)
+            expected = run(inputs)
         else:
-            inputs = generate_inputs(specs, options.seed, bounds)
-        expected = run_original(source.original, {**inputs, **special.frozen})
+            inputs, expected = choose_inputs(specs, options.seed, bounds, run)
         depth = graph_depth(graph.graph)
         dtype = least_precise_float(graph.graph)
         tolerance = tolerance_for(dtype, depth, quantizes_activations(graph.graph))

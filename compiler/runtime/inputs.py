@@ -4,7 +4,7 @@ With them a board can verify itself, without ONNX Runtime and without the origin
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,44 @@ from edgec.compiler.ir.storage import E8M0, is_float
 from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.support.files import write_atomically
 
+DOMAINS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "any": lambda values: values,
+    # Of square roots and logarithms.
+    "positive": lambda values: np.abs(values) + np.float16(0.0625),
+    # Of arc sines, and of what grows.
+    "small": lambda values: np.abs(values) / np.float16(16),
+}
+"""What is made of standard normal numbers for models that are not defined for all of them."""
+
 
 def generate_inputs(
-    specs: Sequence[TensorSpec], seed: int, index_bounds: Mapping[str, int]
+    specs: Sequence[TensorSpec],
+    seed: int,
+    index_bounds: Mapping[str, int],
+    domain: str = "any",
 ) -> dict[str, NDArray[Any]]:
     """Seeded inputs that any model accepts.
 
     Floats are standard normal, as normalized images and features are, and rounded to float16:
     a bundle then takes half the bytes for them. Integers are below the
     input's bound, which is 2 where `index_bounds` has none: 0 and 1 are in range for anything.
+    `domain` is a name in `DOMAINS`.
     """
     random = np.random.default_rng(seed)
-    return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
+    return {
+        spec.name: _generate(spec, random, index_bounds.get(spec.name, 2), domain) for spec in specs
+    }
 
 
-def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:
+def _generate(
+    spec: TensorSpec, random: np.random.Generator, bound: int, domain: str
+) -> NDArray[Any]:
     shape = tuple(extent or 0 for extent in spec.shape)
     dtype = np.dtype(spec.dtype)
     if not is_float(dtype):
         return random.integers(0, bound, shape).astype(dtype)
     values = np.asarray(random.standard_normal(shape, np.float32)).astype(np.float16)
+    values = DOMAINS[domain](values)
     return (np.abs(values) if spec.dtype == E8M0 else values).astype(dtype)
 
 
