@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter, select, vector_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.targets.target import Target
 
@@ -50,7 +50,12 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
     The last share overlaps the one before: to look at a value twice changes nothing.
     """
     w = workload
-    combine = tirx.min if w.mode == "min" else tirx.max
+    choose = tirx.min if w.mode == "min" else tirx.max
+
+    def combine(best: Any, value: Any) -> Any:
+        """NaN if one of the two is: a comparison with NaN gives the second operand."""
+        return select(tirx.isnan(best), best, choose(best, value))
+
     share = math.ceil(w.size / w.shares)
     c = min(target.float_lanes, 2 ** int(math.log2(share)))
     e = Emitter()
