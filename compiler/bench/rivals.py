@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import ToolchainError, UsageError, did_you_mean
-from edgec.compiler.ir.signature import Signature
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Signature, Tensors
 
 CONVERT_SECONDS = 600
 

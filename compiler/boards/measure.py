@@ -11,7 +11,7 @@ from edgec.compiler.boards.instructions import InstructionCount, count_instructi
 from edgec.compiler.boards.rpc import open_session, push_bundle
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target

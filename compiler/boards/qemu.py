@@ -30,7 +30,7 @@ from edgec.compiler.boards.config import (
     qemu_board_names,
     unknown_board,
 )
-from edgec.compiler.bundle.bundle import LIBRARY
+from edgec.compiler.bundle.manifest import LIBRARY
 from edgec.compiler.codegen.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
 from edgec.compiler.support.files import locked, write_atomically

@@ -18,11 +18,11 @@ from edgec.compiler.boards.capabilities import BoardFacts
 from edgec.compiler.boards.config import LOOPBACK, Board
 from edgec.compiler.boards.relay import Relay, open_relay
 from edgec.compiler.boards.ssh import NOT_LISTENING
-from edgec.compiler.bundle.bundle import LIBRARY, Bundle
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import LIBRARY
 from edgec.compiler.errors import BoardError, BundleError
-from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import held_as
-from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.compiler.runtime.session import StepInfo
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.calibration.host_model import FloatModel, observe
+from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import shape_of
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.passes.base import shape_of
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.support.progress import Progress
 
 # Sums of each batch that are looked at, and over all batches for each input of a sum: enough for
@@ -124,7 +124,7 @@ def _measure(
     count = dict.fromkeys((o.name for o in operators), 0)
     graph = model.graph
     limits = {o.name: sums_per_batch(o, samples.count) for o in operators}
-    for values in observe(model, samples, "repair", progress):
+    for values in observe(model, samples, "moments", progress):
         for operator in operators:
             data = values[graph.names[operator.inputs[0]]]
             places = choose_sums(operator, limits[operator.name], random)

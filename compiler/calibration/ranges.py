@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.compiler.calibration.host_model import FloatModel, observe
+from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.numerics.observers import (

@@ -4,19 +4,16 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, Metric, measure
-from edgec.compiler.calibration.host_model import HostModel
-from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, measure
+from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.compress.costs import Costs, costs_of
 from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.frontend.import_graph import ImportedModel
+from edgec.compiler.ir.evaluate import Runnable
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import is_static
-from edgec.compiler.support.progress import Progress
-from edgec.targets import Target
+from edgec.compiler.ir.relax_helpers import is_static
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,7 @@ class CompressedModel:
 
 
 def compress_model(
-    module: IRModule,
-    imported: ImportedModel,
-    target: Target,
-    options: CompressOptions,
-    samples: Samples | None,
-    metric: Metric,
-    progress: Progress,
+    module: IRModule, options: CompressOptions, context: ModelContext
 ) -> CompressedModel:
     """Compress a canonical module.
 
@@ -74,26 +65,28 @@ def compress_model(
             "shapes in this model depend on data; compression needs static ones: "
             "compile without --compress"
         )
-    original = Graph(module, imported.value_names)
-    work = Work(original, imported.signature, target, samples, metric, progress, options.checkpoint)
+    original = Graph(module, context.value_names)
+    work = Work.of(context, original, options.checkpoint)
+    samples = context.samples
     measured, batches = samples.limited(MAX_MEASURED) if samples is not None else None, 0
     timed = options.report is not None
-    models, results = [], []
+    models: list[Runnable] = []
+    results: list[StepResult] = []
     if measured is not None or timed:
-        models.append(HostModel(module, imported.signature))
+        models.append(context.evaluate(module, context.signature))
     for step in options.recipe.step:
-        module = step.apply(Graph(module, imported.value_names), work)
-        costs = costs_of(Graph(module, imported.value_names))
+        module = step.apply(Graph(module, context.value_names), work)
+        costs = costs_of(Graph(module, context.value_names))
         accuracy = None
         if models:
-            models.append(HostModel(module, imported.signature))
+            models.append(context.evaluate(module, context.signature))
             if measured is not None:
                 run = models[0].run, models[-1].run
-                accuracy, batches = measure(*run, measured, metric)
+                accuracy, batches = measure(*run, measured, context.metric)
         results.append(StepResult(step, costs, accuracy))
     before = None
     if timed:
-        before, *times = latencies_ms(models, imported.signature)
+        before, *times = latencies_ms(models, context.inputs)
         pairs = zip(results, times, strict=True)
         results = [replace(result, latency_ms=after) for result, after in pairs]
     return CompressedModel(module, costs_of(original), tuple(results), batches, before)

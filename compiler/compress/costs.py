@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import shape_of
-from edgec.compiler.quantize.plan import Operator, find_operators
+from edgec.compiler.ir.relax_helpers import shape_of
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,15 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from edgec.compiler.calibration.host_model import HostModel
-from edgec.compiler.ir.signature import Signature
-from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.ir.evaluate import Runnable
+from edgec.compiler.ir.signature import Tensors
 
 # Runs of each model; the median counts.
 RUNS = 30
 
 
-def latencies_ms(models: Sequence[HostModel], signature: Signature) -> list[float]:
-    """Median time of an inference of each model, with one thread [ms]."""
-    inputs = generate_inputs(signature.inputs, 0, {})
+def latencies_ms(models: Sequence[Runnable], inputs: Tensors) -> list[float]:
+    """Measure the median time of an inference of each model, with one thread [ms]."""
     times: list[list[float]] = [[] for _ in models]
     for _ in range(RUNS):
         for model, own in zip(models, times, strict=True):

@@ -31,12 +31,12 @@ from edgec.compiler.calibration.moments import (
 from edgec.compiler.compress.staged_model import StagedModel
 from edgec.compiler.compress.step import Work
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph, operands
+from edgec.compiler.ir.relax_helpers import value_of
 from edgec.compiler.ir.rewrite import with_bias, with_weight, with_weights
+from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.passes.base import value_of
-from edgec.compiler.quantize.encode import from_rows, to_rows
-from edgec.compiler.quantize.plan import Operator, find_operators
 
 # Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
@@ -89,8 +89,12 @@ def reconstruct(
     ):
         for side in ("left", "right"):
             (Path(folder) / side).mkdir()
-        changed = StagedModel(graph, work.signature, inputs, samples, Path(folder) / "left")
-        original = StagedModel(teacher, work.signature, outputs, samples, Path(folder) / "right")
+        changed = StagedModel(
+            graph, work.signature, inputs, samples, Path(folder) / "left", work.evaluate
+        )
+        original = StagedModel(
+            teacher, work.signature, outputs, samples, Path(folder) / "right", work.evaluate
+        )
         for number, stage in enumerate(stages):
             changed.run(number, repaired)
             original.run(number, {})

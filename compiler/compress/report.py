@@ -1,6 +1,5 @@
 """The report of a compression: what each step gained and cost, by layer."""
 
-import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,17 +7,24 @@ from typing import Any
 
 from edgec.compiler.compress.compressor import CompressedModel, StepResult
 from edgec.compiler.compress.costs import Costs
-from edgec.compiler.lowering.sparse_report import KernelRow
 from edgec.compiler.support.html_report import STYLE, save_report
 
 
-def report_fields(model: CompressedModel, kernels: Sequence[KernelRow] = ()) -> dict[str, Any]:
-    """Everything that is known about a compression, as plain values."""
+def report_fields(
+    model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return everything that is known about a compression, as plain values.
+
+    Args:
+        model: the compressed model.
+        kernels: for each operator with many zeros its name, density, whether it runs sparse, and
+            the reason.
+    """
     return {
         "batches": model.measured,
         "before": {**_costs(model.before), "latency_ms": model.latency_before_ms},
         "steps": [_step(result) for result in model.steps],
-        "kernels": [dataclasses.asdict(row) for row in kernels],
+        "kernels": list(kernels),
     }
 
 
@@ -54,7 +60,9 @@ def _costs(costs: Costs) -> dict[str, Any]:
     }
 
 
-def write_report(path: Path, model: CompressedModel, kernels: Sequence[KernelRow] = ()) -> None:
+def write_report(
+    path: Path, model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Write a .json or .html file.
 
     Args:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.samples import Sample
+from edgec.compiler.ir.evaluate import Evaluate
 from edgec.compiler.ir.graph import Graph, operands, substituted
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of, value_of
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.passes.base import dtype_of, shape_of, value_of
 
 
 class StagedModel:
@@ -27,6 +27,7 @@ class StagedModel:
         wanted: for each stage, variables of the graph.
         samples: by number.
         folder: that values are kept in.
+        evaluate: compiles the stages.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class StagedModel:
         wanted: Sequence[Sequence[Any]],
         samples: Sequence[Sample],
         folder: Path,
+        evaluate: Evaluate,
     ) -> None:
         self._graph = graph
         self._wanted = wanted
         self._folder = folder
+        self._evaluate = evaluate
         self._samples = samples
         self._inputs = {v: s.name for v, s in zip(graph.parameters, signature.inputs, strict=True)}
         self._numbers = {v: i for i, (v, _) in enumerate(graph.bindings)}
@@ -93,7 +96,7 @@ class StagedModel:
         if kept:
             module = _module(graph, [*constants, *mine], given, kept)
             ins, outs = (tuple(map(self._spec, variables)) for variables in (given, kept))
-            model = HostModel(module, Signature(ins, outs))
+            model = self._evaluate(module, Signature(ins, outs))
             for sample in range(len(self._samples)):
                 values = model.run({self._name(v): self.value(v, sample) for v in given})
                 for variable in kept:

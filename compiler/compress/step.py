@@ -3,42 +3,34 @@
 import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from tvm import IRModule
 
-from edgec.compiler.calibration.accuracy import Metric
-from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.calibration.context import ModelContext
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.signature import Signature
-from edgec.compiler.quantize.plan import Operator, find_operators
-from edgec.compiler.support.progress import Progress
-from edgec.targets import Target
 
 
-@dataclass(frozen=True)
-class Work:
+@dataclass(frozen=True, kw_only=True)
+class Work(ModelContext):
     """What steps share.
 
     Attributes:
         original: the canonical module before any step; the teacher of distillation.
-        signature: of the model.
-        target: that the model is compressed for.
-        samples: unlabelled inputs; None if none were given.
-        metric: agreement of two models' outputs, 0..1.
-        progress: shown what takes long.
         checkpoint: file in which training is kept; None keeps none.
     """
 
     original: Graph
-    signature: Signature
-    target: Target
-    samples: Samples | None
-    metric: Metric
-    progress: Progress
     checkpoint: Path | None = None
+
+    @classmethod
+    def of(cls, context: ModelContext, original: Graph, checkpoint: Path | None = None) -> "Work":
+        """Add to a context what steps share."""
+        shared = {f.name: getattr(context, f.name) for f in fields(ModelContext)}
+        return cls(**shared, original=original, checkpoint=checkpoint)
 
 
 class Step(BaseModel, ABC):

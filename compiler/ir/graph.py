@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import dtype_of, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of, value_of
 
 
 @dataclass(frozen=True)

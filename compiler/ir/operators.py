@@ -4,18 +4,12 @@ Relax takes operators registered from Python, with their type inference and thei
 
 Composite activations are what networks spell out in several nodes. As one operator the later
 stages see what the network means: one epilogue to fuse, one function to tabulate.
-
-Kernel operators stand for one call of a kernel template. They carry the template's workload as
-text, so that a dump shows all there is to know, and have no legalization: the schedule stage
-turns each into code.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from tvm import ir, relax, te, tirx
-
-from edgec.compiler.kernels.templates import TEMPLATES
 
 
 def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
@@ -146,7 +140,8 @@ def _same_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return call.args[0].ty
 
 
-def _register(name: str, infer: Any, legalize: Any = None) -> None:
+def register(name: str, infer: Any, legalize: Any = None) -> None:
+    """Register an operator with its type inference and its legalization, if it has one."""
     ir.op._ffi_api.RegisterOp(name, "an operator of edgec")
     ir.register_op_attr(name, "FInferType", infer)
     if legalize is not None:
@@ -155,41 +150,10 @@ def _register(name: str, infer: Any, legalize: Any = None) -> None:
     ir.register_op_attr(name, "TScriptPrinterName", name)
 
 
-def kernel_call(
-    operator: str,
-    arguments: Sequence[relax.Expr],
-    workload: str,
-    shape: Sequence[int],
-    dtype: str = "float32",
-    label: str = "",
-) -> relax.Call:
-    """A call of a kernel template.
-
-    Args:
-        operator: key in `edgec.compiler.kernels.templates.TEMPLATES`.
-        arguments: operands in the order of the kernel's buffers, without the output.
-        workload: the workload as text.
-        shape: of the result.
-        dtype: of the result.
-        label: the value that it computes, for people.
-    """
-    attributes = {"workload": workload, "shape": list(shape), "dtype": dtype, "label": label}
-    return relax.Call(
-        ir.Op.get(operator), list(arguments), ir.make_node("ir.DictAttrs", **attributes)
-    )
-
-
-def _kernel_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
-    shape = [int(extent) for extent in call.attrs["shape"]]
-    return relax.TensorType(shape, str(call.attrs["dtype"]))
-
-
 def _decoded_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return relax.TensorType([int(extent) for extent in call.attrs["shape"]], "float32")
 
 
-_register("edgec.decode_weight", _decoded_type, _legalize_decode_weight)
-_register("edgec.hard_sigmoid", _same_type, _legalize_hard_sigmoid)
-_register("edgec.hard_swish", _same_type, _legalize_hard_swish)
-for _name in TEMPLATES:
-    _register(_name, _kernel_type)
+register("edgec.decode_weight", _decoded_type, _legalize_decode_weight)
+register("edgec.hard_sigmoid", _same_type, _legalize_hard_sigmoid)
+register("edgec.hard_swish", _same_type, _legalize_hard_swish)

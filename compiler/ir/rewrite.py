@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import constant
+from edgec.compiler.ir.relax_helpers import constant
 
 
 def with_weights(

@@ -1,8 +1,11 @@
 """What a model takes and gives: names, shapes and dtypes, without any framework's types."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,6 @@ def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))
+
+
+Tensors = Mapping[str, NDArray[Any]]

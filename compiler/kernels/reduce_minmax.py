@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, select, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import undecided
+from edgec.compiler.kernels.vectors import select, vector_dtype
 from edgec.targets.target import Target
 
 # Vectors of one task, and in flight: one alone would wait for its own latency.
@@ -58,7 +60,7 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
 
     share = math.ceil(w.size / w.shares)
     c = min(target.float_lanes, 2 ** int(math.log2(share)))
-    e = Emitter()
+    e = Emitter(target)
     data = e.buffer("data", w.size, "float32")
     output = e.buffer("output", w.shares, "float32")
     with e.tasks() as task:
@@ -86,3 +88,6 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
             e.store(single, 0, combine(e.load(single, 0), e.load(spill, lane)))
         e.store(output, task, e.load(single, 0))
     return Kernel(e.function(name), w.shares)
+
+
+TEMPLATE = undecided(ExtremeWorkload, emit_extreme)

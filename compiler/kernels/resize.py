@@ -6,16 +6,15 @@ coordinate convention is the same kernel.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, broadcast
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import undecided
+from edgec.compiler.kernels.vectors import broadcast
 from edgec.targets.target import Target
 
 
@@ -49,59 +48,6 @@ class ResizeWorkload:
         return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.taps)
 
 
-def resize_table(
-    before: int, after: int, method: str, coordinates: str, rounding: str
-) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-    """Source positions and weights of each output position along one dimension.
-
-    Args:
-        before: input extent.
-        after: output extent.
-        method: `nearest_neighbor` or `linear`.
-        coordinates: where an output position lies in the input: `half_pixel`,
-            `pytorch_half_pixel`, `asymmetric` or `align_corners`.
-        rounding: of nearest: `floor`, `ceil`, `round_prefer_floor`, `round_prefer_ceil`, `round`
-            (which prefers even).
-
-    Returns:
-        Positions and weights, both [after, taps]; None for a mode that is not known here.
-    """
-    at = np.arange(after, dtype=np.float64)
-    scale = before / after
-    if coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and after > 1):
-        at = (at + 0.5) * scale - 0.5
-    elif coordinates == "pytorch_half_pixel":
-        at = at * 0
-    elif coordinates == "asymmetric":
-        at = at * scale
-    elif coordinates == "align_corners":
-        at = at * ((before - 1) / (after - 1) if after > 1 else 0)
-    else:
-        return None
-    if method == "nearest_neighbor":
-        if rounding not in _ROUNDING:
-            return None
-        nearest = np.clip(_ROUNDING[rounding](at), 0, before - 1)
-        return nearest.astype(np.int32)[:, None], np.ones((after, 1), np.float32)
-    if method != "linear":
-        return None
-    low = np.floor(at)
-    share = at - low
-    positions = np.clip(np.stack([low, low + 1], axis=1), 0, before - 1)
-    weights = np.stack([1 - share, share], axis=1)
-    return positions.astype(np.int32), weights.astype(np.float32)
-
-
-_ROUNDING: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "": np.rint,
-    "ceil": np.ceil,
-    "floor": np.floor,
-    "round": np.rint,
-    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-}
-
-
 def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel.
 
@@ -111,7 +57,7 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
     w, c = workload, target.float_lanes
     blocks = math.ceil(w.channels / c)
     taps_h, taps_w = w.taps
-    e = Emitter()
+    e = Emitter(target)
     data = e.buffer("data", w.batch * blocks * w.in_h * w.in_w * c, w.dtype)
     rows = e.buffer("rows", w.out_h * taps_h, "int32")
     row_weights = e.buffer("row_weights", w.out_h * taps_h, "float32")
@@ -144,3 +90,6 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
                 total = mixed if total is None else total + mixed
             e.store(output, (task * w.out_w + column) * c, total)
     return Kernel(e.function(name), w.batch * blocks * w.out_h)
+
+
+TEMPLATE = undecided(ResizeWorkload, emit_resize)

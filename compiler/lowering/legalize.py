@@ -13,7 +13,7 @@ import tvm
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
-from edgec.compiler.passes.base import is_static, op_name, substitute
+from edgec.compiler.ir.relax_helpers import is_static, op_name, substitute
 from edgec.targets.target import Target
 
 KEPT_SMALL = ("relax.dequantize", "edgec.decode_weight")

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import is_float
-from edgec.compiler.parity.compare import Tensors
 from edgec.compiler.runtime.inputs import DOMAINS, generate_inputs
 
 

@@ -5,18 +5,15 @@ output, and each is compared, in order, with what ONNX Runtime computes there.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import onnx
 from tvm import IRModule, relax
 
-from edgec.compiler.backend import compile_module
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors, Tolerance, compare
+from edgec.compiler.ir.evaluate import Evaluate
+from edgec.compiler.ir.relax_helpers import shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
+from edgec.compiler.parity.compare import Tolerance, compare
 from edgec.compiler.parity.oracle import run_original
-from edgec.compiler.passes.base import shape_of
-from edgec.compiler.runtime.session import open_session
-from edgec.targets import Target
 
 
 def first_divergence(
@@ -25,10 +22,9 @@ def first_divergence(
     graph: onnx.ModelProto,
     inputs: Tensors,
     tolerance: Tolerance,
-    host: Target,
-    scratch: Path,
+    evaluate: Evaluate,
 ) -> str | None:
-    """The ONNX name of the first value of a module that is out of tolerance.
+    """Return the ONNX name of the first value of a module that is out of tolerance.
 
     Args:
         module: a Relax module from before lowering.
@@ -36,21 +32,18 @@ def first_divergence(
         graph: the simplified ONNX model that the module stands for.
         inputs: test inputs.
         tolerance: of the whole model.
-        host: target that runs here.
-        scratch: folder for the library.
+        evaluate: compiles a module for this machine.
 
     Returns:
         Its name and operator, or None if no value of the module is off.
     """
     expected = _all_values(graph, inputs)
     exposed, specs = _expose(module, value_names, expected)
-    library = scratch / "exposed.so"
     signature = Signature(
         tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in inputs.items()),
         specs,
     )
-    executor = compile_module(exposed, signature, host, library)
-    actual = open_session(library, host, signature, executor).run(inputs)
+    actual = evaluate(exposed, signature).run(inputs)
     producers = {name: node for node in graph.graph.node for name in node.output}
     for spec in specs:
         name = spec.name

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import ModelFileError
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_session
 
 

@@ -7,8 +7,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.ir.signature import Signature
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.passes.expand_weights import ExpandWeights
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import CallRewriter, Pass, constant, op_name, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 FEW_CHANNELS = 16
 

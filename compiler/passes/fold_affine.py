@@ -19,15 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import (
-    CallRewriter,
-    Pass,
-    constant,
-    dtype_of,
-    scalar_of,
-    shape_of,
-    value_of,
-)
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, scalar_of, shape_of, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 # Operator to (axis of output channels in its result from the front or the back, axis of the
 # output channels in its weight). Transposed convolutions have weights [I, O/groups, ...].

@@ -14,15 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import (
-    CallRewriter,
-    Pass,
-    constant,
-    log,
-    op_name,
-    shape_of,
-    value_of,
-)
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass, log
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import CallRewriter, Pass, op_name, scalar_of, value_of
+from edgec.compiler.ir.relax_helpers import op_name, scalar_of, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,8 @@ import numpy as np
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.operators import hard_sigmoid, hard_swish
-from edgec.compiler.passes.base import (
-    CallRewriter,
-    Pass,
-    constant,
-    dtype_of,
-    op_name,
-    scalar_of,
-    shape_of,
-)
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, shape_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 # Exporters round their constants to float32, or write 1.4142.
 _RELATIVE = 1e-4

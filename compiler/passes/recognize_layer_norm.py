@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import (
-    CallRewriter,
-    Pass,
+from edgec.compiler.ir.relax_helpers import (
     constant,
     dtype_of,
     op_name,
@@ -21,6 +19,7 @@ from edgec.compiler.passes.base import (
     shape_of,
     value_of,
 )
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 
 @dataclass(frozen=True)

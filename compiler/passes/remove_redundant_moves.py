@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import CallRewriter, Pass, constant, op_name, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
 

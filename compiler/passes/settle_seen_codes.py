@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import tvm
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import CallRewriter, Pass, op_name
+from edgec.compiler.ir.relax_helpers import op_name
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 
 @dataclass(frozen=True)

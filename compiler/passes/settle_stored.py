@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
 from edgec.compiler.numerics.pair_sums import GROUP
-from edgec.compiler.passes.base import CallRewriter, Pass, constant, op_name, shape_of, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 # Kernels take codes as their weights.
 _PRODUCTS = (

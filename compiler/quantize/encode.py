@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.affine import (
     ChannelWeight,
     Floats,
@@ -24,7 +26,7 @@ from edgec.compiler.numerics.affine import (
 )
 from edgec.compiler.numerics.observers import Range
 from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook
-from edgec.compiler.quantize.plan import Operator, Plan
+from edgec.compiler.quantize.plan import Plan
 from edgec.compiler.quantize.recipe import Recipe, Resolved
 
 
@@ -153,20 +155,3 @@ def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:
     if recipe.weights == "log2":
         return quantize_log2(rows, recipe.weight_group)
     return quantize_groups(rows, recipe.weight_group, symmetric=recipe.symmetric_weights)
-
-
-def to_rows(array: Floats, operator: Operator) -> Floats:
-    """Weights as [rows, columns].
-
-    A row is an index of the first axis, for a matrix product of the last: an output channel.
-    """
-    if operator.kind == "matmul":
-        return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
-    return array.reshape(len(array), -1)
-
-
-def from_rows(rows: Floats, operator: Operator) -> Floats:
-    """The inverse of `to_rows`."""
-    assert operator.weight is not None
-    shape = operator.weight.array.shape
-    return np.ascontiguousarray(rows.T if operator.kind == "matmul" else rows).reshape(shape)

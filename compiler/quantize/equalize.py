@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import IRModule
 
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.ir.rewrite import with_weights
-from edgec.compiler.passes.base import op_name
-from edgec.compiler.quantize.plan import Operator, find_operators
 
 SWEEPS = 20
 SETTLED = 1e-3

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax
 
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.operators import decode_weight
+from edgec.compiler.ir.relax_helpers import constant, shape_of, value_of
 from edgec.compiler.numerics.affine import ChannelWeight, Codes, Floats, Scale
-from edgec.compiler.passes.base import Pass, constant, shape_of, value_of
+from edgec.compiler.passes.base import Pass
 from edgec.compiler.quantize.codebook import CodebookWeight
 from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight
-from edgec.compiler.quantize.plan import Operator
 
 op = relax.op
 

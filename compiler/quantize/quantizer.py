@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, Metric, measure
-from edgec.compiler.calibration.host_model import FloatModel, HostModel
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, measure
+from edgec.compiler.calibration.context import ModelContext
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.ranges import calibrate, count_values, read_ranges, write_ranges
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.signature import Signature
+from edgec.compiler.ir.relax_helpers import is_static
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.numerics.observers import Histogram, Range
-from edgec.compiler.passes.base import is_static
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
-from edgec.compiler.quantize.float_fallbacks import Island, float_islands
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.plan import Plan, make_plan
@@ -30,7 +30,6 @@ from edgec.compiler.quantize.sensitivity import (
     operators_to_keep_float,
 )
 from edgec.compiler.support.progress import Progress
-from edgec.targets import Target
 
 # Below this a quantized model answers something else than the float one.
 FLOOR_DB = 3.0
@@ -48,8 +47,8 @@ class QuantizedModel:
         sensitivity: of each operator, the worst first; empty if it was not measured.
         kept_float: names of operators that returned to float.
         choices: the side of each operator that gives up bits, by name, where the target wants it.
-        islands: everything that computes on floats.
         histograms: of the float values that become codes, by name, if a report is wanted.
+        outputs: of the module for the context's inputs, by float kernels; None without samples.
     """
 
     module: IRModule
@@ -59,22 +58,20 @@ class QuantizedModel:
     sensitivity: tuple[Sensitivity, ...]
     kept_float: tuple[str, ...]
     choices: Mapping[str, Choice]
-    islands: tuple[Island, ...]
     histograms: Mapping[str, Histogram]
+    outputs: Tensors | None = None
 
 
 def quantize_model(
-    module: IRModule,
-    value_names: Mapping[str, str],
-    signature: Signature,
-    target: Target,
-    options: QuantizeOptions,
-    samples: Samples | None,
-    metric: Metric,
-    model_sha256: str,
-    progress: Progress,
+    module: IRModule, options: QuantizeOptions, context: ModelContext, model_sha256: str
 ) -> QuantizedModel:
     """Quantize a canonical module.
+
+    Args:
+        module: the canonical module.
+        options: what is quantized.
+        context: the model's interface, its data, and what evaluates it.
+        model_sha256: digest of the ONNX file, which cached ranges belong to.
 
     Raises:
         UnsupportedModelError: shapes depend on data.
@@ -86,29 +83,35 @@ def quantize_model(
             "shapes in this model depend on data; quantization needs static ones: "
             "compile without --quantize"
         )
+    signature, samples, progress = context.signature, context.samples, context.progress
     if options.recipe.equalize:
-        module = equalize(Graph(module, value_names))
-    graph = Graph(module, value_names)
-    resolved = resolve(options.recipe, target)
+        module = equalize(Graph(module, context.value_names))
+    graph = Graph(module, context.value_names)
+    resolved = resolve(options.recipe, context.target)
     plan = make_plan(graph, resolved.recipe)
     float_model = None
     if samples is not None:
         read = [operator.inputs[0] for operator in plan.weighted()]
-        float_model = FloatModel(graph, signature, [*plan.tensors, *read])
+        float_model = FloatModel(graph, signature, [*plan.tensors, *read], context.evaluate)
     ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
     choices: dict[str, Choice] = {}
     if resolved.chooses and samples is not None and float_model is not None:
         choices = choose_sides(plan, resolved, ranges, float_model, samples, progress)
         sides = {name: choice.side for name, choice in choices.items()}
         resolved = replace(resolved, sides=sides)
-    quantization = _numbers(graph, resolved, ranges, options, float_model, samples, frozenset())
+    quantization = _numbers(
+        graph, resolved, ranges, options, float_model, samples, frozenset(), progress
+    )
     # Read anew each time: memory holds one batch.
     measured = samples.limited(MAX_MEASURED) if samples is not None else None
     batches = 0
+    outputs: Tensors | None = None
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
     if measured is not None and (options.has_bar or options.report is not None):
-        switched = SwitchedModel(quantization, signature, list(measured), metric)
+        switched = SwitchedModel(
+            quantization, signature, list(measured), context.metric, context.evaluate
+        )
         ranked = tuple(switched.rank(progress))
         if options.has_bar:
             bars = (options.max_drop, options.min_sqnr_db)
@@ -117,10 +120,10 @@ def quantize_model(
     while True:
         if floats:
             quantization = _numbers(
-                graph, resolved, ranges, options, float_model, samples, frozenset(floats)
+                graph, resolved, ranges, options, float_model, samples, frozenset(floats), progress
             )
         result = InsertQuantization(quantization)(module)
-        accuracy, batches = _accuracy(float_model, result, signature, measured, metric)
+        accuracy, batches, outputs = _accuracy(float_model, result, measured, context)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
@@ -132,7 +135,6 @@ def quantize_model(
             f"nothing is left of the float model: {_reached(accuracy)}, at least {FLOOR_DB:g} dB "
             "are expected; check the samples and their preprocessing, or take a finer recipe"
         )
-    islands = tuple(float_islands(quantization, floats))
     histograms: Mapping[str, Histogram] = {}
     if options.report is not None and float_model is not None and samples is not None:
         names = [graph.names[variable] for variable in quantization.plan.tensors]
@@ -145,8 +147,8 @@ def quantize_model(
         ranked,
         floats,
         choices,
-        islands,
         histograms,
+        outputs,
     )
 
 
@@ -184,23 +186,26 @@ def _numbers(
     model: FloatModel | None,
     samples: Samples | None,
     floats: frozenset[str],
+    progress: Progress,
 ) -> Quantization:
     plan = make_plan(graph, resolved.recipe, floats)
     quantization = quantize_numbers(plan, resolved, ranges)
     if not options.repair:
         return quantization
-    return repair(quantization, model, samples, options.rounding)
+    return repair(quantization, model, samples, options.rounding, progress)
 
 
 def _accuracy(
     floats: FloatModel | None,
     quantized: IRModule,
-    signature: Signature,
     samples: Samples | None,
-    metric: Metric,
-) -> tuple[Accuracy | None, int]:
-    """Against the float model, and the number of batches."""
+    context: ModelContext,
+) -> tuple[Accuracy | None, int, Tensors | None]:
+    """Against the float model, the number of batches, and the outputs for the test inputs."""
     if floats is None or samples is None:
-        return None, 0
-    rounded = HostModel(ExpandWeights()(quantized), signature)
-    return measure(floats.results, rounded.run, samples, metric)
+        return None, 0, None
+    rounded = context.evaluate(ExpandWeights()(quantized), context.signature)
+    accuracy, batches = measure(
+        floats.results, rounded.run, samples, context.metric, context.progress
+    )
+    return accuracy, batches, rounded.run(context.inputs) if context.inputs else None

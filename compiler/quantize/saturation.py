@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgec.compiler.calibration.host_model import FloatModel, observe
+from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.numerics.affine import (
     ChannelWeight,
     Scale,
@@ -26,7 +27,7 @@ from edgec.compiler.numerics.affine import (
 )
 from edgec.compiler.numerics.observers import Range
 from edgec.compiler.quantize.encode import quantize_numbers, store_weight
-from edgec.compiler.quantize.plan import Operator, Plan
+from edgec.compiler.quantize.plan import Plan
 from edgec.compiler.quantize.recipe import Resolved, Side
 from edgec.compiler.support.progress import Progress
 

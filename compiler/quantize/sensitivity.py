@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgec.compiler.calibration.accuracy import Accuracy, Comparison, Metric
-from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.samples import Sample
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.evaluate import Evaluate
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.switch_qdq import SWITCHES, SwitchQuantization
 from edgec.compiler.support.progress import Progress, Silent
 
@@ -45,6 +44,7 @@ class SwitchedModel:
         signature: Signature,
         samples: Sequence[Sample],
         metric: Metric,
+        evaluate: Evaluate,
     ) -> None:
         self.operators = [
             o for o in quantization.plan.operators if o.keep != "float" and not o.shares_scale
@@ -52,7 +52,7 @@ class SwitchedModel:
         module = SwitchQuantization(quantization, self.operators)()
         switches = TensorSpec(SWITCHES, (len(self.operators),), "float32")
         inputs = (*signature.inputs, switches)
-        self._model = HostModel(module, Signature(inputs, signature.outputs))
+        self._model = evaluate(module, Signature(inputs, signature.outputs))
         self._samples = samples
         self._metric = metric
         self._float = [self._run(sample, ()) for sample in samples]

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax
 
-from edgec.compiler.passes.base import constant
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.insert_qdq import rounded
-from edgec.compiler.quantize.plan import Operator
 
 op = relax.op
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.compiler.errors import OutputError, ToolchainError
-from edgec.compiler.tune.session import TuneReport
+from edgec.compiler.tune.report_data import TuneReport
 from edgec.targets.target import Target
 
 _PAGE = """\

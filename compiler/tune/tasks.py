@@ -6,23 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
-from edgec.compiler.frontend.import_graph import import_model
+from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
-from edgec.compiler.frontend.onnx_file import read_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import Signature
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.targets.target import Target
 
@@ -84,27 +82,25 @@ class Plan:
     tasks: tuple[Task, ...]
 
 
-def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
+def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions) -> Plan:
     """Everything that a compile does before it chooses decisions, and the list of kernels.
 
     Raises:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
-    source = read_model(path, options.limits)
-    special = specialize(source.proto, options.shapes, options.freeze)
-    graph = simplify(special.proto, options.limits)
-    imported = import_model(graph)
-    module = apply_passes(imported.module, CANONICALIZE)
-    lowered = lower(pack(module, target, imported.value_names), target)
-    program = schedule(lowered, module, target, imported.signature)
+    canonical = canonical_model(model, options.shapes, options.freeze, options.limits)
+    module, signature = canonical.module, canonical.signature
+    lowered = lower(pack(module, target, canonical.value_names), target)
+    program = schedule(lowered, module, target, signature)
     if not isinstance(program, Program):
         raise UnsupportedModelError(
             "shapes in this model depend on data, so its kernels have no sizes to tune for; "
             "freeze the input that they depend on (--freeze)"
         )
-    inputs = generate_inputs(imported.signature.inputs, options.seed, index_bounds(graph.graph))
-    return Plan(program, imported.signature, inputs, _tasks(program, target))
+    bounds = index_bounds(canonical.graph.graph)
+    inputs = generate_inputs(signature.inputs, options.seed, bounds)
+    return Plan(program, signature, inputs, _tasks(program, target))
 
 
 def _tasks(program: Program, target: Target) -> tuple[Task, ...]:
@@ -120,7 +116,7 @@ def _tasks(program: Program, target: Target) -> tuple[Task, ...]:
     for number, key in enumerate(ordered):
         template = TEMPLATES[key.operator]
         first = program.steps[steps[key][0]]
-        default = template.default(from_text(template.workload, key.workload), target)
+        default = default_decide(key.operator, from_text(template.workload, key.workload), target)
         tasks.append(
             Task(
                 number,

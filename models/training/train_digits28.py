@@ -20,13 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from edgec.compiler.compress.autodiff.gradient import Network, Parameter
 from edgec.compiler.compress.training import Arrays, Schedule, State, descend
-from edgec.compiler.frontend.import_graph import import_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.quantize.plan import find_operators
 from edgec.models.zoo.digits28 import CLASSES, LAYERS, build_graph, pack_weights, unpack_weights
 
 SEED = 0
@@ -75,9 +71,8 @@ class _Training:
     """The network, and its weights in the order of the graph."""
 
     def __init__(self) -> None:
-        special = specialize(build_graph(initial_weights()), {"image": (1, 1, 28, 28)}, {})
-        imported = import_model(simplify(special.proto))
-        graph = Graph(apply_passes(imported.module, CANONICALIZE), imported.value_names)
+        model = canonical_model(build_graph(initial_weights()), {"image": (1, 1, 28, 28)})
+        graph = Graph(model.module, model.value_names)
         self.parameters: dict[Parameter, np.ndarray] = {}
         for operator in find_operators(graph):
             if operator.weight is not None and operator.bias is not None:

@@ -33,7 +33,7 @@ from photographs import (
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.calibration.accuracy import Comparison
 from edgec.compiler.calibration.samples import Sample, SampleOptions, Samples
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import ROUNDINGS, QuantizeOptions
 from edgec.compiler.quantize.recipe import load_recipe as load_quantization
 from edgec.models import Recipe, load_recipe

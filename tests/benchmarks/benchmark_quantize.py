@@ -28,7 +28,7 @@ from edgec.compiler.bench.compare import take_turns
 from edgec.compiler.bench.rivals import RIVALS, Rival
 from edgec.compiler.calibration.samples import Preprocess, SampleOptions, Samples, open_samples
 from edgec.compiler.frontend.specialize import specialize
-from edgec.compiler.parity.compare import Tensors
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.recipe import load_recipe as load_quantization
 from edgec.models import load_recipe

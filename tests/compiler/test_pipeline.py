@@ -9,8 +9,9 @@ from tvm import IRModule, relax
 import edgec.compiler.pipeline as pipeline
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.errors import ParityError, TensorInputError, UnsupportedModelError
+from edgec.compiler.ir.relax_helpers import constant, value_of
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import CallRewriter, Pass, constant, value_of
+from edgec.compiler.passes.base import CallRewriter, Pass
 
 SHAPES = {"image": (1, 1, 8, 8)}
 

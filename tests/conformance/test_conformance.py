@@ -8,21 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conformance.conformance import (
+from conformance.attempt import run_edgec
+from conformance.cases import Case, Outcome, load_cases
+from conformance.comparison import difference
+from conformance.known import (
     KNOWN,
-    Case,
     Known,
-    Outcome,
-    Workers,
     check_known,
-    difference,
-    load_cases,
     read_known,
-    run_edgec,
-    run_onnxruntime,
     update_known,
     write_known,
 )
+from conformance.rival import run_onnxruntime
+from conformance.worker import Workers
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
+from support.contexts import model_context
 from tvm import IRModule
 
-from edgec.compiler.calibration.host_model import HostModel
+from edgec.compiler.backend import evaluate_here
+from edgec.compiler.calibration.accuracy import Metric, same_top1
+from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples, samples_from_tensors
-from edgec.compiler.frontend.import_graph import ImportedModel, import_model
-from edgec.compiler.frontend.onnx_file import read_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.frontend.import_graph import ImportedModel
+from edgec.compiler.support.progress import Progress
 
 BATCH = 50
 TEST_IMAGES = 450
@@ -43,18 +43,32 @@ class DigitsModel:
 
     def top1(self, module: IRModule) -> float:
         """Share of the test images that a changed module knows."""
-        model = HostModel(module, self.imported.signature)
+        model = evaluate_here(module, self.imported.signature)
         batches = self.test.reshape(-1, BATCH, 1, 8, 8)
         answers = [model.run({"image": batch})["logits"].argmax(axis=1) for batch in batches]
         return float(np.mean(np.concatenate(answers) == self.labels))
 
+    def context(
+        self,
+        target: str = "native",
+        metric: Metric = same_top1,
+        progress: Progress | None = None,
+    ) -> ModelContext:
+        """What a step is handed, with the samples."""
+        return model_context(
+            self.imported.signature,
+            self.samples,
+            target=target,
+            value_names=self.imported.value_names,
+            metric=metric,
+            progress=progress,
+        )
+
 
 def digits_model(path: Path) -> DigitsModel:
     """From the ONNX file."""
-    source = read_model(path)
-    special = specialize(source.proto, {"image": (BATCH, 1, 8, 8)}, {})
-    imported = import_model(simplify(special.proto))
-    module = apply_passes(imported.module, CANONICALIZE)
+    canonical = canonical_model(path, {"image": (BATCH, 1, 8, 8)})
+    imported, module = canonical.imported, canonical.module
     data = load_digits()
     images = (data.images / 16).astype(np.float32)[:, None]
     samples = samples_from_tensors(

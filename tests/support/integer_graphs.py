@@ -13,11 +13,11 @@ from edgec.compiler.backend import pack
 from edgec.compiler.codegen.build import build_program
 from edgec.compiler.ir.operators import hard_swish
 from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.kernels.emit.requantize import Requantization, requantization
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import Decide, default_decide, schedule_program
-from edgec.compiler.passes.base import constant
 from edgec.compiler.runtime.session import open_session
 from edgec.targets import Target
 

@@ -16,10 +16,8 @@ from edgec.compiler.backend import pack
 from edgec.compiler.codegen.build import build_program
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import MemoryPlan
-from edgec.compiler.frontend.import_graph import import_model
+from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import graph_depth
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.program import Program, Value
 from edgec.compiler.ir.signature import Signature, graph_signature
 from edgec.compiler.kernels.emit.emitter import to_object
@@ -29,7 +27,6 @@ from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import Decide, default_decide, schedule_program
 from edgec.compiler.parity.compare import compare, tolerance_for
 from edgec.compiler.parity.oracle import run_original
-from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.targets import Target, load_target
 
@@ -120,10 +117,8 @@ def compile_graph(
 ) -> Built:
     """Everything from a model to a library, step by step."""
     machine = load_target(target)
-    graph = simplify(specialize(model, {}, {}).proto)
-    module = import_model(graph).module
-    for rewrite in CANONICALIZE:
-        module = rewrite(module)
+    canonical = canonical_model(model)
+    module, graph = canonical.module, canonical.graph
     lowered = lower(pack(module, machine), machine)
     signature = graph_signature(graph.graph)
     program = schedule_program(lowered, machine, signature, decide)

@@ -85,7 +85,7 @@ def to_relax(model: onnx.ModelProto) -> Any:
 
 def operators(module: Any) -> Counter[str]:
     """How often each Relax operator occurs in `main`."""
-    from edgec.compiler.passes.base import op_name
+    from edgec.compiler.ir.relax_helpers import op_name
 
     bindings = [b.value for block in module["main"].body.blocks for b in block.bindings]
     names = (op_name(value).removeprefix("relax.").removeprefix("nn.") for value in bindings)

@@ -6,7 +6,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from edgec.compiler.passes.base import dtype_of, shape_of
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
 
 
 def run_module(module: Any, seed: int = 0) -> np.ndarray:

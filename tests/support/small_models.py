@@ -5,21 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from support.contexts import work_on
 from support.onnx_graphs import make_model
 from tvm import IRModule
 
 from edgec.compiler.calibration.accuracy import Accuracy, Comparison, same_top1
 from edgec.compiler.calibration.samples import samples_from_tensors
 from edgec.compiler.compress.step import Work
-from edgec.compiler.frontend.import_graph import import_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.parity.reference import run_reference
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.support.progress import Silent
-from edgec.targets import load_target
 
 
 @dataclass(frozen=True)
@@ -54,15 +49,15 @@ def small_model(
 ) -> SmallModel:
     """Of ONNX nodes from `x` to `y`."""
     model = make_model(nodes, {"x": list(shape)}, ["y"], weights)
-    imported = import_model(simplify(specialize(model, {}, {}).proto))
-    graph = Graph(apply_passes(imported.module, CANONICALIZE), imported.value_names)
+    imported = canonical_model(model)
+    graph = Graph(imported.module, imported.value_names)
     images = np.random.default_rng(0).standard_normal((8 * shape[0], *shape[1:]))
     for axis in (2, 3):
         # Neighbours are alike, as in photographs.
         images = (images + np.roll(images, 1, axis) + np.roll(images, -1, axis)) / 3**0.5
     inputs = images.astype(np.float32)
-    signature, native = imported.signature, load_target("native")
+    signature = imported.signature
     samples = samples_from_tensors({"x": inputs[: -shape[0]]}, signature.inputs)
     test = {"x": inputs[-shape[0] :]}
-    work = Work(graph, signature, native, samples, same_top1, Silent())
-    return SmallModel(graph, work, Work(graph, signature, native, None, same_top1, Silent()), test)
+    work, blind = work_on(graph, signature, samples), work_on(graph, signature)
+    return SmallModel(graph, work, blind, test)

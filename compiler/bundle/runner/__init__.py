@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgec.compiler.bundle.bundle import RUNNER, Manifest
+from edgec.compiler.bundle.manifest import RUNNER, Manifest
 from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
 from edgec.compiler.codegen.link import link_program
 from edgec.compiler.ir.storage import STORAGE, decode_table

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from edgec.compiler.compress.autodiff.derivatives import Array, Backward, Rule, rule_of, split_part
+from edgec.compiler.compress.autodiff.derivatives import rule_of
+from edgec.compiler.compress.autodiff.rule import Array, Backward, Rule
+from edgec.compiler.compress.autodiff.shape import split_part
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import op_name, shape_of
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 
 Parameter = tuple[Any, int]
 """A constant operand that is trained: the variable of the call, and which operand."""

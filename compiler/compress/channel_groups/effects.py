@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from edgec.compiler.calibration.accuracy import Comparison, same_top1
-from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.moments import Moments
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
 from edgec.compiler.compress.channel_groups.scores import Bundle, Reading
 from edgec.compiler.compress.step import Work
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.passes.base import op_name
-from edgec.compiler.quantize.plan import Operator
 
 # Batches that it is measured on.
 MAX_BATCHES = 8
@@ -105,7 +104,7 @@ class _HeldModel:
         module = graph.revalued(change, parameters=parameters)
         signature = work.signature
         inputs = (*signature.inputs, *specs)
-        self._model = HostModel(module, Signature(inputs, signature.outputs))
+        self._model = work.evaluate(module, Signature(inputs, signature.outputs))
         self._samples = list(work.samples.limited(MAX_BATCHES))
         self._expected = [self._model.run({**s, **self._held(())}) for s in self._samples]
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.calibration.moments import Moments
-from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group, Sum
+from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
+from edgec.compiler.compress.channel_groups.finder import Sum
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.passes.base import op_name
-from edgec.compiler.quantize.plan import Operator
 
 Score = Literal["repair", "activation", "magnitude", "redundancy", "random"]
 NEEDING_SAMPLES: tuple[Score, ...] = ("repair", "activation")

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from tvm import IRModule
 
-from edgec.compiler.calibration.host_model import FloatModel, HostModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, has_moments, measure_moments, sum_length
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group, Term
 from edgec.compiler.compress.channel_groups.effects import weighted_by_effect
@@ -24,9 +24,9 @@ from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.quantize.plan import Operator, find_operators
 
 # Compiles that a budget of time takes; each removes more or less than the one before.
 LATENCY_TRIALS = 4
@@ -127,13 +127,13 @@ class Channels(Step):
             return choose(dependencies, ranked, weights, self.ratio, evenly)
         if self.budget == "macs":
             return choose(dependencies, ranked, macs, self.ratio, evenly)
-        original = HostModel(dependencies.graph.module, work.signature)
+        original = work.evaluate(dependencies.graph.module, work.signature)
         low, high, ratio, best = 0.0, 1.0, self.ratio, None
         with work.progress.parts("latency", LATENCY_TRIALS) as advance:
             for _ in range(LATENCY_TRIALS):
                 chosen = choose(dependencies, ranked, macs, ratio, evenly, strict=False)
-                smaller = HostModel(dependencies.without(chosen), work.signature)
-                before, after = latencies_ms([original, smaller], work.signature)
+                smaller = work.evaluate(dependencies.without(chosen), work.signature)
+                before, after = latencies_ms([original, smaller], work.inputs)
                 share = 1 - after / before
                 if share >= self.ratio:
                     best, high = chosen, ratio
@@ -159,7 +159,7 @@ def _moments(graph: Graph, work: Work) -> dict[Any, tuple[Operator, Moments]]:
         for o in find_operators(graph)
         if has_moments(o) and o.kind != "depthwise_conv" and sum_length(o) <= MAX_LENGTH
     ]
-    model = FloatModel(graph, work.signature, [o.inputs[0] for o in operators])
+    model = FloatModel(graph, work.signature, [o.inputs[0] for o in operators], work.evaluate)
     found = measure_moments(model, operators, work.samples, work.progress)
     return {o.anchor: (o, moments) for o, moments in found}
 

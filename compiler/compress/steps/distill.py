@@ -23,16 +23,17 @@ from pydantic import Field, model_validator
 from threadpoolctl import threadpool_limits
 from tvm import IRModule
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.compress.autodiff.gradient import Network, Parameter
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.compress.training import Arrays, Checkpoint, Schedule, State, descend
 from edgec.compiler.errors import CalibrationError, UnsupportedModelError, UsageError
+from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.rewrite import with_weights
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.quantize.plan import Operator, find_operators
+from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 # Images that one thread evaluates at a time, and what their values may take.
 _IMAGES = 16
@@ -215,7 +216,9 @@ class _Run:
         self.masks = [a != 0 if v in anchors else None for (v, _), a in parameters.items()]
         features = _features(settings, network.graph, work)
         self.outputs = [*_outputs(settings, network, work), *(output for output, _ in features)]
-        self.teacher = FloatModel(work.original, work.signature, [v for _, v in features])
+        self.teacher = FloatModel(
+            work.original, work.signature, [v for _, v in features], work.evaluate
+        )
         stackable = network.stackable(self.samples[0], parameters)
         self.chunk = self._chunk() if stackable else 1
         order = np.random.default_rng(settings.seed).permutation(len(self.samples))
@@ -234,11 +237,11 @@ class _Run:
         if path is None:
             return None
         try:
-            labels = np.load(path, allow_pickle=False)
-        except OSError as error:
-            raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
-        except ValueError as error:
-            raise UsageError(f"labels {path} is no NumPy file: {error}") from None
+            labels = read_arrays(Path(path))
+        except NpyError as error:
+            raise UsageError(f"labels {path} {error}") from None
+        if isinstance(labels, dict):
+            raise UsageError(f"labels {path} is an archive; one array (.npy) is expected")
         count = self.each * len(self.samples)
         if labels.ndim != 1 or len(labels) < count or not np.issubdtype(labels.dtype, np.integer):
             raise UsageError(

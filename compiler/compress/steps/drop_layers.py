@@ -9,17 +9,15 @@ from pydantic import Field
 from tvm import IRModule, relax
 
 from edgec.compiler.calibration.accuracy import Comparison
-from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.calibration.samples import Sample
 from edgec.compiler.compress.costs import costs_of
 from edgec.compiler.compress.reconstruct import reconstruct
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph, operands
-from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.parity.compare import Tensors
-from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.quantize.plan import find_operators
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 
 # Batches that the effect of a block on the outputs is measured on.
 MAX_BATCHES = 8
@@ -185,7 +183,7 @@ class _SwitchedModel:
         module = graph.revalued(change, parameters=[switches])
         spec = TensorSpec(_SWITCHES, (len(blocks),), "float32")
         inputs = (*work.signature.inputs, spec)
-        self._model = HostModel(module, Signature(inputs, work.signature.outputs))
+        self._model = work.evaluate(module, Signature(inputs, work.signature.outputs))
         self._samples = list(work.samples.limited(MAX_BATCHES))
         self._metric = work.metric
         self._expected = [self._run(sample, ()) for sample in self._samples]

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from tvm import IRModule, relax
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, groups_of, has_moments, measure_moments
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import constant, shape_of
-from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.ir.relax_helpers import constant, shape_of
 
 Floats = NDArray[np.floating[Any]]
 Scheme = Literal["channel", "spatial"]
@@ -100,7 +100,7 @@ def _moments(operators: Sequence[Operator], graph: Graph, work: Work) -> dict[An
     if work.samples is None or not operators:
         return {}
     inputs = [operator.inputs[0] for operator in operators]
-    model = FloatModel(graph, work.signature, inputs)
+    model = FloatModel(graph, work.signature, inputs, work.evaluate)
     measured = measure_moments(model, operators, work.samples, work.progress)
     return {operator.anchor: moments for operator, moments in measured}
 

@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tvm import IRModule, relax
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, measure_moments, sum_length
 from edgec.compiler.compress.channel_groups.scores import centered, left_over
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.rewrite import convolution_attributes
-from edgec.compiler.passes.base import constant
-from edgec.compiler.quantize.plan import Operator
 
 
 class Kernels(Step):
@@ -41,7 +41,7 @@ class Kernels(Step):
         moments: dict[Any, Moments] = {}
         if work.samples is not None and candidates:
             small = [o for o in candidates if sum_length(o) <= MAX_LENGTH]
-            model = FloatModel(graph, work.signature, [o.inputs[0] for o in small])
+            model = FloatModel(graph, work.signature, [o.inputs[0] for o in small], work.evaluate)
             measured = measure_moments(model, small, work.samples, work.progress)
             moments = {o.anchor: found for o, found in measured}
         margins = {o.anchor: self._margins(o, graph, moments.get(o.anchor)) for o in candidates}

@@ -14,21 +14,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from tvm import IRModule
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
+from edgec.compiler.calibration.mean_change import mean_change
 from edgec.compiler.calibration.moments import Moments, has_moments, measure_moments
 from edgec.compiler.compress.step import Step, Work
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.rewrite import with_weights
+from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.masks import Mask, Pattern, Scores, spread_ratio
-from edgec.compiler.quantize.encode import from_rows, to_rows
-from edgec.compiler.quantize.plan import Operator
-from edgec.compiler.quantize.rounding.bias_correction import mean_change
-from edgec.compiler.quantize.rounding.second_order import (
-    DAMPING,
-    inverse_factor,
-    settle_columns,
-)
+from edgec.compiler.numerics.second_order import DAMPING, inverse_factor, settle_columns
 
 # Longer sums have no second moments: the matrix would be larger than all the rest.
 MAX_SUM = 8192
@@ -149,7 +145,7 @@ class Sparse(Step):
                 yield operator, None
         if seen:
             assert work.samples is not None
-            model = FloatModel(graph, work.signature, [o.inputs[0] for o in seen])
+            model = FloatModel(graph, work.signature, [o.inputs[0] for o in seen], work.evaluate)
             yield from measure_moments(model, seen, work.samples, work.progress)
 
     def _pruned(

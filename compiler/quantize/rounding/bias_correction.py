@@ -6,10 +6,11 @@ the mean measured instead of derived).
 
 import numpy as np
 
+from edgec.compiler.calibration.mean_change import mean_change
 from edgec.compiler.calibration.moments import Moments
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.numerics.affine import Floats
-from edgec.compiler.quantize.encode import Quantization, to_rows
-from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.encode import Quantization
 
 
 def corrected_bias(
@@ -21,10 +22,3 @@ def corrected_bias(
         return None
     lost = operator.weight.array - quantization.weight_values(operator)
     return (bias + mean_change(operator, lost, moments)).astype(np.float32)
-
-
-def mean_change(operator: Operator, change: Floats, moments: Moments) -> Floats:
-    """E[D x] of each output channel, for a change D of the weights."""
-    rows = to_rows(change, operator)
-    parts = rows.reshape(len(moments.mean), -1, rows.shape[1])
-    return np.concatenate([d @ m for d, m in zip(parts, moments.mean, strict=True)])

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.calibration.moments import Moments
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.weight_rows import to_rows
 from edgec.compiler.numerics.affine import ChannelWeight, Floats
-from edgec.compiler.quantize.encode import StoredWeight, to_rows
-from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.encode import StoredWeight
 from edgec.compiler.quantize.recipe import Resolved
 from edgec.compiler.quantize.rounding.second_order import with_codes
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import (
     Moments,
     assumed_moments,
@@ -10,15 +10,15 @@ from edgec.compiler.calibration.moments import (
     measure_moments,
 )
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.quantize.encode import Quantization, StoredWeight
 from edgec.compiler.quantize.options import Rounding
-from edgec.compiler.quantize.plan import Operator
 from edgec.compiler.quantize.recipe import Resolved
 from edgec.compiler.quantize.rounding.bias_correction import corrected_bias
 from edgec.compiler.quantize.rounding.learned import round_learned
 from edgec.compiler.quantize.rounding.scale_correction import restandardized
 from edgec.compiler.quantize.rounding.second_order import round_second_order
-from edgec.compiler.support.progress import Progress
+from edgec.compiler.support.progress import Progress, Silent, counted
 
 
 def _as_stored(
@@ -56,7 +56,8 @@ def repair(
     else:
         assert model is not None
         found = measure_moments(model, operators, samples, progress)
-    for operator, moments in found:
+    shown = progress or Silent()
+    for operator, moments in counted(found, shown, "rounding", len(operators)):
         stored = quantization.weights[operator.name]
         better = _ROUNDINGS[rounding](operator, stored, moments, resolved)
         quantization = quantization.with_weights({operator.name: better})

@@ -16,8 +16,9 @@ from dataclasses import replace
 import numpy as np
 
 from edgec.compiler.calibration.moments import Moments
-from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight, to_rows
-from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.weight_rows import to_rows
+from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight
 
 # A channel whose rounded weights are this far from its weights has nothing left to scale.
 _LIMITS = 0.5, 2.0

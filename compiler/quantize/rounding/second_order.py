@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.calibration.moments import Moments
+from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.affine import (
     ChannelWeight,
     Floats,
@@ -28,27 +30,13 @@ from edgec.compiler.numerics.affine import (
     unpack_nibbles,
     within_sums,
 )
+from edgec.compiler.numerics.second_order import Wide, inverse_factor, settle_columns
 from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook, nearest
-from edgec.compiler.quantize.encode import (
-    HalfWeight,
-    StoredWeight,
-    from_rows,
-    summed_axis,
-    to_rows,
-)
-from edgec.compiler.quantize.plan import Operator
+from edgec.compiler.quantize.encode import HalfWeight, StoredWeight, summed_axis
 from edgec.compiler.quantize.recipe import Resolved
 
-# Added to the diagonal, as a share of its mean, so that H has an inverse (their section 3.3).
-DAMPING = 0.01
-
-# Columns whose errors are handed on together.
-BLOCK = 64
-
-Wide = NDArray[np.float64]
 Rounded = tuple[Wide, NDArray[np.int64]]
 Rounding = Callable[[Wide, NDArray[np.intp]], Rounded]
-Settle = Callable[[Wide, int], Wide]
 
 
 def round_second_order(
@@ -156,45 +144,6 @@ def _round_rows(rows: Wide, second: Floats, rounding: Rounding) -> NDArray[np.in
         np.take_along_axis(rows, order[:, None, :], axis=2), inverse_factor(ordered), settle
     )
     return codes
-
-
-def inverse_factor(second: Floats) -> Wide:
-    """U, the upper Cholesky factors of the inverses of H [groups, columns, columns], damped."""
-    hessian = second.astype(np.float64)
-    diagonal = np.arange(hessian.shape[1])
-    power = np.diagonal(hessian, axis1=1, axis2=2).mean(axis=1)
-    hessian[:, diagonal, diagonal] += DAMPING * np.maximum(power, 1e-12)[:, None]
-    inverse = np.linalg.inv(hessian)
-    lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
-    return np.asarray(lower.transpose(0, 2, 1), np.float64)
-
-
-def settle_columns(rows: Wide, upper: Wide, settle: Settle, block: int = BLOCK) -> Wide:
-    """Fix one column of rows after the other, the later ones making up for the change.
-
-    What a block of columns leaves to the columns after it is added up in one product (section 3.2
-    of the paper, "lazy batch-updates").
-
-    Args:
-        rows: weights [groups, rows, columns].
-        upper: U.
-        settle: gives the final values of a column, given all columns as they are now, of which
-            those of its block are up to date.
-        block: columns.
-    """
-    left, columns = rows.copy(), rows.shape[2]
-    for start in range(0, columns, block):
-        stop = min(start + block, columns)
-        errors = np.zeros((*rows.shape[:2], stop - start))
-        for place in range(start, stop):
-            values = settle(left, place)
-            error = (left[:, :, place] - values) / upper[:, place, place, None]
-            left[:, :, place] = values
-            following = upper[:, None, place, place + 1 : stop]
-            left[:, :, place + 1 : stop] -= error[:, :, None] * following
-            errors[:, :, place - start] = error
-        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
-    return left
 
 
 def expected_error(operator: Operator, change: Floats, moments: Moments) -> float:

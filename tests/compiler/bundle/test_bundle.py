@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from edgec.compiler import Bundle
-from edgec.compiler.bundle.bundle import MANIFEST, Manifest, load_npy, save_vector, write_bundle
+from edgec.compiler.bundle.bundle import write_bundle
+from edgec.compiler.bundle.manifest import MANIFEST, Manifest
+from edgec.compiler.bundle.npy import load_npy, save_vector
 from edgec.compiler.errors import BundleError, CheckFailed, IntegrityError, OutputError
 from edgec.compiler.parity.verify_bundle import verify_bundle
 from edgec.compiler.runtime.inputs import rounded_to_half

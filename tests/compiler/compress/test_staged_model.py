@@ -6,7 +6,8 @@ import numpy as np
 from support.onnx_graphs import node, random
 from support.small_models import small_model
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.backend import evaluate_here
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.compress.staged_model import StagedModel
 from edgec.compiler.ir.rewrite import with_weight, with_weights
 
@@ -35,13 +36,14 @@ def test_stages_give_the_values_of_the_whole(tmp_path: Path) -> None:
     wanted = [[image], [wide], [inner, wide], [result]]
     new = random(4, 4, 1, 1, seed=2)
     changed = {inner: with_weight(graph.definitions[inner], new)}
-    staged = StagedModel(graph, model.work.signature, wanted, samples, tmp_path)
+    staged = StagedModel(graph, model.work.signature, wanted, samples, tmp_path, evaluate_here)
     whole = FloatModel(
         type(graph)(with_weights(graph, {inner: new}), graph.value_names),
         model.work.signature,
         [],
+        evaluate_here,
     )
-    old = FloatModel(graph, model.work.signature, [wide, inner])
+    old = FloatModel(graph, model.work.signature, [wide, inner], evaluate_here)
     for stage, variables in enumerate(wanted):
         staged.run(stage, changed)
         for number, sample in enumerate(samples):
@@ -64,6 +66,8 @@ def test_what_is_not_wanted_is_not_computed(tmp_path: Path) -> None:
     by_name = {name: variable for variable, name in model.graph.names.items()}
     assert model.work.samples is not None
     samples = list(model.work.samples)
-    staged = StagedModel(model.graph, model.work.signature, [[by_name["wide"]]], samples, tmp_path)
+    staged = StagedModel(
+        model.graph, model.work.signature, [[by_name["wide"]]], samples, tmp_path, evaluate_here
+    )
     staged.run(0, {})
     assert len(list(tmp_path.iterdir())) == len(samples)

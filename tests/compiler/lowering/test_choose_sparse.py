@@ -11,13 +11,9 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.backend import pack_dense
 from edgec.compiler.cli.main import main
-from edgec.compiler.frontend.import_graph import import_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.lowering.choose_sparse import sparse_choices
 from edgec.compiler.lowering.sparse_report import describe_kernels, kernel_rows
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
 from edgec.targets import load_target
 
 TARGET = load_target("x86-64-v3")
@@ -63,9 +59,8 @@ def network() -> onnx.ModelProto:
 
 
 def rows_of(model: onnx.ModelProto) -> dict[str, Any]:
-    imported = import_model(simplify(specialize(model, {}, {}).proto))
-    module = apply_passes(imported.module, CANONICALIZE)
-    packed = pack_dense(module, TARGET, imported.value_names)
+    canonical = canonical_model(model)
+    packed = pack_dense(canonical.module, TARGET, canonical.value_names)
     return {row.name: row for row in kernel_rows(sparse_choices(packed, TARGET).values())}
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from support.relax_runs import run_module
 from tvm import IRModule, relax
 
+from edgec.compiler.ir.relax_helpers import constant, op_name
 from edgec.compiler.passes import QuantizeBeforeConcat
-from edgec.compiler.passes.base import constant, op_name
 
 op = relax.op
 

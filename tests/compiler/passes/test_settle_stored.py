@@ -7,8 +7,8 @@ import pytest
 from support.relax_runs import run_module
 from tvm import IRModule, relax
 
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
 from edgec.compiler.passes import SettleStored
-from edgec.compiler.passes.base import constant, op_name, shape_of, value_of
 
 op = relax.op
 SCALES = np.linspace(0.01, 0.03, 6).astype(np.float32)

@@ -8,17 +8,15 @@ import pytest
 from support.digits_model import BATCH, DigitsModel, digits_model
 from tvm import IRModule
 
+from edgec.compiler.backend import evaluate_here
 from edgec.compiler.calibration.accuracy import Metric, load_metric, same_top1
-from edgec.compiler.calibration.host_model import HostModel
 from edgec.compiler.errors import ParityError
-from edgec.compiler.passes.base import shape_of
+from edgec.compiler.ir.relax_helpers import shape_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.recipe import RECIPES, Recipe
-from edgec.compiler.support.progress import Silent
-from edgec.targets import load_target
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,8 @@ class Digits:
         **more: object,
     ) -> QuantizedModel:
         options = QuantizeOptions(recipe=recipe, **more)  # type: ignore[arg-type]
-        imported = self.base.imported
-        return quantize_model(
-            self.base.module,
-            imported.value_names,
-            imported.signature,
-            load_target(target),
-            options,
-            self.base.samples,
-            metric,
-            "",
-            Silent(),
-        )
+        context = self.base.context(target=target, metric=metric)
+        return quantize_model(self.base.module, options, context, "")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +84,7 @@ def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
         module = model.quantized(RECIPES[name]).module
         inputs = {"image": model.base.test[:BATCH]}
         results = [
-            HostModel(m, model.base.imported.signature).run(inputs)["logits"]
+            evaluate_here(m, model.base.imported.signature).run(inputs)["logits"]
             for m in (module, ExpandWeights()(module))
         ]
         difference = np.abs(results[0] - results[1]).max(axis=1)

@@ -5,13 +5,14 @@ import pytest
 from support.onnx_graphs import make_model, node, random, to_relax
 from tvm import IRModule
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.backend import evaluate_here
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.numerics.affine import sqnr_db
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
@@ -56,7 +57,7 @@ def run(module: IRModule, graph: Graph) -> np.ndarray:
 def int8_db(graph: Graph) -> float:
     """Signal-to-noise ratio of the output under int8 [dB]."""
     plan = make_plan(graph, RECIPES["int8"])
-    values = FloatModel(graph, signature(graph), plan.tensors).values({"x": X})
+    values = FloatModel(graph, signature(graph), plan.tensors, evaluate_here).values({"x": X})
     names = [graph.names[variable] for variable in plan.tensors]
     ranges = {name: (float(values[name].min()), float(values[name].max())) for name in names}
     target = load_target("x86-64-v4-vnni")

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 import pytest
 from support.onnx_graphs import make_model, node, random
 
-from edgec.compiler.calibration.host_model import FloatModel
+from edgec.compiler.backend import evaluate_here
+from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import measure_moments
 from edgec.compiler.calibration.ranges import calibrate, count_values
 from edgec.compiler.calibration.samples import Sample, Samples
-from edgec.compiler.frontend.import_graph import import_model
-from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import RECIPES
 
@@ -30,10 +28,9 @@ def network() -> tuple[Plan, FloatModel]:
         node("Conv", ["r", "w"], ["y"], pads=[1] * 4),
     ]
     graph = make_model(nodes, {"x": SHAPE}, ["y"], {"w": random(8, 8, 3, 3, seed=1)})
-    imported = import_model(simplify(graph))
-    module = apply_passes(imported.module, CANONICALIZE)
-    plan = make_plan(Graph(module, imported.value_names), RECIPES["int8"])
-    return plan, FloatModel(plan.graph, imported.signature, plan.tensors)
+    canonical = canonical_model(graph)
+    plan = make_plan(Graph(canonical.module, canonical.value_names), RECIPES["int8"])
+    return plan, FloatModel(plan.graph, canonical.signature, plan.tensors, evaluate_here)
 
 
 def samples(count: int) -> Samples:

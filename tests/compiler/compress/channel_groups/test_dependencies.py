@@ -13,15 +13,11 @@ from tvm import IRModule
 
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
 from edgec.compiler.compress.costs import costs_of
-from edgec.compiler.frontend.import_graph import import_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.parity.reference import run_reference
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import op_name, shape_of
-from edgec.compiler.pipeline import apply_passes
 
 
 class Case:
@@ -29,10 +25,9 @@ class Case:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        imported = import_model(simplify(specialize(model, {}, {}).proto))
-        self.signature: Signature = imported.signature
-        module = apply_passes(imported.module, CANONICALIZE)
-        self.graph = Graph(module, imported.value_names)
+        canonical = canonical_model(model)
+        self.signature: Signature = canonical.signature
+        self.graph = Graph(canonical.module, canonical.value_names)
         self.dependencies = Dependencies(self.graph)
         self.inputs = {
             spec.name: random(*(int(n) for n in spec.shape or ()), seed=9)

@@ -1,18 +1,19 @@
 """Channels that are removed: which, how many, and what is left."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from support.contexts import work_on
 from support.digits_model import DigitsModel, digits_model
 from support.onnx_graphs import node, random
 from support.small_models import SmallModel, small_model
 from tvm import IRModule, relax
 
-from edgec.compiler.calibration.accuracy import same_top1
-from edgec.compiler.calibration.host_model import HostModel
+from edgec.compiler.backend import evaluate_here
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
 from edgec.compiler.compress.compressor import compress_model
 from edgec.compiler.compress.costs import costs_of
@@ -22,19 +23,12 @@ from edgec.compiler.compress.report import report_fields, write_report
 from edgec.compiler.compress.step import Work
 from edgec.compiler.compress.steps.channels import Channels
 from edgec.compiler.errors import UnsupportedModelError, UsageError
-from edgec.compiler.frontend.import_graph import ImportedModel, import_model
-from edgec.compiler.frontend.onnx_file import read_model
-from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import specialize
+from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.passes.base import constant
-from edgec.compiler.pipeline import apply_passes
-from edgec.compiler.quantize.plan import find_operators
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.runtime.inputs import generate_inputs
-from edgec.compiler.support.progress import Silent
 from edgec.models import load_recipe, recipes
-from edgec.targets import load_target
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +39,12 @@ def model(digits: Path) -> DigitsModel:
 @pytest.fixture(scope="module")
 def work(model: DigitsModel) -> Work:
     graph = Graph(model.module, model.imported.value_names)
-    native = load_target("native")
-    return Work(graph, model.imported.signature, native, model.samples, same_top1, Silent())
+    return work_on(graph, model.imported.signature, model.samples)
 
 
 @pytest.fixture(scope="module")
 def blind(work: Work) -> Work:
-    return Work(work.original, work.signature, work.target, None, same_top1, Silent())
+    return work_on(work.original, work.signature)
 
 
 def share_left(module: IRModule, work: Work) -> float:
@@ -167,10 +160,7 @@ def test_redundancy_finds_twins() -> None:
 
 def test_the_report_names_layers_and_times(model: DigitsModel, tmp_path: Path) -> None:
     options = CompressOptions(recipe=load_compression("channels-40"), report=tmp_path / "a.json")
-    native = load_target("native")
-    result = compress_model(
-        model.module, model.imported, native, options, None, same_top1, Silent()
-    )
+    result = compress_model(model.module, options, replace(model.context(), samples=None))
     fields = report_fields(result)
     (step,) = fields["steps"]
     assert step["macs"] <= 0.6 * fields["before"]["macs"]
@@ -187,13 +177,12 @@ def test_the_report_names_layers_and_times(model: DigitsModel, tmp_path: Path) -
 # Every model
 
 
-def imported(path: Path, shapes: Any, freeze: Any) -> tuple[ImportedModel, Graph]:
-    special = specialize(read_model(path).proto, shapes, freeze)
-    model = import_model(simplify(special.proto))
-    return model, Graph(apply_passes(model.module, CANONICALIZE), model.value_names)
+def imported(path: Path, shapes: Any, freeze: Any) -> tuple[CanonicalModel, Graph]:
+    model = canonical_model(path, shapes, freeze)
+    return model, Graph(model.module, model.value_names)
 
 
-def recipe_graph(name: str, folder: Path) -> tuple[ImportedModel, Graph]:
+def recipe_graph(name: str, folder: Path) -> tuple[CanonicalModel, Graph]:
     recipe = load_recipe(name)
     path = recipe.write(folder / "model.onnx")
     frozen = {key: np.array(value) for key, value in recipe.freeze.items()}
@@ -234,16 +223,16 @@ def masked(dependencies: Dependencies, groups: list[Group]) -> IRModule:
     return dependencies.graph.rebuilt(rewrite)
 
 
-def check_parity(model: ImportedModel, graph: Graph) -> None:
+def check_parity(model: CanonicalModel, graph: Graph) -> None:
     """Smaller shapes compute what zeros do; zeros for other channels do not."""
     dependencies = Dependencies(graph)
     groups = some_of_each(dependencies)
     assert groups
     signature = model.signature
     inputs = generate_inputs(signature.inputs, 0, {})
-    smaller = HostModel(dependencies.without(groups), signature).run(inputs)
-    expected = HostModel(masked(dependencies, groups), signature).run(inputs)
-    others = HostModel(masked(dependencies, groups[1:]), signature).run(inputs)
+    smaller = evaluate_here(dependencies.without(groups), signature).run(inputs)
+    expected = evaluate_here(masked(dependencies, groups), signature).run(inputs)
+    others = evaluate_here(masked(dependencies, groups[1:]), signature).run(inputs)
     for name, array in expected.items():
         if array.dtype == np.float32:
             scale = float(np.abs(array).max())
@@ -276,11 +265,9 @@ def test_every_model_shrinks(name: str, tmp_path: Path) -> None:
     check_shapes(*recipe_graph(name, tmp_path))
 
 
-def check_shapes(model: ImportedModel, graph: Graph) -> None:
+def check_shapes(model: CanonicalModel, graph: Graph) -> None:
     """A fifth of the multiplications goes; shapes are inferred anew, and the outputs' stay."""
-    native = load_target("native")
-    work = Work(graph, model.signature, native, None, same_top1, Silent())
-    module = Channels(ratio=0.2, multiple=1).apply(graph, work)
+    module = Channels(ratio=0.2, multiple=1).apply(graph, work_on(graph, model.signature))
     relax.analysis.well_formed(module)
     assert str(module["main"].ret_ty) == str(graph.module["main"].ret_ty)
-    assert share_left(module, work) <= 0.8
+    assert share_left(module, work_on(graph, model.signature)) <= 0.8

@@ -9,7 +9,6 @@ import pytest
 from sklearn.datasets import load_digits
 from support.digits_model import DigitsModel, digits_model
 
-from edgec.compiler.calibration.accuracy import same_top1
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
@@ -17,10 +16,9 @@ from edgec.compiler.compress.steps.distill import Distill, _cross_entropy, _dive
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.compress.training import Schedule, rate_at
 from edgec.compiler.errors import BadInputError, RecipeError, UsageError
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.quantize.plan import find_operators
 from edgec.compiler.support.progress import Progress, Silent
-from edgec.targets import load_target
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +35,7 @@ def distilled(
     """The digits model, pruned to a half and trained."""
     recipe = CompressionRecipe(name="test", step=(Sparse(ratio=0.6, scope="model"), settings))
     options = CompressOptions(recipe=recipe, checkpoint=checkpoint)
-    return compress_model(
-        model.module,
-        model.imported,
-        load_target("native"),
-        options,
-        model.samples,
-        same_top1,
-        progress or Silent(),
-    )
+    return compress_model(model.module, options, model.context(progress=progress))
 
 
 def weights_of(model: DigitsModel, result: CompressedModel) -> list[np.ndarray]:

@@ -1,24 +1,23 @@
 """Low-rank factors: what they compute, what they save, and what data add."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.contexts import work_on
 from support.digits_model import DigitsModel, digits_model
 from support.relax_runs import run_module
 from tvm import IRModule, relax
 
-from edgec.compiler.calibration.accuracy import same_top1
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
-from edgec.compiler.compress.step import Work
 from edgec.compiler.compress.steps.low_rank import LowRank
 from edgec.compiler.errors import RecipeError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import constant, op_name
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.passes.base import constant, op_name
-from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 RANDOM = np.random.default_rng(5)
@@ -31,15 +30,10 @@ def model(digits: Path) -> DigitsModel:
 
 def compressed(model: DigitsModel, step: LowRank, samples: bool = True) -> CompressedModel:
     options = CompressOptions(recipe=CompressionRecipe(name="test", step=(step,)))
-    return compress_model(
-        model.module,
-        model.imported,
-        load_target("x86-64-v3"),
-        options,
-        model.samples if samples else None,
-        same_top1,
-        Silent(),
-    )
+    context = model.context(target="x86-64-v3")
+    if not samples:
+        context = replace(context, samples=None)
+    return compress_model(model.module, options, context)
 
 
 def test_half_of_the_weights_cost_little(model: DigitsModel) -> None:
@@ -90,9 +84,7 @@ def factored(data: relax.Var, call: relax.Call, step: LowRank) -> tuple[IRModule
     signature = Signature(
         (TensorSpec("x", shapes[0], "float32"),), (TensorSpec("y", shapes[1], "float32"),)
     )
-    target = load_target("x86-64-v3")
-    work = Work(graph, signature, target, None, same_top1, Silent())
-    return graph.module, step.apply(graph, work)
+    return graph.module, step.apply(graph, work_on(graph, signature, target="x86-64-v3"))
 
 
 @pytest.mark.parametrize("scheme", ["channel", "spatial"])

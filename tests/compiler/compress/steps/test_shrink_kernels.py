@@ -11,7 +11,7 @@ from edgec.compiler.compress.step import Work
 from edgec.compiler.compress.steps.shrink_kernels import Kernels
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.passes.base import op_name, shape_of
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
 
 
 def with_margin(weights: np.ndarray, rows: int, scale: float) -> np.ndarray:

@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 from support.digits_model import DigitsModel, digits_model
 
-from edgec.compiler.calibration.accuracy import same_top1
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.recipe import load_compression
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.errors import RecipeError, UnsupportedModelError, UsageError
+from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.quantize.plan import find_operators
-from edgec.compiler.support.progress import Silent
-from edgec.targets import load_target
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +22,7 @@ def model(digits: Path) -> DigitsModel:
 
 def compressed(model: DigitsModel, recipe: str) -> CompressedModel:
     options = CompressOptions(recipe=load_compression(recipe))
-    native = load_target("native")
-    return compress_model(
-        model.module, model.imported, native, options, model.samples, same_top1, Silent()
-    )
+    return compress_model(model.module, options, model.context())
 
 
 def recipe_file(folder: Path, settings: str) -> str:

@@ -9,7 +9,7 @@ from support.integer_graphs import Code, channel_constant, open_module
 from support.kernel_runs import random_decisions
 from tvm import relax
 
-from edgec.compiler.passes.base import constant
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 

@@ -18,9 +18,9 @@ from tvm import relax
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.boards.artifacts import emulation
 from edgec.compiler.ir.operators import decode_weight
+from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.numerics.affine import quantize_channels, quantize_groups, quantize_log2
-from edgec.compiler.passes.base import constant
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.recipe import RECIPES, Recipe
 from edgec.compiler.support.progress import Silent

@@ -7,11 +7,12 @@ import pytest
 from support.onnx_graphs import make_model, node, random, to_relax
 
 from edgec.compiler.calibration.moments import Moments, choose_sums, input_sums
+from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes import CANONICALIZE
-from edgec.compiler.pipeline import apply_passes
+from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.plan import Operator, make_plan
+from edgec.compiler.quantize.plan import make_plan
 from edgec.compiler.quantize.recipe import RECIPES, resolve
 from edgec.compiler.quantize.rounding.learned import round_learned
 from edgec.compiler.quantize.rounding.scale_correction import restandardized

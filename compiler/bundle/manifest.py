@@ -1,0 +1,262 @@
+"""The manifest: what a bundle says of itself, without what reads or writes it; needs no TVM.
+
+It holds nothing that differs from run to run, so the same input gives the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgec.compiler.errors import BundleError, IntegrityError
+from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.runtime.executor import Executor
+from edgec.targets.target import Target
+
+FORMAT: Literal[1] = 1
+
+MANIFEST = "manifest.json"
+LIBRARY = "model.so"
+RUNNER = "run"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Record):
+    """Size and digest of one file of the bundle."""
+
+    size_bytes: int
+    sha256: str
+
+
+class TensorRecord(_Record):
+    """One input or output; `shape` has null where only a run can tell."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def spec(self) -> TensorSpec:
+        """The same without pydantic."""
+        return TensorSpec(self.name, self.shape, self.dtype)
+
+
+class ModelRecord(_Record):
+    """The ONNX file that the bundle was compiled from."""
+
+    name: str
+    sha256: str
+    opset: int
+
+
+class FrozenRecord(_Record):
+    """The value of an input that became a constant."""
+
+    dtype: str
+    values: Any
+
+
+class SettingsRecord(_Record):
+    """Every setting that shaped the result.
+
+    Attributes:
+        shapes: given shape by input name.
+        frozen: value by name of each input that became a constant.
+        seed: of the generated test inputs.
+        index_bounds: upper bound by name, for integer inputs that index tables.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    frozen: dict[str, FrozenRecord]
+    seed: int
+    index_bounds: dict[str, int]
+
+
+class ToleranceRecord(_Record):
+    """See `edgec.compiler.parity.compare.Tolerance`."""
+
+    relative: float
+    absolute: float
+    sqnr_db: float | None = None
+
+
+class ParityRecord(_Record):
+    """Errors reached at compile time.
+
+    Attributes:
+        checked_on: `target` if this very library ran; `host` if it cannot run here and the same
+            pipeline compiled for the compiling machine ran; `nothing` if the check was off.
+        max_error: largest absolute error by output.
+        allowed_share: largest error by output as a share of the tolerance.
+    """
+
+    checked_on: Literal["target", "host", "nothing"]
+    max_error: dict[str, float] = {}
+    allowed_share: dict[str, float] = {}
+
+
+class CompressionStepRecord(_Record):
+    """The model after one step.
+
+    Attributes:
+        kind: of the step.
+        macs: multiplications of one inference.
+        weights: of convolutions and matrix products.
+        nonzeros: those of them that are not zero.
+        score: mean of the metric against the original model; None without samples.
+        samples_sqnr_db: by float output, against the original model [dB].
+    """
+
+    kind: str
+    macs: int
+    weights: int
+    nonzeros: int
+    score: float | None
+    samples_sqnr_db: dict[str, float]
+
+
+class CompressionRecord(_Record):
+    """How the model was compressed, and what is left of the original.
+
+    Attributes:
+        recipe: every field of it.
+        calibration: what the samples were called; empty without samples.
+        macs_before: multiplications of one inference of the original.
+        weights_before: its weights.
+        sqnr_db: by float output, of the test vector against the original graph [dB].
+        samples: batches that the steps were measured on.
+        steps: in order.
+    """
+
+    recipe: dict[str, Any]
+    calibration: str
+    macs_before: int
+    weights_before: int
+    sqnr_db: dict[str, float]
+    samples: int
+    steps: tuple[CompressionStepRecord, ...]
+
+
+class QuantizationRecord(_Record):
+    """How the model was quantized, and what is left of the float model.
+
+    Attributes:
+        recipe: every field of it.
+        codes: what activations and weights are on this target, in words; empty without codes.
+        calibration: what the samples were called; empty without samples.
+        observer: that found the ranges; empty where none were needed.
+        repaired: whether rounding and biases were adapted.
+        rounding: of the weights; `nearest` without repair.
+        quantized: number of operators that compute on codes or stored weights.
+        kept_float: names of operators that returned to float to reach a bar.
+        islands: float fallbacks: why, by name of an operator that computes on floats.
+        sqnr_db: by float output, of the test vector against the original graph [dB].
+        samples: batches that the next two were measured on.
+        samples_sqnr_db: by float output, against the float model [dB].
+        score: mean of the metric (top-1 agreement by default); None without samples.
+    """
+
+    recipe: dict[str, Any]
+    codes: str
+    calibration: str
+    observer: str
+    repaired: bool
+    rounding: str
+    quantized: int
+    kept_float: tuple[str, ...]
+    islands: dict[str, str]
+    sqnr_db: dict[str, float]
+    samples: int
+    samples_sqnr_db: dict[str, float]
+    score: float | None
+
+
+class ExecutionRecord(_Record):
+    """How the model runs.
+
+    Attributes:
+        executor: `static`: the library needs nothing but the C library; `machine`: it needs
+            TVM's runtime.
+        arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
+        tuned_share: part of the estimated time in kernels whose decisions were tuned.
+    """
+
+    executor: Executor
+    arena_bytes: int
+    tuned_share: float = 0.0
+
+
+class VectorRecord(_Record):
+    """Files of one test vector, in the order of inputs and outputs."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Manifest(_Record):
+    """What a bundle says of itself; `manifest.json`."""
+
+    format: Literal[1] = FORMAT
+    model: ModelRecord
+    target: Target
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    settings: SettingsRecord
+    execution: ExecutionRecord
+    tolerance: ToleranceRecord
+    parity: ParityRecord
+    compression: CompressionRecord | None = None
+    quantization: QuantizationRecord | None = None
+    vectors: tuple[VectorRecord, ...]
+    tools: dict[str, str]
+    files: dict[str, FileRecord]
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs."""
+        return Signature(
+            tuple(record.spec() for record in self.inputs),
+            tuple(record.spec() for record in self.outputs),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes; its last key is the digest of everything else."""
+        fields = self.model_dump(mode="json")
+        fields["digest"] = hashlib.sha256(_canonical(fields)).hexdigest()
+        return _canonical(fields)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a manifest and check its digest.
+
+        Raises:
+            IntegrityError: a byte was changed.
+            BundleError: a format that this edgec does not know.
+        """
+        damaged = IntegrityError(f"{MANIFEST} is damaged; compile the bundle again")
+        try:
+            fields = json.loads(data)
+            digest = fields.pop("digest")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise damaged from None
+        if fields.get("format") != FORMAT:
+            raise BundleError(
+                f"bundle format {fields.get('format')!r}; this edgec reads format {FORMAT}"
+            )
+        body = _canonical(fields)
+        if digest != hashlib.sha256(body).hexdigest():
+            raise damaged
+        if data != _canonical({**fields, "digest": digest}):
+            raise damaged
+        try:
+            return cls.model_validate(fields)
+        except ValidationError:
+            raise damaged from None
+
+
+def _canonical(fields: Mapping[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=1, ensure_ascii=True) + "\n").encode()

@@ -1,0 +1,39 @@
+"""Tensors as .npy files."""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.ir.storage import as_exchanged
+
+
+def save_npy(array: NDArray[Any]) -> bytes:
+    """The array as an .npy file; ml_dtypes as the integers of the same bits."""
+    stream = io.BytesIO()
+    plain = np.ascontiguousarray(array).reshape(array.shape)
+    np.save(stream, as_exchanged(plain), allow_pickle=False)
+    return stream.getvalue()
+
+
+def save_vector(array: NDArray[Any]) -> bytes:
+    """Like `save_npy`; values of float32 that float16 holds exactly take half the bytes."""
+    if array.dtype != np.float32:
+        return save_npy(array)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    exact = half.astype(np.float32).tobytes() == array.tobytes()
+    return save_npy(half if exact else array)
+
+
+def load_npy(data: bytes, dtype: str) -> NDArray[Any]:
+    """Inverse of `save_npy` and of `save_vector`.
+
+    >>> load_npy(save_npy(np.float32([1, 2])), "float32").tolist()
+    [1.0, 2.0]
+    """
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    if dtype == "float32" and array.dtype == np.float16:
+        return array.astype(np.float32)
+    return array if str(array.dtype) == dtype else array.view(np.dtype(dtype))

@@ -1,0 +1,77 @@
+"""The canonical float model, and its values for samples.
+
+The values in question become further outputs of the model. One batch is in memory at a time.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.evaluate import Evaluate
+from edgec.compiler.ir.graph import Graph
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
+from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
+from edgec.compiler.support.progress import Progress, Silent
+
+
+class FloatModel:
+    """The canonical model on this machine, with some of its values as further outputs.
+
+    Attributes:
+        graph: the canonical module.
+    """
+
+    def __init__(
+        self, graph: Graph, signature: Signature, variables: Iterable[Any], evaluate: Evaluate
+    ) -> None:
+        self.graph = graph
+        inputs = dict(zip(graph.parameters, signature.inputs, strict=True))
+        wanted = list(dict.fromkeys(variables))
+        computed = [v for v in wanted if v not in inputs]
+        self._given = {graph.names[v]: inputs[v].name for v in wanted if v in inputs}
+        self._results = [output.name for output in signature.outputs]
+        specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in computed]
+        # Under names that no value of the graph has.
+        results = [TensorSpec(f"result {o.name}", o.shape, o.dtype) for o in signature.outputs]
+        outputs = (*results, *specs)
+        module = graph.module
+        if computed:
+            module = graph.revalued(lambda _builder, _variable, value, _now: value, shown=computed)
+        self._model = evaluate(module, Signature(signature.inputs, outputs))
+
+    def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """The values by name, for one batch."""
+        return {**self._model.run(sample), **self._given_values(sample)}
+
+    def values_shared(self, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """The same, in arrays that the next run may overwrite: memory holds one batch."""
+        return {**self._model.run_shared(sample), **self._given_values(sample)}
+
+    def _given_values(self, sample: Tensors) -> Tensors:
+        return {name: sample[source] for name, source in self._given.items()}
+
+    def results(self, sample: Tensors) -> Tensors:
+        """What the model gives, for one batch."""
+        values = self._model.run_shared(sample)
+        return {name: values[f"result {name}"].copy() for name in self._results}
+
+
+def observe(
+    model: FloatModel, samples: Samples, title: str, progress: Progress | None = None
+) -> Iterator[Tensors]:
+    """The values of a model by name, for one batch after another, which overwrites them.
+
+    Raises:
+        CalibrationError: there are no samples.
+    """
+    seen = False
+    with (progress or Silent()).parts(title, samples.count) as advance:
+        for sample in samples:
+            seen = True
+            yield model.values_shared(sample)
+            advance()
+    if not seen:
+        raise CalibrationError(f"calibration data {samples.source} hold no samples")

@@ -1,0 +1,93 @@
+"""The front half of every way through the compiler: from an ONNX file to a canonical module.
+
+Compiling, tuning, training and the tests begin here.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import onnx
+from numpy.typing import NDArray
+from tvm import IRModule
+
+from edgec.compiler.frontend.import_graph import ImportedModel, import_model
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
+from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
+from edgec.compiler.ir.signature import Signature
+from edgec.compiler.passes import CANONICALIZE
+from edgec.compiler.passes.base import apply_passes
+from edgec.compiler.support.phases import Show, untold
+
+
+@dataclass(frozen=True)
+class CanonicalModel:
+    """A model as the passes of compression, quantization and lowering expect it.
+
+    Attributes:
+        special: the ONNX model with static shapes, and what was frozen in it.
+        graph: the simplified ONNX model.
+        imported: the same as Relax, before any pass.
+        module: the canonical module.
+    """
+
+    special: SpecializedModel
+    graph: onnx.ModelProto
+    imported: ImportedModel
+    module: IRModule
+
+    @property
+    def signature(self) -> Signature:
+        """The inputs and outputs."""
+        return self.imported.signature
+
+    @property
+    def value_names(self) -> dict[str, str]:
+        """ONNX names by the names of Relax variables."""
+        return self.imported.value_names
+
+
+class Phase(Protocol):
+    """Opens a phase by its name; what it gives is handed what the phase made."""
+
+    def __call__(self, name: str) -> AbstractContextManager[Show]:
+        """Begin the phase; it ends with the context."""
+        ...
+
+
+def canonical_model(
+    model: SourceModel | onnx.ModelProto | str | Path,
+    shapes: Mapping[str, Shape] = MappingProxyType({}),
+    freeze: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    limits: Limits = DEFAULT_LIMITS,
+    phase: Phase = untold,
+) -> CanonicalModel:
+    """Fix the shapes of a model, fold its constants, import it and canonicalize it.
+
+    Args:
+        model: the model, or its file.
+        shapes: full shape by input name, for inputs that the model leaves open.
+        freeze: value by input name; the input becomes a constant.
+        limits: of what the model may ask for.
+        phase: told of each phase; by default nobody is.
+
+    Raises:
+        EdgecError: the file is wrong, a shape is open, or an operator is not supported.
+    """
+    if isinstance(model, str | Path):
+        model = read_model(Path(model), limits)
+    proto = model.proto if isinstance(model, SourceModel) else model
+    with phase("specialize") as show:
+        special = show(specialize(proto, shapes, freeze))
+    with phase("simplify") as show:
+        graph = show(simplify(special.proto, limits))
+    with phase("import") as show:
+        imported = show(import_model(graph))
+    with phase("canonicalize") as show:
+        module = show(apply_passes(imported.module, CANONICALIZE))
+    return CanonicalModel(special, graph, imported, module)

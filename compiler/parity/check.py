@@ -1,0 +1,106 @@
+"""The parity check of a compile: the library against what it must compute, and what to blame."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvm import IRModule
+
+from edgec.compiler.bundle.manifest import ParityRecord
+from edgec.compiler.errors import ParityError
+from edgec.compiler.frontend.canonical import CanonicalModel
+from edgec.compiler.ir.evaluate import Evaluate, Runnable
+from edgec.compiler.parity.compare import ParityReport, compare, three_digits
+from edgec.compiler.parity.expected import Expected
+from edgec.compiler.parity.locate import first_divergence
+from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.runtime.executor import Executor
+from edgec.compiler.runtime.session import open_session, why_not_here
+from edgec.targets import Target
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """Compares a library, and earlier stages where it fails or on request.
+
+    Attributes:
+        canonical: the model as it was imported and canonicalized.
+        original: what the original graph computes.
+        expected: what the library must compute: the same, unless it is compressed or quantized.
+        evaluate: compiles a module for this machine.
+    """
+
+    canonical: CanonicalModel
+    original: Expected
+    expected: Expected
+    evaluate: Evaluate
+
+    def check_library(
+        self, library: Path, executor: Executor, target: Target, module: IRModule
+    ) -> ParityRecord:
+        """Run the library, or its module on this machine if the target's code cannot run here.
+
+        Raises:
+            ParityError: the outputs are out of tolerance; says where that begins.
+        """
+        here = not why_not_here(target)
+        signature = self.expected.signature
+        runnable: Runnable
+        if here:
+            runnable = open_session(library, target, signature, executor)
+        else:
+            runnable = self.evaluate(module, signature)
+        report = _report(runnable, self.expected)
+        if not report.passed and self.expected is not self.original:
+            raise ParityError(
+                f"the library does not compute the changed graph: {report.problems()}"
+            )
+        if not report.passed:
+            where = self._where(self._stages())
+            raise ParityError(f"parity with the original graph failed: {report.problems()}{where}")
+        return ParityRecord(
+            checked_on="target" if here else "host",
+            max_error={o.name: three_digits(o.max_error) for o in report.outputs},
+            allowed_share={o.name: three_digits(o.allowed_share) for o in report.outputs},
+        )
+
+    def check_stages(self) -> None:
+        """Compare after each stage that gives a model.
+
+        Raises:
+            ParityError: names the first stage that is out of tolerance.
+        """
+        simplified = run_original(self.canonical.graph, self.original.inputs)
+        report = compare(self.original.outputs, simplified, self.original.tolerance)
+        report.check("after simplify")
+        for name, module in self._stages().items():
+            report = _report(self.evaluate(module, self.original.signature), self.original)
+            if not report.passed:
+                where = self._where({name: module})
+                raise ParityError(f"parity failed after {name}: {report.problems()}{where}")
+
+    def _stages(self) -> dict[str, IRModule]:
+        return {
+            "import": self.canonical.imported.module,
+            "canonicalize": self.canonical.module,
+        }
+
+    def _where(self, stages: Mapping[str, IRModule]) -> str:
+        """Say in a clause which stage and operator is the first that is off."""
+        for name, module in stages.items():
+            first = first_divergence(
+                module,
+                self.canonical.value_names,
+                self.canonical.graph,
+                self.original.inputs,
+                self.original.tolerance,
+                self.evaluate,
+            )
+            if first is not None:
+                return f"; the first value that is off after {name} is {first}"
+        return "; all stages up to canonicalize agree, code generation does not"
+
+
+def _report(runnable: Runnable, expected: Expected) -> ParityReport:
+    actual = runnable.run(expected.inputs)
+    return compare(expected.outputs, actual, expected.tolerance)

@@ -1,0 +1,104 @@
+"""What a compiled model must compute: test inputs, and the outputs that they must give."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from edgec.compiler.calibration.accuracy import Comparison, same_top1
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.frontend.canonical import CanonicalModel
+from edgec.compiler.frontend.onnx_facts import (
+    graph_depth,
+    index_bounds,
+    least_precise_float,
+    quantizes_activations,
+)
+from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.parity.choose_inputs import choose_inputs
+from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
+from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Test inputs, and what a model makes of them.
+
+    Attributes:
+        signature: inputs and outputs.
+        inputs: by name.
+        outputs: by name.
+        tolerance: how far a library's outputs may be from these.
+        index_bounds: for inputs that are indices, the number of rows that they choose from.
+    """
+
+    signature: Signature
+    inputs: Tensors
+    outputs: Tensors
+    tolerance: Tolerance
+    index_bounds: Mapping[str, int]
+
+    @classmethod
+    def of_original(
+        cls,
+        original: onnx.ModelProto,
+        canonical: CanonicalModel,
+        given: Tensors | None,
+        samples: Samples | None,
+        seed: int,
+    ) -> "Expected":
+        """Run the original graph.
+
+        Args:
+            original: the model as the file has it.
+            canonical: the same, canonical.
+            given: test inputs; None takes the first sample, or generates some.
+            samples: what a compressed or quantized model was calibrated with.
+            seed: of generated inputs.
+
+        Raises:
+            EdgecError: the inputs do not fit, or the original cannot be run.
+        """
+        graph, signature = canonical.graph.graph, canonical.signature
+        if not given and samples is not None:
+            # Random values are not what ranges were calibrated for.
+            given = rounded_to_half(next(iter(samples)))
+        bounds = index_bounds(graph)
+
+        def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
+            return run_original(original, {**inputs, **canonical.special.frozen})
+
+        if given:
+            inputs = check_inputs(signature.inputs, given)
+            outputs = run(inputs)
+        else:
+            inputs, outputs = choose_inputs(signature.inputs, seed, bounds, run)
+        tolerance = tolerance_for(
+            least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
+        )
+        return cls(signature, inputs, outputs, tolerance, bounds)
+
+    def of_transformed(self, outputs: Tensors, quantized_activations: bool) -> "Expected":
+        """Return what the library of a compressed or quantized module must compute.
+
+        Args:
+            outputs: what the module gives for the same inputs.
+            quantized_activations: whether it rounds activations.
+        """
+        transformed = replace(self, outputs=outputs)
+        if not quantized_activations:
+            return transformed
+        # A kernel sums in another order: what lies between two quantized values moves.
+        own_db = min(self.sqnr_db(transformed).values(), default=math.inf)
+        tolerance = replace(self.tolerance, sqnr_db=quantized_sqnr_db(own_db))
+        return replace(transformed, tolerance=tolerance)
+
+    def sqnr_db(self, other: "Expected") -> dict[str, float]:
+        """Return the signal-to-noise ratio of another model's outputs, by name [dB]."""
+        comparison = Comparison(same_top1)
+        comparison.add(self.outputs, other.outputs)
+        return dict(comparison.result().by_output)
