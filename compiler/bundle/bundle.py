@@ -128,9 +128,13 @@ class Bundle:
             Outputs by name.
 
         Raises:
-            TensorInputError: the inputs do not fit.
+            TensorInputError: the inputs do not fit, or hold an index beyond its table.
             BundleError: the bundle is for another machine.
         """
+        # Imported here: reading a bundle needs no runtime.
+        from edgec.compiler.runtime.inputs import check_indices
+
+        check_indices(inputs, self.manifest.settings.index_bounds)
         if self._session is None:
             self._session = self.open()
         return self._session.run(inputs)  # type: ignore[no-any-return]

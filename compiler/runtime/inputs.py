@@ -112,6 +112,31 @@ def check_inputs(
     return {name: np.asarray(inputs[name]) for name in known}
 
 
+def check_indices(inputs: Tensors, bounds: Mapping[str, int]) -> None:
+    """Refuse an index that is in no row of the table that it is looked up in.
+
+    A compiled Gather takes the nearest row for it; ONNX defines it from -rows to rows - 1.
+
+    Args:
+        inputs: by name; what is missing or holds no integers is refused elsewhere.
+        bounds: rows by the name of the input, as in the manifest.
+
+    Raises:
+        TensorInputError: names the input, the index and the bounds.
+    """
+    for name, rows in bounds.items():
+        array = np.asarray(inputs.get(name, ()))
+        if array.size == 0 or array.dtype.kind not in "iu":
+            continue
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < -rows or highest >= rows:
+            wrong = lowest if lowest < -rows else highest
+            raise TensorInputError(
+                f"input {name} holds the index {wrong}; it chooses from {rows} rows, so "
+                f"{-rows} to {rows - 1} are expected"
+            )
+
+
 def read_tensors(sources: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Tensors from `NAME=file.npy` and `file.npz` arguments, later ones winning.
 
