@@ -170,8 +170,9 @@ def _edgec(model: str, folder: Path, parity: bool) -> None:
 
 
 def _nncf(model: str, folder: Path, _parity: bool) -> None:
+    # Before nncf, which imports it too.
+    from edgec.compiler.support.silent_openvino import openvino  # noqa: I001
     import nncf
-    import openvino
 
     loaded = openvino.convert_model(folder / "model.onnx")
     loaded.reshape({name: list(shape) for name, shape in _shapes(model).items()})
@@ -184,8 +185,12 @@ def _nncf(model: str, folder: Path, _parity: bool) -> None:
 
 
 def _onnxruntime(_model: str, folder: Path, _parity: bool) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    import edgec.compiler.support.silent_onnxruntime  # noqa: F401, I001  before the next ones
+    from onnxruntime.quantization import (  # noqa: TID251
+        CalibrationDataReader,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
