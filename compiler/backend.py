@@ -17,10 +17,10 @@ from edgec.compiler.codegen.build import build_machine, build_program
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, Tensors
-from edgec.compiler.kernels.emit.integer_dot import dot_of
+from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.pack_layouts import PackLayouts
+from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.vm_schedule import schedule_for_machine
 from edgec.compiler.runtime.executor import Executor
@@ -44,11 +44,15 @@ def pack(
     return ChooseSparse(sparse_choices(dense, target))(dense)
 
 
-def pack_dense(module: IRModule, target: Target, names: Mapping[str, str]) -> IRModule:
-    """The same with dense kernels alone."""
+def pack_dense(
+    module: IRModule, target: Target, names: Mapping[str, str], notes: Notes | None = None
+) -> IRModule:
+    """Pack with dense kernels alone; `notes` receives what it tells about operators."""
     if not is_static(module):
         return module
-    return PackLayouts(target.float_lanes, dot_of(target), names)(module)
+    notes = notes if notes is not None else Notes()
+    notes.why_in_floats = target.why_in_floats
+    return PackLayouts(target.float_lanes, dot_of(target), names, notes)(module)
 
 
 def schedule(
@@ -80,7 +84,11 @@ def schedule(
 
 
 def build(
-    scheduled: Program | IRModule, signature: Signature, target: Target, library: Path
+    scheduled: Program | IRModule,
+    signature: Signature,
+    target: Target,
+    library: Path,
+    name: str = "model",
 ) -> tuple[Executor, int]:
     """Generate code and link it.
 
@@ -89,7 +97,7 @@ def build(
         (0 where only a run can tell).
     """
     if isinstance(scheduled, Program):
-        plan = build_program(scheduled, signature.outputs, target, library)
+        plan = build_program(scheduled, signature.outputs, target, library, name)
         return "static", plan.arena_bytes
     build_machine(scheduled, target, library)
     return "machine", 0

@@ -29,6 +29,7 @@ from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.targets import Target
 
@@ -47,6 +48,7 @@ class Compilation:
         samples: what compression and quantization looked at.
         compressed: the compressed model, if it was compressed.
         quantized: the quantized model, if it was quantized.
+        fallbacks: what computes on floats in the packed program of a quantized model.
         original: what the original graph computes.
         expected: what the library must compute.
     """
@@ -58,6 +60,7 @@ class Compilation:
     samples: Samples | None
     compressed: CompressedModel | None
     quantized: QuantizedModel | None
+    fallbacks: tuple[FloatFallback, ...]
     original: Expected
     expected: Expected
     sqnr_db: Mapping[str, float] = field(init=False)
@@ -145,7 +148,7 @@ def _compression_record(compilation: Compilation) -> CompressionRecord | None:
                 macs=result.costs.macs,
                 weights=result.costs.weights,
                 nonzeros=result.costs.nonzeros,
-                score=result.accuracy and three_digits(result.accuracy.score),
+                score=result.accuracy and round(result.accuracy.score, 6),
                 samples_sqnr_db=_all_three_digits(
                     result.accuracy.by_output if result.accuracy else {}
                 ),
@@ -170,11 +173,11 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         rounding=options.rounding if options.repair else "nearest",
         quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
         kept_float=model.kept_float,
-        islands={i.name: f"{i.operator}: {i.why}" for i in model.islands},
+        islands={f.name: f"{f.operator}: {f.why}" for f in compilation.fallbacks},
         sqnr_db=_all_three_digits(compilation.sqnr_db),
         samples=model.measured,
         samples_sqnr_db=_all_three_digits(accuracy.by_output) if accuracy else {},
-        score=three_digits(accuracy.score) if accuracy else None,
+        score=round(accuracy.score, 6) if accuracy else None,
     )
 
 

@@ -10,6 +10,7 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import MANIFEST
 from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.expand_functions import has_body
+from edgec.compiler.frontend.model_argument import as_path
 from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.simplify import simplify
@@ -91,11 +92,11 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     Raises:
         EdgecError: the file is wrong.
     """
-    path = Path(path)
+    path = as_path(path, "inspect_path")
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()
-    source = read_model(path)
+    source = read_model(path, options.limits)
     try:
         special = specialize(source.proto, options.shapes, options.freeze)
     except ShapeError as error:
@@ -105,7 +106,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     # Imported here: a bundle is inspected without TVM.
     from edgec.compiler.frontend.import_graph import find_refusals
 
-    graph = simplify(special.proto)
+    graph = simplify(special.proto, options.limits)
     return _report(source, graph, "", find_refusals(graph))
 
 

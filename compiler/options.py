@@ -1,6 +1,8 @@
 """The settings of a compile, checked before anything runs."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.calibration.samples import SampleOptions
-from edgec.compiler.errors import UsageError
+from edgec.compiler.errors import TensorInputError, UsageError
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.quantize.options import QuantizeOptions
+from edgec.compiler.quantize.recipe import RECIPES, Recipe, load_recipe
+from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
+from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 if TYPE_CHECKING:
     # Its steps load TVM.
@@ -22,8 +28,13 @@ if TYPE_CHECKING:
 class CompileOptions:
     """What shapes the result of a compile, and what is checked and shown on the way.
 
+    Where the meaning is clear, plainer values are taken and converted: the name or the file of a
+    recipe for `quantize` and `compress`, lists for shapes, numbers for frozen values, text for
+    paths.
+
     Attributes:
         shapes: full shape by input name, for inputs that the model leaves open.
+        limits: of what the model file may ask for.
         freeze: value by input name; the input becomes a constant and leaves the interface.
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
@@ -33,6 +44,8 @@ class CompileOptions:
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
+        name: of the model in C programs, by default that of its file; programs that link several
+            bundles tell them apart by it.
         records: database of tuning records whose decisions are used.
         ready_records: use the records that come with edgec where the database has none.
         records_threads: only those tuned for so many threads; by default for the most there are.
@@ -42,6 +55,7 @@ class CompileOptions:
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    limits: Limits = DEFAULT_LIMITS
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     images: ImageInput | None = None
@@ -50,11 +64,81 @@ class CompileOptions:
     quantize: QuantizeOptions | None = None
     parity: bool = True
     runner: bool = False
+    name: str = ""
     records: Path | None = None
     ready_records: bool = True
     records_threads: int | None = None
     check_stages: bool = False
     dump: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Take what is meant where it is clear: names of recipes, plain values, names of files.
+
+        Raises:
+            UsageError: a setting cannot be.
+            RecipeError: an unknown recipe.
+        """
+        check_seed(self.seed)
+        check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
+        if self.check_stages and not self.parity:
+            raise UsageError("--check-stages and --no-parity contradict each other")
+        for name in ("records", "dump"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        shapes = {name: _extents(name, shape) for name, shape in self.shapes.items()}
+        freeze = {name: np.asarray(value) for name, value in self.freeze.items()}
+        object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "freeze", freeze)
+        for name, array in freeze.items():
+            if array.dtype.kind not in "biufcV":
+                raise UsageError(f"--freeze {name}: numbers are expected, {array.dtype} was given")
+        object.__setattr__(self, "quantize", _quantize_options(self.quantize))
+        object.__setattr__(self, "compress", _compress_options(self.compress))
+
+
+def _extents(name: str, shape: object) -> tuple[int, ...]:
+    """A shape, of a list as well; every extent fits the 64 bits of ONNX."""
+    try:
+        extents = tuple(int(extent) for extent in shape)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        extents = None
+    if extents is None or isinstance(shape, str):
+        raise UsageError(f"--shape {name}: whole numbers are expected, {shape!r} was given")
+    if any(abs(extent) >= 1 << 63 for extent in extents):
+        raise UsageError(f"--shape {name}: {max(extents, key=abs)} is no extent of a tensor")
+    return extents
+
+
+def _quantize_options(value: object) -> QuantizeOptions | None:
+    if value is None or isinstance(value, QuantizeOptions):
+        return value
+    if isinstance(value, Recipe):
+        return QuantizeOptions(recipe=value)
+    if isinstance(value, str | Path):
+        return QuantizeOptions(recipe=load_recipe(value))
+    raise UsageError(
+        "quantize is QuantizeOptions(recipe=load_recipe(…)), or the name of a recipe: "
+        f"{', '.join(RECIPES)}; {type(value).__name__} was given"
+    )
+
+
+def _compress_options(value: object) -> "CompressOptions | None":
+    if value is None:
+        return None
+    # Imported here: the steps load TVM.
+    from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
+
+    if isinstance(value, CompressOptions):
+        return value
+    if isinstance(value, CompressionRecipe):
+        return CompressOptions(recipe=value)
+    if isinstance(value, str | Path):
+        return CompressOptions(recipe=load_compression(str(value)))
+    raise UsageError(
+        "compress is CompressOptions(recipe=load_compression(…)), or the name of a recipe, as "
+        f"'channels-50'; {type(value).__name__} was given"
+    )
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -77,15 +161,31 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def parse_value(text: str) -> tuple[str, NDArray[Any]]:
-    """Read `name=16000` or `name=1,2,3`; true and false are booleans.
+    """Read `name=16000`, `name=1,2,3`, `name=[[1,2],[3,4]]` or `name=FILE.npy`.
+
+    The words true and false are booleans.
 
     Raises:
         UsageError: it is not of that form.
 
     >>> parse_value("sr=16000")
     ('sr', array(16000))
+    >>> parse_value("table=[[1,2],[3,4]]")[1].shape
+    (2, 2)
     """
     name, equals, values = text.rpartition("=")
+    if name and values.endswith(".npy"):
+        return name, _read_value(text, Path(values))
+    if name and values.startswith("["):
+        try:
+            array = np.array(json.loads(values))
+        except (ValueError, RecursionError):
+            array = np.array(None)
+        if array.dtype.kind not in "biuf":
+            raise UsageError(
+                f"{text!r} is no value; write NAME=[[1,2],[3,4]], rows of equal length"
+            )
+        return name, array
     words = {"true": True, "false": False}
     try:
         numbers = [
@@ -95,8 +195,41 @@ def parse_value(text: str) -> tuple[str, NDArray[Any]]:
     except ValueError:
         numbers, equals = [], ""
     if not name or not equals:
-        raise UsageError(f"{text!r} is no value; write NAME=16000 or NAME=1,2,3")
-    return name, np.array(numbers[0] if len(numbers) == 1 else numbers)
+        raise UsageError(f"{text!r} is no value; write NAME=16000, NAME=1,2,3 or NAME=FILE.npy")
+    array = np.array(numbers[0] if len(numbers) == 1 else numbers)
+    if array.dtype.kind == "O":
+        raise UsageError(f"{text!r}: no tensor holds a number of that size")
+    return name, array
+
+
+def _read_value(text: str, path: Path) -> NDArray[Any]:
+    try:
+        array = read_arrays(path)
+    except NpyError as error:
+        raise TensorInputError(f"--freeze {text}: {path} {error}") from None
+    if isinstance(array, dict):
+        raise TensorInputError(f"--freeze {text}: {path} is an archive; one array is expected")
+    return array
+
+
+def parse_limits(texts: Sequence[str]) -> Limits:
+    """Read `value=1G`, `file=4G` and `nodes=500000`.
+
+    Raises:
+        UsageError: one is not of that form.
+
+    >>> parse_limits(["value=1G", "nodes=500000"])
+    Limits(file_bytes=2147483648, value_bytes=1073741824, nodes=500000)
+    """
+    given: dict[str, int] = {}
+    for text in texts:
+        match = re.fullmatch(r"(value|file|nodes)=(\d{1,12})([kMGT]?)", text)
+        if not match:
+            raise UsageError(f"{text!r} is no limit; write value=1G, file=4G or nodes=500000")
+        name, digits, unit = match.groups()
+        field_name = name if name == "nodes" else f"{name}_bytes"
+        given[field_name] = int(digits) * 1024 ** " kMGT".index(unit or " ")
+    return Limits(**given)
 
 
 def _is_fraction(text: str) -> bool:

@@ -18,11 +18,13 @@ from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.describe import Compilation, describe_compilation, vector_files
 from edgec.compiler.errors import BadInputError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.onnx_facts import quantizes_activations
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.preprocessing import Preprocess
@@ -31,14 +33,18 @@ from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.pack import Notes
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
 from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
 from edgec.compiler.support.files import scratch_folder
@@ -66,7 +72,7 @@ PHASES = (
 
 
 def compile_model(
-    path: str | Path,
+    model: str | Path | onnx.ModelProto,
     target: str | Path | Target = "native",
     options: CompileOptions | None = None,
     *,
@@ -76,7 +82,7 @@ def compile_model(
     """Compile an ONNX model for a target into a verified bundle.
 
     Args:
-        path: the ONNX file.
+        model: the ONNX file, or what was read from one.
         target: a target, its name, or the path of a target file.
         options: shapes, frozen inputs, checks; the defaults compile a static model.
         output: bundle folder, or a file that ends in `.tar`; by default
@@ -91,15 +97,23 @@ def compile_model(
     """
     options = options or CompileOptions()
     target = target if isinstance(target, Target) else load_target(target)
-    path = Path(path)
+    if isinstance(model, onnx.ModelProto):
+        with scratch_folder() as scratch:
+            path = write_model(model, scratch)
+            output = output or f"{path.stem}-{target.name}.edgec"
+            return compile_model(path, target, options, output=output, progress=progress)
+    path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
+    check_before_work(output, options, target)
     progress = progress or Silent()
     dump = Dump(options.dump) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path))
-        canonical = canonical_model(source, options.shapes, options.freeze, phase, options.images)
+            source = show(read_model(path, options.limits))
+        canonical = canonical_model(
+            source, options.shapes, options.freeze, options.limits, phase, options.images
+        )
         module, signature = canonical.module, canonical.signature
         samples = _samples(options, canonical.graph, signature)
         with phase("reference"):
@@ -127,14 +141,25 @@ def compile_model(
             with phase("quantize") as show:
                 quantized = show(quantize_model(module, options.quantize, context, source.sha256))
             module = quantized.module
-            if options.quantize.report is not None:
-                write_report(options.quantize.report, quantized)
         if compressed is not None or quantized is not None:
             on_integers = (
                 options.quantize is not None and options.quantize.recipe.activations != "float"
             )
             with phase("expect"):
-                expected = original.of_transformed(module, on_integers)
+                outputs = quantized.outputs if quantized is not None else None
+                # By code that is not ours, if it is to be compared.
+                if options.parity or outputs is None:
+                    outputs = run_reference(module, signature, original.inputs)
+                expected = original.of_transformed(outputs, on_integers)
+        with phase("pack") as show:
+            packed = show(_Packed.make(module, target, canonical.value_names))
+        fallbacks: tuple[FloatFallback, ...] = ()
+        if quantized is not None and options.quantize is not None:
+            fallbacks = float_fallbacks(
+                quantized.quantization, packed.notes.why_floats, quantized.kept_float
+            )
+            if options.quantize.report is not None:
+                write_report(options.quantize.report, quantized, fallbacks)
         compilation = Compilation(
             source=source,
             target=target,
@@ -143,12 +168,10 @@ def compile_model(
             samples=samples,
             compressed=compressed,
             quantized=quantized,
+            fallbacks=fallbacks,
             original=original,
             expected=expected,
         )
-
-        with phase("pack") as show:
-            packed = show(_Packed.make(module, target, canonical.value_names))
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compress and options.compress.report:
@@ -160,11 +183,14 @@ def compile_model(
         with phase("schedule") as show:
             scheduled = show(schedule(lowered, module, target, signature, decide))
         progress.detail(describe_generic(scheduled, target))
+        if packed.notes.describe():
+            progress.detail(packed.notes.describe())
         if options.runner and not isinstance(scheduled, Program):
             raise UnsupportedModelError(_NO_RUNNER)
         library = scratch / LIBRARY
+        name = model_identifier(options.name or path.stem)
         with phase("build"):
-            executor, arena_bytes = build(scheduled, signature, target, library)
+            executor, arena_bytes = build(scheduled, signature, target, library, name)
 
         with phase("verify"):
             parity = ParityRecord(checked_on="nothing")
@@ -176,6 +202,7 @@ def compile_model(
         execution = ExecutionRecord(
             executor=executor,
             arena_bytes=arena_bytes,
+            c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(scheduled, decide.used, target)),
         )
         manifest = describe_compilation(compilation, execution, parity)
@@ -189,16 +216,24 @@ def compile_model(
 
 @dataclass(frozen=True)
 class _Packed:
-    """The module in the target's layouts, and why its operators run sparse or dense."""
+    """The module in the target's layouts, and why its operators run as they do.
+
+    Attributes:
+        module: the packed module.
+        rows: why operators run sparse or dense.
+        notes: why operators run on integers, on floats, or in generic code.
+    """
 
     module: IRModule
     rows: tuple[KernelRow, ...]
+    notes: Notes
 
     @classmethod
     def make(cls, module: IRModule, target: Target, names: Mapping[str, str]) -> "_Packed":
-        dense = pack_dense(module, target, names)
+        notes = Notes()
+        dense = pack_dense(module, target, names, notes)
         choices = sparse_choices(dense, target)
-        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()))
+        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()), notes)
 
 
 _NO_RUNNER = (

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.bundle.manifest import LIBRARY, MANIFEST, RUNNER, FileRecord, Manifest
 from edgec.compiler.bundle.npy import load_npy
-from edgec.compiler.errors import BundleError, IntegrityError, OutputError
+from edgec.compiler.errors import BundleError, IntegrityError, OutputError, UsageError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error
 
@@ -43,7 +43,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._folder = folder
-        self._session: Any = None
+        self._sessions: dict[int, Any] = {}  # by number of threads
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -57,10 +57,13 @@ class Bundle:
             IntegrityError: names the files that are changed, missing or extra.
         """
         path = Path(path)
-        if path.is_dir():
-            return cls._open(path, path)
-        if not path.exists():
-            raise BundleError(f"bundle {path} does not exist")
+        try:
+            if path.is_dir():
+                return cls._open(path, path)
+            if not path.exists():
+                raise BundleError(f"bundle {path} does not exist")
+        except OSError as error:
+            raise BundleError(f"bundle {path} cannot be read: {error.strerror}") from None
         folder = Path(tempfile.mkdtemp(prefix="edgec-bundle-"))
         try:
             _unpack(path, folder)
@@ -70,6 +73,11 @@ class Bundle:
             raise
         weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
         return bundle
+
+    @classmethod
+    def of(cls, bundle: "Bundle | str | Path") -> "Bundle":
+        """Return the bundle itself, or load the one at a path; see `load`."""
+        return bundle if isinstance(bundle, Bundle) else cls.load(bundle)
 
     @classmethod
     def _open(cls, path: Path, folder: Path) -> "Bundle":
@@ -110,36 +118,69 @@ class Bundle:
             for spec, file in zip(specs, files, strict=True)
         }
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Run the model here, on all cores.
+    def run(self, inputs: Tensors, threads: int = 0) -> dict[str, NDArray[Any]]:
+        """Run the model here.
+
+        Any thread of Python may call this, also in a child of fork. Callers take turns; for more
+        throughput with many callers open several sessions of one thread each, see `open`.
 
         Args:
             inputs: every input by name, with the shape and dtype of the manifest.
+            threads: threads to compute on; 0 is one for each core that this process may use.
 
         Returns:
             Outputs by name.
 
         Raises:
-            TensorInputError: the inputs do not fit.
+            TensorInputError: the inputs do not fit, or hold an index beyond its table.
             BundleError: the bundle is for another machine.
         """
-        if self._session is None:
-            self._session = self.open()
-        return self._session.run(inputs)  # type: ignore[no-any-return]
-
-    def open(self, threads: int = 0) -> Any:
-        """A new session; see `edgec.compiler.runtime.session.open_session`."""
         # Imported here: reading a bundle needs no runtime.
-        from edgec.compiler.runtime.session import open_session
+        from edgec.compiler.runtime.inputs import check_indices
+
+        check_indices(inputs, self.manifest.settings.index_bounds)
+        session = self._sessions.get(threads)
+        if session is None:
+            # Threads that come here at once open one each, and all use the first.
+            session = self._sessions.setdefault(threads, self.open(threads))
+        return session.run(inputs)  # type: ignore[no-any-return]
+
+    def open(self, threads: int = 0, sessions: int = 1) -> Any:
+        """Load the model, to run it with `run` of what this returns.
+
+        Args:
+            threads: threads that each session computes on; 0 is one for each core that this
+                process may use.
+            sessions: how many runs there may be at the same time. One gives a session (see
+                `edgec.compiler.runtime.session.open_session`), whose callers take turns; more
+                give a pool of them: `bundle.open(threads=1, sessions=4)` serves four callers at
+                once, each on one core. The weights are in memory once, the values between the
+                operators once for each session.
+
+        Raises:
+            UsageError: there cannot be so many.
+            BundleError: the bundle is for another machine.
+        """
+        if threads < 0 or sessions < 1:
+            raise UsageError(
+                f"{sessions} sessions of {threads} threads were asked for; give at least one "
+                "session, and 0 threads (all cores) or more"
+            )
+        # Imported here: reading a bundle needs no runtime.
+        from edgec.compiler.runtime.session import SessionPool, open_session
 
         manifest = self.manifest
-        return open_session(
-            self.library,
-            manifest.target,
-            manifest.signature,
-            manifest.execution.executor,
-            threads,
-        )
+        opened = [
+            open_session(
+                self.library,
+                manifest.target,
+                manifest.signature,
+                manifest.execution.executor,
+                threads,
+            )
+            for _ in range(sessions)
+        ]
+        return opened[0] if sessions == 1 else SessionPool(opened)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
@@ -153,7 +194,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
     Raises:
         OutputError: no permission, no space, or something that is no bundle is in the way.
     """
-    _check_destination(path)
+    check_destination(path)
     staging: Path | None = None
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -172,13 +213,23 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
     return Bundle.load(path)
 
 
-def _check_destination(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: folder {path.parent} does not exist")
-    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
-        raise OutputError(f"cannot write {path}: a folder that is no bundle is in the way")
-    if path.exists() and path.is_dir() == (path.suffix == ".tar"):
-        raise OutputError(f"cannot write {path}: it exists and is of the other kind")
+def check_destination(path: Path) -> None:
+    """Make sure that a bundle can be written to a path.
+
+    Raises:
+        OutputError: no such folder, no permission, or something that is no bundle is in the way.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: folder {path.parent} does not exist")
+        if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+            raise OutputError(f"cannot write {path}: a folder that is no bundle is in the way")
+        if path.exists() and path.is_dir() == (path.suffix == ".tar"):
+            raise OutputError(f"cannot write {path}: it exists and is of the other kind")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise output_error(path, error) from None
 
 
 def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:

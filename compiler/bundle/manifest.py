@@ -173,7 +173,7 @@ class QuantizationRecord(_Record):
         rounding: of the weights; `nearest` without repair.
         quantized: number of operators that compute on codes or stored weights.
         kept_float: names of operators that returned to float to reach a bar.
-        islands: why it stays float, by name of an operator that computes on floats among codes.
+        islands: float fallbacks: why, by name of an operator that computes on floats.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
         samples_sqnr_db: by float output, against the float model [dB].
@@ -202,11 +202,14 @@ class ExecutionRecord(_Record):
         executor: `static`: the library needs nothing but the C library; `machine`: it needs
             TVM's runtime.
         arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
+        c_name: of the model in C: `edgec_model_NAME` is the library's function; empty for the
+            machine.
         tuned_share: part of the estimated time in kernels whose decisions were tuned.
     """
 
     executor: Executor
     arena_bytes: int
+    c_name: str = ""
     tuned_share: float = 0.0
 
 

@@ -124,7 +124,7 @@ def _measure(
     count = dict.fromkeys((o.name for o in operators), 0)
     graph = model.graph
     limits = {o.name: sums_per_batch(o, samples.count) for o in operators}
-    for values in observe(model, samples, "repair", progress):
+    for values in observe(model, samples, "moments", progress):
         for operator in operators:
             data = values[graph.names[operator.inputs[0]]]
             places = choose_sums(operator, limits[operator.name], random)
@@ -172,7 +172,9 @@ def input_sums(
     strides = [int(n) for n in attributes.strides]
     dilation = [int(n) for n in attributes.dilation]
     kernel = operator.weight.array.shape[2:]
-    padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = data
+    if any((top, left, bottom, right)):
+        padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]

@@ -16,6 +16,7 @@ from tvm import IRModule
 
 from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
 from edgec.compiler.frontend.import_graph import ImportedModel, import_model
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
 from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
@@ -68,6 +69,7 @@ def canonical_model(
     model: SourceModel | onnx.ModelProto | str | Path,
     shapes: Mapping[str, Shape] = MappingProxyType({}),
     freeze: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    limits: Limits = DEFAULT_LIMITS,
     phase: Phase = untold,
     images: ImageInput | None = None,
 ) -> CanonicalModel:
@@ -77,6 +79,7 @@ def canonical_model(
         model: the model, or its file.
         shapes: full shape by input name, for inputs that the model leaves open.
         freeze: value by input name; the input becomes a constant.
+        limits: of what the model may ask for.
         phase: told of each phase; by default nobody is.
         images: what becomes part of the model before all else; None leaves it as it is.
 
@@ -84,7 +87,7 @@ def canonical_model(
         EdgecError: the file is wrong, a shape is open, or an operator is not supported.
     """
     if isinstance(model, str | Path):
-        model = read_model(Path(model))
+        model = read_model(Path(model), limits)
     proto = model.proto if isinstance(model, SourceModel) else model
     with phase("specialize") as show:
         special = specialize(proto, shapes, freeze)
@@ -94,7 +97,7 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(settle_ceil_mode(special.proto)))
+        graph = show(simplify(settle_ceil_mode(special.proto), limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:

@@ -4,22 +4,17 @@ With its graph optimizations off, ONNX Runtime computes operator by operator wha
 says. Where it lacks an operator, the reference evaluator of the onnx package answers.
 """
 
-import ctypes
 import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.ir.signature import Tensors
-
-# What a user compiles is nobody else's business.
-onnxruntime.disable_telemetry_events()
+from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_session
 
 
 def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]]:
@@ -32,23 +27,20 @@ def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, ND
     Raises:
         ModelFileError: neither runtime can run the model on these inputs.
     """
-    options = _session_options()
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    exact = _without_rounding(model)
-    if exact is not None:
-        source = exact.SerializeToString()
-        if isinstance(model, Path):
-            options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.resolve().parent))
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        return _run_session(session, inputs)
+        # Inside: a model of more than 2 GiB does not serialize.
+        exact = _without_rounding(model)
+        folder = model.resolve().parent if isinstance(model, Path) else None
+        if exact is not None:
+            session = open_onnx_session(exact.SerializeToString(), weights=folder)
+        elif isinstance(model, Path):
+            session = open_onnx_session(str(model))
+        else:
+            session = open_onnx_session(model.SerializeToString())
+        return run_onnx_session(session, inputs)
     except Exception as error:
         # ONNX Runtime's exceptions have no common base but this one.
         return _run_reference(model, inputs, str(error))
-
-
-# Where ONNX Runtime looks for external data of a model in memory.
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
@@ -82,38 +74,6 @@ def _levels(model: onnx.ModelProto) -> list[onnx.AttributeProto]:
         for attribute in node.attribute
         if attribute.name == "accuracy_level" and attribute.i > 1
     ]
-
-
-def _run_session(session: onnxruntime.InferenceSession, inputs: Tensors) -> dict[str, NDArray[Any]]:
-    """Run with types that NumPy lacks too: those in the memory layout of a TensorProto."""
-    binding = session.io_binding()
-    kept = []
-    for value in session.get_inputs():
-        array = np.ascontiguousarray(inputs[value.name]).reshape(inputs[value.name].shape)
-        proto = numpy_helper.from_array(array)
-        buffer = np.frombuffer(proto.raw_data or b"\0", np.uint8)
-        kept.append(buffer)
-        binding.bind_input(value.name, "cpu", 0, proto.data_type, array.shape, buffer.ctypes.data)
-    # A graph may list an output twice.
-    names = list(dict.fromkeys(value.name for value in session.get_outputs()))
-    for name in names:
-        binding.bind_output(name)
-    session.run_with_iobinding(binding)
-    return dict(zip(names, map(_array, binding.get_outputs()), strict=True))
-
-
-def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
-    proto = onnx.TensorProto(data_type=value.element_type(), dims=value.shape())
-    proto.raw_data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
-    array: NDArray[Any] = numpy_helper.to_array(proto)
-    return array
-
-
-def _session_options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return options
 
 
 def _run_reference(

@@ -6,14 +6,17 @@ tolerance of its manifest; given the original ONNX file, fresh inputs are compar
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
-from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing
 from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.parity.choose_inputs import choose_inputs
 from edgec.compiler.parity.compare import (
     ORACLE_ABSOLUTE_ERROR,
     OutputParity,
@@ -23,23 +26,23 @@ from edgec.compiler.parity.compare import (
 )
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
-from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.support.limits import check_seed
 
 # Another order of sums moves a value to the next code here and there.
 NOISE_MARGIN_DB = 1.0
 
 
 def verify_bundle(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     *,
-    model: Path | None = None,
+    model: str | Path | None = None,
     seeds: tuple[int, ...] = (1,),
     run: Callable[[Tensors], Tensors] | None = None,
 ) -> ParityReport:
     """Run a bundle on known inputs and compare.
 
     Args:
-        bundle: an opened bundle; its files are what its manifest says.
+        bundle: an opened bundle, or its path; its files are what its manifest says.
         model: the ONNX file it was compiled from, to compare on fresh inputs too.
         seeds: one set of fresh inputs each.
         run: computes the outputs; else the bundle is run here.
@@ -50,12 +53,15 @@ def verify_bundle(
     Raises:
         BundleError: the bundle is for another machine, or `model` is another model.
     """
+    bundle = Bundle.of(bundle)
+    for seed in seeds:
+        check_seed(seed)
     manifest = bundle.manifest
     tolerance = Tolerance(**manifest.tolerance.model_dump())
     runs = bundle.vectors()
     floats: list[ParityReport] = []
     if model is not None:
-        source = read_model(model)
+        source = read_model(Path(model))
         if source.sha256 != manifest.model.sha256:
             raise BundleError(
                 f"{bundle.path} was compiled from another file than {model}: its source has "
@@ -68,17 +74,22 @@ def verify_bundle(
             reached = manifest.quantization.sqnr_db
             compute = run or bundle.run
             for inputs, _ in runs:
-                original = run_original(source.original, {**prepared(inputs, embedded), **frozen})
+                original = _original(source, frozen, embedded, inputs)
                 floats.append(_against_floats(original, compute(inputs), reached))
             seeds = ()
         for seed in seeds:
             bounds = manifest.settings.index_bounds
-            inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
-            fed = prepared(inputs, embedded)
-            runs.append((inputs, run_original(source.original, {**fed, **frozen})))
+            original_of = partial(_original, source, frozen, embedded)
+            runs.append(choose_inputs(manifest.signature.inputs, seed, bounds, original_of))
     compute = run or bundle.run
     reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
     return _worst([*reports, *floats])
+
+
+def _original(
+    source: SourceModel, frozen: Tensors, embedded: EmbeddedPreprocessing | None, inputs: Tensors
+) -> dict[str, np.ndarray]:
+    return run_original(source.original, {**prepared(inputs, embedded), **frozen})
 
 
 def _against_floats(

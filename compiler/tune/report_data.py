@@ -3,25 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgec.compiler.tune.search import Strategy
 from edgec.compiler.tune.tasks import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """How long and how to search.
-
-    Attributes:
-        seconds: time to spend; None for no limit.
-        trials: decisions to measure, those in the database included; None for no limit.
-        strategy: see `search.py`.
-        seed: of everything random.
-    """
-
-    seconds: float | None = None
-    trials: int | None = None
-    strategy: Strategy = "evolutionary"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +43,7 @@ class TuneReport:
         tasks: kernels, largest first.
         history: seconds, trials and time of the model by the best decisions then.
         reason: why it ended.
+        noisy: whether the machine was too noisy for some of the comparisons at the end.
     """
 
     before: float
@@ -70,6 +53,12 @@ class TuneReport:
     tasks: tuple[TaskResult, ...]
     history: tuple[tuple[float, int, float], ...]
     reason: str
+    noisy: bool = False
+
+    @property
+    def gained(self) -> bool:
+        """Whether the records make the model faster."""
+        return self.after < self.before
 
 
 class Observer(Protocol):

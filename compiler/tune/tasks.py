@@ -6,14 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, Tensors
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
@@ -78,14 +82,16 @@ class Plan:
     tasks: tuple[Task, ...]
 
 
-def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
+def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions) -> Plan:
     """Everything that a compile does before it chooses decisions, and the list of kernels.
 
     Raises:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
-    canonical = canonical_model(path, options.shapes, options.freeze, images=options.images)
+    canonical = canonical_model(
+        model, options.shapes, options.freeze, options.limits, images=options.images
+    )
     module, signature = canonical.module, canonical.signature
     lowered = lower(pack(module, target, canonical.value_names), target)
     program = schedule(lowered, module, target, signature)
@@ -112,7 +118,7 @@ def _tasks(program: Program, target: Target) -> tuple[Task, ...]:
     for number, key in enumerate(ordered):
         template = TEMPLATES[key.operator]
         first = program.steps[steps[key][0]]
-        default = template.default(from_text(template.workload, key.workload), target)
+        default = default_decide(key.operator, from_text(template.workload, key.workload), target)
         tasks.append(
             Task(
                 number,

@@ -4,7 +4,7 @@ Layouts, with c float32 lanes in a vector:
 
     activation  [N, ceil(channels / c), H, W, c] codes; to this kernel a line of groups of four
                 channels, 32 bits each.
-    weight      int8 as the rows of `conv.pack_weight`, each lane one group.
+    weight      int8 as the rows of `weights.pack_weight`, each lane one group.
     bias        int32 [blocks * c]: the bias in units of the products, less the sum of all weights
                 of the channel times the zero point.
     rows        int32 [kh, blocks * c]: the sum of the weights of a row of the window times the
@@ -18,28 +18,25 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.direct import (
-    ConvDecision,
-    DirectConv,
-    code_bytes,
-    direct_space,
-    estimate_cycles,
-    flattened,
-    pack_weight,
-    packed_size,
-)
+from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
+from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
+from edgec.compiler.kernels.conv.direct import DirectConv
+from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
 from edgec.compiler.kernels.conv.windows import absent_rows
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvBuffers, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
-from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.isa import Dot, dot_of
+from edgec.compiler.kernels.template import INT32_BIAS, Template
+from edgec.compiler.kernels.vectors import shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -70,8 +67,12 @@ class IntegerConvWorkload(CodesConvWorkload):
     @property
     def grouped(self) -> ConvWorkload:
         """As a convolution whose channels are groups of channels."""
-        groups = math.ceil(self.conv.in_channels / GROUP)
-        return flattened(replace(self.conv, in_channels=groups))
+        return _grouped(self.conv)
+
+
+@lru_cache(maxsize=256)
+def _grouped(conv: ConvWorkload) -> ConvWorkload:
+    return flattened(replace(conv, in_channels=math.ceil(conv.in_channels / GROUP)))
 
 
 def _dot(workload: IntegerConvWorkload, target: Target) -> Dot:
@@ -192,7 +193,7 @@ def emit_phases(
     the phase before it.
     """
     workload = phases[0][0]
-    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(workload, target)
+    e, work, c, dot = Emitter(target), workload.grouped, target.float_lanes, _dot(workload, target)
     sizes = [integer_weight_size(phase, decision, target) for phase, decision in phases]
     taps = [phase.conv.kernel[0] for phase, _ in phases]
     blocks_in = math.ceil(workload.conv.in_channels / c)
@@ -342,3 +343,30 @@ class _IntegerConv(DirectConv):
 
     def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
         return self.dot.add(accumulator, values, weights)
+
+
+def _pack(
+    workload: IntegerConvWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    return pack_integer_weight(workload, decision, target, array) if position == 1 else array
+
+
+TEMPLATE = Template(
+    IntegerConvWorkload,
+    ConvDecision,
+    integer_space,
+    default_integer_decision,
+    emit_integer_conv,
+    _pack,
+    estimate_integer_cycles,
+    integer_weight_size,
+    epilogue="conv",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    fixed_point=True,
+    why_dense="there are no sparse kernels for integers",
+)

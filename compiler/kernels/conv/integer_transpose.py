@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.conv.direct import ConvDecision, ConvTransposeWorkload, fitted
+from edgec.compiler.kernels.conv.decision import ConvDecision, fitted
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
@@ -22,8 +22,10 @@ from edgec.compiler.kernels.conv.integer import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.targets.target import Target
 
 
@@ -113,3 +115,32 @@ def emit_integer_conv_transpose(
     """Write the kernel; its buffers are those of `emit_integer_conv`."""
     phases = [(phase, fitted(decision, phase.conv)) for phase in workload.phases()]
     return emit_phases(phases, target, name)
+
+
+def _pack(
+    workload: IntegerConvTransposeWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position != 1:
+        return array
+    return pack_integer_transposed_weight(workload, decision, target, array)
+
+
+TEMPLATE = Template(
+    IntegerConvTransposeWorkload,
+    ConvDecision,
+    integer_conv_transpose_space,
+    default_integer_conv_transpose_decision,
+    emit_integer_conv_transpose,
+    _pack,
+    estimate_integer_conv_transpose_cycles,
+    integer_conv_transpose_weight_size,
+    epilogue="conv",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    output_channels=1,
+    why_dense="there are no sparse kernels for integers",
+)

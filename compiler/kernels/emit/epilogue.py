@@ -7,7 +7,7 @@ A `number` holds for all. `uint8` and `int8` operands are codes, one for each el
 output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
 last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
 A `fixed` or `scaled` operand belongs to a step that makes codes of sums, the only one; see
-`fixed_point`.
+`requantize`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,10 @@ from typing import Any, Literal
 from tvm import tirx
 
 from edgec.compiler.kernels.emit import vector_math
-from edgec.compiler.kernels.emit.emitter import (
-    Emitter,
-    Index,
-    broadcast,
-    constant,
-    lanes_of,
-    select,
-)
-from edgec.compiler.kernels.emit.integer_dot import codes_of, fused_multiply_add, read_codes
+from edgec.compiler.kernels.emit.emitter import Emitter, Index
+from edgec.compiler.kernels.emit.quantized_values import Quantizer, codes_of, read_codes
+from edgec.compiler.kernels.vectors import broadcast, constant, fused_multiply_add, lanes_of, select
+from edgec.compiler.numerics.activations import ACTIVATIONS, BY_OPERATOR
 
 OperandKind = Literal[
     "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
@@ -81,11 +76,29 @@ def begins_with_bias(steps: Sequence[Step]) -> bool:
     return bool(steps) and steps[0] == Step("add", "channel")
 
 
+def _at_least(x: Any, bound: Any) -> Any:
+    """The larger of a value and a number.
+
+    The comparison is false if one of the two is NaN, and then the second operand is the result:
+    with the value there NaN stays NaN, for no more instructions.
+    """
+    return tirx.max(bound, x)
+
+
+def _at_most(x: Any, bound: Any) -> Any:
+    """The smaller of a value and a number; NaN stays NaN, see `_at_least`."""
+    return tirx.min(bound, x)
+
+
+def _either_nan(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A maximum or minimum of two values that is NaN if the first is; it is if the second is."""
+    return lambda x, y: select(tirx.isnan(x), x, choose(x, y))
+
+
 def _clip(x: Any, low: float, high: float) -> Any:
     lanes = lanes_of(x)
     dtype = str(x.ty.dtype.with_lanes(1)) if lanes > 1 else str(x.ty.dtype)
-    floored = tirx.max(x, constant(low, dtype, lanes))
-    return tirx.min(floored, constant(high, dtype, lanes))
+    return _at_most(_at_least(x, constant(low, dtype, lanes)), constant(high, dtype, lanes))
 
 
 def _number(x: Any, value: float) -> Any:
@@ -93,7 +106,7 @@ def _number(x: Any, value: float) -> Any:
 
 
 def _relu(x: Any) -> Any:
-    return tirx.max(x, _number(x, 0))
+    return _at_least(x, _number(x, 0))
 
 
 def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
@@ -111,27 +124,42 @@ def _gelu_tanh(x: Any) -> Any:
     return x * vector_math.sigmoid(u)
 
 
-UNARY: dict[str, Callable[..., Any]] = {
-    "add_number": lambda x, number: x + _number(x, number),
-    "divide_by_number": lambda x, number: _number(x, number) / x,
-    "divide_number": lambda x, number: x / _number(x, number),
-    "clip": _clip,
-    "erf": vector_math.erf,
-    "exp": vector_math.exp,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6)),
-    "leaky_relu": lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope)),
-    "maximum_number": lambda x, number: tirx.max(x, _number(x, number)),
-    "minimum_number": lambda x, number: tirx.min(x, _number(x, number)),
-    "multiply_number": lambda x, number: x * _number(x, number),
-    "relu": _relu,
-    "sigmoid": vector_math.sigmoid,
-    "silu": lambda x: x * vector_math.sigmoid(x),
-    "sqrt": tirx.sqrt,
-    "subtract_from_number": lambda x, number: _number(x, number) - x,
-    "tanh": vector_math.tanh,
+@dataclass(frozen=True)
+class Unary:
+    """The code of a function of one value.
+
+    Attributes:
+        emit: (x, *parameters) -> f(x).
+        cost: rough cost on one vector, in FMA-like instructions.
+    """
+
+    emit: Callable[..., Any]
+    cost: int = 2
+
+
+# Functions of one value: those of `numerics.activations`, and arithmetic with a constant number.
+UNARY: dict[str, Unary] = {
+    "abs": Unary(tirx.abs),
+    "add_number": Unary(lambda x, number: x + _number(x, number)),
+    "divide_by_number": Unary(lambda x, number: _number(x, number) / x),
+    "divide_number": Unary(lambda x, number: x / _number(x, number)),
+    "clip": Unary(_clip),
+    "erf": Unary(vector_math.erf, cost=36),
+    "exp": Unary(vector_math.exp, cost=16),
+    "gelu": Unary(_gelu, cost=38),
+    "gelu_tanh": Unary(_gelu_tanh, cost=26),
+    "hard_sigmoid": Unary(_hard_sigmoid),
+    "hard_swish": Unary(lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6))),
+    "leaky_relu": Unary(lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope))),
+    "maximum_number": Unary(lambda x, number: _at_least(x, _number(x, number))),
+    "minimum_number": Unary(lambda x, number: _at_most(x, _number(x, number))),
+    "multiply_number": Unary(lambda x, number: x * _number(x, number)),
+    "relu": Unary(_relu),
+    "sigmoid": Unary(vector_math.sigmoid, cost=20),
+    "silu": Unary(lambda x: x * vector_math.sigmoid(x), cost=21),
+    "sqrt": Unary(tirx.sqrt),
+    "subtract_from_number": Unary(lambda x, number: _number(x, number) - x),
+    "tanh": Unary(vector_math.tanh, cost=30),
 }
 
 
@@ -153,8 +181,8 @@ BINARY: dict[str, Callable[..., Any]] = {
     "add": _add,
     "divide": lambda x, y: x / y,
     "divide_by": lambda x, y: y / x,
-    "maximum": tirx.max,
-    "minimum": tirx.min,
+    "maximum": _either_nan(tirx.max),
+    "minimum": _either_nan(tirx.min),
     "multiply": _multiply,
     "quantize_int8": lambda x, y, *ends: codes_of(x, y, "int8", *ends),
     "quantize_uint8": lambda x, y, *ends: codes_of(x, y, "uint8", *ends),
@@ -162,13 +190,16 @@ BINARY: dict[str, Callable[..., Any]] = {
     "subtract_from": lambda x, y: y - x,
 }
 
-# Rough cost of a step on one vector, in FMA-like instructions.
-_HEAVY = {"exp": 16, "sigmoid": 20, "silu": 21, "tanh": 30, "erf": 36, "gelu": 38, "gelu_tanh": 26}
-
 
 def cost(steps: Sequence[Step]) -> int:
-    """Instructions of an epilogue on one vector."""
-    return sum(_HEAVY.get(step.op, 2) for step in steps)
+    """Return the instructions of an epilogue on one vector."""
+    return sum(UNARY[step.op].cost if step.op in UNARY else 2 for step in steps)
+
+
+def activation_step(call: Any) -> Step:
+    """Return the step of a call of an activation, see `numerics.activations`."""
+    name = BY_OPERATOR[str(call.op.name)]
+    return Step(name, None, ACTIVATIONS[name].parameters(call))
 
 
 def declare_operands(
@@ -201,7 +232,7 @@ def operand_loader(
 ) -> OperandLoader:
     """Reads `lanes` values of an operand from the place of its kind.
 
-    Codes come as a pair, code less zero point and scale; a quantizer as its four numbers.
+    Codes come as a pair, code less zero point and scale; a quantizer as `Quantizer`.
     """
 
     def load(number: int, kind: OperandKind) -> Any:
@@ -212,7 +243,7 @@ def operand_loader(
         if kind in _PARAMETERS:
             count = _PARAMETERS[kind]
             numbers = [broadcast(e.load(operands[number], i), lanes) for i in range(count)]
-            return numbers if count > 1 else numbers[0]
+            return Quantizer(numbers, e.isa) if kind == "quantizer" else numbers[0]
         return e.load(operands[number], places[kind], lanes)
 
     return load
@@ -229,7 +260,7 @@ def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:
     position = 0
     for step in steps:
         if step.operand is None:
-            value = UNARY[step.op](value, *step.parameters)
+            value = UNARY[step.op].emit(value, *step.parameters)
         else:
             operand = operands(position, step.operand)
             value = BINARY[step.op](value, operand, *step.parameters)

@@ -21,30 +21,36 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import (
-    CACHE_LINE_BYTES,
-    Emitter,
-    broadcast,
-    constant,
-    vector_dtype,
-    wide,
-)
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Step,
     apply,
     begins_with_bias,
-    cost,
     declare_operands,
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.estimate import multiply_cycles
-from edgec.compiler.kernels.emit.integer_dot import store_values
+from edgec.compiler.kernels.emit.estimate import (
+    FAR_BYTES_PER_CYCLE,
+    FLOAT_BYTES,
+    ISSUE_WIDTH,
+    KIB,
+    NEAR_BYTES_PER_CYCLE,
+    half_l1,
+    half_l2,
+    multiply_cycles,
+    tile_overhead_cycles,
+)
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values
+from edgec.compiler.kernels.template import Template
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 # Steps over K between requests for the next tile of B.
 K_BLOCK = 16
+# To count, compare and branch at the end of a step over K.
+ROW_STEP_INSTRUCTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -139,18 +145,20 @@ def estimate_matmul_cycles(
     fmas = rows * vectors
     multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
     load = (rows + vectors) / target.load_units
-    issue = (fmas * instructions + rows + vectors + 2) / 4
+    issue = (fmas * instructions + rows + vectors + ROW_STEP_INSTRUCTIONS) / ISSUE_WIDTH
     tiles_m = math.ceil(workload.m / rows)
     tiles_n = math.ceil(math.ceil(workload.n / decision.lanes) / vectors)
-    panel_bytes = workload.k * vectors * decision.lanes * 4
-    matrix_bytes = workload.k * workload.n * 4
+    step_bytes = vectors * decision.lanes * FLOAT_BYTES
+    panel_bytes = workload.k * step_bytes
+    matrix_bytes = workload.k * workload.n * FLOAT_BYTES
     stream = 0.0
-    if tiles_m == 1 and matrix_bytes > target.l2_kib * 1024:
-        stream = vectors * decision.lanes * 4 / 8
-    elif panel_bytes > target.l1d_kib * 1024 // 2:
-        stream = vectors * decision.lanes * 4 / (32 if panel_bytes < target.l2_kib * 512 else 8)
+    if tiles_m == 1 and matrix_bytes > target.l2_kib * KIB:
+        stream = step_bytes / FAR_BYTES_PER_CYCLE
+    elif panel_bytes > half_l1(target):
+        near = panel_bytes < half_l2(target)
+        stream = step_bytes / (NEAR_BYTES_PER_CYCLE if near else FAR_BYTES_PER_CYCLE)
     step = max(multiply, load, issue, stream)
-    overhead = 30 + fmas * (3 + cost(workload.epilogue)) / 2
+    overhead = tile_overhead_cycles(fmas, workload.epilogue)
     return workload.batch * tiles_m * tiles_n * (workload.k * step + overhead)
 
 
@@ -170,7 +178,7 @@ def emit_matmul(
     Its buffers are A, B, one for each binary step of the epilogue, and C. Channel operands are
     padded to whole vectors if B is packed.
     """
-    return MatmulWriter(workload, decision, name).kernel()
+    return MatmulWriter(workload, decision, target, name).kernel()
 
 
 class MatmulWriter:
@@ -184,7 +192,9 @@ class MatmulWriter:
     dtype = "float32"
     chains = 1
 
-    def __init__(self, workload: MatmulWorkload, decision: MatmulDecision, name: str) -> None:
+    def __init__(
+        self, workload: MatmulWorkload, decision: MatmulDecision, target: Target, name: str
+    ) -> None:
         self.work = w = workload
         self.plan = p = decision
         self.name = name
@@ -195,7 +205,7 @@ class MatmulWriter:
         # Columns of the last vector that exist.
         self.last = w.n - (self.vectors - 1) * p.lanes
         self.begins_with_bias = begins_with_bias(w.epilogue)
-        self.emit = e = Emitter()
+        self.emit = e = Emitter(target)
         self.declare()
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n
@@ -374,3 +384,42 @@ class MatmulWriter:
             single = operand_loader(e, operands, {"channel": column + lane, "element": to + lane})
             total = self.total(e.load(spill, lane))
             store_values(e, self.c, to + lane, [apply(steps, total, single)])
+
+
+def pack_operand(
+    workload: MatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    """Return a constant operand, by its position, as the kernel reads it."""
+    if not workload.packed or position == 0:
+        return array
+    if position == 1:
+        return pack_matrix(array, decision)
+    return pad_columns(workload, decision, array)
+
+
+def pad_columns(
+    workload: MatmulWorkload, decision: MatmulDecision, array: NDArray[Any]
+) -> NDArray[Any]:
+    """Return an operand of a value for each column, padded to whole vectors."""
+    if array.size != workload.n:
+        return array
+    return np.pad(array.reshape(-1), (0, -workload.n % decision.lanes))
+
+
+TEMPLATE = Template(
+    MatmulWorkload,
+    MatmulDecision,
+    matmul_space,
+    default_matmul_decision,
+    emit_matmul,
+    pack_operand,
+    estimate_matmul_cycles,
+    packed_matrix_size,
+    epilogue="epilogue",
+    output_channels=1,
+    sparse="edgec.sparse_matmul",
+)

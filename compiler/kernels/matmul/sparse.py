@@ -16,20 +16,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.emit.emitter import constant, wide
-from edgec.compiler.kernels.emit.epilogue import cost
+from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
+    FLOAT_BYTES,
+    KIB,
     NEAR_BYTES_PER_CYCLE,
     multiply_cycles,
+    tile_overhead_cycles,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload, MatmulWriter
+from edgec.compiler.kernels.matmul.dense import (
+    MatmulDecision,
+    MatmulWorkload,
+    MatmulWriter,
+    pad_columns,
+)
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
+from edgec.compiler.kernels.template import Template
+from edgec.compiler.kernels.vectors import constant
 from edgec.targets.target import Target
 
 # Independent sums that keep the multipliers busy.
 ACCUMULATORS = 8
+# Of the time that inputs take from the second-level cache, how much a list waits.
+NEAR_WAITING = 0.25
 
 
 @dataclass(frozen=True)
@@ -90,17 +101,17 @@ def estimate_sparse_matmul_cycles(
         entry_cycles(rows, decision.tile_n, target),
     )
     each = workload.entries / workload.lists * step
-    value_bytes = 4 * workload.entries * (workload.width + 1)
+    value_bytes = FLOAT_BYTES * workload.entries * (workload.width + 1)
     kept = w.m if decision.rows_first else rows
-    if 4 * kept * w.k > target.l1d_kib * 1024 * 3 // 4:
-        # A list finds its inputs in the second-level cache, and waits for a quarter of the time.
-        each += 4 * rows * w.k / NEAR_BYTES_PER_CYCLE / 4
+    if FLOAT_BYTES * kept * w.k > target.l1d_kib * KIB * 3 // 4:
+        # A list finds its inputs in the second-level cache.
+        each += FLOAT_BYTES * rows * w.k / NEAR_BYTES_PER_CYCLE * NEAR_WAITING
     tiles_m = math.ceil(w.m / rows)
     if not decision.rows_first or tiles_m == 1:
-        near = value_bytes <= target.l2_kib * 1024
+        near = value_bytes <= target.l2_kib * KIB
         speed = NEAR_BYTES_PER_CYCLE if near else FAR_BYTES_PER_CYCLE
         each = max(each, value_bytes / workload.lists / speed)
-    overhead = 30 + fmas * (3 + cost(w.epilogue)) / 2
+    overhead = tile_overhead_cycles(fmas, w.epilogue)
     return tiles_m * workload.lists * (each + overhead)
 
 
@@ -115,13 +126,13 @@ def default_sparse_matmul_decision(
 
 
 def emit_sparse_matmul(
-    workload: SparseMatmulWorkload, decision: MatmulDecision, _target: Target, name: str
+    workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target, name: str
 ) -> Kernel:
     """Write the kernel.
 
     Its buffers are A, values, places and starts of the lists, the epilogue's operands, and C.
     """
-    return _SparseMatmul(workload, decision, name).kernel()
+    return _SparseMatmul(workload, decision, target, name).kernel()
 
 
 def _chains(decision: MatmulDecision) -> int:
@@ -129,10 +140,12 @@ def _chains(decision: MatmulDecision) -> int:
 
 
 class _SparseMatmul(MatmulWriter):
-    def __init__(self, workload: SparseMatmulWorkload, decision: MatmulDecision, name: str) -> None:
+    def __init__(
+        self, workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+    ) -> None:
         self.sparse = workload
         self.chains = _chains(decision)
-        super().__init__(workload.matmul, decision, name)
+        super().__init__(workload.matmul, decision, target, name)
 
     def declare(self) -> None:
         w, e = self.work, self.emit
@@ -172,3 +185,25 @@ class _SparseMatmul(MatmulWriter):
         for place in range(tile):
             parts = [e.load(self.acc, chain * tile + place) for chain in range(self.chains)]
             e.store(self.acc, place, sum(parts[1:], parts[0]))
+
+
+def _pack(
+    workload: SparseMatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    # A, and the lists, are as the kernel reads them.
+    return array if position < 4 else pad_columns(workload.matmul, decision, array)
+
+
+TEMPLATE = Template(
+    SparseMatmulWorkload,
+    MatmulDecision,
+    sparse_matmul_space,
+    default_sparse_matmul_decision,
+    emit_sparse_matmul,
+    _pack,
+    estimate_sparse_matmul_cycles,
+)

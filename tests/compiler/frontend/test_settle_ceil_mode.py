@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import compile_model
 from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])

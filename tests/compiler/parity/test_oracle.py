@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from support.onnx_graphs import make_model, node, random, save
 
@@ -13,6 +12,7 @@ from edgec.compiler import compile_model
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.converters.microsoft import unpack
 from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 K, N, SIZE = 64, 24, 32
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_iris
@@ -15,6 +14,7 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 Array = np.ndarray[Any, Any]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

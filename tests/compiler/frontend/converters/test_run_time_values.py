@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -18,6 +17,7 @@ from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.signature import graph_signature
 from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 Array = np.ndarray[Any, Any]
 

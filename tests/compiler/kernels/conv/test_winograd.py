@@ -11,7 +11,7 @@ import pytest
 from support.kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branches
 from support.onnx_graphs import node, random
 
-from edgec.compiler.kernels.conv.direct import default_decision
+from edgec.compiler.kernels.conv.cost import default_decision
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     pack_winograd,
@@ -20,7 +20,8 @@ from edgec.compiler.kernels.conv.winograd import (
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.targets import Target, load_target
 
 
