@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from edgec.compiler.boards.deploy import DeployReport, deploy_bundle
     from edgec.compiler.boards.run import bench_on, run_bundle, verify_on
     from edgec.compiler.bundle.bundle import Bundle
-    from edgec.compiler.calibration.samples import Preprocess, SampleOptions
+    from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.compress.recipe import load_compression
     from edgec.compiler.errors import EdgecError
+    from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
@@ -37,7 +38,8 @@ _HOME = {
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
     "ModelReport": "inspection",
-    "Preprocess": "calibration.samples",
+    "ImageInput": "frontend.preprocessing",
+    "Preprocess": "frontend.preprocessing",
     "QuantizeOptions": "quantize.options",
     "SampleOptions": "calibration.samples",
     "TuneOptions": "tune.options",
@@ -63,6 +65,7 @@ __all__ = [
     "CompressOptions",
     "DeployReport",
     "EdgecError",
+    "ImageInput",
     "ModelReport",
     "Preprocess",
     "QuantizeOptions",

@@ -13,6 +13,7 @@ from edgec.compiler.bundle.manifest import (
     Manifest,
     ModelRecord,
     ParityRecord,
+    PreprocessRecord,
     QuantizationRecord,
     SettingsRecord,
     TensorRecord,
@@ -90,6 +91,7 @@ def describe_compilation(
             },
             seed=options.seed,
             index_bounds=dict(expected.index_bounds),
+            preprocess=_preprocess_record(compilation),
         ),
         execution=execution,
         tolerance=ToleranceRecord(**dataclasses.asdict(expected.tolerance)),
@@ -121,6 +123,11 @@ def vector_files(expected: Expected) -> dict[str, bytes]:
 
 def _vector_path(kind: str, index: int) -> str:
     return f"vectors/0/{kind}-{index}.npy"
+
+
+def _preprocess_record(compilation: Compilation) -> PreprocessRecord | None:
+    embedded = compilation.canonical.embedded
+    return None if embedded is None else PreprocessRecord(**vars(embedded))
 
 
 def _compression_record(compilation: Compilation) -> CompressionRecord | None:

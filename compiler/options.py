@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import TensorInputError, UsageError
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
+from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.recipe import RECIPES, Recipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
@@ -37,6 +38,7 @@ class CompileOptions:
         freeze: value by input name; the input becomes a constant and leaves the interface.
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
+        images: makes the preparation of images a part of the model; None leaves it outside.
         samples: what compression and quantization look at.
         compress: what is pruned or factorized; None compiles all weights.
         quantize: what becomes an integer; None compiles the floats as they are.
@@ -56,6 +58,7 @@ class CompileOptions:
     limits: Limits = DEFAULT_LIMITS
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
+    images: ImageInput | None = None
     samples: SampleOptions = field(default_factory=SampleOptions)
     compress: "CompressOptions | None" = None
     quantize: QuantizeOptions | None = None

@@ -5,7 +5,7 @@ room; the names in `PHASES` are what progress, dumps and the table of times call
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -27,6 +27,7 @@ from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.onnx_facts import quantizes_activations
 from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature
@@ -110,7 +111,9 @@ def compile_model(
     with scratch_folder() as scratch:
         with phase("read") as show:
             source = show(read_model(path, options.limits))
-        canonical = canonical_model(source, options.shapes, options.freeze, options.limits, phase)
+        canonical = canonical_model(
+            source, options.shapes, options.freeze, options.limits, phase, options.images
+        )
         module, signature = canonical.module, canonical.signature
         samples = _samples(options, canonical.graph, signature)
         with phase("reference"):
@@ -294,7 +297,12 @@ def _samples(
             "this model is quantized already (it has QuantizeLinear nodes); compile it without "
             "--compress and --quantize, or start from the float model"
         )
-    samples = options.samples.open(signature.inputs)
+    chosen = options.samples
+    if options.images is not None:
+        # The model prepares them: samples are the images themselves.
+        bare = Preprocess(resize=options.images.preprocess.resize, scale=1, layout="nhwc")
+        chosen = replace(chosen, preprocess=bare)
+    samples = chosen.open(signature.inputs)
     for given in options_given:
         given.check_samples(samples is not None)
     return samples

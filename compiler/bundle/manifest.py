@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgec.compiler.errors import BundleError, IntegrityError
+from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
 from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.runtime.executor import Executor
 from edgec.targets.target import Target
@@ -60,6 +61,23 @@ class FrozenRecord(_Record):
     values: Any
 
 
+class PreprocessRecord(_Record):
+    """What the model does with its images; see `EmbeddedPreprocessing`."""
+
+    name: str
+    preprocess: Preprocess
+    shape: tuple[int, ...]
+    dtype: str
+    size: tuple[int, int]
+
+    @property
+    def embedded(self) -> EmbeddedPreprocessing:
+        """The same, as the compiler has it."""
+        return EmbeddedPreprocessing(
+            **{name: getattr(self, name) for name in type(self).model_fields}
+        )
+
+
 class SettingsRecord(_Record):
     """Every setting that shaped the result.
 
@@ -67,13 +85,15 @@ class SettingsRecord(_Record):
         shapes: given shape by input name.
         frozen: value by name of each input that became a constant.
         seed: of the generated test inputs.
-        index_bounds: upper bound by name, for integer inputs that index tables.
+        index_bounds: upper bound by name, for integer inputs that index tables, and for pixels.
+        preprocess: what the model does with its images, if that was made a part of it.
     """
 
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, FrozenRecord]
     seed: int
     index_bounds: dict[str, int]
+    preprocess: PreprocessRecord | None = None
 
 
 class ToleranceRecord(_Record):

@@ -14,70 +14,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgec.compiler.errors import CalibrationError, ToolchainError, UsageError, did_you_mean
+from edgec.compiler.errors import CalibrationError, ToolchainError, UsageError
+from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 
 Sample = dict[str, NDArray[Any]]
-
-
-class Preprocess(BaseModel):
-    """How an image becomes an input: `(pixel * scale - mean) / std`.
-
-    Attributes:
-        resize: `stretch` to the input's size; `crop` the middle after scaling the shorter side;
-            `pad` with zeros after scaling the longer side.
-        color: order of the channels; an input of one channel is gray whatever this says.
-        scale: of the pixels 0..255.
-        mean: for each channel, or one for all.
-        std: likewise.
-        layout: of the input; `auto` takes the axis of extent 1 or 3.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    resize: Literal["stretch", "crop", "pad"] = "stretch"
-    color: Literal["rgb", "bgr"] = "rgb"
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: Literal["auto", "nchw", "nhwc"] = "auto"
-
-
-def parse_preprocess(text: str) -> Preprocess:
-    """Read `mean=0.485/0.456/0.406,std=0.229/0.224/0.225,resize=crop`.
-
-    Raises:
-        UsageError: names what is wrong and what is known.
-
-    >>> parse_preprocess("mean=0.5,color=bgr").mean
-    (0.5,)
-    """
-    known = list(Preprocess.model_fields)
-    fields: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key not in known:
-            raise UsageError(
-                f"--preprocess {part!r} is none of {', '.join(f'{k}=…' for k in known)}"
-                f"{did_you_mean(key, known)}"
-            )
-        fields[key] = value.split("/") if key in ("mean", "std") else value
-    try:
-        return Preprocess.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"--preprocess {first['loc'][0]}={first['input']}: {first['msg']}"
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,16 @@ def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Of images: resize=stretch|crop|pad, mean=, std=, scale=, color=, layout=.",
         ),
         click.option(
+            "--embed-preprocess",
+            is_flag=True,
+            help="Make --preprocess part of the model: it takes uint8 images [N, H, W, C].",
+        ),
+        click.option(
+            "--image-size",
+            metavar="HEIGHTxWIDTH",
+            help="Of the images that an embedded preprocessing resizes.",
+        ),
+        click.option(
             "--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"
         ),
         click.option("--calibration-limit", type=int, metavar="N", help="Batches, at most 300."),
@@ -189,15 +199,27 @@ def changes(
     compress: str | None, quantize: str | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The options of a compile that changes the model's numbers."""
-    from edgec.compiler.calibration.samples import SampleOptions, parse_preprocess
+    from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.compress.recipe import load_compression
+    from edgec.compiler.frontend.preprocessing import ImageInput, parse_preprocess, parse_size
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.recipe import load_recipe
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"
     neither = to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    images = None
+    if settings["embed_preprocess"]:
+        size = settings["image_size"]
+        images = ImageInput(
+            preprocess=parse_preprocess(settings["preprocess"] or ""),
+            size=None if size is None else parse_size(size),
+        )
+        # Samples are the images themselves then.
+        settings = {**settings, "preprocess": None}
+    elif settings["image_size"] is not None:
+        raise UsageError("--image-size belongs to --embed-preprocess, which is not given")
     samples = _fields(settings, _SAMPLE_FIELDS, neither)
     compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
     quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
@@ -207,7 +229,7 @@ def changes(
         if "rounding" in quantization:
             raise UsageError("--rounding and --no-repair contradict each other")
         quantization["repair"] = False
-    options: dict[str, Any] = {"samples": SampleOptions(**samples)}
+    options: dict[str, Any] = {"samples": SampleOptions(**samples), "images": images}
     if compress:
         options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
     if quantize:

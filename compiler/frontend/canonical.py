@@ -5,7 +5,7 @@ Compiling, tuning, training and the tests begin here.
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,9 +14,12 @@ import onnx
 from numpy.typing import NDArray
 from tvm import IRModule
 
+from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
 from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
+from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
 from edgec.compiler.ir.signature import Signature
@@ -34,12 +37,14 @@ class CanonicalModel:
         graph: the simplified ONNX model.
         imported: the same as Relax, before any pass.
         module: the canonical module.
+        embedded: what the model does with images before the original begins, if anything.
     """
 
     special: SpecializedModel
     graph: onnx.ModelProto
     imported: ImportedModel
     module: IRModule
+    embedded: EmbeddedPreprocessing | None = None
 
     @property
     def signature(self) -> Signature:
@@ -66,6 +71,7 @@ def canonical_model(
     freeze: Mapping[str, NDArray[Any]] = MappingProxyType({}),
     limits: Limits = DEFAULT_LIMITS,
     phase: Phase = untold,
+    images: ImageInput | None = None,
 ) -> CanonicalModel:
     """Fix the shapes of a model, fold its constants, import it and canonicalize it.
 
@@ -75,6 +81,7 @@ def canonical_model(
         freeze: value by input name; the input becomes a constant.
         limits: of what the model may ask for.
         phase: told of each phase; by default nobody is.
+        images: what becomes part of the model before all else; None leaves it as it is.
 
     Raises:
         EdgecError: the file is wrong, a shape is open, or an operator is not supported.
@@ -83,11 +90,16 @@ def canonical_model(
         model = read_model(Path(model), limits)
     proto = model.proto if isinstance(model, SourceModel) else model
     with phase("specialize") as show:
-        special = show(specialize(proto, shapes, freeze))
+        special = specialize(proto, shapes, freeze)
+        embedded = None
+        if images is not None:
+            proto, embedded = embed_preprocessing(special.proto, images)
+            special = replace(special, proto=proto)
+        show(special)
     with phase("simplify") as show:
-        graph = show(simplify(special.proto, limits))
+        graph = show(simplify(settle_ceil_mode(special.proto), limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:
         module = show(apply_passes(imported.module, CANONICALIZE))
-    return CanonicalModel(special, graph, imported, module)
+    return CanonicalModel(special, graph, imported, module, embedded)

@@ -7,8 +7,11 @@ importer (`tvm_frontend.py`), which covers the long tail.
 from edgec.compiler.frontend.converters import (
     activations,
     arithmetic,
+    classical,
     indexing,
+    matrices,
     microsoft,
+    microsoft_quantized,
     pooling,
     quantization,
     quantized_elementwise,
@@ -18,6 +21,7 @@ from edgec.compiler.frontend.converters import (
     sampling,
     shapes,
     signal,
+    trees,
 )
 from edgec.compiler.frontend.converters.attention import (
     convert_attention,
@@ -26,7 +30,8 @@ from edgec.compiler.frontend.converters.attention import (
     convert_rotary_embedding,
 )
 from edgec.compiler.frontend.converters.control_flow import refuse_control_flow
-from edgec.compiler.frontend.converters.convolution import convert_conv
+from edgec.compiler.frontend.converters.convolution import convert_conv, convert_conv_transpose
+from edgec.compiler.frontend.converters.dynamic_lstm import convert_dynamic_quantize_lstm
 from edgec.compiler.frontend.converters.elementwise import (
     convert_clip,
     convert_hard_sigmoid,
@@ -35,6 +40,7 @@ from edgec.compiler.frontend.converters.elementwise import (
     convert_sign,
     convert_variadic,
 )
+from edgec.compiler.frontend.converters.group_query import convert_group_query_attention
 from edgec.compiler.frontend.converters.losses import (
     convert_negative_log_likelihood_loss,
     convert_softmax_cross_entropy_loss,
@@ -156,16 +162,18 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "STFT"): signal.convert_stft,
     # convolution
     ("", "Conv"): convert_conv,
-    # indexing
+    ("", "ConvTranspose"): convert_conv_transpose,
     # losses
     ("", "NegativeLogLikelihoodLoss"): convert_negative_log_likelihood_loss,
     ("", "SoftmaxCrossEntropyLoss"): convert_softmax_cross_entropy_loss,
+    # indexing
     ("", "Compress"): indexing.convert_compress,
     ("", "CumProd"): indexing.convert_cumulative,
     ("", "CumSum"): indexing.convert_cumulative,
     ("", "Gather"): indexing.convert_gather,
     ("", "GatherElements"): indexing.convert_gather_elements,
     ("", "GatherND"): indexing.convert_gather_nd,
+    ("", "NonZero"): indexing.convert_non_zero,
     ("", "OneHot"): indexing.convert_one_hot,
     ("", "ReverseSequence"): indexing.convert_reverse_sequence,
     ("", "Scatter"): indexing.convert_scatter_elements,
@@ -217,17 +225,39 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "BitCast"): convert_bit_cast,
     ("", "Cast"): convert_cast,
     ("", "CastLike"): convert_cast_like,
+    # classical machine learning
+    ("ai.onnx.ml", "ArrayFeatureExtractor"): classical.convert_array_feature_extractor,
+    ("ai.onnx.ml", "Binarizer"): classical.convert_binarizer,
+    ("ai.onnx.ml", "FeatureVectorizer"): classical.convert_feature_vectorizer,
+    ("ai.onnx.ml", "Imputer"): classical.convert_imputer,
+    ("ai.onnx.ml", "LabelEncoder"): classical.convert_label_encoder,
+    ("ai.onnx.ml", "LinearClassifier"): classical.convert_linear_classifier,
+    ("ai.onnx.ml", "LinearRegressor"): classical.convert_linear_regressor,
+    ("ai.onnx.ml", "Normalizer"): classical.convert_normalizer,
+    ("ai.onnx.ml", "OneHotEncoder"): classical.convert_one_hot_encoder,
+    ("ai.onnx.ml", "SVMRegressor"): classical.convert_svm_regressor,
+    ("ai.onnx.ml", "Scaler"): classical.convert_scaler,
+    ("ai.onnx.ml", "TreeEnsemble"): trees.convert_tree_ensemble,
+    ("ai.onnx.ml", "TreeEnsembleClassifier"): trees.convert_tree_ensemble_classifier,
+    ("ai.onnx.ml", "TreeEnsembleRegressor"): trees.convert_tree_ensemble_regressor,
+    ("ai.onnx.ml", "ZipMap"): classical.refuse_zip_map,
     # com.microsoft
     ("", "SimplifiedLayerNormalization"): microsoft.convert_simplified_layer_normalization,
     ("com.microsoft", "Attention"): microsoft.convert_attention,
     ("com.microsoft", "BiasGelu"): microsoft.convert_gelu,
     ("com.microsoft", "EmbedLayerNormalization"): microsoft.convert_embed_layer_normalization,
     ("com.microsoft", "FastGelu"): microsoft.convert_fast_gelu,
+    ("com.microsoft", "DynamicQuantizeLSTM"): convert_dynamic_quantize_lstm,
+    ("com.microsoft", "GatherBlockQuantized"): microsoft_quantized.convert_gather_block_quantized,
+    ("com.microsoft", "Inverse"): matrices.convert_inverse,
+    ("com.microsoft", "NhwcMaxPool"): pooling.convert_nhwc_max_pool,
+    ("com.microsoft", "QAttention"): microsoft_quantized.convert_qattention,
+    ("com.microsoft", "Trilu"): matrices.convert_trilu,
     ("com.microsoft", "FusedConv"): microsoft.convert_fused_conv,
     ("com.microsoft", "FusedGemm"): microsoft.convert_fused_gemm,
     ("com.microsoft", "FusedMatMul"): microsoft.convert_fused_matmul,
     ("com.microsoft", "Gelu"): microsoft.convert_gelu,
-    ("com.microsoft", "GroupQueryAttention"): microsoft.convert_group_query_attention,
+    ("com.microsoft", "GroupQueryAttention"): convert_group_query_attention,
     ("com.microsoft", "MatMulNBits"): microsoft.convert_matmul_nbits,
     ("com.microsoft", "MultiHeadAttention"): microsoft.convert_multi_head_attention,
     ("com.microsoft", "QuickGelu"): microsoft.convert_quick_gelu,

@@ -36,6 +36,7 @@ STORAGE_OPERATORS = frozenset(
         "Expand",
         "Flatten",
         "Gather",
+        "GatherBlockQuantized",
         "GatherElements",
         "GatherND",
         "Identity",
@@ -138,6 +139,8 @@ class _Walk:
         self.refused: list[Refused] = []
         # Outputs of refused nodes whose type is unknown: what reads them is not looked at.
         self.unknown: set[str] = set()
+        # By value of open shape: inputs of the model that would settle it if they were frozen.
+        self.deciders: dict[str, tuple[str, ...]] = {}
         self.opsets = {item.domain: item.version for item in model.opset_import}
         self.opsets[""] = self.opsets.get("", self.opsets.get("ai.onnx", 0))
         self.types = _inferred_types(model.graph)
@@ -201,15 +204,33 @@ class _Walk:
         except Refusal as refusal:
             name = f"{domain}::{proto.op_type}" if domain else proto.op_type
             freeze = self._inputs_behind(proto, refusal.operand)
-            reason = str(refusal) + (f" ({', '.join(freeze)})" if freeze else "")
+            reason = str(refusal)
+            if not freeze:
+                freeze = self._deciding(proto)
+                reason += "; fix what decides it with --freeze" if freeze else ""
+            reason += f" ({', '.join(freeze)})" if freeze else ""
             self.refused.append(Refused(label, name, reason, freeze))
             self._skip(proto)
             return
         for name, result in zip(proto.output, results, strict=False):
-            if name:
+            # Text has no value; its readers are told so.
+            if name and result is not None:
                 self._bind(name, result)
                 if name in self.types:
                     self.dtypes[name] = self.types[name].dtype
+                if _is_open(self.values[name]):
+                    self.deciders[name] = self._deciding(proto) or self._bounds_behind(proto)
+
+    def _deciding(self, proto: onnx.NodeProto) -> tuple[str, ...]:
+        """The model's inputs that decide shapes of a node's inputs which only a run tells."""
+        found = [name for value in proto.input for name in self.deciders.get(value, ())]
+        return tuple(dict.fromkeys(found))
+
+    def _bounds_behind(self, proto: onnx.NodeProto) -> tuple[str, ...]:
+        """The model's inputs from which the bounds of a node are computed that opens a shape."""
+        places = [place for place in _BOUNDS.get(proto.op_type, ()) if place < len(proto.input)]
+        found = [name for place in places for name in self._inputs_behind(proto, place)]
+        return tuple(dict.fromkeys(found))
 
     def _inputs_behind(self, proto: onnx.NodeProto, operand: int | None) -> tuple[str, ...]:
         """The model's inputs from which an operand of a node is computed."""
@@ -229,7 +250,7 @@ class _Walk:
             raise Refusal(f"input {name!r} holds text; edgec compiles numbers")
         return self.values[name] if name else None
 
-    def _results(self, convert: Converter, node: Node) -> list[relax.Expr]:
+    def _results(self, convert: Converter, node: Node) -> list[relax.Expr | None]:
         if node.outputs and all(_is_empty(spec) for spec in node.outputs):
             # Nothing to compute, and kernels need not know of empty loops.
             return [
@@ -240,7 +261,7 @@ class _Walk:
         try:
             converted = convert(node)
             results = [converted] if isinstance(converted, relax.Expr) else list(converted)
-            results = [self.builder.normalize(result) for result in results]
+            results = [r if r is None else self.builder.normalize(r) for r in results]
         except Refusal:
             raise
         except Exception as error:
@@ -271,6 +292,18 @@ class _Walk:
             else:
                 self._bind(name, relax.op.zeros(spec.shape, held_as(spec.dtype)))
                 self.dtypes[name] = spec.dtype
+
+
+# Operands by which an operator opens a shape.
+_BOUNDS = {"Pad": (1,), "Slice": (1, 2)}
+
+
+def _is_open(value: relax.Expr) -> bool:
+    """Whether only a run tells the shape of a value."""
+    shape = getattr(value.ty, "shape", None)
+    return not isinstance(shape, relax.ShapeExpr) or any(
+        known_extent(extent) is None for extent in shape.values
+    )
 
 
 def _output_spec(value: onnx.ValueInfoProto, result: relax.Expr) -> TensorSpec:
@@ -327,9 +360,9 @@ def _check_storage(node: Node) -> None:
             raise Refusal(f"{dtype} is not supported here, only where it is moved or converted")
 
 
-def _check_type(result: relax.Expr, spec: TensorSpec | None) -> None:
+def _check_type(result: relax.Expr | None, spec: TensorSpec | None) -> None:
     """A converter that disagrees with ONNX about shape or dtype is wrong about the values too."""
-    kind: Any = result.ty
+    kind: Any = None if result is None else result.ty
     if spec is None or not isinstance(kind, relax.TensorType):
         return
     dtype = str(kind.dtype.dtype)

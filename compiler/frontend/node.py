@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from tvm import relax
 from tvm.ir import GenericConst
-from tvm.tirx import IntImm
+from tvm.tirx import IntImm, Var
 
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.signature import TensorSpec
@@ -105,6 +105,15 @@ class Node:
         """Bind what a Relax operator gives."""
         return self.emit(operator(*arguments, **attributes))
 
+    def with_extents(self, expression: relax.Expr, shape: Sequence[int | None]) -> relax.Var:
+        """A value whose shape only a run tells, with a symbol for each extent that is None.
+
+        Operators that take symbols can follow then.
+        """
+        value = self.emit(expression)
+        symbols = [Var("n", "int64") if extent is None else extent for extent in shape]
+        return self.builder.match_cast(value, relax.TensorType(symbols, dtype_of(value)))
+
     def cast(self, expression: relax.Expr, dtype: str) -> relax.Expr:
         """A value in a dtype, itself if it has it already."""
         if dtype_of(expression) == dtype:
@@ -115,8 +124,8 @@ class Node:
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that are computed with as floats."""
 
-Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr]]
-"""Turns a node into one expression per output (outputs at the end may be left out)."""
+Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr | None]]
+"""Turns a node into one expression per output; outputs at the end may be left out, text is None."""
 
 
 def constant_value(expression: relax.Expr | None) -> NDArray[Any] | None:
@@ -138,6 +147,20 @@ def static_shape(expression: relax.Expr) -> tuple[int, ...]:
     if len(known) != len(extents):
         raise Refusal("the shape of an input is only known at run time")
     return known
+
+
+def extents_of(expression: relax.Expr) -> tuple[Any, ...]:
+    """Shape of an expression: a number, or a symbol where only a run tells.
+
+    Raises:
+        Refusal: not even the number of axes is known.
+    """
+    shape = expression.ty.shape
+    if not isinstance(shape, relax.ShapeExpr):
+        raise Refusal("the shape of an input is only known at run time")
+    return tuple(
+        extent if known_extent(extent) is None else known_extent(extent) for extent in shape.values
+    )
 
 
 def dtype_of(expression: relax.Expr) -> str:

@@ -37,7 +37,15 @@ def least_precise_float(graph: onnx.GraphProto) -> str:
 
 def quantizes_activations(graph: onnx.GraphProto) -> bool:
     """Whether values that a run computes are rounded to codes."""
-    return any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in graph.node)
+    return any(node.op_type in _ROUNDING for node in graph.node)
+
+
+_ROUNDING = (
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "QuantizeLinear",
+)
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,13 @@ def specialize(
     """Copy the model with static input shapes and with some inputs made constants.
 
     Initializers that are listed as inputs too (as IR version 3 demands) stop being inputs.
-    A dimension name that one given shape decides holds for the other inputs as well.
+    A dimension name that one given shape decides holds for the other inputs as well. An output
+    that is listed twice is kept once.
 
     Args:
         model: checked model; stays as it is.
-        shapes: full shape by input name. A zero is taken only where the model says zero too.
+        shapes: full shape by input name. What is behind the batch may be 0, as a decoder's first
+            past is, the batch only where the model says so.
         frozen: value by input name; scalars may have any numeric dtype.
 
     Raises:
@@ -63,8 +65,10 @@ def specialize(
     graph = result.graph
     initialized = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialized]
-    for value in (*inputs, *graph.output):
-        _check_tensor(value)
+    _drop_repeated_outputs(graph)
+    problems = [_why_no_numbers(value) for value in (*inputs, *graph.output)]
+    if any(problems):
+        raise UnsupportedModelError("; ".join(filter(None, problems)))
     _check_names("--shape", shapes, inputs)
     _check_names("--freeze", frozen, inputs)
 
@@ -91,14 +95,32 @@ def specialize(
     return SpecializedModel(result, constants)
 
 
-def _check_tensor(value: onnx.ValueInfoProto) -> None:
-    """Refuse an input or output that is no tensor of numbers."""
+def _drop_repeated_outputs(graph: onnx.GraphProto) -> None:
+    """Keep the first of outputs of one name: a bundle gives its outputs by name."""
+    seen = {value.name: value for value in reversed(graph.output)}
+    outputs = [value for value in graph.output if seen[value.name] is value]
+    del graph.output[:]
+    graph.output.extend(outputs)
+
+
+def _why_no_numbers(value: onnx.ValueInfoProto) -> str:
+    """Why an input or output is no tensor of numbers, and what to do; empty if it is one."""
     kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind == "sequence_type" and value.type.sequence_type.elem_type.HasField("map_type"):
+        return (
+            f"{value.name} is a list of dictionaries, edgec compiles tensors: export without "
+            "ZipMap (skl2onnx and onnxmltools: options={'zipmap': False}), or make the input of "
+            "the ZipMap node, a tensor of scores, the output"
+        )
     if kind != "tensor_type":
         what = kind.removesuffix("_type").replace("_", " ")
-        raise UnsupportedModelError(f"{value.name} is of type {what}; edgec compiles tensors")
+        return f"{value.name} is of type {what}; edgec compiles tensors"
     if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-        raise UnsupportedModelError(f"{value.name} holds text; edgec compiles numbers")
+        return (
+            f"{value.name} holds text, edgec compiles numbers: train or export with numbers "
+            "in place of text, or leave it out"
+        )
+    return ""
 
 
 def _check_names(
@@ -179,9 +201,11 @@ def _apply_shape(value: onnx.ValueInfoProto, shape: Shape, by_name: dict[str, in
             f"{option} has {len(shape)} dimensions, the input has {len(tensor.shape.dim)}"
         )
     for index, (dim, extent) in enumerate(zip(tensor.shape.dim, shape, strict=True)):
-        empty = extent == 0 and dim.HasField("dim_value") and dim.dim_value == 0
-        if extent <= 0 and not empty:
-            raise ShapeError(f"{option}: dimension {index} is {extent}; it must be at least 1")
+        least = 0 if index or (dim.HasField("dim_value") and dim.dim_value == 0) else 1
+        if extent < least:
+            raise ShapeError(
+                f"{option}: dimension {index} is {extent}; it must be at least {least}"
+            )
         if dim.dim_value > 0 and dim.dim_value != extent:
             raise ShapeError(
                 f"{option}: dimension {index} is {extent}, the model fixes it to {dim.dim_value}"

@@ -25,7 +25,7 @@ _OPAQUE = 8
 def emit_compute(
     node: Node,
     inputs: Sequence[relax.Expr],
-    shape: Sequence[int],
+    shape: Sequence[Any],
     element: Callable[..., Any],
 ) -> relax.Var:
     """Emit a tensor given by an expression for each element.

@@ -32,7 +32,7 @@ class Graph:
         bindings: variable and expression, in order.
         names: of each variable, unique; the ONNX name where one is known.
         readers: of each variable, in order; a reader that reads twice is there twice.
-        results: variables that the model returns.
+        results: variables that the model returns, and constants.
     """
 
     def __init__(self, module: IRModule, value_names: Mapping[str, str]) -> None:
@@ -57,7 +57,7 @@ class Graph:
         while isinstance(value, relax.Var):
             body, value = value, self.definitions.get(value)
         if isinstance(value, relax.Tuple):
-            return [field for field in value.fields if isinstance(field, relax.Var)]
+            return list(value.fields)
         return [body]
 
     def _unique_names(self, value_names: Mapping[str, str]) -> dict[Any, str]:
@@ -135,12 +135,17 @@ class Graph:
                     made[parameter] = rewrite(builder, parameter, None, now)
                 for variable, value in self.bindings:
                     made[variable] = rewrite(builder, variable, substituted(value, made), now)
-                results = [now(result) for result in self.results]
+                results = [self._returned(result, now) for result in self.results]
                 fields = [*results, *(now(variable) for variable in shown)]
                 single = len(fields) == 1 and not shown and not self._returns_tuple()
                 bound = builder.emit_output(fields[0] if single else relax.Tuple(fields))
             builder.emit_func_output(bound)
         return builder.get()
+
+    def _returned(self, result: Any, now: Callable[[Any], Any]) -> Any:
+        """What stands for a result: an input that is returned stays as it came in."""
+        source = self.operand(result)
+        return source if source in self.parameters else now(result)
 
     def revalued(
         self,

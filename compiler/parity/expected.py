@@ -21,7 +21,11 @@ from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.parity.choose_inputs import choose_inputs
 from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
 from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
+
+# Values of a pixel.
+PIXELS = 256
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ class Expected:
             # Random values are not what ranges were calibrated for.
             given = rounded_to_half(next(iter(samples)))
         bounds = index_bounds(graph)
+        if canonical.embedded is not None:
+            bounds[canonical.embedded.name] = PIXELS
 
         def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
-            return run_original(original, {**inputs, **canonical.special.frozen})
+            fed = prepared(inputs, canonical.embedded)
+            return run_original(original, {**fed, **canonical.special.frozen})
 
         if given:
             inputs = check_inputs(signature.inputs, given)

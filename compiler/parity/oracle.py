@@ -4,6 +4,7 @@ With its graph optimizations off, ONNX Runtime computes operator by operator wha
 says. Where it lacks an operator, the reference evaluator of the onnx package answers.
 """
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,51 @@ def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, ND
     """
     try:
         # Inside: a model of more than 2 GiB does not serialize.
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
-        return run_onnx_session(open_onnx_session(source), inputs)
+        exact = _without_rounding(model)
+        folder = model.resolve().parent if isinstance(model, Path) else None
+        if exact is not None:
+            session = open_onnx_session(exact.SerializeToString(), weights=folder)
+        elif isinstance(model, Path):
+            session = open_onnx_session(str(model))
+        else:
+            session = open_onnx_session(model.SerializeToString())
+        return run_onnx_session(session, inputs)
     except Exception as error:
         # ONNX Runtime's exceptions have no common base but this one.
         return _run_reference(model, inputs, str(error))
+
+
+def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with exact products of 4-bit weights; None if it has them.
+
+    `accuracy_level` allows ONNX Runtime to round the activations of MatMulNBits to 8 bits. That is
+    a permission, not a part of what the model computes: nobody is compared with it.
+    """
+    if isinstance(model, Path):
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data.find(b"accuracy_level") < 0:
+                return None
+        copy = onnx.load(model, load_external_data=False)
+    elif _levels(model):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+    else:
+        return None
+    levels = _levels(copy)
+    for attribute in levels:
+        attribute.i = 1
+    return copy if levels else None
+
+
+def _levels(model: onnx.ModelProto) -> list[onnx.AttributeProto]:
+    """Attributes that allow activations to be rounded."""
+    return [
+        attribute
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits"
+        for attribute in node.attribute
+        if attribute.name == "accuracy_level" and attribute.i > 1
+    ]
 
 
 def _run_reference(

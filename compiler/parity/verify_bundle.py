@@ -14,6 +14,7 @@ import numpy as np
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.choose_inputs import choose_inputs
 from edgec.compiler.parity.compare import (
@@ -24,6 +25,7 @@ from edgec.compiler.parity.compare import (
     compare,
 )
 from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.support.limits import check_seed
 
 # Another order of sums moves a value to the next code here and there.
@@ -65,26 +67,29 @@ def verify_bundle(
                 f"{bundle.path} was compiled from another file than {model}: its source has "
                 f"SHA-256 {manifest.model.sha256[:12]}…, this one {source.sha256[:12]}…"
             )
-        frozen = _frozen(bundle)
+        frozen, record = _frozen(bundle), manifest.settings.preprocess
+        embedded = None if record is None else record.embedded
         if manifest.quantization is not None:
             # Random values are not what it was calibrated for: its own inputs, against the floats.
             reached = manifest.quantization.sqnr_db
             compute = run or bundle.run
             for inputs, _ in runs:
-                original = run_original(source.original, {**inputs, **frozen})
+                original = _original(source, frozen, embedded, inputs)
                 floats.append(_against_floats(original, compute(inputs), reached))
             seeds = ()
         for seed in seeds:
             bounds = manifest.settings.index_bounds
-            original_of = partial(_original, source, frozen)
+            original_of = partial(_original, source, frozen, embedded)
             runs.append(choose_inputs(manifest.signature.inputs, seed, bounds, original_of))
     compute = run or bundle.run
     reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
     return _worst([*reports, *floats])
 
 
-def _original(source: SourceModel, frozen: Tensors, inputs: Tensors) -> dict[str, np.ndarray]:
-    return run_original(source.original, {**inputs, **frozen})
+def _original(
+    source: SourceModel, frozen: Tensors, embedded: EmbeddedPreprocessing | None, inputs: Tensors
+) -> dict[str, np.ndarray]:
+    return run_original(source.original, {**prepared(inputs, embedded), **frozen})
 
 
 def _against_floats(

@@ -21,7 +21,7 @@ from tvm import IRModule, relax
 
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.operators import decode_weight
-from edgec.compiler.ir.relax_helpers import constant, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import constant, shape_of
 from edgec.compiler.numerics.affine import ChannelWeight, Codes, Floats, Scale
 from edgec.compiler.passes.base import Pass
 from edgec.compiler.quantize.codebook import CodebookWeight
@@ -87,8 +87,15 @@ class _Inserter:
             bias = bias_expression(self.quantization, operator, shape_of(variable) or ())
             if isinstance(bias, relax.Call):
                 bias = builder.emit(bias)
-            return op.add(_summand(value), bias)
+            return op.add(self._summand(variable, value), bias)
         return value
+
+    def _summand(self, variable: Any, addition: Any) -> Any:
+        """The operand that is no constant, nor a variable that holds one."""
+        graph = self.quantization.plan.graph
+        left, right = graph.definitions[variable].args
+        assert (graph.constant(left) is None) != (graph.constant(right) is None)
+        return addition.args[0 if graph.constant(left) is None else 1]
 
     @property
     def _is_dynamic(self) -> bool:
@@ -99,12 +106,6 @@ class _Inserter:
             codes = self.quantization.resolved.activations
             self.dynamic[data] = _dynamic_pair(builder, data, codes)
         return self.dynamic[data]
-
-
-def _summand(addition: Any) -> Any:
-    """The operand that is no constant."""
-    left, right = addition.args
-    return left if value_of(right) is not None or not isinstance(left, relax.Var) else right
 
 
 def rounded(builder: relax.BlockBuilder, data: Any, scale: Scale) -> Any:

@@ -4,7 +4,8 @@ The oracle of parity and the folding of constants both ask it.
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,18 @@ from edgec.compiler.support.silent_onnxruntime import onnxruntime
 _PACKED = frozenset({"int2", "int4", "uint2", "uint4", "float4_e2m1fn"})
 
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
 def open_onnx_session(
-    model: str | bytes, threads: int | None = None
+    model: str | bytes, threads: int | None = None, weights: Path | None = None
 ) -> onnxruntime.InferenceSession:
     """Open a model without graph optimizations, silently.
 
     Args:
         model: path of the file, or its bytes.
         threads: at most; by default as many as there are cores.
+        weights: folder of the external data of a model given as bytes.
 
     Raises:
         Exception: it cannot be loaded; ONNX Runtime's exceptions have no other common base.
@@ -33,6 +38,8 @@ def open_onnx_session(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    if weights is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -54,7 +61,8 @@ def run_onnx_session(
         kept.append(buffer)
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         binding.bind_input(value.name, "cpu", 0, kind, array.shape, buffer.ctypes.data)
-    names: Sequence[str] = [value.name for value in session.get_outputs()]
+    # A graph may list an output twice.
+    names = list(dict.fromkeys(value.name for value in session.get_outputs()))
     for name in names:
         binding.bind_output(name)
     session.run_with_iobinding(binding)

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import take_turns
 from edgec.compiler.bench.rivals import RIVALS, Rival
-from edgec.compiler.calibration.samples import Preprocess, SampleOptions, Samples, open_samples
+from edgec.compiler.calibration.samples import SampleOptions, Samples, open_samples
+from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import QuantizeOptions

@@ -172,7 +172,7 @@ class Network:
     def stackable(self, inputs: Sequence[Array], parameters: Mapping[Parameter, Array]) -> bool:
         """Whether samples along the first axis of the inputs do not meet, found by trial."""
         batches = {shape[0] for p in self.graph.parameters if (shape := shape_of(p))}
-        results = [self.of(result) for result in self.graph.results]
+        results = [self.of(r) for r in self.graph.results if isinstance(r, relax.Var)]
         if len(batches) != 1 or not all(shape_of(p) for p in self.graph.parameters):
             return False
         flipped = [array[..., ::-1].copy() for array in inputs]

@@ -132,7 +132,8 @@ class Finder:
         for variable, value in self.graph.bindings:
             self._visit(variable, value)
         for result in self.graph.results:
-            self.ties.freeze(self.axes[result])
+            if isinstance(result, relax.Var):
+                self.ties.freeze(self.axes[result])
         for product in self.products:
             self._settle(product)
 

@@ -124,7 +124,7 @@ def _needed(graph: Graph, dropped: Collection[Block]) -> set[Any]:
     """Variables that the results still depend on."""
     shortcuts = {block.sum: block.shortcut for block in dropped}
     needed: set[Any] = set()
-    waiting = list(graph.results)
+    waiting = [result for result in graph.results if isinstance(result, relax.Var)]
     while waiting:
         variable = waiting.pop()
         if variable in needed:

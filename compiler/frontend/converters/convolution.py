@@ -1,13 +1,19 @@
-"""Conv in one, two and three dimensions."""
+"""Conv and ConvTranspose in one, two and three dimensions."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from tvm import relax
 
+from edgec.compiler.frontend.converters.shapes import pad_constant
 from edgec.compiler.frontend.node import Node, Refusal, constant_value, static_shape
 
 _CONV = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
+_TRANSPOSED = {
+    1: (relax.op.nn.conv1d_transpose, "NCW", "IOW"),
+    2: (relax.op.nn.conv2d_transpose, "NCHW", "IOHW"),
+    3: (relax.op.nn.conv3d_transpose, "NCDHW", "IODHW"),
+}
 
 
 def convert_conv(node: Node) -> relax.Expr:
@@ -50,6 +56,75 @@ def convolve(
         groups=attributes.get("group", 1),
         out_dtype=out_dtype,
     )
+
+
+def convert_conv_transpose(node: Node) -> relax.Expr:
+    """ConvTranspose: data [N, C, *space], weight [C, O/group, *kernel], bias [O].
+
+    Pads cut off what the kernel spreads, (extent - 1) * stride + reach along each axis; pads below
+    zero and `output_padding` add zeros there, before the bias.
+    """
+    data, weight, bias = node.input(0), node.input(1), node.optional(2)
+    rank = len(static_shape(weight)) - 2
+    if rank not in _TRANSPOSED:
+        raise Refusal(f"a transposed convolution over {rank} dimensions is not supported")
+    operator, layout, kernel_layout = _TRANSPOSED[rank]
+    attributes = node.attributes
+    strides = attributes.get("strides", (1,) * rank)
+    dilations = attributes.get("dilations", (1,) * rank)
+    before, after = _transposed_padding(node, strides, dilations)
+    extra = [max(0, -pad) for pad in after]
+    # What TVM's operator adds itself.
+    inside = [e if e < s else 0 for e, s in zip(extra, strides, strict=True)]
+    result = operator(
+        data,
+        weight,
+        strides=list(strides),
+        padding=[max(0, pad) for pad in (*before, *after)],
+        output_padding=inside,
+        dilation=list(dilations),
+        groups=attributes.get("group", 1),
+        data_layout=layout,
+        kernel_layout=kernel_layout,
+    )
+    front = [0, 0, *(max(0, -pad) for pad in before)]
+    behind = [0, 0, *(e - i for e, i in zip(extra, inside, strict=True))]
+    if any(front) or any(behind):
+        result = pad_constant(node, node.emit(result), front, behind)
+    if bias is None:
+        return result
+    return relax.op.add(node.emit(result), channel_constant(node, bias, rank))
+
+
+def _transposed_padding(
+    node: Node, strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """What is cut off before and behind each axis, less `output_padding`; below zero: added.
+
+    `output_shape` and SAME ask for a size. What is then to be cut off in all is split between both
+    sides; an odd one goes behind for SAME_UPPER and before otherwise, as ONNX Runtime has it, too.
+    """
+    attributes = node.attributes
+    extents, kernel = static_shape(node.input(0))[2:], static_shape(node.input(1))[2:]
+    rank = len(kernel)
+    extra = attributes.get("output_padding", (0,) * rank)
+    auto_pad, wanted = attributes.get("auto_pad", "NOTSET"), attributes.get("output_shape")
+    if wanted is None and auto_pad.startswith("SAME"):
+        wanted = [extent * stride for extent, stride in zip(extents, strides, strict=True)]
+    if not wanted:
+        pads = attributes.get("pads", (0,) * 2 * rank) if auto_pad == "NOTSET" else (0,) * 2 * rank
+        behind = [pad - more for pad, more in zip(pads[rank:], extra, strict=True)]
+        return list(pads[:rank]), behind
+    before, after = [], []
+    for axis, size in enumerate(list(wanted)[-rank:]):
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
+        spread = (extents[axis] - 1) * strides[axis] + reach
+        total = spread + extra[axis] - size
+        half = total // 2
+        first = half if auto_pad == "SAME_UPPER" else total - half
+        before.append(first)
+        after.append(total - first - extra[axis])
+    return before, after
 
 
 def explicit_padding(

@@ -1,16 +1,23 @@
 """Elementwise operators that TVM's importer spells in ways the passes cannot read."""
 
+import math
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from tvm import relax
 
-from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar
+from edgec.compiler.frontend.node import (
+    Node,
+    Refusal,
+    constant_value,
+    dtype_of,
+    scalar,
+    static_shape,
+)
 
 
 def convert_clip(node: Node) -> relax.Expr:
-    """Clip: bounds as attributes before opset 11, as inputs since.
+    """Clip: bounds as attributes before opset 11, as inputs since; they may be computed.
 
     Computed as maximum then minimum, so that the upper bound wins where the bounds cross, as
     the specification has it.
@@ -18,25 +25,30 @@ def convert_clip(node: Node) -> relax.Expr:
     data = node.input(0)
     dtype = dtype_of(data)
     if node.opset < 11:
-        bounds: list[Any] = [node.attributes.get("min"), node.attributes.get("max")]
+        given = [node.attributes.get("min"), node.attributes.get("max")]
+        bounds = [None if value is None else scalar(value, dtype) for value in given]
     else:
-        bounds = [
-            None if node.optional(index) is None else _scalar_bound(node, index, name)
-            for index, name in ((1, "min"), (2, "max"))
-        ]
+        bounds = [_bound(node, index, name) for index, name in ((1, "min"), (2, "max"))]
     lower, upper = bounds
     if lower is not None:
-        data = node.emit(relax.op.maximum(data, scalar(lower, dtype)))
+        data = node.emit(relax.op.maximum(data, lower))
     if upper is not None:
-        data = relax.op.minimum(data, scalar(upper, dtype))
+        data = relax.op.minimum(data, upper)
     return data
 
 
-def _scalar_bound(node: Node, index: int, name: str) -> Any:
-    value = node.constant(index, name)
-    if value.size != 1:
-        raise Refusal(f"input {name!r} has {value.size} values, one is expected")
-    return value.reshape(())[()]
+def _bound(node: Node, index: int, name: str) -> relax.Expr | None:
+    """A bound as a scalar, None if it is left out."""
+    value = node.optional(index)
+    if value is None:
+        return None
+    known = constant_value(value)
+    elements = math.prod(static_shape(value)) if known is None else known.size
+    if elements != 1:
+        raise Refusal(f"input {name!r} has {elements} values, one is expected")
+    if known is not None:
+        return relax.const(known.reshape(()), dtype_of(value))
+    return node.call(relax.op.reshape, value, ()) if static_shape(value) else value
 
 
 def convert_hard_sigmoid(node: Node) -> relax.Expr:

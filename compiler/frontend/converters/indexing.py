@@ -13,6 +13,7 @@ from edgec.compiler.frontend.node import (
     Refusal,
     constant_value,
     dtype_of,
+    extents_of,
     static_shape,
 )
 from edgec.compiler.frontend.te_operators import (
@@ -30,8 +31,10 @@ from edgec.compiler.ir.signature import TensorSpec
 def convert_gather(node: Node) -> relax.Expr:
     """Gather: data indexed along one axis by a tensor of indices, negative ones from the end."""
     data, indices = node.input(0), node.input(1)
-    shape = static_shape(data)
+    shape = extents_of(data)
     axis = node.attributes.get("axis", 0) % len(shape)
+    if not isinstance(shape[axis], int):
+        raise Refusal("the length of the axis that is indexed is only known at run time")
     known = constant_value(indices)
     if known is None:
         extent = relax.const(shape[axis], str(indices.ty.dtype.dtype))
@@ -89,7 +92,7 @@ def convert_gather_nd(node: Node) -> relax.Expr:
     """GatherND: the last axis of the indices holds positions in the axes after `batch_dims`."""
     data, indices = node.input(0), node.input(1)
     shape, batch = static_shape(data), int(node.attributes.get("batch_dims", 0))
-    *outer, depth = static_shape(indices)
+    *outer, depth = extents_of(indices)
     inner = shape[batch + depth :]
 
     def element(x: Any, index: Any, at: list[Any]) -> Any:
@@ -370,4 +373,31 @@ def first_rows(node: Node, padded: relax.Expr, count: relax.Expr, axis: int = 0)
         for place, extent in enumerate(shape)
     ]
     end = ends[0] if len(ends) == 1 else node.emit(relax.op.concat(ends, 0))
-    return relax.op.dynamic_strided_slice(padded, constant_tensor(begin), end, constant_tensor(one))
+    part = relax.op.dynamic_strided_slice(padded, constant_tensor(begin), end, constant_tensor(one))
+    return node.with_extents(part, [*shape[:axis], None, *shape[axis + 1 :]])
+
+
+def convert_non_zero(node: Node) -> relax.Expr:
+    """NonZero: the positions [rank, n] of the elements that are not zero; n, only a run tells."""
+    data = node.input(0)
+    shape = static_shape(data)
+    size, rank = math.prod(shape), len(shape)
+    if not rank:
+        raise Refusal("of a scalar it is not supported")
+    steps = strides_of(shape)
+
+    def body(x: Any, positions: Any, count: Any) -> None:
+        script.buffer_store(count, tirx.const(0, "int64"), [0])
+
+        def chosen(value: Any) -> Any:
+            return value if dtype_of(data) == "bool" else value != tirx.const(0, dtype_of(data))
+
+        with script.serial(0, size) as i, script.If(chosen(x[i])), script.Then():
+            for axis, (step, extent) in enumerate(zip(steps, shape, strict=True)):
+                place = tirx.floormod(tirx.floordiv(i, step), extent)
+                script.buffer_store(positions, tirx.Cast("int64", place), [axis, count[0]])
+            script.buffer_store(count, count[0] + 1, [0])
+
+    outputs = [TensorSpec("", (rank, size), "int64"), TensorSpec("", (1,), "int64")]
+    padded, count = emit_procedure(node, [flat(node, data)], outputs, body)
+    return first_rows(node, padded, count, axis=1)

@@ -269,22 +269,42 @@ def convert_attention(node: Node) -> list[relax.Expr]:
         raise Refusal("rotary embeddings and shared buffers are not supported")
     if node.optional(6) is not None:
         raise Refusal("input 'past_sequence_length' is not supported")
-    data, heads = node.input(0), attributes["num_heads"]
-    projected = node.call(op.matmul, data, node.input(1))
+    projected = node.call(op.matmul, node.input(0), node.input(1))
     projected = _with_bias(node, projected, node.optional(2))
     width = static_shape(projected)[2]
     sizes = attributes.get("qkv_hidden_sizes", (width // 3,) * 3)
-    parts = _parts(node, projected, 2, sizes)
-    queries, keys, values = (split_heads(node, part, heads) for part in parts)
+    past, mask, bias = node.optional(4), node.optional(3), node.optional(5)
+    return attention_of_parts(node, projected, sizes, past, mask, bias)
+
+
+def attention_of_parts(
+    node: Node,
+    projected: relax.Expr,
+    sizes: tuple[int, ...],
+    past: relax.Expr | None,
+    mask: relax.Expr | None,
+    bias: relax.Expr | None,
+) -> list[relax.Expr]:
+    """Attention by head of queries, keys and values side by side.
+
+    Args:
+        node: Attention or QAttention.
+        projected: [B, L, Q + K + V].
+        sizes: Q, K and V.
+        past: [2, B, N, P, D], None if there is none.
+        mask: of padding, see `_masked`.
+        bias: added to the logits.
+    """
+    parts = split_parts(node, projected, 2, sizes)
+    queries, keys, values = (split_heads(node, p, node.attributes["num_heads"]) for p in parts)
     present = None
-    past = node.optional(4)
     if past is not None:
-        old = [node.call(op.squeeze, part, [0]) for part in _parts(node, past, 0, (1, 1))]
+        old = [node.call(op.squeeze, part, [0]) for part in split_parts(node, past, 0, (1, 1))]
         keys = node.call(op.concat, [old[0], keys], axis=2)
         values = node.call(op.concat, [old[1], values], axis=2)
     if len(node.proto.output) > 1:
         present = node.call(op.stack, [keys, values], axis=0)
-    output = _masked(node, queries, keys, values, node.optional(3), node.optional(5))
+    output = _masked(node, queries, keys, values, mask, bias)
     return [output] if present is None else [output, present]
 
 
@@ -306,7 +326,7 @@ def convert_multi_head_attention(node: Node) -> list[relax.Expr]:
         if any(len(static_shape(tensor)) != 3 for tensor in tensors):
             raise Refusal("a bias for packed or split heads is not supported")
         sizes = tuple(static_shape(tensor)[2] for tensor in tensors)
-        parts = _parts(node, bias, 0, sizes)
+        parts = split_parts(node, bias, 0, sizes)
         tensors = [node.call(op.add, t, part) for t, part in zip(tensors, parts, strict=True)]
     queries, keys, values = (
         tensor if len(static_shape(tensor)) == 4 else split_heads(node, tensor, heads)
@@ -319,7 +339,9 @@ def convert_multi_head_attention(node: Node) -> list[relax.Expr]:
     return [output, keys, values]
 
 
-def _parts(node: Node, tensor: relax.Expr, axis: int, sizes: tuple[int, ...]) -> list[relax.Expr]:
+def split_parts(
+    node: Node, tensor: relax.Expr, axis: int, sizes: tuple[int, ...]
+) -> list[relax.Expr]:
     """Consecutive parts of these sizes along an axis."""
     ends = [int(end) for end in np.cumsum(sizes)]
     return [
@@ -370,79 +392,6 @@ def _kept_keys(node: Node, padding: relax.Expr, batch: int, total: int) -> relax
     else:
         raise Refusal(f"a mask of the shape {list(shape)} is not supported")
     return node.call(op.greater, padding, zero)
-
-
-_GQA_INPUTS = {
-    11: "head_sink",
-    12: "k_scale",
-    13: "v_scale",
-    14: "q_norm_weight",
-    15: "k_norm_weight",
-}
-
-
-def convert_group_query_attention(node: Node) -> list[relax.Expr]:
-    """GroupQueryAttention: query [B, L, N D], key and value [B, L, M D], causal.
-
-    Query alone may hold all three, [B, L, (N + 2 M) D]. past_key and past_value [B, M, P, D];
-    seqlens_k [B] is the number of keys less one and total_sequence_length that number. Both
-    must be known, and every sequence must fill it: T = P + L.
-
-    Returns:
-        output [B, L, N D], present_key and present_value [B, M, T, D].
-    """
-    attributes = node.attributes
-    heads, groups = attributes["num_heads"], attributes["kv_num_heads"]
-    for index, name in _GQA_INPUTS.items():
-        if node.optional(index) is not None:
-            raise Refusal(f"input {name!r} is not supported")
-    for name in ("smooth_softmax", "sliding_window_cache", "qk_output"):
-        if attributes.get(name, 0) > 0:
-            raise Refusal(f"attribute {name} is not supported")
-    query, key, value = node.input(0), node.optional(1), node.optional(2)
-    if key is None or value is None:
-        size = static_shape(query)[2] // (heads + 2 * groups)
-        sizes = (heads * size, groups * size, groups * size)
-        query, key, value = _parts(node, query, 2, sizes)
-    queries = split_heads(node, query, heads)
-    keys, values = (split_heads(node, tensor, groups) for tensor in (key, value))
-    _, _, length, size = static_shape(queries)
-    past = 0 if node.optional(3) is None else static_shape(node.input(3))[2]
-    total = past + length
-    lengths = node.constant(5, "seqlens_k")
-    if int(node.constant(6, "total_sequence_length").reshape(())) != total:
-        raise Refusal(f"total_sequence_length is not that of past and new keys, {total}")
-    if np.any(lengths != total - 1):
-        raise Refusal(f"sequences of other lengths than {total} are not supported")
-    if attributes.get("do_rotary", 0):
-        positions = node.optional(9)
-        if positions is None:
-            positions = int64(np.arange(past, total)[np.newaxis])
-        cosines, sines = (
-            node.call(op.expand_dims, pick(node, node.input(index), positions), 1)
-            for index in (7, 8)
-        )
-        interleaved = bool(attributes.get("rotary_interleaved", 0))
-        dim = 2 * static_shape(cosines)[3]
-        queries, keys = (
-            rotate(node, item, cosines, sines, dim, interleaved) for item in (queries, keys)
-        )
-    if past:
-        keys = node.call(op.concat, [node.input(3), keys], axis=2)
-        values = node.call(op.concat, [node.input(4), values], axis=2)
-    mask = Mask(node, dtype_of(queries), length, total)
-    if node.optional(10) is not None:
-        mask.restrict_by(node.input(10))
-    window = attributes.get("local_window_size", -1)
-    if attributes.get("causal", 1):
-        # The window counts a query's own key.
-        mask.window(past, left=window - 1 if window >= 0 else None, right=0)
-    elif window >= 0:
-        raise Refusal("a window without a causal mask is not supported")
-    scale = attributes.get("scale", 0.0) or 1 / math.sqrt(size)
-    softcap = attributes.get("softcap", 0.0)
-    result = attend(node, queries, keys, values, mask, scale, softcap)
-    return [merge_heads(node, result.output), keys, values]
 
 
 def convert_rotary_embedding(node: Node) -> relax.Expr:

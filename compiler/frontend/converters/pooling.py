@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,19 @@ def convert_max_pool(node: Node) -> list[relax.Expr]:
     operator = getattr(relax.op.nn, f"max_pool{rank}d")
     padding = [*windows.before, *windows.covering]
     return [operator(data, windows.kernel, windows.stride, padding, windows.dilation)]
+
+
+def convert_nhwc_max_pool(node: Node) -> relax.Expr:
+    """NhwcMaxPool of com.microsoft: MaxPool of 8-bit integers [N, *space, C]."""
+    rank = len(static_shape(node.input(0))) - 2
+    moved = node.call(relax.op.permute_dims, node.input(0), [0, rank + 1, *range(1, rank + 1)])
+    windows = find_windows(replace(node, inputs=(moved,)))
+    if rank > 3:
+        raise Refusal(f"windows over {rank} dimensions are not supported")
+    operator = getattr(relax.op.nn, f"max_pool{rank}d")
+    padding = [*windows.before, *windows.covering]
+    result = operator(moved, windows.kernel, windows.stride, padding, windows.dilation)
+    return relax.op.permute_dims(node.emit(result), [0, *range(2, rank + 2), 1])
 
 
 def convert_average_pool(node: Node) -> relax.Expr:

@@ -224,11 +224,11 @@ def centered(node: Node, codes: relax.Expr, zero_point: relax.Expr | None) -> re
 
 def convert_dynamic_quantize_linear(node: Node) -> list[relax.Expr]:
     """DynamicQuantizeLinear: uint8 codes over the range of x and 0, their scale, zero point."""
-    codes, scale, zero_point = _quantize_dynamically(node, node.input(0))
+    codes, scale, zero_point = quantize_dynamically(node, node.input(0))
     return [codes, scale, _as(node, zero_point, "uint8")]
 
 
-def _quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...]:
+def quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...]:
     """uint8 codes, float32 scale and zero point as a float32.
 
     scale = (max - min) / 255, zero_point = round(clip(-min / scale, 0, 255)), of a range that
@@ -327,14 +327,14 @@ def _by_row(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
     return parameter if len(extents) > 1 else node.emit(op.reshape(parameter, (extents[0], 1)))
 
 
-def _by_column(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
+def by_column(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
     """A parameter of the right operand: one value, one for each column, or of its rank."""
     if parameter is None or math.prod(static_shape(parameter)) > 1:
         return parameter
     return _scalar(node, parameter)
 
 
-def _product(
+def integer_product(
     node: Node,
     left: relax.Expr,
     left_zero: relax.Expr | None,
@@ -345,7 +345,7 @@ def _product(
     return node.emit(
         op.matmul(
             centered(node, left, _by_row(node, left_zero)),
-            centered(node, right, _by_column(node, right_zero)),
+            centered(node, right, by_column(node, right_zero)),
             out_dtype="int32",
         )
     )
@@ -353,12 +353,12 @@ def _product(
 
 def convert_matmul_integer(node: Node) -> relax.Expr:
     """MatMulInteger: A, B, a_zero_point, b_zero_point; int32."""
-    return _product(node, node.input(0), node.optional(2), node.input(1), node.optional(3))
+    return integer_product(node, node.input(0), node.optional(2), node.input(1), node.optional(3))
 
 
 def convert_qlinear_matmul(node: Node) -> relax.Expr:
     """QLinearMatMul: a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point."""
-    total = _product(node, node.input(0), node.input(2), node.input(3), node.input(5))
+    total = integer_product(node, node.input(0), node.input(2), node.input(3), node.input(5))
     left = _by_row(node, _flat(node, node.input(1)))
     multiplier = node.emit(op.multiply(left, _flat(node, node.input(4))))
     multiplier = node.emit(op.divide(multiplier, _flat(node, node.input(6))))
@@ -367,19 +367,19 @@ def convert_qlinear_matmul(node: Node) -> relax.Expr:
 
 def convert_matmul_integer_to_float(node: Node) -> relax.Expr:
     """MatMulIntegerToFloat: A, B, a_scale, b_scale, a_zero_point, b_zero_point, bias."""
-    total = _product(node, node.input(0), node.optional(4), node.input(1), node.optional(5))
-    return _scaled(node, total, _multiplier(node, (2, 3), None), node.optional(6))
+    total = integer_product(node, node.input(0), node.optional(4), node.input(1), node.optional(5))
+    return scaled_sums(node, total, _multiplier(node, (2, 3), None), node.optional(6))
 
 
 def convert_dynamic_quantize_matmul(node: Node) -> relax.Expr:
     """DynamicQuantizeMatMul: A (float32), B, b_scale, b_zero_point, bias."""
-    codes, scale, zero_point = _quantize_dynamically(node, node.input(0))
-    total = _product(node, codes, zero_point, node.input(1), node.optional(3))
+    codes, scale, zero_point = quantize_dynamically(node, node.input(0))
+    total = integer_product(node, codes, zero_point, node.input(1), node.optional(3))
     multiplier = node.emit(op.multiply(scale, _flat(node, node.input(2))))
-    return _scaled(node, total, multiplier, node.optional(4))
+    return scaled_sums(node, total, multiplier, node.optional(4))
 
 
-def _scaled(
+def scaled_sums(
     node: Node, total: relax.Expr, multiplier: relax.Expr, bias: relax.Expr | None
 ) -> relax.Expr:
     """int32 sums as float32, plus a bias."""
@@ -399,14 +399,14 @@ def convert_qgemm(node: Node) -> relax.Expr:
         left = node.emit(op.permute_dims(left))
     if attributes.get("transB", 0):
         right = node.emit(op.permute_dims(right))
-    total = _product(node, left, node.input(2), right, node.input(5))
+    total = integer_product(node, left, node.input(2), right, node.input(5))
     if node.optional(6) is not None:
         total = node.emit(op.add(total, node.input(6)))
     alpha = relax.const(float(attributes.get("alpha", 1.0)), "float32")
     multiplier = node.emit(op.multiply(alpha, _flat(node, node.input(1))))
     multiplier = node.emit(op.multiply(multiplier, _flat(node, node.input(4))))
     if node.optional(7) is None:
-        return _scaled(node, total, multiplier, None)
+        return scaled_sums(node, total, multiplier, None)
     multiplier = node.emit(op.divide(multiplier, _flat(node, node.input(7))))
     target = node.dtype(8)
     return requantize(node, total, multiplier, node.input(8), target)

@@ -36,7 +36,7 @@ def convert_lstm(node: Node) -> list[relax.Expr]:
     Returns:
         Y [T, D, N, H], Y_h [D, N, H], Y_c [D, N, H].
     """
-    return _convert(node, _Lstm)
+    return convert_cells(node, Lstm)
 
 
 def convert_gru(node: Node) -> list[relax.Expr]:
@@ -47,7 +47,7 @@ def convert_gru(node: Node) -> list[relax.Expr]:
     Returns:
         Y [T, D, N, H], Y_h [D, N, H].
     """
-    return _convert(node, _Gru)
+    return convert_cells(node, _Gru)
 
 
 def convert_rnn(node: Node) -> list[relax.Expr]:
@@ -58,10 +58,11 @@ def convert_rnn(node: Node) -> list[relax.Expr]:
     Returns:
         Y [T, D, N, H], Y_h [D, N, H].
     """
-    return _convert(node, _Rnn)
+    return convert_cells(node, _Rnn)
 
 
-def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
+def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
+    """Unroll the cells of all directions over the sequence."""
     emit, op = node.emit, relax.op
     batch_first = bool(node.attributes.get("layout", 0))
     data = node.input(0)
@@ -71,6 +72,7 @@ def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
     if not steps:
         raise Refusal("sequences of length 0 are not supported")
     directions, _, hidden = static_shape(node.input(2))
+    _check_shapes(node, kind, batch, batch_first)
     activations = _activations(node, kind.default_activations, directions)
     masks = _masks(node, steps, batch)
     zeros = relax.const(np.zeros((batch, hidden), dtype_of(data)))
@@ -101,6 +103,38 @@ def _convert(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
         orders = ([2, 0, 1, 3], *[[1, 0, 2]] * (len(results) - 1))
         return [op.permute_dims(r, order) for r, order in zip(results, orders, strict=True)]
     return results
+
+
+def _check_shapes(node: Node, kind: "type[_Cell]", batch: int, batch_first: bool) -> None:
+    """Refuse weights and states that do not belong together, which ONNX's checker lets pass.
+
+    PyTorch's exporters lose the projection of an LSTM with `proj_size`: what is left are such
+    shapes, from which nobody can restore it.
+    """
+    directions, _, hidden = static_shape(node.input(2))
+    states = (batch, directions, hidden) if batch_first else (directions, batch, hidden)
+    wanted: dict[int, tuple[str, tuple[int, ...]]] = {
+        1: ("W", (directions, kind.gates * hidden, static_shape(node.input(0))[2])),
+        2: ("R", (directions, kind.gates * hidden, hidden)),
+        3: ("B", (directions, 2 * kind.gates * hidden)),
+        5: ("initial_h", states),
+        6: ("initial_c", states),
+        7: ("P", (directions, 3 * hidden)),
+    }
+    wrong = [
+        f"{name} {list(static_shape(node.input(index)))} instead of {list(shape)}"
+        for index, (name, shape) in wanted.items()
+        if node.optional(index) is not None and static_shape(node.input(index)) != shape
+    ]
+    if not wrong:
+        return
+    advice = ""
+    if node.op_type == "LSTM":
+        advice = (
+            "; PyTorch's exporter loses the projection of nn.LSTM(proj_size=…), which ONNX cannot "
+            "express: write the layer out as matrix products step by step, and export again"
+        )
+    raise Refusal(f"weights and states do not fit together: {', '.join(wrong)}{advice}")
 
 
 def _masks(node: Node, steps: int, batch: int) -> list[relax.Expr | None]:
@@ -135,10 +169,12 @@ class _Cell(ABC):
     """One direction: its weights in the shapes that matrix products want, and its step.
 
     Attributes:
+        gates: how many; weights have a block of rows for each.
         default_activations: where the node names none.
         initial_states: inputs of the node that hold them.
     """
 
+    gates: ClassVar[int]
     default_activations: ClassVar[Sequence[str]]
     initial_states: ClassVar[Sequence[int]] = (5,)
 
@@ -166,11 +202,19 @@ class _Cell(ABC):
 
     def project(self, data: relax.Expr) -> relax.Expr:
         """X Wᵀ and the biases, [T, N, GH]."""
-        product = self.node.emit(relax.op.matmul(data, self.weight))
+        product = self.weigh(data)
         bias = self.input_bias
         if bias is None:
             return product
         return self.node.emit(relax.op.add(product, bias))
+
+    def weigh(self, data: relax.Expr) -> relax.Expr:
+        """Return X Wᵀ, [T, N, GH]."""
+        return self.node.emit(relax.op.matmul(data, self.weight))
+
+    def recur(self, hidden: relax.Expr) -> relax.Expr:
+        """Return h Rᵀ, [N, GH]."""
+        return self.node.emit(relax.op.matmul(hidden, self.recurrence))
 
     def _transposed(self, index: int) -> relax.Expr:
         """W or R of this direction, [I or H, GH]."""
@@ -212,11 +256,12 @@ class _Cell(ABC):
 class _Rnn(_Cell):
     """h' = f(x Wᵀ + b_W + h Rᵀ + b_R)."""
 
+    gates = 1
     default_activations = ("Tanh",)
 
     def step(self, projected: relax.Expr, states: States) -> States:
         emit = self.node.emit
-        recurrent = emit(relax.op.matmul(states[0], self.recurrence))
+        recurrent = self.recur(states[0])
         return [self._activated(0, emit(relax.op.add(projected, recurrent)))]
 
 
@@ -228,6 +273,7 @@ class _Gru(_Cell):
     n = g(x Wᵀ + b_W + r (h Rᵀ + b_R)).
     """
 
+    gates = 3
     default_activations = ("Sigmoid", "Tanh")
 
     def __init__(self, node: Node, *args: Any) -> None:
@@ -275,7 +321,7 @@ class _Gru(_Cell):
         return [emit(op.add(fresh, emit(op.multiply(z, hidden))))]
 
 
-class _Lstm(_Cell):
+class Lstm(_Cell):
     """Gates input i, output o, forget f, cell c, stacked in this order; states h and C.
 
     Each gate is f(x Wᵀ + h Rᵀ + b_W + b_R), the cell gate with g; with peepholes P ⊙ C is added,
@@ -283,6 +329,7 @@ class _Lstm(_Cell):
     forget gate is 1 - i.
     """
 
+    gates = 4
     default_activations = ("Sigmoid", "Tanh", "Tanh")
     initial_states = (5, 6)
 
@@ -295,9 +342,10 @@ class _Lstm(_Cell):
             self.peepholes = _parts(node, given, self.direction, 3)
 
     def step(self, projected: relax.Expr, states: States) -> States:
+        """Return the new h and C."""
         emit, op = self.node.emit, relax.op
         hidden, cell = states
-        recurrent = emit(op.matmul(hidden, self.recurrence))
+        recurrent = self.recur(hidden)
         i, o, f, c = self._split(emit(op.add(projected, recurrent)), 4)
         i = self._activated(0, self._seen(i, 0, cell))
         if self.coupled:

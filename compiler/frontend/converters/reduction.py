@@ -7,7 +7,16 @@ import numpy as np
 from tvm import relax
 
 from edgec.compiler.frontend.converters.shapes import static_axes
-from edgec.compiler.frontend.node import FLOATS, Node, Refusal, dtype_of, scalar, static_shape
+from edgec.compiler.frontend.node import (
+    FLOATS,
+    Node,
+    Refusal,
+    dtype_of,
+    extents_of,
+    known_extent,
+    scalar,
+    static_shape,
+)
 from edgec.compiler.frontend.te_operators import constant_tensor
 
 # What a reduction of nothing gives.
@@ -28,12 +37,12 @@ _OF_NOTHING: dict[str, float] = {
 def convert_reduce(node: Node) -> relax.Expr:
     """Any reduction: over the given axes, over all, or over none if the node says so."""
     data = node.input(0)
-    shape = static_shape(data)
+    shape = extents_of(data)
     axes = static_axes(node, 1, len(shape), since=13 if node.op_type == "ReduceSum" else 18)
     if not axes:
         axes = [] if node.attributes.get("noop_with_empty_axes", 0) else list(range(len(shape)))
     keep = bool(node.attributes.get("keepdims", 1))
-    if math.prod(shape[axis] for axis in axes) == 0:
+    if 0 in (known_extent(shape[axis]) for axis in axes):
         return _of_nothing(node, [e for e in _kept(shape, axes, keep) if e is not None])
     return _reduce(node, data, axes, keep)
 

@@ -150,6 +150,8 @@ def _resize(node: Node, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
         raise Refusal(f"nearest downsampling has no defined rounding in operator set {node.opset}")
     dtype = dtype_of(data)
     if mode.method != "nearest":
+        if dtype in ("uint8", "int8") and (mode.antialias or mode.method == "linear"):
+            return _resize_bytes(node, data, mode, changed)
         if not dtype.startswith(("float", "bfloat")):
             raise Refusal(f"mode {mode.method!r} of dtype {dtype} is not supported")
         data = node.cast(data, accumulator_dtype(dtype))
@@ -165,6 +167,93 @@ def _resize(node: Node, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
         return data
     fill = scalar(node.attributes.get("extrapolation_value", 0.0), dtype)
     return relax.op.where(constant_tensor(outside), fill, data)
+
+
+def _resize_bytes(node: Node, data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
+    """Images of bytes, bit for bit as ONNX Runtime resizes them.
+
+    With antialias: axis by axis from the last one, in fixed point, each rounded to bytes, as
+    Pillow does it. Without: the four neighbours in float32, cut off to a whole number.
+    """
+    if mode.coordinates == "tf_crop_and_resize":
+        raise Refusal(f"{mode.coordinates} of dtype {dtype_of(data)} is not supported")
+    if not mode.antialias:
+        return _bilinear_bytes(node, data, mode, axes)
+    for item in sorted(axes, key=lambda item: -item.axis):
+        positions, weights, _ = axis_table(item, mode)
+        data = _apply_fixed(node, data, item.axis, positions, weights)
+    return data
+
+
+# Bits behind the point, as in Pillow: 32 less those of a byte and two for sums beyond a byte.
+_FIXED_BITS = 22
+
+
+def _apply_fixed(
+    node: Node,
+    data: relax.Expr,
+    axis: int,
+    positions: NDArray[np.int64],
+    weights: NDArray[np.float32],
+) -> relax.Expr:
+    """Weighted sum of the bytes of one axis, rounded and saturated."""
+    shape, dtype = list(static_shape(data)), dtype_of(data)
+    shape[axis] = len(positions)
+    # Weights that meet at the edge are added before they are rounded.
+    whole = np.zeros(weights.shape)
+    for row, line in enumerate(positions):
+        first = {place: tap for tap, place in reversed(list(enumerate(line.tolist())))}
+        np.add.at(whole[row], [first[place] for place in line.tolist()], weights[row])
+    fixed = np.floor(whole * (1 << _FIXED_BITS) + 0.5).astype(np.int32)
+    tables = [constant_tensor(positions.astype(np.int32)), constant_tensor(fixed)]
+    taps, limits = positions.shape[1], np.iinfo(dtype)
+
+    def total(x: Any, where: Any, weight: Any, at: list[Any]) -> Any:
+        tap = te.reduce_axis((0, taps), "tap")
+        place = (*at[:axis], where[at[axis], tap], *at[axis + 1 :])
+        return te.sum(tirx.Cast("int32", x[place]) * weight[at[axis], tap], axis=tap)
+
+    def rounded(sums: Any, at: list[Any]) -> Any:
+        half = tirx.const(1 << _FIXED_BITS - 1, "int32")
+        value = (sums[tuple(at)] + half) >> _FIXED_BITS
+        low, high = (tirx.const(int(limit), "int32") for limit in (limits.min, limits.max))
+        return tirx.Cast(dtype, tirx.max(tirx.min(value, high), low))
+
+    sums = emit_compute(node, [data, *tables], shape, total)
+    return emit_compute(node, [sums], shape, rounded)
+
+
+def _bilinear_bytes(node: Node, data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
+    """The sum of four neighbours by their distances in float32, in the order of ONNX Runtime."""
+    shape, dtype = list(static_shape(data)), dtype_of(data)
+    rank = len(shape)
+    if rank < 2 or any(item.axis < rank - 2 for item in axes):
+        raise Refusal(f"of dtype {dtype} only the last two axes can be resized")
+    by_axis = {item.axis: item for item in axes}
+    tables = []
+    for axis in (rank - 2, rank - 1):
+        item = by_axis.get(axis, Axis(axis, shape[axis], shape[axis], 1.0))
+        at = np.clip(_coordinates(item, mode.coordinates).astype(np.float32), 0, item.before - 1)
+        low = np.floor(at).astype(np.int32)
+        high = np.minimum(low + 1, item.before - 1).astype(np.int32)
+        # Both one where the neighbours are the same pixel: half of each.
+        near, far = np.abs(at - low), np.abs(at - high)
+        same = low == high
+        near[same], far[same] = 0.5, 0.5
+        tables += [constant_tensor(np.stack([low, high])), constant_tensor(np.stack([far, near]))]
+        shape[axis] = item.after
+
+    def element(x: Any, rows: Any, down: Any, columns: Any, right: Any, at: list[Any]) -> Any:
+        *front, i, j = at
+
+        def pixel(row: int, column: int) -> Any:
+            value = x[(*front, rows[row, i], columns[column, j])]
+            return right[column, j] * down[row, i] * tirx.Cast("float32", value)
+
+        total = pixel(0, 0) + pixel(0, 1) + pixel(1, 0) + pixel(1, 1)
+        return tirx.Cast(dtype, tirx.Cast("int32", total))
+
+    return emit_compute(node, [data, *tables], shape, element)
 
 
 def _keeps(item: Axis, mode: Mode) -> bool:

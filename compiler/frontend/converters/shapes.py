@@ -12,6 +12,8 @@ from edgec.compiler.frontend.node import (
     Refusal,
     constant_value,
     dtype_of,
+    extents_of,
+    known_extent,
     static_shape,
 )
 from edgec.compiler.frontend.te_operators import constant_tensor, emit_compute, take_table
@@ -74,28 +76,30 @@ def convert_flatten(node: Node) -> relax.Expr:
 
 def convert_squeeze(node: Node) -> relax.Expr:
     """Squeeze: drop the given axes, or all of extent 1."""
-    shape = static_shape(node.input(0))
+    shape = extents_of(node.input(0))
     axes = static_axes(node, 1, len(shape), since=13)
     if axes is None:
-        axes = [axis for axis, extent in enumerate(shape) if extent == 1]
-    if any(shape[axis] != 1 for axis in axes):
+        axes = [axis for axis, extent in enumerate(static_shape(node.input(0))) if extent == 1]
+    if any(known_extent(shape[axis]) != 1 for axis in axes):
         raise Refusal("an axis to drop has more than one element")
     return _reshape(node.input(0), [e for axis, e in enumerate(shape) if axis not in axes])
 
 
 def convert_unsqueeze(node: Node) -> relax.Expr:
     """Unsqueeze: insert axes of extent 1 at places of the result."""
-    shape = list(static_shape(node.input(0)))
+    shape = list(extents_of(node.input(0)))
     given = node.attributes["axes"] if node.opset < 13 else constant_ints(node, 1, "axes")
     for axis in sorted(normalize_axes(given, len(shape) + len(given))):
         shape.insert(axis, 1)
     return _reshape(node.input(0), shape)
 
 
-def _reshape(data: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+def _reshape(data: relax.Expr, shape: Sequence[Any]) -> relax.Expr:
     known = constant_value(data)
     if known is not None:
         return constant_tensor(known.reshape(tuple(shape)))
+    if any(known_extent(extent) is None for extent in shape):
+        return relax.op.reshape(data, tuple(shape))
     if math.prod(shape) != math.prod(static_shape(data)):
         raise Refusal(f"{list(static_shape(data))} does not fit into shape {list(shape)}")
     return relax.op.reshape(data, tuple(shape))
@@ -114,9 +118,14 @@ def convert_size(node: Node) -> relax.Expr:
 
 
 def convert_slice(node: Node) -> relax.Expr:
-    """Slice with any steps; bounds beyond the ends are clamped, as in Python."""
+    """Slice with any steps; bounds beyond the ends are clamped, as in Python.
+
+    Bounds that are only known at run time make extents that are, unless ONNX infers them.
+    """
     data = node.input(0)
-    shape = static_shape(data)
+    if node.opset >= 10 and any(constant_value(node.input(index)) is None for index in (1, 2)):
+        return _slice_at_run_time(node)
+    shape = extents_of(data)
     if node.opset < 10:
         starts, ends = node.attributes["starts"], node.attributes["ends"]
         given = node.attributes.get("axes")
@@ -134,6 +143,8 @@ def convert_slice(node: Node) -> relax.Expr:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if step == 0:
             raise Refusal("a step is 0")
+        if not isinstance(shape[axis], int):
+            raise Refusal(f"the length of axis {axis} is only known at run time")
         picked = range(*slice(int(start), int(end), int(step)).indices(shape[axis]))
         if step < 0:
             data = take_table(node, data, axis, np.array(picked, np.int64))
@@ -148,6 +159,66 @@ def convert_slice(node: Node) -> relax.Expr:
         [r.stop for r in plain.values()],
         [r.step for r in plain.values()],
     )
+
+
+def _slice_at_run_time(node: Node) -> relax.Expr:
+    """Slice by bounds [k] that the model gets or computes."""
+    data = node.input(0)
+    shape = static_shape(data)
+    (count,) = static_shape(node.input(1))
+    given = range(count) if node.optional(3) is None else constant_ints(node, 3, "axes")
+    axes = normalize_axes(given, len(shape))
+    steps = [1] * count if node.optional(4) is None else constant_ints(node, 4, "steps")
+    if any(step < 1 for step in steps):
+        # Backwards only between known bounds.
+        for index, name in ((1, "starts"), (2, "ends")):
+            node.constant(index, name)
+    extents = np.array([shape[axis] for axis in axes], np.int64)
+
+    def bound(index: int) -> relax.Expr:
+        """Bounds counted from the front, within each axis."""
+        value = node.cast(node.input(index), "int64")
+        below = node.call(relax.op.less, value, relax.const(0, "int64"))
+        wrapped = node.call(relax.op.add, value, constant_tensor(extents))
+        value = node.call(relax.op.where, below, wrapped, value)
+        value = node.call(relax.op.maximum, value, relax.const(0, "int64"))
+        return node.call(relax.op.minimum, value, constant_tensor(extents))
+
+    begin = bound(1)
+    # An empty range has no negative length.
+    end = node.call(relax.op.maximum, begin, bound(2))
+    inferred = node.outputs[0].shape if node.outputs and node.outputs[0] else (None,) * len(shape)
+    if all(inferred[axis] is not None for axis in axes):
+        return _window(node, begin, axes, steps, [e or 0 for e in inferred])
+    full = [constant_tensor(np.array([extent], np.int64)) for extent in shape]
+    begins = [constant_tensor(np.zeros(1, np.int64)) for _ in shape]
+    for place, axis in enumerate(axes):
+        begins[axis], full[axis] = (
+            node.call(relax.op.strided_slice, value, [0], [place], [place + 1])
+            for value in (begin, end)
+        )
+    strides = np.ones(len(shape), np.int64)
+    strides[axes] = steps
+    operands = [node.call(relax.op.concat, parts, 0) for parts in (begins, full)]
+    part = relax.op.dynamic_strided_slice(data, *operands, constant_tensor(strides))
+    return node.with_extents(part, [None if a in axes else e for a, e in enumerate(shape)])
+
+
+def _window(
+    node: Node, begin: relax.Expr, axes: Sequence[int], steps: Sequence[int], shape: Sequence[int]
+) -> relax.Expr:
+    """A part of known shape at a place that only a run tells."""
+    extents = static_shape(node.input(0))
+
+    def element(x: Any, first: Any, at: list[Any]) -> Any:
+        places = list(at)
+        for number, axis in enumerate(axes):
+            place = first[number] + tirx.Cast("int64", at[axis]) * steps[number]
+            # Must not read foreign memory, should the parts not have the inferred length.
+            places[axis] = tirx.min(place, tirx.const(extents[axis] - 1, "int64"))
+        return x[tuple(places)]
+
+    return emit_compute(node, [node.input(0), begin], shape, element)
 
 
 def convert_split(node: Node) -> list[relax.Expr]:
@@ -253,10 +324,12 @@ def convert_pad(node: Node) -> relax.Expr:
         fill = node.attributes.get("value", 0.0)
         value = constant_tensor(np.array(fill).astype(dtype_of(data)))
     else:
-        pads = constant_ints(node, 1, "pads")
         value = node.optional(2)
         if node.optional(3) is not None:
             axes = normalize_axes(constant_ints(node, 3, "axes"), rank)
+        if constant_value(node.input(1)) is None:
+            return _pad_at_run_time(node, axes, mode, value)
+        pads = constant_ints(node, 1, "pads")
     before, after = [0] * rank, [0] * rank
     for place, axis in enumerate(axes):
         before[axis], after[axis] = pads[place], pads[place + len(axes)]
@@ -273,6 +346,61 @@ def convert_pad(node: Node) -> relax.Expr:
     if mode != "constant":
         raise Refusal(f"mode {mode!r} is not supported")
     return pad_constant(node, data, before, after, value)
+
+
+# Where a place outside of an axis takes its value from, by the extent of the axis.
+_PAD_PLACES: dict[str, Any] = {
+    "constant": lambda place, extent: place,
+    "edge": lambda place, extent: place,
+    "reflect": lambda place, extent: extent - 1 - tirx.abs(extent - 1 - tirx.abs(place)),
+    "wrap": lambda place, extent: tirx.floormod(place, tirx.const(extent, "int64")),
+}
+
+
+def _pad_at_run_time(
+    node: Node, axes: Sequence[int], mode: str, value: relax.Expr | None
+) -> relax.Expr:
+    """Pad by numbers [2 k] that the model gets or computes, before all axes and then behind them.
+
+    Reflection reaches as far as an axis is long.
+    """
+    data, pads = node.input(0), node.cast(node.input(1), "int64")
+    shape, count, dtype = static_shape(data), len(axes), dtype_of(data)
+    if mode not in _PAD_PLACES:
+        raise Refusal(f"mode {mode!r} is not supported")
+    before, after = (
+        node.call(relax.op.strided_slice, pads, [0], [start], [start + count])
+        for start in (0, count)
+    )
+    extents = constant_tensor(np.array([shape[axis] for axis in axes], np.int64))
+    total = node.call(relax.op.add, node.call(relax.op.add, extents, before), after)
+    symbols = [tirx.Var("n", "int64") for _ in axes]
+    wanted: list[Any] = list(shape)
+    for axis, symbol in zip(axes, symbols, strict=True):
+        wanted[axis] = symbol
+    lengths = node.call(relax.op.tensor_to_shape, total)
+    node.builder.match_cast(lengths, relax.ShapeType(symbols))
+    filler = constant_tensor(np.zeros((), dtype)) if value is None else value
+    if math.prod(static_shape(filler)) != 1:
+        raise Refusal("input 'constant_value' must be one value")
+    filler = node.call(relax.op.reshape, filler, (1,))
+
+    def element(x: Any, first: Any, outside: Any, at: list[Any]) -> Any:
+        places, inside = list(at), []
+        for number, axis in enumerate(axes):
+            moved = tirx.Cast("int64", at[axis]) - first[number]
+            inside += [moved >= 0, moved < shape[axis]]
+            place = _PAD_PLACES[mode](moved, shape[axis])
+            last = tirx.const(shape[axis] - 1, "int64")
+            places[axis] = tirx.max(tirx.min(place, last), tirx.const(0, "int64"))
+        picked = x[tuple(places)]
+        return (
+            tirx.if_then_else(tirx.all(*inside), picked, outside[0])
+            if mode == "constant"
+            else picked
+        )
+
+    return emit_compute(node, [data, before, filler], wanted, element)
 
 
 def pad_constant(

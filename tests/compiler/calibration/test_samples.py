@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgec.compiler.calibration.samples import Preprocess, open_samples, parse_preprocess
+from edgec.compiler.calibration.samples import open_samples
 from edgec.compiler.errors import CalibrationError, UsageError
+from edgec.compiler.frontend.preprocessing import Preprocess, parse_preprocess
 from edgec.compiler.ir.signature import TensorSpec
 
 IMAGE = TensorSpec("image", (2, 3, 4, 5), "float32")

@@ -49,12 +49,13 @@ def test_initializers_are_no_inputs() -> None:
         ({}, r"input a: dimension 0 \(batch\) not fixed; pass --shape a=\?,3.*input b:"),
         ({"a": (0, 3)}, "dimension 0 is 0; it must be at least 1"),
         ({"a": (-1, 3)}, "dimension 0 is -1; it must be at least 1"),
+        ({"a": (1, -1)}, "dimension 1 is -1; it must be at least 0"),
         ({"a": (1,)}, "has 1 dimensions, the input has 2"),
         ({"a": (1, 4)}, "dimension 1 is 4, the model fixes it to 3"),
         ({"aa": (1, 3)}, r"'aa', which is no input of the model.*\(inputs: a, b\)"),
         ({"a": (1, 3), "b": (2, 3)}, r"dimension 0 \(batch\) is 2, another input makes it 1"),
     ],
-    ids=["missing", "zero", "negative", "rank", "fixed", "name", "tied"],
+    ids=["missing", "zero", "negative", "negative inside", "rank", "fixed", "name", "tied"],
 )
 def test_wrong_shapes(shapes: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
@@ -128,3 +129,21 @@ def test_shape_chains_fold() -> None:
     graph = simplify(specialize(model, {"x": (4, 2, 3)}, {}).proto).graph
     assert [item.op_type for item in graph.node] == ["Reshape"]
     assert graph_signature(graph).outputs[0].shape == (4, 6)
+
+
+def test_an_output_that_is_an_input_keeps_its_shape_and_name() -> None:
+    model = make_model([node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, ["y"])
+    model.graph.output.add().CopyFrom(model.graph.input[0])
+    simple = simplify(specialize(model, {"x": (2, 3)}, {}).proto)
+    signature = graph_signature(simple.graph)
+    assert [(s.name, s.shape) for s in signature.inputs] == [("x", (2, 3))]
+    assert [(s.name, s.shape) for s in signature.outputs] == [("y", (2, 3)), ("x", (2, 3))]
+
+
+def test_an_output_that_is_listed_twice_is_kept_once() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Neg", ["r"], ["q"])]
+    model = make_model(nodes, {"x": [2, 3]}, ["r", "q"])
+    model.graph.output.add().CopyFrom(model.graph.output[0])
+    special = specialize(model, {}, {}).proto
+    assert [value.name for value in special.graph.output] == ["r", "q"]
+    assert [value.name for value in model.graph.output] == ["r", "q", "r"]

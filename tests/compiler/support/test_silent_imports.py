@@ -71,6 +71,7 @@ ssize_t sendto(int socket, const void* data, size_t bytes, int flags,
 COMMAND = """
 import sys, time
 from edgec.compiler.cli.main import main
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 status = main(sys.argv[2:])
 time.sleep(float(sys.argv[1]))
 sys.exit(status)
@@ -81,7 +82,6 @@ LOOK_UP = "import socket; socket.getaddrinfo('localhost', 80)"
 # What anybody gets who imports it and switches events off afterwards.
 PLAIN = """
 import sys, time
-import onnxruntime
 onnxruntime.disable_telemetry_events()
 onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 time.sleep(60)

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.parity.oracle import run_original
 
 
 def microsoft(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
@@ -215,3 +217,159 @@ def test_refusals(tmp_path: Path, operator: Any, message: str) -> None:
     model = make_model([operator], {"x": [8, 8]}, ["y"])
     with pytest.raises(UnsupportedModelError, match=message):
         compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
+
+
+def test_group_query_attention_of_lengths_at_run_time(tmp_path: Path) -> None:
+    """Right-padded caches as onnxruntime-genai exports them: lengths come from a mask."""
+    heads = {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1}
+    nodes = [
+        node("ReduceSum", ["mask", "axis"], ["count"], keepdims=0),
+        node("Sub", ["count", "one"], ["less"]),
+        node("Cast", ["less"], ["n"], to=TensorProto.INT32),
+        microsoft(
+            "GroupQueryAttention",
+            ["q", "k", "v", "pk", "pv", "n", "total", "cos", "sin"],
+            ["a", "b", "c"],
+            **heads,
+        ),
+    ]
+    weights = {
+        "axis": np.array([1]),
+        "one": np.array(1),
+        "total": np.array(8, np.int32),
+        "cos": random(20, 8),
+        "sin": random(20, 8, seed=1),
+    }
+    inputs = {
+        "q": [2, 1, 64],
+        "k": [2, 1, 32],
+        "v": [2, 1, 32],
+        "pk": [2, 2, 7, 16],
+        "pv": [2, 2, 7, 16],
+        "mask": [2, 8],
+    }
+    model = make_model(nodes, inputs, ["a", "b", "c"], weights, dtypes={"mask": TensorProto.INT64})
+    given = {
+        name: random(*shape, seed=number) for number, (name, shape) in enumerate(inputs.items())
+    }
+    given["mask"] = np.array([[1] * 8, [1] * 5 + [0] * 3])
+    path = save(model, tmp_path)
+    options = CompileOptions(inputs=given)
+    bundle = compile_model(path, options=options, output=tmp_path / "model.edgec")
+    given["mask"] = np.array([[1] * 4 + [0] * 4, [1] * 7 + [0]])
+    found, expected = bundle.run(given), run_original(path, given)
+    for name in "abc":
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+
+def test_quantized_attention(tmp_path: Path) -> None:
+    """After DynamicQuantizeLinear, as quantize_dynamic writes it; a scale for each column, too."""
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        microsoft("QAttention", ["q", "w", "b", "s", "t", "m", "z", "y"], ["a"], num_heads=2),
+        microsoft("QAttention", ["q", "w", "b", "s", "u", "", "z", "v"], ["c"], num_heads=2),
+        microsoft(
+            "QAttention",
+            ["q", "w", "b", "s", "t", "", "z", "y", "p"],
+            ["d", "e"],
+            num_heads=2,
+            unidirectional=1,
+        ),
+    ]
+    weights = {
+        "w": np.random.default_rng(0).integers(-127, 128, (12, 24), np.int8),
+        "b": random(24),
+        "t": np.array(0.02, np.float32),
+        "u": np.abs(random(24, seed=1)) / 40,
+        "v": np.zeros(24, np.int8),
+        "y": np.array(3, np.int8),
+        "m": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32),
+    }
+    compiled(tmp_path, nodes, {"x": [2, 4, 12], "p": [2, 2, 2, 3, 4]}, "acde", weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "zeros", "axes"),
+    [
+        (TensorProto.UINT4, 4, False, (0, 1)),
+        (TensorProto.UINT4, 4, True, (0, 1)),
+        (TensorProto.INT4, 4, True, (0, 1)),
+        (TensorProto.UINT8, 4, False, (0, 1)),
+        (TensorProto.UINT8, 4, True, (0, 1)),
+        (TensorProto.UINT8, 8, True, (0, 1)),
+        (TensorProto.UINT4, 4, True, (1, 0)),
+        (TensorProto.INT4, 4, True, (0, 0)),
+    ],
+)
+def test_gather_block_quantized(
+    tmp_path: Path, kind: int, bits: int, zeros: bool, axes: tuple[int, int]
+) -> None:
+    numbers, shape, size = np.random.default_rng(0), (32, 64), 16
+    blocks = [e // size if axis == axes[1] else e for axis, e in enumerate(shape)]
+    tensors = []
+    for name, extents in (("w", shape), ("z", blocks)):
+        if kind == TensorProto.UINT8:
+            packed = (*extents[:-1], extents[-1] * bits // 8)
+            values = numbers.integers(0, 256, packed, np.uint8)
+            tensors.append(onnx.numpy_helper.from_array(values, name))
+        else:
+            values = numbers.integers(0, 8, extents)
+            tensors.append(onnx.helper.make_tensor(name, kind, extents, values.reshape(-1)))
+    attributes = {"gather_axis": axes[0], "quantize_axis": axes[1], "block_size": size}
+    if kind == TensorProto.UINT8:
+        attributes["bits"] = bits
+    operator = microsoft(
+        "GatherBlockQuantized", ["w", "i", "s", *["z"] * zeros], ["y"], **attributes
+    )
+    model = make_model(
+        [operator],
+        {"i": [2, 3]},
+        ["y"],
+        {"s": np.abs(random(*blocks))},
+        opset=21,
+        dtypes={"i": TensorProto.INT64},
+    )
+    model.graph.initializer.extend(tensors[: 1 + zeros])
+    inputs = {"i": np.array([[0, 17, -1], [5, 31, -20]])}
+    compile_model(
+        save(model, tmp_path), options=CompileOptions(inputs=inputs), output=tmp_path / "m.edgec"
+    )
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_dynamically_quantized_lstm(tmp_path: Path, direction: str) -> None:
+    numbers, count = np.random.default_rng(0), 1 + (direction == "bidirectional")
+    weights = {
+        "w": numbers.integers(-127, 128, (count, 6, 32), np.int8),
+        "r": numbers.integers(-127, 128, (count, 8, 32), np.int8),
+        "b": random(count, 64),
+        "ws": np.full(count, 0.01, np.float32),
+        "wz": np.zeros(count, np.int8),
+        "rs": np.abs(random(count, 32)) / 100,
+        "rz": np.zeros((count, 32), np.int8),
+    }
+    names = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
+    operator = microsoft(
+        "DynamicQuantizeLSTM", names, ["y", "h", "c"], hidden_size=8, direction=direction
+    )
+    model = make_model([operator], {"x": [5, 2, 6]}, ["y", "h", "c"], weights)
+    path = save(model, tmp_path)
+    bundle = compile_model(path, output=tmp_path / "model.edgec")
+    given = {"x": random(5, 2, 6, seed=9)}
+    found, expected = bundle.run(given), run_original(path, given)
+    for name in "yhc":
+        # Far closer than rounding moves it: as ONNX Runtime rounds.
+        np.testing.assert_allclose(found[name], expected[name], atol=5e-3, err_msg=name)
+
+
+def test_matrices_and_windows(tmp_path: Path) -> None:
+    nodes = [
+        microsoft("Inverse", ["x"], ["a"]),
+        microsoft("Trilu", ["x", "k"], ["b"], upper=0),
+        microsoft("Trilu", ["x"], ["c"]),
+        node("DynamicQuantizeLinear", ["im"], ["q", "s", "z"]),
+        microsoft("NhwcMaxPool", ["q"], ["d"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
+    ]
+    inputs = {"x": [2, 3, 5, 5], "im": [1, 7, 8, 4]}
+    kinds = {"d": TensorProto.UINT8}
+    compiled(tmp_path, nodes, inputs, "abcd", {"k": np.array(1)}, dtypes=kinds)

@@ -9,6 +9,7 @@ from onnx import TensorProto
 from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.errors import UnsupportedModelError
 
 STEPS, BATCH, WIDTH, HIDDEN = 4, 3, 2, 5
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
@@ -106,3 +107,19 @@ def test_weights_at_run_time(tmp_path: Path) -> None:
     operator = node("GRU", list(inputs), ["y", "h"], hidden_size=HIDDEN)
     path = save(make_model([operator], inputs, ["y", "h"]), tmp_path)
     compile_model(path, options=CompileOptions(), output=tmp_path / "model.edgec")
+
+
+def test_a_projection_that_the_exporter_lost_is_refused(tmp_path: Path) -> None:
+    """W has the rows of 3 hidden values, the cell has 7: PyTorch's export of proj_size=3."""
+    weights = {
+        "w": random(1, 12, 5),
+        "r": random(1, 12, 3),
+        "h": random(1, 2, 3),
+        "c": random(1, 2, 7),
+    }
+    operator = node("LSTM", ["x", "w", "r", "", "", "h", "c"], ["y"], hidden_size=3)
+    model = make_model([operator], {"x": [6, 2, 5]}, ["y"], weights)
+    with pytest.raises(
+        UnsupportedModelError, match=r"initial_c \[1, 2, 7\] instead of .*proj_size"
+    ):
+        compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")

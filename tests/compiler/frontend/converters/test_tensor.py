@@ -11,10 +11,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from support.onnx_graphs import make_model, node, random, save
+from support.onnx_graphs import make_model, node, random, save, to_relax
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.ir.signature import graph_signature
+from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 Array = np.ndarray[Any, Any]
@@ -350,3 +352,106 @@ def test_refusals(tmp_path: Path, operator: Any, message: str) -> None:
     model = make_model([operator], {"x": [2, 3], "s": [1]}, ["y"], {}, dtypes=kinds)
     with pytest.raises(UnsupportedModelError, match=message):
         compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
+
+
+@pytest.mark.parametrize("antialias", [0, 1])
+def test_images_of_bytes_are_resized_to_the_bit(tmp_path: Path, antialias: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 10, 12), np.uint8)
+    weights = {
+        "half": np.array([1, 1, 0.5, 0.5], np.float32),
+        "less": np.array([1, 1, 0.35, 0.35], np.float32),
+        "more": np.array([1, 1, 2, 2], np.float32),
+    }
+    modes = ["linear", "cubic"] if antialias else ["linear"]
+    nodes = numbered(
+        [
+            ("Resize", ["x", "", scale], {"mode": mode, "antialias": antialias})
+            for scale in weights
+            for mode in modes
+        ]
+    )
+    check(tmp_path, nodes, {"x": pixels}, weights)
+
+
+def test_a_past_of_nothing(tmp_path: Path) -> None:
+    """The first step of a decoder: an open dimension that the user makes 0."""
+    nodes = [
+        node("Concat", ["past", "keys"], ["all"], axis=2),
+        node("MatMul", ["all", "w"], ["y"]),
+    ]
+    shapes = {"past": [1, 2, "p", 4], "keys": [1, 2, 3, 4]}
+    model = make_model(nodes, shapes, ["y", "all"], {"w": random(4, 5)})
+    bundle = compile_model(
+        save(model, tmp_path),
+        options=CompileOptions(shapes={"past": (1, 2, 0, 4)}),
+        output=tmp_path / "m.edgec",
+    )
+    keys = random(1, 2, 3, 4, seed=3)
+    found = bundle.run({"past": np.zeros((1, 2, 0, 4), np.float32), "keys": keys})
+    np.testing.assert_array_equal(found["all"], keys)
+    np.testing.assert_allclose(found["y"], keys @ random(4, 5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_transposed_convolutions_of_any_size(tmp_path: Path, rank: int) -> None:
+    """Sizes that ONNX Runtime has, groups, dilations and both ways to split an odd padding."""
+    data, weight = random(1, 4, *(3, 4, 5)[:rank]), random(4, 3, *(3, 4, 2)[:rank], seed=1)
+    specs: list[dict[str, Any]] = [
+        {},
+        {"strides": [2] * rank, "pads": [1] * 2 * rank, "output_padding": [1] * rank},
+        {"strides": [2] * rank, "auto_pad": "SAME_UPPER"},
+        {"strides": [2] * rank, "auto_pad": "SAME_LOWER"},
+        {"strides": [2] * rank, "auto_pad": "VALID"},
+        {"strides": [3] * rank, "output_shape": [10, 12, 13][:rank]},
+        {"strides": [2] * rank, "dilations": [2] * rank, "group": 2},
+    ]
+    nodes = numbered([("ConvTranspose", ["x", "w", "b"], spec) for spec in specs[:-1]])
+    nodes.append(node("ConvTranspose", ["x", "w", "c"], ["grouped"], **specs[-1]))
+    weights = {"w": weight, "b": random(3, seed=2), "c": random(6, seed=3)}
+    check(tmp_path, nodes, {"x": data}, weights)
+
+
+def test_zeros_behind_a_transposed_convolution() -> None:
+    """Beyond what the kernel spreads there are zeros, and the bias; ONNX Runtime refuses it."""
+    data, weight, bias = random(1, 2, 4, 5), random(2, 3, 3, 3, seed=1), random(3, seed=2)
+    plain = {"strides": [2, 2]}
+    (spread,) = onnxruntime.InferenceSession(
+        make_model(
+            [node("ConvTranspose", ["x", "w"], ["y"], **plain)],
+            {"x": [1, 2, 4, 5]},
+            ["y"],
+            {"w": weight},
+        ).SerializeToString()
+    ).run(None, {"x": data})
+    nodes = [
+        node("ConvTranspose", ["x", "w", "b"], ["a"], output_padding=[3, 2], **plain),
+        node(
+            "ConvTranspose",
+            ["x", "w", "b"],
+            ["c"],
+            pads=[1, 0, 2, 1],
+            output_padding=[4, 1],
+            **plain,
+        ),
+        node(
+            "ConvTranspose",
+            ["x", "w", "b"],
+            ["d"],
+            auto_pad="SAME_UPPER",
+            output_shape=[12, 15],
+            **plain,
+        ),
+    ]
+    model = make_model(nodes, {"x": [1, 2, 4, 5]}, ["a", "c", "d"], {"w": weight, "b": bias})
+    found = run_reference(to_relax(model), graph_signature(model.graph), {"x": data})
+    column = bias[:, None, None]
+    around = {
+        "a": ((0, 3), (0, 2)),
+        "c": ((0, 4), (0, 1)),
+        "d": ((2, 1), (2, 2)),
+    }
+    for name, (rows, columns) in around.items():
+        wanted = np.pad(spread, ((0, 0), (0, 0), rows, columns))
+        if name == "c":
+            wanted = wanted[:, :, 1 : wanted.shape[2] - 2, : wanted.shape[3] - 1]
+        np.testing.assert_allclose(found[name], wanted + column, atol=1e-5, err_msg=name)

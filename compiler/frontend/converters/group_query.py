@@ -1,0 +1,160 @@
+"""GroupQueryAttention of `com.microsoft`, what decoders exported for ONNX Runtime consist of."""
+
+import math
+from typing import Any
+
+import numpy as np
+from tvm import relax, tirx
+
+from edgec.compiler.frontend.converters.attention import (
+    Mask,
+    attend,
+    int64,
+    merge_heads,
+    pick,
+    rotate,
+    split_heads,
+)
+from edgec.compiler.frontend.converters.microsoft import split_parts
+from edgec.compiler.frontend.node import (
+    Node,
+    Refusal,
+    constant_value,
+    dtype_of,
+    static_shape,
+)
+from edgec.compiler.frontend.te_operators import emit_compute
+
+op = relax.op
+
+_GQA_INPUTS = {
+    11: "head_sink",
+    12: "k_scale",
+    13: "v_scale",
+    14: "q_norm_weight",
+    15: "k_norm_weight",
+}
+
+
+def convert_group_query_attention(node: Node) -> list[relax.Expr]:
+    """GroupQueryAttention: query [B, L, N D], key and value [B, L, M D], causal.
+
+    Query alone may hold all three, [B, L, (N + 2 M) D]. past_key and past_value [B, M, P, D];
+    seqlens_k [B] is the number of keys less one, known or not; total_sequence_length, which must
+    be known, the greatest number. New keys come right behind the old ones of their sequence, and
+    zeros behind them: T is P or total_sequence_length, whichever is greater.
+
+    Returns:
+        output [B, L, N D], present_key and present_value [B, M, T, D].
+    """
+    attributes = node.attributes
+    heads, groups = attributes["num_heads"], attributes["kv_num_heads"]
+    for index, name in _GQA_INPUTS.items():
+        if node.optional(index) is not None:
+            raise Refusal(f"input {name!r} is not supported")
+    for name in ("smooth_softmax", "sliding_window_cache", "qk_output"):
+        if attributes.get(name, 0) > 0:
+            raise Refusal(f"attribute {name} is not supported")
+    query, key, value = node.input(0), node.optional(1), node.optional(2)
+    if key is None or value is None:
+        size = static_shape(query)[2] // (heads + 2 * groups)
+        sizes = (heads * size, groups * size, groups * size)
+        query, key, value = split_parts(node, query, 2, sizes)
+    queries = split_heads(node, query, heads)
+    keys, values = (split_heads(node, tensor, groups) for tensor in (key, value))
+    _, _, length, size = static_shape(queries)
+    past = 0 if node.optional(3) is None else static_shape(node.input(3))[2]
+    lengths = constant_value(node.input(5))
+    wanted = int(node.constant(6, "total_sequence_length").reshape(()))
+    simple = wanted == past + length and lengths is not None and np.all(lengths == wanted - 1)
+    if wanted < length:
+        raise Refusal(f"total_sequence_length is {wanted}, less than the {length} new keys")
+    total = max(past, wanted)
+    # Before the first new key: the same for all, or known for each sequence [B] at run time.
+    offset: int | relax.Expr = past
+    if not simple:
+        offset = _offsets(node, length, first=wanted == length)
+    if attributes.get("do_rotary", 0):
+        positions = node.optional(9)
+        if positions is None:
+            steps = int64(np.arange(length)[np.newaxis])
+            positions = node.call(op.add, steps, _column(node, offset, 2))
+        cosines, sines = (
+            node.call(op.expand_dims, pick(node, node.input(index), positions), 1)
+            for index in (7, 8)
+        )
+        interleaved = bool(attributes.get("rotary_interleaved", 0))
+        dim = 2 * static_shape(cosines)[3]
+        queries, keys = (
+            rotate(node, item, cosines, sines, dim, interleaved) for item in (queries, keys)
+        )
+    if not simple:
+        keys, values = (
+            _placed(node, node.optional(index), new, offset, total)
+            for index, new in ((3, keys), (4, values))
+        )
+    elif past:
+        keys = node.call(op.concat, [node.input(3), keys], axis=2)
+        values = node.call(op.concat, [node.input(4), values], axis=2)
+    mask = Mask(node, dtype_of(queries), length, total)
+    if node.optional(10) is not None:
+        mask.restrict_by(node.input(10))
+    window = attributes.get("local_window_size", -1)
+    if attributes.get("causal", 1):
+        # The window counts a query's own key.
+        start = offset if isinstance(offset, int) else _column(node, offset, 4)
+        mask.window(start, left=window - 1 if window >= 0 else None, right=0)
+    elif window >= 0:
+        raise Refusal("a window without a causal mask is not supported")
+    scale = attributes.get("scale", 0.0) or 1 / math.sqrt(size)
+    softcap = attributes.get("softcap", 0.0)
+    result = attend(node, queries, keys, values, mask, scale, softcap)
+    return [merge_heads(node, result.output), keys, values]
+
+
+def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:
+    """Keys of each sequence before its new ones, int64 [B].
+
+    Args:
+        node: with the number of keys less one.
+        length: new keys.
+        first: all keys are new; shorter sequences have padding behind them.
+    """
+    lengths = node.cast(node.input(5), "int64")
+    batch = static_shape(node.input(0))[0]
+    lengths = node.call(op.reshape, lengths, (batch,))
+    if first:
+        return int64(np.zeros(batch))
+    return node.call(op.add, lengths, int64(1 - length))
+
+
+def _column(node: Node, offset: int | relax.Expr, rank: int) -> relax.Expr:
+    """Offsets that broadcast over a tensor with the batch in front."""
+    if isinstance(offset, int):
+        return int64(offset)
+    return node.call(op.reshape, offset, (-1, *(1,) * (rank - 1)))
+
+
+def _placed(
+    node: Node, past: relax.Expr | None, new: relax.Expr, offset: Any, total: int
+) -> relax.Expr:
+    """Rows [B, M, T, D]: old ones [B, M, P, D] up to an offset, new [B, M, L, D], then zeros."""
+    batch, groups, length, size = static_shape(new)
+    kept = 0 if past is None else static_shape(past)[2]
+    zero = tirx.const(0, dtype_of(new))
+
+    def element(rows: Any, start: Any, *rest: Any) -> Any:
+        *old, at = rest
+        b, m, t, d = at
+        place = tirx.Cast("int64", t)
+        step = place - start[b]
+        last = tirx.const(length - 1, "int64")
+        fresh = rows[b, m, tirx.max(tirx.min(step, last), tirx.const(0, "int64")), d]
+        value = tirx.Select(step <= last, fresh, zero)
+        if not old:
+            return value
+        before = old[0][b, m, tirx.min(place, tirx.const(kept - 1, "int64")), d]
+        return tirx.Select(step < 0, before, value)
+
+    inputs = [new, offset] if past is None or not kept else [new, offset, past]
+    return emit_compute(node, inputs, (batch, groups, total, size), element)
