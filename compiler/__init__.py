@@ -1,46 +1,93 @@
-"""The compiler: from an ONNX file to a verified bundle.
+"""The compiler: from an ONNX file to a verified bundle, and what is done with bundles.
 
-The public names are loaded when they are first used, so that importing a part that needs no
-TVM (targets, manifests, parity) stays fast.
+Each verb of the command line is one call here. The names are loaded when they are first used, so
+that importing a part that needs no TVM (targets, manifests, parity) stays fast.
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgec.compiler.bench.compare import BenchReport, bench_bundles
+    from edgec.compiler.boards.deploy import DeployReport, deploy_bundle
+    from edgec.compiler.boards.run import bench_on, run_bundle, verify_on
     from edgec.compiler.bundle.bundle import Bundle
+    from edgec.compiler.calibration.samples import Preprocess, SampleOptions
+    from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.compress.recipe import load_compression
     from edgec.compiler.errors import EdgecError
-    from edgec.compiler.inspection import inspect_path
+    from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.tune.api import tune_model, tuning_tasks
+    from edgec.compiler.tune.options import TuneOptions
+    from edgec.compiler.tune.report_data import TuneReport
+
+    __version__: str
 
 _HOME = {
+    "BenchReport": "bench.compare",
     "Bundle": "bundle.bundle",
     "CompileOptions": "options",
+    "CompressOptions": "compress.options",
+    "DeployReport": "boards.deploy",
     "EdgecError": "errors",
+    "ModelReport": "inspection",
+    "Preprocess": "calibration.samples",
     "QuantizeOptions": "quantize.options",
+    "SampleOptions": "calibration.samples",
+    "TuneOptions": "tune.options",
+    "TuneReport": "tune.report_data",
+    "bench_bundles": "bench.compare",
+    "bench_on": "boards.run",
     "compile_model": "pipeline",
+    "deploy_bundle": "boards.deploy",
     "inspect_path": "inspection",
+    "load_compression": "compress.recipe",
     "load_recipe": "quantize.recipe",
+    "run_bundle": "boards.run",
+    "tune_model": "tune.api",
+    "tuning_tasks": "tune.api",
     "verify_bundle": "parity.verify_bundle",
+    "verify_on": "boards.run",
 }
 
 __all__ = [
+    "BenchReport",
     "Bundle",
     "CompileOptions",
+    "CompressOptions",
+    "DeployReport",
     "EdgecError",
+    "ModelReport",
+    "Preprocess",
     "QuantizeOptions",
+    "SampleOptions",
+    "TuneOptions",
+    "TuneReport",
+    "__version__",
+    "bench_bundles",
+    "bench_on",
     "compile_model",
+    "deploy_bundle",
     "inspect_path",
+    "load_compression",
     "load_recipe",
+    "run_bundle",
+    "tune_model",
+    "tuning_tasks",
     "verify_bundle",
+    "verify_on",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("edgec")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

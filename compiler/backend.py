@@ -17,7 +17,7 @@ from edgec.compiler.codegen.build import build_machine, build_program
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, Tensors
-from edgec.compiler.kernels.emit.integer_dot import dot_of
+from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack_layouts import PackLayouts

@@ -138,7 +138,7 @@ def _compression_record(compilation: Compilation) -> CompressionRecord | None:
                 macs=result.costs.macs,
                 weights=result.costs.weights,
                 nonzeros=result.costs.nonzeros,
-                score=result.accuracy and three_digits(result.accuracy.score),
+                score=result.accuracy and round(result.accuracy.score, 6),
                 samples_sqnr_db=_all_three_digits(
                     result.accuracy.by_output if result.accuracy else {}
                 ),
@@ -167,7 +167,7 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         sqnr_db=_all_three_digits(compilation.sqnr_db),
         samples=model.measured,
         samples_sqnr_db=_all_three_digits(accuracy.by_output) if accuracy else {},
-        score=three_digits(accuracy.score) if accuracy else None,
+        score=round(accuracy.score, 6) if accuracy else None,
     )
 
 

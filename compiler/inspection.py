@@ -10,6 +10,7 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import MANIFEST
 from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.expand_functions import has_body
+from edgec.compiler.frontend.model_argument import as_path
 from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.simplify import simplify
@@ -91,7 +92,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     Raises:
         EdgecError: the file is wrong.
     """
-    path = Path(path)
+    path = as_path(path, "inspect_path")
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()

@@ -1,5 +1,6 @@
 """The settings of a compile, checked before anything runs."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.calibration.samples import SampleOptions
-from edgec.compiler.errors import UsageError
+from edgec.compiler.errors import TensorInputError, UsageError
 from edgec.compiler.quantize.options import QuantizeOptions
+from edgec.compiler.quantize.recipe import RECIPES, Recipe, load_recipe
+from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
+from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 if TYPE_CHECKING:
     # Its steps load TVM.
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
     """What shapes the result of a compile, and what is checked and shown on the way.
+
+    Where the meaning is clear, plainer values are taken and converted: the name or the file of a
+    recipe for `quantize` and `compress`, lists for shapes, numbers for frozen values, text for
+    paths.
 
     Attributes:
         shapes: full shape by input name, for inputs that the model leaves open.
@@ -53,6 +61,75 @@ class CompileOptions:
     check_stages: bool = False
     dump: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Take what is meant where it is clear: names of recipes, plain values, names of files.
+
+        Raises:
+            UsageError: a setting cannot be.
+            RecipeError: an unknown recipe.
+        """
+        check_seed(self.seed)
+        check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
+        if self.check_stages and not self.parity:
+            raise UsageError("--check-stages and --no-parity contradict each other")
+        for name in ("records", "dump"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        shapes = {name: _extents(name, shape) for name, shape in self.shapes.items()}
+        freeze = {name: np.asarray(value) for name, value in self.freeze.items()}
+        object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "freeze", freeze)
+        for name, array in freeze.items():
+            if array.dtype.kind not in "biufcV":
+                raise UsageError(f"--freeze {name}: numbers are expected, {array.dtype} was given")
+        object.__setattr__(self, "quantize", _quantize_options(self.quantize))
+        object.__setattr__(self, "compress", _compress_options(self.compress))
+
+
+def _extents(name: str, shape: object) -> tuple[int, ...]:
+    """A shape, of a list as well; every extent fits the 64 bits of ONNX."""
+    try:
+        extents = tuple(int(extent) for extent in shape)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        extents = None
+    if extents is None or isinstance(shape, str):
+        raise UsageError(f"--shape {name}: whole numbers are expected, {shape!r} was given")
+    if any(abs(extent) >= 1 << 63 for extent in extents):
+        raise UsageError(f"--shape {name}: {max(extents, key=abs)} is no extent of a tensor")
+    return extents
+
+
+def _quantize_options(value: object) -> QuantizeOptions | None:
+    if value is None or isinstance(value, QuantizeOptions):
+        return value
+    if isinstance(value, Recipe):
+        return QuantizeOptions(recipe=value)
+    if isinstance(value, str | Path):
+        return QuantizeOptions(recipe=load_recipe(value))
+    raise UsageError(
+        "quantize is QuantizeOptions(recipe=load_recipe(…)), or the name of a recipe: "
+        f"{', '.join(RECIPES)}; {type(value).__name__} was given"
+    )
+
+
+def _compress_options(value: object) -> "CompressOptions | None":
+    if value is None:
+        return None
+    # Imported here: the steps load TVM.
+    from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
+
+    if isinstance(value, CompressOptions):
+        return value
+    if isinstance(value, CompressionRecipe):
+        return CompressOptions(recipe=value)
+    if isinstance(value, str | Path):
+        return CompressOptions(recipe=load_compression(str(value)))
+    raise UsageError(
+        "compress is CompressOptions(recipe=load_compression(…)), or the name of a recipe, as "
+        f"'channels-50'; {type(value).__name__} was given"
+    )
+
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Read `name=1,3,224,224`; `name=` is a scalar.
@@ -74,15 +151,31 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def parse_value(text: str) -> tuple[str, NDArray[Any]]:
-    """Read `name=16000` or `name=1,2,3`; true and false are booleans.
+    """Read `name=16000`, `name=1,2,3`, `name=[[1,2],[3,4]]` or `name=FILE.npy`.
+
+    The words true and false are booleans.
 
     Raises:
         UsageError: it is not of that form.
 
     >>> parse_value("sr=16000")
     ('sr', array(16000))
+    >>> parse_value("table=[[1,2],[3,4]]")[1].shape
+    (2, 2)
     """
     name, equals, values = text.rpartition("=")
+    if name and values.endswith(".npy"):
+        return name, _read_value(text, Path(values))
+    if name and values.startswith("["):
+        try:
+            array = np.array(json.loads(values))
+        except (ValueError, RecursionError):
+            array = np.array(None)
+        if array.dtype.kind not in "biuf":
+            raise UsageError(
+                f"{text!r} is no value; write NAME=[[1,2],[3,4]], rows of equal length"
+            )
+        return name, array
     words = {"true": True, "false": False}
     try:
         numbers = [
@@ -92,8 +185,21 @@ def parse_value(text: str) -> tuple[str, NDArray[Any]]:
     except ValueError:
         numbers, equals = [], ""
     if not name or not equals:
-        raise UsageError(f"{text!r} is no value; write NAME=16000 or NAME=1,2,3")
-    return name, np.array(numbers[0] if len(numbers) == 1 else numbers)
+        raise UsageError(f"{text!r} is no value; write NAME=16000, NAME=1,2,3 or NAME=FILE.npy")
+    array = np.array(numbers[0] if len(numbers) == 1 else numbers)
+    if array.dtype.kind == "O":
+        raise UsageError(f"{text!r}: no tensor holds a number of that size")
+    return name, array
+
+
+def _read_value(text: str, path: Path) -> NDArray[Any]:
+    try:
+        array = read_arrays(path)
+    except NpyError as error:
+        raise TensorInputError(f"--freeze {text}: {path} {error}") from None
+    if isinstance(array, dict):
+        raise TensorInputError(f"--freeze {text}: {path} is an archive; one array is expected")
+    return array
 
 
 def _is_fraction(text: str) -> bool:

@@ -23,6 +23,7 @@ from edgec.compiler.compress.report import write_report as write_compression_rep
 from edgec.compiler.describe import Compilation, describe_compilation, vector_files
 from edgec.compiler.errors import BadInputError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.onnx_facts import quantizes_activations
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.ir.dump import Dump
@@ -35,6 +36,7 @@ from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, k
 from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
@@ -65,7 +67,7 @@ PHASES = (
 
 
 def compile_model(
-    path: str | Path,
+    model: str | Path | onnx.ModelProto,
     target: str | Path | Target = "native",
     options: CompileOptions | None = None,
     *,
@@ -75,7 +77,7 @@ def compile_model(
     """Compile an ONNX model for a target into a verified bundle.
 
     Args:
-        path: the ONNX file.
+        model: the ONNX file, or what was read from one.
         target: a target, its name, or the path of a target file.
         options: shapes, frozen inputs, checks; the defaults compile a static model.
         output: bundle folder, or a file that ends in `.tar`; by default
@@ -90,8 +92,14 @@ def compile_model(
     """
     options = options or CompileOptions()
     target = target if isinstance(target, Target) else load_target(target)
-    path = Path(path)
+    if isinstance(model, onnx.ModelProto):
+        with scratch_folder() as scratch:
+            path = write_model(model, scratch)
+            output = output or f"{path.stem}-{target.name}.edgec"
+            return compile_model(path, target, options, output=output, progress=progress)
+    path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
+    check_before_work(output, options, target)
     progress = progress or Silent()
     dump = Dump(options.dump) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)

@@ -8,45 +8,14 @@ import os
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 from edgec.compiler.errors import TargetError
-from edgec.targets.target import IntegerDot, Target
+from edgec.targets.isa import INSTRUCTION_SETS
+from edgec.targets.target import Target
 
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-
-# The x86-64 psABI levels, in the words of /proc/cpuinfo.
-_LEVEL_2 = {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"}
-_LEVEL_3 = _LEVEL_2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
-_LEVEL_4 = _LEVEL_3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-X86_LEVELS = {"x86-64-v2": _LEVEL_2, "x86-64-v3": _LEVEL_3, "x86-64-v4": _LEVEL_4}
-
-# Extensions beyond a level that code generation can use: /proc/cpuinfo to LLVM.
-X86_EXTENSIONS = {
-    "avx512_vnni": "avx512vnni",
-    "avx_vnni": "avxvnni",
-    "avx512_bf16": "avx512bf16",
-    "avx512_fp16": "avx512fp16",
-}
-
-# /proc/cpuinfo "CPU part" of Arm's own cores to the LLVM name.
-ARM_PARTS = {
-    "0xd03": "cortex-a53",
-    "0xd04": "cortex-a35",
-    "0xd05": "cortex-a55",
-    "0xd07": "cortex-a57",
-    "0xd08": "cortex-a72",
-    "0xd09": "cortex-a73",
-    "0xd0a": "cortex-a75",
-    "0xd0b": "cortex-a76",
-    "0xd0c": "neoverse-n1",
-    "0xd0d": "cortex-a77",
-    "0xd40": "neoverse-v1",
-    "0xd41": "cortex-a78",
-    "0xd49": "neoverse-n2",
-    "0xd4f": "neoverse-v2",
-}
-ARM_EXTENSIONS = {"asimddp": "dotprod", "i8mm": "i8mm", "asimdhp": "fullfp16"}
 
 
 def cpu_flags(text: str) -> set[str]:
@@ -66,73 +35,27 @@ def detect_native() -> Target:
         TargetError: the system is not Linux, or its CPU is below every known level.
     """
     machine = platform.machine()
-    if platform.system() != "Linux" or machine not in ("x86_64", "aarch64"):
+    isa = INSTRUCTION_SETS.get(machine)
+    if platform.system() != "Linux" or isa is None or isa.native is None:
+        known = [each.name for each in INSTRUCTION_SETS.values() if each.native]
         raise TargetError(
-            f"target native knows Linux on x86_64 and aarch64, this is "
+            f"target native knows Linux on {' and '.join(known)}, this is "
             f"{platform.system()} on {machine}; name another target"
         )
     text = CPUINFO.read_text(encoding="utf-8", errors="replace")
-    return _x86(text) if machine == "x86_64" else _aarch64(text)
+    fields = isa.native(text, cpu_flags(text))
+    return Target(description=_description(text), **{**fields, **_common()})
 
 
-def _x86(text: str) -> Target:
-    flags = cpu_flags(text)
-    levels = [name for name, needed in X86_LEVELS.items() if needed <= flags]
-    if not levels:
-        missing = ", ".join(sorted(_LEVEL_2 - flags))
-        raise TargetError(f"this CPU is below x86-64-v2: it lacks {missing}")
-    level = levels[-1]
-    features = tuple(
-        f"+{llvm}"
-        for flag, llvm in X86_EXTENSIONS.items()
-        if level != "x86-64-v2" and flag in flags
-    )
-    wide = level == "x86-64-v4"
-    dot: IntegerDot = "none"
-    if "+avx512vnni" in features or "+avxvnni" in features:
-        dot = "vnni"
-    elif level != "x86-64-v2":
-        dot = "avx512bw" if wide else "vpmaddwd"
-    return Target(
-        description=_description(text),
-        triple="x86_64-linux-gnu",
-        cpu=level,
-        features=features,
-        vector_bits={"x86-64-v2": 128, "x86-64-v3": 256, "x86-64-v4": 512}[level],
-        vector_registers=32 if wide else 16,
-        fma_units=2 if level != "x86-64-v2" else 1,
-        integer_dot=dot,
-        **_common(l1d=32, l2=512),
-    )
-
-
-def _aarch64(text: str) -> Target:
-    flags = cpu_flags(text)
-    part = re.search(r"^CPU part\s*:\s*(\S+)", text, re.MULTILINE)
-    dot: IntegerDot = "i8mm" if "i8mm" in flags else "sdot" if "asimddp" in flags else "smlal"
-    return Target(
-        description=_description(text),
-        triple="aarch64-linux-gnu",
-        cpu=ARM_PARTS.get(part.group(1) if part else "", "generic"),
-        features=("+neon", *(f"+{llvm}" for flag, llvm in ARM_EXTENSIONS.items() if flag in flags)),
-        vector_bits=128,
-        vector_registers=32,
-        fma_units=2 if "asimddp" in flags else 1,
-        integer_dot=dot,
-        **_common(l1d=32, l2=256),
-    )
-
-
-def _common(*, l1d: int, l2: int) -> dict[str, object]:
-    """Fields that every architecture reads in the same way; caches with a fallback [KiB]."""
+def _common() -> dict[str, Any]:
+    """Return the fields that every architecture reads in the same way."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    caches = _caches()
+    caches = {f"l{level}{'d' * (level == 1)}_kib": size for level, size in _caches().items()}
     return {
         "name": "native",
         "cores": len(os.sched_getaffinity(0)),
-        "l1d_kib": caches.get(1, l1d),
-        "l2_kib": caches.get(2, l2),
-        "l3_kib": caches.get(3, 0),
+        "l1d_kib": 32,
+        **caches,
         "memory_mib": memory // 2**20,
         "clock_ghz": _clock_ghz(),
     }

@@ -9,19 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-IntegerDot = Literal["none", "vpmaddwd", "avx512bw", "vnni", "smlal", "sdot", "i8mm"]
-"""What multiplies int8 fastest: the widest instruction of each family.
-
-none      no instruction worth using (RISC-V without vectors)
-vpmaddwd  AVX2: int16 pairs to int32 (`vpmaddubsw` only where it cannot saturate)
-avx512bw  the same at 512 bits
-vnni      `vpdpbusd`: four u8*s8 products into int32
-smlal     NEON widening multiply and accumulate (`smull`, `sadalp`)
-sdot      Armv8.2 four s8*s8 products into int32
-i8mm      Armv8.6 `smmla`
-"""
-
-Architecture = Literal["x86_64", "aarch64", "armv7l", "riscv64"]
+from edgec.targets.isa import INSTRUCTION_SETS, Architecture, InstructionSet, IntegerDot
 
 Kib = Annotated[int, Field(ge=0)]
 
@@ -93,8 +81,8 @@ class Target(BaseModel):
 
     @model_validator(mode="after")
     def _check_triple(self) -> Self:
-        if self.triple.split("-")[0] not in Architecture.__args__:  # type: ignore[attr-defined]
-            known = ", ".join(Architecture.__args__)  # type: ignore[attr-defined]
+        if self.architecture not in INSTRUCTION_SETS:
+            known = ", ".join(INSTRUCTION_SETS)
             raise ValueError(f"triple {self.triple!r} must begin with one of {known}")
         if "-linux-gnu" not in self.triple:
             raise ValueError(f"triple {self.triple!r} must name linux-gnu")
@@ -111,9 +99,24 @@ class Target(BaseModel):
         return max(1, self.vector_bits // 32)
 
     @property
+    def instruction_set(self) -> InstructionSet:
+        """What is known of its architecture."""
+        return INSTRUCTION_SETS[self.architecture]
+
+    @property
     def multiplies_by_lane(self) -> bool:
         """Whether a multiply-add can broadcast one lane of a register, as on Arm."""
-        return self.architecture in ("aarch64", "armv7l")
+        return self.instruction_set.multiplies_by_lane
+
+    @property
+    def why_in_floats(self) -> str:
+        """Why kernels multiply quantized values in floats; empty if they use integers."""
+        return self.instruction_set.why_in_floats(self.integer_dot, self.float_lanes)
+
+    @property
+    def needed_flags(self) -> set[str] | None:
+        """What its code needs, by Linux's names; None where only LLVM knows that of its CPU."""
+        return self.instruction_set.needed_flags(self.cpu, self.features)
 
     @property
     def peak_gflops(self) -> float:

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options", "backend"),
     ("bundle",),
     ("parity",),
-    ("inspection", "describe"),
+    ("inspection", "describe", "outputs"),
     ("pipeline",),
     ("bench",),
     ("boards",),

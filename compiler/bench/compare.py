@@ -7,9 +7,9 @@ ratios of each round.
 """
 
 import gc
-import multiprocessing
-import resource
+import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,10 +29,14 @@ from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, StepInfo
 from edgec.compiler.support.files import scratch_folder
+from edgec.compiler.support.limits import check_positive, check_threads
+from edgec.compiler.support.processes import run_program
 
 # Long enough for the threads of another runtime to stop spinning.
 PAUSE_SECONDS = 0.005
 BURST_SECONDS = 0.02
+# Loading a bundle and running it once.
+START_UP_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,18 @@ class BenchReport:
 
 
 def bench_bundles(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Bundle | str | Path],
     *,
     threads: int = 1,
     seconds: float = 3.0,
     against: Sequence[str] = (),
-    model: Path | None = None,
+    model: str | Path | None = None,
     inputs: Tensors | None = None,
 ) -> BenchReport:
     """Measure bundles, and other runtimes on the ONNX file that they come from.
 
     Args:
-        bundles: all of the same model.
+        bundles: all of the same model, or their paths.
         threads: for each runtime; 0 is one for each core.
         seconds: measuring time for each runtime.
         against: names in `edgec.compiler.bench.rivals.RIVALS`.
@@ -133,28 +137,31 @@ def bench_bundles(
         UsageError: rivals without a model, or bundles of different models.
         ToolchainError: a rival's package is missing.
     """
-    _check(bundles, against, model)
-    manifest = bundles[0].manifest
+    check_threads(threads)
+    check_positive("--seconds", seconds)
+    opened = [Bundle.of(bundle) for bundle in bundles]
+    _check(opened, against, model)
+    manifest = opened[0].manifest
     signature = manifest.signature
     if inputs is None:
         inputs = generate_inputs(signature.inputs, 0, manifest.settings.index_bounds)
-    sessions = [bundle.open(threads) for bundle in bundles]
+    sessions = [bundle.open(threads) for bundle in opened]
     actual = sessions[0].threads if isinstance(sessions[0], StaticSession) else max(threads, 1)
     runners = [_runner(session, inputs) for session in sessions]
-    names = [str(bundle.path) for bundle in bundles]
+    names = [str(bundle.path) for bundle in opened]
     rivals = [find_rival(name) for name in against]
     versions = [rival.version() for rival in rivals]
     with scratch_folder() as scratch:
         static = scratch / "static.onnx"
         if model is not None and against:
-            _save_static(model, bundles[0], static)
+            _save_static(Path(model), opened[0], static)
         for rival, version in zip(rivals, versions, strict=True):
             folder = scratch / rival.name
             folder.mkdir()
             runners.append(rival.load(static, inputs, signature, actual, folder))
             names.append(f"{rival.name} {version}")
         latencies = take_turns(names, runners, seconds)
-    count = len(bundles)
+    count = len(opened)
     ratios = {
         rival.name: statistics.median(
             theirs / ours
@@ -162,19 +169,21 @@ def bench_bundles(
         )
         for rival in latencies[count:]
     }
-    starts = [_start_up(bundle, actual) for bundle in bundles]
+    starts = [_start_up(bundle, actual) for bundle in opened]
     return BenchReport(
         threads=actual,
         bundles=tuple(latencies[:count]),
         rivals=tuple(latencies[count:]),
         ratios=ratios,
-        steps=_profile(sessions[0], inputs, bundles[0], actual),
+        steps=_profile(sessions[0], inputs, opened[0], actual),
         load_ms={name: start[0] for name, start in zip(names, starts, strict=False)},
         memory_mib={name: start[1] for name, start in zip(names, starts, strict=False)},
     )
 
 
-def _check(bundles: Sequence[Bundle], against: Sequence[str], model: Path | None) -> None:
+def _check(bundles: Sequence[Bundle], against: Sequence[str], model: str | Path | None) -> None:
+    if not bundles:
+        raise UsageError("at least one bundle is needed")
     if against and model is None:
         raise UsageError("--against needs --model, the ONNX file that the others run")
     sources = {bundle.manifest.model.sha256 for bundle in bundles}
@@ -284,24 +293,9 @@ def step_times(
 
 def _start_up(bundle: Bundle, threads: int) -> tuple[float, float]:
     """Time from the library to the first result [ms], and memory that it made resident [MiB]."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measure_start_up, (str(bundle.path), threads))
-
-
-def _measure_start_up(path: str, threads: int) -> tuple[float, float]:
-    """Runs in a process of its own."""
-    bundle = Bundle.load(path)
-    manifest = bundle.manifest
-    inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)
-    before = _resident_mib()
-    start = time.perf_counter()
-    session = bundle.open(threads)
-    session.run(inputs)
-    elapsed = (time.perf_counter() - start) * 1e3
-    return elapsed, _resident_mib() - before
-
-
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    # -P: files of the current folder must not hide modules.
+    command = [sys.executable, "-P", "-m", "edgec.compiler.bench.start_up"]
+    failure = f"{bundle.path}: its start cannot be measured"
+    output = run_program([*command, str(bundle.path), str(threads)], failure, START_UP_SECONDS)
+    milliseconds, mib = json.loads(output)
+    return milliseconds, mib

@@ -31,24 +31,19 @@ from edgec.compiler.errors import OutputError, ToolchainError
 from edgec.compiler.support.files import locked
 from edgec.compiler.support.processes import run_program
 from edgec.compiler.support.progress import Progress
+from edgec.targets.isa import INSTRUCTION_SETS
 from edgec.targets.target import Target
 
 DOWNLOAD_SECONDS = 900
 COMPILE_SECONDS = 300
 SERVER = "edgec-server"
 
-# Debian's name of an architecture, and of its C library's folder.
-_DEBIAN = {
-    "aarch64": ("arm64", "aarch64-linux-gnu"),
-    "armv7l": ("armhf", "arm-linux-gnueabihf"),
-    "riscv64": ("riscv64", "riscv64-linux-gnu"),
-}
 SERVER_GLIBC = "2.28"
 _LIBRARIES = {
     "apache-tvm": ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so"),
     "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
 }
-_EMULATORS = ("qemu-aarch64", "qemu-arm", "qemu-riscv64")
+_EMULATORS = tuple(isa.emulator for isa in INSTRUCTION_SETS.values() if isa.emulator)
 
 
 @dataclass(frozen=True)
@@ -200,7 +195,7 @@ def _emulation(
 ) -> Emulation:
     """Runs a target's programs, on this emulator or one that is fetched; also fetch other parts."""
     assert target.emulator is not None
-    debian, name = _DEBIAN[target.architecture]
+    debian, name = target.instruction_set.debian
     emulator = _Part("qemu-user", "fetch QEMU", _emulator)
     system = _Part(
         f"{target.architecture}-system",
@@ -405,13 +400,14 @@ def _runtime(folder: Path, architecture: str) -> None:
 def _server(folder: Path, architecture: str, runtime: Path) -> None:
     import tvm_ffi.libinfo
 
+    zig = INSTRUCTION_SETS[architecture].zig
     for library in runtime.iterdir():
         shutil.copyfile(library, folder / library.name)
     headers = (tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path())
     _run(
         [
             *(sys.executable, "-m", "ziglang", "cc"),
-            *("-target", f"{architecture}-linux-gnu.{SERVER_GLIBC}", "-std=gnu11", "-O2", "-s"),
+            *("-target", f"{zig}-linux-gnu.{SERVER_GLIBC}", "-std=gnu11", "-O2", "-s"),
             *(f"-I{path}" for path in headers),
             *(str(SOURCE), "-o", str(folder / SERVER)),
             *(str(folder / name) for name in ("libtvm_runtime.so", "libtvm_ffi.so")),

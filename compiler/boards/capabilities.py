@@ -11,42 +11,13 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import LIBRARY, Manifest
 from edgec.compiler.codegen.elf import llvm_features
 from edgec.compiler.errors import BundleError
-from edgec.compiler.runtime.session import IN_PYTHON, x86_needs
+from edgec.compiler.runtime.session import IN_PYTHON
+from edgec.targets.isa import INSTRUCTION_SETS
 from edgec.targets.target import Target
 
 # Beside the model: the server's process and TVM's buffers.
 SERVER_MEMORY_BYTES = 64 * 2**20
 SPARE_DISK_BYTES = 2**20
-
-# Features that code generation uses for numbers: LLVM's name to Linux's, which is the bit's name.
-_ARM_FEATURES = {
-    "fp-armv8": "fp",
-    "neon": "asimd",
-    "lse": "atomics",
-    "fullfp16": "asimdhp",
-    "rdm": "asimdrdm",
-    "rcpc": "lrcpc",
-    "dotprod": "asimddp",
-    "fp16fml": "asimdfhm",
-    "complxnum": "fcma",
-    "sve": "sve",
-    "sve2": "sve2",
-    "i8mm": "i8mm",
-    "bf16": "bf16",
-}
-_ARM_BITS = {
-    "fp": 0,
-    "asimd": 1,
-    "atomics": 8,
-    "asimdhp": 10,
-    "asimdrdm": 12,
-    "fcma": 14,
-    "lrcpc": 15,
-    "asimddp": 20,
-    "sve": 22,
-    "asimdfhm": 23,
-}
-_ARM_BITS_2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 
 
 class BoardFacts(BaseModel):
@@ -77,10 +48,8 @@ class BoardFacts(BaseModel):
     @property
     def features(self) -> set[str]:
         """CPU features by Linux's names."""
-        if self.architecture == "x86_64":
-            return set(self.flags.split())
-        names = {name for name, bit in _ARM_BITS.items() if self.hwcap >> bit & 1}
-        return names | {name for name, bit in _ARM_BITS_2.items() if self.hwcap2 >> bit & 1}
+        isa = INSTRUCTION_SETS[self.architecture]
+        return isa.flags(self.flags, self.hwcap, self.hwcap2)
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -163,10 +132,10 @@ def _problems(manifest: Manifest, facts: BoardFacts) -> list[str]:
 
 def needed_features(target: Target) -> set[str]:
     """CPU features that code for a target may use, by Linux's names."""
-    if target.architecture == "x86_64":
-        return x86_needs(target)
-    features = llvm_features(target)
-    return {_ARM_FEATURES[name] for name in features if name in _ARM_FEATURES}
+    if target.needed_flags is not None:
+        return target.needed_flags
+    names = target.instruction_set.extensions
+    return {names[feature] for feature in llvm_features(target) if feature in names}
 
 
 def version_of(text: str) -> tuple[int, ...]:

@@ -132,7 +132,7 @@ def why_no_server(target: Target) -> str:
     >>> why_no_server(load_target("riscv64")).partition(";")[0]
     'TVM offers no runtime for riscv64, so edgec cannot talk to such a board'
     """
-    if target.architecture in ("aarch64", "x86_64"):
+    if target.instruction_set.has_tvm_runtime:
         return ""
     return (
         f"TVM offers no runtime for {target.architecture}, so edgec cannot talk to such a board; "

@@ -3,14 +3,17 @@
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgec.compiler.boards.capabilities import BoardFacts, check_bundle, check_compatible
 from edgec.compiler.boards.config import Board
+from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.boards.rpc import open_session, push_bundle
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.parity.compare import ParityReport
 from edgec.compiler.parity.verify_bundle import verify_bundle
-from edgec.compiler.support.progress import Progress
+from edgec.compiler.support.limits import check_threads
+from edgec.compiler.support.progress import Progress, Silent
 
 TIMED_RUNS = 10
 
@@ -20,6 +23,7 @@ class DeployReport:
     """What a deployment found.
 
     Attributes:
+        model: name of the model.
         board: where the bundle is now.
         facts: what the board is.
         sent_bytes: 0 if the board had the model.
@@ -27,6 +31,7 @@ class DeployReport:
         seconds: of each timed run, on the board's clock.
     """
 
+    model: str
     board: Board
     facts: BoardFacts
     sent_bytes: int
@@ -40,14 +45,27 @@ class DeployReport:
 
 
 def deploy_bundle(
-    bundle: Bundle, board: Board, progress: Progress, threads: int = 0
+    bundle: Bundle | str | Path,
+    board: Board | str,
+    progress: Progress | None = None,
+    threads: int = 0,
 ) -> DeployReport:
     """Check, send, load, verify and time.
+
+    Args:
+        bundle: the bundle or its path.
+        board: the board or its name.
+        progress: shown each step.
+        threads: to compute on; 0 is one for each core.
 
     Raises:
         BundleError: the board cannot run this bundle; nothing was sent.
         BoardError: the board cannot be reached, or failed.
     """
+    check_threads(threads)
+    bundle = Bundle.of(bundle)
+    board = find_board(board) if isinstance(board, str) else board
+    progress = progress or Silent()
     check_bundle(bundle)
     with ExitStack() as stack:
         with progress.step(1, 5, "connect"):
@@ -63,4 +81,4 @@ def deploy_bundle(
         with progress.step(5, 5, "time"):
             inputs, _ = bundle.vectors()[0]
             seconds = model.time(inputs, TIMED_RUNS)
-    return DeployReport(board, facts, sent, parity, tuple(seconds))
+    return DeployReport(bundle.manifest.model.name, board, facts, sent, parity, tuple(seconds))

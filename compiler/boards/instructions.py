@@ -21,8 +21,6 @@ from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets.target import Target
 
 COUNT_SECONDS = 1800
-# System calls that read the clock, by their numbers; on 32-bit Arm there are two.
-_CLOCK = {"aarch64": (113,), "riscv64": (113,), "armv7l": (263, 403)}
 # Marks around the steps; see counter/count.c.
 _MARKS_BEFORE, _MARKS_AFTER = 4, 1
 
@@ -84,7 +82,7 @@ def count_instructions(
         folder = Path(name)
         (folder / "plugin.so").symlink_to(parts.plugin)
         (folder / "inputs").write_bytes(b"".join(array.tobytes() for array in inputs))
-        clock = ",".join(f"mark={number}" for number in _CLOCK[target.architecture])
+        clock = ",".join(f"mark={number}" for number in target.instruction_set.clock_calls)
         command = [
             *(*parts.command, "-plugin", f"{folder}/plugin.so,out={folder}/marks,{clock}"),
             *(str(parts.program), str(library.resolve()), str(folder / "inputs")),

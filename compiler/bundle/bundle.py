@@ -57,10 +57,13 @@ class Bundle:
             IntegrityError: names the files that are changed, missing or extra.
         """
         path = Path(path)
-        if path.is_dir():
-            return cls._open(path, path)
-        if not path.exists():
-            raise BundleError(f"bundle {path} does not exist")
+        try:
+            if path.is_dir():
+                return cls._open(path, path)
+            if not path.exists():
+                raise BundleError(f"bundle {path} does not exist")
+        except OSError as error:
+            raise BundleError(f"bundle {path} cannot be read: {error.strerror}") from None
         folder = Path(tempfile.mkdtemp(prefix="edgec-bundle-"))
         try:
             _unpack(path, folder)
@@ -70,6 +73,11 @@ class Bundle:
             raise
         weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
         return bundle
+
+    @classmethod
+    def of(cls, bundle: "Bundle | str | Path") -> "Bundle":
+        """Return the bundle itself, or load the one at a path; see `load`."""
+        return bundle if isinstance(bundle, Bundle) else cls.load(bundle)
 
     @classmethod
     def _open(cls, path: Path, folder: Path) -> "Bundle":
@@ -153,7 +161,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
     Raises:
         OutputError: no permission, no space, or something that is no bundle is in the way.
     """
-    _check_destination(path)
+    check_destination(path)
     staging: Path | None = None
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -172,13 +180,23 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
     return Bundle.load(path)
 
 
-def _check_destination(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: folder {path.parent} does not exist")
-    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
-        raise OutputError(f"cannot write {path}: a folder that is no bundle is in the way")
-    if path.exists() and path.is_dir() == (path.suffix == ".tar"):
-        raise OutputError(f"cannot write {path}: it exists and is of the other kind")
+def check_destination(path: Path) -> None:
+    """Make sure that a bundle can be written to a path.
+
+    Raises:
+        OutputError: no such folder, no permission, or something that is no bundle is in the way.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: folder {path.parent} does not exist")
+        if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+            raise OutputError(f"cannot write {path}: a folder that is no bundle is in the way")
+        if path.exists() and path.is_dir() == (path.suffix == ".tar"):
+            raise OutputError(f"cannot write {path}: it exists and is of the other kind")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise output_error(path, error) from None
 
 
 def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:

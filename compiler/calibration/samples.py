@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgec.compiler.errors import CalibrationError, ToolchainError, UsageError, did_you_mean
 from edgec.compiler.ir.signature import Tensors, TensorSpec
+from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 
@@ -189,8 +190,9 @@ def load_callable(name: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         found: Any = getattr(importlib.import_module(module), function, None)
-    except ImportError as error:
-        raise UsageError(f"{name}: module {module} cannot be imported: {error}") from None
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise UsageError(f"{name}: module {module} cannot be imported: {why}") from None
     finally:
         if added:
             sys.path.remove(here)
@@ -202,14 +204,11 @@ def load_callable(name: str) -> Callable[..., Any]:
 
 def _load(path: Path, specs: Sequence[TensorSpec]) -> Sample:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except OSError as error:
-        reason = error.strerror or error
-        raise CalibrationError(f"calibration data {path} cannot be read: {reason}") from None
-    except ValueError as error:
-        raise CalibrationError(f"calibration data {path} is no NumPy file: {error}") from None
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        return {name: loaded[name] for name in loaded.files}
+        loaded = read_arrays(path)
+    except NpyError as error:
+        raise CalibrationError(f"calibration data {path} {error}") from None
+    if isinstance(loaded, dict):
+        return loaded
     return _named(str(path), loaded, specs)
 
 

@@ -1,25 +1,19 @@
-"""`edgec board …` and `edgec deploy`: arguments to one call each, the result printed."""
+"""`edgec board …`: where bundles are deployed to."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgec.compiler.cli.printing import plain, print_json, print_parity, print_profile, print_table
+from edgec.compiler.cli.options import json_option, progress_of, quiet_option
+from edgec.compiler.cli.printing import plain, print_json, print_table, size_text
 from edgec.compiler.errors import BoardConfigError, UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.boards.config import Board, Link
-    from edgec.compiler.boards.instructions import InstructionCount
-    from edgec.compiler.bundle.bundle import Bundle
-    from edgec.compiler.ir.signature import Tensors
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _Model = TypeVar("_Model")
-
-_quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 
 
 def _link_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +44,7 @@ def board() -> None:
 @click.option("--emulated", is_flag=True, help="It is an emulator: its times mean nothing.")
 def add(
     name: str,
+    *,
     target: str,
     host: str,
     port: int,
@@ -83,7 +78,7 @@ def add(
 
 
 @board.command(name="list")
-@_json_option
+@json_option
 def list_boards(as_json: bool) -> None:
     """List all boards."""
     from edgec.compiler.boards.qemu import all_boards
@@ -100,7 +95,7 @@ def list_boards(as_json: bool) -> None:
 
 @board.command()
 @click.argument("name")
-@_json_option
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show what is known of a board."""
     from edgec.compiler.boards.qemu import find_board
@@ -119,16 +114,16 @@ def show(name: str, as_json: bool) -> None:
 @board.command()
 @click.argument("name")
 @click.option("--service", is_flag=True, help="Let the board's systemd start the server.")
-@_quiet_option
+@quiet_option
 def setup(name: str, service: bool, quiet: bool) -> None:
     """Bring the server to a board over ssh and start it; nothing is installed system-wide."""
     from edgec.compiler.boards.qemu import find_board
     from edgec.compiler.boards.setup import how_to_linger, setup_board
 
     found = find_board(name)
-    report = setup_board(found, _progress(quiet), service)
+    report = setup_board(found, progress_of(quiet), service)
     if report.changed or report.sent_bytes:
-        click.echo(f"{name}: set up, {report.sent_bytes / 1e6:.1f} MB sent; it answers")
+        click.echo(f"{name}: set up, {size_text(report.sent_bytes)} sent; it answers")
     else:
         click.echo(f"{name}: already set up; it answers")
     if report.lingers is False:
@@ -141,8 +136,8 @@ def setup(name: str, service: bool, quiet: bool) -> None:
 @board.command()
 @click.argument("name")
 @_link_options
-@_quiet_option
-def start(name: str, tracker: str, proxy: str, key: str, quiet: bool) -> None:
+@quiet_option
+def start(name: str, *, tracker: str, proxy: str, key: str, quiet: bool) -> None:
     """Start a QEMU board, or the server of a board that is set up.
 
     The first start of a QEMU board fetches what it needs.
@@ -152,7 +147,7 @@ def start(name: str, tracker: str, proxy: str, key: str, quiet: bool) -> None:
     register = _registry(tracker, proxy, key, insecure=False)
     found = find_board(name)
     if found.is_qemu:
-        found = start_board(name, _progress(quiet), register)
+        found = start_board(name, progress_of(quiet), register)
     else:
         from edgec.compiler.boards.setup import start_server
 
@@ -201,7 +196,7 @@ def remove(name: str, clean: bool) -> None:
 
 @board.command()
 @click.argument("name")
-@_json_option
+@json_option
 def ping(name: str, as_json: bool) -> None:
     """Ask a board what it is."""
     from edgec.compiler.boards.qemu import find_board
@@ -235,159 +230,7 @@ def execute(context: click.Context, name: str, program: Path, arguments: Sequenc
     """Run a PROGRAM for a QEMU board's processor here, as a bundle's own `run`."""
     from edgec.compiler.boards.qemu import execute_program
 
-    context.exit(execute_program(name, program, arguments, _progress(quiet=False)))
-
-
-@click.command()
-@click.argument("bundle", type=Path)
-@click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
-@click.option("--threads", default=0, show_default=True, help="0: all cores.")
-@_quiet_option
-@_json_option
-def deploy(bundle: Path, name: str, threads: int, quiet: bool, as_json: bool) -> None:
-    """Send a BUNDLE to a board, verify it there, time it there."""
-    from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.bundle.bundle import Bundle
-
-    target = find_board(name)
-    loaded = Bundle.load(bundle)
-    from edgec.compiler.boards.deploy import deploy_bundle
-
-    report = deploy_bundle(loaded, target, _progress(quiet), threads)
-    milliseconds = report.median_seconds * 1e3
-    if as_json:
-        print_json(
-            {
-                "bundle": str(bundle),
-                "board": name,
-                "sent_bytes": report.sent_bytes,
-                "passed": report.parity.passed,
-                "outputs": [vars(output) for output in report.parity.outputs],
-                "median_ms": milliseconds,
-                "emulated": target.emulated,
-            }
-        )
-    else:
-        sent = f"{report.sent_bytes / 1e6:.1f} MB sent" if report.sent_bytes else "it was there"
-        click.echo(f"{bundle}: {loaded.manifest.model.name} on board {name}, {sent}")
-        print_parity(report.parity)
-        note = ", under QEMU: says nothing of the real board" if target.emulated else ""
-        click.echo(f"a run takes {milliseconds:.3g} ms{note}")
-    report.parity.check(f"for {bundle} on board {name}")
-
-
-def bench_on_board(
-    bundles: Sequence[Path],
-    name: str,
-    inputs: "Tensors | None",
-    *,
-    threads: int,
-    seconds: float,
-    profile: bool,
-    as_json: bool,
-) -> None:
-    """`edgec bench --board`: times of a real board, instructions of a QEMU board."""
-    from edgec.compiler.boards.config import emulated_target
-    from edgec.compiler.boards.measure import count_on_board, time_on_board
-    from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.bundle.bundle import Bundle
-    from edgec.compiler.runtime.inputs import generate_inputs
-
-    if len(bundles) != 1:
-        raise UsageError("--board measures one bundle at a time")
-    bundle = Bundle.load(bundles[0])
-    manifest = bundle.manifest
-    if inputs is None:
-        inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)
-    target = emulated_target(name)
-    if target is not None:
-        if threads != 1:
-            raise UsageError("under QEMU instructions are counted, on one thread: leave --threads")
-        counted = count_on_board(bundle, target, inputs, _progress(as_json))
-        _print_count(bundle, target.name, counted, profile, as_json)
-        return
-    times = time_on_board(
-        bundle, find_board(name), inputs, threads=threads, seconds=seconds, profile=profile
-    )
-    summary = times.latency.summary()
-    if as_json:
-        print_json(
-            {
-                "bundle": str(bundle.path),
-                "board": name,
-                "threads": times.threads,
-                "latency": summary,
-                "steps": [vars(step) for step in times.steps],
-            }
-        )
-        return
-    title = f"{times.threads} thread{'s' * (times.threads != 1)} of {name}"
-    values = [f"{value:.3g}" for value in summary.values()]
-    print_table([title, *summary], [[times.latency.name, *values]])
-    if profile:
-        print_profile(times.steps)
-
-
-def _print_count(
-    bundle: "Bundle", target: str, counted: "InstructionCount", profile: bool, as_json: bool
-) -> None:
-    if as_json:
-        print_json(
-            {
-                "bundle": str(bundle.path),
-                "board": f"qemu-{target}",
-                "threads": 1,
-                "instructions": counted.total,
-                "steps": [vars(step) for step in counted.steps],
-            }
-        )
-        return
-    click.echo(
-        f"{bundle.path}: an inference executes {counted.total:,} instructions of "
-        f"{target} on one thread"
-    )
-    click.echo("counted under QEMU, whose times say nothing of the real board")
-    if profile:
-        print_table(
-            ["kernel", "instructions", "share", "FLOP each", "operators"],
-            [
-                [
-                    step.template,
-                    f"{step.instructions:,}",
-                    f"{step.instructions / max(counted.total, 1):.1%}",
-                    f"{step.flops / max(step.instructions, 1):.2f}",
-                    step.label,
-                ]
-                for step in sorted(counted.steps, key=lambda step: -step.instructions)
-            ],
-        )
-
-
-class _Runs(Protocol):
-    def run(self, inputs: "Tensors") -> "Tensors": ...
-
-
-@contextmanager
-def model_on(bundle: "Bundle", name: str | None, threads: int = 0) -> Iterator[_Runs]:
-    """A bundle's model, loaded here or on the board of this name."""
-    if name is None:
-        yield bundle.open(threads)
-        return
-    from edgec.compiler.boards.capabilities import check_bundle, check_compatible
-    from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.boards.rpc import open_session, push_bundle
-
-    check_bundle(bundle)
-    with open_session(find_board(name)) as session:
-        check_compatible(bundle.manifest, session.facts())
-        file, _ = push_bundle(session, bundle)
-        yield session.load(bundle, file, threads)
-
-
-def _progress(quiet: bool) -> Any:
-    from edgec.compiler.support.progress import Silent, Steps
-
-    return Silent() if quiet else Steps()
+    context.exit(execute_program(name, program, arguments, progress_of(False)))
 
 
 def _where(item: "Board") -> str:

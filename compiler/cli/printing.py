@@ -1,6 +1,7 @@
 """What commands print: JSON for programs, tables for people, both on stdout."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,3 +90,33 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(map(str, value.values()))
     return "none" if value in ("", None) else str(value)
+
+
+def size_text(size: int) -> str:
+    """A number of bytes with three digits.
+
+    >>> size_text(54_321), size_text(812), size_text(23_456_789)
+    ('54.3 kB', '812 B', '23.5 MB')
+    """
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{figure(value)} {units[0]}" if units[0] != "B" else f"{size} B"
+
+
+def figure(value: float) -> str:
+    """A number with three digits, more before the point, and no exponent.
+
+    >>> figure(2910.4), figure(0.01234), figure(54.321), figure(0)
+    ('2910', '0.0123', '54.3', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 12)}f}"
+
+
+def warn(text: str) -> None:
+    """Say on standard error what the user should know, whether or not progress is shown."""
+    click.echo(f"edgec: warning: {text}", err=True)

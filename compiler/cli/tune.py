@@ -1,28 +1,30 @@
-"""`edgec tune` and `edgec db …`: arguments to one call each, the result printed."""
+"""`edgec tune`: search for the fastest kernels of a model."""
 
-import os
+import math
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from edgec.compiler.cli.options import (
+    as_path,
+    model_options,
+    quiet_option,
+    shape_options,
+    target_option,
+)
 from edgec.compiler.cli.printing import print_json, print_table
-from edgec.compiler.errors import InterruptedRunError, UsageError
+from edgec.compiler.errors import UsageError
+from edgec.compiler.tune.options import STRATEGIES, Strategy, TuneOptions
 
 if TYPE_CHECKING:
-    from edgec.compiler.boards.config import Board
-    from edgec.compiler.lowering.tuning_records import Record
-    from edgec.compiler.tune.devices import Device
-    from edgec.compiler.tune.session import TuneReport
+    from edgec.compiler.tune.report_data import Observer, TuneReport
+    from edgec.compiler.tune.session import Tuner
     from edgec.compiler.tune.tasks import Task
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_SCRATCH = "edgec-tune-"
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "": 1}
 
 
@@ -39,23 +41,41 @@ def parse_time(text: str) -> float:
     if not parts or "".join(f"{n}{u}" for n, u in parts) != text.replace(" ", ""):
         raise UsageError(f"--time {text!r} is no time; write 8h, 90m, 1h30m or 600s")
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise UsageError(f"--time {text!r} is no time at all")
     return seconds
 
 
-def tune_model(
+@click.command()
+@click.argument("model", type=as_path)
+@target_option
+@click.option("--db", "database", type=as_path, metavar="FILE", help="Records: read, and added to.")
+@click.option("--time", metavar="8h", help="How long to search.")
+@click.option("--trials", type=int, metavar="N", help="Decisions to measure in all.")
+@click.option("--threads", default=1, show_default=True, help="To tune for; 0: all cores.")
+@click.option("--board", "boards", multiple=True, metavar="NAME", help="Measure there.")
+@click.option("--tasks", default="", metavar="0,2-5,…", help="Only these: numbers or operators.")
+@click.option("--strategy", type=click.Choice(STRATEGIES), default=STRATEGIES[0], show_default=True)
+@shape_options
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--dry-run", is_flag=True, help="List the tasks, do nothing.")
+@click.option("--report", type=as_path, metavar="FILE.html", help="Write a report.")
+@click.option("--log", type=as_path, metavar="FILE", help="Write down every event.")
+@quiet_option
+@click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
+def tune(
     model: Path,
-    target_name: str,
-    model_options: dict[str, Any],
     *,
+    target: str,
     database: Path | None,
     time: str | None,
     trials: int | None,
     threads: int,
     boards: Sequence[str],
     tasks: str,
-    strategy: str,
+    strategy: Strategy,
+    shapes: Sequence[str],
+    freeze: Sequence[str],
     seed: int,
     dry_run: bool,
     report: Path | None,
@@ -63,130 +83,46 @@ def tune_model(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """What `edgec tune` does with its arguments."""
+    """Search for the fastest kernels of a MODEL on a target.
+
+    Everything measured goes to the database at once; the same command goes on after a stop.
+    """
     if not dry_run and database is None:
         raise UsageError("say where the records are to go: --db FILE")
     if not dry_run and time is None and trials is None:
         raise UsageError("say how long to search: --time 8h or --trials 2000")
-    if trials is not None and trials < 1:
-        raise UsageError(f"--trials {trials}: at least one")
-    seconds = parse_time(time) if time else None
-    from edgec.targets import load_target
-
-    target = load_target(target_name)
-    from edgec.compiler.options import CompileOptions
-    from edgec.compiler.tune.tasks import make_plan, select_tasks
-
-    plan = make_plan(model, target, CompileOptions(**model_options, seed=seed))
-    chosen = select_tasks(plan.tasks, tasks)
-    if dry_run:
-        _print_tasks(chosen, as_json=as_json)
-        return
-    assert database is not None
-    from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.boards.relay import count_boards
-    from edgec.compiler.runtime.session import why_not_here
-    from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Host
-    from edgec.compiler.tune.rounds import KernelBuilder
-    from edgec.compiler.tune.session import TuneOptions, Tuner
-    from edgec.compiler.tune.view import JsonEvents, LogFile, Screen, Several
-
-    reason = why_not_here(target)
-    if reason and not boards:
-        raise UsageError(
-            f"target {target.name}: {reason}, so there is nothing to measure on; name a board with "
-            "--board (edgec board list)"
-        )
-    found = [find_board(name) for name in boards]
-    for board in found:
-        if load_target(board.target).architecture != target.architecture:
-            raise UsageError(f"board {board.name} is for {board.target}, not for {target.name}")
-    _check_some_answer(found)
     options = TuneOptions(
-        seconds=seconds,
+        seconds=parse_time(time) if time else None,
         trials=trials,
-        strategy=strategy,  # type: ignore[arg-type]
+        threads=threads,
+        boards=tuple(boards),
+        tasks=tasks,
+        strategy=strategy,
         seed=seed,
+        report=report,
+        log=log,
     )
-    places: list[Device] = []
+    from edgec.compiler.options import CompileOptions
 
-    def devices(kernels: KernelBuilder) -> "Sequence[Device]":
-        if found:
-            for board in found:
-                if board.is_qemu:
-                    places.append(CountingDevice(board, target))
-                    continue
-                count = count_boards(board)
-                numbers = range(1, count + 1) if count > 1 else (0,)
-                places.extend(BoardDevice(board, threads or 1, number) for number in numbers)
-        else:
-            places.append(Host(threads, kernels))
-        return places
+    compile_options = CompileOptions(**model_options(shapes, freeze), seed=seed)
+    from edgec.compiler.tune.api import tune_model, tuning_tasks
 
-    observers = Several()
-    with _scratch_folder() as folder, ExitStack() as stack:
-        tuner = Tuner(plan, chosen, target, database, options, folder, observers)
-        if log is not None:
-            observers.observers.append(stack.enter_context(LogFile(log)))
-        if as_json:
-            observers.observers.append(JsonEvents())
-        screen = Screen(tuner, options, quiet=quiet or as_json)
-        observers.observers.append(stack.enter_context(screen))
-        try:
-            result = tuner.run(devices)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"interrupted; {tuner.measured} trials of this run are in {database}, the "
-                "same command goes on from there"
-            ) from None
+    if dry_run or database is None:
+        _print_tasks(tuning_tasks(model, target, compile_options, tasks), as_json=as_json)
+        return
+    from edgec.compiler.cli.tune_screen import JsonEvents, Screen
+    from edgec.compiler.tune.events import Several
+
+    with ExitStack() as stack:
+
+        def watch(tuner: "Tuner") -> "Observer":
+            if as_json:
+                return JsonEvents()
+            return Several([] if quiet else [stack.enter_context(Screen(tuner))])
+
+        found = tune_model(model, target, database, options, compile_options, watch=watch)
     if not as_json:
-        _print_report(result, database)
-    if report is not None:
-        from edgec.compiler.tune.report import write_report
-
-        first = places[0]
-        write_report(
-            report,
-            result,
-            model.name,
-            target,
-            first.machine,
-            first.threads,
-            emulated=first.emulated,
-        )
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A temporary folder; those of runs that were killed are removed."""
-    from edgec.compiler.errors import OutputError
-
-    parent = Path(tempfile.gettempdir())
-    for old in parent.glob(f"{_SCRATCH}*"):
-        pid = old.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-") as name:
-            yield Path(name)
-    except OSError as error:
-        raise OutputError(f"cannot write to {parent}: {error.strerror or error}") from None
-
-
-def _check_some_answer(boards: "Sequence[Board]") -> None:
-    """Fail at once where no board is there; one that is away may come back later."""
-    from edgec.compiler.boards.rpc import open_session
-    from edgec.compiler.errors import BoardError
-
-    problems: list[BoardError] = []
-    for board in boards:
-        try:
-            with open_session(board):
-                pass
-        except BoardError as error:
-            problems.append(error)
-    if problems and len(problems) == len(boards):
-        raise problems[0]
+        _print_report(found, database)
 
 
 def _print_tasks(tasks: "Sequence[Task]", *, as_json: bool) -> None:
@@ -249,105 +185,3 @@ def _print_report(report: "TuneReport", database: Path) -> None:
         if result.rejected:
             click.echo(f"  {result.task.label}: rejected {result.rejected}")
     click.echo(f"compile with: --records {database}")
-
-
-@click.group()
-def db() -> None:
-    """Databases of tuning records."""
-
-
-_database = click.argument("database", type=Path)
-
-
-@db.command(name="list")
-@_database
-@_json_option
-def list_records(database: Path, as_json: bool) -> None:
-    """Show the best record for each kernel of a DATABASE."""
-    from edgec.compiler.lowering.tuning_records import prune
-
-    records = prune(_read(database))
-    if as_json:
-        print_json([record.model_dump(mode="json") for record in records])
-        return
-    print_table(
-        ["target", "threads", "kernel", "time", "", "measured on", "date"],
-        [
-            [
-                record.target,
-                str(record.threads),
-                _short(record),
-                f"{(record.seconds or 0) * 1e6:.1f} µs",
-                "confirmed" if record.confirmed else "",
-                record.machine + (" (emulated)" if record.emulated else ""),
-                f"{record.date:%Y-%m-%d}",
-            ]
-            for record in records
-        ],
-    )
-
-
-@db.command()
-@click.argument("databases", nargs=-1, required=True, type=Path)
-@click.option("--output", "-o", required=True, type=Path, metavar="FILE", help="Where to.")
-def merge(databases: tuple[Path, ...], output: Path) -> None:
-    """Put the records of DATABASES into one; the better ones count."""
-    from edgec.compiler.lowering.tuning_records import replace
-
-    merged = {record.model_dump_json(): record for path in databases for record in _read(path)}
-    replace(output, merged.values())
-    click.echo(f"{output}: {len(merged)} records of {len(databases)} databases")
-
-
-@db.command(name="prune")
-@_database
-def prune_records(database: Path) -> None:
-    """Keep only the best record for each kernel of a DATABASE."""
-    from edgec.compiler.lowering.tuning_records import prune, replace
-
-    records = _read(database)
-    kept = prune(records)
-    replace(database, kept)
-    click.echo(f"{database}: {len(kept)} of {len(records)} records kept")
-
-
-@db.command()
-@_database
-@click.option("--target", "-t", required=True, help="Whose records.")
-@click.option("--output", "-o", required=True, type=Path, metavar="FILE", help="Where to.")
-def export(database: Path, target: str, output: Path) -> None:
-    """Write the best records for one target of a DATABASE to a file."""
-    from edgec.compiler.errors import BadInputError
-    from edgec.compiler.lowering.tuning_records import Database, prune, replace
-    from edgec.targets import load_target
-
-    loaded = Database.read(database)
-    resolved = load_target(target)
-    kept = prune(loaded.fitting(resolved))
-    if not kept:
-        why = loaded.why_unfit(resolved) or f"{database} is empty"
-        raise BadInputError(f"nothing to export: {why}")
-    replace(output, kept)
-    click.echo(f"{output}: {len(kept)} records for {resolved.name}")
-
-
-def _read(path: Path) -> "Sequence[Record]":
-    from edgec.compiler.lowering.tuning_records import Database
-
-    database = Database.read(path)
-    if database.warning():
-        click.echo(f"edgec: warning: {database.warning()}", err=True)
-    return database.records
-
-
-def _short(record: "Record") -> str:
-    """A workload in few words."""
-    fields = record.workload
-    sizes = [
-        f"{name}={fields[name]}"
-        for name in ("in_channels", "out_channels", "channels", "out_h", "out_w", "m", "n", "k")
-        if name in fields
-    ]
-    if "kernel" in fields:
-        sizes.append("x".join(map(str, fields["kernel"])))
-    return " ".join([record.operator.removeprefix("edgec."), *sizes])

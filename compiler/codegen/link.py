@@ -150,6 +150,5 @@ def zig_triple(target: Target) -> str:
     >>> zig_triple(load_target("rpi3-32bit"))
     'arm-linux-gnueabihf.2.28'
     """
-    architecture, *_, system = target.triple.split("-")
-    zig = {"armv7l": "arm"}.get(architecture, architecture)
-    return f"{zig}-linux-{system}.{target.glibc}"
+    system = target.triple.rpartition("-")[2]
+    return f"{target.instruction_set.zig}-linux-{system}.{target.glibc}"

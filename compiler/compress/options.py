@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.compress.recipe import CompressionRecipe
+from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
 from edgec.compiler.errors import UsageError
 
 
@@ -12,7 +12,7 @@ class CompressOptions:
     """What is compressed, and how.
 
     Attributes:
-        recipe: the steps.
+        recipe: the steps; the name or file of a recipe is taken, too.
         report: .html or .json file.
         checkpoint: file in which `distill` is kept; it goes on from there if it is there.
     """
@@ -27,6 +27,8 @@ class CompressOptions:
         Raises:
             UsageError: says which setting.
         """
+        if isinstance(self.recipe, str | Path):
+            object.__setattr__(self, "recipe", load_compression(str(self.recipe)))
         if self.report is not None and self.report.suffix not in (".html", ".json"):
             raise UsageError(
                 f"--compress-report {self.report}: expected a name ending in .html or .json"

@@ -4,7 +4,6 @@ All that chance decides follows from the seed and the number of the step, so a r
 killed and resumed gives the weights of one that was not, bit for bit.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.errors import BadInputError
 from edgec.compiler.support.files import write_atomically
+from edgec.compiler.support.npy_files import NpyError, npz_bytes, read_arrays
 
 Arrays = list[NDArray[Any]]
 
@@ -135,9 +135,7 @@ class Checkpoint:
         for name in _LISTS:
             for index, array in enumerate(getattr(state, name)):
                 arrays[f"{name}.{index}"] = array
-        stream = io.BytesIO()
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
-        write_atomically(self.path, stream.getvalue())
+        write_atomically(self.path, npz_bytes(arrays))
 
     def load(self) -> State | None:
         """The state of the file, None if there is none.
@@ -145,9 +143,12 @@ class Checkpoint:
         Raises:
             BadInputError: it is no checkpoint, or one of another run.
         """
+        if not self.path.exists():
+            return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = read_arrays(self.path)
+            if not isinstance(arrays, dict):
+                raise ValueError("it holds one array")
             key = str(arrays["key"])
             step, stale = (int(n) for n in arrays["numbers"])
             lists = {
@@ -155,9 +156,7 @@ class Checkpoint:
                 for name in _LISTS
             }
             loss = float(arrays["loss"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (NpyError, ValueError, KeyError, TypeError) as error:
             raise BadInputError(
                 f"checkpoint {self.path} is none of edgec ({error}): delete it or name another file"
             ) from None

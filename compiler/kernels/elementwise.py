@@ -20,8 +20,8 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.integer_dot import read_codes, store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
 from edgec.targets.target import Target
 
 # Vectors of one task: enough work to be worth handing out, little enough to stay in L1.
@@ -95,7 +95,7 @@ def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any],
 
 def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
     """All operands are elements: one long vector."""
-    e = Emitter()
+    e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     c = target.float_lanes
     size = workload.size
@@ -137,7 +137,7 @@ def _run(
 
 def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
     """A channel operand that is constant over a plane: one task per plane."""
-    e = Emitter()
+    e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     c = target.float_lanes
     with e.tasks() as task:
@@ -170,7 +170,7 @@ def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Ke
 
 def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
     """A channel operand along the last dimension: one task per row."""
-    e = Emitter()
+    e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     with e.tasks() as task:
         start = e.let("start", task * workload.channels)

@@ -2,7 +2,7 @@
 
 In 16 bits, with f binary digits for fractions of a code and z the zero points:
 
-    v = sum of ((code - z) * 2**7 * multiplier + 2**14) >> 15      pmulhrsw, sqrdmulh
+    v = sum of ((code - z) * 2**7 * multiplier + 2**14) >> 15
     code = saturate8((v + (z << f) + 2**(f - 1)) >> f)
 
 A multiplier is a constant, or a code of each channel less its zero point, scaled and rounded.
@@ -19,14 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.requantize import (
     bounded,
-    rounded_codes,
-    saturated_sum,
-    shifted_zero,
-    times,
+)
+from edgec.compiler.kernels.vectors import (
+    add_saturating,
+    broadcast,
+    constant,
+    round_to_int32,
+    shuffle,
+    vector_dtype,
 )
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
@@ -112,7 +116,7 @@ def emit_integer_elementwise(
     Its buffers are the operands, the numbers, for a gated one the gates' codes [planes * c] and
     their factor and zero point, float32 [2], and the output.
     """
-    w, c, e = workload, target.float_lanes, Emitter()
+    w, c, e = workload, target.float_lanes, Emitter(target)
     size, width = w.planes * w.inner, GROUP * c
     data = [e.buffer(f"data{number}", size, w.dtype) for number in range(w.operands)]
     numbers = e.buffer("numbers", 3 + 2 * w.operands, "int16")
@@ -128,14 +132,12 @@ def emit_integer_elementwise(
 
     with e.tasks() as task:
         zero, low, high = (e.load(numbers, place) for place in range(3))
-        zero = every(shifted_zero(zero, w.fraction, w.dtype))
+        zero = every(e.isa.rounding_offset(zero, w.fraction, w.dtype))
         zeros = [every(e.load(numbers, 3 + place)) for place in range(w.operands)]
         if w.gated:
             floats = tirx.Cast(vector_dtype("float32", c), e.load(gates, task * c, c))
             shift, scale = (broadcast(e.load(factor, place), c) for place in (1, 0))
-            whole = tirx.call_llvm_pure_intrin(
-                vector_dtype("int32", c), "llvm.lrint", (floats - shift) * scale
-            )
+            whole = round_to_int32((floats - shift) * scale)
             gate = e.let("gate", tirx.Cast(vector_dtype("int16", c), whole))
             multipliers = [e.let("gates", shuffle([gate] * 2, [*range(c)] * 2))]
         else:
@@ -152,10 +154,10 @@ def emit_integer_elementwise(
                     wide = tirx.shift_left(
                         tirx.Cast(vector_dtype("int16", 2 * c), part), constant(7, "int16", 2 * c)
                     )
-                    product = times(wide - zero_point, by, w.dtype)
-                    total = product if total is None else saturated_sum(total, product)
-                halves.append(saturated_sum(total, zero))
-            found = rounded_codes(halves, w.fraction, w.dtype, order)
+                    product = e.isa.multiply_high_rounded(wide - zero_point, by)
+                    total = product if total is None else add_saturating(total, product)
+                halves.append(add_saturating(total, zero))
+            found = e.isa.narrow_rounded(halves, w.fraction, w.dtype, order)
             return bounded(found, None if w.below else low, None if w.above else high)
 
         start = e.let("start", task * span)

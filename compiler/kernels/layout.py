@@ -8,9 +8,10 @@ from typing import Any
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, constant, shuffle, vector_dtype
-from edgec.compiler.kernels.emit.integer_dot import read_codes
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import read_codes
+from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.targets.target import Target
 
 
@@ -46,7 +47,7 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
     """
     w, c = workload, target.float_lanes
     blocks = math.ceil(w.channels / c)
-    e = Emitter()
+    e = Emitter(target)
     plain, blocked = w.batch * w.channels * w.plane, w.batch * blocks * w.plane * c
     data = e.buffer("data", blocked if w.unpack else plain, w.dtype)
     output = e.buffer("output", plain if w.unpack else blocked, w.dtype)
@@ -150,7 +151,7 @@ def emit_channel_map(workload: ChannelMapWorkload, target: Target, name: str) ->
     """
     w, c = workload, target.float_lanes
     blocks = math.ceil(len(w.picks) / c)
-    e = Emitter()
+    e = Emitter(target)
     in_blocks = [math.ceil(channels / c) for channels in w.inputs]
     inputs = [
         e.buffer(f"data{number}", w.batch * count * w.plane * c, w.dtype)
@@ -310,7 +311,7 @@ def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) ->
     """Write the kernel; its buffers are data [N, B, plane, c] and output [N, B, c]."""
     w, c = workload, target.float_lanes
     blocks = math.ceil(w.channels / c)
-    e = Emitter()
+    e = Emitter(target)
     data = e.buffer("data", w.batch * blocks * w.plane * c, w.data)
     output = e.buffer("output", w.batch * blocks * c, "float32")
     with e.tasks() as task:

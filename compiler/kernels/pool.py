@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.windows import Span, absent_rows, present_rows, tile_spans
-from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     Step,
@@ -25,8 +25,9 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.integer_dot import read_codes, store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 Mode = Literal["depthwise", "max", "average", "average_padded"]
@@ -155,7 +156,7 @@ class _Pool:
         self.name = name
         self.c = c = target.float_lanes
         self.blocks = math.ceil(w.channels / c)
-        self.emit = e = Emitter()
+        self.emit = e = Emitter(target)
         self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, w.data)
         self.dtype = w.data if w.is_move else "float32"
         if w.mode == "depthwise":

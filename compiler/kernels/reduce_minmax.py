@@ -6,8 +6,9 @@ from typing import Literal
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.targets.target import Target
 
 # Vectors of one task, and in flight: one alone would wait for its own latency.
@@ -53,7 +54,7 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
     combine = tirx.min if w.mode == "min" else tirx.max
     share = math.ceil(w.size / w.shares)
     c = min(target.float_lanes, 2 ** int(math.log2(share)))
-    e = Emitter()
+    e = Emitter(target)
     data = e.buffer("data", w.size, "float32")
     output = e.buffer("output", w.shares, "float32")
     with e.tasks() as task:

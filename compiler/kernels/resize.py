@@ -11,8 +11,9 @@ from typing import Any
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, broadcast
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.vectors import broadcast
 from edgec.targets.target import Target
 
 
@@ -55,7 +56,7 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
     w, c = workload, target.float_lanes
     blocks = math.ceil(w.channels / c)
     taps_h, taps_w = w.taps
-    e = Emitter()
+    e = Emitter(target)
     data = e.buffer("data", w.batch * blocks * w.in_h * w.in_w * c, w.dtype)
     rows = e.buffer("rows", w.out_h * taps_h, "int32")
     row_weights = e.buffer("row_weights", w.out_h * taps_h, "float32")

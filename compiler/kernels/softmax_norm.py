@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, broadcast, constant, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.vector_math import exp
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 Operation = Literal["softmax", "log_softmax", "layer_norm", "rms_norm"]
@@ -49,7 +50,7 @@ def emit_rows(workload: RowWorkload, target: Target, name: str) -> Kernel:
 def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
     """One task is as many neighbouring rows as a vector has lanes, the last ones overlapping."""
     c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
-    e = Emitter()
+    e = Emitter(target)
     data = e.buffer("data", w.rows * w.columns, "float32")
     output = e.buffer("output", w.rows * w.columns, "float32")
     vectors = math.ceil(w.inner / c)
@@ -86,7 +87,7 @@ class _Rows:
         self.work = w = workload
         self.name = name
         self.c = min(target.float_lanes, 2 ** int(math.log2(w.columns)))
-        self.emit = e = Emitter()
+        self.emit = e = Emitter(target)
         self.data = e.buffer("data", w.rows * w.columns, "float32")
         self.gamma = self.beta = None
         if w.operation in ("layer_norm", "rms_norm"):

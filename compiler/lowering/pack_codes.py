@@ -19,7 +19,6 @@ from edgec.compiler.kernels.conv.integer_transpose import (
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import CODES, OperandKind, Step
-from edgec.compiler.kernels.emit.integer_dot import Dot
 from edgec.compiler.kernels.emit.requantize import requantization, scaled_operand, scaled_step
 from edgec.compiler.kernels.integer_elementwise import (
     IntegerElementwiseWorkload,
@@ -27,6 +26,7 @@ from edgec.compiler.kernels.integer_elementwise import (
     numbers_of,
     sum_fraction,
 )
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
 from edgec.compiler.kernels.pool import PoolWorkload

@@ -41,7 +41,7 @@ from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import ON_CODES, Step, output_dtype
-from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import (
     ChannelMapWorkload,
     GlobalPoolWorkload,

@@ -1,4 +1,4 @@
-"""What `vpmaddubsw` adds up in int16: products of pairs of codes; only NumPy."""
+"""What an instruction adds up in int16 that pairs products of quantized values; only NumPy."""
 
 from typing import Any
 

@@ -23,22 +23,23 @@ from edgec.compiler.parity.compare import (
 )
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.support.limits import check_seed
 
 # Another order of sums moves a value to the next code here and there.
 NOISE_MARGIN_DB = 1.0
 
 
 def verify_bundle(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     *,
-    model: Path | None = None,
+    model: str | Path | None = None,
     seeds: tuple[int, ...] = (1,),
     run: Callable[[Tensors], Tensors] | None = None,
 ) -> ParityReport:
     """Run a bundle on known inputs and compare.
 
     Args:
-        bundle: an opened bundle; its files are what its manifest says.
+        bundle: an opened bundle, or its path; its files are what its manifest says.
         model: the ONNX file it was compiled from, to compare on fresh inputs too.
         seeds: one set of fresh inputs each.
         run: computes the outputs; else the bundle is run here.
@@ -49,12 +50,15 @@ def verify_bundle(
     Raises:
         BundleError: the bundle is for another machine, or `model` is another model.
     """
+    bundle = Bundle.of(bundle)
+    for seed in seeds:
+        check_seed(seed)
     manifest = bundle.manifest
     tolerance = Tolerance(**manifest.tolerance.model_dump())
     runs = bundle.vectors()
     floats: list[ParityReport] = []
     if model is not None:
-        source = read_model(model)
+        source = read_model(Path(model))
         if source.sha256 != manifest.model.sha256:
             raise BundleError(
                 f"{bundle.path} was compiled from another file than {model}: its source has "

@@ -1,12 +1,13 @@
 """The settings of a quantized compile."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.numerics.observers import ObserverName
-from edgec.compiler.quantize.recipe import Recipe
+from edgec.compiler.quantize.recipe import Recipe, load_recipe
 
 Rounding = Literal["nearest", "second-order", "learned"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
@@ -17,7 +18,7 @@ class QuantizeOptions:
     """What is quantized, and what it may cost.
 
     Attributes:
-        recipe: what becomes an integer.
+        recipe: what becomes an integer; the name or file of a recipe is taken, too.
         observer: finds ranges.
         cache: file of ranges; read if it is there, else written.
         repair: adapt rounding and biases.
@@ -43,6 +44,10 @@ class QuantizeOptions:
         Raises:
             UsageError: says which setting.
         """
+        if isinstance(self.recipe, str | Path):
+            object.__setattr__(self, "recipe", load_recipe(self.recipe))
+        if self.min_sqnr_db is not None and not math.isfinite(self.min_sqnr_db):
+            raise UsageError(f"--min-sqnr {self.min_sqnr_db:g} is no ratio; 30 is 30 dB")
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise UsageError(f"--max-drop {self.max_drop:g} is no share; 0.01 is one point")
         if self.report is not None and self.report.suffix not in (".html", ".json"):

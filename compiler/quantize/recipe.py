@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgec.compiler.errors import RecipeError, did_you_mean
 from edgec.compiler.numerics.affine import Codes
 from edgec.compiler.support.toml_file import explain, read_toml
+from edgec.targets.isa import SUMS
 from edgec.targets.target import Target
 
 OperatorKind = Literal[
@@ -222,29 +223,26 @@ class Resolved:
 def resolve(recipe: Recipe, target: Target) -> Resolved:
     """Choose codes that the target's instructions multiply exactly.
 
-    AVX2 and AVX-512 without VNNI add products of `vpmaddubsw` in int16: of two weights, and of
-    two such pairs where that is exact. So weights of one sign that meet there keep to a sum of
+    Some instruction sets add products in int16 (`pairs_saturate`): of two weights, and of two
+    such pairs where that is exact. So weights of one sign that meet there keep to a sum of
     128 (`LARGEST_SUM`), 255 * 128 = 32,640, by a larger scale of their channel. That costs
     less than a bit less for all weights would: in the convolutions of EfficientNet-Lite0, PP-OCR
     and YOLOv8n weights have 2.5 dB more than with 7 bits. Weights of 7 bits keep to it on every
     target, so that they are the same everywhere.
     """
-    saturating = target.integer_dot in ("vpmaddwd", "avx512bw")
-    unsigned = target.architecture == "x86_64"
+    saturating = target.integer_dot in target.instruction_set.pairs_saturate
+    dtype = target.instruction_set.activation_dtype
     activation_bits, weight_bits = recipe.activation_bits or 8, recipe.weight_bits or 8
-    dtype = "uint8" if unsigned else "int8"
-    narrow = recipe.symmetric_activations and not unsigned
+    narrow = recipe.symmetric_activations and dtype == "int8"
     codes = Codes.of(dtype, activation_bits, narrow=narrow)
     largest = 127 if weight_bits == 8 else 63
     integer = recipe.activations != "float"
     paired = integer and (saturating or weight_bits == 7)
     why = ""
     if integer:
-        reason = {
-            "vpmaddwd": "vpmaddubsw adds pairs in int16, so weights keep to sums",
-            "avx512bw": "vpmaddubsw adds pairs in int16, so weights keep to sums",
-            "vnni": "vpdpbusd takes unsigned times signed and sums in int32",
-        }.get(target.integer_dot, "sums are in int32")
+        reason = SUMS.get(target.integer_dot, "sums are in int32")
+        if target.why_in_floats:
+            reason = f"products are in floats, as {target.why_in_floats},"
         why = (
             f"activations {codes.dtype} in [{codes.low}, {codes.high}], weights in "
             f"[-{largest}, {largest}]: {reason} on {target.name}"

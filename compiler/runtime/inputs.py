@@ -3,7 +3,6 @@
 With them a board can verify itself, without ONNX Runtime and without the original file.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from edgec.compiler.errors import TensorInputError, did_you_mean
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import E8M0, is_float
 from edgec.compiler.support.files import write_atomically
+from edgec.compiler.support.limits import check_seed
+from edgec.compiler.support.npy_files import NpyError, npz_bytes, read_arrays
 
 
 def generate_inputs(
@@ -25,7 +26,11 @@ def generate_inputs(
     Floats are standard normal, as normalized images and features are, and rounded to float16:
     a bundle then takes half the bytes for them. Integers are below the
     input's bound, which is 2 where `index_bounds` has none: 0 and 1 are in range for anything.
+
+    Raises:
+        UsageError: the seed is negative.
     """
+    check_seed(seed)
     random = np.random.default_rng(seed)
     return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
 
@@ -52,14 +57,27 @@ def rounded_to_half(inputs: Tensors) -> dict[str, NDArray[Any]]:
     return rounded
 
 
-def check_inputs(specs: Sequence[TensorSpec], inputs: Tensors) -> dict[str, NDArray[Any]]:
-    """The inputs in the order of the signature.
+def check_inputs(
+    specs: Sequence[TensorSpec], inputs: Tensors | NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """Return the inputs in the order of the signature.
+
+    Args:
+        specs: what the model takes.
+        inputs: by name; of a model of one input the array itself will do.
 
     Raises:
         TensorInputError: names every input that is missing, unknown, or of the wrong shape or
             dtype, and what was expected.
     """
     known = [spec.name for spec in specs]
+    if isinstance(inputs, np.ndarray) and len(specs) == 1:
+        inputs = {known[0]: inputs}
+    if not isinstance(inputs, Mapping):
+        raise TensorInputError(
+            f"inputs are given by name, {{{', '.join(f'{name!r}: array' for name in known)}}}; "
+            f"{type(inputs).__name__} was given"
+        )
     problems = [
         f"{name} is no input{did_you_mean(name, known)}" for name in inputs if name not in known
     ]
@@ -67,7 +85,7 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Tensors) -> dict[str, NDAr
         if spec.name not in inputs:
             problems.append(f"{spec} is missing")
             continue
-        array = inputs[spec.name]
+        array = np.asarray(inputs[spec.name])
         if array.shape != spec.shape or str(array.dtype) != spec.dtype:
             found = TensorSpec(spec.name, array.shape, str(array.dtype))
             problems.append(f"{found} was given, {spec} is expected")
@@ -88,15 +106,11 @@ def read_tensors(sources: Sequence[str]) -> dict[str, NDArray[Any]]:
         if not name and not file.endswith(".npz"):
             raise TensorInputError(f"{source!r} is no input; write NAME=FILE.npy or FILE.npz")
         try:
-            loaded = np.load(file, allow_pickle=False)
-        except OSError as error:
-            raise TensorInputError(
-                f"input file {file} cannot be read: {error.strerror or error}"
-            ) from None
-        except ValueError as error:
-            raise TensorInputError(f"input file {file} is no NumPy file: {error}") from None
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            tensors.update({f"{name}{key}": loaded[key] for key in loaded.files})
+            loaded = read_arrays(Path(file))
+        except NpyError as error:
+            raise TensorInputError(f"input file {file} {error}") from None
+        if isinstance(loaded, dict):
+            tensors.update({f"{name}{key}": array for key, array in loaded.items()})
         else:
             tensors[name] = loaded
     return tensors
@@ -108,6 +122,4 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **dict(tensors))
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, npz_bytes(tensors))

@@ -24,7 +24,7 @@ from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged, held_as
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.inputs import check_inputs
-from edgec.targets.native import CPUINFO, X86_EXTENSIONS, X86_LEVELS, cpu_flags
+from edgec.targets.native import CPUINFO, cpu_flags
 from edgec.targets.target import Target
 
 ALIGNMENT_BYTES = 64
@@ -263,22 +263,11 @@ def why_not_here(target: Target) -> str:
     machine = platform.machine()
     if target.architecture != machine:
         return f"its code is for {target.architecture}, this machine is {machine}"
-    if machine != "x86_64":
+    if target.needed_flags is None:
         return ""
     flags = cpu_flags(CPUINFO.read_text(encoding="utf-8", errors="replace"))
-    missing = sorted(x86_needs(target) - flags)
+    missing = sorted(target.needed_flags - flags)
     return f"this CPU lacks {', '.join(missing)}" if missing else ""
-
-
-def x86_needs(target: Target) -> set[str]:
-    """CPU flags that code for an x86 target needs, as Linux names them."""
-    by_llvm_name = {llvm: flag for flag, llvm in X86_EXTENSIONS.items()}
-    needed = set(X86_LEVELS.get(target.cpu, ()))
-    for feature in target.features:
-        name = feature[1:]
-        if feature.startswith("+"):
-            needed.add(by_llvm_name.get(name, name))
-    return needed
 
 
 @cache

@@ -22,6 +22,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         OutputError: it cannot be written; what was there before still is.
     """
     data = content.encode() if isinstance(content, str) else content
+    if not path.name or path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +38,49 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
         raise
+
+
+def check_output_file(path: Path, *, make_folders: bool = False) -> None:
+    """Make sure, before any work, that a file can be written; nothing is left behind.
+
+    Args:
+        path: the file.
+        make_folders: whether the writer makes folders that are missing.
+
+    Raises:
+        OutputError: its folder is missing or not writable, or a folder is in the way.
+    """
+    try:
+        if not path.name or path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder")
+        _check_folder(path, path.parent, make_folders)
+        # Names that are too long are found here.
+        path.exists()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def check_output_folder(path: Path) -> None:
+    """Make sure, before any work, that files can be written to a folder, which may be missing.
+
+    Raises:
+        OutputError: a file is in the way, or it is not writable.
+    """
+    try:
+        _check_folder(path, path, make_folders=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _check_folder(path: Path, folder: Path, make_folders: bool) -> None:
+    while make_folders and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.exists():
+        raise OutputError(f"cannot write {path}: folder {folder} does not exist")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: {folder} is no folder")
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

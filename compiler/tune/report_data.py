@@ -3,25 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgec.compiler.tune.search import Strategy
 from edgec.compiler.tune.tasks import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """How long and how to search.
-
-    Attributes:
-        seconds: time to spend; None for no limit.
-        trials: decisions to measure, those in the database included; None for no limit.
-        strategy: see `search.py`.
-        seed: of everything random.
-    """
-
-    seconds: float | None = None
-    trials: int | None = None
-    strategy: Strategy = "evolutionary"
-    seed: int = 0
 
 
 @dataclass(frozen=True)

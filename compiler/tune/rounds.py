@@ -5,16 +5,11 @@ later rounds use again. Weights that a kernel reads in an order of its own are n
 their size, filled with numbers of their scale, takes their place as an input.
 """
 
-import ctypes
 import dataclasses
-import hashlib
 import math
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,31 +25,13 @@ from edgec.compiler.ir.program import Program, Step, Value
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.templates import TEMPLATES, from_text
 from edgec.compiler.lowering.tuning_records import Key
+from edgec.compiler.tune.compile_kernel import BuiltKernel
 from edgec.compiler.tune.tasks import Plan, Task
+from edgec.compiler.tune.workers import Failure, Workers
 from edgec.targets.target import Target
 
-# A kernel is compiled in a tenth of a second.
-KERNEL_SECONDS = 120.0
 # Operand of a template that it reads in an order of its own.
 _WEIGHT = 1
-_PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class BuiltKernel:
-    """A kernel of one decision.
-
-    Attributes:
-        name: its symbol.
-        path: the object file.
-        tasks: number of its tasks.
-        weight_values: size of its operand 1 in values, -1 where no decision changes it.
-    """
-
-    name: str
-    path: Path
-    tasks: int
-    weight_values: int
 
 
 @dataclass(frozen=True)
@@ -84,24 +61,16 @@ class KernelBuilder:
     def __init__(self, target: Target, folder: Path, workers: int) -> None:
         self._target = target
         self._folder = folder
-        self._workers = workers
+        cores = sorted(os.sched_getaffinity(0))
+        self._cores = [cores[number % len(cores)] for number in range(workers)]
         self._built: dict[tuple[Key, str], BuiltKernel] = {}
         self.failed: dict[tuple[Key, str], str] = {}
-        self._pool: ProcessPoolExecutor | None = None
-        self._pids: Any = None
-        self._cores: dict[int, int] = {}
+        self._workers: Workers | None = None
 
     def start(self) -> None:
         """Start the workers; they load TVM, which takes a second or two."""
-        context = multiprocessing.get_context("spawn")
-        cores = sorted(os.sched_getaffinity(0))
-        self._pids = context.Queue()
-        places = context.Queue()
-        for number in range(self._workers):
-            places.put(cores[number % len(cores)])
-        self._pool = ProcessPoolExecutor(
-            self._workers, context, _start_worker, (places, self._pids, os.getpid())
-        )
+        if self._workers is None:
+            self._workers = Workers(self._cores, self._target, self._folder)
 
     def build(self, wanted: Sequence[tuple[Key, str]]) -> dict[tuple[Key, str], BuiltKernel]:
         """Kernels by workload and decision; those that cannot be built are missing.
@@ -109,45 +78,15 @@ class KernelBuilder:
         Why they cannot is in `failed`.
         """
         missing = [w for w in dict.fromkeys(wanted) if w not in self._built | self.failed]
-        try:
-            self._compile(missing)
-        except BrokenProcessPool:
-            # One of them killed a worker: find it by going one by one.
-            for item in missing:
-                if item not in self._built:
-                    self._restart()
-                    try:
-                        self._compile([item])
-                    except BrokenProcessPool:
-                        self.failed[item] = "the compiler crashed"
-            self._restart()
-        return {item: self._built[item] for item in wanted if item in self._built}
-
-    def _compile(self, items: Sequence[tuple[Key, str]]) -> None:
-        if not items:
-            return
-        if self._pool is None:
+        if missing:
             self.start()
-        assert self._pool is not None
-        futures: dict[Future[BuiltKernel], tuple[Key, str]] = {
-            self._pool.submit(_compile_kernel, *item, self._target, self._folder): item
-            for item in items
-        }
-        try:
-            for future in as_completed(futures, timeout=KERNEL_SECONDS + len(items)):
-                item = futures[future]
-                try:
-                    self._built[item] = future.result()
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:
-                    lines = str(error).strip().splitlines() or [type(error).__name__]
-                    self.failed[item] = lines[-1][:200]
-        except TimeoutError:
-            for future, item in futures.items():
-                if not future.done():
-                    self.failed[item] = f"compiling took over {KERNEL_SECONDS:.0f} s"
-            self._restart()
+            assert self._workers is not None
+            for item, result in self._workers.compile(missing):
+                if isinstance(result, Failure):
+                    self.failed[item] = result.why
+                else:
+                    self._built[item] = result
+        return {item: self._built[item] for item in wanted if item in self._built}
 
     def forget(self, keep: set[tuple[Key, str]]) -> None:
         """Delete object files that will not be needed again."""
@@ -157,66 +96,21 @@ class KernelBuilder:
     @contextmanager
     def quiet(self, cores: set[int]) -> Iterator[None]:
         """Stop the workers on some cores for the time of a measurement."""
-        while self._pids is not None and not self._pids.empty():
-            pid, core = self._pids.get()
-            self._cores[pid] = core
-        stopped = [pid for pid, core in self._cores.items() if core in cores]
-        for pid in stopped:
-            _signal(pid, signal.SIGSTOP)
+        workers = self._workers.all if self._workers is not None else []
+        stopped = [worker for worker in workers if worker.core in cores]
+        for worker in stopped:
+            worker.signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in stopped:
-                _signal(pid, signal.SIGCONT)
+            for worker in stopped:
+                worker.signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End the workers."""
-        if self._pool is not None:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.kill()
-                process.join()
-            self._pool = None
-            self._cores.clear()
-
-    def _restart(self) -> None:
-        self.close()
-        self.start()
-
-
-def _signal(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _start_worker(places: Any, pids: Any, parent: int) -> None:
-    # A worker ends with the tuner, however that ends, even while it is stopped.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    core = places.get()
-    os.sched_setaffinity(0, {core})
-    pids.put((os.getpid(), core))
-
-
-def _compile_kernel(key: Key, decision: str, target: Target, folder: Path) -> BuiltKernel:
-    template = TEMPLATES[key.operator]
-    workload = from_text(template.workload, key.workload)
-    parsed = from_text(template.decision, decision)
-    digest = hashlib.sha256(f"{key}{decision}".encode()).hexdigest()[:16]
-    name = f"{key.operator.removeprefix('edgec.')}_{digest}"
-    kernel = template.emit(workload, parsed, target, name)
-    path = folder / f"{name}.o"
-    write_object({name: kernel.function}, target, path)
-    size = -1
-    if template.weight_size is not None:
-        size = template.weight_size(workload, parsed, target)
-    return BuiltKernel(name, path, kernel.tasks, size)
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
 
 class RoundBuilder:

@@ -9,8 +9,9 @@ from edgec.compiler.lowering.tuning_records import append, make_record
 from edgec.compiler.tune.cost_model import CostModel
 from edgec.compiler.tune.devices import Device
 from edgec.compiler.tune.drift import ModelTimes
+from edgec.compiler.tune.options import TuneOptions
 from edgec.compiler.tune.places import Places
-from edgec.compiler.tune.report_data import Observer, TuneOptions
+from edgec.compiler.tune.report_data import Observer
 from edgec.compiler.tune.rounds import KernelBuilder, RoundBuilder
 from edgec.compiler.tune.search import TaskSearch
 from edgec.compiler.tune.tasks import Plan, Task

@@ -4,12 +4,11 @@ import json
 import random
 import statistics
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from edgec.compiler.tune.cost_model import CostModel, features_of
+from edgec.compiler.tune.options import Strategy
 from edgec.compiler.tune.tasks import Task
-
-Strategy = Literal["evolutionary", "random", "exhaustive"]
 
 # A candidate is the one that the cost model likes best: of relatives of the best decisions so far,
 # or of the whole space (a sample of a large one). Some are taken at random, so that the model

@@ -10,7 +10,8 @@ from edgec.compiler.lowering.tuning_records import Database, summarize
 from edgec.compiler.tune.cost_model import features_of
 from edgec.compiler.tune.devices import Device, Host
 from edgec.compiler.tune.finals import Finals
-from edgec.compiler.tune.report_data import Observer, TuneOptions, TuneReport
+from edgec.compiler.tune.options import TuneOptions
+from edgec.compiler.tune.report_data import Observer, TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder
 from edgec.compiler.tune.run_state import RunState
 from edgec.compiler.tune.search import TaskSearch
@@ -36,6 +37,11 @@ class Tuner:
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         self._run = RunState(plan, tasks, target, database, options, folder, observer, cores)
+
+    @property
+    def options(self) -> TuneOptions:
+        """How long and how it searches."""
+        return self._run.options
 
     @property
     def searches(self) -> Mapping[int, TaskSearch]:

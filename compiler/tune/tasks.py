@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
 from edgec.compiler.frontend.canonical import canonical_model
@@ -78,14 +80,14 @@ class Plan:
     tasks: tuple[Task, ...]
 
 
-def make_plan(path: Path, target: Target, options: CompileOptions) -> Plan:
+def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions) -> Plan:
     """Everything that a compile does before it chooses decisions, and the list of kernels.
 
     Raises:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
-    canonical = canonical_model(path, options.shapes, options.freeze)
+    canonical = canonical_model(model, options.shapes, options.freeze)
     module, signature = canonical.module, canonical.signature
     lowered = lower(pack(module, target, canonical.value_names), target)
     program = schedule(lowered, module, target, signature)

@@ -33,6 +33,7 @@ from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.rewrite import with_weights
 from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 # Images that one thread evaluates at a time, and what their values may take.
 _IMAGES = 16
@@ -236,11 +237,11 @@ class _Run:
         if path is None:
             return None
         try:
-            labels = np.load(path, allow_pickle=False)
-        except OSError as error:
-            raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
-        except ValueError as error:
-            raise UsageError(f"labels {path} is no NumPy file: {error}") from None
+            labels = read_arrays(Path(path))
+        except NpyError as error:
+            raise UsageError(f"labels {path} {error}") from None
+        if isinstance(labels, dict):
+            raise UsageError(f"labels {path} is an archive; one array (.npy) is expected")
         count = self.each * len(self.samples)
         if labels.ndim != 1 or len(labels) < count or not np.issubdtype(labels.dtype, np.integer):
             raise UsageError(

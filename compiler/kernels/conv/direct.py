@@ -38,14 +38,7 @@ from edgec.compiler.kernels.conv.winograd import (
     winograd_space,
 )
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import (
-    CACHE_LINE_BYTES,
-    Emitter,
-    broadcast,
-    constant,
-    vector_dtype,
-    wide,
-)
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     Step,
@@ -61,9 +54,10 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_room,
 )
-from edgec.compiler.kernels.emit.integer_dot import store_values, stored_floats
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values, stored_floats
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 
@@ -352,7 +346,7 @@ def emit_conv(
     step of the epilogue, and output. Channel operands are padded to whole
     blocks, element operands have the output's layout.
     """
-    e = Emitter()
+    e = Emitter(target)
     if isinstance(decision, WinogradDecision):
         size = winograd_size(workload, decision, target.float_lanes)
         buffers = ConvBuffers.declare(e, workload, size, target.float_lanes)
@@ -501,7 +495,7 @@ def emit_conv_transpose(
     workload: ConvTransposeWorkload, decision: ConvDecision, target: Target, name: str
 ) -> Kernel:
     """Write the kernel; its buffers are those of `emit_conv`."""
-    e = Emitter()
+    e = Emitter(target)
     c = target.float_lanes
     phases = [(phase, fitted(decision, phase)) for phase, _ in workload.phases()]
     sizes = [packed_size(phase, plan, target) for phase, plan in phases]
@@ -881,8 +875,7 @@ class DirectConv:
     def weights_at(self, at: Any) -> Any:
         """A vector of weights as floats."""
         stored = self.emit.load(self.weight, at, self.c)
-        # Vectors of four belong to processors that may lack a conversion of float16.
-        return stored_floats(stored, self.work.weight, self.c > 4)
+        return stored_floats(stored, self.work.weight, self.emit.isa.converts_float16)
 
     def value(self, base: Any, place: int, channel: Any) -> Any:
         """One input value for all output channels, so many pixels from the first one."""

@@ -36,10 +36,11 @@ from edgec.compiler.kernels.conv.direct import (
 )
 from edgec.compiler.kernels.conv.windows import absent_rows
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvBuffers, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
-from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.isa import Dot, dot_of
+from edgec.compiler.kernels.vectors import shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -192,7 +193,7 @@ def emit_phases(
     the phase before it.
     """
     workload = phases[0][0]
-    e, work, c, dot = Emitter(), workload.grouped, target.float_lanes, _dot(workload, target)
+    e, work, c, dot = Emitter(target), workload.grouped, target.float_lanes, _dot(workload, target)
     sizes = [integer_weight_size(phase, decision, target) for phase, decision in phases]
     taps = [phase.conv.kernel[0] for phase, _ in phases]
     blocks_in = math.ceil(workload.conv.in_channels / c)

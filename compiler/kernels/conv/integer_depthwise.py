@@ -26,7 +26,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.windows import absent_rows, present_rows
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, constant, shuffle, vector_dtype
+from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     apply,
@@ -35,9 +35,11 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of, store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.kernels.isa import Dot, dot_of
+from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -187,7 +189,7 @@ class _IntegerDepthwise:
         self.blocks = math.ceil(conv.in_channels / self.c)
         # Bytes of a rewritten column.
         self.step = GROUP * self.c
-        e, c = Emitter(), self.c
+        e, c = Emitter(target), self.c
         self.emit = e
         planes = conv.batch * self.blocks
         self.data = e.buffer("data", planes * conv.in_h * conv.in_w * c, self.dot.data)

@@ -128,7 +128,7 @@ def emit_sparse_conv(
     Its buffers are data, values, places and starts of the lists, the operands of the epilogue,
     and output.
     """
-    e, c = Emitter(), target.float_lanes
+    e, c = Emitter(target), target.float_lanes
     work, values = flattened(workload.conv), workload.entries * workload.width
     others = ListBuffers.sizes(workload.entries, workload.lists)
     buffers = ConvBuffers.declare(e, work, values, c, others=others)

@@ -50,15 +50,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import (
-    CACHE_LINE_BYTES,
-    Emitter,
-    broadcast,
-    constant,
-    lanes_of,
-    vector_dtype,
-    wide,
-)
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, cost, operand_loader
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
@@ -67,8 +59,9 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_room,
 )
-from edgec.compiler.kernels.emit.integer_dot import store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values
+from edgec.compiler.kernels.vectors import broadcast, constant, lanes_of, vector_dtype
 from edgec.targets.target import Target
 
 _R, _S = math.sqrt(0.5), math.sqrt(2)

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import Step, declare_operands, output_dtype
-from edgec.compiler.kernels.emit.integer_dot import STORED
+from edgec.compiler.kernels.emit.quantized_values import STORED
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ tiles. TVM generates the machine code; no schedule stands between what is writte
 is executed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import tvm
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
+
+from edgec.compiler.kernels.isa import isa_of
+from edgec.compiler.kernels.vectors import lanes_of
+from edgec.targets.target import Target
 
 CACHE_LINE_BYTES = 64
 
@@ -34,19 +38,18 @@ def _consecutive(at: Index, lanes: int) -> Any:
     return tirx.Ramp(first, tirx.IntImm(str(first.ty.dtype), 1), lanes)
 
 
-def lanes_of(value: Any) -> int:
-    """Vector lanes of an expression, 1 for a scalar."""
-    return int(value.ty.dtype.lanes)
-
-
 class Emitter:
     """Collects statements; loops and branches are context managers.
 
     The function takes one pointer per buffer, in the order of `buffer`, then `begin` and `end`,
     the range of tasks that a call is to do.
+
+    Attributes:
+        isa: how the target's instructions are written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.isa = isa_of(target)
         self._scopes: list[list[Any]] = [[]]
         self._parameters: list[Any] = []
         self.begin = tirx.Var("begin", "int32")
@@ -147,35 +150,6 @@ class Emitter:
     def _close(self) -> Any:
         statements = self._scopes.pop()
         return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
-
-
-def broadcast(value: Any, lanes: int) -> Any:
-    """A scalar in every lane."""
-    return value if lanes == 1 else tirx.Broadcast(value, lanes)
-
-
-def constant(value: float, dtype: str, lanes: int = 1) -> Any:
-    """A constant in every lane."""
-    return broadcast(tirx.const(value, dtype), lanes)
-
-
-def shuffle(vectors: Sequence[Any], picks: Sequence[int]) -> Any:
-    """A vector of the picked lanes, counted through all given vectors."""
-    return tirx.Shuffle(list(vectors), [index(pick) for pick in picks])
-
-
-def select(condition: Any, when_true: Any, when_false: Any) -> Any:
-    """Lanewise choice; both sides are computed."""
-    return tirx.Select(condition, when_true, when_false)
-
-
-def vector_dtype(dtype: str, lanes: int) -> str:
-    """Name of a vector type.
-
-    >>> vector_dtype("float32", 8), vector_dtype("int32", 1)
-    ('float32x8', 'int32')
-    """
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
 def to_object(functions: dict[str, tirx.PrimFunc], target: tvm.target.Target) -> Any:

@@ -7,7 +7,7 @@ A `number` holds for all. `uint8` and `int8` operands are codes, one for each el
 output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
 last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
 A `fixed` or `scaled` operand belongs to a step that makes codes of sums, the only one; see
-`fixed_point`.
+`requantize`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,9 @@ from typing import Any, Literal
 from tvm import tirx
 
 from edgec.compiler.kernels.emit import vector_math
-from edgec.compiler.kernels.emit.emitter import (
-    Emitter,
-    Index,
-    broadcast,
-    constant,
-    lanes_of,
-    select,
-)
-from edgec.compiler.kernels.emit.integer_dot import codes_of, fused_multiply_add, read_codes
+from edgec.compiler.kernels.emit.emitter import Emitter, Index
+from edgec.compiler.kernels.emit.quantized_values import Quantizer, codes_of, read_codes
+from edgec.compiler.kernels.vectors import broadcast, constant, fused_multiply_add, lanes_of, select
 
 OperandKind = Literal[
     "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
@@ -201,7 +195,7 @@ def operand_loader(
 ) -> OperandLoader:
     """Reads `lanes` values of an operand from the place of its kind.
 
-    Codes come as a pair, code less zero point and scale; a quantizer as its four numbers.
+    Codes come as a pair, code less zero point and scale; a quantizer as `Quantizer`.
     """
 
     def load(number: int, kind: OperandKind) -> Any:
@@ -212,7 +206,7 @@ def operand_loader(
         if kind in _PARAMETERS:
             count = _PARAMETERS[kind]
             numbers = [broadcast(e.load(operands[number], i), lanes) for i in range(count)]
-            return numbers if count > 1 else numbers[0]
+            return Quantizer(numbers, e.isa) if kind == "quantizer" else numbers[0]
         return e.load(operands[number], places[kind], lanes)
 
     return load

@@ -9,7 +9,7 @@ fills its bits, by n that differs between channels, and multiplied with a number
 With f binary digits for fractions of a code, and x the code less its zero point:
 
     w = saturate16((sum + 2**(n - 1)) >> n)        or sum << -n; the half is in the bias
-    v = (w * multiplier + 2**14) >> 15             pmulhrsw, sqrdmulh: q times the argument
+    v = (w * multiplier + 2**14) >> 15             q times the argument
     v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15         q is such that it is x * 2**f
     code = saturate8((v + (zero_point << f) + 2**(f - 1)) >> f)
 
@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, Index, broadcast, shuffle
+from edgec.compiler.kernels.emit.emitter import Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, SCALED_NUMBERS, Step
+from edgec.compiler.kernels.vectors import add_saturating, broadcast, round_to_int32, shuffle
 
 LEAST_FRACTION = 4
 _MOST_FRACTION = 7
@@ -177,7 +178,7 @@ class _Maker:
     ) -> None:
         self.e, self.lanes, self.dtype = e, lanes, dtype
         self.below, self.above = map(bool, step.parameters[-2:])
-        # Where packssdw puts two vectors: four values of the first, then of the second.
+        # Where `Isa.narrow_pair` puts two vectors: four values of the first, then of the second.
         parts = range(0, lanes, 4)
         self.order = [part + lane for part in parts for _ in range(2) for lane in range(4)]
         self.begin(step, operand, channel)
@@ -193,24 +194,16 @@ class _Maker:
     def codes(self, sums: Sequence[Any], count: int) -> Any:
         """Codes of two or four vectors, of which `count` count."""
         halves = [
-            saturated_sum(self.words(sums[i : i + 2]), self.zero) for i in range(0, len(sums), 2)
+            add_saturating(self.words(sums[i : i + 2]), self.zero) for i in range(0, len(sums), 2)
         ]
         # Each 128 bits hold four codes of every vector.
         order = [4 * part + vector for vector in range(count) for part in range(self.lanes // 4)]
-        codes = rounded_codes(halves, self.fraction, self.dtype, order)
+        codes = self.e.isa.narrow_rounded(halves, self.fraction, self.dtype, order)
         return bounded(codes, None if self.below else self.low, None if self.above else self.high)
 
     def words(self, sums: Sequence[Any]) -> Any:
         """Two vectors as one of int16: the codes, less the zero point, and their fractions."""
         raise NotImplementedError
-
-    def packed(self, values: Sequence[Any]) -> Any:
-        """Two vectors of int32 as one of int16 that saturates."""
-        if self.dtype == "int8":
-            halves = [_call("aarch64.neon.sqxtn", "int16x4", x) for x in values]
-            return shuffle(halves, range(8))
-        name = {8: "avx2.packssdw", 16: "avx512.packssdw.512"}[self.lanes]
-        return _call(f"x86.{name}", f"int16x{2 * self.lanes}", *values)
 
 
 class _Scaled(_Maker):
@@ -222,9 +215,9 @@ class _Scaled(_Maker):
         self.scales = self.e.let("scales", self.e.load(operand, channel, self.lanes))
 
     def words(self, sums: Sequence[Any]) -> Any:
-        floats, whole = f"float32x{self.lanes}", f"int32x{self.lanes}"
-        return self.packed(
-            [_call("lrint", whole, tirx.Cast(floats, sum_) * self.scales) for sum_ in sums]
+        floats = f"float32x{self.lanes}"
+        return self.e.isa.narrow_pair(
+            [round_to_int32(tirx.Cast(floats, sum_) * self.scales) for sum_ in sums]
         )
 
 
@@ -236,7 +229,7 @@ class _Swished(_Maker):
         size = int(operand.shape[0])
         numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
         zero, self.low, self.high, three = numbers
-        self.zero = self.every(shifted_zero(zero, self.fraction, self.dtype))
+        self.zero = self.every(e.isa.rounding_offset(zero, self.fraction, self.dtype))
         self.three = self.every(three)
         self.six = self.every(three * tirx.const(2, "int16"))
         channels = (size - FIXED_NUMBERS) // 2
@@ -246,68 +239,15 @@ class _Swished(_Maker):
         self.multipliers = e.let("multipliers", shuffle([multipliers] * 2, self.order))
 
     def words(self, sums: Sequence[Any]) -> Any:
-        words = self.packed([self._shifted(sum_) for sum_ in sums])
-        value = self.e.let("v", times(words, self.multipliers, self.dtype))
+        isa = self.e.isa
+        words = isa.narrow_pair([isa.shift_right(sum_, self.shifts, self.left) for sum_ in sums])
+        value = self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
         zeros = broadcast(tirx.const(0, "int16"), 2 * self.lanes)
-        gate = tirx.min(tirx.max(saturated_sum(value, self.three), zeros), self.six)
+        gate = tirx.min(tirx.max(add_saturating(value, self.three), zeros), self.six)
         if self.raised:
             by = broadcast(tirx.const(self.raised, "int16"), 2 * self.lanes)
             gate = tirx.shift_left(gate, by)
-        return times(value, gate, self.dtype)
-
-    def _shifted(self, sum_: Any) -> Any:
-        none = broadcast(tirx.const(0, "int32"), self.lanes)
-        if self.dtype == "int8":
-            return _call("aarch64.neon.sshl", "int32x4", sum_, none - self.shifts)
-        if not self.left:
-            return tirx.shift_right(sum_, self.shifts)
-        up, down = tirx.max(none - self.shifts, none), tirx.max(self.shifts, none)
-        return tirx.shift_right(tirx.shift_left(sum_, up), down)
-
-
-# Codes of AArch64 are int8, those of x86 uint8: see `codes.Dot`.
-
-
-def times(left: Any, right: Any, dtype: str) -> Any:
-    """(left * right + 2**14) >> 15 of vectors of int16; `dtype`: of the codes."""
-    kind = str(left.ty.dtype)
-    x86 = {"int16x16": "avx2.pmul.hr.sw", "int16x32": "avx512.pmul.hr.sw.512"}
-    name = "aarch64.neon.sqrdmulh" if dtype == "int8" else f"x86.{x86[kind]}"
-    return _call(name, kind, left, right)
-
-
-def saturated_sum(left: Any, right: Any) -> Any:
-    """Of vectors of int16."""
-    return tirx.call_llvm_pure_intrin(left.ty, "llvm.sadd.sat", left, right)
-
-
-def shifted_zero(number: Any, fraction: int, dtype: str) -> Any:
-    """What is added before `rounded_codes`, of a zero point << fraction, int16."""
-    return number if dtype == "int8" else number + tirx.const(1 << (fraction - 1), "int16")
-
-
-def rounded_codes(halves: Sequence[Any], fraction: int, dtype: str, order: Sequence[int]) -> Any:
-    """One or two vectors of int16 as codes.
-
-    Args:
-        halves: with `fraction` binary digits after the point.
-        fraction: how many.
-        dtype: of the codes.
-        order: on x86, of groups of four codes, where each 128 bits hold 64 of the first vector,
-            then 64 of the second; elsewhere they are in order, and only as many are taken.
-    """
-    lanes = int(halves[0].ty.dtype.lanes)
-    if dtype == "int8":
-        shift = [tirx.IntImm("int32", fraction)] * (fraction > 0)
-        narrow = "aarch64.neon.sqrshrn" if fraction else "aarch64.neon.sqxtn"
-        parts = [_call(narrow, "int8x8", half, *shift) for half in halves]
-        return parts[0] if len(order) == 2 else shuffle(parts, range(4 * len(order)))
-    by = broadcast(tirx.const(fraction, "int16"), lanes)
-    shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
-    name = {16: "avx2.packuswb", 32: "avx512.packuswb.512"}[lanes]
-    mixed = _call(f"x86.{name}", f"uint8x{2 * lanes}", shifted[0], shifted[-1])
-    groups = tirx.reinterpret(f"int32x{lanes // 2}", mixed)
-    return tirx.reinterpret(f"uint8x{4 * len(order)}", shuffle([groups], order))
+        return isa.multiply_high_rounded(value, gate)
 
 
 def bounded(codes: Any, low: Any, high: Any) -> Any:
@@ -319,7 +259,3 @@ def bounded(codes: Any, low: Any, high: Any) -> Any:
     if high is not None:
         codes = tirx.min(codes, broadcast(tirx.Cast(dtype, high), count))
     return codes
-
-
-def _call(name: str, dtype: str, *arguments: Any) -> Any:
-    return tirx.call_llvm_pure_intrin(dtype, f"llvm.{name}", *arguments)

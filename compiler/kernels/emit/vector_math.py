@@ -18,7 +18,7 @@ from typing import Any
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import constant, lanes_of, select, vector_dtype
+from edgec.compiler.kernels.vectors import constant, lanes_of, select, vector_dtype
 
 # x = n ln 2 + r; the high part has few bits, so that n times it is exact.
 _LOG2_E = 1.44269504088896341

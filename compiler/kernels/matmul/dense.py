@@ -21,14 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import (
-    CACHE_LINE_BYTES,
-    Emitter,
-    broadcast,
-    constant,
-    vector_dtype,
-    wide,
-)
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Step,
     apply,
@@ -39,8 +32,9 @@ from edgec.compiler.kernels.emit.epilogue import (
     output_dtype,
 )
 from edgec.compiler.kernels.emit.estimate import multiply_cycles
-from edgec.compiler.kernels.emit.integer_dot import store_values
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import store_values
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 # Steps over K between requests for the next tile of B.
@@ -170,7 +164,7 @@ def emit_matmul(
     Its buffers are A, B, one for each binary step of the epilogue, and C. Channel operands are
     padded to whole vectors if B is packed.
     """
-    return MatmulWriter(workload, decision, name).kernel()
+    return MatmulWriter(workload, decision, target, name).kernel()
 
 
 class MatmulWriter:
@@ -184,7 +178,9 @@ class MatmulWriter:
     dtype = "float32"
     chains = 1
 
-    def __init__(self, workload: MatmulWorkload, decision: MatmulDecision, name: str) -> None:
+    def __init__(
+        self, workload: MatmulWorkload, decision: MatmulDecision, target: Target, name: str
+    ) -> None:
         self.work = w = workload
         self.plan = p = decision
         self.name = name
@@ -195,7 +191,7 @@ class MatmulWriter:
         # Columns of the last vector that exist.
         self.last = w.n - (self.vectors - 1) * p.lanes
         self.begins_with_bias = begins_with_bias(w.epilogue)
-        self.emit = e = Emitter()
+        self.emit = e = Emitter(target)
         self.declare()
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n

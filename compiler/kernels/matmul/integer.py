@@ -4,8 +4,8 @@ A is row-major codes, its rows a whole number of groups. The bias is int32 [N] i
 products, less the sum of each column of B times the zero point. The epilogue begins with the sum
 as float32.
 
-On Arm with `smmla` a step takes 8 codes of two rows and of two columns, where the tile and K are
-whole numbers of those; B then holds pairs of groups.
+Where an instruction multiplies matrices (`Isa.matrix_dot`), a step takes 8 codes of two rows and of
+two columns, where the tile and K are whole numbers of those; B then holds pairs of groups.
 """
 
 import math
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.integer import groups_of
-from edgec.compiler.kernels.emit.emitter import shuffle, vector_dtype
-from edgec.compiler.kernels.emit.integer_dot import Dot, dot_of
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.isa import Dot, dot_of, isa_of
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -30,6 +29,7 @@ from edgec.compiler.kernels.matmul.dense import (
     pack_matrix,
     packed_matrix_size,
 )
+from edgec.compiler.kernels.vectors import shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
 
@@ -71,7 +71,7 @@ def _dot(workload: IntegerMatmulWorkload, target: Target) -> Dot:
 
 
 def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> list[MatmulDecision]:
-    """Tiles that fit the registers; those of `smmla` where there are any."""
+    """Tiles that fit the registers; those of matrix instructions where there are any."""
     left = max(8, target.vector_registers - _dot(workload, target).temporaries)
     found = matmul_space(workload.grouped, target.model_copy(update={"vector_registers": left}))
     return [each for each in found if _in_squares(workload, each, target)] or found
@@ -122,24 +122,29 @@ def emit_integer_matmul(
     """Write the kernel; its buffers are A, packed B, bias, the epilogue's operands, and C."""
     work, dot = workload.grouped, _dot(workload, target)
     if _in_squares(workload, decision, target):
-        return _SquareMatmul(replace(work, k=work.k // 2), decision, name, dot).kernel()
-    return _IntegerMatmul(work, decision, name, dot).kernel()
+        return _SquareMatmul(replace(work, k=work.k // 2), decision, target, name, dot).kernel()
+    return _IntegerMatmul(work, decision, target, name, dot).kernel()
 
 
 def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target) -> bool:
-    """Whether `smmla` multiplies: two rows by two columns, two groups of codes of each."""
+    """Whether matrices are multiplied: two rows by two columns, two groups of codes of each."""
     whole = workload.matmul.k % (2 * GROUP) == 0 and decision.tile_m % 2 == 0
-    return target.integer_dot == "i8mm" and whole and decision.lanes == GROUP
+    return whole and decision.lanes == GROUP and isa_of(target).matrix_dot() is not None
 
 
 class _IntegerMatmul(MatmulWriter):
     dtype = "int32"
 
     def __init__(
-        self, workload: MatmulWorkload, decision: MatmulDecision, name: str, dot: Dot
+        self,
+        workload: MatmulWorkload,
+        decision: MatmulDecision,
+        target: Target,
+        name: str,
+        dot: Dot,
     ) -> None:
         self.dot = dot
-        super().__init__(workload, decision, name)
+        super().__init__(workload, decision, target, name)
         self.begins_with_bias = False
 
     def declare(self) -> None:
@@ -183,6 +188,8 @@ class _SquareMatmul(_IntegerMatmul):
 
     def multiply(self, a: Any, k: Any, b: Sequence[Any]) -> None:
         p, e = self.plan, self.emit
+        multiply = e.isa.matrix_dot()
+        assert multiply is not None
         halves = [[shuffle([value], range(4 * i, 4 * i + 4)) for i in range(2)] for value in b]
         for m in range(0, p.tile_m, 2):
             pair = [e.load(self.a, a + (m + i) * self.work.k + k) for i in range(2)]
@@ -190,14 +197,8 @@ class _SquareMatmul(_IntegerMatmul):
             for v, each in enumerate(halves):
                 for i, half in enumerate(each):
                     place = (m + i) * p.tile_n + v
-                    product = tirx.call_llvm_pure_intrin(
-                        "int32x4",
-                        "llvm.aarch64.neon.smmla",
-                        e.load(self.acc, place),
-                        x,
-                        tirx.reinterpret("int8x16", half),
-                    )
-                    e.store(self.acc, place, product)
+                    columns = tirx.reinterpret("int8x16", half)
+                    e.store(self.acc, place, multiply(e.load(self.acc, place), x, columns))
 
     def finish(self, vectors: int) -> None:
         p, e = self.plan, self.emit

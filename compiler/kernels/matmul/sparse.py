@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.emit.emitter import constant, wide
+from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
@@ -26,6 +26,7 @@ from edgec.compiler.kernels.emit.estimate import (
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload, MatmulWriter
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
+from edgec.compiler.kernels.vectors import constant
 from edgec.targets.target import Target
 
 # Independent sums that keep the multipliers busy.
@@ -115,13 +116,13 @@ def default_sparse_matmul_decision(
 
 
 def emit_sparse_matmul(
-    workload: SparseMatmulWorkload, decision: MatmulDecision, _target: Target, name: str
+    workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target, name: str
 ) -> Kernel:
     """Write the kernel.
 
     Its buffers are A, values, places and starts of the lists, the epilogue's operands, and C.
     """
-    return _SparseMatmul(workload, decision, name).kernel()
+    return _SparseMatmul(workload, decision, target, name).kernel()
 
 
 def _chains(decision: MatmulDecision) -> int:
@@ -129,10 +130,12 @@ def _chains(decision: MatmulDecision) -> int:
 
 
 class _SparseMatmul(MatmulWriter):
-    def __init__(self, workload: SparseMatmulWorkload, decision: MatmulDecision, name: str) -> None:
+    def __init__(
+        self, workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+    ) -> None:
         self.sparse = workload
         self.chains = _chains(decision)
-        super().__init__(workload.matmul, decision, name)
+        super().__init__(workload.matmul, decision, target, name)
 
     def declare(self) -> None:
         w, e = self.work, self.emit

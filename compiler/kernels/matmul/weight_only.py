@@ -11,7 +11,7 @@ C [M, N] = A [M, K] * B, where B holds codes. What a code stands for before its 
 4-bit codes stand for (value - zero_point) * scale, with one scale and zero point for each group
 of consecutive rows of B in each column. Eight of them are in an int32 lane: rows k to k + 7 of
 one column, so that a shift and a mask bring the same row of all columns into place. Where the
-target has a permutation of 16 floats (AVX-512), that looks the values up.
+target has a permutation of 16 floats, that looks the values up.
 
 Few rows of A (`direct`): a register tile sums x * value over a group, then
 
@@ -32,10 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import broadcast, constant, vector_dtype, wide
+from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.estimate import multiply_cycles
-from edgec.compiler.kernels.emit.integer_dot import STORED, has_halves, stored_floats
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import STORED, stored_floats
+from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -43,6 +44,7 @@ from edgec.compiler.kernels.matmul.dense import (
     matmul_space,
     pack_matrix,
 )
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
 Format = Literal["int8", "float16", "bfloat16", "int4", "log2"]
@@ -207,11 +209,11 @@ class _Unpacker:
     def __init__(self, workload: StoredMatmulWorkload, target: Target, classes: int) -> None:
         self.format = workload.format
         self.table: Any = None
-        self.fixed_point = target.architecture == "aarch64"
+        isa = isa_of(target)
+        self.fixed_to_float, self.permute = isa.fixed_to_float(), isa.permute_16()
         self.classes, self.offset = 1, 0
-        has_table = target.architecture == "x86_64" and target.float_lanes == 16
         symmetric = workload.format == "int4" and not workload.zero_points
-        if has_table:
+        if self.permute is not None:
             values = np.arange(16) - (MIDDLE if symmetric else 0)
             if workload.format == "log2":
                 powers = np.array([0.0, *(2.0**k for k in range(-6, 1))])
@@ -232,20 +234,18 @@ class _Unpacker:
         def down(value: Any, bits: int) -> Any:
             return value if bits == 0 else value >> number(bits)
 
-        if self.table is not None:
-            name = "llvm.x86.avx512.permvar.sf.512"
-            return tirx.call_llvm_pure_intrin(floats, name, self.table, down(word, 4 * j))
+        if self.permute is not None:
+            return self.permute(self.table, down(word, 4 * j))
         if self.format == "log2":
             up = word if j == WORD - 1 else word << number(4 * (WORD - 1 - j))
             # Sign and the three lowest bits of the exponent; then the exponent is as it should be.
             bits = down(up, 5) & number(0x83800000)
             return tirx.reinterpret(floats, bits) * constant(2.0**120, "float32", lanes)
-        if self.fixed_point:
+        if self.fixed_to_float is not None:
             masked = word & number(15 << 4 * j)
             if j == 0:
                 return tirx.Cast(floats, masked)
-            name = f"llvm.aarch64.neon.vcvtfxu2fp.v{lanes}f32.v{lanes}i32"
-            return tirx.call_llvm_pure_intrin(floats, name, masked, tirx.const(4 * j, "int32"))
+            return self.fixed_to_float(masked, 4 * j)
         place = j % self.classes
         shifted = down(word, 4 * (j - place))
         return tirx.Cast(floats, shifted & number(15 << 4 * place))
@@ -263,7 +263,7 @@ class _StoredMatmul(MatmulWriter):
     ) -> None:
         self.stored = workload
         self.target = target
-        super().__init__(workload.matmul, decision, name)
+        super().__init__(workload.matmul, decision, target, name)
         classes = _classes(workload, decision, target)
         self.unpack = _Unpacker(workload, target, classes)
         self.classes = self.unpack.classes
@@ -327,7 +327,7 @@ class _StoredMatmul(MatmulWriter):
 
     def _plain_value(self, place: Any) -> Any:
         code = self.emit.load(self.b, place, self.plan.lanes)
-        return stored_floats(code, self.stored.format, has_halves(self.target))
+        return stored_floats(code, self.stored.format, self.emit.isa.converts_float16)
 
     def _parameters(self, group: Any, vectors: int) -> tuple[list[Any], list[Any]]:
         """Scales and zero points of a group; no zero points if they are 0."""

@@ -9,10 +9,11 @@ from onnx import TensorProto
 from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import compile_model
-from edgec.compiler.codegen.elf import _AARCH64, check_library, llvm_features, why_not_on
+from edgec.compiler.codegen.elf import check_library, llvm_features, why_not_on
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.targets import Target, load_target
+from edgec.targets.isa.arm import ENCODINGS
 
 # Instructions of each extension, two or more where its table has different encodings.
 EXTENSIONS = {
@@ -190,10 +191,10 @@ def test_encodings_of_aarch64(make) -> None:
     words = np.frombuffer(code, "<u4")[: len(lines)]
     used = set()
     for word, (text, feature) in zip(words, lines.items(), strict=True):
-        rows = {row for row in _AARCH64 if int(word) & row[2] == row[3]}
+        rows = {row for row in ENCODINGS if int(word) & row[2] == row[3]}
         assert {row[0] for row in rows} == ({feature} if feature else set()), text
         used |= rows
-    assert used == set(_AARCH64)
+    assert used == set(ENCODINGS)
 
 
 @pytest.mark.parametrize(

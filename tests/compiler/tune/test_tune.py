@@ -22,7 +22,8 @@ from edgec.compiler.lowering.tuning_records import Database, best_records
 from edgec.compiler.tune.devices import Host, MeasureFailed, Rest
 from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.measure import statistics_of
-from edgec.compiler.tune.report_data import TuneOptions, TuneReport
+from edgec.compiler.tune.options import TuneOptions
+from edgec.compiler.tune.report_data import TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder, Round
 from edgec.compiler.tune.session import Tuner
 from edgec.compiler.tune.tasks import Plan, make_plan
@@ -230,7 +231,7 @@ def test_killed_ten_times_it_completes(digits: Path, tmp_path: Path) -> None:
         assert len(known.dropped) <= len(killed)
         seen = len(database.read_bytes())
     before = Database.read(database)
-    assert _workers(tmp_path) == []
+    assert _processes(str(tmp_path), *(f"edgec-tune-{pid}-" for pid in killed)) == []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     after = Database.read(database)
     assert after.records[: len(before.records)] == before.records
@@ -243,14 +244,18 @@ def test_killed_ten_times_it_completes(digits: Path, tmp_path: Path) -> None:
     assert not killed & {int(pid) for pid in left}
 
 
-def _workers(folder: Path) -> list[int]:
-    """Processes that still have to do with a folder, after a moment to end."""
+def _processes(*texts: str) -> list[int]:
+    """Processes that still have to do with a folder, after a moment to end.
+
+    A worker's command names the scratch folder of the run that it belongs to.
+    """
     time.sleep(0.5)
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
-                if str(folder) in (path / "cmdline").read_bytes().decode(errors="replace"):
+                command = (path / "cmdline").read_bytes().decode(errors="replace")
+                if any(text in command for text in texts):
                     found.append(int(path.name))
             except OSError:
                 continue

@@ -9,7 +9,8 @@ from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
 from edgec.compiler.kernels.emit import epilogue
-from edgec.compiler.kernels.emit.integer_dot import Dot, codes_of, dot_of
+from edgec.compiler.kernels.emit.quantized_values import codes_of
+from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 

@@ -10,7 +10,7 @@ import pytest
 from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
-from edgec.compiler.kernels.emit.integer_dot import Dot
+from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 

@@ -47,7 +47,7 @@ def evaluate(
     kernels = {}
     for name, function in FUNCTIONS.items():
         for lanes in (target.float_lanes, 1):
-            e = Emitter()
+            e = Emitter(target)
             x, y = e.buffer("x", BLOCK, "float32"), e.buffer("y", BLOCK, "float32")
             with e.tasks() as task:
                 e.store(y, task * lanes, function(e.load(x, task * lanes, lanes)))

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -14,37 +13,13 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from edgec.compiler.errors import OutputError
-from edgec.compiler.tune.report_data import TuneOptions, TuneReport
+from edgec.compiler.tune.events import describe, report_fields
 from edgec.compiler.tune.session import Tuner
 
 # Without a terminal, a line at least so often.
 LINE_SECONDS = 10.0
 SHOWN_TASKS = 12
 SHOWN_NOTES = 4
-
-
-def describe(kind: str, fields: dict[str, Any]) -> str:
-    """An event in one line; empty for those that only the table shows."""
-    match kind:
-        case "phase" if fields["name"] == "search":
-            known = fields["known"]
-            return f"search begins; {known} trials are in the database" if known else ""
-        case "phase":
-            return f"search ends after {fields['trials']} trials; comparing the best in turn"
-        case "warning":
-            return str(fields["text"])
-        case "rest":
-            return f"{fields['device']} rests for {fields['seconds']:.0f} s: {fields['why']}"
-        case "back":
-            return f"{fields['device']} is back"
-        case "failed" | "rejected":
-            who = fields.get("task") or fields.get("device")
-            return f"{who}: {kind}: {fields['why']}"
-        case "round" if fields["gained"]:
-            gained = ", ".join(fields["gained"][:3]) + ("…" if len(fields["gained"]) > 3 else "")
-            return f"{fields['trials']} trials, model {fields['model_ms']:.3f} ms; faster: {gained}"
-    return ""
 
 
 @dataclass
@@ -60,61 +35,13 @@ class JsonEvents:
         print(json.dumps({"event": kind, **fields}), file=self.stream, flush=True)
 
 
-def report_fields(report: TuneReport) -> dict[str, Any]:
-    """A report as numbers and text."""
-    return {
-        "before_ms": report.before * 1e3,
-        "after_ms": report.after * 1e3,
-        "trials": report.trials,
-        "seconds": report.seconds,
-        "reason": report.reason,
-        "tasks": [
-            {
-                "number": result.task.number,
-                "label": result.task.label,
-                "calls": len(result.task.steps),
-                "before_us": result.before * 1e6,
-                "after_us": result.after * 1e6,
-                "trials": result.trials,
-                "decision": json.loads(result.decision),
-                "rejected": result.rejected,
-            }
-            for result in report.tasks
-        ],
-    }
-
-
-class LogFile:
-    """Every event as a line with its time, in a file."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}") from None
-
-    def __enter__(self) -> "LogFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Write one line."""
-        if kind == "end":
-            fields = report_fields(fields["report"])
-        text = json.dumps({"event": kind, **fields})
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=self._stream, flush=True)
-
-
 class Screen:
     """A bar, the tasks and the last news on standard error."""
 
-    def __init__(self, tuner: Tuner, options: TuneOptions, *, quiet: bool) -> None:
+    def __init__(self, tuner: Tuner) -> None:
         self._tuner = tuner
-        self._options = options
-        self._console = Console(file=sys.stderr, highlight=False, quiet=quiet)
+        self._options = tuner.options
+        self._console = Console(file=sys.stderr, highlight=False)
         self._notes: deque[str] = deque(maxlen=SHOWN_NOTES)
         self._last: dict[str, Any] = {}
         self._first_ms = 0.0
@@ -208,15 +135,3 @@ class Screen:
                 *(numbers if known else ["", "", ""]),
             )
         return table
-
-
-@dataclass
-class Several:
-    """Tells several observers."""
-
-    observers: list[Any] = field(default_factory=list)
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Tell each."""
-        for observer in self.observers:
-            observer.event(kind, **fields)

@@ -1,0 +1,148 @@
+"""Run, check and measure a bundle here or on a board, by the board's name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.errors import UsageError
+from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.support.limits import check_positive, check_seed, check_threads
+from edgec.compiler.support.progress import Progress, Silent
+
+# What talks to boards is imported by the functions that do: a bundle is run here without TVM.
+if TYPE_CHECKING:
+    from edgec.compiler.boards.instructions import InstructionCount
+    from edgec.compiler.boards.measure import BoardTimes
+    from edgec.compiler.parity.compare import ParityReport
+
+
+class _Runs(Protocol):
+    def run(self, inputs: Tensors) -> Tensors: ...
+
+
+@contextmanager
+def model_on(bundle: Bundle, board: str | None, threads: int = 0) -> Iterator[_Runs]:
+    """A bundle's model, loaded here or on the board of this name."""
+    check_threads(threads)
+    if board is None:
+        yield bundle.open(threads)
+        return
+    from edgec.compiler.boards.capabilities import check_bundle, check_compatible
+    from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.boards.rpc import open_session, push_bundle
+
+    check_bundle(bundle)
+    with open_session(find_board(board)) as session:
+        check_compatible(bundle.manifest, session.facts())
+        file, _ = push_bundle(session, bundle)
+        yield session.load(bundle, file, threads)
+
+
+def run_bundle(
+    bundle: Bundle | str | Path,
+    inputs: Tensors | None = None,
+    *,
+    board: str | None = None,
+    seed: int = 0,
+    threads: int = 0,
+) -> Tensors:
+    """Run a bundle once, here or on a board.
+
+    Args:
+        bundle: the bundle or its path.
+        inputs: by name; generated ones otherwise.
+        board: name of the board; None is this machine.
+        seed: of generated inputs.
+        threads: to compute on; 0 is one for each core.
+
+    Returns:
+        Outputs by name.
+
+    Raises:
+        TensorInputError: the inputs do not fit.
+        BundleError: the bundle is for another machine.
+        BoardError: the board cannot be reached, or failed.
+    """
+    bundle = Bundle.of(bundle)
+    if inputs is None:
+        inputs = example_inputs(bundle, seed)
+    with model_on(bundle, board, threads) as model:
+        return model.run(inputs)
+
+
+def verify_on(
+    board: str | None,
+    bundle: Bundle | str | Path,
+    *,
+    model: str | Path | None = None,
+    seeds: tuple[int, ...] = (1,),
+) -> "ParityReport":
+    """Verify a bundle by what a board computes; see `verify_bundle`.
+
+    Args:
+        board: name of the board; None is this machine.
+        bundle: the bundle or its path.
+        model: the ONNX file, to compare on fresh inputs too.
+        seeds: one set of fresh inputs each.
+    """
+    from edgec.compiler.parity.verify_bundle import verify_bundle
+
+    bundle = Bundle.of(bundle)
+    for seed in seeds:
+        check_seed(seed)
+    with model_on(bundle, board) as session:
+        return verify_bundle(bundle, model=model, seeds=seeds, run=session.run)
+
+
+def bench_on(
+    board: str,
+    bundle: Bundle | str | Path,
+    inputs: Tensors | None = None,
+    *,
+    threads: int = 1,
+    seconds: float = 3.0,
+    profile: bool = False,
+    progress: Progress | None = None,
+) -> "BoardTimes | InstructionCount":
+    """Measure a bundle on a board: times of a real one, instructions of one that QEMU plays.
+
+    Args:
+        board: its name.
+        bundle: the bundle or its path.
+        inputs: by name; generated ones otherwise.
+        threads: to compute on; 0 is one for each core.
+        seconds: measuring time.
+        profile: measure each kernel as well.
+        progress: told what is set up for QEMU the first time.
+
+    Raises:
+        UsageError: more than one thread under QEMU, which counts on one.
+        BundleError: the board cannot run this bundle.
+        BoardError: the board cannot be reached, or failed.
+    """
+    from edgec.compiler.boards.config import emulated_target
+    from edgec.compiler.boards.measure import count_on_board, time_on_board
+    from edgec.compiler.boards.qemu import find_board
+
+    check_threads(threads)
+    check_positive("--seconds", seconds)
+    bundle = Bundle.of(bundle)
+    if inputs is None:
+        inputs = example_inputs(bundle)
+    target = emulated_target(board)
+    if target is not None:
+        if threads != 1:
+            raise UsageError("under QEMU instructions are counted, on one thread: leave --threads")
+        return count_on_board(bundle, target, inputs, progress or Silent())
+    return time_on_board(
+        bundle, find_board(board), inputs, threads=threads, seconds=seconds, profile=profile
+    )
+
+
+def example_inputs(bundle: Bundle, seed: int = 0) -> Tensors:
+    """Generated inputs that a bundle's model accepts."""
+    manifest = bundle.manifest
+    return generate_inputs(manifest.signature.inputs, seed, manifest.settings.index_bounds)

@@ -1,0 +1,181 @@
+"""`edgec bench`: how fast bundles are, beside other runtimes or on a board."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgec.compiler.bench.names import RIVAL_NAMES
+from edgec.compiler.cli.options import (
+    as_path,
+    board_option,
+    inputs_option,
+    json_option,
+    progress_of,
+    read_inputs,
+)
+from edgec.compiler.cli.printing import figure, print_json, print_profile, print_table
+from edgec.compiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgec.compiler.bench.compare import BenchReport
+    from edgec.compiler.boards.instructions import InstructionCount
+    from edgec.compiler.boards.measure import BoardTimes
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, type=as_path)
+@click.option("--threads", default=1, show_default=True, help="For every runtime; 0: all cores.")
+@click.option("--seconds", default=3.0, show_default=True, help="Measuring time of each.")
+@click.option("--against", default="", metavar="NAME,…", help=f"{','.join(RIVAL_NAMES)}.")
+@click.option("--model", type=as_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
+@inputs_option
+@click.option("--profile", is_flag=True, help="Show the time of every kernel.")
+@board_option
+@json_option
+def bench(
+    bundles: tuple[Path, ...],
+    *,
+    threads: int,
+    seconds: float,
+    against: str,
+    model: Path | None,
+    inputs: Sequence[str],
+    profile: bool,
+    board: str | None,
+    as_json: bool,
+) -> None:
+    """Time BUNDLES here, in turn with other runtimes on the same model.
+
+    Or time one on a board; on a QEMU board, count the instructions of an inference.
+    """
+    if board is None:
+        from edgec.compiler.bench.compare import bench_bundles
+
+        report = bench_bundles(
+            bundles,
+            threads=threads,
+            seconds=seconds,
+            against=[name for name in against.split(",") if name],
+            model=model,
+            inputs=read_inputs(inputs),
+        )
+        _print_bench(report, profile=profile, as_json=as_json)
+        return
+    if against or model is not None:
+        raise UsageError("--against and --model compare on this machine, not on a board")
+    if len(bundles) != 1:
+        raise UsageError("--board measures one bundle at a time")
+    from edgec.compiler.boards.instructions import InstructionCount
+    from edgec.compiler.boards.run import bench_on
+
+    found = bench_on(
+        board,
+        bundles[0],
+        read_inputs(inputs),
+        threads=threads,
+        seconds=seconds,
+        profile=profile,
+        progress=progress_of(as_json),
+    )
+    if isinstance(found, InstructionCount):
+        _print_count(bundles[0], board, found, profile=profile, as_json=as_json)
+    else:
+        _print_times(bundles[0], board, found, profile=profile, as_json=as_json)
+
+
+def _print_times(
+    bundle: Path, board: str, times: "BoardTimes", *, profile: bool, as_json: bool
+) -> None:
+    summary = times.latency.summary()
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "board": board,
+                "threads": times.threads,
+                "latency": summary,
+                "steps": [vars(step) for step in times.steps],
+            }
+        )
+        return
+    title = f"{times.threads} thread{'s' * (times.threads != 1)} of {board}"
+    print_table([title, *summary], [[times.latency.name, *map(figure, summary.values())]])
+    if profile:
+        print_profile(times.steps)
+
+
+def _print_count(
+    bundle: Path, board: str, counted: "InstructionCount", *, profile: bool, as_json: bool
+) -> None:
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "board": board,
+                "threads": 1,
+                "instructions": counted.total,
+                "steps": [vars(step) for step in counted.steps],
+            }
+        )
+        return
+    click.echo(
+        f"{bundle}: an inference executes {counted.total:,} instructions of "
+        f"{board.removeprefix('qemu-')} on one thread"
+    )
+    click.echo("counted under QEMU, whose times say nothing of the real board")
+    if profile:
+        print_table(
+            ["kernel", "instructions", "share", "FLOP each", "operators"],
+            [
+                [
+                    step.template,
+                    f"{step.instructions:,}",
+                    f"{step.instructions / max(counted.total, 1):.1%}",
+                    f"{step.flops / max(step.instructions, 1):.2f}",
+                    step.label,
+                ]
+                for step in sorted(counted.steps, key=lambda step: -step.instructions)
+            ],
+        )
+
+
+def _print_bench(report: "BenchReport", *, profile: bool, as_json: bool) -> None:
+    if as_json:
+        latencies = {item.name: item.summary() for item in (*report.bundles, *report.rivals)}
+        print_json(
+            {
+                "threads": report.threads,
+                "latency": latencies,
+                "ratios": report.ratios,
+                "load_ms": report.load_ms,
+                "memory_mib": report.memory_mib,
+                "steps": [dataclasses.asdict(step) for step in report.steps],
+            }
+        )
+        return
+    rows = [*report.bundles, *report.rivals]
+    columns = list(rows[0].summary())
+    print_table(
+        [
+            f"{report.threads} thread{'s' * (report.threads != 1)}",
+            *columns,
+            "ratio",
+            "load",
+            "memory",
+        ],
+        [
+            [
+                item.name,
+                *(figure(value) for value in item.summary().values()),
+                f"{report.ratios[item.name]:.2f}" if item.name in report.ratios else "",
+                f"{report.load_ms[item.name]:.0f} ms" if item.name in report.load_ms else "",
+                f"{report.memory_mib[item.name]:.0f} MiB" if item.name in report.memory_mib else "",
+            ]
+            for item in rows
+        ],
+    )
+    if profile:
+        print_profile(report.steps)

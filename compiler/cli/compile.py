@@ -1,0 +1,166 @@
+"""`edgec compile`: an ONNX file into a verified bundle."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgec.compiler.cli.options import (
+    as_path,
+    change_options,
+    changes,
+    inputs_option,
+    json_option,
+    model_options,
+    progress_of,
+    quiet_option,
+    read_inputs,
+    shape_options,
+    target_option,
+)
+from edgec.compiler.cli.printing import print_json, print_table, size_text, warn
+
+if TYPE_CHECKING:
+    from edgec.compiler.bundle.bundle import Bundle
+    from edgec.compiler.bundle.manifest import CompressionRecord, QuantizationRecord
+
+
+@click.command(name="compile")
+@click.argument("model", type=as_path)
+@target_option
+@click.option(
+    "--output", "-o", type=as_path, metavar="PATH", help="Bundle folder, or a file ending in .tar."
+)
+@shape_options
+@inputs_option
+@change_options
+@click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
+@click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
+@click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
+@click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
+@click.option("--records", type=as_path, metavar="DB", help="Use the decisions that were tuned.")
+@click.option("--no-ready-records", is_flag=True, help="Not those that come with edgec.")
+@click.option(
+    "--records-threads", type=int, metavar="N", help="Those tuned for so many; else for the most."
+)
+@click.option("--dump", type=as_path, metavar="DIR", help="Write the IR after each phase.")
+@quiet_option
+@click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
+@json_option
+def compile_command(
+    model: Path,
+    *,
+    target: str,
+    output: Path | None,
+    shapes: Sequence[str],
+    freeze: Sequence[str],
+    inputs: Sequence[str],
+    compress: str | None,
+    quantize: str | None,
+    seed: int,
+    no_parity: bool,
+    check_stages: bool,
+    runner: bool,
+    records: Path | None,
+    no_ready_records: bool,
+    records_threads: int | None,
+    dump: Path | None,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Compile an ONNX MODEL for a target into a bundle."""
+    from edgec.compiler.options import CompileOptions
+    from edgec.targets import load_target
+
+    options = CompileOptions(
+        **model_options(shapes, freeze),
+        inputs=read_inputs(inputs),
+        seed=seed,
+        **changes(compress, quantize, settings),
+        parity=not no_parity,
+        check_stages=check_stages,
+        runner=runner,
+        records=records,
+        ready_records=not no_ready_records,
+        records_threads=records_threads,
+        dump=dump,
+    )
+    resolved = load_target(target)
+    from edgec.compiler.pipeline import compile_model
+
+    bundle = compile_model(
+        model, resolved, options, output=output, progress=progress_of(quiet, verbose)
+    )
+    record = bundle.manifest.quantization
+    if record is not None and not record.quantized:
+        warn(f"{record.recipe['name']}: no operator was quantized; the bundle computes on floats")
+    if as_json:
+        _print_json(bundle)
+    else:
+        _print_bundle(bundle, show_records=records is not None)
+
+
+def _print_json(bundle: "Bundle") -> None:
+    manifest = bundle.manifest
+    size = sum(record.size_bytes for record in manifest.files.values())
+    fields = {"bundle": str(bundle.path), "size_bytes": size}
+    fields["parity"] = manifest.parity.model_dump()
+    if manifest.quantization is not None:
+        fields["quantization"] = manifest.quantization.model_dump()
+    print_json(fields)
+
+
+def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
+    manifest = bundle.manifest
+    size = size_text(sum(record.size_bytes for record in manifest.files.values()))
+    click.echo(f"{bundle.path}: {manifest.model.name} for {manifest.target.name}, {size}")
+    share = manifest.execution.tuned_share
+    if show_records or share:
+        click.echo(f"  tuned: kernels of {share:.0%} of the estimated time")
+    for name, error in manifest.parity.max_error.items():
+        share = manifest.parity.allowed_share[name]
+        click.echo(f"  {name}: largest error {error:.2g}, {share:.1%} of what is allowed")
+    if manifest.compression is not None:
+        _print_compression(manifest.compression)
+    if manifest.quantization is not None:
+        _print_quantization(manifest.quantization)
+    notes = {
+        "nothing": "  parity was not checked",
+        "host": "  parity was checked on a build for this machine; verify on the board",
+    }
+    if manifest.parity.checked_on in notes:
+        click.echo(notes[manifest.parity.checked_on])
+
+
+def _print_compression(record: "CompressionRecord") -> None:
+    macs, weights = record.macs_before, record.weights_before
+    for step in record.steps:
+        line = f"  {step.kind}: {step.macs / macs:.1%} of the multiplications, "
+        line += f"{step.weights / weights:.1%} of the weights"
+        if step.nonzeros < step.weights:
+            line += f" ({step.nonzeros / weights:.1%} nonzero)"
+        if step.score is not None:
+            line += f", metric {step.score:.4f} over {record.samples} batches"
+        click.echo(line)
+
+
+def _print_quantization(record: "QuantizationRecord") -> None:
+    name = record.recipe["name"]
+    click.echo(f"  {name}: {record.quantized} operators quantized; {record.codes}".rstrip("; "))
+    for output, ratio in record.sqnr_db.items():
+        click.echo(f"  {output}: {ratio:.1f} dB against the float model")
+    if record.score is not None:
+        worst = min(record.samples_sqnr_db.values(), default=0.0)
+        click.echo(
+            f"  over {record.samples} batches: metric {record.score:.4f}, worst output "
+            f"{worst:.1f} dB"
+        )
+    if record.kept_float:
+        click.echo(f"  returned to float: {', '.join(record.kept_float)}")
+    if record.islands:
+        click.echo("  computed on floats:")
+        rows = [(f"    {name}", why) for name, why in record.islands.items()]
+        print_table(("", ""), rows)

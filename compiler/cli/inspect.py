@@ -1,0 +1,155 @@
+"""`edgec inspect`: what is in a model or a bundle."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgec.compiler.cli.options import as_path, json_option, model_options, shape_options
+from edgec.compiler.cli.printing import plain, print_json, print_table, size_text
+
+if TYPE_CHECKING:
+    from edgec.compiler.bundle.bundle import Bundle
+    from edgec.compiler.bundle.manifest import ExecutionRecord, Manifest
+    from edgec.compiler.inspection import ModelReport
+
+
+@click.command()
+@click.argument("path", type=as_path)
+@shape_options
+@click.option("--nodes", is_flag=True, help="Say of every node whether it is supported.")
+@json_option
+def inspect(
+    path: Path, *, shapes: Sequence[str], freeze: Sequence[str], nodes: bool, as_json: bool
+) -> None:
+    """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
+    from edgec.compiler.inspection import ModelReport, inspect_path
+    from edgec.compiler.options import CompileOptions
+
+    found = inspect_path(path, CompileOptions(**model_options(shapes, freeze)))
+    if isinstance(found, ModelReport):
+        _print_model(found, nodes, as_json)
+    elif as_json:
+        print_json(found.manifest.model_dump(mode="json"))
+    else:
+        _print_bundle(found)
+
+
+def _print_bundle(bundle: "Bundle") -> None:
+    manifest = bundle.manifest
+    total = sum(record.size_bytes for record in manifest.files.values())
+    click.echo(
+        f"{bundle.path}: {manifest.model.name} for {manifest.target.name}, {size_text(total)}"
+    )
+    settings = manifest.settings
+    share = manifest.execution.tuned_share
+    print_table(
+        ["", ""],
+        [
+            ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
+            *[["input", str(record.spec())] for record in manifest.inputs],
+            *[["output", str(record.spec())] for record in manifest.outputs],
+            *[["shape given", f"{name} {plain(list(s))}"] for name, s in settings.shapes.items()],
+            *[
+                ["frozen input", f"{name} {value.dtype} = {_shortened(str(value.values))}"]
+                for name, value in settings.frozen.items()
+            ],
+            ["executor", _execution(manifest.execution)],
+            ["tuned", f"kernels of {share:.0%} of the estimated time"],
+            *_compression_rows(manifest),
+            *_quantization_rows(manifest),
+            ["parity", f"checked on {manifest.parity.checked_on}"],
+            *[
+                [
+                    "accuracy",
+                    f"{name}: largest error {error:.2g}, "
+                    f"{manifest.parity.allowed_share[name]:.1%} of what is allowed",
+                ]
+                for name, error in manifest.parity.max_error.items()
+            ],
+            *[["file", f"{name}  {r.size_bytes} bytes"] for name, r in manifest.files.items()],
+            *[["tool", f"{name} {version}"] for name, version in manifest.tools.items()],
+        ],
+    )
+
+
+def _compression_rows(manifest: "Manifest") -> list[list[str]]:
+    record = manifest.compression
+    if record is None:
+        return [["compressed", "no"]]
+    rows = [["compressed", str(record.recipe["name"])]]
+    for step in record.steps:
+        text = f"{step.kind}: {step.macs / record.macs_before:.1%} of the multiplications"
+        text += f", {step.nonzeros / record.weights_before:.1%} of the weights"
+        if step.score is not None:
+            text += f", metric {step.score:.4f} over {record.samples} batches"
+        rows.append(["", text])
+    rows += [["", f"{name}: {r:.1f} dB of the original"] for name, r in record.sqnr_db.items()]
+    return rows
+
+
+def _quantization_rows(manifest: "Manifest") -> list[list[str]]:
+    record = manifest.quantization
+    if record is None:
+        return [["quantized", "no"]]
+    rows = [["quantized", f"{record.recipe['name']}: {record.quantized} operators"]]
+    rows += [["", text] for text in (record.codes,) if text]
+    if record.calibration:
+        rows.append(["", f"calibrated with {record.calibration}, observer {record.observer}"])
+    rows += [
+        ["", f"{name}: {ratio:.1f} dB against the original, of the test input"]
+        for name, ratio in record.sqnr_db.items()
+    ]
+    if record.score is not None:
+        rows.append(["", f"metric {record.score:.4f} over {record.samples} batches"])
+        rows += [
+            ["", f"{name}: {ratio:.1f} dB against the float model, of those batches"]
+            for name, ratio in record.samples_sqnr_db.items()
+        ]
+    if record.kept_float:
+        rows.append(["", f"returned to float: {', '.join(record.kept_float)}"])
+    rows += [["", f"computed on floats: {name}, {why}"] for name, why in record.islands.items()]
+    return rows
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _print_model(report: "ModelReport", nodes: bool, as_json: bool) -> None:
+    if as_json:
+        fields = dataclasses.asdict(report)
+        print_json({**fields, "path": str(report.path)})
+        return
+    cost = report.cost
+    operators = ", ".join(f"{count} {name}" for name, count in cost.operators.items())
+    macs = f"{cost.macs / 1e6:.1f} M" if cost.macs is not None else "unknown"
+    click.echo(f"{report.path}: opset {report.opset}, SHA-256 {report.sha256}")
+    print_table(
+        ["", ""],
+        [
+            *[["input", text] for text in report.inputs],
+            *[["output", text] for text in report.outputs],
+            ["parameters", f"{cost.parameters:,} ({size_text(cost.parameter_bytes)})"],
+            ["MACs", macs + (f" ({report.open_shapes})" if report.open_shapes else "")],
+            ["operators", operators],
+        ],
+    )
+    if nodes:
+        rows = [[node.name, node.operator, node.reason or "supported"] for node in report.nodes]
+        print_table(["node", "operator", "support"], rows)
+    if not report.unsupported:
+        click.echo("every operator is supported")
+    for item in report.unsupported:
+        labels = ", ".join(item.nodes[:5]) + (" …" if len(item.nodes) > 5 else "")
+        click.echo(f"unsupported: {item.operator}: {item.reason} ({labels})")
+    for name in report.freeze:
+        click.echo(f"to be fixed: --freeze {name}=…")
+
+
+def _execution(record: "ExecutionRecord") -> str:
+    if record.executor == "machine":
+        return "TVM's virtual machine, because shapes depend on data"
+    return f"static, {record.arena_bytes / 1e6:.2f} MB for activations at their peak"

@@ -1,0 +1,204 @@
+"""Options that verbs share, and how their texts become settings.
+
+Only what needs no TVM is imported at the top, so that help is immediate.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgec.compiler.compress.names import STEP_NAMES
+from edgec.compiler.errors import UsageError
+from edgec.compiler.numerics.observers import OBSERVERS
+from edgec.compiler.quantize.options import ROUNDINGS
+from edgec.compiler.quantize.recipe import RECIPES
+
+if TYPE_CHECKING:
+    from edgec.compiler.support.progress import Progress
+
+
+def as_path(text: str) -> Path:
+    """A path; what is wrong with it is said by the call that gets it."""
+    return Path(text)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
+board_option = click.option("--board", metavar="NAME", help="Do it there instead of here.")
+target_option = click.option(
+    "--target", "-t", default="native", show_default=True, help="Name or *.toml."
+)
+inputs_option = click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=FILE.npy|FILE.npz",
+    help="Input tensors; generated ones otherwise.",
+)
+
+
+def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Shapes and values of a model's inputs; `model_options` reads them."""
+    shape = click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        metavar="NAME=1,3,224,224",
+        help="Full shape of an input that the model leaves open.",
+    )
+    freeze = click.option(
+        "--freeze",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Make an input a constant, a number, a list or FILE.npy; it leaves the interface.",
+    )
+    return shape(freeze(command))
+
+
+def model_options(shapes: Sequence[str], freeze: Sequence[str]) -> dict[str, Any]:
+    """Fields of `CompileOptions` from the options of `shape_options`."""
+    from edgec.compiler.options import parse_shape, parse_value
+
+    return {
+        "shapes": _unique("--shape", [parse_shape(text) for text in shapes]),
+        "freeze": _unique("--freeze", [parse_value(text) for text in freeze]),
+    }
+
+
+def _unique(option: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise UsageError(f"{option} is given twice for the same input")
+    return values
+
+
+def read_inputs(inputs: Sequence[str]) -> dict[str, Any] | None:
+    """Input tensors from `NAME=file.npy` or `file.npz`; None if there are none."""
+    from edgec.compiler.runtime.inputs import read_tensors
+
+    return read_tensors(inputs) if inputs else None
+
+
+def progress_of(quiet: bool, verbose: bool = False) -> "Progress":
+    """What shows the steps of a call on standard error."""
+    from edgec.compiler.support.progress import Silent, Steps
+
+    return Silent() if quiet else Steps(verbose)
+
+
+def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What changes a model's numbers; `changes` reads it."""
+    options = (
+        click.option(
+            "--compress",
+            metavar="RECIPE",
+            help=f"{', '.join(STEP_NAMES)} (N in percent), joined by commas; or *.toml.",
+        ),
+        click.option(
+            "--compress-report",
+            type=as_path,
+            metavar="FILE.html|.json",
+            help="What each step gained and cost.",
+        ),
+        click.option(
+            "--checkpoint", type=as_path, metavar="FILE.npz", help="Keep the training of distill."
+        ),
+        click.option(
+            "--quantize",
+            metavar="RECIPE",
+            help=f"{', '.join(RECIPES)}; or *.toml.",
+        ),
+        click.option(
+            "--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."
+        ),
+        click.option(
+            "--preprocess",
+            metavar="KEY=VALUE,…",
+            help="Of images: resize=stretch|crop|pad, mean=, std=, scale=, color=, layout=.",
+        ),
+        click.option(
+            "--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"
+        ),
+        click.option("--calibration-limit", type=int, metavar="N", help="Batches, at most 300."),
+        click.option(
+            "--calibration-cache", type=as_path, metavar="FILE.json", help="Keep the ranges there."
+        ),
+        click.option("--no-repair", is_flag=True, help="Round to the nearest, biases as they are."),
+        click.option(
+            "--rounding", type=click.Choice(ROUNDINGS), help="Of weights.  [default: second-order]"
+        ),
+        click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one point of top-1."),
+        click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
+        click.option("--metric", metavar="MODULE:FUNCTION", help="Instead of top-1 agreement."),
+        click.option(
+            "--report", type=as_path, metavar="FILE.html|.json", help="What each operator costs."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_SAMPLE_FIELDS = {
+    "calibration": "source",
+    "preprocess": "preprocess",
+    "calibration_limit": "limit",
+    "metric": "metric",
+}
+_COMPRESS_FIELDS = {"compress_report": "report", "checkpoint": "checkpoint"}
+_QUANTIZE_FIELDS = {
+    "observer": "observer",
+    "calibration_cache": "cache",
+    "no_repair": "repair",
+    "rounding": "rounding",
+    "max_drop": "max_drop",
+    "min_sqnr": "min_sqnr_db",
+    "report": "report",
+}
+
+
+def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -> dict[str, Any]:
+    """What is given of some options, under the names of their fields.
+
+    Args:
+        settings: all options.
+        names: of the fields, by option.
+        owner: option that they need; empty if it is given.
+    """
+    given = {name: settings[name] for name in names if settings[name] not in (None, False)}
+    if given and owner:
+        name = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{name} belongs to {owner}, which is not given")
+    return {names[name]: value for name, value in given.items()}
+
+
+def changes(
+    compress: str | None, quantize: str | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a compile that changes the model's numbers."""
+    from edgec.compiler.calibration.samples import SampleOptions, parse_preprocess
+    from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.compress.recipe import load_compression
+    from edgec.compiler.quantize.options import QuantizeOptions
+    from edgec.compiler.quantize.recipe import load_recipe
+
+    to_compress = "" if compress else "--compress RECIPE"
+    to_quantize = "" if quantize else "--quantize RECIPE"
+    neither = to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    samples = _fields(settings, _SAMPLE_FIELDS, neither)
+    compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
+    quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
+    if "preprocess" in samples:
+        samples["preprocess"] = parse_preprocess(samples["preprocess"])
+    if "repair" in quantization:
+        if "rounding" in quantization:
+            raise UsageError("--rounding and --no-repair contradict each other")
+        quantization["repair"] = False
+    options: dict[str, Any] = {"samples": SampleOptions(**samples)}
+    if compress:
+        options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
+    if quantize:
+        options["quantize"] = QuantizeOptions(recipe=load_recipe(quantize), **quantization)
+    return options

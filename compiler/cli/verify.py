@@ -1,0 +1,39 @@
+"""`edgec verify`: a bundle's files, then its results."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from edgec.compiler.cli.options import as_path, board_option, json_option
+from edgec.compiler.cli.printing import print_json, print_parity
+
+
+@click.command()
+@click.argument("bundle", type=as_path)
+@click.option(
+    "--model",
+    type=as_path,
+    metavar="FILE.onnx",
+    help="The original: compare on fresh inputs too.",
+)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
+@board_option
+@json_option
+def verify(
+    bundle: Path, *, model: Path | None, seeds: tuple[int, ...], board: str | None, as_json: bool
+) -> None:
+    """Check a BUNDLE's files, then its results against the original graph."""
+    from edgec.compiler.boards.run import verify_on
+    from edgec.compiler.bundle.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    report = verify_on(board, loaded, model=model, seeds=seeds)
+    if as_json:
+        outputs = [dataclasses.asdict(output) for output in report.outputs]
+        print_json({"bundle": str(bundle), "passed": report.passed, "outputs": outputs})
+    else:
+        files = len(loaded.manifest.files) + 1
+        click.echo(f"{bundle}: {files} files are what the manifest says")
+        print_parity(report)
+    report.check(f"for {bundle}")

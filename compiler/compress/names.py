@@ -1,0 +1,12 @@
+"""What compression steps are called on a command line; help lists them without loading TVM."""
+
+# `N` stands for a number in percent. `compress.recipe` says what each is.
+STEP_NAMES = (
+    "block-N",
+    "channels-N",
+    "distill",
+    "kernels-N",
+    "layers-N",
+    "low-rank-N",
+    "sparse-N",
+)

@@ -1,0 +1,103 @@
+"""How kernels use the instructions of a target: every intrinsic of a processor, nowhere else.
+
+`Generic` writes the whole protocol without any; an instruction set overrides what it has an
+instruction for, and is entered in `ISAS`. What needs no code is in `edgec.targets.isa`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from edgec.compiler.kernels.isa.aarch64 import AArch64
+from edgec.compiler.kernels.isa.dot import ByteTable, Dot
+from edgec.compiler.kernels.isa.generic import Generic
+from edgec.compiler.kernels.isa.x86 import X86
+from edgec.targets.target import Target
+
+
+class Isa(Protocol):
+    """An instruction set writes the operations on vectors that kernels of integers need."""
+
+    @property
+    def converts_float16(self) -> bool:
+        """Whether an instruction makes float32 of float16."""
+
+    def dot(self) -> Dot | None:
+        """Return how quantized values are multiplied; None if kernels compute in floats."""
+
+    def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
+        """Return what multiplies two rows by two columns of eight int8 at once, if anything.
+
+        It takes the four sums, int32, of the first row, then of the second, and both operands.
+        """
+
+    def saturates(self, dtype: str, lanes: int) -> bool:
+        """Return whether `narrow` does what clipping vectors of so many int32 would do."""
+
+    def narrow(self, values: Sequence[Any], dtype: str) -> Any:
+        """Return one, two or four vectors of int32 as one of int8 or uint8."""
+
+    def narrow_pair(self, pair: Sequence[Any]) -> Any:
+        """Return two vectors of int32 as one of int16 that saturates.
+
+        Four values of the first come first, then four of the second, and so on.
+        """
+
+    def multiply_high_rounded(self, left: Any, right: Any) -> Any:
+        """Return (left * right + 2**14) >> 15 of vectors of int16, not both -2**15."""
+
+    def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
+        """Return int32 shifted by numbers of each lane, to the left where they are below 0.
+
+        Args:
+            value: a vector of int32.
+            by: a vector of int32.
+            some_left: whether any can be below 0.
+        """
+
+    def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
+        """Return what to add before `narrow_rounded` in place of a number, so that it rounds.
+
+        Args:
+            number: int16, with `fraction` binary digits after the point.
+            fraction: how many, at least 1.
+            dtype: of the result of `narrow_rounded`.
+        """
+
+    def narrow_rounded(
+        self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
+    ) -> Any:
+        """Return one or two vectors of int16 as one of int8 or uint8 that saturates.
+
+        Args:
+            halves: with `fraction` binary digits after the point, `rounding_offset` added.
+            fraction: how many.
+            dtype: of the result.
+            groups: those of the result, four values each, as they are numbered where 16 values
+                hold eight of the first vector, then eight of the second.
+        """
+
+    def byte_table(self) -> ByteTable | None:
+        """Return how vectors of bytes are looked up; None: one byte at a time."""
+
+    def permute_16(self) -> Callable[[Any, Any], Any] | None:
+        """Return what looks up a vector of 16 floats by the low four bits of int32, if anything."""
+
+    def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
+        """Return what makes float32 of uint32 with so many binary digits after the point."""
+
+
+ISAS: dict[str, Callable[[Target], Isa]] = {"x86_64": X86, "aarch64": AArch64}
+"""By the architecture of a target; all others are generic."""
+
+
+def isa_of(target: Target) -> Isa:
+    """Return how the instructions of a target are written."""
+    return ISAS.get(target.architecture, Generic)(target)
+
+
+def dot_of(target: Target) -> Dot | None:
+    """Return how a target multiplies quantized values; None if its kernels compute in floats."""
+    return isa_of(target).dot()
+
+
+__all__ = ["ISAS", "ByteTable", "Dot", "Generic", "Isa", "dot_of", "isa_of"]

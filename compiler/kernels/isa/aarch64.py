@@ -1,0 +1,130 @@
+"""AArch64 with NEON, and its extensions for dot products and matrix products.
+
+    sdot              int8 * int8, four products, sums in int32
+    smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
+    smmla             int8 * int8, eight products of two rows by two columns, sums in int32
+    sqxtn             to half the bits, saturated; sqrshrn shifts and rounds before that
+    sqrdmulh          (a * b + 2**14) >> 15
+    sshl              shifts by numbers of each lane, to the right where they are below 0
+    tbl, tbx          picks from 64 bytes; beyond, tbl gives 0 and tbx leaves what it is given
+    ucvtf             unsigned whole numbers to float32, with digits after the point
+
+Source: Arm Architecture Reference Manual, A64 SIMD and floating-point instructions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
+from edgec.compiler.kernels.isa.generic import Generic
+from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
+
+_LANES = 4
+# Bytes of a table that one register holds, and that one instruction picks from.
+_PART, _PICKED = 16, 64
+
+
+class AArch64(Generic):
+    """Writes operations of NEON."""
+
+    @property
+    def converts_float16(self) -> bool:
+        """Armv8 has fcvtl."""
+        return True
+
+    def dot(self) -> Dot | None:
+        """Products of int8."""
+        if self.target.why_in_floats or self.target.integer_dot == "generic":
+            return super().dot()
+        if self.target.integer_dot == "smlal":
+            return Dot("int8", "int16", 3, 3, one_by_one(_smlal))
+        return Dot("int8", "int32", 1, 0, one_by_one(_sdot))
+
+    def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
+        """With Armv8.6."""
+        return _smmla if self.target.integer_dot == "i8mm" and self.dot() else None
+
+    def narrow_pair(self, pair: Sequence[Any]) -> Any:
+        """Each vector by one instruction."""
+        if lanes_of(pair[0]) != _LANES:
+            return super().narrow_pair(pair)
+        halves = [intrinsic("aarch64.neon.sqxtn", "int16x4", each) for each in pair]
+        return shuffle(halves, range(2 * _LANES))
+
+    def multiply_high_rounded(self, left: Any, right: Any) -> Any:
+        """By one instruction."""
+        if lanes_of(left) != 2 * _LANES:
+            return super().multiply_high_rounded(left, right)
+        return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
+
+    def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
+        """By one instruction, in either direction."""
+        if lanes_of(value) != _LANES:
+            return super().shift_right(value, by, some_left)
+        none = constant(0, "int32", _LANES)
+        return intrinsic("aarch64.neon.sshl", "int32x4", value, none - by)
+
+    def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
+        """To int8 the instruction itself rounds."""
+        return number if dtype == "int8" else super().rounding_offset(number, fraction, dtype)
+
+    def narrow_rounded(
+        self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
+    ) -> Any:
+        """To int8; vectors of eight are in the order of the result."""
+        if dtype != "int8":
+            return super().narrow_rounded(halves, fraction, dtype, groups)
+        shift = [tirx.IntImm("int32", fraction)] * (fraction > 0)
+        name = "aarch64.neon.sqrshrn" if fraction else "aarch64.neon.sqxtn"
+        parts = [intrinsic(name, "int8x8", half, *shift) for half in halves]
+        return parts[0] if len(groups) == 2 else shuffle(parts, range(4 * len(groups)))
+
+    def byte_table(self) -> ByteTable | None:
+        """64 bytes at a time, in registers."""
+        if self.lanes != _LANES:
+            return None
+        return ByteTable(_PART, _PART, lambda table: table, in_registers=True, look=_look)
+
+    def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
+        """By one instruction."""
+        return _fixed_to_float
+
+
+def _sdot(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+    data, weight = reinterpret(x[0], "int8", 16), reinterpret(w, "int8", 16)
+    # One group in every lane of the last operand can be a lane of a vector.
+    return intrinsic("aarch64.neon.sdot", "int32x4", acc, weight, data)
+
+
+def _smlal(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+    """Values 0 and 1 of each lane are in the first half of the weights, 2 and 3 in the second."""
+    weight = reinterpret(w, "int8", 16)
+    total: Any = None
+    for number, part in enumerate(x):
+        half = shuffle([weight], range(8 * number, 8 * number + 8))
+        data = tirx.Cast("int16x8", reinterpret(part, "int8", 8))
+        product = data * tirx.Cast("int16x8", half)
+        total = product if total is None else total + product
+    return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
+
+
+def _smmla(acc: Any, rows: Any, columns: Any) -> Any:
+    return intrinsic("aarch64.neon.smmla", "int32x4", acc, rows, columns)
+
+
+def _look(_let: Callable[[str, Any], Any], values: Any, parts: Sequence[Any]) -> Any:
+    kind = "uint8x16"
+    found = intrinsic("aarch64.neon.tbl4", kind, *parts[:4], values)
+    for number in range(1, 4):
+        place = values - constant(number * _PICKED, "uint8", 16)
+        four = parts[4 * number : 4 * number + 4]
+        found = intrinsic("aarch64.neon.tbx4", kind, found, *four, place)
+    return found
+
+
+def _fixed_to_float(value: Any, bits: int) -> Any:
+    lanes = lanes_of(value)
+    name = f"aarch64.neon.vcvtfxu2fp.v{lanes}f32.v{lanes}i32"
+    return intrinsic(name, f"float32x{lanes}", value, tirx.const(bits, "int32"))

@@ -1,0 +1,112 @@
+"""How quantized values are multiplied, and how bytes are looked up: what an `Isa` gives kernels.
+
+Products are summed four at a time in int32 lanes: 32 bits of the data (four input channels) are
+broadcast and multiplied with a vector that holds four weights in each lane. Every sum is exact.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.vectors import broadcast
+from edgec.compiler.numerics.pair_sums import GROUP, pair_sums
+
+Add = Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
+"""Gives accumulator plus products, of the accumulator, groups of data, and as many of weights."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot describes how groups of four quantized values are multiplied and summed.
+
+    Attributes:
+        data: dtype of the quantized data.
+        unit: dtype in which the data are read: a group of values, or a part of one.
+        instructions: for a group of values and one vector of weights.
+        temporaries: registers beside accumulators, weights and one value.
+        add: adds products to an accumulator.
+        wide: how weights are multiplied that do not fit; None: all fit.
+    """
+
+    data: str
+    unit: str
+    instructions: int
+    temporaries: int
+    add: Add
+    wide: "Dot | None" = None
+
+    @property
+    def parts(self) -> int:
+        """Units in a group of values."""
+        return GROUP * 8 // int(self.unit.removeprefix("int"))
+
+    def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> tuple[Any, ...]:
+        """Return a group of values in every lane; `e` is the kernel's `Emitter`."""
+        return tuple(
+            e.let("x", broadcast(e.load(buffer, at * self.parts + part), lanes))
+            for part in range(self.parts)
+        )
+
+    def repeated(self, value: int, lanes: int) -> tuple[Any, ...]:
+        """Return one value in place of all data."""
+        byte = np.array([value]).astype(self.data).astype(np.uint8)
+        unit = np.dtype(self.unit)
+        number = int(np.repeat(byte, unit.itemsize).view(unit)[0])
+        return (broadcast(tirx.const(number, self.unit), lanes),) * self.parts
+
+    def fits(self, weight: NDArray[Any], axis: int, together: int = 1, largest: int = 255) -> bool:
+        """Return whether no sum of products saturates.
+
+        Args:
+            weight: int8.
+            axis: of what is summed, in groups of values.
+            together: neighbouring groups whose products are added before they are widened.
+            largest: value of the data.
+        """
+        if self.wide is None:
+            return True
+        sums = pair_sums(weight, axis, together).max(initial=0)
+        return bool(largest * sums <= np.iinfo(np.int16).max)
+
+    def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
+        """Return groups of weights, one to a lane, as `add` wants them; int32."""
+        if self.parts == 1:
+            return weight
+        halves = weight.view(np.int16).reshape(-1, lanes, self.parts)
+        ordered = np.ascontiguousarray(halves.transpose(0, 2, 1))
+        return ordered.view(np.int32).reshape(weight.shape)
+
+
+def one_by_one(add: Callable[[Any, tuple[Any, ...], Any], Any]) -> Add:
+    """Return what adds the products of several groups, from what adds those of one."""
+
+    def add_all(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+        for x, w in zip(xs, ws, strict=True):
+            acc = add(acc, x, w)
+        return acc
+
+    return add_all
+
+
+@dataclass(frozen=True)
+class ByteTable:
+    """A byte table describes how instructions look up a vector of bytes in a table of 256.
+
+    Attributes:
+        width: bytes at once.
+        spread: bytes that hold each 16 of the table, as `pack` gives it.
+        pack: the table uint8 [256] as `look` reads it.
+        in_registers: whether parts of the table are loaded once, before all lookups.
+        look: bytes found, of a function that binds a value to a name, the bytes to look up,
+            and the parts of the packed table, vectors of `spread` bytes.
+    """
+
+    width: int
+    spread: int
+    pack: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    in_registers: bool
+    look: Callable[[Callable[[str, Any], Any], Any, Sequence[Any]], Any]

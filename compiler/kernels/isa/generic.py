@@ -1,0 +1,138 @@
+"""Any instruction set: the whole protocol in arithmetic that LLVM has for every target.
+
+All results are exact, the same as those of the instructions that other files use in its place; so
+a new instruction set works at once, and is then made fast one operation at a time.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
+from edgec.compiler.kernels.vectors import constant, lanes_of, shuffle, vector_dtype
+from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.targets.target import Target
+
+
+class Generic:
+    """Writes operations on vectors without instructions of any processor; see `Isa`."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.lanes = target.float_lanes
+
+    @property
+    def converts_float16(self) -> bool:
+        """No: its bits are rearranged."""
+        return False
+
+    def dot(self) -> Dot | None:
+        """In int32."""
+        if self.target.why_in_floats:
+            return None
+        data = self.target.instruction_set.activation_dtype
+        # Four bytes of each operand are cut out, widened, multiplied and added.
+        return Dot(data, "int32", 6 * GROUP, 4, one_by_one(_adder(data)))
+
+    def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
+        """None."""
+        return None
+
+    def saturates(self, dtype: str, lanes: int) -> bool:
+        """Never."""
+        return False
+
+    def narrow(self, values: Sequence[Any], dtype: str) -> Any:
+        """By the lowest bits."""
+        count = len(values) * lanes_of(values[0])
+        together = shuffle(values, range(count)) if len(values) > 1 else values[0]
+        return tirx.Cast(vector_dtype(dtype, count), together)
+
+    def narrow_pair(self, pair: Sequence[Any]) -> Any:
+        """In int32."""
+        lanes = lanes_of(pair[0])
+        picks = [
+            vector * lanes + part + lane
+            for part in range(0, lanes, GROUP)
+            for vector in range(2)
+            for lane in range(GROUP)
+        ]
+        return _narrowed(shuffle(pair, picks), "int32", "int16")
+
+    def multiply_high_rounded(self, left: Any, right: Any) -> Any:
+        """In int32."""
+        lanes = lanes_of(left)
+        words = vector_dtype("int32", lanes)
+        product = tirx.Cast(words, left) * tirx.Cast(words, right)
+        rounded = product + constant(1 << 14, "int32", lanes)
+        high = tirx.shift_right(rounded, constant(15, "int32", lanes))
+        return tirx.Cast(vector_dtype("int16", lanes), high)
+
+    def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
+        """To the left, then to the right, one of both by 0."""
+        if not some_left:
+            return tirx.shift_right(value, by)
+        none = constant(0, "int32", lanes_of(value))
+        up, down = tirx.max(none - by, none), tirx.max(by, none)
+        return tirx.shift_right(tirx.shift_left(value, up), down)
+
+    def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
+        """A half more."""
+        return number + tirx.const(1 << (fraction - 1), "int16")
+
+    def narrow_rounded(
+        self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
+    ) -> Any:
+        """In int16."""
+        lanes = lanes_of(halves[0])
+        by = constant(fraction, "int16", lanes)
+        shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
+        both = [shifted[0], shifted[-1]]
+        picks = [
+            group % 4 // 2 * lanes + group // 4 * 8 + group % 2 * GROUP + lane
+            for group in groups
+            for lane in range(GROUP)
+        ]
+        return _narrowed(shuffle(both, picks), "int16", dtype)
+
+    def byte_table(self) -> ByteTable | None:
+        """None."""
+        return None
+
+    def permute_16(self) -> Callable[[Any, Any], Any] | None:
+        """None."""
+        return None
+
+    def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
+        """None."""
+        return None
+
+
+def _adder(data: str) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+    """Return what adds the four products of each lane to int32."""
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        lanes = lanes_of(acc)
+
+        def byte(word: Any, number: int, dtype: str) -> Any:
+            up, down = 8 * (GROUP - 1 - number), 8 * (GROUP - 1)
+            if dtype == "uint8":
+                shifted = tirx.shift_right(word, constant(8 * number, "int32", lanes))
+                return shifted & constant(0xFF, "int32", lanes)
+            raised = tirx.shift_left(word, constant(up, "int32", lanes))
+            return tirx.shift_right(raised, constant(down, "int32", lanes))
+
+        for number in range(GROUP):
+            acc = acc + byte(x[0], number, data) * byte(w, number, "int8")
+        return acc
+
+    return add
+
+
+def _narrowed(values: Any, wide: str, dtype: str) -> Any:
+    """Return whole numbers in a smaller type, those beyond it as its ends."""
+    lanes, limits = lanes_of(values), np.iinfo(dtype)
+    low, high = (constant(int(end), wide, lanes) for end in (limits.min, limits.max))
+    return tirx.Cast(vector_dtype(dtype, lanes), tirx.min(tirx.max(values, low), high))

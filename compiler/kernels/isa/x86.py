@@ -1,0 +1,192 @@
+"""x86-64 with AVX2 or AVX-512.
+
+    vpdpbusd          uint8 * int8, sums in int32
+    vpmaddubsw        uint8 * int8, adds pairs in int16: `Dot.fits` says whether weights allow it,
+                      and whether two such sums can be added before they are widened
+    vpmaddwd          int16 * int16, sums in int32: for all other weights
+    vpackssdw         two vectors of int32 to int16, in each 128 bits four of either
+    vpackuswb         two vectors of int16 to uint8, in each 128 bits eight of either
+    vpmulhrsw         (a * b + 2**14) >> 15
+    vpshufb           picks by the low half of a byte and gives 0 where bit 7 is set
+    vpermps           16 floats of a register by the low four bits of int32
+
+Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, one_by_one
+from edgec.compiler.kernels.isa.generic import Generic
+from edgec.compiler.kernels.vectors import (
+    broadcast,
+    constant,
+    intrinsic,
+    lanes_of,
+    reinterpret,
+    shuffle,
+    subtract_saturating,
+)
+from edgec.compiler.numerics.pair_sums import GROUP
+
+# Bytes of a table that one instruction picks from.
+_PART = 16
+
+# By lanes of int32.
+_PACK_WORDS = {8: "x86.avx2.packssdw", 16: "x86.avx512.packssdw.512"}
+_PACK_BYTES = {8: "x86.avx2.packuswb", 16: "x86.avx512.packuswb.512"}
+_MULTIPLY_HIGH = {8: "x86.avx2.pmul.hr.sw", 16: "x86.avx512.pmul.hr.sw.512"}
+_PAIRS_OF_BYTES = {8: "x86.avx2.pmadd.ub.sw", 16: "x86.avx512.pmaddubs.w.512"}
+_PAIRS_OF_WORDS = {8: "x86.avx2.pmadd.wd", 16: "x86.avx512.pmaddw.d.512"}
+_PICK = {8: "x86.avx2.pshuf.b", 16: "x86.avx512.pshuf.b.512"}
+
+
+class X86(Generic):
+    """Writes operations of AVX2 and AVX-512; what vectors of 128 bits need is generic."""
+
+    @property
+    def converts_float16(self) -> bool:
+        """F16C comes with AVX2."""
+        return self.lanes >= 8
+
+    def dot(self) -> Dot | None:
+        """Products of uint8 and int8."""
+        if self.target.why_in_floats or self.target.integer_dot == "generic":
+            return super().dot()
+        if self.target.integer_dot == "vnni":
+            return Dot("uint8", "int32", 1, 2, _vnni(self.lanes))
+        wide = Dot("uint8", "int32", 4, 5, _words(self.lanes))
+        return Dot("uint8", "int32", 3, 3, _pairs(self.lanes), wide)
+
+    def saturates(self, dtype: str, lanes: int) -> bool:
+        """To uint8."""
+        return dtype == "uint8" and lanes in _PACK_BYTES
+
+    def narrow(self, values: Sequence[Any], dtype: str) -> Any:
+        """To uint8 by way of int16."""
+        lanes, count = lanes_of(values[0]), len(values)
+        if not self.saturates(dtype, lanes):
+            return super().narrow(values, dtype)
+        four = [values[number % count] for number in range(GROUP)]
+        low = self.narrow_pair(four[:2])
+        high = low if count < GROUP else self.narrow_pair(four[2:])
+        mixed = intrinsic(_PACK_BYTES[lanes], f"uint8x{4 * lanes}", low, high)
+        # Each 128 bits hold four of every vector.
+        ordered = [GROUP * p + vector for vector in range(count) for p in range(lanes // GROUP)]
+        groups = shuffle([reinterpret(mixed, "int32", lanes)], ordered)
+        return reinterpret(groups, "uint8", count * lanes)
+
+    def narrow_pair(self, pair: Sequence[Any]) -> Any:
+        """By one instruction."""
+        lanes = lanes_of(pair[0])
+        if lanes not in _PACK_WORDS:
+            return super().narrow_pair(pair)
+        return intrinsic(_PACK_WORDS[lanes], f"int16x{2 * lanes}", *pair)
+
+    def multiply_high_rounded(self, left: Any, right: Any) -> Any:
+        """By one instruction."""
+        name = _MULTIPLY_HIGH.get(lanes_of(left) // 2)
+        if name is None:
+            return super().multiply_high_rounded(left, right)
+        return intrinsic(name, left.ty, left, right)
+
+    def narrow_rounded(
+        self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
+    ) -> Any:
+        """To uint8."""
+        lanes = lanes_of(halves[0])
+        if not self.saturates(dtype, lanes // 2):
+            return super().narrow_rounded(halves, fraction, dtype, groups)
+        by = constant(fraction, "int16", lanes)
+        shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
+        mixed = intrinsic(_PACK_BYTES[lanes // 2], f"uint8x{2 * lanes}", shifted[0], shifted[-1])
+        ordered = shuffle([reinterpret(mixed, "int32", lanes // 2)], groups)
+        return reinterpret(ordered, "uint8", GROUP * len(groups))
+
+    def byte_table(self) -> ByteTable | None:
+        """16 parts of the table, each in all 128 bits of a vector.
+
+        Part k holds the exclusive or of table parts k and k - 1; x - 16 k, saturated, is below 0
+        for all k above the high half of x, and the exclusive or of all parts that are picked from
+        is the entry. Once for bytes below 128, once for x - 128.
+        """
+        if self.lanes not in _PICK:
+            return None
+        width = 4 * self.lanes
+        return ByteTable(width, width, self._spread_table, in_registers=False, look=self._look)
+
+    def _spread_table(self, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        parts = table.reshape(2, -1, _PART).copy()
+        parts[:, 1:] ^= table.reshape(2, -1, _PART)[:, :-1]
+        return np.tile(parts.reshape(-1, _PART), 4 * self.lanes // _PART).reshape(-1)
+
+    def _look(self, let: Callable[[str, Any], Any], values: Any, parts: Sequence[Any]) -> Any:
+        width = lanes_of(values)
+        signed, half = f"int8x{width}", len(parts) // 2
+        step = constant(_PART, "int8", width)
+        found: Any = None
+        for first in (0, half):
+            place = values if first == 0 else values ^ constant(128, "uint8", width)
+            place = tirx.reinterpret(signed, place)
+            for number in range(half):
+                if number:
+                    place = subtract_saturating(place, step)
+                place = let("place", place)
+                picked = intrinsic(_PICK[self.lanes], signed, parts[first + number], place)
+                found = picked if found is None else found ^ picked
+                found = let("found", found)
+        return reinterpret(found, "uint8", width)
+
+    def permute_16(self) -> Callable[[Any, Any], Any] | None:
+        """With AVX-512."""
+        if self.lanes != 16:
+            return None
+        return lambda table, indices: intrinsic(
+            "x86.avx512.permvar.sf.512", "float32x16", table, indices
+        )
+
+
+def _vnni(lanes: int) -> Add:
+    name = f"x86.avx512.vpdpbusd.{lanes * 32}"
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        data, weight = reinterpret(x[0], "uint8", 4 * lanes), reinterpret(w, "int8", 4 * lanes)
+        return intrinsic(name, f"int32x{lanes}", acc, data, weight)
+
+    return one_by_one(add)
+
+
+def _pairs(lanes: int) -> Add:
+    def add(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+        pairs: Any = None
+        for x, w in zip(xs, ws, strict=True):
+            data, weight = reinterpret(x[0], "uint8", 4 * lanes), reinterpret(w, "int8", 4 * lanes)
+            more = intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", data, weight)
+            pairs = more if pairs is None else pairs + more
+        ones = constant(1, "int16", 2 * lanes)
+        return acc + intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", pairs, ones)
+
+    return add
+
+
+def _words(lanes: int) -> Add:
+    """Values 0 and 2 of each group as int16, then 1 and 3."""
+
+    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+        data, weight = reinterpret(x[0], "uint16", 2 * lanes), reinterpret(w, "int16", 2 * lanes)
+        byte, signed = (broadcast(tirx.const(8, kind), 2 * lanes) for kind in ("uint16", "int16"))
+        total: Any = None
+        for values, weights in (
+            (tirx.shift_right(tirx.shift_left(data, byte), byte), tirx.shift_left(weight, signed)),
+            (tirx.shift_right(data, byte), weight),
+        ):
+            words = reinterpret(values, "int16", 2 * lanes), tirx.shift_right(weights, signed)
+            product = intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", *words)
+            total = product if total is None else total + product
+        return acc + total
+
+    return one_by_one(add)

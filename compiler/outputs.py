@@ -1,0 +1,40 @@
+"""What a compile writes beside its result is checked before it begins."""
+
+from pathlib import Path
+
+from edgec.compiler.bundle.bundle import check_destination
+from edgec.compiler.calibration.accuracy import load_metric
+from edgec.compiler.codegen.link import driver
+from edgec.compiler.lowering.tuning_records import Database
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.support.files import check_output_file, check_output_folder
+from edgec.targets import Target
+
+
+def check_before_work(output: Path, options: CompileOptions, target: Target) -> None:
+    """Refuse what would fail in the last phase: folders, files, records, the metric, the linker.
+
+    Raises:
+        OutputError: something cannot be written.
+        BadInputError: the records cannot be read.
+        UsageError: the metric does not exist.
+        ToolchainError: the target's linker is missing.
+    """
+    check_destination(output)
+    if options.dump is not None:
+        check_output_folder(options.dump)
+    if options.records is not None:
+        Database.read(options.records)
+    if options.compress is not None:
+        if options.compress.report is not None:
+            check_output_file(options.compress.report)
+        if options.compress.checkpoint is not None:
+            check_output_file(options.compress.checkpoint, make_folders=True)
+    if options.quantize is not None:
+        if options.quantize.report is not None:
+            check_output_file(options.quantize.report)
+        cache = options.quantize.cache
+        if cache is not None and not cache.is_file():
+            check_output_file(cache, make_folders=True)
+    load_metric(options.samples.metric)
+    driver(target)

@@ -1,0 +1,126 @@
+"""The public calls: all there, typed, one for each verb; and only the command line prints."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgec.compiler
+from edgec.compiler.cli.main import edgec as group
+from edgec.compiler.compress.names import STEP_NAMES
+
+# The call of each verb; `db` and `board` edit files of records and boards.
+CALLS = {
+    "compile": "compile_model",
+    "tune": "tune_model",
+    "run": "run_bundle",
+    "verify": "verify_bundle",
+    "bench": "bench_bundles",
+    "inspect": "inspect_path",
+    "deploy": "deploy_bundle",
+}
+FOLDER = Path(edgec.compiler.__file__).parent
+# Programs that speak with the process that started them, and what shows progress.
+MAY_PRINT = {
+    "__main__.py",
+    "bench/start_up.py",
+    "support/progress.py",
+    "tune/measure.py",
+    "tune/measure_board.py",
+    "tune/workers.py",
+}
+
+
+def test_every_name_is_there() -> None:
+    names = set(edgec.compiler._HOME) | {"__version__"}
+    assert names == set(edgec.compiler.__all__)
+    for name in edgec.compiler.__all__:
+        assert getattr(edgec.compiler, name)
+    with pytest.raises(AttributeError):
+        _ = edgec.compiler.no_such_name
+    assert edgec.compiler.__version__.count(".") == 2
+
+
+def test_each_verb_has_a_typed_call() -> None:
+    assert set(group.commands) == {*CALLS, "targets", "models", "db", "board"}
+    for name in [*CALLS.values(), "tuning_tasks", "bench_on", "verify_on"]:
+        signature = inspect.signature(getattr(edgec.compiler, name))
+        assert signature.return_annotation is not inspect.Signature.empty
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty, (name, parameter)
+
+
+def test_names_of_compression_steps() -> None:
+    assert tuple(importlib.import_module("edgec.compiler.compress.recipe")._NAMED) == STEP_NAMES
+
+
+def _prints(path: Path) -> list[str]:
+    """Calls in a file that print or exit."""
+    found = []
+    for item in ast.walk(ast.parse(path.read_text())):
+        if isinstance(item, ast.Call):
+            name = ast.unparse(item.func)
+            if name in ("print", "click.echo", "sys.exit", "Console", "exit"):
+                found.append(name)
+        elif isinstance(item, ast.Attribute) and ast.unparse(item) in ("sys.stdout", "sys.stderr"):
+            found.append(ast.unparse(item))
+    return found
+
+
+def test_only_the_command_line_prints_or_exits() -> None:
+    files = {str(path.relative_to(FOLDER)): path for path in FOLDER.rglob("*.py")}
+    printing = {
+        name for name, path in files.items() if _prints(path) and not name.startswith("cli/")
+    }
+    assert printing <= MAY_PRINT
+    assert _prints(files["cli/printing.py"])
+
+
+def test_no_function_takes_ten_positional_arguments() -> None:
+    for path in FOLDER.rglob("*.py"):
+        for item in ast.walk(ast.parse(path.read_text())):
+            if isinstance(item, ast.FunctionDef) and path.parent.name in ("cli", "tune", "bench"):
+                count = len(item.args.posonlyargs) + len(item.args.args)
+                assert count < 10, f"{path}: {item.name} takes {count}"
+
+
+SCRIPT = """\
+import sys
+from pathlib import Path
+from edgec.compiler import CompileOptions, TuneOptions, bench_bundles, tune_model
+
+with open("runs", "a") as file:
+    file.write("once\\n")
+model, bundle = sys.argv[1:]
+report = bench_bundles([bundle], seconds=0.1)
+assert report.load_ms[bundle] > 0
+options = CompileOptions(shapes={"image": (1, 1, 8, 8)})
+found = tune_model(model, "native", "db", TuneOptions(trials=4, tasks="0"), options)
+assert found.trials == 4, found
+"""
+
+
+def test_a_script_without_a_guard_runs_once(
+    digits: Path, digits_bundle: Path, tmp_path: Path
+) -> None:
+    """Worker processes must not start their caller's script again."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    (tmp_path / "work").mkdir()
+    # A file of the caller's that is called like a module.
+    (tmp_path / "work" / "onnx.py").write_text("raise SystemExit('the wrong module')")
+    done = subprocess.run(
+        [sys.executable, "-P", str(script), str(digits), str(digits_bundle)],
+        cwd=tmp_path / "work",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work" / "runs").read_text() == "once\n"
+    assert done.stdout == ""
