@@ -241,7 +241,8 @@ def test_a_document_is_read() -> None:
     ("expected", "output", "missing"),
     [
         ("a 1.5 ms\n…\nb", "a  20 ms\nx\nb\n", None),
-        ("a 1.5 ms", "a 1.5 s", "a 1.5 ms"),
+        ("a 1.5 ms", "a 1.5 MB", "a 1.5 ms"),
+        ("a 0.8 MB", "a 808 kB", None),
         ("b\na", "a\nb", "a"),
         ("x: 6e-08, 0.1%", "x: 0, 12.0%", None),
     ],

@@ -1,4 +1,4 @@
-"""What a Markdown document holds: blocks to run with their expected output, links, headings, paths."""
+"""What a Markdown document holds: blocks to run, expected output, links, headings, paths."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,10 @@ LEFT_OUT = "…"
 _RUN = ("sh", "python")
 _FENCE = re.compile(r"^```(\w*)$")
 _NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
-_NUMBER = re.compile(r"(?<![A-Za-z])[-+]?(?:\d[\d,]*(?:\.\d+)*(?:e[-+]?\d+)?|\binf\b|\bnan\b)")
+_NUMBER = re.compile(
+    r"(?<![A-Za-z])[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)*(?:e[-+]?\d+)?|\binf\b|\bnan\b)"
+)
+_UNIT = re.compile(r"# ?(?:(?:k|M|G)?(B)|(?:µ|m)?(s))\b")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _QUOTED = re.compile(r"`([^`\n]+)`")
 
@@ -76,12 +79,13 @@ def _parts(document: str) -> Iterator[tuple[str, str, int]]:
 
 
 def line_shape(line: str) -> str:
-    """Return a line without what differs from run to run: numbers and the width of columns.
+    """Return a line without what differs from run to run: numbers, sizes of units, widths.
 
-    >>> line_shape("  x: largest error 6e-08,  0.1% of 127.0.0.1:80")
-    'x: largest error #, #% of #:#'
+    >>> line_shape("  x: largest error 6e-08,  0.1% of 127.0.0.1:80, 0.8 MB in 3 ms")
+    'x: largest error #, #% of #:#, # B in # s'
     """
-    return " ".join(_NUMBER.sub("#", line).split())
+    numbers = " ".join(_NUMBER.sub("#", line).split())
+    return _UNIT.sub(lambda unit: f"# {unit[1] or unit[2]}", numbers)
 
 
 def missing_line(expected: str, output: str) -> str | None:
