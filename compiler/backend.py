@@ -20,7 +20,7 @@ from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.pack_layouts import PackLayouts
+from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.vm_schedule import schedule_for_machine
 from edgec.compiler.runtime.executor import Executor
@@ -44,11 +44,15 @@ def pack(
     return ChooseSparse(sparse_choices(dense, target))(dense)
 
 
-def pack_dense(module: IRModule, target: Target, names: Mapping[str, str]) -> IRModule:
-    """The same with dense kernels alone."""
+def pack_dense(
+    module: IRModule, target: Target, names: Mapping[str, str], notes: Notes | None = None
+) -> IRModule:
+    """Pack with dense kernels alone; `notes` receives what it tells about operators."""
     if not is_static(module):
         return module
-    return PackLayouts(target.float_lanes, dot_of(target), names)(module)
+    notes = notes if notes is not None else Notes()
+    notes.why_in_floats = target.why_in_floats
+    return PackLayouts(target.float_lanes, dot_of(target), names, notes)(module)
 
 
 def schedule(

@@ -28,6 +28,7 @@ from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.targets import Target
 
@@ -46,6 +47,7 @@ class Compilation:
         samples: what compression and quantization looked at.
         compressed: the compressed model, if it was compressed.
         quantized: the quantized model, if it was quantized.
+        fallbacks: what computes on floats in the packed program of a quantized model.
         original: what the original graph computes.
         expected: what the library must compute.
     """
@@ -57,6 +59,7 @@ class Compilation:
     samples: Samples | None
     compressed: CompressedModel | None
     quantized: QuantizedModel | None
+    fallbacks: tuple[FloatFallback, ...]
     original: Expected
     expected: Expected
     sqnr_db: Mapping[str, float] = field(init=False)
@@ -163,7 +166,7 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         rounding=options.rounding if options.repair else "nearest",
         quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
         kept_float=model.kept_float,
-        islands={i.name: f"{i.operator}: {i.why}" for i in model.islands},
+        islands={f.name: f"{f.operator}: {f.why}" for f in compilation.fallbacks},
         sqnr_db=_all_three_digits(compilation.sqnr_db),
         samples=model.measured,
         samples_sqnr_db=_all_three_digits(accuracy.by_output) if accuracy else {},

@@ -31,6 +31,7 @@ from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.pack import Notes
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
 from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
@@ -40,6 +41,7 @@ from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
 from edgec.compiler.support.files import scratch_folder
@@ -134,14 +136,21 @@ def compile_model(
             with phase("quantize") as show:
                 quantized = show(quantize_model(module, options.quantize, context, source.sha256))
             module = quantized.module
-            if options.quantize.report is not None:
-                write_report(options.quantize.report, quantized)
         if compressed is not None or quantized is not None:
             on_integers = (
                 options.quantize is not None and options.quantize.recipe.activations != "float"
             )
             with phase("expect"):
                 expected = original.of_transformed(module, on_integers)
+        with phase("pack") as show:
+            packed = show(_Packed.make(module, target, canonical.value_names))
+        fallbacks: tuple[FloatFallback, ...] = ()
+        if quantized is not None and options.quantize is not None:
+            fallbacks = float_fallbacks(
+                quantized.quantization, packed.notes.why_floats, quantized.kept_float
+            )
+            if options.quantize.report is not None:
+                write_report(options.quantize.report, quantized, fallbacks)
         compilation = Compilation(
             source=source,
             target=target,
@@ -150,12 +159,10 @@ def compile_model(
             samples=samples,
             compressed=compressed,
             quantized=quantized,
+            fallbacks=fallbacks,
             original=original,
             expected=expected,
         )
-
-        with phase("pack") as show:
-            packed = show(_Packed.make(module, target, canonical.value_names))
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compress and options.compress.report:
@@ -167,6 +174,8 @@ def compile_model(
         with phase("schedule") as show:
             scheduled = show(schedule(lowered, module, target, signature, decide))
         progress.detail(describe_generic(scheduled, target))
+        if packed.notes.describe():
+            progress.detail(packed.notes.describe())
         if options.runner and not isinstance(scheduled, Program):
             raise UnsupportedModelError(_NO_RUNNER)
         library = scratch / LIBRARY
@@ -196,16 +205,24 @@ def compile_model(
 
 @dataclass(frozen=True)
 class _Packed:
-    """The module in the target's layouts, and why its operators run sparse or dense."""
+    """The module in the target's layouts, and why its operators run as they do.
+
+    Attributes:
+        module: the packed module.
+        rows: why operators run sparse or dense.
+        notes: why operators run on integers, on floats, or in generic code.
+    """
 
     module: IRModule
     rows: tuple[KernelRow, ...]
+    notes: Notes
 
     @classmethod
     def make(cls, module: IRModule, target: Target, names: Mapping[str, str]) -> "_Packed":
-        dense = pack_dense(module, target, names)
+        notes = Notes()
+        dense = pack_dense(module, target, names, notes)
         choices = sparse_choices(dense, target)
-        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()))
+        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()), notes)
 
 
 _NO_RUNNER = (

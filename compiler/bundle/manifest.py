@@ -153,7 +153,7 @@ class QuantizationRecord(_Record):
         rounding: of the weights; `nearest` without repair.
         quantized: number of operators that compute on codes or stored weights.
         kept_float: names of operators that returned to float to reach a bar.
-        islands: why it stays float, by name of an operator that computes on floats among codes.
+        islands: float fallbacks: why, by name of an operator that computes on floats.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
         samples_sqnr_db: by float output, against the float model [dB].

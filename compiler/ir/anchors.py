@@ -9,6 +9,7 @@ from tvm import relax
 
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.numerics.activations import ACTIVATIONS
 
 _CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 
@@ -27,19 +28,7 @@ _POOLS = (
 _ELEMENTWISE = {"relax.add": "add", "relax.multiply": "multiply"}
 
 
-_ACTIVATIONS = (
-    "edgec.hard_sigmoid",
-    "edgec.hard_swish",
-    "relax.clip",
-    "relax.nn.gelu",
-    "relax.nn.gelu_tanh",
-    "relax.nn.leakyrelu",
-    "relax.nn.prelu",
-    "relax.nn.relu",
-    "relax.nn.silu",
-    "relax.sigmoid",
-    "relax.tanh",
-)
+_ACTIVATIONS = frozenset(["relax.nn.prelu", *(a.operator for a in ACTIVATIONS.values() if a.joins)])
 
 
 # Codes in, the same codes out, elsewhere or fewer of them.

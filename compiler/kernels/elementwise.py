@@ -22,6 +22,7 @@ from edgec.compiler.kernels.emit.epilogue import (
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.template import undecided
 from edgec.targets.target import Target
 
 # Vectors of one task: enough work to be worth handing out, little enough to stay in L1.
@@ -193,3 +194,6 @@ def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
             start,
         )
     return Kernel(e.function(name), workload.outer)
+
+
+TEMPLATE = undecided(ElementwiseWorkload, emit_elementwise, epilogue="steps")

@@ -24,6 +24,7 @@ from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.requantize import (
     bounded,
 )
+from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import (
     add_saturating,
     broadcast,
@@ -172,3 +173,6 @@ def emit_integer_elementwise(
             at = e.let("at", at)
             e.store(output, at, codes(at))
     return Kernel(e.function(name), w.planes if w.gated else math.ceil(size / span))
+
+
+TEMPLATE = undecided(IntegerElementwiseWorkload, emit_integer_elementwise)

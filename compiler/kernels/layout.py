@@ -11,6 +11,7 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import read_codes
+from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.targets.target import Target
 
@@ -326,3 +327,8 @@ def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) ->
             total = total * constant(1 / w.plane, "float32", c)
         e.store(output, task * c, total)
     return Kernel(e.function(name), w.batch * blocks)
+
+
+PACK_TEMPLATE = undecided(PackWorkload, emit_pack)
+CHANNEL_MAP_TEMPLATE = undecided(ChannelMapWorkload, emit_channel_map)
+GLOBAL_POOL_TEMPLATE = undecided(GlobalPoolWorkload, emit_global_pool)

@@ -27,6 +27,7 @@ from edgec.compiler.kernels.emit.epilogue import (
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.template import FLOAT_BIAS, Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
@@ -323,3 +324,29 @@ class _Pool:
 def _lowest(dtype: str) -> float:
     """What every value is at least."""
     return float("-inf") if dtype == "float32" else int(np.iinfo(dtype).min)
+
+
+def _pack(
+    workload: PoolWorkload,
+    _decision: PoolDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position != 1 or workload.mode != "depthwise":
+        return array
+    return pack_depthwise(array, target.float_lanes)
+
+
+TEMPLATE = Template(
+    PoolWorkload,
+    PoolDecision,
+    pool_space,
+    default_pool_decision,
+    emit_pool,
+    _pack,
+    estimate_pool_cycles,
+    epilogue="epilogue",
+    bias=FLOAT_BIAS,
+    why_dense="there is no sparse kernel for depthwise convolutions",
+)

@@ -8,6 +8,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.targets.target import Target
 
@@ -82,3 +83,6 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
             e.store(single, 0, combine(e.load(single, 0), e.load(spill, lane)))
         e.store(output, task, e.load(single, 0))
     return Kernel(e.function(name), w.shares)
+
+
+TEMPLATE = undecided(ExtremeWorkload, emit_extreme)

@@ -13,6 +13,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import broadcast
 from edgec.targets.target import Target
 
@@ -89,3 +90,6 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
                 total = mixed if total is None else total + mixed
             e.store(output, (task * w.out_w + column) * c, total)
     return Kernel(e.function(name), w.batch * blocks * w.out_h)
+
+
+TEMPLATE = undecided(ResizeWorkload, emit_resize)

@@ -10,6 +10,7 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.vector_math import exp
+from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
@@ -202,3 +203,6 @@ class _Rows:
             e.store(self.output, self.start + column, value)
 
         self._each(normalized)
+
+
+TEMPLATE = undecided(RowWorkload, emit_rows)

@@ -18,6 +18,8 @@ from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import ByteTable, isa_of
+from edgec.compiler.kernels.template import undecided
+from edgec.compiler.numerics.activations import ACTIVATIONS
 from edgec.targets.target import Target
 
 # Bytes of one task.
@@ -86,35 +88,23 @@ def emit_lookup(workload: LookupWorkload, target: Target, name: str) -> Kernel:
     return Kernel(e.function(name), tasks)
 
 
-def _sigmoid(x: Values) -> Values:
-    return 1 / (1 + np.exp(-x))
-
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-# What steps without an operand compute, see `epilogue.UNARY`.
-FUNCTIONS: dict[str, Callable[..., Values]] = {
+# What arithmetic with a constant number computes, see `epilogue.UNARY`.
+_WITH_NUMBER: dict[str, Callable[..., Values]] = {
     "add_number": lambda x, number: x + number,
-    "clip": lambda x, low, high: np.clip(x, low, high),
     "divide_by_number": lambda x, number: number / x,
     "divide_number": lambda x, number: x / number,
-    "erf": _erf,
-    "exp": np.exp,
-    "gelu": lambda x: x / 2 * (1 + _erf(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
-    "hard_sigmoid": lambda x, alpha, beta: np.clip(x * alpha + beta, 0, 1),
-    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "leaky_relu": lambda x, slope: np.where(x > 0, x, x * slope),
     "maximum_number": np.maximum,
     "minimum_number": np.minimum,
     "multiply_number": lambda x, number: x * number,
-    "relu": lambda x: np.maximum(x, 0),
-    "sigmoid": _sigmoid,
-    "silu": lambda x: x * _sigmoid(x),
-    "sqrt": np.sqrt,
     "subtract_from_number": lambda x, number: number - x,
-    "tanh": np.tanh,
 }
+
+
+def evaluate(step: Step, x: Values) -> Values:
+    """Return what a step without an operand computes."""
+    if step.op in _WITH_NUMBER:
+        return _WITH_NUMBER[step.op](x, *step.parameters)
+    return ACTIVATIONS[step.op].function(x, *step.parameters)[0]
 
 
 def table_of(
@@ -133,7 +123,14 @@ def table_of(
     values = (codes - zero_point) * float(scale)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         for step in steps:
-            values = FUNCTIONS[step.op](values, *step.parameters)
+            values = evaluate(step, values)
     inverse, shift, low, high = quantizer
     whole = np.rint(np.clip(values.astype(np.float32) * inverse, low, high)) + shift
     return np.nan_to_num(whole).astype(dtype).view(np.uint8)
+
+
+TEMPLATE = undecided(
+    LookupWorkload,
+    emit_lookup,
+    pack=lambda w, _d, t, position, array: pack_table(w, t, array) if position == 1 else array,
+)

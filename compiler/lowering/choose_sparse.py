@@ -21,7 +21,8 @@ from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.sparse import SparseMatmulWorkload, lists_of_matrix
 from edgec.compiler.kernels.sparse_lists import MAX_VECTORS, Lists
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.kernel_operators import kernel_call
 from edgec.compiler.passes.base import Pass
 from edgec.targets.target import Target
@@ -32,15 +33,6 @@ FEW_ZEROS = 0.3
 # Share of the dense kernel's estimated time that a sparse one may take: measured, the two models
 # disagree by a fifth at most.
 WORTHWHILE = 0.8
-
-# Kernels that read constant weights as their operand 1, and why some have no sparse form.
-_NONE = {
-    "edgec.conv_transpose": "there is no sparse kernel for transposed convolutions",
-    "edgec.integer_conv": "there are no sparse kernels for integers",
-    "edgec.integer_matmul": "there are no sparse kernels for integers",
-    "edgec.pool": "there is no sparse kernel for depthwise convolutions",
-    "edgec.stored_matmul": "there are no sparse kernels for stored codes",
-}
 
 
 @dataclass(frozen=True)
@@ -132,16 +124,17 @@ def _has_zeros(weight: NDArray[Any]) -> bool:
 
 def _choice(call: Any, target: Target) -> Choice | None:
     name = op_name(call)
-    if name not in ("edgec.conv", "edgec.matmul", *_NONE) or len(call.args) < 2:
+    template = TEMPLATES.get(name)
+    if template is None or not (template.sparse or template.why_dense) or len(call.args) < 2:
         return None
     weight = value_of(call.args[1])
     # Bytes hold two codes of four bits: their zeros say nothing.
     if weight is None or weight.dtype == np.uint8 or not _has_zeros(weight):
         return None
-    workload = from_text(TEMPLATES[name].workload, str(call.attrs["workload"]))
+    workload = from_text(template.workload, str(call.attrs["workload"]))
     label = str(call.attrs["label"])
-    why_none = _NONE.get(name)
-    if weight.dtype != np.float32 and why_none is None:
+    why_none = template.why_dense
+    if weight.dtype != np.float32 and not why_none:
         why_none = "there are no sparse kernels for stored codes"
     elif name == "edgec.matmul" and not workload.packed:
         why_none = "there is no sparse kernel for a matrix of each product in a batch"
@@ -149,7 +142,7 @@ def _choice(call: Any, target: Target) -> Choice | None:
         why_none = "there is no sparse kernel for convolutions of groups"
     elif name == "edgec.conv" and workload.plain_input:
         why_none = "there is no sparse kernel for the few channels of a model's input"
-    if why_none is not None:
+    if why_none:
         return Choice(label, weight, None, why_none)
     best = min(
         _kernels(workload, weight, target), key=lambda k: _cycles(k.operator, k.workload, target)

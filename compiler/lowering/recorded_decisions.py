@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.targets.target import Target

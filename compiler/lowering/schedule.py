@@ -12,7 +12,8 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from edgec.compiler.ir.program import Program, Step, Value, input_value
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of, value_of
 from edgec.compiler.ir.signature import Signature
-from edgec.compiler.kernels.templates import TEMPLATES, Template, from_text, to_text
+from edgec.compiler.kernels.template import Template, from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.generic_schedule import schedule_generic, to_kernel
 from edgec.targets.target import Target
 

@@ -1,5 +1,6 @@
-"""What stays float in a quantized graph, and why."""
+"""What computes on floats in a quantized graph, and why."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +9,23 @@ from tvm import relax
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.quantize.encode import Quantization
+from edgec.compiler.quantize.plan import integer_support
 from edgec.compiler.quantize.recipe import Recipe
 
 # These change no numbers, or none that could be rounded.
 _SILENT = ("relax.shape_of", "relax.astype", "relax.split")
 
+WhyFloats = Callable[[Sequence[str]], str | None]
+"""What the packed program says about an operator, by the names of its values.
+
+None: its kernel reads quantized values, or it has no kernel; else why it reads floats.
+"""
+
+_UNEXPLAINED = "its kernel declined without a reason"
+
 
 @dataclass(frozen=True)
-class Island:
+class FloatFallback:
     """An operator that computes on floats.
 
     Attributes:
@@ -29,39 +39,52 @@ class Island:
     why: str
 
 
-def float_islands(quantization: Quantization, returned: tuple[str, ...] = ()) -> list[Island]:
-    """In order; none if the recipe leaves all activations float.
+def float_fallbacks(
+    quantization: Quantization, why_floats: WhyFloats, returned: tuple[str, ...] = ()
+) -> tuple[FloatFallback, ...]:
+    """Return them in the order of the graph; none if the recipe leaves all activations float.
 
     Args:
         quantization: of the graph.
-        returned: names of operators that it leaves out to reach a bar.
+        why_floats: asks the packed program; see `lowering.pack.Notes.why_floats`.
+        returned: names of operators that the quantizer left out to reach a bar.
     """
     plan, recipe = quantization.plan, quantization.resolved.recipe
     graph = plan.graph
     if recipe.activations == "float":
-        return []
+        return ()
     known = {name for operator in plan.operators for name in operator.names}
-    found: dict[Any, Island] = {}
+    found: dict[Any, FloatFallback] = {}
     for operator in plan.operators:
-        if operator.keep != "integer":
-            why = _why(operator, recipe, returned)
-            found[operator.result] = Island(operator.name, operator.kind, why)
+        why = _why_planned(operator, recipe, returned)
+        if why is None:
+            why = why_floats(operator.names)
+        if why is not None:
+            fallback = FloatFallback(operator.name, operator.kind, why or _UNEXPLAINED)
+            found[operator.result] = fallback
     for variable, value in graph.bindings:
         name = op_name(value) if isinstance(value, relax.Call) else ""
         if not name or name in _SILENT or graph.names[variable] in known:
             continue
         if graph.is_float(variable) or isinstance(value.ty, relax.TupleType):
             kind = name.removeprefix("relax.").removeprefix("edgec.")
-            found[variable] = Island(graph.names[variable], kind, "it has no integer kernel")
-    return [found[variable] for variable in graph.definitions if variable in found]
+            why = "it has no integer kernel"
+            found[variable] = FloatFallback(graph.names[variable], kind, why)
+    return tuple(found[variable] for variable in graph.definitions if variable in found)
 
 
-def _why(operator: Operator, recipe: Recipe, returned: tuple[str, ...]) -> str:
+def _why_planned(operator: Operator, recipe: Recipe, returned: tuple[str, ...]) -> str | None:
+    """Return why the quantizer leaves an operator on floats; None if it does not."""
+    if operator.keep == "integer":
+        return None
     if operator.name in returned:
         return "it returned to float to reach the bar"
     for override in recipe.override:
         if override.applies(operator.names, operator.kind):
             return f"an override of the recipe keeps it {override.keep}"
+    declined = integer_support(operator)
+    if declined is not None:
+        return declined.reason
     if recipe.activations == "dynamic":
         return "dynamic ranges are found for what has constant weights only"
     return "no operator with an integer kernel reads what it gives"

@@ -11,6 +11,8 @@ from typing import Any
 
 from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
+from edgec.compiler.kernels.matmul.integer import integer_matmul_support
+from edgec.compiler.kernels.support import Declined
 from edgec.compiler.quantize.recipe import Recipe
 
 
@@ -76,10 +78,22 @@ def make_plan(graph: Graph, recipe: Recipe, float_operators: frozenset[str] = fr
 _ANCHORS = ("conv", "conv_transpose", "depthwise_conv", "matmul")
 
 
+def integer_support(operator: Operator) -> Declined | None:
+    """Return why no target has an integer kernel for an operator; None if one may have.
+
+    The packer asks the same kernels. What depends on the target is left to it.
+    """
+    if operator.kind == "matmul" and operator.weight is not None:
+        return integer_matmul_support(operator.weight.array.shape)
+    return None
+
+
 def _keep(operator: Operator, recipe: Recipe, float_operators: frozenset[str]) -> str:
     if operator.name in float_operators:
         return "float"
     keep = recipe.keep(operator.names, operator.kind)
+    if keep == "integer" and integer_support(operator) is not None:
+        keep = "weight-only"
     if keep == "weight-only" and operator.weight is None:
         return "float"
     if recipe.activations == "dynamic" and keep == "integer" and operator.weight is None:

@@ -17,7 +17,6 @@ from edgec.compiler.numerics.observers import Histogram, Range
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
-from edgec.compiler.quantize.float_fallbacks import Island, float_islands
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.plan import Plan, make_plan
@@ -47,7 +46,6 @@ class QuantizedModel:
         sensitivity: of each operator, the worst first; empty if it was not measured.
         kept_float: names of operators that returned to float.
         choices: the side of each operator that gives up bits, by name, where the target wants it.
-        islands: everything that computes on floats.
         histograms: of the float values that become codes, by name, if a report is wanted.
     """
 
@@ -58,7 +56,6 @@ class QuantizedModel:
     sensitivity: tuple[Sensitivity, ...]
     kept_float: tuple[str, ...]
     choices: Mapping[str, Choice]
-    islands: tuple[Island, ...]
     histograms: Mapping[str, Histogram]
 
 
@@ -132,7 +129,6 @@ def quantize_model(
             f"nothing is left of the float model: {_reached(accuracy)}, at least {FLOOR_DB:g} dB "
             "are expected; check the samples and their preprocessing, or take a finer recipe"
         )
-    islands = tuple(float_islands(quantization, floats))
     histograms: Mapping[str, Histogram] = {}
     if options.report is not None and float_model is not None and samples is not None:
         names = [graph.names[variable] for variable in quantization.plan.tensors]
@@ -145,7 +141,6 @@ def quantize_model(
         ranked,
         floats,
         choices,
-        islands,
         histograms,
     )
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.numerics.affine import ChannelWeight, Scale, sqnr_db
 from edgec.compiler.numerics.observers import BINS, Histogram
 from edgec.compiler.quantize.encode import Quantization
+from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.quantize.saturation import Choice
 from edgec.compiler.support.html_report import STYLE, save_report
@@ -21,8 +22,8 @@ _SHOWN_BINS = 128
 _PLOT_HEIGHT = 40
 
 
-def report_fields(model: QuantizedModel) -> dict[str, Any]:
-    """Everything that is known about a quantization, as plain values."""
+def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()) -> dict[str, Any]:
+    """Return everything that is known about a quantization, as plain values."""
     quantization = model.quantization
     alone = {s.operator.name: s.accuracy for s in model.sensitivity}
     graph = quantization.plan.graph
@@ -38,7 +39,7 @@ def report_fields(model: QuantizedModel) -> dict[str, Any]:
             "by_output": accuracy.by_output,
         },
         "kept_float": list(model.kept_float),
-        "islands": [dataclasses.asdict(island) for island in model.islands],
+        "islands": [dataclasses.asdict(fallback) for fallback in fallbacks],
         "operators": [
             {
                 **_operator(operator, quantization),
@@ -104,13 +105,20 @@ def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
     return fields
 
 
-def write_report(path: Path, model: QuantizedModel) -> None:
+def write_report(
+    path: Path, model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
+) -> None:
     """Write a .json or .html file.
+
+    Args:
+        path: of the file.
+        model: the quantized model.
+        fallbacks: what computes on floats in the packed program.
 
     Raises:
         OutputError: it cannot be written.
     """
-    save_report(path, report_fields(model), _page)
+    save_report(path, report_fields(model, fallbacks), _page)
 
 
 def _page(fields: Mapping[str, Any]) -> str:
@@ -130,7 +138,7 @@ def _page(fields: Mapping[str, Any]) -> str:
         parts.append(f"<p>Returned to float: {kept}.</p>")
     parts += [
         _operators_table(fields["operators"]),
-        _islands_table(fields["islands"]),
+        _fallbacks_table(fields["islands"]),
         _values_table(fields["values"]),
     ]
     return "\n".join(parts)
@@ -155,12 +163,12 @@ def _operators_table(operators: list[dict[str, Any]]) -> str:
     return f"<h2>Operators</h2><table>{head}{''.join(rows)}</table>"
 
 
-def _islands_table(islands: list[dict[str, Any]]) -> str:
-    if not islands:
+def _fallbacks_table(fallbacks: list[dict[str, Any]]) -> str:
+    if not fallbacks:
         return ""
     rows = [
         f"<tr><td>{html.escape(i['name'])}<td>{i['operator']}<td>{html.escape(i['why'])}"
-        for i in islands
+        for i in fallbacks
     ]
     head = "<tr><th>operator<th>kind<th>why"
     return f"<h2>Computed on floats</h2><table>{head}{''.join(rows)}</table>"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgec.compiler.codegen.build import write_object
-from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.targets.target import Target
 

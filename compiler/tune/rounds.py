@@ -23,7 +23,8 @@ from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.ir.program import Program, Step, Value
 from edgec.compiler.ir.signature import TensorSpec
-from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.compile_kernel import BuiltKernel
 from edgec.compiler.tune.tasks import Plan, Task

@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Database, summarize
 from edgec.compiler.tune.cost_model import features_of
 from edgec.compiler.tune.devices import Device, Host

@@ -14,7 +14,8 @@ from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, Tensors
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key

@@ -10,6 +10,7 @@ import numpy as np
 from edgec.compiler.compress.autodiff import elementwise, reduce, shape, windows
 from edgec.compiler.compress.autodiff.rule import Maker, Rule
 from edgec.compiler.ir.relax_helpers import op_name
+from edgec.compiler.numerics.activations import BY_OPERATOR
 
 
 def rule_of(call: Any, needed: tuple[bool, ...]) -> Rule | None:
@@ -24,17 +25,14 @@ def rule_of(call: Any, needed: tuple[bool, ...]) -> Rule | None:
 
 
 MAKERS: dict[str, Maker] = {
-    "edgec.hard_sigmoid": elementwise.hard_sigmoid,
-    "edgec.hard_swish": elementwise.unary(elementwise.hard_swish),
+    **{operator: elementwise.activation(name) for operator, name in BY_OPERATOR.items()},
     "relax.add": elementwise.binary(np.add, lambda g, _x, _y: g, lambda g, _x, _y: g),
     "relax.astype": elementwise.astype,
-    "relax.clip": elementwise.clip,
     "relax.concat": shape.concat,
     "relax.divide": elementwise.binary(
         np.divide, lambda g, _x, y: g / y, lambda g, x, y: -g * x / (y * y)
     ),
     "relax.equal": elementwise.constant_result(np.equal),
-    "relax.exp": elementwise.unary(elementwise.exp),
     "relax.expand_dims": shape.reshape,
     "relax.flatten": shape.reshape,
     "relax.image.resize2d": shape.resize,
@@ -59,27 +57,19 @@ MAKERS: dict[str, Maker] = {
     "relax.nn.conv2d": windows.convolution,
     "relax.nn.conv2d_transpose": windows.transposed_convolution,
     "relax.nn.conv3d": windows.convolution,
-    "relax.nn.gelu": elementwise.unary(elementwise.gelu),
-    "relax.nn.gelu_tanh": elementwise.unary(elementwise.gelu_tanh),
     "relax.nn.layer_norm": reduce.layer_norm,
-    "relax.nn.leakyrelu": elementwise.leaky_relu,
     "relax.nn.max_pool1d": windows.max_pool,
     "relax.nn.max_pool2d": windows.max_pool,
     "relax.nn.pad": shape.pad,
     "relax.nn.prelu": elementwise.prelu,
-    "relax.nn.relu": elementwise.unary(lambda x: (np.maximum(x, 0), lambda: x > 0)),
-    "relax.nn.silu": elementwise.unary(elementwise.silu),
     "relax.nn.softmax": reduce.softmax,
     "relax.permute_dims": shape.permute,
     "relax.reshape": shape.reshape,
-    "relax.sigmoid": elementwise.unary(elementwise.sigmoid),
     "relax.split": lambda _call, _needed: lambda x: (x, lambda g: (g,)),
-    "relax.sqrt": elementwise.unary(elementwise.sqrt),
     "relax.squeeze": shape.reshape,
     "relax.strided_slice": shape.strided_slice,
     "relax.subtract": elementwise.binary(np.subtract, lambda g, _x, _y: g, lambda g, _x, _y: -g),
     "relax.sum": reduce.reduction(mean=False),
     "relax.take": shape.take,
-    "relax.tanh": elementwise.unary(elementwise.tanh),
     "relax.where": elementwise.where,
 }

@@ -23,19 +23,18 @@ from edgec.compiler.compress.channel_groups.finder import (
     zeros,
 )
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.numerics.activations import BY_OPERATOR
 
 _ELEMENTWISE = frozenset(
     f"relax.{name}"
     for name in (
-        *("abs", "add", "astype", "ceil", "clip", "cos", "divide", "equal", "erf", "exp"),
+        *("abs", "add", "astype", "ceil", "cos", "divide", "equal"),
         *("floor", "greater", "greater_equal", "isnan", "less", "less_equal", "log"),
         *("logical_and", "logical_not", "logical_or", "maximum", "minimum", "mod", "multiply"),
-        *("negative", "not_equal", "power", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt"),
-        *("square", "subtract", "tanh", "where"),
-        *("nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu"),
-        "nn.softplus",
+        *("negative", "not_equal", "power", "round", "rsqrt", "sign", "sin"),
+        *("square", "subtract", "where", "nn.relu6", "nn.softplus"),
     )
-) | {"edgec.hard_sigmoid", "edgec.hard_swish"}
+) | set(BY_OPERATOR)
 
 _REDUCTIONS = ("max", "mean", "min", "prod", "std", "sum", "variance")
 

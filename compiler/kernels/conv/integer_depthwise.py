@@ -39,6 +39,7 @@ from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.isa import Dot, dot_of
+from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
 from edgec.targets.target import Target
@@ -367,3 +368,29 @@ class _IntegerDepthwise:
             total = tirx.Cast(vector_dtype("float32", c), e.load(self.acc, x))
             values.append(apply(w.epilogue, total, operand))
         store_values(e, self.output, to, values)
+
+
+def _pack(
+    workload: IntegerDepthwiseWorkload,
+    _decision: DepthwiseDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    return pack_integer_depthwise(workload, target, array) if position == 1 else array
+
+
+TEMPLATE = Template(
+    IntegerDepthwiseWorkload,
+    DepthwiseDecision,
+    depthwise_space,
+    default_depthwise_decision,
+    emit_integer_depthwise,
+    _pack,
+    estimate_depthwise_cycles,
+    epilogue="conv",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    fixed_point=True,
+    why_dense="there is no sparse kernel for depthwise convolutions",
+)

@@ -24,6 +24,7 @@ from edgec.compiler.kernels.conv.integer import (
 )
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.targets.target import Target
 
 
@@ -113,3 +114,32 @@ def emit_integer_conv_transpose(
     """Write the kernel; its buffers are those of `emit_integer_conv`."""
     phases = [(phase, fitted(decision, phase.conv)) for phase in workload.phases()]
     return emit_phases(phases, target, name)
+
+
+def _pack(
+    workload: IntegerConvTransposeWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position != 1:
+        return array
+    return pack_integer_transposed_weight(workload, decision, target, array)
+
+
+TEMPLATE = Template(
+    IntegerConvTransposeWorkload,
+    ConvDecision,
+    integer_conv_transpose_space,
+    default_integer_conv_transpose_decision,
+    emit_integer_conv_transpose,
+    _pack,
+    estimate_integer_conv_transpose_cycles,
+    integer_conv_transpose_weight_size,
+    epilogue="conv",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    output_channels=1,
+    why_dense="there are no sparse kernels for integers",
+)

@@ -30,6 +30,7 @@ from edgec.compiler.kernels.emit.estimate import (
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
+from edgec.compiler.kernels.template import Template
 from edgec.targets.target import Target
 
 # To find the bounds of a list and start its loop.
@@ -165,3 +166,13 @@ class _SparseConv(DirectConv):
                             for o in range(self.plan.tile_o)
                         ]
                         self.multiply(vectors, at, [place], inside, lines)
+
+
+TEMPLATE = Template(
+    SparseConvWorkload,
+    ConvDecision,
+    sparse_conv_space,
+    default_sparse_conv_decision,
+    emit_sparse_conv,
+    estimate=estimate_sparse_conv_cycles,
+)

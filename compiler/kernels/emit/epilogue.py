@@ -20,6 +20,7 @@ from edgec.compiler.kernels.emit import vector_math
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
 from edgec.compiler.kernels.emit.quantized_values import Quantizer, codes_of, read_codes
 from edgec.compiler.kernels.vectors import broadcast, constant, fused_multiply_add, lanes_of, select
+from edgec.compiler.numerics.activations import ACTIVATIONS, BY_OPERATOR
 
 OperandKind = Literal[
     "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
@@ -105,27 +106,42 @@ def _gelu_tanh(x: Any) -> Any:
     return x * vector_math.sigmoid(u)
 
 
-UNARY: dict[str, Callable[..., Any]] = {
-    "add_number": lambda x, number: x + _number(x, number),
-    "divide_by_number": lambda x, number: _number(x, number) / x,
-    "divide_number": lambda x, number: x / _number(x, number),
-    "clip": _clip,
-    "erf": vector_math.erf,
-    "exp": vector_math.exp,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6)),
-    "leaky_relu": lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope)),
-    "maximum_number": lambda x, number: tirx.max(x, _number(x, number)),
-    "minimum_number": lambda x, number: tirx.min(x, _number(x, number)),
-    "multiply_number": lambda x, number: x * _number(x, number),
-    "relu": _relu,
-    "sigmoid": vector_math.sigmoid,
-    "silu": lambda x: x * vector_math.sigmoid(x),
-    "sqrt": tirx.sqrt,
-    "subtract_from_number": lambda x, number: _number(x, number) - x,
-    "tanh": vector_math.tanh,
+@dataclass(frozen=True)
+class Unary:
+    """The code of a function of one value.
+
+    Attributes:
+        emit: (x, *parameters) -> f(x).
+        cost: rough cost on one vector, in FMA-like instructions.
+    """
+
+    emit: Callable[..., Any]
+    cost: int = 2
+
+
+# Functions of one value: those of `numerics.activations`, and arithmetic with a constant number.
+UNARY: dict[str, Unary] = {
+    "abs": Unary(tirx.abs),
+    "add_number": Unary(lambda x, number: x + _number(x, number)),
+    "divide_by_number": Unary(lambda x, number: _number(x, number) / x),
+    "divide_number": Unary(lambda x, number: x / _number(x, number)),
+    "clip": Unary(_clip),
+    "erf": Unary(vector_math.erf, cost=36),
+    "exp": Unary(vector_math.exp, cost=16),
+    "gelu": Unary(_gelu, cost=38),
+    "gelu_tanh": Unary(_gelu_tanh, cost=26),
+    "hard_sigmoid": Unary(_hard_sigmoid),
+    "hard_swish": Unary(lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6))),
+    "leaky_relu": Unary(lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope))),
+    "maximum_number": Unary(lambda x, number: tirx.max(x, _number(x, number))),
+    "minimum_number": Unary(lambda x, number: tirx.min(x, _number(x, number))),
+    "multiply_number": Unary(lambda x, number: x * _number(x, number)),
+    "relu": Unary(_relu),
+    "sigmoid": Unary(vector_math.sigmoid, cost=20),
+    "silu": Unary(lambda x: x * vector_math.sigmoid(x), cost=21),
+    "sqrt": Unary(tirx.sqrt),
+    "subtract_from_number": Unary(lambda x, number: _number(x, number) - x),
+    "tanh": Unary(vector_math.tanh, cost=30),
 }
 
 
@@ -156,13 +172,16 @@ BINARY: dict[str, Callable[..., Any]] = {
     "subtract_from": lambda x, y: y - x,
 }
 
-# Rough cost of a step on one vector, in FMA-like instructions.
-_HEAVY = {"exp": 16, "sigmoid": 20, "silu": 21, "tanh": 30, "erf": 36, "gelu": 38, "gelu_tanh": 26}
-
 
 def cost(steps: Sequence[Step]) -> int:
-    """Instructions of an epilogue on one vector."""
-    return sum(_HEAVY.get(step.op, 2) for step in steps)
+    """Return the instructions of an epilogue on one vector."""
+    return sum(UNARY[step.op].cost if step.op in UNARY else 2 for step in steps)
+
+
+def activation_step(call: Any) -> Step:
+    """Return the step of a call of an activation, see `numerics.activations`."""
+    name = BY_OPERATOR[str(call.op.name)]
+    return Step(name, None, ACTIVATIONS[name].parameters(call))
 
 
 def declare_operands(
@@ -223,7 +242,7 @@ def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:
     position = 0
     for step in steps:
         if step.operand is None:
-            value = UNARY[step.op](value, *step.parameters)
+            value = UNARY[step.op].emit(value, *step.parameters)
         else:
             operand = operands(position, step.operand)
             value = BINARY[step.op](value, operand, *step.parameters)

@@ -34,6 +34,7 @@ from edgec.compiler.kernels.emit.epilogue import (
 from edgec.compiler.kernels.emit.estimate import multiply_cycles
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
+from edgec.compiler.kernels.template import Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
@@ -370,3 +371,42 @@ class MatmulWriter:
             single = operand_loader(e, operands, {"channel": column + lane, "element": to + lane})
             total = self.total(e.load(spill, lane))
             store_values(e, self.c, to + lane, [apply(steps, total, single)])
+
+
+def pack_operand(
+    workload: MatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    """Return a constant operand, by its position, as the kernel reads it."""
+    if not workload.packed or position == 0:
+        return array
+    if position == 1:
+        return pack_matrix(array, decision)
+    return pad_columns(workload, decision, array)
+
+
+def pad_columns(
+    workload: MatmulWorkload, decision: MatmulDecision, array: NDArray[Any]
+) -> NDArray[Any]:
+    """Return an operand of a value for each column, padded to whole vectors."""
+    if array.size != workload.n:
+        return array
+    return np.pad(array.reshape(-1), (0, -workload.n % decision.lanes))
+
+
+TEMPLATE = Template(
+    MatmulWorkload,
+    MatmulDecision,
+    matmul_space,
+    default_matmul_decision,
+    emit_matmul,
+    pack_operand,
+    estimate_matmul_cycles,
+    packed_matrix_size,
+    epilogue="epilogue",
+    output_channels=1,
+    sparse="edgec.sparse_matmul",
+)

@@ -24,8 +24,14 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload, MatmulWriter
+from edgec.compiler.kernels.matmul.dense import (
+    MatmulDecision,
+    MatmulWorkload,
+    MatmulWriter,
+    pad_columns,
+)
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
+from edgec.compiler.kernels.template import Template
 from edgec.compiler.kernels.vectors import constant
 from edgec.targets.target import Target
 
@@ -175,3 +181,25 @@ class _SparseMatmul(MatmulWriter):
         for place in range(tile):
             parts = [e.load(self.acc, chain * tile + place) for chain in range(self.chains)]
             e.store(self.acc, place, sum(parts[1:], parts[0]))
+
+
+def _pack(
+    workload: SparseMatmulWorkload,
+    decision: MatmulDecision,
+    _target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    # A, and the lists, are as the kernel reads them.
+    return array if position < 4 else pad_columns(workload.matmul, decision, array)
+
+
+TEMPLATE = Template(
+    SparseMatmulWorkload,
+    MatmulDecision,
+    sparse_matmul_space,
+    default_sparse_matmul_decision,
+    emit_sparse_matmul,
+    _pack,
+    estimate_sparse_matmul_cycles,
+)

@@ -43,7 +43,9 @@ from edgec.compiler.kernels.matmul.dense import (
     MatmulWriter,
     matmul_space,
     pack_matrix,
+    pack_operand,
 )
+from edgec.compiler.kernels.template import Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
 
@@ -552,3 +554,32 @@ class _StoredMatmul(MatmulWriter):
                 group(number, s.group)
         if rest:
             group(tirx.IntImm("int64", whole), rest)
+
+
+def _pack(
+    workload: StoredMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position == 1:
+        return pack_stored_matrix(workload, decision, array)
+    if 1 < position <= 1 + workload.parameters:
+        return pack_matrix(array, decision)
+    return pack_operand(workload.matmul, decision, target, position, array)
+
+
+TEMPLATE = Template(
+    StoredMatmulWorkload,
+    MatmulDecision,
+    stored_matmul_space,
+    default_stored_matmul_decision,
+    emit_stored_matmul,
+    _pack,
+    estimate_stored_matmul_cycles,
+    stored_matrix_size,
+    epilogue="matmul",
+    output_channels=1,
+    why_dense="there are no sparse kernels for stored codes",
+)

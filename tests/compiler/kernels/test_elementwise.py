@@ -41,7 +41,7 @@ def two(op_type: str, x: Sequence[int], z: Sequence[int]) -> Branch:
 UNARY = {
     **{
         op_type.lower(): one(op_type)
-        for op_type in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "HardSwish", "HardSigmoid")
+        for op_type in ("Abs", "Relu", "Sigmoid", "Tanh", "Erf", "Exp", "HardSwish", "HardSigmoid")
     },
     "leaky relu": one("LeakyRelu", alpha=0.2),
     "sqrt": positive("Sqrt"),

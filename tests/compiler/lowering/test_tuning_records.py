@@ -9,7 +9,8 @@ import pytest
 
 from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BadInputError, OutputError
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import (
     READY,
     Database,

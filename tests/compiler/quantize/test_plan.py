@@ -11,7 +11,7 @@ from edgec.compiler.ir.relax_helpers import op_name, scalar_of, value_of
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.float_fallbacks import float_islands
+from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.plan import Plan, make_plan
 from edgec.compiler.quantize.recipe import RECIPES, Override, Recipe, resolve
@@ -136,23 +136,26 @@ def test_zero_points_are_constants() -> None:
     assert scalar_of(call.args[2]) == 85
 
 
-def test_float_islands_are_named_with_their_reason() -> None:
+def fallbacks(plan: Plan, recipe: Recipe = RECIPES["int8"]) -> tuple[FloatFallback, ...]:
+    """What the plan alone leaves on floats."""
+    return float_fallbacks(numbers(plan, recipe), lambda _names: None)
+
+
+def test_float_fallbacks_of_the_plan_are_named_with_their_reason() -> None:
     nodes = [
         conv("x", "a"),
         node("Softmax", ["a"], ["s"], axis=1),
         conv("s", "c"),
         node("Add", ["c", "x"], ["y"]),
     ]
-    islands = float_islands(numbers(planned(nodes, ["y"]), Recipe()))
-    assert [i.operator for i in islands] == ["nn.softmax", "add"]
-    assert islands[0].why == "it has no integer kernel"
-    assert "no operator with an integer kernel reads" in islands[1].why
+    softmax, add = fallbacks(planned(nodes, ["y"]))
+    assert (softmax.operator, add.operator) == ("nn.softmax", "add")
+    assert softmax.why == "it has no integer kernel"
+    assert "no operator with an integer kernel reads" in add.why
     plan = planned(nodes, ["y"], Recipe(extent="full"))
-    assert [i.operator for i in float_islands(numbers(plan, Recipe(extent="full")))] == [
-        "nn.softmax"
-    ]
+    assert [f.operator for f in fallbacks(plan, Recipe(extent="full"))] == ["nn.softmax"]
     first = plan.operators[0].names[0]
     kept_float = Recipe(override=(Override(match=first, keep="float"),))
-    reasons = float_islands(numbers(planned(nodes, ["y"], kept_float), kept_float))
+    reasons = fallbacks(planned(nodes, ["y"], kept_float), kept_float)
     assert (reasons[0].operator, "override" in reasons[0].why) == ("conv", True)
-    assert float_islands(numbers(planned(nodes, ["y"], RECIPES["log2"]), RECIPES["log2"])) == []
+    assert fallbacks(planned(nodes, ["y"], RECIPES["log2"]), RECIPES["log2"]) == ()

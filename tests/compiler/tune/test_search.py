@@ -9,7 +9,8 @@ import pytest
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.templates import TEMPLATES, from_text, to_text
+from edgec.compiler.kernels.template import from_text, to_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.cost_model import CostModel, features_of
 from edgec.compiler.tune.search import PATIENCE, Strategy, TaskSearch

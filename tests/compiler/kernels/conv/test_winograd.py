@@ -20,7 +20,8 @@ from edgec.compiler.kernels.conv.winograd import (
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.templates import TEMPLATES, from_text
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.targets import Target, load_target
 
 

@@ -74,7 +74,7 @@ def test_a_multiplier_that_is_off_shows(
     def off(scales: np.ndarray, *others: Any, **named: Any) -> Requantization | None:
         return plan(scales * 1.003, *others, **named)
 
-    monkeypatch.setattr("edgec.compiler.lowering.pack_codes.requantization", off)
+    monkeypatch.setattr("edgec.compiler.lowering.pack.requantize.requantization", off)
     (tmp_path / "off").mkdir()
     wrong = open_module(SWISH.module(), machine, tmp_path / "off")
     assert not np.array_equal(wrong.run(x)["y"], expected)

@@ -1,6 +1,7 @@
 """PackLayouts: which operators become kernels, where layouts change, what joins an epilogue."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from support.onnx_graphs import make_model, node, operators, random, to_relax
 
 from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.pack_layouts import PackLayouts
+from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.passes import CANONICALIZE
 from edgec.targets import load_target
 
@@ -27,12 +28,22 @@ def packed(
     weights: Mapping[str, np.ndarray] | None = None,
 ) -> Any:
     """The module after the pass."""
+    return PackLayouts(LANES)(canonical(nodes, inputs, outputs, weights))
+
+
+def canonical(
+    nodes: Sequence[Any],
+    inputs: Mapping[str, Sequence[int]],
+    outputs: Sequence[str] = ("y",),
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> Any:
+    """The module before it."""
     used = {tensor for item in nodes for tensor in item.input}
     chosen = {name: array for name, array in (weights or WEIGHTS).items() if name in used}
     module = to_relax(make_model(nodes, inputs, outputs, chosen))
     for rewrite in CANONICALIZE:
         module = rewrite(module)
-    return PackLayouts(LANES)(module)
+    return module
 
 
 def counts(module: Any) -> dict[str, int]:
@@ -298,3 +309,23 @@ FALLBACKS = {
 
 def test_what_no_template_covers_stays_right(tmp_path: Path) -> None:
     check_branches(FALLBACKS, "native", tmp_path)
+
+
+def test_a_declined_operator_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    # Lines of the image, not channels.
+    nodes = [FIRST, node("Slice", ["a", "axis", "three", "two"], ["y"])]
+    notes = Notes()
+    module = canonical(nodes, IMAGE, weights={**WEIGHTS, "two": np.array([2])})
+    with caplog.at_level(logging.DEBUG, "edgec.pack"):
+        PackLayouts(LANES, notes=notes)(module)
+    (decline,) = [d for d in notes.declines if d.generic]
+    assert decline.operator == "relax.strided_slice"
+    assert "whole channels" in decline.reason
+    assert f"{decline.label}: {decline.operator}: {decline.reason}" in caplog.text
+    assert f"strided_slice: {decline.reason}: {decline.label}" in notes.describe()
+
+
+def test_nothing_is_told_of_operators_that_have_kernels() -> None:
+    notes = Notes()
+    PackLayouts(LANES, notes=notes)(canonical(RESIDUAL, IMAGE, ["d"]))
+    assert notes.describe() == ""

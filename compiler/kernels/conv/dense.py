@@ -1,0 +1,109 @@
+"""The templates of convolutions on floats: direct or by Winograd, and transposed."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgec.compiler.kernels.conv.direct import (
+    ConvDecision,
+    ConvTransposeWorkload,
+    block_size,
+    conv_space,
+    conv_transpose_space,
+    conv_transpose_weight_size,
+    default_conv_transpose_decision,
+    default_decision,
+    emit_conv,
+    emit_conv_transpose,
+    estimate_conv_transpose_cycles,
+    estimate_cycles,
+    flattened,
+    pack_groups,
+    pack_scales,
+    pack_transposed_weight,
+    pack_weight,
+    packed_size,
+)
+from edgec.compiler.kernels.conv.winograd import (
+    WinogradDecision,
+    estimate_winograd_cycles,
+    pack_winograd,
+    winograd_size,
+)
+from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.template import Template
+from edgec.targets.target import Target
+
+
+def _pack(
+    workload: ConvWorkload,
+    decision: ConvDecision | WinogradDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    c = target.float_lanes
+    if isinstance(decision, WinogradDecision):
+        return pack_winograd(workload, decision, array, c) if position == 1 else array
+    if workload.scale_groups and position in (2, 3):
+        scales = position == 2
+        return pack_scales(decision, array, c) if scales else pack_groups(workload, array, c)
+    if position != 1:
+        return array
+    return pack_weight(flattened(workload), decision, array, c, block_size(workload, c))
+
+
+def _estimate(
+    workload: ConvWorkload, decision: ConvDecision | WinogradDecision, target: Target
+) -> float:
+    if isinstance(decision, WinogradDecision):
+        return estimate_winograd_cycles(workload, decision, target)
+    return estimate_cycles(workload, decision, target)
+
+
+def _weight_size(
+    workload: ConvWorkload, decision: ConvDecision | WinogradDecision, target: Target
+) -> int:
+    if isinstance(decision, WinogradDecision):
+        return winograd_size(workload, decision, target.float_lanes)
+    return packed_size(flattened(workload), decision, target)
+
+
+def _pack_transpose(
+    workload: ConvTransposeWorkload,
+    decision: ConvDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position != 1:
+        return array
+    return pack_transposed_weight(workload, decision, array, target.float_lanes)
+
+
+TEMPLATE = Template(
+    ConvWorkload,
+    ConvDecision | WinogradDecision,
+    conv_space,
+    default_decision,
+    emit_conv,
+    _pack,
+    _estimate,
+    _weight_size,
+    epilogue="epilogue",
+    sparse="edgec.sparse_conv",
+)
+
+TRANSPOSE_TEMPLATE = Template(
+    ConvTransposeWorkload,
+    ConvDecision,
+    conv_transpose_space,
+    default_conv_transpose_decision,
+    emit_conv_transpose,
+    _pack_transpose,
+    estimate_conv_transpose_cycles,
+    conv_transpose_weight_size,
+    epilogue="epilogue",
+    output_channels=1,
+    why_dense="there is no sparse kernel for transposed convolutions",
+)

@@ -1,0 +1,147 @@
+"""Operators that move values and compute nothing: reshapes, concatenation, slices, splits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tvm import relax
+
+from edgec.compiler.ir.blocked_layout import Shape, image
+from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
+from edgec.compiler.kernels.layout import ChannelMapWorkload
+from edgec.compiler.kernels.support import Declined
+from edgec.compiler.lowering.pack.context import Context
+from edgec.compiler.lowering.pack.values import Value
+
+_NOT_BLOCKED = Declined("only channels of blocked images have a kernel that moves them")
+_NOT_CHANNELS = Declined("it does not move whole channels known when compiling")
+
+
+def match_reshape(context: Context, call: relax.Call) -> Value | Declined:
+    """Keep a reshape, of values that stay quantized; with a transpose it may shuffle channels."""
+    shape = shape_of(call)
+    shuffled = _channel_shuffle(context, call)
+    if shuffled is not None:
+        return shuffled
+    if shape is None:
+        return Declined("its shape is not known when compiling")
+    data = context.plain(context.value(call.args[0]))
+    variable = context.builder.emit(relax.op.reshape(data.expression, list(shape)))
+    return Value(variable, shape, False, 1, data.qparams)
+
+
+def _channel_shuffle(context: Context, call: relax.Call) -> Value | None:
+    """Permute channels: reshape [N, g, C / g, H, W], transpose, reshape back.
+
+    None if a reshape is not the last of such three.
+    """
+    transposed = context.old.get(call.args[0])
+    if transposed is None or op_name(transposed) != "relax.permute_dims":
+        return None
+    split = context.old.get(transposed.args[0])
+    if split is None or op_name(split) != "relax.reshape":
+        return None
+    data, shape, grouped = context.value(split.args[0]), shape_of(call), shape_of(split)
+    axes = [int(axis) for axis in transposed.attrs.axes or ()]
+    if shape is None or grouped is None or data.shape != shape or not data.blocked:
+        return None
+    if len(shape) != 4 or len(grouped) != 5 or axes != [0, 2, 1, 3, 4]:
+        return None
+    if (grouped[0], *grouped[3:]) != (shape[0], *shape[2:]):
+        return None
+    groups, each = grouped[1], grouped[2]
+    picks = tuple((0, group * each + i) for i in range(each) for group in range(groups))
+    return _channel_map(context, [data], picks, shape)
+
+
+def _channel_map(
+    context: Context, inputs: Sequence[Value], picks: tuple[tuple[int, int], ...], shape: Shape
+) -> Value:
+    """Emit the kernel that gathers channels: `picks` has input and channel of each output."""
+    n, _, h, w = image(shape)
+    channels = tuple(image(value.shape)[1] for value in inputs)
+    qparams = inputs[0].qparams
+    if any(value.qparams != qparams for value in inputs):
+        inputs, qparams = [context.as_floats(value) for value in inputs], None
+    elif qparams is not None:
+        largest = max(value.qparams.largest for value in inputs if value.qparams is not None)
+        qparams = replace(qparams, largest=largest)
+    dtype = qparams.dtype if qparams else "float32"
+    workload = ChannelMapWorkload(n, h * w, channels, picks, dtype)
+    arguments = [context.blocked(value).expression for value in inputs]
+    return context.emit_blocked("edgec.channel_map", arguments, workload, shape, qparams)
+
+
+def match_concat(context: Context, call: relax.Call) -> Value | Declined:
+    """Choose a kernel for images one behind the other along channels."""
+    shape = shape_of(call)
+    fields = context.old.get(call.args[0], call.args[0])
+    if shape is None or not isinstance(fields, relax.Tuple) or len(shape) not in (3, 4):
+        return _NOT_CHANNELS
+    inputs = [context.value(field) for field in fields.fields]
+    if int(call.attrs.axis) % len(shape) != 1:
+        return _NOT_CHANNELS
+    if not any(value.blocked for value in inputs):
+        return _NOT_BLOCKED
+    picks = tuple(
+        (number, channel)
+        for number, value in enumerate(inputs)
+        for channel in range(image(value.shape)[1])
+    )
+    return _channel_map(context, inputs, picks, shape)
+
+
+def match_slice(context: Context, call: relax.Call) -> Value | Declined:
+    """Choose a kernel for some of the channels of an image."""
+    data, shape = context.value(call.args[0]), shape_of(call)
+    if shape is None or not data.blocked:
+        return _NOT_BLOCKED
+    axes, begin, _, *steps = (_numbers(argument) for argument in call.args[1:])
+    if axes is None or begin is None or len(axes) != 1 or axes[0] % len(shape) != 1:
+        return _NOT_CHANNELS
+    step = steps[0][0] if steps and steps[0] else 1
+    channels = data.shape[1]
+    first = begin[0] + channels if begin[0] < 0 else begin[0]
+    # A start beyond either end is taken for the end.
+    first = max(0, min(first, channels - 1 if step < 0 else channels))
+    picks = tuple((0, first + step * index) for index in range(shape[1]))
+    if any(not 0 <= channel < data.shape[1] for _, channel in picks):
+        return _NOT_CHANNELS
+    return _channel_map(context, [data], picks, shape)
+
+
+def match_take(context: Context, call: relax.Call) -> Value | Declined:
+    """Choose a kernel for channels of an image by their numbers."""
+    data, shape, channels = context.value(call.args[0]), shape_of(call), value_of(call.args[1])
+    if shape is None or channels is None or channels.ndim != 1:
+        return _NOT_CHANNELS
+    if not data.blocked:
+        return _NOT_BLOCKED
+    if call.attrs.axis is None or int(call.attrs.axis) % len(data.shape) != 1:
+        return _NOT_CHANNELS
+    picks = tuple((0, int(channel) % data.shape[1]) for channel in channels)
+    return _channel_map(context, [data], picks, shape)
+
+
+def match_split(context: Context, item: Any, shape: Shape) -> Value | Declined | None:
+    """Choose a kernel for one result of a split along channels; None for other tuples."""
+    call = context.old.get(item.tuple_value)
+    if call is None or op_name(call) != "relax.split":
+        return None
+    data = context.value(call.args[0])
+    if not data.blocked:
+        return _NOT_BLOCKED
+    if int(call.attrs.axis) % len(data.shape) != 1:
+        return _NOT_CHANNELS
+    kinds = [field.shape.values for field in item.tuple_value.ty.fields]
+    first = sum(int(extents[1]) for extents in kinds[: item.index])
+    picks = tuple((0, first + index) for index in range(shape[1]))
+    return _channel_map(context, [data], picks, shape)
+
+
+def _numbers(argument: Any) -> list[int] | None:
+    """Return the integers of a tuple argument, None if one is not known."""
+    fields = argument.fields if isinstance(argument, relax.Tuple) else []
+    numbers = [getattr(field, "value", None) for field in fields]
+    known = [int(number) for number in numbers if number is not None]
+    return known if len(known) == len(numbers) else None

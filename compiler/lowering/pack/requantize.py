@@ -1,0 +1,238 @@
+"""Which kernels compute quantized values, and their constant operands: arithmetic, no packing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, value_of
+from edgec.compiler.kernels.elementwise import ElementwiseWorkload
+from edgec.compiler.kernels.emit.epilogue import CODES, Step
+from edgec.compiler.kernels.emit.requantize import requantization, scaled_operand, scaled_step
+from edgec.compiler.kernels.integer_elementwise import (
+    IntegerElementwiseWorkload,
+    multiplier,
+    numbers_of,
+    sum_fraction,
+)
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.lowering.pack.epilogue import OpenKernel
+from edgec.compiler.lowering.pack.values import QParams, QuantizedConstant
+from edgec.compiler.numerics.pair_sums import GROUP
+
+# Epilogues of int32 accumulators to which a bias in units of the products can be added.
+_SCALED_ACCUMULATORS = (
+    (Step("multiply", "channel"),),
+    (Step("add", "channel"), Step("multiply", "channel")),
+)
+
+
+def quantizer(qparams: QParams, bounds: tuple[float, float] | None) -> NDArray[np.float32]:
+    """Return the operand of a step that quantizes floats.
+
+    Args:
+        qparams: of the result.
+        bounds: of a clip of the floats, done on the quantized values.
+    """
+    limits = np.iinfo(qparams.dtype)
+    inverse = np.float32(1) / qparams.scale
+    ends = np.array([limits.min, limits.max], np.float32) - qparams.zero_point
+    if bounds is not None:
+        # Rounding keeps order: to clip before or after the product is the same.
+        ends = np.clip(np.array(bounds, np.float32) * inverse, *ends)
+    return np.array([inverse, qparams.zero_point, *ends], np.float32)
+
+
+def function_of_quantized(
+    workload: ElementwiseWorkload, scale: NDArray[Any] | None
+) -> tuple[QParams, tuple[Step, ...]] | None:
+    """Return parameters of a quantized value, and the steps that a chain applies to it.
+
+    Args:
+        workload: the chain.
+        scale: its first operand, if that is constant.
+
+    Returns:
+        None if the chain is no function of one quantized value.
+    """
+    begin, *steps = workload.steps
+    if begin != Step("multiply", "number") or scale is None or any(s.operand for s in steps):
+        return None
+    if workload.data not in CODES:
+        return None
+    return QParams.of(workload.data, scale.reshape(()), workload.zero_point), tuple(steps)
+
+
+def with_bias(kernel: OpenKernel, size: int, bias: QuantizedConstant) -> list[Any] | None:
+    """Return arguments of a kernel that adds a bias to its accumulators; None if it cannot.
+
+    Args:
+        kernel: without the bias.
+        size: output channels.
+        bias: in units of the products.
+    """
+    arguments, operand = kernel.arguments, kernel.template.bias
+    scale = value_of(arguments[-1])
+    if operand is None or scale is None or kernel.steps not in _SCALED_ACCUMULATORS:
+        return None
+    if bias.scales.size != size or not np.array_equal(bias.scales, scale[:size]):
+        return None
+    added = np.zeros(scale.size, np.int64)
+    added[:size] = bias.values.reshape(-1)
+    weight, known = value_of(arguments[1]), value_of(arguments[2])
+    assert weight is not None
+    assert known is not None
+    channels = np.moveaxis(weight, kernel.template.output_channels, 0).reshape(size, -1)
+    reach = 256 * np.abs(channels.astype(np.int64)).sum(axis=1).max()
+    total = (known.astype(np.int64).reshape(-1, added.size) + added).reshape(-1)
+    if np.abs(total).max() + reach >= operand.limit:
+        return None
+    return [*arguments[:2], constant(total.astype(operand.dtype)), *arguments[3:]]
+
+
+def requantized(
+    kernel: OpenKernel,
+    qparams: QParams,
+    numbers: NDArray[np.float32],
+    ends: tuple[bool, bool],
+) -> tuple[Step, list[Any]] | None:
+    """Return the step that requantizes a kernel's accumulators, and the kernel's arguments.
+
+    Args:
+        kernel: with floats after the accumulators.
+        qparams: of the result.
+        numbers: as `quantizer` gives them.
+        ends: whether the smallest and the largest value are those of the type.
+
+    Returns:
+        None if more than a scale, or a scale and a hard swish, comes before, or numbers do not fit.
+    """
+    scaled = Step("multiply", "channel")
+    if not kernel.template.fixed_point:
+        return None
+    swish = kernel.steps == (scaled, Step("hard_swish"))
+    if not swish and kernel.steps != (scaled,):
+        return None
+    arguments = kernel.arguments
+    weight, bias, scales = (value_of(arguments[place]) for place in (1, 2, -1))
+    limits = np.iinfo(dtype_of(arguments[0]))
+    if weight is None or bias is None or scales is None or (scales < 0).any():
+        return None
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    above, below = np.maximum(flat, 0).sum(axis=1), np.minimum(flat, 0).sum(axis=1)
+    known = bias.reshape(-1)[: len(flat)].astype(np.int64)
+    most = above * int(limits.max) + below * int(limits.min) + known
+    least = above * int(limits.min) + below * int(limits.max) + known
+    reach = np.zeros(scales.size)
+    reach[: len(flat)] = np.maximum(np.abs(most), np.abs(least))
+    low, high = (int(np.rint(end)) + qparams.zero_point for end in numbers[2:])
+    if not swish:
+        factors = scales.astype(np.float64) / float(qparams.scale)
+        # Where a product reaches 2**31 processors differ.
+        if float((reach * factors).max()) >= 2**30:
+            return None
+        operand = constant(scaled_operand(factors, qparams.zero_point, low, high))
+        return scaled_step(qparams.dtype, *ends), [*arguments[:-1], operand]
+    found = requantization(scales, reach, float(qparams.scale), high - qparams.zero_point)
+    if found is None:
+        return None
+    rounded = constant((bias + found.halves).astype(bias.dtype))
+    operand = constant(found.operand(qparams.zero_point, low, high))
+    step = found.step(qparams.dtype, *ends)
+    return step, [*arguments[:2], rounded, *arguments[3:-1], operand]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A kernel that computes quantized values of quantized values, element by element.
+
+    Attributes:
+        workload: of the template.
+        operands: all of its arguments.
+    """
+
+    workload: IntegerElementwiseWorkload
+    operands: list[Any]
+
+
+def combined(
+    workload: ElementwiseWorkload,
+    arguments: Sequence[Any],
+    gate: Any,
+    qparams: QParams,
+    numbers: NDArray[np.float32],
+    ends: tuple[bool, bool],
+) -> Combination | None:
+    """Return the kernel of a sum of quantized values, or of these times a gate.
+
+    None if it is neither, or 16 bits are too few.
+
+    Args:
+        workload: of the chain on floats.
+        arguments: of its kernel.
+        gate: the kernel that dequantizes the gate, None if there is none.
+        qparams: of the result.
+        numbers: as `quantizer` gives them.
+        ends: whether the smallest and the largest value are those of the type.
+    """
+    if len(workload.steps) != 2 or workload.steps[0] != Step("multiply", "number"):
+        return None
+    scale = scalar_of(arguments[1])
+    whole = workload.inner % workload.lanes == 0 and workload.lanes > 1
+    if scale is None or workload.data != qparams.dtype or not whole:
+        return None
+    if workload.inner < GROUP * workload.lanes:
+        return None
+    factors, zeros = [float(scale) / float(qparams.scale)], [workload.zero_point]
+    inputs, step = [arguments[0]], workload.steps[1]
+    gated, before = step == Step("multiply", "image_channel"), None
+    limits = np.iinfo(qparams.dtype)
+    if step == Step("add", qparams.dtype):
+        other = value_of(arguments[3])
+        if other is None:
+            return None
+        factors.append(float(other[0]) / float(qparams.scale))
+        zeros.append(int(other[1]))
+        inputs.append(arguments[2])
+        fraction = sum_fraction(factors)
+    elif gated and gate is not None:
+        before = _qparams_before(gate, qparams.dtype)
+        if before is None:
+            return None
+        factors[0] *= float(before.scale)
+        largest = max(limits.max - before.zero_point, before.zero_point - limits.min)
+        fraction = sum_fraction([factors[0] * int(largest)])
+    else:
+        return None
+    if fraction is None:
+        return None
+    more = []
+    if before is not None:
+        by = np.array([factors[0] * 2 ** (8 + fraction), before.zero_point], np.float32)
+        more = [gate.args[0], constant(by)]
+    multipliers = [0 if gated else multiplier(factor, fraction) for factor in factors]
+    low, high = (int(np.rint(end)) + qparams.zero_point for end in numbers[2:])
+    words = numbers_of(zeros, multipliers, fraction, qparams.zero_point, (low, high))
+    result = IntegerElementwiseWorkload(
+        workload.outer * workload.channels,
+        workload.inner,
+        len(inputs),
+        gated,
+        qparams.dtype,
+        fraction,
+        *ends,
+    )
+    return Combination(result, [*inputs, constant(words), *more])
+
+
+def _qparams_before(call: Any, dtype: str) -> QParams | None:
+    """Return the parameters of what a kernel dequantizes, if it does nothing else."""
+    if op_name(call) != "edgec.elementwise":
+        return None
+    workload = from_text(ElementwiseWorkload, str(call.attrs["workload"]))
+    scale = scalar_of(call.args[1]) if len(call.args) > 1 else None
+    if workload.steps != (Step("multiply", "number"),) or workload.data != dtype or scale is None:
+        return None
+    return QParams.of(dtype, scale, workload.zero_point)

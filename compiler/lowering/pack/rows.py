@@ -1,0 +1,49 @@
+"""Softmax and layer normalization, row by row."""
+
+import math
+
+from tvm import relax
+
+from edgec.compiler.ir.relax_helpers import op_name, value_of
+from edgec.compiler.kernels.softmax_norm import Operation, RowWorkload
+from edgec.compiler.kernels.support import Declined
+from edgec.compiler.lowering.pack.context import Context
+from edgec.compiler.lowering.pack.values import Value
+
+
+def match_softmax(context: Context, call: relax.Call) -> Value | Declined:
+    """Choose a kernel for softmax or its logarithm."""
+    data = context.float_value(call.args[0])
+    rank = len(data.shape)
+    if rank == 0:
+        return Declined("a scalar has no rows")
+    axis = int(call.attrs.axis) % rank
+    logarithm = op_name(call) == "relax.nn.log_softmax"
+    operation: Operation = "log_softmax" if logarithm else "softmax"
+    workload = RowWorkload(
+        operation,
+        math.prod(data.shape) // data.shape[axis],
+        data.shape[axis],
+        inner=math.prod(data.shape[axis + 1 :]),
+    )
+    source = context.plain(data).expression
+    variable = context.emit("edgec.rows", [source], workload, data.shape)
+    return Value(variable, data.shape, False, 1)
+
+
+def match_layer_norm(context: Context, call: relax.Call) -> Value | Declined:
+    """Choose a kernel for layer normalization."""
+    data = context.float_value(call.args[0])
+    rank = len(data.shape)
+    axes = sorted(int(axis) % rank for axis in call.attrs.axes)
+    parameters = [value_of(argument) for argument in call.args[1:]]
+    if axes != list(range(rank - len(axes), rank)):
+        return Declined("it does not normalize the last axes")
+    if any(p is None for p in parameters):
+        return Declined("its scale and bias are not constant")
+    columns = math.prod(data.shape[axes[0] :])
+    rows = math.prod(data.shape) // columns
+    workload = RowWorkload("layer_norm", rows, columns, float(call.attrs.epsilon))
+    arguments = [context.plain(data).expression, *call.args[1:]]
+    variable = context.emit("edgec.rows", arguments, workload, data.shape)
+    return Value(variable, data.shape, False, 1)

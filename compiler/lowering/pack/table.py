@@ -1,0 +1,51 @@
+"""Which matcher chooses the kernel of an operator."""
+
+from collections.abc import Callable
+
+from tvm import relax
+
+from edgec.compiler.kernels.support import Declined
+from edgec.compiler.lowering.pack.context import Context
+from edgec.compiler.lowering.pack.conv import match_conv, match_conv_transpose
+from edgec.compiler.lowering.pack.data_movement import (
+    match_concat,
+    match_reshape,
+    match_slice,
+    match_take,
+)
+from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
+from edgec.compiler.lowering.pack.matmul import match_matmul
+from edgec.compiler.lowering.pack.pool import match_global_pool, match_max, match_min, match_pool
+from edgec.compiler.lowering.pack.resize import match_resize
+from edgec.compiler.lowering.pack.rows import match_layer_norm, match_softmax
+from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.numerics.activations import BY_OPERATOR
+
+Matcher = Callable[[Context, relax.Call], Value | Declined]
+
+# All of their tensors are float32; quantize, dequantize and split are matched by the packer.
+MATCHERS: dict[str, Matcher] = {
+    **dict.fromkeys(BY_OPERATOR, match_unary),
+    **dict.fromkeys(BINARY, match_binary),
+    "relax.concat": match_concat,
+    "relax.image.resize2d": match_resize,
+    "relax.matmul": match_matmul,
+    "relax.max": match_max,
+    "relax.mean": match_global_pool,
+    "relax.min": match_min,
+    "relax.nn.avg_pool1d": match_pool,
+    "relax.nn.avg_pool2d": match_pool,
+    "relax.nn.conv1d": match_conv,
+    "relax.nn.conv1d_transpose": match_conv_transpose,
+    "relax.nn.conv2d": match_conv,
+    "relax.nn.conv2d_transpose": match_conv_transpose,
+    "relax.nn.layer_norm": match_layer_norm,
+    "relax.nn.log_softmax": match_softmax,
+    "relax.nn.max_pool1d": match_pool,
+    "relax.nn.max_pool2d": match_pool,
+    "relax.nn.softmax": match_softmax,
+    "relax.reshape": match_reshape,
+    "relax.strided_slice": match_slice,
+    "relax.sum": match_global_pool,
+    "relax.take": match_take,
+}
