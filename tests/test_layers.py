@@ -16,11 +16,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("targets",),
     ("numerics",),
     ("ir",),
+    # The quantizer asks kernels what they can compute.
+    ("kernels",),
     ("passes",),
     ("frontend",),
     ("calibration",),
     ("compress", "quantize"),
-    ("kernels",),
     ("lowering",),
     ("codegen",),
     ("runtime",),
