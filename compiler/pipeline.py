@@ -41,6 +41,7 @@ from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
 from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.quantize.report import write_report
@@ -141,7 +142,11 @@ def compile_model(
                 options.quantize is not None and options.quantize.recipe.activations != "float"
             )
             with phase("expect"):
-                expected = original.of_transformed(module, on_integers)
+                outputs = quantized.outputs if quantized is not None else None
+                # By code that is not ours, if it is to be compared.
+                if options.parity or outputs is None:
+                    outputs = run_reference(module, signature, original.inputs)
+                expected = original.of_transformed(outputs, on_integers)
         with phase("pack") as show:
             packed = show(_Packed.make(module, target, canonical.value_names))
         fallbacks: tuple[FloatFallback, ...] = ()

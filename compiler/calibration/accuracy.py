@@ -8,6 +8,7 @@ import numpy as np
 from edgec.compiler.calibration.samples import Sample, Samples, load_callable
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.ir.storage import is_float
+from edgec.compiler.support.progress import Progress, Silent
 
 Metric = Callable[[Tensors, Tensors], float]
 
@@ -78,11 +79,14 @@ def measure(
     changed: Callable[[Sample], Tensors],
     samples: Samples,
     metric: Metric,
+    progress: Progress | None = None,
 ) -> tuple[Accuracy, int]:
     """Of what two models give for each batch, and the number of batches; memory holds one."""
     comparison = Comparison(metric)
-    for sample in samples:
-        comparison.add(original(sample), changed(sample))
+    with (progress or Silent()).parts("accuracy", samples.count) as advance:
+        for sample in samples:
+            comparison.add(original(sample), changed(sample))
+            advance()
     return comparison.result(), len(comparison.scores)
 
 

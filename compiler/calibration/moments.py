@@ -124,7 +124,7 @@ def _measure(
     count = dict.fromkeys((o.name for o in operators), 0)
     graph = model.graph
     limits = {o.name: sums_per_batch(o, samples.count) for o in operators}
-    for values in observe(model, samples, "repair", progress):
+    for values in observe(model, samples, "moments", progress):
         for operator in operators:
             data = values[graph.names[operator.inputs[0]]]
             places = choose_sums(operator, limits[operator.name], random)

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.windows import Span, absent_rows, present_rows, tile_spans
+from edgec.compiler.kernels.conv.windows import (
+    Span,
+    Window,
+    absent_rows,
+    present_rows,
+    tile_spans,
+    window_of,
+)
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
@@ -30,6 +37,12 @@ from edgec.compiler.kernels.emit.quantized_values import read_codes, store_value
 from edgec.compiler.kernels.template import FLOAT_BIAS, Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
+
+# Around the products of a row of the window.
+ROW_CYCLES = 4
+READS_PER_CYCLE = 2
+# Quantized values become floats in two instructions, where the multiplications are.
+DECODE_INSTRUCTIONS = 2
 
 Mode = Literal["depthwise", "max", "average", "average_padded"]
 
@@ -72,6 +85,10 @@ class PoolWorkload:
     epilogue: tuple[Step, ...] = ()
     data: str = field(default="float32", metadata={"unsaid": True})
     zero_point: int = field(default=0, metadata={"unsaid": True})
+
+    def window(self, axis: int) -> Window:
+        """Return the sliding window along the rows (0) or the columns (1)."""
+        return window_of(self, axis)
 
     @property
     def border(self) -> int:
@@ -132,9 +149,10 @@ def estimate_pool_cycles(workload: PoolWorkload, decision: PoolDecision, target:
     """Cycles of all rows of all windows: products, loads and the loop around them."""
     tiles = math.ceil(workload.out_w / decision.tile_w)
     reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
-    # Codes become floats in two instructions, where the multiplications are.
-    work = decision.tile_w * workload.kernel[1] + (0 if workload.data == "float32" else 2 * reads)
-    tile = work / target.fma_units + reads / 2 + 4
+    work = decision.tile_w * workload.kernel[1] + (
+        0 if workload.data == "float32" else DECODE_INSTRUCTIONS * reads
+    )
+    tile = work / target.fma_units + reads / READS_PER_CYCLE + ROW_CYCLES
     blocks = math.ceil(workload.channels / target.float_lanes)
     return workload.batch * blocks * workload.out_h * workload.kernel[0] * tiles * tile
 
@@ -182,19 +200,8 @@ class _Pool:
             self.block = e.let("block", tirx.floormod(plane, self.blocks))
             self.acc = e.local("acc", self.plan.tile_w, vector_dtype(self.dtype, self.c))
             top = e.let("top", line * w.stride[0] - w.padding[0])
-            first, count = present_rows(
-                e, top, w.in_h, w.kernel[0], w.dilation[0], w.stride[0], w.padding[0], w.out_h
-            )
-            spans = tile_spans(
-                w.out_w,
-                self.plan.tile_w,
-                w.in_w,
-                w.kernel[1],
-                w.stride[1],
-                w.padding[1],
-                w.dilation[1],
-            )
-            for span in spans:
+            first, count = present_rows(e, top, w.window(0))
+            for span in tile_spans(w.window(1), self.plan.tile_w):
                 with e.loop("column_tile", len(span.starts)) as number:
                     column = e.let("column", number * self.plan.tile_w + span.starts[0])
                     self._tile(plane, line, top, first, count, column, span)

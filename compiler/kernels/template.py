@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -121,10 +122,16 @@ def to_text(record: Any) -> str:
     return json.dumps(values, separators=(",", ":"))
 
 
-def from_text(kind: type[Any], text: str) -> Any:
+def from_text(kind: Any, text: str) -> Any:
     """Return what `to_text` wrote.
 
     >>> from_text(BiasOperand, to_text(BiasOperand("int32", 4)))
     BiasOperand(dtype='int32', limit=4)
     """
-    return TypeAdapter(kind).validate_json(text)
+    return _adapter(kind).validate_json(text)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what reads a class; making it takes longer than a kernel does."""
+    return TypeAdapter(kind)

@@ -24,6 +24,7 @@ from edgec.compiler.kernels.sparse_lists import MAX_VECTORS, Lists
 from edgec.compiler.kernels.template import from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.kernel_operators import kernel_call
+from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.passes.base import Pass
 from edgec.targets.target import Target
 
@@ -176,5 +177,5 @@ def _kernels(
 
 
 def _cycles(name: str, workload: Any, target: Target) -> float:
-    template = TEMPLATES[name]
-    return template.estimate(workload, template.default(workload, target), target)
+    decision = default_decide(name, workload, target)
+    return TEMPLATES[name].estimate(workload, decision, target)

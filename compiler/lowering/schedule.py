@@ -1,6 +1,7 @@
 """Choose the code of every call in a lowered module, and list the calls as a program."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,13 @@ class NotStatic(Exception):  # noqa: N818 - an answer, not a malfunction
     """The module needs shapes or memory at run time, or calls into TVM's runtime."""
 
 
+@lru_cache(maxsize=4096)
 def default_decide(operator: str, workload: Any, target: Target) -> Any:
-    """The decision that the template's analytic model prefers."""
+    """Return the decision that the template's analytic model prefers.
+
+    A network repeats its layers, and a compile that quantizes or compresses schedules it several
+    times: each workload is decided once in a process.
+    """
     return TEMPLATES[operator].default(workload, target)
 
 

@@ -29,9 +29,26 @@ def inverse_factor(second: Floats) -> Wide:
     diagonal = np.arange(hessian.shape[1])
     power = np.diagonal(hessian, axis1=1, axis2=2).mean(axis=1)
     hessian[:, diagonal, diagonal] += DAMPING * np.maximum(power, 1e-12)[:, None]
-    inverse = np.linalg.inv(hessian)
-    lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
-    return np.asarray(lower.transpose(0, 2, 1), np.float64)
+    # H = R R' with R upper, the Cholesky factor of H read from its end; then U = R^-1.
+    ends = np.linalg.cholesky(hessian[:, ::-1, ::-1])
+    return _inverse_of_upper(np.ascontiguousarray(ends[:, ::-1, ::-1]))
+
+
+def _inverse_of_upper(factor: Wide) -> Wide:
+    """Return the inverses of upper triangular matrices [groups, n, n], by halves.
+
+    ( A B )^-1   ( A^-1  -A^-1 B D^-1 )
+    ( 0 D )    = (  0         D^-1    )   is two matrix products, a sixth of a general inverse.
+    """
+    size = factor.shape[1]
+    if size <= BLOCK:
+        return np.triu(np.linalg.inv(factor))
+    half = size // 2
+    inverse = np.zeros_like(factor)
+    first = inverse[:, :half, :half] = _inverse_of_upper(factor[:, :half, :half])
+    last = inverse[:, half:, half:] = _inverse_of_upper(factor[:, half:, half:])
+    inverse[:, :half, half:] = -(first @ factor[:, :half, half:] @ last)
+    return inverse
 
 
 def settle_columns(rows: Wide, upper: Wide, settle: Settle, block: int = BLOCK) -> Wide:

@@ -15,7 +15,7 @@ A graph that quantizes activations while it runs rounds each of them to one of 2
 value lies between two codes, sums in another order decide otherwise, and all that follows
 differs: the original graph itself moves by 25 dB when one code of its input flips. Outputs of
 such a graph that are not within the tolerance pass if their signal-to-noise ratio is at least
-`QUANTIZED_SQNR_DB`.
+`quantized_sqnr_db`.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,15 @@ ULPS_PER_LAYER = 64
 # reaches 2**-22; two of them in a row may add up.
 ORACLE_ABSOLUTE_ERROR = 2.0**-21
 
+# What a library must reach against the quantized graph that it was made of, if the graph is near
+# enough to the floats that its roundings are small.
 QUANTIZED_SQNR_DB = 20.0
+
+# Where two computations round everything differently, their difference holds the noise of both.
+TWO_ROUNDINGS_DB = 3.0
+
+# Outputs of zeros have 0 dB: no bar is so low that a library passes which computes nothing.
+LOWEST_SQNR_DB = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,21 @@ class Tolerance:
     relative: float
     absolute: float
     sqnr_db: float | None = None
+
+
+def quantized_sqnr_db(own_db: float) -> float:
+    """Return the signal-to-noise ratio that is enough for the library of a quantized graph.
+
+    A deep network makes one rounding more or less grow to the size of its quantization noise. The
+    library may be as far from the graph as another rounding of it would be, and no further.
+
+    Args:
+        own_db: ratio of the worst output of the quantized graph to the float model's [dB].
+
+    >>> quantized_sqnr_db(40.0), quantized_sqnr_db(16.0), quantized_sqnr_db(1.0)
+    (20.0, 13.0, 3.0)
+    """
+    return max(LOWEST_SQNR_DB, min(QUANTIZED_SQNR_DB, own_db - TWO_ROUNDINGS_DB))
 
 
 def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:

@@ -11,8 +11,7 @@ from typing import Any
 
 from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.kernels.matmul.integer import integer_matmul_support
-from edgec.compiler.kernels.support import Declined
+from edgec.compiler.numerics.support import Declined, integer_matmul_support
 from edgec.compiler.quantize.recipe import Recipe
 
 

@@ -13,6 +13,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import is_static
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.numerics.observers import Histogram, Range
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
@@ -47,6 +48,7 @@ class QuantizedModel:
         kept_float: names of operators that returned to float.
         choices: the side of each operator that gives up bits, by name, where the target wants it.
         histograms: of the float values that become codes, by name, if a report is wanted.
+        outputs: of the module for the context's inputs, by float kernels; None without samples.
     """
 
     module: IRModule
@@ -57,6 +59,7 @@ class QuantizedModel:
     kept_float: tuple[str, ...]
     choices: Mapping[str, Choice]
     histograms: Mapping[str, Histogram]
+    outputs: Tensors | None = None
 
 
 def quantize_model(
@@ -96,10 +99,13 @@ def quantize_model(
         choices = choose_sides(plan, resolved, ranges, float_model, samples, progress)
         sides = {name: choice.side for name, choice in choices.items()}
         resolved = replace(resolved, sides=sides)
-    quantization = _numbers(graph, resolved, ranges, options, float_model, samples, frozenset())
+    quantization = _numbers(
+        graph, resolved, ranges, options, float_model, samples, frozenset(), progress
+    )
     # Read anew each time: memory holds one batch.
     measured = samples.limited(MAX_MEASURED) if samples is not None else None
     batches = 0
+    outputs: Tensors | None = None
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
     if measured is not None and (options.has_bar or options.report is not None):
@@ -114,10 +120,10 @@ def quantize_model(
     while True:
         if floats:
             quantization = _numbers(
-                graph, resolved, ranges, options, float_model, samples, frozenset(floats)
+                graph, resolved, ranges, options, float_model, samples, frozenset(floats), progress
             )
         result = InsertQuantization(quantization)(module)
-        accuracy, batches = _accuracy(float_model, result, measured, context)
+        accuracy, batches, outputs = _accuracy(float_model, result, measured, context)
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
@@ -142,6 +148,7 @@ def quantize_model(
         floats,
         choices,
         histograms,
+        outputs,
     )
 
 
@@ -179,12 +186,13 @@ def _numbers(
     model: FloatModel | None,
     samples: Samples | None,
     floats: frozenset[str],
+    progress: Progress,
 ) -> Quantization:
     plan = make_plan(graph, resolved.recipe, floats)
     quantization = quantize_numbers(plan, resolved, ranges)
     if not options.repair:
         return quantization
-    return repair(quantization, model, samples, options.rounding)
+    return repair(quantization, model, samples, options.rounding, progress)
 
 
 def _accuracy(
@@ -192,9 +200,12 @@ def _accuracy(
     quantized: IRModule,
     samples: Samples | None,
     context: ModelContext,
-) -> tuple[Accuracy | None, int]:
-    """Against the float model, and the number of batches."""
+) -> tuple[Accuracy | None, int, Tensors | None]:
+    """Against the float model, the number of batches, and the outputs for the test inputs."""
     if floats is None or samples is None:
-        return None, 0
+        return None, 0, None
     rounded = context.evaluate(ExpandWeights()(quantized), context.signature)
-    return measure(floats.results, rounded.run, samples, context.metric)
+    accuracy, batches = measure(
+        floats.results, rounded.run, samples, context.metric, context.progress
+    )
+    return accuracy, batches, rounded.run(context.inputs) if context.inputs else None

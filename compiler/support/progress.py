@@ -2,13 +2,19 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.status import Status
+
+_Item = TypeVar("_Item")
+
+# Between two lines about one step where there is no terminal.
+LINE_SECONDS = 5.0
 
 
 class Progress(Protocol):
@@ -25,6 +31,23 @@ class Progress(Protocol):
 
     def parts(self, title: str, total: int | None) -> AbstractContextManager[Callable[[], None]]:
         """Begin work in `total` equal parts, None if unknown; each call is one part done."""
+
+
+def counted(
+    items: Iterable[_Item], progress: "Progress", title: str, total: int | None
+) -> Iterator[_Item]:
+    """Yield the items, and show that each is done when the next one is asked for.
+
+    The time before the first item is not counted: that is when they are all prepared.
+    """
+    rest = iter(items)
+    first = next(rest, None)
+    if first is None:
+        return
+    with progress.parts(title, total) as advance:
+        for item in chain([first], rest):
+            yield item
+            advance()
 
 
 @dataclass
@@ -50,7 +73,10 @@ class Silent:
 
 @dataclass
 class Steps:
-    """Writes `[3/9] import … 0.4 s`; on a terminal with a spinner while a step runs."""
+    """Writes `[3/9] import … 0.4 s`; on a terminal with a spinner while a step runs.
+
+    Elsewhere, where a spinner draws nothing, a step that takes long gets a line now and then.
+    """
 
     verbose: bool = False
     console: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
@@ -68,16 +94,20 @@ class Steps:
 
     @contextmanager
     def parts(self, title: str, total: int | None) -> Iterator[Callable[[], None]]:
-        """Count beside the spinner, with the time that is left."""
+        """Count beside the spinner, or in lines, with the time that is left."""
         start, done = time.monotonic(), 0
+        told = start
 
         def advance() -> None:
-            nonlocal done
+            nonlocal done, told
             done += 1
-            passed = time.monotonic() - start
-            of = f"/{total}, {passed / done * (total - done):.0f} s left" if total else ""
+            now = time.monotonic()
+            of = f"/{total}, {(now - start) / done * (total - done):.0f} s left" if total else ""
             if self._status is not None:
                 self._status.update(f"{self._label}: {title} {done}{of}")
+            if not self.console.is_terminal and now - told >= LINE_SECONDS:
+                told = now
+                self.console.print(f"        {title} {done}{of}", markup=False)
 
         yield advance
         if self._status is not None:

@@ -17,6 +17,7 @@ from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.kernels.template import from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
@@ -115,7 +116,7 @@ def _tasks(program: Program, target: Target) -> tuple[Task, ...]:
     for number, key in enumerate(ordered):
         template = TEMPLATES[key.operator]
         first = program.steps[steps[key][0]]
-        default = template.default(from_text(template.workload, key.workload), target)
+        default = default_decide(key.operator, from_text(template.workload, key.workload), target)
         tasks.append(
             Task(
                 number,

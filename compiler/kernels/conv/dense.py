@@ -4,23 +4,22 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.conv.direct import (
-    ConvDecision,
+from edgec.compiler.kernels.conv.cost import default_decision, estimate_cycles
+from edgec.compiler.kernels.conv.decision import ConvDecision, conv_space, flattened
+from edgec.compiler.kernels.conv.direct import emit_conv
+from edgec.compiler.kernels.conv.transpose import (
     ConvTransposeWorkload,
-    block_size,
-    conv_space,
     conv_transpose_space,
     conv_transpose_weight_size,
     default_conv_transpose_decision,
-    default_decision,
-    emit_conv,
     emit_conv_transpose,
     estimate_conv_transpose_cycles,
-    estimate_cycles,
-    flattened,
+    pack_transposed_weight,
+)
+from edgec.compiler.kernels.conv.weights import (
+    block_size,
     pack_groups,
     pack_scales,
-    pack_transposed_weight,
     pack_weight,
     packed_size,
 )

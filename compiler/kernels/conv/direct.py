@@ -22,316 +22,32 @@ input values of one window column for the next, and spill accumulators for it.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.decision import ConvDecision, flattened
+from edgec.compiler.kernels.conv.weights import block_size, input_channels, packed_size
 from edgec.compiler.kernels.conv.windows import Span, alike_taps, present_rows, tile_spans
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     emit_winograd,
-    estimate_winograd_cycles,
     winograd_size,
-    winograd_space,
 )
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
-    Step,
     apply,
     begins_with_bias,
-    cost,
     operand_loader,
-)
-from edgec.compiler.kernels.emit.estimate import (
-    FAR_BYTES_PER_CYCLE,
-    PREFETCH_GAIN,
-    load_cycles,
-    multiply_cycles,
-    tile_room,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values, stored_floats
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
-
-
-@dataclass(frozen=True)
-class ConvDecision:
-    """How a convolution is computed.
-
-    Attributes:
-        tile_h: lines in the register tile; above 1 only where a tile spans whole lines.
-        tile_w: pixels of a line in the register tile.
-        tile_o: blocks of output channels in the register tile.
-        rows_first: consecutive tasks share weights (true) or input lines (false).
-        segment: register tiles of a line in one task, where a 1x1 convolution makes one long
-            line of the image; 0 is the whole line.
-    """
-
-    tile_h: int
-    tile_w: int
-    tile_o: int
-    rows_first: bool = True
-    segment: int = 0
-
-
-def flattened(workload: ConvWorkload) -> ConvWorkload:
-    """A 1x1 convolution without stride sees one long line."""
-    whole = workload.out_extent == (workload.out_h, workload.out_w)
-    same = (workload.in_h, workload.in_w) == (workload.out_h, workload.out_w)
-    if workload.kernel != (1, 1) or workload.stride != (1, 1) or not whole or not same:
-        return workload
-    pixels = workload.in_h * workload.in_w
-    return replace(
-        workload, in_h=1, in_w=pixels, out_h=1, out_w=pixels, full_out=(0, 0), padding=(0, 0)
-    )
-
-
-def block_size(workload: ConvWorkload, c: int) -> int:
-    """Channels in a block of the input."""
-    return 1 if workload.plain_input else c
-
-
-@dataclass(frozen=True)
-class _Channels:
-    """Which input blocks each tile of output channels reads.
-
-    Attributes:
-        blocks: number of input blocks that a tile reads, the same for all.
-        last: channels used of the last of them.
-        starts: first input block by tile.
-    """
-
-    blocks: int
-    last: int
-    starts: tuple[int, ...]
-
-
-def _channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> _Channels:
-    total = math.ceil(workload.in_channels / size)
-    tiles = math.ceil(math.ceil(workload.out_channels / c) / tile_o)
-    if workload.groups == 1:
-        return _Channels(total, workload.in_channels - (total - 1) * size, (0,) * tiles)
-    out_group = workload.out_channels // workload.groups
-    in_group = workload.in_channels // workload.groups
-    spans = []
-    for tile in range(tiles):
-        first = tile * tile_o * c // out_group
-        past = min(workload.out_channels, (tile + 1) * tile_o * c)
-        final = (past - 1) // out_group
-        spans.append((first * in_group // size, math.ceil((final + 1) * in_group / size)))
-    blocks = max(end - start for start, end in spans)
-    starts = tuple(min(start, total - blocks) for start, _ in spans)
-    return _Channels(blocks, size, starts)
-
-
-def pack_weight(
-    workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int, size: int
-) -> NDArray[Any]:
-    """Weights in the order in which the kernel reads them.
-
-    Args:
-        workload: the convolution.
-        decision: its register tile.
-        weight: [out_channels, in_channels / groups, kh, kw].
-        c: lanes.
-        size: channels in a block of the input.
-
-    Returns:
-        [tiles, rows, tile_o * c], zero where an output channel does not exist or belongs to
-        another group than the input channel.
-    """
-    channels = _channels(workload, decision.tile_o, c, size)
-    kh, kw = workload.kernel
-    width = decision.tile_o * c
-    in_group = workload.in_channels // workload.groups
-    out_group = workload.out_channels // workload.groups
-    tiles = []
-    for tile, start in enumerate(channels.starts):
-        block = np.zeros((channels.blocks * size, kh, kw, width), weight.dtype)
-        for lane in range(width):
-            out = tile * width + lane
-            if out >= workload.out_channels:
-                break
-            first = (out // out_group) * in_group - start * size
-            block[first : first + in_group, :, :, lane] = weight[out]
-        rows = []
-        for index in range(channels.blocks):
-            used = channels.last if index == channels.blocks - 1 else size
-            part = block[index * size : index * size + used]
-            rows.append(part.transpose(1, 2, 0, 3).reshape(-1, width))
-        tiles.append(np.concatenate(rows))
-    return np.stack(tiles)
-
-
-def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision | WinogradDecision]:
-    """Every decision that makes sense, direct or by Winograd's algorithm."""
-    return [*direct_space(workload, target), *winograd_space(workload, target)]
-
-
-def direct_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
-    """Decisions whose register tile fits the registers."""
-    flat = flattened(workload)
-    blocks = math.ceil(flat.out_channels / target.float_lanes)
-    decisions = []
-    for tile_o in range(1, min(blocks, 8) + 1):
-        room = tile_room(tile_o, target)
-        widths = {min(flat.out_w, width) for width in range(1, room + 1)}
-        for tile_w in sorted(widths):
-            heights = [1]
-            if tile_w == flat.out_w:
-                heights += range(2, min(flat.out_h, room // tile_w) + 1)
-            for tile_h in heights:
-                for segment in _segments(flat, tile_w) if tile_h == 1 else [0]:
-                    for rows_first in (True, False):
-                        decisions.append(ConvDecision(tile_h, tile_w, tile_o, rows_first, segment))
-    return decisions
-
-
-def _is_long_line(flat: ConvWorkload) -> bool:
-    """Whether this is a 1x1 convolution without rows, so that a line can be cut anywhere."""
-    return flat.kernel == (1, 1) and flat.out_h == 1 and flat.in_w == flat.out_w
-
-
-def _segments(flat: ConvWorkload, tile_w: int) -> list[int]:
-    """Ways to cut a long line: whole, in halves, quarters and so on."""
-    if not _is_long_line(flat):
-        return [0]
-    tiles = math.ceil(flat.out_w / tile_w)
-    counts = {math.ceil(tiles / 2**power) for power in range(1, tiles.bit_length())}
-    return [0, *sorted(count for count in counts if 1 < count < tiles)]
-
-
-def estimate_cycles(
-    workload: ConvWorkload,
-    decision: ConvDecision,
-    target: Target,
-    block: int | None = None,
-    instructions: int = 1,
-    together: int = 1,
-) -> float:
-    """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
-
-    A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
-    broadcasts p inputs. Four instructions can start in a cycle. With fewer than
-    latency * units independent accumulators, FMAs wait for each other. Weights that a tile
-    streams from beyond the first level cost bandwidth, and so does what comes from beyond the
-    second level: once, or once for every tile of output channels or line when it does not stay.
-
-    Args:
-        workload: the convolution.
-        decision: how it is computed.
-        target: where.
-        block: input channels in a block; by default what the layout of floats has.
-        instructions: for each multiply-add.
-        together: pixels that one instruction loads.
-    """
-    flat = flattened(workload)
-    c = target.float_lanes
-    size = block or block_size(flat, c)
-    channels = _channels(flat, decision.tile_o, c, size)
-    taps = flat.kernel[0] * flat.kernel[1]
-    depth = ((channels.blocks - 1) * size + channels.last) * taps
-    pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
-    fmas = pixels * vectors
-    multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
-    loads = math.ceil(pixels / together)
-    load = load_cycles(loads, vectors, target)
-    issue = (fmas * instructions + loads + vectors + 3) / 4
-    panel_bytes = depth * vectors * c * 4
-    stream = 0.0
-    if panel_bytes > target.l1d_kib * 1024 // 2:
-        stream = vectors * c * 4 / (32 if panel_bytes < target.l2_kib * 1024 // 2 else 8)
-    step = max(multiply, load, issue, stream)
-    starts_w = math.ceil(flat.out_w / decision.tile_w)
-    starts_h = math.ceil(flat.out_h / decision.tile_h)
-    tiles = flat.batch * len(channels.starts) * starts_w * starts_h
-    overhead = 30 + fmas * (3 + cost(flat.epilogue)) / 2
-    loops = depth / max(1, size) * 4
-    lines = starts_h if not decision.segment else math.ceil(starts_w / decision.segment)
-    tasks = flat.batch * lines * len(channels.starts)
-    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
-    compute = tiles * (depth * step + loops + overhead) * imbalance
-    keeps = target.l2_kib * 1024 // 2
-    rows_read = min(1.0, flat.kernel[0] / flat.stride[0])
-    in_bytes = 4 * flat.in_channels * flat.in_h * flat.in_w * rows_read
-    weight_bytes = panel_bytes * len(channels.starts)
-    if decision.rows_first:
-        again = len(channels.starts) if in_bytes > keeps else 1
-        far = in_bytes * again + weight_bytes / PREFETCH_GAIN
-    else:
-        again = lines if weight_bytes > keeps else 1
-        far = in_bytes + weight_bytes * again
-    return compute + flat.batch * far / FAR_BYTES_PER_CYCLE
-
-
-# Around the products of a tap: addresses, prefetches, counting.
-LOOP_INSTRUCTIONS = 12
-INSTRUCTION_BYTES = 7
-
-
-def code_bytes(
-    workload: ConvWorkload, decision: ConvDecision, target: Target, block: int, instructions: int
-) -> float:
-    """Rough size of a kernel whose loops over channels stay loops.
-
-    Products are written once for each run of taps that are inside for the same pixels, the
-    epilogue once for each kind of tile.
-
-    Args:
-        workload: the convolution.
-        decision: how it is computed.
-        target: where.
-        block: input channels in a block.
-        instructions: for each multiply-add.
-    """
-    w, p = flattened(workload), decision
-    columns = tile_spans(
-        w.out_w, p.tile_w, w.in_w, w.kernel[1], w.stride[1], w.padding[1], w.dilation[1]
-    )
-    lines = tile_spans(
-        w.out_h, p.tile_h, w.in_h, w.kernel[0], w.stride[0], w.padding[0], w.dilation[0]
-    )
-    by_rows = [len(alike_taps(span.valid)) for span in lines] if p.tile_h > 1 else [1]
-    by_columns = sum(len(alike_taps(span.valid)) for span in columns)
-    parts = 1 if w.in_channels % block == 0 or w.in_channels < block else 2
-    pixels, vectors = p.tile_h * p.tile_w, p.tile_o
-    products = pixels * vectors * instructions + pixels + vectors + LOOP_INSTRUCTIONS
-    stores = pixels * vectors * (3 + cost(w.epilogue)) + LOOP_INSTRUCTIONS
-    tiles = len(by_rows) * len(columns)
-    written = sum(by_rows) * by_columns * parts * products + tiles * stores
-    return INSTRUCTION_BYTES * written
-
-
-def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
-    return min(
-        direct_space(workload, target),
-        key=lambda d: (estimate_cycles(workload, d, target), -d.tile_h * d.tile_w),
-    )
-
-
-def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
-    """The better of the best direct decision and the best by Winograd's F(2x2, 3x3).
-
-    F(4x4, 3x3) is left to the tuner: it costs digits, and only the tuner checks the results.
-    """
-    direct = default_direct_decision(workload, target)
-    others = [
-        (estimate_winograd_cycles(workload, decision, target), decision)
-        for decision in winograd_space(workload, target)
-        if decision.out == 2
-    ]
-    cycles, winograd = min(others, key=lambda pair: pair[0], default=(math.inf, None))
-    if winograd is None or cycles >= estimate_cycles(workload, direct, target):
-        return direct
-    return winograd
 
 
 def emit_conv(
@@ -364,178 +80,6 @@ def emit_conv(
     return Kernel(e.function(name), conv.tasks)
 
 
-@dataclass(frozen=True)
-class ConvTransposeWorkload:
-    """A transposed convolution of one group, without dilation.
-
-    Attributes:
-        batch: N.
-        in_channels: C.
-        in_h: input rows.
-        in_w: input columns.
-        out_channels: O.
-        out_h: output rows.
-        out_w: output columns.
-        kernel: window height and width, at least the stride.
-        stride: vertical and horizontal.
-        padding: rows and columns cut off at the top and left.
-        epilogue: what happens to each value before it is stored.
-    """
-
-    batch: int
-    in_channels: int
-    in_h: int
-    in_w: int
-    out_channels: int
-    out_h: int
-    out_w: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    epilogue: tuple[Step, ...] = ()
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return sum(phase.macs for phase, _ in self.phases())
-
-    def phases(self) -> list[tuple[ConvWorkload, tuple[slice, slice]]]:
-        """Ordinary convolutions, one for each residue of output positions modulo the stride.
-
-        Output row o + s y takes from input row y + q - j the weight row r + s j, with
-        r = (o + padding) mod s and q = (o + padding) div s. Read with j falling, those are the
-        taps of a convolution of stride 1; the slices pick and reverse them.
-        """
-        rows = [self._phase(0, o, self.out_h) for o in range(self.stride[0])]
-        columns = [self._phase(1, o, self.out_w) for o in range(self.stride[1])]
-        phases = []
-        for oy, (count_h, taps_h, pad_h, slice_h) in enumerate(rows):
-            for ox, (count_w, taps_w, pad_w, slice_w) in enumerate(columns):
-                if count_h == 0 or count_w == 0:
-                    continue
-                work = ConvWorkload(
-                    self.batch,
-                    self.in_channels,
-                    self.in_h,
-                    self.in_w,
-                    self.out_channels,
-                    count_h,
-                    count_w,
-                    (taps_h, taps_w),
-                    padding=(pad_h, pad_w),
-                    epilogue=self.epilogue,
-                    out_step=self.stride,
-                    out_origin=(oy, ox),
-                    full_out=(self.out_h, self.out_w),
-                )
-                phases.append((work, (slice_h, slice_w)))
-        return phases
-
-    def _phase(self, axis: int, origin: int, out: int) -> tuple[int, int, int, slice]:
-        """Positions, taps, padding and weight rows of one residue."""
-        stride, kernel = self.stride[axis], self.kernel[axis]
-        quotient, first = divmod(origin + self.padding[axis], stride)
-        taps = math.ceil((kernel - first) / stride)
-        last = first + (taps - 1) * stride
-        rows = slice(last, first - 1 if first else None, -stride)
-        return math.ceil((out - origin) / stride), taps, taps - 1 - quotient, rows
-
-
-def conv_transpose_space(workload: ConvTransposeWorkload, target: Target) -> list[ConvDecision]:
-    """Decisions that fit the largest phase."""
-    return direct_space(_largest_phase(workload), target)
-
-
-def default_conv_transpose_decision(
-    workload: ConvTransposeWorkload, target: Target
-) -> ConvDecision:
-    """The decision that suits the largest phase."""
-    return default_direct_decision(_largest_phase(workload), target)
-
-
-def _largest_phase(workload: ConvTransposeWorkload) -> ConvWorkload:
-    return max((phase for phase, _ in workload.phases()), key=lambda phase: phase.macs)
-
-
-def fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
-    """The decision for a phase that may be a pixel narrower."""
-    width = min(decision.tile_w, phase.out_w)
-    height = 1 if width != phase.out_w else min(decision.tile_h, phase.out_h)
-    return replace(decision, tile_w=width, tile_h=height)
-
-
-def pack_transposed_weight(
-    workload: ConvTransposeWorkload, decision: ConvDecision, weight: NDArray[Any], c: int
-) -> NDArray[Any]:
-    """Weights [in_channels, out_channels, kh, kw] of all phases, one after the other."""
-    parts = []
-    for phase, (rows, columns) in workload.phases():
-        window = weight[:, :, rows, columns].transpose(1, 0, 2, 3)
-        parts.append(pack_weight(phase, fitted(decision, phase), window, c, c).reshape(-1))
-    return np.concatenate(parts)
-
-
-def conv_transpose_weight_size(
-    workload: ConvTransposeWorkload, decision: ConvDecision, target: Target
-) -> int:
-    """Values in the packed weights of all phases."""
-    phases = (phase for phase, _ in workload.phases())
-    return sum(packed_size(phase, fitted(decision, phase), target) for phase in phases)
-
-
-def estimate_conv_transpose_cycles(
-    workload: ConvTransposeWorkload, decision: ConvDecision, target: Target
-) -> float:
-    """The sum over all phases."""
-    phases = (phase for phase, _ in workload.phases())
-    return sum(estimate_cycles(phase, fitted(decision, phase), target) for phase in phases)
-
-
-def emit_conv_transpose(
-    workload: ConvTransposeWorkload, decision: ConvDecision, target: Target, name: str
-) -> Kernel:
-    """Write the kernel; its buffers are those of `emit_conv`."""
-    e = Emitter(target)
-    c = target.float_lanes
-    phases = [(phase, fitted(decision, phase)) for phase, _ in workload.phases()]
-    sizes = [packed_size(phase, plan, target) for phase, plan in phases]
-    buffers = ConvBuffers.declare(e, phases[0][0], sum(sizes), c)
-    with e.tasks() as task:
-        first = position = 0
-        for (phase, plan), size in zip(phases, sizes, strict=True):
-            conv = DirectConv(phase, plan, c, e, buffers, position)
-            with e.branch(tirx.all(task >= first, task < first + conv.tasks)):
-                conv.body(e.let("phase_task", task - first))
-            first += conv.tasks
-            position += size
-    return Kernel(e.function(name), first)
-
-
-def pack_scales(decision: ConvDecision, scales: NDArray[Any], c: int) -> NDArray[Any]:
-    """Scales [out_channels, groups] as [tiles, groups, tile_o * c]."""
-    width = decision.tile_o * c
-    outputs, groups = scales.shape
-    padded = np.pad(scales, ((0, -outputs % width), (0, 0)))
-    return np.ascontiguousarray(padded.reshape(-1, width, groups).transpose(0, 2, 1))
-
-
-def pack_groups(workload: ConvWorkload, groups: NDArray[Any], c: int) -> NDArray[Any]:
-    """The group of each weight [1, in_channels, kh, kw], by row of the packed weights."""
-    alone = replace(workload, out_channels=1)
-    return pack_weight(alone, ConvDecision(1, 1, 1), groups, c, block_size(workload, c))[0, :, 0]
-
-
-def packed_size(
-    workload: ConvWorkload, decision: ConvDecision, target: Target, block: int | None = None
-) -> int:
-    """Values in a packed weight."""
-    c = target.float_lanes
-    size = block or block_size(workload, c)
-    channels = _channels(workload, decision.tile_o, c, size)
-    depth = (channels.blocks - 1) * size + channels.last
-    return len(channels.starts) * depth * math.prod(workload.kernel) * decision.tile_o * c
-
-
 class DirectConv:
     """Writes one convolution into an emitter.
 
@@ -565,7 +109,7 @@ class DirectConv:
         self.scales, self.groups = buffers.scales, buffers.groups
         self.weight_base = weight_base
         self.block = self.input_block()
-        self.channels = _channels(workload, decision.tile_o, c, self.block)
+        self.channels = input_channels(workload, decision.tile_o, c, self.block)
         self.begins_with_bias = self.takes_bias()
         self.in_blocks = math.ceil(workload.in_channels / self.block)
         self.out_blocks = math.ceil(workload.out_channels / c)
@@ -573,9 +117,7 @@ class DirectConv:
         taps = math.prod(workload.kernel)
         self.depth = ((self.channels.blocks - 1) * self.block + self.channels.last) * taps
         w = workload
-        self.rows = tile_spans(
-            w.out_h, decision.tile_h, w.in_h, w.kernel[0], w.stride[0], w.padding[0], w.dilation[0]
-        )
+        self.rows = tile_spans(w.window(0), decision.tile_h)
         self.row_tiles = sum(len(span.starts) for span in self.rows)
         self.line_tiles = math.ceil(w.out_w / decision.tile_w)
         if decision.segment:
@@ -657,11 +199,7 @@ class DirectConv:
         w, e = self.work, self.emit
         top = e.let("top", row * w.stride[0] - w.padding[0])
         dilation = w.dilation[0]
-        first, count = present_rows(
-            e, top, w.in_h, w.kernel[0], dilation, w.stride[0], w.padding[0], w.out_h
-        )
-
-        self.present = first, count
+        first, count = self.present = present_rows(e, top, w.window(0))
 
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             with e.loop("kh", count, first) as kh:
@@ -695,11 +233,8 @@ class DirectConv:
     def _columns(self, line: Any, window: Any) -> None:
         """All register tiles along a line (or along tile_h lines)."""
         w, p, e = self.work, self.plan, self.emit
-        spans = tile_spans(
-            w.out_w, p.tile_w, w.in_w, w.kernel[1], w.stride[1], w.padding[1], w.dilation[1]
-        )
         before = 0
-        for span in spans:
+        for span in tile_spans(w.window(1), p.tile_w):
             with e.loop("column_tile", len(span.starts)) as number:
                 self.passed = number + before
                 if p.rows_first:

@@ -4,7 +4,7 @@ Layouts, with c float32 lanes in a vector:
 
     activation  [N, ceil(channels / c), H, W, c] codes; to this kernel a line of groups of four
                 channels, 32 bits each.
-    weight      int8 as the rows of `conv.pack_weight`, each lane one group.
+    weight      int8 as the rows of `weights.pack_weight`, each lane one group.
     bias        int32 [blocks * c]: the bias in units of the products, less the sum of all weights
                 of the channel times the zero point.
     rows        int32 [kh, blocks * c]: the sum of the weights of a row of the window times the
@@ -24,16 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.direct import (
-    ConvDecision,
-    DirectConv,
-    code_bytes,
-    direct_space,
-    estimate_cycles,
-    flattened,
-    pack_weight,
-    packed_size,
-)
+from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
+from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
+from edgec.compiler.kernels.conv.direct import DirectConv
+from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
 from edgec.compiler.kernels.conv.windows import absent_rows
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter

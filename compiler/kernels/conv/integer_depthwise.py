@@ -35,6 +35,7 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
     output_dtype,
 )
+from edgec.compiler.kernels.emit.estimate import STORE_INSTRUCTIONS, imbalance_of
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
@@ -49,6 +50,14 @@ RING_BYTES = 32 * 1024
 
 # To hand a task out.
 TASK_CYCLES = 1000
+# To start a register tile.
+TILE_CYCLES = 8
+# Around the products of a row of the window: addresses, loads, counting.
+ROW_INSTRUCTIONS = 4
+# A vector that is stored alone, not with three others.
+SINGLE_STORE_CYCLES = 2
+# To rewrite a column of a line.
+REWRITE_CYCLES = 2
 
 
 @dataclass(frozen=True)
@@ -142,19 +151,19 @@ def estimate_depthwise_cycles(
     conv, dot = workload.conv, _dot(target)
     tile = decision.tile_w
     products = conv.kernel[0] * workload.quads * tile
-    multiply = max(products * dot.instructions, products + 4) / target.fma_units
-    store = tile * (3 + cost(conv.epilogue)) / target.fma_units + 2 * (tile % GROUP)
+    multiply = max(products * dot.instructions, products + ROW_INSTRUCTIONS) / target.fma_units
+    store = tile * (STORE_INSTRUCTIONS + cost(conv.epilogue)) / target.fma_units
+    store += SINGLE_STORE_CYCLES * (tile % GROUP)
     tiles = math.ceil(conv.out_w / tile)
     planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
     parts = math.ceil(conv.out_h / decision.lines)
     # Each task begins with all rows of a window; those outside the image are not rewritten.
     rows = min(conv.kernel[0], conv.in_h)
     fresh = min(conv.in_h * parts, conv.out_h * conv.stride[0] + parts * (rows - conv.stride[0]))
-    rewriting = min(fresh, conv.out_h * rows) * workload.columns * 2
+    rewriting = min(fresh, conv.out_h * rows) * workload.columns * REWRITE_CYCLES
     tasks = planes * parts
-    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
-    lines = conv.out_h * tiles * (multiply + store + 8)
-    return planes * (lines + rewriting) * imbalance + tasks * TASK_CYCLES
+    lines = conv.out_h * tiles * (multiply + store + TILE_CYCLES)
+    return planes * (lines + rewriting) * imbalance_of(tasks, target) + tasks * TASK_CYCLES
 
 
 def pack_integer_depthwise(
@@ -292,7 +301,7 @@ class _IntegerDepthwise:
         w, e = self.conv, self.emit
         rows = w.kernel[0]
         top = e.let("top", line * w.stride[0] - w.padding[0])
-        first, count = present_rows(e, top, w.in_h, rows, 1, w.stride[0], w.padding[0], w.out_h)
+        first, count = present_rows(e, top, w.window(0))
         if isinstance(count, int):
             self._tiles(plane, block, line, first, count)
             return

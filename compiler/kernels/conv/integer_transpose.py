@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.conv.direct import ConvDecision, ConvTransposeWorkload, fitted
+from edgec.compiler.kernels.conv.decision import ConvDecision, fitted
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
@@ -22,6 +22,7 @@ from edgec.compiler.kernels.conv.integer import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import CodesConvWorkload
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import INT32_BIAS, Template

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.conv.direct import (
-    ConvDecision,
-    DirectConv,
-    direct_space,
-    flattened,
-)
+from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
+from edgec.compiler.kernels.conv.direct import DirectConv
 from edgec.compiler.kernels.conv.windows import alike_taps
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
-from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
+    FLOAT_BYTES,
     NEAR_BYTES_PER_CYCLE,
+    half_l2,
+    imbalance_of,
     multiply_cycles,
+    tile_overhead_cycles,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
@@ -98,18 +97,17 @@ def estimate_sparse_conv_cycles(
     starts_w = math.ceil(flat.out_w / decision.tile_w)
     starts_h = math.ceil(flat.out_h / decision.tile_h)
     lines = starts_h if not decision.segment else math.ceil(starts_w / decision.segment)
-    overhead = 30 + fmas * (3 + cost(flat.epilogue)) / 2
+    overhead = tile_overhead_cycles(fmas, flat.epilogue)
     lists = workload.lists / workload.tiles
     each = workload.entries / workload.tiles * step + lists * _LIST_CYCLES + overhead
     tasks = flat.batch * lines * workload.tiles
-    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
-    compute = flat.batch * starts_w * starts_h * workload.tiles * each * imbalance
+    compute = flat.batch * starts_w * starts_h * workload.tiles * each * imbalance_of(tasks, target)
     # What is read again for every tile of output channels, or for every line.
-    in_bytes = 4 * flat.in_channels * flat.in_h * flat.in_w
-    value_bytes = 4 * workload.entries * (workload.width + 1)
+    in_bytes = FLOAT_BYTES * flat.in_channels * flat.in_h * flat.in_w
+    value_bytes = FLOAT_BYTES * workload.entries * (workload.width + 1)
     again, kept = (workload.tiles, in_bytes) if decision.rows_first else (lines, value_bytes)
     other = value_bytes if decision.rows_first else in_bytes
-    speed = FAR_BYTES_PER_CYCLE if kept > target.l2_kib * 512 else NEAR_BYTES_PER_CYCLE
+    speed = FAR_BYTES_PER_CYCLE if kept > half_l2(target) else NEAR_BYTES_PER_CYCLE
     return compute + flat.batch * (kept * again / speed + other / FAR_BYTES_PER_CYCLE)
 
 

@@ -5,8 +5,10 @@ says for each pixel and tap whether it is inside. Rows are settled at run time, 
 `present_rows`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tvm import tirx
@@ -15,54 +17,104 @@ from edgec.compiler.kernels.emit.emitter import Emitter
 
 
 @dataclass(frozen=True)
+class Window:
+    """A window that slides along one dimension of a padded image.
+
+    Attributes:
+        extent: pixels of the input.
+        out: positions of the window.
+        taps: values of the input that a window reads.
+        stride: distance of neighbouring windows.
+        padding: pixels before the input; may be negative.
+        dilation: distance of the window's taps.
+    """
+
+    extent: int
+    out: int
+    taps: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def inside(self, position: int, tap: int) -> bool:
+        """Return whether a tap of the window at a position reads inside the input."""
+        return 0 <= position * self.stride + tap * self.dilation - self.padding < self.extent
+
+    @property
+    def interior(self) -> range:
+        """The positions at which all taps read inside the input."""
+        first = max(0, math.ceil(self.padding / self.stride))
+        room = self.extent - 1 + self.padding - (self.taps - 1) * self.dilation
+        return range(first, max(first, min(self.out, room // self.stride + 1)))
+
+
+def window_of(workload: Any, axis: int) -> Window:
+    """Return the window of a convolution or pooling along its rows (0) or columns (1)."""
+    return Window(
+        extent=(workload.in_h, workload.in_w)[axis],
+        out=(workload.out_h, workload.out_w)[axis],
+        taps=workload.kernel[axis],
+        stride=workload.stride[axis],
+        padding=workload.padding[axis],
+        dilation=workload.dilation[axis],
+    )
+
+
+@dataclass(frozen=True)
 class Span:
     """Tiles along one dimension that are written alike.
 
     Attributes:
-        starts: first pixel of each; equally spaced.
-        valid: for each pixel of the tile and each tap, whether it reads inside the input.
+        starts: first position of each; equally spaced.
+        valid: for each position of the tile and each tap, whether it reads inside the input.
     """
 
-    starts: tuple[int, ...]
+    starts: range
     valid: tuple[tuple[bool, ...], ...]
 
 
-def tile_spans(
-    out: int, tile: int, extent: int, taps: int, stride: int, padding: int, dilation: int
-) -> list[Span]:
-    """Cut a line of output pixels into tiles; the last may overlap the one before.
+@lru_cache(maxsize=1024)
+def tile_spans(window: Window, tile: int) -> tuple[Span, ...]:
+    """Cut the positions of a window into tiles; the last tile may overlap the one before.
+
+    Tiles in the interior are one span that is not enumerated, so that a line of a million pixels
+    costs as much as a short one; every decision about a convolution asks for its spans.
 
     Args:
-        out: pixels of the line.
-        tile: pixels of a tile.
-        extent: pixels of the input line.
-        taps: columns of the window.
-        stride: distance of windows.
-        padding: columns before the input.
-        dilation: distance of the window's columns.
+        window: along one dimension.
+        tile: positions in a tile, at most `window.out`.
 
-    >>> [span.starts for span in tile_spans(10, 4, 10, 3, 1, 1, 1)]
-    [(0,), (4,), (6,)]
+    >>> [list(span.starts) for span in tile_spans(Window(10, 10, 3, padding=1), 4)]
+    [[0], [4], [6]]
+    >>> [list(span.starts) for span in tile_spans(Window(20, 20, 3, padding=1), 4)]
+    [[0], [4, 8, 12], [16]]
     """
-    starts = list(range(0, out - tile + 1, tile))
-    if starts[-1] + tile < out:
-        starts.append(out - tile)
-    spans: list[Span] = []
-    for start in starts:
-        valid = tuple(
-            tuple(
-                0 <= (start + pixel) * stride + tap * dilation - padding < extent
-                for tap in range(taps)
-            )
-            for pixel in range(tile)
-        )
-        previous = spans[-1] if spans else None
-        follows = previous is not None and start - previous.starts[-1] == tile
-        if previous is not None and follows and previous.valid == valid:
-            spans[-1] = Span((*previous.starts, start), valid)
-        else:
-            spans.append(Span((start,), valid))
-    return spans
+    interior = window.interior
+    last = (window.out - tile) // tile * tile
+    # The grid's tiles that lie in the interior: from the first of them to past the last.
+    first = math.ceil(interior.start / tile) * tile
+    past = max(first, min(last, (interior.stop - tile) // tile * tile) + tile)
+    spans = [_span(window, tile, start) for start in range(0, min(first, last + tile), tile)]
+    if past > first:
+        spans.append(Span(range(first, past, tile), ((True,) * window.taps,) * tile))
+    spans += [_span(window, tile, start) for start in range(past, last + tile, tile)]
+    merged: list[Span] = []
+    for span in spans:
+        if merged and merged[-1].valid == span.valid:
+            span = Span(range(merged.pop().starts.start, span.starts.stop, tile), span.valid)
+        merged.append(span)
+    if last + tile < window.out:
+        merged.append(_span(window, tile, window.out - tile))
+    return tuple(merged)
+
+
+def _span(window: Window, tile: int, start: int) -> Span:
+    """Return the span of one tile."""
+    valid = tuple(
+        tuple(window.inside(start + position, tap) for tap in range(window.taps))
+        for position in range(tile)
+    )
+    return Span(range(start, start + tile, tile), valid)
 
 
 def alike_taps(valid: Sequence[Sequence[bool]], outside: bool = False) -> list[tuple[int, int]]:
@@ -87,35 +139,22 @@ def alike_taps(valid: Sequence[Sequence[bool]], outside: bool = False) -> list[t
     return runs
 
 
-def present_rows(
-    emit: Emitter,
-    top: Any,
-    extent: int,
-    taps: int,
-    dilation: int,
-    stride: int,
-    padding: int,
-    out: int,
-) -> tuple[Any, Any]:
-    """First row of the window that is inside the image, and how many are.
+def present_rows(emit: Emitter, top: Any, window: Window) -> tuple[Any, Any]:
+    """Return the first row of the window that is inside the image, and how many are.
 
     Args:
         emit: where to compute them.
         top: image row of the window's first row, possibly outside.
-        extent: rows of the image.
-        taps: rows of the window.
-        dilation: distance of its rows.
-        stride: distance of windows.
-        padding: rows above the image.
-        out: number of windows.
+        window: along the rows.
     """
-    lowest = (out - 1) * stride + (taps - 1) * dilation - padding
-    if padding <= 0 and lowest < extent:
+    w, taps, dilation = window, window.taps, window.dilation
+    lowest = (w.out - 1) * w.stride + (taps - 1) * dilation - w.padding
+    if w.padding <= 0 and lowest < w.extent:
         return 0, taps
     zero = tirx.IntImm("int32", 0)
     above = tirx.floordiv(zero - top + (dilation - 1), tirx.IntImm("int32", dilation))
     first = emit.let("first", tirx.max(zero, above))
-    below = tirx.IntImm("int32", extent + dilation - 1) - top
+    below = tirx.IntImm("int32", w.extent + dilation - 1) - top
     past = tirx.min(
         tirx.IntImm("int32", taps), tirx.floordiv(below, tirx.IntImm("int32", dilation))
     )

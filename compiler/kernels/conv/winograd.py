@@ -21,7 +21,7 @@ section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
 Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s the
 largest error is a quarter, for two multiplications more in A'. Measured with 128 channels it is
 1.8e-6 of the largest value, where that of the direct sum is 1.4e-6 and that of m = 2 is 4.5e-7.
-As m = 4 loses digits, the analytic model never chooses it (`conv.default_decision`): only the
+As m = 4 loses digits, the analytic model never chooses it (`cost.default_decision`): only the
 tuner does, which compares the result of every kernel that it picks with the default's.
 
 Summed over input channels the elementwise product is one matrix product for each position in a
@@ -37,6 +37,8 @@ One task computes a block of tiles for all output channels, with P = m + 2:
 
     weight    [tiles of output channels, P * P, input channels, tile_o * c], made by
               `pack_winograd`
+
+The file is long because the two changes of basis, their cost and the kernel are one derivation.
 """
 
 import math
@@ -54,7 +56,14 @@ from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, cost, operand_loader
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
+    FLOAT_BYTES,
+    ISSUE_WIDTH,
+    KIB,
+    LOOP_STEP_INSTRUCTIONS,
     NEAR_BYTES_PER_CYCLE,
+    TILE_START_CYCLES,
+    half_l2,
+    imbalance_of,
     load_cycles,
     multiply_cycles,
     tile_room,
@@ -144,8 +153,8 @@ def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecis
                 for repeats in (1, 2, 3, 4, 6, 8):
                     decision = WinogradDecision(tiles, vectors, repeats, out)
                     values = channels + vectors * target.float_lanes
-                    held = decision.positions * tiles * repeats * values * 4
-                    if tiles * repeats <= count and held <= target.l2_kib * 512:
+                    held = decision.positions * tiles * repeats * values * FLOAT_BYTES
+                    if tiles * repeats <= count and held <= half_l2(target):
                         decisions.append(decision)
     return decisions
 
@@ -153,7 +162,7 @@ def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecis
 def estimate_winograd_cycles(
     workload: ConvWorkload, decision: WinogradDecision, target: Target
 ) -> float:
-    """The model of `conv.estimate_cycles` for the products, and passes for the transforms."""
+    """The model of `cost.estimate_cycles` for the products, and passes for the transforms."""
     c = target.float_lanes
     tiles, vectors = decision.register_tiles, decision.vectors
     in_blocks = math.ceil(workload.in_channels / c)
@@ -161,31 +170,35 @@ def estimate_winograd_cycles(
     block = tiles * decision.repeats
     tasks = workload.batch * math.ceil(math.prod(_tiles(workload, decision.out)) / block)
     fmas = tiles * vectors
-    load, issue = load_cycles(tiles, vectors, target), (fmas + tiles + vectors + 3) / 4
+    load, issue = (
+        load_cycles(tiles, vectors, target),
+        (fmas + tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH,
+    )
     step = max(multiply_cycles(fmas, target), load, issue)
     depth = workload.in_channels
-    # Moving accumulators between memory and registers, and loops.
-    around = 30 + 2 * fmas
+    around = TILE_START_CYCLES + MOVE_CYCLES * fmas
     products = out_tiles * decision.positions * decision.repeats * (depth * step + around)
     transform = TRANSFORM_CYCLES_PER_VALUE * decision.positions
     gather = block * in_blocks * transform
     scatter = block * out_tiles * vectors * (transform + 2 * cost(workload.epilogue))
-    imbalance = math.ceil(tasks / target.cores) * target.cores / tasks
-    weight_bytes = 4 * decision.positions * depth * out_tiles * vectors * c
-    again = tasks if weight_bytes > target.l2_kib * 512 else 1
+    weight_bytes = FLOAT_BYTES * decision.positions * depth * out_tiles * vectors * c
+    again = tasks if weight_bytes > half_l2(target) else 1
     # Patches are fetched to be overwritten, and written back; what products read is half hidden.
-    near = weight_bytes + (2 + out_tiles / 2) * 4 * decision.positions * depth * block
-    product_bytes = 4 * decision.positions * block * vectors * c
-    if product_bytes > target.l1d_kib * 1024:
+    patch_bytes = FLOAT_BYTES * decision.positions * depth * block
+    near = weight_bytes + (2 + out_tiles / 2) * patch_bytes
+    product_bytes = FLOAT_BYTES * decision.positions * block * vectors * c
+    if product_bytes > target.l1d_kib * KIB:
         near += out_tiles * 2 * product_bytes
-    image_bytes = 4 * workload.in_channels * workload.in_h * workload.in_w
+    image_bytes = FLOAT_BYTES * workload.in_channels * workload.in_h * workload.in_w
     far = weight_bytes * again / WEIGHTS_PREFETCH_GAIN + workload.batch * image_bytes
     task = products + gather + scatter + near / NEAR_BYTES_PER_CYCLE
-    return tasks * task * imbalance + far / FAR_BYTES_PER_CYCLE
+    return tasks * task * imbalance_of(tasks, target) + far / FAR_BYTES_PER_CYCLE
 
 
 # A load, two to four operations and a store for each value of a patch or tile.
 TRANSFORM_CYCLES_PER_VALUE = 1.5
+# To move an accumulator between memory and a register.
+MOVE_CYCLES = 2
 # How much less a core waits for weights that it asks for in time: they are many.
 WEIGHTS_PREFETCH_GAIN = 2.0
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgec.compiler.kernels.conv.windows import Window, window_of
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import Step, declare_operands, output_dtype
 from edgec.compiler.kernels.emit.quantized_values import STORED
@@ -70,6 +71,10 @@ class ConvWorkload:
     def out_extent(self) -> tuple[int, int]:
         """Rows and columns of the whole output."""
         return self.full_out if self.full_out != (0, 0) else (self.out_h, self.out_w)
+
+    def window(self, axis: int) -> Window:
+        """Return the sliding window along the rows (0) or the columns (1)."""
+        return window_of(self, axis)
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,21 @@ from edgec.compiler.kernels.emit.epilogue import (
     Step,
     apply,
     begins_with_bias,
-    cost,
     declare_operands,
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.estimate import multiply_cycles
+from edgec.compiler.kernels.emit.estimate import (
+    FAR_BYTES_PER_CYCLE,
+    FLOAT_BYTES,
+    ISSUE_WIDTH,
+    KIB,
+    NEAR_BYTES_PER_CYCLE,
+    half_l1,
+    half_l2,
+    multiply_cycles,
+    tile_overhead_cycles,
+)
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.template import Template
@@ -40,6 +49,8 @@ from edgec.targets.target import Target
 
 # Steps over K between requests for the next tile of B.
 K_BLOCK = 16
+# To count, compare and branch at the end of a step over K.
+ROW_STEP_INSTRUCTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -134,18 +145,20 @@ def estimate_matmul_cycles(
     fmas = rows * vectors
     multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
     load = (rows + vectors) / target.load_units
-    issue = (fmas * instructions + rows + vectors + 2) / 4
+    issue = (fmas * instructions + rows + vectors + ROW_STEP_INSTRUCTIONS) / ISSUE_WIDTH
     tiles_m = math.ceil(workload.m / rows)
     tiles_n = math.ceil(math.ceil(workload.n / decision.lanes) / vectors)
-    panel_bytes = workload.k * vectors * decision.lanes * 4
-    matrix_bytes = workload.k * workload.n * 4
+    step_bytes = vectors * decision.lanes * FLOAT_BYTES
+    panel_bytes = workload.k * step_bytes
+    matrix_bytes = workload.k * workload.n * FLOAT_BYTES
     stream = 0.0
-    if tiles_m == 1 and matrix_bytes > target.l2_kib * 1024:
-        stream = vectors * decision.lanes * 4 / 8
-    elif panel_bytes > target.l1d_kib * 1024 // 2:
-        stream = vectors * decision.lanes * 4 / (32 if panel_bytes < target.l2_kib * 512 else 8)
+    if tiles_m == 1 and matrix_bytes > target.l2_kib * KIB:
+        stream = step_bytes / FAR_BYTES_PER_CYCLE
+    elif panel_bytes > half_l1(target):
+        near = panel_bytes < half_l2(target)
+        stream = step_bytes / (NEAR_BYTES_PER_CYCLE if near else FAR_BYTES_PER_CYCLE)
     step = max(multiply, load, issue, stream)
-    overhead = 30 + fmas * (3 + cost(workload.epilogue)) / 2
+    overhead = tile_overhead_cycles(fmas, workload.epilogue)
     return workload.batch * tiles_m * tiles_n * (workload.k * step + overhead)
 
 

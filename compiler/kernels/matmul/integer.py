@@ -30,7 +30,6 @@ from edgec.compiler.kernels.matmul.dense import (
     pack_operand,
     packed_matrix_size,
 )
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import GROUP
@@ -212,19 +211,6 @@ class _SquareMatmul(_IntegerMatmul):
                 for i, place in enumerate(places):
                     lanes = (2 * i, 2 * i + 1, 2 * i + 4, 2 * i + 5)
                     e.store(self.acc, place, shuffle(pair, lanes))
-
-
-def integer_matmul_support(shape: Sequence[int]) -> Declined | None:
-    """Return why the kernel cannot multiply by constant weights of a shape; None if it can.
-
-    >>> integer_matmul_support((6, 10))
-    Declined(reason='its depth 6 is not a multiple of 4')
-    """
-    if len(shape) != 2:
-        return Declined("the kernel of integers multiplies by one matrix, not by one of a batch")
-    if shape[0] % GROUP:
-        return Declined(f"its depth {shape[0]} is not a multiple of {GROUP}")
-    return None
 
 
 def _pack(

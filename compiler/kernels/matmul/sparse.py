@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.emit.emitter import wide
-from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.estimate import (
     FAR_BYTES_PER_CYCLE,
+    FLOAT_BYTES,
+    KIB,
     NEAR_BYTES_PER_CYCLE,
     multiply_cycles,
+    tile_overhead_cycles,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.dense import (
@@ -37,6 +39,8 @@ from edgec.targets.target import Target
 
 # Independent sums that keep the multipliers busy.
 ACCUMULATORS = 8
+# Of the time that inputs take from the second-level cache, how much a list waits.
+NEAR_WAITING = 0.25
 
 
 @dataclass(frozen=True)
@@ -97,17 +101,17 @@ def estimate_sparse_matmul_cycles(
         entry_cycles(rows, decision.tile_n, target),
     )
     each = workload.entries / workload.lists * step
-    value_bytes = 4 * workload.entries * (workload.width + 1)
+    value_bytes = FLOAT_BYTES * workload.entries * (workload.width + 1)
     kept = w.m if decision.rows_first else rows
-    if 4 * kept * w.k > target.l1d_kib * 1024 * 3 // 4:
-        # A list finds its inputs in the second-level cache, and waits for a quarter of the time.
-        each += 4 * rows * w.k / NEAR_BYTES_PER_CYCLE / 4
+    if FLOAT_BYTES * kept * w.k > target.l1d_kib * KIB * 3 // 4:
+        # A list finds its inputs in the second-level cache.
+        each += FLOAT_BYTES * rows * w.k / NEAR_BYTES_PER_CYCLE * NEAR_WAITING
     tiles_m = math.ceil(w.m / rows)
     if not decision.rows_first or tiles_m == 1:
-        near = value_bytes <= target.l2_kib * 1024
+        near = value_bytes <= target.l2_kib * KIB
         speed = NEAR_BYTES_PER_CYCLE if near else FAR_BYTES_PER_CYCLE
         each = max(each, value_bytes / workload.lists / speed)
-    overhead = 30 + fmas * (3 + cost(w.epilogue)) / 2
+    overhead = tile_overhead_cycles(fmas, w.epilogue)
     return tiles_m * workload.lists * (each + overhead)
 
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import wide
-from edgec.compiler.kernels.emit.estimate import multiply_cycles
+from edgec.compiler.kernels.emit.estimate import ISSUE_WIDTH, multiply_cycles
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import STORED, stored_floats
 from edgec.compiler.kernels.isa import isa_of
@@ -57,6 +57,14 @@ WORD = 8
 DIRECT_ROWS = 4
 # Bytes of accumulators of one task that decodes panels.
 TASK_BYTES = 64 * 1024
+# To decode a vector of weights: alone, or where several classes share words and masks.
+UNPACK_INSTRUCTIONS = 3.0
+CLASS_UNPACK_INSTRUCTIONS = 2.0
+# To scale an accumulator at the end of a group.
+GROUP_END_INSTRUCTIONS = 3.0
+# To start a register tile, and to store an accumulator of it.
+TILE_CYCLES = 40
+STORE_CYCLES = 2
 # What the codes of symmetric int4 weights are about.
 MIDDLE = 8
 
@@ -133,13 +141,19 @@ def estimate_stored_matmul_cycles(
     fmas = rows * vectors
     tiles_m = math.ceil(w.m / rows)
     tiles_n = math.ceil(math.ceil(w.n / decision.lanes) / vectors)
-    unpack = (2.0 if _classes(workload, decision, target) > 1 else 3.0) * vectors
+    unpack = vectors * (
+        CLASS_UNPACK_INSTRUCTIONS
+        if _classes(workload, decision, target) > 1
+        else UNPACK_INSTRUCTIONS
+    )
     step = max(multiply_cycles(fmas, target), (rows + vectors) / target.load_units)
     if workload.direct:
-        step = max(step, (fmas + unpack) / target.fma_units, (fmas + unpack + rows + 1) / 4)
+        step = max(
+            step, (fmas + unpack) / target.fma_units, (fmas + unpack + rows + 1) / ISSUE_WIDTH
+        )
         unpack = 0.0
-    ends = workload.groups * 3.0 * fmas / target.fma_units
-    tile = w.k * step + (ends if workload.direct else 0.0) + 40 + 2 * fmas
+    ends = workload.groups * GROUP_END_INSTRUCTIONS * fmas / target.fma_units
+    tile = w.k * step + (ends if workload.direct else 0.0) + TILE_CYCLES + STORE_CYCLES * fmas
     return tiles_n * (tiles_m * tile + w.k * unpack)
 
 

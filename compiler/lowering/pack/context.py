@@ -15,10 +15,10 @@ from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import PackWorkload
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.kernels.template import to_text
 from edgec.compiler.lowering.kernel_operators import kernel_call
 from edgec.compiler.lowering.pack.values import QParams, Value
+from edgec.compiler.numerics.support import Declined
 
 log = logging.getLogger("edgec.pack")
 

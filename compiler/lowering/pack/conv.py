@@ -10,23 +10,23 @@ from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, by_channel, image
 from edgec.compiler.ir.relax_helpers import constant, shape_of, value_of
-from edgec.compiler.kernels.conv.direct import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.integer_depthwise import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.conv.integer_transpose import (
     IntegerConvTransposeWorkload,
     phase_windows,
 )
+from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.pool import PoolWorkload
-from edgec.compiler.kernels.support import Declined, Supported
 from edgec.compiler.kernels.template import EXACT_FLOAT
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import QParams, Value, leading, pair
 from edgec.compiler.lowering.pack.weights import stored_groups, stored_half, stored_weight
 from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.support import Declined, Supported
 
 # A network's input of so few channels is read as it is: blocking it would be mostly padding.
 PLAIN_INPUT_CHANNELS = 4

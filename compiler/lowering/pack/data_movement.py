@@ -9,9 +9,9 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape, image
 from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 from edgec.compiler.kernels.layout import ChannelMapWorkload
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.numerics.support import Declined
 
 _NOT_BLOCKED = Declined("only channels of blocked images have a kernel that moves them")
 _NOT_CHANNELS = Declined("it does not move whole channels known when compiling")

@@ -7,11 +7,11 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape, by_channel
 from edgec.compiler.ir.relax_helpers import constant, op_name, scalar_of, shape_of, value_of
 from edgec.compiler.kernels.emit.epilogue import ON_CODES, Step, activation_step
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import absorbs, apply
 from edgec.compiler.lowering.pack.quantized import add_integers
 from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.numerics.support import Declined
 
 _BROADCAST = Declined("its operand broadcasts along other axes than those of channels")
 

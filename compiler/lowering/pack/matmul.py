@@ -12,13 +12,13 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_o
 from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
-from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload, integer_matmul_support
+from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, StoredMatmulWorkload
-from edgec.compiler.kernels.support import Declined, Supported
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import QParams, QuantizedConstant, Value
 from edgec.compiler.lowering.pack.weights import is_grouped, stored_half, stored_weight
 from edgec.compiler.numerics.affine import unpack_nibbles
+from edgec.compiler.numerics.support import Declined, Supported, integer_matmul_support
 
 
 def match_matmul(context: Context, call: relax.Call) -> Value | Declined:

@@ -27,12 +27,12 @@ from edgec.compiler.ir.relax_helpers import (
     value_of,
 )
 from edgec.compiler.kernels.isa import Dot
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context, Decline
 from edgec.compiler.lowering.pack.data_movement import match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
 from edgec.compiler.lowering.pack.table import MATCHERS
 from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.numerics.support import Declined
 from edgec.compiler.passes.base import Pass
 
 _ROUNDING = {"relax.dequantize": match_dequantize, "relax.quantize": match_quantize}

@@ -12,10 +12,10 @@ from edgec.compiler.kernels.emit.epilogue import Step
 from edgec.compiler.kernels.layout import GlobalPoolWorkload
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.reduce_minmax import ExtremeWorkload, shares_of
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import apply
 from edgec.compiler.lowering.pack.values import Value, leading, pair
+from edgec.compiler.numerics.support import Declined
 
 
 def match_pool(context: Context, call: relax.Call) -> Value | Declined:

@@ -11,7 +11,6 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, shape_of, value_of
 from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.kernels.table_lookup import LookupWorkload, table_of
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import apply, open_kernel
@@ -28,6 +27,7 @@ from edgec.compiler.lowering.pack.values import (
     qparams_of,
     quantized_constant,
 )
+from edgec.compiler.numerics.support import Declined
 
 
 def match_quantize(context: Context, call: relax.Call) -> Value | Declined:

@@ -4,10 +4,10 @@ from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import constant, shape_of
 from edgec.compiler.kernels.resize import ResizeWorkload
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import Value
 from edgec.compiler.numerics.resize_table import resize_table
+from edgec.compiler.numerics.support import Declined
 
 
 def match_resize(context: Context, call: relax.Call) -> Value | Declined:

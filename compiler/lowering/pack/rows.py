@@ -6,9 +6,9 @@ from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import op_name, value_of
 from edgec.compiler.kernels.softmax_norm import Operation, RowWorkload
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.numerics.support import Declined
 
 
 def match_softmax(context: Context, call: relax.Call) -> Value | Declined:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from edgec.compiler.kernels.support import Declined
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.conv import match_conv, match_conv_transpose
 from edgec.compiler.lowering.pack.data_movement import (
@@ -20,6 +19,7 @@ from edgec.compiler.lowering.pack.resize import match_resize
 from edgec.compiler.lowering.pack.rows import match_layer_norm, match_softmax
 from edgec.compiler.lowering.pack.values import Value
 from edgec.compiler.numerics.activations import BY_OPERATOR
+from edgec.compiler.numerics.support import Declined
 
 Matcher = Callable[[Context, relax.Call], Value | Declined]
 

@@ -18,7 +18,7 @@ from edgec.compiler.quantize.rounding.bias_correction import corrected_bias
 from edgec.compiler.quantize.rounding.learned import round_learned
 from edgec.compiler.quantize.rounding.scale_correction import restandardized
 from edgec.compiler.quantize.rounding.second_order import round_second_order
-from edgec.compiler.support.progress import Progress
+from edgec.compiler.support.progress import Progress, Silent, counted
 
 
 def _as_stored(
@@ -56,7 +56,8 @@ def repair(
     else:
         assert model is not None
         found = measure_moments(model, operators, samples, progress)
-    for operator, moments in found:
+    shown = progress or Silent()
+    for operator, moments in counted(found, shown, "rounding", len(operators)):
         stored = quantization.weights[operator.name]
         better = _ROUNDINGS[rounding](operator, stored, moments, resolved)
         quantization = quantization.with_weights({operator.name: better})

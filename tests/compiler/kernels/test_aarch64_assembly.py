@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tvm
 
-from edgec.compiler.kernels.conv.direct import ConvDecision
+from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.emitter import to_object
 from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload

@@ -5,7 +5,7 @@ import re
 import pytest
 import tvm
 
-from edgec.compiler.kernels.conv.direct import ConvDecision
+from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,

@@ -11,7 +11,7 @@ import pytest
 from support.kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branches
 from support.onnx_graphs import node, random
 
-from edgec.compiler.kernels.conv.direct import default_decision
+from edgec.compiler.kernels.conv.cost import default_decision
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     pack_winograd,

@@ -1,9 +1,12 @@
 """What a kernel, or the matcher of a kernel, answers about an operator."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
+
+from edgec.compiler.numerics.pair_sums import GROUP
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,16 @@ class Supported:
     operator: str
     workload: Any
     operands: tuple[NDArray[Any], ...]
+
+
+def integer_matmul_support(shape: Sequence[int]) -> Declined | None:
+    """Return why the kernel cannot multiply by constant weights of a shape; None if it can.
+
+    >>> integer_matmul_support((6, 10))
+    Declined(reason='its depth 6 is not a multiple of 4')
+    """
+    if len(shape) != 2:
+        return Declined("the kernel of integers multiplies by one matrix, not by one of a batch")
+    if shape[0] % GROUP:
+        return Declined(f"its depth {shape[0]} is not a multiple of {GROUP}")
+    return None

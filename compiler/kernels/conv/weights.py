@@ -1,0 +1,122 @@
+"""Packed weights of direct convolution: the order in which the kernel reads them."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.kernels.conv.decision import ConvDecision
+from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.targets.target import Target
+
+
+def block_size(workload: ConvWorkload, c: int) -> int:
+    """Channels in a block of the input."""
+    return 1 if workload.plain_input else c
+
+
+@dataclass(frozen=True)
+class InputChannels:
+    """Which input blocks each tile of output channels reads.
+
+    Attributes:
+        blocks: number of input blocks that a tile reads, the same for all.
+        last: channels used of the last of them.
+        starts: first input block by tile.
+    """
+
+    blocks: int
+    last: int
+    starts: tuple[int, ...]
+
+
+def input_channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> InputChannels:
+    """Return which input blocks the tiles of `tile_o` blocks of output channels read.
+
+    Args:
+        workload: the convolution.
+        tile_o: blocks of output channels in a tile.
+        c: lanes.
+        size: channels in a block of the input.
+    """
+    total = math.ceil(workload.in_channels / size)
+    tiles = math.ceil(math.ceil(workload.out_channels / c) / tile_o)
+    if workload.groups == 1:
+        return InputChannels(total, workload.in_channels - (total - 1) * size, (0,) * tiles)
+    out_group = workload.out_channels // workload.groups
+    in_group = workload.in_channels // workload.groups
+    spans = []
+    for tile in range(tiles):
+        first = tile * tile_o * c // out_group
+        past = min(workload.out_channels, (tile + 1) * tile_o * c)
+        final = (past - 1) // out_group
+        spans.append((first * in_group // size, math.ceil((final + 1) * in_group / size)))
+    blocks = max(end - start for start, end in spans)
+    starts = tuple(min(start, total - blocks) for start, _ in spans)
+    return InputChannels(blocks, size, starts)
+
+
+def pack_weight(
+    workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int, size: int
+) -> NDArray[Any]:
+    """Weights in the order in which the kernel reads them.
+
+    Args:
+        workload: the convolution.
+        decision: its register tile.
+        weight: [out_channels, in_channels / groups, kh, kw].
+        c: lanes.
+        size: channels in a block of the input.
+
+    Returns:
+        [tiles, rows, tile_o * c], zero where an output channel does not exist or belongs to
+        another group than the input channel.
+    """
+    channels = input_channels(workload, decision.tile_o, c, size)
+    kh, kw = workload.kernel
+    width = decision.tile_o * c
+    in_group = workload.in_channels // workload.groups
+    out_group = workload.out_channels // workload.groups
+    tiles = []
+    for tile, start in enumerate(channels.starts):
+        block = np.zeros((channels.blocks * size, kh, kw, width), weight.dtype)
+        for lane in range(width):
+            out = tile * width + lane
+            if out >= workload.out_channels:
+                break
+            first = (out // out_group) * in_group - start * size
+            block[first : first + in_group, :, :, lane] = weight[out]
+        rows = []
+        for index in range(channels.blocks):
+            used = channels.last if index == channels.blocks - 1 else size
+            part = block[index * size : index * size + used]
+            rows.append(part.transpose(1, 2, 0, 3).reshape(-1, width))
+        tiles.append(np.concatenate(rows))
+    return np.stack(tiles)
+
+
+def pack_scales(decision: ConvDecision, scales: NDArray[Any], c: int) -> NDArray[Any]:
+    """Scales [out_channels, groups] as [tiles, groups, tile_o * c]."""
+    width = decision.tile_o * c
+    outputs, groups = scales.shape
+    padded = np.pad(scales, ((0, -outputs % width), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(-1, width, groups).transpose(0, 2, 1))
+
+
+def pack_groups(workload: ConvWorkload, groups: NDArray[Any], c: int) -> NDArray[Any]:
+    """The group of each weight [1, in_channels, kh, kw], by row of the packed weights."""
+    alone = replace(workload, out_channels=1)
+    return pack_weight(alone, ConvDecision(1, 1, 1), groups, c, block_size(workload, c))[0, :, 0]
+
+
+def packed_size(
+    workload: ConvWorkload, decision: ConvDecision, target: Target, block: int | None = None
+) -> int:
+    """Values in a packed weight."""
+    c = target.float_lanes
+    size = block or block_size(workload, c)
+    channels = input_channels(workload, decision.tile_o, c, size)
+    depth = (channels.blocks - 1) * size + channels.last
+    return len(channels.starts) * depth * math.prod(workload.kernel) * decision.tile_o * c
