@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.ir.signature import Tensors
-
-# What a user compiles is nobody else's business.
-onnxruntime.disable_telemetry_events()
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 
 def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]]:
