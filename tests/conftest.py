@@ -11,6 +11,8 @@ TESTS = Path(__file__).parent
 SLOW = ("compiler/boards",)
 
 
+# Before pytest itself leaves out what `-m` does not select.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of those files."""
     gone = [name for name in SLOW if not (TESTS / name).exists()]
