@@ -71,6 +71,10 @@ class ModelFileError(BadInputError):
     """The file is no valid ONNX model."""
 
 
+class LimitError(BadInputError):
+    """The model asks for more memory or nodes than is allowed."""
+
+
 class ShapeError(BadInputError):
     """A dimension is missing, not positive, or contradicts the model."""
 

@@ -96,7 +96,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()
-    source = read_model(path)
+    source = read_model(path, options.limits)
     try:
         special = specialize(source.proto, options.shapes, options.freeze)
     except ShapeError as error:
@@ -106,7 +106,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     # Imported here: a bundle is inspected without TVM.
     from edgec.compiler.frontend.import_graph import find_refusals
 
-    graph = simplify(special.proto)
+    graph = simplify(special.proto, options.limits)
     return _report(source, graph, "", find_refusals(graph))
 
 

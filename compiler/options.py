@@ -1,7 +1,8 @@
 """The settings of a compile, checked before anything runs."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import TensorInputError, UsageError
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.recipe import RECIPES, Recipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
@@ -31,6 +33,7 @@ class CompileOptions:
 
     Attributes:
         shapes: full shape by input name, for inputs that the model leaves open.
+        limits: of what the model file may ask for.
         freeze: value by input name; the input becomes a constant and leaves the interface.
         inputs: test inputs by name, instead of generated ones.
         seed: of the generated test inputs.
@@ -50,6 +53,7 @@ class CompileOptions:
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    limits: Limits = DEFAULT_LIMITS
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     samples: SampleOptions = field(default_factory=SampleOptions)
@@ -203,6 +207,26 @@ def _read_value(text: str, path: Path) -> NDArray[Any]:
     if isinstance(array, dict):
         raise TensorInputError(f"--freeze {text}: {path} is an archive; one array is expected")
     return array
+
+
+def parse_limits(texts: Sequence[str]) -> Limits:
+    """Read `value=1G`, `file=4G` and `nodes=500000`.
+
+    Raises:
+        UsageError: one is not of that form.
+
+    >>> parse_limits(["value=1G", "nodes=500000"])
+    Limits(file_bytes=2147483648, value_bytes=1073741824, nodes=500000)
+    """
+    given: dict[str, int] = {}
+    for text in texts:
+        match = re.fullmatch(r"(value|file|nodes)=(\d{1,12})([kMGT]?)", text)
+        if not match:
+            raise UsageError(f"{text!r} is no limit; write value=1G, file=4G or nodes=500000")
+        name, digits, unit = match.groups()
+        field_name = name if name == "nodes" else f"{name}_bytes"
+        given[field_name] = int(digits) * 1024 ** " kMGT".index(unit or " ")
+    return Limits(**given)
 
 
 def _is_fraction(text: str) -> bool:

@@ -109,8 +109,8 @@ def compile_model(
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path))
-        canonical = canonical_model(source, options.shapes, options.freeze, phase)
+            source = show(read_model(path, options.limits))
+        canonical = canonical_model(source, options.shapes, options.freeze, options.limits, phase)
         module, signature = canonical.module, canonical.signature
         samples = _samples(options, canonical.graph, signature)
         with phase("reference"):

@@ -132,9 +132,13 @@ class Bundle:
             Outputs by name.
 
         Raises:
-            TensorInputError: the inputs do not fit.
+            TensorInputError: the inputs do not fit, or hold an index beyond its table.
             BundleError: the bundle is for another machine.
         """
+        # Imported here: reading a bundle needs no runtime.
+        from edgec.compiler.runtime.inputs import check_indices
+
+        check_indices(inputs, self.manifest.settings.index_bounds)
         session = self._sessions.get(threads)
         if session is None:
             # Threads that come here at once open one each, and all use the first.

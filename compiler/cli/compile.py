@@ -56,6 +56,7 @@ def compile_command(
     output: Path | None,
     shapes: Sequence[str],
     freeze: Sequence[str],
+    limits: Sequence[str],
     inputs: Sequence[str],
     compress: str | None,
     quantize: str | None,
@@ -78,7 +79,7 @@ def compile_command(
     from edgec.targets import load_target
 
     options = CompileOptions(
-        **model_options(shapes, freeze),
+        **model_options(shapes, freeze, limits),
         inputs=read_inputs(inputs),
         seed=seed,
         **changes(compress, quantize, settings),

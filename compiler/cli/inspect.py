@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 @click.option("--nodes", is_flag=True, help="Say of every node whether it is supported.")
 @json_option
 def inspect(
-    path: Path, *, shapes: Sequence[str], freeze: Sequence[str], nodes: bool, as_json: bool
+    path: Path,
+    *,
+    shapes: Sequence[str],
+    freeze: Sequence[str],
+    limits: Sequence[str],
+    nodes: bool,
+    as_json: bool,
 ) -> None:
     """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
 
-    found = inspect_path(path, CompileOptions(**model_options(shapes, freeze)))
+    found = inspect_path(path, CompileOptions(**model_options(shapes, freeze, limits)))
     if isinstance(found, ModelReport):
         _print_model(found, nodes, as_json)
     elif as_json:

@@ -54,16 +54,27 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="NAME=VALUE",
         help="Make an input a constant, a number, a list or FILE.npy; it leaves the interface.",
     )
-    return shape(freeze(command))
+    limit = click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        metavar="value=1G|file=4G|nodes=500000",
+        help="Let a model ask for larger values, more data or more nodes.  "
+        "[default: value=256M, file=2G, nodes=200000]",
+    )
+    return shape(freeze(limit(command)))
 
 
-def model_options(shapes: Sequence[str], freeze: Sequence[str]) -> dict[str, Any]:
+def model_options(
+    shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str]
+) -> dict[str, Any]:
     """Fields of `CompileOptions` from the options of `shape_options`."""
-    from edgec.compiler.options import parse_shape, parse_value
+    from edgec.compiler.options import parse_limits, parse_shape, parse_value
 
     return {
         "shapes": _unique("--shape", [parse_shape(text) for text in shapes]),
         "freeze": _unique("--freeze", [parse_value(text) for text in freeze]),
+        "limits": parse_limits(limits),
     }
 
 

@@ -82,6 +82,7 @@ def tune(
     strategy: Strategy,
     shapes: Sequence[str],
     freeze: Sequence[str],
+    limits: Sequence[str],
     seed: int,
     dry_run: bool,
     report: Path | None,
@@ -110,7 +111,7 @@ def tune(
     )
     from edgec.compiler.options import CompileOptions
 
-    compile_options = CompileOptions(**model_options(shapes, freeze), seed=seed)
+    compile_options = CompileOptions(**model_options(shapes, freeze, limits), seed=seed)
     from edgec.compiler.tune.api import tune_model, tuning_tasks
 
     if dry_run or database is None:

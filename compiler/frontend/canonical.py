@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tvm import IRModule
 
 from edgec.compiler.frontend.import_graph import ImportedModel, import_model
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
@@ -63,6 +64,7 @@ def canonical_model(
     model: SourceModel | onnx.ModelProto | str | Path,
     shapes: Mapping[str, Shape] = MappingProxyType({}),
     freeze: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    limits: Limits = DEFAULT_LIMITS,
     phase: Phase = untold,
 ) -> CanonicalModel:
     """Fix the shapes of a model, fold its constants, import it and canonicalize it.
@@ -71,18 +73,19 @@ def canonical_model(
         model: the model, or its file.
         shapes: full shape by input name, for inputs that the model leaves open.
         freeze: value by input name; the input becomes a constant.
+        limits: of what the model may ask for.
         phase: told of each phase; by default nobody is.
 
     Raises:
         EdgecError: the file is wrong, a shape is open, or an operator is not supported.
     """
     if isinstance(model, str | Path):
-        model = read_model(Path(model))
+        model = read_model(Path(model), limits)
     proto = model.proto if isinstance(model, SourceModel) else model
     with phase("specialize") as show:
         special = show(specialize(proto, shapes, freeze))
     with phase("simplify") as show:
-        graph = show(simplify(special.proto))
+        graph = show(simplify(special.proto, limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:

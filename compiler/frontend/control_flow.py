@@ -6,7 +6,7 @@ where that is cheap. What cannot be rewritten keeps a note that says why, and th
 it with that.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx_ir import convenience
 from onnx_ir.passes import common
+
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 
 MAX_TRIPS = 1024
 MAX_UNROLLED_NODES = 20_000
@@ -34,11 +36,12 @@ class _Kept(Exception):  # noqa: N818 - an answer, not a malfunction
     """The node cannot be rewritten; the message says why."""
 
 
-def flatten_control_flow(model: ir.Model) -> bool:
+def flatten_control_flow(model: ir.Model, limits: Limits = DEFAULT_LIMITS) -> bool:
     """Rewrite the loops and branches of the main graph, not yet those inside of them.
 
     Args:
         model: folded, with inferred types; changed in place.
+        limits: of the number of nodes.
 
     Returns:
         Whether something changed; fold again then.
@@ -49,6 +52,7 @@ def flatten_control_flow(model: ir.Model) -> bool:
         return False
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     changed = False
+    total = sum(1 for _ in model.graph.all_nodes())
     for node in nodes:
         code = _Code(node, model.opset_imports.get("", 1))
         try:
@@ -56,6 +60,8 @@ def flatten_control_flow(model: ir.Model) -> bool:
         except _Kept as reason:
             node.metadata_props[WHY_KEPT] = str(reason)
             continue
+        total += sum(1 for _ in code.all_nodes())
+        limits.check_nodes(total)
         # The results take the names of the old outputs: they must be values of their own.
         results = [code.call("Identity", [value]) for value in results]
         convenience.replace_nodes_and_values(
@@ -79,6 +85,14 @@ class _Code:
         self.opset = opset
         self.nodes: list[ir.Node] = []
         self.label = node.name or node.outputs[0].name or node.op_type
+
+    def all_nodes(self) -> Iterator[ir.Node]:
+        """The nodes, and those of their subgraphs."""
+        for node in self.nodes:
+            yield node
+            for attribute in node.attributes.values():
+                if attribute.type is ir.AttributeType.GRAPH:
+                    yield from attribute.as_graph().all_nodes()
 
     def call(self, op_type: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
         """The result of a new node."""

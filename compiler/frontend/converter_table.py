@@ -32,6 +32,7 @@ from edgec.compiler.frontend.converters.elementwise import (
     convert_hard_sigmoid,
     convert_hard_swish,
     convert_identity,
+    convert_sign,
     convert_variadic,
 )
 from edgec.compiler.frontend.converters.losses import (
@@ -73,6 +74,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Max"): convert_variadic,
     ("", "Mean"): convert_variadic,
     ("", "Min"): convert_variadic,
+    ("", "Sign"): convert_sign,
     ("", "Sum"): convert_variadic,
     # activations
     ("", "Elu"): activations.convert_elu,

@@ -12,8 +12,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from edgec.compiler.errors import ModelFileError, UnsupportedModelError
+from edgec.compiler.errors import LimitError, ModelFileError, UnsupportedModelError
+from edgec.compiler.frontend.check_file import all_tensors, check_file, regular_file_size
 from edgec.compiler.frontend.convert_opset import CONVERTED_OPSET, convert_opset
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
 
 NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
@@ -46,26 +48,27 @@ class SourceModel:
         return self.path if self.opset >= CONVERTED_OPSET else self.proto
 
 
-def read_model(path: Path) -> SourceModel:
+def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     """Read and check one ONNX file.
 
+    Args:
+        path: of the file.
+        limits: of what it may ask for.
+
     Raises:
-        ModelFileError: missing, unreadable, not ONNX, cut short, external data missing, or
-            refused by the ONNX checker.
-        UnsupportedModelError: an operator set newer than edgec reads, or one so old that it must
-            be converted and cannot.
+        ModelFileError: missing, unreadable, not ONNX, cut short, contradicting itself, external
+            data missing, or refused by the ONNX checker.
+        LimitError: larger than allowed.
+        UnsupportedModelError: complex numbers, an operator set newer than edgec reads, or one so
+            old that it must be converted and cannot.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"model file {path} does not exist") from None
-    except OSError as error:
-        raise ModelFileError(f"model file {path} cannot be read: {error.strerror}") from None
+    data = _read(path, limits)
     model = _parse(path, data)
+    check_file(path, model, limits)
     digest = hashlib.sha256(data)
-    for file in _external_files(path, model):
-        digest.update(file.read_bytes())
     try:
+        for file in _external_files(path, model):
+            _add_file(digest, file)
         load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data cannot be read: {_line(error)}") from None
@@ -73,17 +76,43 @@ def read_model(path: Path) -> SourceModel:
     try:
         # The path form of the checker has no 2 GiB limit.
         onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"{path}: the ONNX checker refuses it: {_line(error)}") from None
     if opset < CONVERTED_OPSET:
         try:
             model = convert_opset(model)
-        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        except Exception as error:
+            # It trusts that attributes and operands are there, and fails in many ways.
             raise UnsupportedModelError(
                 f"{path} uses operator set {opset}, which must be converted to {CONVERTED_OPSET} "
                 f"and cannot: {_line(error)}"
             ) from None
     return SourceModel(path, digest.hexdigest(), model, opset)
+
+
+def _read(path: Path, limits: Limits) -> bytes:
+    size = regular_file_size(path)
+    if size is None and path.exists():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise ModelFileError(f"model file {path} is {what}")
+    if size is not None and size > limits.file_bytes:
+        raise LimitError(
+            f"model file {path} has {in_mb(size)}; at most {in_mb(limits.file_bytes)} are allowed "
+            "(--limit file=SIZE)"
+        )
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"model file {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"model file {path} cannot be read: {reason}") from None
+
+
+def _add_file(digest: "hashlib._Hash", file: Path) -> None:
+    with file.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
 
 
 def _parse(path: Path, data: bytes) -> onnx.ModelProto:
@@ -102,22 +131,15 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
 
 
 def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Files beside the model that hold its weights, sorted; all exist."""
+    """Files beside the model that hold its weights, sorted."""
     locations = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in all_tensors(model)
         if uses_external_data(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    files = [path.parent / location for location in sorted(locations)]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise ModelFileError(
-            f"{path} keeps weights in {', '.join(missing)}, which does not exist; "
-            "put the file beside the model"
-        )
-    return files
+    return [path.parent / location for location in sorted(locations)]
 
 
 def _default_opset(path: Path, model: onnx.ModelProto) -> int:

@@ -1,60 +1,76 @@
 """Fold what is already known: the model before it is imported.
 
 TVM's importer needs shapes and axes as constants where exporters write chains of Shape,
-Gather and Concat. onnxscript's optimizer, which Microsoft maintains, evaluates those chains
-and takes `If` branches whose condition is constant. Its fusions are not used: how operators are
-spelled is the business of the passes, where it can be checked.
+Gather and Concat. onnxscript's optimizer, which Microsoft maintains, follows those chains
+and takes `If` branches whose condition is constant; see `fold_constants` for the values. Its
+fusions are not used: how operators are spelled is the business of the passes, where it can be
+checked.
 """
 
 import logging
-from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
+from onnx.inliner import inline_local_functions
 from onnx_ir.passes import Sequential, common
 from onnxscript import optimizer
 
+from edgec.compiler.errors import EdgecError, UnsupportedModelError
 from edgec.compiler.frontend.control_flow import flatten_control_flow
 from edgec.compiler.frontend.expand_functions import expand_functions
 from edgec.compiler.frontend.expand_quantized import expand_quantized
+from edgec.compiler.frontend.fold_constants import ConstantFolding
+from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
+
+log = logging.getLogger("edgec.simplify")
 
 # Folding a Shape chain can make an If constant, whose branch holds the next chain.
 MAX_ROUNDS = 16
 
-# The weights of the compiled model stand in full anyway.
-NO_LIMIT = 2**62
 
-
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+def simplify(model: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> onnx.ModelProto:
     """Fold constants and drop dead code in a model with static inputs.
 
     Args:
         model: result of `specialize`; stays as it is.
+        limits: of what the model may ask for.
 
     Returns:
         A model with the same inputs and outputs, all constants as initializers, and the
         inferred type of each value in `value_info`.
+
+    Raises:
+        LimitError: a value, or the constants together, or the nodes are more than is allowed.
+        UnsupportedModelError: the graph contradicts itself.
     """
     _quiet_optimizer()
-    graph = ir.from_proto(model)
+    try:
+        return _simplify(model, limits)
+    except EdgecError:
+        raise
+    except Exception as error:
+        # The packages that rewrite ONNX trust the graph, and fail in many ways where it is wrong.
+        log.debug("simplify", exc_info=True)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = (lines or [type(error).__name__])[0][:300]
+        raise UnsupportedModelError(f"the graph cannot be simplified: {reason}") from error
+
+
+def _simplify(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
+    for value in model.graph.input:
+        _check_value("input", value, limits)
+    # In C++: the pass of onnx_ir takes minutes for thousands of calls.
+    graph = ir.from_proto(inline_local_functions(model) if model.functions else model)
     _state_defaults(graph.graph)
     _replace_cast_like(graph)
+    folding = ConstantFolding(graph, limits, _is_folded)
     for _ in range(MAX_ROUNDS):
         expand_functions(graph)
-        folded = optimizer.fold_constants(
-            graph,
-            onnx_shape_inference=True,
-            input_size_limit=NO_LIMIT,
-            output_size_limit=NO_LIMIT,
-            should_fold=_is_folded,
-        )
-        changed = _fold_splits(graph.graph)
+        changed = folding.run()
         changed = expand_quantized(graph) or changed
         optimizer.remove_unused_nodes(graph)
         # What folding makes constant decides branches and trip counts.
-        if not folded.modified and not changed and not flatten_control_flow(graph):
+        if not changed and not flatten_control_flow(graph, limits):
             break
     Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -62,12 +78,23 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
-        common.OutputFixPass(),
         common.NameFixPass(),
         common.TopologicalSortPass(),
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
     )(graph)
-    return ir.to_proto(graph)
+    limits.check_nodes(graph.graph.num_nodes())
+    result = ir.to_proto(graph)
+    for value in [*result.graph.value_info, *result.graph.output]:
+        _check_value("value", value, limits)
+    return result
+
+
+def _check_value(what: str, value: onnx.ValueInfoProto, limits: Limits) -> None:
+    """Compare a value of known shape with the limit."""
+    tensor = value.type.tensor_type
+    if tensor.HasField("shape") and tensor.elem_type not in (0, onnx.TensorProto.STRING):
+        shape = [max(0, dim.dim_value) for dim in tensor.shape.dim]
+        limits.check_value(f"{what} {value.name}", shape, tensor.elem_type)
 
 
 def _is_folded(node: ir.Node) -> bool:
@@ -104,37 +131,6 @@ def _replace_cast_like(model: ir.Model) -> None:
             node.op_type = "Cast"
             node.attributes["to"] = ir.AttrInt64("to", like.dtype.value)
             node.resize_inputs(1)
-
-
-def _fold_splits(graph: ir.Graph) -> bool:
-    """Split constants, which the optimizer does not do."""
-    changed = False
-    for node in list(graph):
-        if node.op_type != "Split" or node.domain:
-            continue
-        arrays = [_constant_array(value) for value in node.inputs]
-        array = arrays[0]
-        if array is None or arrays[-1] is None or "split" in node.attributes:
-            continue
-        axis, count = node.attributes.get_int("axis", 0), len(node.outputs)
-        sizes = arrays[1] if len(arrays) > 1 else None
-        if sizes is None:
-            sizes = np.full(count, -(-array.shape[axis] // count))
-        ends = np.cumsum(sizes)
-        for value, part in zip(node.outputs, np.split(array, ends[:-1], axis), strict=True):
-            constant = ir.node("Constant", [], {"value": ir.tensor(part)})
-            graph.insert_before(node, constant)
-            ir.convenience.replace_all_uses_with(
-                value, constant.outputs[0], replace_graph_outputs=True
-            )
-        graph.remove(node, safe=True)
-        changed = True
-    return changed
-
-
-def _constant_array(value: ir.Value | None) -> NDArray[Any] | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
 
 
 def _quiet_optimizer() -> None:

@@ -81,8 +81,12 @@ def specialize(
     graph.input.extend(inputs)
     # Stated shapes of values inside may still speak of open dimensions: infer them anew.
     del graph.value_info[:]
+    static = {value.name: value for value in inputs}
     for value in graph.output:
-        if value.type.HasField("tensor_type"):
+        if value.name in static:
+            # An input that is returned as it is.
+            value.CopyFrom(static[value.name])
+        elif value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     return SpecializedModel(result, constants)
 

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import undecided
-from edgec.compiler.kernels.vectors import vector_dtype
+from edgec.compiler.kernels.vectors import select, vector_dtype
 from edgec.targets.target import Target
 
 # Vectors of one task, and in flight: one alone would wait for its own latency.
@@ -52,7 +52,12 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
     The last share overlaps the one before: to look at a value twice changes nothing.
     """
     w = workload
-    combine = tirx.min if w.mode == "min" else tirx.max
+    choose = tirx.min if w.mode == "min" else tirx.max
+
+    def combine(best: Any, value: Any) -> Any:
+        """NaN if one of the two is: a comparison with NaN gives the second operand."""
+        return select(tirx.isnan(best), best, choose(best, value))
+
     share = math.ceil(w.size / w.shares)
     c = min(target.float_lanes, 2 ** int(math.log2(share)))
     e = Emitter(target)

@@ -138,7 +138,7 @@ def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:
             declarations.append(tirx.Bind(buffer.elem_offset, tirx.IntImm("int64", 0)))
         declarations.append(tirx.DeclBuffer(buffer, data=pointer))
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
-    body = tirx.SeqStmt([*declarations, _with_vector_math(function.body)])
+    body = tirx.SeqStmt([*declarations, _with_vector_math(_with_nan(function.body))])
     raw = tirx.PrimFunc([*pointers, begin, end], body)
     raw = raw.with_attrs({"global_symbol": name, "tirx.noalias": True})
     lowered = _lower(raw, target)
@@ -165,6 +165,30 @@ def _with_vector_math(body: Any) -> Any:
         return call
 
     return tvm_ffi.structural_map(body, [(Call, replace)])
+
+
+def _with_nan(body: Any) -> Any:
+    """Let NaN pass through maxima and minima of floats, as it does in ONNX.
+
+    A comparison with NaN is false, and then the second operand is the result. With a number as
+    the first one NaN passes for no more instructions.
+    """
+
+    def replace(node: Any) -> Any:
+        dtype = str(node.ty.dtype)
+        if not dtype.startswith(("float", "bfloat")):
+            return node
+        kind = type(node)
+        if isinstance(node.b, tirx.FloatImm):
+            return kind(node.b, node.a)
+        if isinstance(node.a, tirx.FloatImm):
+            return node
+        wide = "float32" if dtype in ("bfloat16", "float16") else dtype
+        value = tirx.Var("value", dtype)
+        kept = tirx.isnan(value.astype(wide) if wide != dtype else value)
+        return tirx.Let(value, node.a, tirx.Select(kept, value, kind(value, node.b)))
+
+    return tvm_ffi.structural_map(body, [(tirx.Max, replace), (tirx.Min, replace)])
 
 
 def _lower(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:

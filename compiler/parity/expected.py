@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from edgec.compiler.calibration.accuracy import Comparison, same_top1
 from edgec.compiler.calibration.samples import Samples
@@ -16,9 +18,10 @@ from edgec.compiler.frontend.onnx_facts import (
     quantizes_activations,
 )
 from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.parity.choose_inputs import choose_inputs
 from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
 from edgec.compiler.parity.oracle import run_original
-from edgec.compiler.runtime.inputs import check_inputs, generate_inputs, rounded_to_half
+from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,15 @@ class Expected:
             # Random values are not what ranges were calibrated for.
             given = rounded_to_half(next(iter(samples)))
         bounds = index_bounds(graph)
+
+        def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
+            return run_original(original, {**inputs, **canonical.special.frozen})
+
         if given:
             inputs = check_inputs(signature.inputs, given)
+            outputs = run(inputs)
         else:
-            inputs = generate_inputs(signature.inputs, seed, bounds)
-        outputs = run_original(original, {**inputs, **canonical.special.frozen})
+            inputs, outputs = choose_inputs(signature.inputs, seed, bounds, run)
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )

@@ -4,18 +4,16 @@ With its graph optimizations off, ONNX Runtime computes operator by operator wha
 says. Where it lacks an operator, the reference evaluator of the onnx package answers.
 """
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.ir.signature import Tensors
-from edgec.compiler.support.silent_onnxruntime import onnxruntime
+from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_session
 
 
 def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]]:
@@ -28,46 +26,13 @@ def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, ND
     Raises:
         ModelFileError: neither runtime can run the model on these inputs.
     """
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(
-            source, _session_options(), providers=["CPUExecutionProvider"]
-        )
-        return _run_session(session, inputs)
+        # Inside: a model of more than 2 GiB does not serialize.
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        return run_onnx_session(open_onnx_session(source), inputs)
     except Exception as error:
         # ONNX Runtime's exceptions have no common base but this one.
         return _run_reference(model, inputs, str(error))
-
-
-def _run_session(session: onnxruntime.InferenceSession, inputs: Tensors) -> dict[str, NDArray[Any]]:
-    """Run with types that NumPy lacks too: those in the memory layout of a TensorProto."""
-    binding = session.io_binding()
-    kept = []
-    for value in session.get_inputs():
-        array = np.ascontiguousarray(inputs[value.name]).reshape(inputs[value.name].shape)
-        proto = numpy_helper.from_array(array)
-        buffer = np.frombuffer(proto.raw_data or b"\0", np.uint8)
-        kept.append(buffer)
-        binding.bind_input(value.name, "cpu", 0, proto.data_type, array.shape, buffer.ctypes.data)
-    for value in session.get_outputs():
-        binding.bind_output(value.name)
-    session.run_with_iobinding(binding)
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, map(_array, binding.get_outputs()), strict=True))
-
-
-def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
-    proto = onnx.TensorProto(data_type=value.element_type(), dims=value.shape())
-    proto.raw_data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
-    array: NDArray[Any] = numpy_helper.to_array(proto)
-    return array
-
-
-def _session_options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return options
 
 
 def _run_reference(

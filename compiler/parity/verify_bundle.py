@@ -6,14 +6,16 @@ tolerance of its manifest; given the original ONNX file, fresh inputs are compar
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
-from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.parity.choose_inputs import choose_inputs
 from edgec.compiler.parity.compare import (
     ORACLE_ABSOLUTE_ERROR,
     OutputParity,
@@ -22,7 +24,6 @@ from edgec.compiler.parity.compare import (
     compare,
 )
 from edgec.compiler.parity.oracle import run_original
-from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.support.limits import check_seed
 
 # Another order of sums moves a value to the next code here and there.
@@ -75,11 +76,15 @@ def verify_bundle(
             seeds = ()
         for seed in seeds:
             bounds = manifest.settings.index_bounds
-            inputs = generate_inputs(manifest.signature.inputs, seed, bounds)
-            runs.append((inputs, run_original(source.original, {**inputs, **frozen})))
+            original_of = partial(_original, source, frozen)
+            runs.append(choose_inputs(manifest.signature.inputs, seed, bounds, original_of))
     compute = run or bundle.run
     reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
     return _worst([*reports, *floats])
+
+
+def _original(source: SourceModel, frozen: Tensors, inputs: Tensors) -> dict[str, np.ndarray]:
+    return run_original(source.original, {**inputs, **frozen})
 
 
 def _against_floats(

@@ -3,7 +3,7 @@
 With them a board can verify itself, without ONNX Runtime and without the original file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,48 @@ from edgec.compiler.support.files import write_atomically
 from edgec.compiler.support.limits import check_seed
 from edgec.compiler.support.npy_files import NpyError, npz_bytes, read_arrays
 
+DOMAINS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "any": lambda values: values,
+    # Of square roots and logarithms.
+    "positive": lambda values: np.abs(values) + np.float16(0.0625),
+    # Of arc sines, and of what grows.
+    "small": lambda values: np.abs(values) / np.float16(16),
+}
+"""What is made of standard normal numbers for models that are not defined for all of them."""
+
 
 def generate_inputs(
-    specs: Sequence[TensorSpec], seed: int, index_bounds: Mapping[str, int]
+    specs: Sequence[TensorSpec],
+    seed: int,
+    index_bounds: Mapping[str, int],
+    domain: str = "any",
 ) -> dict[str, NDArray[Any]]:
     """Seeded inputs that any model accepts.
 
     Floats are standard normal, as normalized images and features are, and rounded to float16:
     a bundle then takes half the bytes for them. Integers are below the
     input's bound, which is 2 where `index_bounds` has none: 0 and 1 are in range for anything.
+    `domain` is a name in `DOMAINS`.
 
     Raises:
         UsageError: the seed is negative.
     """
     check_seed(seed)
     random = np.random.default_rng(seed)
-    return {spec.name: _generate(spec, random, index_bounds.get(spec.name, 2)) for spec in specs}
+    return {
+        spec.name: _generate(spec, random, index_bounds.get(spec.name, 2), domain) for spec in specs
+    }
 
 
-def _generate(spec: TensorSpec, random: np.random.Generator, bound: int) -> NDArray[Any]:
+def _generate(
+    spec: TensorSpec, random: np.random.Generator, bound: int, domain: str
+) -> NDArray[Any]:
     shape = tuple(extent or 0 for extent in spec.shape)
     dtype = np.dtype(spec.dtype)
     if not is_float(dtype):
         return random.integers(0, bound, shape).astype(dtype)
     values = np.asarray(random.standard_normal(shape, np.float32)).astype(np.float16)
+    values = DOMAINS[domain](values)
     return (np.abs(values) if spec.dtype == E8M0 else values).astype(dtype)
 
 
@@ -92,6 +110,31 @@ def check_inputs(
     if problems:
         raise TensorInputError("inputs do not fit the model: " + "; ".join(problems))
     return {name: np.asarray(inputs[name]) for name in known}
+
+
+def check_indices(inputs: Tensors, bounds: Mapping[str, int]) -> None:
+    """Refuse an index that is in no row of the table that it is looked up in.
+
+    A compiled Gather takes the nearest row for it; ONNX defines it from -rows to rows - 1.
+
+    Args:
+        inputs: by name; what is missing or holds no integers is refused elsewhere.
+        bounds: rows by the name of the input, as in the manifest.
+
+    Raises:
+        TensorInputError: names the input, the index and the bounds.
+    """
+    for name, rows in bounds.items():
+        array = np.asarray(inputs.get(name, ()))
+        if array.size == 0 or array.dtype.kind not in "iu":
+            continue
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < -rows or highest >= rows:
+            wrong = lowest if lowest < -rows else highest
+            raise TensorInputError(
+                f"input {name} holds the index {wrong}; it chooses from {rows} rows, so "
+                f"{-rows} to {rows - 1} are expected"
+            )
 
 
 def read_tensors(sources: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -89,7 +89,7 @@ def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: Comp
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
-    canonical = canonical_model(model, options.shapes, options.freeze)
+    canonical = canonical_model(model, options.shapes, options.freeze, options.limits)
     module, signature = canonical.module, canonical.signature
     lowered = lower(pack(module, target, canonical.value_names), target)
     program = schedule(lowered, module, target, signature)

@@ -61,6 +61,15 @@ def _hard_sigmoid(node: Node, data: relax.Expr, alpha: float, beta: float) -> re
     return relax.op.minimum(floored, scalar(1, dtype))
 
 
+def convert_sign(node: Node) -> relax.Expr:
+    """Sign: -1, 0 or 1; NaN stays NaN."""
+    data = node.input(0)
+    sign = relax.op.sign(data)
+    if dtype_of(data) not in ("float32", "float64"):
+        return sign
+    return relax.op.where(node.call(relax.op.isnan, data), data, node.emit(sign))
+
+
 _VARIADIC = {
     "Max": relax.op.maximum,
     "Mean": relax.op.add,

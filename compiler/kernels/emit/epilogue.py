@@ -76,11 +76,29 @@ def begins_with_bias(steps: Sequence[Step]) -> bool:
     return bool(steps) and steps[0] == Step("add", "channel")
 
 
+def _at_least(x: Any, bound: Any) -> Any:
+    """The larger of a value and a number.
+
+    The comparison is false if one of the two is NaN, and then the second operand is the result:
+    with the value there NaN stays NaN, for no more instructions.
+    """
+    return tirx.max(bound, x)
+
+
+def _at_most(x: Any, bound: Any) -> Any:
+    """The smaller of a value and a number; NaN stays NaN, see `_at_least`."""
+    return tirx.min(bound, x)
+
+
+def _either_nan(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A maximum or minimum of two values that is NaN if the first is; it is if the second is."""
+    return lambda x, y: select(tirx.isnan(x), x, choose(x, y))
+
+
 def _clip(x: Any, low: float, high: float) -> Any:
     lanes = lanes_of(x)
     dtype = str(x.ty.dtype.with_lanes(1)) if lanes > 1 else str(x.ty.dtype)
-    floored = tirx.max(x, constant(low, dtype, lanes))
-    return tirx.min(floored, constant(high, dtype, lanes))
+    return _at_most(_at_least(x, constant(low, dtype, lanes)), constant(high, dtype, lanes))
 
 
 def _number(x: Any, value: float) -> Any:
@@ -88,7 +106,7 @@ def _number(x: Any, value: float) -> Any:
 
 
 def _relu(x: Any) -> Any:
-    return tirx.max(x, _number(x, 0))
+    return _at_least(x, _number(x, 0))
 
 
 def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
@@ -133,8 +151,8 @@ UNARY: dict[str, Unary] = {
     "hard_sigmoid": Unary(_hard_sigmoid),
     "hard_swish": Unary(lambda x: x * (_clip(x + _number(x, 3), 0, 6) * _number(x, 1 / 6))),
     "leaky_relu": Unary(lambda x, slope: select(x > _number(x, 0), x, x * _number(x, slope))),
-    "maximum_number": Unary(lambda x, number: tirx.max(x, _number(x, number))),
-    "minimum_number": Unary(lambda x, number: tirx.min(x, _number(x, number))),
+    "maximum_number": Unary(lambda x, number: _at_least(x, _number(x, number))),
+    "minimum_number": Unary(lambda x, number: _at_most(x, _number(x, number))),
     "multiply_number": Unary(lambda x, number: x * _number(x, number)),
     "relu": Unary(_relu),
     "sigmoid": Unary(vector_math.sigmoid, cost=20),
@@ -163,8 +181,8 @@ BINARY: dict[str, Callable[..., Any]] = {
     "add": _add,
     "divide": lambda x, y: x / y,
     "divide_by": lambda x, y: y / x,
-    "maximum": tirx.max,
-    "minimum": tirx.min,
+    "maximum": _either_nan(tirx.max),
+    "minimum": _either_nan(tirx.min),
     "multiply": _multiply,
     "quantize_int8": lambda x, y, *ends: codes_of(x, y, "int8", *ends),
     "quantize_uint8": lambda x, y, *ends: codes_of(x, y, "uint8", *ends),

@@ -54,7 +54,7 @@ def test_slices_too_short_to_have_a_scale_share_one() -> None:
         ({}, "is missing"),
         ({"y": values(4, 99)}, r"shape \[4, 99\], expected \[4, 100\]"),
         ({"y": values(4, 100).astype(np.float64)}, "dtype float64, expected float32"),
-        ({"y": np.full((4, 100), np.nan, np.float32)}, "has NaN"),
+        ({"y": np.full((4, 100), np.nan, np.float32)}, "nan instead of"),
         ({"y": np.full((4, 100), np.inf, np.float32)}, "inf instead of"),
         ({"y": values(4, 100), "z": values(1)}, "z: is not an output"),
     ],
@@ -66,9 +66,11 @@ def test_failures(actual: dict[str, np.ndarray], problem: str) -> None:
         report.check("here")
 
 
-def test_nan_in_the_reference_fails_too() -> None:
-    nan = np.full((3,), np.nan, np.float32)
-    assert not compare({"y": nan}, {"y": nan}, TOLERANCE).passed
+def test_nan_must_be_where_it_is_expected() -> None:
+    expected = np.array([1, np.nan, 3], np.float32)
+    assert compare({"y": expected}, {"y": expected.copy()}, TOLERANCE).passed
+    for actual in ([1, 2, 3], [1, np.nan, np.nan], [1, np.nan, 4]):
+        assert not compare({"y": expected}, {"y": np.array(actual, np.float32)}, TOLERANCE).passed
 
 
 def test_equal_infinities_pass() -> None:
