@@ -84,7 +84,11 @@ def schedule(
 
 
 def build(
-    scheduled: Program | IRModule, signature: Signature, target: Target, library: Path
+    scheduled: Program | IRModule,
+    signature: Signature,
+    target: Target,
+    library: Path,
+    name: str = "model",
 ) -> tuple[Executor, int]:
     """Generate code and link it.
 
@@ -93,7 +97,7 @@ def build(
         (0 where only a run can tell).
     """
     if isinstance(scheduled, Program):
-        plan = build_program(scheduled, signature.outputs, target, library)
+        plan = build_program(scheduled, signature.outputs, target, library, name)
         return "static", plan.arena_bytes
     build_machine(scheduled, target, library)
     return "machine", 0

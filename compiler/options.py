@@ -42,6 +42,8 @@ class CompileOptions:
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
+        name: of the model in C programs, by default that of its file; programs that link several
+            bundles tell them apart by it.
         records: database of tuning records whose decisions are used.
         ready_records: use the records that come with edgec where the database has none.
         records_threads: only those tuned for so many threads; by default for the most there are.
@@ -59,6 +61,7 @@ class CompileOptions:
     quantize: QuantizeOptions | None = None
     parity: bool = True
     runner: bool = False
+    name: str = ""
     records: Path | None = None
     ready_records: bool = True
     records_threads: int | None = None

@@ -18,6 +18,7 @@ from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.describe import Compilation, describe_compilation, vector_files
@@ -184,8 +185,9 @@ def compile_model(
         if options.runner and not isinstance(scheduled, Program):
             raise UnsupportedModelError(_NO_RUNNER)
         library = scratch / LIBRARY
+        name = model_identifier(options.name or path.stem)
         with phase("build"):
-            executor, arena_bytes = build(scheduled, signature, target, library)
+            executor, arena_bytes = build(scheduled, signature, target, library, name)
 
         with phase("verify"):
             parity = ParityRecord(checked_on="nothing")
@@ -197,6 +199,7 @@ def compile_model(
         execution = ExecutionRecord(
             executor=executor,
             arena_bytes=arena_bytes,
+            c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(scheduled, decide.used, target)),
         )
         manifest = describe_compilation(compilation, execution, parity)

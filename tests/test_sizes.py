@@ -14,7 +14,7 @@ REASON = "This file is long because"
 
 
 def long_parts(name: str, text: str) -> list[str]:
-    """What of a file is too long: the file itself, classes of it."""
+    """Return what of a file is too long: the file itself, classes of it."""
     tree = ast.parse(text)
     reasons = (ast.get_docstring(tree) or "").splitlines()
     found = []
@@ -29,6 +29,7 @@ def long_parts(name: str, text: str) -> list[str]:
 
 
 def files() -> Iterator[Path]:
+    """Yield every Python file of the package and the tests."""
     for folder in FOLDERS:
         yield from (ROOT / folder).rglob("*.py")
 
@@ -40,41 +41,6 @@ def test_nothing_is_long() -> None:
         for part in long_parts(path.relative_to(ROOT).as_posix(), path.read_text())
     ]
     assert sorted(found) == [], "split it, or say why in its docstring"
-
-
-LINES = 500
-CLASS_LINES = 400
-REASON = "This file is long because"
-
-
-def long_parts(name: str, text: str) -> list[str]:
-    """What of a file is too long: the file itself, classes of it."""
-    tree = ast.parse(text)
-    reasons = (ast.get_docstring(tree) or "").splitlines()
-    found = []
-    if len(text.splitlines()) > FILE_LINES and not any(r.startswith(REASON) for r in reasons):
-        found.append(name)
-    found += [
-        f"{name}:{node.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= CLASS_LINES
-    ]
-    return found
-
-
-def files() -> Iterator[Path]:
-    for folder in FOLDERS:
-        yield from (ROOT / folder).rglob("*.py")
-
-
-def test_nothing_else_is_long_and_what_was_split_leaves_the_list() -> None:
-    found = {
-        part
-        for path in files()
-        for part in long_parts(path.relative_to(ROOT).as_posix(), path.read_text())
-    }
-    assert sorted(found - KNOWN) == [], "split it, or say why in its docstring"
-    assert sorted(KNOWN - found) == [], "no longer long: take it from KNOWN"
 
 
 LINES = "x = 1\n" * FILE_LINES

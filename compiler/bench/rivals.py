@@ -69,7 +69,7 @@ class _OnnxRuntime:
     def __init__(
         self, model: Path, inputs: Tensors, signature: Signature, threads: int, _scratch: Path
     ) -> None:
-        import onnxruntime
+        from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -92,7 +92,7 @@ class _OpenVino:
     def __init__(
         self, model: Path, inputs: Tensors, signature: Signature, threads: int, _scratch: Path
     ) -> None:
-        import openvino
+        from edgec.compiler.support.silent_openvino import openvino
 
         settings = {
             "INFERENCE_NUM_THREADS": threads,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.bundle.manifest import LIBRARY, MANIFEST, RUNNER, FileRecord, Manifest
 from edgec.compiler.bundle.npy import load_npy
-from edgec.compiler.errors import BundleError, IntegrityError, OutputError
+from edgec.compiler.errors import BundleError, IntegrityError, OutputError, UsageError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error
 
@@ -43,7 +43,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._folder = folder
-        self._session: Any = None
+        self._sessions: dict[int, Any] = {}  # by number of threads
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -118,11 +118,15 @@ class Bundle:
             for spec, file in zip(specs, files, strict=True)
         }
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Run the model here, on all cores.
+    def run(self, inputs: Tensors, threads: int = 0) -> dict[str, NDArray[Any]]:
+        """Run the model here.
+
+        Any thread of Python may call this, also in a child of fork. Callers take turns; for more
+        throughput with many callers open several sessions of one thread each, see `open`.
 
         Args:
             inputs: every input by name, with the shape and dtype of the manifest.
+            threads: threads to compute on; 0 is one for each core that this process may use.
 
         Returns:
             Outputs by name.
@@ -135,23 +139,48 @@ class Bundle:
         from edgec.compiler.runtime.inputs import check_indices
 
         check_indices(inputs, self.manifest.settings.index_bounds)
-        if self._session is None:
-            self._session = self.open()
-        return self._session.run(inputs)  # type: ignore[no-any-return]
+        session = self._sessions.get(threads)
+        if session is None:
+            # Threads that come here at once open one each, and all use the first.
+            session = self._sessions.setdefault(threads, self.open(threads))
+        return session.run(inputs)  # type: ignore[no-any-return]
 
-    def open(self, threads: int = 0) -> Any:
-        """A new session; see `edgec.compiler.runtime.session.open_session`."""
+    def open(self, threads: int = 0, sessions: int = 1) -> Any:
+        """Load the model, to run it with `run` of what this returns.
+
+        Args:
+            threads: threads that each session computes on; 0 is one for each core that this
+                process may use.
+            sessions: how many runs there may be at the same time. One gives a session (see
+                `edgec.compiler.runtime.session.open_session`), whose callers take turns; more
+                give a pool of them: `bundle.open(threads=1, sessions=4)` serves four callers at
+                once, each on one core. The weights are in memory once, the values between the
+                operators once for each session.
+
+        Raises:
+            UsageError: there cannot be so many.
+            BundleError: the bundle is for another machine.
+        """
+        if threads < 0 or sessions < 1:
+            raise UsageError(
+                f"{sessions} sessions of {threads} threads were asked for; give at least one "
+                "session, and 0 threads (all cores) or more"
+            )
         # Imported here: reading a bundle needs no runtime.
-        from edgec.compiler.runtime.session import open_session
+        from edgec.compiler.runtime.session import SessionPool, open_session
 
         manifest = self.manifest
-        return open_session(
-            self.library,
-            manifest.target,
-            manifest.signature,
-            manifest.execution.executor,
-            threads,
-        )
+        opened = [
+            open_session(
+                self.library,
+                manifest.target,
+                manifest.signature,
+                manifest.execution.executor,
+                threads,
+            )
+            for _ in range(sessions)
+        ]
+        return opened[0] if sessions == 1 else SessionPool(opened)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

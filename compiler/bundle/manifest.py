@@ -182,11 +182,14 @@ class ExecutionRecord(_Record):
         executor: `static`: the library needs nothing but the C library; `machine`: it needs
             TVM's runtime.
         arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
+        c_name: of the model in C: `edgec_model_NAME` is the library's function; empty for the
+            machine.
         tuned_share: part of the estimated time in kernels whose decisions were tuned.
     """
 
     executor: Executor
     arena_bytes: int
+    c_name: str = ""
     tuned_share: float = 0.0
 
 

@@ -172,7 +172,9 @@ def input_sums(
     strides = [int(n) for n in attributes.strides]
     dilation = [int(n) for n in attributes.dilation]
     kernel = operator.weight.array.shape[2:]
-    padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = data
+    if any((top, left, bottom, right)):
+        padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]

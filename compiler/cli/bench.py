@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=as_path)
-@click.option("--threads", default=1, show_default=True, help="For every runtime; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="For every runtime; 0: all cores.",
+)
 @click.option("--seconds", default=3.0, show_default=True, help="Measuring time of each.")
 @click.option("--against", default="", metavar="NAME,…", help=f"{','.join(RIVAL_NAMES)}.")
 @click.option("--model", type=as_path, metavar="FILE.onnx", help="The ONNX file, for the others.")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
+@click.option("--name", default="", help="Of the model in C programs; default: the file's.")
 @click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
 @click.option("--records", type=as_path, metavar="DB", help="Use the decisions that were tuned.")
 @click.option("--no-ready-records", is_flag=True, help="Not those that come with edgec.")
@@ -62,6 +63,7 @@ def compile_command(
     seed: int,
     no_parity: bool,
     check_stages: bool,
+    name: str,
     runner: bool,
     records: Path | None,
     no_ready_records: bool,
@@ -83,6 +85,7 @@ def compile_command(
         **changes(compress, quantize, settings),
         parity=not no_parity,
         check_stages=check_stages,
+        name=name,
         runner=runner,
         records=records,
         ready_records=not no_ready_records,

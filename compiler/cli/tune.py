@@ -52,7 +52,13 @@ def parse_time(text: str) -> float:
 @click.option("--db", "database", type=as_path, metavar="FILE", help="Records: read, and added to.")
 @click.option("--time", metavar="8h", help="How long to search.")
 @click.option("--trials", type=int, metavar="N", help="Decisions to measure in all.")
-@click.option("--threads", default=1, show_default=True, help="To tune for; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="To tune for; 0: all cores.",
+)
 @click.option("--board", "boards", multiple=True, metavar="NAME", help="Measure there.")
 @click.option("--tasks", default="", metavar="0,2-5,…", help="Only these: numbers or operators.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default=STRATEGIES[0], show_default=True)
@@ -123,7 +129,7 @@ def tune(
 
         found = tune_model(model, target, database, options, compile_options, watch=watch)
     if not as_json:
-        _print_report(found, database)
+        print_tuned(found, database)
 
 
 def _print_tasks(tasks: "Sequence[Task]", *, as_json: bool) -> None:
@@ -160,7 +166,8 @@ def _print_tasks(tasks: "Sequence[Task]", *, as_json: bool) -> None:
     )
 
 
-def _print_report(report: "TuneReport", database: Path) -> None:
+def print_tuned(report: "TuneReport", database: Path) -> None:
+    """Print what a run found, and whether to use it."""
     rows = [r for r in report.tasks if r.after < r.before][:20]
     if rows:
         print_table(
@@ -185,4 +192,12 @@ def _print_report(report: "TuneReport", database: Path) -> None:
     for result in report.tasks:
         if result.rejected:
             click.echo(f"  {result.task.label}: rejected {result.rejected}")
-    click.echo(f"compile with: --records {database}")
+    if report.gained:
+        click.echo(f"compile with: --records {database}")
+    elif report.noisy:
+        click.echo(
+            "this machine was too noisy to tell what is faster, so the defaults stay: run the same "
+            "command again when nothing else runs"
+        )
+    else:
+        click.echo("nothing is faster than the defaults: compile without records")

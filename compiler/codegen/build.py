@@ -16,7 +16,7 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst
 
 from edgec.compiler.codegen.emit_c import UNIT_BYTES, Weights, constants_source, program_source
-from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, SOURCES
+from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, SOURCES, soname
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
 from edgec.compiler.errors import OutputError
@@ -32,7 +32,11 @@ SMALL_BYTES = 1024
 
 
 def build_program(
-    program: Program, outputs: tuple[TensorSpec, ...], target: Target, library: Path
+    program: Program,
+    outputs: tuple[TensorSpec, ...],
+    target: Target,
+    library: Path,
+    name: str = "model",
 ) -> MemoryPlan:
     """Generate code for the static executor and link it.
 
@@ -41,6 +45,8 @@ def build_program(
         outputs: their names.
         target: what to generate code for.
         library: the shared library to write; its folder takes the intermediate files.
+        name: of the model, as `model_identifier` gives it: programs that link several models
+            tell them apart by it.
 
     Returns:
         The plan of its memory.
@@ -53,13 +59,13 @@ def build_program(
     _check_space(library.parent, sum(value.size_bytes for value in constants))
     kernels = library.parent / "kernels.o"
     write_object(program.functions, target, kernels)
-    plan, sources = write_sources(program, outputs, library.parent)
-    link_shared([kernels, *sources], library, target, exports=EXPORTS)
+    plan, sources = write_sources(program, outputs, library.parent, name)
+    link_shared([kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
     return plan
 
 
 def write_sources(
-    program: Program, outputs: tuple[TensorSpec, ...], folder: Path
+    program: Program, outputs: tuple[TensorSpec, ...], folder: Path, name: str = "model"
 ) -> tuple[MemoryPlan, list[Path]]:
     """Write a program's tables and weights, to be linked with its kernels.
 
@@ -68,10 +74,10 @@ def write_sources(
     """
     weights = _write_weights(program, folder / "weights.bin")
     plan = plan_memory(program)
-    (folder / "program.c").write_text(program_source(program, plan, weights, outputs))
+    (folder / "program.c").write_text(program_source(program, plan, weights, outputs, name))
     (folder / "constants.S").write_text(constants_source(program, "weights.bin"))
-    for name in (*HEADERS, *SOURCES):
-        shutil.copyfile(FOLDER / name, folder / name)
+    for file in (*HEADERS, *SOURCES):
+        shutil.copyfile(FOLDER / file, folder / file)
     return plan, [folder / "program.c", folder / "constants.S"]
 
 

@@ -37,8 +37,17 @@ def program_source(
     plan: MemoryPlan,
     weights: Weights,
     outputs: tuple[TensorSpec, ...],
+    name: str,
 ) -> str:
-    """The C source of a program's tables, with the executor after them."""
+    """Return the C source of a program's tables, with the executor after them.
+
+    Args:
+        program: the scheduled model.
+        plan: of its memory.
+        weights: where its constants are.
+        outputs: their names.
+        name: of the model, as `model_identifier` gives it.
+    """
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
         "/* Written by edgec; see program.h for the types. */",
@@ -52,16 +61,28 @@ def program_source(
         ),
         *_steps(program, plan, weights),
         *_copies(program, plan, weights),
-        "static const edgec_program program = {",
-        f"  {len(program.inputs)}, {len(program.outputs)}, {len(program.steps)}, "
-        f"{len(program.copies)}, {most_buffers}, {plan.arena_bytes},",
-        "};",
+        f"#define EDGEC_MODEL edgec_model_{name}",
+        f"#define EDGEC_INPUT_COUNT {len(program.inputs)}",
+        f"#define EDGEC_OUTPUT_COUNT {len(program.outputs)}",
+        f"#define EDGEC_STEP_COUNT {len(program.steps)}",
+        f"#define EDGEC_COPY_COUNT {len(program.copies)}",
+        f"#define EDGEC_MOST_BUFFERS {most_buffers}",
+        f"#define EDGEC_ARENA_BYTES {plan.arena_bytes}",
         "",
         *_call(program),
         *(f'#include "{name}"' for name in SOURCES),
         "",
     ]
     return "\n".join(parts)
+
+
+def model_identifier(name: str) -> str:
+    """Return a model's name as part of a C identifier: `edgec_model_NAME` is its function.
+
+    >>> model_identifier("yolov8n-320 (1)")
+    'yolov8n_320_1'
+    """
+    return re.sub(r"[^a-zA-Z0-9]+", "_", name).strip("_") or "model"
 
 
 def constants_source(program: Program, weights: str) -> str:

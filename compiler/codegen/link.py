@@ -41,6 +41,7 @@ def link_shared(
     *,
     checked: bool = True,
     exports: Sequence[str] = (),
+    soname: str = "",
 ) -> None:
     """Link objects, and compile and link C and assembly sources, into a shared library.
 
@@ -54,11 +55,12 @@ def link_shared(
         checked: see above.
         exports: patterns of names, all names if there are none; what no exported function needs
             is left out.
+        soname: what programs that are linked with it look for; the file's name if it is empty.
 
     Raises:
         ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
-    options = ["-shared", "-fPIC", *_SMALL, f"-Wl,-soname,{output.name}"]
+    options = ["-shared", "-fPIC", *_SMALL, f"-Wl,-soname,{soname or output.name}"]
     if exports:
         script = output.parent / "exports.txt"
         script.write_text(f"{{ global: {'; '.join(exports)}; local: *; }};\n")
@@ -72,24 +74,22 @@ def link_program(
     sources: Sequence[Path],
     output: Path,
     target: Target,
-    library: Path,
     includes: Sequence[Path] = (),
 ) -> None:
-    """Compile and link C sources into a program that loads a library from its own folder.
+    """Compile and link C sources into a program.
 
     Args:
         sources: C files.
         output: the program.
         target: what to link for.
-        library: made by `link_shared`.
         includes: folders of header files.
 
     Raises:
         ToolchainError: the compiler is missing or fails, or the target cannot run what it made.
     """
-    options = ["-O2", "-Wl,-rpath,$ORIGIN", *(f"-I{folder}" for folder in includes)]
-    _link(options, [*sources, library], output, target)
-    check_library(output, target, beside=(library.name,))
+    options = ["-O2", *(f"-I{folder}" for folder in includes)]
+    _link(options, sources, output, target)
+    check_library(output, target)
 
 
 def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target: Target) -> None:
@@ -103,6 +103,7 @@ def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target:
         str(output.resolve()),
         *(str(path.resolve()) for path in objects),
         "-lm",
+        "-ldl",
         "-lpthread",
     ]
     try:

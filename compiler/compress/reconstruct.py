@@ -13,6 +13,7 @@ that was fitted to the error of another would, once that is repaired, make up fo
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +264,13 @@ def _solve(operator: Operator, fit: _Fit, held: _Fit | None) -> tuple[Floats, Fl
     old = to_rows(operator.weight.array, operator).astype(np.float64)
     old = old.reshape(groups, len(old) // groups, -1)
     about_mean = operator.bias is not None
-    best = _adjusted(old, fit, about_mean, DAMPING[-1])
-    if held is not None:
-        found = [old, *(_adjusted(old, fit, about_mean, damping) for damping in DAMPING)]
-        best = min(found, key=lambda new: _error(new, held, about_mean))
+    xx, xy = _moments(fit, about_mean)
+    lost = xy - xx @ old.transpose(0, 2, 1)
+    if held is None:
+        best = _adjusted(old, xx, lost, fit.count, DAMPING[-1])
+    else:
+        candidates = (_adjusted(old, xx, lost, fit.count, damping) for damping in DAMPING)
+        best = _nearest(chain([old], candidates), *_moments(held, about_mean))
     bias = (fit.y - np.einsum("goi,gi->go", best, fit.x)) / fit.count
     rows = best.reshape(-1, best.shape[2]).astype(np.float32)
     return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)
@@ -283,19 +287,37 @@ def _moments(fit: _Fit, about_mean: bool) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _adjusted(
-    old: NDArray[np.float64], fit: _Fit, about_mean: bool, damping: float
+    old: NDArray[np.float64],
+    xx: NDArray[np.float64],
+    lost: NDArray[np.float64],
+    count: int,
+    damping: float,
 ) -> NDArray[np.float64]:
-    """Weights by least squares, [groups, outputs, inputs]."""
-    xx, xy = _moments(fit, about_mean)
-    length, diagonal = xx.shape[1], np.einsum("gii->gi", xx)
+    """Return weights by least squares, [groups, outputs, inputs].
+
+    Args:
+        old: the weights as they are.
+        xx: E[x x^T], [groups, inputs, inputs].
+        lost: E[x (y - W x)^T], [groups, inputs, outputs].
+        count: sums that were seen.
+        damping: added to the diagonal, as a share of its mean.
+    """
+    diagonal = np.einsum("gii->gi", xx)
     # A sum of n inputs seen m times: the fewer, the closer the weights stay to what they are.
-    ridge = (length / fit.count) * diagonal + damping * diagonal.mean(axis=1)[:, None] + 1e-12
-    damped = xx + ridge[:, :, None] * np.eye(length)
-    change = np.linalg.solve(damped, xy - xx @ old.transpose(0, 2, 1))
+    ridge = (xx.shape[1] / count) * diagonal + damping * diagonal.mean(axis=1)[:, None] + 1e-12
+    damped = xx.copy()
+    np.einsum("gii->gi", damped)[...] += ridge
+    change = np.linalg.solve(damped, lost)
     return np.asarray(old + change.transpose(0, 2, 1))
 
 
-def _error(rows: NDArray[np.float64], held: _Fit, about_mean: bool) -> float:
-    """Expected squared error of weights in what was held back, but for a constant."""
-    xx, xy = _moments(held, about_mean)
-    return float(np.sum((rows @ xx) * rows) - 2 * np.sum(rows * xy.transpose(0, 2, 1)))
+def _nearest(
+    candidates: Iterable[NDArray[np.float64]], xx: NDArray[np.float64], xy: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the weights with the least expected squared error, given moments of other batches."""
+
+    def error(rows: NDArray[np.float64]) -> float:
+        # But for a constant.
+        return float(np.sum((rows @ xx) * rows) - 2 * np.sum(rows * xy.transpose(0, 2, 1)))
+
+    return min(candidates, key=error)

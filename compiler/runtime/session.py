@@ -7,10 +7,13 @@ the compiler) is loaded for that.
 
 import ctypes
 import importlib.util
+import os
 import platform
 import re
 import tempfile
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,14 +26,15 @@ from edgec.compiler.errors import BundleError, ToolchainError
 from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged, held_as
 from edgec.compiler.runtime.executor import Executor
+from edgec.compiler.runtime.fork import watch_forks
 from edgec.compiler.runtime.inputs import check_inputs
+from edgec.compiler.runtime.library import load_model, pointers
 from edgec.targets.native import CPUINFO, cpu_flags
 from edgec.targets.target import Target
 
 ALIGNMENT_BYTES = 64
 # Names of the functions that TVM's virtual machine calls and that TVM has in Python only.
 IN_PYTHON = re.compile(rb"relax\.run\.\w+")
-ABI = 1
 
 
 class Session(Protocol):
@@ -50,14 +54,14 @@ class Session(Protocol):
 def open_session(
     library: Path, target: Target, signature: Signature, executor: Executor, threads: int = 0
 ) -> Session:
-    """Load a library.
+    """Load a library, and return a session that any thread may call.
 
     Args:
         library: shared library that `edgec.compiler.codegen.build` made.
         target: what it was compiled for; must be able to run here.
         signature: inputs and outputs.
         executor: what runs it.
-        threads: threads to compute on; 0 is one for each core.
+        threads: threads to compute on; 0 is one for each core that this process may use.
 
     Raises:
         BundleError: this machine cannot run code for the target, or the library is damaged.
@@ -98,50 +102,48 @@ class StepInfo:
     flops: int
 
 
-class _StepStruct(ctypes.Structure):
-    _fields_ = (
-        ("label", ctypes.c_char_p),
-        ("template", ctypes.c_char_p),
-        ("flops", ctypes.c_int64),
-    )
-
-
 class StaticSession:
-    """A static model, loaded; see `open_session`."""
+    """A static model, loaded; see `open_session`.
+
+    Any thread may call it. Runs take turns: each computes on all threads of the session.
+    """
 
     def __init__(self, library: Path, signature: Signature, threads: int) -> None:
         self._signature = signature
-        self._library = loaded = ctypes.CDLL(str(library))
-        loaded.edgec_open.restype = ctypes.c_void_p
-        loaded.edgec_step.restype = _StepStruct
-        if loaded.edgec_abi() != ABI:
-            raise RuntimeError(f"its interface is version {loaded.edgec_abi()}, expected {ABI}")
-        handle = loaded.edgec_open(ctypes.c_int32(threads))
-        if not handle:
+        self._model = load_model(str(library))
+        self._handle = self._model.open(threads)
+        if not self._handle:
             raise RuntimeError("no memory or no threads for a session")
-        self._handle = ctypes.c_void_p(handle)
-        self._outputs = [_aligned(_shape(spec), spec.dtype) for spec in signature.outputs]
-        self._output_pointers = _pointers(self._outputs)
+        self._outputs: list[NDArray[Any]] = []
+        self.lock = threading.RLock()
+        watch_forks(self)
+
+    def after_fork(self) -> None:
+        """Do nothing: the library notices that it runs in another process."""
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
-            self._library.edgec_close(self._handle)
-            self._handle = ctypes.c_void_p()
+            self._model.close(self._handle)
+            self._handle = None
 
     @property
     def threads(self) -> int:
         """Threads that compute."""
-        return int(self._library.edgec_threads(self._handle))
+        return int(self._model.threads(self._handle))
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Outputs by name; the arrays belong to the caller."""
-        return {name: array.copy() for name, array in self.run_shared(inputs).items()}
+        outputs = self._new_outputs()
+        self._run(self.prepare(inputs), outputs)
+        return self._named(outputs)
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name in the session's own arrays, which the next run overwrites."""
+        """Outputs by name in the session's own arrays, which the next run overwrites.
+
+        Only for a session that one thread uses.
+        """
         self.run_prepared(self.prepare(inputs))
-        pairs = zip(self._signature.outputs, self._outputs, strict=True)
-        return {spec.name: array for spec, array in pairs}
+        return self._named(self._outputs)
 
     def prepare(self, inputs: Tensors) -> list[NDArray[Any]]:
         """Checked inputs in memory that a run can use without copying."""
@@ -150,36 +152,79 @@ class StaticSession:
 
     def run_prepared(self, prepared: list[NDArray[Any]]) -> None:
         """Run without copying inputs or outputs: what a benchmark measures."""
-        self._check(
-            self._library.edgec_run(self._handle, _pointers(prepared), self._output_pointers)
-        )
+        self._run(prepared, self._shared_outputs())
 
     def run_timed(self, prepared: list[NDArray[Any]]) -> NDArray[np.uint64]:
         """Time of each step in nanoseconds."""
-        times = (ctypes.c_uint64 * max(1, self._library.edgec_step_count()))()
-        self._check(
-            self._library.edgec_run_timed(
-                self._handle, _pointers(prepared), self._output_pointers, times
-            )
-        )
-        return np.array(times[: self._library.edgec_step_count()], np.uint64)
+        count = self._model.step_count
+        times = (ctypes.c_uint64 * max(1, count))()
+        outputs = pointers(self._shared_outputs())
+        with self.lock:
+            status = self._model.run_timed(self._handle, pointers(prepared), outputs, times)
+        _check(status)
+        return np.array(times[:count], np.uint64)
 
     def steps(self) -> list[StepInfo]:
         """What `run_timed` times."""
-        structs = (self._library.edgec_step(i) for i in range(self._library.edgec_step_count()))
+        structs = (self._model.step(index) for index in range(self._model.step_count))
         return [StepInfo(s.label.decode(), s.template.decode(), s.flops) for s in structs]
 
-    def _check(self, status: int) -> None:
-        if status != 0:
-            raise MemoryError("no memory for inputs or outputs")
+    def _run(self, prepared: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
+        given, results = pointers(prepared), pointers(outputs)
+        with self.lock:
+            status = self._model.run(self._handle, given, results)
+        _check(status)
+
+    def _new_outputs(self) -> list[NDArray[Any]]:
+        return [_aligned(_shape(spec), spec.dtype) for spec in self._signature.outputs]
+
+    def _shared_outputs(self) -> list[NDArray[Any]]:
+        if not self._outputs:
+            self._outputs = self._new_outputs()
+        return self._outputs
+
+    def _named(self, outputs: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        pairs = zip(self._signature.outputs, outputs, strict=True)
+        return {spec.name: array for spec, array in pairs}
+
+
+def _check(status: int) -> None:
+    if status != 0:
+        raise MemoryError("no memory for inputs or outputs")
+
+
+class SessionPool:
+    """Sessions of one model that run at the same time; the weights are in memory once.
+
+    Any thread may call `run`; it takes a session that is free, or waits for one.
+    """
+
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        self._sessions = tuple(sessions)
+        self.lock = threading.RLock()
+        self.after_fork()
+        watch_forks(self)
+
+    def after_fork(self) -> None:
+        """Make all sessions free: nobody uses them in a child."""
+        self._free = list(self._sessions)
+        self._returned = threading.Condition(self.lock)
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Outputs by name; the arrays belong to the caller."""
+        with self._returned:
+            self._returned.wait_for(lambda: self._free)
+            session = self._free.pop()
+        try:
+            return session.run(inputs)
+        finally:
+            with self._returned:
+                self._free.append(session)
+                self._returned.notify()
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(extent or 0 for extent in spec.shape)
-
-
-def _pointers(arrays: Sequence[NDArray[Any]]) -> Any:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
 
 
 def _aligned(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
@@ -197,7 +242,11 @@ def _aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
 
 
 class MachineSession:
-    """A model on TVM's virtual machine, loaded; see `open_session`."""
+    """A model on TVM's virtual machine, loaded; see `open_session`.
+
+    Any thread may call it. TVM's threads belong to the thread that calls them, so one thread of
+    the session's own does, and a new one in a child of fork.
+    """
 
     # DLPack device type and TVM allocator: host memory, pooled.
     _CPU, _POOLED_ALLOCATOR = 1, 2
@@ -212,14 +261,19 @@ class MachineSession:
         self._ffi = tvm_ffi
         self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self._signature = signature
-        if threads:
-            # Mode 1: as many threads as asked for, on the fastest cores.
-            tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
+        self._threads = threads or len(os.sched_getaffinity(0))
         machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
         machine["vm_initialization"](self._CPU, 0, self._POOLED_ALLOCATOR)
         # The function does not keep the machine alive.
         self._machine = machine
         self._main = machine["main"]
+        self._caller: ThreadPoolExecutor | None = None
+        self.lock = threading.RLock()
+        watch_forks(self)
+
+    def after_fork(self) -> None:
+        """Forget the parent's thread."""
+        self._caller = None
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Outputs by name, in arrays of their own: see `run`."""
@@ -228,6 +282,16 @@ class MachineSession:
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Outputs by name."""
         checked = check_inputs(self._signature.inputs, inputs)
+        with self.lock:
+            if self._caller is None:
+                self._caller = ThreadPoolExecutor(1, "edgec", self._configure)
+            return self._caller.submit(self._call, checked).result()
+
+    def _configure(self) -> None:
+        # Mode 1: as many threads as asked for, on the fastest cores.
+        self._ffi.get_global_func("runtime.config_threadpool")(1, self._threads)
+
+    def _call(self, checked: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         result = self._main(*(self._to_device(array) for array in checked.values()))
         results = [result] if isinstance(result, self._ffi.Tensor) else list(result)
         return {

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
+
 # Two or four elements to a byte.
 _PACKED = frozenset({"int2", "int4", "uint2", "uint4", "float4_e2m1fn"})
-
-# What a user compiles is nobody else's business.
-onnxruntime.disable_telemetry_events()
 
 
 def open_onnx_session(

@@ -41,6 +41,7 @@ def report_fields(report: TuneReport) -> dict[str, Any]:
         "trials": report.trials,
         "seconds": report.seconds,
         "reason": report.reason,
+        "noisy": report.noisy,
         "tasks": [
             {
                 "number": result.task.number,

@@ -2,10 +2,12 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgec.compiler.lowering.tuning_records import append
+from edgec.compiler.tune.devices import Measurement
 from edgec.compiler.tune.report_data import TaskResult, TuneReport
 from edgec.compiler.tune.run_state import RunState
 
@@ -14,10 +16,33 @@ from edgec.compiler.tune.run_state import RunState
 FINALISTS = 4
 FINAL_PROCESSES = 3
 LEAST_GAIN = 0.01
+# How often what was chosen is compared with the defaults before they are taken instead.
+CONFIRMATIONS = 3
 # Largest difference from the default's result, as part of the largest value.
 ROUNDING = 1e-4
 # What comparing the finalists takes.
 FINAL_MEASUREMENTS = FINAL_PROCESSES * (FINALISTS + 3)
+
+_NOISY = (
+    "this machine is too noisy at the moment: the tuned model was slower than the untuned one in "
+    "a process of the comparison; measuring again"
+)
+_LOST = "kernels that were faster before were slower now: they return to their defaults"
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Times of a model [s]: of all its steps, and of one call of each kernel."""
+
+    model: float
+    calls: Mapping[int, float]
+
+
+def _median(times: Sequence[_Times]) -> _Times:
+    return _Times(
+        statistics.median(item.model for item in times),
+        {n: statistics.median(item.calls[n] for item in times) for n in times[0].calls},
+    )
 
 
 class Finals:
@@ -27,14 +52,18 @@ class Finals:
         self.run = run
 
     def conclude(self, reason: str) -> TuneReport:
-        """Compare the best decisions of each kernel in turn, check them and write them down."""
-        medians = self.medians()
-        chosen, rejected = self._choose(medians)
+        """Compare the best decisions of each kernel in turn, check them and write them down.
+
+        What is chosen must also be faster in a comparison that did not choose it, kernel by kernel
+        and as a whole, in each of several processes; else it is the default that is written down.
+        """
+        chosen, rejected = self._choose(self.medians())
+        chosen, before, after, noisy = self._confirm(chosen)
         results = [
             TaskResult(
                 search.task,
-                medians[number][search.task.default],
-                medians[number][chosen[number]],
+                before.calls[number],
+                after.calls[number],
                 chosen[number],
                 len(search.trials),
                 rejected.get(number, ""),
@@ -46,14 +75,54 @@ class Finals:
             self.run.database,
             [self.run.record(r.task, r.decision, r.after, device, confirmed=True) for r in results],
         )
-        before, after = map(sum, self._compare([self.run.defaults(), chosen]))
         results.sort(key=lambda r: -r.before * len(r.task.steps))
-        history = tuple(self.run.history)
         report = TuneReport(
-            before, after, self.run.measured, self.run.seconds, tuple(results), history, reason
+            before.model,
+            after.model,
+            self.run.measured,
+            self.run.seconds,
+            tuple(results),
+            tuple(self.run.history),
+            reason,
+            noisy,
         )
         self.run.observer.event("end", report=report)
         return report
+
+    def _confirm(self, chosen: dict[int, str]) -> tuple[dict[int, str], _Times, _Times, bool]:
+        """Return decisions that are no loss, times by the defaults and by them, and if it is noisy.
+
+        Kernels that lose return to their defaults. Where the model as a whole loses it is measured
+        again, and in the end nothing is left but the defaults.
+        """
+        defaults = self.run.defaults()
+        noisy = False
+        for _ in range(CONFIRMATIONS):
+            if chosen == defaults:
+                break
+            pairs = [self._times(items) for items in self._processes([defaults, chosen])]
+            before = _median([first for first, _ in pairs])
+            ratios = {
+                number: statistics.median(b.calls[number] / a.calls[number] for a, b in pairs)
+                for number in chosen
+            }
+            lost = {n for n, ratio in ratios.items() if chosen[n] != defaults[n] and ratio > 1}
+            whole = [second.model / first.model for first, second in pairs]
+            if not lost and max(whole) <= 1:
+                calls = {
+                    n: seconds * (ratios[n] if chosen[n] != defaults[n] else 1)
+                    for n, seconds in before.calls.items()
+                }
+                after = _Times(before.model * statistics.median(whole), calls)
+                return chosen, before, after, noisy
+            noisy = noisy or max(whole) > 1
+            chosen = {n: defaults[n] if n in lost else decision for n, decision in chosen.items()}
+            self.run.observer.event("warning", text=_NOISY if max(whole) > 1 else _LOST)
+        before = _median([self._times(items)[0] for items in self._processes([defaults])])
+        return defaults, before, before, noisy
+
+    def _times(self, items: Sequence[Measurement]) -> list[_Times]:
+        return [_Times(sum(item.seconds), self.run.times.calls(item.seconds)) for item in items]
 
     def medians(self) -> dict[int, dict[str, float]]:
         """Return times of one call by each kernel's best decisions, all compared in turn."""
@@ -103,6 +172,13 @@ class Finals:
 
     def _compare(self, variants: Sequence[Mapping[int, str]]) -> list[tuple[float, ...]]:
         """Return times of every step of each variant, measured in turn."""
+        return [
+            tuple(np.median([item.seconds for item in items], axis=0))
+            for items in zip(*self._processes(variants), strict=True)
+        ]
+
+    def _processes(self, variants: Sequence[Mapping[int, str]]) -> Sequence[Sequence[Measurement]]:
+        """Return measurements of each variant, in turn, by process."""
         built = [self.run.rounds.build(self.run.complete(variant)) for variant in variants]
         # Where its memory happens to lie makes a process faster or slower than the next.
         processes = [
@@ -111,10 +187,7 @@ class Finals:
         ]
         for variant in built:
             self.run.rounds.discard(variant)
-        return [
-            tuple(np.median([item.seconds for item in items], axis=0))
-            for items in zip(*processes, strict=True)
-        ]
+        return processes
 
     def _differences(self, batch: Mapping[int, str]) -> dict[int, float]:
         """Return by how much each result differs from the default's, in parts of the largest."""

@@ -1,7 +1,7 @@
 """Time rounds in a process of its own: `measure.py` reads a request and answers, as JSON.
 
 A kernel that crashes or hangs takes this process with it and not the tuner. It needs NumPy and
-the libraries, nothing of edgec.
+the libraries, of edgec only their C interface.
 
 Request: `models` (each `library`, `output_bytes` and `inputs`; these `bytes` and either `file` and
 `offset` or `scale`), `threads`, `cores` to stay on, `seconds` to spend on each, `least_runs`, and
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from edgec.compiler.runtime.library import load_model, pointers
 
 ALIGNMENT = 64
 WARM_UP = 2
@@ -66,24 +68,19 @@ class _Model:
     """A library that is loaded, with memory to run it on."""
 
     def __init__(self, model: dict[str, Any], threads: int) -> None:
-        self._library = ctypes.CDLL(model["library"])
-        self._library.edgec_open.restype = ctypes.c_void_p
-        pointer = ctypes.POINTER(ctypes.c_void_p)
-        self._library.edgec_run_timed.argtypes = [
-            *(ctypes.c_void_p, pointer, pointer, ctypes.POINTER(ctypes.c_uint64))
-        ]
-        self._session = self._library.edgec_open(threads)
+        self._model = load_model(model["library"])
+        self._session = self._model.open(threads)
         if not self._session:
             raise MemoryError("no memory or no threads for the model")
         self._memory = [filled(spec) for spec in model["inputs"]]
         self.results = [aligned(size) for size in model["output_bytes"]]
-        self._arguments = (_pointers(self._memory), _pointers(self.results))
-        self._count = self._library.edgec_step_count()
+        self._arguments = (pointers(self._memory), pointers(self.results))
+        self._count = self._model.step_count
         self._times = (ctypes.c_uint64 * max(1, self._count))()
 
     def run(self) -> list[int]:
         """See `Run`."""
-        status = self._library.edgec_run_timed(self._session, *self._arguments, self._times)
+        status = self._model.run_timed(self._session, *self._arguments, self._times)
         if status != 0:
             raise MemoryError("no memory for the model")
         return list(self._times[: self._count])
@@ -161,10 +158,6 @@ def aligned(size: int) -> Any:
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]
-
-
-def _pointers(arrays: list[Any]) -> Any:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ svg { max-width: 100%; height: auto }
 {{ report.trials }} trials in {{ "%.0f"|format(report.seconds) }} s on {{ machine }},
 {{ threads }} thread{{ "s" if threads > 1 }}; ended because {{ report.reason }}.
 {% if emulated %}<b>Measured in an emulator: these times say little about the real board.</b>
+{% endif %}{% if report.noisy %}<b>The machine was noisy while the results were compared.</b>
 {% endif %}</p>
 {{ plot }}
 <h2>Kernels</h2>

@@ -43,6 +43,7 @@ class TuneReport:
         tasks: kernels, largest first.
         history: seconds, trials and time of the model by the best decisions then.
         reason: why it ended.
+        noisy: whether the machine was too noisy for some of the comparisons at the end.
     """
 
     before: float
@@ -52,6 +53,12 @@ class TuneReport:
     tasks: tuple[TaskResult, ...]
     history: tuple[tuple[float, int, float], ...]
     reason: str
+    noisy: bool = False
+
+    @property
+    def gained(self) -> bool:
+        """Whether the records make the model faster."""
+        return self.after < self.before
 
 
 class Observer(Protocol):

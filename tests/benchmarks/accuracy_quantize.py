@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from photographs import (
     CALIBRATION,
@@ -36,6 +35,7 @@ from edgec.compiler.calibration.samples import Sample, SampleOptions, Samples
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import ROUNDINGS, QuantizeOptions
 from edgec.compiler.quantize.recipe import load_recipe as load_quantization
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.models import Recipe, load_recipe
 
 Floats = NDArray[np.float32]

@@ -86,8 +86,9 @@ def write_crops(folder: Path) -> None:
 
 def quantized_files(model: Path, samples: Samples, folder: Path) -> dict[str, Path]:
     """What `quantize_static` makes of a static float model, by variant."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    import edgec.compiler.support.silent_onnxruntime  # noqa: F401, I001  before the next one
+    from onnxruntime import quantization  # noqa: TID251
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
 
     proto = onnx.load(model)
     if max(item.version for item in proto.opset_import if not item.domain) < OPSET_PER_CHANNEL:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 def run_onnxruntime(case: Case) -> Outcome:
     """The same case through ONNX Runtime as it comes."""
-    import onnxruntime
+    from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
     try:
         options = onnxruntime.SessionOptions()

@@ -3,9 +3,9 @@
 from importlib import resources
 
 import numpy as np
-import onnxruntime
 from sklearn.datasets import load_digits
 
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.models import load_recipe
 from edgec.models.zoo.digits28 import build_graph, pack_weights, unpack_weights
 

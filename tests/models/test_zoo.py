@@ -12,10 +12,10 @@ from types import ModuleType
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from edgec.compiler.errors import BadInputError, ToolchainError
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.models import load_recipe
 from edgec.models.recipe import BuiltGraph, Source
 from edgec.models.zoo import efficientnet_lite0, minilm, smollm2

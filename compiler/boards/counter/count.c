@@ -40,44 +40,35 @@ static void* find(const char* name) {
   return found;
 }
 
-/* A function of edgec.h, from the library. */
-#define FIND(function) __typeof__(function)* const our_##function = find(#function)
-
 int main(int count, char** arguments) {
   if (count != 3) fail("usage: count MODEL.SO INPUTS");
   library = dlopen(arguments[1], RTLD_NOW);
   if (!library) fail(dlerror());
-  FIND(edgec_input_count);
-  FIND(edgec_output_count);
-  FIND(edgec_input);
-  FIND(edgec_output);
-  FIND(edgec_open);
-  FIND(edgec_run);
-  FIND(edgec_run_timed);
-  FIND(edgec_step_count);
-  FIND(edgec_step);
+  __typeof__(edgec_loaded_model)* const loaded_model = find("edgec_loaded_model");
+  const edgec_model* const model = loaded_model();
+  if (model->abi != EDGEC_ABI) fail("the model is of another version of edgec");
 
   FILE* file = fopen(arguments[2], "rb");
-  int32_t inputs = our_edgec_input_count(), outputs = our_edgec_output_count();
-  int32_t steps = our_edgec_step_count();
+  int32_t inputs = model->input_count, outputs = model->output_count;
+  int32_t steps = model->step_count;
   void** buffers = allocate((size_t)(inputs + outputs) * sizeof(void*));
   uint64_t* nanoseconds = allocate((size_t)steps * sizeof(uint64_t));
   for (int32_t i = 0; i < inputs + outputs; ++i) {
-    const edgec_tensor* tensor = i < inputs ? our_edgec_input(i) : our_edgec_output(i - inputs);
+    const edgec_tensor* tensor = i < inputs ? &model->inputs[i] : &model->outputs[i - inputs];
     buffers[i] = allocate(tensor->bytes);
     if (i < inputs && (!file || fread(buffers[i], 1, tensor->bytes, file) != tensor->bytes))
       fail("cannot read the inputs");
   }
-  edgec_session* session = our_edgec_open(1);
+  edgec_session* session = model->open(1);
   const void* const* given = (const void* const*)buffers;
-  if (!session || our_edgec_run(session, given, buffers + inputs)) fail("no memory");
+  if (!session || model->run(session, given, buffers + inputs)) fail("no memory");
   mark(); /* resolves the function */
   mark();
   mark();
-  if (our_edgec_run_timed(session, given, buffers + inputs, nanoseconds)) fail("no memory");
+  if (model->run_timed(session, given, buffers + inputs, nanoseconds)) fail("no memory");
   mark();
   for (int32_t i = 0; i < steps; ++i) {
-    edgec_step_info step = our_edgec_step(i);
+    edgec_step_info step = model->step(i);
     printf("%s%c%s%c%lld%c", step.label, 0, step.template_, 0, (long long)step.flops, 0);
   }
   return 0;

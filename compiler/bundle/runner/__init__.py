@@ -7,11 +7,13 @@ an example of an application that embeds the model:
 model.edgec/
 ├── run                    the program; finds model.so and the test vectors beside itself
 ├── vectors/vectors.txt    what `run --verify` needs to know of the manifest
-└── embed/                 edgec.h, the program's sources, app.cpp, CMakeLists.txt
+└── embed/                 edgec.h and edgec_NAME.h, the program's sources, app.cpp and
+                           two_models.cpp, CMakeLists.txt
 ```
 """
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,23 @@ from edgec.compiler.ir.storage import STORAGE, decode_table
 
 FOLDER = Path(__file__).parent
 SOURCES = ("runner.c", "npy.c", "parity.c")
-EMBEDDED = (*SOURCES, "npy.h", "parity.h", "app.cpp", "CMakeLists.txt")
+EMBEDDED = (*SOURCES, "npy.h", "parity.h", "session.hpp")
+# In these NAME stands for the model's name.
+TEMPLATES = ("app.cpp", "two_models.cpp", "CMakeLists.txt")
+_HEADER = """\
+/* The model of this bundle; see edgec.h for what there is to call. */
+#ifndef EDGEC_MODEL_NAME_H
+#define EDGEC_MODEL_NAME_H
+
+#include "edgec.h"
+
+#ifdef __cplusplus
+extern "C"
+#endif
+const edgec_model* edgec_model_NAME(void);
+
+#endif
+"""
 
 
 def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
@@ -40,13 +58,21 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
     """
     program = library.with_name(RUNNER)
     sources = [FOLDER / name for name in SOURCES]
-    link_program(sources, program, manifest.target, library, includes=[EXECUTOR])
+    link_program(sources, program, manifest.target, includes=[EXECUTOR])
+    name = manifest.execution.c_name
     return {
         RUNNER: program,
         "vectors/vectors.txt": "".join(f"{line}\n" for line in _expectations(manifest)).encode(),
         "embed/edgec.h": EXECUTOR / "edgec.h",
-        **{f"embed/{name}": FOLDER / name for name in EMBEDDED},
+        f"embed/edgec_{name}.h": _named(_HEADER, name),
+        **{f"embed/{file}": FOLDER / file for file in EMBEDDED},
+        **{f"embed/{file}": _named((FOLDER / file).read_text(), name) for file in TEMPLATES},
     }
+
+
+def _named(template: str, name: str) -> bytes:
+    """A file of `embed/` for a model of this name."""
+    return re.sub(r"(?<=_)NAME|\bNAME\b", name, template).encode()
 
 
 def _expectations(manifest: Manifest) -> Iterator[str]:

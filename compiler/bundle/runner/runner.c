@@ -4,8 +4,9 @@
  *     ./run --repeat 100 --threads 4
  *     ./run --verify
  *
- * It is meant to be read, and to be the beginning of a program of your own: `load`, `run_once` and
- * the interface edgec.h are all that such a program needs. */
+ * It is meant to be read. It loads whatever model is beside it; how a program of your own links
+ * models by their names is shown in app.cpp. */
+#include <dlfcn.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
@@ -21,6 +22,7 @@
 
 #define ALIGNMENT 64 /* memory aligned to this is used in place */
 #define VECTORS "vectors/vectors.txt"
+#define LIBRARY "model.so"
 
 enum { CHECK_FAILED = 1, USAGE = 2, BAD_INPUT = 4 };
 
@@ -29,7 +31,7 @@ static const char usage[] =
     "  --input [NAME=]FILE.npy    an input; without any, those of the first test vector are used\n"
     "  --output [NAME=]FILE.npy   where to write an output\n"
     "  --repeat N                 timed runs after the first one (default 1)\n"
-    "  --threads N                threads to compute on (default 0: one for each core)\n"
+    "  --threads N                threads to compute on (default 0: one for each core that it may use)\n"
     "  --verify                   run the bundle's test vectors and compare their outputs\n"
     "Prints JSON. Exit codes: 0 ok, 1 an output is not within its tolerance, 2 usage,\n"
     "4 a file or the memory does not fit.\n";
@@ -59,31 +61,55 @@ static void* allocate(size_t bytes) {
 
 /* ---- the model ---- */
 
+/* A path in the bundle, which is the folder of this program. */
+static void in_bundle(const char* name, char path[PATH_MAX]) {
+  char program[PATH_MAX / 2];
+  ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+  if (length < 0 || length == sizeof program - 1)
+    fail(BAD_INPUT, "cannot find the folder of this program by /proc/self/exe");
+  program[length] = 0;
+  *(strrchr(program, '/') + 1) = 0;
+  if (snprintf(path, PATH_MAX, "%s%s", program, name) >= PATH_MAX)
+    fail(BAD_INPUT, "the path of the bundle is too long");
+}
+
 typedef struct {
+  const edgec_model* code;
   edgec_session* session;
-  int32_t input_count, output_count;
   void** inputs;
   void** outputs;
 } model;
 
-static model load(int32_t threads) {
-  if (edgec_abi() != EDGEC_ABI)
-    fail(BAD_INPUT, "the interface of model.so is version %d, this program is for %d", edgec_abi(),
+/* The model's code, before there is memory to run it on. */
+static const edgec_model* load_code(void) {
+  char path[PATH_MAX];
+  in_bundle(LIBRARY, path);
+  void* library = dlopen(path, RTLD_NOW);
+  if (!library) fail(BAD_INPUT, "cannot load %s", dlerror());
+  const edgec_model* (*loaded_model)(void) = NULL;
+  *(void**)&loaded_model = dlsym(library, "edgec_loaded_model");
+  if (!loaded_model) fail(BAD_INPUT, LIBRARY " is of another version of edgec than this program");
+  const edgec_model* code = loaded_model();
+  if (code->abi != EDGEC_ABI)
+    fail(BAD_INPUT, "the interface of " LIBRARY " is version %d, this program is for %d", code->abi,
          EDGEC_ABI);
-  model loaded = {edgec_open(threads), edgec_input_count(), edgec_output_count(), NULL, NULL};
-  if (!loaded.session)
-    fail(BAD_INPUT, "no threads, or no memory for %zu bytes", edgec_arena_bytes());
-  loaded.inputs = allocate((size_t)loaded.input_count * sizeof(void*));
-  loaded.outputs = allocate((size_t)loaded.output_count * sizeof(void*));
-  for (int32_t i = 0; i < loaded.input_count; ++i)
-    loaded.inputs[i] = allocate(edgec_input(i)->bytes);
-  for (int32_t i = 0; i < loaded.output_count; ++i)
-    loaded.outputs[i] = allocate(edgec_output(i)->bytes);
+  return code;
+}
+
+static model load(const edgec_model* code, int32_t threads) {
+  model loaded = {code, code->open(threads), NULL, NULL};
+  if (!loaded.session) fail(BAD_INPUT, "no threads, or no memory for %zu bytes", code->arena_bytes);
+  loaded.inputs = allocate((size_t)code->input_count * sizeof(void*));
+  loaded.outputs = allocate((size_t)code->output_count * sizeof(void*));
+  for (int32_t i = 0; i < code->input_count; ++i)
+    loaded.inputs[i] = allocate(code->inputs[i].bytes);
+  for (int32_t i = 0; i < code->output_count; ++i)
+    loaded.outputs[i] = allocate(code->outputs[i].bytes);
   return loaded;
 }
 
 static void run_once(model* model) {
-  if (edgec_run(model->session, (const void* const*)model->inputs, model->outputs))
+  if (model->code->run(model->session, (const void* const*)model->inputs, model->outputs))
     fail(BAD_INPUT, "no memory to run the model");
 }
 
@@ -106,18 +132,6 @@ typedef struct {
   int32_t vectors;
 } expectations;
 
-/* A path in the bundle, which is the folder of this program. */
-static void in_bundle(const char* name, char path[PATH_MAX]) {
-  char program[PATH_MAX / 2];
-  ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-  if (length < 0 || length == sizeof program - 1)
-    fail(BAD_INPUT, "cannot find the folder of this program by /proc/self/exe");
-  program[length] = 0;
-  *(strrchr(program, '/') + 1) = 0;
-  if (snprintf(path, PATH_MAX, "%s%s", program, name) >= PATH_MAX)
-    fail(BAD_INPUT, "the path of the bundle is too long");
-}
-
 static void read_codes(FILE* file, expectations* known, int32_t outputs) {
   int output;
   if (fscanf(file, "%d", &output) != 1 || output < 0 || output >= outputs)
@@ -130,12 +144,12 @@ static void read_codes(FILE* file, expectations* known, int32_t outputs) {
 
 static expectations read_expectations(const model* model) {
   char path[PATH_MAX], word[16], name[1024];
-  int32_t tensors = model->input_count + model->output_count;
+  int32_t tensors = model->code->input_count + model->code->output_count;
   expectations known = {{0, 0, 0}, NULL, NULL, 0};
   in_bundle(VECTORS, path);
   FILE* file = fopen(path, "r");
   if (!file) fail(BAD_INPUT, "cannot read %s", path);
-  known.codes = calloc((size_t)model->output_count + 1, sizeof *known.codes);
+  known.codes = calloc((size_t)model->code->output_count + 1, sizeof *known.codes);
   if (!known.codes) fail(BAD_INPUT, "no memory");
   while (fscanf(file, "%15s", word) == 1) {
     if (!strcmp(word, "tolerance")) {
@@ -143,7 +157,7 @@ static expectations read_expectations(const model* model) {
                  &known.tolerance.sqnr_db) != 3)
         fail(BAD_INPUT, VECTORS " is damaged");
     } else if (!strcmp(word, "codes")) {
-      read_codes(file, &known, model->output_count);
+      read_codes(file, &known, model->code->output_count);
     } else if (!strcmp(word, "vector")) {
       size_t first = (size_t)(known.vectors++ * tensors);
       known.files = realloc(known.files, (first + (size_t)tensors + 1) * sizeof *known.files);
@@ -162,9 +176,9 @@ static expectations read_expectations(const model* model) {
 }
 
 static void read_vector(model* model, const expectations* known, int32_t vector) {
-  int32_t tensors = model->input_count + model->output_count;
-  for (int32_t i = 0; i < model->input_count; ++i)
-    read_tensor(known->files[vector * tensors + i], edgec_input(i), model->inputs[i]);
+  int32_t tensors = model->code->input_count + model->code->output_count;
+  for (int32_t i = 0; i < model->code->input_count; ++i)
+    read_tensor(known->files[vector * tensors + i], &model->code->inputs[i], model->inputs[i]);
 }
 
 /* ---- JSON ---- */
@@ -189,16 +203,16 @@ static void print_number(double value) {
 /* Print the comparison of every vector's outputs; whether all are within their tolerance. */
 static int verify(model* model) {
   expectations known = read_expectations(model);
-  int32_t tensors = model->input_count + model->output_count;
+  int32_t tensors = model->code->input_count + model->code->output_count;
   int passed = 1;
   printf(",\n \"verify\": [");
   for (int32_t vector = 0; vector < known.vectors; ++vector) {
     read_vector(model, &known, vector);
     run_once(model);
-    for (int32_t i = 0; i < model->output_count; ++i) {
-      const edgec_tensor* tensor = edgec_output(i);
+    for (int32_t i = 0; i < model->code->output_count; ++i) {
+      const edgec_tensor* tensor = &model->code->outputs[i];
       void* expected = allocate(tensor->bytes);
-      read_tensor(known.files[vector * tensors + model->input_count + i], tensor, expected);
+      read_tensor(known.files[vector * tensors + model->code->input_count + i], tensor, expected);
       parity_result result =
           parity_compare(tensor, expected, model->outputs[i], known.codes[i], known.tolerance);
       free(expected);
@@ -258,16 +272,14 @@ typedef struct {
   int verify;
 } request;
 
-typedef const edgec_tensor* (*tensor_at)(int32_t);
-
 /* Put the file of NAME=FILE, or of FILE if there is one tensor only, where it belongs. */
 static void assign(const char* option, const char* value, const char** files, int32_t count,
-                   tensor_at tensor) {
+                   const edgec_tensor* tensors) {
   int32_t found = -1;
   const char* file = value;
   for (int32_t i = 0; i < count; ++i) {
-    size_t length = strlen(tensor(i)->name);
-    if (!strncmp(value, tensor(i)->name, length) && value[length] == '=') {
+    size_t length = strlen(tensors[i].name);
+    if (!strncmp(value, tensors[i].name, length) && value[length] == '=') {
       found = i;
       file = value + length + 1;
     }
@@ -275,11 +287,11 @@ static void assign(const char* option, const char* value, const char** files, in
   if (found < 0 && count == 1) found = 0;
   if (found < 0) {
     fprintf(stderr, "run: error: %s %s: write NAME=FILE.npy; the names are", option, value);
-    for (int32_t i = 0; i < count; ++i) fprintf(stderr, " %s", tensor(i)->name);
+    for (int32_t i = 0; i < count; ++i) fprintf(stderr, " %s", tensors[i].name);
     fputs("\n", stderr);
     exit(USAGE);
   }
-  if (files[found]) fail(USAGE, "%s is given twice for %s", option, tensor(found)->name);
+  if (files[found]) fail(USAGE, "%s is given twice for %s", option, tensors[found].name);
   files[found] = file;
 }
 
@@ -291,8 +303,8 @@ static int32_t whole_number(const char* option, const char* value, long least, l
   return (int32_t)number;
 }
 
-static request read_arguments(int count, char** arguments) {
-  int32_t inputs = edgec_input_count(), outputs = edgec_output_count();
+static request read_arguments(const edgec_model* code, int count, char** arguments) {
+  int32_t inputs = code->input_count, outputs = code->output_count;
   request asked = {NULL, NULL, 0, 1, 0, 0};
   asked.input_files = calloc((size_t)inputs + 1, sizeof(char*));
   asked.output_files = calloc((size_t)outputs + 1, sizeof(char*));
@@ -310,10 +322,10 @@ static request read_arguments(int count, char** arguments) {
     const char* value = i + 1 < count ? arguments[++i] : NULL;
     if (!value) fail(USAGE, "%s is unknown or needs a value; see ./run --help", option);
     if (!strcmp(option, "--input")) {
-      assign(option, value, asked.input_files, inputs, edgec_input);
+      assign(option, value, asked.input_files, inputs, code->inputs);
       ++asked.inputs_given;
     } else if (!strcmp(option, "--output")) {
-      assign(option, value, asked.output_files, outputs, edgec_output);
+      assign(option, value, asked.output_files, outputs, code->outputs);
     } else if (!strcmp(option, "--repeat")) {
       asked.repeat = whole_number(option, value, 1, 1000000);
     } else if (!strcmp(option, "--threads")) {
@@ -331,38 +343,39 @@ static void read_inputs(model* model, const request* asked) {
     read_vector(model, &known, 0);
     return;
   }
-  for (int32_t i = 0; i < model->input_count; ++i) {
+  for (int32_t i = 0; i < model->code->input_count; ++i) {
     if (!asked->input_files[i])
-      fail(USAGE, "input %s is missing; add --input %s=FILE.npy", edgec_input(i)->name,
-           edgec_input(i)->name);
-    read_tensor(asked->input_files[i], edgec_input(i), model->inputs[i]);
+      fail(USAGE, "input %s is missing; add --input %s=FILE.npy", model->code->inputs[i].name,
+           model->code->inputs[i].name);
+    read_tensor(asked->input_files[i], &model->code->inputs[i], model->inputs[i]);
   }
 }
 
 static void write_outputs(const model* model, const request* asked) {
   char message[1024];
-  for (int32_t i = 0; i < model->output_count; ++i)
-    if (asked->output_files[i] && npy_write(asked->output_files[i], edgec_output(i),
+  for (int32_t i = 0; i < model->code->output_count; ++i)
+    if (asked->output_files[i] && npy_write(asked->output_files[i], &model->code->outputs[i],
                                             model->outputs[i], message, sizeof message))
       fail(BAD_INPUT, "%s", message);
 }
 
 int main(int count, char** arguments) {
   double start = now_ms();
-  request asked = read_arguments(count, arguments);
-  model opened = load(asked.threads);
+  const edgec_model* code = load_code();
+  request asked = read_arguments(code, count, arguments);
+  model opened = load(code, asked.threads);
   double loaded = now_ms();
   read_inputs(&opened, &asked);
   run_once(&opened);
   double first = now_ms();
   write_outputs(&opened, &asked);
 
-  printf("{\"threads\": %d, \"repeat\": %d,\n", edgec_threads(opened.session), asked.repeat);
+  printf("{\"threads\": %d, \"repeat\": %d,\n", code->threads(opened.session), asked.repeat);
   printf(" \"load_ms\": %.6g, \"first_result_ms\": %.6g,\n", loaded - start, first - start);
   time_runs(&opened, asked.repeat);
   int passed = !asked.verify || verify(&opened);
   printf("}\n");
-  edgec_close(opened.session);
+  code->close(opened.session);
   if (fflush(stdout) || ferror(stdout)) fail(BAD_INPUT, "cannot write to the standard output");
   return passed ? 0 : CHECK_FAILED;
 }

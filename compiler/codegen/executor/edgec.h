@@ -1,13 +1,15 @@
-/* Run a model that edgec compiled. The library that exports these functions needs nothing but
- * the C library.
+/* Run a model that edgec compiled. The library of a model needs nothing but the C library.
  *
- *     edgec_session* session = edgec_open(4);
+ *     const edgec_model* model = edgec_model_NAME();
+ *     edgec_session* session = model->open(4);
  *     const void* inputs[] = {image};
  *     void* outputs[] = {scores};
- *     edgec_run(session, inputs, outputs);
- *     edgec_close(session);
+ *     model->run(session, inputs, outputs);
+ *     model->close(session);
  *
- * A session is used by one thread at a time; any number of sessions may run at once. */
+ * NAME is the model's; any number of models may be linked into one program. A session is used by
+ * one thread at a time; any number of sessions may run at once, and share the weights. A session
+ * that was open when the process forked may be used by the parent and by the child. */
 #ifndef EDGEC_H
 #define EDGEC_H
 
@@ -18,7 +20,7 @@
 extern "C" {
 #endif
 
-#define EDGEC_ABI 1
+#define EDGEC_ABI 2
 
 typedef struct edgec_session edgec_session;
 
@@ -36,33 +38,38 @@ typedef struct {
   int64_t flops;
 } edgec_step_info;
 
-/* Version of this interface. */
-int32_t edgec_abi(void);
+typedef struct {
+  int32_t abi; /* version of this interface: EDGEC_ABI */
 
-/* What the model takes and gives. */
-int32_t edgec_input_count(void);
-int32_t edgec_output_count(void);
-const edgec_tensor* edgec_input(int32_t index);
-const edgec_tensor* edgec_output(int32_t index);
+  /* What the model takes and gives. */
+  int32_t input_count, output_count;
+  const edgec_tensor* inputs;
+  const edgec_tensor* outputs;
 
-/* Bytes that a session needs for values between the input and the output. */
-size_t edgec_arena_bytes(void);
+  /* Bytes that a session needs for values between the inputs and the outputs. */
+  size_t arena_bytes;
 
-/* A session that computes on `threads` threads, the calling one among them; 0 means one for each
- * core. NULL if memory or threads are not to be had. */
-edgec_session* edgec_open(int32_t threads);
-void edgec_close(edgec_session* session);
-int32_t edgec_threads(const edgec_session* session);
+  /* A session that computes on `threads` threads, the calling one among them; 0 means one for
+   * each core that this process may use: its affinity and the CPU quota of its cgroup count. NULL
+   * if memory or threads are not to be had. */
+  edgec_session* (*open)(int32_t threads);
+  void (*close)(edgec_session* session);
+  int32_t (*threads)(const edgec_session* session);
 
-/* Run once. Inputs and outputs are dense and row-major, in the order and of the sizes stated above.
- * Memory aligned to 64 bytes is used in place, other memory is copied. 0 on success. */
-int32_t edgec_run(edgec_session* session, const void* const* inputs, void* const* outputs);
+  /* Run once. Inputs and outputs are dense and row-major, in the order and of the sizes stated
+   * above. Memory aligned to 64 bytes is used in place, other memory is copied. 0 on success. */
+  int32_t (*run)(edgec_session* session, const void* const* inputs, void* const* outputs);
 
-/* The same, and the time that each step took in nanoseconds. */
-int32_t edgec_run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
-                        uint64_t* nanoseconds);
-int32_t edgec_step_count(void);
-edgec_step_info edgec_step(int32_t index);
+  /* The same, and the time that each of `step_count` steps took in nanoseconds. */
+  int32_t (*run_timed)(edgec_session* session, const void* const* inputs, void* const* outputs,
+                       uint64_t* nanoseconds);
+  int32_t step_count;
+  edgec_step_info (*step)(int32_t index);
+} edgec_model;
+
+/* The model of a library that was loaded by dlopen: every library has this function, so a program
+ * that links models calls edgec_model_NAME instead. */
+const edgec_model* edgec_loaded_model(void);
 
 #ifdef __cplusplus
 }

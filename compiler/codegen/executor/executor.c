@@ -15,22 +15,7 @@ struct edgec_session {
   void** outputs;
 };
 
-int32_t edgec_abi(void) { return EDGEC_ABI; }
-int32_t edgec_input_count(void) { return program.input_count; }
-int32_t edgec_output_count(void) { return program.output_count; }
-size_t edgec_arena_bytes(void) { return program.arena_bytes; }
-int32_t edgec_step_count(void) { return program.step_count; }
-int32_t edgec_threads(const edgec_session* session) { return pool_threads(session->pool); }
-
-const edgec_tensor* edgec_input(int32_t index) {
-  return index >= 0 && index < program.input_count ? &edgec_inputs[index] : NULL;
-}
-
-const edgec_tensor* edgec_output(int32_t index) {
-  return index >= 0 && index < program.output_count ? &edgec_outputs[index] : NULL;
-}
-
-edgec_step_info edgec_step(int32_t index) {
+static edgec_step_info step_info(int32_t index) {
   const char* label = edgec_texts;
   for (int32_t passed = 2 * index; passed; --passed) label += strlen(label) + 1;
   return (edgec_step_info){label, label + strlen(label) + 1, edgec_steps[index].flops};
@@ -41,31 +26,13 @@ static void* allocate(size_t bytes) {
   return posix_memalign(&memory, EDGEC_ALIGNMENT, bytes ? bytes : 1) ? NULL : memory;
 }
 
-edgec_session* edgec_open(int32_t threads) {
-  edgec_session* session = calloc(1, sizeof *session);
-  if (!session) return NULL;
-  session->pool = pool_open(threads);
-  session->arena = allocate(program.arena_bytes);
-  session->staged_inputs = calloc((size_t)program.input_count + 1, sizeof(void*));
-  session->staged_outputs = calloc((size_t)program.output_count + 1, sizeof(void*));
-  session->inputs = calloc((size_t)program.input_count + 1, sizeof(void*));
-  session->outputs = calloc((size_t)program.output_count + 1, sizeof(void*));
-  session->buffers = calloc((size_t)program.most_buffers + 1, sizeof(void*));
-  if (!session->pool || !session->arena || !session->buffers || !session->staged_inputs || !session->staged_outputs ||
-      !session->inputs || !session->outputs) {
-    edgec_close(session);
-    return NULL;
-  }
-  return session;
-}
-
-void edgec_close(edgec_session* session) {
+static void session_close(edgec_session* session) {
   if (!session) return;
   pool_close(session->pool);
   free(session->arena);
-  for (int32_t i = 0; session->staged_inputs && i < program.input_count; ++i)
+  for (int32_t i = 0; session->staged_inputs && i < EDGEC_INPUT_COUNT; ++i)
     free(session->staged_inputs[i]);
-  for (int32_t i = 0; session->staged_outputs && i < program.output_count; ++i)
+  for (int32_t i = 0; session->staged_outputs && i < EDGEC_OUTPUT_COUNT; ++i)
     free(session->staged_outputs[i]);
   free(session->staged_inputs);
   free(session->staged_outputs);
@@ -73,6 +40,24 @@ void edgec_close(edgec_session* session) {
   free(session->outputs);
   free(session->buffers);
   free(session);
+}
+
+static edgec_session* session_open(int32_t threads) {
+  edgec_session* session = calloc(1, sizeof *session);
+  if (!session) return NULL;
+  session->pool = pool_open(threads);
+  session->arena = allocate(EDGEC_ARENA_BYTES);
+  session->staged_inputs = calloc((size_t)EDGEC_INPUT_COUNT + 1, sizeof(void*));
+  session->staged_outputs = calloc((size_t)EDGEC_OUTPUT_COUNT + 1, sizeof(void*));
+  session->inputs = calloc((size_t)EDGEC_INPUT_COUNT + 1, sizeof(void*));
+  session->outputs = calloc((size_t)EDGEC_OUTPUT_COUNT + 1, sizeof(void*));
+  session->buffers = calloc((size_t)EDGEC_MOST_BUFFERS + 1, sizeof(void*));
+  if (!session->pool || !session->arena || !session->buffers || !session->staged_inputs ||
+      !session->staged_outputs || !session->inputs || !session->outputs) {
+    session_close(session);
+    return NULL;
+  }
+  return session;
 }
 
 static int aligned(const void* pointer) { return (uintptr_t)pointer % EDGEC_ALIGNMENT == 0; }
@@ -100,21 +85,22 @@ static uint64_t now_ns(void) {
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-int32_t edgec_run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
-                        uint64_t* nanoseconds) {
-  for (int32_t i = 0; i < program.input_count; ++i) {
+static int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
+                         uint64_t* nanoseconds) {
+  pool_own(session->pool);
+  for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
     void* memory = stage(&session->staged_inputs[i], inputs[i], edgec_inputs[i].bytes);
     if (!memory) return -1;
     if (memory != inputs[i]) memcpy(memory, inputs[i], edgec_inputs[i].bytes);
     session->inputs[i] = memory;
   }
-  for (int32_t i = 0; i < program.output_count; ++i) {
+  for (int32_t i = 0; i < EDGEC_OUTPUT_COUNT; ++i) {
     session->outputs[i] = stage(&session->staged_outputs[i], outputs[i], edgec_outputs[i].bytes);
     if (!session->outputs[i]) return -1;
   }
   const edgec_buffer* buffer = edgec_buffers;
   uint64_t before = nanoseconds ? now_ns() : 0;
-  for (int32_t s = 0; s < program.step_count; ++s) {
+  for (int32_t s = 0; s < EDGEC_STEP_COUNT; ++s) {
     const edgec_step_entry* step = &edgec_steps[s];
     void** buffers = session->buffers;
     for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, *buffer++);
@@ -125,20 +111,42 @@ int32_t edgec_run_timed(edgec_session* session, const void* const* inputs, void*
       before = after;
     }
   }
-  for (int32_t c = 0; c < program.copy_count; ++c) {
+  for (int32_t c = 0; c < EDGEC_COPY_COUNT; ++c) {
     const edgec_copy* copy = &edgec_copies[c];
     memcpy(session->outputs[copy->output], resolve(session, copy->from),
            edgec_outputs[copy->output].bytes);
   }
-  for (int32_t i = 0; i < program.output_count; ++i)
+  for (int32_t i = 0; i < EDGEC_OUTPUT_COUNT; ++i)
     if (session->outputs[i] != outputs[i])
       memcpy(outputs[i], session->outputs[i], edgec_outputs[i].bytes);
   return 0;
 }
 
-int32_t edgec_run(edgec_session* session, const void* const* inputs, void* const* outputs) {
-  return edgec_run_timed(session, inputs, outputs, NULL);
+static int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs) {
+  return run_timed(session, inputs, outputs, NULL);
 }
+
+static int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
+
+/* A table with addresses, which the loader has to correct: the only one. */
+static const edgec_model model = {
+    .abi = EDGEC_ABI,
+    .input_count = EDGEC_INPUT_COUNT,
+    .output_count = EDGEC_OUTPUT_COUNT,
+    .inputs = edgec_inputs,
+    .outputs = edgec_outputs,
+    .arena_bytes = EDGEC_ARENA_BYTES,
+    .open = session_open,
+    .close = session_close,
+    .threads = session_threads,
+    .run = run,
+    .run_timed = run_timed,
+    .step_count = EDGEC_STEP_COUNT,
+    .step = step_info,
+};
+
+const edgec_model* EDGEC_MODEL(void) { return &model; }
+const edgec_model* edgec_loaded_model(void) { return &model; }
 
 /* Code that TVM generates asks here for temporaries that are too large for the stack. It calls
  * through these two variables, of which it has weak definitions of its own. */

@@ -50,46 +50,46 @@ static int answer(any* result, int64_t value) {
 int __tvm_ffi_edgec_open(void* self, const any* arguments, int32_t count, any* result) {
   (void)self;
   if (count != 1 || arguments[0].type != ANY_INTEGER) return answer(result, 0);
-  return answer(result, (intptr_t)edgec_open((int32_t)arguments[0].integer));
+  return answer(result, (intptr_t)model.open((int32_t)arguments[0].integer));
 }
 
 /* (session) */
 int __tvm_ffi_edgec_close(void* self, const any* arguments, int32_t count, any* result) {
   (void)self;
   if (count == 1 && arguments[0].type == ANY_INTEGER)
-    edgec_close((edgec_session*)(intptr_t)arguments[0].integer);
+    model.close((edgec_session*)(intptr_t)arguments[0].integer);
   *result = (any){.type = ANY_NONE};
   return 0;
 }
 
-static int run(const any* arguments, int32_t count, uint64_t* nanoseconds, any* result) {
-  const int32_t inputs = edgec_input_count(), outputs = edgec_output_count();
+static int call(const any* arguments, int32_t count, uint64_t* nanoseconds, any* result) {
+  const int32_t inputs = model.input_count, outputs = model.output_count;
   if (count != 1 + inputs + outputs || arguments[0].type != ANY_INTEGER || !arguments[0].integer)
     return answer(result, BAD_CALL);
   void* buffers[count];
   for (int32_t i = 0; i < inputs + outputs; ++i) {
-    const edgec_tensor* spec = i < inputs ? edgec_input(i) : edgec_output(i - inputs);
+    const edgec_tensor* spec = i < inputs ? &model.inputs[i] : &model.outputs[i - inputs];
     buffers[i] = bytes_of(&arguments[1 + i], spec->bytes);
     if (!buffers[i] && spec->bytes) return answer(result, BAD_CALL);
   }
   edgec_session* session = (edgec_session*)(intptr_t)arguments[0].integer;
   const void* const* given = (const void* const*)buffers;
-  return answer(result, edgec_run_timed(session, given, buffers + inputs, nanoseconds));
+  return answer(result, model.run_timed(session, given, buffers + inputs, nanoseconds));
 }
 
-/* (session, inputs..., outputs...), tensors as their bytes -> what edgec_run gives, or BAD_CALL */
+/* (session, inputs..., outputs...), tensors as their bytes -> what run of edgec.h gives, or BAD_CALL */
 int __tvm_ffi_edgec_run(void* self, const any* arguments, int32_t count, any* result) {
   (void)self;
-  return run(arguments, count, NULL, result);
+  return call(arguments, count, NULL, result);
 }
 
 /* The same with one more tensor, which takes the nanoseconds of each step as uint64. */
 int __tvm_ffi_edgec_run_timed(void* self, const any* arguments, int32_t count, any* result) {
   (void)self;
-  const size_t bytes = sizeof(uint64_t) * (size_t)edgec_step_count();
+  const size_t bytes = sizeof(uint64_t) * (size_t)model.step_count;
   void* nanoseconds = count ? bytes_of(&arguments[count - 1], bytes) : NULL;
   if (!nanoseconds) return answer(result, BAD_CALL);
-  return run(arguments, count - 1, nanoseconds, result);
+  return call(arguments, count - 1, nanoseconds, result);
 }
 
 /* (step, text): write its label, template and operations into a tensor of STEP_TEXT_BYTES, each
@@ -99,8 +99,8 @@ int __tvm_ffi_edgec_step(void* self, const any* arguments, int32_t count, any* r
   char* text = count == 2 ? bytes_of(&arguments[1], STEP_TEXT_BYTES) : NULL;
   if (!text || arguments[0].type != ANY_INTEGER) return answer(result, BAD_CALL);
   int64_t index = arguments[0].integer;
-  if (index < 0 || index >= edgec_step_count()) return answer(result, BAD_CALL);
-  edgec_step_info step = edgec_step((int32_t)index);
+  if (index < 0 || index >= model.step_count) return answer(result, BAD_CALL);
+  edgec_step_info step = model.step((int32_t)index);
   const int most = STEP_TEXT_BYTES / 2 - 16;
   snprintf(text, STEP_TEXT_BYTES, "%.*s%c%.*s%c%" PRId64, most, step.label, 0, most,
            step.template_, 0, step.flops);
@@ -110,5 +110,5 @@ int __tvm_ffi_edgec_step(void* self, const any* arguments, int32_t count, any* r
 /* () -> how many steps there are */
 int __tvm_ffi_edgec_step_count(void* self, const any* arguments, int32_t count, any* result) {
   (void)self, (void)arguments, (void)count;
-  return answer(result, edgec_step_count());
+  return answer(result, model.step_count);
 }

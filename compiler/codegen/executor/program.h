@@ -30,11 +30,9 @@ typedef struct {
   uint32_t output;
 } edgec_copy;
 
-typedef struct {
-  int32_t input_count, output_count, step_count, copy_count;
-  int32_t most_buffers; /* of one kernel */
-  size_t arena_bytes;
-} edgec_program;
+/* Besides the tables there are EDGEC_MODEL, the name of the function that gives the model, the
+ * numbers EDGEC_INPUT_COUNT, EDGEC_OUTPUT_COUNT, EDGEC_STEP_COUNT, EDGEC_COPY_COUNT,
+ * EDGEC_MOST_BUFFERS (of one kernel) and EDGEC_ARENA_BYTES. */
 
 /* In constants.S: the weights, and how far from this table the code of each kernel is. */
 extern const unsigned char edgec_weights[] __attribute__((visibility("hidden")));

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from edgec.compiler.kernels.conv.winograd import WinogradDecision, winograd_space
 from edgec.compiler.kernels.conv.workload import ConvWorkload
@@ -29,8 +30,12 @@ class ConvDecision:
     segment: int = 0
 
 
+@lru_cache(maxsize=256)
 def flattened(workload: ConvWorkload) -> ConvWorkload:
-    """A 1x1 convolution without stride sees one long line."""
+    """Return the workload; of a 1x1 convolution without stride, with one long line.
+
+    Every estimate of a decision asks for it.
+    """
     whole = workload.out_extent == (workload.out_h, workload.out_w)
     same = (workload.in_h, workload.in_w) == (workload.out_h, workload.out_w)
     if workload.kernel != (1, 1) or workload.stride != (1, 1) or not whole or not same:

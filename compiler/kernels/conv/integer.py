@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,12 @@ class IntegerConvWorkload(CodesConvWorkload):
     @property
     def grouped(self) -> ConvWorkload:
         """As a convolution whose channels are groups of channels."""
-        groups = math.ceil(self.conv.in_channels / GROUP)
-        return flattened(replace(self.conv, in_channels=groups))
+        return _grouped(self.conv)
+
+
+@lru_cache(maxsize=256)
+def _grouped(conv: ConvWorkload) -> ConvWorkload:
+    return flattened(replace(conv, in_channels=math.ceil(conv.in_channels / GROUP)))
 
 
 def _dot(workload: IntegerConvWorkload, target: Target) -> Dot:

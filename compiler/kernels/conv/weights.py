@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class InputChannels:
     starts: tuple[int, ...]
 
 
+@lru_cache(maxsize=256)
 def input_channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> InputChannels:
     """Return which input blocks the tiles of `tile_o` blocks of output channels read.
 

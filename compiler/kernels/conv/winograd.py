@@ -1,5 +1,7 @@
 """3x3 convolution with fewer multiplications: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
 
+This file is long because it is one algorithm, with its derivation.
+
 A tile of m x m output pixels of one channel needs 9 m m multiplications directly, (m + 2) (m + 2)
 after a change of basis (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
 section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
@@ -38,7 +40,7 @@ One task computes a block of tiles for all output channels, with P = m + 2:
     weight    [tiles of output channels, P * P, input channels, tile_o * c], made by
               `pack_winograd`
 
-The file is long because the two changes of basis, their cost and the kernel are one derivation.
+This file is long because the changes of basis, their cost and the kernel are one derivation.
 """
 
 import math

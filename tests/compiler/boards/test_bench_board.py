@@ -34,23 +34,18 @@ static void look(void) { struct timespec now; clock_gettime(CLOCK_MONOTONIC, &no
 static const int64_t shape[] = {16};
 static const edgec_tensor tensor = {"x", "uint8", 1, shape, 16};
 static char session;
-int32_t edgec_input_count(void) { return 1; }
-int32_t edgec_output_count(void) { return 1; }
-const edgec_tensor* edgec_input(int32_t index) { (void)index; return &tensor; }
-const edgec_tensor* edgec_output(int32_t index) { (void)index; return &tensor; }
-edgec_session* edgec_open(int32_t threads) {
+static edgec_session* open(int32_t threads) {
   return threads == 1 ? (edgec_session*)&session : NULL;
 }
-int32_t edgec_step_count(void) { return 2; }
-edgec_step_info edgec_step(int32_t index) {
+static edgec_step_info step(int32_t index) {
   return index ? (edgec_step_info){"b", "slow", 7} : (edgec_step_info){"a", "fast", 5};
 }
-int32_t edgec_run(edgec_session* s, const void* const* inputs, void* const* outputs) {
+static int32_t run(edgec_session* s, const void* const* inputs, void* const* outputs) {
   (void)s, (void)inputs, (void)outputs;
   return 0;
 }
-int32_t edgec_run_timed(edgec_session* s, const void* const* inputs, void* const* outputs,
-                        uint64_t* nanoseconds) {
+static int32_t run_timed(edgec_session* s, const void* const* inputs, void* const* outputs,
+                         uint64_t* nanoseconds) {
   (void)s, (void)inputs, (void)outputs, (void)nanoseconds;
   look();
   spin(1000);
@@ -59,6 +54,11 @@ int32_t edgec_run_timed(edgec_session* s, const void* const* inputs, void* const
   look();
   return 0;
 }
+static const edgec_model model = {
+  .abi = EDGEC_ABI, .input_count = 1, .output_count = 1, .inputs = &tensor, .outputs = &tensor,
+  .open = open, .run = run, .run_timed = run_timed, .step_count = 2, .step = step,
+};
+const edgec_model* edgec_loaded_model(void) { return &model; }
 """
 # Two instructions each time around.
 LOOPS = {

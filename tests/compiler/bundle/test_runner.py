@@ -1,5 +1,6 @@
 """The program that runs a bundle without Python."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
+from elftools.elf.elffile import ELFFile
 from onnx import TensorProto
 from support.onnx_graphs import make_model, node, save
 
@@ -25,6 +28,7 @@ from edgec.compiler.parity.verify_bundle import verify_bundle
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
+TARGET = load_target("native")
 DIGITS = CompileOptions(shapes={"image": (1, 1, 8, 8)}, runner=True)
 
 
@@ -339,3 +343,94 @@ def test_example(bundle: Bundle, tmp_path: Path) -> None:
     assert done.stdout == "logits: float32 of rank 2, 40 bytes\n"
     np.save(tmp_path / "x.npy", GOOD)
     assert run(moved, "--input", tmp_path / "x.npy")["repeat"] == 1
+
+
+def first_values(bundle: Bundle) -> str:
+    """What two_models.cpp prints of a model."""
+    zeros = {s.name: np.zeros(s.shape, s.dtype) for s in bundle.manifest.signature.inputs}
+    lines = []
+    for name, array in bundle.run(zeros).items():
+        values = array.ravel()[:4] if array.dtype == np.float32 else []
+        lines.append(f"{name}:" + "".join(f" {value:.6g}" for value in values))
+    return "\n".join(lines)
+
+
+def expected_of_two(first: Bundle, second: Bundle) -> str:
+    texts = [
+        f"{number} {line}\n"
+        for number, bundle in (("first", first), ("second", second))
+        for line in first_values(bundle).splitlines()
+    ]
+    return "".join(texts)
+
+
+@pytest.fixture(scope="module")
+def named(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same model with other weights and a name that was asked for."""
+    model = onnx.load(digits)
+    for weight in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.dtype == np.float32:
+            weight.CopyFrom(onnx.numpy_helper.from_array(array * np.float32(0.5), weight.name))
+    folder = tmp_path_factory.mktemp("named")
+    options = dataclasses.replace(DIGITS, name="half of it", parity=False)
+    return compile_model(save(model, folder), "native", options, output=folder / "x.edgec")
+
+
+def dynamic_part(library: Path) -> tuple[str, set[str]]:
+    """The name a library goes by, and what it shows."""
+    with library.open("rb") as stream:
+        file = ELFFile(stream)
+        tags = file.get_section_by_name(".dynamic").iter_tags("DT_SONAME")
+        symbols = file.get_section_by_name(".dynsym").iter_symbols()
+        shown = {s.name for s in symbols if s["st_shndx"] != "SHN_UNDEF" and s.name}
+        return next(tags).soname, shown
+
+
+def test_names_of_libraries(bundle: Bundle, named: Bundle) -> None:
+    (one, shown), (other, shown_too) = dynamic_part(bundle.library), dynamic_part(named.library)
+    assert (one, other) == ("libedgec_digits.so", "libedgec_half_of_it.so")
+    common = shown & shown_too
+    assert shown - common == {"edgec_model_digits"}
+    assert shown_too - common == {"edgec_model_half_of_it"}
+    # For those that load one library and ask it.
+    assert {n for n in common if not n.startswith("__tvm_ffi_edgec_")} == {"edgec_loaded_model"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_models_in_one_program(
+    bundle: Bundle, named: Bundle, tmp_path: Path, order: int
+) -> None:
+    """Linked by hand; each gives its own values, whichever comes first."""
+    first, second = (bundle, named)[::order]
+    for each in (first, second):
+        soname, _ = dynamic_part(each.library)
+        shutil.copyfile(each.library, tmp_path / soname)
+    other = second.manifest.execution.c_name
+    zig = [part.replace("cc", "c++") if part == "cc" else part for part in driver(TARGET)]
+    compiler = ["c++"] if shutil.which("c++") else zig
+    command = [
+        *compiler,
+        *("-std=c++17", f"-I{first.path}/embed", f"-I{second.path}/embed"),
+        *(f'-DOTHER_HEADER="edgec_{other}.h"', f"-DOTHER_MODEL=edgec_model_{other}"),
+        str(first.path / "embed/two_models.cpp"),
+        *(f"libedgec_{each.manifest.execution.c_name}.so" for each in (first, second)[::order]),
+        *("-Wl,-rpath,$ORIGIN", "-o", "two"),
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "two"], capture_output=True, text=True, check=True)
+    assert done.stdout == expected_of_two(first, second)
+    assert first_values(first) != first_values(second)
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_example_of_two_models(bundle: Bundle, two: Bundle, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    configure = ["-S", str(bundle.path / "embed"), "-B", str(build), f"-DOTHER_BUNDLE={two.path}"]
+    for command in (configure, ["--build", str(build), "--target", "two_models"]):
+        done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning" not in done.stderr
+    moved = build.rename(tmp_path / "elsewhere")
+    done = subprocess.run([moved / "two_models"], capture_output=True, text=True, check=True)
+    assert done.stdout == expected_of_two(bundle, two)

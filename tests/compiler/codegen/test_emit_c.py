@@ -1,6 +1,5 @@
 """The generated C: tables that say what the program says."""
 
-import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +12,7 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.codegen.emit_c import Weights, grain, program_source
 from edgec.compiler.ir.program import Step, Value
-
-
-class Tensor(ctypes.Structure):
-    """`edgec_tensor` of edgec.h."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("dtype", ctypes.c_char_p),
-        ("rank", ctypes.c_int32),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("bytes", ctypes.c_size_t),
-    )
+from edgec.compiler.runtime.library import load_model
 
 
 def test_the_library_describes_itself(tmp_path: Path) -> None:
@@ -36,21 +24,19 @@ def test_the_library_describes_itself(tmp_path: Path) -> None:
         node("Conv", ["r", "v"], [given]),
     ]
     weights = {"w": random(20, 3, 3, 3), "v": random(6, 20, 1, 1)}
-    model = make_model(nodes, {taken: [1, 3, 9, 8]}, [given], weights)
-    built = compile_graph(model, "native", tmp_path)
-    library = ctypes.CDLL(str(built.library))
-    library.edgec_input.restype = library.edgec_output.restype = ctypes.POINTER(Tensor)
-    library.edgec_arena_bytes.restype = ctypes.c_size_t
+    graph = make_model(nodes, {taken: [1, 3, 9, 8]}, [given], weights)
+    built = compile_graph(graph, "native", tmp_path)
+    model = load_model(str(built.library))
     described = [
         (t.name.decode(), t.dtype.decode(), t.shape[: t.rank], t.bytes)
-        for t in (library.edgec_input(0).contents, library.edgec_output(0).contents)
+        for t in (model.inputs[0], model.outputs[0])
     ]
     assert described == [
         (taken, "float32", [1, 3, 9, 8], 4 * 3 * 9 * 8),
         (given, "float32", [1, 6, 7, 6], 4 * 6 * 7 * 6),
     ]
-    assert (library.edgec_input_count(), library.edgec_output_count()) == (1, 1)
-    assert library.edgec_arena_bytes() == built.plan.arena_bytes > 0
+    assert (model.input_count, model.output_count) == (1, 1)
+    assert model.arena_bytes == built.plan.arena_bytes > 0
     steps = built.open().steps()
     assert [step.template for step in steps] == built.templates() == ["conv", "conv", "pack"]
     assert [step.flops for step in steps] == [step.flops for step in built.program.steps]
@@ -70,7 +56,7 @@ def test_the_same_program_gives_the_same_source(tmp_path: Path) -> None:
         program = built.program
         weights = Weights({id(value): 64 * i for i, value in enumerate(program.constants())})
         outputs = built.signature.outputs
-        sources.append(program_source(program, built.plan, weights, outputs))
+        sources.append(program_source(program, built.plan, weights, outputs, "m"))
     assert sources[0] == sources[1]
     assert sources[0].count("EDGEC_INPUT, 0)") == 1
     assert sources[0].count("EDGEC_OUTPUT, 0)") == 1

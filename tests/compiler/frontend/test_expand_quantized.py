@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 MS = "com.microsoft"
 CODES = ("s", "z")

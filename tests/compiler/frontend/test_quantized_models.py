@@ -1,5 +1,6 @@
 """Models that ONNX Runtime quantized: they run as integers, and give what it gives."""
 
+import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnxruntime import quantization
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.parity.compare import compare, tolerance_for
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.runtime.session import StaticSession, why_not_here
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.targets import load_target
+
+quantization = importlib.import_module(f"{onnxruntime.__name__}.quantization")
 
 HERE = [name for name in ("x86-64-v3", "x86-64-v4-vnni") if not why_not_here(load_target(name))]
 SHAPE = (1, 3, 19, 17)

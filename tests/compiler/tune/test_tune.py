@@ -15,11 +15,11 @@ import pytest
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.cli.main import main
-from edgec.compiler.cli.tune import parse_time
+from edgec.compiler.cli.tune import parse_time, print_tuned
 from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels import templates
 from edgec.compiler.lowering.tuning_records import Database, best_records
-from edgec.compiler.tune.devices import Host, MeasureFailed, Rest
+from edgec.compiler.tune.devices import Host, MeasureFailed, Measurement, Rest
 from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.measure import statistics_of
 from edgec.compiler.tune.options import TuneOptions
@@ -206,6 +206,86 @@ def test_one_crashing_kernel_does_not_spoil_the_others(
     assert {r.key for r in records if r.seconds is not None} == {t.key for t in plan.tasks}
     chosen = {r.task.number: r.decision for r in report.tasks}
     assert chosen[task.number] == task.default
+
+
+class Noisy(Host):
+    """A machine that makes every decision but the defaults look fast, until they are confirmed.
+
+    In the first comparisons of two it says what `whims` says of the second one's time: those are
+    the ones that confirm. Later ones are as at the end of the list.
+    """
+
+    def __init__(self, kernels: KernelBuilder, plan: Plan, whims: list[float]) -> None:
+        super().__init__(1, kernels)
+        self.plan, self.whims, self.comparisons, self.steps = plan, whims, 0, 0
+
+    def time(self, *rounds: Round) -> Any:
+        if not self.steps:
+            self.steps = len(super().time(*rounds)[0].seconds)
+        whole = [1.0] * self.steps
+        if len(rounds) == 2:
+            whim = self.whims[min(self.comparisons, len(self.whims) - 1)]
+            self.comparisons += 1
+            return [Measurement(tuple(whole), 0.1), Measurement(tuple(whim for _ in whole), 0.1)]
+        told = []
+        for built in rounds:
+            seconds = list(whole)
+            for task in self.plan.tasks:
+                if built.decisions.get(task.number, task.default) != task.default:
+                    for step in task.steps:
+                        seconds[step] = 1 / 53
+            told.append(Measurement(tuple(seconds), 0.1))
+        return told
+
+
+@pytest.mark.parametrize(
+    ("whims", "comparisons", "gain", "noisy"),
+    [
+        ([0.8], 3, 1.25, False),
+        # One process of the first comparison says otherwise: it is measured again.
+        ([0.8, 1.4, 0.8, 0.8], 6, 1.25, True),
+        # Each time another one does, and that kernels lose.
+        ([0.8, 0.8, 1.4], 9, 1, True),
+        ([1.4], 3, 1, True),
+    ],
+)
+def test_a_loss_is_neither_recorded_nor_recommended(
+    plan: Plan,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    whims: list[float],
+    comparisons: int,
+    gain: float,
+    noisy: bool,
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    events = Events()
+    database = tmp_path / "db.jsonl"
+    options = TuneOptions(trials=16, strategy="random")
+    tuner = Tuner(plan, plan.tasks, TARGET, database, options, scratch, events)
+    devices: list[Noisy] = []
+
+    def make(kernels: KernelBuilder) -> list[Noisy]:
+        whims_of_many = whims if comparisons < 9 else whims * 3
+        devices.append(Noisy(kernels, plan, whims_of_many))
+        return devices
+
+    report = tuner.run(make)
+    assert devices[0].comparisons == comparisons
+    assert report.before / report.after == pytest.approx(gain)
+    assert all(result.after <= result.before for result in report.tasks)
+    assert (report.gained, report.noisy) == (gain > 1, noisy)
+    warnings = [event["text"] for event in events.of("warning")]
+    assert any("too noisy" in text for text in warnings) == noisy
+    confirmed = [r for r in Database.read(database).records if r.confirmed]
+    defaults = {task.key: task.default for task in plan.tasks}
+    changed = [r for r in confirmed if r.decision_text != defaults[r.key]]
+    assert bool(changed) == (gain > 1)
+    print_tuned(report, database)
+    printed = capsys.readouterr().out
+    assert ("compile with: --records" in printed) == (gain > 1)
+    assert ("too noisy to tell" in printed) == (gain == 1)
 
 
 def test_killed_ten_times_it_completes(digits: Path, tmp_path: Path) -> None:

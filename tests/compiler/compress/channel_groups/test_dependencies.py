@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 from support.onnx_graphs import make_model, node, random
@@ -18,6 +17,7 @@ from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 
 class Case:

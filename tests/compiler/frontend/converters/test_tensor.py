@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -16,6 +15,7 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,62 @@
+// A session of a model, and memory for what goes in and comes out; see edgec.h for the interface.
+#ifndef EDGEC_SESSION_HPP
+#define EDGEC_SESSION_HPP
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "edgec.h"
+
+namespace edgec {
+
+constexpr std::size_t kAlignment = 64;  // memory aligned to this is used in place
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using Buffer = std::unique_ptr<void, Free>;
+
+inline Buffer allocate(std::size_t bytes) {
+  // aligned_alloc takes whole multiples of the alignment.
+  Buffer buffer(std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment));
+  if (!buffer) throw std::bad_alloc();
+  return buffer;
+}
+
+// One for each thread that runs the model; they share its weights.
+class Session {
+ public:
+  // 0 threads means to compute on all cores.
+  explicit Session(const edgec_model& model, int threads = 0)
+      : model_(model), session_(model.open(threads), model.close) {
+    if (!session_) throw std::bad_alloc();
+    for (int i = 0; i < model.input_count; ++i) add(model.inputs[i], inputs_);
+    for (int i = 0; i < model.output_count; ++i) add(model.outputs[i], outputs_);
+  }
+
+  // Memory of model.inputs[index] and model.outputs[index], dense and row-major.
+  void* input(int index) { return inputs_[index]; }
+  const void* output(int index) const { return outputs_[index]; }
+
+  void run() {
+    if (model_.run(session_.get(), inputs_.data(), outputs_.data()) != 0) throw std::bad_alloc();
+  }
+
+ private:
+  void add(const edgec_tensor& tensor, std::vector<void*>& pointers) {
+    buffers_.push_back(allocate(tensor.bytes));
+    pointers.push_back(buffers_.back().get());
+  }
+
+  const edgec_model& model_;
+  std::unique_ptr<edgec_session, void (*)(edgec_session*)> session_;
+  std::vector<Buffer> buffers_;
+  std::vector<void*> inputs_, outputs_;
+};
+
+}  // namespace edgec
+
+#endif
