@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.errors import BundleError
 from edgec.compiler.ir.storage import as_exchanged
+from edgec.compiler.support.npy_files import NpyError, read_array
 
 
 def save_npy(array: NDArray[Any]) -> bytes:
@@ -32,8 +34,16 @@ def load_npy(data: bytes, dtype: str) -> NDArray[Any]:
 
     >>> load_npy(save_npy(np.float32([1, 2])), "float32").tolist()
     [1.0, 2.0]
+
+    Raises:
+        BundleError: it is no array of that dtype.
     """
-    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        array = read_array(data)
+    except NpyError as error:
+        raise BundleError(f"a test vector {error}") from None
     if dtype == "float32" and array.dtype == np.float16:
         return array.astype(np.float32)
+    if array.dtype.itemsize != np.dtype(dtype).itemsize:
+        raise BundleError(f"a test vector holds {array.dtype}, {dtype} is expected")
     return array if str(array.dtype) == dtype else array.view(np.dtype(dtype))

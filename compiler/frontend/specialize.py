@@ -14,7 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgec.compiler.errors import ShapeError, TensorInputError, UnsupportedModelError, did_you_mean
+from edgec.compiler.errors import (
+    ModelFileError,
+    ShapeError,
+    TensorInputError,
+    UnsupportedModelError,
+    did_you_mean,
+)
 from edgec.compiler.ir.signature import dtype_name
 
 Shape = tuple[int, ...]
@@ -69,6 +75,9 @@ def specialize(
     problems = [_why_no_numbers(value) for value in (*inputs, *graph.output)]
     if any(problems):
         raise UnsupportedModelError("; ".join(filter(None, problems)))
+    for value in inputs:
+        if not value.type.tensor_type.elem_type:
+            raise ModelFileError(f"input {value.name} has no element type")
     _check_names("--shape", shapes, inputs)
     _check_names("--freeze", frozen, inputs)
 

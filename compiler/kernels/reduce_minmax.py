@@ -1,6 +1,7 @@
 """The smallest or largest value of a tensor: what scales that each run computes begin with."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,18 +47,24 @@ def shares_of(size: int, lanes: int) -> int:
     return math.ceil(size / (TASK_VECTORS * lanes))
 
 
+def smaller_or_larger(mode: Literal["min", "max"]) -> Callable[[Any, Any], Any]:
+    """Return what chooses the smaller or larger of two values; NaN if one of them is."""
+    choose = tirx.min if mode == "min" else tirx.max
+
+    def combine(best: Any, value: Any) -> Any:
+        # A comparison with NaN gives the second operand.
+        return select(tirx.isnan(best), best, choose(best, value))
+
+    return combine
+
+
 def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data and output, a value for each share.
 
     The last share overlaps the one before: to look at a value twice changes nothing.
     """
     w = workload
-    choose = tirx.min if w.mode == "min" else tirx.max
-
-    def combine(best: Any, value: Any) -> Any:
-        """NaN if one of the two is: a comparison with NaN gives the second operand."""
-        return select(tirx.isnan(best), best, choose(best, value))
-
+    combine = smaller_or_larger(w.mode)
     share = math.ceil(w.size / w.shares)
     c = min(target.float_lanes, 2 ** int(math.log2(share)))
     e = Emitter(target)

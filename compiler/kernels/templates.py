@@ -7,6 +7,7 @@ from edgec.compiler.kernels import (
     pool,
     reduce_minmax,
     resize,
+    row_reduce,
     softmax_norm,
     table_lookup,
 )
@@ -37,6 +38,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.pack": layout.PACK_TEMPLATE,
     "edgec.pool": pool.TEMPLATE,
     "edgec.resize": resize.TEMPLATE,
+    "edgec.row_reduce": row_reduce.TEMPLATE,
     "edgec.rows": softmax_norm.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,

@@ -5,6 +5,7 @@ What a header claims is compared with the file before memory is taken for it.
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -48,6 +49,15 @@ def read_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
         raise NpyError("cannot be read: there is not enough memory for it") from None
 
 
+def read_array(data: bytes) -> NDArray[Any]:
+    """Read the array that the bytes of an .npy file hold.
+
+    Raises:
+        NpyError: they hold something else.
+    """
+    return _read_array(io.BytesIO(data), len(data))
+
+
 def _read_archive(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
     arrays = {}
     try:
@@ -81,7 +91,15 @@ def _read_array(stream: IO[bytes], size: int) -> NDArray[Any]:
         if version not in _HEADERS:
             raise NpyError(f"is no NumPy file that can be read: format {version}")
         shape, fortran, dtype = _HEADERS[version](stream)
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError) as error:
+    except (
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TypeError,
+        RecursionError,
+        # Before a SyntaxError, where NumPy looks for numbers of Python 2.
+        tokenize.TokenError,
+    ) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise NpyError(f"is no NumPy file: {line}") from None
     if dtype.hasobject:

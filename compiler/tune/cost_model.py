@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.errors import ToolchainError
-
 # Fewer measurements than this say nothing.
 LEAST_SAMPLES = 24
 ROUNDS = 120
@@ -23,13 +21,8 @@ class CostModel:
     """
 
     def __init__(self, seed: int) -> None:
-        try:
-            import xgboost
-        except ImportError:
-            raise ToolchainError(
-                "the evolutionary search needs xgboost, which is not installed; "
-                "pip install 'edgec[tune]', or use --strategy random"
-            ) from None
+        import xgboost
+
         self._xgboost = xgboost
         self._seed = seed
         self._columns: dict[str, int] = {}

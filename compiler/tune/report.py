@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from edgec.compiler.errors import OutputError, ToolchainError
+from edgec.compiler.errors import OutputError
 from edgec.compiler.tune.report_data import TuneReport
 from edgec.targets.target import Target
 
@@ -65,16 +65,11 @@ def write_report(
     """Write the report.
 
     Raises:
-        ToolchainError: the packages that draw it are not installed.
         OutputError: it cannot be written.
     """
-    try:
-        import jinja2
-        import markupsafe
-    except ImportError:
-        raise ToolchainError(
-            "the report needs jinja2 and matplotlib; pip install 'edgec[tune]'"
-        ) from None
+    import jinja2
+    import markupsafe
+
     environment = jinja2.Environment(autoescape=True)
     page = environment.from_string(_PAGE).render(
         model=model,

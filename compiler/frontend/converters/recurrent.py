@@ -22,6 +22,9 @@ from edgec.compiler.frontend.node import (
     static_shape,
 )
 
+# Each step is a dozen operators: of a thousand, a compile takes minutes.
+MAX_STEPS = 4096
+
 Activation = Callable[[relax.Expr], relax.Expr]
 _Emit = Callable[[relax.Expr], relax.Expr]
 _Formula = Callable[[_Emit, relax.Expr, relax.Expr, relax.Expr], relax.Expr]
@@ -69,6 +72,8 @@ def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
     if batch_first:
         data = emit(op.permute_dims(data, [1, 0, 2]))
     steps, batch, _ = static_shape(data)
+    if steps > MAX_STEPS:
+        raise Refusal(f"it runs {steps} steps; at most {MAX_STEPS} are unrolled")
     if not steps:
         raise Refusal("sequences of length 0 are not supported")
     directions, _, hidden = static_shape(node.input(2))

@@ -1,10 +1,11 @@
-"""Softmax and layer normalization, row by row."""
+"""Softmax, layer normalization and reductions, row by row."""
 
 import math
 
 from tvm import relax
 
-from edgec.compiler.ir.relax_helpers import op_name, value_of
+from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
+from edgec.compiler.kernels.row_reduce import RowReduceWorkload
 from edgec.compiler.kernels.softmax_norm import Operation, RowWorkload
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import Value
@@ -47,3 +48,20 @@ def match_layer_norm(context: Context, call: relax.Call) -> Value | Declined:
     arguments = [context.plain(data).expression, *call.args[1:]]
     variable = context.emit("edgec.rows", arguments, workload, data.shape)
     return Value(variable, data.shape, False, 1)
+
+
+def match_row_reduce(context: Context, call: relax.Call) -> Value | Declined:
+    """Choose a kernel for the sum, mean, smallest or largest value over the last axes."""
+    data, shape = context.float_value(call.args[0]), shape_of(call)
+    rank = len(data.shape)
+    axes = range(rank) if call.attrs.axis is None else [int(a) % rank for a in call.attrs.axis]
+    if shape is None or sorted(axes) != list(range(rank - len(axes), rank)) or not len(axes):
+        return Declined("it does not reduce the last axes")
+    columns = math.prod(data.shape[rank - len(axes) :])
+    rows = math.prod(data.shape[: rank - len(axes)])
+    if not rows or not columns:
+        return Declined("it reduces nothing")
+    operation = op_name(call).removeprefix("relax.")
+    workload = RowReduceWorkload(operation, rows, columns)  # type: ignore[arg-type]
+    source = context.plain(data).expression
+    return Value(context.emit("edgec.row_reduce", [source], workload, shape), shape, False, 1)

@@ -16,12 +16,27 @@ from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match
 from edgec.compiler.lowering.pack.matmul import match_matmul
 from edgec.compiler.lowering.pack.pool import match_global_pool, match_max, match_min, match_pool
 from edgec.compiler.lowering.pack.resize import match_resize
-from edgec.compiler.lowering.pack.rows import match_layer_norm, match_softmax
+from edgec.compiler.lowering.pack.rows import match_layer_norm, match_row_reduce, match_softmax
 from edgec.compiler.lowering.pack.values import Value
 from edgec.compiler.numerics.activations import BY_OPERATOR
 from edgec.compiler.numerics.support import Declined
 
 Matcher = Callable[[Context, relax.Call], Value | Declined]
+
+
+def first_of(*matchers: Matcher) -> Matcher:
+    """Return a matcher that asks several in turn; the last one's reason is the one that is told."""
+
+    def match(context: Context, call: relax.Call) -> Value | Declined:
+        found: Value | Declined = Declined("nothing was asked")
+        for matcher in matchers:
+            found = matcher(context, call)
+            if not isinstance(found, Declined):
+                break
+        return found
+
+    return match
+
 
 # All of their tensors are float32; quantize, dequantize and split are matched by the packer.
 MATCHERS: dict[str, Matcher] = {
@@ -30,9 +45,9 @@ MATCHERS: dict[str, Matcher] = {
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
     "relax.matmul": match_matmul,
-    "relax.max": match_max,
-    "relax.mean": match_global_pool,
-    "relax.min": match_min,
+    "relax.max": first_of(match_max, match_row_reduce),
+    "relax.mean": first_of(match_global_pool, match_row_reduce),
+    "relax.min": first_of(match_min, match_row_reduce),
     "relax.nn.avg_pool1d": match_pool,
     "relax.nn.avg_pool2d": match_pool,
     "relax.nn.conv1d": match_conv,
@@ -46,6 +61,6 @@ MATCHERS: dict[str, Matcher] = {
     "relax.nn.softmax": match_softmax,
     "relax.reshape": match_reshape,
     "relax.strided_slice": match_slice,
-    "relax.sum": match_global_pool,
+    "relax.sum": first_of(match_global_pool, match_row_reduce),
     "relax.take": match_take,
 }

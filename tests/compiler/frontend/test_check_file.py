@@ -13,6 +13,7 @@ from edgec.compiler.errors import EdgecError, LimitError, ModelFileError, Unsupp
 from edgec.compiler.frontend.limits import Limits
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.simplify import simplify
+from edgec.compiler.frontend.specialize import specialize
 
 
 def matmul_model() -> onnx.ModelProto:
@@ -164,6 +165,13 @@ def test_functions_that_call_themselves(tmp_path: Path) -> None:
 def test_thousands_of_calls_take_seconds() -> None:
     simple = simplify(nested_functions(11))
     assert len(simple.graph.node) == 2**11
+
+
+def test_an_input_has_an_element_type() -> None:
+    model = matmul_model()
+    model.graph.input[0].type.tensor_type.elem_type = 0
+    with pytest.raises(ModelFileError, match="input x has no element type"):
+        specialize(model, {}, {})
 
 
 def test_inputs_and_values_are_bounded() -> None:
