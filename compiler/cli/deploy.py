@@ -12,7 +12,7 @@ from edgec.compiler.cli.printing import figure, print_json, print_parity, size_t
 @click.argument("bundle", type=as_path)
 @click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
 @click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
+    "--threads", type=int, default=0, show_default=True, help="0: all cores."
 )
 @quiet_option
 @json_option

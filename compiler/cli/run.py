@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @inputs_option
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
 @click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
+    "--threads", type=int, default=0, show_default=True, help="0: all cores."
 )
 @click.option("--output", "-o", type=as_path, metavar="FILE.npz", help="Save the outputs.")
 @board_option
