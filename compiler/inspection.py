@@ -154,7 +154,7 @@ def _text(value: onnx.ValueInfoProto) -> str:
 
 
 def _unknown_operators(model: onnx.ModelProto) -> "list[Refused]":
-    """Nodes without a converter; what depends on shapes cannot be told yet."""
+    """Nodes without a converter; what depends on shapes is not known yet."""
     from edgec.compiler.frontend.converter_table import is_known
     from edgec.compiler.frontend.import_graph import Refused
 

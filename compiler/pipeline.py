@@ -19,8 +19,10 @@ from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.emit_c import model_identifier
+from edgec.compiler.compress.compression_report import (
+    write_compression_report as write_compression_report,
+)
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
-from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.describe import Compilation, describe_compilation, vector_files
 from edgec.compiler.errors import BadInputError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import canonical_model
@@ -45,8 +47,8 @@ from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
+from edgec.compiler.quantize.quantization_report import write_quantization_report
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
-from edgec.compiler.quantize.report import write_report
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
@@ -87,7 +89,7 @@ def compile_model(
         options: shapes, frozen inputs, checks; the defaults compile a static model.
         output: bundle folder, or a file that ends in `.tar`; by default
             `<model>-<target>.edgec` in the current folder.
-        progress: shown each phase.
+        progress: reports each phase.
 
     Returns:
         The bundle, read back from disk.
@@ -159,7 +161,7 @@ def compile_model(
                 quantized.quantization, packed.notes.why_floats, quantized.kept_float
             )
             if options.quantize.report is not None:
-                write_report(options.quantize.report, quantized, fallbacks)
+                write_quantization_report(options.quantize.report, quantized, fallbacks)
         compilation = Compilation(
             source=source,
             target=target,

@@ -80,7 +80,7 @@ class StepTime:
         template: its kernel template, or `generic`.
         median_us: time [microseconds].
         gflops: speed.
-        peak_share: of what the target's cores can do together.
+        peak_share: the peak share of what the target's cores can do together.
     """
 
     label: str
@@ -99,7 +99,8 @@ class BenchReport:
         bundles: one latency for each bundle.
         rivals: one for each other runtime.
         ratios: how many times as fast as a rival the first bundle is, by rival.
-        steps: profile of the first bundle, in the order of execution; empty for the machine.
+        steps: profile of the first bundle, in the order of execution; empty for the virtual
+            machine.
         load_ms: from the file to the first result, by bundle.
         memory_mib: memory that loading and running made resident, in a process that does only
             that, by bundle.
@@ -217,7 +218,7 @@ def take_turns(
     """Time several callables in alternation.
 
     Args:
-        names: of the callables.
+        names: the names of the callables.
         runners: what to time.
         seconds: measuring time for each.
     """
@@ -275,8 +276,8 @@ def step_times(
 
     Args:
         steps: its kernel calls.
-        samples: of each run, the nanoseconds of each step.
-        peak_gflops: of all cores that computed.
+        samples: the times of each run, the nanoseconds of each step.
+        peak_gflops: the peak rate of all cores that computed.
     """
     medians = np.median(np.stack(samples), axis=0) if steps else np.zeros(0)
     return tuple(

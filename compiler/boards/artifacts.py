@@ -60,7 +60,7 @@ class Emulation:
 
 
 @dataclass(frozen=True)
-class Parts:
+class QemuArtifacts:
     """What a QEMU board is made of.
 
     Attributes:
@@ -88,7 +88,7 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Artifact:
     """A folder of the cache, and what fills it."""
 
     name: str
@@ -110,37 +110,37 @@ def emulation(target: Target, progress: Progress) -> Emulation:
     return _emulation(target, shutil.which(_program(target)), (), progress)
 
 
-def qemu_parts(target: Target, progress: Progress) -> Parts:
+def qemu_artifacts(target: Target, progress: Progress) -> QemuArtifacts:
     """Everything that QEMU needs to be a board; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled.
         OutputError: the cache folder cannot be written.
     """
-    parts = _server_parts(target.architecture)
+    artifacts = _server_artifacts(target.architecture)
     installed = shutil.which(_program(target))
-    return Parts(_emulation(target, installed, parts, progress), parts[-1].path)
+    return QemuArtifacts(_emulation(target, installed, artifacts, progress), artifacts[-1].path)
 
 
-def server_parts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
+def server_artifacts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
     """Folder of the server and TVM's runtime for a real board; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled.
         OutputError: the cache folder cannot be written.
     """
-    parts = _server_parts(architecture)
-    _fetch(parts, progress, first_step, steps)
-    return parts[-1].path
+    artifacts = _server_artifacts(architecture)
+    _fetch(artifacts, progress, first_step, steps)
+    return artifacts[-1].path
 
 
-def _server_parts(architecture: str) -> tuple[_Part, _Part]:
-    runtime = _Part(
+def _server_artifacts(architecture: str) -> tuple[_Artifact, _Artifact]:
+    runtime = _Artifact(
         f"{architecture}-runtime-{_digest(*_versions())}",
         "fetch TVM's runtime",
         lambda folder: _runtime(folder, architecture),
     )
-    server = _Part(
+    server = _Artifact(
         f"{architecture}-server-{_digest(SOURCE.read_text(), *_versions())}",
         "compile the server",
         lambda folder: _server(folder, architecture, runtime.path),
@@ -167,21 +167,21 @@ def counter_parts(target: Target, progress: Progress) -> Counter:
     version = _plugin_version(emulated.command)
     plugin, runs = counter.PLUGIN.read_text(), counter.PROGRAM.read_text()
     header = (EXECUTOR / "edgec.h").read_text()
-    parts = (
-        _Part(
+    artifacts = (
+        _Artifact(
             f"counter-plugin-{_digest(plugin, str(version))}",
             "compile QEMU's plugin",
             lambda folder: _plugin(folder, version),
         ),
-        _Part(
+        _Artifact(
             f"{target.architecture}-counter-{_digest(runs, header, CALLS, *driver(target)[1:])}",
             "compile the counter",
             lambda folder: _counting_program(folder, target),
         ),
     )
-    _fetch(parts, progress)
+    _fetch(artifacts, progress)
     return Counter(
-        emulated.command, parts[0].path / "plugin.so", parts[1].path / counter.PROGRAM.stem
+        emulated.command, artifacts[0].path / "plugin.so", artifacts[1].path / counter.PROGRAM.stem
     )
 
 
@@ -191,13 +191,13 @@ def _program(target: Target) -> str:
 
 
 def _emulation(
-    target: Target, installed: str | None, others: tuple[_Part, ...], progress: Progress
+    target: Target, installed: str | None, others: tuple[_Artifact, ...], progress: Progress
 ) -> Emulation:
     """Runs a target's programs, on this emulator or one that is fetched; also fetch other parts."""
     assert target.emulator is not None
     debian, name = target.instruction_set.debian
-    emulator = _Part("qemu-user", "fetch QEMU", _emulator)
-    system = _Part(
+    emulator = _Artifact("qemu-user", "fetch QEMU", _emulator)
+    system = _Artifact(
         f"{target.architecture}-system",
         "fetch the C library",
         lambda folder: _system(folder, debian, name),
@@ -214,15 +214,15 @@ def _cache() -> Path:
 
 
 def _fetch(
-    parts: tuple[_Part, ...], progress: Progress, first_step: int = 1, steps: int = 0
+    artifacts: tuple[_Artifact, ...], progress: Progress, first_step: int = 1, steps: int = 0
 ) -> None:
     """Fill the folders that are not there; these may be some steps of others."""
     cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / "lock"):
-            for number, part in enumerate(parts, first_step):
-                _once(part, progress, number, steps or len(parts))
+            for number, part in enumerate(artifacts, first_step):
+                _once(part, progress, number, steps or len(artifacts))
     except OSError as error:
         raise OutputError(f"cannot write {cache}: {error.strerror or error}") from None
 
@@ -235,7 +235,7 @@ def _versions() -> list[str]:
     return [importlib.metadata.version(name) for name in _LIBRARIES]
 
 
-def _once(part: _Part, progress: Progress, number: int, count: int) -> None:
+def _once(part: _Artifact, progress: Progress, number: int, count: int) -> None:
     folder = part.path
     if folder.is_dir():
         return

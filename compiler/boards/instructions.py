@@ -69,7 +69,7 @@ def count_instructions(
         library: a model for the static executor, that `edgec.compiler.codegen.build` made.
         target: what it is to run on; it names an emulator.
         inputs: in the model's order, of its shapes and dtypes.
-        progress: told what is set up the first time.
+        progress: reports what is set up the first time.
 
     Raises:
         ToolchainError: QEMU cannot be fetched or has no plugins, or the model fails.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from edgec.compiler.boards.artifacts import SERVER, Parts, emulation, qemu_parts
+from edgec.compiler.boards.artifacts import SERVER, QemuArtifacts, emulation, qemu_artifacts
 from edgec.compiler.boards.config import (
     LOOPBACK,
     QEMU_PREFIX,
@@ -81,7 +81,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
 
     Args:
         name: one of `qemu_board_names()`.
-        progress: told what is set up the first time.
+        progress: reports what is set up the first time.
         register: tracker or proxy that the board reports to; else it waits for clients itself.
 
     Raises:
@@ -93,7 +93,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
     if not board.is_qemu:
         raise BoardConfigError(f"board {name} is no QEMU board: it is started by itself")
     target = load_target(board.target)
-    parts = qemu_parts(target, progress)
+    parts = qemu_artifacts(target, progress)
     folder = _folder(name)
     try:
         (folder / "files").mkdir(parents=True, exist_ok=True)
@@ -135,10 +135,10 @@ def execute_program(name: str, program: Path, arguments: Sequence[str], progress
     """Run a program under QEMU; its exit code, as a shell gives it.
 
     Args:
-        name: of a QEMU board, or of a target that QEMU plays and TVM has no runtime for.
+        name: the name of a QEMU board, or of a target that QEMU plays and TVM has no runtime for.
         program: built for that target.
-        arguments: of the program.
-        progress: told what is set up the first time.
+        arguments: the arguments of the program.
+        progress: reports what is set up the first time.
 
     Raises:
         BoardConfigError: QEMU does not play this board, or the program is not for it.
@@ -183,7 +183,7 @@ def _began(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _start(name: str, parts: Parts, register: Link | None) -> _Running:
+def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     folder = _folder(name)
     log = folder / "log"
     options = []

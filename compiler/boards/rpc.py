@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tvm import relax, rpc
 
-from edgec.compiler.boards.capabilities import BoardFacts
+from edgec.compiler.boards.capabilities import BoardCapabilities
 from edgec.compiler.boards.config import LOOPBACK, Board
 from edgec.compiler.boards.relay import Relay, open_relay
 from edgec.compiler.boards.ssh import NOT_LISTENING
@@ -40,7 +40,7 @@ STEP_TEXT_BYTES = 512
 
 
 class BoardSession:
-    """A connection to a board; made by `open_session`."""
+    """A connection to a board; made by `open_board_session`."""
 
     def __init__(self, board: Board, relay: Relay) -> None:
         self.board = board
@@ -79,11 +79,11 @@ class BoardSession:
         """Call one of the server's functions (boards/server/server.c)."""
         return self._remote.get_function(f"edgec.board.{function}")(*arguments)
 
-    def facts(self) -> BoardFacts:
+    def capabilities(self) -> BoardCapabilities:
         """What the board is."""
         with self.step("ask for its features", CALL_SECONDS):
             try:
-                return BoardFacts.model_validate(json.loads(self.call("facts")))
+                return BoardCapabilities.model_validate(json.loads(self.call("facts")))
             except ValidationError:
                 raise RuntimeError(
                     "its server is of another version of edgec; set the board up again"
@@ -130,7 +130,7 @@ class BoardSession:
             device = self._remote.cpu(0)
             if manifest.execution.executor == "static":
                 return _StaticModel(self, module, device, manifest.signature, threads)
-            return _MachineModel(self, module, device, manifest.signature)
+            return _VmModel(self, module, device, manifest.signature)
 
     def close(self) -> None:
         """Leave the board."""
@@ -142,7 +142,7 @@ class BoardSession:
 
 
 @contextmanager
-def open_session(board: Board) -> Iterator[BoardSession]:
+def open_board_session(board: Board) -> Iterator[BoardSession]:
     """A session on a board, for a `with` statement.
 
     Raises:
@@ -277,7 +277,7 @@ class _StaticModel(BoardModel):
         return list(timer(self._handle, *given, *results).results)
 
 
-class _MachineModel(BoardModel):
+class _VmModel(BoardModel):
     """TVM's virtual machine, which the board's runtime contains."""
 
     def __init__(
@@ -291,22 +291,22 @@ class _MachineModel(BoardModel):
                     "dtypes over RPC"
                 )
         self._device = device
-        self._machine = relax.VirtualMachine(module, device)
+        self._vm = relax.VirtualMachine(module, device)
 
     def _set(self, inputs: list[NDArray[Any]]) -> None:
         tensors = [tvm.runtime.tensor(array, self._device) for array in inputs]
-        self._machine.set_input("main", *tensors)
+        self._vm.set_input("main", *tensors)
 
     def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         self._set(inputs)
-        self._machine.invoke_stateful("main")
-        results = self._machine.get_outputs("main")
+        self._vm.invoke_stateful("main")
+        results = self._vm.get_outputs("main")
         listed = list(results) if isinstance(results, list | tuple) else [results]
         return [tensor.numpy() for tensor in listed]
 
     def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
         self._set(inputs)
-        timer: Callable[[str], Any] = self._machine.time_evaluator(
+        timer: Callable[[str], Any] = self._vm.time_evaluator(
             "invoke_stateful", self._device, number=1, repeat=repeat
         )
         return list(timer("main").results)

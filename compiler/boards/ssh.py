@@ -86,7 +86,7 @@ def run_script(
     Args:
         link: one through ssh.
         script: for a POSIX shell; it takes no notice of the user's own shell there.
-        arguments: of the script.
+        arguments: the arguments of the script.
         seconds: how long all of it may take.
         data: what the script reads.
 

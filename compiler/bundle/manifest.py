@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.errors import BundleError, IntegrityError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
@@ -24,7 +24,9 @@ RUNNER = "run"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
+    )
 
 
 class FileRecord(_Record):
@@ -84,7 +86,7 @@ class SettingsRecord(_Record):
     Attributes:
         shapes: given shape by input name.
         frozen: value by name of each input that became a constant.
-        seed: of the generated test inputs.
+        seed: the seed of the generated test inputs.
         index_bounds: upper bound by name, for integer inputs that index tables, and for pixels.
         preprocess: what the model does with its images, if that was made a part of it.
     """
@@ -123,9 +125,9 @@ class CompressionStepRecord(_Record):
     """The model after one step.
 
     Attributes:
-        kind: of the step.
+        kind: the kind of the step.
         macs: multiplications of one inference.
-        weights: of convolutions and matrix products.
+        weights: the weights of convolutions and matrix products.
         nonzeros: those of them that are not zero.
         score: mean of the metric against the original model; None without samples.
         samples_sqnr_db: by float output, against the original model [dB].
@@ -166,14 +168,15 @@ class QuantizationRecord(_Record):
 
     Attributes:
         recipe: every field of it.
-        codes: what activations and weights are on this target, in words; empty without codes.
+        quantized_types: what activations and weights are on this target, in words; empty if nothing
+            is quantized.
         calibration: what the samples were called; empty without samples.
-        observer: that found the ranges; empty where none were needed.
+        observer: the observer that found the ranges; empty where none were needed.
         repaired: whether rounding and biases were adapted.
-        rounding: of the weights; `nearest` without repair.
-        quantized: number of operators that compute on codes or stored weights.
+        rounding: the rounding of the weights; `nearest` without repair.
+        quantized: number of operators that compute on quantized values or packed weights.
         kept_float: names of operators that returned to float to reach a bar.
-        islands: float fallbacks: why, by name of an operator that computes on floats.
+        float_fallbacks: why, by name of an operator that computes on floats.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
         samples_sqnr_db: by float output, against the float model [dB].
@@ -181,14 +184,14 @@ class QuantizationRecord(_Record):
     """
 
     recipe: dict[str, Any]
-    codes: str
+    quantized_types: str = Field(alias="codes")
     calibration: str
     observer: str
     repaired: bool
     rounding: str
     quantized: int
     kept_float: tuple[str, ...]
-    islands: dict[str, str]
+    float_fallbacks: dict[str, str] = Field(alias="islands")
     sqnr_db: dict[str, float]
     samples: int
     samples_sqnr_db: dict[str, float]
@@ -201,9 +204,9 @@ class ExecutionRecord(_Record):
     Attributes:
         executor: `static`: the library needs nothing but the C library; `machine`: it needs
             TVM's runtime.
-        arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
-        c_name: of the model in C: `edgec_model_NAME` is the library's function; empty for the
-            machine.
+        arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the virtual machine.
+        c_name: the c name of the model in C: `edgec_model_NAME` is the library's function; empty
+            for the machine.
         tuned_share: part of the estimated time in kernels whose decisions were tuned.
     """
 

@@ -23,7 +23,7 @@ class ModelContext:
         samples: unlabelled inputs; None if none were given.
         inputs: one input by name, for timing.
         metric: agreement of two models' outputs, 0..1.
-        progress: shown what takes long.
+        progress: reports what takes long.
     """
 
     signature: Signature

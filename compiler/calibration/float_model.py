@@ -39,7 +39,9 @@ class FloatModel:
         outputs = (*results, *specs)
         module = graph.module
         if computed:
-            module = graph.revalued(lambda _builder, _variable, value, _now: value, shown=computed)
+            module = graph.map_values(
+                lambda _builder, _variable, value, _current: value, extra_outputs=computed
+            )
         self._model = evaluate(module, Signature(signature.inputs, outputs))
 
     def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:

@@ -15,9 +15,9 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.numerics.observers import (
     Histogram,
-    Observer,
     ObserverName,
     Range,
+    RangeObserver,
     make_observer,
     percentile_range,
 )
@@ -39,7 +39,7 @@ def calibrate(
     Raises:
         CalibrationError: no samples, or a value is not finite.
     """
-    observers: dict[str, Observer] = {name: make_observer(observer) for name in names}
+    observers: dict[str, RangeObserver] = {name: make_observer(observer) for name in names}
     for values in observe(model, samples, "calibrate", progress):
         for name, watcher in observers.items():
             array = values[name]
@@ -86,7 +86,7 @@ def read_ranges(path: Path, model: str) -> dict[str, Range]:
     """Load ranges.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         model: SHA-256 of the ONNX file that they must be of.
 
     Raises:

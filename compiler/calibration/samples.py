@@ -67,8 +67,9 @@ class SampleOptions:
     """Which samples a compile looks at, and how it judges answers.
 
     Attributes:
-        source: of samples, see the module, or the samples themselves; None if there are none.
-        preprocess: of images.
+        source: the source of samples, see the module, or the samples themselves; None if there are
+            none.
+        preprocess: the preprocessing of images.
         limit: batches that are looked at, at most.
         metric: `module:function`, called with the original and the changed model's outputs of one
             batch, dicts by name; gives 0..1. By default the share of equal top-1 answers.

@@ -22,7 +22,7 @@ from edgec.compiler.errors import UsageError
 if TYPE_CHECKING:
     from edgec.compiler.bench.compare import BenchReport
     from edgec.compiler.boards.instructions import InstructionCount
-    from edgec.compiler.boards.measure import BoardTimes
+    from edgec.compiler.boards.remote_timing import BoardTimes
 
 
 @click.command()

@@ -200,17 +200,17 @@ def remove(name: str, clean: bool) -> None:
 def ping(name: str, as_json: bool) -> None:
     """Ask a board what it is."""
     from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.boards.rpc import open_session
+    from edgec.compiler.boards.rpc import open_board_session
 
-    with open_session(find_board(name)) as session:
-        facts = session.facts()
+    with open_board_session(find_board(name)) as session:
+        capabilities = session.capabilities()
     fields = {
-        "architecture": facts.architecture,
-        "features": sorted(facts.features),
-        "glibc": facts.glibc,
-        "cores": facts.cores,
-        "memory_bytes": facts.memory_bytes,
-        "disk_bytes": facts.disk_bytes,
+        "architecture": capabilities.architecture,
+        "features": sorted(capabilities.features),
+        "glibc": capabilities.glibc,
+        "cores": capabilities.cores,
+        "memory_bytes": capabilities.memory_bytes,
+        "disk_bytes": capabilities.disk_bytes,
     }
     if as_json:
         print_json({"board": name, **fields})

@@ -13,7 +13,7 @@ from edgec.compiler.compress.names import STEP_NAMES
 from edgec.compiler.errors import UsageError
 from edgec.compiler.numerics.observers import OBSERVERS
 from edgec.compiler.quantize.options import ROUNDINGS
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 
 if TYPE_CHECKING:
     from edgec.compiler.support.progress import Progress
@@ -185,7 +185,7 @@ def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -
 
     Args:
         settings: all options.
-        names: of the fields, by option.
+        names: the names of the fields, by option.
         owner: option that they need; empty if it is given.
     """
     given = {name: settings[name] for name in names if settings[name] not in (None, False)}
@@ -200,11 +200,11 @@ def changes(
 ) -> dict[str, Any]:
     """The options of a compile that changes the model's numbers."""
     from edgec.compiler.calibration.samples import SampleOptions
+    from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
-    from edgec.compiler.compress.recipe import load_compression
     from edgec.compiler.frontend.preprocessing import ImageInput, parse_preprocess, parse_size
     from edgec.compiler.quantize.options import QuantizeOptions
-    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.quantization_recipe import load_recipe
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"

@@ -21,7 +21,7 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.tune.options import STRATEGIES, Strategy, TuneOptions
 
 if TYPE_CHECKING:
-    from edgec.compiler.tune.report_data import Observer, TuneReport
+    from edgec.compiler.tune.report_data import TuneReport, TuningObserver
     from edgec.compiler.tune.session import Tuner
     from edgec.compiler.tune.tasks import Task
 
@@ -122,7 +122,7 @@ def tune(
 
     with ExitStack() as stack:
 
-        def watch(tuner: "Tuner") -> "Observer":
+        def watch(tuner: "Tuner") -> "TuningObserver":
             if as_json:
                 return JsonEvents()
             return Several([] if quiet else [stack.enter_context(Screen(tuner))])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgec.compiler.codegen.executor import SOURCES
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
-from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
 
 # Handing a task to a thread costs about a microsecond: give it more than that to do.
@@ -43,10 +43,10 @@ def program_source(
 
     Args:
         program: the scheduled model.
-        plan: of its memory.
+        plan: the plan of its memory.
         weights: where its constants are.
         outputs: their names.
-        name: of the model, as `model_identifier` gives it.
+        name: the name of the model, as `model_identifier` gives it.
     """
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
@@ -170,7 +170,7 @@ def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str
     yield ""
 
 
-def grain(step: Step) -> int:
+def grain(step: KernelCall) -> int:
     """Tasks that one thread takes at a time."""
     moved = sum(value.size_bytes for value in step.arguments) // BYTES_PER_FLOP
     work = max(step.flops, moved, 1)

@@ -15,12 +15,12 @@ class OperatorCost:
     """One convolution or matrix product.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         kind: its type.
-        shape: of its weights; empty for the product of two activations.
+        shape: the shape of its weights; empty for the product of two activations.
         macs: multiplications, zero weights included.
         weights: number of them.
-        zeros: of them, exactly zero.
+        zeros: those of them that are exactly zero.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.errors import UsageError
 
 

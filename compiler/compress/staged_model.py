@@ -23,10 +23,10 @@ class StagedModel:
 
     Args:
         graph: the module.
-        signature: of the module.
+        signature: the signature of the module.
         wanted: for each stage, variables of the graph.
         samples: by number.
-        folder: that values are kept in.
+        folder: the folder that values are kept in.
         evaluate: compiles the stages.
     """
 

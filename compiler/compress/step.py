@@ -15,7 +15,7 @@ from edgec.compiler.ir.graph import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work(ModelContext):
+class StepContext(ModelContext):
     """What steps share.
 
     Attributes:
@@ -27,13 +27,15 @@ class Work(ModelContext):
     checkpoint: Path | None = None
 
     @classmethod
-    def of(cls, context: ModelContext, original: Graph, checkpoint: Path | None = None) -> "Work":
+    def of(
+        cls, context: ModelContext, original: Graph, checkpoint: Path | None = None
+    ) -> "StepContext":
         """Add to a context what steps share."""
         shared = {f.name: getattr(context, f.name) for f in fields(ModelContext)}
         return cls(**shared, original=original, checkpoint=checkpoint)
 
 
-class Step(BaseModel, ABC):
+class CompressionStep(BaseModel, ABC):
     """One step of a recipe: its fields are its settings.
 
     Attributes:
@@ -52,7 +54,7 @@ class Step(BaseModel, ABC):
         return False
 
     @abstractmethod
-    def apply(self, graph: Graph, work: Work) -> IRModule:
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
         """The module after the step; of the same signature.
 
         Raises:

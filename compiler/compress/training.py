@@ -30,7 +30,7 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a descent must be told.
+    """What a descent needs to know.
 
     Attributes:
         epochs: at most.
@@ -61,7 +61,7 @@ class State:
     """Of a descent.
 
     Attributes:
-        values: of the parameters.
+        values: the values of the parameters.
         first: mean of the gradients, decayed.
         second: mean of their squares, decayed.
         best: values of the smallest loss.
@@ -115,7 +115,7 @@ class Checkpoint:
 
     Attributes:
         path: replaced as a whole.
-        key: of the run; a file of another run is refused.
+        key: the key of the run; a file of another run is refused.
     """
 
     path: Path

@@ -19,7 +19,7 @@ from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
-from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
+from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
 from edgec.compiler.ir.signature import Signature
@@ -79,8 +79,8 @@ def canonical_model(
         model: the model, or its file.
         shapes: full shape by input name, for inputs that the model leaves open.
         freeze: value by input name; the input becomes a constant.
-        limits: of what the model may ask for.
-        phase: told of each phase; by default nobody is.
+        limits: the limits of what the model may ask for.
+        phase: notified of each phase; by default nothing is.
         images: what becomes part of the model before all else; None leaves it as it is.
 
     Raises:
@@ -97,7 +97,7 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(settle_ceil_mode(special.proto), limits))
+        graph = show(simplify(resolve_ceil_mode(special.proto), limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:

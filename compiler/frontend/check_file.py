@@ -39,9 +39,9 @@ def check_file(path: Path, model: onnx.ModelProto, limits: Limits) -> None:
     """Compare what a model says of its tensors, types, text and functions with what is there.
 
     Args:
-        path: of the file; external data lies beside it.
+        path: the path of the file; external data lies beside it.
         model: parsed; external data is not loaded yet.
-        limits: of what it may ask for.
+        limits: the limits of what it may ask for.
 
     Raises:
         ModelFileError: it contradicts itself.

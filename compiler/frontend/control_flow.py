@@ -41,7 +41,7 @@ def flatten_control_flow(model: ir.Model, limits: Limits = DEFAULT_LIMITS) -> bo
 
     Args:
         model: folded, with inferred types; changed in place.
-        limits: of the number of nodes.
+        limits: the limits of the number of nodes.
 
     Returns:
         Whether something changed; fold again then.

@@ -61,7 +61,7 @@ class ConstantFolding:
 
     Args:
         model: changed in place by `run`.
-        limits: of what is made.
+        limits: the limits of what is made.
         wanted: whether a node whose inputs are all constant should be folded.
     """
 

@@ -352,7 +352,7 @@ def _inferred_types(graph: onnx.GraphProto) -> dict[str, TensorSpec]:
 
 
 def _check_storage(node: Node) -> None:
-    """Nothing may compute with codes as if they were values."""
+    """Nothing may compute with quantized values as if they were values."""
     if node.op_type in STORAGE_OPERATORS:
         return
     for dtype in node.dtypes:

@@ -25,10 +25,10 @@ class Limits:
     """Bounds of what is read and made while compiling one model.
 
     Attributes:
-        file_bytes: of the model file and its external data together. Offsets in a library reach
-            2 GiB.
-        value_bytes: of one value that is not stored in the file, such as an input, and of all
-            constants together that folding makes, beyond `GROWTH` times the stored ones.
+        file_bytes: the file of the model file and its external data together. Offsets in a library
+            reach 2 GiB.
+        value_bytes: the value of one value that is not stored in the file, such as an input, and of
+            all constants together that folding makes, beyond `GROWTH` times the stored ones.
         nodes: after functions are inlined and loops unrolled.
     """
 
@@ -42,7 +42,7 @@ class Limits:
         Args:
             what: it is called in the message.
             shape: its extents.
-            data_type: of `onnx.TensorProto`.
+            data_type: the data type of `onnx.TensorProto`.
 
         Raises:
             LimitError: it is larger.

@@ -36,7 +36,7 @@ def least_precise_float(graph: onnx.GraphProto) -> str:
 
 
 def quantizes_activations(graph: onnx.GraphProto) -> bool:
-    """Whether values that a run computes are rounded to codes."""
+    """Whether values that a run computes are quantized."""
     return any(node.op_type in _ROUNDING for node in graph.node)
 
 

@@ -52,8 +52,8 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     """Read and check one ONNX file.
 
     Args:
-        path: of the file.
-        limits: of what it may ask for.
+        path: the path of the file.
+        limits: the limits of what it may ask for.
 
     Raises:
         ModelFileError: missing, unreadable, not ONNX, cut short, contradicting itself, external

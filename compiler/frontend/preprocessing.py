@@ -15,10 +15,10 @@ class Preprocess(BaseModel):
         resize: `stretch` to the input's size; `crop` the middle after scaling the shorter side;
             `pad` with zeros after scaling the longer side.
         color: order of the channels; an input of one channel is gray whatever this says.
-        scale: of the pixels 0..255.
+        scale: the scale of the pixels 0..255.
         mean: for each channel, or one for all.
         std: likewise.
-        layout: of the input; `auto` takes the axis of extent 1 or 3.
+        layout: the layout of the input; `auto` takes the axis of extent 1 or 3.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,10 +92,10 @@ class EmbeddedPreprocessing:
     """What a model does with its images, in all details.
 
     Attributes:
-        name: of the input.
+        name: the name of the input.
         preprocess: with a layout that is no longer `auto`.
-        shape: of the original input, [N, C, H, W] or [N, H, W, C].
-        dtype: of the original input.
+        shape: the shape of the original input, [N, C, H, W] or [N, H, W, C].
+        dtype: the dtype of the original input.
         size: height and width of the images, uint8 [N, *size, C].
     """
 

@@ -33,7 +33,7 @@ def emit_compute(
     Args:
         node: whose builder emits it.
         inputs: tensors that the expression reads.
-        shape: of the result.
+        shape: the shape of the result.
         element: called with the input tensors and then a list of indices.
     """
 

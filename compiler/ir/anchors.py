@@ -1,4 +1,4 @@
-"""The operators of a graph that weights, ranges and sums belong to: products, sums, functions."""
+"""Find the operators that weights and ranges belong to: products, additions, functions."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,8 +31,8 @@ _ELEMENTWISE = {"relax.add": "add", "relax.multiply": "multiply"}
 _ACTIVATIONS = frozenset(["relax.nn.prelu", *(a.operator for a in ACTIVATIONS.values() if a.joins)])
 
 
-# Codes in, the same codes out, elsewhere or fewer of them.
-_MOVES = (
+# Quantized values in, the same out, elsewhere or fewer of them.
+_DATA_MOVEMENT = (
     "relax.concat",
     "relax.expand_dims",
     "relax.flatten",
@@ -53,7 +53,7 @@ class Weight:
 
     Attributes:
         array: float32.
-        axis: of the output channels.
+        axis: the axis of the output channels.
     """
 
     array: NDArray[np.float32]
@@ -65,13 +65,13 @@ class Operator:
     """One operator; see the module.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         kind: see `recipe.OperatorKind`.
-        names: of all values that it computes.
+        names: the names of all values that it computes.
         anchor: variable of the convolution, product, ….
         result: variable of what it gives.
         inputs: variables that it reads, with repeats.
-        weight: of a convolution or matrix product.
+        weight: the weight of a convolution or matrix product.
         bias: variable of the addition of a constant that follows at once, its array by output
             channel.
         keep: `integer`, `weight-only` or `float`.
@@ -136,7 +136,7 @@ def _start(graph: Graph, variable: Any, value: Any) -> Operator | None:
         return None
     if name == "relax.nn.pad" and not _pads_with_zero(value):
         return None
-    if name in _MOVES:
+    if name in _DATA_MOVEMENT:
         return _operator(graph, variable, "move", arguments[:1])
     if name in _POOLS:
         return _operator(graph, variable, "pool", arguments[:1])

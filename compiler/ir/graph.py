@@ -30,8 +30,8 @@ class Graph:
         module: it stands for.
         value_names: ONNX names by the name of a variable.
         bindings: variable and expression, in order.
-        names: of each variable, unique; the ONNX name where one is known.
-        readers: of each variable, in order; a reader that reads twice is there twice.
+        names: the names of each variable, unique; the ONNX name where one is known.
+        readers: the readers of each variable, in order; a reader that reads twice is there twice.
         results: variables that the model returns, and constants.
     """
 
@@ -108,7 +108,7 @@ class Graph:
         self,
         rewrite: Callable[[relax.BlockBuilder, Any, Any, Callable[[Any], Any]], Any],
         parameters: Sequence[Any] = (),
-        shown: Sequence[Any] = (),
+        extra_outputs: Sequence[Any] = (),
     ) -> IRModule:
         """A new module, binding by binding.
 
@@ -116,9 +116,9 @@ class Graph:
             rewrite: called with the builder, each variable (parameters first, their expression
                 being None), its expression with substituted operands, and a function that gives
                 the present stand-in of an old variable; gives what readers shall read.
-            parameters: that the new `main` takes beside the old ones.
-            shown: old variables that `main` shall return beside its results; with any, `main`
-                returns a tuple.
+            parameters: the parameters that the new `main` takes beside the old ones.
+            extra_outputs: old variables that `main` shall return beside its results; with any,
+                `main` returns a tuple.
         """
         others = {
             v: f for v, f in self.module.functions_items() if not isinstance(f, relax.Function)
@@ -126,32 +126,32 @@ class Graph:
         builder = relax.BlockBuilder(IRModule(others))
         made: dict[Any, Any] = {}
 
-        def now(variable: Any) -> Any:
+        def current(variable: Any) -> Any:
             return made.get(variable, variable)
 
         with builder.function("main", [*self.parameters, *parameters]):
             with builder.dataflow():
                 for parameter in self.parameters:
-                    made[parameter] = rewrite(builder, parameter, None, now)
+                    made[parameter] = rewrite(builder, parameter, None, current)
                 for variable, value in self.bindings:
-                    made[variable] = rewrite(builder, variable, substituted(value, made), now)
-                results = [self._returned(result, now) for result in self.results]
-                fields = [*results, *(now(variable) for variable in shown)]
-                single = len(fields) == 1 and not shown and not self._returns_tuple()
+                    made[variable] = rewrite(builder, variable, substituted(value, made), current)
+                results = [self._returned(result, current) for result in self.results]
+                fields = [*results, *(current(variable) for variable in extra_outputs)]
+                single = len(fields) == 1 and not extra_outputs and not self._returns_tuple()
                 bound = builder.emit_output(fields[0] if single else relax.Tuple(fields))
             builder.emit_func_output(bound)
         return builder.get()
 
-    def _returned(self, result: Any, now: Callable[[Any], Any]) -> Any:
+    def _returned(self, result: Any, current: Callable[[Any], Any]) -> Any:
         """What stands for a result: an input that is returned stays as it came in."""
         source = self.operand(result)
-        return source if source in self.parameters else now(result)
+        return source if source in self.parameters else current(result)
 
-    def revalued(
+    def map_values(
         self,
         change: Callable[[relax.BlockBuilder, Any, Any, Callable[[Any], Any]], Any],
         parameters: Sequence[Any] = (),
-        shown: Sequence[Any] = (),
+        extra_outputs: Sequence[Any] = (),
     ) -> IRModule:
         """A new module in which values are computed in another way.
 
@@ -160,17 +160,17 @@ class Graph:
                 substituted operands, and a function that gives the present stand-in of an old
                 variable; gives the expression that takes its place.
             parameters: see `rebuilt`.
-            shown: see `rebuilt`.
+            extra_outputs: see `rebuilt`.
         """
 
         def rewrite(
-            builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
+            builder: relax.BlockBuilder, variable: Any, value: Any, current: Callable[[Any], Any]
         ) -> Any:
             if value is None:
                 return variable
-            return builder.emit(change(builder, variable, value, now), variable.name)
+            return builder.emit(change(builder, variable, value, current), variable.name)
 
-        return self.rebuilt(rewrite, parameters, shown)
+        return self.rebuilt(rewrite, parameters, extra_outputs)
 
     def _returns_tuple(self) -> bool:
         return isinstance(self.module["main"].ret_ty, relax.TupleType)

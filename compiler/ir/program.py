@@ -26,7 +26,7 @@ class Value:
         role: where its memory is.
         shape: extents.
         dtype: NumPy name.
-        array: of a constant.
+        array: the array of a constant.
         number: position among inputs or outputs.
         base: the value that this one is a view of, with the same first byte.
         label: for people.
@@ -52,7 +52,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Step:
+class KernelCall:
     """One kernel call.
 
     Attributes:
@@ -91,7 +91,7 @@ class Program:
 
     inputs: list[Value]
     outputs: list[Value]
-    steps: list[Step] = field(default_factory=list)
+    steps: list[KernelCall] = field(default_factory=list)
     functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     copies: list[tuple[Value, Value]] = field(default_factory=list)
 

@@ -20,15 +20,15 @@ def with_weights(
 
     Args:
         graph: the module.
-        weights: of convolutions and matrix products, by their variable (`Operator.anchor`), in
-            the shape of the old ones.
+        weights: the weights of convolutions and matrix products, by their variable
+            (`Operator.anchor`), in the shape of the old ones.
         biases: by the variable of the addition (`Operator.bias[0]`), in the shape of the old
             constant.
     """
     biases = biases or {}
 
     def change(
-        _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        _builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
     ) -> Any:
         if variable in weights:
             value = with_weight(value, weights[variable])
@@ -36,7 +36,7 @@ def with_weights(
             value = with_bias(graph, value, biases[variable])
         return value
 
-    return graph.revalued(change)
+    return graph.map_values(change)
 
 
 def with_weight(call: Any, array: NDArray[Any]) -> Any:

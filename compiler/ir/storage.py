@@ -1,14 +1,14 @@
 """Element types that models store values in, and that nothing computes in.
 
-Floats of 8 bits and fewer and integers of 2 and 4 bits are codes. Everywhere in edgec a tensor of
-such a type is an array of its codes, one to a byte, as `ml_dtypes` has it in memory. Outside a
-compiled model (inputs, outputs, test vectors, constants of the ONNX file) that array has the
-dtype of ml_dtypes; inside (Relax, kernels, the C interface) the same bytes are uint8. Nothing is
-converted at the boundary.
+Floats of 8 bits and fewer and integers of 2 and 4 bits are bit patterns. Everywhere in edgec a
+tensor of such a type is an array of its bit patterns, one to a byte, as `ml_dtypes` has it in
+memory. Outside a compiled model (inputs, outputs, test vectors, constants of the ONNX file) that
+array has the dtype of ml_dtypes; inside (Relax, kernels, the C interface) the same bytes are uint8.
+Nothing is converted at the boundary.
 
-Operators that only move elements work on the codes. Everything else decodes them first, by a
+Operators that only move elements work on the bit patterns. Everything else decodes them first, by a
 table of 256 entries, and encodes its result, by integer arithmetic
-(`importer/converters/types.py`); what would compute with the codes themselves is refused
+(`importer/converters/types.py`); what would compute with the bit patterns themselves is refused
 (`importer/walk.py`).
 
 bfloat16 and float16 are no such types: code is generated for them as for float32.
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A small float: sign, exponent and mantissa, as codes.
+    """A small float: sign, exponent and mantissa, as bit patterns.
 
     Attributes:
         mantissa_bits: width of the mantissa.
-        bias: of the exponent.
+        bias: the bias of the exponent.
         largest: code of the largest finite value.
         sign: bit of the sign.
         overflow: code for what is too large, without its sign, if it is not saturated.

@@ -12,16 +12,16 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
+    EpilogueStep,
     OperandKind,
     Places,
-    Step,
     apply,
     declare_operands,
     operand_loader,
     output_dtype,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.emit.quantized_values import load_as_float, store_values
 from edgec.compiler.kernels.template import undecided
 from edgec.targets.target import Target
 
@@ -46,15 +46,15 @@ class ElementwiseWorkload:
         inner: values to which one channel (or one block) applies.
         lanes: values in a channel operand for each channel: 1, or c.
         steps: the chain.
-        data: dtype of the first operand; codes are read without their scale.
-        zero_point: of its codes.
+        data: dtype of the first operand; quantized values are read without their scale.
+        zero_point: the zero point of its quantized values.
     """
 
     outer: int
     channels: int
     inner: int
     lanes: int
-    steps: tuple[Step, ...]
+    steps: tuple[EpilogueStep, ...]
     data: str = "float32"
     zero_point: int = 0
 
@@ -103,7 +103,9 @@ def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
 
     def step(at: Any, lanes: int) -> Any:
         operand = operand_loader(e, operands, {"element": at}, lanes)
-        return apply(workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand)
+        return apply(
+            workload.steps, load_as_float(e, data, at, lanes, workload.zero_point), operand
+        )
 
     span = TASK_VECTORS * c
     tasks = max(1, math.ceil(size / span))
@@ -162,7 +164,7 @@ def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Ke
                 return tirx.Broadcast(value, lanes) if workload.lanes < lanes else value
 
             return apply(
-                workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand
+                workload.steps, load_as_float(e, data, at, lanes, workload.zero_point), operand
             )
 
         _run(e, output, start, tirx.IntImm("int32", workload.inner), c, step)
@@ -181,7 +183,7 @@ def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
             places: Places = {"channel": column, "image_channel": at, "element": at}
             operand = operand_loader(e, operands, places, lanes)
             return apply(
-                workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand
+                workload.steps, load_as_float(e, data, at, lanes, workload.zero_point), operand
             )
 
         _run(

@@ -10,7 +10,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import read_codes
+from edgec.compiler.kernels.emit.quantized_values import load_as_float
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.targets.target import Target
@@ -25,7 +25,7 @@ class PackWorkload:
         channels: C.
         plane: values of one channel of one image, H * W.
         unpack: from blocked to plain.
-        dtype: of the values.
+        dtype: the dtype of the values.
     """
 
     batch: int
@@ -129,7 +129,7 @@ class ChannelMapWorkload:
         plane: H * W.
         inputs: channels of each input.
         picks: for each output channel the input and its channel there.
-        dtype: of the values.
+        dtype: the dtype of the values.
     """
 
     batch: int
@@ -186,7 +186,7 @@ class _Run:
         first: its first output block.
         count: how many.
         sources: input and block that each vector of the first output block is read from.
-        lanes: of these vectors, one after the other.
+        lanes: the lanes of these vectors, one after the other.
     """
 
     first: int
@@ -228,8 +228,8 @@ class GlobalPoolWorkload:
         batch: N.
         channels: C.
         plane: H * W.
-        data: dtype of the input; codes are read without their scale.
-        zero_point: of its codes.
+        data: dtype of the input; quantized values are read without their scale.
+        zero_point: the zero point of its quantized values.
     """
 
     mode: str
@@ -244,41 +244,41 @@ class GlobalPoolWorkload:
         """Values read."""
         return self.batch * self.channels * self.plane
 
-    def sums_codes(self, lanes: int) -> bool:
-        """Whether it is a sum of codes whose float32 is exact, of at least four pixels."""
+    def accumulates_quantized(self, lanes: int) -> bool:
+        """Whether it is an exact accumulation of quantized values, of at least four pixels."""
         exact = self.plane * 255 < 2**24
         summed = self.data != "float32" and self.mode != "max"
         return summed and exact and lanes > 1 and self.plane >= 4
 
 
-# Vectors of four pixels whose codes an int16 can hold the sum of.
-_SUMMED = 64
+# Vectors of four pixels whose quantized values an int16 can accumulate.
+_VECTORS_PER_INT16 = 64
 
 
-def _sum_of_codes(e: Emitter, data: Any, start: Any, plane: int, c: int) -> Any:
-    """The codes of a plane of blocks of c channels, summed as int32."""
+def _accumulate_quantized(e: Emitter, data: Any, start: Any, plane: int, c: int) -> Any:
+    """Accumulate the quantized values of a plane of blocks of c channels in int32."""
     width, words, sums = 4 * c, f"int16x{2 * c}", f"int32x{c}"
     vectors = plane // 4
     total = e.local("total", 1, sums)
     e.store(total, 0, constant(0, "int32", c))
     part = e.local("part", 1, words)
-    chunks = math.ceil(vectors / _SUMMED)
+    chunks = math.ceil(vectors / _VECTORS_PER_INT16)
     with e.loop("chunk", chunks) as chunk:
         e.store(part, 0, constant(0, "int16", 2 * c))
-        first = e.let("first", chunk * _SUMMED)
-        count = tirx.min(tirx.IntImm("int32", _SUMMED), vectors - first)
+        first = e.let("first", chunk * _VECTORS_PER_INT16)
+        count = tirx.min(tirx.IntImm("int32", _VECTORS_PER_INT16), vectors - first)
         with e.loop("vector", vectors if chunks == 1 else e.let("count", count)) as vector:
-            codes = e.let("codes", e.load(data, start + (first + vector) * width, width))
+            quantized = e.let("codes", e.load(data, start + (first + vector) * width, width))
             for half in range(2):
-                picked = shuffle([codes], range(half * 2 * c, (half + 1) * 2 * c))
+                picked = shuffle([quantized], range(half * 2 * c, (half + 1) * 2 * c))
                 e.store(part, 0, e.load(part, 0) + tirx.Cast(words, picked))
         found = e.let("part", e.load(part, 0))
         for half in range(2):
             picked = shuffle([found], range(half * c, (half + 1) * c))
             e.store(total, 0, e.load(total, 0) + tirx.Cast(sums, picked))
     for pixel in range(4 * vectors, plane):
-        codes = tirx.Cast(sums, e.load(data, start + pixel * c, c))
-        e.store(total, 0, e.load(total, 0) + codes)
+        quantized = tirx.Cast(sums, e.load(data, start + pixel * c, c))
+        e.store(total, 0, e.load(total, 0) + quantized)
     return e.load(total, 0)
 
 
@@ -288,7 +288,7 @@ def _combined(e: Emitter, w: GlobalPoolWorkload, data: Any, start: Any, c: int) 
     combine = tirx.max if w.mode == "max" else lambda x, y: x + y
 
     def read(at: Any) -> Any:
-        return read_codes(e, data, at, c, w.zero_point)
+        return load_as_float(e, data, at, c, w.zero_point)
 
     acc = e.local("acc", chains, vector_dtype("float32", c))
     for chain in range(chains):
@@ -317,8 +317,8 @@ def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) ->
     output = e.buffer("output", w.batch * blocks * c, "float32")
     with e.tasks() as task:
         start = e.let("start", task * (w.plane * c))
-        if w.sums_codes(c):
-            whole = _sum_of_codes(e, data, start, w.plane, c)
+        if w.accumulates_quantized(c):
+            whole = _accumulate_quantized(e, data, start, w.plane, c)
             zeros = constant(w.plane * w.zero_point, "int32", c)
             total = tirx.Cast(vector_dtype("float32", c), whole - zeros)
         else:

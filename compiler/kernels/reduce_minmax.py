@@ -19,7 +19,7 @@ UNROLL = 4
 
 
 @dataclass(frozen=True)
-class ExtremeWorkload:
+class ReduceMinMaxWorkload:
     """The smallest or largest of each share of a tensor; a second call finds that of the shares.
 
     Attributes:
@@ -58,7 +58,7 @@ def smaller_or_larger(mode: Literal["min", "max"]) -> Callable[[Any, Any], Any]:
     return combine
 
 
-def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel:
+def emit_reduce_minmax(workload: ReduceMinMaxWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data and output, a value for each share.
 
     The last share overlaps the one before: to look at a value twice changes nothing.
@@ -97,4 +97,4 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
     return Kernel(e.function(name), w.shares)
 
 
-TEMPLATE = undecided(ExtremeWorkload, emit_extreme)
+TEMPLATE = undecided(ReduceMinMaxWorkload, emit_reduce_minmax)

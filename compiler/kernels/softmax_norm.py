@@ -18,7 +18,7 @@ Operation = Literal["softmax", "log_softmax", "layer_norm", "rms_norm"]
 
 
 @dataclass(frozen=True)
-class RowWorkload:
+class SoftmaxNormWorkload:
     """An operation on each row of a row-major matrix.
 
     Attributes:
@@ -41,14 +41,14 @@ class RowWorkload:
         return 3 * self.rows * self.columns
 
 
-def emit_rows(workload: RowWorkload, target: Target, name: str) -> Kernel:
+def emit_softmax_norm(workload: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data, gamma and beta where there are any, and output."""
     if workload.inner > 1:
         return _interleaved_softmax(workload, target, name)
     return _Rows(workload, target, name).kernel()
 
 
-def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
+def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
     """One task is as many neighbouring rows as a vector has lanes, the last ones overlapping."""
     c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
     e = Emitter(target)
@@ -84,7 +84,7 @@ def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
 
 
 class _Rows:
-    def __init__(self, workload: RowWorkload, target: Target, name: str) -> None:
+    def __init__(self, workload: SoftmaxNormWorkload, target: Target, name: str) -> None:
         self.work = w = workload
         self.name = name
         self.c = min(target.float_lanes, 2 ** int(math.log2(w.columns)))
@@ -205,4 +205,4 @@ class _Rows:
         self._each(normalized)
 
 
-TEMPLATE = undecided(RowWorkload, emit_rows)
+TEMPLATE = undecided(SoftmaxNormWorkload, emit_softmax_norm)

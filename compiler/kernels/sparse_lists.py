@@ -63,8 +63,8 @@ class ListBuffers:
     """Parameters that hold lists.
 
     Attributes:
-        places: of all entries.
-        starts: of all lists.
+        places: the places of all entries.
+        starts: the starts of all lists.
     """
 
     places: Any
@@ -90,7 +90,7 @@ def entry_cycles(positions: int, vectors: int, target: Target) -> float:
 
     Args:
         positions: rows or pixels of the register tile.
-        vectors: of its outputs.
+        vectors: the vectors of its outputs.
         target: where.
     """
     fmas = positions * vectors

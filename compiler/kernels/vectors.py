@@ -50,7 +50,7 @@ def intrinsic(name: str, dtype: Any, *arguments: Any) -> Any:
 
     Args:
         name: without the leading `llvm.`.
-        dtype: of the result.
+        dtype: the dtype of the result.
         arguments: as LLVM takes them.
     """
     return tirx.call_llvm_pure_intrin(dtype, f"llvm.{name}", *arguments)

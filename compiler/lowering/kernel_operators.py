@@ -27,8 +27,8 @@ def kernel_call(
         operator: key in `edgec.compiler.kernels.templates.TEMPLATES`.
         arguments: operands in the order of the kernel's buffers, without the output.
         workload: the workload as text.
-        shape: of the result.
-        dtype: of the result.
+        shape: the shape of the result.
+        dtype: the dtype of the result.
         label: the value that it computes, for people.
     """
     attributes = {"workload": workload, "shape": list(shape), "dtype": dtype, "label": label}

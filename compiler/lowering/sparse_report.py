@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgec.compiler.lowering.choose_sparse import Choice
+from edgec.compiler.lowering.choose_sparse import SparseChoice
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class KernelRow:
     """One operator with many zeros among its weights.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         density: share of its weights that is not zero.
         sparse: whether a sparse kernel computes it.
         reason: for people.
@@ -25,7 +25,7 @@ class KernelRow:
     reason: str
 
 
-def kernel_rows(choices: Iterable[Choice]) -> tuple[KernelRow, ...]:
+def kernel_rows(choices: Iterable[SparseChoice]) -> tuple[KernelRow, ...]:
     """A row for each choice."""
     return tuple(
         KernelRow(

@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 from tvm import IRModule
 
-from edgec.compiler.ir.program import Program, Step, Value
-from edgec.compiler.kernels.emit.estimate import FAR_BYTES_PER_CYCLE
+from edgec.compiler.ir.program import KernelCall, Program, Value
+from edgec.compiler.kernels.emit.machine_model import FAR_BYTES_PER_CYCLE
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.targets.target import Target
 
@@ -16,7 +16,7 @@ TEMPLATE_EFFICIENCY = 0.7
 GENERIC_OPS_PER_CYCLE = 1.0
 
 
-def estimate_step_cycles(step: Step, target: Target) -> float:
+def estimate_step_cycles(step: KernelCall, target: Target) -> float:
     """Cycles of a step on one core: the slower of computing and of moving its buffers."""
     peak = 2 * target.float_lanes * target.fma_units * TEMPLATE_EFFICIENCY
     speed = GENERIC_OPS_PER_CYCLE if step.template == "generic" else peak
@@ -24,7 +24,7 @@ def estimate_step_cycles(step: Step, target: Target) -> float:
     return max(step.flops / speed, moved / FAR_BYTES_PER_CYCLE)
 
 
-def _bytes_moved(step: Step, value: Value) -> int:
+def _bytes_moved(step: KernelCall, value: Value) -> int:
     """A table that generic code looks values up in is not read as a whole."""
     if step.template == "generic" and value.root.role == "constant":
         return min(value.size_bytes, step.arguments[-1].size_bytes)

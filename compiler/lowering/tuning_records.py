@@ -48,7 +48,7 @@ class Record(BaseModel):
     """One measurement of one decision.
 
     Attributes:
-        format: of this line.
+        format: the format of this line.
         operator: Relax name of the kernel template.
         workload: fields of what is computed.
         decision: fields of how.
@@ -61,7 +61,7 @@ class Record(BaseModel):
         failure: why there is no time.
         machine: where it was measured.
         emulated: whether that was an emulator: then times mean little.
-        versions: of edgec and TVM.
+        versions: the versions of edgec and TVM.
         date: when, in UTC.
     """
 

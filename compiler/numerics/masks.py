@@ -1,4 +1,4 @@
-"""Which weights of a matrix stay, given what each is worth.
+"""Which weights of a matrix stay, given how salient each is.
 
 Matrices are rows of sums, [outputs, inputs].
 """
@@ -21,7 +21,7 @@ class Pattern:
 
     Attributes:
         block: outputs and inputs of the smallest piece that goes or stays.
-        keep: of `group` neighbouring inputs of an output, those that stay; 0: any.
+        keep: the keep of `group` neighbouring inputs of an output, those that stay; 0: any.
         group: see `keep`.
     """
 
@@ -79,19 +79,19 @@ def _mask_groups(scores: Scores, keep: int, group: int) -> Mask:
 def spread_ratio(energies: Sequence[Scores], ratio: float) -> list[float]:
     """Ratios by matrix that remove a ratio of all weights where least is lost.
 
-    A piece is worth its share of what is left of its matrix when all smaller ones are gone (LAMP:
-    Lee et al. 2021, eq. 3), so that no matrix is emptied.
+    The saliency of a piece is its share of what is left of its matrix when all smaller ones are
+    gone (LAMP: Lee et al. 2021, eq. 3), so that no matrix is emptied.
 
     Args:
         energies: squares of the weights, summed over each piece, of each matrix.
-        ratio: of all pieces.
+        ratio: the ratio of all pieces.
     """
-    worth = []
+    saliencies = []
     for energy in energies:
         ordered = np.sort(energy, axis=None)
         left = np.cumsum(ordered[::-1])[::-1]
-        worth.append(ordered / np.maximum(left, np.finfo(np.float64).tiny))
-    every: Any = np.concatenate(worth)
+        saliencies.append(ordered / np.maximum(left, np.finfo(np.float64).tiny))
+    every: Any = np.concatenate(saliencies)
     gone = round(ratio * every.size)
     limit = np.sort(every)[gone] if gone < every.size else np.inf
-    return [float(np.count_nonzero(scores < limit) / scores.size) for scores in worth]
+    return [float(np.count_nonzero(scores < limit) / scores.size) for scores in saliencies]

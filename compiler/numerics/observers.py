@@ -20,7 +20,7 @@ PERCENT = 99.99
 LEVELS = 256
 
 
-class Observer(Protocol):
+class RangeObserver(Protocol):
     """Is shown batches, gives a range."""
 
     def see(self, values: NDArray[Any]) -> None:
@@ -199,9 +199,9 @@ def _search(
     return low, high
 
 
-def make_observer(name: ObserverName) -> Observer:
+def make_observer(name: ObserverName) -> RangeObserver:
     """A new observer."""
-    makers: dict[ObserverName, Callable[[], Observer]] = {
+    makers: dict[ObserverName, Callable[[], RangeObserver]] = {
         "min-max": MinMax,
         "moving-average": MovingAverage,
         "percentile": lambda: Histogram(percentile_range),

@@ -17,8 +17,8 @@ def resize_table(
         method: `nearest_neighbor` or `linear`.
         coordinates: where an output position lies in the input: `half_pixel`,
             `pytorch_half_pixel`, `asymmetric` or `align_corners`.
-        rounding: of nearest: `floor`, `ceil`, `round_prefer_floor`, `round_prefer_ceil`, `round`
-            (which prefers even).
+        rounding: the rounding of nearest: `floor`, `ceil`, `round_prefer_floor`,
+            `round_prefer_ceil`, `round` (which prefers even).
 
     Returns:
         Positions and weights, both [after, taps]; None for a mode that is not known here.

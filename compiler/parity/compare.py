@@ -12,9 +12,10 @@ not taken over the whole tensor but over the smallest slice along any axis that 
 `MIN_SLICE` values. Integers and booleans must be equal. Where NaN is expected there
 must be NaN, and nowhere else.
 
-A graph that quantizes activations while it runs rounds each of them to one of 256 codes. Where a
-value lies between two codes, sums in another order decide otherwise, and all that follows
-differs: the original graph itself moves by 25 dB when one code of its input flips. Outputs of
+A graph that quantizes activations while it runs rounds each of them to one of 256 quantized values.
+Where a value lies between two quantized values, sums in another order decide otherwise, and all
+that follows
+differs: the original graph itself moves by 25 dB when one value of its input flips. Outputs of
 such a graph that are not within the tolerance pass if their signal-to-noise ratio is at least
 `quantized_sqnr_db`.
 """
@@ -90,7 +91,7 @@ def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
     Args:
         dtype: NumPy or ml_dtypes name of a float type.
         depth: operators on the longest path from an input to an output, at least 1.
-        quantizes: whether the graph rounds activations to codes.
+        quantizes: whether the graph rounds activations to quantized values.
 
     >>> f"{tolerance_for('float32', 100).relative:.1e}"
     '7.6e-05'

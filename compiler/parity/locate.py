@@ -31,7 +31,7 @@ def first_divergence(
         value_names: ONNX name by Relax variable name, from the importer.
         graph: the simplified ONNX model that the module stands for.
         inputs: test inputs.
-        tolerance: of the whole model.
+        tolerance: the tolerance of the whole model.
         evaluate: compiles a module for this machine.
 
     Returns:

@@ -11,7 +11,7 @@ def prepared(inputs: Tensors, embedded: EmbeddedPreprocessing | None) -> Tensors
     """Inputs of the original model for those of the compiled one.
 
     Args:
-        inputs: of the compiled model, by name; images are uint8 [N, height, width, C].
+        inputs: the inputs of the compiled model, by name; images are uint8 [N, height, width, C].
         embedded: what the compiled model does with them; None if it takes what the original takes.
     """
     if embedded is None:

@@ -16,8 +16,8 @@ def run_reference(
 ) -> dict[str, NDArray[Any]]:
     """Outputs by name."""
     executable = relax.build(ExpandWeights()(module), tvm.target.Target({"kind": "llvm"}))
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    result = machine["main"](*(tvm.runtime.tensor(inputs[s.name]) for s in signature.inputs))
+    vm = relax.VirtualMachine(executable, tvm.cpu())
+    result = vm["main"](*(tvm.runtime.tensor(inputs[s.name]) for s in signature.inputs))
     results = [result] if hasattr(result, "numpy") else list(result)
     return {
         spec.name: np.asarray(value.numpy())

@@ -1,4 +1,4 @@
-"""Fold stored weights back into float constants.
+"""Fold packed weights back into float constants.
 
 What a quantized model computes is the same; it is larger, and float kernels that want constant
 weights can compute it. That is how quantized graphs run where nothing but their results matters:

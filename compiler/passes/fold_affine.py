@@ -40,11 +40,11 @@ class FoldAffine(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main` from front to back, so that chains collapse in one run."""
-        return _Rewriter(module).run()
+        return _FoldAffineRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _FoldAffineRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         name = call.op.name if hasattr(call.op, "name") else ""
         if name not in ("relax.multiply", "relax.add", "relax.divide", "relax.subtract"):

@@ -39,7 +39,7 @@ class RecognizeActivations(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main`."""
-        return _Rewriter(module).run()
+        return _RecognizeActivationsRewriter(module).run()
 
 
 def _near(value: float | None, expected: float) -> bool:
@@ -47,7 +47,7 @@ def _near(value: float | None, expected: float) -> bool:
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _RecognizeActivationsRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         name = op_name(call)
         if name not in ("relax.minimum", "relax.multiply", "relax.divide"):

@@ -22,7 +22,7 @@ from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.ir.rewrite import with_weights
 
 SWEEPS = 20
-SETTLED = 1e-3
+CONVERGED = 1e-3
 
 # f(s x) = s f(x) for s > 0.
 _HOMOGENEOUS = ("relax.nn.leakyrelu", "relax.nn.relu")
@@ -44,7 +44,7 @@ def equalize(graph: Graph) -> IRModule:
     biases = {o.bias[0]: o.bias[1].copy() for p in pairs for o in p if o.bias is not None}
     for _ in range(SWEEPS):
         moved = max(_sweep(*pair, weights, biases) for pair in pairs)
-        if moved < SETTLED:
+        if moved < CONVERGED:
             break
     shaped = {v: array.reshape(_constant_shape(graph, v)) for v, array in biases.items()}
     return with_weights(graph, weights, shaped)

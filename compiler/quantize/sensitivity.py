@@ -24,7 +24,7 @@ class Sensitivity:
 
     Attributes:
         operator: which.
-        accuracy: of the model whose other operators are float.
+        accuracy: the accuracy of the model whose other operators are float.
     """
 
     operator: Operator
@@ -35,7 +35,7 @@ class SwitchedModel:
     """A model whose operators are quantized at will, run on fixed samples.
 
     Attributes:
-        operators: that have a switch.
+        operators: the operators that have a switch.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def open_session(
         try:
             if executor == "static":
                 return StaticSession(alias, signature, threads)
-            return MachineSession(alias, signature, threads)
+            return VmSession(alias, signature, threads)
         except (OSError, RuntimeError, AttributeError) as error:
             first = str(error).strip().splitlines()[-1]
             raise BundleError(f"{library} cannot be loaded: {first}") from None
@@ -241,7 +241,7 @@ def _aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-class MachineSession:
+class VmSession:
     """A model on TVM's virtual machine, loaded; see `open_session`.
 
     Any thread may call it. TVM's threads belong to the thread that calls them, so one thread of
@@ -265,7 +265,7 @@ class MachineSession:
         machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
         machine["vm_initialization"](self._CPU, 0, self._POOLED_ALLOCATOR)
         # The function does not keep the machine alive.
-        self._machine = machine
+        self._vm = machine
         self._main = machine["main"]
         self._caller: ThreadPoolExecutor | None = None
         self.lock = threading.RLock()

@@ -84,7 +84,7 @@ def _read_array(stream: IO[bytes], size: int) -> NDArray[Any]:
 
     Args:
         stream: at its beginning.
-        size: of the whole file [bytes].
+        size: the size of the whole file [bytes].
     """
     try:
         version = np.lib.format.read_magic(stream)

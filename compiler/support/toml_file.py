@@ -17,7 +17,7 @@ def read_toml(path: Path, what: str, error: type[BadInputError]) -> dict[str, An
     """The tables of a file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         what: it is called in messages.
         error: raised where it cannot be read.
     """

@@ -46,7 +46,7 @@ class Measurement:
     """Times of a round.
 
     Attributes:
-        seconds: of each step of the program.
+        seconds: the seconds of each step of the program.
         spread: interquartile range of whole runs over their median.
     """
 
@@ -273,7 +273,7 @@ def _why(status: int, errors: str) -> str:
     return lines[-1][:200] if lines else f"exit code {status}"
 
 
-class Rest:
+class Backoff:
     """Whether a device that failed may be tried again."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.compiler.errors import OutputError
-from edgec.compiler.tune.report_data import Observer, TuneReport
+from edgec.compiler.tune.report_data import TuneReport, TuningObserver
 
 
 def describe(kind: str, fields: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ class LogFile:
 class Several:
     """Tells several observers."""
 
-    observers: list[Observer] = field(default_factory=list)
+    observers: list[TuningObserver] = field(default_factory=list)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Tell each."""

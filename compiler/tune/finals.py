@@ -70,7 +70,7 @@ class Finals:
             )
             for number, search in self.run.searches.items()
         ]
-        device = self.run.places.first
+        device = self.run.slots.first
         append(
             self.run.database,
             [self.run.record(r.task, r.decision, r.after, device, confirmed=True) for r in results],
@@ -182,7 +182,7 @@ class Finals:
         built = [self.run.rounds.build(self.run.complete(variant)) for variant in variants]
         # Where its memory happens to lie makes a process faster or slower than the next.
         processes = [
-            self.run.places.patiently(lambda device: device.time(*built))
+            self.run.slots.patiently(lambda device: device.time(*built))
             for _ in range(FINAL_PROCESSES)
         ]
         for variant in built:
@@ -193,7 +193,7 @@ class Finals:
         """Return by how much each result differs from the default's, in parts of the largest."""
         built = self.run.rounds.build_check(batch)
         outputs = built.library.parent / "outputs.bin"
-        self.run.places.patiently(lambda device: device.compute(built, outputs))
+        self.run.slots.patiently(lambda device: device.compute(built, outputs))
         data = outputs.read_bytes()
         found, position = {}, 0
         for index, number in enumerate(batch):

@@ -58,13 +58,13 @@ def end_with_parent() -> None:
 
 def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Load, run, time."""
-    models = [_Model(model, request["threads"]) for model in request["models"]]
+    models = [_HostModel(model, request["threads"]) for model in request["models"]]
     answer = take_turns([model.run for model in models], request)
     save(request, [result for model in models for result in model.results])
     return answer
 
 
-class _Model:
+class _HostModel:
     """A library that is loaded, with memory to run it on."""
 
     def __init__(self, model: dict[str, Any], threads: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgec.compiler.boards.config import Board
-from edgec.compiler.boards.rpc import BoardSession, open_session
+from edgec.compiler.boards.rpc import BoardSession, open_board_session
 from edgec.compiler.errors import BoardError
 from edgec.compiler.tune.measure import end_with_parent, filled, save, take_turns
 
@@ -37,10 +37,10 @@ def measure(request: dict[str, Any]) -> Any:
     board = Board.model_validate(request["board"])
     reached = False
     try:
-        with open_session(board) as session:
+        with open_board_session(board) as session:
             reached = True
             models = [
-                _Model(session, f"round-{number}.so", model, request["threads"])
+                _RemoteModel(session, f"round-{number}.so", model, request["threads"])
                 for number, model in enumerate(request["models"])
             ]
             answer = take_turns([model.run for model in models], request)
@@ -52,7 +52,7 @@ def measure(request: dict[str, Any]) -> Any:
         return {"failure": str(error), "reached": reached}
 
 
-class _Model:
+class _RemoteModel:
     """A library that is loaded on a board, with memory to run it on."""
 
     def __init__(

@@ -23,7 +23,7 @@ class TuneOptions:
         boards: names of boards to measure on; none is this machine.
         tasks: numbers, ranges or parts of labels, as `0,2-5,conv`; empty for all.
         strategy: see `search.py`.
-        seed: of everything random.
+        seed: the seed of everything random.
         report: .html file.
         log: file that every event is appended to.
     """

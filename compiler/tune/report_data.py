@@ -61,7 +61,7 @@ class TuneReport:
         return self.after < self.before
 
 
-class Observer(Protocol):
+class TuningObserver(Protocol):
     """Told what happens."""
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from edgec.compiler.codegen.build import write_object, write_sources
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
-from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.compile_kernel import BuiltKernel
-from edgec.compiler.tune.tasks import Plan, Task
+from edgec.compiler.tune.tasks import Task, TuningPlan
 from edgec.compiler.tune.workers import Failure, Workers
 from edgec.targets.target import Target
 
@@ -117,7 +117,9 @@ class KernelBuilder:
 class RoundBuilder:
     """Makes rounds of a plan."""
 
-    def __init__(self, plan: Plan, target: Target, folder: Path, kernels: KernelBuilder) -> None:
+    def __init__(
+        self, plan: TuningPlan, target: Target, folder: Path, kernels: KernelBuilder
+    ) -> None:
         self.plan = plan
         self._target = target
         self._folder = folder
@@ -213,7 +215,9 @@ class RoundBuilder:
                 program.outputs.append(result)
                 arguments.append(result)
                 program.steps.append(
-                    Step(kernel.name, tuple(arguments), kernel.tasks, task.label, step.template)
+                    KernelCall(
+                        kernel.name, tuple(arguments), kernel.tasks, task.label, step.template
+                    )
                 )
         objects = sorted({kernel.path for kernel in built.values()})
         return self._link(program, inputs, objects, changes)
@@ -221,7 +225,7 @@ class RoundBuilder:
     def _checked_arguments(
         self,
         task: Task,
-        step: Step,
+        step: KernelCall,
         decision: str,
         shared: dict[int, Value],
         inputs: list[dict[str, Any]],
@@ -316,7 +320,7 @@ class RoundBuilder:
         done.library.parent.rmdir()
 
 
-def _reduction(step: Step) -> float:
+def _reduction(step: KernelCall) -> float:
     """Products that are summed for one value of the output."""
     values = max(1, math.prod(step.arguments[-1].shape))
     return max(1.0, step.flops / 2 / values)

@@ -36,7 +36,7 @@ class Task:
         steps: positions of its calls in the program.
         default: the analytic model's decision, as text.
         share: part of the model's estimated time.
-        flops: of one call.
+        flops: the flops of one call.
     """
 
     number: int
@@ -66,7 +66,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TuningPlan:
     """A model ready to be tuned.
 
     Attributes:
@@ -82,7 +82,9 @@ class Plan:
     tasks: tuple[Task, ...]
 
 
-def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions) -> Plan:
+def plan_tuning(
+    model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions
+) -> TuningPlan:
     """Everything that a compile does before it chooses decisions, and the list of kernels.
 
     Raises:
@@ -102,7 +104,7 @@ def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: Comp
         )
     bounds = index_bounds(canonical.graph.graph)
     inputs = generate_inputs(signature.inputs, options.seed, bounds)
-    return Plan(program, signature, inputs, _tasks(program, target))
+    return TuningPlan(program, signature, inputs, _tasks(program, target))
 
 
 def _tasks(program: Program, target: Target) -> tuple[Task, ...]:

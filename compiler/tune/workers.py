@@ -40,7 +40,7 @@ class Worker:
     """A process, pinned to a core, that compiles one kernel at a time.
 
     Attributes:
-        core: that it runs on.
+        core: the core that it runs on.
         item: what it compiles at the moment; None if nothing.
     """
 

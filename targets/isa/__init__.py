@@ -33,8 +33,8 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
 
 # What each way to multiply does with sums, for people.
 SUMS = {
-    "vpmaddwd": "vpmaddubsw adds pairs in int16, so weights keep to sums",
-    "avx512bw": "vpmaddubsw adds pairs in int16, so weights keep to sums",
+    "vpmaddwd": "vpmaddubsw adds pairs in int16, so pairs of weights are bounded",
+    "avx512bw": "vpmaddubsw adds pairs in int16, so pairs of weights are bounded",
     "vnni": "vpdpbusd takes unsigned times signed and sums in int32",
 }
 

@@ -61,7 +61,7 @@ class InstructionSet:
         This alone decides it, for the packer and for what is said of a model.
 
         Args:
-            integer_dot: of the target, see `IntegerDot`.
+            integer_dot: the integer dot of the target, see `IntegerDot`.
             lanes: float32 values in a vector of the target.
         """
         if integer_dot == "none":

@@ -34,9 +34,9 @@ from edgec.compiler.calibration.accuracy import Comparison
 from edgec.compiler.calibration.samples import Sample, SampleOptions, Samples
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import ROUNDINGS, QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe as load_quantization
+from edgec.compiler.quantize.quantization_recipe import load_model_recipe as load_quantization
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
-from edgec.models import Recipe, load_recipe
+from edgec.models import ModelRecipe, load_model_recipe
 
 Floats = NDArray[np.float32]
 Draw = Callable[[list[Pixels], np.random.Generator], Pixels]
@@ -184,7 +184,7 @@ def samples(name: str, images: list[Floats]) -> Samples:
     return Samples("photographs", len(images), lambda: iter({name: image} for image in images))
 
 
-def options(recipe: Recipe, given: Samples, arguments: argparse.Namespace) -> CompileOptions:
+def options(recipe: ModelRecipe, given: Samples, arguments: argparse.Namespace) -> CompileOptions:
     """Of the quantized compile."""
     quantize = QuantizeOptions(
         recipe=load_quantization(arguments.recipe),
@@ -199,7 +199,7 @@ def options(recipe: Recipe, given: Samples, arguments: argparse.Namespace) -> Co
 
 def measure(name: str, arguments: argparse.Namespace, folder: Path) -> bool:
     """Whether a model reaches its bar; prints its line."""
-    task, recipe = TASKS[name], load_recipe(name)
+    task, recipe = TASKS[name], load_model_recipe(name)
     model = recipe.write(folder / f"{name}.onnx")
     session = onnxruntime.InferenceSession(str(model))
     (given,) = session.get_inputs()
@@ -250,7 +250,7 @@ def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
 
 def compile_streamed(name: str, arguments: argparse.Namespace, folder: Path) -> None:
     """Quantize and compile, images drawn when they are needed."""
-    task, recipe, photos = TASKS[name], load_recipe(name), photographs(CALIBRATION)
+    task, recipe, photos = TASKS[name], load_model_recipe(name), photographs(CALIBRATION)
     (given,) = recipe.shapes
 
     def read() -> Iterator[Sample]:

@@ -37,12 +37,12 @@ from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import bench_bundles
 from edgec.compiler.calibration.accuracy import Comparison, same_top1
 from edgec.compiler.calibration.samples import SampleOptions, samples_from_tensors
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe as load_quantization
-from edgec.models import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_model_recipe as load_quantization
+from edgec.models import load_model_recipe
 from edgec.models.training.train_digits28 import load_digits28
 
 RECIPES = (
@@ -159,9 +159,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2)
     arguments = parser.parse_intermixed_args()
     data = load_data(arguments.network, arguments.images, arguments.samples)
-    given = next(iter(load_recipe(arguments.network).shapes))
+    given = next(iter(load_model_recipe(arguments.network).shapes))
     with tempfile.TemporaryDirectory() as folder:
-        model = load_recipe(arguments.network).write(Path(folder) / "model.onnx")
+        model = load_model_recipe(arguments.network).write(Path(folder) / "model.onnx")
         bundles, original, labels = [], None, data.labels
         columns = f"{'MACs':>11}{'weights':>10}{'bytes':>10}{'constants':>11}{'compile s':>11}"
         print(f"{'recipe':34}{'top-1':>8}{'dB':>7}{columns}")

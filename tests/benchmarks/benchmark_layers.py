@@ -20,7 +20,7 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.bench.compare import BenchReport, bench_bundles
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 
 # Input channels, output channels, window, rows and columns.
 CONVOLUTIONS = (

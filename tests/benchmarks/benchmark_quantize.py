@@ -31,8 +31,8 @@ from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe as load_quantization
-from edgec.models import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_model_recipe as load_quantization
+from edgec.models import load_model_recipe
 
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PREPARATION = {
@@ -156,7 +156,7 @@ def measure(
     name: str, folder: Path, rivals: Sequence[str], arguments: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, float], dict[str, str], float]:
     """Times [ms], ratios to the int8 build, variants used, and its share of the float size."""
-    threads, recipe = arguments.threads, load_recipe(name)
+    threads, recipe = arguments.threads, load_model_recipe(name)
     model = recipe.write(folder / f"{name}.onnx")
     images = folder / "images"
     write_crops(images)

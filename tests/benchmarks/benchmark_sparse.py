@@ -19,8 +19,8 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import bench_bundles
+from edgec.compiler.compress.compression_recipe import load_compression
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import load_compression
 
 TOKENS = 128
 LAYER = ("embeddings.norm", "layer0.mlp.norm")

@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Code:
-    """Scale and zero point of a tensor's codes."""
+    """Scale and zero point of a tensor's quantized values."""
 
     dtype: str
     scale: float
@@ -47,7 +47,7 @@ class Code:
         )
         return builder.emit(op.dequantize(value, *parameters, axis=0, out_dtype="float32"))
 
-    def codes(self, values: Array) -> Array:
+    def quantized(self, values: Array) -> Array:
         """What a kernel makes of float32 values, ties to even."""
         limits = np.iinfo(self.dtype)
         scaled = values * (np.float32(1) / np.float32(self.scale))
@@ -55,27 +55,29 @@ class Code:
         return np.clip(whole, limits.min, limits.max).astype(self.dtype)
 
 
-def channel_constant(builder: relax.BlockBuilder, codes: Array, scales: Array, axis: int) -> Any:
-    """A dequantize of constant codes with a scale for each channel."""
-    zeros = np.zeros(scales.shape, codes.dtype)
+def channel_constant(
+    builder: relax.BlockBuilder, quantized: Array, scales: Array, axis: int
+) -> Any:
+    """A dequantize of constant quantized values with a scale for each channel."""
+    zeros = np.zeros(scales.shape, quantized.dtype)
     return builder.emit(
         op.dequantize(
-            constant(codes), constant(scales), constant(zeros), axis=axis, out_dtype="float32"
+            constant(quantized), constant(scales), constant(zeros), axis=axis, out_dtype="float32"
         )
     )
 
 
 @dataclass(frozen=True)
 class ConvCase:
-    """A convolution of codes, [N, C, H, W] or [N, C, W].
+    """A convolution of quantized values, [N, C, H, W] or [N, C, W].
 
     Attributes:
-        shape: of the data.
+        shape: the shape of the data.
         weight: shape of the weights; of a transposed convolution [inputs, outputs, …].
-        groups: of channels.
+        groups: the groups of channels.
         attributes: strides, padding (top, left, bottom, right), dilation, output_padding.
-        data: codes of the data.
-        result: codes of the result.
+        data: quantized values of the data.
+        result: quantized values of the result.
         largest: largest magnitude of a weight code.
         extreme: whether all data and weights are at the ends of their ranges.
         relu: whether one follows.
@@ -127,7 +129,7 @@ class ConvCase:
         return data, weight, scales, bias
 
     def module(self) -> IRModule:
-        """Codes in, codes out."""
+        """Quantized values in, quantized values out."""
         _, weight, scales, bias = self.arrays()
         parameter = relax.Var("x", relax.TensorType(list(self.shape), self.data.dtype))
         builder = relax.BlockBuilder()
@@ -175,14 +177,18 @@ class ConvCase:
         if plan is not None and not floats:
             return self._in_16_bits(sums, plan)
         if floats or self.transposed or self.swish:
-            return self.result.codes(self._activated(sums.astype(np.float32) * np.float32(units)))
+            return self.result.quantized(
+                self._activated(sums.astype(np.float32) * np.float32(units))
+            )
         scale = (units / float(np.float32(self.result.scale))).astype(np.float32)
         limits, zero = np.iinfo(self.result.dtype), self.result.zero_point
-        codes = np.rint(sums.astype(np.float32) * scale) + zero
-        return np.clip(codes, zero if self.relu else limits.min, limits.max).astype(limits.dtype)
+        quantized = np.rint(sums.astype(np.float32) * scale) + zero
+        return np.clip(quantized, zero if self.relu else limits.min, limits.max).astype(
+            limits.dtype
+        )
 
     def exact(self) -> Array:
-        """Codes before they are rounded and clipped, less the zero point, in float64."""
+        """Quantized values before they are rounded and clipped, less the zero point, in float64."""
         sums, units = self.sums()
         return self._activated(sums.astype(np.float64) * units) / np.float32(self.result.scale)
 
@@ -215,9 +221,9 @@ class ConvCase:
         value = (np.clip(words, -(2**15), 2**15 - 1) * by + 2**14) >> 15
         gate = np.clip(value + plan.three, 0, 2 * plan.three) << plan.raised
         value = (value * gate + 2**14) >> 15
-        codes = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
+        quantized = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
         limits = np.iinfo(self.result.dtype)
-        return np.clip(codes, limits.min, limits.max).astype(self.result.dtype)
+        return np.clip(quantized, limits.min, limits.max).astype(self.result.dtype)
 
     def sums(self) -> tuple[Array, Array]:
         """Whole sums, bias included, and what one of each channel is worth."""

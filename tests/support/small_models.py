@@ -11,7 +11,7 @@ from tvm import IRModule
 
 from edgec.compiler.calibration.accuracy import Accuracy, Comparison, same_top1
 from edgec.compiler.calibration.samples import samples_from_tensors
-from edgec.compiler.compress.step import Work
+from edgec.compiler.compress.step import StepContext
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.parity.reference import run_reference
@@ -29,8 +29,8 @@ class SmallModel:
     """
 
     graph: Graph
-    work: Work
-    blind: Work
+    work: StepContext
+    blind: StepContext
     test: Mapping[str, np.ndarray]
 
     def accuracy(self, module: IRModule) -> Accuracy:

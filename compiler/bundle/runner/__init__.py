@@ -47,7 +47,7 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
     """Build the runner.
 
     Args:
-        manifest: of the bundle; its model runs on the static executor.
+        manifest: the manifest of the bundle; its model runs on the static executor.
         library: the compiled model; the program is written beside it.
 
     Returns:

@@ -30,7 +30,7 @@ class _Step:
     Attributes:
         variable: what it gives.
         rule: what it does.
-        sources: of each operand: a variable, a parameter, or an array.
+        sources: the sources of each operand: a variable, a parameter, or an array.
     """
 
     variable: Any
@@ -152,7 +152,7 @@ class Network:
         """Of a sum over values.
 
         Args:
-            tape: of the evaluation; its values are dropped on the way.
+            tape: the tape of the evaluation; its values are dropped on the way.
             seeds: derivative by each value that the sum is made of.
         """
         gradients: dict[Any, Array] = dict(seeds)

@@ -21,8 +21,8 @@ class Windows:
 
     Attributes:
         kernel: extents.
-        strides: of the windows.
-        dilation: of the kernel's places.
+        strides: the strides of the windows.
+        dilation: the dilation of the kernel's places.
         before: padding at the begin of each dimension.
         output: windows along each dimension.
     """
@@ -121,7 +121,7 @@ class Lattice:
     other way round.
 
     Attributes:
-        groups: that are told apart.
+        groups: the groups that are told apart.
         windows: over the wide side.
     """
 

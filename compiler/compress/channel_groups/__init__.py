@@ -1,1 +1,1 @@
-"""Which channels depend on each other, and what each is worth."""
+"""Which channels depend on each other, and how salient each is."""

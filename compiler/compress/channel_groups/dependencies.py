@@ -24,7 +24,7 @@ from edgec.compiler.compress.channel_groups.finder import (
     Axes,
     Finder,
     Ids,
-    Place,
+    TensorPlace,
     place_of,
 )
 from edgec.compiler.compress.channel_groups.rules import (
@@ -46,11 +46,11 @@ class Slot:
 
     Attributes:
         place: the constant.
-        axis: of it.
+        axis: the axis of it.
         indices: int64, ascending.
     """
 
-    place: Place
+    place: TensorPlace
     axis: int
     indices: Ids
 
@@ -60,15 +60,15 @@ class Group:
     """Identities that are removed together.
 
     Attributes:
-        identity: that stands for all of them.
+        identity: the one that stands for all of them.
         slots: where it is in the constants.
-        family: of groups that are in the same axes of the same values: one of them can be removed
+        coupled: what groups in the same axes of the same values share: one of them can be removed
             instead of another, and one must stay.
     """
 
     identity: int
     slots: tuple[Slot, ...]
-    family: frozenset[int]
+    coupled: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Dependencies:
     Attributes:
         graph: the module.
         constants: identities of the axes of every constant.
-        sums: convolutions and matrix products, in order.
+        linear_operators: convolutions and matrix products, in order.
         groups: what can be removed, in the order in which it comes up; read by some sum.
     """
 
@@ -98,7 +98,7 @@ class Dependencies:
         self.graph = graph
         found = Finder(graph, RULES)
         self.constants = found.constants
-        self.sums = found.sums
+        self.linear_operators = found.linear_operators
         self._axes = found.axes
         self._roots = found.ties.roots()
         self.groups = self._groups()
@@ -111,7 +111,7 @@ class Dependencies:
         """What stands for each index of a value's axis."""
         return self.roots(self._axes[variable][axis])
 
-    def array(self, place: Place) -> NDArray[Any]:
+    def array(self, place: TensorPlace) -> NDArray[Any]:
         """The constant in a place."""
         variable, position = place
         value = self.graph.definitions[variable]
@@ -130,22 +130,24 @@ class Dependencies:
                     if len(indices) and roots[indices[0]]:
                         slot = Slot(place, axis, indices)
                         slots.setdefault(int(roots[indices[0]]), []).append(slot)
-        read = {(s.weight, s.read) for s in self.sums if s.weight and s.read is not None}
-        families = self._families()
+        read = {
+            (s.weight, s.read) for s in self.linear_operators if s.weight and s.read is not None
+        }
+        coupled_channels = self._coupled_axes()
         return [
-            Group(identity, tuple(found), frozenset(families[identity]))
+            Group(identity, tuple(found), frozenset(coupled_channels[identity]))
             for identity, found in slots.items()
             if any((slot.place, slot.axis) in read for slot in found)
         ]
 
-    def _families(self) -> dict[int, set[int]]:
+    def _coupled_axes(self) -> dict[int, set[int]]:
         """The axes that each group is in, numbered; what an operator leaves alone is one axis."""
         every = [ids for axes in (*self._axes.values(), *self.constants.values()) for ids in axes]
-        families: dict[int, set[int]] = {}
+        coupled_channels: dict[int, set[int]] = {}
         for number, ids in enumerate({id(ids): ids for ids in every}.values()):
             for root in np.unique(self.roots(ids)):
-                families.setdefault(int(root), set()).add(number)
-        return families
+                coupled_channels.setdefault(int(root), set()).add(number)
+        return coupled_channels
 
     def kept(self, groups: Iterable[Group]) -> NDArray[np.bool_]:
         """Whether an identity is left when groups are removed, [identities]."""
@@ -162,7 +164,7 @@ class Dependencies:
     @property
     def multiplications(self) -> list[Term]:
         """Their number is the sum of these."""
-        return [Term(s.extents, s.factor) for s in self.sums]
+        return [Term(s.extents, s.factor) for s in self.linear_operators]
 
     @property
     def weights(self) -> list[Term]:
@@ -173,12 +175,14 @@ class Dependencies:
         """The module with smaller constants and values."""
         kept = self.kept(groups)
 
-        def change(_builder: Any, variable: Any, value: Any, _now: Any) -> Any:
+        def change(_builder: Any, variable: Any, value: Any, _current: Any) -> Any:
             return self._smaller(variable, value, kept)
 
-        return self.graph.revalued(change)
+        return self.graph.map_values(change)
 
-    def sliced(self, place: Place, array: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
+    def sliced(
+        self, place: TensorPlace, array: NDArray[Any], kept: NDArray[np.bool_]
+    ) -> NDArray[Any]:
         """What is left of a constant, or of another of its shape."""
         return _compressed(array, self.constants[place], kept)
 

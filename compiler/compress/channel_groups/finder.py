@@ -20,18 +20,18 @@ Ids = NDArray[np.int64]
 Axes = tuple[Ids, ...]
 
 # A tensor by what holds it: a variable, or a constant by the variable and position that reads it.
-Place = tuple[Any, int]
+TensorPlace = tuple[Any, int]
 
 # As a position: the variable itself.
 BOUND = -1
 
 
 @dataclass(frozen=True)
-class Sum:
+class LinearOperator:
     """A convolution or matrix product.
 
     Attributes:
-        variable: that holds what it gives.
+        variable: the one that holds what it gives.
         weight: its constant; None for the product of two activations.
         read: axis of the constant that is summed over; None where each channel is by itself.
         extents: axes whose extents multiply to its number of multiplications.
@@ -39,7 +39,7 @@ class Sum:
     """
 
     variable: Any
-    weight: Place | None
+    weight: TensorPlace | None
     read: int | None
     extents: Axes
     factor: int
@@ -111,7 +111,7 @@ class Finder:
         rules: by the name of an operator, what ties its operands and its result; see `rules.py`.
         axes: by variable, the identities of its axes.
         constants: those of every constant.
-        sums: convolutions and matrix products, in order.
+        linear_operators: convolutions and matrix products, in order.
         ties: which identities are one.
         parts: by variable that holds a tuple, the axes of its fields.
         products: reshapes that are decided when all else is known.
@@ -120,8 +120,8 @@ class Finder:
     graph: Graph
     rules: Mapping[str, "Rule"]
     axes: dict[Any, Axes] = field(default_factory=dict)
-    constants: dict[Place, Axes] = field(default_factory=dict)
-    sums: list[Sum] = field(default_factory=list)
+    constants: dict[TensorPlace, Axes] = field(default_factory=dict)
+    linear_operators: list[LinearOperator] = field(default_factory=list)
     ties: Ties = field(default_factory=Ties)
     parts: dict[Any, list[Axes]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -135,7 +135,7 @@ class Finder:
             if isinstance(result, relax.Var):
                 self.ties.freeze(self.axes[result])
         for product in self.products:
-            self._settle(product)
+            self._resolve(product)
 
     def _visit(self, variable: Any, value: Any) -> None:
         if isinstance(value, relax.Var):
@@ -192,7 +192,7 @@ class Finder:
             result.append(full[0])
         return tuple(result)
 
-    def _settle(self, product: Product) -> None:
+    def _resolve(self, product: Product) -> None:
         """Decide which factor of an axis can shrink: the slowest that leaves a choice."""
         for factor in range(len(product.factors)):
             if self._choices(product, factor) > 1:
@@ -223,8 +223,8 @@ Rule = Callable[[Finder, Any, Any], None]
 
 
 def place_of(
-    graph: Graph, constants: Mapping[Place, Axes], variable: Any, position: int
-) -> Place | None:
+    graph: Graph, constants: Mapping[TensorPlace, Axes], variable: Any, position: int
+) -> TensorPlace | None:
     """Return the constant that an operator reads, None if it reads none."""
     if (variable, position) in constants:
         return variable, position

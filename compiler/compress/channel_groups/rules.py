@@ -16,9 +16,9 @@ from tvm import relax
 from edgec.compiler.compress.channel_groups.finder import (
     Finder,
     Ids,
+    LinearOperator,
     Product,
     Rule,
-    Sum,
     place_of,
     zeros,
 )
@@ -98,7 +98,7 @@ def _convolution(finder: Finder, variable: Any, call: Any) -> None:
     met = [len(ids) for ids in data[2:]] if transposed else shape[2:]
     each = math.prod([shape[0], *met, *(len(ids) for ids in weight[2:])])
     read = None if by_channel else inputs
-    finder.sums.append(Sum(variable, place, read, weight[:2], each))
+    finder.linear_operators.append(LinearOperator(variable, place, read, weight[:2], each))
     return None
 
 
@@ -115,7 +115,7 @@ def _matmul(finder: Finder, variable: Any, call: Any) -> None:
     batch = finder.joined([data[:-2], other[:-2]], shape[:-2])
     finder.axes[variable] = (*batch, data[-2], other[-1])
     extents = (*finder.axes[variable], data[-1])
-    finder.sums.append(Sum(variable, place, len(other) - 2, extents, 1))
+    finder.linear_operators.append(LinearOperator(variable, place, len(other) - 2, extents, 1))
     return None
 
 

@@ -25,7 +25,7 @@ from tvm import IRModule
 
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.compress.autodiff.gradient import Network, Parameter
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.compress.training import Arrays, Checkpoint, Schedule, State, descend
 from edgec.compiler.errors import CalibrationError, UnsupportedModelError, UsageError
 from edgec.compiler.ir.anchors import Operator, find_operators
@@ -43,7 +43,7 @@ _BYTES = 256 * 2**20
 _SPREAD_SAMPLES = 64
 
 
-class Distill(Step):
+class Distill(CompressionStep):
     """Train weights and biases until the model answers like the original.
 
     Samples are held in memory.
@@ -58,14 +58,14 @@ class Distill(Step):
             outputs [N, classes] and those behind a softmax.
         features: weight of the differences of intermediate values that both models have.
         labels: .npy file of integers, one for each image of the samples, in order.
-        label_weight: of their cross entropy.
+        label_weight: the label weight of their cross entropy.
         held_out: share of the samples that decide when to end, and which weights are kept.
         patience: epochs without a smaller loss after which it ends.
         clip: largest norm of a gradient.
         noise: added to inputs, as a share of their deviation.
         shift: inputs [N, C, H, W] are moved by up to so many pixels.
         mix: mix pairs of images in random shares.
-        seed: of order, noise, shifts and shares.
+        seed: the seed of order, noise, shifts and shares.
     """
 
     kind: Literal["distill"] = "distill"
@@ -97,7 +97,7 @@ class Distill(Step):
         """The teacher answers for something."""
         return True
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
         """Train.
 
         Raises:
@@ -111,9 +111,9 @@ class Distill(Step):
             )
         parameters = _parameters(graph, operators)
         network = Network(graph, parameters)
-        assert work.samples is not None
+        assert context.samples is not None
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads()) as pool:
-            values = _Run(self, network, parameters, work, pool).train()
+            values = _Run(self, network, parameters, context, pool).train()
         anchors = {operator.anchor for operator in operators}
         weights = {v: array for (v, _), array in values.items() if v in anchors}
         biases = {v: array for (v, _), array in values.items() if v not in anchors}
@@ -144,11 +144,11 @@ class _Output:
     """One value that the student is compared in.
 
     Attributes:
-        variable: of the student.
-        name: of the teacher's value.
+        variable: the one of the student.
+        name: the name of the teacher's value.
         compares: its differences count.
         scores: it is class scores; `log` for what the teacher gives behind a softmax.
-        weight: of its differences.
+        weight: the weight of its differences.
     """
 
     variable: Any
@@ -158,9 +158,9 @@ class _Output:
     weight: float = 1.0
 
 
-def _outputs(settings: Distill, network: Network, work: Work) -> list[_Output]:
+def _outputs(settings: Distill, network: Network, context: StepContext) -> list[_Output]:
     graph, found = network.graph, []
-    for result, spec in zip(graph.results, work.signature.outputs, strict=True):
+    for result, spec in zip(graph.results, context.signature.outputs, strict=True):
         variable = network.of(result)
         if not graph.is_float(variable) or variable not in graph.definitions:
             continue
@@ -179,11 +179,11 @@ def _outputs(settings: Distill, network: Network, work: Work) -> list[_Output]:
     return found
 
 
-def _features(settings: Distill, graph: Graph, work: Work) -> list[tuple[_Output, Any]]:
+def _features(settings: Distill, graph: Graph, context: StepContext) -> list[tuple[_Output, Any]]:
     """Values of the same name and shape in both models, with the teacher's variable."""
     if not settings.features:
         return []
-    teacher = {o.name: o.result for o in find_operators(work.original) if o.weight is not None}
+    teacher = {o.name: o.result for o in find_operators(context.original) if o.weight is not None}
     return [
         (_Output(o.result, o.name, compares=True, weight=settings.features), teacher[o.name])
         for o in find_operators(graph)
@@ -199,25 +199,25 @@ class _Run:
         settings: Distill,
         network: Network,
         parameters: dict[Parameter, NDArray[Any]],
-        work: Work,
+        context: StepContext,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self.settings, self.network, self.work, self.pool = settings, network, work, pool
+        self.settings, self.network, self.context, self.pool = settings, network, context, pool
         self.parameters = parameters
-        assert work.samples is not None
-        self.names = [spec.name for spec in work.signature.inputs]
-        self.samples = [[sample[name] for name in self.names] for sample in work.samples]
+        assert context.samples is not None
+        self.names = [spec.name for spec in context.signature.inputs]
+        self.samples = [[sample[name] for name in self.names] for sample in context.samples]
         if not self.samples:
-            raise CalibrationError(f"calibration data {work.samples.source} hold no samples")
+            raise CalibrationError(f"calibration data {context.samples.source} hold no samples")
         self.each = len(self.samples[0][0]) if self.samples[0][0].ndim else 1
         self.labels = self._labels()
         anchors = {operator.anchor for operator in find_operators(network.graph)}
         # Of what stays zero: weights, not biases.
         self.masks = [a != 0 if v in anchors else None for (v, _), a in parameters.items()]
-        features = _features(settings, network.graph, work)
-        self.outputs = [*_outputs(settings, network, work), *(output for output, _ in features)]
+        features = _features(settings, network.graph, context)
+        self.outputs = [*_outputs(settings, network, context), *(output for output, _ in features)]
         self.teacher = FloatModel(
-            work.original, work.signature, [v for _, v in features], work.evaluate
+            context.original, context.signature, [v for _, v in features], context.evaluate
         )
         stackable = network.stackable(self.samples[0], parameters)
         self.chunk = self._chunk() if stackable else 1
@@ -254,8 +254,8 @@ class _Run:
         """The trained values."""
         settings = self.settings
         checkpoint, state = None, None
-        if self.work.checkpoint is not None:
-            checkpoint = Checkpoint(self.work.checkpoint, self._key())
+        if self.context.checkpoint is not None:
+            checkpoint = Checkpoint(self.context.checkpoint, self._key())
             state = checkpoint.load()
         state = state or State(list(self.parameters.values()))
         per_step = max(1, settings.batch // self.each)
@@ -267,7 +267,7 @@ class _Run:
             random = np.random.default_rng([settings.seed, epoch, place + 1])
             return self._gradient(values, chosen, random)
 
-        with self.work.progress.parts("distill", settings.epochs * steps) as advance:
+        with self.context.progress.parts("distill", settings.epochs * steps) as advance:
             best = descend(
                 state, self._schedule(), steps, gradient, self._loss, checkpoint, advance
             )
@@ -404,8 +404,8 @@ class _Chunk:
     Attributes:
         inputs: stacked.
         expected: what the teacher says, by name.
-        labels: of the images; None without.
-        share: of the step.
+        labels: the labels of the images; None without.
+        share: the share of the step.
     """
 
     inputs: list[NDArray[Any]]

@@ -8,8 +8,8 @@ after r terms. Three ways to see weights as a matrix:
     spatial: [o, c, h, w]     ->  [r, c, h, 1], then [o, r, 1, w]      (c h by o w)
 
 The spatial one is of Jaderberg et al. 2014, section 2.1. With samples the error in the outputs is
-cut, not that in the weights: with S S^T the covariance of the inputs of a sum, W S is decomposed,
-and a bias takes what the mean of the inputs makes of the difference.
+cut, not that in the weights: with S S^T the covariance of the inputs of a dot product, W S is
+decomposed, and a bias takes what the mean of the inputs makes of the difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from tvm import IRModule, relax
 
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, groups_of, has_moments, measure_moments
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
@@ -36,7 +36,7 @@ Scheme = Literal["channel", "spatial"]
 _DAMPING = 1e-3
 
 
-class LowRank(Step):
+class LowRank(CompressionStep):
     """Factorize where that saves multiplications.
 
     Ranks are multiples of the target's vector width. `ratio` is spread over the operators so that
@@ -59,12 +59,12 @@ class LowRank(Step):
             raise ValueError("low-rank needs either ratio or energy")
         return self
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
         """Factorize."""
         operators = self.weighted(graph)
-        found = [_Factors.of(o, graph, work) for o in operators if _can_be_factored(o, graph)]
+        found = [_Factors.of(o, graph, context) for o in operators if _can_be_factored(o, graph)]
         usable = [factors for factors in found if factors is not None]
-        moments = _moments([factors.operator for factors in usable], graph, work)
+        moments = _moments([factors.operator for factors in usable], graph, context)
         choices = []
         for factors in usable:
             factors.learn(moments.get(factors.operator.anchor))
@@ -96,12 +96,14 @@ def _can_be_factored(operator: Operator, graph: Graph) -> bool:
     )
 
 
-def _moments(operators: Sequence[Operator], graph: Graph, work: Work) -> dict[Any, Moments]:
-    if work.samples is None or not operators:
+def _moments(
+    operators: Sequence[Operator], graph: Graph, context: StepContext
+) -> dict[Any, Moments]:
+    if context.samples is None or not operators:
         return {}
     inputs = [operator.inputs[0] for operator in operators]
-    model = FloatModel(graph, work.signature, inputs, work.evaluate)
-    measured = measure_moments(model, operators, work.samples, work.progress)
+    model = FloatModel(graph, context.signature, inputs, context.evaluate)
+    measured = measure_moments(model, operators, context.samples, context.progress)
     return {operator.anchor: moments for operator, moments in measured}
 
 
@@ -111,7 +113,7 @@ class _Choice:
 
     Attributes:
         scheme: how.
-        rank: of the factors.
+        rank: the rank of the factors.
         saved: weights.
         error: share of the operator's output that is lost.
     """
@@ -171,9 +173,9 @@ class _Factors:
         self.mean: Floats | None = None
 
     @classmethod
-    def of(cls, operator: Operator, graph: Graph, work: Work) -> "_Factors | None":
+    def of(cls, operator: Operator, graph: Graph, context: StepContext) -> "_Factors | None":
         """None if no rank saves anything."""
-        factors = cls(operator, graph, work.target.float_lanes)
+        factors = cls(operator, graph, context.target.float_lanes)
         return (
             factors if any(factors._saves(s, factors.lanes) for s in factors._schemes()) else None
         )
@@ -287,28 +289,28 @@ def _within_budget(
     choices: Sequence[Sequence[_Choice]], wanted: float, total: int
 ) -> list[_Choice | None]:
     """Save so many weights at the least error, greedily by error for a weight."""
-    now: list[_Choice | None] = [None] * len(choices)
+    taken: list[_Choice | None] = [None] * len(choices)
     saved = 0
     while saved < wanted:
-        steps = list(_steps(choices, now))
+        steps = list(_steps(choices, taken))
         if not steps:
             raise UnsupportedModelError(
                 f"low-rank: factors can save {saved / total:.0%} of the weights at most, "
                 f"{wanted / total:.0%} are wanted; ask for less"
             )
         _, place, choice = min(steps, key=lambda step: step[0])
-        before = now[place]
+        before = taken[place]
         saved += choice.saved - (before.saved if before is not None else 0)
-        now[place] = choice
-    return now
+        taken[place] = choice
+    return taken
 
 
 def _steps(
-    choices: Sequence[Sequence[_Choice]], now: Sequence[_Choice | None]
+    choices: Sequence[Sequence[_Choice]], taken: Sequence[_Choice | None]
 ) -> Iterator[tuple[float, int, _Choice]]:
     """For each operator the next choice: error for each weight that it saves more."""
     for place, each in enumerate(choices):
-        current = now[place]
+        current = taken[place]
         saved, error = (current.saved, current.error) if current is not None else (0, 0.0)
         further = [choice for choice in each if choice.saved > saved]
         if further:
@@ -328,7 +330,7 @@ def _rewritten(graph: Graph, picked: dict[Any, tuple[_Factors, _Choice]]) -> IRM
             biases[operator.bias[0]] = constant(bias.reshape(shape).astype(np.float32))
 
     def change(
-        builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
     ) -> Any:
         if variable in picked:
             value = _factored(builder, variable, value, *picked[variable])
@@ -337,7 +339,7 @@ def _rewritten(graph: Graph, picked: dict[Any, tuple[_Factors, _Choice]]) -> IRM
             value = relax.Call(value.op, fields, value.attrs)
         return value
 
-    return graph.revalued(change)
+    return graph.map_values(change)
 
 
 def _factored(

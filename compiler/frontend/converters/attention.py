@@ -333,7 +333,7 @@ def rotate(
     Args:
         node: where it belongs.
         data: [..., D].
-        cosines: of the angles, broadcasts to [..., R / 2].
+        cosines: the cosines of the angles, broadcasts to [..., R / 2].
         sines: likewise.
         dim: R, how many of the first features are rotated; 0 for all.
         interleaved: how pairs lie.

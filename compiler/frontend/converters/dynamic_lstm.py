@@ -22,8 +22,8 @@ def convert_dynamic_quantize_lstm(node: Node) -> list[relax.Expr]:
 
     Then a scale and a zero point of W and of R, each [D] or [D, 4H].
     """
-    codes = [node.constant(index, name).swapaxes(1, 2) for index, name in ((1, "W"), (2, "R"))]
-    weights = [relax.const(np.ascontiguousarray(array)) for array in codes]
+    quantized = [node.constant(index, name).swapaxes(1, 2) for index, name in ((1, "W"), (2, "R"))]
+    weights = [relax.const(np.ascontiguousarray(array)) for array in quantized]
     return convert_cells(replace(node, inputs=(node.input(0), *weights, *node.inputs[3:])), _Cell)
 
 
@@ -38,7 +38,7 @@ class _Cell(Lstm):
         """Return h Rᵀ, [N, GH]."""
         return self._product(hidden, self.recurrence, 10)
 
-    def _product(self, data: relax.Expr, codes: relax.Expr, parameters: int) -> relax.Expr:
+    def _product(self, data: relax.Expr, quantized: relax.Expr, parameters: int) -> relax.Expr:
         """A product with codes [K, GH], whose scale and zero point are inputs of these numbers."""
         node, op = self.node, relax.op
         scale, zero = (
@@ -46,6 +46,6 @@ class _Cell(Lstm):
             for index, name in ((parameters, "scale"), (parameters + 1, "zero_point"))
         )
         rounded, step, offset = quantize_dynamically(node, data)
-        total = integer_product(node, rounded, offset, codes, zero)
+        total = integer_product(node, rounded, offset, quantized, zero)
         factor = node.call(op.multiply, step, scale)
         return node.call(op.multiply, node.cast(total, "float32"), factor)

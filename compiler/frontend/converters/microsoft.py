@@ -292,7 +292,7 @@ def attention_of_parts(
         projected: [B, L, Q + K + V].
         sizes: Q, K and V.
         past: [2, B, N, P, D], None if there is none.
-        mask: of padding, see `_masked`.
+        mask: the mask of padding, see `_masked`.
         bias: added to the logits.
     """
     parts = split_parts(node, projected, 2, sizes)

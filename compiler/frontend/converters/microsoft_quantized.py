@@ -43,22 +43,22 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
     `quantize_axis`. The table stays codes; only what is picked is dequantized.
     """
     attributes = node.attributes
-    source, codes = node.dtype(0), node.input(0)
+    source, quantized = node.dtype(0), node.input(0)
     size, bits = attributes.get("block_size", 128), attributes.get("bits", 4)
     zeros = node.optional(3)
     if source == "uint8":
         if bits not in (4, 8):
             raise Refusal(f"codes of {bits} bits are not supported")
-        codes = relax.const(unpack(node.constant(0, "data"), bits))
+        quantized = relax.const(unpack(node.constant(0, "data"), bits))
         if zeros is not None:
             blocks = static_shape(node.input(2))
             points = unpack(node.constant(3, "zero_points"), bits)[..., : blocks[-1]]
             zeros = relax.const(np.ascontiguousarray(points))
-    rank = len(static_shape(codes))
+    rank = len(static_shape(quantized))
     axis = attributes.get("gather_axis", 0) % rank
     along = attributes.get("quantize_axis", 1) % rank
     scales, target = node.input(2), dtype_of(node.input(2))
-    extent = static_shape(codes)[axis]
+    extent = static_shape(quantized)[axis]
     # Blocks along the very axis: the scales are picked by the block of an index.
     block = size if axis == along else 1
     indices = _wrapped(node, node.input(1), extent)
@@ -73,7 +73,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
         if is_block and axis != along:
             picked = node.call(op.repeat, picked, size, picked_along)
             shape = list(static_shape(picked))
-            wanted = static_shape(codes)[along]
+            wanted = static_shape(quantized)[along]
             if shape[picked_along] != wanted:
                 picked = node.call(op.strided_slice, picked, [picked_along], [0], [wanted])
         return picked
@@ -81,7 +81,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
     def numbers(table: relax.Expr, where: relax.Expr, is_block: bool) -> relax.Expr:
         return node.emit(cast(node, values(table, where, is_block), source, "float32"))
 
-    result: Any = numbers(codes, indices, False)
+    result: Any = numbers(quantized, indices, False)
     if zeros is not None:
         result = node.call(op.subtract, result, numbers(zeros, in_blocks, True))
     elif source == "uint8":

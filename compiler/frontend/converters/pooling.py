@@ -22,11 +22,11 @@ from edgec.compiler.ir.signature import TensorSpec
 
 
 @dataclass(frozen=True)
-class Windows:
+class PoolingWindows:
     """Windows over the spatial axes of a tensor [N, C, D1, ...]; each field has one entry an axis.
 
     Attributes:
-        extent: of the input.
+        extent: the extent of the input.
         kernel: taps.
         stride: between windows.
         dilation: between taps.
@@ -60,7 +60,7 @@ class Windows:
         ]
 
 
-def find_windows(node: Node) -> Windows:
+def find_windows(node: Node) -> PoolingWindows:
     """Windows of a pooling node.
 
     In ceil mode a last window that would start behind the input and its padding in front is left
@@ -93,7 +93,9 @@ def find_windows(node: Node) -> Windows:
         count.append(number)
     if min(count) < 1:
         raise Refusal("the window is larger than the padded input")
-    return Windows(extent, kernel, stride, dilation, tuple(before), tuple(after), tuple(count))
+    return PoolingWindows(
+        extent, kernel, stride, dilation, tuple(before), tuple(after), tuple(count)
+    )
 
 
 def convert_max_pool(node: Node) -> list[relax.Expr]:
@@ -152,7 +154,7 @@ def convert_average_pool(node: Node) -> relax.Expr:
     return relax.op.divide(total, relax.const(counts.astype(dtype), dtype))
 
 
-def _taps_inside(windows: Windows, axis: int, include_padding: bool) -> Any:
+def _taps_inside(windows: PoolingWindows, axis: int, include_padding: bool) -> Any:
     """How many taps of each window of an axis count."""
     starts = np.arange(windows.count[axis]) * windows.stride[axis] - windows.before[axis]
     taps = np.arange(windows.kernel[axis]) * windows.dilation[axis]
@@ -200,7 +202,7 @@ def _root(node: Node, total: relax.Expr, p: float) -> relax.Expr:
     return relax.op.sqrt(total) if p == 2 else relax.op.power(total, scalar(1 / p, dtype_of(total)))
 
 
-def _reduce_windows(node: Node, data: relax.Expr, windows: Windows, kind: str) -> relax.Expr:
+def _reduce_windows(node: Node, data: relax.Expr, windows: PoolingWindows, kind: str) -> relax.Expr:
     """Sum or maximum of the input's elements in each window, over any number of axes."""
     shape, dtype = static_shape(data), dtype_of(data)
     neutral = tirx.const(0, dtype) if kind == "sum" else te.min_value(dtype)
@@ -221,7 +223,7 @@ def _reduce_windows(node: Node, data: relax.Expr, windows: Windows, kind: str) -
     return emit_compute(node, [data], (*shape[:2], *windows.count), element)
 
 
-def _max_pool_with_indices(node: Node, windows: Windows) -> list[relax.Expr]:
+def _max_pool_with_indices(node: Node, windows: PoolingWindows) -> list[relax.Expr]:
     """Values, and int64 offsets of the first maximum into the whole input.
 
     With `storage_order=1` offsets count down the columns of an image.

@@ -1,6 +1,6 @@
 """Quantization, and products of integers.
 
-A quantized tensor stands for `(code - zero_point) * scale`. Products are summed in int32, exactly.
+A quantized tensor x stands for `(x - zero_point) * scale`. Products are summed in int32, exactly.
 They come back to 8 bits as ONNX Runtime does it: times a float32 multiplier, rounded to the
 nearest integer, ties to even, plus the zero point, saturated.
 """
@@ -38,7 +38,7 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
     if precision not in ("bfloat16", "float16", "float32"):
         raise Refusal(f"scales of {precision} are not supported")
     data = _as(node, data, precision)
-    known = _known_codes(node, target) if precision == "float32" else None
+    known = _known_quantized(node, target) if precision == "float32" else None
     if known is not None:
         return op.quantize(data, *known[:2], axis=known[2], out_dtype=target)
     scale = _as(node, _spread(node, scale), precision)
@@ -49,8 +49,8 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
     if target not in FLOATS:
         raise Refusal(f"quantization to {target} is not supported")
     if zero_point is not None:
-        codes = node.constant(2, "y_zero_point")
-        if np.any(codes & (FLOATS[target].sign - 1)):
+        quantized = node.constant(2, "y_zero_point")
+        if np.any(quantized & (FLOATS[target].sign - 1)):
             raise Refusal(f"a zero point other than 0 is not supported for {target}")
     ratio = node.emit(node.builder.call_te(topi.divide, data, scale, primfunc_name_hint="divide"))
     return encode(node, ratio, target, saturate=bool(attributes.get("saturate", 1)))
@@ -61,7 +61,7 @@ def convert_dequantize_linear(node: Node) -> relax.Expr:
     source, scale, zero_point = node.dtype(0), node.input(1), node.optional(2)
     stated = node.attributes.get("output_dtype")
     target = dtype_name(stated) if stated else node.dtype(1)
-    known = _known_codes(node, source) if target == "float32" else None
+    known = _known_quantized(node, source) if target == "float32" else None
     if known is not None:
         return op.dequantize(node.input(0), *known[:2], axis=known[2], out_dtype="float32")
     if zero_point is not None and source not in FLOATS and not _is_zero(zero_point):
@@ -81,10 +81,10 @@ def convert_dequantize_linear(node: Node) -> relax.Expr:
     return product if target == "float32" else cast(node, node.emit(product), "float32", target)
 
 
-def _known_codes(node: Node, dtype: str) -> tuple[relax.Expr, relax.Expr, int] | None:
-    """Scale, zero point and axis of codes that passes know; None if they are none of those.
+def _known_quantized(node: Node, dtype: str) -> tuple[relax.Expr, relax.Expr, int] | None:
+    """Return the scale, zero point and axis that passes know; None if they are none of those.
 
-    That is codes of 8 bits, or biases, with constant float32 scales, one for the tensor or one for
+    That is 8-bit values, or biases, with constant float32 scales, one for the tensor or one for
     each index of an axis.
     """
     scale = constant_value(node.input(1))
@@ -165,7 +165,7 @@ def quantize(
     Args:
         node: whose builder to use.
         values: floats.
-        scale: of the same dtype; broadcasts.
+        scale: the scale of the same dtype; broadcasts.
         zero_point: float32 that broadcasts, None for 0.
         target: ONNX dtype of the result.
 
@@ -212,24 +212,24 @@ def rounded(values: te.Tensor, target: str, shift: te.Tensor | None = None) -> t
     return topi.cast(code, held_as(target))
 
 
-def centered(node: Node, codes: relax.Expr, zero_point: relax.Expr | None) -> relax.Expr:
-    """Codes - zero_point of 8-bit codes, exactly, as int16."""
-    if dtype_of(codes) not in ("int8", "uint8"):
-        raise Refusal(f"products of {dtype_of(codes)} are not supported")
-    wide = _as(node, codes, "int16")
+def centered(node: Node, quantized: relax.Expr, zero_point: relax.Expr | None) -> relax.Expr:
+    """Subtract the zero point of 8-bit values, exactly, as int16."""
+    if dtype_of(quantized) not in ("int8", "uint8"):
+        raise Refusal(f"products of {dtype_of(quantized)} are not supported")
+    wide = _as(node, quantized, "int16")
     if zero_point is None or _is_zero(zero_point):
         return wide
     return node.emit(op.subtract(wide, _as(node, zero_point, "int16")))
 
 
 def convert_dynamic_quantize_linear(node: Node) -> list[relax.Expr]:
-    """DynamicQuantizeLinear: uint8 codes over the range of x and 0, their scale, zero point."""
-    codes, scale, zero_point = quantize_dynamically(node, node.input(0))
-    return [codes, scale, _as(node, zero_point, "uint8")]
+    """DynamicQuantizeLinear: uint8 values over the range of x and 0, their scale, zero point."""
+    quantized, scale, zero_point = quantize_dynamically(node, node.input(0))
+    return [quantized, scale, _as(node, zero_point, "uint8")]
 
 
 def quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...]:
-    """uint8 codes, float32 scale and zero point as a float32.
+    """uint8 values, float32 scale and zero point as a float32.
 
     scale = (max - min) / 255, zero_point = round(clip(-min / scale, 0, 255)), of a range that
     holds 0; a scale of 1 where it holds nothing else.
@@ -248,8 +248,8 @@ def quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...]
     call_te = node.builder.call_te
     scale = node.emit(call_te(scale_of, high, low, primfunc_name_hint="scale"))
     zero_point = node.emit(call_te(zero_point_of, low, scale, primfunc_name_hint="zero_point"))
-    codes = node.emit(quantize(node, data, scale, zero_point, "uint8"))
-    return codes, scale, zero_point
+    quantized = node.emit(quantize(node, data, scale, zero_point, "uint8"))
+    return quantized, scale, zero_point
 
 
 def convert_conv_integer(node: Node) -> relax.Expr:
@@ -341,7 +341,7 @@ def integer_product(
     right: relax.Expr,
     right_zero: relax.Expr | None,
 ) -> relax.Expr:
-    """Matrix product of two tensors of 8-bit codes without their zero points, in int32."""
+    """Matrix product of two tensors of 8-bit values without their zero points, in int32."""
     return node.emit(
         op.matmul(
             centered(node, left, _by_row(node, left_zero)),
@@ -373,8 +373,8 @@ def convert_matmul_integer_to_float(node: Node) -> relax.Expr:
 
 def convert_dynamic_quantize_matmul(node: Node) -> relax.Expr:
     """DynamicQuantizeMatMul: A (float32), B, b_scale, b_zero_point, bias."""
-    codes, scale, zero_point = quantize_dynamically(node, node.input(0))
-    total = integer_product(node, codes, zero_point, node.input(1), node.optional(3))
+    quantized, scale, zero_point = quantize_dynamically(node, node.input(0))
+    total = integer_product(node, quantized, zero_point, node.input(1), node.optional(3))
     multiplier = node.emit(op.multiply(scale, _flat(node, node.input(2))))
     return scaled_sums(node, total, multiplier, node.optional(4))
 

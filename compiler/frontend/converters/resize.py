@@ -51,7 +51,7 @@ class Axis:
         axis: which.
         before: input extent.
         after: output extent.
-        scale: of the coordinates; `before * scale` need not be `after`.
+        scale: the scale of the coordinates; `before * scale` need not be `after`.
         roi: start and end of the region, as a share of the input.
     """
 

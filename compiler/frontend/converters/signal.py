@@ -83,7 +83,7 @@ def _fourier_matrix(
 
     Args:
         count: elements of the signal; those beyond `length` are ignored, missing ones zero.
-        length: of the transform.
+        length: the length of the transform.
         parts: 1 for a real signal, 2 for real and imaginary parts.
         inverse: of the inverse transform.
         onesided: without the half that follows by symmetry.

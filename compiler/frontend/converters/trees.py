@@ -29,7 +29,7 @@ class Forest:
 
     Attributes:
         roots: node of each tree.
-        feature: that a node looks at.
+        feature: the feature that a node looks at.
         split: what it compares with; float32 or float64, the precision of the whole.
         mode: comparison, `LEAF` for a leaf.
         yes: next node where the comparison holds; a leaf's is itself.
@@ -124,10 +124,10 @@ _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BR
 def _plain_forest(node: Node) -> Forest:
     """The trees of TreeEnsemble, whose leaves have lists of their own."""
     attributes = node.attributes
-    codes = attributes["nodes_modes"].reshape(-1)
-    if np.any(codes >= len(_MODES)):
+    quantized = attributes["nodes_modes"].reshape(-1)
+    if np.any(quantized >= len(_MODES)):
         raise Refusal("tests of membership in a set are not supported")
-    inner, leaves = len(codes), len(attributes["leaf_targetids"])
+    inner, leaves = len(quantized), len(attributes["leaf_targetids"])
 
     def following(side: str) -> NDArray[np.int32]:
         steps = np.array(attributes[f"nodes_{side}nodeids"], np.int32)
@@ -142,7 +142,7 @@ def _plain_forest(node: Node) -> Forest:
         roots=np.array(attributes["tree_roots"], np.int32),
         feature=np.concatenate([np.array(attributes["nodes_featureids"], np.int32), none]),
         split=np.concatenate([splits, none.astype(splits.dtype)]),
-        mode=[*(_MODES[code] for code in codes), *["LEAF"] * leaves],
+        mode=[*(_MODES[code] for code in quantized), *["LEAF"] * leaves],
         yes=following("true"),
         no=following("false"),
         missing=np.concatenate([np.array(tracks, bool), none.astype(bool)]),

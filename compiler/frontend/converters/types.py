@@ -89,7 +89,7 @@ def cast(
 
     Args:
         node: whose builder to use.
-        data: of `held_as(source)`.
+        data: values of `held_as(source)`.
         source: ONNX dtype of the data.
         target: ONNX dtype of the result.
         saturate: a value too large for an 8-bit float becomes the largest.
@@ -132,9 +132,9 @@ def _cast_plain(node: Node, data: relax.Expr, source: str, target: str) -> relax
     return relax.op.astype(data, target)
 
 
-def decode(node: Node, codes: relax.Expr, source: str, target: str) -> relax.Expr:
-    """Codes of a storage type as values of a type that is computed with."""
-    return look_up(node, codes, decode_table(source, target))
+def decode(node: Node, encoded: relax.Expr, source: str, target: str) -> relax.Expr:
+    """Bit patterns of a storage type as values of a type that is computed with."""
+    return look_up(node, encoded, decode_table(source, target))
 
 
 def look_up(node: Node, bytes_: relax.Expr, table: Any) -> relax.Expr:
@@ -142,7 +142,7 @@ def look_up(node: Node, bytes_: relax.Expr, table: Any) -> relax.Expr:
 
     Args:
         node: whose builder to use.
-        bytes_: of any shape.
+        bytes_: the bytes of any shape.
         table: 256 values.
     """
     index = node.emit(relax.op.astype(bytes_, "int32"))
@@ -154,7 +154,7 @@ def look_up(node: Node, bytes_: relax.Expr, table: Any) -> relax.Expr:
 def encode(
     node: Node, values: relax.Expr, target: str, *, saturate: bool = True, round_mode: str = "up"
 ) -> relax.Expr:
-    """Values as codes of a storage float; see `cast`."""
+    """Values as bit patterns of a storage float; see `cast`."""
     # Wider types are rounded to float32 first, as ml_dtypes and ONNX Runtime do.
     values = node.emit(relax.op.astype(values, "float32"))
     if target == E8M0 and (not saturate or round_mode not in ("up", "down", "nearest")):

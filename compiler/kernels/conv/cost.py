@@ -4,7 +4,7 @@ import math
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.weights import block_size, input_channels
-from edgec.compiler.kernels.conv.windows import alike_taps, tile_spans
+from edgec.compiler.kernels.conv.windows import tile_spans, valid_tap_runs
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     estimate_winograd_cycles,
@@ -12,7 +12,7 @@ from edgec.compiler.kernels.conv.winograd import (
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import cost
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     ISSUE_WIDTH,
@@ -119,8 +119,8 @@ def code_bytes(
     columns = tile_spans(w.window(1), p.tile_w)
     by_rows = [1]
     if p.tile_h > 1:
-        by_rows = [len(alike_taps(span.valid)) for span in tile_spans(w.window(0), p.tile_h)]
-    by_columns = sum(len(alike_taps(span.valid)) for span in columns)
+        by_rows = [len(valid_tap_runs(span.valid)) for span in tile_spans(w.window(0), p.tile_h)]
+    by_columns = sum(len(valid_tap_runs(span.valid)) for span in columns)
     parts = 1 if w.in_channels % block == 0 or w.in_channels < block else 2
     pixels, vectors = p.tile_h * p.tile_w, p.tile_o
     products = pixels * vectors * instructions + pixels + vectors + TAP_INSTRUCTIONS

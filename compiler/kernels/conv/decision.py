@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from edgec.compiler.kernels.conv.winograd import WinogradDecision, winograd_space
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.estimate import tile_room
+from edgec.compiler.kernels.emit.machine_model import tile_room
 from edgec.targets.target import Target
 
 

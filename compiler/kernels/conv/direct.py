@@ -29,7 +29,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, flattened
 from edgec.compiler.kernels.conv.weights import block_size, input_channels, packed_size
-from edgec.compiler.kernels.conv.windows import Span, alike_taps, present_rows, tile_spans
+from edgec.compiler.kernels.conv.windows import Span, tile_spans, valid_rows, valid_tap_runs
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     emit_winograd,
@@ -44,7 +44,7 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import store_values, stored_floats
+from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
@@ -84,7 +84,7 @@ class DirectConv:
     """Writes one convolution into an emitter.
 
     Attributes:
-        dtype: of accumulators.
+        dtype: the dtype of accumulators.
         border: whether products with the padding count.
     """
 
@@ -199,7 +199,7 @@ class DirectConv:
         w, e = self.work, self.emit
         top = e.let("top", row * w.stride[0] - w.padding[0])
         dilation = w.dilation[0]
-        first, count = self.present = present_rows(e, top, w.window(0))
+        first, count = self.present = valid_rows(e, top, w.window(0))
 
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             with e.loop("kh", count, first) as kh:
@@ -223,9 +223,9 @@ class DirectConv:
                 def window(
                     span: Span = span, top: Any = top
                 ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
-                    for first, count in alike_taps(span.valid, self.border):
+                    for first, count in valid_tap_runs(span.valid, self.border):
                         valid = tuple(pixel[first] for pixel in span.valid)
-                        with e.loop("kh", self.opaque(count), first) as kh:
+                        with e.loop("kh", self.hide_from_llvm(count), first) as kh:
                             yield kh, top + kh * w.dilation[0], valid
 
                 self._columns(start, window)
@@ -248,10 +248,10 @@ class DirectConv:
         starts = [self.start(o) for o in range(self.plan.tile_o)]
         for position, (_, _, o) in enumerate(self._positions()):
             e.store(self.acc, position, starts[o])
-        self.sums(column, valid, window)
+        self.accumulate_taps(column, valid, window)
         self._store(line, column)
 
-    def sums(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+    def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products of a register tile to the accumulators."""
         full = (
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
@@ -300,9 +300,9 @@ class DirectConv:
             existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            for first, count in alike_taps(valid, self.border):
+            for first, count in valid_tap_runs(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.opaque(count), first) as kw:
+                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
                     weights = e.let(
                         "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
                     )
@@ -323,7 +323,7 @@ class DirectConv:
             place = (self.passed * share + number) * line
             self.emit.prefetch(self.weight, following + place)
 
-    def opaque(self, count: int) -> Any:
+    def hide_from_llvm(self, count: int) -> Any:
         """The count as a value that LLVM cannot see through.
 
         It would unroll a loop of few turns, keep the values that neighbouring turns share in
@@ -333,7 +333,7 @@ class DirectConv:
             return count
         return tirx.IntImm("int32", count) + self._zero()
 
-    def opaque_one(self) -> Any:
+    def hidden_one(self) -> Any:
         """The step of a loop that LLVM is not to unroll, by whatever number."""
         return tirx.IntImm("int32", 1) + self._zero()
 
@@ -410,7 +410,7 @@ class DirectConv:
     def weights_at(self, at: Any) -> Any:
         """A vector of weights as floats."""
         stored = self.emit.load(self.weight, at, self.c)
-        return stored_floats(stored, self.work.weight, self.emit.isa.converts_float16)
+        return weight_to_float(stored, self.work.weight, self.emit.isa.converts_float16)
 
     def value(self, base: Any, place: int, channel: Any) -> Any:
         """One input value for all output channels, so many pixels from the first one."""
@@ -453,10 +453,10 @@ class DirectConv:
                         }
                         operand = operand_loader(e, self.operands[skip:], places, c)
                         position = (y * p.tile_w + x) * p.tile_o + o
-                        sum_ = e.load(self.acc, position)
+                        accumulator = e.load(self.acc, position)
                         if not fixed:
-                            sum_ = apply(w.epilogue[skip:], self.total(sum_), operand)
-                        values.append(sum_)
+                            accumulator = apply(w.epilogue[skip:], self.total(accumulator), operand)
+                        values.append(accumulator)
                         if w.out_step[1] > 1:
                             self._put(block * c, at, values)
                             values = []

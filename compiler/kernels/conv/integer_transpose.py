@@ -1,4 +1,6 @@
-"""Transposed convolution of codes: one convolution of codes for each phase of the output.
+"""Transposed convolution of quantized values.
+
+One convolution of quantized values for each phase of the output.
 
 Phases have taps of their own, and so their own bias and rows:
 
@@ -23,19 +25,19 @@ from edgec.compiler.kernels.conv.integer import (
     pack_integer_weight,
 )
 from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
-from edgec.compiler.kernels.conv.workload import CodesConvWorkload
+from edgec.compiler.kernels.conv.workload import QuantizedConvWorkload
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
-class IntegerConvTransposeWorkload(CodesConvWorkload):
-    """A transposed convolution of codes.
+class IntegerConvTransposeWorkload(QuantizedConvWorkload):
+    """A transposed convolution of quantized values.
 
     Attributes:
         together: see `IntegerConvWorkload`.
-        wide: whether the weights do not fit the target's narrow sums.
+        wide: whether the weights would saturate the target's int16 accumulators.
     """
 
     conv: ConvTransposeWorkload

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.direct import DirectConv
-from edgec.compiler.kernels.conv.windows import alike_taps
+from edgec.compiler.kernels.conv.windows import valid_tap_runs
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     NEAR_BYTES_PER_CYCLE,
@@ -27,7 +28,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
 from edgec.compiler.kernels.template import Template
 from edgec.targets.target import Target
@@ -43,7 +43,7 @@ class SparseConvWorkload:
     Attributes:
         conv: its extents and epilogue.
         width: output channels that share lists: whole blocks.
-        entries: of all lists, at least 1.
+        entries: the entries of all lists, at least 1.
     """
 
     conv: ConvWorkload
@@ -143,16 +143,16 @@ class _SparseConv(DirectConv):
 
     lists: ListBuffers
 
-    def sums(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+    def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         w, e = self.work, self.emit
         taps_h, taps_w = w.kernel
         source = self.image * self.in_blocks * w.in_h
         left = column * w.stride[1] - w.padding[1]
         for kh, top, lines in window():
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            for first, count in alike_taps(valid, self.border):
+            for first, count in valid_tap_runs(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.opaque(count), first) as kw:
+                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
                     at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
                     number = (self.tile * taps_h + kh) * taps_w + kw
                     start, entries = self.lists.bounds(e, e.let("list", number))

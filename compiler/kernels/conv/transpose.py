@@ -14,7 +14,7 @@ from edgec.compiler.kernels.conv.direct import DirectConv
 from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.targets.target import Target
 
@@ -47,7 +47,7 @@ class ConvTransposeWorkload:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
-    epilogue: tuple[Step, ...] = ()
+    epilogue: tuple[EpilogueStep, ...] = ()
 
     @property
     def macs(self) -> int:

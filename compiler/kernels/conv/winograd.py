@@ -56,7 +56,8 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, cost, operand_loader
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     ISSUE_WIDTH,
@@ -70,7 +71,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_room,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.vectors import broadcast, constant, lanes_of, vector_dtype
 from edgec.targets.target import Target

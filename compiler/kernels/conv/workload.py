@@ -7,8 +7,8 @@ from typing import Any
 
 from edgec.compiler.kernels.conv.windows import Window, window_of
 from edgec.compiler.kernels.emit.emitter import Emitter
-from edgec.compiler.kernels.emit.epilogue import Step, declare_operands, output_dtype
-from edgec.compiler.kernels.emit.quantized_values import STORED
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep, declare_operands, output_dtype
+from edgec.compiler.kernels.emit.quantized_values import LOAD_DTYPES
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class ConvWorkload:
 
     Attributes:
         batch: N.
-        in_channels: of all groups together.
+        in_channels: the input channels of all groups together.
         in_h: input rows.
         in_w: input columns.
-        out_channels: of all groups together.
+        out_channels: the output channels of all groups together.
         out_h: rows computed.
         out_w: columns computed.
         kernel: window height and width.
@@ -36,7 +36,7 @@ class ConvWorkload:
         out_step: distance of computed pixels in the output, vertical and horizontal.
         out_origin: position of the first one.
         full_out: extent of the output.
-        weight: in which the weights are stored, without a scale: a key of `codes.STORED`.
+        weight: in which the weights are stored, without a scale: a key of `quantized.STORED`.
         scale_groups: scales of each output channel, by which the rows of its packed weights are
             multiplied; 0: none.
     """
@@ -54,12 +54,12 @@ class ConvWorkload:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     plain_input: bool = False
-    epilogue: tuple[Step, ...] = ()
+    epilogue: tuple[EpilogueStep, ...] = ()
     out_step: tuple[int, int] = (1, 1)
     out_origin: tuple[int, int] = (0, 0)
     full_out: tuple[int, int] = (0, 0)
-    weight: str = field(default="float32", metadata={"unsaid": True})
-    scale_groups: int = field(default=0, metadata={"unsaid": True})
+    weight: str = field(default="float32", metadata={"omit_if_default": True})
+    scale_groups: int = field(default=0, metadata={"omit_if_default": True})
 
     @property
     def macs(self) -> int:
@@ -78,12 +78,12 @@ class ConvWorkload:
 
 
 @dataclass(frozen=True)
-class CodesConvWorkload:
-    """What the convolutions of codes have in common.
+class QuantizedConvWorkload:
+    """What the convolutions of quantized values have in common.
 
     Attributes:
         conv: extents and epilogue.
-        border: code of the padding, 0 where there is none.
+        border: quantized value of the padding, 0 where there is none.
     """
 
     conv: Any
@@ -95,8 +95,8 @@ class CodesConvWorkload:
         return int(self.conv.macs)
 
     @property
-    def epilogue(self) -> tuple[Step, ...]:
-        """Steps after the sum."""
+    def epilogue(self) -> tuple[EpilogueStep, ...]:
+        """Steps after the accumulation."""
         return tuple(self.conv.epilogue)
 
     @property
@@ -145,7 +145,7 @@ class ConvBuffers:
             work: the convolution.
             weights: values in the packed weight.
             c: lanes.
-            rows: of the packed weights of a tile, if weights have scales.
+            rows: the rows of the packed weights of a tile, if weights have scales.
             scales: how many.
             others: name and size of what else belongs to the weight, int32.
         """
@@ -154,7 +154,7 @@ class ConvBuffers:
         out_blocks = math.ceil(work.out_channels / c)
         out_size = work.batch * out_blocks * c * math.prod(work.out_extent)
         data = e.buffer("data", work.batch * in_size, "float32")
-        weight = e.buffer("weight", weights, STORED[work.weight])
+        weight = e.buffer("weight", weights, LOAD_DTYPES[work.weight])
         group_buffers = []
         if work.scale_groups:
             group_buffers = [

@@ -60,7 +60,7 @@ class Isa(Protocol):
         Args:
             number: int16, with `fraction` binary digits after the point.
             fraction: how many, at least 1.
-            dtype: of the result of `narrow_rounded`.
+            dtype: the dtype of the result of `narrow_rounded`.
         """
 
     def narrow_rounded(
@@ -71,7 +71,7 @@ class Isa(Protocol):
         Args:
             halves: with `fraction` binary digits after the point, `rounding_offset` added.
             fraction: how many.
-            dtype: of the result.
+            dtype: the dtype of the result.
             groups: those of the result, four values each, as they are numbered where 16 values
                 hold eight of the first vector, then eight of the second.
         """

@@ -1,8 +1,8 @@
 """AArch64 with NEON, and its extensions for dot products and matrix products.
 
-    sdot              int8 * int8, four products, sums in int32
+    sdot              int8 * int8, four products, accumulated in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
-    smmla             int8 * int8, eight products of two rows by two columns, sums in int32
+    smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
     sqxtn             to half the bits, saturated; sqrshrn shifts and rounds before that
     sqrdmulh          (a * b + 2**14) >> 15
     sshl              shifts by numbers of each lane, to the right where they are below 0

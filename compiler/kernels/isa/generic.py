@@ -12,7 +12,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.vectors import constant, lanes_of, shuffle, vector_dtype
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
@@ -34,7 +34,7 @@ class Generic:
             return None
         data = self.target.instruction_set.activation_dtype
         # Four bytes of each operand are cut out, widened, multiplied and added.
-        return Dot(data, "int32", 6 * GROUP, 4, one_by_one(_adder(data)))
+        return Dot(data, "int32", 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """None."""
@@ -55,9 +55,9 @@ class Generic:
         lanes = lanes_of(pair[0])
         picks = [
             vector * lanes + part + lane
-            for part in range(0, lanes, GROUP)
+            for part in range(0, lanes, DOT_WIDTH)
             for vector in range(2)
-            for lane in range(GROUP)
+            for lane in range(DOT_WIDTH)
         ]
         return _narrowed(shuffle(pair, picks), "int32", "int16")
 
@@ -91,9 +91,9 @@ class Generic:
         shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
         both = [shifted[0], shifted[-1]]
         picks = [
-            group % 4 // 2 * lanes + group // 4 * 8 + group % 2 * GROUP + lane
+            group % 4 // 2 * lanes + group // 4 * 8 + group % 2 * DOT_WIDTH + lane
             for group in groups
-            for lane in range(GROUP)
+            for lane in range(DOT_WIDTH)
         ]
         return _narrowed(shuffle(both, picks), "int16", dtype)
 
@@ -117,14 +117,14 @@ def _adder(data: str) -> Callable[[Any, tuple[Any, ...], Any], Any]:
         lanes = lanes_of(acc)
 
         def byte(word: Any, number: int, dtype: str) -> Any:
-            up, down = 8 * (GROUP - 1 - number), 8 * (GROUP - 1)
+            up, down = 8 * (DOT_WIDTH - 1 - number), 8 * (DOT_WIDTH - 1)
             if dtype == "uint8":
                 shifted = tirx.shift_right(word, constant(8 * number, "int32", lanes))
                 return shifted & constant(0xFF, "int32", lanes)
             raised = tirx.shift_left(word, constant(up, "int32", lanes))
             return tirx.shift_right(raised, constant(down, "int32", lanes))
 
-        for number in range(GROUP):
+        for number in range(DOT_WIDTH):
             acc = acc + byte(x[0], number, data) * byte(w, number, "int8")
         return acc
 

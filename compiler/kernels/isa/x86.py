@@ -1,6 +1,6 @@
 """x86-64 with AVX2 or AVX-512.
 
-    vpdpbusd          uint8 * int8, sums in int32
+    vpdpbusd          uint8 * int8, accumulated in int32
     vpmaddubsw        uint8 * int8, adds pairs in int16: `Dot.fits` says whether weights allow it,
                       and whether two such sums can be added before they are widened
     vpmaddwd          int16 * int16, sums in int32: for all other weights
@@ -31,7 +31,7 @@ from edgec.compiler.kernels.vectors import (
     shuffle,
     subtract_saturating,
 )
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 # Bytes of a table that one instruction picks from.
 _PART = 16
@@ -71,12 +71,14 @@ class X86(Generic):
         lanes, count = lanes_of(values[0]), len(values)
         if not self.saturates(dtype, lanes):
             return super().narrow(values, dtype)
-        four = [values[number % count] for number in range(GROUP)]
+        four = [values[number % count] for number in range(DOT_WIDTH)]
         low = self.narrow_pair(four[:2])
-        high = low if count < GROUP else self.narrow_pair(four[2:])
+        high = low if count < DOT_WIDTH else self.narrow_pair(four[2:])
         mixed = intrinsic(_PACK_BYTES[lanes], f"uint8x{4 * lanes}", low, high)
         # Each 128 bits hold four of every vector.
-        ordered = [GROUP * p + vector for vector in range(count) for p in range(lanes // GROUP)]
+        ordered = [
+            DOT_WIDTH * p + vector for vector in range(count) for p in range(lanes // DOT_WIDTH)
+        ]
         groups = shuffle([reinterpret(mixed, "int32", lanes)], ordered)
         return reinterpret(groups, "uint8", count * lanes)
 
@@ -105,7 +107,7 @@ class X86(Generic):
         shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
         mixed = intrinsic(_PACK_BYTES[lanes // 2], f"uint8x{2 * lanes}", shifted[0], shifted[-1])
         ordered = shuffle([reinterpret(mixed, "int32", lanes // 2)], groups)
-        return reinterpret(ordered, "uint8", GROUP * len(groups))
+        return reinterpret(ordered, "uint8", DOT_WIDTH * len(groups))
 
     def byte_table(self) -> ByteTable | None:
         """16 parts of the table, each in all 128 bits of a vector.

@@ -23,14 +23,15 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
-    Step,
+    EpilogueStep,
     apply,
     begins_with_bias,
     declare_operands,
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     ISSUE_WIDTH,
@@ -41,7 +42,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.template import Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
@@ -72,7 +72,7 @@ class MatmulWorkload:
     n: int
     k: int
     packed: bool
-    epilogue: tuple[Step, ...] = ()
+    epilogue: tuple[EpilogueStep, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -185,7 +185,7 @@ class MatmulWriter:
     """Writes one matrix product.
 
     Attributes:
-        dtype: of accumulators.
+        dtype: the dtype of accumulators.
         chains: accumulators of each vector of the result.
     """
 
@@ -317,7 +317,7 @@ class MatmulWriter:
         """Add all products of a tile, of which `vectors` vectors exist, to the accumulators.
 
         Args:
-            vectors: of columns.
+            vectors: the vectors of columns.
             a: where the tile's first row of A begins.
             b: where the tile of a packed B begins, or the matrix of a plain one.
             columns: first column of each vector.

@@ -1,11 +1,14 @@
-"""Matrix products of codes with constant weights: the tiles of `matmul`, four rows of B at a time.
+"""Matrix products of quantized values with constant weights.
 
-A is row-major codes, its rows a whole number of groups. The bias is int32 [N] in units of the
-products, less the sum of each column of B times the zero point. The epilogue begins with the sum
-as float32.
+The tiles of `matmul`, four rows of B at a time.
 
-Where an instruction multiplies matrices (`Isa.matrix_dot`), a step takes 8 codes of two rows and of
-two columns, where the tile and K are whole numbers of those; B then holds pairs of groups.
+A is row-major quantized values, its rows a whole number of groups. The bias is int32 [N] in units
+of the products, less the sum of each column of B times the zero point. The epilogue begins with the
+sum as float32.
+
+Where an instruction multiplies matrices (`Isa.matrix_dot`), a step takes 8 quantized values of two
+rows and of two columns, where the tile and K are whole numbers of those; B then holds pairs of
+groups.
 """
 
 import math
@@ -32,21 +35,21 @@ from edgec.compiler.kernels.matmul.dense import (
 )
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import shuffle, vector_dtype
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
 class IntegerMatmulWorkload:
-    """A product of codes.
+    """A product of quantized values.
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
-        wide: whether the weights do not fit the target's narrow sums.
+        wide: whether the weights would saturate the target's int16 accumulators.
     """
 
     matmul: MatmulWorkload
-    wide: bool = field(default=False, metadata={"unsaid": True})
+    wide: bool = field(default=False, metadata={"omit_if_default": True})
 
     @property
     def macs(self) -> int:
@@ -55,19 +58,19 @@ class IntegerMatmulWorkload:
 
     @property
     def epilogue(self) -> Any:
-        """Steps after the sum."""
+        """Steps after the accumulation."""
         return self.matmul.epilogue
 
     @property
     def grouped(self) -> MatmulWorkload:
         """As a product over groups."""
-        return replace(self.matmul, k=self.matmul.k // GROUP)
+        return replace(self.matmul, k=self.matmul.k // DOT_WIDTH)
 
 
 def _dot(workload: IntegerMatmulWorkload, target: Target) -> Dot:
     dot = dot_of(target)
     if dot is not None and workload.wide:
-        dot = dot.wide
+        dot = dot.exact_fallback
     assert dot is not None
     return dot
 
@@ -129,9 +132,12 @@ def emit_integer_matmul(
 
 
 def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target) -> bool:
-    """Whether matrices are multiplied: two rows by two columns, two groups of codes of each."""
-    whole = workload.matmul.k % (2 * GROUP) == 0 and decision.tile_m % 2 == 0
-    return whole and decision.lanes == GROUP and isa_of(target).matrix_dot() is not None
+    """Whether matrices are multiplied.
+
+    Two rows by two columns, two groups of quantized values of each.
+    """
+    whole = workload.matmul.k % (2 * DOT_WIDTH) == 0 and decision.tile_m % 2 == 0
+    return whole and decision.lanes == DOT_WIDTH and isa_of(target).matrix_dot() is not None
 
 
 class _IntegerMatmul(MatmulWriter):
@@ -151,7 +157,7 @@ class _IntegerMatmul(MatmulWriter):
 
     def declare(self) -> None:
         w, p, e = self.work, self.plan, self.emit
-        self.a = e.buffer("a", w.m * w.k * self.dot.parts, self.dot.unit)
+        self.a = e.buffer("a", w.m * w.k * self.dot.loads_per_group, self.dot.load_dtype)
         self.b = e.buffer("b", w.k * self.tiles_n * self.width, "int32")
         self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
 

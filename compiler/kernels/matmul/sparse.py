@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.emit.emitter import wide
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     KIB,
@@ -25,7 +26,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -50,7 +50,7 @@ class SparseMatmulWorkload:
     Attributes:
         matmul: its extents and epilogue.
         width: columns that share a list: whole vectors.
-        entries: of all lists, at least 1.
+        entries: the entries of all lists, at least 1.
     """
 
     matmul: MatmulWorkload

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import constant, scalar_of, value_of
-from edgec.compiler.kernels.emit.epilogue import CODES, OperandKind
+from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, OperandKind
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class QParams:
 
     Attributes:
         dtype: uint8 or int8.
-        scale: of a step.
+        scale: the scale of a step.
         zero_point: the quantized value of 0.
         largest: quantized value that occurs, as far as is known.
     """
@@ -59,7 +59,7 @@ class QuantizedConstant:
 
 
 @dataclass(frozen=True)
-class Value:
+class PackedValue:
     """What a variable of the old function became.
 
     Attributes:
@@ -82,7 +82,7 @@ class Value:
 def qparams_of(call: Any, dtype: str) -> QParams | None:
     """Return a constant scale and zero point for the whole tensor, None if they are not that."""
     scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
-    if scale is None or zero_point is None or dtype not in CODES:
+    if scale is None or zero_point is None or dtype not in QUANTIZED_DTYPES:
         return None
     return QParams.of(dtype, scale, zero_point)
 
@@ -92,7 +92,7 @@ def quantized_constant(call: Any, axis: int | None = None) -> QuantizedConstant 
 
     Args:
         call: the dequantize.
-        axis: that the scales must go along, any if None.
+        axis: the axis that the scales must go along, any if None.
     """
     arrays = [value_of(argument) for argument in call.args]
     values, scales, zeros = arrays

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from edgec.compiler.kernels.emit.epilogue import Step, cost
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep, cost
 from edgec.targets.target import Target
 
 FLOAT_BYTES = 4
@@ -52,7 +52,7 @@ def multiply_cycles(fmas: int, target: Target) -> float:
     return max(fmas / target.fma_units, waiting)
 
 
-def tile_overhead_cycles(fmas: int, epilogue: Sequence[Step]) -> float:
+def tile_overhead_cycles(fmas: int, epilogue: Sequence[EpilogueStep]) -> float:
     """Return the cycles around the products of a register tile of `fmas` accumulators."""
     stores = fmas * (STORE_INSTRUCTIONS + cost(epilogue)) / STORE_INSTRUCTIONS_PER_CYCLE
     return TILE_START_CYCLES + stores

@@ -11,7 +11,7 @@ from onnx import helper
 _POOLING = ("AveragePool", "LpPool", "MaxPool")
 
 
-def settle_ceil_mode(model: onnx.ModelProto) -> onnx.ModelProto:
+def resolve_ceil_mode(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a model of static shapes without such pooling, where a pooling's shape is known.
 
     Average pooling that counts its padding stays, as more padding would count as well.

@@ -128,7 +128,7 @@ class BuiltGraph(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ModelRecipe:
     """One real model.
 
     Attributes:

@@ -60,7 +60,7 @@ def _costs(costs: Costs) -> dict[str, Any]:
     }
 
 
-def write_report(
+def write_compression_report(
     path: Path, model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """Write a .json or .html file.

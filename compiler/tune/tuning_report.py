@@ -52,7 +52,7 @@ the peak. Times of a kernel are those of one call inside the model.</p>
 """
 
 
-def write_report(
+def write_tuning_report(
     path: Path,
     report: TuneReport,
     model: str,
