@@ -1,4 +1,4 @@
-"""The compiler: from an ONNX file to a verified bundle, and what is done with bundles.
+"""Provide the compiler: from an ONNX file to a verified bundle, and what is done with bundles.
 
 Each verb of the command line is one call here. The names are loaded when they are first used, so
 that importing a part that needs no TVM (targets, manifests, parity) stays fast.

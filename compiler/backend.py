@@ -1,4 +1,4 @@
-"""The second half of the pipeline as one function: from a canonical module to a library.
+"""Provide the second half of the pipeline as one function: from a canonical module to a library.
 
 `pipeline.py` calls the same stages one by one, to show and dump them. The stages in the middle and
 the checks on the way to a bundle are handed `evaluate_here`, which compiles for this machine.
@@ -106,14 +106,14 @@ def build(
 def compile_module(
     module: IRModule, signature: Signature, target: Target, library: Path, **kwargs: Any
 ) -> Executor:
-    """All of it, for a canonical module."""
+    """Return all of it, for a canonical module."""
     lowered = lower(pack(module, target), target)
     scheduled = schedule(lowered, module, target, signature, **kwargs)
     return build(scheduled, signature, target, library)[0]
 
 
 class HostModel:
-    """A canonical module that is compiled for this machine and loaded."""
+    """A host model is a canonical module that is compiled for this machine and loaded."""
 
     def __init__(self, module: IRModule, signature: Signature) -> None:
         host = load_target("native")

@@ -1,4 +1,7 @@
-"""What the manifest says of a compile: the model, the settings, what was done and what it costs."""
+"""Describe what the manifest says of a compile: the model.
+
+The settings, what was done and what it costs.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -38,7 +41,7 @@ TOOLS = ("apache-tvm", "apache-tvm-ffi", "edgec", "numpy", "onnx", "onnxruntime"
 
 @dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """A compile up to code generation.
+    """A compilation describes a compile up to code generation.
 
     Attributes:
         source: the file.

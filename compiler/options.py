@@ -1,4 +1,4 @@
-"""The settings of a compile, checked before anything runs."""
+"""Provide the settings of a compile, checked before anything runs."""
 
 import json
 import re
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
-    """What shapes the result of a compile, and what is checked and shown on the way.
+    """Compile options describe what shapes the result of a compile.
+
+    And what is checked and shown on the way.
 
     Where the meaning is clear, plainer values are taken and converted: the name or the file of a
     recipe for `quantize` and `compress`, lists for shapes, numbers for frozen values, text for
@@ -97,7 +99,7 @@ class CompileOptions:
 
 
 def _extents(name: str, shape: object) -> tuple[int, ...]:
-    """A shape, of a list as well; every extent fits the 64 bits of ONNX."""
+    """Return a shape, of a list as well; every extent fits the 64 bits of ONNX."""
     try:
         extents = tuple(int(extent) for extent in shape)  # type: ignore[attr-defined]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The compile, from an ONNX file to a bundle, in one place.
+"""Provide the compile, from an ONNX file to a bundle, in one place.
 
 `compile_model` is the pipeline: read it from top to bottom. Each phase calls functions of its own
 room; the names in `PHASES` are what progress, dumps and the table of times call them.
@@ -218,7 +218,7 @@ def compile_model(
 
 @dataclass(frozen=True)
 class _Packed:
-    """The module in the target's layouts, and why its operators run as they do.
+    """A packed module is in the target's layouts, with why its operators run as they do.
 
     Attributes:
         module: the packed module.
@@ -245,7 +245,7 @@ _NO_RUNNER = (
 
 
 def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
-    """The tuning record of each kernel: of a database before those that come with edgec.
+    """Return the tuning record of each kernel: of a database before those that come with edgec.
 
     Raises:
         BadInputError: the database cannot be read, or holds nothing for this target.
@@ -281,7 +281,7 @@ def _package(
 
 
 def _phases(options: CompileOptions) -> list[str]:
-    """Those that a compile goes through."""
+    """Return those that a compile goes through."""
     asked = {"compress": options.compress is not None, "quantize": options.quantize is not None}
     asked["expect"] = any(asked.values())
     return [phase for phase in PHASES if asked.get(phase, True)]
@@ -290,7 +290,7 @@ def _phases(options: CompileOptions) -> list[str]:
 def _samples(
     options: CompileOptions, graph: onnx.ModelProto, signature: Signature
 ) -> Samples | None:
-    """Of a quantized compile, opened before anything takes long."""
+    """Return the samples of a quantized compile, opened before anything takes long."""
     options_given = [o for o in (options.compress, options.quantize) if o is not None]
     if not options_given:
         return None

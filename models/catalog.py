@@ -1,4 +1,4 @@
-"""The recipes, written out."""
+"""Provide the recipes, written out."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ _SILERO = "silero-vad==6.2.3"
 
 
 def recipes() -> list[ModelRecipe]:
-    """All recipes, in the order in which they are listed."""
+    """Return all recipes, in the order in which they are listed."""
     return list(_RECIPES)
 
 
 def load_model_recipe(name: str) -> ModelRecipe:
-    """The recipe of this name.
+    """Return the recipe of this name.
 
     Raises:
         BadInputError: there is none.

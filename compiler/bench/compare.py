@@ -1,4 +1,4 @@
-"""How fast: latency, where the time goes, and beside other runtimes.
+"""Measure how fast bundles are: latency, where the time goes, and beside other runtimes.
 
 These machines are noisy, so nothing is timed on its own. All runtimes live in one process and
 take turns: in each round each one runs a short burst, warm, after a pause in which the threads of
@@ -59,7 +59,7 @@ class Latency:
         return statistics.median(self.times_ms)
 
     def summary(self) -> dict[str, float]:
-        """Minimum, mean, median and percentiles [ms], and runs per second."""
+        """Return minimum, mean, median and percentiles [ms], and runs per second."""
         times = np.array(self.times_ms)
         return {
             "min_ms": float(times.min()),
@@ -73,7 +73,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class StepTime:
-    """One kernel call of a bundle.
+    """A step time describes one kernel call of a bundle.
 
     Attributes:
         label: the operators it computes.
@@ -92,7 +92,7 @@ class StepTime:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a benchmark found.
+    """A bench report describes what a benchmark found.
 
     Attributes:
         threads: threads of every runtime.
@@ -215,7 +215,7 @@ def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
 def take_turns(
     names: Sequence[str], runners: Sequence[Callable[[], None]], seconds: float
 ) -> list[Latency]:
-    """Time several callables in alternation.
+    """Return time several callables in alternation.
 
     Args:
         names: the names of the callables.
@@ -272,7 +272,7 @@ def _profile(session: Any, inputs: Tensors, bundle: Bundle, threads: int) -> tup
 def step_times(
     steps: Sequence[StepInfo], samples: Sequence[NDArray[np.uint64]], peak_gflops: float
 ) -> tuple[StepTime, ...]:
-    """The profile of a model.
+    """Return the profile of a model.
 
     Args:
         steps: its kernel calls.
@@ -293,7 +293,10 @@ def step_times(
 
 
 def _start_up(bundle: Bundle, threads: int) -> tuple[float, float]:
-    """Time from the library to the first result [ms], and memory that it made resident [MiB]."""
+    """Return time from the library to the first result [ms].
+
+    And memory that it made resident [MiB].
+    """
     # -P: files of the current folder must not hide modules.
     command = [sys.executable, "-P", "-m", "edgec.compiler.bench.start_up"]
     failure = f"{bundle.path}: its start cannot be measured"

@@ -1,4 +1,4 @@
-"""What boards and running under QEMU need, fetched once into the user's cache folder.
+"""Describe what boards and running under QEMU need, fetched once into the user's cache folder.
 
 The emulator and the other machine's C library are Debian packages, unpacked and not installed;
 TVM's runtime for a board is taken out of its wheels; the server and what counts instructions are
@@ -48,7 +48,7 @@ _EMULATORS = tuple(isa.emulator for isa in INSTRUCTION_SETS.values() if isa.emul
 
 @dataclass(frozen=True)
 class Emulation:
-    """How to run a target's programs here.
+    """An emulation describes how to run a target's programs here.
 
     Attributes:
         command: QEMU with its arguments; what follows is a program and its arguments.
@@ -61,7 +61,7 @@ class Emulation:
 
 @dataclass(frozen=True)
 class QemuArtifacts:
-    """What a QEMU board is made of.
+    """Artifacts are what a QEMU board is made of.
 
     Attributes:
         emulation: runs the server.
@@ -74,7 +74,7 @@ class QemuArtifacts:
 
 @dataclass(frozen=True)
 class Counter:
-    """What counts instructions.
+    """A counter describes what counts instructions.
 
     Attributes:
         command: QEMU with its plugin and all arguments up to the program, but for the plugin's.
@@ -89,7 +89,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class _Artifact:
-    """A folder of the cache, and what fills it."""
+    """An artifact describes a folder of the cache, and what fills it."""
 
     name: str
     title: str
@@ -101,7 +101,7 @@ class _Artifact:
 
 
 def emulation(target: Target, progress: Progress) -> Emulation:
-    """What runs programs of an emulated target here; what is missing is fetched.
+    """Return what runs programs of an emulated target here; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched.
@@ -111,7 +111,7 @@ def emulation(target: Target, progress: Progress) -> Emulation:
 
 
 def qemu_artifacts(target: Target, progress: Progress) -> QemuArtifacts:
-    """Everything that QEMU needs to be a board; what is missing is fetched.
+    """Return everything that QEMU needs to be a board; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled.
@@ -123,7 +123,7 @@ def qemu_artifacts(target: Target, progress: Progress) -> QemuArtifacts:
 
 
 def server_artifacts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
-    """Folder of the server and TVM's runtime for a real board; what is missing is fetched.
+    """Return folder of the server and TVM's runtime for a real board; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled.
@@ -149,7 +149,7 @@ def _server_artifacts(architecture: str) -> tuple[_Artifact, _Artifact]:
 
 
 def counter_parts(target: Target, progress: Progress) -> Counter:
-    """Everything that counting a target's instructions needs; what is missing is fetched.
+    """Return everything that counting a target's instructions needs; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled, or QEMU has no plugins.
@@ -193,7 +193,10 @@ def _program(target: Target) -> str:
 def _emulation(
     target: Target, installed: str | None, others: tuple[_Artifact, ...], progress: Progress
 ) -> Emulation:
-    """Runs a target's programs, on this emulator or one that is fetched; also fetch other parts."""
+    """Return runs a target's programs, on this emulator or one that is fetched.
+
+    Also fetch other parts.
+    """
     assert target.emulator is not None
     debian, name = target.instruction_set.debian
     emulator = _Artifact("qemu-user", "fetch QEMU", _emulator)
@@ -265,7 +268,7 @@ def _emulator(folder: Path) -> None:
 
 
 def _start_of(folder: Path, program: str) -> tuple[str, ...]:
-    """The command that starts an emulator of a folder, with the libraries there."""
+    """Return the command that starts an emulator of a folder, with the libraries there."""
     path = folder / "usr" / "bin" / program
     with path.open("rb") as stream:
         loaders = [
@@ -285,7 +288,7 @@ def _has_plugins(command: tuple[str, ...]) -> bool:
 
 
 def _plugin_version(command: tuple[str, ...]) -> int:
-    """Version of QEMU's plugin interface; see counter/plugin.c."""
+    """Return version of QEMU's plugin interface; see counter/plugin.c."""
     text = _run([*command, "--version"], _cache(), COMPILE_SECONDS).decode(errors="replace")
     found = re.search(r"version (\d+)\.", text)
     return 1 if found and int(found.group(1)) < 9 else 2
@@ -419,6 +422,6 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
 
 
 def _run(command: list[str], folder: Path, seconds: float) -> bytes:
-    """Standard output of a program that must succeed."""
+    """Return standard output of a program that must succeed."""
     title = " ".join(Path(word).name if word.startswith("/") else word for word in command[:4])
     return run_program(command, f"{title} … failed", seconds, folder)

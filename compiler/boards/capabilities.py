@@ -1,4 +1,4 @@
-"""What a board says of itself, and whether a bundle can run there.
+"""Describe what a board says of itself, and whether a bundle can run there.
 
 The features are those that the board's kernel (or QEMU) reports: what is checked is the CPU that
 is there, not the one that the target's name promises.
@@ -21,7 +21,7 @@ SPARE_DISK_BYTES = 2**20
 
 
 class BoardCapabilities(BaseModel):
-    """What the board's server reports.
+    """Board capabilities describe what the board's server reports.
 
     Attributes:
         architecture: as `uname -m` prints it.
@@ -47,7 +47,7 @@ class BoardCapabilities(BaseModel):
 
     @property
     def features(self) -> set[str]:
-        """CPU features by Linux's names."""
+        """Return CPU features by Linux's names."""
         isa = INSTRUCTION_SETS[self.architecture]
         return isa.flags(self.flags, self.hwcap, self.hwcap2)
 
@@ -131,7 +131,7 @@ def _problems(manifest: Manifest, capabilities: BoardCapabilities) -> list[str]:
 
 
 def needed_features(target: Target) -> set[str]:
-    """CPU features that code for a target may use, by Linux's names."""
+    """Return CPU features that code for a target may use, by Linux's names."""
     if target.needed_flags is not None:
         return target.needed_flags
     names = target.instruction_set.extensions
@@ -139,5 +139,5 @@ def needed_features(target: Target) -> set[str]:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """A version to compare."""
+    """Return a version to compare."""
     return tuple(int(part) for part in text.split(".") if part.isdigit())

@@ -20,7 +20,7 @@ TIMED_RUNS = 10
 
 @dataclass(frozen=True)
 class DeployReport:
-    """What a deployment found.
+    """A deploy report describes what a deployment found.
 
     Attributes:
         model: name of the model.

@@ -1,4 +1,4 @@
-"""QEMU boards: start the server of a CPU model under QEMU, find it again, stop it.
+"""Provide QEMU boards: start the server of a CPU model under QEMU, find it again, stop it.
 
 A board runs on in the background. What is known of it is in one folder of the user's state
 folder: the process and when it began (so that a number used again is not taken for it), the
@@ -44,7 +44,7 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class _Running:
-    """A server process; `began` is its start in clock ticks since the system's."""
+    """A running server is a process; `began` is its start in clock ticks since the system's."""
 
     pid: int
     began: int
@@ -52,7 +52,7 @@ class _Running:
 
 
 def find_board(name: str) -> Board:
-    """A board by its name; a QEMU board has a link if it is running.
+    """Return a board by its name; a QEMU board has a link if it is running.
 
     Raises:
         BoardConfigError: no board has this name.
@@ -72,7 +72,7 @@ def find_board(name: str) -> Board:
 
 
 def all_boards() -> list[Board]:
-    """Every board that has a name."""
+    """Return every board that has a name."""
     return [*configured_boards().values(), *map(find_board, qemu_board_names())]
 
 
@@ -164,7 +164,7 @@ def _folder(name: str) -> Path:
 
 
 def _running(name: str) -> _Running | None:
-    """The server, if the state file says that there is one and it lives."""
+    """Return the server, if the state file says that there is one and it lives."""
     try:
         fields = json.loads((_folder(name) / "state.json").read_bytes())
         state = _Running(int(fields["pid"]), int(fields["began"]), Link(**fields["link"]))
@@ -174,7 +174,7 @@ def _running(name: str) -> _Running | None:
 
 
 def _began(pid: int) -> int | None:
-    """When a process began, None if it is gone or only waits to be collected."""
+    """Return when a process began, None if it is gone or only waits to be collected."""
     try:
         # The name before it may hold spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,7 @@
-"""How fast a bundle is on a board: times of a real one, instructions where QEMU plays it."""
+"""Describe how fast a bundle is on a board.
+
+Times of a real one, instructions where QEMU plays it.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -23,7 +26,7 @@ PROFILED_RUNS = 10
 
 @dataclass(frozen=True)
 class BoardTimes:
-    """What was measured on a board.
+    """Board times describe what was measured on a board.
 
     Attributes:
         threads: the threads that computed.
@@ -89,7 +92,7 @@ def time_on_board(
 def count_on_board(
     bundle: Bundle, target: Target, inputs: Tensors, progress: Progress
 ) -> InstructionCount:
-    """Count instructions on a QEMU board's processor; the board need not be running.
+    """Return count instructions on a QEMU board's processor; the board need not be running.
 
     Args:
         bundle: what to measure.

@@ -1,4 +1,4 @@
-"""A session on a board over TVM's RPC, in which every step has a time limit."""
+"""Provide a session on a board over TVM's RPC, in which every step has a time limit."""
 
 import gc
 import itertools
@@ -40,7 +40,7 @@ STEP_TEXT_BYTES = 512
 
 
 class BoardSession:
-    """A connection to a board; made by `open_board_session`."""
+    """A board session is a connection to a board; made by `open_board_session`."""
 
     def __init__(self, board: Board, relay: Relay) -> None:
         self.board = board
@@ -49,7 +49,7 @@ class BoardSession:
 
     @contextmanager
     def step(self, title: str, seconds: float) -> Iterator[None]:
-        """Whatever goes wrong inside is an error that names board and step.
+        """Turn whatever goes wrong inside into an error that names board and step.
 
         Raises:
             BoardError: TVM reports an error, or the step takes longer than it may.
@@ -80,7 +80,7 @@ class BoardSession:
         return self._remote.get_function(f"edgec.board.{function}")(*arguments)
 
     def capabilities(self) -> BoardCapabilities:
-        """What the board is."""
+        """Return what the board is."""
         with self.step("ask for its features", CALL_SECONDS):
             try:
                 return BoardCapabilities.model_validate(json.loads(self.call("facts")))
@@ -112,11 +112,11 @@ class BoardSession:
                     self.call("append", name, data)
 
     def load_module(self, name: str) -> Any:
-        """A library that was sent, as a TVM module; to be called inside a step."""
+        """Return a library that was sent, as a TVM module; to be called inside a step."""
         return self._remote.load_module(name)
 
     def tensor(self, data: NDArray[Any]) -> Any:
-        """A copy of some bytes on the board; to be called inside a step."""
+        """Return a copy of some bytes on the board; to be called inside a step."""
         tensor = tvm.runtime.empty((data.nbytes,), "uint8", self._remote.cpu(0))
         if data.nbytes:
             tensor.copyfrom(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
@@ -143,7 +143,7 @@ class BoardSession:
 
 @contextmanager
 def open_board_session(board: Board) -> Iterator[BoardSession]:
-    """A session on a board, for a `with` statement.
+    """Provide a session on a board, for a `with` statement.
 
     Raises:
         BoardError: the board cannot be reached, or does not answer.
@@ -171,14 +171,14 @@ def push_bundle(session: BoardSession, bundle: Bundle) -> tuple[str, int]:
 
 
 class BoardModel:
-    """A model that is loaded on a board."""
+    """A board model is a model that is loaded on a board."""
 
     def __init__(self, session: BoardSession, signature: Signature) -> None:
         self._session = session
         self._signature = signature
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name.
+        """Return outputs by name.
 
         Raises:
             TensorInputError: an input is missing or has the wrong shape or dtype.
@@ -198,13 +198,13 @@ class BoardModel:
             return self._time(list(checked.values()), repeat)
 
     def profile(self, inputs: Tensors) -> NDArray[np.uint64]:
-        """Nanoseconds of each of `steps()` in one run, measured on the board."""
+        """Return nanoseconds of each of `steps()` in one run, measured on the board."""
         checked = check_inputs(self._signature.inputs, inputs)
         with self._session.step("time the kernels", RUN_SECONDS):
             return self._profile(list(checked.values()))
 
     def steps(self) -> list[StepInfo]:
-        """The kernel calls of the model; none if TVM's virtual machine runs it."""
+        """Return the kernel calls of the model; none if TVM's virtual machine runs it."""
         return []
 
     def _profile(self, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
@@ -278,7 +278,7 @@ class _StaticModel(BoardModel):
 
 
 class _VmModel(BoardModel):
-    """TVM's virtual machine, which the board's runtime contains."""
+    """A model runs on TVM's virtual machine, which the board's runtime contains."""
 
     def __init__(
         self, session: BoardSession, module: Any, device: Any, signature: Signature
@@ -321,7 +321,7 @@ def _bytes(spec: TensorSpec) -> int:
 
 
 def board_error(board: Board, text: str) -> BoardError:
-    """An error of a board, with its name and where it is."""
+    """Return an error of a board, with its name and where it is."""
     hint = ""
     if board.is_qemu and _BROKEN in text:
         hint = f"; if it is gone: edgec board start {board.name}"
@@ -339,7 +339,7 @@ _BROKEN_SIGNS = ("kShutdown", "RPCCode::kReturn", "RecvAll", "Broken pipe", "res
 
 
 def _reason(error: Exception) -> str:
-    """What TVM's error means, in one line."""
+    """Return what TVM's error means, in one line."""
     text = str(error)
     if "cannot find server that matches key" in text:
         return "the server there answers to another key"

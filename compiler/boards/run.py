@@ -25,7 +25,7 @@ class _Runs(Protocol):
 
 @contextmanager
 def model_on(bundle: Bundle, board: str | None, threads: int = 0) -> Iterator[_Runs]:
-    """A bundle's model, loaded here or on the board of this name."""
+    """Provide a bundle's model, loaded here or on the board of this name."""
     check_threads(threads)
     if board is None:
         yield bundle.open(threads)
@@ -143,6 +143,6 @@ def bench_on(
 
 
 def example_inputs(bundle: Bundle, seed: int = 0) -> Tensors:
-    """Generated inputs that a bundle's model accepts."""
+    """Return generated inputs that a bundle's model accepts."""
     manifest = bundle.manifest
     return generate_inputs(manifest.signature.inputs, seed, manifest.settings.index_bounds)

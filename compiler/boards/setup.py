@@ -34,7 +34,7 @@ _RETRY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SetupReport:
-    """What `setup_board` did.
+    """A setup report describes what `setup_board` did.
 
     Attributes:
         changed: whether anything was sent or started; else the board was set up already.
@@ -51,7 +51,7 @@ class SetupReport:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the script reported: values by name, and the SHA-256 of each file."""
+    """This is what the script reported: values by name, and the SHA-256 of each file."""
 
     values: dict[str, str]
     files: dict[str, str]
@@ -143,7 +143,7 @@ def clean_board(board: Board) -> None:
 
 
 def how_to_linger(board: Board) -> str:
-    """What a person types so that the user's services outlive the login."""
+    """Return what a person types so that the user's services outlive the login."""
     return by_hand(_link(board), "'sudo loginctl enable-linger $USER'")
 
 
@@ -158,7 +158,7 @@ def _link(board: Board) -> Link:
 
 @contextmanager
 def _alone(board: Board) -> Iterator[None]:
-    """Only one of this user's processes at a time changes a board."""
+    """Let only one of this user's processes at a time change a board."""
     folder = user_state_path("edgec") / "boards"
     try:
         folder.mkdir(parents=True, exist_ok=True)

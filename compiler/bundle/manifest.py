@@ -1,4 +1,6 @@
-"""The manifest: what a bundle says of itself, without what reads or writes it; needs no TVM.
+"""Provide the manifest: what a bundle says of itself, without what reads or writes it.
+
+Needs no TVM.
 
 It holds nothing that differs from run to run, so the same input gives the same bytes.
 """
@@ -30,26 +32,26 @@ class _Record(BaseModel):
 
 
 class FileRecord(_Record):
-    """Size and digest of one file of the bundle."""
+    """A file record describes size and digest of one file of the bundle."""
 
     size_bytes: int
     sha256: str
 
 
 class TensorRecord(_Record):
-    """One input or output; `shape` has null where only a run can tell."""
+    """A tensor record describes one input or output; `shape` has null where only a run can tell."""
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
 
     def spec(self) -> TensorSpec:
-        """The same without pydantic."""
+        """Return the same without pydantic."""
         return TensorSpec(self.name, self.shape, self.dtype)
 
 
 class ModelRecord(_Record):
-    """The ONNX file that the bundle was compiled from."""
+    """A model record describes the ONNX file that the bundle was compiled from."""
 
     name: str
     sha256: str
@@ -57,14 +59,17 @@ class ModelRecord(_Record):
 
 
 class FrozenRecord(_Record):
-    """The value of an input that became a constant."""
+    """A frozen record describes the value of an input that became a constant."""
 
     dtype: str
     values: Any
 
 
 class PreprocessRecord(_Record):
-    """What the model does with its images; see `EmbeddedPreprocessing`."""
+    """A preprocess record describes what the model does with its images.
+
+    See `EmbeddedPreprocessing`.
+    """
 
     name: str
     preprocess: Preprocess
@@ -74,14 +79,14 @@ class PreprocessRecord(_Record):
 
     @property
     def embedded(self) -> EmbeddedPreprocessing:
-        """The same, as the compiler has it."""
+        """Return the same, as the compiler has it."""
         return EmbeddedPreprocessing(
             **{name: getattr(self, name) for name in type(self).model_fields}
         )
 
 
 class SettingsRecord(_Record):
-    """Every setting that shaped the result.
+    """A settings record describes every setting that shaped the result.
 
     Attributes:
         shapes: given shape by input name.
@@ -107,7 +112,7 @@ class ToleranceRecord(_Record):
 
 
 class ParityRecord(_Record):
-    """Errors reached at compile time.
+    """A parity record describes errors reached at compile time.
 
     Attributes:
         checked_on: `target` if this very library ran; `host` if it cannot run here and the same
@@ -122,7 +127,7 @@ class ParityRecord(_Record):
 
 
 class CompressionStepRecord(_Record):
-    """The model after one step.
+    """A compression step record describes the model after one step.
 
     Attributes:
         kind: the kind of the step.
@@ -142,7 +147,9 @@ class CompressionStepRecord(_Record):
 
 
 class CompressionRecord(_Record):
-    """How the model was compressed, and what is left of the original.
+    """A compression record describes how the model was compressed.
+
+    And what is left of the original.
 
     Attributes:
         recipe: every field of it.
@@ -164,7 +171,9 @@ class CompressionRecord(_Record):
 
 
 class QuantizationRecord(_Record):
-    """How the model was quantized, and what is left of the float model.
+    """A quantization record describes how the model was quantized.
+
+    And what is left of the float model.
 
     Attributes:
         recipe: every field of it.
@@ -199,7 +208,7 @@ class QuantizationRecord(_Record):
 
 
 class ExecutionRecord(_Record):
-    """How the model runs.
+    """An execution record describes how the model runs.
 
     Attributes:
         executor: `static`: the library needs nothing but the C library; `machine`: it needs
@@ -217,14 +226,14 @@ class ExecutionRecord(_Record):
 
 
 class VectorRecord(_Record):
-    """Files of one test vector, in the order of inputs and outputs."""
+    """A vector record describes files of one test vector, in the order of inputs and outputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
 class Manifest(_Record):
-    """What a bundle says of itself; `manifest.json`."""
+    """A manifest describes what a bundle says of itself; `manifest.json`."""
 
     format: Literal[1] = FORMAT
     model: ModelRecord
@@ -243,14 +252,14 @@ class Manifest(_Record):
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs."""
+        """Return inputs and outputs."""
         return Signature(
             tuple(record.spec() for record in self.inputs),
             tuple(record.spec() for record in self.outputs),
         )
 
     def to_bytes(self) -> bytes:
-        """The file's bytes; its last key is the digest of everything else."""
+        """Return the file's bytes; its last key is the digest of everything else."""
         fields = self.model_dump(mode="json")
         fields["digest"] = hashlib.sha256(_canonical(fields)).hexdigest()
         return _canonical(fields)

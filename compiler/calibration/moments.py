@@ -1,4 +1,4 @@
-"""Second moments of what convolutions and matrix products read.
+"""Provide second moments of what convolutions and matrix products read.
 
 With x one input vector of a dot product (an image patch, or a row), rounding weights W to W + D
 adds the error E[(D x)^2] = D E[x x^T] D^T to an output in the mean. So E[x x^T] is all that
@@ -34,7 +34,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the inputs of one operator.
+    """Moments describe the inputs of one operator.
 
     Attributes:
         second: E[x x^T], float32 [groups, patch length, the same].
@@ -48,7 +48,7 @@ class Moments:
 
 
 def has_moments(operator: Operator) -> bool:
-    """Whether the weights of an operator are rows of independent dot products."""
+    """Return whether an operator's weights are rows of independent dot products."""
     if operator.weight is None:
         return False
     if operator.kind == "matmul":
@@ -57,14 +57,16 @@ def has_moments(operator: Operator) -> bool:
 
 
 def groups_of(operator: Operator, graph: Graph) -> int:
-    """Groups of a convolution, 1 for a matrix product."""
+    """Return groups of a convolution, 1 for a matrix product."""
     if operator.kind == "matmul":
         return 1
     return int(graph.definitions[operator.anchor].attrs.groups)
 
 
 def assumed_moments(operator: Operator, graph: Graph) -> Moments:
-    """Without samples: inputs of mean 1 and variance 1, neighbours in an image alike.
+    """Return moments without samples.
+
+    Inputs of mean 1 and variance 1, neighbours in an image alike.
 
     What follows a ReLU has a mean of the size of its deviation, and a deviation in the mean is
     what costs most: the rounded weights of a dot product should have the sum that they had.
@@ -89,7 +91,7 @@ def measure_moments(
     samples: Samples,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Operator, Moments]]:
-    """The moments of one operator after the other; `MAX_BYTES` of them in memory."""
+    """Yield the moments of one operator after the other; `MAX_BYTES` of them in memory."""
     chunk: list[Operator] = []
     size = 0
     for operator in operators:
@@ -108,7 +110,7 @@ def _matrix_size(operator: Operator, graph: Graph) -> int:
 
 
 def patch_length(operator: Operator) -> int:
-    """Length of one patch."""
+    """Return length of one patch."""
     assert operator.weight is not None
     array = operator.weight.array
     return array.shape[0] if operator.kind == "matmul" else int(array[0].size)
@@ -144,7 +146,7 @@ def _measure(
 
 
 def patches_per_batch(operator: Operator, batches: int | None, times: int = 1) -> int:
-    """How many patches of each batch are looked at, `times` as many as a mean needs."""
+    """Return how many patches of each batch are looked at, `times` as many as a mean needs."""
     if batches is None:
         return MAX_PATCHES
     wanted = times * max(MIN_PATCHES, PATCHES_PER_INPUT * patch_length(operator))
@@ -152,7 +154,7 @@ def patches_per_batch(operator: Operator, batches: int | None, times: int = 1) -
 
 
 def choose_patches(operator: Operator, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
-    """Places of the patches of a batch, all of them or `limit` at random."""
+    """Return places of the patches of a batch, all of them or `limit` at random."""
     shape = shape_of(operator.anchor) or ()
     count = math.prod(shape) // (shape[-1] if operator.kind == "matmul" else shape[1])
     return np.arange(count) if count <= limit else random.choice(count, limit, replace=False)
@@ -161,7 +163,7 @@ def choose_patches(operator: Operator, limit: int, random: np.random.Generator) 
 def input_patches(
     operator: Operator, graph: Graph, data: NDArray[np.float32], places: NDArray[np.intp]
 ) -> Floats:
-    """Inputs of the dot products in some places of an operator, [groups, patches, patch length].
+    """Return the input patches in some places of an operator, [groups, patches, patch length].
 
     The order in a patch is that of the weights: input channel, then place in the kernel.
     """

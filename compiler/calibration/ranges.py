@@ -1,4 +1,4 @@
-"""Ranges of values from samples, and the file that keeps them.
+"""Provide ranges of values from samples, and the file that keeps them.
 
 Observers keep numbers or histograms, never the values.
 """
@@ -34,7 +34,7 @@ def calibrate(
     observer: ObserverName,
     progress: Progress | None = None,
 ) -> dict[str, Range]:
-    """The range of each value over all samples, by name.
+    """Return the range of each value over all samples, by name.
 
     Raises:
         CalibrationError: no samples, or a value is not finite.
@@ -55,7 +55,7 @@ def calibrate(
 def count_values(
     model: FloatModel, names: Sequence[str], samples: Samples, progress: Progress | None = None
 ) -> dict[str, Histogram]:
-    """A histogram of each value over all samples, by name."""
+    """Return a histogram of each value over all samples, by name."""
     counted = {name: Histogram(percentile_range) for name in names}
     for values in observe(model, samples, "histograms", progress):
         for name, histogram in counted.items():

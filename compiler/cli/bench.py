@@ -1,4 +1,4 @@
-"""`edgec bench`: how fast bundles are, beside other runtimes or on a board."""
+"""Provide `edgec bench`: how fast bundles are, beside other runtimes or on a board."""
 
 import dataclasses
 from collections.abc import Sequence

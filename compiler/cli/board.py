@@ -1,4 +1,4 @@
-"""`edgec board …`: where bundles are deployed to."""
+"""Provide `edgec board …`: where bundles are deployed to."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _Model = TypeVar("_Model")
 
 
 def _link_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Ways to a board other than a direct connection."""
+    """Return ways to a board other than a direct connection."""
     for name, text in (
         ("--key", "What the board's server answers to."),
         ("--proxy", "HOST:PORT of the TVM RPC proxy that the board is behind."),
@@ -238,7 +238,7 @@ def _where(item: "Board") -> str:
 
 
 def _registry(tracker: str, proxy: str, key: str, insecure: bool) -> "Link | None":
-    """The tracker or proxy that two options name, if one does."""
+    """Return the tracker or proxy that two options name, if one does."""
     if tracker and proxy:
         raise UsageError("a board is behind a tracker or a proxy, not both")
     if not tracker and not proxy:

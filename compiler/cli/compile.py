@@ -1,4 +1,4 @@
-"""`edgec compile`: an ONNX file into a verified bundle."""
+"""Provide `edgec compile`: an ONNX file into a verified bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path

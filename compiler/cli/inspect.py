@@ -1,4 +1,4 @@
-"""`edgec inspect`: what is in a model or a bundle."""
+"""Provide `edgec inspect`: what is in a model or a bundle."""
 
 import dataclasses
 from collections.abc import Sequence

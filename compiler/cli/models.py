@@ -1,4 +1,4 @@
-"""`edgec models`: trained networks to try."""
+"""Provide `edgec models`: trained networks to try."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`edgec tune`: search for the fastest kernels of a model."""
+"""Provide `edgec tune`: search for the fastest kernels of a model."""
 
 import math
 import re
@@ -29,7 +29,7 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "": 1}
 
 
 def parse_time(text: str) -> float:
-    """Seconds of `8h`, `90m`, `1h30m`, `45s` or `600`.
+    """Return seconds of `8h`, `90m`, `1h30m`, `45s` or `600`.
 
     Raises:
         UsageError: it is not of that form.

@@ -1,4 +1,4 @@
-"""From a program to a shared library, or from a module for the virtual machine to one.
+"""Lead from a program to a shared library, or from a module for the virtual machine to one.
 
 The static executor's library holds the kernels, the program's tables, the executor's C sources
 and the weights; it needs nothing but the C library. Models of data-dependent shape go to TVM's

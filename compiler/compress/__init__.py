@@ -1,4 +1,4 @@
-"""Compression of the canonical module: fewer weights, channels and layers.
+"""Provide compression of the canonical module: fewer weights, channels and layers.
 
 And correction of the error.
 

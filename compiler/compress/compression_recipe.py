@@ -1,4 +1,4 @@
-"""Recipes of compression: steps in order.
+"""Provide recipes of compression: steps in order.
 
 On the command line, names with a number, joined by commas: `low-rank-50,distill`. As a TOML file:
 
@@ -53,7 +53,7 @@ _NAMED: dict[str, Callable[[float], CompressionStep]] = {
 
 
 class CompressionRecipe(BaseModel):
-    """Steps, in order.
+    """A compression recipe describes steps, in order.
 
     Attributes:
         name: shown and written into the manifest.
@@ -67,7 +67,7 @@ class CompressionRecipe(BaseModel):
 
 
 def load_compression(text: str) -> CompressionRecipe:
-    """The recipe of this file if the text ends in `.toml`, else of these names.
+    """Return the recipe of this file if the text ends in `.toml`, else of these names.
 
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or bad value.

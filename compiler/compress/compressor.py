@@ -1,4 +1,4 @@
-"""The compress phase: the steps of a recipe, and what the model is after each."""
+"""Provide the compress phase: the steps of a recipe, and what the model is after each."""
 
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from edgec.compiler.ir.relax_helpers import is_static
 
 @dataclass(frozen=True)
 class StepResult:
-    """The model after a step.
+    """A step result describes the model after a step.
 
     Attributes:
         step: what was done.
@@ -35,7 +35,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """What the phase gives.
+    """A compressed model describes what the phase gives.
 
     Attributes:
         module: the compressed module.

@@ -1,4 +1,4 @@
-"""The settings of a compile that compresses."""
+"""Provide the settings of a compile that compresses."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from edgec.compiler.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions:
-    """What is compressed, and how.
+    """Compress options describe what is compressed, and how.
 
     Attributes:
         recipe: the steps; the name or file of a recipe is taken, too.

@@ -62,7 +62,7 @@ Kept = Callable[[Any, Floats], Floats]
 def reconstruct(
     module: IRModule, teacher: Graph, origins: Sequence[Any], context: StepContext, kept: Kept
 ) -> IRModule:
-    """The module with corrected weights and biases.
+    """Return the module with corrected weights and biases.
 
     Args:
         module: changed.
@@ -119,7 +119,7 @@ def reconstruct(
 
 
 class _Student:
-    """A changed module beside the one that it came from.
+    """A student is a changed module beside the one that it came from.
 
     Attributes:
         graph: the graph of the changed module.
@@ -139,7 +139,7 @@ class _Student:
         }
 
     def changed(self) -> set[Any]:
-        """Variables of the graph whose values may differ from the teacher's."""
+        """Return variables of the graph whose values may differ from the teacher's."""
         found: set[Any] = set()
         for variable, value in self.graph.bindings:
             origin = self.origins.get(variable)
@@ -161,7 +161,7 @@ class _Student:
 
 
 def _stages(student: _Student) -> list[list[Operator]]:
-    """Operators that read or compute something else now and can be corrected.
+    """Return operators that read or compute something else now and can be corrected.
 
     Those of a stage depend on those of the stages before alone.
     """
@@ -183,13 +183,13 @@ def _stages(student: _Student) -> list[list[Operator]]:
 
 
 def _result(operator: Operator) -> Any:
-    """The variable of its result, with the bias."""
+    """Return the variable of an operator's result, with the bias."""
     return operator.bias[0] if operator.bias is not None else operator.anchor
 
 
 @dataclass
 class _Fit:
-    """Sums over what was seen of one operator.
+    """A fit describes sums over what was seen of one operator.
 
     Attributes:
         xx: inputs times inputs, [groups, length, length].
@@ -213,7 +213,10 @@ def _corrected(
     limit: int,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Weights and bias from what an operator reads and shall give, `limit` patches a batch."""
+    """Return weights and bias from what an operator reads and shall give.
+
+    By `limit` patches a batch.
+    """
     fits: list[_Fit | None] = [None, None]
     for number, (data, values) in enumerate(pairs):
         chosen = choose_patches(operator, limit, random)
@@ -227,7 +230,7 @@ def _corrected(
 
 
 def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
-    """A bias by output channel as the constant that an operator adds."""
+    """Return a bias by output channel as the constant that an operator adds."""
     assert operator.bias is not None
     arrays = map(graph.constant, graph.definitions[operator.bias[0]].args)
     old = next(array for array in arrays if array is not None)
@@ -237,7 +240,10 @@ def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
 
 
 def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
-    """What an operator gives, in the order of `input_patches`, [groups, patches, outputs]."""
+    """Return what an operator gives.
+
+    In the order of `input_patches`, [groups, patches, outputs].
+    """
     if operator.kind == "matmul":
         return values.reshape(1, -1, values.shape[-1])
     groups = groups_of(operator, graph)
@@ -247,7 +253,7 @@ def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
 
 
 def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
-    """With more inputs [groups, patches, length] and outputs [groups, patches, outputs]."""
+    """Add inputs [groups, patches, length] and outputs [groups, patches, outputs] to a fit."""
     turned = x.transpose(0, 2, 1)
     patches = (turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1))
     if fit is None:
@@ -260,7 +266,7 @@ def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
 
 
 def _solve(operator: Operator, fit: _Fit, held_out: _Fit | None) -> tuple[Floats, Floats]:
-    """Weights, and the bias by output channel that fits them."""
+    """Return weights, and the bias by output channel that fits them."""
     assert operator.weight is not None
     groups = len(fit.xx)
     old = to_rows(operator.weight.array, operator).astype(np.float64)
@@ -279,7 +285,7 @@ def _solve(operator: Operator, fit: _Fit, held_out: _Fit | None) -> tuple[Floats
 
 
 def _moments(fit: _Fit, about_mean: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """E[x x^T] and E[x y^T], about the means if a bias takes them up."""
+    """Return e[x x^T] and E[x y^T], about the means if a bias takes them up."""
     xx, xy = fit.xx / fit.count, fit.xy / fit.count
     if about_mean:
         x, y = fit.x / fit.count, fit.y / fit.count

@@ -1,4 +1,4 @@
-"""What a step of compression is, and what it may look at."""
+"""Describe what a step of compression is, and what it may look at."""
 
 import fnmatch
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from edgec.compiler.ir.graph import Graph
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext(ModelContext):
-    """What steps share.
+    """A step context describes what steps share.
 
     Attributes:
         original: the canonical module before any step; the teacher of distillation.
@@ -36,7 +36,7 @@ class StepContext(ModelContext):
 
 
 class CompressionStep(BaseModel, ABC):
-    """One step of a recipe: its fields are its settings.
+    """A compression step describes one step of a recipe: its fields are its settings.
 
     Attributes:
         kind: its name in recipes and reports.
@@ -50,19 +50,19 @@ class CompressionStep(BaseModel, ABC):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the step cannot do without samples."""
+        """Return whether the step cannot do without samples."""
         return False
 
     @abstractmethod
     def apply(self, graph: Graph, context: StepContext) -> IRModule:
-        """The module after the step; of the same signature.
+        """Return the module after the step; of the same signature.
 
         Raises:
             UnsupportedModelError: there is nothing in the model that the step could change.
         """
 
     def weighted(self, graph: Graph) -> list[Operator]:
-        """Operators with constant weights that the step may change, in order."""
+        """Return operators with constant weights that the step may change, in order."""
         return [
             operator
             for operator in find_operators(graph)

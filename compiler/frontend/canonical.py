@@ -1,4 +1,6 @@
-"""The front half of every way through the compiler: from an ONNX file to a canonical module.
+"""Provide the front half of every way through the compiler.
+
+From an ONNX file to a canonical module.
 
 Compiling, tuning, training and the tests begin here.
 """
@@ -30,7 +32,7 @@ from edgec.compiler.support.phases import Show, untold
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A model as the passes of compression, quantization and lowering expect it.
+    """A canonical model is as the passes of compression, quantization and lowering expect it.
 
     Attributes:
         special: the ONNX model with static shapes, and what was frozen in it.
@@ -48,12 +50,12 @@ class CanonicalModel:
 
     @property
     def signature(self) -> Signature:
-        """The inputs and outputs."""
+        """Return the inputs and outputs."""
         return self.imported.signature
 
     @property
     def value_names(self) -> dict[str, str]:
-        """ONNX names by the names of Relax variables."""
+        """Return ONNX names by the names of Relax variables."""
         return self.imported.value_names
 
 

@@ -62,7 +62,7 @@ def expand_quantized(model: ir.Model) -> bool:
 
 
 class _Writer:
-    """New nodes in place of one."""
+    """A writer makes new nodes in place of one."""
 
     def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
         self.graph = graph
@@ -86,7 +86,7 @@ class _Writer:
         return value
 
     def floats(self, at: int, axis: int = 0) -> ir.Value:
-        """Input `at` with its scale and zero point, which follow it."""
+        """Return input `at` with its scale and zero point, which follow it."""
         quantized, scale, zero = self.node.inputs[at : at + 3]
         return self.dequantized(quantized, scale, zero, axis)
 
@@ -103,7 +103,7 @@ class _Writer:
         return value
 
     def bias(self, quantized: ir.Value | None, scale: np.ndarray, axis: int) -> ir.Value | None:
-        """int32 values as floats."""
+        """Return int32 values as floats."""
         if quantized is None:
             return None
         if scale.size == 1:
@@ -142,7 +142,7 @@ def _input(node: ir.Node, at: int) -> ir.Value | None:
 
 
 def _known(node: ir.Node, *scales: int) -> bool:
-    """Whether these inputs and the zero points after them are constants of one value."""
+    """Return whether these inputs and the zero points after them are constants of one value."""
     for at in scales:
         scale, zero = _array(_input(node, at)), _input(node, at + 1)
         if scale is None or scale.size != 1:
@@ -166,7 +166,7 @@ def _without(node: ir.Node, *names: str) -> list[ir.Attr]:
 
 
 def _product(*scales: ir.Value | None) -> np.ndarray | None:
-    """Of float32 scales, one for each channel or one."""
+    """Return the product of float32 scales, one for each channel or one."""
     total = np.ones((), np.float32)
     for scale in scales:
         array = _array(scale)
@@ -177,7 +177,7 @@ def _product(*scales: ir.Value | None) -> np.ndarray | None:
 
 
 def _conv(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B."""
+    """Take inputs x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B."""
     scale = _product(node.inputs[1], node.inputs[4])
     if scale is None or not _known(node, 1, 6) or _is_set(node, "channels_last"):
         return False
@@ -187,7 +187,7 @@ def _conv(w: _Writer, node: ir.Node) -> bool:
 
 
 def _matmul(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point."""
+    """Take inputs a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point."""
     rank = _rank(node.inputs[3])
     if rank is None or _product(node.inputs[4]) is None or not _known(node, 1, 6):
         return False
@@ -196,7 +196,7 @@ def _matmul(w: _Writer, node: ir.Node) -> bool:
 
 
 def _gemm(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: A, a_scale, a_zero_point, B, b_scale, b_zero_point, C, y_scale, y_zero_point."""
+    """Take inputs A, a_scale, a_zero_point, B, b_scale, b_zero_point, C, y_scale, y_zero_point."""
     scale = _product(node.inputs[1], node.inputs[4])
     returns_quantized = _input(node, 7) is not None
     if scale is None or not _known(node, 1) or (returns_quantized and not _known(node, 7)):
@@ -217,7 +217,7 @@ def _gemm(w: _Writer, node: ir.Node) -> bool:
 
 
 def _binary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
-    """Inputs: A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point."""
+    """Take inputs A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point."""
 
     def expand(w: _Writer, node: ir.Node) -> bool:
         if not _known(node, 1, 4, 6):
@@ -229,7 +229,7 @@ def _binary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
 
 
 def _unary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
-    """Inputs: X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
+    """Take inputs X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
 
     def expand(w: _Writer, node: ir.Node) -> bool:
         if not _known(node, 1, 3) or _is_set(node, "channels_last"):
@@ -242,7 +242,7 @@ def _unary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
 
 
 def _softmax(w: _Writer, node: ir.Node) -> bool:
-    """As `_unary`; before version 13 it normalized all dimensions from `axis` on."""
+    """Expand as `_unary` does; before version 13 it normalized all dimensions from `axis` on."""
     rank = _rank(node.inputs[0])
     axis = node.attributes.get_int("axis", -1)
     if node.attributes.get_int("opset", OPSET) < OPSET and (
@@ -253,7 +253,7 @@ def _softmax(w: _Writer, node: ir.Node) -> bool:
 
 
 def _concat(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: Y_scale, Y_zero_point, then each tensor with its scale and zero point."""
+    """Take inputs Y_scale, Y_zero_point, then each tensor with its scale and zero point."""
     numbers = range(2, len(node.inputs), 3)
     if not _known(node, 0, *(at + 1 for at in numbers)):
         return False
@@ -262,7 +262,7 @@ def _concat(w: _Writer, node: ir.Node) -> bool:
 
 
 def _is_data_movement(w: _Writer, node: ir.Node) -> bool:
-    """Of quantized values that a QuantizeLinear with one scale gives."""
+    """Return whether it moves quantized values that a QuantizeLinear with one scale gives."""
     quantized = node.inputs[0]
     producer = None if quantized is None else quantized.producer()
     if producer is None or producer.op_type != "QuantizeLinear" or not _known(producer, 1):

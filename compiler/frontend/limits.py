@@ -1,4 +1,4 @@
-"""What a model file may ask for.
+"""Describe what a model file may ask for.
 
 A file of a hundred bytes can describe a tensor of a terabyte, or functions within functions that
 unfold to a billion nodes. Everything that a file asks for is compared with a limit before it is
@@ -22,7 +22,7 @@ MAX_NESTING = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of what is read and made while compiling one model.
+    """Limits describe bounds of what is read and made while compiling one model.
 
     Attributes:
         file_bytes: the file of the model file and its external data together. Offsets in a library

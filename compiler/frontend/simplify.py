@@ -137,6 +137,6 @@ def _replace_cast_like(model: ir.Model) -> None:
 
 
 def _quiet_optimizer() -> None:
-    """Only errors: it warns of each operator that it leaves alone."""
+    """Let the optimizer print only errors: it warns of each operator that it leaves alone."""
     for name in ("onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)

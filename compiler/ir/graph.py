@@ -1,4 +1,4 @@
-"""A canonical module as quantization sees it: values by name, and who reads them."""
+"""Provide a canonical module as quantization sees it: values by name, and who reads them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from edgec.compiler.ir.relax_helpers import dtype_of, shape_of, value_of
 
 @dataclass(frozen=True)
 class Reader:
-    """One operator that reads a value.
+    """A reader describes one operator that reads a value.
 
     Attributes:
         result: variable that holds what it computes.
@@ -24,7 +24,7 @@ class Reader:
 
 
 class Graph:
-    """The one dataflow block of `main`.
+    """A graph is the one dataflow block of `main`.
 
     Attributes:
         module: it stands for.
@@ -52,7 +52,10 @@ class Graph:
                     self.readers.setdefault(argument, []).append(Reader(variable, value))
 
     def _results(self, body: Any) -> list[Any]:
-        """Of the variable that `main` returns, which stands for another one or for a tuple."""
+        """Return what the variable that `main` returns stands for.
+
+        Which stands for another one or for a tuple.
+        """
         value = self.definitions.get(body)
         while isinstance(value, relax.Var):
             body, value = value, self.definitions.get(value)
@@ -74,7 +77,7 @@ class Graph:
         return names
 
     def operand(self, expression: Any) -> Any:
-        """The expression behind variables that only stand for others."""
+        """Return the expression behind variables that only stand for others."""
         while isinstance(expression, relax.Var):
             value = self.definitions.get(expression)
             if not isinstance(value, relax.Var):
@@ -83,25 +86,25 @@ class Graph:
         return expression
 
     def constant(self, expression: Any) -> NDArray[Any] | None:
-        """The array that an expression stands for, None if it is none."""
+        """Return the array that an expression stands for, None if it is none."""
         expression = self.operand(expression)
         if isinstance(expression, relax.Var):
             expression = self.definitions.get(expression)
         return value_of(expression)
 
     def is_float(self, expression: Any) -> bool:
-        """Whether an expression is a float32 tensor of known shape."""
+        """Return whether an expression is a float32 tensor of known shape."""
         return shape_of(expression) is not None and dtype_of(expression) == "float32"
 
     def sole_reader(self, variable: Any) -> Reader | None:
-        """The only reader of a variable that is no result."""
+        """Return the only reader of a variable that is no result."""
         readers = self.readers.get(variable, [])
         if len(readers) != 1 or any(self.operand(r) is variable for r in self.results):
             return None
         return readers[0]
 
     def is_result(self, variable: Any) -> bool:
-        """Whether the model returns a variable."""
+        """Return whether the model returns a variable."""
         return any(self.operand(result) is variable for result in self.results)
 
     def rebuilt(
@@ -110,7 +113,7 @@ class Graph:
         parameters: Sequence[Any] = (),
         extra_outputs: Sequence[Any] = (),
     ) -> IRModule:
-        """A new module, binding by binding.
+        """Return a new module, binding by binding.
 
         Args:
             rewrite: called with the builder, each variable (parameters first, their expression
@@ -143,7 +146,7 @@ class Graph:
         return builder.get()
 
     def _returned(self, result: Any, current: Callable[[Any], Any]) -> Any:
-        """What stands for a result: an input that is returned stays as it came in."""
+        """Return what stands for a result: an input that is returned stays as it came in."""
         source = self.operand(result)
         return source if source in self.parameters else current(result)
 
@@ -153,7 +156,7 @@ class Graph:
         parameters: Sequence[Any] = (),
         extra_outputs: Sequence[Any] = (),
     ) -> IRModule:
-        """A new module in which values are computed in another way.
+        """Return a new module in which values are computed in another way.
 
         Args:
             change: called with the builder, each computed variable, its expression with
@@ -177,7 +180,7 @@ class Graph:
 
 
 def operands(value: Any) -> list[Any]:
-    """Operands of a call or tuple access, those inside tuples included."""
+    """Return operands of a call or tuple access, those inside tuples included."""
     if isinstance(value, relax.Call):
         arguments = []
         for argument in value.args:
@@ -191,7 +194,7 @@ def operands(value: Any) -> list[Any]:
 
 
 def substituted(value: Any, made: Mapping[Any, Any]) -> Any:
-    """An expression with its variables replaced, its type left open: shapes may change."""
+    """Return an expression with its variables replaced, its type left open: shapes may change."""
     if isinstance(value, relax.Var):
         return made.get(value, value)
     if isinstance(value, relax.Tuple):

@@ -1,4 +1,4 @@
-"""Relax operators of our own.
+"""Provide Relax operators of our own.
 
 Relax takes operators registered from Python, with their type inference and their legalization.
 
@@ -13,7 +13,7 @@ from tvm import ir, relax, te, tirx
 
 
 def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
-    """min(1, max(0, alpha * data + beta)), elementwise on floats."""
+    """Return min(1, max(0, alpha * data + beta)), elementwise on floats."""
     attributes = {"alpha": float(alpha), "beta": float(beta)}
     return relax.Call(
         ir.Op.get("edgec.hard_sigmoid"), [data], ir.make_node("ir.DictAttrs", **attributes)
@@ -21,7 +21,7 @@ def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
 
 
 def hard_swish(data: relax.Expr) -> relax.Call:
-    """Data * min(6, max(0, data + 3)) / 6, elementwise on floats (Howard et al. 2019, eq. 1)."""
+    """Return data * min(6, max(0, data + 3)) / 6, elementwise (Howard et al. 2019, eq. 1)."""
     return relax.Call(ir.Op.get("edgec.hard_swish"), [data])
 
 
@@ -65,7 +65,7 @@ def decode_weight(
     group: int = 0,
     rows_last: bool = False,
 ) -> relax.Call:
-    """Weights out of what the bundle stores of them, as float32.
+    """Return weights out of what the bundle stores of them, as float32.
 
     Args:
         quantized: `int4` and `log2`: uint8 [rows, bytes], see `quantize.numerics.GroupWeight`;

@@ -1,4 +1,4 @@
-"""New weights, biases and attributes."""
+"""Provide new weights, biases and attributes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def with_weights(
     weights: Mapping[Any, NDArray[Any]],
     biases: Mapping[Any, NDArray[Any]] | None = None,
 ) -> IRModule:
-    """The module with other constants.
+    """Return the module with other constants.
 
     Args:
         graph: the module.
@@ -40,19 +40,19 @@ def with_weights(
 
 
 def with_weight(call: Any, array: NDArray[Any]) -> Any:
-    """A convolution or matrix product with other weights."""
+    """Return a convolution or matrix product with other weights."""
     return relax.Call(call.op, [call.args[0], constant(array)], call.attrs)
 
 
 def with_bias(graph: Graph, call: Any, array: NDArray[Any]) -> Any:
-    """The addition of another constant."""
+    """Return the addition of another constant."""
     new = constant(array)
     fields = [new if graph.constant(x) is not None else x for x in call.args]
     return relax.Call(call.op, fields, call.attrs)
 
 
 def convolution_attributes(call: Any, **changes: Any) -> Any:
-    """The attributes of a convolution with some of them changed."""
+    """Return the attributes of a convolution with some of them changed."""
     kind = type(call.attrs).__name__
     names = ["strides", "padding", "dilation", "groups"]
     names += ["data_layout", "kernel_layout", "out_layout", "out_dtype"]

@@ -1,4 +1,4 @@
-"""Element types that models store values in, and that nothing computes in.
+"""Provide element types that models store values in, and that nothing computes in.
 
 Floats of 8 bits and fewer and integers of 2 and 4 bits are bit patterns. Everywhere in edgec a
 tensor of such a type is an array of its bit patterns, one to a byte, as `ml_dtypes` has it in
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A small float: sign, exponent and mantissa, as bit patterns.
+    """A float format describes a small float: sign, exponent and mantissa, as bit patterns.
 
     Attributes:
         mantissa_bits: width of the mantissa.
@@ -69,7 +69,7 @@ STORAGE = frozenset({*FLOATS, E8M0, *INTEGER_BITS})
 
 
 def held_as(dtype: str) -> str:
-    """Dtype that holds a tensor inside a compiled model.
+    """Return dtype that holds a tensor inside a compiled model.
 
     >>> held_as("float8_e5m2"), held_as("float32")
     ('uint8', 'float32')
@@ -78,7 +78,7 @@ def held_as(dtype: str) -> str:
 
 
 def decode_table(dtype: str, result: str) -> NDArray[Any]:
-    """The value of each byte as a code of a storage type, in another dtype.
+    """Return the value of each byte as bits of a storage type, in another dtype.
 
     >>> decode_table("int4", "int8")[[7, 8, 15]].tolist()
     [7, -8, -1]
@@ -90,13 +90,13 @@ def decode_table(dtype: str, result: str) -> NDArray[Any]:
 
 
 def as_held(array: NDArray[Any]) -> NDArray[Any]:
-    """The array that stands for one inside a compiled model, of the same bytes."""
+    """Return the array that stands for one inside a compiled model, of the same bytes."""
     held = held_as(str(array.dtype))
     return array if held == str(array.dtype) else array.view(np.dtype(held))
 
 
 def as_exchanged(array: NDArray[Any]) -> NDArray[Any]:
-    """The same bytes in a dtype of NumPy's own, the only ones that travel by DLPack.
+    """Return the same bytes in a dtype of NumPy's own, the only ones that travel by DLPack.
 
     >>> as_exchanged(np.ones(1, ml_dtypes.bfloat16)).dtype
     dtype('uint16')
@@ -105,17 +105,17 @@ def as_exchanged(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def is_numpy_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is NumPy's own, not one that ml_dtypes registered."""
+    """Return whether a dtype is NumPy's own, not one that ml_dtypes registered."""
     return dtype.isbuiltin == 1
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is a float, NumPy's or ml_dtypes'; those have kind V or f."""
+    """Return whether a dtype is a float, NumPy's or ml_dtypes'; those have kind V or f."""
     return str(dtype) not in INTEGER_BITS and dtype.kind in "fcV"
 
 
 def integer_range(dtype: str) -> tuple[int, int]:
-    """Smallest and largest value of an integer type.
+    """Return smallest and largest value of an integer type.
 
     >>> integer_range("int4")
     (-8, 7)

@@ -1,4 +1,4 @@
-"""Elementwise chains with no matrix product or window before them.
+"""Provide elementwise chains with no matrix product or window before them.
 
 The first operand is read, the steps of an epilogue follow, the result is stored: one pass over
 memory for the whole chain. All operands but per-channel ones have the layout of the result.
@@ -33,7 +33,7 @@ UNROLL = 4
 
 @dataclass(frozen=True)
 class ElementwiseWorkload:
-    """An elementwise chain.
+    """An elementwise workload describes an elementwise chain.
 
     The result is seen as [outer, channels, inner]: `outer` planes of `inner` values, each plane
     times `channels`. A channel operand is indexed by the middle dimension; with a blocked layout
@@ -60,12 +60,12 @@ class ElementwiseWorkload:
 
     @property
     def size(self) -> int:
-        """Values of the result."""
+        """Return values of the result."""
         return self.outer * self.channels * self.inner
 
     @property
     def macs(self) -> int:
-        """Steps computed."""
+        """Return steps computed."""
         return self.size * max(1, len(self.steps))
 
 
@@ -95,7 +95,7 @@ def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any],
 
 
 def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
-    """All operands are elements: one long vector."""
+    """Return all operands are elements: one long vector."""
     e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     c = target.float_lanes
@@ -139,7 +139,7 @@ def _run(
 
 
 def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
-    """A channel operand that is constant over a plane: one task per plane."""
+    """Return a channel operand that is constant over a plane: one task per plane."""
     e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     c = target.float_lanes
@@ -172,7 +172,7 @@ def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Ke
 
 
 def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
-    """A channel operand along the last dimension: one task per row."""
+    """Return a channel operand along the last dimension: one task per row."""
     e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     with e.tasks() as task:

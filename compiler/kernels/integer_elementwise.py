@@ -46,7 +46,7 @@ _TOP = 2**15 - 1
 
 @dataclass(frozen=True)
 class IntegerElementwiseWorkload:
-    """A sum, or a product with a gate, of blocked images of quantized values.
+    """This workload adds blocked quantized images, or multiplies one with a gate.
 
     Attributes:
         planes: images times blocks of channels.
@@ -70,12 +70,12 @@ class IntegerElementwiseWorkload:
 
     @property
     def macs(self) -> int:
-        """Products."""
+        """Return products."""
         return self.planes * self.inner * self.operands
 
 
 def accumulator_fraction(factors: Sequence[float]) -> int | None:
-    """The largest f that multipliers allow, None if it is less than `LEAST_FRACTION`.
+    """Return the largest f that multipliers allow, None if it is less than `LEAST_FRACTION`.
 
     Args:
         factors: largest magnitude of each, steps of the result for a step of the operand.
@@ -86,7 +86,7 @@ def accumulator_fraction(factors: Sequence[float]) -> int | None:
 
 
 def multiplier(factor: float, fraction: int) -> int:
-    """Of an operand, see the module."""
+    """Return the multiplier of an operand, see the module."""
     return round(factor * 2 ** (8 + fraction))
 
 
@@ -97,7 +97,7 @@ def numbers_of(
     result: int,
     ends: tuple[int, int],
 ) -> NDArray[np.int16]:
-    """The operand that holds for all quantized values.
+    """Return the operand that holds for all quantized values.
 
     Args:
         zero_points: the zero points of the operands.

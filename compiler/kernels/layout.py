@@ -1,4 +1,4 @@
-"""Kernels that move values and compute nothing: between layouts, and along channels."""
+"""Provide kernels that move values and compute nothing: between layouts, and along channels."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class PackWorkload:
-    """[N, C, plane] to [N, B, plane, c], or back.
+    """A pack workload describes the layout change of [N, C, plane] to [N, B, plane, c], or back.
 
     Attributes:
         batch: N.
@@ -36,7 +36,7 @@ class PackWorkload:
 
     @property
     def macs(self) -> int:
-        """Values moved."""
+        """Return values moved."""
         return self.batch * self.channels * self.plane
 
 
@@ -122,7 +122,9 @@ def _transpose(e: Emitter, rows: list[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class ChannelMapWorkload:
-    """A blocked tensor whose channels are picked from those of others: concat, split, shuffle.
+    """This workload picks the channels of a blocked tensor from those of others.
+
+    Concat, split, shuffle.
 
     Attributes:
         batch: N.
@@ -140,7 +142,7 @@ class ChannelMapWorkload:
 
     @property
     def macs(self) -> int:
-        """Values moved."""
+        """Return values moved."""
         return self.batch * self.plane * len(self.picks)
 
 
@@ -180,7 +182,9 @@ def emit_channel_map(workload: ChannelMapWorkload, target: Target, name: str) ->
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive output blocks that are put together alike, each from the next input blocks.
+    """A run describes consecutive output blocks that are put together alike.
+
+    Each from the next input blocks.
 
     Attributes:
         first: its first output block.
@@ -196,7 +200,7 @@ class _Run:
 
 
 def _runs(picks: Sequence[tuple[int, int]], c: int) -> list[_Run]:
-    """Output blocks of a channel map, those put together alike as one.
+    """Return output blocks of a channel map, those put together alike as one.
 
     >>> [run.count for run in _runs([(0, i) for i in range(7)] + [(1, 0)], 2)]
     [3, 1]
@@ -241,11 +245,11 @@ class GlobalPoolWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read."""
+        """Return values read."""
         return self.batch * self.channels * self.plane
 
     def accumulates_quantized(self, lanes: int) -> bool:
-        """Whether it is an exact accumulation of quantized values, of at least four pixels."""
+        """Return whether it accumulates quantized values exactly, of at least four pixels."""
         exact = self.plane * 255 < 2**24
         summed = self.data != "float32" and self.mode != "max"
         return summed and exact and lanes > 1 and self.plane >= 4
@@ -283,7 +287,7 @@ def _accumulate_quantized(e: Emitter, data: Any, start: Any, plane: int, c: int)
 
 
 def _combined(e: Emitter, w: GlobalPoolWorkload, data: Any, start: Any, c: int) -> Any:
-    """The sum or largest value of a plane, as floats."""
+    """Return the sum or largest value of a plane, as floats."""
     chains = max(1, min(8, w.plane))
     combine = tirx.max if w.mode == "max" else lambda x, y: x + y
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution and pooling on channel-blocked activations.
+"""Provide depthwise convolution and pooling on channel-blocked activations.
 
 Both slide a window over each channel alone, so a vector of channels is computed at once. One
 task is one output line of one channel block; a register tile of `tile_w` pixels is kept while
@@ -49,7 +49,7 @@ Mode = Literal["depthwise", "max", "average", "average_padded"]
 
 @dataclass(frozen=True)
 class PoolWorkload:
-    """A window over every channel.
+    """A pool workload describes a window over every channel.
 
     Attributes:
         mode: depthwise convolution, largest value, or mean; `average` divides by the number of
@@ -93,28 +93,28 @@ class PoolWorkload:
 
     @property
     def border(self) -> int:
-        """Code of the padding, where it is multiplied like any other."""
+        """Return code of the padding, where it is multiplied like any other."""
         return self.zero_point if self.mode == "depthwise" else 0
 
     @property
     def only_copies(self) -> bool:
-        """Whether quantized values go in and quantized values come out."""
+        """Return whether quantized values go in and quantized values come out."""
         return self.mode == "max" and not self.epilogue
 
     @property
     def output(self) -> str:
-        """Dtype of the result."""
+        """Return dtype of the result."""
         return self.data if self.only_copies else output_dtype(self.epilogue)
 
     @property
     def macs(self) -> int:
-        """Values that are read and combined."""
+        """Return values that are read and combined."""
         return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.kernel)
 
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """How a window is computed.
+    """A pool decision describes how a window is computed.
 
     Attributes:
         tile_w: pixels of a line in the register tile.
@@ -124,7 +124,7 @@ class PoolDecision:
 
 
 def pack_depthwise(weight: NDArray[Any], c: int) -> NDArray[Any]:
-    """Weights [C, 1, kh, kw] as [ceil(C / c), kh, kw, c], zero where no channel exists."""
+    """Return weights [C, 1, kh, kw] as [ceil(C / c), kh, kw, c], zero where no channel exists."""
     channels, _, kh, kw = weight.shape
     blocks = math.ceil(channels / c)
     padded = np.zeros((blocks * c, kh, kw), weight.dtype)
@@ -133,13 +133,13 @@ def pack_depthwise(weight: NDArray[Any], c: int) -> NDArray[Any]:
 
 
 def pool_space(workload: PoolWorkload, target: Target) -> list[PoolDecision]:
-    """Tiles that fit the registers beside one row of weights."""
+    """Return tiles that fit the registers beside one row of weights."""
     room = target.vector_registers - workload.kernel[1] - 2
     return [PoolDecision(w) for w in range(1, max(1, min(workload.out_w, room)) + 1)]
 
 
 def default_pool_decision(workload: PoolWorkload, target: Target) -> PoolDecision:
-    """The tile that computes the fewest pixels twice; of equals one near eight."""
+    """Return the tile that computes the fewest pixels twice; of equals one near eight."""
     return min(
         pool_space(workload, target),
         key=lambda d: (estimate_pool_cycles(workload, d, target), abs(d.tile_w - 8)),
@@ -147,7 +147,7 @@ def default_pool_decision(workload: PoolWorkload, target: Target) -> PoolDecisio
 
 
 def estimate_pool_cycles(workload: PoolWorkload, decision: PoolDecision, target: Target) -> float:
-    """Cycles of all rows of all windows: products, loads and the loop around them."""
+    """Return cycles of all rows of all windows: products, loads and the loop around them."""
     tiles = math.ceil(workload.out_w / decision.tile_w)
     reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
     work = decision.tile_w * workload.kernel[1] + (
@@ -247,7 +247,7 @@ class _Pool:
             store_values(e, self.output, to, values)
 
     def _with_padding_rows(self, start: Any, first: Any, count: Any) -> Any:
-        """The sum with what rows of the window above and below the image give: padding."""
+        """Return the sum with what rows of the window above and below the image give: padding."""
         w, e, c = self.work, self.emit, self.c
         rows, taps = w.kernel
         total = e.local("start", 1, vector_dtype("float32", c))
@@ -296,7 +296,7 @@ class _Pool:
         return (x * self.work.stride[1] + tap * self.work.dilation[1]) * self.c
 
     def _combined(self, value: Any, read: Any, weight: Any) -> Any:
-        """What is known of a window and one more value."""
+        """Return the combination of a window and one more value."""
         if weight is not None:
             return value + read * weight
         return tirx.max(value, read) if self.work.mode == "max" else value + read
@@ -308,7 +308,7 @@ class _Pool:
         return load_as_float(self.emit, self.data, at, self.c, zero_point)
 
     def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
-        """What each pixel's sum is divided by to become a mean.
+        """Return what each pixel's sum is divided by to become a mean.
 
         A product with the reciprocal would be off by a unit in the last place.
         """
@@ -330,7 +330,7 @@ class _Pool:
 
 
 def _lowest(dtype: str) -> float:
-    """What every value is at least."""
+    """Return what every value is at least."""
     return float("-inf") if dtype == "float32" else int(np.iinfo(dtype).min)
 
 

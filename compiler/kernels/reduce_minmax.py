@@ -1,4 +1,7 @@
-"""The smallest or largest value of a tensor: what scales that each run computes begin with."""
+"""Provide the smallest or largest value of a tensor.
+
+What scales that each run computes begin with.
+"""
 
 import math
 from collections.abc import Callable
@@ -20,7 +23,9 @@ UNROLL = 4
 
 @dataclass(frozen=True)
 class ReduceMinMaxWorkload:
-    """The smallest or largest of each share of a tensor; a second call finds that of the shares.
+    """A min-max workload describes the smallest or largest value of each share of a tensor.
+
+    A second call finds that of the shares.
 
     Attributes:
         mode: which.
@@ -34,12 +39,12 @@ class ReduceMinMaxWorkload:
 
     @property
     def macs(self) -> int:
-        """Values compared."""
+        """Return values compared."""
         return self.size
 
 
 def shares_of(size: int, lanes: int) -> int:
-    """How many shares are worth handing out.
+    """Return how many shares are worth handing out.
 
     >>> shares_of(100, 8), shares_of(100_000, 8)
     (1, 13)

@@ -20,7 +20,7 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class ResizeWorkload:
-    """A resize of every channel.
+    """A resize workload describes a resize of every channel.
 
     Attributes:
         batch: N.
@@ -44,7 +44,7 @@ class ResizeWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read and weighted."""
+        """Return values read and weighted."""
         return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.taps)
 
 

@@ -1,4 +1,4 @@
-"""Softmax and layer normalization: several passes over a row that stays in the cache."""
+"""Provide softmax and layer normalization: several passes over a row that stays in the cache."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Operation = Literal["softmax", "log_softmax", "layer_norm", "rms_norm"]
 
 @dataclass(frozen=True)
 class SoftmaxNormWorkload:
-    """An operation on each row of a row-major matrix.
+    """A softmax norm workload describes an operation on each row of a row-major matrix.
 
     Attributes:
         operation: softmax, or a normalization with gamma (and beta for layer_norm).
@@ -37,7 +37,7 @@ class SoftmaxNormWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read, over all passes."""
+        """Return values read, over all passes."""
         return 3 * self.rows * self.columns
 
 
@@ -49,7 +49,10 @@ def emit_softmax_norm(workload: SoftmaxNormWorkload, target: Target, name: str) 
 
 
 def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
-    """One task is as many neighbouring rows as a vector has lanes, the last ones overlapping."""
+    """Write one task for as many neighbouring rows as a vector has lanes.
+
+    The last ones overlapping.
+    """
     c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
     e = Emitter(target)
     data = e.buffer("data", w.rows * w.columns, "float32")

@@ -1,4 +1,4 @@
-"""A function of quantized values by a table of 256 quantized values, one for each byte.
+"""Compute a function of quantized values by a table of 256, one for each byte.
 
 Instructions pick from 16 bytes of a table or more, so that few of them look up a vector of bytes,
 see `ByteTable`. Where there are none, and for fewer bytes than a vector has, bytes are read one by
@@ -31,7 +31,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TableLookupWorkload:
-    """A table applied to bytes.
+    """A table lookup workload describes a table applied to bytes.
 
     Attributes:
         size: number of them.
@@ -41,7 +41,7 @@ class TableLookupWorkload:
 
     @property
     def macs(self) -> int:
-        """Bytes looked up."""
+        """Return bytes looked up."""
         return self.size
 
 
@@ -54,7 +54,7 @@ def _table(workload: TableLookupWorkload, target: Target) -> ByteTable | None:
 def pack_table(
     workload: TableLookupWorkload, target: Target, table: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """The table as the kernel reads it."""
+    """Return the table as the kernel reads it."""
     found = _table(workload, target)
     return found.pack(table) if found else table
 
@@ -114,7 +114,7 @@ def table_of(
     steps: Sequence[EpilogueStep],
     quantizer: NDArray[np.float32],
 ) -> NDArray[np.uint8]:
-    """The bytes of the quantized values of a function of quantized values.
+    """Return the bytes of the quantized values of a function of quantized values.
 
     Args:
         dtype: uint8 or int8, of what is read and what is given.

@@ -1,4 +1,4 @@
-"""What a kernel template is: one kind of kernel behind one interface, with its traits."""
+"""Describe what a kernel template is: one kind of kernel behind one interface, with its traits."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ EXACT_FLOAT = 2**24
 
 @dataclass(frozen=True)
 class OnlyDecision:
-    """The decision of a template that leaves nothing to decide."""
+    """A template that leaves nothing to decide has this decision."""
 
 
 @dataclass(frozen=True)
 class BiasOperand:
-    """A bias in units of the products, operand 2 of a kernel of quantized values.
+    """A bias operand is in units of the products: operand 2 of a kernel of quantized values.
 
     Attributes:
         dtype: the dtype of the operand.
@@ -47,7 +47,7 @@ def as_is(_workload: Any, _decision: Any, _target: Target, _position: int, array
 
 @dataclass(frozen=True)
 class Template:
-    """One kind of kernel.
+    """A template describes one kind of kernel.
 
     Attributes:
         workload: its class.

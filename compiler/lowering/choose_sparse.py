@@ -1,4 +1,4 @@
-"""Sparse kernels for weights whose zeros are where these gain by them.
+"""Provide sparse kernels for weights whose zeros are where these gain by them.
 
 The dense and the sparse kernel of an operator are estimated by the models of the schedule
 library; a sparse one must be clearly better, as neither model is exact. Single zeros are no use:
@@ -38,7 +38,7 @@ WORTHWHILE = 0.8
 
 @dataclass(frozen=True)
 class SparseKernel:
-    """What takes the place of a dense kernel.
+    """A sparse kernel describes what takes the place of a dense kernel.
 
     Attributes:
         operator: its template.
@@ -51,7 +51,7 @@ class SparseKernel:
     lists: Lists
 
     def call(self, dense: relax.Call) -> relax.Call:
-        """Instead of the dense one."""
+        """Return the call that replaces the dense one."""
         arrays = (self.lists.values, self.lists.places, self.lists.starts)
         arguments = [dense.args[0], *map(constant, arrays), *dense.args[2:]]
         shape = [int(extent) for extent in dense.attrs["shape"]]
@@ -63,7 +63,7 @@ class SparseKernel:
 
 @dataclass(frozen=True)
 class SparseChoice:
-    """How an operator with zeros among its weights is computed.
+    """A sparse choice describes how an operator with zeros among its weights is computed.
 
     Attributes:
         label: the value that it computes, for people.
@@ -104,7 +104,9 @@ class ChooseSparse(Pass):
 
 
 def sparse_choices(module: IRModule, target: Target) -> dict[Any, SparseChoice]:
-    """For each operator of a packed module with many zeros among its weights, by its variable.
+    """Return a choice for each operator of a packed module with many zeros among its weights.
+
+    By its variable.
 
     None in a module of shapes that only a run can tell.
     """
@@ -120,7 +122,7 @@ def sparse_choices(module: IRModule, target: Target) -> dict[Any, SparseChoice]:
 
 
 def _has_zeros(weight: NDArray[Any]) -> bool:
-    """Whether a weight has enough of them to look for a sparse kernel."""
+    """Return whether a weight has enough of them to look for a sparse kernel."""
     nonzeros = int(np.count_nonzero(weight))
     return weight.ndim > 1 and nonzeros <= (1 - FEW_ZEROS) * weight.size
 
@@ -163,7 +165,7 @@ def _choice(call: Any, target: Target) -> SparseChoice | None:
 def _kernels(
     workload: ConvWorkload | MatmulWorkload, weight: NDArray[Any], target: Target
 ) -> Iterator[SparseKernel]:
-    """One for each number of vectors of outputs that may share a list."""
+    """Yield a kernel for each number of vectors of outputs that may share a list."""
     c = target.float_lanes
     outputs = workload.n if isinstance(workload, MatmulWorkload) else workload.out_channels
     for vectors in range(1, min(MAX_VECTORS, math.ceil(outputs / c)) + 1):

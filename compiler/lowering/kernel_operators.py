@@ -1,4 +1,4 @@
-"""Relax operators that stand for one call of a kernel template.
+"""Provide Relax operators that stand for one call of a kernel template.
 
 They carry the template's workload as text, so that a dump shows all there is to know, and have no
 legalization: the schedule stage turns each into code.
@@ -21,7 +21,7 @@ def kernel_call(
     dtype: str = "float32",
     label: str = "",
 ) -> relax.Call:
-    """A call of a kernel template.
+    """Return a call of a kernel template.
 
     Args:
         operator: key in `edgec.compiler.kernels.templates.TEMPLATES`.

@@ -1,4 +1,4 @@
-"""From Relax operators to fused loop nests, for what no kernel template covers.
+"""Lead from Relax operators to fused loop nests, for what no kernel template covers.
 
 Every remaining operator becomes a TIR function and neighbours are fused into one. Reshapes stay:
 the static executor needs no code for them.
@@ -46,7 +46,10 @@ def lower(module: IRModule, target: Target) -> IRModule:
 
 
 def _open_constants(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
-    """The module with its packed weights as parameters, whose values are unknown to passes."""
+    """Return the module with its packed weights as parameters.
+
+    Whose values are unknown to passes.
+    """
     function = module["main"]
     bound: dict[str, Any] = {}
     parameters: list[relax.Var] = []

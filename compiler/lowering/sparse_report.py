@@ -1,4 +1,4 @@
-"""Which operators run sparse, and why others with zeros among their weights do not."""
+"""Decide which operators run sparse, and why others with zeros among their weights do not."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from edgec.compiler.lowering.choose_sparse import SparseChoice
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One operator with many zeros among its weights.
+    """A kernel row describes one operator with many zeros among its weights.
 
     Attributes:
         name: the name of the value that it gives.
@@ -26,7 +26,7 @@ class KernelRow:
 
 
 def kernel_rows(choices: Iterable[SparseChoice]) -> tuple[KernelRow, ...]:
-    """A row for each choice."""
+    """Return a row for each choice."""
     return tuple(
         KernelRow(
             choice.label,
@@ -39,7 +39,7 @@ def kernel_rows(choices: Iterable[SparseChoice]) -> tuple[KernelRow, ...]:
 
 
 def describe_kernels(rows: Sequence[KernelRow]) -> str:
-    """A line for each operator, below one for all."""
+    """Return a line for each operator, below one for all."""
     count = sum(row.sparse for row in rows)
     lines = [f"sparse kernels for {count} of {len(rows)} operators with many zeros"]
     lines += [

@@ -1,4 +1,4 @@
-"""Schedules for modules that only the Relax virtual machine can run."""
+"""Provide schedules for modules that only the Relax virtual machine can run."""
 
 import tvm
 from tvm import IRModule, relax, tirx

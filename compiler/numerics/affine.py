@@ -1,4 +1,4 @@
-"""The arithmetic of quantization; only NumPy.
+"""Provide the arithmetic of quantization; only NumPy.
 
 A quantized value x stands for `(x - zero_point) * scale`. Quantized values are rounded to the
 nearest, ties to even, and saturated, as ONNX's QuantizeLinear does it.
@@ -26,7 +26,7 @@ _SHARES = np.linspace(0.3, 1.0, 36)
 
 @dataclass(frozen=True)
 class QuantizedType:
-    """The integers of one format.
+    """A quantized type describes the integers of one format.
 
     Attributes:
         dtype: the dtype that holds them.
@@ -43,14 +43,17 @@ class QuantizedType:
 
     @classmethod
     def of(cls, dtype: str, bits: int, *, narrow: bool = False) -> "QuantizedType":
-        """Quantized values of so many bits; a narrow signed range is symmetric about zero."""
+        """Return quantized values of so many bits.
+
+        A narrow signed range is symmetric about zero.
+        """
         if dtype.startswith("u"):
             return cls(dtype, 0, 2**bits - 1)
         half = 2 ** (bits - 1)
         return cls(dtype, 1 - half if narrow else -half, half - 1)
 
     def halved(self) -> "QuantizedType":
-        """Quantized values of one bit less.
+        """Return quantized values of one bit less.
 
         >>> QuantizedType("int8", -128, 127).halved()
         QuantizedType(dtype='int8', low=-64, high=63)
@@ -60,7 +63,7 @@ class QuantizedType:
 
 @dataclass(frozen=True)
 class Scale:
-    """Per-tensor parameters; `zero_point` is a quantized value."""
+    """A scale describes per-tensor parameters; `zero_point` is a quantized value."""
 
     scale: float
     zero_point: int
@@ -68,7 +71,7 @@ class Scale:
 
 
 def affine_scale(low: float, high: float, qtype: QuantizedType, *, symmetric: bool) -> Scale:
-    """Scale and zero point that cover [low, high] and represent 0 exactly.
+    """Return scale and zero point that cover [low, high] and represent 0 exactly.
 
     The range is widened to hold 0: padding is zero. Where it is [0, 0] the scale is 1.
     A symmetric scale has its zero point in the middle of the quantized values.
@@ -93,7 +96,7 @@ def _float32(scale: float) -> float:
 
 
 def quantize_array(values: NDArray[Any], scale: Scale) -> NDArray[Any]:
-    """Quantized values.
+    """Return quantized values.
 
     >>> scale = Scale(1.0, 0, QuantizedType("uint8", 0, 255))
     >>> quantize_array(np.float32([-9, 0.5, 1.5, 300]), scale)
@@ -104,7 +107,7 @@ def quantize_array(values: NDArray[Any], scale: Scale) -> NDArray[Any]:
 
 
 def dequantize_array(quantized: NDArray[Any], scale: Scale) -> Floats:
-    """Values of quantized values."""
+    """Return values of quantized values."""
     return ((quantized.astype(np.int32) - scale.zero_point) * np.float32(scale.scale)).astype(
         np.float32
     )
@@ -112,7 +115,7 @@ def dequantize_array(quantized: NDArray[Any], scale: Scale) -> Floats:
 
 @dataclass(frozen=True)
 class ChannelWeight:
-    """Weights as int8 with a scale for each index of one axis, zero point 0.
+    """A channel weight is int8 with a scale for each index of one axis and zero point 0.
 
     Attributes:
         quantized: int8, in the shape of the weights.
@@ -126,7 +129,7 @@ class ChannelWeight:
 
     @property
     def values(self) -> Floats:
-        """What the quantized values stand for."""
+        """Return what the quantized values stand for."""
         return (self.quantized * _along(self.scales, self.axis, self.quantized.ndim)).astype(
             np.float32
         )
@@ -146,7 +149,7 @@ def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
 def quantize_channels(
     weight: Floats, axis: int, largest: int, reduced_axis: int | None = None
 ) -> ChannelWeight:
-    """Symmetric quantized values in [-largest, largest], rounded to the nearest.
+    """Return symmetric quantized values in [-largest, largest], rounded to the nearest.
 
     Args:
         weight: the weight of any shape.
@@ -173,7 +176,7 @@ def quantize_channels(
 
 
 def shrink_to_pair_sums(quantized: NDArray[np.int8], reduced_axis: int) -> NDArray[np.int8]:
-    """Quantized values that keep to `LARGEST_PAIR_SUM`.
+    """Return quantized values that keep to `LARGEST_PAIR_SUM`.
 
     Those of a sum that does not are shrunk together.
 
@@ -194,7 +197,9 @@ def _along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class GroupWeight:
-    """Rows of 4-bit values, two to a byte, with a scale for each group of a row.
+    """A group weight describes rows of 4-bit values, two to a byte.
+
+    With a scale for each group of a row.
 
     Attributes:
         packed: uint8 [rows, padded columns / 2]; the low nibble is the even column.
@@ -213,7 +218,7 @@ class GroupWeight:
 
     @property
     def values(self) -> Floats:
-        """What the quantized values stand for, float32 [rows, columns]."""
+        """Return what the quantized values stand for, float32 [rows, columns]."""
         quantized = unpack_nibbles(self.packed)[:, : self.columns]
         scales = np.repeat(self.scales, self.group, axis=1)[:, : self.columns]
         if self.zero_points is None:
@@ -223,7 +228,7 @@ class GroupWeight:
 
 
 def pack_nibbles(quantized: NDArray[Any]) -> NDArray[np.uint8]:
-    """Quantized values below 16, [rows, even number], two to a byte.
+    """Return quantized values below 16, [rows, even number], two to a byte.
 
     >>> pack_nibbles(np.array([[1, 2]])).tolist()
     [[33]]
@@ -232,18 +237,18 @@ def pack_nibbles(quantized: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The inverse of `pack_nibbles`."""
+    """Return the inverse of `pack_nibbles`."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
 
 
 def _groups(rows: Floats, group: int) -> Floats:
-    """[rows, groups, group], the last group of a row padded with zeros."""
+    """Return [rows, groups, group], the last group of a row padded with zeros."""
     padding = -rows.shape[1] % group
     return np.pad(rows, ((0, 0), (0, padding))).reshape(len(rows), -1, group)
 
 
 def quantize_groups(rows: Floats, group: int, *, symmetric: bool) -> GroupWeight:
-    """4-bit values: symmetric in 1..15 about 8, else 0..15 over each group's range.
+    """Return 4-bit values: symmetric in 1..15 about 8, else 0..15 over each group's range.
 
     The symmetric scale is the one of least squared error among clipped ranges.
 
@@ -275,7 +280,7 @@ _LOG2_VALUES: Floats = np.array(
 
 
 def quantize_log2(rows: Floats, group: int) -> GroupWeight:
-    """Sign and exponent: each weight is 0 or a power of two times its group's scale.
+    """Quantize to sign and exponent: each weight is 0 or a power of two times its group's scale.
 
     The scale is the one of least squared error, the nearest value is taken: between 2**-k and
     2**-(k+1) the threshold is their mean.
@@ -289,7 +294,7 @@ def quantize_log2(rows: Floats, group: int) -> GroupWeight:
 
 
 def log2_values(quantized: NDArray[Any]) -> Floats:
-    """What 4-bit values of powers of two stand for, before the scale.
+    """Return what 4-bit values of powers of two stand for, before the scale.
 
     >>> log2_values(np.array([0, 1, 2, 9])).tolist()
     [0.0, 1.0, 0.5, -1.0]
@@ -298,7 +303,7 @@ def log2_values(quantized: NDArray[Any]) -> Floats:
 
 
 def quantize_to_log2(ratio: Floats) -> NDArray[np.uint8]:
-    """The code of the nearest of `log2_values`."""
+    """Return the 4-bit values of the nearest of `log2_values`."""
     magnitude = np.abs(ratio)
     thresholds = np.array([2.0**-7, *(0.75 * 2.0**-k for k in range(5, -1, -1))])
     above = np.searchsorted(thresholds, magnitude, side="right")
@@ -311,7 +316,7 @@ def _positive(scales: NDArray[Any]) -> Floats:
 
 
 def _best_scale(blocks: Floats, full: Floats, rounded: Any) -> Floats:
-    """Per group, the share of the full scale whose rounding has the least squared error."""
+    """Return the share of each group's full scale that rounds with the least squared error."""
     best = _positive(full)
     least = np.full(full.shape, np.inf)
     for share in _SHARES:
@@ -323,7 +328,7 @@ def _best_scale(blocks: Floats, full: Floats, rounded: Any) -> Floats:
 
 
 def sqnr_db(signal: NDArray[Any], result: NDArray[Any]) -> float:
-    """10 log10(sum signal^2 / sum (result - signal)^2) [dB]; infinite if equal."""
+    """Return 10 log10(sum signal^2 / sum (result - signal)^2) [dB]; infinite if equal."""
     wide = signal.astype(np.float64)
     noise = float(np.square(result.astype(np.float64) - wide).sum())
     power = float(np.square(wide).sum())

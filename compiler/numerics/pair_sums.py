@@ -1,4 +1,7 @@
-"""What an instruction adds up in int16 that pairs products of quantized values; only NumPy."""
+"""Describe what an instruction adds up in int16 that pairs products of quantized values.
+
+Only NumPy.
+"""
 
 from typing import Any
 
@@ -13,7 +16,7 @@ LARGEST_PAIR_SUM = np.iinfo(np.int16).max // 255
 
 
 def pair_sums(weight: NDArray[Any], axis: int, groups_per_sum: int) -> NDArray[Any]:
-    """The weights of one sign that are summed in one int16, the larger of both signs.
+    """Return the weights of one sign that are summed in one int16, the larger of both signs.
 
     Args:
         weight: the weight of any shape.

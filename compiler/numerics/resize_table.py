@@ -1,4 +1,4 @@
-"""Which pixels a resized pixel is made of, and with which weights."""
+"""Decide which pixels a resized pixel is made of, and with which weights."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def resize_table(
     before: int, after: int, method: str, coordinates: str, rounding: str
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-    """Source positions and weights of each output position along one dimension.
+    """Return source positions and weights of each output position along one dimension.
 
     Args:
         before: input extent.

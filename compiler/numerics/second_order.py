@@ -1,4 +1,7 @@
-"""Rounding column by column, each making up for the error of those before it (OBS, GPTQ)."""
+"""Provide rounding column by column.
+
+Each making up for the error of those before it (OBS, GPTQ).
+"""
 
 from collections.abc import Callable
 
@@ -24,7 +27,7 @@ RoundColumn = Callable[[Float64s, int], Float64s]
 
 
 def inverse_factor(second: Floats) -> Float64s:
-    """U, the upper Cholesky factors of the inverses of H [groups, columns, columns], damped."""
+    """Return U, upper Cholesky factors of the inverses of H [groups, columns, columns]."""
     hessian = second.astype(np.float64)
     diagonal = np.arange(hessian.shape[1])
     power = np.diagonal(hessian, axis1=1, axis2=2).mean(axis=1)

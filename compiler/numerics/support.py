@@ -1,4 +1,4 @@
-"""What a kernel, or the matcher of a kernel, answers about an operator."""
+"""Describe what a kernel, or the matcher of a kernel, answers about an operator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

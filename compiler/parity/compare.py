@@ -54,7 +54,9 @@ LOWEST_SQNR_DB = 3.0
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a float output may be off; `allowed = relative * scale + absolute`.
+    """A tolerance describes how far a float output may be off.
+
+    `allowed = relative * scale + absolute`.
 
     Attributes:
         relative: to the scale of the values beside it.
@@ -83,7 +85,7 @@ def quantized_sqnr_db(own_db: float) -> float:
 
 
 def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
-    """Tolerance from the least precise float dtype in the graph and its depth.
+    """Return tolerance from the least precise float dtype in the graph and its depth.
 
     The errors of layers are independent, so they grow with the square root of their number:
     `relative = 64 * eps(dtype) * sqrt(depth)`.
@@ -104,7 +106,7 @@ def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """The comparison of one output.
+    """An output parity describes the comparison of one output.
 
     Attributes:
         name: output name.
@@ -124,7 +126,7 @@ class OutputParity:
 
     @property
     def passed(self) -> bool:
-        """Whether the output is within its tolerance."""
+        """Return whether the output is within its tolerance."""
         return not self.problem
 
 
@@ -136,11 +138,11 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every output is within its tolerance."""
+        """Return whether every output is within its tolerance."""
         return all(output.passed for output in self.outputs)
 
     def problems(self) -> str:
-        """All failures in one line."""
+        """Return all failures in one line."""
         return "; ".join(f"{o.name}: {o.problem}" for o in self.outputs if not o.passed)
 
     def check(self, where: str) -> None:
@@ -165,7 +167,7 @@ def compare(expected: Tensors, actual: Tensors, tolerance: Tolerance) -> ParityR
 
 
 def scale_of(expected: NDArray[Any]) -> NDArray[np.float64]:
-    """Magnitude that an error of each element is measured by; broadcasts to `expected`.
+    """Return magnitude that an error of each element is measured by; broadcasts to `expected`.
 
     >>> boxes, scores = np.full((1, 1, 100), 320.0), np.full((1, 1, 100), 0.5)
     >>> scale_of(np.concatenate([boxes, scores], axis=1)).ravel().tolist()
@@ -259,7 +261,7 @@ def _peak(values: NDArray[Any]) -> float:
 
 
 def _sqnr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    """10 log10(sum expected^2 / sum (actual - expected)^2) [dB]."""
+    """Return 10 log10(sum expected^2 / sum (actual - expected)^2) [dB]."""
     signal, result = expected.astype(np.float64), actual.astype(np.float64)
     differing = signal != result
     noise = float(np.square(result[differing] - signal[differing]).sum())

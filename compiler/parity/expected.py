@@ -1,4 +1,4 @@
-"""What a compiled model must compute: test inputs, and the outputs that they must give."""
+"""Describe what a compiled model must compute: test inputs, and the outputs that they must give."""
 
 import math
 from collections.abc import Mapping

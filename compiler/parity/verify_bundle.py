@@ -95,7 +95,10 @@ def _original(
 def _against_floats(
     original: Tensors, actual: Tensors, reached: Mapping[str, float]
 ) -> ParityReport:
-    """A quantized model against the original, by the noise that it had when it was compiled."""
+    """Return a quantized model against the original.
+
+    By the noise that it had when it was compiled.
+    """
     outputs: list[OutputParity] = []
     for name, expected in original.items():
         # Without a ratio it is no float output: quantized values decide, and they were compared
@@ -114,7 +117,7 @@ def _frozen(bundle: Bundle) -> dict[str, np.ndarray]:
 
 
 def _worst(reports: list[ParityReport]) -> ParityReport:
-    """Each output's worst comparison, with the worst noise ratio."""
+    """Return each output's worst comparison, with the worst noise ratio."""
     outputs: dict[str, OutputParity] = {}
     for report in reports:
         for output in report.outputs:

@@ -1,4 +1,4 @@
-"""Passes over the Relax graph, in the order in which they run."""
+"""Provide passes over the Relax graph, in the order in which they run."""
 
 from edgec.compiler.passes.base import Pass
 from edgec.compiler.passes.conv_transpose_as_conv import ConvTransposeAsConv

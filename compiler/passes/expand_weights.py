@@ -29,7 +29,7 @@ class ExpandWeights(Pass):
 
 @relax.expr_functor.mutator
 class _Dequantize(CallRewriter):
-    """Computes (values - zero point) * scale of constants, in float32 as TVM does."""
+    """Compute (values - zero point) * scale of constants, in float32 as TVM does."""
 
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         if op_name(call) != "relax.dequantize" or call.attrs.out_dtype != "float32":

@@ -43,7 +43,7 @@ class _LegalizeExposedQuantizeRewriter(CallRewriter):
 
 
 def _seen(function: relax.Function) -> set[relax.Var]:
-    """Variables that something else than a dequantize reads."""
+    """Return variables that something else than a dequantize reads."""
     bindings = [b for block in function.body.blocks for b in block.bindings]
     values = [b.value for b in bindings if op_name(b.value) != "relax.dequantize"]
     return {

@@ -112,7 +112,7 @@ def _roles(function: relax.Function) -> dict[relax.Var, set[str]]:
 
 
 def _suits(operator: str, weight: relax.Var) -> bool:
-    """Whether kernels read quantized values of such a weight.
+    """Return whether kernels read quantized values of such a weight.
 
     Those of matrices read whole groups.
     """
@@ -127,7 +127,7 @@ def _longest(shape: tuple[int, ...]) -> int:
 
 
 def _axis_after_reshape(axis: int, before: tuple[int, ...], after: tuple[int, ...]) -> int | None:
-    """Where an axis is after a reshape, None if it is split or merged."""
+    """Return where an axis is after a reshape, None if it is split or merged."""
     outer = math.prod(before[:axis])
     for moved, extent in enumerate(after):
         if extent == before[axis] and math.prod(after[:moved]) == outer:

@@ -76,7 +76,7 @@ class _RemoveRedundantLayoutOpsRewriter(CallRewriter):
 
 
 def _permutation(call: relax.Call, rank: int) -> tuple[int, ...]:
-    """Axes of a permute_dims, counted from the front; none given reverses them."""
+    """Return axes of a permute_dims, counted from the front; none given reverses them."""
     if call.attrs.axes is None:
         return tuple(reversed(range(rank)))
     return tuple(int(axis) % rank for axis in call.attrs.axes)

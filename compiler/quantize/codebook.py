@@ -1,4 +1,4 @@
-"""Weights that share few values (Han et al. 2016, section 3).
+"""Provide weights that share few values (Han et al. 2016, section 3).
 
 A row is its scale times entries of one table for the whole tensor. The entries are what k-means
 finds: weights w with importances m move the entries to where sum m (w - entry)^2 is least. The
@@ -18,7 +18,7 @@ _ITERATIONS = 60
 
 @dataclass(frozen=True)
 class CodebookWeight:
-    """Rows of indices into a table, with a scale for each row.
+    """A codebook weight describes rows of indices into a table, with a scale for each row.
 
     Attributes:
         quantized: uint8 [rows, columns]; of 16 entries two to a byte, [rows, (columns + 1) / 2].
@@ -34,22 +34,22 @@ class CodebookWeight:
 
     @property
     def indices(self) -> NDArray[np.uint8]:
-        """uint8 [rows, columns]."""
+        """Return uint8 [rows, columns]."""
         whole = self.quantized if len(self.table) > 16 else unpack_nibbles(self.quantized)
         return whole[:, : self.columns]
 
     @property
     def values(self) -> Floats:
-        """What the quantized values stand for, float32 [rows, columns]."""
+        """Return what the quantized values stand for, float32 [rows, columns]."""
         return (self.table[self.indices] * self.scales[:, None]).astype(np.float32)
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return bytes."""
         return self.quantized.nbytes + self.table.nbytes + self.scales.nbytes
 
     def with_indices(self, indices: NDArray[Any]) -> "CodebookWeight":
-        """The same table with other indices [rows, columns]."""
+        """Return the same table with other indices [rows, columns]."""
         return replace(self, quantized=_pack_indices(indices, len(self.table)))
 
 
@@ -60,7 +60,7 @@ def _pack_indices(indices: NDArray[Any], entries: int) -> NDArray[np.uint8]:
 
 
 def fit_codebook(rows: Floats, entries: int, importance: Floats | None = None) -> CodebookWeight:
-    """The table and the nearest entries.
+    """Return the table and the nearest entries.
 
     Args:
         rows: weights [rows, columns].
@@ -110,6 +110,6 @@ def _converged(
 
 
 def nearest(table: Floats, units: NDArray[Any]) -> NDArray[np.int64]:
-    """Index of the nearest entry of an ascending table."""
+    """Return index of the nearest entry of an ascending table."""
     middles = (table[1:].astype(np.float64) + table[:-1]) / 2
     return np.searchsorted(middles, units)

@@ -1,4 +1,4 @@
-"""The numbers of a quantized model: scales of values, quantized weights.
+"""Provide the numbers of a quantized model: scales of values, quantized weights.
 
 Corrections (`equalize`, `rounding`, `bias`) change these numbers; passes write them into a graph.
 """
@@ -32,13 +32,13 @@ from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, Reso
 
 @dataclass(frozen=True)
 class HalfWeight:
-    """Weights as float16 or bfloat16."""
+    """A half weight describes weights as float16 or bfloat16."""
 
     quantized: NDArray[Any]
 
     @property
     def values(self) -> Floats:
-        """As float32."""
+        """Return the values as float32."""
         return self.quantized.astype(np.float32)
 
 
@@ -47,7 +47,7 @@ PackedWeight = ChannelWeight | CodebookWeight | GroupWeight | HalfWeight
 
 @dataclass(frozen=True)
 class Quantization:
-    """A plan and all its numbers.
+    """A quantization describes a plan and all its numbers.
 
     Attributes:
         plan: what is quantized.
@@ -64,15 +64,15 @@ class Quantization:
     biases: dict[str, Floats]
 
     def with_weights(self, weights: Mapping[str, PackedWeight]) -> "Quantization":
-        """The same with other quantized values for some operators."""
+        """Return the same with other quantized values for some operators."""
         return replace(self, weights={**self.weights, **weights})
 
     def with_biases(self, biases: Mapping[str, Floats]) -> "Quantization":
-        """The same with other biases for some operators."""
+        """Return the same with other biases for some operators."""
         return replace(self, biases={**self.biases, **biases})
 
     def weight_values(self, operator: Operator) -> Floats:
-        """What the packed weights of an operator stand for, in its weights' shape."""
+        """Return what the packed weights of an operator stand for, in its weights' shape."""
         assert operator.weight is not None
         packed_weight = self.weights[operator.name]
         if isinstance(packed_weight, GroupWeight | CodebookWeight):
@@ -83,7 +83,7 @@ class Quantization:
 def quantize_numbers(
     plan: QuantizationPlan, resolved: ResolvedRecipe, ranges: Mapping[str, Range]
 ) -> Quantization:
-    """Scales from ranges, quantized weights rounded to the nearest.
+    """Return scales from ranges, quantized weights rounded to the nearest.
 
     Args:
         plan: what is quantized.
@@ -124,7 +124,7 @@ def quantize_numbers(
 
 
 def quantize_weight(operator: Operator, resolved: ResolvedRecipe) -> PackedWeight:
-    """Weights of one operator in the recipe's format, rounded to the nearest."""
+    """Return weights of one operator in the recipe's format, rounded to the nearest."""
     assert operator.weight is not None
     weight, recipe = operator.weight, resolved.recipe
     if recipe.weights in ("fp16", "bf16"):
@@ -148,7 +148,7 @@ _PAIR_SUM_AXES = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
 
 
 def pair_sum_axis(operator: Operator, resolved: ResolvedRecipe) -> int | None:
-    """Axis of the weights along which quantized values keep to `LARGEST_SUM`; None.
+    """Return axis of the weights along which quantized values keep to `LARGEST_SUM`; None.
 
     They need not.
     """
@@ -157,7 +157,7 @@ def pair_sum_axis(operator: Operator, resolved: ResolvedRecipe) -> int | None:
 
 
 def quantize_rows(rows: Floats, recipe: QuantizationRecipe) -> GroupWeight:
-    """4-bit values of rows."""
+    """Return 4-bit values of rows."""
     if recipe.weights == "log2":
         return quantize_log2(rows, recipe.weight_group)
     return quantize_groups(rows, recipe.weight_group, symmetric=recipe.symmetric_weights)

@@ -1,4 +1,4 @@
-"""Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
+"""Provide cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
 
 A convolution and the next one, with nothing between them but a bias and a ReLU or leaky ReLU, give
 the same for any positive scale s of each channel in between:
@@ -30,7 +30,10 @@ _KINDS = ("conv", "depthwise_conv")
 
 
 def equalize(graph: Graph) -> IRModule:
-    """The module with other weights and biases that compute the same; itself without pairs."""
+    """Return the module with other weights and biases that compute the same.
+
+    Itself without pairs.
+    """
     found = find_operators(graph)
     by_input = {o.inputs[0]: o for o in found if o.kind in _KINDS and o.weight is not None}
     pairs = [

@@ -1,4 +1,4 @@
-"""What computes on floats in a quantized graph, and why."""
+"""Describe what computes on floats in a quantized graph, and why."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _UNEXPLAINED = "its kernel declined without a reason"
 
 @dataclass(frozen=True)
 class FloatFallback:
-    """An operator that computes on floats.
+    """A float fallback describes an operator that computes on floats.
 
     Attributes:
         name: the name of the value that it gives.

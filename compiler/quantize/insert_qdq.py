@@ -91,7 +91,7 @@ class _Inserter:
         return value
 
     def _summand(self, variable: Any, addition: Any) -> Any:
-        """The operand that is no constant, nor a variable that holds one."""
+        """Return the operand that is no constant, nor a variable that holds one."""
         graph = self.quantization.plan.graph
         left, right = graph.definitions[variable].args
         assert (graph.constant(left) is None) != (graph.constant(right) is None)
@@ -109,7 +109,7 @@ class _Inserter:
 
 
 def fake_quantize(builder: relax.BlockBuilder, data: Any, scale: Scale) -> Any:
-    """A value, quantized and dequantized."""
+    """Return a value, quantized and dequantized."""
     kind = scale.qtype.dtype
     factor = constant(np.array(scale.scale, np.float32))
     zero_point = constant(np.array(scale.zero_point, kind))
@@ -150,13 +150,13 @@ def _dynamic_pair(builder: relax.BlockBuilder, data: Any, qtype: QuantizedType) 
 
 
 def _span(emit: Callable[[Any], Any], zero: Any, qtype: QuantizedType) -> Any:
-    """Quantized values above the zero point, as a float32."""
+    """Return quantized values above the zero point, as a float32."""
     highest = constant(np.array(qtype.high, np.float32))
     return emit(op.subtract(highest, emit(op.astype(zero, "float32"))))
 
 
 def weight_expression(packed_weight: PackedWeight, operator: Operator) -> relax.Call:
-    """The expression that gives the weights back as floats."""
+    """Return the expression that gives the weights back as floats."""
     if isinstance(packed_weight, ChannelWeight):
         zeros = np.zeros(packed_weight.scales.shape, np.int8)
         return op.dequantize(
@@ -194,7 +194,7 @@ def weight_expression(packed_weight: PackedWeight, operator: Operator) -> relax.
 def bias_expression(
     quantization: Quantization, operator: Operator, shape: tuple[int, ...]
 ) -> relax.Expr:
-    """The bias as int32 values in units of the products, or as floats."""
+    """Return the bias as int32 values in units of the products, or as floats."""
     bias = quantization.biases[operator.name]
     axis = len(shape) - 1 if operator.kind == "matmul" else 1
     full = tuple(-1 if i == axis else 1 for i in range(len(shape)))
@@ -211,7 +211,7 @@ def bias_expression(
 
 
 def quantized_bias(quantization: Quantization, operator: Operator, bias: Floats) -> tuple[Any, Any]:
-    """int32 values and their float32 scales, one for each channel; (None, None) if unfit."""
+    """Return int32 values and their float32 scales, one for each channel; (None, None) if unfit."""
     packed_weight = quantization.weights[operator.name]
     data = quantization.scales.get(operator.inputs[0])
     if data is None or operator.keep != "integer" or not isinstance(packed_weight, ChannelWeight):

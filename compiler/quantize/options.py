@@ -1,4 +1,4 @@
-"""The settings of a quantized compile."""
+"""Provide the settings of a quantized compile."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """What is quantized, and what it may cost.
+    """Quantize options describe what is quantized, and what it may cost.
 
     Attributes:
         recipe: what becomes an integer; the name or file of a recipe is taken, too.
@@ -55,7 +55,7 @@ class QuantizeOptions:
 
     @property
     def has_bar(self) -> bool:
-        """Whether operators may have to return to float."""
+        """Return whether operators may have to return to float."""
         return self.max_drop is not None or self.min_sqnr_db is not None
 
     def check_samples(self, given: bool) -> None:

@@ -1,4 +1,4 @@
-"""What is quantized in a graph: operators, the values they read, and values of one scale.
+"""Describe what is quantized in a graph: operators, the values they read, and values of one scale.
 
 An *operator* is a convolution, matrix product, sum, product, pooling or concatenation together
 with what its kernel computes on the way out: bias, constant factors, activations. Values inside
@@ -17,7 +17,7 @@ from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe
 
 @dataclass
 class QuantizationPlan:
-    """What is quantized.
+    """A quantization plan describes what is quantized.
 
     Attributes:
         graph: the canonical module.
@@ -31,12 +31,12 @@ class QuantizationPlan:
 
     @property
     def tensors(self) -> list[Any]:
-        """Variables that is quantized, in the order of the graph."""
+        """Return variables that is quantized, in the order of the graph."""
         every = [*self.graph.parameters, *self.graph.definitions]
         return [variable for variable in every if variable in self.shared]
 
     def weighted(self) -> list[Operator]:
-        """Operators whose weights are quantized."""
+        """Return operators whose weights are quantized."""
         return [o for o in self.operators if o.weight is not None and o.keep != "float"]
 
 
@@ -106,7 +106,7 @@ def _keep(operator: Operator, recipe: QuantizationRecipe, float_operators: froze
 
 
 def _shared_scales(operators: list[Operator], wanted: set[Any]) -> dict[Any, Any]:
-    """Representative by variable (union-find over data movement)."""
+    """Return representative by variable (union-find over data movement)."""
     parent = {variable: variable for variable in wanted}
 
     def root(variable: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Recipes: what becomes an integer, and of which kind.
+"""Provide recipes: what becomes an integer, and of which kind.
 
 A recipe has a name or is a TOML file:
 
@@ -60,7 +60,7 @@ class _Settings(BaseModel):
 
 
 class Override(_Settings):
-    """Operators that are treated otherwise.
+    """An override describes operators that are treated otherwise.
 
     Attributes:
         match: glob over the names of an operator's values.
@@ -79,7 +79,7 @@ class Override(_Settings):
         return self
 
     def applies(self, names: tuple[str, ...], kind: str) -> bool:
-        """Whether an operator is meant.
+        """Return whether an operator is meant.
 
         >>> Override(match="conv*", keep="float").applies(("conv0", "relu0"), "conv")
         True
@@ -91,7 +91,7 @@ class Override(_Settings):
 
 
 class QuantizationRecipe(_Settings):
-    """What becomes an integer.
+    """A quantization recipe describes what becomes an integer.
 
     Attributes:
         name: shown and written into the manifest.
@@ -139,16 +139,16 @@ class QuantizationRecipe(_Settings):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether ranges come from calibration."""
+        """Return whether ranges come from calibration."""
         return self.activations == "static"
 
     @property
     def codebook(self) -> int:
-        """Entries of a codebook, 0 if weights are stored otherwise."""
+        """Return entries of a codebook, 0 if weights are stored otherwise."""
         return {"codebook16": 16, "codebook256": 256}.get(self.weights, 0)
 
     def keep(self, names: tuple[str, ...], kind: str) -> str:
-        """How an operator is treated: `integer`, `weight-only` or `float`."""
+        """Return how an operator is treated: `integer`, `weight-only` or `float`."""
         for override in self.override:
             if override.applies(names, kind):
                 return override.keep
@@ -172,7 +172,7 @@ RECIPES: dict[str, QuantizationRecipe] = {
 
 
 def load_recipe(name: str | Path) -> QuantizationRecipe:
-    """The recipe of this name, or of this file if the name ends in `.toml`.
+    """Return the recipe of this name, or of this file if the name ends in `.toml`.
 
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or bad value.
@@ -199,7 +199,7 @@ def load_recipe(name: str | Path) -> QuantizationRecipe:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe on a target.
+    """A resolved recipe describes a recipe on a target.
 
     Attributes:
         recipe: what was wanted.

@@ -1,4 +1,4 @@
-"""The report of a quantization: JSON for programs, one HTML page for people."""
+"""Provide the report of a quantization: JSON for programs, one HTML page for people."""
 
 import dataclasses
 import html
@@ -66,14 +66,17 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
 
 
 def _saturation_mode(choice: SaturationChoice | None) -> dict[str, Any]:
-    """The saturation mode, and the signal-to-noise ratio of each."""
+    """Return the saturation mode, and the signal-to-noise ratio of each."""
     if choice is None:
         return {}
     return {"gives_up_bits": choice.mode, "side_sqnr_db": dict(choice.db)}
 
 
 def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
-    """Of the float values: bins over all of them, and the share beyond the quantized values."""
+    """Return the histogram of the float values: bins over all of them.
+
+    And the share beyond the quantized values.
+    """
     if histogram is None or histogram.width == 0:
         return {}
     edges = histogram.start + histogram.width * np.arange(BINS + 1)
@@ -148,7 +151,7 @@ def _page(fields: Mapping[str, Any]) -> str:
 
 
 def _operators_table(operators: list[dict[str, Any]]) -> str:
-    """Operators, the one that costs most by itself first."""
+    """Return operators, the one that costs most by itself first."""
     ranked = sorted(
         operators, key=lambda o: (o["alone_sqnr_db"] is None, o["alone_sqnr_db"] or 0.0)
     )
@@ -197,7 +200,7 @@ def _values_table(values: list[dict[str, Any]]) -> str:
 
 
 def _saturation_text(operator: dict[str, Any]) -> str:
-    """The mode taken, and what each would give."""
+    """Return the mode taken, and what each would give."""
     if "gives_up_bits" not in operator:
         return ""
     each = ", ".join(f"{mode} {db:.1f}" for mode, db in operator["side_sqnr_db"].items())
@@ -238,7 +241,7 @@ def _db(value: float | None) -> str:
 
 
 def _bar(value: float | None) -> str:
-    """Up to 60 dB."""
+    """Return up to 60 dB."""
     if value is None:
         return ""
     width = _BAR_WIDTH * min(max(value, 0.0), 60.0) / 60
@@ -246,7 +249,7 @@ def _bar(value: float | None) -> str:
 
 
 def _range(low: float, high: float, lowest: float, highest: float) -> str:
-    """A range within the widest one, with a line at 0."""
+    """Return a range within the widest one, with a line at 0."""
     unit = _BAR_WIDTH / max(highest - lowest, 1e-30)
     start, width, zero = (low - lowest) * unit, max((high - low) * unit, 1), -lowest * unit
     return (

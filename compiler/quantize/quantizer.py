@@ -1,4 +1,4 @@
-"""The quantize phase: from a canonical module to one with explicit quantization."""
+"""Provide the quantize phase: from a canonical module to one with explicit quantization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ FLOOR_DB = 3.0
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """What the phase gives.
+    """A quantized model describes what the phase gives.
 
     Attributes:
         module: with explicit quantize and dequantize operators.
@@ -204,7 +204,10 @@ def _accuracy(
     samples: Samples | None,
     context: ModelContext,
 ) -> tuple[Accuracy | None, int, Tensors | None]:
-    """Against the float model, the number of batches, and the outputs for the test inputs."""
+    """Return the accuracy against the float model, and the number of batches.
+
+    And the outputs for the test inputs.
+    """
     if floats is None or samples is None:
         return None, 0, None
     rounded = context.evaluate(ExpandWeights()(quantized), context.signature)

@@ -44,7 +44,7 @@ _KINDS = ("conv", "matmul")
 
 @dataclass(frozen=True)
 class SaturationChoice:
-    """The saturation mode of one operator, and why.
+    """A saturation choice describes the saturation mode of one operator, and why.
 
     Attributes:
         mode: operand whose range is reduced.
@@ -63,7 +63,7 @@ def choose_saturation_modes(
     samples: Samples,
     progress: Progress | None = None,
 ) -> dict[str, SaturationChoice]:
-    """A choice for each convolution and matrix product on quantized values, by name."""
+    """Return a choice for each convolution and matrix product on quantized values, by name."""
     operators = [o for o in plan.weighted() if o.keep == "integer" and o.kind in _KINDS]
     if not operators:
         return {}
@@ -106,7 +106,7 @@ def _input_noise(
     samples: Samples,
     progress: Progress | None,
 ) -> dict[str, float]:
-    """Noise over signal of values quantized, by name."""
+    """Return noise over signal of values quantized, by name."""
     signal, noise = dict.fromkeys(scales, 0.0), dict.fromkeys(scales, 0.0)
     for values in observe(model, samples.limited(MAX_ROUNDED), "saturation", progress):
         for name, scale in scales.items():
@@ -136,7 +136,7 @@ def _choice(
 def _agreed(
     plan: QuantizationPlan, operators: list[Operator], choices: dict[str, SaturationChoice]
 ) -> dict[str, SaturationChoice]:
-    """Choices that agree: a value has 7 bits only if all that read its scale want that."""
+    """Return choices that agree: a value has 7 bits only if all that read its scale want that."""
     names = {o.name for o in operators}
     readers: dict[object, set[str]] = {}
     for operator in plan.operators:

@@ -1,4 +1,4 @@
-"""A graph in which the quantization of each operator can be switched on and off.
+"""Provide a graph in which the quantization of each operator can be switched on and off.
 
 One more input holds a number for each operator, 1 for on and 0 for off:
 
@@ -39,7 +39,7 @@ class SwitchQuantization:
     operators: Sequence[Operator] = field(repr=False)
 
     def __call__(self) -> IRModule:
-        """The module; its last parameter is float32 [operators]."""
+        """Return the module; its last parameter is float32 [operators]."""
         parameter = relax.Var("switches", relax.TensorType((len(self.operators),), "float32"))
         switcher = _Switcher(self.quantization, self.operators, parameter)
         return self.quantization.plan.graph.rebuilt(switcher.rewrite, [parameter])

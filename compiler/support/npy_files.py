@@ -1,4 +1,4 @@
-"""NumPy files, read with a bound and never unpickled.
+"""Provide NumPy files, read with a bound and never unpickled.
 
 What a header claims is compared with the file before memory is taken for it.
 """
@@ -24,7 +24,7 @@ _HEADERS = {
 
 
 class NpyError(Exception):
-    """A file that holds no arrays of numbers; the text says why, without the file's name."""
+    """A file holds no arrays of numbers; the text says why, without the file's name."""
 
 
 def read_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:

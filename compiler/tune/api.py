@@ -1,4 +1,4 @@
-"""Tune a model in one call."""
+"""Provide tune a model in one call."""
 
 import os
 import shutil
@@ -124,7 +124,7 @@ def tune_model(
 
 
 def _boards(options: TuneOptions, target: Target) -> list[Board]:
-    """The boards to measure on; none is this machine."""
+    """Return the boards to measure on; none is this machine."""
     reason = why_not_here(target)
     if reason and not options.boards:
         raise UsageError(
@@ -167,7 +167,7 @@ def _check_some_answer(boards: Sequence[Board]) -> None:
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """A temporary folder; those of runs that were killed are removed."""
+    """Provide a temporary folder; those of runs that were killed are removed."""
     parent = Path(tempfile.gettempdir())
     for old in parent.glob(f"{_SCRATCH}*"):
         pid = old.name.removeprefix(_SCRATCH).partition("-")[0]

@@ -32,7 +32,7 @@ _LOST = "kernels that were faster before were slower now: they return to their d
 
 @dataclass(frozen=True)
 class _Times:
-    """Times of a model [s]: of all its steps, and of one call of each kernel."""
+    """Times describe times of a model [s]: of all its steps, and of one call of each kernel."""
 
     model: float
     calls: Mapping[int, float]
@@ -46,7 +46,7 @@ def _median(times: Sequence[_Times]) -> _Times:
 
 
 class Finals:
-    """The comparison of the best decisions of each kernel."""
+    """Finals are the comparison of the best decisions of each kernel."""
 
     def __init__(self, run: RunState) -> None:
         self.run = run

@@ -1,4 +1,4 @@
-"""Time rounds on a board: as `measure.py`, for libraries that are sent there first.
+"""Provide time rounds on a board: as `measure.py`, for libraries that are sent there first.
 
 TVM's client holds Python's lock while it waits, so this too is a process of its own. Besides the
 fields of `measure.py` a request holds `board` (its configuration). The answer is the same, or
@@ -53,7 +53,7 @@ def measure(request: dict[str, Any]) -> Any:
 
 
 class _RemoteModel:
-    """A library that is loaded on a board, with memory to run it on."""
+    """A remote model is a library that is loaded on a board, with memory to run it on."""
 
     def __init__(
         self, session: BoardSession, name: str, model: dict[str, Any], threads: int
@@ -80,7 +80,7 @@ class _RemoteModel:
             return [int(value) for value in self._times.numpy().view(np.uint64)]
 
     def outputs(self) -> list[Any]:
-        """What the last run gave."""
+        """Return what the last run gave."""
         with self._session.step("read the outputs", STEP_SECONDS):
             return [tensor.numpy() for tensor in self._taken]
 

@@ -14,7 +14,7 @@ _MOST_TRIALS = 1 << 40
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """How long, where and how to search, and what is written.
+    """Tune options describe how long, where and how to search, and what is written.
 
     Attributes:
         seconds: time to spend; None for no limit.

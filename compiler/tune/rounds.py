@@ -1,4 +1,4 @@
-"""A round: the model with one decision for every kernel, as a library that can be timed.
+"""Provide a round: the model with one decision for every kernel, as a library that can be timed.
 
 Kernels are compiled one by one in worker processes, each into an object file of its own that
 later rounds use again. Weights that a kernel reads in an order of its own are not packed: memory of
@@ -37,7 +37,7 @@ _WEIGHT = 1
 
 @dataclass(frozen=True)
 class Round:
-    """A library to time.
+    """A round describes a library to time.
 
     Attributes:
         number: in the order built.
@@ -74,7 +74,7 @@ class KernelBuilder:
             self._workers = Workers(self._cores, self._target, self._folder)
 
     def build(self, wanted: Sequence[tuple[Key, str]]) -> dict[tuple[Key, str], BuiltKernel]:
-        """Kernels by workload and decision; those that cannot be built are missing.
+        """Return kernels by workload and decision; those that cannot be built are missing.
 
         Why they cannot is in `failed`.
         """
@@ -144,7 +144,7 @@ class RoundBuilder:
                 stream.write(data.tobytes() + bytes(-data.nbytes % 64))
 
     def _real_constants(self) -> Iterator[tuple[Value, NDArray[Any]]]:
-        """Inputs, and constants that are read as they are."""
+        """Yield inputs, and constants that are read as they are."""
         program = self.plan.program
         for value, spec in zip(program.inputs, self.plan.signature.inputs, strict=True):
             yield value, np.asarray(self.plan.inputs[spec.name])
@@ -267,7 +267,7 @@ class RoundBuilder:
         return Round(self._count, decisions, library, tuple(inputs), sizes, len(program.steps))
 
     def _program(self, kernels: Mapping[int, BuiltKernel]) -> tuple[Program, list[dict[str, Any]]]:
-        """The program with other kernels, all of its constants turned into inputs."""
+        """Return the program with other kernels, all of its constants turned into inputs."""
         source = self.plan.program
         program = Program([], source.outputs, [], {}, source.copies)
         inputs: list[dict[str, Any]] = []
@@ -321,6 +321,6 @@ class RoundBuilder:
 
 
 def _reduction(step: KernelCall) -> float:
-    """Products that are summed for one value of the output."""
+    """Return products that are summed for one value of the output."""
     values = max(1, math.prod(step.arguments[-1].shape))
     return max(1.0, step.flops / 2 / values)

@@ -1,4 +1,4 @@
-"""What one tuning run knows: the plan, what was measured, and where it is written down."""
+"""Describe what one tuning run knows: the plan, what was measured, and where it is written down."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from edgec.targets.target import Target
 
 
 class RunState:
-    """What the search and the comparison of a run share.
+    """A run state holds what the search and the comparison of a run share.
 
     Attributes:
         plan: the model's steps and kernels.

@@ -28,7 +28,7 @@ LEAST_SEARCH_SHARE = 0.5
 
 @dataclass
 class _Job:
-    """Decisions of a round, on their way."""
+    """A job describes decisions of a round, on their way."""
 
     decisions: Mapping[int, str]
     explored: frozenset[int]

@@ -1,4 +1,4 @@
-"""The tuning of a model: what the database knows, the search, the comparison at the end."""
+"""Provide the tuning of a model: what the database knows, the search, the comparison at the end."""
 
 import json
 import os
@@ -41,12 +41,12 @@ class Tuner:
 
     @property
     def options(self) -> TuneOptions:
-        """How long and how it searches."""
+        """Return how long and how it searches."""
         return self._run.options
 
     @property
     def searches(self) -> Mapping[int, TaskSearch]:
-        """What was measured of each task, by its number."""
+        """Return what was measured of each task, by its number."""
         return self._run.searches
 
     @property

@@ -1,4 +1,4 @@
-"""The devices that a run measures on: those that fail rest, and come back."""
+"""Provide the devices that a run measures on: those that fail rest, and come back."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +18,14 @@ _T = TypeVar("_T")
 
 @dataclass
 class Slot:
-    """A device, and whether it rests."""
+    """A slot describes a device, and whether it rests."""
 
     device: Device
     backoff: Backoff = field(default_factory=Backoff)
 
 
 class Slots:
-    """The places of a run."""
+    """Slots are where the rounds of a run are timed."""
 
     def __init__(self, devices: Sequence[Device], database: Path, observer: TuningObserver) -> None:
         self._slots = [Slot(device) for device in devices]
@@ -40,12 +40,12 @@ class Slots:
 
     @property
     def first(self) -> Device:
-        """The device that stands for all of them: they are alike."""
+        """Return the device that stands for all of them: they are alike."""
         return self._slots[0].device
 
     @property
     def backoff_seconds(self) -> float:
-        """How long it is until the first of them may be tried again."""
+        """Return how long it is until the first of them may be tried again."""
         return min(slot.backoff.seconds for slot in self._slots)
 
     def cancel(self) -> None:

@@ -88,7 +88,7 @@ def write_tuning_report(
 
 
 def _plot(report: TuneReport) -> str:
-    """Time of the model against trials, as SVG."""
+    """Return time of the model against trials, as SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")

@@ -1,4 +1,6 @@
-"""What edgec knows of instruction sets without TVM: names, extensions, how integers multiply.
+"""Describe what edgec knows of instruction sets without TVM.
+
+Names, extensions, how integers multiply.
 
 One file describes one family; a target names its instruction set by the first part of its triple.
 How kernels are written for an instruction set is in `edgec.compiler.kernels.isa`.

@@ -1,4 +1,4 @@
-"""The form in which an instruction set is described."""
+"""Provide the form in which an instruction set is described."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -74,7 +74,7 @@ _BY_CHANCE = {
 
 @dataclass(frozen=True)
 class Data:
-    """Images of a network.
+    """A data describes images of a network.
 
     Attributes:
         train: without labels.
@@ -104,7 +104,7 @@ def load_data(network: str, images: Path | None, samples: int) -> Data:
 
 
 def compression_recipe(name: str) -> CompressionRecipe:
-    """Of a name, a TOML file, or a negative control."""
+    """Return the compression recipe of a name, a TOML file, or a negative control."""
     recipe = load_compression(name.removesuffix("-random"))
     if not name.endswith("-random"):
         return recipe
@@ -116,7 +116,7 @@ def compression_recipe(name: str) -> CompressionRecipe:
 
 
 def compiled(model: Path, given: str, name: str, images: np.ndarray, output: Path) -> Bundle:
-    """The network, of an input of this name, as a recipe says."""
+    """Return the network, of an input of this name, as a recipe says."""
     compression, _, quantization = name.partition("+")
     shape = (1, *images.shape[1:])
     samples = samples_from_tensors({given: images}, [TensorSpec(given, shape, "float32")])
@@ -130,21 +130,21 @@ def compiled(model: Path, given: str, name: str, images: np.ndarray, output: Pat
 
 
 def answers(bundle: Bundle, given: str, images: np.ndarray) -> np.ndarray:
-    """What a bundle for one image gives for each, [images, classes]."""
+    """Return what a bundle for one image gives for each, [images, classes]."""
     session = bundle.open()
     found = [next(iter(session.run({given: image[None]}).values())) for image in images]
     return np.concatenate(found)
 
 
 def ratio_db(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Signal to noise."""
+    """Return signal to noise."""
     comparison = Comparison(same_top1)
     comparison.add({"y": expected}, {"y": actual})
     return comparison.result().sqnr_db
 
 
 def constants(library: Path) -> int:
-    """Bytes of a library's constants."""
+    """Return bytes of a library's constants."""
     with library.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(".rodata")
         return int(section["sh_size"]) if section is not None else 0

@@ -36,7 +36,7 @@ MODELS = (
 
 
 def where_time_goes(steps: Sequence[StepTime]) -> str:
-    """Share of the time and speed of each template, largest first."""
+    """Return share of the time and speed of each template, largest first."""
     times: dict[str, float] = defaultdict(float)
     work: dict[str, float] = defaultdict(float)
     for step in steps:

@@ -42,7 +42,7 @@ TOOLS = {"edgec": "edgec", "nncf": "nncf", "onnxruntime": "onnxruntime"}
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took.
+    """A cost describes what one run took.
 
     Attributes:
         seconds: from the start of the process to its end.

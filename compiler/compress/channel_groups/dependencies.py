@@ -1,4 +1,4 @@
-"""Which channels of which values, weights included, must be removed together.
+"""Decide which channels of which values, weights included, must be removed together.
 
 Every index of every axis of every value has an identity. Operators say which identities are one:
 a sum ties its operands index by index, a concatenation lines its operands' indices up, a
@@ -42,7 +42,7 @@ from edgec.compiler.ir.rewrite import convolution_attributes
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a group is in a constant.
+    """A slot says where a group is in a constant.
 
     Attributes:
         place: the constant.
@@ -57,7 +57,7 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Identities that are removed together.
+    """A group describes identities that are removed together.
 
     Attributes:
         identity: the one that stands for all of them.
@@ -73,7 +73,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Term:
-    """A number that shrinks with the model: the product of extents.
+    """A term describes a number that shrinks with the model: the product of extents.
 
     Attributes:
         axes: identities of their indices.
@@ -85,7 +85,7 @@ class Term:
 
 
 class Dependencies:
-    """What hangs together in a canonical module.
+    """Dependencies say what hangs together in a canonical module.
 
     Attributes:
         graph: the module.
@@ -104,15 +104,15 @@ class Dependencies:
         self.groups = self._groups()
 
     def roots(self, ids: Ids) -> Ids:
-        """What stands for each identity; 0 if it stays."""
+        """Return what stands for each identity; 0 if it stays."""
         return self._roots[ids]
 
     def axis(self, variable: Any, axis: int) -> Ids:
-        """What stands for each index of a value's axis."""
+        """Return what stands for each index of a value's axis."""
         return self.roots(self._axes[variable][axis])
 
     def array(self, place: TensorPlace) -> NDArray[Any]:
-        """The constant in a place."""
+        """Return the constant in a place."""
         variable, position = place
         value = self.graph.definitions[variable]
         array = value_of(value if position == BOUND else value.args[position])
@@ -141,7 +141,10 @@ class Dependencies:
         ]
 
     def _coupled_axes(self) -> dict[int, set[int]]:
-        """The axes that each group is in, numbered; what an operator leaves alone is one axis."""
+        """Return the axes that each group is in, numbered.
+
+        What an operator leaves alone is one axis.
+        """
         every = [ids for axes in (*self._axes.values(), *self.constants.values()) for ids in axes]
         coupled_channels: dict[int, set[int]] = {}
         for number, ids in enumerate({id(ids): ids for ids in every}.values()):
@@ -150,7 +153,7 @@ class Dependencies:
         return coupled_channels
 
     def kept(self, groups: Iterable[Group]) -> NDArray[np.bool_]:
-        """Whether an identity is left when groups are removed, [identities]."""
+        """Return whether an identity is left when groups are removed, [identities]."""
         removed = np.zeros(len(self._roots), bool)
         removed[[group.identity for group in groups]] = True
         return ~removed[self._roots]
@@ -158,21 +161,21 @@ class Dependencies:
     def kept_values(
         self, variable: Any, array: NDArray[Any], kept: NDArray[np.bool_]
     ) -> NDArray[Any]:
-        """What is left of a value."""
+        """Return what is left of a value."""
         return _compressed(array, self._axes[variable], kept)
 
     @property
     def multiplications(self) -> list[Term]:
-        """Their number is the sum of these."""
+        """Return numbers whose sum is the count of multiplications."""
         return [Term(s.extents, s.factor) for s in self.linear_operators]
 
     @property
     def weights(self) -> list[Term]:
-        """The number of constants is the sum of these."""
+        """Return numbers whose sum is the count of weights."""
         return [Term(axes, 1) for axes in self.constants.values()]
 
     def without(self, groups: Sequence[Group]) -> IRModule:
-        """The module with smaller constants and values."""
+        """Return the module with smaller constants and values."""
         kept = self.kept(groups)
 
         def change(_builder: Any, variable: Any, value: Any, _current: Any) -> Any:
@@ -183,11 +186,11 @@ class Dependencies:
     def sliced(
         self, place: TensorPlace, array: NDArray[Any], kept: NDArray[np.bool_]
     ) -> NDArray[Any]:
-        """What is left of a constant, or of another of its shape."""
+        """Return what is left of a constant, or of another of its shape."""
         return _compressed(array, self.constants[place], kept)
 
     def _smaller(self, variable: Any, value: Any, kept: NDArray[np.bool_]) -> Any:
-        """The expression of a binding with what is left of its constants and attributes."""
+        """Return the expression of a binding with what is left of its constants and attributes."""
         if (variable, BOUND) in self.constants:
             place = (variable, BOUND)
             return constant(self.sliced(place, self.array(place), kept))

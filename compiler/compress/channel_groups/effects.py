@@ -1,4 +1,4 @@
-"""What the error of each layer does to the outputs of the model, measured.
+"""Describe what the error of each layer does to the outputs of the model, measured.
 
 A tenth of all coupled channels is ablated (held at its mean), alone, and the model run: one
 compiled model with a factor and a summand for every value whose channels may go.
@@ -35,7 +35,7 @@ def weighted_by_effect(
     moments: Mapping[Any, tuple[Operator, Moments]],
     context: StepContext,
 ) -> list[list[ChannelBlock]]:
-    """The blocks with saliencies in shares of the outputs' energy."""
+    """Return the blocks with saliencies in shares of the outputs' energy."""
     assert context.samples is not None
     model = _AblatedModel(dependencies, consumers, moments, context)
     weighted = []
@@ -54,7 +54,7 @@ def weighted_by_effect(
 
 
 class _AblatedModel:
-    """The model, with channels ablated, held at their means, at will."""
+    """An ablated model holds chosen channels at their means."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class _AblatedModel:
         return arrays
 
     def noise(self, groups: Sequence[Group]) -> float:
-        """Share of the worst output's energy that changes with groups ablated."""
+        """Return share of the worst output's energy that changes with groups ablated."""
         comparison = Comparison(same_top1)
         for sample, expected in zip(self._samples, self._expected, strict=True):
             comparison.add(expected, self._model.run({**sample, **self._ablated(groups)}))
@@ -127,7 +127,7 @@ class _AblatedModel:
 
 
 def _mean(found: tuple[Operator, Moments] | None, channels: int) -> NDArray[np.float32]:
-    """Of each channel that a sum reads; 0 where it is not known."""
+    """Return the mean of each channel that a sum reads; 0 where it is not known."""
     if found is None:
         return np.zeros(channels, np.float32)
     return np.asarray(found[1].mean.reshape(channels, -1).mean(axis=1))

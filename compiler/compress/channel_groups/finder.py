@@ -1,4 +1,4 @@
-"""A walk over a module that finds which channels of which values are one.
+"""Provide a walk over a module that finds which channels of which values are one.
 
 Every index of every axis of every value has an identity; the rules of the operators (`rules.py`)
 say which identities are one. Identity 0 stays.
@@ -28,7 +28,7 @@ BOUND = -1
 
 @dataclass(frozen=True)
 class LinearOperator:
-    """A convolution or matrix product.
+    """A linear operator describes a convolution or matrix product.
 
     Attributes:
         variable: the one that holds what it gives.
@@ -46,7 +46,7 @@ class LinearOperator:
 
 
 class Ties:
-    """Union-find over identities; what is tied to 0 stays."""
+    """Ties are a union-find over identities; what is tied to 0 stays."""
 
     def __init__(self) -> None:
         self.parent = [0]
@@ -66,7 +66,7 @@ class Ties:
         return identity
 
     def tie(self, left: Ids, right: Ids) -> None:
-        """Index by index; an axis of extent 1 is repeated."""
+        """Tie index by index; an axis of extent 1 is repeated."""
         if left is right:
             return
         for a, b in np.broadcast(left, right):
@@ -85,7 +85,7 @@ class Ties:
 
 @dataclass(frozen=True)
 class Product:
-    """An axis that is the product of others, behind or before a reshape.
+    """A product describes an axis that is the product of others, behind or before a reshape.
 
     Attributes:
         whole: its identities.

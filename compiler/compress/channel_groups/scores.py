@@ -1,4 +1,4 @@
-"""What it costs to remove channels: an order within coupled channels.
+"""Describe what it costs to remove channels: an order within coupled channels.
 
 And the saliency of each step.
 
@@ -28,7 +28,9 @@ DAMPING = 0.01
 
 @dataclass(frozen=True)
 class ChannelBlock:
-    """Groups that are removed in one go, so that what is left fills whole vectors.
+    """A channel block describes groups that are removed in one go.
+
+    So that what is left fills whole vectors.
 
     Attributes:
         groups: the groups of the same coupled channels.
@@ -41,7 +43,7 @@ class ChannelBlock:
 
 @dataclass
 class Consumer:
-    """A convolution or matrix product that reads channels, and shrinks.
+    """A consumer describes a convolution or matrix product that reads channels, and shrinks.
 
     Attributes:
         linear: the operator.
@@ -57,7 +59,7 @@ class Consumer:
     inputs_per_index: int
 
     def columns(self, group: Group) -> NDArray[np.int64]:
-        """Inputs of a dot product that a group is."""
+        """Return inputs of a dot product that a group is."""
         found = [
             (
                 slot.indices[:, None] * self.inputs_per_index + np.arange(self.inputs_per_index)
@@ -71,7 +73,7 @@ class Consumer:
         self._energy = energy(self.rows, self.second) or 1.0
 
     def missing(self, columns: NDArray[np.int64]) -> float:
-        """Share of the energy that is missing without some inputs, nothing corrected."""
+        """Return share of the energy that is missing without some inputs, nothing corrected."""
         second = self.second
         if second is not None:
             second = second[:, columns[:, None], columns[None, :]]
@@ -79,7 +81,7 @@ class Consumer:
 
 
 def energy(rows: Floats, second: Floats | None) -> float:
-    """Energy of dot products of inputs with these moments; see `Consumer`."""
+    """Return energy of dot products of inputs with these moments; see `Consumer`."""
     if second is None:
         return float(np.square(rows).sum())
     return float(np.einsum("grj,grj->", rows @ second, rows))
@@ -91,7 +93,7 @@ def consumer_of(
     operator: Operator | None,
     moments: Moments | None,
 ) -> Consumer | None:
-    """How a linear operator reads channels.
+    """Return how a linear operator reads channels.
 
     None if its weights are no constant or see one channel each.
     """
@@ -114,7 +116,7 @@ def consumer_of(
 
 
 def coupled_channels(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups that are coupled."""
+    """Return groups that are coupled."""
     found: dict[frozenset[int], list[Group]] = {}
     for group in groups:
         found.setdefault(group.coupled, []).append(group)
@@ -122,7 +124,7 @@ def coupled_channels(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def block_size(coupled: Sequence[Group], lanes: int) -> int:
-    """Groups that fill a vector: heads of 64 channels do one by one.
+    """Return groups that fill a vector: heads of 64 channels do one by one.
 
     >>> from edgec.compiler.compress.channel_groups.dependencies import Slot
     >>> head = Group(1, (Slot((None, 0), 0, np.arange(64)),), frozenset())
@@ -141,7 +143,7 @@ def rank(
     lanes: int,
     seed: int,
 ) -> list[ChannelBlock]:
-    """What can be removed from coupled channels, in order; one vector of channels stays.
+    """Return what can be removed from coupled channels, in order; one vector of channels stays.
 
     Args:
         coupled: the groups.
@@ -172,7 +174,7 @@ def rank(
 def _by_magnitude(
     coupled: Sequence[Group], _consumers: Sequence[Consumer], dependencies: Dependencies, _seed: int
 ) -> NDArray[np.float64]:
-    """Share of the weights' energy, as the mean over the layers that write and read."""
+    """Return share of the weights' energy, as the mean over the layers that write and read."""
     weights = {s.weight for s in dependencies.linear_operators}
     shares: dict[tuple[Any, int], NDArray[np.float64]] = {}
     saliencies = []
@@ -189,7 +191,7 @@ def _by_magnitude(
 
 
 def _energy_shares(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    """Of each index of an axis, as a share of all."""
+    """Return the energy shares of each index of an axis, as a share of all."""
     others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
     energy = np.square(array).sum(axis=others, dtype=np.float64)
     return np.asarray(energy / (energy.sum() or 1.0))
@@ -198,7 +200,7 @@ def _energy_shares(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
 def _by_activation(
     coupled: Sequence[Group], consumers: Sequence[Consumer], _dependencies: Dependencies, _seed: int
 ) -> NDArray[np.float64]:
-    """Share of the readers' energy that is missing without a group, nothing corrected."""
+    """Return share of the readers' energy that is missing without a group, nothing corrected."""
     return np.array([sum(r.missing(r.columns(group)) for r in consumers) for group in coupled])
 
 
@@ -219,7 +221,7 @@ _SALIENCIES: Mapping[Score, Callable[..., NDArray[np.float64]]] = {
 def _by_redundancy(
     coupled: Sequence[Group], dependencies: Dependencies, sizes: Sequence[int]
 ) -> list[ChannelBlock]:
-    """Filters that have a twin go first: the distance to the nearest that is left."""
+    """Return filters that have a twin go first: the distance to the nearest that is left."""
     weights = {s.weight: s.read for s in dependencies.linear_operators}
     vectors = []
     for group in coupled:
@@ -251,7 +253,7 @@ def _by_redundancy(
 def _by_correction(
     coupled: Sequence[Group], consumers: Sequence[Consumer], sizes: Sequence[int]
 ) -> list[ChannelBlock]:
-    """Error that is left after least squares over the other channels, greedily.
+    """Return error that is left after least squares over the other channels, greedily.
 
     With H = E[x x^T], dropping the inputs S of a dot product and adjusting the weights of the
     others costs tr(w_S (H^-1_SS)^-1 w_S^T), and the adjusted weights and inverse are w - w_S
@@ -276,7 +278,7 @@ def _by_correction(
 
 
 class _State:
-    """One reader, as channels leave."""
+    """A state is one consumer, as channels leave."""
 
     def __init__(
         self, rows: Floats, second: Floats | None, columns: Sequence[NDArray[np.int64]]
@@ -303,7 +305,7 @@ class _State:
         return saliencies
 
     def _errors(self, rows: Floats, group: int, columns: NDArray[np.int64]) -> Floats:
-        """For each row of columns, [candidates]."""
+        """Return the error for each row of columns, [candidates]."""
         weights = rows[:, columns]
         if self.inverse is None:
             return np.asarray(np.square(weights).sum(axis=(0, 2)))
@@ -336,7 +338,7 @@ class _State:
 
 
 def corrected_error(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float:
-    """Share of the energy of dot products that is lost without some of their inputs.
+    """Return share of the energy of dot products that is lost without some of their inputs.
 
     The rest corrected.
 
@@ -350,7 +352,7 @@ def corrected_error(rows: Floats, second: Floats, columns: NDArray[np.int64]) ->
 
 
 def centered(moments: Moments, about_mean: bool) -> Floats:
-    """Second moments that can be trusted, [groups, inputs, inputs].
+    """Return second moments that can be trusted, [groups, inputs, inputs].
 
     Of n inputs seen in m patches, correlations are the less real the larger n / m is; they shrink
     by m / (m + n), as the inverse would otherwise find every input to be a combination of others.

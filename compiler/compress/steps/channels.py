@@ -1,4 +1,4 @@
-"""Structured pruning: channels, features and attention heads go, and shapes with them."""
+"""Provide structured pruning: channels, features and attention heads go, and shapes with them."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ LATENCY_TRIALS = 4
 
 
 class Channels(CompressionStep):
-    """The channels that cost least go, until the budget is met.
+    """Remove the channels that cost least, until the budget is met.
 
     Attributes:
         ratio: share of the budget that goes, 0..1.
@@ -61,7 +61,7 @@ class Channels(CompressionStep):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the step cannot do without samples."""
+        """Return whether the step cannot do without samples."""
         return self.score in NEEDING_SAMPLES or self.allocate == "effect"
 
     def apply(self, graph: Graph, context: StepContext) -> IRModule:
@@ -86,7 +86,7 @@ class Channels(CompressionStep):
         return reconstruct(module, graph, origins, context, left)
 
     def _ranked(self, dependencies: Dependencies, context: StepContext) -> list[list[ChannelBlock]]:
-        """For each family that may shrink, its bundles in order."""
+        """Return the blocks of all coupled channels that may shrink, each in order."""
         given = context.samples is not None
         score: Score = self.score or ("repair" if given else "magnitude")
         allocate = self.allocate or ("effect" if given else "error")
@@ -156,7 +156,10 @@ class Channels(CompressionStep):
 
 
 def _moments(graph: Graph, context: StepContext) -> dict[Any, tuple[Operator, Moments]]:
-    """Of every convolution and matrix product that can be corrected, by its variable."""
+    """Return the moments of every convolution and matrix product that can be corrected.
+
+    By its variable.
+    """
     assert context.samples is not None
     operators = [
         o
@@ -176,7 +179,7 @@ def choose(
     evenly: bool,
     strict: bool = True,
 ) -> list[Group]:
-    """The groups to remove.
+    """Return the groups to remove.
 
     Args:
         dependencies: the dependencies of the module.
@@ -223,7 +226,7 @@ def choose(
 
 
 class _Ledger:
-    """A sum of products of extents, as groups leave."""
+    """A ledger keeps a sum of products of extents, as groups leave."""
 
     def __init__(self, dependencies: Dependencies, terms: Sequence[Term]) -> None:
         self._factors = [term.factor for term in terms]
@@ -241,7 +244,7 @@ class _Ledger:
         return self._factors[term] * math.prod(self._extents[term])
 
     def terms(self, block: ChannelBlock) -> frozenset[int]:
-        """Those that a bundle makes smaller."""
+        """Return those that a bundle makes smaller."""
         return frozenset(t for g in block.groups for t, _, _ in self._uses.get(g.identity, ()))
 
     def _change(self, block: ChannelBlock, sign: int) -> None:
@@ -250,7 +253,7 @@ class _Ledger:
                 self._extents[term][axis] += sign * count
 
     def saved(self, block: ChannelBlock) -> int:
-        """By how much the total would fall."""
+        """Return by how much the total would fall."""
         terms = self.terms(block)
         before = sum(map(self._value, terms))
         self._change(block, -1)

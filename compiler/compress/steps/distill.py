@@ -1,4 +1,4 @@
-"""Distillation: a compressed model learns to answer like the original one (Hinton et al. 2015).
+"""Distill: a compressed model learns to answer like the original one (Hinton et al. 2015).
 
 No labels are needed: for each sample the original says what is to be answered. With student s
 and teacher t, scores z and p = softmax(z / T), the loss of an output is
@@ -94,7 +94,7 @@ class Distill(CompressionStep):
 
     @property
     def needs_samples(self) -> bool:
-        """The teacher answers for something."""
+        """Return the teacher answers for something."""
         return True
 
     def apply(self, graph: Graph, context: StepContext) -> IRModule:
@@ -125,7 +125,7 @@ def _threads() -> int:
 
 
 def _parameters(graph: Graph, operators: Iterable[Operator]) -> dict[Parameter, NDArray[Any]]:
-    """Weights and biases by place."""
+    """Return weights and biases by place."""
     found: dict[Parameter, NDArray[Any]] = {}
     for operator in operators:
         assert operator.weight is not None
@@ -141,7 +141,7 @@ def _parameters(graph: Graph, operators: Iterable[Operator]) -> dict[Parameter, 
 
 @dataclass(frozen=True)
 class _Output:
-    """One value that the student is compared in.
+    """An output describes one value that the student is compared in.
 
     Attributes:
         variable: the one of the student.
@@ -180,7 +180,7 @@ def _outputs(settings: Distill, network: Network, context: StepContext) -> list[
 
 
 def _features(settings: Distill, graph: Graph, context: StepContext) -> list[tuple[_Output, Any]]:
-    """Values of the same name and shape in both models, with the teacher's variable."""
+    """Return values of the same name and shape in both models, with the teacher's variable."""
     if not settings.features:
         return []
     teacher = {o.name: o.result for o in find_operators(context.original) if o.weight is not None}
@@ -192,7 +192,7 @@ def _features(settings: Distill, graph: Graph, context: StepContext) -> list[tup
 
 
 class _Run:
-    """One training."""
+    """A run is one training."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class _Run:
         self.spread = self._spread()
 
     def _chunk(self) -> int:
-        """Samples that are evaluated at a time."""
+        """Return samples that are evaluated at a time."""
         graph = self.network.graph
         numbers = sum(int(np.prod(shape_of(v) or ())) for v, _ in graph.bindings if shape_of(v))
         return max(1, min(_IMAGES // self.each, _BYTES // (8 * max(1, numbers))))
@@ -251,7 +251,7 @@ class _Run:
         return np.asarray(labels[:count], np.int64).reshape(len(self.samples), self.each)
 
     def train(self) -> dict[Parameter, NDArray[Any]]:
-        """The trained values."""
+        """Return the trained values."""
         settings = self.settings
         checkpoint, state = None, None
         if self.context.checkpoint is not None:
@@ -278,14 +278,14 @@ class _Run:
         return Schedule(s.epochs, s.rate, s.warmup, s.patience, s.clip)
 
     def _key(self) -> str:
-        """Of all that decides what comes out."""
+        """Return the key of all that decides what comes out."""
         digest = hashlib.sha256(self.settings.model_dump_json().encode())
         for array in [*self.parameters.values(), *(a for s in self.samples for a in s)]:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
     def _expected(self, inputs: Sequence[NDArray[Any]]) -> Tensors:
-        """What the teacher says to stacked samples."""
+        """Return what the teacher says to stacked samples."""
         parts = []
         for start in range(0, len(inputs[0]), self.each) if inputs[0].ndim else (0,):
             part = [a[start : start + self.each] for a in inputs] if inputs[0].ndim else inputs
@@ -358,7 +358,7 @@ class _Run:
         return totals
 
     def _loss(self, values: Arrays) -> float:
-        """On the samples that are held out."""
+        """Return the loss on the samples that are held out."""
         parameters = dict(zip(self.parameters, values, strict=True))
         total = 0.0
         for start in range(0, len(self.held_set), self.chunk):
@@ -370,7 +370,7 @@ class _Run:
     def _compare(
         self, values: dict[Any, NDArray[Any]], chunk: "_Chunk"
     ) -> tuple[float, dict[Any, NDArray[Any]]]:
-        """The loss of a chunk, and its derivatives times the chunk's share."""
+        """Return the loss of a chunk, and its derivatives times the chunk's share."""
         loss, seeds = 0.0, dict[Any, NDArray[Any]]()
 
         def add(variable: Any, gradient: NDArray[Any]) -> None:
@@ -399,7 +399,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Samples that are evaluated together.
+    """A chunk describes samples that are evaluated together.
 
     Attributes:
         inputs: stacked.
@@ -423,7 +423,7 @@ def _log_softmax(scores: NDArray[Any]) -> NDArray[Any]:
 def _divergence(
     actual: NDArray[Any], expected: NDArray[Any], temperature: float
 ) -> tuple[float, NDArray[Any]]:
-    """Mean of T^2 KL(teacher || student), and its derivative by the student's scores."""
+    """Return mean of T^2 KL(teacher || student), and its derivative by the student's scores."""
     log_p, log_q = (_log_softmax(z / np.float32(temperature)) for z in (expected, actual))
     p = np.exp(log_p)
     rows = actual.size // actual.shape[-1]
@@ -432,7 +432,7 @@ def _divergence(
 
 
 def _cross_entropy(actual: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float, NDArray[Any]]:
-    """Mean over the rows of scores [N, classes], and its derivative."""
+    """Return mean over the rows of scores [N, classes], and its derivative."""
     log_q = _log_softmax(actual)
     rows = np.arange(len(labels))
     gradient = np.exp(log_q)

@@ -1,4 +1,4 @@
-"""Residual blocks that change the output least are left out: x + f(x) becomes x."""
+"""Provide residual blocks that change the output least are left out: x + f(x) becomes x."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _SWITCHES = "switches"
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block.
+    """A block describes a residual block.
 
     Attributes:
         sum: variable of x + f(x).
@@ -54,7 +54,7 @@ class Layers(CompressionStep):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the step cannot do without samples: it measures."""
+        """Return whether the step cannot do without samples: it measures."""
         return True
 
     def apply(self, graph: Graph, context: StepContext) -> IRModule:
@@ -75,7 +75,7 @@ class Layers(CompressionStep):
         return reconstruct(module, graph, origins, context, lambda _, values: values)
 
     def _chosen(self, graph: Graph, blocks: Sequence[Block], context: StepContext) -> list[Block]:
-        """One after the other, each measured with those before it gone."""
+        """Return one after the other, each measured with those before it gone."""
         model = _SwitchedModel(graph, blocks, context)
         total = macs = costs_of(graph).macs
         dropped: list[Block] = []
@@ -101,7 +101,7 @@ class Layers(CompressionStep):
 
 
 def find_blocks(graph: Graph) -> list[Block]:
-    """Sums of a value and of something computed from it."""
+    """Return sums of a value and of something computed from it."""
     above: dict[Any, set[Any]] = {}
     for variable, value in graph.bindings:
         read = [graph.operand(x) for x in operands(value) if isinstance(x, relax.Var)]
@@ -121,7 +121,7 @@ def find_blocks(graph: Graph) -> list[Block]:
 
 
 def _needed(graph: Graph, dropped: Collection[Block]) -> set[Any]:
-    """Variables that the results still depend on."""
+    """Return variables that the results still depend on."""
     shortcuts = {block.sum: block.shortcut for block in dropped}
     needed: set[Any] = set()
     waiting = [result for result in graph.results if isinstance(result, relax.Var)]
@@ -145,7 +145,7 @@ def _macs(graph: Graph, dropped: Collection[Block]) -> int:
 
 
 def without_blocks(graph: Graph, dropped: Collection[Block]) -> IRModule:
-    """The module in which sums are their shortcuts, and nothing else is computed in vain."""
+    """Return the module in which sums are their shortcuts, and nothing else is computed in vain."""
     needed = _needed(graph, dropped)
     shortcuts = {block.sum: block.shortcut for block in dropped}
 
@@ -162,7 +162,7 @@ def without_blocks(graph: Graph, dropped: Collection[Block]) -> IRModule:
 
 
 class _SwitchedModel:
-    """The model, with blocks left out at will."""
+    """A switched model is the model, with blocks left out at will."""
 
     def __init__(self, graph: Graph, blocks: Sequence[Block], context: StepContext) -> None:
         assert context.samples is not None
@@ -193,7 +193,7 @@ class _SwitchedModel:
         return self._model.run({**sample, _SWITCHES: on})
 
     def noise(self, dropped: Collection[Block]) -> float:
-        """Share of the worst output's energy that changes without blocks."""
+        """Return share of the worst output's energy that changes without blocks."""
         comparison = Comparison(self._metric)
         for sample, expected in zip(self._samples, self._expected, strict=True):
             comparison.add(expected, self._run(sample, dropped))

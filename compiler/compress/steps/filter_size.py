@@ -62,7 +62,7 @@ class FilterSize(CompressionStep):
     def _margins(
         self, operator: Operator, graph: Graph, moments: Moments | None
     ) -> tuple[int, int]:
-        """How many rows above and below, and columns beside, can go."""
+        """Return how many rows above and below, and columns beside, can go."""
         for margins in _choices(operator, graph):
             if self._loss(operator, moments, margins) <= self.energy:
                 return margins
@@ -87,7 +87,7 @@ def _can_shrink(operator: Operator, graph: Graph) -> bool:
 
 
 def _choices(operator: Operator, graph: Graph) -> list[tuple[int, int]]:
-    """Margins that padding makes up for, the largest first."""
+    """Return margins that padding makes up for, the largest first."""
     assert operator.weight is not None
     if operator.weight.array.ndim != 4:
         return []

@@ -1,4 +1,4 @@
-"""Low-rank factorization: a convolution or matrix product becomes two smaller ones.
+"""Provide low-rank factorization: a convolution or matrix product becomes two smaller ones.
 
 A matrix of weights has a best approximation of rank r, its singular value decomposition cut off
 after r terms. Three ways to see weights as a matrix:
@@ -109,7 +109,7 @@ def _moments(
 
 @dataclass(frozen=True)
 class _Choice:
-    """One way to factorize an operator.
+    """A choice describes one way to factorize an operator.
 
     Attributes:
         scheme: how.
@@ -126,7 +126,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """A matrix of weights, decomposed.
+    """A spectrum describes a matrix of weights, decomposed.
 
     Attributes:
         left: [inputs, terms], what the first factor is made of.
@@ -148,18 +148,21 @@ class _Spectrum:
         return cls(np.linalg.solve(root.T, left), values, right)
 
     def lost(self, rank: int) -> float:
-        """Share of the energy beyond a rank."""
+        """Return share of the energy beyond a rank."""
         energy = np.square(self.values)
         return float(energy[rank:].sum() / max(float(energy.sum()), 1e-30))
 
     def factors(self, rank: int) -> tuple[Floats, Floats]:
-        """Matrices [inputs, rank] and [rank, outputs]; both get an equal part of the scale."""
+        """Return matrices [inputs, rank] and [rank, outputs].
+
+        Both get an equal part of the scale.
+        """
         half = np.sqrt(self.values[:rank])
         return self.left[:, :rank] * half, half[:, None] * self.right[:rank]
 
 
 class _Factors:
-    """An operator and its decompositions."""
+    """Factors are an operator and its decompositions."""
 
     def __init__(self, operator: Operator, graph: Graph, lanes: int) -> None:
         assert operator.weight is not None
@@ -174,7 +177,7 @@ class _Factors:
 
     @classmethod
     def of(cls, operator: Operator, graph: Graph, context: StepContext) -> "_Factors | None":
-        """None if no rank saves anything."""
+        """Return none if no rank saves anything."""
         factors = cls(operator, graph, context.target.float_lanes)
         return (
             factors if any(factors._saves(s, factors.lanes) for s in factors._schemes()) else None
@@ -203,7 +206,7 @@ class _Factors:
             self.spectra[scheme] = _Spectrum.of(matrix, None if inputs is None else _root(inputs))
 
     def _matrix(self, scheme: Scheme) -> Floats:
-        """The weights as [inputs, outputs]."""
+        """Return the weights as [inputs, outputs]."""
         if self.operator.kind == "matmul":
             return self.array
         if scheme == "channel":
@@ -212,7 +215,7 @@ class _Factors:
         return self.array.transpose(1, 2, 0, 3).reshape(channels * height, out * width)
 
     def _saves(self, scheme: Scheme, rank: int) -> int:
-        """Weights that a rank saves, 0 if it saves no multiplications."""
+        """Return weights that a rank saves, 0 if it saves no multiplications."""
         inputs, outputs = self._matrix(scheme).shape
         saved = self.array.size - rank * (inputs + outputs)
         places = int(np.prod(self.output)) // len(self.array)
@@ -226,7 +229,10 @@ class _Factors:
         return max(saved, 0) if after < before else 0
 
     def choices(self, wanted: Literal["auto", "channel", "spatial"]) -> list[_Choice]:
-        """Ways that save weights and multiplications, each better than those that save as much."""
+        """Return ways that save weights and multiplications.
+
+        Each better than those that save as much.
+        """
         found = []
         for scheme, spectrum in self.spectra.items():
             if wanted not in ("auto", scheme) and len(self.spectra) > 1:
@@ -244,7 +250,7 @@ class _Factors:
         return best
 
     def calls(self, choice: _Choice) -> tuple[Floats, Floats]:
-        """Weights of the first and the second operator."""
+        """Return weights of the first and the second operator."""
         first, second = self.spectra[choice.scheme].factors(choice.rank)
         if self.operator.kind == "matmul":
             return first, second
@@ -260,7 +266,7 @@ class _Factors:
         )
 
     def bias(self, choice: _Choice) -> Floats | None:
-        """The bias that makes up for the mean of what is lost; None to keep the old one."""
+        """Return the bias that makes up for the mean of what is lost; None to keep the old one."""
         if self.mean is None or self.operator.bias is None:
             return None
         first, second = self.spectra[choice.scheme].factors(choice.rank)
@@ -273,14 +279,14 @@ class _Factors:
 
 
 def _root(covariance: Floats) -> Floats:
-    """S with S S^T the damped covariance."""
+    """Return S with S S^T the damped covariance."""
     values, vectors = np.linalg.eigh(covariance)
     damping = _DAMPING * max(float(values.mean()), 1e-12)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0) + damping))
 
 
 def _of_energy(choices: Sequence[_Choice], most: float) -> _Choice | None:
-    """What saves most at an error."""
+    """Return what saves most at an error."""
     fitting = [choice for choice in choices if choice.error <= most]
     return fitting[-1] if fitting else None
 
@@ -308,7 +314,7 @@ def _within_budget(
 def _steps(
     choices: Sequence[Sequence[_Choice]], taken: Sequence[_Choice | None]
 ) -> Iterator[tuple[float, int, _Choice]]:
-    """For each operator the next choice: error for each weight that it saves more."""
+    """Yield the next choice of each operator: error for each weight that it saves more."""
     for place, each in enumerate(choices):
         current = taken[place]
         saved, error = (current.saved, current.error) if current is not None else (0, 0.0)
@@ -345,7 +351,7 @@ def _rewritten(graph: Graph, picked: dict[Any, tuple[_Factors, _Choice]]) -> IRM
 def _factored(
     builder: relax.BlockBuilder, variable: Any, call: Any, factors: _Factors, choice: _Choice
 ) -> Any:
-    """The call of the second operator, the first one emitted."""
+    """Return the call of the second operator, the first one emitted."""
     first, second = (constant(w.astype(np.float32)) for w in factors.calls(choice))
     data, name = call.args[0], f"{variable.name}_factor"
     if factors.operator.kind == "matmul":

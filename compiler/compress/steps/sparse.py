@@ -1,4 +1,4 @@
-"""Pruning: weights become zero, one by one or in patterns that kernels can use.
+"""Provide pruning: weights become zero, one by one or in patterns that kernels can use.
 
 With samples, what is removed is chosen by what it costs the outputs, and what stays makes up for
 it (SparseGPT: Frantar and Alistarh 2023). With H = E[x x^T] and U the upper Cholesky factor of
@@ -88,7 +88,7 @@ class Sparse(CompressionStep):
 
     @property
     def needs_samples(self) -> bool:
-        """For scores that look at inputs."""
+        """Return whether the score looks at inputs."""
         return self.score in ("wanda", "second-order")
 
     def apply(self, graph: Graph, context: StepContext) -> IRModule:
@@ -124,7 +124,7 @@ class Sparse(CompressionStep):
         return not group or (operator.kind != "conv_transpose" and _inputs(operator) % group == 0)
 
     def _ratios(self, operators: list[Operator]) -> dict[Any, float]:
-        """By anchor."""
+        """Return the ratios by anchor."""
         ratio = self.ratio or 0.0
         if self.scope == "layer" or not ratio:
             return {operator.anchor: ratio for operator in operators}
@@ -135,7 +135,7 @@ class Sparse(CompressionStep):
     def _with_moments(
         self, graph: Graph, context: StepContext, operators: list[Operator]
     ) -> Iterator[tuple[Operator, Moments | None]]:
-        """Operators, with the moments of their inputs where the score needs them."""
+        """Yield operators, with the moments of their inputs where the score needs them."""
         looks = self.score in ("wanda", "second-order", None) and self.threshold is None
         seen: list[Operator] = []
         if looks and context.samples is not None:
@@ -173,7 +173,7 @@ class Sparse(CompressionStep):
         return _from_matrix(np.concatenate(parts), operator)
 
     def _pruned_rows(self, rows: Scores, second: Scores, ratio: float) -> Scores:
-        """Of one group, given the moments of its inputs."""
+        """Return the pruned rows of one group, given the moments of its inputs."""
         pieces, power = self._pieces(), np.diag(second)
         if self.score == "wanda":
             return rows * pieces.mask(_relative(rows**2 * power), ratio)
@@ -194,7 +194,9 @@ class Sparse(CompressionStep):
 
 
 def _refit(rows: Scores, pruned: Scores, second: Scores) -> Scores:
-    """The nonzero weights that lose least: all of a row at once, those before the removed too.
+    """Return the nonzero weights that lose least.
+
+    All of a row at once, those before the removed too.
 
     Minimizes (w - v) H (w - v)^T over v with the zeros of `pruned`, by conjugate gradients.
     """
@@ -215,19 +217,22 @@ def _refit(rows: Scores, pruned: Scores, second: Scores) -> Scores:
 
 
 def _relative(scores: Scores) -> Scores:
-    """By output: batch normalizations are folded, so that outputs differ in scale."""
+    """Return relative errors by output: batch normalizations are folded.
+
+    So outputs differ in scale.
+    """
     total: Scores = np.maximum(scores.sum(axis=1, keepdims=True), _TINY)
     return scores / total
 
 
 def _inputs(operator: Operator) -> int:
-    """Input channels of a sum."""
+    """Return input channels of a sum."""
     assert operator.weight is not None
     return int(operator.weight.array.shape[-2 if operator.kind == "matmul" else 1])
 
 
 def _places(operator: Operator) -> NDArray[np.int64]:
-    """Columns of `to_rows` in the order of places in the window, then input channels."""
+    """Return columns of `to_rows` in the order of places in the window, then input channels."""
     assert operator.weight is not None
     shape = operator.weight.array.shape
     if operator.kind == "matmul":
@@ -236,20 +241,20 @@ def _places(operator: Operator) -> NDArray[np.int64]:
 
 
 def _to_matrix(operator: Operator) -> NDArray[np.float32]:
-    """Weights as [outputs, inputs], neighbouring columns being neighbouring input channels."""
+    """Return weights as [outputs, inputs], neighbouring input channels side by side."""
     assert operator.weight is not None
     return to_rows(operator.weight.array, operator)[:, _places(operator)]
 
 
 def _from_matrix(rows: Scores, operator: Operator) -> NDArray[np.float32]:
-    """The inverse of `_to_matrix`."""
+    """Return the inverse of `_to_matrix`."""
     ordered = np.empty(rows.shape, np.float32)
     ordered[:, _places(operator)] = rows
     return from_rows(ordered, operator)
 
 
 def _like_constant(graph: Graph, variable: Any, bias: NDArray[Any]) -> NDArray[np.float32]:
-    """A bias in the shape of the constant that it takes the place of."""
+    """Return a bias in the shape of the constant that it takes the place of."""
     arrays = [graph.constant(argument) for argument in graph.definitions[variable].args]
     (known,) = [array for array in arrays if array is not None]
     return bias.astype(np.float32).reshape(known.shape)

@@ -1,4 +1,7 @@
-"""Operators of `com.microsoft` with quantized weights, as ONNX Runtime's quantizers write them."""
+"""Provide operators of `com.microsoft` with quantized weights.
+
+As ONNX Runtime's quantizers write them.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ op = relax.op
 
 
 def convert_qattention(node: Node) -> list[relax.Expr]:
-    """QAttention: Attention of codes [B, L, I] by codes [I, Q + K + V].
+    """Convert QAttention: Attention of codes [B, L, I] by codes [I, Q + K + V].
 
     input, weight, bias, input_scale, weight_scale, mask_index, input_zero_point,
     weight_zero_point, past. Scales and zero points of the weight are one, or one for each column.
@@ -37,7 +40,7 @@ def convert_qattention(node: Node) -> list[relax.Expr]:
 
 
 def convert_gather_block_quantized(node: Node) -> relax.Expr:
-    """GatherBlockQuantized: rows of a table of 4 or 8 bits, as floats.
+    """Convert GatherBlockQuantized: rows of a table of 4 or 8 bits, as floats.
 
     data, indices, scales and zero_points, one for each block of `block_size` values along
     `quantize_axis`. The table stays codes; only what is picked is dequantized.
@@ -91,7 +94,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
 
 
 def _wrapped(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:
-    """Indices counted from the front."""
+    """Return indices counted from the front."""
     dtype = dtype_of(indices)
     negative = node.call(op.less, indices, relax.const(0, dtype))
     moved = node.call(op.add, indices, relax.const(extent, dtype))

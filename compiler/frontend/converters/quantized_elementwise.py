@@ -1,4 +1,4 @@
-"""Operators of com.microsoft on 8-bit values, as ONNX Runtime's x86 kernels compute them.
+"""Provide operators of com.microsoft on 8-bit values, as ONNX Runtime's x86 kernels compute them.
 
 Scales and zero points are constants, one for each tensor. A function of one value is a table of
 its 256 values. Where rounding decides the result, the order of operations is ONNX Runtime's.
@@ -45,19 +45,19 @@ def _quantized_dtype(node: Node, index: int) -> str:
 
 
 def _values(dtype: str, scale: np.float32, zero_point: int) -> Floats:
-    """What each byte x stands for: (x - zero_point) * scale."""
+    """Return what each byte x stands for: (x - zero_point) * scale."""
     quantized = np.arange(256, dtype=np.uint8).view(dtype).astype(np.int32)
     return (quantized - np.int32(zero_point)).astype(np.float32) * scale
 
 
 def _quantized(values: Floats, dtype: str, scale: np.float32, zero_point: int) -> NDArray[Any]:
-    """saturate(round(values / scale) + zero_point), ties to even."""
+    """Return saturate(round(values / scale) + zero_point), ties to even."""
     low, high = integer_range(dtype)
     return np.clip(np.rint(values / scale) + zero_point, low, high).astype(dtype)
 
 
 def _table(node: Node, function: Callable[[Floats], Floats]) -> relax.Expr:
-    """A function of X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
+    """Return a function of X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
     dtype = _quantized_dtype(node, 0)
     values = function(_values(dtype, _scale(node, 1), _zero_point(node, 2)))
     return look_up(
@@ -66,18 +66,18 @@ def _table(node: Node, function: Callable[[Floats], Floats]) -> relax.Expr:
 
 
 def convert_qlinear_sigmoid(node: Node) -> relax.Expr:
-    """QLinearSigmoid: 1 / (1 + exp(-x))."""
+    """Convert QLinearSigmoid: 1 / (1 + exp(-x))."""
     return _table(node, lambda x: (1 / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32))
 
 
 def convert_qlinear_leaky_relu(node: Node) -> relax.Expr:
-    """QLinearLeakyRelu: x where it is not negative, else alpha * x."""
+    """Convert QLinearLeakyRelu: x where it is not negative, else alpha * x."""
     alpha = np.float32(node.attributes.get("alpha", 0.01))
     return _table(node, lambda x: np.where(x >= 0, x, alpha * x))
 
 
 def convert_qlinear_concat(node: Node) -> relax.Expr:
-    """QLinearConcat: Y_scale, Y_zero_point, then each tensor with its scale and zero point."""
+    """Convert QLinearConcat: Y_scale, Y_zero_point, each tensor with scale and zero point."""
     dtype = _quantized_dtype(node, 1)
     scale, zero_point = _scale(node, 0), _zero_point(node, 1)
     parts = []
@@ -91,7 +91,7 @@ def convert_qlinear_concat(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_add(node: Node) -> relax.Expr:
-    """QLinearAdd: A and B with scale and zero point each, C_scale, C_zero_point.
+    """Convert QLinearAdd: A and B with scale and zero point each, C_scale, C_zero_point.
 
     With the ratios r of the operands' scales to the result's:
     C = round(C_zero - (r_a * A_zero + r_b * B_zero) + r_b * B + r_a * A).
@@ -118,7 +118,7 @@ def convert_qlinear_add(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_mul(node: Node) -> relax.Expr:
-    """QLinearMul: A and B with scale and zero point each, C_scale, C_zero_point.
+    """Convert QLinearMul: A and B with scale and zero point each, C_scale, C_zero_point.
 
     C = round((A - A_zero) * (B - B_zero) * (A_scale * B_scale / C_scale) + C_zero). The zero point
     is added before rounding, and rounded to float32 by itself: in float64 for that, as a
@@ -145,7 +145,7 @@ def convert_qlinear_mul(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_global_pool(node: Node) -> relax.Expr:
-    """QLinearGlobalAveragePool: X, x_scale, x_zero_point, y_scale, y_zero_point."""
+    """Convert QLinearGlobalAveragePool: X, x_scale, x_zero_point, y_scale, y_zero_point."""
     dtype = _quantized_dtype(node, 0)
     shape = static_shape(node.input(0))
     first = 1 if node.attributes.get("channels_last", 0) else 2
@@ -164,7 +164,10 @@ _LAYOUT = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
 def convert_qlinear_average_pool(node: Node) -> relax.Expr:
-    """QLinearAveragePool: the average of what the quantized values stand for, in float32."""
+    """Convert QLinearAveragePool: the average of what the quantized values stand for.
+
+    In float32.
+    """
     attributes = node.attributes
     dtype = _quantized_dtype(node, 0)
     kernel = attributes["kernel_shape"]
@@ -207,7 +210,7 @@ def convert_qlinear_average_pool(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_softmax(node: Node) -> relax.Expr:
-    """QLinearSoftmax: X, X_scale, X_zero_point, Y_scale, Y_zero_point.
+    """Convert QLinearSoftmax: X, X_scale, X_zero_point, Y_scale, Y_zero_point.
 
     exp(x) comes from a table of differences to the largest quantized value, scaled so that the sum
     stays
@@ -238,7 +241,7 @@ def convert_qlinear_softmax(node: Node) -> relax.Expr:
 
 
 def _exponentials(scale: np.float32, count: int) -> Floats:
-    """Exp of the values 0 to 255 less 255, times a constant."""
+    """Return exp of the values 0 to 255 less 255, times a constant."""
     limit = np.log(np.finfo(np.float32).max / np.float32(count))
     shift = max(0.0, float(limit) - 5) / float(scale)
     exponents = (np.arange(256, dtype=np.float64) - 255 + shift) * float(scale)

@@ -1,4 +1,7 @@
-"""Ensembles of decision trees of `ai.onnx.ml`: one walk through tables of nodes for each tree."""
+"""Provide ensembles of decision trees of `ai.onnx.ml`.
+
+One walk through tables of nodes for each tree.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ op = relax.op
 
 @dataclass(frozen=True)
 class Forest:
-    """Decision trees as tables of all their nodes, leaves included.
+    """A forest describes decision trees as tables of all their nodes, leaves included.
 
     Attributes:
         roots: node of each tree.
@@ -53,7 +56,7 @@ class Forest:
 
     @property
     def depth(self) -> int:
-        """Steps from a root to the deepest leaf."""
+        """Return steps from a root to the deepest leaf."""
         inner = np.array([mode != "LEAF" for mode in self.mode])
         level, steps = np.unique(self.roots), 0
         while inner[level].any():
@@ -75,13 +78,13 @@ _COMPARISONS: dict[str, Any] = {
 
 
 def _numbers(node: Node, name: str, dtype: Any) -> NDArray[Any]:
-    """A list of numbers, or the tensor of double precision in its place."""
+    """Return a list of numbers, or the tensor of double precision in its place."""
     tensor = node.attributes.get(f"{name}_as_tensor")
     return np.array(node.attributes.get(name, ()), dtype) if tensor is None else tensor.reshape(-1)
 
 
 def _forest(node: Node, kind: str) -> Forest:
-    """The trees of TreeEnsembleClassifier (`class`) and TreeEnsembleRegressor (`target`)."""
+    """Return the trees of TreeEnsembleClassifier (`class`) and TreeEnsembleRegressor (`target`)."""
     attributes = node.attributes
     names = list(zip(attributes["nodes_treeids"], attributes["nodes_nodeids"], strict=True))
     place = {name: number for number, name in enumerate(names)}
@@ -122,7 +125,7 @@ _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BR
 
 
 def _plain_forest(node: Node) -> Forest:
-    """The trees of TreeEnsemble, whose leaves have lists of their own."""
+    """Return the trees of TreeEnsemble, whose leaves have lists of their own."""
     attributes = node.attributes
     quantized = attributes["nodes_modes"].reshape(-1)
     if np.any(quantized >= len(_MODES)):
@@ -153,7 +156,7 @@ def _plain_forest(node: Node) -> Forest:
 
 
 def _grown(node: Node, forest: Forest, targets: int, aggregate: str = "SUM") -> relax.Expr:
-    """What the leaves add up to, [N, targets], in the precision of the trees."""
+    """Return what the leaves add up to, [N, targets], in the precision of the trees."""
     dtype, source = str(forest.weight.dtype), node.input(0)
     data = node.cast(source, str(forest.split.dtype))
     rows = static_shape(data)[0]
@@ -228,20 +231,20 @@ def _aggregate(node: Node) -> str:
 
 
 def convert_tree_ensemble_regressor(node: Node) -> relax.Expr:
-    """TreeEnsembleRegressor: leaves of all trees for each target, [N, targets] float32."""
+    """Convert TreeEnsembleRegressor: leaves of all trees for each target, [N, targets] float32."""
     forest, targets = _forest(node, "target"), int(node.attributes["n_targets"])
     scores = _with_base(node, _grown(node, forest, targets, _aggregate(node)))
     return transformed(node, node.emit(node.cast(scores, "float32")))
 
 
 def convert_tree_ensemble(node: Node) -> relax.Expr:
-    """TreeEnsemble: leaves of all trees for each target, in the dtype of the leaves."""
+    """Convert TreeEnsemble: leaves of all trees for each target, in the dtype of the leaves."""
     forest, targets = _plain_forest(node), int(node.attributes["n_targets"])
     return transformed(node, _grown(node, forest, targets, _aggregate(node)))
 
 
 def convert_tree_ensemble_classifier(node: Node) -> list[relax.Expr | None]:
-    """TreeEnsembleClassifier: labels [N] and scores [N, classes].
+    """Convert TreeEnsembleClassifier: labels [N] and scores [N, classes].
 
     Two classes mostly have weights for one of them, the second by meaning, whatever its number.
     It is chosen above 0.5 where no weight is negative, and above 0 otherwise.

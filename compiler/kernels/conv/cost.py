@@ -1,4 +1,4 @@
-"""The analytic model of direct convolution, and the decision that it recommends."""
+"""Provide the analytic model of direct convolution, and the decision that it recommends."""
 
 import math
 
@@ -44,7 +44,7 @@ def estimate_cycles(
     instructions: int = 1,
     together: int = 1,
 ) -> float:
-    """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
+    """Return analytic model: the slower of multiplying, loading and issuing, for all tiles.
 
     A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
     broadcasts p inputs. Four instructions can start in a cycle. With fewer than
@@ -103,7 +103,7 @@ def estimate_cycles(
 def code_bytes(
     workload: ConvWorkload, decision: ConvDecision, target: Target, block: int, instructions: int
 ) -> float:
-    """Rough size of a kernel whose loops over channels stay loops.
+    """Return rough size of a kernel whose loops over channels stay loops.
 
     Products are written once for each run of taps that are inside for the same pixels, the
     epilogue once for each kind of tile.
@@ -131,7 +131,7 @@ def code_bytes(
 
 
 def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
+    """Return the decision of the lowest estimate; ties go to the one with more pixels."""
     return min(
         direct_space(workload, target),
         key=lambda d: (estimate_cycles(workload, d, target), -d.tile_h * d.tile_w),
@@ -139,7 +139,7 @@ def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecis
 
 
 def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
-    """The better of the best direct decision and the best by Winograd's F(2x2, 3x3).
+    """Return the better of the best direct decision and the best by Winograd's F(2x2, 3x3).
 
     F(4x4, 3x3) is left to the tuner: it costs digits, and only the tuner checks the results.
     """

@@ -1,4 +1,4 @@
-"""Direct convolution of quantized values.
+"""Provide direct convolution of quantized values.
 
 The register tiles of `conv`, four input channels at a time.
 
@@ -55,7 +55,7 @@ _NEAR_GROUPS = 4096
 
 @dataclass(frozen=True)
 class IntegerConvWorkload(QuantizedConvWorkload):
-    """A convolution of quantized values, of one group.
+    """An integer conv workload describes a convolution of quantized values, of one group.
 
     Attributes:
         together: groups of channels, side by side, whose products fit the int16 accumulators of
@@ -69,7 +69,7 @@ class IntegerConvWorkload(QuantizedConvWorkload):
 
     @property
     def grouped(self) -> ConvWorkload:
-        """As a convolution whose channels are groups of channels."""
+        """Return it as a convolution whose channels are groups of channels."""
         return _grouped(self.conv)
 
 
@@ -91,13 +91,13 @@ def _block(target: Target) -> int:
 
 
 def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
-    """The target with the registers that are left for a register tile."""
+    """Return the target with the registers that are left for a register tile."""
     left = target.vector_registers - _dot(workload, target).temporaries
     return target.model_copy(update={"vector_registers": left})
 
 
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
-    """Decisions whose register tile fits the registers."""
+    """Return decisions whose register tile fits the registers."""
     space = direct_space(workload.grouped, _narrowed(workload, target))
     if _block(target) > 1:
         return space
@@ -109,19 +109,19 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """How long it computes, and fetching its code once."""
+    """Return how long it computes, and fetching its code once."""
     return _computing(workload, decision, target) + _fetching(workload, decision, target)
 
 
 def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
-    """How long its code takes to come, once."""
+    """Return how long its code takes to come, once."""
     dot, block = _dot(workload, target), _block(target)
     code = code_bytes(workload.grouped, decision, target, block, dot.instructions)
     return code / CODE_BYTES_PER_CYCLE
 
 
 def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
-    """The model of the direct convolution and what it does not know.
+    """Return the cycles by the model of the direct convolution and what it does not know.
 
     Each vector of a tile loads its scales; where a group has two parts, each is copied to all
     lanes, and vectors of weights are halved.
@@ -140,7 +140,10 @@ def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Ta
 
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of those that compute as long, that of most pixels."""
+    """Return the decision of the lowest estimate.
+
+    Of those that compute as long, that of most pixels.
+    """
     computing = {d: _computing(workload, d, target) for d in integer_space(workload, target)}
     best = min(computing, key=lambda d: computing[d] + _fetching(workload, d, target))
     equals = [d for d, cycles in computing.items() if cycles == computing[best]]
@@ -150,21 +153,24 @@ def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> C
 def integer_weight_size(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> int:
-    """Values in a packed weight."""
+    """Return values in a packed weight."""
     return packed_size(workload.grouped, decision, target, _block(target))
 
 
 def pack_integer_weight(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target, weight: NDArray[Any]
 ) -> NDArray[Any]:
-    """Weights int8 [out_channels, in_channels, kh, kw] as int32 groups, in the kernel's order."""
+    """Return weights int8 [out_channels, in_channels, kh, kw] as int32 groups.
+
+    In the kernel's order.
+    """
     c = target.float_lanes
     packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
     return _dot(workload, target).arrange(packed, c)
 
 
 def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
-    """Weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
+    """Return weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
 
     >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
     [[16777217, 2]]
@@ -229,7 +235,7 @@ def emit_phases(
 
 @dataclass(frozen=True)
 class _Bases:
-    """Where in its buffers the constants of a convolution begin."""
+    """Bases describe where in its buffers the constants of a convolution begin."""
 
     weight: int
     bias: int
@@ -307,7 +313,7 @@ class _IntegerConv(DirectConv):
         super().multiply(vectors, base, channels, inside, lines)
 
     def _near(self, base: Any, groups: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """Groups of a line in every lane, by their place: four are loaded at once."""
+        """Return groups of a line in every lane, by their place: four are loaded at once."""
         found: dict[int, tuple[Any, ...]] = {}
         parts, e = self.dot.loads_per_group, self.emit
         while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:

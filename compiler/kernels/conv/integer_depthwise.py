@@ -1,4 +1,4 @@
-"""Depthwise convolution of quantized values: four taps of a channel in each lane.
+"""Provide depthwise convolution of quantized values: four taps of a channel in each lane.
 
 Every line of the input is rewritten once: a column becomes, for each channel of a block, its code
 and those of the three columns to the right. One such vector is then multiplied by four taps of
@@ -62,7 +62,7 @@ REWRITE_CYCLES = 2
 
 @dataclass(frozen=True)
 class IntegerDepthwiseWorkload(QuantizedConvWorkload):
-    """A depthwise convolution of quantized values.
+    """An integer depthwise workload describes a depthwise convolution of quantized values.
 
     Attributes:
         conv: as many groups as channels.
@@ -75,33 +75,33 @@ class IntegerDepthwiseWorkload(QuantizedConvWorkload):
 
     @property
     def tap_groups(self) -> int:
-        """Groups of taps in a row of the window."""
+        """Return groups of taps in a row of the window."""
         return math.ceil(self.conv.kernel[1] / DOT_WIDTH)
 
     @property
     def spread(self) -> int:
-        """Columns from one group of taps to the next, in windows."""
+        """Return columns from one group of taps to the next, in windows."""
         return DOT_WIDTH // self.conv.stride[1]
 
     @property
     def columns(self) -> int:
-        """Rewritten columns of a line."""
+        """Return rewritten columns of a line."""
         return self.conv.out_w + (self.tap_groups - 1) * self.spread
 
     @property
     def line(self) -> int:
-        """Columns of a line that are read, padding included."""
+        """Return columns of a line that are read, padding included."""
         return (self.columns - 1) * self.conv.stride[1] + DOT_WIDTH
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows of the window can be outside, and count."""
+        """Return whether rows of the window can be outside, and count."""
         conv = self.conv
         lowest = (conv.out_h - 1) * conv.stride[0] + conv.kernel[0] - conv.padding[0]
         return self.border != 0 and (conv.padding[0] > 0 or lowest > conv.in_h)
 
     def suits(self, lanes: int) -> bool:
-        """Whether groups of taps begin at windows and the lines fit their place."""
+        """Return whether groups of taps begin at windows and the lines fit their place."""
         conv = self.conv
         whole = DOT_WIDTH % conv.stride[1] == 0 and conv.dilation == (1, 1)
         return whole and conv.kernel[0] * self.columns * lanes * DOT_WIDTH <= RING_BYTES
@@ -109,7 +109,7 @@ class IntegerDepthwiseWorkload(QuantizedConvWorkload):
 
 @dataclass(frozen=True)
 class DepthwiseDecision:
-    """How it is computed.
+    """A depthwise decision describes how it is computed.
 
     Attributes:
         tile_w: pixels of a line in the register tile.
@@ -127,7 +127,7 @@ def _dot(target: Target) -> Dot:
 
 
 def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
-    """Tiles that take half of the registers, so that rows of the window can be unrolled."""
+    """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -138,7 +138,7 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
 def default_depthwise_decision(
     workload: IntegerDepthwiseWorkload, target: Target
 ) -> DepthwiseDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
+    """Return the decision of the lowest estimate; ties go to the one with more pixels."""
     return min(
         depthwise_space(workload, target),
         key=lambda d: (estimate_depthwise_cycles(workload, d, target), -d.tile_w),
@@ -148,7 +148,10 @@ def default_depthwise_decision(
 def estimate_depthwise_cycles(
     workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target
 ) -> float:
-    """Cycles of products, of the epilogue, which stores four vectors at once, and of rewriting."""
+    """Return cycles of products, of the epilogue, which stores four vectors at once.
+
+    And of rewriting.
+    """
     conv, dot = workload.conv, _dot(target)
     tile = decision.tile_w
     products = conv.kernel[0] * workload.tap_groups * tile
@@ -170,7 +173,7 @@ def estimate_depthwise_cycles(
 def pack_integer_depthwise(
     workload: IntegerDepthwiseWorkload, target: Target, weight: NDArray[Any]
 ) -> NDArray[Any]:
-    """Weights int8 [channels, 1, kh, kw] as int32 groups of taps, in the kernel's order."""
+    """Return weights int8 [channels, 1, kh, kw] as int32 groups of taps, in the kernel's order."""
     c, dot = target.float_lanes, _dot(target)
     channels, _, kh, kw = weight.shape
     padded = np.zeros((math.ceil(channels / c) * c, kh, workload.tap_groups * DOT_WIDTH), np.int8)
@@ -218,7 +221,7 @@ class _IntegerDepthwise:
         self.output = e.buffer("output", out_size, output_dtype(conv.epilogue))
 
     def kernel(self, name: str) -> Kernel:
-        """The finished kernel."""
+        """Return the finished kernel."""
         w, e, c = self.conv, self.emit, self.c
         parts = math.ceil(w.out_h / self.plan.lines)
         rows = w.kernel[0]
@@ -246,7 +249,7 @@ class _IntegerDepthwise:
         return constant(self.work.border, self.dot.data, lanes)
 
     def _write_borders(self) -> None:
-        """The columns of a line beside the image."""
+        """Write the columns of a line beside the image."""
         left, right = self._inside()
         for begin, past in ((0, left), (right, self.work.line)):
             if past > begin:
@@ -254,7 +257,7 @@ class _IntegerDepthwise:
                     self.emit.store(self.row, column * self.c, self._border(self.c))
 
     def _inside(self) -> tuple[int, int]:
-        """Columns of a line between which the image is."""
+        """Return columns of a line between which the image is."""
         left = self.conv.padding[1]
         return min(left, self.work.line), min(left + self.conv.in_w, self.work.line)
 
@@ -284,7 +287,10 @@ class _IntegerDepthwise:
                 )
 
     def _by_channel(self, quantized: Any) -> Any:
-        """Four columns of c channels as c channels of four columns, in the units of `Dot`."""
+        """Return four columns of c channels as c channels of four columns.
+
+        In the units of `Dot`.
+        """
         c, parts = self.c, self.dot.loads_per_group
         # Four channels of each column, then four columns of each channel.
         words = tirx.reinterpret(vector_dtype("int32", c), quantized)
@@ -319,7 +325,10 @@ class _IntegerDepthwise:
             self._tiles(plane, block, line, first, count)
 
     def _start(self, block: Any, first: Any, count: Any) -> Any:
-        """What accumulators begin with: the bias, and the padding in rows outside the image."""
+        """Return what accumulators begin with: the bias.
+
+        And the padding in rows outside the image.
+        """
         e, c, rows = self.emit, self.c, self.conv.kernel[0]
         bias = e.load(self.bias, block * c, c)
         if isinstance(count, int) or not self.work.has_rows:
@@ -347,7 +356,7 @@ class _IntegerDepthwise:
             self._store(plane, block, line, column)
 
     def _row(self, block: Any, line: Any, column: Any, kh: Any) -> None:
-        """Products of one row of the window, `together` groups of taps at a time."""
+        """Write products of one row of the window, `together` groups of taps at a time."""
         w, e, c = self.conv, self.emit, self.c
         tap_groups, together, parts = (
             self.work.tap_groups,

@@ -1,4 +1,4 @@
-"""Convolutions with weights that are mostly zeros; see `sparse`.
+"""Provide convolutions with weights that are mostly zeros; see `sparse`.
 
 The register tile is that of `conv`: pixels, and the blocks of output channels that share lists.
 Each place of the window has a list of its own, so that border pixels are handled as they are
@@ -38,7 +38,7 @@ _LIST_CYCLES = 12.0
 
 @dataclass(frozen=True)
 class SparseConvWorkload:
-    """A convolution with lists, of one group and a blocked input.
+    """A sparse conv workload describes a convolution with lists, of one group and a blocked input.
 
     Attributes:
         conv: its extents and epilogue.
@@ -52,24 +52,24 @@ class SparseConvWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates that are left."""
+        """Return multiply-accumulates that are left."""
         return self.conv.batch * self.conv.out_h * self.conv.out_w * self.entries * self.width
 
     @property
     def tiles(self) -> int:
-        """Of output channels."""
+        """Return the tiles of output channels."""
         return math.ceil(self.conv.out_channels / self.width)
 
     @property
     def lists(self) -> int:
-        """One for each tile of output channels and place of the window."""
+        """Return one for each tile of output channels and place of the window."""
         return self.tiles * math.prod(self.conv.kernel)
 
 
 def lists_of_weight(
     workload: ConvWorkload, weight: NDArray[np.float32], width: int, c: int
 ) -> Lists:
-    """Of weights [O, C, kh, kw], for an input of blocks of c channels."""
+    """Return the lists of weights [O, C, kh, kw], for an input of blocks of c channels."""
     out_channels, channels, *window = weight.shape
     tiles = math.ceil(out_channels / width)
     padded = np.zeros((tiles * width, channels, *window), np.float32)
@@ -89,7 +89,10 @@ def sparse_conv_space(workload: SparseConvWorkload, target: Target) -> list[Conv
 def estimate_sparse_conv_cycles(
     workload: SparseConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """Multiplying, loading and issuing for each entry, and streaming what no cache keeps near."""
+    """Return multiplying, loading and issuing for each entry.
+
+    And streaming what no cache keeps near.
+    """
     flat = flattened(workload.conv)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
@@ -112,7 +115,7 @@ def estimate_sparse_conv_cycles(
 
 
 def default_sparse_conv_decision(workload: SparseConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
+    """Return the decision of the lowest estimate; ties go to the one with more pixels."""
     return min(
         sparse_conv_space(workload, target),
         key=lambda d: (estimate_sparse_conv_cycles(workload, d, target), -d.tile_h * d.tile_w),

@@ -1,4 +1,7 @@
-"""What direct convolution and Winograd's algorithm have in common: the task and the parameters."""
+"""Describe what direct convolution and Winograd's algorithm have in common.
+
+The task and the parameters.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from edgec.compiler.kernels.emit.quantized_values import LOAD_DTYPES
 
 @dataclass(frozen=True)
 class ConvWorkload:
-    """A convolution as a kernel sees it.
+    """A conv workload describes a convolution as a kernel sees it.
 
     The output may be a grid inside a larger one (a phase of a transposed convolution): pixel
     (y, x) of `out_h` x `out_w` goes to row `y * out_step + out_y` of `full_h` rows, and so on.
@@ -63,13 +66,13 @@ class ConvWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, without those of padding channels."""
+        """Return multiply-accumulates, without those of padding channels."""
         window = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
         return self.batch * self.out_channels * self.out_h * self.out_w * window
 
     @property
     def out_extent(self) -> tuple[int, int]:
-        """Rows and columns of the whole output."""
+        """Return rows and columns of the whole output."""
         return self.full_out if self.full_out != (0, 0) else (self.out_h, self.out_w)
 
     def window(self, axis: int) -> Window:
@@ -79,7 +82,7 @@ class ConvWorkload:
 
 @dataclass(frozen=True)
 class QuantizedConvWorkload:
-    """What the convolutions of quantized values have in common.
+    """A quantized conv workload describes what the convolutions of quantized values have in common.
 
     Attributes:
         conv: extents and epilogue.
@@ -91,23 +94,23 @@ class QuantizedConvWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return int(self.conv.macs)
 
     @property
     def epilogue(self) -> tuple[EpilogueStep, ...]:
-        """Steps after the accumulation."""
+        """Return steps after the accumulation."""
         return tuple(self.conv.epilogue)
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows of the window can be outside, and count."""
+        """Return whether rows of the window can be outside, and count."""
         return self.border != 0
 
 
 @dataclass(frozen=True)
 class ConvBuffers:
-    """Parameters of a kernel, in their order.
+    """Conv buffers describe parameters of a kernel, in their order.
 
     Attributes:
         data: the input.

@@ -1,4 +1,4 @@
-"""What a kernel does to a value between its accumulator and the store.
+"""Describe what a kernel does to a value between its accumulator and the store.
 
 An epilogue is a chain of steps. Each takes the value so far, and a binary one also the next
 operand of the kernel. `channel` operands hold a value for each output channel, `image_channel`
@@ -44,7 +44,7 @@ Places = Mapping[OperandKind, Index]
 
 @dataclass(frozen=True)
 class EpilogueStep:
-    """One step of an epilogue.
+    """An epilogue step describes one step of an epilogue.
 
     Attributes:
         op: name in `BINARY` or `UNARY`.
@@ -58,7 +58,7 @@ class EpilogueStep:
     parameters: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        """Short form for names and records.
+        """Return the short form for names and records.
 
         >>> str(EpilogueStep("add", "channel")), str(EpilogueStep("clip", None, (0.0, 6.0)))
         ('add:channel', 'clip(0,6)')
@@ -72,12 +72,12 @@ class EpilogueStep:
 
 
 def begins_with_bias(steps: Sequence[EpilogueStep]) -> bool:
-    """Whether the accumulators can begin with a number of each channel."""
+    """Return whether the accumulators can begin with a number of each channel."""
     return bool(steps) and steps[0] == EpilogueStep("add", "channel")
 
 
 def _at_least(x: Any, bound: Any) -> Any:
-    """The larger of a value and a number.
+    """Return the larger of a value and a number.
 
     The comparison is false if one of the two is NaN, and then the second operand is the result:
     with the value there NaN stays NaN, for no more instructions.
@@ -86,12 +86,15 @@ def _at_least(x: Any, bound: Any) -> Any:
 
 
 def _at_most(x: Any, bound: Any) -> Any:
-    """The smaller of a value and a number; NaN stays NaN, see `_at_least`."""
+    """Return the smaller of a value and a number; NaN stays NaN, see `_at_least`."""
     return tirx.min(bound, x)
 
 
 def _either_nan(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A maximum or minimum of two values that is NaN if the first is; it is if the second is."""
+    """Return a maximum or minimum of two values that is NaN if the first is.
+
+    It is if the second is.
+    """
     return lambda x, y: select(tirx.isnan(x), x, choose(x, y))
 
 
@@ -126,7 +129,7 @@ def _gelu_tanh(x: Any) -> Any:
 
 @dataclass(frozen=True)
 class Unary:
-    """The code of a function of one value.
+    """A unary step describes the code of a function of one value.
 
     Attributes:
         emit: (x, *parameters) -> f(x).
@@ -205,7 +208,7 @@ def activation_step(call: Any) -> EpilogueStep:
 def declare_operands(
     e: Emitter, steps: Sequence[EpilogueStep], sizes: Mapping[OperandKind, int]
 ) -> list[Any]:
-    """A parameter for the operand of each binary step, of the size of its kind."""
+    """Return a parameter for the operand of each binary step, of the size of its kind."""
     operands: list[Any] = []
     for number, kind in enumerate(step.operand for step in steps if step.operand):
         name, count = f"operand{number}", _PARAMETERS.get(kind)
@@ -222,7 +225,7 @@ def declare_operands(
 
 
 def output_dtype(steps: Sequence[EpilogueStep]) -> str:
-    """Of what a chain gives."""
+    """Return the output dtype of what a chain gives."""
     last = steps[-1].op if steps else ""
     return last.rpartition("quantize_")[2] if "quantize_" in last else "float32"
 

@@ -1,4 +1,4 @@
-"""Quantized values in kernels: reading them as floats, and writing them.
+"""Provide quantized values in kernels: reading them as floats, and writing them.
 
 A quantized value x stands for `(x - zero_point) * scale`. How quantized values are multiplied is up
 to the instruction set, see `kernels.isa`; every sum is exact. What follows the accumulation is
@@ -48,7 +48,7 @@ LOAD_DTYPES = {"int8": "int8", "float16": "uint16", "bfloat16": "uint16", "float
 
 
 def weight_to_float(quantized: Any, kind: str, halves: bool) -> Any:
-    """Packed weights as float32, without their scale; exact.
+    """Return packed weights as float32, without their scale; exact.
 
     Args:
         quantized: vector or scalar, of the dtype of `LOAD_DTYPES`; halves of floats are finite.

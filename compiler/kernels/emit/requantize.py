@@ -56,7 +56,7 @@ class Requantization:
     raised: int
 
     def step(self, dtype: str, below: bool, above: bool) -> EpilogueStep:
-        """The only step of an epilogue; see `operand`.
+        """Return the only step of an epilogue; see `operand`.
 
         Args:
             dtype: the dtype of the quantized values.
@@ -68,7 +68,7 @@ class Requantization:
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def operand(self, zero_point: int, low: int, high: int) -> NDArray[np.int16]:
-        """Multipliers, shifts, then the numbers that hold for all channels.
+        """Return multipliers, shifts, then the numbers that hold for all channels.
 
         Args:
             zero_point: the zero point of the quantized values.
@@ -88,7 +88,7 @@ class Requantization:
 def requantization(
     scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
 ) -> Requantization | None:
-    """The finest one; None if it is coarser than `LEAST_FRACTION`.
+    """Return the finest one; None if it is coarser than `LEAST_FRACTION`.
 
     Args:
         scales: the scales of the accumulators, by channel.
@@ -114,21 +114,24 @@ def requantization(
 
 
 def scaled_step(dtype: str, below: bool, above: bool) -> EpilogueStep:
-    """The only step of an epilogue without a hard swish; args as of `Requantization.step`."""
+    """Return the only step of an epilogue without a hard swish.
+
+    Args as of `Requantization.step`.
+    """
     return EpilogueStep(f"requantize_{dtype}", "scaled", (float(below), float(above)))
 
 
 def scaled_operand(
     scales: NDArray[Any], zero_point: int, low: int, high: int
 ) -> NDArray[np.float32]:
-    """Scales in steps, then the zero point and the ends."""
+    """Return scales in steps, then the zero point and the ends."""
     numbers = np.array([zero_point, low, high], np.float32)
     assert len(numbers) == SCALED_NUMBERS
     return np.concatenate([scales.astype(np.float32), numbers])
 
 
 def requantizes(steps: Sequence[EpilogueStep]) -> bool:
-    """Whether an epilogue is that of this module."""
+    """Return whether an epilogue is that of this module."""
     return any(step.operand in ("fixed", "scaled") for step in steps)
 
 
@@ -188,11 +191,11 @@ class _Maker:
         raise NotImplementedError
 
     def every(self, number: Any) -> Any:
-        """A number in all lanes of 16 bits."""
+        """Return a number in all lanes of 16 bits."""
         return self.e.let("number", broadcast(number, 2 * self.lanes))
 
     def quantized(self, accumulators: Sequence[Any], count: int) -> Any:
-        """Quantized values of two or four vectors, of which `count` count."""
+        """Return quantized values of two or four vectors, of which `count` count."""
         halves = [
             add_saturating(self.words(accumulators[i : i + 2]), self.zero)
             for i in range(0, len(accumulators), 2)
@@ -259,7 +262,7 @@ class _Swished(_Maker):
 
 
 def bounded(quantized: Any, low: Any, high: Any) -> Any:
-    """Quantized values between two numbers, int16; None: no bound."""
+    """Return quantized values between two numbers, int16; None: no bound."""
     kind = quantized.ty.dtype
     count, dtype = int(kind.lanes), str(kind.with_lanes(1))
     if low is not None:

@@ -1,4 +1,6 @@
-"""How quantized values are multiplied, and how bytes are looked up: what an `Isa` gives kernels.
+"""Describe how quantized values are multiplied, and how bytes are looked up.
+
+What an `Isa` gives kernels.
 
 Products are summed four at a time in int32 lanes: 32 bits of the data (four input channels) are
 broadcast and multiplied with a vector that holds four weights in each lane. Every sum is exact.
@@ -41,7 +43,7 @@ class Dot:
 
     @property
     def loads_per_group(self) -> int:
-        """Loads for a group of values."""
+        """Return loads for a group of values."""
         return DOT_WIDTH * 8 // int(self.load_dtype.removeprefix("int"))
 
     def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> tuple[Any, ...]:

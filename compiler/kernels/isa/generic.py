@@ -1,4 +1,4 @@
-"""Any instruction set: the whole protocol in arithmetic that LLVM has for every target.
+"""Provide any instruction set: the whole protocol in arithmetic that LLVM has for every target.
 
 All results are exact, the same as those of the instructions that other files use in its place; so
 a new instruction set works at once, and is then made fast one operation at a time.
@@ -29,7 +29,7 @@ class Generic:
         return False
 
     def dot(self) -> Dot | None:
-        """In int32."""
+        """Compute it in int32."""
         if self.target.why_in_floats:
             return None
         data = self.target.instruction_set.activation_dtype
@@ -37,21 +37,21 @@ class Generic:
         return Dot(data, "int32", 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
     def saturates(self, dtype: str, lanes: int) -> bool:
-        """Never."""
+        """Return False: it never does."""
         return False
 
     def narrow(self, values: Sequence[Any], dtype: str) -> Any:
-        """By the lowest bits."""
+        """Keep the lowest bits."""
         count = len(values) * lanes_of(values[0])
         together = shuffle(values, range(count)) if len(values) > 1 else values[0]
         return tirx.Cast(vector_dtype(dtype, count), together)
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
-        """In int32."""
+        """Compute it in int32."""
         lanes = lanes_of(pair[0])
         picks = [
             vector * lanes + part + lane
@@ -62,7 +62,7 @@ class Generic:
         return _narrowed(shuffle(pair, picks), "int32", "int16")
 
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
-        """In int32."""
+        """Compute it in int32."""
         lanes = lanes_of(left)
         words = vector_dtype("int32", lanes)
         product = tirx.Cast(words, left) * tirx.Cast(words, right)
@@ -71,7 +71,7 @@ class Generic:
         return tirx.Cast(vector_dtype("int16", lanes), high)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
-        """To the left, then to the right, one of both by 0."""
+        """Return to the left, then to the right, one of both by 0."""
         if not some_left:
             return tirx.shift_right(value, by)
         none = constant(0, "int32", lanes_of(value))
@@ -79,13 +79,13 @@ class Generic:
         return tirx.shift_right(tirx.shift_left(value, up), down)
 
     def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
-        """A half more."""
+        """Return a half more."""
         return number + tirx.const(1 << (fraction - 1), "int16")
 
     def narrow_rounded(
         self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
     ) -> Any:
-        """In int16."""
+        """Compute it in int16."""
         lanes = lanes_of(halves[0])
         by = constant(fraction, "int16", lanes)
         shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
@@ -98,15 +98,15 @@ class Generic:
         return _narrowed(shuffle(both, picks), "int16", dtype)
 
     def byte_table(self) -> ByteTable | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
     def permute_16(self) -> Callable[[Any, Any], Any] | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
     def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of quantized values with constant weights.
+"""Provide matrix products of quantized values with constant weights.
 
 The tiles of `matmul`, four rows of B at a time.
 
@@ -41,7 +41,7 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class IntegerMatmulWorkload:
-    """A product of quantized values.
+    """An integer matmul workload describes a product of quantized values.
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
@@ -53,17 +53,17 @@ class IntegerMatmulWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return self.matmul.macs
 
     @property
     def epilogue(self) -> Any:
-        """Steps after the accumulation."""
+        """Return steps after the accumulation."""
         return self.matmul.epilogue
 
     @property
     def grouped(self) -> MatmulWorkload:
-        """As a product over groups."""
+        """Return it as a product over groups."""
         return replace(self.matmul, k=self.matmul.k // DOT_WIDTH)
 
 
@@ -76,7 +76,7 @@ def _dot(workload: IntegerMatmulWorkload, target: Target) -> Dot:
 
 
 def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> list[MatmulDecision]:
-    """Tiles that fit the registers; those of matrix instructions where there are any."""
+    """Return tiles that fit the registers; those of matrix instructions where there are any."""
     left = max(8, target.vector_registers - _dot(workload, target).temporaries)
     found = matmul_space(workload.grouped, target.model_copy(update={"vector_registers": left}))
     return [each for each in found if _in_squares(workload, each, target)] or found
@@ -85,7 +85,7 @@ def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> lis
 def estimate_integer_matmul_cycles(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
-    """The model of float products."""
+    """Return the cycles by the model of float products."""
     return estimate_matmul_cycles(
         workload.grouped, decision, target, instructions=_dot(workload, target).instructions
     )
@@ -94,7 +94,7 @@ def estimate_integer_matmul_cycles(
 def default_integer_matmul_decision(
     workload: IntegerMatmulWorkload, target: Target
 ) -> MatmulDecision:
-    """The decision of the lowest estimate; of equals the one with more rows."""
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
     return min(
         integer_matmul_space(workload, target),
         key=lambda d: (estimate_integer_matmul_cycles(workload, d, target), -d.tile_m),
@@ -104,14 +104,14 @@ def default_integer_matmul_decision(
 def integer_matrix_size(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> int:
-    """Values in a packed B."""
+    """Return values in a packed B."""
     return packed_matrix_size(workload.grouped, decision, target)
 
 
 def pack_integer_matrix(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, matrix: NDArray[Any]
 ) -> NDArray[Any]:
-    """B int8 [K, N] as int32 groups in the order of the kernel."""
+    """Return B int8 [K, N] as int32 groups in the order of the kernel."""
     groups = np.ascontiguousarray(groups_of(matrix.T).T)
     if _in_squares(workload, decision, target):
         # Two groups of a column side by side.
@@ -132,7 +132,7 @@ def emit_integer_matmul(
 
 
 def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target) -> bool:
-    """Whether matrices are multiplied.
+    """Return whether matrices are multiplied.
 
     Two rows by two columns, two groups of quantized values of each.
     """
@@ -176,7 +176,7 @@ class _IntegerMatmul(MatmulWriter):
 
 
 class _SquareMatmul(_IntegerMatmul):
-    """Steps of two groups.
+    """Compute steps of two groups.
 
     The accumulator of row 2 i holds the first two columns of rows 2 i and 2 i + 1, that of row
     2 i + 1 the last two.

@@ -71,7 +71,7 @@ MIDDLE = 8
 
 @dataclass(frozen=True)
 class WeightOnlyMatmulWorkload:
-    """A product with packed weights.
+    """A weight-only workload describes a matrix product with packed weights.
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
@@ -87,39 +87,42 @@ class WeightOnlyMatmulWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return self.matmul.macs
 
     @property
     def epilogue(self) -> Any:
-        """Steps after the accumulation."""
+        """Return steps after the accumulation."""
         return self.matmul.epilogue
 
     @property
     def groups(self) -> int:
-        """Groups of a column."""
+        """Return groups of a column."""
         return math.ceil(self.matmul.k / self.group) if self.group else 0
 
     @property
     def parameters(self) -> int:
-        """Operands between the quantized values and those of the epilogue: scales, zero points."""
+        """Return operands between the quantized values and those of the epilogue.
+
+        Scales, zero points.
+        """
         return int(self.group > 0) + int(self.zero_points)
 
     @property
     def is_nibbles(self) -> bool:
-        """Whether quantized values have 4 bits."""
+        """Return whether quantized values have 4 bits."""
         return self.format in ("int4", "log2")
 
     @property
     def direct(self) -> bool:
-        """Whether one register tile holds all rows of A."""
+        """Return whether one register tile holds all rows of A."""
         return self.matmul.m <= DIRECT_ROWS
 
 
 def weight_only_matmul_space(
     workload: WeightOnlyMatmulWorkload, target: Target
 ) -> list[MatmulDecision]:
-    """Tiles that fit the registers; all rows in one tile where they are few."""
+    """Return tiles that fit the registers; all rows in one tile where they are few."""
     decisions = matmul_space(workload.matmul, target)
     if workload.direct:
         rows = workload.matmul.m
@@ -138,7 +141,7 @@ def _classes(workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, targe
 def estimate_weight_only_cycles(
     workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
-    """Multiplying, issuing and decoding; the weights are too small to wait for."""
+    """Return multiplying, issuing and decoding; the weights are too small to wait for."""
     w, rows, vectors = workload.matmul, decision.tile_m, decision.tile_n
     fmas = rows * vectors
     tiles_m = math.ceil(w.m / rows)
@@ -162,7 +165,7 @@ def estimate_weight_only_cycles(
 def default_weight_only_decision(
     workload: WeightOnlyMatmulWorkload, target: Target
 ) -> MatmulDecision:
-    """The decision of the lowest estimate; of equals the one with more rows."""
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
     return min(
         weight_only_matmul_space(workload, target),
         key=lambda d: (estimate_weight_only_cycles(workload, d, target), -d.tile_m),
@@ -172,7 +175,7 @@ def default_weight_only_decision(
 def pack_weight_only_matrix(
     workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, array: NDArray[Any]
 ) -> NDArray[Any]:
-    """Quantized values in the order of the kernel.
+    """Return quantized values in the order of the kernel.
 
     Args:
         workload: the product.
@@ -191,7 +194,7 @@ def pack_weight_only_matrix(
 
 
 def _signs_first(quantized: NDArray[Any]) -> NDArray[Any]:
-    """Quantized values of powers of two as the upper bits of a small float.
+    """Return quantized values of powers of two as the upper bits of a small float.
 
     Sign, 7 for 1, 6 for 1/2, etc.
 
@@ -205,7 +208,7 @@ def _signs_first(quantized: NDArray[Any]) -> NDArray[Any]:
 def weight_only_matrix_size(
     workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, _target: Target
 ) -> int:
-    """Elements of packed quantized values."""
+    """Return elements of packed quantized values."""
     width = decision.tile_n * decision.lanes
     k = math.ceil(workload.matmul.k / WORD) if workload.is_nibbles else workload.matmul.k
     return math.ceil(workload.matmul.n / width) * width * k
@@ -222,7 +225,7 @@ def emit_weight_only_matmul(
 
 
 class _Unpacker:
-    """Gives values of 4-bit values.
+    """An unpacker dequantizes 4-bit values.
 
     Attributes:
         classes: masked quantized values are not shifted down to their place but multiplied by 16 to
@@ -248,7 +251,7 @@ class _Unpacker:
             self.classes = classes
 
     def __call__(self, word: Any, j: int) -> Any:
-        """Values of row j of a vector of words; of class `j % classes`."""
+        """Return values of row j of a vector of words; of class `j % classes`."""
         lanes = int(word.ty.dtype.lanes)
         floats = vector_dtype("float32", lanes)
 
@@ -276,7 +279,7 @@ class _Unpacker:
 
 
 def shuffle_constants(values: NDArray[Any]) -> Any:
-    """A vector of given float32 numbers."""
+    """Return a vector of given float32 numbers."""
     numbers = [tirx.const(float(value), "float32") for value in values]
     return tirx.Shuffle(numbers, [tirx.IntImm("int32", i) for i in range(len(numbers))])
 
@@ -339,7 +342,7 @@ class _WeightOnlyMatmul(MatmulWriter):
     # Quantized values
 
     def _values(self, row: Any, vectors: int, count: int) -> list[list[Any]]:
-        """Values [code][vector] of `count` rows of B from `row` * WORD on."""
+        """Return values [code][vector] of `count` rows of B from `row` * WORD on."""
         e, p, s = self.emit, self.plan, self.weight_only
         if s.is_nibbles:
             start = self.b_tile + row * self.width
@@ -358,7 +361,7 @@ class _WeightOnlyMatmul(MatmulWriter):
         return weight_to_float(code, self.weight_only.format, self.emit.isa.converts_float16)
 
     def _parameters(self, group: Any, vectors: int) -> tuple[list[Any], list[Any]]:
-        """Scales and zero points of a group; no zero points if they are 0."""
+        """Return scales and zero points of a group; no zero points if they are 0."""
         e, lanes = self.emit, self.plan.lanes
         place = self.tile * (self.weight_only.groups * self.width) + group * self.width
         places = [e.let("place", place + v * lanes) for v in range(vectors)]
@@ -373,7 +376,7 @@ class _WeightOnlyMatmul(MatmulWriter):
     # Few rows
 
     def _sum_rows(self) -> None:
-        """Sums of each group of each row of A, before the tasks."""
+        """Write sums of each group of each row of A, before the tasks."""
         w, s, e = self.work, self.weight_only, self.emit
         if not self.shifts:
             return
@@ -530,7 +533,7 @@ class _WeightOnlyMatmul(MatmulWriter):
                 self._store(v, columns[v])
 
     def _first_row(self, number: Any) -> Any:
-        """Of a tile of this task; the last tile overlaps the one before."""
+        """Return the first row of a tile of this task; the last tile overlaps the one before."""
         first = (self.part * self.tiles + number) * self.plan.tile_m
         last = self.work.m - self.plan.tile_m
         return self.emit.let("first_row", tirx.min(first, tirx.IntImm("int32", last)))
@@ -543,7 +546,7 @@ class _WeightOnlyMatmul(MatmulWriter):
                 e.store(self.acc, place, e.load(totals, base + place))
 
     def _decode(self, first: Any, count: int, vectors: int) -> None:
-        """Rows of B from `first` on, as floats, into the panel."""
+        """Write rows of B from `first` on, as floats, into the panel."""
         p, s, e = self.plan, self.weight_only, self.emit
 
         def words(start: Any, into: Any, size: int, finish: Any) -> None:

@@ -1,4 +1,7 @@
-"""What all matchers share: the values so far, their layouts, and the calls that are emitted."""
+"""Describe what all matchers share: the values so far, their layouts.
+
+And the calls that are emitted.
+"""
 
 import logging
 import math
@@ -25,7 +28,7 @@ log = logging.getLogger("edgec.pack")
 
 @dataclass(frozen=True)
 class Decline:
-    """A kernel that could not compute an operator.
+    """A decline describes a kernel that could not compute an operator.
 
     Attributes:
         label: the operator, by the name of the value that it gives.
@@ -41,7 +44,7 @@ class Decline:
 
 
 class Context:
-    """The state of one packing.
+    """A context is the state of one packing.
 
     Attributes:
         lanes: float32 values in a vector of the target.

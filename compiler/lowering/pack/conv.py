@@ -1,4 +1,4 @@
-"""Convolutions, ordinary and transposed, on floats and on quantized values."""
+"""Provide convolutions, ordinary and transposed, on floats and on quantized values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,9 @@ PLAIN_INPUT_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Convolution:
-    """An ordinary or transposed convolution; a signal is an image of one line.
+    """A convolution describes an ordinary or transposed convolution.
+
+    A signal is an image of one line.
 
     Attributes:
         weight: with both dimensions of the window.
@@ -61,7 +63,7 @@ class Convolution:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel is a group of its own."""
+        """Return whether each channel is a group of its own."""
         return self.groups == self.extents[1] == self.extents[4] and self.groups > 1
 
 

@@ -1,4 +1,7 @@
-"""Operators that move values and compute nothing: reshapes, concatenation, slices, splits."""
+"""Provide operators that move values and compute nothing.
+
+Reshapes, concatenation, slices, splits.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Elementwise operators: steps of an epilogue, of one operand or of two."""
+"""Provide elementwise operators: steps of an epilogue, of one operand or of two."""
 
 import math
 

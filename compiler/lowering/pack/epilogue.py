@@ -1,4 +1,4 @@
-"""Steps on a value: in the epilogue of the kernel that computes it, or in a kernel of their own."""
+"""Apply steps to a value: in the epilogue of its kernel, or in a kernel of their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,9 @@ from edgec.compiler.lowering.pack.values import PackedValue
 
 @dataclass(frozen=True)
 class OpenKernel:
-    """A kernel call whose epilogue can still be changed: nothing else reads its result.
+    """An open kernel describes a kernel call whose epilogue can still be changed.
+
+    Nothing else reads its result.
 
     Attributes:
         operator: name of its template.

@@ -1,4 +1,4 @@
-"""Matrix products: on floats, on quantized values, and with weight-only quantization."""
+"""Provide matrix products: on floats, on quantized values, and with weight-only quantization."""
 
 import math
 from dataclasses import replace

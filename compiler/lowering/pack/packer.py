@@ -43,7 +43,7 @@ _NO_TEMPLATE = Declined("no kernel template computes it")
 
 @dataclass
 class Notes:
-    """What a packing tells about its operators.
+    """Notes describe what a packing tells about its operators.
 
     Attributes:
         why_in_floats: reason why no operator computes on integers on this target, if there is one.

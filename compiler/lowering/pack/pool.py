@@ -1,4 +1,4 @@
-"""Pooling, over windows and over whole images, and the extremes of a tensor."""
+"""Provide pooling, over windows and over whole images, and the extremes of a tensor."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Which kernels compute quantized values, and their constant operands: arithmetic, no packing."""
+"""Decide which kernels compute quantized values, and their constant operands.
+
+Arithmetic, no packing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,7 +153,7 @@ def requantized(
 
 @dataclass(frozen=True)
 class Combination:
-    """A kernel that computes quantized values of quantized values, element by element.
+    """A combination is a kernel that computes on quantized values, element by element.
 
     Attributes:
         workload: the workload of the template.

@@ -1,4 +1,4 @@
-"""Image resizing by tables of taps."""
+"""Provide image resizing by tables of taps."""
 
 from tvm import relax
 

@@ -1,4 +1,4 @@
-"""Softmax, layer normalization and reductions, row by row."""
+"""Provide softmax, layer normalization and reductions, row by row."""
 
 import math
 

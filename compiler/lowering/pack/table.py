@@ -1,4 +1,4 @@
-"""Which matcher chooses the kernel of an operator."""
+"""Decide which matcher chooses the kernel of an operator."""
 
 from collections.abc import Callable
 

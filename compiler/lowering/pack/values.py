@@ -1,4 +1,4 @@
-"""Values of a module that is being packed."""
+"""Provide values of a module that is being packed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, OperandKind
 
 @dataclass(frozen=True)
 class QParams:
-    """What quantized values stand for: (value - zero_point) * scale.
+    """Quantization parameters say what quantized values stand for: (value - zero_point) * scale.
 
     Attributes:
         dtype: uint8 or int8.
@@ -35,7 +35,7 @@ class QParams:
 
     @property
     def numbers(self) -> Any:
-        """Scale and zero point as an operand."""
+        """Return scale and zero point as an operand."""
         return constant(np.array([self.scale, self.zero_point], np.float32))
 
     def as_type(self, dtype: str) -> "QParams":
@@ -47,7 +47,7 @@ class QParams:
 
 @dataclass(frozen=True)
 class QuantizedConstant:
-    """A quantized constant with a scale for each channel and zero point 0.
+    """A quantized constant has a scale for each channel and zero point 0.
 
     Attributes:
         values: int8 or int32, of any shape.
@@ -60,7 +60,7 @@ class QuantizedConstant:
 
 @dataclass(frozen=True)
 class PackedValue:
-    """What a variable of the old function became.
+    """A packed value describes what a variable of the old function became.
 
     Attributes:
         expression: variable or constant of the new function.

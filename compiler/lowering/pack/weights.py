@@ -1,4 +1,4 @@
-"""Constant weights in the form in which a quantized graph stores them."""
+"""Provide constant weights in the form in which a quantized graph stores them."""
 
 import math
 from typing import Any

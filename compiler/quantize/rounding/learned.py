@@ -1,4 +1,4 @@
-"""Up or down for each weight, learned (AdaRound: Nagel et al. 2020, arXiv:2004.10568).
+"""Provide up or down for each weight, learned (AdaRound: Nagel et al. 2020, arXiv:2004.10568).
 
 With H = E[x x^T] of what a sum reads, the variables V of the fractions h(V) are found by Adam:
 
@@ -31,7 +31,9 @@ _DECAYS = 0.9, 0.999
 def round_learned(
     operator: Operator, packed_weight: PackedWeight, moments: Moments, resolved: ResolvedRecipe
 ) -> PackedWeight:
-    """int8 values with the same scales and a smaller expected error; other formats as they are.
+    """Return int8 values with the same scales and a smaller expected error.
+
+    Other formats as they are.
 
     Args:
         operator: whose weights.
@@ -49,7 +51,7 @@ def round_learned(
 
 
 def _learn(ratio: Floats, second: Floats, largest: int) -> NDArray[np.int64]:
-    """Quantized values of weights in units of their scales, [groups, rows, columns]."""
+    """Return quantized values of weights in units of their scales, [groups, rows, columns]."""
     # In units in which rounding to the nearest costs about 1 for each weight.
     power = np.diagonal(second, axis1=1, axis2=2).mean(axis=1)
     hessian = (second * (12 / np.maximum(power, 1e-12))[:, None, None]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scales that give the outputs of rounded weights back their spread.
+"""Provide scales that give the outputs of rounded weights back their spread.
 
 Batch norms are constants of the convolutions before them. What they took for the mean and the
 variance of a channel is off once the weights are rounded, so both are estimated again, as Sun et
@@ -27,7 +27,7 @@ _LIMITS = 0.5, 2.0
 def scale_corrected(
     quantization: Quantization, operator: Operator, moments: Moments
 ) -> PackedWeight:
-    """The packed weights of an operator with scales that are multiplied by the factors."""
+    """Return the packed weights of an operator with scales that are multiplied by the factors."""
     packed_weight = quantization.weights[operator.name]
     assert operator.weight is not None
     if isinstance(packed_weight, HalfWeight):

@@ -1,4 +1,4 @@
-"""Rounding that minds what a sum makes of the errors (GPTQ: Frantar et al. 2022).
+"""Provide rounding that minds what a sum makes of the errors (GPTQ: Frantar et al. 2022).
 
 Columns of the weights are rounded one after the other. What rounding a column adds to the
 outputs' expected squared error is made up for, as far as that goes, by the columns still to
@@ -42,7 +42,7 @@ Rounding = Callable[[Float64s, NDArray[np.intp]], RoundedColumn]
 def round_second_order(
     operator: Operator, packed_weight: PackedWeight, moments: Moments, resolved: ResolvedRecipe
 ) -> PackedWeight:
-    """Quantized values of the same format and scales with a smaller expected error in the outputs.
+    """Round to the same format and scales with a smaller expected error in the outputs.
 
     Args:
         operator: whose weights.
@@ -72,7 +72,7 @@ def with_quantized(
     operator: Operator,
     resolved: ResolvedRecipe,
 ) -> PackedWeight:
-    """Packed weights with other quantized values [rows, columns]."""
+    """Return packed weights with other quantized values [rows, columns]."""
     assert not isinstance(packed_weight, HalfWeight)
     if isinstance(packed_weight, ChannelWeight):
         shaped = from_rows(quantized.astype(np.float32), operator).astype(np.int8)
@@ -138,7 +138,7 @@ def _rounding(
 
 
 def _round_rows(rows: Float64s, second: Floats, rounding: Rounding) -> NDArray[np.int64]:
-    """Quantized values of rows [groups, rows, columns] given H [groups, columns, columns].
+    """Return quantized values of rows [groups, rows, columns] given H [groups, columns, columns].
 
     The most used column is rounded first.
     """
@@ -160,7 +160,7 @@ def _round_rows(rows: Float64s, second: Floats, rounding: Rounding) -> NDArray[n
 
 
 def expected_error(operator: Operator, change: Floats, moments: Moments) -> float:
-    """E[(D x)^2] summed over the outputs, for a change D of the weights."""
+    """Return E[(D x)^2] summed over the outputs, for a change D of the weights."""
     rows = to_rows(change, operator).astype(np.float64)
     parts = rows.reshape(len(moments.second), -1, rows.shape[1])
     return float(sum(np.sum((d @ h) * d) for d, h in zip(parts, moments.second, strict=True)))
