@@ -152,8 +152,8 @@ class ModelRecipe:
     def arguments(self) -> str:
         """Return arguments of `edgec compile` that the model needs.
 
-        >>> from edgec.models import load_recipe
-        >>> load_recipe("pp-ocr-cls").arguments()
+        >>> from edgec.models import load_model_recipe
+        >>> load_model_recipe("pp-ocr-cls").arguments()
         '--shape x=1,3,48,192'
         """
         shapes = [
