@@ -1,7 +1,6 @@
 """What the manifest says of a compile: the model, the settings, what was done and what it costs."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,9 +30,8 @@ from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
+from edgec.compiler.support.versions import tool_versions
 from edgec.targets import Target
-
-TOOLS = ("apache-tvm", "apache-tvm-ffi", "edgec", "numpy", "onnx", "onnxruntime", "onnxscript")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +102,7 @@ def describe_compilation(
                 outputs=tuple(_vector_path("output", i) for i in range(len(signature.outputs))),
             ),
         ),
-        tools={name: importlib.metadata.version(name) for name in TOOLS},
+        tools=tool_versions(),
         files={},
     )
 

@@ -18,10 +18,11 @@ from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.support.files import check_output_file
+from edgec.compiler.support.html_report import Subject
 from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Device, Host
 from edgec.compiler.tune.events import LogFile, Several
 from edgec.compiler.tune.options import TuneOptions
-from edgec.compiler.tune.report import write_report
+from edgec.compiler.tune.report import Conditions, write_report
 from edgec.compiler.tune.report_data import Observer, TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder
 from edgec.compiler.tune.session import Tuner
@@ -114,11 +115,13 @@ def tune_model(
         write_report(
             options.report,
             result,
-            name,
-            target,
-            first.machine,
-            first.threads,
-            emulated=first.emulated,
+            Subject(name, target.name),
+            Conditions(
+                machine=first.machine,
+                threads=first.threads,
+                peak_gflops=target.peak_gflops * first.threads,
+                emulated=first.emulated,
+            ),
         )
     return result
 
