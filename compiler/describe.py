@@ -161,7 +161,6 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
     if model is None or options is None:
         return None
     samples, recipe, accuracy = compilation.samples, options.recipe, model.accuracy
-    operators = model.quantization.plan.operators
     return QuantizationRecord(
         recipe=recipe.model_dump(mode="json"),
         codes=model.quantization.resolved.why,
@@ -169,7 +168,7 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         observer=options.observer if recipe.needs_samples else "",
         repaired=options.repair,
         rounding=options.rounding if options.repair else "nearest",
-        quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
+        quantized=len(model.quantization.plan.quantized()),
         kept_float=model.kept_float,
         islands={f.name: f"{f.operator}: {f.why}" for f in compilation.fallbacks},
         sqnr_db=_all_three_digits(compilation.sqnr_db),

@@ -163,7 +163,7 @@ def _steps_table(stages: list[dict[str, Any]], batches: int) -> Table:
         Column("speed", numbers=True),
         Column(f"metric over {batches} batches", numbers=True),
         Column("SQNR [dB]", numbers=True),
-        Column("settings"),
+        Column("settings", wide=True),
     )
     return Table("Steps", columns, [row(stage) for stage in stages])
 
@@ -219,6 +219,6 @@ def _kernels_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         Column("operator"),
         Column("not zero", numbers=True),
         Column("kernel"),
-        Column("because"),
+        Column("because", wide=True),
     )
     return Table("Kernels of operators with many zeros", columns, cells)

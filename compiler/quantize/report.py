@@ -46,6 +46,7 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
             "sqnr_db": accuracy.sqnr_db,
             "by_output": accuracy.by_output,
         },
+        "quantized": len(quantization.plan.quantized()),
         "kept_float": list(model.kept_float),
         "islands": [dataclasses.asdict(fallback) for fallback in fallbacks],
         "operators": [
@@ -81,12 +82,13 @@ def _side(choice: Choice | None) -> dict[str, Any]:
 
 
 def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
-    """Of the float values: bins over all of them, and the share beyond the codes."""
+    """Return bins over all float values, and the share more than half a step beyond the codes."""
     if histogram is None or histogram.width == 0:
         return {}
     edges = histogram.start + histogram.width * np.arange(BINS + 1)
     low, high = (
-        (code - scale.zero_point) * scale.scale for code in (scale.codes.low, scale.codes.high)
+        (code - scale.zero_point) * scale.scale
+        for code in (scale.codes.low - 0.5, scale.codes.high + 0.5)
     )
     centres = (edges[:-1] + edges[1:]) / 2
     outside = histogram.counts[(centres < low) | (centres > high)].sum()
@@ -137,7 +139,7 @@ def quantization_page(fields: Mapping[str, Any], subject: Subject) -> Report:
     facts = {
         "Recipe": Cell(fields["recipe"]["name"]),
         "Codes": Cell(fields["codes"]),
-        "Operators": _count(fields["operators"]),
+        "Operators": _count(fields["quantized"]),
         "Returned to float": Cell(", ".join(fields["kept_float"]), tone="warning"),
     }
     if accuracy:
@@ -155,17 +157,16 @@ def quantization_page(fields: Mapping[str, Any], subject: Subject) -> Report:
     )
 
 
-def _count(operators: list[dict[str, Any]]) -> Cell:
+def _count(quantized: int) -> Cell:
     """Return how many operators are quantized; none is a warning."""
-    quantized = sum(operator["keep"] != "float" for operator in operators)
-    return Cell(f"{quantized} of {len(operators)} quantized", tone="" if quantized else "warning")
+    return Cell(f"{quantized} quantized", tone="" if quantized else "warning")
 
 
 def _noise(db: float | None) -> float:
-    """Return noise as a part of the signal, by amplitude; what is no number is all noise."""
+    """Return noise as a part of the signal, by amplitude; at most 100, which NaN is, too."""
     if db is None:
         return 0.0
-    return 1.0 if math.isnan(db) else min(10.0 ** (-db / 20), 1.0)
+    return 100.0 if math.isnan(db) else 10.0 ** (-max(db, -40.0) / 20)
 
 
 def _operators_table(operators: list[dict[str, Any]]) -> Table:
@@ -210,7 +211,7 @@ def _operators_table(operators: list[dict[str, Any]]) -> Table:
 
 
 def _fallbacks_table(fallbacks: list[dict[str, Any]]) -> Table:
-    columns = (Column("operator"), Column("kind"), Column("why"))
+    columns = (Column("operator"), Column("kind"), Column("why", wide=True))
     rows = [[Cell(f["name"]), Cell(f["operator"]), Cell(f["why"])] for f in fallbacks]
     return Table("Computed on floats", columns, rows)
 

@@ -79,12 +79,14 @@ class Column:
         title: with the unit in brackets.
         numbers: whether its cells are numbers, which stand at the right.
         group: what several columns belong to.
+        wide: whether its cells are long texts.
         code: whether its cells are code.
     """
 
     title: str
     numbers: bool = False
     group: str = ""
+    wide: bool = False
     code: bool = False
 
 
@@ -183,6 +185,12 @@ def db_cell(value: float | None) -> Cell:
     if value < 0:
         return Cell(f"{value:.1f}, a loss", value, "loss")
     return Cell(f"{value:.1f}", value)
+
+
+def time_cell(seconds: float) -> Cell:
+    """Return a time of a model, with a digit more than its changes need."""
+    text = f"{seconds * 1e3:,.3f} ms" if seconds >= 1e-4 else f"{seconds * 1e6:,.2f} µs"
+    return Cell(text, seconds)
 
 
 def number_cell(value: float | None, digits: int = 0) -> Cell:

@@ -15,6 +15,7 @@ from edgec.compiler.support.html_report import (
     gain_cell,
     number_cell,
     save_report,
+    time_cell,
 )
 from edgec.compiler.tune.events import report_fields
 from edgec.compiler.tune.report_data import TaskResult, TuneReport
@@ -58,8 +59,8 @@ def tune_page(report: TuneReport, subject: Subject, conditions: Conditions) -> R
         kind="Tuning",
         subject=subject,
         facts={
-            "By the default decisions": Cell(f"{report.before * 1e3:.3f} ms"),
-            "Tuned": Cell(f"{report.after * 1e3:.3f} ms"),
+            "By the default decisions": time_cell(report.before),
+            "Tuned": time_cell(report.after),
             "Gain": gain_cell(report.before, report.after),
             "Measured": Cell(f"on {conditions.machine}, {threads}"),
             "Search": Cell(f"{report.trials} trials in {report.seconds:.0f} s"),

@@ -20,6 +20,7 @@ def quantization_fields(alone: dict[str, float], **changed: Any) -> dict[str, An
         "recipe": {"name": "int8"},
         "codes": f"sums in int32 for {HOSTILE}",
         "accuracy": {"batches": 64, "score": 0.9375, "sqnr_db": 24.5, "by_output": {}},
+        "quantized": len(alone),
         "kept_float": [HOSTILE],
         "islands": [{"name": HOSTILE, "operator": "nn.softmax", "why": f"no integers {HOSTILE}"}],
         "operators": [
