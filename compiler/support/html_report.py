@@ -1,4 +1,6 @@
-"""What reports share: JSON for programs, one HTML page without anything beside it for people.
+"""Describe what reports share: JSON for programs.
+
+One HTML page without anything beside it for people.
 
 A report is data; `report.html.j2` beside this file is the only place that knows HTML. It escapes
 every text, since names come from the model's file.
@@ -21,7 +23,7 @@ Tone = Literal["", "loss", "gain", "warning"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """A subject describes what a report is about.
 
     Attributes:
         model: name of the file or graph.
@@ -34,7 +36,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and what is drawn beside it.
+    """A cell describes a text, and what is drawn beside it.
 
     Attributes:
         text: shown.
@@ -43,7 +45,7 @@ class Cell:
         note: a second line.
         bar: length of a bar from 0 to 1; None: no bar.
         span: start and end of a bar and the place of zero, each from 0 to 1.
-        heights: of the bars of a histogram, from 0 to 1.
+        heights: the heights of the bars of a histogram, from 0 to 1.
         marks: places of lines across it, from 0 to 1.
     """
 
@@ -58,7 +60,7 @@ class Cell:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to see."""
+        """Return whether there is nothing to see."""
         return not (self.text or self.note or self.heights or self.span or self.bar is not None)
 
     @property
@@ -73,7 +75,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column.
+    """A column describes the head of a column.
 
     Attributes:
         title: with the unit in brackets.
@@ -92,7 +94,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, which the reader can sort by any column.
+    """A table describes rows of cells, which the reader can sort by any column.
 
     Attributes:
         title: above it.
@@ -118,7 +120,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing.
+    """A figure describes a drawing.
 
     Attributes:
         title: above it.
@@ -131,7 +133,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """A page.
+    """A report describes a page.
 
     Attributes:
         kind: what was done, such as `Quantization`.

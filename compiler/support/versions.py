@@ -1,4 +1,4 @@
-"""Versions of what a result depends on."""
+"""Provide versions of what a result depends on."""
 
 import importlib.metadata
 

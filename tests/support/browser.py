@@ -32,7 +32,7 @@ def ask(page: str, width: int, script: str, folder: Path) -> Any:
 
     Args:
         page: the text of an HTML page.
-        width: of the window [CSS pixels].
+        width: the width of the window [CSS pixels].
         script: the body of a function.
         folder: for files of the browser.
     """

@@ -2,12 +2,12 @@
 
 from typing import Any, cast
 
-from edgec.compiler.compress.report import compression_page
-from edgec.compiler.quantize.report import quantization_page
+from edgec.compiler.compress.compression_report import compression_page
+from edgec.compiler.quantize.quantization_report import quantization_page
 from edgec.compiler.support.html_report import Report, Subject
-from edgec.compiler.tune.report import Conditions, tune_page
 from edgec.compiler.tune.report_data import TaskResult, TuneReport
 from edgec.compiler.tune.tasks import Task
+from edgec.compiler.tune.tuning_report import Conditions, tune_page
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}</script></td>"
 LONG = "/model/backbone/stage_4/block_2/" * 6 + "Conv_output_0"

@@ -74,11 +74,11 @@ def test_the_report_shows_every_operator(made: tuple[Bundle, Path]) -> None:
     assert '<dd class="">5 quantized</dd>' in page
     for name in ("relu0", "relu1", "relu2", "pooled", "logits"):
         assert re.search(rf"<td[^>]*>{name}\s*</td>", page)
-    # A histogram of each value that is codes, with bars.
+    # A histogram of each value that is quantized values, with bars.
     histograms = re.findall(r'class="area" d="([^"]*)"', page)
     assert len(histograms) == 6
     assert sum(path.count("h1") for path in histograms) > 200
-    # The pixels are 0 to 1, as their codes are: none is clipped.
+    # The pixels are 0 to 1, as their quantized values are: none is clipped.
     assert re.search(r"image\s*</td>.*?0\.000%", page, re.DOTALL)[0].count("<tr>") == 0
 
 

@@ -22,9 +22,9 @@ from support.report_pages import (
     tune_report,
 )
 
-from edgec.compiler.compress.report import compression_page
+from edgec.compiler.compress.compression_report import compression_page
 from edgec.compiler.errors import OutputError
-from edgec.compiler.quantize.report import quantization_page
+from edgec.compiler.quantize.quantization_report import quantization_page
 from edgec.compiler.support.html_report import (
     Cell,
     Report,
@@ -35,7 +35,7 @@ from edgec.compiler.support.html_report import (
     score_cell,
 )
 from edgec.compiler.tune.options import TuneOptions
-from edgec.compiler.tune.report import tune_page
+from edgec.compiler.tune.tuning_report import tune_page
 
 KINDS = ("quantization", "compression", "tuning")
 VOID = {"meta", "img", "rect", "br"}

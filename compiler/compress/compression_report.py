@@ -1,4 +1,4 @@
-"""The report of a compression: what each step gained and cost, by layer."""
+"""Provide the report of a compression: what each step gained and cost, by layer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +71,7 @@ def _costs(costs: Costs) -> dict[str, Any]:
     }
 
 
-def write_report(
+def write_compression_report(
     path: Path,
     model: CompressedModel,
     subject: Subject,

@@ -1,4 +1,7 @@
-"""The report of a tuning run: what each kernel gained, and the time of the model on the way."""
+"""Provide the report of a tuning run: what each kernel gained.
+
+And the time of the model on the way.
+"""
 
 import io
 from dataclasses import dataclass
@@ -23,12 +26,12 @@ from edgec.compiler.tune.report_data import TaskResult, TuneReport
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Where a run was measured.
+    """Conditions describe where a run was measured.
 
     Attributes:
         machine: its name.
-        threads: that the model ran on.
-        peak_gflops: of them together [GFLOP/s].
+        threads: the threads that the model ran on.
+        peak_gflops: the peak rate of them together [GFLOP/s].
         emulated: whether the machine is an emulator.
     """
 
@@ -38,7 +41,9 @@ class Conditions:
     emulated: bool
 
 
-def write_report(path: Path, report: TuneReport, subject: Subject, conditions: Conditions) -> None:
+def write_tuning_report(
+    path: Path, report: TuneReport, subject: Subject, conditions: Conditions
+) -> None:
     """Write a .json or .html file.
 
     Raises:

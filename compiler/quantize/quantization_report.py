@@ -1,4 +1,4 @@
-"""The report of a quantization: JSON for programs, one HTML page for people."""
+"""Provide the report of a quantization: JSON for programs, one HTML page for people."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from edgec.compiler.numerics.observers import BINS, Histogram
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
-from edgec.compiler.quantize.saturation import Choice
+from edgec.compiler.quantize.saturation import SaturationChoice
 from edgec.compiler.support.html_report import (
     Cell,
     Column,
@@ -54,18 +54,18 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
                 **_operator(operator, quantization),
                 "alone_sqnr_db": alone[operator.name].sqnr_db if operator.name in alone else None,
                 "alone_score": alone[operator.name].score if operator.name in alone else None,
-                **_side(model.choices.get(operator.name)),
+                **_saturation_mode(model.choices.get(operator.name)),
             }
             for operator in quantization.plan.operators
         ],
         "values": [
             {
                 "name": graph.names[variable],
-                "low": (scale.codes.low - scale.zero_point) * scale.scale,
-                "high": (scale.codes.high - scale.zero_point) * scale.scale,
+                "low": (scale.qtype.low - scale.zero_point) * scale.scale,
+                "high": (scale.qtype.high - scale.zero_point) * scale.scale,
                 "scale": scale.scale,
                 "zero_point": scale.zero_point,
-                "dtype": scale.codes.dtype,
+                "dtype": scale.qtype.dtype,
                 "shares_scale_with": graph.names[quantization.plan.shared[variable]],
                 **_histogram(scale, model.histograms.get(graph.names[variable])),
             }
@@ -74,21 +74,24 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
     }
 
 
-def _side(choice: Choice | None) -> dict[str, Any]:
-    """Which side gives up bits, and the signal-to-noise ratio of either."""
+def _saturation_mode(choice: SaturationChoice | None) -> dict[str, Any]:
+    """Return the saturation mode, and the signal-to-noise ratio of each."""
     if choice is None:
         return {}
-    return {"gives_up_bits": choice.side, "side_sqnr_db": dict(choice.db)}
+    return {"gives_up_bits": choice.mode, "side_sqnr_db": dict(choice.db)}
 
 
 def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
-    """Return bins over all float values, and the share more than half a step beyond the codes."""
+    """Return bins over all float values.
+
+    And the share more than half a step beyond the quantized values.
+    """
     if histogram is None or histogram.width == 0:
         return {}
     edges = histogram.start + histogram.width * np.arange(BINS + 1)
     low, high = (
         (code - scale.zero_point) * scale.scale
-        for code in (scale.codes.low - 0.5, scale.codes.high + 0.5)
+        for code in (scale.qtype.low - 0.5, scale.qtype.high + 0.5)
     )
     centres = (edges[:-1] + edges[1:]) / 2
     outside = histogram.counts[(centres < low) | (centres > high)].sum()
@@ -107,21 +110,24 @@ def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
 def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
     fields: dict[str, Any] = {"name": operator.name, "kind": operator.kind, "keep": operator.keep}
     if operator.name in quantization.weights and operator.weight is not None:
-        stored = quantization.weights[operator.name]
+        packed_weight = quantization.weights[operator.name]
         values = quantization.weight_values(operator)
         fields["weight_sqnr_db"] = sqnr_db(operator.weight.array, values)
-        if isinstance(stored, ChannelWeight):
-            fields["weight_scales"] = [float(stored.scales.min()), float(stored.scales.max())]
+        if isinstance(packed_weight, ChannelWeight):
+            fields["weight_scales"] = [
+                float(packed_weight.scales.min()),
+                float(packed_weight.scales.max()),
+            ]
     return fields
 
 
-def write_report(
+def write_quantization_report(
     path: Path, model: QuantizedModel, subject: Subject, fallbacks: Sequence[FloatFallback] = ()
 ) -> None:
     """Write a .json or .html file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         model: the quantized model.
         subject: which model it is, and for which target.
         fallbacks: what computes on floats in the packed program.
@@ -190,7 +196,7 @@ def _operators_table(operators: list[dict[str, Any]]) -> Table:
             db_cell(o.get("weight_sqnr_db")),
             Cell(o["kind"]),
             Cell(o["keep"]),
-            Cell(_side_text(o)),
+            Cell(_saturation_text(o)),
         ]
         for noise, o in sorted(
             zip(noises, operators, strict=True), key=lambda pair: pair[0], reverse=True
@@ -217,7 +223,10 @@ def _fallbacks_table(fallbacks: list[dict[str, Any]]) -> Table:
 
 
 def _values_table(values: list[dict[str, Any]]) -> Table:
-    """Return the values that are codes, the one that loses most beyond their ends first."""
+    """Return the values that are quantized values.
+
+    The one that loses most beyond their ends first.
+    """
     lowest = min((v["low"] for v in values), default=0.0)
     widest = max(max((v["high"] for v in values), default=0.0) - lowest, 1e-30)
     rows = [
@@ -249,11 +258,11 @@ def _values_table(values: list[dict[str, Any]]) -> Table:
     return Table("Values", columns, rows, note)
 
 
-def _side_text(operator: dict[str, Any]) -> str:
+def _saturation_text(operator: dict[str, Any]) -> str:
     """Return the side taken, and what each would give."""
     if "gives_up_bits" not in operator:
         return ""
-    each = ", ".join(f"{side} {db:.1f}" for side, db in operator["side_sqnr_db"].items())
+    each = ", ".join(f"{mode} {db:.1f}" for mode, db in operator["side_sqnr_db"].items())
     return f"{operator['gives_up_bits']} ({each} dB)"
 
 
@@ -268,7 +277,7 @@ def _span_cell(value: dict[str, Any], lowest: float, widest: float) -> Cell:
 
 
 def _histogram_cell(value: dict[str, Any]) -> Cell:
-    """Return logarithms of the counts, and the ends of the codes as lines."""
+    """Return logarithms of the counts, and the ends of the quantized values as lines."""
     histogram = value.get("histogram")
     if histogram is None:
         return Cell()
