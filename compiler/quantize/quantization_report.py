@@ -82,10 +82,7 @@ def _saturation_mode(choice: SaturationChoice | None) -> dict[str, Any]:
 
 
 def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
-    """Return bins over all float values.
-
-    And the share more than half a step beyond the quantized values.
-    """
+    """Return bins over all float values, and the share half a step beyond the quantized ones."""
     if histogram is None or histogram.width == 0:
         return {}
     edges = histogram.start + histogram.width * np.arange(BINS + 1)
@@ -144,7 +141,7 @@ def quantization_page(fields: Mapping[str, Any], subject: Subject) -> Report:
     accuracy = fields["accuracy"]
     facts = {
         "Recipe": Cell(fields["recipe"]["name"]),
-        "Codes": Cell(fields["codes"]),
+        "Quantized values": Cell(fields["codes"]),
         "Operators": _count(fields["quantized"]),
         "Returned to float": Cell(", ".join(fields["kept_float"]), tone="warning"),
     }
@@ -247,19 +244,19 @@ def _values_table(values: list[dict[str, Any]]) -> Table:
         Column("value"),
         Column("distribution"),
         Column("clipped", numbers=True),
-        Column("codes"),
+        Column("type"),
         Column("low", numbers=True),
         Column("high", numbers=True),
         Column("range"),
         Column("scale", numbers=True),
         Column("zero point", numbers=True),
     )
-    note = "Distributions show the logarithm of the counts; lines are the ends of the codes."
+    note = "Distributions show the logarithm of the counts; lines are the ends of the type."
     return Table("Values", columns, rows, note)
 
 
 def _saturation_text(operator: dict[str, Any]) -> str:
-    """Return the side taken, and what each would give."""
+    """Return the mode taken, and what each would give."""
     if "gives_up_bits" not in operator:
         return ""
     each = ", ".join(f"{mode} {db:.1f}" for mode, db in operator["side_sqnr_db"].items())

@@ -1,6 +1,4 @@
-"""Describe what reports share: JSON for programs.
-
-One HTML page without anything beside it for people.
+"""Write reports: JSON for programs, one HTML page without anything beside it for people.
 
 A report is data; `report.html.j2` beside this file is the only place that knows HTML. It escapes
 every text, since names come from the model's file.

@@ -24,7 +24,7 @@ from edgec.compiler import (
     QuantizeOptions,
     compile_model,
     load_compression,
-    load_model_recipe,
+    load_recipe,
 )
 from edgec.compiler.errors import RecipeError, TensorInputError, UsageError
 
@@ -231,7 +231,7 @@ class TestApi:
 
     def test_recipes_by_name(self) -> None:
         options = CompileOptions(quantize="int8", compress="sparse-80")  # type: ignore[arg-type]
-        assert options.quantize == QuantizeOptions(recipe=load_model_recipe("int8"))
+        assert options.quantize == QuantizeOptions(recipe=load_recipe("int8"))
         assert options.compress == CompressOptions(recipe=load_compression("sparse-80"))
         assert QuantizeOptions(recipe="int8") == options.quantize  # type: ignore[arg-type]
         with pytest.raises(RecipeError, match="did you mean int8"):
