@@ -190,7 +190,9 @@ def compile_model(
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         with phase("build"):
-            executor, arena_bytes = build(scheduled, signature, target, library, name)
+            executor, arena_bytes = build(
+                scheduled, signature, target, library, name, expected.index_bounds
+            )
 
         with phase("verify"):
             parity = ParityRecord(checked_on="nothing")
