@@ -155,6 +155,8 @@ def _compression_record(compilation: Compilation) -> CompressionRecord | None:
             )
             for result in model.steps
         ),
+        metric=compilation.options.samples.metric or "",
+        positions=max((r.accuracy.positions for r in model.steps if r.accuracy), default=0),
     )
 
 
@@ -178,6 +180,8 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         samples=model.measured,
         samples_sqnr_db=_all_three_digits(accuracy.by_output) if accuracy else {},
         score=round(accuracy.score, 6) if accuracy else None,
+        metric=compilation.options.samples.metric or "",
+        positions=accuracy.positions if accuracy else 0,
     )
 
 

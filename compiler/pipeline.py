@@ -307,4 +307,7 @@ def _samples(
     samples = chosen.open(signature.inputs)
     for given in options_given:
         given.check_samples(samples is not None)
+    if options.quantize is not None and samples is not None and samples.count is not None:
+        own_metric = options.samples.metric is not None
+        options.quantize.check_resolution(samples.count, signature.outputs, own_metric)
     return samples

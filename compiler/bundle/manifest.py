@@ -150,6 +150,9 @@ class CompressionRecord(_Record):
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the steps were measured on.
         steps: in order.
+        metric: of the steps' scores, `module:function`; empty: the share of positions whose
+            largest class agrees.
+        positions: that were compared by their largest class; 0 without classes.
     """
 
     recipe: dict[str, Any]
@@ -159,6 +162,8 @@ class CompressionRecord(_Record):
     sqnr_db: dict[str, float]
     samples: int
     steps: tuple[CompressionStepRecord, ...]
+    metric: str = ""
+    positions: int = 0
 
 
 class QuantizationRecord(_Record):
@@ -176,8 +181,10 @@ class QuantizationRecord(_Record):
         islands: float fallbacks: why, by name of an operator that computes on floats.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
-        samples_sqnr_db: by float output, against the float model [dB].
-        score: mean of the metric (top-1 agreement by default); None without samples.
+        samples_sqnr_db: by float output, against the model before quantization [dB].
+        score: mean of the metric; None without samples.
+        metric: `module:function`; empty: the share of positions whose largest class agrees.
+        positions: that were compared by their largest class; 0 without classes.
     """
 
     recipe: dict[str, Any]
@@ -193,6 +200,8 @@ class QuantizationRecord(_Record):
     samples: int
     samples_sqnr_db: dict[str, float]
     score: float | None
+    metric: str = ""
+    positions: int = 0
 
 
 class ExecutionRecord(_Record):
