@@ -50,7 +50,9 @@ class CompileOptions:
         ready_records: use the records that come with edgec where the database has none.
         records_threads: only those tuned for so many threads; by default for the most there are.
         check_stages: compare after every stage that gives a model, not only at the end.
-        dump: folder for the IR after each phase; written even if a later phase fails.
+        dump: folder for the IR after each phase, ONNX files and text; written even if a later phase
+            fails.
+        dump_weights: with the values of weights.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class CompileOptions:
     records_threads: int | None = None
     check_stages: bool = False
     dump: Path | None = None
+    dump_weights: bool = False
 
     def __post_init__(self) -> None:
         """Take what is meant where it is clear: names of recipes, plain values, names of files.
@@ -82,6 +85,8 @@ class CompileOptions:
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")
+        if self.dump_weights and self.dump is None:
+            raise UsageError("--dump-weights needs --dump DIR")
         for name in ("records", "dump"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))

@@ -106,7 +106,7 @@ def compile_model(
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
     progress = progress or Silent()
-    dump = Dump(options.dump) if options.dump is not None else None
+    dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     "--records-threads", type=int, metavar="N", help="Those tuned for so many; else for the most."
 )
 @click.option("--dump", type=as_path, metavar="DIR", help="Write the IR after each phase.")
+@click.option("--dump-weights", is_flag=True, help="There, with the values of weights.")
 @quiet_option
 @click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
 @json_option
@@ -69,6 +70,7 @@ def compile_command(
     no_ready_records: bool,
     records_threads: int | None,
     dump: Path | None,
+    dump_weights: bool,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -91,6 +93,7 @@ def compile_command(
         ready_records=not no_ready_records,
         records_threads=records_threads,
         dump=dump,
+        dump_weights=dump_weights,
     )
     resolved = load_target(target)
     from edgec.compiler.pipeline import compile_model

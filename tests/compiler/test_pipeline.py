@@ -8,7 +8,12 @@ from tvm import IRModule, relax
 
 import edgec.compiler.pipeline as pipeline
 from edgec.compiler import Bundle, CompileOptions, compile_model
-from edgec.compiler.errors import ParityError, TensorInputError, UnsupportedModelError
+from edgec.compiler.errors import (
+    ParityError,
+    TensorInputError,
+    UnsupportedModelError,
+    UsageError,
+)
 from edgec.compiler.ir.relax_helpers import constant, value_of
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import CallRewriter, Pass
@@ -131,20 +136,37 @@ def test_dump_writes_every_phase_and_the_times(digits: Path, tmp_path: Path) -> 
     compile_model(digits, options=options, output=tmp_path / "x.edgec")
     names = {path.name for path in dump.iterdir()}
     assert {
-        "03-simplify.txt",
+        "01-read.onnx",
+        "02-specialize.onnx",
+        "03-simplify.onnx",
         "04-import.py",
-        "06-canonicalize.py",
+        "05-canonicalize.py",
         "07-pack.py",
         "08-lower.py",
     } <= names
     assert {"09-schedule.py", "times.txt"} <= names
     assert "batch_norm" in (dump / "04-import.py").read_text()
-    assert "batch_norm(" not in (dump / "06-canonicalize.py").read_text()
+    assert "batch_norm(" not in (dump / "05-canonicalize.py").read_text()
+    assert sum(file.stat().st_size for file in dump.glob("*.onnx")) < 20_000
     rows = (dump / "times.txt").read_text().splitlines()
     assert [row.split()[0] for row in rows] == [
         *(p for p in pipeline.PHASES if p not in ("compress", "quantize", "expect")),
         "total",
     ]
+
+
+def test_dump_with_weights(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--dump-weights needs --dump"):
+        CompileOptions(dump_weights=True)
+    dump = tmp_path / "dump"
+    options = CompileOptions(shapes=SHAPES, dump=dump, dump_weights=True, parity=False)
+    compile_model(digits, options=options, output=tmp_path / "x.edgec")
+    image = {"image": np.random.default_rng(0).random((1, 1, 8, 8), np.float32)}
+    from edgec.compiler.parity.oracle import run_original
+
+    results = [run_original(file, image)["logits"] for file in (digits, dump / "03-simplify.onnx")]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    assert "Metadata omitted" not in (dump / "07-pack.py").read_text()
 
 
 def test_own_test_inputs(digits: Path, tmp_path: Path) -> None:
