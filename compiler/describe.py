@@ -131,7 +131,7 @@ def _preprocess_record(compilation: Compilation) -> PreprocessRecord | None:
 
 
 def _compression_record(compilation: Compilation) -> CompressionRecord | None:
-    model, options = compilation.compressed, compilation.options.compress
+    model, options = compilation.compressed, compilation.options.compression
     if model is None or options is None:
         return None
     samples = compilation.samples
@@ -161,7 +161,7 @@ def _compression_record(compilation: Compilation) -> CompressionRecord | None:
 
 
 def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
-    model, options = compilation.quantized, compilation.options.quantize
+    model, options = compilation.quantized, compilation.options.quantization
     if model is None or options is None:
         return None
     samples, recipe, accuracy = compilation.samples, options.recipe, model.accuracy

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from edgec.compiler.support.npy_files import NpyError, read_arrays
 if TYPE_CHECKING:
     # Its steps load TVM.
     from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.compress.recipe import CompressionRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,8 @@ class CompileOptions:
     seed: int = 0
     images: ImageInput | None = None
     samples: SampleOptions = field(default_factory=SampleOptions)
-    compress: "CompressOptions | None" = None
-    quantize: QuantizeOptions | None = None
+    compress: "CompressOptions | CompressionRecipe | str | Path | None" = None
+    quantize: QuantizeOptions | Recipe | str | Path | None = None
     parity: bool = True
     runner: bool = False
     name: str = ""
@@ -99,6 +100,16 @@ class CompileOptions:
                 raise UsageError(f"--freeze {name}: numbers are expected, {array.dtype} was given")
         object.__setattr__(self, "quantize", _quantize_options(self.quantize))
         object.__setattr__(self, "compress", _compress_options(self.compress))
+
+    @property
+    def compression(self) -> "CompressOptions | None":
+        """Return what `compress` means, whatever form it was given in."""
+        return cast("CompressOptions | None", self.compress)
+
+    @property
+    def quantization(self) -> QuantizeOptions | None:
+        """Return what `quantize` means, whatever form it was given in."""
+        return cast("QuantizeOptions | None", self.quantize)
 
 
 def _extents(name: str, shape: object) -> tuple[int, ...]:

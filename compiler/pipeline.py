@@ -133,17 +133,20 @@ def compile_model(
         compressed: CompressedModel | None = None
         quantized: QuantizedModel | None = None
         expected = original
-        if options.compress is not None:
+        if options.compression is not None:
             with phase("compress") as show:
-                compressed = show(compress_model(module, options.compress, context))
+                compressed = show(compress_model(module, options.compression, context))
             module = compressed.module
-        if options.quantize is not None:
+        if options.quantization is not None:
             with phase("quantize") as show:
-                quantized = show(quantize_model(module, options.quantize, context, source.sha256))
+                quantized = show(
+                    quantize_model(module, options.quantization, context, source.sha256)
+                )
             module = quantized.module
         if compressed is not None or quantized is not None:
             on_integers = (
-                options.quantize is not None and options.quantize.recipe.activations != "float"
+                options.quantization is not None
+                and options.quantization.recipe.activations != "float"
             )
             with phase("expect"):
                 outputs = quantized.outputs if quantized is not None else None
@@ -154,12 +157,12 @@ def compile_model(
         with phase("pack") as show:
             packed = show(_Packed.make(module, target, canonical.value_names))
         fallbacks: tuple[FloatFallback, ...] = ()
-        if quantized is not None and options.quantize is not None:
+        if quantized is not None and options.quantization is not None:
             fallbacks = float_fallbacks(
                 quantized.quantization, packed.notes.why_floats, quantized.kept_float
             )
-            if options.quantize.report is not None:
-                write_report(options.quantize.report, quantized, fallbacks)
+            if options.quantization.report is not None:
+                write_report(options.quantization.report, quantized, fallbacks)
         compilation = Compilation(
             source=source,
             target=target,
@@ -174,9 +177,9 @@ def compile_model(
         )
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
-        if compressed is not None and options.compress and options.compress.report:
+        if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compress.report, compressed, rows)
+            write_compression_report(options.compression.report, compressed, rows)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
@@ -282,7 +285,10 @@ def _package(
 
 def _phases(options: CompileOptions) -> list[str]:
     """Those that a compile goes through."""
-    asked = {"compress": options.compress is not None, "quantize": options.quantize is not None}
+    asked = {
+        "compress": options.compression is not None,
+        "quantize": options.quantization is not None,
+    }
     asked["expect"] = any(asked.values())
     return [phase for phase in PHASES if asked.get(phase, True)]
 
@@ -291,7 +297,7 @@ def _samples(
     options: CompileOptions, graph: onnx.ModelProto, signature: Signature
 ) -> Samples | None:
     """Of a quantized compile, opened before anything takes long."""
-    options_given = [o for o in (options.compress, options.quantize) if o is not None]
+    options_given = [o for o in (options.compression, options.quantization) if o is not None]
     if not options_given:
         return None
     if quantizes_activations(graph.graph):
@@ -307,7 +313,7 @@ def _samples(
     samples = chosen.open(signature.inputs)
     for given in options_given:
         given.check_samples(samples is not None)
-    if options.quantize is not None and samples is not None and samples.count is not None:
+    if options.quantization is not None and samples is not None and samples.count is not None:
         own_metric = options.samples.metric is not None
-        options.quantize.check_resolution(samples.count, signature.outputs, own_metric)
+        options.quantization.check_resolution(samples.count, signature.outputs, own_metric)
     return samples

@@ -121,14 +121,15 @@ class Bundle:
             for spec, file in zip(specs, files, strict=True)
         }
 
-    def run(self, inputs: Tensors, threads: int = 0) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any], threads: int = 0) -> dict[str, NDArray[Any]]:
         """Run the model here.
 
         Any thread of Python may call this, also in a child of fork. Callers take turns; for more
         throughput with many callers open several sessions of one thread each, see `open`.
 
         Args:
-            inputs: every input by name, with the shape and dtype of the manifest.
+            inputs: every input by name, with the shape and dtype of the manifest; of a model of
+                one input the array itself will do.
             threads: threads to compute on; 0 is one for each core that this process may use.
 
         Returns:

@@ -41,7 +41,7 @@ IN_PYTHON = re.compile(rb"relax\.run\.\w+")
 class Session(Protocol):
     """A loaded model."""
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
         Raises:
@@ -49,7 +49,7 @@ class Session(Protocol):
                 beyond its table.
         """
 
-    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Like `run`, but the next run may overwrite the arrays."""
 
 
@@ -139,13 +139,13 @@ class StaticSession:
         """Threads that compute."""
         return int(self._model.threads(self._handle))
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name; the arrays belong to the caller."""
         outputs = self._new_outputs()
         self._run(self.prepare(inputs), outputs)
         return self._named(outputs)
 
-    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name in the session's own arrays, which the next run overwrites.
 
         Only for a session that one thread uses.
@@ -153,7 +153,7 @@ class StaticSession:
         self.run_prepared(self.prepare(inputs))
         return self._named(self._outputs)
 
-    def prepare(self, inputs: Tensors) -> list[NDArray[Any]]:
+    def prepare(self, inputs: Tensors | NDArray[Any]) -> list[NDArray[Any]]:
         """Checked inputs in memory that a run can use without copying."""
         checked = check_inputs(self._signature.inputs, inputs)
         return [_aligned_copy(array) for array in checked.values()]
@@ -219,7 +219,7 @@ class SessionPool:
         self._free = list(self._sessions)
         self._returned = threading.Condition(self.lock)
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name; the arrays belong to the caller."""
         with self._returned:
             self._returned.wait_for(lambda: self._free)
@@ -291,11 +291,11 @@ class MachineSession:
         """Forget the parent's thread."""
         self._caller = None
 
-    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name, in arrays of their own: see `run`."""
         return self.run(inputs)
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name."""
         checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
         with self.lock:
