@@ -226,3 +226,21 @@ def test_a_convolutional_block_in_every_era(tmp_path: Path, opset: int) -> None:
     path = save(make_model(nodes, {"x": [1, 3, 9, 9]}, ["y"], weights, opset=opset), tmp_path)
     bundle = compile_model(path, output=tmp_path / "x.edgec")
     assert bundle.manifest.parity.max_error["y"] < 1e-5
+
+
+def test_nothing_warns_of_infinities(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of weights: a product that overflows, and a variance of 0. Warnings are errors in tests."""
+    nodes = [
+        node("Mul", ["large", "large"], ["infinite"]),
+        node("Min", ["infinite", "one"], ["ones"]),
+        node("BatchNormalization", ["x", "one", "zero", "zero", "zero"], ["n"], epsilon=0.0),
+        node("Mul", ["n", "ones"], ["y"]),
+    ]
+    weights = {
+        "large": np.float32([1e30]),
+        "one": np.float32([1]),
+        "zero": np.float32([0]),
+    }
+    model = save(make_model(nodes, {"x": [1, 1, 4]}, ["y"], weights), tmp_path)
+    compile_model(model, options=CompileOptions(parity=False), output=tmp_path / "x.edgec")
+    assert capfd.readouterr().err == ""
