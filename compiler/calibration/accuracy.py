@@ -1,4 +1,4 @@
-"""How far a changed model is from the original one."""
+"""Describe how far a changed model is from the original one."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ HIGHEST_DB = 200.0
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Over some samples.
+    """An accuracy says how far a changed model is off, over some samples.
 
     Attributes:
         sqnr_db: signal-to-noise ratio of the worst float output [dB].
         score: mean of the metric, 1 is best.
         by_output: signal-to-noise ratio by output [dB].
-        positions: that `same_top1` compared; 0 for another metric.
+        positions: the positions that `same_top1` compared; 0 for another metric.
     """
 
     sqnr_db: float
@@ -38,7 +38,7 @@ class Accuracy:
     positions: int = 0
 
     def reaches(self, max_drop: float | None, min_sqnr_db: float | None) -> bool:
-        """Whether both bars hold, where given."""
+        """Return whether both bars hold, where given."""
         return (max_drop is None or 1 - self.score <= max_drop + 1e-9) and (
             min_sqnr_db is None or self.sqnr_db >= min_sqnr_db
         )
@@ -68,7 +68,7 @@ class Comparison:
                 self.noise[name] = self.noise.get(name, 0.0) + float(np.square(difference).sum())
 
     def result(self) -> Accuracy:
-        """Over all that was added."""
+        """Return the accuracy over all that was added."""
         by_output = {name: _ratio_db(self.signal[name], self.noise[name]) for name in self.signal}
         worst = min(by_output.values(), default=HIGHEST_DB)
         return Accuracy(worst, float(np.mean(self.scores)), by_output, self.positions)
@@ -89,7 +89,10 @@ def measure(
     metric: Metric,
     progress: Progress | None = None,
 ) -> tuple[Accuracy, int]:
-    """Of what two models give for each batch, and the number of batches; memory holds one."""
+    """Measure the accuracy of what two models give for each batch, and count the batches.
+
+    Memory holds one.
+    """
     comparison = Comparison(metric)
     with (progress or Silent()).parts("accuracy", samples.count) as advance:
         for sample in samples:
@@ -133,7 +136,7 @@ def batches_to_resolve(max_drop: float, outputs: Sequence[TensorSpec]) -> int:
 
     Args:
         max_drop: the bar, 0.01 for one in a hundred.
-        outputs: of the model, by which `same_top1` counts answers.
+        outputs: the outputs of the model, by which `same_top1` counts answers.
 
     Raises:
         UsageError: the outputs hold no classes.
@@ -165,7 +168,7 @@ def score_text(score: float, positions: int, metric: str) -> str:
 
 
 def load_metric(name: str | None) -> Metric:
-    """The metric of `module:function`, top-1 agreement without a name.
+    """Return the metric of `module:function`, top-1 agreement without a name.
 
     Raises:
         UsageError: there is no such function.

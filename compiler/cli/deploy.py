@@ -1,4 +1,4 @@
-"""`edgec deploy`: a bundle to a board, proved there."""
+"""Provide `edgec deploy`: a bundle to a board, proved there."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`edgec run`: a bundle, once."""
+"""Provide `edgec run`: a bundle, once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def run(
 
 
 def _describe(array: "NDArray[Any]") -> dict[str, Any]:
-    """Shape, dtype and the range of values."""
+    """Return shape, dtype and the range of values."""
     values = array.astype("float64")
     statistics = (values.min(), values.max(), values.mean()) if array.size else (None,) * 3
     numbers = dict(zip(("min", "max", "mean"), statistics, strict=True))

@@ -24,7 +24,7 @@ SHOWN_NOTES = 4
 
 @dataclass
 class JsonEvents:
-    """Every event as a line of JSON on standard output."""
+    """Write every event as a line of JSON on standard output."""
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
 
@@ -36,7 +36,7 @@ class JsonEvents:
 
 
 class Screen:
-    """A bar, the tasks and the last news on standard error."""
+    """Draw a bar, the tasks and the last news on standard error."""
 
     def __init__(self, tuner: Tuner) -> None:
         self._tuner = tuner
@@ -95,7 +95,7 @@ class Screen:
         )
 
     def _done(self) -> float:
-        """Part of the run that is over, as far as limits tell."""
+        """Return part of the run that is over, as far as limits tell."""
         last, parts = self._last, [0.0]
         if self._options.seconds:
             parts.append(self._tuner.seconds / self._options.seconds)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from edgec.compiler.codegen.executor import SOURCES
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
-from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
 
 # Handing a task to a thread costs about a microsecond: give it more than that to do.
@@ -26,7 +26,7 @@ BYTES_PER_FLOP = 1
 
 @dataclass(frozen=True)
 class Weights:
-    """Where constants are in the blob.
+    """Weights describe where constants are in the blob.
 
     Attributes:
         offsets: byte offset by `id` of the value.
@@ -47,10 +47,10 @@ def program_source(
 
     Args:
         program: the scheduled model.
-        plan: of its memory.
+        plan: the plan of its memory.
         weights: where its constants are.
         outputs: their names.
-        name: of the model, as `model_identifier` gives it.
+        name: the name of the model, as `model_identifier` gives it.
         index_bounds: rows that an input chooses from, by the name of the input.
     """
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
@@ -92,7 +92,10 @@ def model_identifier(name: str) -> str:
 
 
 def constants_source(program: Program, weights: str) -> str:
-    """The assembly of what C cannot say: a file of weights, and distances to kernels' code."""
+    """Return the assembly of what C cannot say: a file of weights.
+
+    And distances to kernels' code.
+    """
     names = _kernels(program)
     parts = [
         '    .section .rodata.edgec_weights, "a"',
@@ -115,12 +118,12 @@ def constants_source(program: Program, weights: str) -> str:
 
 
 def _kernels(program: Program) -> list[str]:
-    """Names in the order of their first use."""
+    """Return names in the order of their first use."""
     return list(dict.fromkeys(step.kernel for step in program.steps))
 
 
 def _call(program: Program) -> Iterable[str]:
-    """A function that runs tasks of a step: kernels of as many buffers are called alike."""
+    """Yield a function that runs tasks of a step: kernels of as many buffers are called alike."""
     yield "static void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
     yield "                        int32_t end) {"
     yield "  const void* kernel = (const char*)edgec_kernels + edgec_kernels[step->kernel];"
@@ -152,7 +155,7 @@ def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
 
 
 def _index_bounds(program: Program, bounds: Mapping[str, int]) -> str:
-    """A table of the rows that each input chooses from; 0 for what are no indices."""
+    """Return a table of the rows that each input chooses from; 0 for what are no indices."""
     rows = (bounds.get(v.label, 0) if v.dtype in INDEX_DTYPES else 0 for v in program.inputs)
     numbers = ", ".join(map(str, rows)) or "0"
     return f"static const int64_t edgec_index_bounds[] = {{{numbers}}};"
@@ -183,8 +186,8 @@ def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str
     yield ""
 
 
-def grain(step: Step) -> int:
-    """Tasks that one thread takes at a time."""
+def grain(step: KernelCall) -> int:
+    """Return tasks that one thread takes at a time."""
     moved = sum(value.size_bytes for value in step.arguments) // BYTES_PER_FLOP
     work = max(step.flops, moved, 1)
     if work < 2 * GRAIN_FLOPS:
@@ -213,7 +216,7 @@ def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
 
 
 def _text(value: str) -> str:
-    r"""A C string.
+    r"""Return a C string.
 
     >>> _text('a"b')
     '"a\\"b"'

@@ -1,4 +1,7 @@
-"""What the phases of a compile give, for `--dump`: ONNX models as such, modules as text."""
+"""Describe what the phases of a compile give, for `--dump`.
+
+ONNX models as such, modules as text.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +15,7 @@ from edgec.compiler.support.onnx_proto import save_proto, without_weights
 
 
 class Dump:
-    """A folder with the IR after each phase and a table of times.
+    """A dump is a folder with the IR after each phase and a table of times.
 
     Args:
         folder: is made when it is first written to.

@@ -1,4 +1,4 @@
-"""ONNX models as files: whole, or without their weights."""
+"""Provide ONNX models as files: whole, or without their weights."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Initializers and attributes, those of subgraphs too."""
+    """Yield initializers and attributes, those of subgraphs too."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

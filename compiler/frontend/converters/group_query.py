@@ -1,4 +1,4 @@
-"""GroupQueryAttention of `com.microsoft`, what decoders exported for ONNX Runtime consist of."""
+"""Convert GroupQueryAttention of `com.microsoft`, of which exported decoders consist."""
 
 import math
 from typing import Any
@@ -37,7 +37,7 @@ _GQA_INPUTS = {
 
 
 def convert_group_query_attention(node: Node) -> list[relax.Expr]:
-    """GroupQueryAttention: query [B, L, N D], key and value [B, L, M D], causal.
+    """Convert GroupQueryAttention: query [B, L, N D], key and value [B, L, M D], causal.
 
     Query alone may hold all three, [B, L, (N + 2 M) D]. past_key and past_value [B, M, P, D];
     seqlens_k [B] is the number of keys less one, known or not; total_sequence_length, which must
@@ -113,7 +113,7 @@ def convert_group_query_attention(node: Node) -> list[relax.Expr]:
 
 
 def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:
-    """Keys of each sequence before its new ones, int64 [B].
+    """Return keys of each sequence before its new ones, int64 [B].
 
     Args:
         node: with the number of keys less one.
@@ -129,7 +129,7 @@ def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:
 
 
 def _column(node: Node, offset: int | relax.Expr, rank: int) -> relax.Expr:
-    """Offsets that broadcast over a tensor with the batch in front."""
+    """Return offsets that broadcast over a tensor with the batch in front."""
     if isinstance(offset, int):
         return int64(offset)
     return node.call(op.reshape, offset, (-1, *(1,) * (rank - 1)))
@@ -138,7 +138,7 @@ def _column(node: Node, offset: int | relax.Expr, rank: int) -> relax.Expr:
 def _placed(
     node: Node, past: relax.Expr | None, new: relax.Expr, offset: Any, total: int
 ) -> relax.Expr:
-    """Rows [B, M, T, D]: old ones [B, M, P, D] up to an offset, new [B, M, L, D], then zeros."""
+    """Return rows [B, M, T, D]: old [B, M, P, D] up to an offset, new [B, M, L, D], zeros."""
     batch, groups, length, size = static_shape(new)
     kept = 0 if past is None else static_shape(past)[2]
     zero = tirx.const(0, dtype_of(new))

@@ -21,7 +21,7 @@ from edgec.compiler.ir.relax_helpers import constant, op_name, value_of
 from edgec.compiler.parity.compare import QUANTIZED_SQNR_DB
 from edgec.compiler.passes.base import CallRewriter, Pass
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_recipe
 from edgec.targets import Target
 
 SIZE, LAYERS, GAIN = 96, 10, 1.5

@@ -1,4 +1,4 @@
-"""ExpandWeights: stored weights become float constants, activations stay in codes."""
+"""ExpandWeights: packed weights become float constants, activations stay in quantized values."""
 
 import numpy as np
 import pytest
@@ -11,23 +11,23 @@ from edgec.compiler.ir.relax_helpers import constant, op_name, value_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
 
 op = relax.op
-STORED = np.random.default_rng(0).integers(-128, 128, (4, 6)).astype(np.int8)
+PACKED = np.random.default_rng(0).integers(-128, 128, (4, 6)).astype(np.int8)
 SCALES = np.linspace(0.01, 0.03, 6).astype(np.float32)
 
 
 def stored_module() -> IRModule:
-    """A product of quantized x with a stored weight."""
+    """A product of quantized x with a packed weight."""
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((2, 4), "float32"))
     scale, zero = constant(np.float32(0.05)), constant(np.int8(0))
     zeros = constant(np.zeros(6, np.int8))
     with builder.function("main", [x]):
         with builder.dataflow():
-            codes = builder.emit(op.quantize(x, scale, zero, axis=0, out_dtype="int8"))
-            data = builder.emit(op.dequantize(codes, scale, zero, axis=0, out_dtype="float32"))
+            quantized = builder.emit(op.quantize(x, scale, zero, axis=0, out_dtype="int8"))
+            data = builder.emit(op.dequantize(quantized, scale, zero, axis=0, out_dtype="float32"))
             weight = builder.emit(
                 op.dequantize(
-                    constant(STORED), constant(SCALES), zeros, axis=1, out_dtype="float32"
+                    constant(PACKED), constant(SCALES), zeros, axis=1, out_dtype="float32"
                 )
             )
             result = builder.emit_output(builder.emit(op.matmul(data, weight)))
@@ -44,7 +44,7 @@ def test_weights_become_floats_and_activations_stay() -> None:
     (product,) = [b.value for b in bindings if "matmul" in str(getattr(b.value, "op", ""))]
     weight = value_of(product.args[1])
     assert weight is not None
-    np.testing.assert_allclose(weight, STORED.astype(np.float32) * SCALES, rtol=1e-6)
+    np.testing.assert_allclose(weight, PACKED.astype(np.float32) * SCALES, rtol=1e-6)
     np.testing.assert_allclose(run_module(before), run_module(after), rtol=1e-5, atol=1e-6)
 
 
