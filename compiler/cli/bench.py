@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.argument("bundles", nargs=-1, required=True, type=as_path)
 @click.option(
     "--threads",
-    type=click.IntRange(0),
+    type=int,
     default=1,
     show_default=True,
     help="For every runtime; 0: all cores.",

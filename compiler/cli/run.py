@@ -1,4 +1,4 @@
-"""Provide `edgec run`: a bundle, once."""
+"""`edgec run`: a bundle, once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=as_path)
 @inputs_option
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
-)
+@click.option("--threads", type=int, default=0, show_default=True, help="0: all cores.")
 @click.option("--output", "-o", type=as_path, metavar="FILE.npz", help="Save the outputs.")
 @board_option
 @json_option

@@ -54,7 +54,7 @@ def parse_time(text: str) -> float:
 @click.option("--trials", type=int, metavar="N", help="Decisions to measure in all.")
 @click.option(
     "--threads",
-    type=click.IntRange(0),
+    type=int,
     default=1,
     show_default=True,
     help="To tune for; 0: all cores.",

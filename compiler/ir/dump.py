@@ -1,7 +1,4 @@
-"""Describe what the phases of a compile give, for `--dump`.
-
-ONNX models as such, modules as text.
-"""
+"""Write what the phases of a compile give, for `--dump`: ONNX models as such, modules as text."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -61,7 +61,7 @@ class MovingAverage:
         self.ends = low, high
 
     def range(self) -> Range:
-        """Return the mean extremes."""
+        """The mean extremes."""
         assert self.ends is not None
         return self.ends
 

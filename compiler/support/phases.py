@@ -1,4 +1,4 @@
-"""Provide phases of a long run: shown, timed, and what they give written down."""
+"""Phases of a long run: shown, timed, and what they give written down."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

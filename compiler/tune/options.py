@@ -1,4 +1,4 @@
-"""Provide the settings of a tuning run."""
+"""The settings of a tuning run."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Search in a tuning run: choose decisions, build them, time them, write them down."""
+"""The search of a tuning run: choose decisions, build them, time them, write them down."""
 
 import random
 import time
@@ -37,7 +37,7 @@ class _Job:
 
 
 class SearchLoop:
-    """A search loop makes the rounds of a run, on as many devices at a time as there are."""
+    """The rounds of a run, on as many devices at a time as there are."""
 
     def __init__(self, run: RunState) -> None:
         self.run = run

@@ -34,7 +34,7 @@ from edgec.compiler.calibration.accuracy import Comparison
 from edgec.compiler.calibration.samples import Sample, SampleOptions, Samples
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import ROUNDINGS, QuantizeOptions
-from edgec.compiler.quantize.quantization_recipe import load_model_recipe as load_quantization
+from edgec.compiler.quantize.quantization_recipe import load_recipe as load_quantization
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.models import ModelRecipe, load_model_recipe
 

@@ -41,7 +41,7 @@ from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_c
 from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.quantization_recipe import load_model_recipe as load_quantization
+from edgec.compiler.quantize.quantization_recipe import load_recipe as load_quantization
 from edgec.models import load_model_recipe
 from edgec.models.training.train_digits28 import load_digits28
 

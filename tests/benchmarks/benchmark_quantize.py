@@ -31,7 +31,7 @@ from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.quantization_recipe import load_model_recipe as load_quantization
+from edgec.compiler.quantize.quantization_recipe import load_recipe as load_quantization
 from edgec.models import load_model_recipe
 
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

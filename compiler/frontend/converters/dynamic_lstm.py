@@ -41,7 +41,7 @@ class _Cell(Lstm):
         return self._product(hidden, self.recurrence, 10)
 
     def _product(self, data: relax.Expr, quantized: relax.Expr, parameters: int) -> relax.Expr:
-        """Return a product with codes [K, GH].
+        """Return a product with quantized values [K, GH].
 
         Whose scale and zero point are inputs of these numbers.
         """

@@ -21,7 +21,7 @@ op = relax.op
 
 
 def convert_qattention(node: Node) -> list[relax.Expr]:
-    """Convert QAttention: Attention of codes [B, L, I] by codes [I, Q + K + V].
+    """Convert QAttention: quantized data [B, L, I] by weights [I, Q + K + V].
 
     input, weight, bias, input_scale, weight_scale, mask_index, input_zero_point,
     weight_zero_point, past. Scales and zero points of the weight are one, or one for each column.
@@ -43,7 +43,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
     """Convert GatherBlockQuantized: rows of a table of 4 or 8 bits, as floats.
 
     data, indices, scales and zero_points, one for each block of `block_size` values along
-    `quantize_axis`. The table stays codes; only what is picked is dequantized.
+    `quantize_axis`. The table stays quantized; only what is picked is dequantized.
     """
     attributes = node.attributes
     source, quantized = node.dtype(0), node.input(0)
@@ -51,7 +51,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
     zeros = node.optional(3)
     if source == "uint8":
         if bits not in (4, 8):
-            raise Refusal(f"codes of {bits} bits are not supported")
+            raise Refusal(f"quantized values of {bits} bits are not supported")
         quantized = relax.const(unpack(node.constant(0, "data"), bits))
         if zeros is not None:
             blocks = static_shape(node.input(2))

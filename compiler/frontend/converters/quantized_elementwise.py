@@ -40,7 +40,7 @@ def _single(node: Node, index: int, what: str) -> Any:
 def _quantized_dtype(node: Node, index: int) -> str:
     dtype = dtype_of(node.input(index))
     if dtype not in ("int8", "uint8"):
-        raise Refusal(f"codes of type {dtype} are not supported")
+        raise Refusal(f"quantized values of type {dtype} are not supported")
     return dtype
 
 

@@ -25,7 +25,7 @@ from edgec.compiler import (
     compile_model,
     inspect_path,
     load_compression,
-    load_model_recipe,
+    load_recipe,
 )
 from edgec.compiler.errors import RecipeError, TensorInputError, UsageError
 
@@ -104,9 +104,9 @@ def test_a_missing_linker(call: Call, digits: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_compile_and_leaves_nothing(tmp_path: Path, number: int) -> None:
-    from edgec.models import load_model_recipe
+    from edgec.models import load_recipe
 
-    model = load_model_recipe("light_inception_v1").write(tmp_path / "net.onnx")
+    model = load_recipe("light_inception_v1").write(tmp_path / "net.onnx")
     work = tmp_path / "work"
     work.mkdir()
     environment = {**os.environ, "TMPDIR": str(work)}
@@ -234,7 +234,7 @@ class TestApi:
 
     def test_recipes_by_name(self) -> None:
         options = CompileOptions(quantize="int8", compress="sparse-80")
-        assert options.quantize == QuantizeOptions(recipe=load_model_recipe("int8"))
+        assert options.quantize == QuantizeOptions(recipe=load_recipe("int8"))
         assert options.compress == CompressOptions(recipe=load_compression("sparse-80"))
         assert QuantizeOptions(recipe="int8") == options.quantize  # type: ignore[arg-type]
         with pytest.raises(RecipeError, match="did you mean int8"):
