@@ -1,4 +1,4 @@
-"""The settings of a tuning run."""
+"""Provide the settings of a tuning run."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report of a tuning run: one HTML file that needs nothing else."""
+"""Write the report of a tuning run: one HTML file that needs nothing else."""
 
 import io
 from pathlib import Path

@@ -188,7 +188,7 @@ class Breaking(Host):
 def test_one_crashing_kernel_does_not_spoil_the_others(
     plan: TuningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgec.compiler.tune.devices.REST_SECONDS", (0.01,))
+    monkeypatch.setattr("edgec.compiler.tune.devices.BACKOFF_SECONDS", (0.01,))
     task = plan.tasks[0]
     bad = {d for d in task.estimates if d != task.default}
     scratch = tmp_path / "scratch"

@@ -211,7 +211,7 @@ def masked(dependencies: Dependencies, groups: list[Group]) -> IRModule:
         np.moveaxis(array, axis, 0)[~kept[dependencies.constants[place][axis]]] = 0
         return constant(array)
 
-    def rewrite(builder: Any, variable: Any, value: Any, _now: Any) -> Any:
+    def rewrite(builder: Any, variable: Any, value: Any, _current: Any) -> Any:
         if value is None:
             return variable
         if (variable, -1) in reads:
