@@ -89,15 +89,17 @@ def build(
     target: Target,
     library: Path,
     name: str = "model",
+    index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Executor, int]:
-    """Generate code and link it.
+    """Generate code and link it; see `build_program` for the arguments.
 
     Returns:
         What runs it, and the bytes of memory that a run needs beside weights, inputs and outputs
         (0 where only a run can tell).
     """
     if isinstance(scheduled, Program):
-        plan = build_program(scheduled, signature.outputs, target, library, name)
+        outputs = signature.outputs
+        plan = build_program(scheduled, outputs, target, library, name, index_bounds)
         return "static", plan.arena_bytes
     build_vm_library(scheduled, target, library)
     return "machine", 0

@@ -132,7 +132,7 @@ def _preprocess_record(compilation: Compilation) -> PreprocessRecord | None:
 
 
 def _compression_record(compilation: Compilation) -> CompressionRecord | None:
-    model, options = compilation.compressed, compilation.options.compress
+    model, options = compilation.compressed, compilation.options.compression
     if model is None or options is None:
         return None
     samples = compilation.samples
@@ -156,11 +156,13 @@ def _compression_record(compilation: Compilation) -> CompressionRecord | None:
             )
             for result in model.steps
         ),
+        metric=compilation.options.samples.metric or "",
+        positions=max((r.accuracy.positions for r in model.steps if r.accuracy), default=0),
     )
 
 
 def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
-    model, options = compilation.quantized, compilation.options.quantize
+    model, options = compilation.quantized, compilation.options.quantization
     if model is None or options is None:
         return None
     samples, recipe, accuracy = compilation.samples, options.recipe, model.accuracy
@@ -178,6 +180,8 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         samples=model.measured,
         samples_sqnr_db=_all_three_digits(accuracy.by_output) if accuracy else {},
         score=round(accuracy.score, 6) if accuracy else None,
+        metric=compilation.options.samples.metric or "",
+        positions=accuracy.positions if accuracy else 0,
     )
 
 

@@ -92,7 +92,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     Raises:
         EdgecError: the file is wrong.
     """
-    path = as_path(path, "inspect_path")
+    path = as_path(path, "inspect_path", "the path of an ONNX file or of a bundle")
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 if TYPE_CHECKING:
     # Its steps load TVM.
+    from edgec.compiler.compress.compression_recipe import CompressionRecipe
     from edgec.compiler.compress.options import CompressOptions
 
 
@@ -52,7 +53,9 @@ class CompileOptions:
         ready_records: use the records that come with edgec where the database has none.
         records_threads: only those tuned for so many threads; by default for the most there are.
         check_stages: compare after every stage that gives a model, not only at the end.
-        dump: folder for the IR after each phase; written even if a later phase fails.
+        dump: folder for the IR after each phase, ONNX files and text; written even if a later phase
+            fails.
+        dump_weights: with the values of weights.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -62,8 +65,8 @@ class CompileOptions:
     seed: int = 0
     images: ImageInput | None = None
     samples: SampleOptions = field(default_factory=SampleOptions)
-    compress: "CompressOptions | None" = None
-    quantize: QuantizeOptions | None = None
+    compress: "CompressOptions | CompressionRecipe | str | Path | None" = None
+    quantize: QuantizeOptions | QuantizationRecipe | str | Path | None = None
     parity: bool = True
     runner: bool = False
     name: str = ""
@@ -72,6 +75,7 @@ class CompileOptions:
     records_threads: int | None = None
     check_stages: bool = False
     dump: Path | None = None
+    dump_weights: bool = False
 
     def __post_init__(self) -> None:
         """Take what is meant where it is clear: names of recipes, plain values, names of files.
@@ -84,6 +88,8 @@ class CompileOptions:
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")
+        if self.dump_weights and self.dump is None:
+            raise UsageError("--dump-weights needs --dump DIR")
         for name in ("records", "dump"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
@@ -96,6 +102,16 @@ class CompileOptions:
                 raise UsageError(f"--freeze {name}: numbers are expected, {array.dtype} was given")
         object.__setattr__(self, "quantize", _quantize_options(self.quantize))
         object.__setattr__(self, "compress", _compress_options(self.compress))
+
+    @property
+    def compression(self) -> "CompressOptions | None":
+        """Return what `compress` means, whatever form it was given in."""
+        return cast("CompressOptions | None", self.compress)
+
+    @property
+    def quantization(self) -> QuantizeOptions | None:
+        """Return what `quantize` means, whatever form it was given in."""
+        return cast("QuantizeOptions | None", self.quantize)
 
 
 def _extents(name: str, shape: object) -> tuple[int, ...]:

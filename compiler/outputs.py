@@ -25,15 +25,15 @@ def check_before_work(output: Path, options: CompileOptions, target: Target) -> 
         check_output_folder(options.dump)
     if options.records is not None:
         Database.read(options.records)
-    if options.compress is not None:
-        if options.compress.report is not None:
-            check_output_file(options.compress.report)
-        if options.compress.checkpoint is not None:
-            check_output_file(options.compress.checkpoint, make_folders=True)
-    if options.quantize is not None:
-        if options.quantize.report is not None:
-            check_output_file(options.quantize.report)
-        cache = options.quantize.cache
+    if options.compression is not None:
+        if options.compression.report is not None:
+            check_output_file(options.compression.report)
+        if options.compression.checkpoint is not None:
+            check_output_file(options.compression.checkpoint, make_folders=True)
+    if options.quantization is not None:
+        if options.quantization.report is not None:
+            check_output_file(options.quantization.report)
+        cache = options.quantization.cache
         if cache is not None and not cache.is_file():
             check_output_file(cache, make_folders=True)
     load_metric(options.samples.metric)

@@ -110,7 +110,7 @@ def compile_model(
     check_before_work(output, options, target)
     progress = progress or Silent()
     subject = Subject(path.name, target.name)
-    dump = Dump(options.dump) if options.dump is not None else None
+    dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
@@ -137,17 +137,20 @@ def compile_model(
         compressed: CompressedModel | None = None
         quantized: QuantizedModel | None = None
         expected = original
-        if options.compress is not None:
+        if options.compression is not None:
             with phase("compress") as show:
-                compressed = show(compress_model(module, options.compress, context))
+                compressed = show(compress_model(module, options.compression, context))
             module = compressed.module
-        if options.quantize is not None:
+        if options.quantization is not None:
             with phase("quantize") as show:
-                quantized = show(quantize_model(module, options.quantize, context, source.sha256))
+                quantized = show(
+                    quantize_model(module, options.quantization, context, source.sha256)
+                )
             module = quantized.module
         if compressed is not None or quantized is not None:
             on_integers = (
-                options.quantize is not None and options.quantize.recipe.activations != "float"
+                options.quantization is not None
+                and options.quantization.recipe.activations != "float"
             )
             with phase("expect"):
                 outputs = quantized.outputs if quantized is not None else None
@@ -158,12 +161,14 @@ def compile_model(
         with phase("pack") as show:
             packed = show(_Packed.make(module, target, canonical.value_names))
         fallbacks: tuple[FloatFallback, ...] = ()
-        if quantized is not None and options.quantize is not None:
+        if quantized is not None and options.quantization is not None:
             fallbacks = float_fallbacks(
                 quantized.quantization, packed.notes.why_floats, quantized.kept_float
             )
-            if options.quantize.report is not None:
-                write_quantization_report(options.quantize.report, quantized, subject, fallbacks)
+            if options.quantization.report is not None:
+                write_quantization_report(
+                    options.quantization.report, quantized, subject, fallbacks
+                )
         compilation = Compilation(
             source=source,
             target=target,
@@ -178,9 +183,9 @@ def compile_model(
         )
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
-        if compressed is not None and options.compress and options.compress.report:
+        if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compress.report, compressed, subject, rows)
+            write_compression_report(options.compression.report, compressed, subject, rows)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
@@ -194,7 +199,9 @@ def compile_model(
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         with phase("build"):
-            executor, arena_bytes = build(scheduled, signature, target, library, name)
+            executor, arena_bytes = build(
+                scheduled, signature, target, library, name, expected.index_bounds
+            )
 
         with phase("verify"):
             parity = ParityRecord(checked_on="nothing")
@@ -284,7 +291,10 @@ def _package(
 
 def _phases(options: CompileOptions) -> list[str]:
     """Return those that a compile goes through."""
-    asked = {"compress": options.compress is not None, "quantize": options.quantize is not None}
+    asked = {
+        "compress": options.compression is not None,
+        "quantize": options.quantization is not None,
+    }
     asked["expect"] = any(asked.values())
     return [phase for phase in PHASES if asked.get(phase, True)]
 
@@ -293,7 +303,7 @@ def _samples(
     options: CompileOptions, graph: onnx.ModelProto, signature: Signature
 ) -> Samples | None:
     """Return the samples of a quantized compile, opened before anything takes long."""
-    options_given = [o for o in (options.compress, options.quantize) if o is not None]
+    options_given = [o for o in (options.compression, options.quantization) if o is not None]
     if not options_given:
         return None
     if quantizes_activations(graph.graph):
@@ -309,4 +319,7 @@ def _samples(
     samples = chosen.open(signature.inputs)
     for given in options_given:
         given.check_samples(samples is not None)
+    if options.quantization is not None and samples is not None and samples.count is not None:
+        own_metric = options.samples.metric is not None
+        options.quantization.check_resolution(samples.count, signature.outputs, own_metric)
     return samples

@@ -86,12 +86,17 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
 
     Raises:
         BoardConfigError: no QEMU board has this name, or it runs with another link.
-        BoardError: it does not come up.
+        BoardError: it does not come up, or its tracker or proxy does not answer.
         ToolchainError: what it needs cannot be fetched.
     """
     board = find_board(name)
     if not board.is_qemu:
         raise BoardConfigError(f"board {name} is no QEMU board: it is started by itself")
+    if register is not None:
+        # Imported here: it loads TVM.
+        from edgec.compiler.boards.relay import check_registry
+
+        check_registry(register)
     target = load_target(board.target)
     parts = qemu_artifacts(target, progress)
     folder = _folder(name)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tvm.rpc import base
@@ -19,6 +20,9 @@ from edgec.compiler.boards.ssh import CONNECT_SECONDS, Tunnel
 from edgec.compiler.errors import BoardError
 
 TRACKER_SECONDS = 20.0
+# A tracker or proxy may have been started just before.
+REGISTRY_SECONDS = 10.0
+_POLL_SECONDS = 0.2
 
 
 class Relay:
@@ -97,6 +101,33 @@ def _connect(host: str, port: int) -> socket.socket:
     board.settimeout(None)
     board.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return board
+
+
+def check_registry(link: Link) -> None:
+    """Make sure that the tracker or proxy that a board is to report to answers.
+
+    One that was started a moment ago gets some seconds to come up.
+
+    Raises:
+        BoardError: nothing listens there, or something else does.
+    """
+    deadline = time.monotonic() + REGISTRY_SECONDS
+    while True:
+        try:
+            with _connect(link.host, link.port) as registry:
+                # A proxy says nothing to who has no key: that it listens has to do.
+                if link.via == "tracker":
+                    registry.settimeout(TRACKER_SECONDS)
+                    _greet_tracker(registry, link)
+            return
+        except (BoardError, OSError) as error:
+            if time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+                continue
+            raise BoardError(
+                f"no {link.via} answers at {link.host}:{link.port} ({error}); start one first: "
+                f"python -m tvm.exec.rpc_{link.via}"
+            ) from None
 
 
 def count_boards(board: Board) -> int:

@@ -19,9 +19,9 @@ from edgec.compiler.boards.config import LOOPBACK, Board
 from edgec.compiler.boards.relay import Relay, open_relay
 from edgec.compiler.boards.ssh import NOT_LISTENING
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.bundle.manifest import LIBRARY
+from edgec.compiler.bundle.manifest import LIBRARY, Manifest
 from edgec.compiler.errors import BoardError, BundleError
-from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import held_as
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.compiler.runtime.session import StepInfo
@@ -129,8 +129,8 @@ class BoardSession:
             module = self.load_module(name)
             device = self._remote.cpu(0)
             if manifest.execution.executor == "static":
-                return _StaticModel(self, module, device, manifest.signature, threads)
-            return _VmModel(self, module, device, manifest.signature)
+                return _StaticModel(self, module, device, manifest, threads)
+            return _VmModel(self, module, device, manifest)
 
     def close(self) -> None:
         """Leave the board."""
@@ -173,18 +173,20 @@ def push_bundle(session: BoardSession, bundle: Bundle) -> tuple[str, int]:
 class BoardModel:
     """A board model is a model that is loaded on a board."""
 
-    def __init__(self, session: BoardSession, signature: Signature) -> None:
+    def __init__(self, session: BoardSession, manifest: Manifest) -> None:
         self._session = session
-        self._signature = signature
+        self._signature = manifest.signature
+        self._index_bounds = manifest.settings.index_bounds
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return outputs by name.
 
         Raises:
-            TensorInputError: an input is missing or has the wrong shape or dtype.
+            TensorInputError: an input is missing, has the wrong shape or dtype, or holds an index
+                beyond its table.
             BoardError: the board failed.
         """
-        checked = check_inputs(self._signature.inputs, inputs)
+        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
         with self._session.step("run the model", RUN_SECONDS):
             outputs = self._run(list(checked.values()))
         return {
@@ -193,13 +195,13 @@ class BoardModel:
 
     def time(self, inputs: Tensors, repeat: int) -> list[float]:
         """Seconds of each of some runs, measured on the board."""
-        checked = check_inputs(self._signature.inputs, inputs)
+        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
         with self._session.step("time the model", RUN_SECONDS):
             return self._time(list(checked.values()), repeat)
 
     def profile(self, inputs: Tensors) -> NDArray[np.uint64]:
         """Return nanoseconds of each of `steps()` in one run, measured on the board."""
-        checked = check_inputs(self._signature.inputs, inputs)
+        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
         with self._session.step("time the kernels", RUN_SECONDS):
             return self._profile(list(checked.values()))
 
@@ -221,9 +223,9 @@ class _StaticModel(BoardModel):
     """Tensors travel as their bytes: TVM need not know every dtype."""
 
     def __init__(
-        self, session: BoardSession, module: Any, device: Any, signature: Signature, threads: int
+        self, session: BoardSession, module: Any, device: Any, manifest: Manifest, threads: int
     ) -> None:
-        super().__init__(session, signature)
+        super().__init__(session, manifest)
         self._module = module
         self._device = device
         self._handle = module["edgec_open"](threads)
@@ -280,11 +282,9 @@ class _StaticModel(BoardModel):
 class _VmModel(BoardModel):
     """A model runs on TVM's virtual machine, which the board's runtime contains."""
 
-    def __init__(
-        self, session: BoardSession, module: Any, device: Any, signature: Signature
-    ) -> None:
-        super().__init__(session, signature)
-        for spec in (*signature.inputs, *signature.outputs):
+    def __init__(self, session: BoardSession, module: Any, device: Any, manifest: Manifest) -> None:
+        super().__init__(session, manifest)
+        for spec in (*self._signature.inputs, *self._signature.outputs):
             if np.dtype(spec.dtype).isbuiltin != 1 or held_as(spec.dtype) != spec.dtype:
                 raise BundleError(
                     f"{spec}: a model that TVM's virtual machine runs takes only NumPy's own "

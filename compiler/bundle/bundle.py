@@ -20,7 +20,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -29,6 +29,9 @@ from edgec.compiler.bundle.npy import load_npy
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError, UsageError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error
+
+if TYPE_CHECKING:
+    from edgec.compiler.runtime.session import Session, SessionPool
 
 
 class Bundle:
@@ -43,7 +46,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._folder = folder
-        self._sessions: dict[int, Any] = {}  # by number of threads
+        self._sessions: dict[int, Session | SessionPool] = {}  # by number of threads
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -118,14 +121,15 @@ class Bundle:
             for spec, file in zip(specs, files, strict=True)
         }
 
-    def run(self, inputs: Tensors, threads: int = 0) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any], threads: int = 0) -> dict[str, NDArray[Any]]:
         """Run the model here.
 
         Any thread of Python may call this, also in a child of fork. Callers take turns; for more
         throughput with many callers open several sessions of one thread each, see `open`.
 
         Args:
-            inputs: every input by name, with the shape and dtype of the manifest.
+            inputs: every input by name, with the shape and dtype of the manifest; of a model of
+                one input the array itself will do.
             threads: threads to compute on; 0 is one for each core that this process may use.
 
         Returns:
@@ -135,17 +139,13 @@ class Bundle:
             TensorInputError: the inputs do not fit, or hold an index beyond its table.
             BundleError: the bundle is for another machine.
         """
-        # Imported here: reading a bundle needs no runtime.
-        from edgec.compiler.runtime.inputs import check_indices
-
-        check_indices(inputs, self.manifest.settings.index_bounds)
         session = self._sessions.get(threads)
         if session is None:
             # Threads that come here at once open one each, and all use the first.
             session = self._sessions.setdefault(threads, self.open(threads))
-        return session.run(inputs)  # type: ignore[no-any-return]
+        return session.run(inputs)
 
-    def open(self, threads: int = 0, sessions: int = 1) -> Any:
+    def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool":
         """Load the model, to run it with `run` of what this returns.
 
         Args:
@@ -177,6 +177,7 @@ class Bundle:
                 manifest.signature,
                 manifest.execution.executor,
                 threads,
+                manifest.settings.index_bounds,
             )
             for _ in range(sessions)
         ]

@@ -159,6 +159,9 @@ class CompressionRecord(_Record):
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the steps were measured on.
         steps: in order.
+        metric: the metric of the steps' scores, `module:function`; empty: the share of positions
+            whose largest class agrees.
+        positions: the positions that were compared by their largest class; 0 without classes.
     """
 
     recipe: dict[str, Any]
@@ -168,6 +171,8 @@ class CompressionRecord(_Record):
     sqnr_db: dict[str, float]
     samples: int
     steps: tuple[CompressionStepRecord, ...]
+    metric: str = ""
+    positions: int = 0
 
 
 class QuantizationRecord(_Record):
@@ -188,8 +193,10 @@ class QuantizationRecord(_Record):
         float_fallbacks: why, by name of an operator that computes on floats.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
-        samples_sqnr_db: by float output, against the float model [dB].
-        score: mean of the metric (top-1 agreement by default); None without samples.
+        samples_sqnr_db: by float output, against the model before quantization [dB].
+        score: mean of the metric; None without samples.
+        metric: `module:function`; empty: the share of positions whose largest class agrees.
+        positions: the positions that were compared by their largest class; 0 without classes.
     """
 
     recipe: dict[str, Any]
@@ -205,6 +212,8 @@ class QuantizationRecord(_Record):
     samples: int
     samples_sqnr_db: dict[str, float]
     score: float | None
+    metric: str = ""
+    positions: int = 0
 
 
 class ExecutionRecord(_Record):

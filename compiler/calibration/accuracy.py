@@ -1,12 +1,14 @@
 """Describe how far a changed model is from the original one."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgec.compiler.calibration.samples import Sample, Samples, load_callable
-from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.errors import UsageError
+from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import is_float
 from edgec.compiler.support.progress import Progress, Silent
 
@@ -27,11 +29,13 @@ class Accuracy:
         sqnr_db: signal-to-noise ratio of the worst float output [dB].
         score: mean of the metric, 1 is best.
         by_output: signal-to-noise ratio by output [dB].
+        positions: the positions that `same_top1` compared; 0 for another metric.
     """
 
     sqnr_db: float
     score: float
     by_output: dict[str, float]
+    positions: int = 0
 
     def reaches(self, max_drop: float | None, min_sqnr_db: float | None) -> bool:
         """Return whether both bars hold, where given."""
@@ -46,12 +50,16 @@ class Comparison:
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self.scores: list[float] = []
+        self.positions = 0
         self.signal: dict[str, float] = {}
         self.noise: dict[str, float] = {}
 
     def add(self, expected: Tensors, actual: Tensors) -> None:
         """Compare one batch."""
         self.scores.append(float(self.metric(expected, actual)))
+        if self.metric is same_top1:
+            specs = [TensorSpec(n, a.shape, str(a.dtype)) for n, a in expected.items()]
+            self.positions += class_positions(specs)
         for name, array in expected.items():
             if is_float(array.dtype):
                 wide = array.astype(np.float64)
@@ -63,7 +71,7 @@ class Comparison:
         """Return the accuracy over all that was added."""
         by_output = {name: _ratio_db(self.signal[name], self.noise[name]) for name in self.signal}
         worst = min(by_output.values(), default=HIGHEST_DB)
-        return Accuracy(worst, float(np.mean(self.scores)), by_output)
+        return Accuracy(worst, float(np.mean(self.scores)), by_output, self.positions)
 
 
 def _ratio_db(signal: float, noise: float) -> float:
@@ -94,9 +102,10 @@ def measure(
 
 
 def same_top1(expected: Tensors, actual: Tensors) -> float:
-    """Return share of equal answers.
+    """Return the share of positions whose largest class is the same.
 
-    The largest value along the last axis of the first float output.
+    The classes are the last axis of the first float output that has several; of a classifier the
+    positions are the images, of a text recognizer the time steps: it says nothing of whole texts.
 
     >>> one, two = np.float32([[1, 2], [3, 0]]), np.float32([[0, 9], [1, 2]])
     >>> same_top1({"y": one}, {"y": two})
@@ -107,6 +116,55 @@ def same_top1(expected: Tensors, actual: Tensors) -> float:
             other = actual[name]
             return float(np.mean(array.argmax(axis=-1) == other.argmax(axis=-1)))
     return 1.0
+
+
+def class_positions(outputs: Sequence[TensorSpec]) -> int:
+    """Return how many answers one batch has for `same_top1`; 0 without classes.
+
+    >>> class_positions([TensorSpec("scores", (1, 24, 97), "float32")])
+    24
+    """
+    for spec in outputs:
+        shape = [extent or 0 for extent in spec.shape]
+        if is_float(np.dtype(spec.dtype)) and shape and shape[-1] > 1:
+            return math.prod(shape[:-1])
+    return 0
+
+
+def batches_to_resolve(max_drop: float, outputs: Sequence[TensorSpec]) -> int:
+    """Return the batches in which one changed answer is no larger share than a bar.
+
+    Args:
+        max_drop: the bar, 0.01 for one in a hundred.
+        outputs: the outputs of the model, by which `same_top1` counts answers.
+
+    Raises:
+        UsageError: the outputs hold no classes.
+
+    >>> batches_to_resolve(0.01, [TensorSpec("scores", (1, 1000), "float32")])
+    100
+    """
+    positions = class_positions(outputs)
+    if not positions:
+        raise UsageError(
+            "--max-drop: no output of this model holds classes that could be compared; give "
+            "--metric module:function, or --min-sqnr"
+        )
+    # No bar at all is told from any number of batches.
+    return math.ceil(1 / max_drop / positions - 1e-9) if max_drop else 1
+
+
+def score_text(score: float, positions: int, metric: str) -> str:
+    """Say what a score is the share of; empty where nothing was compared.
+
+    >>> score_text(0.9375, 64, "")
+    'the largest class agrees in 93.75% of 64 positions'
+    """
+    if metric:
+        return f"{metric} {score:.4f}"
+    return (
+        f"the largest class agrees in {score:.2%} of {positions:,} positions" if positions else ""
+    )
 
 
 def load_metric(name: str | None) -> Metric:

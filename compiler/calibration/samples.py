@@ -72,7 +72,7 @@ class SampleOptions:
         preprocess: the preprocessing of images.
         limit: batches that are looked at, at most.
         metric: `module:function`, called with the original and the changed model's outputs of one
-            batch, dicts by name; gives 0..1. By default the share of equal top-1 answers.
+            batch, dicts by name; gives 0..1. By default `same_top1` of accuracy.py.
     """
 
     source: "str | Samples | None" = None

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     "--records-threads", type=int, metavar="N", help="Those tuned for so many; else for the most."
 )
 @click.option("--dump", type=as_path, metavar="DIR", help="Write the IR after each phase.")
+@click.option("--dump-weights", is_flag=True, help="There, with the values of weights.")
 @quiet_option
 @click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
 @json_option
@@ -69,6 +70,7 @@ def compile_command(
     no_ready_records: bool,
     records_threads: int | None,
     dump: Path | None,
+    dump_weights: bool,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -91,6 +93,7 @@ def compile_command(
         ready_records=not no_ready_records,
         records_threads=records_threads,
         dump=dump,
+        dump_weights=dump_weights,
     )
     resolved = load_target(target)
     from edgec.compiler.pipeline import compile_model
@@ -140,30 +143,38 @@ def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
 
 
 def _print_compression(record: "CompressionRecord") -> None:
+    from edgec.compiler.calibration.accuracy import score_text
+
     macs, weights = record.macs_before, record.weights_before
     for step in record.steps:
         line = f"  {step.kind}: {step.macs / macs:.1%} of the multiplications, "
         line += f"{step.weights / weights:.1%} of the weights"
         if step.nonzeros < step.weights:
             line += f" ({step.nonzeros / weights:.1%} nonzero)"
-        if step.score is not None:
-            line += f", metric {step.score:.4f} over {record.samples} batches"
+        score = step.score is not None and score_text(step.score, record.positions, record.metric)
+        if score:
+            line += f"; {score} over {record.samples} batches"
         click.echo(line)
 
 
 def _print_quantization(record: "QuantizationRecord") -> None:
+    from edgec.compiler.calibration.accuracy import score_text
+
     name = record.recipe["name"]
     click.echo(
         f"  {name}: {record.quantized} operators quantized; {record.quantized_types}".rstrip("; ")
     )
     for output, ratio in record.sqnr_db.items():
-        click.echo(f"  {output}: {ratio:.1f} dB against the float model")
-    if record.score is not None:
-        worst = min(record.samples_sqnr_db.values(), default=0.0)
+        click.echo(f"  {output}: {ratio:.1f} dB against the original model, on the test input")
+    if record.samples_sqnr_db:
+        worst = min(record.samples_sqnr_db, key=lambda name: record.samples_sqnr_db[name])
         click.echo(
-            f"  over {record.samples} batches: metric {record.score:.4f}, worst output "
-            f"{worst:.1f} dB"
+            f"  {worst}: {record.samples_sqnr_db[worst]:.1f} dB against the model before "
+            f"quantization, over {record.samples} batches of samples (the worst output)"
         )
+    score = record.score is not None and score_text(record.score, record.positions, record.metric)
+    if score:
+        click.echo(f"  over these batches: {score}")
     if record.kept_float:
         click.echo(f"  returned to float: {', '.join(record.kept_float)}")
     if record.float_fallbacks:

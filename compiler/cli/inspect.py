@@ -82,6 +82,8 @@ def _print_bundle(bundle: "Bundle") -> None:
 
 
 def _compression_rows(manifest: "Manifest") -> list[list[str]]:
+    from edgec.compiler.calibration.accuracy import score_text
+
     record = manifest.compression
     if record is None:
         return [["compressed", "no"]]
@@ -89,14 +91,20 @@ def _compression_rows(manifest: "Manifest") -> list[list[str]]:
     for step in record.steps:
         text = f"{step.kind}: {step.macs / record.macs_before:.1%} of the multiplications"
         text += f", {step.nonzeros / record.weights_before:.1%} of the weights"
-        if step.score is not None:
-            text += f", metric {step.score:.4f} over {record.samples} batches"
+        score = step.score is not None and score_text(step.score, record.positions, record.metric)
+        if score:
+            text += f"; {score} over {record.samples} batches"
         rows.append(["", text])
-    rows += [["", f"{name}: {r:.1f} dB of the original"] for name, r in record.sqnr_db.items()]
+    rows += [
+        ["", f"{name}: {r:.1f} dB against the original model, on the test input"]
+        for name, r in record.sqnr_db.items()
+    ]
     return rows
 
 
 def _quantization_rows(manifest: "Manifest") -> list[list[str]]:
+    from edgec.compiler.calibration.accuracy import score_text
+
     record = manifest.quantization
     if record is None:
         return [["quantized", "no"]]
@@ -105,15 +113,17 @@ def _quantization_rows(manifest: "Manifest") -> list[list[str]]:
     if record.calibration:
         rows.append(["", f"calibrated with {record.calibration}, observer {record.observer}"])
     rows += [
-        ["", f"{name}: {ratio:.1f} dB against the original, of the test input"]
+        ["", f"{name}: {ratio:.1f} dB against the original model, on the test input"]
         for name, ratio in record.sqnr_db.items()
     ]
-    if record.score is not None:
-        rows.append(["", f"metric {record.score:.4f} over {record.samples} batches"])
-        rows += [
-            ["", f"{name}: {ratio:.1f} dB against the float model, of those batches"]
-            for name, ratio in record.samples_sqnr_db.items()
-        ]
+    over = f"over {record.samples} batches of samples"
+    rows += [
+        ["", f"{name}: {ratio:.1f} dB against the model before quantization, {over}"]
+        for name, ratio in record.samples_sqnr_db.items()
+    ]
+    score = record.score is not None and score_text(record.score, record.positions, record.metric)
+    if score:
+        rows.append(["", f"{score}, {over}"])
     if record.kept_float:
         rows.append(["", f"returned to float: {', '.join(record.kept_float)}"])
     rows += [

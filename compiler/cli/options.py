@@ -150,9 +150,13 @@ def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--rounding", type=click.Choice(ROUNDINGS), help="Of weights.  [default: second-order]"
         ),
-        click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one point of top-1."),
+        click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one answer in 100."),
         click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
-        click.option("--metric", metavar="MODULE:FUNCTION", help="Instead of top-1 agreement."),
+        click.option(
+            "--metric",
+            metavar="MODULE:FUNCTION",
+            help="Instead of the share of equal largest classes.",
+        ),
         click.option(
             "--report", type=as_path, metavar="FILE.html|.json", help="What each operator costs."
         ),

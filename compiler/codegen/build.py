@@ -7,8 +7,9 @@ Relax virtual machine instead, whose library needs TVM's runtime.
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tvm
@@ -37,6 +38,7 @@ def build_program(
     target: Target,
     library: Path,
     name: str = "model",
+    index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> MemoryPlan:
     """Generate code for the static executor and link it.
 
@@ -47,6 +49,7 @@ def build_program(
         library: the shared library to write; its folder takes the intermediate files.
         name: the name of the model, as `model_identifier` gives it: programs that link several
             models tell them apart by it.
+        index_bounds: rows that an input chooses from, by the name of the input.
 
     Returns:
         The plan of its memory.
@@ -59,13 +62,17 @@ def build_program(
     _check_space(library.parent, sum(value.size_bytes for value in constants))
     kernels = library.parent / "kernels.o"
     write_object(program.functions, target, kernels)
-    plan, sources = write_sources(program, outputs, library.parent, name)
+    plan, sources = write_sources(program, outputs, library.parent, name, index_bounds)
     link_shared([kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
     return plan
 
 
 def write_sources(
-    program: Program, outputs: tuple[TensorSpec, ...], folder: Path, name: str = "model"
+    program: Program,
+    outputs: tuple[TensorSpec, ...],
+    folder: Path,
+    name: str = "model",
+    index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[MemoryPlan, list[Path]]:
     """Write a program's tables and weights, to be linked with its kernels.
 
@@ -74,7 +81,8 @@ def write_sources(
     """
     weights = _write_weights(program, folder / "weights.bin")
     plan = plan_memory(program)
-    (folder / "program.c").write_text(program_source(program, plan, weights, outputs, name))
+    tables = program_source(program, plan, weights, outputs, name, index_bounds)
+    (folder / "program.c").write_text(tables)
     (folder / "constants.S").write_text(constants_source(program, "weights.bin"))
     for file in (*HEADERS, *SOURCES):
         shutil.copyfile(FOLDER / file, folder / file)

@@ -7,6 +7,7 @@ call with its buffers.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from edgec.compiler.codegen.executor import SOURCES
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
@@ -17,6 +18,8 @@ from edgec.compiler.ir.signature import TensorSpec
 GRAIN_FLOPS = 100_000
 # Places in the weights and in the arena are counted in these: EDGEC_UNIT of program.h.
 UNIT_BYTES = 16
+# What ONNX allows for indices of Gather.
+INDEX_DTYPES = ("int32", "int64")
 # Bytes that count like one operation, for kernels that only move values.
 BYTES_PER_FLOP = 1
 
@@ -38,6 +41,7 @@ def program_source(
     weights: Weights,
     outputs: tuple[TensorSpec, ...],
     name: str,
+    index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Return the C source of a program's tables, with the executor after them.
 
@@ -47,6 +51,7 @@ def program_source(
         weights: where its constants are.
         outputs: their names.
         name: the name of the model, as `model_identifier` gives it.
+        index_bounds: rows that an input chooses from, by the name of the input.
     """
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
@@ -59,6 +64,7 @@ def program_source(
             "output",
             [(s.name, s.dtype, v) for s, v in zip(outputs, program.outputs, strict=True)],
         ),
+        _index_bounds(program, index_bounds),
         *_steps(program, plan, weights),
         *_copies(program, plan, weights),
         f"#define EDGEC_MODEL edgec_model_{name}",
@@ -146,6 +152,13 @@ def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
         )
     yield "};"
     yield ""
+
+
+def _index_bounds(program: Program, bounds: Mapping[str, int]) -> str:
+    """Return a table of the rows that each input chooses from; 0 for what are no indices."""
+    rows = (bounds.get(v.label, 0) if v.dtype in INDEX_DTYPES else 0 for v in program.inputs)
+    numbers = ", ".join(map(str, rows)) or "0"
+    return f"static const int64_t edgec_index_bounds[] = {{{numbers}}};"
 
 
 def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:

@@ -256,7 +256,8 @@ def _simulate(node: ir.Node, body: ir.Graph, limit: int | None) -> int:
     evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets))
     for trip in range(MAX_TRIPS if limit is None else min(limit, MAX_TRIPS)):
         inputs = [np.array(trip, np.int64), np.array(True), *state.values()]
-        condition, *after = evaluator.run(None, dict(zip(names, inputs, strict=True)))
+        with np.errstate(all="ignore"):
+            condition, *after = evaluator.run(None, dict(zip(names, inputs, strict=True)))
         if not np.asarray(condition).reshape(()):
             return trip + 1
         state = {index: np.asarray(array) for index, array in zip(state, after, strict=True)}

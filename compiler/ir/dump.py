@@ -1,4 +1,4 @@
-"""Provide text of what the phases of a compile give, for `--dump`."""
+"""Write what the phases of a compile give, for `--dump`: ONNX models as such, modules as text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from tvm import IRModule
 
 from edgec.compiler.errors import OutputError
 from edgec.compiler.ir.program import Program
+from edgec.compiler.support.onnx_proto import save_proto, without_weights
 
 
 class Dump:
@@ -15,10 +16,12 @@ class Dump:
 
     Args:
         folder: is made when it is first written to.
+        weights: with the values of large constants; by default only their types and shapes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: bool = False) -> None:
         self._folder = folder
+        self._weights = weights
 
     def write(self, number: int, phase: str, result: object) -> None:
         """Write what a phase gave, if it is a model or a module.
@@ -32,9 +35,10 @@ class Dump:
             module = IRModule(result.functions)
         stem = f"{number:02}-{phase}"
         if isinstance(proto, onnx.ModelProto):
-            self._write_text(f"{stem}.txt", onnx.printer.to_text(proto))
+            self._write(f"{stem}.onnx", proto if self._weights else without_weights(proto))
         elif isinstance(module, IRModule):
-            self._write_text(f"{stem}.py", module.script())
+            # TVM writes constants as numbers of entries of the metadata.
+            self._write(f"{stem}.py", module.script(show_meta=self._weights))
 
     def write_times(self, seconds: Mapping[str, float]) -> None:
         """Write the table of times [s] by phase.
@@ -44,11 +48,14 @@ class Dump:
         """
         rows = [f"{phase:<14}{time:8.2f} s" for phase, time in seconds.items()]
         total = f"{'total':<14}{sum(seconds.values()):8.2f} s"
-        self._write_text("times.txt", "\n".join([*rows, total]) + "\n")
+        self._write("times.txt", "\n".join([*rows, total]) + "\n")
 
-    def _write_text(self, name: str, text: str) -> None:
+    def _write(self, name: str, content: str | onnx.ModelProto) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).write_text(text, encoding="utf-8")
+            if isinstance(content, str):
+                (self._folder / name).write_text(content, encoding="utf-8")
+            else:
+                save_proto(content, self._folder / name)
         except OSError as error:
             raise OutputError(f"cannot write {self._folder / name}: {error.strerror}") from None

@@ -1,11 +1,14 @@
 """Provide the settings of a quantized compile."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, batches_to_resolve
 from edgec.compiler.errors import UsageError
+from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.numerics.observers import ObserverName
 from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, load_recipe
 from edgec.compiler.support.html_report import check_report_name
@@ -57,6 +60,38 @@ class QuantizeOptions:
     def has_bar(self) -> bool:
         """Return whether operators may have to return to float."""
         return self.max_drop is not None or self.min_sqnr_db is not None
+
+    def batches_to_measure(self, outputs: Sequence[TensorSpec], own_metric: bool) -> int:
+        """Return how many batches of samples the accuracy is measured on, where there are enough.
+
+        Args:
+            outputs: the outputs of the model.
+            own_metric: it is measured by a function of the user's, whose steps are not known.
+
+        Raises:
+            UsageError: there is nothing that `max_drop` could be measured by.
+        """
+        if self.max_drop is None or own_metric:
+            return MAX_MEASURED
+        return max(MAX_MEASURED, batches_to_resolve(self.max_drop, outputs))
+
+    def check_resolution(
+        self, batches: int, outputs: Sequence[TensorSpec], own_metric: bool
+    ) -> None:
+        """Refuse a `max_drop` that is less than one answer among all of the samples.
+
+        Raises:
+            UsageError: says how many batches it takes.
+        """
+        if self.max_drop is None or own_metric:
+            return
+        needed = batches_to_resolve(self.max_drop, outputs)
+        if batches < needed:
+            raise UsageError(
+                f"--max-drop {self.max_drop:g} cannot be told from {batches} batches of samples, "
+                f"where one changed answer is more than that; give at least {needed}, or a "
+                f"--max-drop of {self.max_drop * needed / batches:.2g} or more"
+            )
 
     def check_samples(self, given: bool) -> None:
         """Refuse a recipe that needs samples where none are given.

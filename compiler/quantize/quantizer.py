@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 
 from tvm import IRModule
 
-from edgec.compiler.calibration.accuracy import MAX_MEASURED, Accuracy, measure
+from edgec.compiler.calibration.accuracy import (
+    MAX_MEASURED,
+    Accuracy,
+    measure,
+    same_top1,
+    score_text,
+)
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.ranges import calibrate, count_values, read_ranges, write_ranges
@@ -106,15 +112,17 @@ def quantize_model(
         graph, resolved, ranges, options, float_model, samples, frozenset(), progress
     )
     # Read anew each time: memory holds one batch.
-    measured = samples.limited(MAX_MEASURED) if samples is not None else None
+    own_metric = context.metric is not same_top1
+    most = options.batches_to_measure(signature.outputs, own_metric)
+    measured = samples.limited(most) if samples is not None else None
     batches = 0
     outputs: Tensors | None = None
     ranked: tuple[Sensitivity, ...] = ()
     floats: tuple[str, ...] = ()
     if measured is not None and (options.has_bar or options.report is not None):
-        switched = SwitchedModel(
-            quantization, signature, list(measured), context.metric, context.evaluate
-        )
+        kept = list(measured)
+        options.check_resolution(len(kept), signature.outputs, own_metric)
+        switched = SwitchedModel(quantization, signature, kept, context.metric, context.evaluate)
         ranked = tuple(switched.rank(progress))
         if options.has_bar:
             bars = (options.max_drop, options.min_sqnr_db)
@@ -156,7 +164,8 @@ def quantize_model(
 
 
 def _reached(accuracy: Accuracy) -> str:
-    return f"signal-to-noise ratio {accuracy.sqnr_db:.1f} dB, metric {accuracy.score:.4f}"
+    text = score_text(accuracy.score, accuracy.positions, "" if accuracy.positions else "metric")
+    return f"signal-to-noise ratio {accuracy.sqnr_db:.1f} dB, {text}"
 
 
 def _ranges(

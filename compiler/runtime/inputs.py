@@ -5,6 +5,7 @@ With them a board can verify itself, without ONNX Runtime and without the origin
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -76,17 +77,20 @@ def rounded_to_half(inputs: Tensors) -> dict[str, NDArray[Any]]:
 
 
 def check_inputs(
-    specs: Sequence[TensorSpec], inputs: Tensors | NDArray[Any]
+    specs: Sequence[TensorSpec],
+    inputs: Tensors | NDArray[Any],
+    index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, NDArray[Any]]:
     """Return the inputs in the order of the signature.
 
     Args:
         specs: what the model takes.
         inputs: by name; of a model of one input the array itself will do.
+        index_bounds: rows by the name of an input that chooses from them, as in the manifest.
 
     Raises:
         TensorInputError: names every input that is missing, unknown, or of the wrong shape or
-            dtype, and what was expected.
+            dtype, and what was expected; or the index that is in no row.
     """
     known = [spec.name for spec in specs]
     if isinstance(inputs, np.ndarray) and len(specs) == 1:
@@ -109,24 +113,20 @@ def check_inputs(
             problems.append(f"{found} was given, {spec} is expected")
     if problems:
         raise TensorInputError("inputs do not fit the model: " + "; ".join(problems))
-    return {name: np.asarray(inputs[name]) for name in known}
+    checked = {name: np.asarray(inputs[name]) for name in known}
+    _check_indices(checked, index_bounds)
+    return checked
 
 
-def check_indices(inputs: Tensors, bounds: Mapping[str, int]) -> None:
+def _check_indices(inputs: Tensors, bounds: Mapping[str, int]) -> None:
     """Refuse an index that is in no row of the table that it is looked up in.
 
-    A compiled Gather takes the nearest row for it; ONNX defines it from -rows to rows - 1.
-
-    Args:
-        inputs: by name; what is missing or holds no integers is refused elsewhere.
-        bounds: rows by the name of the input, as in the manifest.
-
-    Raises:
-        TensorInputError: names the input, the index and the bounds.
+    A compiled Gather takes the nearest row for it; ONNX defines it from -rows to rows - 1. A
+    library of the static executor says the same of itself, see executor/executor.c.
     """
     for name, rows in bounds.items():
-        array = np.asarray(inputs.get(name, ()))
-        if array.size == 0 or array.dtype.kind not in "iu":
+        array = inputs.get(name)
+        if array is None or array.size == 0 or array.dtype.kind not in "iu":
             continue
         lowest, highest = int(array.min()), int(array.max())
         if lowest < -rows or highest >= rows:

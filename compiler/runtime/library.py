@@ -8,7 +8,8 @@ Calls of its functions let other Python threads run meanwhile.
 import ctypes
 from typing import Any
 
-ABI = 2
+ABI = 3
+BAD_INDEX = -2
 Pointers = ctypes.POINTER(ctypes.c_void_p)
 
 
@@ -57,6 +58,8 @@ class ModelStruct(ctypes.Structure):
         ),
         ("step_count", ctypes.c_int32),
         ("step", ctypes.CFUNCTYPE(StepInfoStruct, ctypes.c_int32)),
+        ("index_bounds", ctypes.POINTER(ctypes.c_int64)),
+        ("error", ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)),
     )
 
 

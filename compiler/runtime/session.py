@@ -12,23 +12,24 @@ import platform
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.errors import BundleError, ToolchainError
+from edgec.compiler.errors import BundleError, TensorInputError, ToolchainError
 from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.ir.storage import as_exchanged, held_as
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.fork import watch_forks
 from edgec.compiler.runtime.inputs import check_inputs
-from edgec.compiler.runtime.library import load_model, pointers
+from edgec.compiler.runtime.library import BAD_INDEX, load_model, pointers
 from edgec.targets.native import CPUINFO, cpu_flags
 from edgec.targets.target import Target
 
@@ -40,19 +41,25 @@ IN_PYTHON = re.compile(rb"relax\.run\.\w+")
 class Session(Protocol):
     """A session is a loaded model."""
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name.
 
         Raises:
-            TensorInputError: an input is missing or has the wrong shape or dtype.
+            TensorInputError: an input is missing, has the wrong shape or dtype, or holds an index
+                beyond its table.
         """
 
-    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run like `run`, but the next run may overwrite the arrays."""
 
 
 def open_session(
-    library: Path, target: Target, signature: Signature, executor: Executor, threads: int = 0
+    library: Path,
+    target: Target,
+    signature: Signature,
+    executor: Executor,
+    threads: int = 0,
+    index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> Session:
     """Load a library, and return a session that any thread may call.
 
@@ -62,6 +69,7 @@ def open_session(
         signature: inputs and outputs.
         executor: what runs it.
         threads: threads to compute on; 0 is one for each core that this process may use.
+        index_bounds: rows that an input chooses from, by name; a static library knows its own.
 
     Raises:
         BundleError: this machine cannot run code for the target, or the library is damaged.
@@ -81,7 +89,7 @@ def open_session(
         try:
             if executor == "static":
                 return StaticSession(alias, signature, threads)
-            return VmSession(alias, signature, threads)
+            return VmSession(alias, signature, threads, index_bounds)
         except (OSError, RuntimeError, AttributeError) as error:
             first = str(error).strip().splitlines()[-1]
             raise BundleError(f"{library} cannot be loaded: {first}") from None
@@ -131,13 +139,13 @@ class StaticSession:
         """Return threads that compute."""
         return int(self._model.threads(self._handle))
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name; the arrays belong to the caller."""
         outputs = self._new_outputs()
         self._run(self.prepare(inputs), outputs)
         return self._named(outputs)
 
-    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name in the session's own arrays, which the next run overwrites.
 
         Only for a session that one thread uses.
@@ -145,7 +153,7 @@ class StaticSession:
         self.run_prepared(self.prepare(inputs))
         return self._named(self._outputs)
 
-    def prepare(self, inputs: Tensors) -> list[NDArray[Any]]:
+    def prepare(self, inputs: Tensors | NDArray[Any]) -> list[NDArray[Any]]:
         """Return checked inputs in memory that a run can use without copying."""
         checked = check_inputs(self._signature.inputs, inputs)
         return [_aligned_copy(array) for array in checked.values()]
@@ -161,7 +169,7 @@ class StaticSession:
         outputs = pointers(self._shared_outputs())
         with self.lock:
             status = self._model.run_timed(self._handle, pointers(prepared), outputs, times)
-        _check(status)
+            self._check(status)
         return np.array(times[:count], np.uint64)
 
     def steps(self) -> list[StepInfo]:
@@ -173,7 +181,13 @@ class StaticSession:
         given, results = pointers(prepared), pointers(outputs)
         with self.lock:
             status = self._model.run(self._handle, given, results)
-        _check(status)
+            self._check(status)
+
+    def _check(self, status: int) -> None:
+        if status == 0:
+            return
+        message = self._model.error(self._handle).decode(errors="replace")
+        raise (TensorInputError if status == BAD_INDEX else MemoryError)(message)
 
     def _new_outputs(self) -> list[NDArray[Any]]:
         return [_aligned(_shape(spec), spec.dtype) for spec in self._signature.outputs]
@@ -186,11 +200,6 @@ class StaticSession:
     def _named(self, outputs: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         pairs = zip(self._signature.outputs, outputs, strict=True)
         return {spec.name: array for spec, array in pairs}
-
-
-def _check(status: int) -> None:
-    if status != 0:
-        raise MemoryError("no memory for inputs or outputs")
 
 
 class SessionPool:
@@ -212,7 +221,7 @@ class SessionPool:
         self._free = list(self._sessions)
         self._returned = threading.Condition(self.lock)
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name; the arrays belong to the caller."""
         with self._returned:
             self._returned.wait_for(lambda: self._free)
@@ -253,7 +262,13 @@ class VmSession:
     # DLPack device type and TVM allocator: host memory, pooled.
     _CPU, _POOLED_ALLOCATOR = 1, 2
 
-    def __init__(self, library: Path, signature: Signature, threads: int) -> None:
+    def __init__(
+        self,
+        library: Path,
+        signature: Signature,
+        threads: int,
+        index_bounds: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         import tvm_ffi
 
         load_tvm_runtime()
@@ -264,6 +279,7 @@ class VmSession:
         self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self._signature = signature
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._index_bounds = index_bounds
         machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
         machine["vm_initialization"](self._CPU, 0, self._POOLED_ALLOCATOR)
         # The function does not keep the machine alive.
@@ -277,13 +293,13 @@ class VmSession:
         """Forget the parent's thread."""
         self._caller = None
 
-    def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name, in arrays of their own: see `run`."""
         return self.run(inputs)
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name."""
-        checked = check_inputs(self._signature.inputs, inputs)
+        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
         with self.lock:
             if self._caller is None:
                 self._caller = ThreadPoolExecutor(1, "edgec", self._configure)

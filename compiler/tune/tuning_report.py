@@ -1,4 +1,4 @@
-"""Write the report of a tuning run: what each kernel gained, and the time of the model meanwhile."""
+"""Write the report of a tuning run: what each kernel gained, and the model's time meanwhile."""
 
 import io
 from dataclasses import dataclass

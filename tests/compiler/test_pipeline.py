@@ -8,7 +8,13 @@ from tvm import IRModule, relax
 
 import edgec.compiler.pipeline as pipeline
 from edgec.compiler import Bundle, CompileOptions, compile_model
-from edgec.compiler.errors import ParityError, TensorInputError, UnsupportedModelError
+from edgec.compiler.errors import (
+    ParityError,
+    TensorInputError,
+    UnsupportedModelError,
+    UsageError,
+)
+from edgec.compiler.frontend import canonical
 from edgec.compiler.ir.relax_helpers import constant, value_of
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import CallRewriter, Pass
@@ -96,7 +102,7 @@ class DamageOneWeight(Pass):
 def test_a_damaged_weight_fails_and_is_located(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
+    monkeypatch.setattr(canonical, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     output = tmp_path / "bad.edgec"
     with pytest.raises(
         ParityError,
@@ -111,7 +117,7 @@ def test_stages_are_checked_on_request(
 ) -> None:
     options = CompileOptions(shapes=SHAPES, check_stages=True)
     compile_model(digits, options=options, output=tmp_path / "good.edgec")
-    monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
+    monkeypatch.setattr(canonical, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     with pytest.raises(ParityError, match="parity failed after canonicalize"):
         compile_model(digits, options=options, output=tmp_path / "bad.edgec")
 
@@ -119,7 +125,7 @@ def test_stages_are_checked_on_request(
 def test_parity_off_is_recorded(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
+    monkeypatch.setattr(canonical, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     options = CompileOptions(shapes=SHAPES, parity=False)
     bundle = compile_model(digits, options=options, output=tmp_path / "unchecked.edgec")
     assert bundle.manifest.parity.checked_on == "nothing"
@@ -131,20 +137,37 @@ def test_dump_writes_every_phase_and_the_times(digits: Path, tmp_path: Path) -> 
     compile_model(digits, options=options, output=tmp_path / "x.edgec")
     names = {path.name for path in dump.iterdir()}
     assert {
-        "03-simplify.txt",
+        "01-read.onnx",
+        "02-specialize.onnx",
+        "03-simplify.onnx",
         "04-import.py",
-        "06-canonicalize.py",
+        "05-canonicalize.py",
         "07-pack.py",
         "08-lower.py",
     } <= names
     assert {"09-schedule.py", "times.txt"} <= names
     assert "batch_norm" in (dump / "04-import.py").read_text()
-    assert "batch_norm(" not in (dump / "06-canonicalize.py").read_text()
+    assert "batch_norm(" not in (dump / "05-canonicalize.py").read_text()
+    assert sum(file.stat().st_size for file in dump.glob("*.onnx")) < 20_000
     rows = (dump / "times.txt").read_text().splitlines()
     assert [row.split()[0] for row in rows] == [
         *(p for p in pipeline.PHASES if p not in ("compress", "quantize", "expect")),
         "total",
     ]
+
+
+def test_dump_with_weights(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--dump-weights needs --dump"):
+        CompileOptions(dump_weights=True)
+    dump = tmp_path / "dump"
+    options = CompileOptions(shapes=SHAPES, dump=dump, dump_weights=True, parity=False)
+    compile_model(digits, options=options, output=tmp_path / "x.edgec")
+    image = {"image": np.random.default_rng(0).random((1, 1, 8, 8), np.float32)}
+    from edgec.compiler.parity.oracle import run_original
+
+    results = [run_original(file, image)["logits"] for file in (digits, dump / "03-simplify.onnx")]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    assert "Metadata omitted" not in (dump / "07-pack.py").read_text()
 
 
 def test_own_test_inputs(digits: Path, tmp_path: Path) -> None:
@@ -204,3 +227,21 @@ def test_a_convolutional_block_in_every_era(tmp_path: Path, opset: int) -> None:
     path = save(make_model(nodes, {"x": [1, 3, 9, 9]}, ["y"], weights, opset=opset), tmp_path)
     bundle = compile_model(path, output=tmp_path / "x.edgec")
     assert bundle.manifest.parity.max_error["y"] < 1e-5
+
+
+def test_nothing_warns_of_infinities(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of weights: a product that overflows, and a variance of 0. Warnings are errors in tests."""
+    nodes = [
+        node("Mul", ["large", "large"], ["infinite"]),
+        node("Min", ["infinite", "one"], ["ones"]),
+        node("BatchNormalization", ["x", "one", "zero", "zero", "zero"], ["n"], epsilon=0.0),
+        node("Mul", ["n", "ones"], ["y"]),
+    ]
+    weights = {
+        "large": np.float32([1e30]),
+        "one": np.float32([1]),
+        "zero": np.float32([0]),
+    }
+    model = save(make_model(nodes, {"x": [1, 1, 4]}, ["y"], weights), tmp_path)
+    compile_model(model, options=CompileOptions(parity=False), output=tmp_path / "x.edgec")
+    assert capfd.readouterr().err == ""

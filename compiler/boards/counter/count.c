@@ -61,11 +61,12 @@ int main(int count, char** arguments) {
   }
   edgec_session* session = model->open(1);
   const void* const* given = (const void* const*)buffers;
-  if (!session || model->run(session, given, buffers + inputs)) fail("no memory");
+  if (!session) fail("no memory");
+  if (model->run(session, given, buffers + inputs)) fail(model->error(session));
   mark(); /* resolves the function */
   mark();
   mark();
-  if (model->run_timed(session, given, buffers + inputs, nanoseconds)) fail("no memory");
+  if (model->run_timed(session, given, buffers + inputs, nanoseconds)) fail(model->error(session));
   mark();
   for (int32_t i = 0; i < steps; ++i) {
     edgec_step_info step = model->step(i);

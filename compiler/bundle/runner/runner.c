@@ -110,7 +110,7 @@ static model load(const edgec_model* code, int32_t threads) {
 
 static void run_once(model* model) {
   if (model->code->run(model->session, (const void* const*)model->inputs, model->outputs))
-    fail(BAD_INPUT, "no memory to run the model");
+    fail(BAD_INPUT, "%s", model->code->error(model->session));
 }
 
 static void read_tensor(const char* path, const edgec_tensor* tensor, void* data) {

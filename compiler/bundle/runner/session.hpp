@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 #include "edgec.h"
@@ -41,8 +42,11 @@ class Session {
   void* input(int index) { return inputs_[index]; }
   const void* output(int index) const { return outputs_[index]; }
 
+  // Throws std::out_of_range if an input holds an index that is in no row of its table.
   void run() {
-    if (model_.run(session_.get(), inputs_.data(), outputs_.data()) != 0) throw std::bad_alloc();
+    const int status = model_.run(session_.get(), inputs_.data(), outputs_.data());
+    if (status == EDGEC_BAD_INDEX) throw std::out_of_range(model_.error(session_.get()));
+    if (status != 0) throw std::bad_alloc();
   }
 
  private:

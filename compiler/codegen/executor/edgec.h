@@ -20,7 +20,10 @@
 extern "C" {
 #endif
 
-#define EDGEC_ABI 2
+#define EDGEC_ABI 3
+
+/* What `run` gives: 0, or why it did not run. */
+enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2 };
 
 typedef struct edgec_session edgec_session;
 
@@ -57,7 +60,8 @@ typedef struct {
   int32_t (*threads)(const edgec_session* session);
 
   /* Run once. Inputs and outputs are dense and row-major, in the order and of the sizes stated
-   * above. Memory aligned to 64 bytes is used in place, other memory is copied. 0 on success. */
+   * above. Memory aligned to 64 bytes is used in place, other memory is copied. 0 on success;
+   * EDGEC_BAD_INDEX if an input holds an index that is in no row of its table, see `error`. */
   int32_t (*run)(edgec_session* session, const void* const* inputs, void* const* outputs);
 
   /* The same, and the time that each of `step_count` steps took in nanoseconds. */
@@ -65,6 +69,14 @@ typedef struct {
                        uint64_t* nanoseconds);
   int32_t step_count;
   edgec_step_info (*step)(int32_t index);
+
+  /* Of each input the number of rows that it chooses from: it may hold -rows to rows - 1; 0 if it
+   * holds no indices. */
+  const int64_t* index_bounds;
+
+  /* Why the last run of the session failed, in one line; empty if it did not. Valid until the next
+   * run. */
+  const char* (*error)(const edgec_session* session);
 } edgec_model;
 
 /* The model of a library that was loaded by dlopen: every library has this function, so a program

@@ -1,5 +1,7 @@
 /* Runs the program of a model: one kernel after the other, over inputs, outputs, weights and one
  * arena. See edgec.h for what a caller needs to know. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -13,6 +15,7 @@ struct edgec_session {
   void** buffers; /* of the kernel that runs */
   const void** inputs;
   void** outputs;
+  char error[256]; /* of the last run */
 };
 
 static edgec_step_info step_info(int32_t index) {
@@ -85,19 +88,47 @@ static uint64_t now_ns(void) {
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
+static int32_t fail_memory(edgec_session* session) {
+  snprintf(session->error, sizeof session->error, "no memory for inputs or outputs");
+  return EDGEC_NO_MEMORY;
+}
+
+/* Kernels take the nearest row for an index that is in none; a caller has to hear of it. */
+static int32_t check_indices(edgec_session* session) {
+  for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
+    const int64_t rows = edgec_index_bounds[i];
+    if (!rows) continue;
+    const int narrow = !strcmp(edgec_inputs[i].dtype, "int32");
+    const size_t count = edgec_inputs[i].bytes / (narrow ? sizeof(int32_t) : sizeof(int64_t));
+    for (size_t n = 0; n < count; ++n) {
+      const int64_t index = narrow ? ((const int32_t*)session->inputs[i])[n]
+                                   : ((const int64_t*)session->inputs[i])[n];
+      if (index >= -rows && index < rows) continue;
+      snprintf(session->error, sizeof session->error,
+               "input %.100s holds the index %" PRId64 "; it chooses from %" PRId64
+               " rows, so %" PRId64 " to %" PRId64 " are expected",
+               edgec_inputs[i].name, index, rows, -rows, rows - 1);
+      return EDGEC_BAD_INDEX;
+    }
+  }
+  return 0;
+}
+
 static int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
                          uint64_t* nanoseconds) {
   pool_own(session->pool);
+  session->error[0] = 0;
   for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
     void* memory = stage(&session->staged_inputs[i], inputs[i], edgec_inputs[i].bytes);
-    if (!memory) return -1;
+    if (!memory) return fail_memory(session);
     if (memory != inputs[i]) memcpy(memory, inputs[i], edgec_inputs[i].bytes);
     session->inputs[i] = memory;
   }
   for (int32_t i = 0; i < EDGEC_OUTPUT_COUNT; ++i) {
     session->outputs[i] = stage(&session->staged_outputs[i], outputs[i], edgec_outputs[i].bytes);
-    if (!session->outputs[i]) return -1;
+    if (!session->outputs[i]) return fail_memory(session);
   }
+  if (check_indices(session)) return EDGEC_BAD_INDEX;
   const edgec_buffer* buffer = edgec_buffers;
   uint64_t before = nanoseconds ? now_ns() : 0;
   for (int32_t s = 0; s < EDGEC_STEP_COUNT; ++s) {
@@ -128,6 +159,8 @@ static int32_t run(edgec_session* session, const void* const* inputs, void* cons
 
 static int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
 
+static const char* last_error(const edgec_session* session) { return session->error; }
+
 /* A table with addresses, which the loader has to correct: the only one. */
 static const edgec_model model = {
     .abi = EDGEC_ABI,
@@ -143,6 +176,8 @@ static const edgec_model model = {
     .run_timed = run_timed,
     .step_count = EDGEC_STEP_COUNT,
     .step = step_info,
+    .index_bounds = edgec_index_bounds,
+    .error = last_error,
 };
 
 const edgec_model* EDGEC_MODEL(void) { return &model; }

@@ -28,7 +28,7 @@ typedef struct {
 } tensor;
 
 /* What a function answers when it was not called as its model needs it. */
-enum { BAD_CALL = -2 };
+enum { BAD_CALL = -3 };
 enum { STEP_TEXT_BYTES = 512 };
 
 /* The data of a one-dimensional tensor of exactly so many bytes, or NULL. */

@@ -23,6 +23,7 @@ from edgec.compiler import (
     CompressOptions,
     QuantizeOptions,
     compile_model,
+    inspect_path,
     load_compression,
     load_recipe,
 )
@@ -103,9 +104,9 @@ def test_a_missing_linker(call: Call, digits: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_compile_and_leaves_nothing(tmp_path: Path, number: int) -> None:
-    from edgec.models import load_model_recipe
+    from edgec.models import load_recipe
 
-    model = load_model_recipe("light_inception_v1").write(tmp_path / "net.onnx")
+    model = load_recipe("light_inception_v1").write(tmp_path / "net.onnx")
     work = tmp_path / "work"
     work.mkdir()
     environment = {**os.environ, "TMPDIR": str(work)}
@@ -220,17 +221,19 @@ class TestApi:
         bundle = compile_model(onnx.load(digits), "native", options, output=tmp_path / "d.edgec")
         image = np.ones((1, 1, 8, 8), np.float32)
         named = bundle.run({"image": image})["logits"]
-        alone = bundle.run(image)["logits"]  # type: ignore[arg-type]
+        alone = bundle.run(image)["logits"]
         np.testing.assert_array_equal(named, alone)
         with pytest.raises(TensorInputError, match=r"by name, \{'image': array\}; list was given"):
             bundle.run([image])  # type: ignore[arg-type]
 
     def test_what_is_no_model(self) -> None:
+        with pytest.raises(UsageError, match=r"inspect_path takes .* or of a bundle; ModelProto"):
+            inspect_path(onnx.ModelProto())  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"takes the path .*ModelProto; int was given"):
             compile_model(3)  # type: ignore[arg-type]
 
     def test_recipes_by_name(self) -> None:
-        options = CompileOptions(quantize="int8", compress="sparse-80")  # type: ignore[arg-type]
+        options = CompileOptions(quantize="int8", compress="sparse-80")
         assert options.quantize == QuantizeOptions(recipe=load_recipe("int8"))
         assert options.compress == CompressOptions(recipe=load_compression("sparse-80"))
         assert QuantizeOptions(recipe="int8") == options.quantize  # type: ignore[arg-type]

@@ -179,3 +179,21 @@ def test_models_and_samples_that_cannot_be_quantized_are_refused(
     good = ("--quantize", "int8", "--calibration", str(data), "--no-repair")
     message = refused(digits, *SHAPE, *good, "--rounding", "learned", code=2)
     assert "--rounding and --no-repair contradict each other" in message
+
+
+def test_a_drop_that_the_samples_cannot_tell_is_refused(
+    digits: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """40 images: one changed answer is 2.5 %."""
+    command = ["compile", str(digits), *SHAPE, "--quantize", "int8", "--calibration", str(data)]
+    command += ["-q", "-o", str(tmp_path / "x.edgec"), "--max-drop"]
+    assert main([*command, "0.01"]) == 2
+    assert capsys.readouterr().err == (
+        "edgec: error: --max-drop 0.01 cannot be told from 40 batches of samples, where one "
+        "changed answer is more than that; give at least 100, or a --max-drop of 0.025 or more\n"
+    )
+    assert main([*command, "0.025"]) == 0
+    lines = capsys.readouterr().out
+    assert "dB against the original model, on the test input" in lines
+    assert "dB against the model before quantization, over 40 batches of samples" in lines
+    assert "the largest class agrees in 100.00% of 40 positions" in lines
