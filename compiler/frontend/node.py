@@ -1,7 +1,7 @@
 """One ONNX node on its way into Relax, and the contract of a converter."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,31 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr | None]]
 """Turns a node into one expression per output; outputs at the end may be left out, text is None."""
+
+
+def in_float32(converter: Converter) -> Converter:
+    """Return a converter that computes in float32 where its node has 16-bit floats."""
+    narrow = ("float16", "bfloat16")
+
+    def convert(node: Node) -> relax.Expr | Sequence[relax.Expr | None]:
+        dtypes = [None if value is None else dtype_of(value) for value in node.inputs]
+        given = next((dtype for dtype in dtypes if dtype in narrow), None)
+        if given is None:
+            return converter(node)
+        inputs = [
+            node.cast(value, "float32") if value is not None and dtype in narrow else value
+            for value, dtype in zip(node.inputs, dtypes, strict=True)
+        ]
+        results = converter(replace(node, inputs=tuple(inputs)))
+        if not isinstance(results, Sequence):
+            results = [results]
+        values = [None if result is None else node.emit(result) for result in results]
+        return [
+            node.cast(value, given) if value is not None and dtype_of(value) == "float32" else value
+            for value in values
+        ]
+
+    return convert
 
 
 def constant_value(expression: relax.Expr | None) -> NDArray[Any] | None:
