@@ -1,4 +1,4 @@
-"""The compiler: from an ONNX file to a verified bundle, and what is done with bundles.
+"""Provide the compiler: from an ONNX file to a verified bundle, and what is done with bundles.
 
 Each verb of the command line is one call here. The names are loaded when they are first used, so
 that importing a part that needs no TVM (targets, manifests, parity) stays fast.
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from edgec.compiler.boards.run import bench_on, run_bundle, verify_on
     from edgec.compiler.bundle.bundle import Bundle
     from edgec.compiler.calibration.samples import SampleOptions
+    from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
-    from edgec.compiler.compress.recipe import load_compression
     from edgec.compiler.errors import EdgecError
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.inspection import ModelReport, inspect_path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
     from edgec.compiler.quantize.options import QuantizeOptions
-    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.tune.api import tune_model, tuning_tasks
     from edgec.compiler.tune.options import TuneOptions
     from edgec.compiler.tune.report_data import TuneReport
@@ -49,8 +49,8 @@ _HOME = {
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
     "inspect_path": "inspection",
-    "load_compression": "compress.recipe",
-    "load_recipe": "quantize.recipe",
+    "load_compression": "compress.compression_recipe",
+    "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
     "tune_model": "tune.api",
     "tuning_tasks": "tune.api",

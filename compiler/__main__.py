@@ -1,4 +1,4 @@
-"""`python -m edgec.compiler` is `edgec`."""
+"""Run `python -m edgec.compiler` as `edgec`."""
 
 import sys
 

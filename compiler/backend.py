@@ -1,4 +1,4 @@
-"""The second half of the pipeline as one function: from a canonical module to a library.
+"""Provide the second half of the pipeline as one function: from a canonical module to a library.
 
 `pipeline.py` calls the same stages one by one, to show and dump them. The stages in the middle and
 the checks on the way to a bundle are handed `evaluate_here`, which compiles for this machine.
@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import IRModule
 
-from edgec.compiler.codegen.build import build_machine, build_program
+from edgec.compiler.codegen.build import build_program, build_vm_library
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, Tensors
@@ -22,7 +22,7 @@ from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
-from edgec.compiler.lowering.vm_schedule import schedule_for_machine
+from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
 from edgec.targets import Target, load_target
@@ -76,11 +76,11 @@ def schedule(
         memory depend on the data.
     """
     if not is_static(lowered):
-        return schedule_for_machine(canonical, target)
+        return schedule_for_vm(canonical, target)
     try:
         return schedule_program(lowered, target, signature, decide)
     except NotStatic:
-        return schedule_for_machine(canonical, target)
+        return schedule_for_vm(canonical, target)
 
 
 def build(
@@ -99,21 +99,21 @@ def build(
     if isinstance(scheduled, Program):
         plan = build_program(scheduled, signature.outputs, target, library, name)
         return "static", plan.arena_bytes
-    build_machine(scheduled, target, library)
+    build_vm_library(scheduled, target, library)
     return "machine", 0
 
 
 def compile_module(
     module: IRModule, signature: Signature, target: Target, library: Path, **kwargs: Any
 ) -> Executor:
-    """All of it, for a canonical module."""
+    """Return all of it, for a canonical module."""
     lowered = lower(pack(module, target), target)
     scheduled = schedule(lowered, module, target, signature, **kwargs)
     return build(scheduled, signature, target, library)[0]
 
 
 class HostModel:
-    """A canonical module that is compiled for this machine and loaded."""
+    """A host model is a canonical module that is compiled for this machine and loaded."""
 
     def __init__(self, module: IRModule, signature: Signature) -> None:
         host = load_target("native")

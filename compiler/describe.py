@@ -1,4 +1,7 @@
-"""What the manifest says of a compile: the model, the settings, what was done and what it costs."""
+"""Describe what the manifest says of a compile: the model.
+
+The settings, what was done and what it costs.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -38,7 +41,7 @@ TOOLS = ("apache-tvm", "apache-tvm-ffi", "edgec", "numpy", "onnx", "onnxruntime"
 
 @dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """A compile up to code generation.
+    """A compilation describes a compile up to code generation.
 
     Attributes:
         source: the file.
@@ -166,14 +169,14 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
     operators = model.quantization.plan.operators
     return QuantizationRecord(
         recipe=recipe.model_dump(mode="json"),
-        codes=model.quantization.resolved.why,
+        quantized_types=model.quantization.resolved.why,
         calibration=samples.source if samples is not None else "",
         observer=options.observer if recipe.needs_samples else "",
         repaired=options.repair,
         rounding=options.rounding if options.repair else "nearest",
         quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
         kept_float=model.kept_float,
-        islands={f.name: f"{f.operator}: {f.why}" for f in compilation.fallbacks},
+        float_fallbacks={f.name: f"{f.operator}: {f.why}" for f in compilation.fallbacks},
         sqnr_db=_all_three_digits(compilation.sqnr_db),
         samples=model.measured,
         samples_sqnr_db=_all_three_digits(accuracy.by_output) if accuracy else {},

@@ -1,4 +1,4 @@
-"""Every error that edgec raises for its user's sake, and the exit code of each.
+"""Provide every error that edgec raises for its user's sake, and the exit code of each.
 
 ```text
 EdgecError
@@ -30,7 +30,10 @@ from difflib import get_close_matches
 
 
 class EdgecError(Exception):
-    """Base of all known errors; the command line prints the message and no traceback."""
+    """All known errors derive from this one.
+
+    The command line prints the message and no traceback.
+    """
 
     exit_code = 1
 
@@ -126,7 +129,7 @@ class InterruptedRunError(EdgecError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as a clause for an error message, or nothing.
+    """Return the nearest known word as a clause for an error message, or nothing.
 
     >>> did_you_mean("rpi44", ["rpi3", "rpi4", "native"])
     '; did you mean rpi4?'

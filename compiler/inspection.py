@@ -1,4 +1,4 @@
-"""What is in a model or a bundle, before anything is compiled."""
+"""Describe what is in a model or a bundle, before anything is compiled."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Nodes that cannot be compiled for the same reason."""
+    """Unsupported nodes cannot be compiled for the same reason."""
 
     operator: str
     reason: str
@@ -33,7 +33,7 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class NodeSupport:
-    """One node of the graph that is compiled.
+    """Node support describes one node of the graph that is compiled.
 
     Attributes:
         name: its name, or its first output where it has none.
@@ -48,7 +48,7 @@ class NodeSupport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """An ONNX model.
+    """A model report describes an ONNX model.
 
     Attributes:
         path: the file.
@@ -77,7 +77,7 @@ class ModelReport:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path looks like a bundle and not like a model file."""
+    """Return whether a path looks like a bundle and not like a model file."""
     return (path / MANIFEST).is_file() or path.suffix == ".tar"
 
 
@@ -154,7 +154,7 @@ def _text(value: onnx.ValueInfoProto) -> str:
 
 
 def _unknown_operators(model: onnx.ModelProto) -> "list[Refused]":
-    """Nodes without a converter; what depends on shapes cannot be told yet."""
+    """Return nodes without a converter; what depends on shapes is not known yet."""
     from edgec.compiler.frontend.converter_table import is_known
     from edgec.compiler.frontend.import_graph import Refused
 

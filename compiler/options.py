@@ -1,4 +1,4 @@
-"""The settings of a compile, checked before anything runs."""
+"""Provide the settings of a compile, checked before anything runs."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from edgec.compiler.errors import TensorInputError, UsageError
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES, Recipe, load_recipe
+from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
 from edgec.compiler.support.npy_files import NpyError, read_arrays
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
-    """What shapes the result of a compile, and what is checked and shown on the way.
+    """Compile options describe what shapes the result of a compile.
+
+    And what is checked and shown on the way.
 
     Where the meaning is clear, plainer values are taken and converted: the name or the file of a
     recipe for `quantize` and `compress`, lists for shapes, numbers for frozen values, text for
@@ -34,18 +36,18 @@ class CompileOptions:
 
     Attributes:
         shapes: full shape by input name, for inputs that the model leaves open.
-        limits: of what the model file may ask for.
+        limits: the limits of what the model file may ask for.
         freeze: value by input name; the input becomes a constant and leaves the interface.
         inputs: test inputs by name, instead of generated ones.
-        seed: of the generated test inputs.
+        seed: the seed of the generated test inputs.
         images: makes the preparation of images a part of the model; None leaves it outside.
         samples: what compression and quantization look at.
         compress: what is pruned or factorized; None compiles all weights.
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
-        name: of the model in C programs, by default that of its file; programs that link several
-            bundles tell them apart by it.
+        name: the name of the model in C programs, by default that of its file; programs that link
+            several bundles tell them apart by it.
         records: database of tuning records whose decisions are used.
         ready_records: use the records that come with edgec where the database has none.
         records_threads: only those tuned for so many threads; by default for the most there are.
@@ -97,7 +99,7 @@ class CompileOptions:
 
 
 def _extents(name: str, shape: object) -> tuple[int, ...]:
-    """A shape, of a list as well; every extent fits the 64 bits of ONNX."""
+    """Return a shape, of a list as well; every extent fits the 64 bits of ONNX."""
     try:
         extents = tuple(int(extent) for extent in shape)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
@@ -112,7 +114,7 @@ def _extents(name: str, shape: object) -> tuple[int, ...]:
 def _quantize_options(value: object) -> QuantizeOptions | None:
     if value is None or isinstance(value, QuantizeOptions):
         return value
-    if isinstance(value, Recipe):
+    if isinstance(value, QuantizationRecipe):
         return QuantizeOptions(recipe=value)
     if isinstance(value, str | Path):
         return QuantizeOptions(recipe=load_recipe(value))
@@ -126,8 +128,8 @@ def _compress_options(value: object) -> "CompressOptions | None":
     if value is None:
         return None
     # Imported here: the steps load TVM.
+    from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
     from edgec.compiler.compress.options import CompressOptions
-    from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
 
     if isinstance(value, CompressOptions):
         return value

@@ -1,4 +1,4 @@
-"""What a compile writes beside its result is checked before it begins."""
+"""Check what a compile writes beside its result before it begins."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The compile, from an ONNX file to a bundle, in one place.
+"""Provide the compile, from an ONNX file to a bundle, in one place.
 
 `compile_model` is the pipeline: read it from top to bottom. Each phase calls functions of its own
 room; the names in `PHASES` are what progress, dumps and the table of times call them.
@@ -19,8 +19,10 @@ from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.emit_c import model_identifier
+from edgec.compiler.compress.compression_report import (
+    write_compression_report as write_compression_report,
+)
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
-from edgec.compiler.compress.report import write_report as write_compression_report
 from edgec.compiler.describe import Compilation, describe_compilation, vector_files
 from edgec.compiler.errors import BadInputError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import canonical_model
@@ -45,8 +47,8 @@ from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
+from edgec.compiler.quantize.quantization_report import write_quantization_report
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
-from edgec.compiler.quantize.report import write_report
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
@@ -87,7 +89,7 @@ def compile_model(
         options: shapes, frozen inputs, checks; the defaults compile a static model.
         output: bundle folder, or a file that ends in `.tar`; by default
             `<model>-<target>.edgec` in the current folder.
-        progress: shown each phase.
+        progress: reports each phase.
 
     Returns:
         The bundle, read back from disk.
@@ -159,7 +161,7 @@ def compile_model(
                 quantized.quantization, packed.notes.why_floats, quantized.kept_float
             )
             if options.quantize.report is not None:
-                write_report(options.quantize.report, quantized, fallbacks)
+                write_quantization_report(options.quantize.report, quantized, fallbacks)
         compilation = Compilation(
             source=source,
             target=target,
@@ -216,7 +218,7 @@ def compile_model(
 
 @dataclass(frozen=True)
 class _Packed:
-    """The module in the target's layouts, and why its operators run as they do.
+    """A packed module is in the target's layouts, with why its operators run as they do.
 
     Attributes:
         module: the packed module.
@@ -243,7 +245,7 @@ _NO_RUNNER = (
 
 
 def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
-    """The tuning record of each kernel: of a database before those that come with edgec.
+    """Return the tuning record of each kernel: of a database before those that come with edgec.
 
     Raises:
         BadInputError: the database cannot be read, or holds nothing for this target.
@@ -279,7 +281,7 @@ def _package(
 
 
 def _phases(options: CompileOptions) -> list[str]:
-    """Those that a compile goes through."""
+    """Return those that a compile goes through."""
     asked = {"compress": options.compress is not None, "quantize": options.quantize is not None}
     asked["expect"] = any(asked.values())
     return [phase for phase in PHASES if asked.get(phase, True)]
@@ -288,7 +290,7 @@ def _phases(options: CompileOptions) -> list[str]:
 def _samples(
     options: CompileOptions, graph: onnx.ModelProto, signature: Signature
 ) -> Samples | None:
-    """Of a quantized compile, opened before anything takes long."""
+    """Return the samples of a quantized compile, opened before anything takes long."""
     options_given = [o for o in (options.compress, options.quantize) if o is not None]
     if not options_given:
         return None

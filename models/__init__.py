@@ -1,6 +1,6 @@
-"""Model recipes: real trained networks to try edgec on."""
+"""Provide model recipes: real trained networks to try edgec on."""
 
-from edgec.models.catalog import load_recipe, recipes
-from edgec.models.recipe import Recipe
+from edgec.models.catalog import load_model_recipe, recipes
+from edgec.models.model_recipe import ModelRecipe
 
-__all__ = ["Recipe", "load_recipe", "recipes"]
+__all__ = ["ModelRecipe", "load_model_recipe", "recipes"]

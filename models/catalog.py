@@ -1,21 +1,21 @@
-"""The recipes, written out."""
+"""Provide the recipes, written out."""
 
 from collections.abc import Mapping
 
 from edgec.compiler.errors import BadInputError, did_you_mean
-from edgec.models.recipe import BuiltGraph, InstalledFile, PackageFile, Recipe
+from edgec.models.model_recipe import BuiltGraph, InstalledFile, ModelRecipe, PackageFile
 
 _RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
 _SILERO = "silero-vad==6.2.3"
 
 
-def recipes() -> list[Recipe]:
-    """All recipes, in the order in which they are listed."""
+def recipes() -> list[ModelRecipe]:
+    """Return all recipes, in the order in which they are listed."""
     return list(_RECIPES)
 
 
-def load_recipe(name: str) -> Recipe:
-    """The recipe of this name.
+def load_model_recipe(name: str) -> ModelRecipe:
+    """Return the recipe of this name.
 
     Raises:
         BadInputError: there is none.
@@ -28,8 +28,8 @@ def load_recipe(name: str) -> Recipe:
     return known[name]
 
 
-def _ocr(part: str, file: str, sha256: str, shape: tuple[int, ...], what: str) -> Recipe:
-    return Recipe(
+def _ocr(part: str, file: str, sha256: str, shape: tuple[int, ...], what: str) -> ModelRecipe:
+    return ModelRecipe(
         name=f"pp-ocr-{part}",
         description=f"PP-OCR {what}",
         licence="Apache-2.0",
@@ -44,8 +44,8 @@ def _silero(
     sha256: str,
     shapes: Mapping[str, tuple[int, ...]],
     freeze: Mapping[str, int],
-) -> Recipe:
-    return Recipe(
+) -> ModelRecipe:
+    return ModelRecipe(
         name=f"silero-vad{variant}",
         description=f"Silero speech detector at 16 kHz, {file}",
         licence="MIT",
@@ -55,9 +55,9 @@ def _silero(
     )
 
 
-def _light(network: str) -> Recipe:
+def _light(network: str) -> ModelRecipe:
     name = f"light_{network}"
-    return Recipe(
+    return ModelRecipe(
         name=name,
         description=f"{network} from the onnx package: true shapes and cost, constant weights",
         licence="Apache-2.0",
@@ -70,15 +70,15 @@ _CHUNK = {"input": (1, 512), "state": (2, 1, 128)}
 _CHUNK_AND_CONTEXT = {"input": (1, 576), "state": (2, 1, 128)}
 _RATE = {"sr": 16000}
 
-_RECIPES: tuple[Recipe, ...] = (
-    Recipe(
+_RECIPES: tuple[ModelRecipe, ...] = (
+    ModelRecipe(
         name="digits",
         description="8x8 digit classifier trained by edgec (models/training/train_digits.py)",
         licence="Apache-2.0",
         source=InstalledFile("edgec.models", "zoo/digits.onnx"),
         shapes={"image": (1, 1, 8, 8)},
     ),
-    Recipe(
+    ModelRecipe(
         name="digits28",
         description="28x28 digit classifier trained by edgec (models/training/train_digits28.py)",
         licence="Apache-2.0",
@@ -108,7 +108,7 @@ _RECIPES: tuple[Recipe, ...] = (
         (1, 3, 48, 320),
         "text recognizer",
     ),
-    Recipe(
+    ModelRecipe(
         name="yolov8n-320",
         description="YOLOv8n detector (nudenet)",
         licence="AGPL-3.0-only",
@@ -119,7 +119,7 @@ _RECIPES: tuple[Recipe, ...] = (
         ),
         shapes={"images": (1, 3, 320, 320)},
     ),
-    Recipe(
+    ModelRecipe(
         name="efficientnet-lite0",
         description="EfficientNet-Lite0 ImageNet classifier",
         licence="Apache-2.0",
@@ -133,7 +133,7 @@ _RECIPES: tuple[Recipe, ...] = (
         ),
         shapes={"image": (1, 3, 224, 224)},
     ),
-    Recipe(
+    ModelRecipe(
         name="minilm-l6",
         description="all-MiniLM-L6-v2 sentence encoder",
         licence="Apache-2.0",
@@ -151,7 +151,7 @@ _RECIPES: tuple[Recipe, ...] = (
             "token_type_ids": (1, 128),
         },
     ),
-    Recipe(
+    ModelRecipe(
         name="smollm2-135m",
         description="SmolLM2-135M-Instruct language model, weights from Q4_1",
         licence="Apache-2.0",

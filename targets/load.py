@@ -1,4 +1,4 @@
-"""From a name or a path to a checked `Target`."""
+"""Lead from a name or a path to a checked `Target`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ NATIVE = "native"
 
 
 def target_names() -> list[str]:
-    """Names that `load_target` knows: `native` first, then the files in order.
+    """Return names that `load_target` knows: `native` first, then the files in order.
 
     >>> "rpi4" in target_names()
     True
@@ -22,7 +22,7 @@ def target_names() -> list[str]:
 
 
 def load_target(name: str | Path) -> Target:
-    """The target of this name, or of this file if the name ends in `.toml`.
+    """Return the target of this name, or of this file if the name ends in `.toml`.
 
     Raises:
         TargetError: unknown name, unreadable file, unknown key or bad value.

@@ -1,4 +1,4 @@
-"""The machine that edgec runs on, as a target.
+"""Provide the machine that edgec runs on, as a target.
 
 Reads what Linux says (`/proc/cpuinfo`, sysfs) and needs neither TVM nor LLVM, so that
 listing targets stays fast.
@@ -19,7 +19,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def cpu_flags(text: str) -> set[str]:
-    r"""Feature words of the first core in a `/proc/cpuinfo` text.
+    r"""Return feature words of the first core in a `/proc/cpuinfo` text.
 
     >>> sorted(cpu_flags("processor : 0\nflags : fma avx2\n"))
     ['avx2', 'fma']
@@ -62,7 +62,7 @@ def _common() -> dict[str, Any]:
 
 
 def _caches() -> dict[int, int]:
-    """Level to size [KiB] of the data caches of the first core."""
+    """Return level to size [KiB] of the data caches of the first core."""
     sizes = {}
     for index in sorted(CACHES.glob("index*")):
         try:
@@ -85,7 +85,7 @@ def _clock_ghz() -> float:
 
 
 def cpu_name() -> str:
-    """What Linux calls this processor; the architecture where it says nothing."""
+    """Return what Linux calls this processor; the architecture where it says nothing."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The description of a machine that edgec compiles for.
+"""Provide the description of a machine that edgec compiles for.
 
 One TOML file in `boards/` is one target. The file holds what the compiler must know and
 cannot find out: nothing in it is derived, and every field is checked when it is read.
@@ -15,7 +15,7 @@ Kib = Annotated[int, Field(ge=0)]
 
 
 class Emulator(BaseModel):
-    """How to run the target's code on a machine that is not one.
+    """An emulator describes how to run the target's code on a machine that is not one.
 
     Attributes:
         program: QEMU user-mode emulator, for example `qemu-aarch64`.
@@ -29,7 +29,7 @@ class Emulator(BaseModel):
 
 
 class Target(BaseModel):
-    """One machine, as far as a compiler needs to know it.
+    """A target describes one machine, as far as a compiler needs to know it.
 
     Attributes:
         name: the name it is asked for by; the stem of its file.
@@ -90,41 +90,44 @@ class Target(BaseModel):
 
     @property
     def architecture(self) -> Architecture:
-        """First part of the triple, as `uname -m` prints it."""
+        """Return first part of the triple, as `uname -m` prints it."""
         return self.triple.split("-")[0]  # type: ignore[return-value]
 
     @property
     def float_lanes(self) -> int:
-        """float32 values that one register holds."""
+        """Return float32 values that one register holds."""
         return max(1, self.vector_bits // 32)
 
     @property
     def instruction_set(self) -> InstructionSet:
-        """What is known of its architecture."""
+        """Return what is known of its architecture."""
         return INSTRUCTION_SETS[self.architecture]
 
     @property
     def multiplies_by_lane(self) -> bool:
-        """Whether a multiply-add can broadcast one lane of a register, as on Arm."""
+        """Return whether a multiply-add can broadcast one lane of a register, as on Arm."""
         return self.instruction_set.multiplies_by_lane
 
     @property
     def why_in_floats(self) -> str:
-        """Why kernels multiply quantized values in floats; empty if they use integers."""
+        """Return why kernels multiply quantized values in floats; empty if they use integers."""
         return self.instruction_set.why_in_floats(self.integer_dot, self.float_lanes)
 
     @property
     def needed_flags(self) -> set[str] | None:
-        """What its code needs, by Linux's names; None where only LLVM knows that of its CPU."""
+        """Return what its code needs, by Linux's names.
+
+        None where only LLVM knows that of its CPU.
+        """
         return self.instruction_set.needed_flags(self.cpu, self.features)
 
     @property
     def peak_gflops(self) -> float:
-        """float32 peak of one core: lanes * FMA units * 2 * clock [GFLOP/s]."""
+        """Return float32 peak of one core: lanes * FMA units * 2 * clock [GFLOP/s]."""
         return self.float_lanes * self.fma_units * 2 * self.clock_ghz
 
     def llvm(self) -> dict[str, Any]:
-        """The target as TVM takes it.
+        """Return the target as TVM takes it.
 
         TVM 0.27 accepts a dictionary; its string form with `-mcpu=` raises.
         """
@@ -144,10 +147,10 @@ class Target(BaseModel):
 
 
 def board_folder() -> Path:
-    """Where the target files that come with edgec are."""
+    """Return where the target files that come with edgec are."""
     return Path(__file__).parent / "boards"
 
 
 def record_folder() -> Path:
-    """Where the tuning records that come with edgec are."""
+    """Return where the tuning records that come with edgec are."""
     return Path(__file__).parent / "records"

@@ -1,1 +1,1 @@
-"""Latency, profiles, and other runtimes measured beside edgec in turns."""
+"""Provide latency, profiles, and other runtimes measured beside edgec in turns."""

@@ -1,4 +1,4 @@
-"""How fast: latency, where the time goes, and beside other runtimes.
+"""Measure how fast bundles are: latency, where the time goes, and beside other runtimes.
 
 These machines are noisy, so nothing is timed on its own. All runtimes live in one process and
 take turns: in each round each one runs a short burst, warm, after a pause in which the threads of
@@ -59,7 +59,7 @@ class Latency:
         return statistics.median(self.times_ms)
 
     def summary(self) -> dict[str, float]:
-        """Minimum, mean, median and percentiles [ms], and runs per second."""
+        """Return minimum, mean, median and percentiles [ms], and runs per second."""
         times = np.array(self.times_ms)
         return {
             "min_ms": float(times.min()),
@@ -73,14 +73,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class StepTime:
-    """One kernel call of a bundle.
+    """A step time describes one kernel call of a bundle.
 
     Attributes:
         label: the operators it computes.
         template: its kernel template, or `generic`.
         median_us: time [microseconds].
         gflops: speed.
-        peak_share: of what the target's cores can do together.
+        peak_share: the peak share of what the target's cores can do together.
     """
 
     label: str
@@ -92,14 +92,15 @@ class StepTime:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a benchmark found.
+    """A bench report describes what a benchmark found.
 
     Attributes:
         threads: threads of every runtime.
         bundles: one latency for each bundle.
         rivals: one for each other runtime.
         ratios: how many times as fast as a rival the first bundle is, by rival.
-        steps: profile of the first bundle, in the order of execution; empty for the machine.
+        steps: profile of the first bundle, in the order of execution; empty for the virtual
+            machine.
         load_ms: from the file to the first result, by bundle.
         memory_mib: memory that loading and running made resident, in a process that does only
             that, by bundle.
@@ -214,10 +215,10 @@ def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
 def take_turns(
     names: Sequence[str], runners: Sequence[Callable[[], None]], seconds: float
 ) -> list[Latency]:
-    """Time several callables in alternation.
+    """Return time several callables in alternation.
 
     Args:
-        names: of the callables.
+        names: the names of the callables.
         runners: what to time.
         seconds: measuring time for each.
     """
@@ -271,12 +272,12 @@ def _profile(session: Any, inputs: Tensors, bundle: Bundle, threads: int) -> tup
 def step_times(
     steps: Sequence[StepInfo], samples: Sequence[NDArray[np.uint64]], peak_gflops: float
 ) -> tuple[StepTime, ...]:
-    """The profile of a model.
+    """Return the profile of a model.
 
     Args:
         steps: its kernel calls.
-        samples: of each run, the nanoseconds of each step.
-        peak_gflops: of all cores that computed.
+        samples: the times of each run, the nanoseconds of each step.
+        peak_gflops: the peak rate of all cores that computed.
     """
     medians = np.median(np.stack(samples), axis=0) if steps else np.zeros(0)
     return tuple(
@@ -292,7 +293,10 @@ def step_times(
 
 
 def _start_up(bundle: Bundle, threads: int) -> tuple[float, float]:
-    """Time from the library to the first result [ms], and memory that it made resident [MiB]."""
+    """Return time from the library to the first result [ms].
+
+    And memory that it made resident [MiB].
+    """
     # -P: files of the current folder must not hide modules.
     command = [sys.executable, "-P", "-m", "edgec.compiler.bench.start_up"]
     failure = f"{bundle.path}: its start cannot be measured"

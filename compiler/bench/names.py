@@ -1,4 +1,4 @@
-"""What other runtimes are called; help lists them without loading any."""
+"""Describe what other runtimes are called; help lists them without loading any."""
 
 # `bench.rivals` says what each is.
 RIVAL_NAMES = ("onnxruntime", "openvino", "mnn", "ncnn")

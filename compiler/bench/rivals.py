@@ -1,4 +1,4 @@
-"""Other runtimes on the same ONNX file, to compare with.
+"""Provide other runtimes on the same ONNX file, to compare with.
 
 Each is an optional package and is imported only when asked for. All get the same static model,
 the same inputs, float32 arithmetic and the same number of threads.
@@ -26,7 +26,7 @@ _MNN_CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 
 
 class Rival(Protocol):
-    """A loaded model of another runtime."""
+    """A rival is a loaded model of another runtime."""
 
     def __call__(self) -> None:
         """Run once, on the inputs that it was loaded with."""
@@ -37,7 +37,7 @@ class Rival(Protocol):
 
 @dataclass(frozen=True)
 class RivalRuntime:
-    """Another runtime.
+    """A rival runtime describes another runtime.
 
     Attributes:
         name: what it is asked for by.
@@ -50,7 +50,7 @@ class RivalRuntime:
     load: Callable[[Path, Tensors, Signature, int, Path], Rival]
 
     def version(self) -> str:
-        """Installed version.
+        """Return installed version.
 
         Raises:
             ToolchainError: a package is missing.
@@ -229,7 +229,7 @@ RIVALS: Mapping[str, RivalRuntime] = {
 
 
 def find_rival(name: str) -> RivalRuntime:
-    """The runtime of this name.
+    """Return the runtime of this name.
 
     Raises:
         UsageError: there is none.

@@ -15,7 +15,10 @@ from edgec.compiler.runtime.inputs import generate_inputs
 
 
 def measure(path: str, threads: int) -> tuple[float, float]:
-    """Time from the library to the first result [ms], and memory that it made resident [MiB]."""
+    """Return time from the library to the first result [ms].
+
+    And memory that it made resident [MiB].
+    """
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     inputs = generate_inputs(manifest.signature.inputs, 0, manifest.settings.index_bounds)

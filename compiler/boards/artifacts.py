@@ -1,4 +1,4 @@
-"""What boards and running under QEMU need, fetched once into the user's cache folder.
+"""Describe what boards and running under QEMU need, fetched once into the user's cache folder.
 
 The emulator and the other machine's C library are Debian packages, unpacked and not installed;
 TVM's runtime for a board is taken out of its wheels; the server and what counts instructions are
@@ -48,7 +48,7 @@ _EMULATORS = tuple(isa.emulator for isa in INSTRUCTION_SETS.values() if isa.emul
 
 @dataclass(frozen=True)
 class Emulation:
-    """How to run a target's programs here.
+    """An emulation describes how to run a target's programs here.
 
     Attributes:
         command: QEMU with its arguments; what follows is a program and its arguments.
@@ -60,8 +60,8 @@ class Emulation:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a QEMU board is made of.
+class QemuArtifacts:
+    """Artifacts are what a QEMU board is made of.
 
     Attributes:
         emulation: runs the server.
@@ -74,7 +74,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Counter:
-    """What counts instructions.
+    """A counter describes what counts instructions.
 
     Attributes:
         command: QEMU with its plugin and all arguments up to the program, but for the plugin's.
@@ -88,8 +88,8 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A folder of the cache, and what fills it."""
+class _Artifact:
+    """An artifact describes a folder of the cache, and what fills it."""
 
     name: str
     title: str
@@ -101,7 +101,7 @@ class _Part:
 
 
 def emulation(target: Target, progress: Progress) -> Emulation:
-    """What runs programs of an emulated target here; what is missing is fetched.
+    """Return what runs programs of an emulated target here; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched.
@@ -110,37 +110,37 @@ def emulation(target: Target, progress: Progress) -> Emulation:
     return _emulation(target, shutil.which(_program(target)), (), progress)
 
 
-def qemu_parts(target: Target, progress: Progress) -> Parts:
-    """Everything that QEMU needs to be a board; what is missing is fetched.
+def qemu_artifacts(target: Target, progress: Progress) -> QemuArtifacts:
+    """Return everything that QEMU needs to be a board; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled.
         OutputError: the cache folder cannot be written.
     """
-    parts = _server_parts(target.architecture)
+    artifacts = _server_artifacts(target.architecture)
     installed = shutil.which(_program(target))
-    return Parts(_emulation(target, installed, parts, progress), parts[-1].path)
+    return QemuArtifacts(_emulation(target, installed, artifacts, progress), artifacts[-1].path)
 
 
-def server_parts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
-    """Folder of the server and TVM's runtime for a real board; what is missing is fetched.
+def server_artifacts(architecture: str, progress: Progress, first_step: int, steps: int) -> Path:
+    """Return folder of the server and TVM's runtime for a real board; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled.
         OutputError: the cache folder cannot be written.
     """
-    parts = _server_parts(architecture)
-    _fetch(parts, progress, first_step, steps)
-    return parts[-1].path
+    artifacts = _server_artifacts(architecture)
+    _fetch(artifacts, progress, first_step, steps)
+    return artifacts[-1].path
 
 
-def _server_parts(architecture: str) -> tuple[_Part, _Part]:
-    runtime = _Part(
+def _server_artifacts(architecture: str) -> tuple[_Artifact, _Artifact]:
+    runtime = _Artifact(
         f"{architecture}-runtime-{_digest(*_versions())}",
         "fetch TVM's runtime",
         lambda folder: _runtime(folder, architecture),
     )
-    server = _Part(
+    server = _Artifact(
         f"{architecture}-server-{_digest(SOURCE.read_text(), *_versions())}",
         "compile the server",
         lambda folder: _server(folder, architecture, runtime.path),
@@ -149,7 +149,7 @@ def _server_parts(architecture: str) -> tuple[_Part, _Part]:
 
 
 def counter_parts(target: Target, progress: Progress) -> Counter:
-    """Everything that counting a target's instructions needs; what is missing is fetched.
+    """Return everything that counting a target's instructions needs; what is missing is fetched.
 
     Raises:
         ToolchainError: something cannot be fetched or compiled, or QEMU has no plugins.
@@ -167,21 +167,21 @@ def counter_parts(target: Target, progress: Progress) -> Counter:
     version = _plugin_version(emulated.command)
     plugin, runs = counter.PLUGIN.read_text(), counter.PROGRAM.read_text()
     header = (EXECUTOR / "edgec.h").read_text()
-    parts = (
-        _Part(
+    artifacts = (
+        _Artifact(
             f"counter-plugin-{_digest(plugin, str(version))}",
             "compile QEMU's plugin",
             lambda folder: _plugin(folder, version),
         ),
-        _Part(
+        _Artifact(
             f"{target.architecture}-counter-{_digest(runs, header, CALLS, *driver(target)[1:])}",
             "compile the counter",
             lambda folder: _counting_program(folder, target),
         ),
     )
-    _fetch(parts, progress)
+    _fetch(artifacts, progress)
     return Counter(
-        emulated.command, parts[0].path / "plugin.so", parts[1].path / counter.PROGRAM.stem
+        emulated.command, artifacts[0].path / "plugin.so", artifacts[1].path / counter.PROGRAM.stem
     )
 
 
@@ -191,13 +191,16 @@ def _program(target: Target) -> str:
 
 
 def _emulation(
-    target: Target, installed: str | None, others: tuple[_Part, ...], progress: Progress
+    target: Target, installed: str | None, others: tuple[_Artifact, ...], progress: Progress
 ) -> Emulation:
-    """Runs a target's programs, on this emulator or one that is fetched; also fetch other parts."""
+    """Return runs a target's programs, on this emulator or one that is fetched.
+
+    Also fetch other parts.
+    """
     assert target.emulator is not None
     debian, name = target.instruction_set.debian
-    emulator = _Part("qemu-user", "fetch QEMU", _emulator)
-    system = _Part(
+    emulator = _Artifact("qemu-user", "fetch QEMU", _emulator)
+    system = _Artifact(
         f"{target.architecture}-system",
         "fetch the C library",
         lambda folder: _system(folder, debian, name),
@@ -214,15 +217,15 @@ def _cache() -> Path:
 
 
 def _fetch(
-    parts: tuple[_Part, ...], progress: Progress, first_step: int = 1, steps: int = 0
+    artifacts: tuple[_Artifact, ...], progress: Progress, first_step: int = 1, steps: int = 0
 ) -> None:
     """Fill the folders that are not there; these may be some steps of others."""
     cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / "lock"):
-            for number, part in enumerate(parts, first_step):
-                _once(part, progress, number, steps or len(parts))
+            for number, part in enumerate(artifacts, first_step):
+                _once(part, progress, number, steps or len(artifacts))
     except OSError as error:
         raise OutputError(f"cannot write {cache}: {error.strerror or error}") from None
 
@@ -235,7 +238,7 @@ def _versions() -> list[str]:
     return [importlib.metadata.version(name) for name in _LIBRARIES]
 
 
-def _once(part: _Part, progress: Progress, number: int, count: int) -> None:
+def _once(part: _Artifact, progress: Progress, number: int, count: int) -> None:
     folder = part.path
     if folder.is_dir():
         return
@@ -265,7 +268,7 @@ def _emulator(folder: Path) -> None:
 
 
 def _start_of(folder: Path, program: str) -> tuple[str, ...]:
-    """The command that starts an emulator of a folder, with the libraries there."""
+    """Return the command that starts an emulator of a folder, with the libraries there."""
     path = folder / "usr" / "bin" / program
     with path.open("rb") as stream:
         loaders = [
@@ -285,7 +288,7 @@ def _has_plugins(command: tuple[str, ...]) -> bool:
 
 
 def _plugin_version(command: tuple[str, ...]) -> int:
-    """Version of QEMU's plugin interface; see counter/plugin.c."""
+    """Return version of QEMU's plugin interface; see counter/plugin.c."""
     text = _run([*command, "--version"], _cache(), COMPILE_SECONDS).decode(errors="replace")
     found = re.search(r"version (\d+)\.", text)
     return 1 if found and int(found.group(1)) < 9 else 2
@@ -419,6 +422,6 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
 
 
 def _run(command: list[str], folder: Path, seconds: float) -> bytes:
-    """Standard output of a program that must succeed."""
+    """Return standard output of a program that must succeed."""
     title = " ".join(Path(word).name if word.startswith("/") else word for word in command[:4])
     return run_program(command, f"{title} … failed", seconds, folder)

@@ -1,4 +1,4 @@
-"""What a board says of itself, and whether a bundle can run there.
+"""Describe what a board says of itself, and whether a bundle can run there.
 
 The features are those that the board's kernel (or QEMU) reports: what is checked is the CPU that
 is there, not the one that the target's name promises.
@@ -20,8 +20,8 @@ SERVER_MEMORY_BYTES = 64 * 2**20
 SPARE_DISK_BYTES = 2**20
 
 
-class BoardFacts(BaseModel):
-    """What the board's server reports.
+class BoardCapabilities(BaseModel):
+    """Board capabilities describe what the board's server reports.
 
     Attributes:
         architecture: as `uname -m` prints it.
@@ -47,7 +47,7 @@ class BoardFacts(BaseModel):
 
     @property
     def features(self) -> set[str]:
-        """CPU features by Linux's names."""
+        """Return CPU features by Linux's names."""
         isa = INSTRUCTION_SETS[self.architecture]
         return isa.flags(self.flags, self.hwcap, self.hwcap2)
 
@@ -73,13 +73,13 @@ def check_bundle(bundle: Bundle) -> None:
             )
 
 
-def check_compatible(manifest: Manifest, facts: BoardFacts) -> None:
+def check_compatible(manifest: Manifest, capabilities: BoardCapabilities) -> None:
     """Refuse a bundle that a board cannot run, before anything is copied.
 
     Raises:
         BundleError: says everything that is in the way.
     """
-    problems = _problems(manifest, facts)
+    problems = _problems(manifest, capabilities)
     if problems:
         raise _unfit(manifest, problems)
 
@@ -106,22 +106,22 @@ def _unfit(manifest: Manifest, problems: list[str]) -> BundleError:
     )
 
 
-def _problems(manifest: Manifest, facts: BoardFacts) -> list[str]:
+def _problems(manifest: Manifest, capabilities: BoardCapabilities) -> list[str]:
     target = manifest.target
-    if target.architecture != facts.architecture:
-        return [f"its code is for {target.architecture}, the board is {facts.architecture}"]
+    if target.architecture != capabilities.architecture:
+        return [f"its code is for {target.architecture}, the board is {capabilities.architecture}"]
     problems = []
-    missing = sorted(needed_features(target) - facts.features)
+    missing = sorted(needed_features(target) - capabilities.features)
     if missing:
         problems.append(f"the board's CPU lacks {', '.join(missing)}")
-    if version_of(facts.glibc) < version_of(target.glibc):
-        problems.append(f"it needs glibc {target.glibc}, the board has {facts.glibc}")
+    if version_of(capabilities.glibc) < version_of(target.glibc):
+        problems.append(f"it needs glibc {target.glibc}, the board has {capabilities.glibc}")
     library = manifest.files[LIBRARY].size_bytes
     vectors = sum(file.size_bytes for file in manifest.files.values()) - library
     memory = library + manifest.execution.arena_bytes + vectors + SERVER_MEMORY_BYTES
     for name, needed, free in (
-        ("memory", memory, facts.memory_bytes),
-        ("disk space", library + SPARE_DISK_BYTES, facts.disk_bytes),
+        ("memory", memory, capabilities.memory_bytes),
+        ("disk space", library + SPARE_DISK_BYTES, capabilities.disk_bytes),
     ):
         if free < needed:
             problems.append(
@@ -131,7 +131,7 @@ def _problems(manifest: Manifest, facts: BoardFacts) -> list[str]:
 
 
 def needed_features(target: Target) -> set[str]:
-    """CPU features that code for a target may use, by Linux's names."""
+    """Return CPU features that code for a target may use, by Linux's names."""
     if target.needed_flags is not None:
         return target.needed_flags
     names = target.instruction_set.extensions
@@ -139,5 +139,5 @@ def needed_features(target: Target) -> set[str]:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """A version to compare."""
+    """Return a version to compare."""
     return tuple(int(part) for part in text.split(".") if part.isdigit())

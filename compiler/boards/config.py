@@ -1,4 +1,6 @@
-"""Boards by name: those of the user's configuration file, and one under QEMU for each target.
+"""Provide boards by name: those of the user's configuration file.
+
+And one under QEMU for each target.
 
 The file is `boards.json` in the user's configuration folder; it is replaced as a whole, so that
 whoever reads it never sees half of it.
@@ -26,7 +28,7 @@ Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")]
 
 
 class Link(BaseModel):
-    """How a board's server is reached.
+    """A link describes how a board's server is reached.
 
     Attributes:
         via: `direct`: the server listens on `host` and `port`; `tracker`, `proxy`: one of TVM's
@@ -66,7 +68,7 @@ class Link(BaseModel):
 
 
 class Board(BaseModel):
-    """A machine with a name.
+    """A board describes a machine with a name.
 
     Attributes:
         name: what it is called.
@@ -84,7 +86,7 @@ class Board(BaseModel):
 
     @property
     def is_qemu(self) -> bool:
-        """Whether edgec itself starts and stops it."""
+        """Return whether edgec itself starts and stops it."""
         return self.name.startswith(QEMU_PREFIX)
 
 
@@ -96,12 +98,12 @@ class _File(BaseModel):
 
 
 def config_file() -> Path:
-    """Where the boards of this user are written down."""
+    """Return where the boards of this user are written down."""
     return user_config_path("edgec") / "boards.json"
 
 
 def qemu_board_names() -> list[str]:
-    """Boards that need no configuration: one for each target that QEMU can play."""
+    """Return boards that need no configuration: one for each target that QEMU can play."""
     return [
         f"{QEMU_PREFIX}{name}"
         for name in target_names()
@@ -110,7 +112,7 @@ def qemu_board_names() -> list[str]:
 
 
 def emulated_target(name: str) -> Target | None:
-    """The target that QEMU plays under a board's name, whether or not it can be talked to.
+    """Return the target that QEMU plays under a board's name, whether or not it can be talked to.
 
     >>> emulated_target("qemu-riscv64").emulator.program
     'qemu-riscv64'
@@ -125,7 +127,7 @@ def emulated_target(name: str) -> Target | None:
 
 
 def why_no_server(target: Target) -> str:
-    """Why nothing of this target can be a board; empty if it can.
+    """Return why nothing of this target can be a board; empty if it can.
 
     >>> why_no_server(load_target("rpi4"))
     ''
@@ -141,7 +143,7 @@ def why_no_server(target: Target) -> str:
 
 
 def configured_boards() -> Mapping[str, Board]:
-    """Boards of the configuration file by name.
+    """Return boards of the configuration file by name.
 
     Raises:
         BoardConfigError: the file is damaged.
@@ -183,7 +185,7 @@ def remove_board(name: str) -> None:
 
 
 def unknown_board(name: str, known: Mapping[str, Board]) -> BoardConfigError:
-    """The error for a name that no board has."""
+    """Return the error for a name that no board has."""
     target = emulated_target(name)
     if target is not None:
         return BoardConfigError(
@@ -213,7 +215,7 @@ def _read(path: Path) -> _File:
 
 @contextmanager
 def _changing() -> Iterator[dict[str, Board]]:
-    """The boards, to change; written when the block ends well."""
+    """Provide the boards, to change; they are written when the block ends well."""
     path = config_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.boards.capabilities import BoardFacts, check_bundle, check_compatible
+from edgec.compiler.boards.capabilities import BoardCapabilities, check_bundle, check_compatible
 from edgec.compiler.boards.config import Board
 from edgec.compiler.boards.qemu import find_board
-from edgec.compiler.boards.rpc import open_session, push_bundle
+from edgec.compiler.boards.rpc import open_board_session, push_bundle
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.parity.compare import ParityReport
 from edgec.compiler.parity.verify_bundle import verify_bundle
@@ -20,20 +20,20 @@ TIMED_RUNS = 10
 
 @dataclass(frozen=True)
 class DeployReport:
-    """What a deployment found.
+    """A deploy report describes what a deployment found.
 
     Attributes:
         model: name of the model.
         board: where the bundle is now.
-        facts: what the board is.
+        capabilities: what the board is.
         sent_bytes: 0 if the board had the model.
-        parity: of the bundle's own test vectors, computed on the board.
-        seconds: of each timed run, on the board's clock.
+        parity: the parity of the bundle's own test vectors, computed on the board.
+        seconds: the seconds of each timed run, on the board's clock.
     """
 
     model: str
     board: Board
-    facts: BoardFacts
+    capabilities: BoardCapabilities
     sent_bytes: int
     parity: ParityReport
     seconds: tuple[float, ...]
@@ -55,7 +55,7 @@ def deploy_bundle(
     Args:
         bundle: the bundle or its path.
         board: the board or its name.
-        progress: shown each step.
+        progress: reports each step.
         threads: to compute on; 0 is one for each core.
 
     Raises:
@@ -69,10 +69,10 @@ def deploy_bundle(
     check_bundle(bundle)
     with ExitStack() as stack:
         with progress.step(1, 5, "connect"):
-            session = stack.enter_context(open_session(board))
+            session = stack.enter_context(open_board_session(board))
         with progress.step(2, 5, "check"):
-            facts = session.facts()
-            check_compatible(bundle.manifest, facts)
+            capabilities = session.capabilities()
+            check_compatible(bundle.manifest, capabilities)
         with progress.step(3, 5, "send"):
             name, sent = push_bundle(session, bundle)
         with progress.step(4, 5, "verify"):
@@ -81,4 +81,6 @@ def deploy_bundle(
         with progress.step(5, 5, "time"):
             inputs, _ = bundle.vectors()[0]
             seconds = model.time(inputs, TIMED_RUNS)
-    return DeployReport(bundle.manifest.model.name, board, facts, sent, parity, tuple(seconds))
+    return DeployReport(
+        bundle.manifest.model.name, board, capabilities, sent, parity, tuple(seconds)
+    )

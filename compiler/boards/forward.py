@@ -1,4 +1,4 @@
-"""The relay's process: forwards one connection, and ends when its time is over.
+"""Provide the relay's process: forwards one connection, and ends when its time is over.
 
 It is a process of its own because TVM's client holds Python's lock while it waits, when it lets
 go of an object on the board: a thread could neither forward nor watch the clock. Run by

@@ -1,4 +1,4 @@
-"""Speed where no board is: instructions that an inference executes, counted under QEMU.
+"""Provide speed where no board is: instructions that an inference executes, counted under QEMU.
 
 An emulator's time says nothing of a real machine's. The number of instructions says something: it
 is exact, the same in every run, and compares two versions of the same kernel. It knows nothing of
@@ -27,7 +27,7 @@ _MARKS_BEFORE, _MARKS_AFTER = 4, 1
 
 @dataclass(frozen=True)
 class StepCount:
-    """One kernel call of a model.
+    """A step count describes one kernel call of a model.
 
     Attributes:
         label: the operators it computes.
@@ -44,7 +44,7 @@ class StepCount:
 
 @dataclass(frozen=True)
 class InstructionCount:
-    """Instructions of one inference, on one thread.
+    """An instruction count describes instructions of one inference, on one thread.
 
     Attributes:
         cpu: QEMU's name of the processor.
@@ -69,7 +69,7 @@ def count_instructions(
         library: a model for the static executor, that `edgec.compiler.codegen.build` made.
         target: what it is to run on; it names an emulator.
         inputs: in the model's order, of its shapes and dtypes.
-        progress: told what is set up the first time.
+        progress: reports what is set up the first time.
 
     Raises:
         ToolchainError: QEMU cannot be fetched or has no plugins, or the model fails.

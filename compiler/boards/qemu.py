@@ -1,4 +1,4 @@
-"""QEMU boards: start the server of a CPU model under QEMU, find it again, stop it.
+"""Provide QEMU boards: start the server of a CPU model under QEMU, find it again, stop it.
 
 A board runs on in the background. What is known of it is in one folder of the user's state
 folder: the process and when it began (so that a number used again is not taken for it), the
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from edgec.compiler.boards.artifacts import SERVER, Parts, emulation, qemu_parts
+from edgec.compiler.boards.artifacts import SERVER, QemuArtifacts, emulation, qemu_artifacts
 from edgec.compiler.boards.config import (
     LOOPBACK,
     QEMU_PREFIX,
@@ -44,7 +44,7 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class _Running:
-    """A server process; `began` is its start in clock ticks since the system's."""
+    """A running server is a process; `began` is its start in clock ticks since the system's."""
 
     pid: int
     began: int
@@ -52,7 +52,7 @@ class _Running:
 
 
 def find_board(name: str) -> Board:
-    """A board by its name; a QEMU board has a link if it is running.
+    """Return a board by its name; a QEMU board has a link if it is running.
 
     Raises:
         BoardConfigError: no board has this name.
@@ -72,7 +72,7 @@ def find_board(name: str) -> Board:
 
 
 def all_boards() -> list[Board]:
-    """Every board that has a name."""
+    """Return every board that has a name."""
     return [*configured_boards().values(), *map(find_board, qemu_board_names())]
 
 
@@ -81,7 +81,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
 
     Args:
         name: one of `qemu_board_names()`.
-        progress: told what is set up the first time.
+        progress: reports what is set up the first time.
         register: tracker or proxy that the board reports to; else it waits for clients itself.
 
     Raises:
@@ -93,7 +93,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
     if not board.is_qemu:
         raise BoardConfigError(f"board {name} is no QEMU board: it is started by itself")
     target = load_target(board.target)
-    parts = qemu_parts(target, progress)
+    parts = qemu_artifacts(target, progress)
     folder = _folder(name)
     try:
         (folder / "files").mkdir(parents=True, exist_ok=True)
@@ -135,10 +135,10 @@ def execute_program(name: str, program: Path, arguments: Sequence[str], progress
     """Run a program under QEMU; its exit code, as a shell gives it.
 
     Args:
-        name: of a QEMU board, or of a target that QEMU plays and TVM has no runtime for.
+        name: the name of a QEMU board, or of a target that QEMU plays and TVM has no runtime for.
         program: built for that target.
-        arguments: of the program.
-        progress: told what is set up the first time.
+        arguments: the arguments of the program.
+        progress: reports what is set up the first time.
 
     Raises:
         BoardConfigError: QEMU does not play this board, or the program is not for it.
@@ -164,7 +164,7 @@ def _folder(name: str) -> Path:
 
 
 def _running(name: str) -> _Running | None:
-    """The server, if the state file says that there is one and it lives."""
+    """Return the server, if the state file says that there is one and it lives."""
     try:
         fields = json.loads((_folder(name) / "state.json").read_bytes())
         state = _Running(int(fields["pid"]), int(fields["began"]), Link(**fields["link"]))
@@ -174,7 +174,7 @@ def _running(name: str) -> _Running | None:
 
 
 def _began(pid: int) -> int | None:
-    """When a process began, None if it is gone or only waits to be collected."""
+    """Return when a process began, None if it is gone or only waits to be collected."""
     try:
         # The name before it may hold spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -183,7 +183,7 @@ def _began(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _start(name: str, parts: Parts, register: Link | None) -> _Running:
+def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     folder = _folder(name)
     log = folder / "log"
     options = []

@@ -1,4 +1,4 @@
-"""A way to a board that can be cut: TVM's client knows no time limits.
+"""Provide a way to a board that can be cut: TVM's client knows no time limits.
 
 TVM connects to the relay, the relay to the board (perhaps through a tracker or ssh). When a
 step's time is over the relay ends, which makes the call that waits in TVM fail at once.
@@ -49,14 +49,14 @@ class Relay:
             self._process.stdin.flush()
 
     def expired(self) -> bool:
-        """Whether the time was over."""
+        """Return whether the time was over."""
         try:
             return self._process.wait(1) == -signal.SIGALRM
         except subprocess.TimeoutExpired:
             return False
 
     def tunnel_failure(self) -> str | None:
-        """Why the tunnel ended, if there is one and it failed."""
+        """Return why the tunnel ended, if there is one and it failed."""
         return None if self._tunnel is None else self._tunnel.failure()
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def _connect(host: str, port: int) -> socket.socket:
 
 
 def count_boards(board: Board) -> int:
-    """How many boards a name stands for: those that a tracker knows by its key, else one.
+    """Return how many boards a name stands for: those that a tracker knows by its key, else one.
 
     Raises:
         BoardError: the tracker cannot be reached, or knows none.
@@ -133,7 +133,7 @@ def _greet_tracker(tracker: socket.socket, link: Link) -> None:
 
 
 def _ask_tracker(link: Link) -> tuple[str, int, str]:
-    """Host, port and match key of a free board that the tracker knows by our key."""
+    """Return host, port and match key of a free board that the tracker knows by our key."""
     with _connect(link.host, link.port) as tracker:
         # The tracker answers a request when such a board becomes free, not before.
         tracker.settimeout(TRACKER_SECONDS)

@@ -1,4 +1,4 @@
-"""A session on a board over TVM's RPC, in which every step has a time limit."""
+"""Provide a session on a board over TVM's RPC, in which every step has a time limit."""
 
 import gc
 import itertools
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tvm import relax, rpc
 
-from edgec.compiler.boards.capabilities import BoardFacts
+from edgec.compiler.boards.capabilities import BoardCapabilities
 from edgec.compiler.boards.config import LOOPBACK, Board
 from edgec.compiler.boards.relay import Relay, open_relay
 from edgec.compiler.boards.ssh import NOT_LISTENING
@@ -40,7 +40,7 @@ STEP_TEXT_BYTES = 512
 
 
 class BoardSession:
-    """A connection to a board; made by `open_session`."""
+    """A board session is a connection to a board; made by `open_board_session`."""
 
     def __init__(self, board: Board, relay: Relay) -> None:
         self.board = board
@@ -49,7 +49,7 @@ class BoardSession:
 
     @contextmanager
     def step(self, title: str, seconds: float) -> Iterator[None]:
-        """Whatever goes wrong inside is an error that names board and step.
+        """Turn whatever goes wrong inside into an error that names board and step.
 
         Raises:
             BoardError: TVM reports an error, or the step takes longer than it may.
@@ -79,11 +79,11 @@ class BoardSession:
         """Call one of the server's functions (boards/server/server.c)."""
         return self._remote.get_function(f"edgec.board.{function}")(*arguments)
 
-    def facts(self) -> BoardFacts:
-        """What the board is."""
+    def capabilities(self) -> BoardCapabilities:
+        """Return what the board is."""
         with self.step("ask for its features", CALL_SECONDS):
             try:
-                return BoardFacts.model_validate(json.loads(self.call("facts")))
+                return BoardCapabilities.model_validate(json.loads(self.call("facts")))
             except ValidationError:
                 raise RuntimeError(
                     "its server is of another version of edgec; set the board up again"
@@ -112,11 +112,11 @@ class BoardSession:
                     self.call("append", name, data)
 
     def load_module(self, name: str) -> Any:
-        """A library that was sent, as a TVM module; to be called inside a step."""
+        """Return a library that was sent, as a TVM module; to be called inside a step."""
         return self._remote.load_module(name)
 
     def tensor(self, data: NDArray[Any]) -> Any:
-        """A copy of some bytes on the board; to be called inside a step."""
+        """Return a copy of some bytes on the board; to be called inside a step."""
         tensor = tvm.runtime.empty((data.nbytes,), "uint8", self._remote.cpu(0))
         if data.nbytes:
             tensor.copyfrom(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
@@ -130,7 +130,7 @@ class BoardSession:
             device = self._remote.cpu(0)
             if manifest.execution.executor == "static":
                 return _StaticModel(self, module, device, manifest.signature, threads)
-            return _MachineModel(self, module, device, manifest.signature)
+            return _VmModel(self, module, device, manifest.signature)
 
     def close(self) -> None:
         """Leave the board."""
@@ -142,8 +142,8 @@ class BoardSession:
 
 
 @contextmanager
-def open_session(board: Board) -> Iterator[BoardSession]:
-    """A session on a board, for a `with` statement.
+def open_board_session(board: Board) -> Iterator[BoardSession]:
+    """Provide a session on a board, for a `with` statement.
 
     Raises:
         BoardError: the board cannot be reached, or does not answer.
@@ -171,14 +171,14 @@ def push_bundle(session: BoardSession, bundle: Bundle) -> tuple[str, int]:
 
 
 class BoardModel:
-    """A model that is loaded on a board."""
+    """A board model is a model that is loaded on a board."""
 
     def __init__(self, session: BoardSession, signature: Signature) -> None:
         self._session = session
         self._signature = signature
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name.
+        """Return outputs by name.
 
         Raises:
             TensorInputError: an input is missing or has the wrong shape or dtype.
@@ -198,13 +198,13 @@ class BoardModel:
             return self._time(list(checked.values()), repeat)
 
     def profile(self, inputs: Tensors) -> NDArray[np.uint64]:
-        """Nanoseconds of each of `steps()` in one run, measured on the board."""
+        """Return nanoseconds of each of `steps()` in one run, measured on the board."""
         checked = check_inputs(self._signature.inputs, inputs)
         with self._session.step("time the kernels", RUN_SECONDS):
             return self._profile(list(checked.values()))
 
     def steps(self) -> list[StepInfo]:
-        """The kernel calls of the model; none if TVM's virtual machine runs it."""
+        """Return the kernel calls of the model; none if TVM's virtual machine runs it."""
         return []
 
     def _profile(self, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
@@ -277,8 +277,8 @@ class _StaticModel(BoardModel):
         return list(timer(self._handle, *given, *results).results)
 
 
-class _MachineModel(BoardModel):
-    """TVM's virtual machine, which the board's runtime contains."""
+class _VmModel(BoardModel):
+    """A model runs on TVM's virtual machine, which the board's runtime contains."""
 
     def __init__(
         self, session: BoardSession, module: Any, device: Any, signature: Signature
@@ -291,22 +291,22 @@ class _MachineModel(BoardModel):
                     "dtypes over RPC"
                 )
         self._device = device
-        self._machine = relax.VirtualMachine(module, device)
+        self._vm = relax.VirtualMachine(module, device)
 
     def _set(self, inputs: list[NDArray[Any]]) -> None:
         tensors = [tvm.runtime.tensor(array, self._device) for array in inputs]
-        self._machine.set_input("main", *tensors)
+        self._vm.set_input("main", *tensors)
 
     def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         self._set(inputs)
-        self._machine.invoke_stateful("main")
-        results = self._machine.get_outputs("main")
+        self._vm.invoke_stateful("main")
+        results = self._vm.get_outputs("main")
         listed = list(results) if isinstance(results, list | tuple) else [results]
         return [tensor.numpy() for tensor in listed]
 
     def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
         self._set(inputs)
-        timer: Callable[[str], Any] = self._machine.time_evaluator(
+        timer: Callable[[str], Any] = self._vm.time_evaluator(
             "invoke_stateful", self._device, number=1, repeat=repeat
         )
         return list(timer("main").results)
@@ -321,7 +321,7 @@ def _bytes(spec: TensorSpec) -> int:
 
 
 def board_error(board: Board, text: str) -> BoardError:
-    """An error of a board, with its name and where it is."""
+    """Return an error of a board, with its name and where it is."""
     hint = ""
     if board.is_qemu and _BROKEN in text:
         hint = f"; if it is gone: edgec board start {board.name}"
@@ -339,7 +339,7 @@ _BROKEN_SIGNS = ("kShutdown", "RPCCode::kReturn", "RecvAll", "Broken pipe", "res
 
 
 def _reason(error: Exception) -> str:
-    """What TVM's error means, in one line."""
+    """Return what TVM's error means, in one line."""
     text = str(error)
     if "cannot find server that matches key" in text:
         return "the server there answers to another key"

@@ -15,7 +15,7 @@ from edgec.compiler.support.progress import Progress, Silent
 # What talks to boards is imported by the functions that do: a bundle is run here without TVM.
 if TYPE_CHECKING:
     from edgec.compiler.boards.instructions import InstructionCount
-    from edgec.compiler.boards.measure import BoardTimes
+    from edgec.compiler.boards.remote_timing import BoardTimes
     from edgec.compiler.parity.compare import ParityReport
 
 
@@ -25,18 +25,18 @@ class _Runs(Protocol):
 
 @contextmanager
 def model_on(bundle: Bundle, board: str | None, threads: int = 0) -> Iterator[_Runs]:
-    """A bundle's model, loaded here or on the board of this name."""
+    """Provide a bundle's model, loaded here or on the board of this name."""
     check_threads(threads)
     if board is None:
         yield bundle.open(threads)
         return
     from edgec.compiler.boards.capabilities import check_bundle, check_compatible
     from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.boards.rpc import open_session, push_bundle
+    from edgec.compiler.boards.rpc import open_board_session, push_bundle
 
     check_bundle(bundle)
-    with open_session(find_board(board)) as session:
-        check_compatible(bundle.manifest, session.facts())
+    with open_board_session(find_board(board)) as session:
+        check_compatible(bundle.manifest, session.capabilities())
         file, _ = push_bundle(session, bundle)
         yield session.load(bundle, file, threads)
 
@@ -55,7 +55,7 @@ def run_bundle(
         bundle: the bundle or its path.
         inputs: by name; generated ones otherwise.
         board: name of the board; None is this machine.
-        seed: of generated inputs.
+        seed: the seed of generated inputs.
         threads: to compute on; 0 is one for each core.
 
     Returns:
@@ -116,7 +116,7 @@ def bench_on(
         threads: to compute on; 0 is one for each core.
         seconds: measuring time.
         profile: measure each kernel as well.
-        progress: told what is set up for QEMU the first time.
+        progress: reports what is set up for QEMU the first time.
 
     Raises:
         UsageError: more than one thread under QEMU, which counts on one.
@@ -124,8 +124,8 @@ def bench_on(
         BoardError: the board cannot be reached, or failed.
     """
     from edgec.compiler.boards.config import emulated_target
-    from edgec.compiler.boards.measure import count_on_board, time_on_board
     from edgec.compiler.boards.qemu import find_board
+    from edgec.compiler.boards.remote_timing import count_on_board, time_on_board
 
     check_threads(threads)
     check_positive("--seconds", seconds)
@@ -143,6 +143,6 @@ def bench_on(
 
 
 def example_inputs(bundle: Bundle, seed: int = 0) -> Tensors:
-    """Generated inputs that a bundle's model accepts."""
+    """Return generated inputs that a bundle's model accepts."""
     manifest = bundle.manifest
     return generate_inputs(manifest.signature.inputs, seed, manifest.settings.index_bounds)

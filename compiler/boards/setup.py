@@ -15,10 +15,10 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from edgec.compiler.boards.artifacts import SERVER, SERVER_GLIBC, server_parts
+from edgec.compiler.boards.artifacts import SERVER, SERVER_GLIBC, server_artifacts
 from edgec.compiler.boards.capabilities import SPARE_DISK_BYTES, version_of
 from edgec.compiler.boards.config import Board, Link, why_no_server
-from edgec.compiler.boards.rpc import board_error, open_session
+from edgec.compiler.boards.rpc import board_error, open_board_session
 from edgec.compiler.boards.server import SCRIPT
 from edgec.compiler.boards.ssh import by_hand, run_script
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
@@ -34,11 +34,11 @@ _RETRY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SetupReport:
-    """What `setup_board` did.
+    """A setup report describes what `setup_board` did.
 
     Attributes:
         changed: whether anything was sent or started; else the board was set up already.
-        sent_bytes: of the files that the board lacked.
+        sent_bytes: the size of the files that the board lacked.
         service: whether systemd runs the server.
         lingers: whether systemd's services of this user outlive the login; None without service.
     """
@@ -51,7 +51,7 @@ class SetupReport:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the script told: values by name, and the SHA-256 of each file."""
+    """This is what the script reported: values by name, and the SHA-256 of each file."""
 
     values: dict[str, str]
     files: dict[str, str]
@@ -62,7 +62,7 @@ def setup_board(board: Board, progress: Progress, service: bool = False) -> Setu
 
     Args:
         board: one that is reached through ssh.
-        progress: told each step.
+        progress: reports each step.
         service: let systemd start the server, also when the board does.
 
     Raises:
@@ -82,7 +82,7 @@ def setup_board(board: Board, progress: Progress, service: bool = False) -> Setu
             if service or "service" in seen.values:
                 answer = _act(board, "ask systemd", "check_service")
                 lingers = answer.values.get("lingers") == "yes"
-        folder = server_parts(seen.values["architecture"], progress, first_step=2, steps=5)
+        folder = server_artifacts(seen.values["architecture"], progress, first_step=2, steps=5)
         sums = {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted(folder.iterdir())
@@ -143,7 +143,7 @@ def clean_board(board: Board) -> None:
 
 
 def how_to_linger(board: Board) -> str:
-    """What a person types so that the user's services outlive the login."""
+    """Return what a person types so that the user's services outlive the login."""
     return by_hand(_link(board), "'sudo loginctl enable-linger $USER'")
 
 
@@ -158,7 +158,7 @@ def _link(board: Board) -> Link:
 
 @contextmanager
 def _alone(board: Board) -> Iterator[None]:
-    """Only one of this user's processes at a time changes a board."""
+    """Let only one of this user's processes at a time change a board."""
     folder = user_state_path("edgec") / "boards"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,9 +180,9 @@ def _act(
         text = run_script(_link(board), SCRIPT.read_text(), words, seconds, data)
     except BoardError as error:
         raise board_error(board, f"{title}: {error}") from None
-    told = re.findall(r"^edgec:(\w+)=(.*)$", text, re.MULTILINE)
-    files = dict(reversed(value.split(maxsplit=1)) for name, value in told if name == "file")
-    return _Seen(dict(told), files)
+    reported = re.findall(r"^edgec:(\w+)=(.*)$", text, re.MULTILINE)
+    files = dict(reversed(value.split(maxsplit=1)) for name, value in reported if name == "file")
+    return _Seen(dict(reported), files)
 
 
 def _check(board: Board, seen: _Seen) -> None:
@@ -246,8 +246,8 @@ def _wait_until_answers(board: Board) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            with open_session(board) as session:
-                session.facts()
+            with open_board_session(board) as session:
+                session.capabilities()
             return
         except BoardError:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The OpenSSH client: a tunnel to a board's server, and commands on the board.
+"""Provide the OpenSSH client: a tunnel to a board's server, and commands on the board.
 
 Keys, jump hosts and the like are in the user's `~/.ssh/config`; nothing here asks a question.
 """
@@ -38,7 +38,7 @@ _OPTIONS = {
 
 
 class Tunnel:
-    """An ssh process between a socket and a board's server; it opens no port."""
+    """A tunnel is an ssh process between a socket and a board's server; it opens no port."""
 
     def __init__(self, link: Link, end: socket.socket) -> None:
         """Start ssh on one end of a socket pair, which the caller closes.
@@ -63,7 +63,7 @@ class Tunnel:
             raise
 
     def failure(self) -> str | None:
-        """Why ssh ended; None if it still runs, or ended well."""
+        """Return why ssh ended; None if it still runs, or ended well."""
         try:
             code = self._process.wait(_LAST_WORDS_SECONDS)
         except subprocess.TimeoutExpired:
@@ -86,7 +86,7 @@ def run_script(
     Args:
         link: one through ssh.
         script: for a POSIX shell; it takes no notice of the user's own shell there.
-        arguments: of the script.
+        arguments: the arguments of the script.
         seconds: how long all of it may take.
         data: what the script reads.
 
@@ -111,7 +111,7 @@ def run_script(
 
 
 def by_hand(link: Link, command: str = "") -> str:
-    """What a person types to connect."""
+    """Return what a person types to connect."""
     port = f" -p {link.ssh_port}" if link.ssh_port else ""
     return f"ssh{port} {link.host} {command}".rstrip()
 
@@ -129,7 +129,7 @@ def _command(link: Link, options: Sequence[str], words: Sequence[str]) -> list[s
 
 
 def _reason(link: Link, code: int, words: bytes) -> str:
-    """One line from what ssh, or the script, wrote before it failed."""
+    """Return one line from what ssh, or the script, wrote before it failed."""
     lines = [line.strip() for line in words.decode(errors="replace").splitlines() if line.strip()]
     refused = [line for line in lines if "open failed:" in line]
     if refused:

@@ -1,1 +1,1 @@
-"""What ships: the manifest, the files beside it, and the program that runs them."""
+"""Describe what ships: the manifest, the files beside it, and the program that runs them."""

@@ -1,4 +1,4 @@
-"""The bundle: everything that is deployed, in one directory or one tar file.
+"""Provide the bundle: everything that is deployed, in one directory or one tar file.
 
 ```text
 model.edgec/
@@ -32,7 +32,7 @@ from edgec.compiler.support.files import flush, output_error
 
 
 class Bundle:
-    """A bundle on disk whose files are what its manifest says.
+    """A bundle is a folder or file on disk whose content is what its manifest says.
 
     Attributes:
         path: the directory or tar file.
@@ -96,7 +96,7 @@ class Bundle:
 
     @property
     def library(self) -> Path:
-        """The compiled model."""
+        """Return the compiled model."""
         return self._folder / LIBRARY
 
     def vectors(self) -> list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
@@ -253,7 +253,7 @@ def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -
 
 
 def _mode(name: str) -> int:
-    """Permissions of a file of the bundle; loaders of libraries need no execute bit."""
+    """Return permissions of a file of the bundle; loaders of libraries need no execute bit."""
     return 0o755 if name == RUNNER else 0o644
 
 
@@ -301,7 +301,7 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """POSIX paths of all files, sorted."""
+    """Return POSIX paths of all files, sorted."""
     return sorted(
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
     )

@@ -1,4 +1,6 @@
-"""The manifest: what a bundle says of itself, without what reads or writes it; needs no TVM.
+"""Provide the manifest: what a bundle says of itself, without what reads or writes it.
+
+Needs no TVM.
 
 It holds nothing that differs from run to run, so the same input gives the same bytes.
 """
@@ -8,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.errors import BundleError, IntegrityError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
@@ -24,30 +26,32 @@ RUNNER = "run"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
+    )
 
 
 class FileRecord(_Record):
-    """Size and digest of one file of the bundle."""
+    """A file record describes size and digest of one file of the bundle."""
 
     size_bytes: int
     sha256: str
 
 
 class TensorRecord(_Record):
-    """One input or output; `shape` has null where only a run can tell."""
+    """A tensor record describes one input or output; `shape` has null where only a run can tell."""
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
 
     def spec(self) -> TensorSpec:
-        """The same without pydantic."""
+        """Return the same without pydantic."""
         return TensorSpec(self.name, self.shape, self.dtype)
 
 
 class ModelRecord(_Record):
-    """The ONNX file that the bundle was compiled from."""
+    """A model record describes the ONNX file that the bundle was compiled from."""
 
     name: str
     sha256: str
@@ -55,14 +59,17 @@ class ModelRecord(_Record):
 
 
 class FrozenRecord(_Record):
-    """The value of an input that became a constant."""
+    """A frozen record describes the value of an input that became a constant."""
 
     dtype: str
     values: Any
 
 
 class PreprocessRecord(_Record):
-    """What the model does with its images; see `EmbeddedPreprocessing`."""
+    """A preprocess record describes what the model does with its images.
+
+    See `EmbeddedPreprocessing`.
+    """
 
     name: str
     preprocess: Preprocess
@@ -72,19 +79,19 @@ class PreprocessRecord(_Record):
 
     @property
     def embedded(self) -> EmbeddedPreprocessing:
-        """The same, as the compiler has it."""
+        """Return the same, as the compiler has it."""
         return EmbeddedPreprocessing(
             **{name: getattr(self, name) for name in type(self).model_fields}
         )
 
 
 class SettingsRecord(_Record):
-    """Every setting that shaped the result.
+    """A settings record describes every setting that shaped the result.
 
     Attributes:
         shapes: given shape by input name.
         frozen: value by name of each input that became a constant.
-        seed: of the generated test inputs.
+        seed: the seed of the generated test inputs.
         index_bounds: upper bound by name, for integer inputs that index tables, and for pixels.
         preprocess: what the model does with its images, if that was made a part of it.
     """
@@ -105,7 +112,7 @@ class ToleranceRecord(_Record):
 
 
 class ParityRecord(_Record):
-    """Errors reached at compile time.
+    """A parity record describes errors reached at compile time.
 
     Attributes:
         checked_on: `target` if this very library ran; `host` if it cannot run here and the same
@@ -120,12 +127,12 @@ class ParityRecord(_Record):
 
 
 class CompressionStepRecord(_Record):
-    """The model after one step.
+    """A compression step record describes the model after one step.
 
     Attributes:
-        kind: of the step.
+        kind: the kind of the step.
         macs: multiplications of one inference.
-        weights: of convolutions and matrix products.
+        weights: the weights of convolutions and matrix products.
         nonzeros: those of them that are not zero.
         score: mean of the metric against the original model; None without samples.
         samples_sqnr_db: by float output, against the original model [dB].
@@ -140,7 +147,9 @@ class CompressionStepRecord(_Record):
 
 
 class CompressionRecord(_Record):
-    """How the model was compressed, and what is left of the original.
+    """A compression record describes how the model was compressed.
+
+    And what is left of the original.
 
     Attributes:
         recipe: every field of it.
@@ -162,18 +171,21 @@ class CompressionRecord(_Record):
 
 
 class QuantizationRecord(_Record):
-    """How the model was quantized, and what is left of the float model.
+    """A quantization record describes how the model was quantized.
+
+    And what is left of the float model.
 
     Attributes:
         recipe: every field of it.
-        codes: what activations and weights are on this target, in words; empty without codes.
+        quantized_types: what activations and weights are on this target, in words; empty if nothing
+            is quantized.
         calibration: what the samples were called; empty without samples.
-        observer: that found the ranges; empty where none were needed.
+        observer: the observer that found the ranges; empty where none were needed.
         repaired: whether rounding and biases were adapted.
-        rounding: of the weights; `nearest` without repair.
-        quantized: number of operators that compute on codes or stored weights.
+        rounding: the rounding of the weights; `nearest` without repair.
+        quantized: number of operators that compute on quantized values or packed weights.
         kept_float: names of operators that returned to float to reach a bar.
-        islands: float fallbacks: why, by name of an operator that computes on floats.
+        float_fallbacks: why, by name of an operator that computes on floats.
         sqnr_db: by float output, of the test vector against the original graph [dB].
         samples: batches that the next two were measured on.
         samples_sqnr_db: by float output, against the float model [dB].
@@ -181,14 +193,14 @@ class QuantizationRecord(_Record):
     """
 
     recipe: dict[str, Any]
-    codes: str
+    quantized_types: str = Field(alias="codes")
     calibration: str
     observer: str
     repaired: bool
     rounding: str
     quantized: int
     kept_float: tuple[str, ...]
-    islands: dict[str, str]
+    float_fallbacks: dict[str, str] = Field(alias="islands")
     sqnr_db: dict[str, float]
     samples: int
     samples_sqnr_db: dict[str, float]
@@ -196,14 +208,14 @@ class QuantizationRecord(_Record):
 
 
 class ExecutionRecord(_Record):
-    """How the model runs.
+    """An execution record describes how the model runs.
 
     Attributes:
         executor: `static`: the library needs nothing but the C library; `machine`: it needs
             TVM's runtime.
-        arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the machine.
-        c_name: of the model in C: `edgec_model_NAME` is the library's function; empty for the
-            machine.
+        arena_bytes: memory of a run beside weights, inputs and outputs; 0 for the virtual machine.
+        c_name: the c name of the model in C: `edgec_model_NAME` is the library's function; empty
+            for the machine.
         tuned_share: part of the estimated time in kernels whose decisions were tuned.
     """
 
@@ -214,14 +226,14 @@ class ExecutionRecord(_Record):
 
 
 class VectorRecord(_Record):
-    """Files of one test vector, in the order of inputs and outputs."""
+    """A vector record describes files of one test vector, in the order of inputs and outputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
 class Manifest(_Record):
-    """What a bundle says of itself; `manifest.json`."""
+    """A manifest describes what a bundle says of itself; `manifest.json`."""
 
     format: Literal[1] = FORMAT
     model: ModelRecord
@@ -240,14 +252,14 @@ class Manifest(_Record):
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs."""
+        """Return inputs and outputs."""
         return Signature(
             tuple(record.spec() for record in self.inputs),
             tuple(record.spec() for record in self.outputs),
         )
 
     def to_bytes(self) -> bytes:
-        """The file's bytes; its last key is the digest of everything else."""
+        """Return the file's bytes; its last key is the digest of everything else."""
         fields = self.model_dump(mode="json")
         fields["digest"] = hashlib.sha256(_canonical(fields)).hexdigest()
         return _canonical(fields)

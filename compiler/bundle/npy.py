@@ -1,4 +1,4 @@
-"""Tensors as .npy files."""
+"""Provide tensors as .npy files."""
 
 import io
 from typing import Any
@@ -12,7 +12,7 @@ from edgec.compiler.support.npy_files import NpyError, read_array
 
 
 def save_npy(array: NDArray[Any]) -> bytes:
-    """The array as an .npy file; ml_dtypes as the integers of the same bits."""
+    """Return the array as an .npy file; ml_dtypes as the integers of the same bits."""
     stream = io.BytesIO()
     plain = np.ascontiguousarray(array).reshape(array.shape)
     np.save(stream, as_exchanged(plain), allow_pickle=False)
@@ -20,7 +20,10 @@ def save_npy(array: NDArray[Any]) -> bytes:
 
 
 def save_vector(array: NDArray[Any]) -> bytes:
-    """Like `save_npy`; values of float32 that float16 holds exactly take half the bytes."""
+    """Return the bytes that `save_npy` would write.
+
+    Values of float32 that float16 holds exactly take half the bytes.
+    """
     if array.dtype != np.float32:
         return save_npy(array)
     with np.errstate(over="ignore"):
@@ -30,7 +33,7 @@ def save_vector(array: NDArray[Any]) -> bytes:
 
 
 def load_npy(data: bytes, dtype: str) -> NDArray[Any]:
-    """Inverse of `save_npy` and of `save_vector`.
+    """Return inverse of `save_npy` and of `save_vector`.
 
     >>> load_npy(save_npy(np.float32([1, 2])), "float32").tolist()
     [1.0, 2.0]

@@ -1,1 +1,4 @@
-"""Samples, what a graph makes of them, and what is measured on that: ranges, moments, accuracy."""
+"""Provide samples, what a graph makes of them, and what is measured on that.
+
+Ranges, moments, accuracy.
+"""

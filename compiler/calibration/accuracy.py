@@ -1,4 +1,4 @@
-"""How far a changed model is from the original one."""
+"""Describe how far a changed model is from the original one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ HIGHEST_DB = 200.0
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Over some samples.
+    """An accuracy says how far a changed model is off, over some samples.
 
     Attributes:
         sqnr_db: signal-to-noise ratio of the worst float output [dB].
@@ -34,7 +34,7 @@ class Accuracy:
     by_output: dict[str, float]
 
     def reaches(self, max_drop: float | None, min_sqnr_db: float | None) -> bool:
-        """Whether both bars hold, where given."""
+        """Return whether both bars hold, where given."""
         return (max_drop is None or 1 - self.score <= max_drop + 1e-9) and (
             min_sqnr_db is None or self.sqnr_db >= min_sqnr_db
         )
@@ -60,7 +60,7 @@ class Comparison:
                 self.noise[name] = self.noise.get(name, 0.0) + float(np.square(difference).sum())
 
     def result(self) -> Accuracy:
-        """Over all that was added."""
+        """Return the accuracy over all that was added."""
         by_output = {name: _ratio_db(self.signal[name], self.noise[name]) for name in self.signal}
         worst = min(by_output.values(), default=HIGHEST_DB)
         return Accuracy(worst, float(np.mean(self.scores)), by_output)
@@ -81,7 +81,10 @@ def measure(
     metric: Metric,
     progress: Progress | None = None,
 ) -> tuple[Accuracy, int]:
-    """Of what two models give for each batch, and the number of batches; memory holds one."""
+    """Measure the accuracy of what two models give for each batch, and count the batches.
+
+    Memory holds one.
+    """
     comparison = Comparison(metric)
     with (progress or Silent()).parts("accuracy", samples.count) as advance:
         for sample in samples:
@@ -91,7 +94,9 @@ def measure(
 
 
 def same_top1(expected: Tensors, actual: Tensors) -> float:
-    """Share of equal answers: the largest value along the last axis of the first float output.
+    """Return share of equal answers.
+
+    The largest value along the last axis of the first float output.
 
     >>> one, two = np.float32([[1, 2], [3, 0]]), np.float32([[0, 9], [1, 2]])
     >>> same_top1({"y": one}, {"y": two})
@@ -105,7 +110,7 @@ def same_top1(expected: Tensors, actual: Tensors) -> float:
 
 
 def load_metric(name: str | None) -> Metric:
-    """The metric of `module:function`, top-1 agreement without a name.
+    """Return the metric of `module:function`, top-1 agreement without a name.
 
     Raises:
         UsageError: there is no such function.

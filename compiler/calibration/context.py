@@ -1,4 +1,4 @@
-"""What compression and quantization may look at beside the module itself."""
+"""Describe what compression and quantization may look at beside the module itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,9 @@ from edgec.targets import Target
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContext:
-    """A model's interface, its data, and what evaluates changed versions of it.
+    """A model context describes a model's interface, its data.
+
+    And what evaluates changed versions of it.
 
     Attributes:
         signature: inputs and outputs of the model.
@@ -23,7 +25,7 @@ class ModelContext:
         samples: unlabelled inputs; None if none were given.
         inputs: one input by name, for timing.
         metric: agreement of two models' outputs, 0..1.
-        progress: shown what takes long.
+        progress: reports what takes long.
     """
 
     signature: Signature

@@ -1,4 +1,4 @@
-"""The canonical float model, and its values for samples.
+"""Provide the canonical float model, and its values for samples.
 
 The values in question become further outputs of the model. One batch is in memory at a time.
 """
@@ -18,7 +18,9 @@ from edgec.compiler.support.progress import Progress, Silent
 
 
 class FloatModel:
-    """The canonical model on this machine, with some of its values as further outputs.
+    """A float model is the canonical model on this machine.
+
+    With some of its values as further outputs.
 
     Attributes:
         graph: the canonical module.
@@ -39,22 +41,24 @@ class FloatModel:
         outputs = (*results, *specs)
         module = graph.module
         if computed:
-            module = graph.revalued(lambda _builder, _variable, value, _now: value, shown=computed)
+            module = graph.map_values(
+                lambda _builder, _variable, value, _current: value, extra_outputs=computed
+            )
         self._model = evaluate(module, Signature(signature.inputs, outputs))
 
     def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
-        """The values by name, for one batch."""
+        """Return the values by name, for one batch."""
         return {**self._model.run(sample), **self._given_values(sample)}
 
     def values_shared(self, sample: Tensors) -> dict[str, NDArray[Any]]:
-        """The same, in arrays that the next run may overwrite: memory holds one batch."""
+        """Return the same, in arrays that the next run may overwrite: memory holds one batch."""
         return {**self._model.run_shared(sample), **self._given_values(sample)}
 
     def _given_values(self, sample: Tensors) -> Tensors:
         return {name: sample[source] for name, source in self._given.items()}
 
     def results(self, sample: Tensors) -> Tensors:
-        """What the model gives, for one batch."""
+        """Return what the model gives, for one batch."""
         values = self._model.run_shared(sample)
         return {name: values[f"result {name}"].copy() for name in self._results}
 
@@ -62,7 +66,7 @@ class FloatModel:
 def observe(
     model: FloatModel, samples: Samples, title: str, progress: Progress | None = None
 ) -> Iterator[Tensors]:
-    """The values of a model by name, for one batch after another, which overwrites them.
+    """Yield the values of a model by name, for one batch after another, which overwrites them.
 
     Raises:
         CalibrationError: there are no samples.

@@ -1,4 +1,4 @@
-"""How a change of weights moves the mean of an operator's outputs."""
+"""Describe how a change of weights moves the mean of an operator's outputs."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from edgec.compiler.numerics.affine import Floats
 
 
 def mean_change(operator: Operator, change: Floats, moments: Moments) -> Floats:
-    """E[D x] of each output channel, for a change D of the weights."""
+    """Return E[D x] of each output channel, for a change D of the weights."""
     rows = to_rows(change, operator)
     parts = rows.reshape(len(moments.mean), -1, rows.shape[1])
     return np.concatenate([d @ m for d, m in zip(parts, moments.mean, strict=True)])

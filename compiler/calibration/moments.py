@@ -1,7 +1,8 @@
-"""Second moments of what convolutions and matrix products read.
+"""Provide second moments of what convolutions and matrix products read.
 
-With x the inputs of one sum (a patch, or a row), rounding weights W to W + D adds the error
-E[(D x)^2] = D E[x x^T] D^T to an output in the mean. So E[x x^T] is all that rounding must know.
+With x one input vector of a dot product (an image patch, or a row), rounding weights W to W + D
+adds the error E[(D x)^2] = D E[x x^T] D^T to an output in the mean. So E[x x^T] is all that
+rounding must know.
 """
 
 import math
@@ -19,11 +20,11 @@ from edgec.compiler.ir.relax_helpers import shape_of
 from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.support.progress import Progress
 
-# Sums of each batch that are looked at, and over all batches for each input of a sum: enough for
-# a mean, few enough to be quick.
-MAX_SUMS = 1024
-SUMS_PER_INPUT = 8
-MIN_SUMS = 8192
+# Patches of each batch that are looked at, and over all batches for each input of a dot product:
+# enough for a mean, few enough to be quick.
+MAX_PATCHES = 1024
+PATCHES_PER_INPUT = 8
+MIN_PATCHES = 8192
 
 # Matrices that are in memory at a time; operators beyond that are seen in another run.
 MAX_BYTES = 400 * 2**20
@@ -33,12 +34,12 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the inputs of one operator.
+    """Moments describe the inputs of one operator.
 
     Attributes:
-        second: E[x x^T], float32 [groups, length of a sum, the same].
-        mean: E[x], float32 [groups, length of a sum].
-        count: sums that they were seen in; 0 if they are assumed.
+        second: E[x x^T], float32 [groups, patch length, the same].
+        mean: E[x], float32 [groups, patch length].
+        count: patches that they were seen in; 0 if they are assumed.
     """
 
     second: Floats
@@ -47,7 +48,7 @@ class Moments:
 
 
 def has_moments(operator: Operator) -> bool:
-    """Whether the weights of an operator are rows of independent sums that are told apart here."""
+    """Return whether an operator's weights are rows of independent dot products."""
     if operator.weight is None:
         return False
     if operator.kind == "matmul":
@@ -56,17 +57,19 @@ def has_moments(operator: Operator) -> bool:
 
 
 def groups_of(operator: Operator, graph: Graph) -> int:
-    """Groups of a convolution, 1 for a matrix product."""
+    """Return groups of a convolution, 1 for a matrix product."""
     if operator.kind == "matmul":
         return 1
     return int(graph.definitions[operator.anchor].attrs.groups)
 
 
 def assumed_moments(operator: Operator, graph: Graph) -> Moments:
-    """Without samples: inputs of mean 1 and variance 1, neighbours in an image alike.
+    """Return moments without samples.
+
+    Inputs of mean 1 and variance 1, neighbours in an image alike.
 
     What follows a ReLU has a mean of the size of its deviation, and a deviation in the mean is
-    what costs most: the rounded weights of a sum should have the sum that they had.
+    what costs most: the rounded weights of a dot product should have the sum that they had.
     """
     assert operator.weight is not None
     groups = groups_of(operator, graph)
@@ -88,7 +91,7 @@ def measure_moments(
     samples: Samples,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Operator, Moments]]:
-    """The moments of one operator after the other; `MAX_BYTES` of them in memory."""
+    """Yield the moments of one operator after the other; `MAX_BYTES` of them in memory."""
     chunk: list[Operator] = []
     size = 0
     for operator in operators:
@@ -103,11 +106,11 @@ def measure_moments(
 
 
 def _matrix_size(operator: Operator, graph: Graph) -> int:
-    return groups_of(operator, graph) * sum_length(operator) ** 2
+    return groups_of(operator, graph) * patch_length(operator) ** 2
 
 
-def sum_length(operator: Operator) -> int:
-    """Inputs of one sum."""
+def patch_length(operator: Operator) -> int:
+    """Return length of one patch."""
     assert operator.weight is not None
     array = operator.weight.array
     return array.shape[0] if operator.kind == "matmul" else int(array[0].size)
@@ -123,46 +126,46 @@ def _measure(
     totals: dict[str, list[Floats]] = {}
     count = dict.fromkeys((o.name for o in operators), 0)
     graph = model.graph
-    limits = {o.name: sums_per_batch(o, samples.count) for o in operators}
+    limits = {o.name: patches_per_batch(o, samples.count) for o in operators}
     for values in observe(model, samples, "moments", progress):
         for operator in operators:
             data = values[graph.names[operator.inputs[0]]]
-            places = choose_sums(operator, limits[operator.name], random)
-            sums = input_sums(operator, graph, data, places)
-            second, mean = sums.transpose(0, 2, 1) @ sums, sums.sum(axis=1)
+            places = choose_patches(operator, limits[operator.name], random)
+            patches = input_patches(operator, graph, data, places)
+            second, mean = patches.transpose(0, 2, 1) @ patches, patches.sum(axis=1)
             if operator.name in totals:
                 totals[operator.name][0] += second
                 totals[operator.name][1] += mean
             else:
                 totals[operator.name] = [second, mean]
-            count[operator.name] += sums.shape[1]
+            count[operator.name] += patches.shape[1]
     for operator in operators:
         second, mean = totals.pop(operator.name)
         number = np.float32(count[operator.name])
         yield operator, Moments(second / number, mean / number, count[operator.name])
 
 
-def sums_per_batch(operator: Operator, batches: int | None, times: int = 1) -> int:
-    """How many sums of each batch are looked at, `times` as many as a mean needs."""
+def patches_per_batch(operator: Operator, batches: int | None, times: int = 1) -> int:
+    """Return how many patches of each batch are looked at, `times` as many as a mean needs."""
     if batches is None:
-        return MAX_SUMS
-    wanted = times * max(MIN_SUMS, SUMS_PER_INPUT * sum_length(operator))
-    return min(MAX_SUMS, -(-wanted // max(batches, 1)))
+        return MAX_PATCHES
+    wanted = times * max(MIN_PATCHES, PATCHES_PER_INPUT * patch_length(operator))
+    return min(MAX_PATCHES, -(-wanted // max(batches, 1)))
 
 
-def choose_sums(operator: Operator, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
-    """Places of the sums of a batch, all of them or `limit` at random."""
+def choose_patches(operator: Operator, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
+    """Return places of the patches of a batch, all of them or `limit` at random."""
     shape = shape_of(operator.anchor) or ()
     count = math.prod(shape) // (shape[-1] if operator.kind == "matmul" else shape[1])
     return np.arange(count) if count <= limit else random.choice(count, limit, replace=False)
 
 
-def input_sums(
+def input_patches(
     operator: Operator, graph: Graph, data: NDArray[np.float32], places: NDArray[np.intp]
 ) -> Floats:
-    """Inputs of the sums in some places of an operator, [groups, sums, length of a sum].
+    """Return the input patches in some places of an operator, [groups, patches, patch length].
 
-    The order in a sum is that of the weights: input channel, then place in the kernel.
+    The order in a patch is that of the weights: input channel, then place in the kernel.
     """
     if operator.kind == "matmul":
         return np.asarray(data, np.float32).reshape(-1, data.shape[-1])[places][None]
@@ -178,7 +181,7 @@ def input_sums(
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]
-    # [N, C, H, W, kh, kw] -> [sums, C, kh, kw] -> [groups, sums, C / groups * kh * kw]
+    # [N, C, H, W, kh, kw] -> [patches, C, kh, kw] -> [groups, patches, C / groups * kh * kw]
     batch, channels, height, width = windows.shape[:4]
     image, row, column = np.unravel_index(places, (batch, height, width))
     patches = windows[image, :, row, column]

@@ -1,4 +1,4 @@
-"""Ranges of values from samples, and the file that keeps them.
+"""Provide ranges of values from samples, and the file that keeps them.
 
 Observers keep numbers or histograms, never the values.
 """
@@ -15,9 +15,9 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.numerics.observers import (
     Histogram,
-    Observer,
     ObserverName,
     Range,
+    RangeObserver,
     make_observer,
     percentile_range,
 )
@@ -34,12 +34,12 @@ def calibrate(
     observer: ObserverName,
     progress: Progress | None = None,
 ) -> dict[str, Range]:
-    """The range of each value over all samples, by name.
+    """Return the range of each value over all samples, by name.
 
     Raises:
         CalibrationError: no samples, or a value is not finite.
     """
-    observers: dict[str, Observer] = {name: make_observer(observer) for name in names}
+    observers: dict[str, RangeObserver] = {name: make_observer(observer) for name in names}
     for values in observe(model, samples, "calibrate", progress):
         for name, watcher in observers.items():
             array = values[name]
@@ -55,7 +55,7 @@ def calibrate(
 def count_values(
     model: FloatModel, names: Sequence[str], samples: Samples, progress: Progress | None = None
 ) -> dict[str, Histogram]:
-    """A histogram of each value over all samples, by name."""
+    """Return a histogram of each value over all samples, by name."""
     counted = {name: Histogram(percentile_range) for name in names}
     for values in observe(model, samples, "histograms", progress):
         for name, histogram in counted.items():
@@ -86,7 +86,7 @@ def read_ranges(path: Path, model: str) -> dict[str, Range]:
     """Load ranges.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         model: SHA-256 of the ONNX file that they must be of.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Calibration samples, one batch at a time.
+"""Provide calibration samples, one batch at a time.
 
 Sources:
 
@@ -31,7 +31,7 @@ Sample = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Samples:
-    """Batches that fit the model's inputs.
+    """Samples describe batches that fit the model's inputs.
 
     Attributes:
         source: what was named.
@@ -47,7 +47,7 @@ class Samples:
         return self.read()
 
     def limited(self, limit: int) -> "Samples":
-        """The first `limit` batches."""
+        """Return the first `limit` batches."""
         count = limit if self.count is None else min(limit, self.count)
 
         def read() -> Iterator[Sample]:
@@ -58,17 +58,18 @@ class Samples:
 
 
 def samples_from_tensors(tensors: Tensors, specs: Sequence[TensorSpec]) -> Samples:
-    """Samples along the first axis of arrays by input name; an odd rest is left out."""
+    """Return samples along the first axis of arrays by input name; an odd rest is left out."""
     return _from_arrays("arrays", dict(tensors), specs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """Which samples a compile looks at, and how it judges answers.
+    """Sample options describe which samples a compile looks at, and how it judges answers.
 
     Attributes:
-        source: of samples, see the module, or the samples themselves; None if there are none.
-        preprocess: of images.
+        source: the source of samples, see the module, or the samples themselves; None if there are
+            none.
+        preprocess: the preprocessing of images.
         limit: batches that are looked at, at most.
         metric: `module:function`, called with the original and the changed model's outputs of one
             batch, dicts by name; gives 0..1. By default the share of equal top-1 answers.
@@ -91,7 +92,7 @@ class SampleOptions:
             raise UsageError(f"--metric {self.metric!r}: write module:function")
 
     def open(self, inputs: Sequence[TensorSpec]) -> "Samples | None":
-        """The samples, None if there are none.
+        """Return the samples, None if there are none.
 
         Raises:
             CalibrationError: they do not fit.
@@ -105,7 +106,7 @@ class SampleOptions:
 def open_samples(
     source: str, specs: Sequence[TensorSpec], preprocess: Preprocess | None = None
 ) -> Samples:
-    """Samples of a source; see the module.
+    """Return samples of a source; see the module.
 
     Raises:
         CalibrationError: nothing there, or it does not fit the inputs.
@@ -127,7 +128,7 @@ def open_samples(
 
 
 def load_callable(name: str) -> Callable[..., Any]:
-    """The function of `module:function`; modules of the current folder are found too.
+    """Return the function of `module:function`; modules of the current folder are found too.
 
     Raises:
         UsageError: there is no such thing, or it cannot be called.
@@ -162,7 +163,7 @@ def _load(path: Path, specs: Sequence[TensorSpec]) -> Sample:
 
 
 def _named(source: str, value: Any, specs: Sequence[TensorSpec]) -> Sample:
-    """A value of the only input, or values by name."""
+    """Return a value of the only input, or values by name."""
     if isinstance(value, dict):
         return {name: np.asarray(array) for name, array in value.items()}
     if len(specs) != 1:
@@ -256,7 +257,7 @@ def _from_folder(folder: Path, specs: Sequence[TensorSpec], preprocess: Preproce
 
 
 def _image_geometry(spec: TensorSpec, preprocess: Preprocess) -> tuple[int, int, int, int, bool]:
-    """Batch, channels, height, width, whether channels come first."""
+    """Return batch, channels, height, width, whether channels come first."""
     shape = _shape(spec)
     if len(shape) == 4:
         first = preprocess.layout == "nchw" or (
@@ -271,7 +272,7 @@ def _image_geometry(spec: TensorSpec, preprocess: Preprocess) -> tuple[int, int,
 
 
 def read_image(path: Path, spec: TensorSpec, preprocess: Preprocess) -> NDArray[Any]:
-    """One image as one item of the input's batch.
+    """Return one image as one item of the input's batch.
 
     Raises:
         CalibrationError: no image.
@@ -313,7 +314,7 @@ def read_image(path: Path, spec: TensorSpec, preprocess: Preprocess) -> NDArray[
 
 
 def _fitted(source: str, sample: Sample, specs: Sequence[TensorSpec]) -> Sample:
-    """A sample in the inputs' dtypes; floats may be given for floats of another width.
+    """Return a sample in the inputs' dtypes; floats may be given for floats of another width.
 
     Raises:
         CalibrationError: says what was found and what is expected.

@@ -1,1 +1,1 @@
-"""The command line, one verb a file: the only code that prints or exits."""
+"""Provide the command line, one verb a file: the only code that prints or exits."""

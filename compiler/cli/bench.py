@@ -1,4 +1,4 @@
-"""`edgec bench`: how fast bundles are, beside other runtimes or on a board."""
+"""Provide `edgec bench`: how fast bundles are, beside other runtimes or on a board."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from edgec.compiler.errors import UsageError
 if TYPE_CHECKING:
     from edgec.compiler.bench.compare import BenchReport
     from edgec.compiler.boards.instructions import InstructionCount
-    from edgec.compiler.boards.measure import BoardTimes
+    from edgec.compiler.boards.remote_timing import BoardTimes
 
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=as_path)
 @click.option(
     "--threads",
-    type=click.IntRange(0),
+    type=int,
     default=1,
     show_default=True,
     help="For every runtime; 0: all cores.",

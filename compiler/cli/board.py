@@ -1,4 +1,4 @@
-"""`edgec board …`: where bundles are deployed to."""
+"""Provide `edgec board …`: where bundles are deployed to."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _Model = TypeVar("_Model")
 
 
 def _link_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Ways to a board other than a direct connection."""
+    """Return ways to a board other than a direct connection."""
     for name, text in (
         ("--key", "What the board's server answers to."),
         ("--proxy", "HOST:PORT of the TVM RPC proxy that the board is behind."),
@@ -200,17 +200,17 @@ def remove(name: str, clean: bool) -> None:
 def ping(name: str, as_json: bool) -> None:
     """Ask a board what it is."""
     from edgec.compiler.boards.qemu import find_board
-    from edgec.compiler.boards.rpc import open_session
+    from edgec.compiler.boards.rpc import open_board_session
 
-    with open_session(find_board(name)) as session:
-        facts = session.facts()
+    with open_board_session(find_board(name)) as session:
+        capabilities = session.capabilities()
     fields = {
-        "architecture": facts.architecture,
-        "features": sorted(facts.features),
-        "glibc": facts.glibc,
-        "cores": facts.cores,
-        "memory_bytes": facts.memory_bytes,
-        "disk_bytes": facts.disk_bytes,
+        "architecture": capabilities.architecture,
+        "features": sorted(capabilities.features),
+        "glibc": capabilities.glibc,
+        "cores": capabilities.cores,
+        "memory_bytes": capabilities.memory_bytes,
+        "disk_bytes": capabilities.disk_bytes,
     }
     if as_json:
         print_json({"board": name, **fields})
@@ -238,7 +238,7 @@ def _where(item: "Board") -> str:
 
 
 def _registry(tracker: str, proxy: str, key: str, insecure: bool) -> "Link | None":
-    """The tracker or proxy that two options name, if one does."""
+    """Return the tracker or proxy that two options name, if one does."""
     if tracker and proxy:
         raise UsageError("a board is behind a tracker or a proxy, not both")
     if not tracker and not proxy:

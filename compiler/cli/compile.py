@@ -1,4 +1,4 @@
-"""`edgec compile`: an ONNX file into a verified bundle."""
+"""Provide `edgec compile`: an ONNX file into a verified bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,7 +153,9 @@ def _print_compression(record: "CompressionRecord") -> None:
 
 def _print_quantization(record: "QuantizationRecord") -> None:
     name = record.recipe["name"]
-    click.echo(f"  {name}: {record.quantized} operators quantized; {record.codes}".rstrip("; "))
+    click.echo(
+        f"  {name}: {record.quantized} operators quantized; {record.quantized_types}".rstrip("; ")
+    )
     for output, ratio in record.sqnr_db.items():
         click.echo(f"  {output}: {ratio:.1f} dB against the float model")
     if record.score is not None:
@@ -164,7 +166,7 @@ def _print_quantization(record: "QuantizationRecord") -> None:
         )
     if record.kept_float:
         click.echo(f"  returned to float: {', '.join(record.kept_float)}")
-    if record.islands:
+    if record.float_fallbacks:
         click.echo("  computed on floats:")
-        rows = [(f"    {name}", why) for name, why in record.islands.items()]
+        rows = [(f"    {name}", why) for name, why in record.float_fallbacks.items()]
         print_table(("", ""), rows)

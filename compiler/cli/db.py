@@ -1,4 +1,4 @@
-"""`edgec db …`: databases of tuning records."""
+"""Provide `edgec db …`: databases of tuning records."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +103,7 @@ def _read(path: Path) -> "Sequence[Record]":
 
 
 def _short(record: "Record") -> str:
-    """A workload in few words."""
+    """Return a workload in few words."""
     fields = record.workload
     sizes = [
         f"{name}={fields[name]}"

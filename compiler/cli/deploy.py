@@ -1,4 +1,4 @@
-"""`edgec deploy`: a bundle to a board, proved there."""
+"""Provide `edgec deploy`: a bundle to a board, proved there."""
 
 from pathlib import Path
 
@@ -11,9 +11,7 @@ from edgec.compiler.cli.printing import figure, print_json, print_parity, size_t
 @click.command()
 @click.argument("bundle", type=as_path)
 @click.option("--board", "name", required=True, metavar="NAME", help="Where to.")
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
-)
+@click.option("--threads", type=int, default=0, show_default=True, help="0: all cores.")
 @quiet_option
 @json_option
 def deploy(bundle: Path, *, name: str, threads: int, quiet: bool, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`edgec inspect`: what is in a model or a bundle."""
+"""Provide `edgec inspect`: what is in a model or a bundle."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def _quantization_rows(manifest: "Manifest") -> list[list[str]]:
     if record is None:
         return [["quantized", "no"]]
     rows = [["quantized", f"{record.recipe['name']}: {record.quantized} operators"]]
-    rows += [["", text] for text in (record.codes,) if text]
+    rows += [["", text] for text in (record.quantized_types,) if text]
     if record.calibration:
         rows.append(["", f"calibrated with {record.calibration}, observer {record.observer}"])
     rows += [
@@ -116,7 +116,9 @@ def _quantization_rows(manifest: "Manifest") -> list[list[str]]:
         ]
     if record.kept_float:
         rows.append(["", f"returned to float: {', '.join(record.kept_float)}"])
-    rows += [["", f"computed on floats: {name}, {why}"] for name, why in record.islands.items()]
+    rows += [
+        ["", f"computed on floats: {name}, {why}"] for name, why in record.float_fallbacks.items()
+    ]
     return rows
 
 

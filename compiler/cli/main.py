@@ -1,4 +1,4 @@
-"""The command line: the group of verbs, and exit codes.
+"""Provide the command line: the group of verbs, and exit codes.
 
 A verb is a file beside this one: arguments to options, one call of `edgec.compiler`, its result
 printed. Results go to stdout, progress to stderr. Nothing else prints or exits; whatever imports

@@ -1,4 +1,4 @@
-"""`edgec models`: trained networks to try."""
+"""Provide `edgec models`: trained networks to try."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from edgec.compiler.cli.printing import print_json, print_table
 def models(name: str | None, output: Path | None, as_json: bool) -> None:
     """List the model recipes, or fetch the one called NAME into an ONNX file."""
     from edgec.compiler.support.files import check_output_file
-    from edgec.models import load_recipe, recipes
+    from edgec.models import load_model_recipe, recipes
 
     if name is None:
         rows = recipes()
@@ -27,7 +27,7 @@ def models(name: str | None, output: Path | None, as_json: bool) -> None:
                 [[r.name, r.arguments(), r.licence, r.description] for r in rows],
             )
         return
-    recipe = load_recipe(name)
+    recipe = load_model_recipe(name)
     path = output or Path(f"{recipe.name}.onnx")
     # Before a download.
     check_output_file(path)

@@ -1,4 +1,4 @@
-"""Options that verbs share, and how their texts become settings.
+"""Provide options that verbs share, and how their texts become settings.
 
 Only what needs no TVM is imported at the top, so that help is immediate.
 """
@@ -13,14 +13,14 @@ from edgec.compiler.compress.names import STEP_NAMES
 from edgec.compiler.errors import UsageError
 from edgec.compiler.numerics.observers import OBSERVERS
 from edgec.compiler.quantize.options import ROUNDINGS
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 
 if TYPE_CHECKING:
     from edgec.compiler.support.progress import Progress
 
 
 def as_path(text: str) -> Path:
-    """A path; what is wrong with it is said by the call that gets it."""
+    """Return a path; what is wrong with it is said by the call that gets it."""
     return Path(text)
 
 
@@ -40,7 +40,7 @@ inputs_option = click.option(
 
 
 def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Shapes and values of a model's inputs; `model_options` reads them."""
+    """Return shapes and values of a model's inputs; `model_options` reads them."""
     shape = click.option(
         "--shape",
         "shapes",
@@ -68,7 +68,7 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def model_options(
     shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str]
 ) -> dict[str, Any]:
-    """Fields of `CompileOptions` from the options of `shape_options`."""
+    """Return fields of `CompileOptions` from the options of `shape_options`."""
     from edgec.compiler.options import parse_limits, parse_shape, parse_value
 
     return {
@@ -86,21 +86,21 @@ def _unique(option: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_inputs(inputs: Sequence[str]) -> dict[str, Any] | None:
-    """Input tensors from `NAME=file.npy` or `file.npz`; None if there are none."""
+    """Return input tensors from `NAME=file.npy` or `file.npz`; None if there are none."""
     from edgec.compiler.runtime.inputs import read_tensors
 
     return read_tensors(inputs) if inputs else None
 
 
 def progress_of(quiet: bool, verbose: bool = False) -> "Progress":
-    """What shows the steps of a call on standard error."""
+    """Return what shows the steps of a call on standard error."""
     from edgec.compiler.support.progress import Silent, Steps
 
     return Silent() if quiet else Steps(verbose)
 
 
 def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What changes a model's numbers; `changes` reads it."""
+    """Return what changes a model's numbers; `changes` reads it."""
     options = (
         click.option(
             "--compress",
@@ -181,11 +181,11 @@ _QUANTIZE_FIELDS = {
 
 
 def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -> dict[str, Any]:
-    """What is given of some options, under the names of their fields.
+    """Return what is given of some options, under the names of their fields.
 
     Args:
         settings: all options.
-        names: of the fields, by option.
+        names: the names of the fields, by option.
         owner: option that they need; empty if it is given.
     """
     given = {name: settings[name] for name in names if settings[name] not in (None, False)}
@@ -198,13 +198,13 @@ def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -
 def changes(
     compress: str | None, quantize: str | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a compile that changes the model's numbers."""
+    """Return the options of a compile that changes the model's numbers."""
     from edgec.compiler.calibration.samples import SampleOptions
+    from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
-    from edgec.compiler.compress.recipe import load_compression
     from edgec.compiler.frontend.preprocessing import ImageInput, parse_preprocess, parse_size
     from edgec.compiler.quantize.options import QuantizeOptions
-    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.quantization_recipe import load_recipe
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"

@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, tables for people, both on stdout."""
+"""Print what commands answer: JSON for programs, tables for people, both on stdout."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; on a terminal long cells wrap, what is piped on is never cut."""
+    """Print aligned columns; on a terminal long cells wrap, what is piped on is never cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -80,7 +80,7 @@ def print_profile(steps: "Sequence[StepTime]") -> None:
 
 
 def plain(value: Any) -> str:
-    """A value as text for people."""
+    """Return a value as text for people."""
     if isinstance(value, list) and all(isinstance(item, int) for item in value):
         return f"[{','.join(map(str, value))}]"
     if isinstance(value, list):
@@ -93,7 +93,7 @@ def plain(value: Any) -> str:
 
 
 def size_text(size: int) -> str:
-    """A number of bytes with three digits.
+    """Return a number of bytes with three digits.
 
     >>> size_text(54_321), size_text(812), size_text(23_456_789)
     ('54.3 kB', '812 B', '23.5 MB')
@@ -106,7 +106,7 @@ def size_text(size: int) -> str:
 
 
 def figure(value: float) -> str:
-    """A number with three digits, more before the point, and no exponent.
+    """Return a number with three digits, more before the point, and no exponent.
 
     >>> figure(2910.4), figure(0.01234), figure(54.321), figure(0)
     ('2910', '0.0123', '54.3', '0')

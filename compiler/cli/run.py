@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=as_path)
 @inputs_option
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores."
-)
+@click.option("--threads", type=int, default=0, show_default=True, help="0: all cores.")
 @click.option("--output", "-o", type=as_path, metavar="FILE.npz", help="Save the outputs.")
 @board_option
 @json_option
@@ -60,7 +58,7 @@ def run(
 
 
 def _describe(array: "NDArray[Any]") -> dict[str, Any]:
-    """Shape, dtype and the range of values."""
+    """Return shape, dtype and the range of values."""
     values = array.astype("float64")
     statistics = (values.min(), values.max(), values.mean()) if array.size else (None,) * 3
     numbers = dict(zip(("min", "max", "mean"), statistics, strict=True))

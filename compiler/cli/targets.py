@@ -1,4 +1,4 @@
-"""`edgec targets`: what can be compiled for."""
+"""Provide `edgec targets`: what can be compiled for."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`edgec tune`: search for the fastest kernels of a model."""
+"""Provide `edgec tune`: search for the fastest kernels of a model."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.tune.options import STRATEGIES, Strategy, TuneOptions
 
 if TYPE_CHECKING:
-    from edgec.compiler.tune.report_data import Observer, TuneReport
+    from edgec.compiler.tune.report_data import TuneReport, TuningObserver
     from edgec.compiler.tune.session import Tuner
     from edgec.compiler.tune.tasks import Task
 
@@ -29,7 +29,7 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "": 1}
 
 
 def parse_time(text: str) -> float:
-    """Seconds of `8h`, `90m`, `1h30m`, `45s` or `600`.
+    """Return seconds of `8h`, `90m`, `1h30m`, `45s` or `600`.
 
     Raises:
         UsageError: it is not of that form.
@@ -54,7 +54,7 @@ def parse_time(text: str) -> float:
 @click.option("--trials", type=int, metavar="N", help="Decisions to measure in all.")
 @click.option(
     "--threads",
-    type=click.IntRange(0),
+    type=int,
     default=1,
     show_default=True,
     help="To tune for; 0: all cores.",
@@ -122,7 +122,7 @@ def tune(
 
     with ExitStack() as stack:
 
-        def watch(tuner: "Tuner") -> "Observer":
+        def watch(tuner: "Tuner") -> "TuningObserver":
             if as_json:
                 return JsonEvents()
             return Several([] if quiet else [stack.enter_context(Screen(tuner))])

@@ -24,7 +24,7 @@ SHOWN_NOTES = 4
 
 @dataclass
 class JsonEvents:
-    """Every event as a line of JSON on standard output."""
+    """Write every event as a line of JSON on standard output."""
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
 
@@ -36,7 +36,7 @@ class JsonEvents:
 
 
 class Screen:
-    """A bar, the tasks and the last news on standard error."""
+    """Draw a bar, the tasks and the last news on standard error."""
 
     def __init__(self, tuner: Tuner) -> None:
         self._tuner = tuner

@@ -1,4 +1,4 @@
-"""`edgec verify`: a bundle's files, then its results."""
+"""Provide `edgec verify`: a bundle's files, then its results."""
 
 import dataclasses
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""From scheduled kernels to a linked library: memory plan, C tables, LLVM, link, checks."""
+"""Lead from scheduled kernels to a linked library: memory plan, C tables, LLVM, link, checks."""

@@ -1,4 +1,4 @@
-"""From a program to a shared library, or from a module for the virtual machine to one.
+"""Lead from a program to a shared library, or from a module for the virtual machine to one.
 
 The static executor's library holds the kernels, the program's tables, the executor's C sources
 and the weights; it needs nothing but the C library. Models of data-dependent shape go to TVM's
@@ -45,8 +45,8 @@ def build_program(
         outputs: their names.
         target: what to generate code for.
         library: the shared library to write; its folder takes the intermediate files.
-        name: of the model, as `model_identifier` gives it: programs that link several models
-            tell them apart by it.
+        name: the name of the model, as `model_identifier` gives it: programs that link several
+            models tell them apart by it.
 
     Returns:
         The plan of its memory.
@@ -108,7 +108,7 @@ def _write_weights(program: Program, path: Path) -> Weights:
     return Weights(offsets)
 
 
-def build_machine(module: IRModule, target: Target, library: Path) -> None:
+def build_vm_library(module: IRModule, target: Target, library: Path) -> None:
     """Generate code for the Relax virtual machine and link it.
 
     Args:

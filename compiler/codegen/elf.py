@@ -38,7 +38,7 @@ _C_LIBRARY = re.compile(r"(ld-linux.*|lib(c|m|pthread|dl|rt))\.so\.\d")
 
 @dataclass(frozen=True)
 class Instruction:
-    """An instruction of some extension.
+    """An instruction describes an instruction of some extension.
 
     Attributes:
         feature: LLVM's name of the extension.
@@ -71,7 +71,7 @@ def check_library(path: Path, target: Target, beside: tuple[str, ...] = ()) -> N
 def why_not_on(
     path: Path, target: Target, features: frozenset[str], beside: tuple[str, ...] = ()
 ) -> str:
-    """Why a target cannot load or execute a file; empty if it can.
+    """Return why a target cannot load or execute a file; empty if it can.
 
     Args:
         path: the linked file.
@@ -98,7 +98,7 @@ def why_not_on(
 
 
 def llvm_features(target: Target) -> frozenset[str]:
-    """What LLVM says the target's processor has."""
+    """Return what LLVM says the target's processor has."""
     # Imported here: reading an ELF file needs no TVM.
     import tvm
 
@@ -163,7 +163,7 @@ def _too_new_instruction(file: ELFFile, target: Target, features: frozenset[str]
 
 
 def _code(file: ELFFile) -> Iterator[tuple[int, bytes]]:
-    """Address and content of each section that is executed."""
+    """Yield address and content of each section that is executed."""
     for section in file.iter_sections():
         if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR and section["sh_type"] == "SHT_PROGBITS":
             yield section["sh_addr"], section.data()
@@ -218,7 +218,7 @@ def _riscv_attributes(file: ELFFile) -> Iterator[Instruction]:
 
 
 def _attributes(file: ELFFile, section: str) -> Iterator[tuple[str, Any]]:
-    """Tag and value of the build attributes of the whole file."""
+    """Yield tag and value of the build attributes of the whole file."""
     found = file.get_section_by_name(section)
     for vendor in found.iter_subsections() if found else ():
         for part in vendor.iter_subsubsections("TAG_FILE"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgec.compiler.codegen.executor import SOURCES
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
-from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
 
 # Handing a task to a thread costs about a microsecond: give it more than that to do.
@@ -23,7 +23,7 @@ BYTES_PER_FLOP = 1
 
 @dataclass(frozen=True)
 class Weights:
-    """Where constants are in the blob.
+    """Weights describe where constants are in the blob.
 
     Attributes:
         offsets: byte offset by `id` of the value.
@@ -43,10 +43,10 @@ def program_source(
 
     Args:
         program: the scheduled model.
-        plan: of its memory.
+        plan: the plan of its memory.
         weights: where its constants are.
         outputs: their names.
-        name: of the model, as `model_identifier` gives it.
+        name: the name of the model, as `model_identifier` gives it.
     """
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
@@ -86,7 +86,10 @@ def model_identifier(name: str) -> str:
 
 
 def constants_source(program: Program, weights: str) -> str:
-    """The assembly of what C cannot say: a file of weights, and distances to kernels' code."""
+    """Return the assembly of what C cannot say: a file of weights.
+
+    And distances to kernels' code.
+    """
     names = _kernels(program)
     parts = [
         '    .section .rodata.edgec_weights, "a"',
@@ -114,7 +117,7 @@ def _kernels(program: Program) -> list[str]:
 
 
 def _call(program: Program) -> Iterable[str]:
-    """A function that runs tasks of a step: kernels of as many buffers are called alike."""
+    """Yield a function that runs tasks of a step: kernels of as many buffers are called alike."""
     yield "static void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
     yield "                        int32_t end) {"
     yield "  const void* kernel = (const char*)edgec_kernels + edgec_kernels[step->kernel];"
@@ -170,8 +173,8 @@ def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str
     yield ""
 
 
-def grain(step: Step) -> int:
-    """Tasks that one thread takes at a time."""
+def grain(step: KernelCall) -> int:
+    """Return tasks that one thread takes at a time."""
     moved = sum(value.size_bytes for value in step.arguments) // BYTES_PER_FLOP
     work = max(step.flops, moved, 1)
     if work < 2 * GRAIN_FLOPS:
@@ -200,7 +203,7 @@ def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
 
 
 def _text(value: str) -> str:
-    r"""A C string.
+    r"""Return a C string.
 
     >>> _text('a"b')
     '"a\\"b"'

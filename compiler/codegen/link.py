@@ -131,7 +131,7 @@ def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target:
 
 
 def driver(target: Target) -> list[str]:
-    """The compiler driver for a target, with the arguments that select it.
+    """Return the compiler driver for a target, with the arguments that select it.
 
     Raises:
         ToolchainError: it is not installed.
@@ -150,7 +150,7 @@ def driver(target: Target) -> list[str]:
 
 
 def zig_triple(target: Target) -> str:
-    """Zig's name of an architecture with the C library's version.
+    """Return Zig's name of an architecture with the C library's version.
 
     >>> from edgec.targets import load_target
     >>> zig_triple(load_target("rpi3-32bit"))

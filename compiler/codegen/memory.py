@@ -1,4 +1,4 @@
-"""Where temporaries live: one arena, planned when compiling.
+"""Describe where temporaries live: one arena, planned when compiling.
 
 Greedy by size, as in Pisarchyk and Lee 2020: the largest value is placed first, each at the
 lowest offset where it overlaps no value that lives at the same time.
@@ -13,7 +13,7 @@ ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Offsets in the arena.
+    """A memory plan describes offsets in the arena.
 
     Attributes:
         offsets: byte offset by `id` of the root value.
@@ -26,7 +26,7 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class _Interval:
-    """A temporary: its size and the first and last step that touch it."""
+    """An interval describes a temporary: its size and the first and last step that touch it."""
 
     key: int
     size: int

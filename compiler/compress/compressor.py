@@ -1,4 +1,4 @@
-"""The compress phase: the steps of a recipe, and what the model is after each."""
+"""Provide the compress phase: the steps of a recipe, and what the model is after each."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.compress.costs import Costs, costs_of
 from edgec.compiler.compress.latency import latencies_ms
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.evaluate import Runnable
 from edgec.compiler.ir.graph import Graph
@@ -18,16 +18,16 @@ from edgec.compiler.ir.relax_helpers import is_static
 
 @dataclass(frozen=True)
 class StepResult:
-    """The model after a step.
+    """A step result describes the model after a step.
 
     Attributes:
         step: what was done.
-        costs: of the model.
+        costs: the costs of the model.
         accuracy: against the original, on samples; None without samples.
-        latency_ms: of one inference on this machine; None if not measured.
+        latency_ms: the latency of one inference on this machine; None if not measured.
     """
 
-    step: Step
+    step: CompressionStep
     costs: Costs
     accuracy: Accuracy | None
     latency_ms: float | None = None
@@ -35,14 +35,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """What the phase gives.
+    """A compressed model describes what the phase gives.
 
     Attributes:
         module: the compressed module.
         before: costs of the original.
         steps: the model after each step.
         measured: number of batches that accuracy was measured on.
-        latency_before_ms: of the original on this machine; None if not measured.
+        latency_before_ms: the latency of the original on this machine; None if not measured.
     """
 
     module: IRModule
@@ -66,7 +66,7 @@ def compress_model(
             "compile without --compress"
         )
     original = Graph(module, context.value_names)
-    work = Work.of(context, original, options.checkpoint)
+    step_context = StepContext.of(context, original, options.checkpoint)
     samples = context.samples
     measured, batches = samples.limited(MAX_MEASURED) if samples is not None else None, 0
     timed = options.report is not None
@@ -75,7 +75,7 @@ def compress_model(
     if measured is not None or timed:
         models.append(context.evaluate(module, context.signature))
     for step in options.recipe.step:
-        module = step.apply(Graph(module, context.value_names), work)
+        module = step.apply(Graph(module, context.value_names), step_context)
         costs = costs_of(Graph(module, context.value_names))
         accuracy = None
         if models:

@@ -1,4 +1,4 @@
-"""What a model costs: multiplications and weights, by operator."""
+"""Describe what a model costs: multiplications and weights, by operator."""
 
 import math
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from edgec.compiler.ir.relax_helpers import shape_of
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """One convolution or matrix product.
+    """An operator cost describes one convolution or matrix product.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         kind: its type.
-        shape: of its weights; empty for the product of two activations.
+        shape: the shape of its weights; empty for the product of two activations.
         macs: multiplications, zero weights included.
         weights: number of them.
-        zeros: of them, exactly zero.
+        zeros: those of them that are exactly zero.
     """
 
     name: str
@@ -33,23 +33,23 @@ class OperatorCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a whole model."""
+    """Costs describe a whole model."""
 
     operators: tuple[OperatorCost, ...]
 
     @property
     def macs(self) -> int:
-        """Multiplications of one inference."""
+        """Return multiplications of one inference."""
         return sum(operator.macs for operator in self.operators)
 
     @property
     def weights(self) -> int:
-        """Weights of convolutions and matrix products."""
+        """Return weights of convolutions and matrix products."""
         return sum(operator.weights for operator in self.operators)
 
     @property
     def nonzeros(self) -> int:
-        """Those that are not zero."""
+        """Return those that are not zero."""
         return self.weights - sum(operator.zeros for operator in self.operators)
 
 

@@ -1,4 +1,4 @@
-"""How long models take on this machine, measured in turns: it is noisy."""
+"""Describe how long models take on this machine, measured in turns: it is noisy."""
 
 import statistics
 import time

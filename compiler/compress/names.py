@@ -1,6 +1,9 @@
-"""What compression steps are called on a command line; help lists them without loading TVM."""
+"""Describe what compression steps are called on a command line.
 
-# `N` stands for a number in percent. `compress.recipe` says what each is.
+Help lists them without loading TVM.
+"""
+
+# `N` stands for a number in percent. `compress.compression_recipe` says what each is.
 STEP_NAMES = (
     "block-N",
     "channels-N",

@@ -1,15 +1,15 @@
-"""The settings of a compile that compresses."""
+"""Provide the settings of a compile that compresses."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions:
-    """What is compressed, and how.
+    """Compress options describe what is compressed, and how.
 
     Attributes:
         recipe: the steps; the name or file of a recipe is taken, too.

@@ -1,13 +1,15 @@
-"""Repair without labels: weights that give the original's values from what is left of its inputs.
+"""Correct weights after compression, without labels.
+
+They give the original's values from what is left of its inputs.
 
 For every output of a convolution or matrix product, y its values in the original model and x its
 inputs in the changed one, with W the weights as they are:
 
     W' = W + (E[y x^T] - W E[x x^T]) (E[x x^T] + R)^-1
 
-about the means where there is a bias, which takes up their difference. Layers are repaired from
-the first to the last, each behind repaired ones alone: it makes up for what those could not. One
-that was fitted to the error of another would, once that is repaired, make up for it again.
+about the means where there is a bias, which takes up their difference. Layers are corrected from
+the first to the last, each behind corrected ones alone: it makes up for what those could not. One
+that was fitted to the error of another would, once that is corrected, make up for it again.
 """
 
 import tempfile
@@ -22,15 +24,15 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.calibration.moments import (
-    choose_sums,
+    choose_patches,
     groups_of,
     has_moments,
-    input_sums,
-    sum_length,
-    sums_per_batch,
+    input_patches,
+    patch_length,
+    patches_per_batch,
 )
 from edgec.compiler.compress.staged_model import StagedModel
-from edgec.compiler.compress.step import Work
+from edgec.compiler.compress.step import StepContext
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph, operands
@@ -39,17 +41,17 @@ from edgec.compiler.ir.rewrite import with_bias, with_weight, with_weights
 from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.affine import Floats
 
-# Inputs of a sum beyond which a layer is left as it is: the matrix has the square of it.
+# Inputs of a dot product beyond which a layer is left as it is: the matrix has the square of it.
 MAX_LENGTH = 6144
 
-# Sums that are looked at, for each that a mean needs.
-TIMES_SUMS = 4
+# Patches that are looked at, for each that a mean needs.
+TIMES_PATCHES = 4
 
 # Added to the diagonal, as a share of its mean: holds the weights where data say little. The one
 # that does best on batches that are held back, one of so many, is taken; with no such batch the
 # last.
 DAMPING = (0.001, 0.01, 0.1, 1.0)
-HELD_BACK = 4
+HELD_OUT_EVERY = 4
 
 _SEED = 0
 
@@ -58,21 +60,21 @@ Kept = Callable[[Any, Floats], Floats]
 
 
 def reconstruct(
-    module: IRModule, teacher: Graph, origins: Sequence[Any], work: Work, kept: Kept
+    module: IRModule, teacher: Graph, origins: Sequence[Any], context: StepContext, kept: Kept
 ) -> IRModule:
-    """The module with repaired weights and biases.
+    """Return the module with corrected weights and biases.
 
     Args:
         module: changed.
         teacher: the module before.
         origins: variables of the teacher that the first bindings of the module stand for.
-        work: has samples.
+        context: has samples.
         kept: what is left of a value of the teacher.
     """
-    assert work.samples is not None
-    samples = list(work.samples)
+    assert context.samples is not None
+    samples = list(context.samples)
     if not samples:
-        raise CalibrationError(f"calibration data {work.samples.source} hold no samples")
+        raise CalibrationError(f"calibration data {context.samples.source} hold no samples")
     student = _Student(module, teacher, origins)
     stages = _stages(student)
     if not stages:
@@ -82,48 +84,48 @@ def reconstruct(
     outputs = [[origin[_result(o)] for o in stage] for stage in stages]
     weights: dict[Any, Floats] = {}
     biases: dict[Any, Floats] = {}
-    repaired: dict[Any, Any] = {}
+    corrected: dict[Any, Any] = {}
     random = np.random.default_rng(_SEED)
     with (
         tempfile.TemporaryDirectory(prefix="edgec-repair-") as folder,
-        work.progress.parts("least squares", len(stages)) as advance,
+        context.progress.parts("least squares", len(stages)) as advance,
     ):
         for side in ("left", "right"):
             (Path(folder) / side).mkdir()
         changed = StagedModel(
-            graph, work.signature, inputs, samples, Path(folder) / "left", work.evaluate
+            graph, context.signature, inputs, samples, Path(folder) / "left", context.evaluate
         )
         original = StagedModel(
-            teacher, work.signature, outputs, samples, Path(folder) / "right", work.evaluate
+            teacher, context.signature, outputs, samples, Path(folder) / "right", context.evaluate
         )
         for number, stage in enumerate(stages):
-            changed.run(number, repaired)
+            changed.run(number, corrected)
             original.run(number, {})
             for operator, result in zip(stage, outputs[number], strict=True):
-                limit = sums_per_batch(operator, len(samples), TIMES_SUMS)
+                limit = patches_per_batch(operator, len(samples), TIMES_PATCHES)
                 pairs = (
                     (changed.value(operator.inputs[0], i), kept(result, original.value(result, i)))
                     for i in range(len(samples))
                 )
-                weights[operator.anchor], bias = _repaired(operator, graph, pairs, limit, random)
+                weights[operator.anchor], bias = _corrected(operator, graph, pairs, limit, random)
                 call = graph.definitions[operator.anchor]
-                repaired[operator.anchor] = with_weight(call, weights[operator.anchor])
+                corrected[operator.anchor] = with_weight(call, weights[operator.anchor])
                 if operator.bias is not None:
                     place = operator.bias[0]
                     biases[place] = _bias_constant(graph, operator, bias)
-                    repaired[place] = with_bias(graph, graph.definitions[place], biases[place])
+                    corrected[place] = with_bias(graph, graph.definitions[place], biases[place])
             advance()
     return with_weights(graph, weights, biases)
 
 
 class _Student:
-    """A changed module beside the one that it came from.
+    """A student is a changed module beside the one that it came from.
 
     Attributes:
-        graph: of the changed module.
+        graph: the graph of the changed module.
         teacher: the one before.
         origins: variable of the teacher by variable of the graph.
-        operators: of the graph, by the teacher's variable for their anchor.
+        operators: the operators of the graph, by the teacher's variable for their anchor.
     """
 
     def __init__(self, module: IRModule, teacher: Graph, origins: Sequence[Any]) -> None:
@@ -137,7 +139,7 @@ class _Student:
         }
 
     def changed(self) -> set[Any]:
-        """Variables of the graph whose values may differ from the teacher's."""
+        """Return variables of the graph whose values may differ from the teacher's."""
         found: set[Any] = set()
         for variable, value in self.graph.bindings:
             origin = self.origins.get(variable)
@@ -159,7 +161,7 @@ class _Student:
 
 
 def _stages(student: _Student) -> list[list[Operator]]:
-    """Operators that read or compute something else now and can be repaired.
+    """Return operators that read or compute something else now and can be corrected.
 
     Those of a stage depend on those of the stages before alone.
     """
@@ -167,7 +169,7 @@ def _stages(student: _Student) -> list[list[Operator]]:
     operators = {
         o.anchor: o
         for o in student.operators.values()
-        if o.anchor in changed and has_moments(o) and sum_length(o) <= MAX_LENGTH
+        if o.anchor in changed and has_moments(o) and patch_length(o) <= MAX_LENGTH
     }
     stages: dict[int, list[Operator]] = {}
     depths: dict[Any, int] = {}
@@ -181,20 +183,20 @@ def _stages(student: _Student) -> list[list[Operator]]:
 
 
 def _result(operator: Operator) -> Any:
-    """The variable of its sums, with the bias."""
+    """Return the variable of an operator's result, with the bias."""
     return operator.bias[0] if operator.bias is not None else operator.anchor
 
 
 @dataclass
 class _Fit:
-    """Sums over what was seen of one operator.
+    """A fit describes sums over what was seen of one operator.
 
     Attributes:
         xx: inputs times inputs, [groups, length, length].
         xy: inputs times outputs, [groups, length, outputs].
         x: inputs, [groups, length].
         y: outputs, [groups, outputs].
-        count: number of sums seen.
+        count: number of patches seen.
     """
 
     xx: NDArray[np.float64]
@@ -204,28 +206,31 @@ class _Fit:
     count: int
 
 
-def _repaired(
+def _corrected(
     operator: Operator,
     graph: Graph,
     pairs: Iterable[tuple[Floats, Floats]],
     limit: int,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Weights and bias from what an operator reads and shall give, `limit` sums of each batch."""
+    """Return weights and bias from what an operator reads and shall give.
+
+    By `limit` patches a batch.
+    """
     fits: list[_Fit | None] = [None, None]
     for number, (data, values) in enumerate(pairs):
-        chosen = choose_sums(operator, limit, random)
+        chosen = choose_patches(operator, limit, random)
         y = _rows(operator, graph, values)[:, chosen]
-        x = input_sums(operator, graph, data, chosen)
-        held = number % HELD_BACK == HELD_BACK - 1
-        fits[held] = _fitted(fits[held], x, y)
+        x = input_patches(operator, graph, data, chosen)
+        held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        fits[held_out] = _fitted(fits[held_out], x, y)
     fit, other = fits
     assert fit is not None
     return _solve(operator, fit, other)
 
 
 def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
-    """A bias by output channel as the constant that an operator adds."""
+    """Return a bias by output channel as the constant that an operator adds."""
     assert operator.bias is not None
     arrays = map(graph.constant, graph.definitions[operator.bias[0]].args)
     old = next(array for array in arrays if array is not None)
@@ -235,7 +240,10 @@ def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
 
 
 def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
-    """What an operator gives, in the order of `input_sums`, [groups, sums, outputs]."""
+    """Return what an operator gives.
+
+    In the order of `input_patches`, [groups, patches, outputs].
+    """
     if operator.kind == "matmul":
         return values.reshape(1, -1, values.shape[-1])
     groups = groups_of(operator, graph)
@@ -245,20 +253,20 @@ def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
 
 
 def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
-    """With more inputs [groups, sums, length] and outputs [groups, sums, outputs]."""
+    """Add inputs [groups, patches, length] and outputs [groups, patches, outputs] to a fit."""
     turned = x.transpose(0, 2, 1)
-    sums = (turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1))
+    patches = (turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1))
     if fit is None:
-        xx, xy, sx, sy = (array.astype(np.float64) for array in sums)
+        xx, xy, sx, sy = (array.astype(np.float64) for array in patches)
         return _Fit(xx, xy, sx, sy, x.shape[1])
-    for total, array in zip((fit.xx, fit.xy, fit.x, fit.y), sums, strict=True):
+    for total, array in zip((fit.xx, fit.xy, fit.x, fit.y), patches, strict=True):
         total += array
     fit.count += x.shape[1]
     return fit
 
 
-def _solve(operator: Operator, fit: _Fit, held: _Fit | None) -> tuple[Floats, Floats]:
-    """Weights, and the bias by output channel that fits them."""
+def _solve(operator: Operator, fit: _Fit, held_out: _Fit | None) -> tuple[Floats, Floats]:
+    """Return weights, and the bias by output channel that fits them."""
     assert operator.weight is not None
     groups = len(fit.xx)
     old = to_rows(operator.weight.array, operator).astype(np.float64)
@@ -266,18 +274,18 @@ def _solve(operator: Operator, fit: _Fit, held: _Fit | None) -> tuple[Floats, Fl
     about_mean = operator.bias is not None
     xx, xy = _moments(fit, about_mean)
     lost = xy - xx @ old.transpose(0, 2, 1)
-    if held is None:
+    if held_out is None:
         best = _adjusted(old, xx, lost, fit.count, DAMPING[-1])
     else:
         candidates = (_adjusted(old, xx, lost, fit.count, damping) for damping in DAMPING)
-        best = _nearest(chain([old], candidates), *_moments(held, about_mean))
+        best = _nearest(chain([old], candidates), *_moments(held_out, about_mean))
     bias = (fit.y - np.einsum("goi,gi->go", best, fit.x)) / fit.count
     rows = best.reshape(-1, best.shape[2]).astype(np.float32)
     return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)
 
 
 def _moments(fit: _Fit, about_mean: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """E[x x^T] and E[x y^T], about the means if a bias takes them up."""
+    """Return e[x x^T] and E[x y^T], about the means if a bias takes them up."""
     xx, xy = fit.xx / fit.count, fit.xy / fit.count
     if about_mean:
         x, y = fit.x / fit.count, fit.y / fit.count

@@ -1,4 +1,4 @@
-"""A module that is run in stages, over all samples each: the values in between are on disk.
+"""Provide a module that is run in stages, over all samples each: the values in between are on disk.
 
 What one stage gives may decide what the next one computes, and nothing is computed twice.
 """
@@ -19,14 +19,14 @@ from edgec.compiler.ir.signature import Signature, TensorSpec
 
 
 class StagedModel:
-    """A canonical module on this machine; stage k computes what is wanted in it.
+    """A staged model is a canonical module on this machine; stage k computes what is wanted in it.
 
     Args:
         graph: the module.
-        signature: of the module.
+        signature: the signature of the module.
         wanted: for each stage, variables of the graph.
         samples: by number.
-        folder: that values are kept in.
+        folder: the folder that values are kept in.
         evaluate: compiles the stages.
     """
 
@@ -49,7 +49,10 @@ class StagedModel:
         self._first, self._last = self._stages()
 
     def _stages(self) -> tuple[dict[Any, int], dict[Any, int]]:
-        """In which stage each variable is computed, and in which it is read last."""
+        """Return the stage in which each variable is computed.
+
+        And the one in which it is read last.
+        """
         first: dict[Any, int] = {}
         last: dict[Any, int] = {}
         for stage, variables in enumerate(self._wanted):
@@ -107,7 +110,7 @@ class StagedModel:
                     self._path(variable, sample).unlink(missing_ok=True)
 
     def value(self, variable: Any, sample: int) -> NDArray[Any]:
-        """What is wanted in the stage that ran last, for one sample."""
+        """Return what is wanted in the stage that ran last, for one sample."""
         if variable in self._inputs:
             return self._samples[sample][self._inputs[variable]]
         return np.asarray(np.load(self._path(variable, sample)))
@@ -129,7 +132,7 @@ def _variables(value: Any) -> list[Any]:
 def _module(
     graph: Graph, bindings: Sequence[tuple[Any, Any]], given: Sequence[Any], kept: Sequence[Any]
 ) -> IRModule:
-    """Some bindings by themselves; `main` returns a tuple."""
+    """Return some bindings by themselves; `main` returns a tuple."""
     functions = graph.module.functions_items()
     others = {v: f for v, f in functions if not isinstance(f, relax.Function)}
     builder = relax.BlockBuilder(IRModule(others))

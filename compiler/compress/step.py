@@ -1,4 +1,4 @@
-"""What a step of compression is, and what it may look at."""
+"""Describe what a step of compression is, and what it may look at."""
 
 import fnmatch
 from abc import ABC, abstractmethod
@@ -15,8 +15,8 @@ from edgec.compiler.ir.graph import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work(ModelContext):
-    """What steps share.
+class StepContext(ModelContext):
+    """A step context describes what steps share.
 
     Attributes:
         original: the canonical module before any step; the teacher of distillation.
@@ -27,14 +27,16 @@ class Work(ModelContext):
     checkpoint: Path | None = None
 
     @classmethod
-    def of(cls, context: ModelContext, original: Graph, checkpoint: Path | None = None) -> "Work":
+    def of(
+        cls, context: ModelContext, original: Graph, checkpoint: Path | None = None
+    ) -> "StepContext":
         """Add to a context what steps share."""
         shared = {f.name: getattr(context, f.name) for f in fields(ModelContext)}
         return cls(**shared, original=original, checkpoint=checkpoint)
 
 
-class Step(BaseModel, ABC):
-    """One step of a recipe: its fields are its settings.
+class CompressionStep(BaseModel, ABC):
+    """A compression step describes one step of a recipe: its fields are its settings.
 
     Attributes:
         kind: its name in recipes and reports.
@@ -48,19 +50,19 @@ class Step(BaseModel, ABC):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the step cannot do without samples."""
+        """Return whether the step cannot do without samples."""
         return False
 
     @abstractmethod
-    def apply(self, graph: Graph, work: Work) -> IRModule:
-        """The module after the step; of the same signature.
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
+        """Return the module after the step; of the same signature.
 
         Raises:
             UnsupportedModelError: there is nothing in the model that the step could change.
         """
 
     def weighted(self, graph: Graph) -> list[Operator]:
-        """Operators with constant weights that the step may change, in order."""
+        """Return operators with constant weights that the step may change, in order."""
         return [
             operator
             for operator in find_operators(graph)

@@ -1,4 +1,4 @@
-"""Gradient descent that can be stopped and taken up again: Adam, a schedule, a checkpoint.
+"""Provide gradient descent that can be stopped and taken up again: Adam, a schedule, a checkpoint.
 
 All that chance decides follows from the seed and the number of the step, so a run that was
 killed and resumed gives the weights of one that was not, bit for bit.
@@ -30,7 +30,7 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a descent must be told.
+    """A schedule describes what a descent needs to know.
 
     Attributes:
         epochs: at most.
@@ -48,7 +48,7 @@ class Schedule:
 
 
 def rate_at(step: int, total: int, schedule: Schedule) -> float:
-    """Step size: linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017)."""
+    """Return the step size: linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
     rising = max(1, round(schedule.warmup * total))
     if step < rising:
         return schedule.rate * (step + 1) / rising
@@ -58,10 +58,10 @@ def rate_at(step: int, total: int, schedule: Schedule) -> float:
 
 @dataclass
 class State:
-    """Of a descent.
+    """A state describes a descent.
 
     Attributes:
-        values: of the parameters.
+        values: the values of the parameters.
         first: mean of the gradients, decayed.
         second: mean of their squares, decayed.
         best: values of the smallest loss.
@@ -111,11 +111,11 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds a descent.
+    """A checkpoint describes a file that holds a descent.
 
     Attributes:
         path: replaced as a whole.
-        key: of the run; a file of another run is refused.
+        key: the key of the run; a file of another run is refused.
     """
 
     path: Path
@@ -138,7 +138,7 @@ class Checkpoint:
         write_atomically(self.path, npz_bytes(arrays))
 
     def load(self) -> State | None:
-        """The state of the file, None if there is none.
+        """Return the state of the file, None if there is none.
 
         Raises:
             BadInputError: it is no checkpoint, or one of another run.

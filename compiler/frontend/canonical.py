@@ -1,4 +1,6 @@
-"""The front half of every way through the compiler: from an ONNX file to a canonical module.
+"""Provide the front half of every way through the compiler.
+
+From an ONNX file to a canonical module.
 
 Compiling, tuning, training and the tests begin here.
 """
@@ -19,7 +21,7 @@ from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
-from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
+from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
 from edgec.compiler.ir.signature import Signature
@@ -30,7 +32,7 @@ from edgec.compiler.support.phases import Show, untold
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A model as the passes of compression, quantization and lowering expect it.
+    """A canonical model is as the passes of compression, quantization and lowering expect it.
 
     Attributes:
         special: the ONNX model with static shapes, and what was frozen in it.
@@ -48,12 +50,12 @@ class CanonicalModel:
 
     @property
     def signature(self) -> Signature:
-        """The inputs and outputs."""
+        """Return the inputs and outputs."""
         return self.imported.signature
 
     @property
     def value_names(self) -> dict[str, str]:
-        """ONNX names by the names of Relax variables."""
+        """Return ONNX names by the names of Relax variables."""
         return self.imported.value_names
 
 
@@ -79,8 +81,8 @@ def canonical_model(
         model: the model, or its file.
         shapes: full shape by input name, for inputs that the model leaves open.
         freeze: value by input name; the input becomes a constant.
-        limits: of what the model may ask for.
-        phase: told of each phase; by default nobody is.
+        limits: the limits of what the model may ask for.
+        phase: notified of each phase; by default nothing is.
         images: what becomes part of the model before all else; None leaves it as it is.
 
     Raises:
@@ -97,7 +99,7 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(settle_ceil_mode(special.proto), limits))
+        graph = show(simplify(resolve_ceil_mode(special.proto), limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:

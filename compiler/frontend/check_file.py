@@ -39,9 +39,9 @@ def check_file(path: Path, model: onnx.ModelProto, limits: Limits) -> None:
     """Compare what a model says of its tensors, types, text and functions with what is there.
 
     Args:
-        path: of the file; external data lies beside it.
+        path: the path of the file; external data lies beside it.
         model: parsed; external data is not loaded yet.
-        limits: of what it may ask for.
+        limits: the limits of what it may ask for.
 
     Raises:
         ModelFileError: it contradicts itself.
@@ -91,7 +91,7 @@ def _check_text(message: Message, depth: int) -> None:
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """The graph, the functions, and all subgraphs."""
+    """Yield the graph, the functions, and all subgraphs."""
     pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     while pending:
         graph = pending.pop()
@@ -103,7 +103,10 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionP
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model: initializers and attributes, also of functions and subgraphs."""
+    """Yield every tensor of a model.
+
+    Initializers and attributes, also of functions and subgraphs.
+    """
     for graph in _graphs(model):
         if isinstance(graph, onnx.GraphProto):
             yield from graph.initializer

@@ -1,4 +1,4 @@
-"""Loops and branches as straight code: what a static program can run.
+"""Provide loops and branches as straight code: what a static program can run.
 
 `Loop` and `Scan` are unrolled where their trip count is known when compiling. An `If` whose
 condition is only known at run time becomes both branches and a choice between their results,
@@ -41,7 +41,7 @@ def flatten_control_flow(model: ir.Model, limits: Limits = DEFAULT_LIMITS) -> bo
 
     Args:
         model: folded, with inferred types; changed in place.
-        limits: of the number of nodes.
+        limits: the limits of the number of nodes.
 
     Returns:
         Whether something changed; fold again then.
@@ -72,7 +72,7 @@ def flatten_control_flow(model: ir.Model, limits: Limits = DEFAULT_LIMITS) -> bo
 
 
 class _Code:
-    """The nodes that replace one node.
+    """Code is the nodes that replace one node.
 
     Attributes:
         node: the replaced one.
@@ -87,7 +87,7 @@ class _Code:
         self.label = node.name or node.outputs[0].name or node.op_type
 
     def all_nodes(self) -> Iterator[ir.Node]:
-        """The nodes, and those of their subgraphs."""
+        """Yield the nodes, and those of their subgraphs."""
         for node in self.nodes:
             yield node
             for attribute in node.attributes.values():
@@ -95,7 +95,7 @@ class _Code:
                     yield from attribute.as_graph().all_nodes()
 
     def call(self, op_type: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
-        """The result of a new node."""
+        """Return the result of a new node."""
         name = f"{self.label}/{op_type}_{len(self.nodes)}"
         node = ir.node(op_type, inputs, attributes, name=name)
         node.outputs[0].name = name
@@ -103,11 +103,11 @@ class _Code:
         return node.outputs[0]
 
     def constant(self, array: NDArray[Any]) -> ir.Value:
-        """A constant."""
+        """Return a constant."""
         return self.call("Constant", [], value=ir.tensor(array))
 
     def insert(self, body: ir.Graph, inputs: Sequence[ir.Value], suffix: str) -> list[ir.Value]:
-        """The outputs of a copy of a subgraph, whose nodes join the others."""
+        """Return the outputs of a copy of a subgraph, whose nodes join the others."""
         copy = body.clone(allow_outer_scope_values=True)
         parameters, outputs = list(copy.inputs), list(copy.outputs)
         given = dict(zip(parameters, inputs, strict=True))
@@ -125,11 +125,11 @@ class _Code:
         return [given.get(output, output) for output in outputs]
 
     def element(self, tensor: ir.Value, axis: int, index: int) -> ir.Value:
-        """tensor[index] along an axis, which goes."""
+        """Return tensor[index] along an axis, which goes."""
         return self.call("Gather", [tensor, self.constant(np.array(index, np.int64))], axis=axis)
 
     def stack(self, parts: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Tensors of one shape along a new axis."""
+        """Return tensors of one shape along a new axis."""
         if self.opset < 13:
             parts = [self.call("Unsqueeze", [part], axes=[axis]) for part in parts]
         else:
@@ -138,11 +138,11 @@ class _Code:
         return self.call("Concat", parts, axis=axis)
 
     def body(self, name: str = "body") -> ir.Graph:
-        """A subgraph of the replaced node."""
+        """Return a subgraph of the replaced node."""
         return self.node.attributes[name].as_graph()
 
     def attribute(self, name: str, default: Any) -> Any:
-        """An attribute of the replaced node."""
+        """Return an attribute of the replaced node."""
         given = self.node.attributes.get(name)
         return default if given is None else given.value
 
@@ -156,7 +156,7 @@ class _Code:
 
 
 def _unroll_loop(code: _Code) -> list[ir.Value]:
-    """Loop: the body takes the iteration number, a condition and the state.
+    """Rewrite Loop: the body takes the iteration number, a condition and the state.
 
     It gives the condition of the next iteration, the next state, and values that are stacked.
     """
@@ -182,7 +182,7 @@ def _unroll_loop(code: _Code) -> list[ir.Value]:
 
 
 def _no_rows(code: _Code, output: ir.Value) -> ir.Value:
-    """What stacking the values of no iteration gives: [0, ...]."""
+    """Return what stacking the values of no iteration gives: [0, ...]."""
     shape = _static_shape(output)
     if shape is None or output.dtype is None:
         raise _Kept("it does not run at all, and the type of what it would give is unknown")
@@ -273,7 +273,10 @@ def _independent(value: ir.Value) -> NDArray[Any]:
 
 
 def _unroll_scan(code: _Code) -> list[ir.Value]:
-    """Scan: the body takes the state and a slice of each input, and gives state and slices."""
+    """Rewrite Scan: the body takes the state and a slice of each input.
+
+    And gives state and slices.
+    """
     if code.opset < 9:
         return _unroll_batched_scan(code)
     inputs = [value for value in code.node.inputs if value is not None]
@@ -284,7 +287,7 @@ def _unroll_scan(code: _Code) -> list[ir.Value]:
 
 
 def _unroll_batched_scan(code: _Code) -> list[ir.Value]:
-    """Scan of version 8: states and inputs [N, ...] and [N, T, ...], sequence by sequence."""
+    """Rewrite Scan of version 8: states and inputs [N, ...] and [N, T, ...], by sequence."""
     if code.node.inputs[0] is not None:
         raise _Kept("sequences of different lengths are not supported")
     inputs = [value for value in code.node.inputs[1:] if value is not None]
@@ -339,7 +342,7 @@ def _scan(
 
 
 def _choose(code: _Code) -> list[ir.Value]:
-    """If: both branches, and Where between their results."""
+    """Rewrite If: both branches, and Where between their results."""
     condition = code.node.inputs[0]
     assert condition is not None
     branches = [code.body(name) for name in ("then_branch", "else_branch")]

@@ -1,4 +1,4 @@
-"""Models of operator sets before 7: converted, as no runtime promises to run them."""
+"""Provide models of operator sets before 7: converted, as no runtime promises to run them."""
 
 import onnx
 import onnx.version_converter
@@ -9,7 +9,7 @@ CONVERTED_OPSET = 7
 
 
 def convert_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an older model in `CONVERTED_OPSET`.
+    """Return a copy of an older model in `CONVERTED_OPSET`.
 
     Raises:
         RuntimeError, ValueError, onnx.checker.ValidationError: the converter cannot.

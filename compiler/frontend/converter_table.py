@@ -1,4 +1,4 @@
-"""Which converter handles which operator.
+"""List which converter handles which operator.
 
 Written out by hand, one line per operator. What is not listed here goes to TVM's own ONNX
 importer (`tvm_frontend.py`), which covers the long tail.
@@ -292,7 +292,7 @@ EXPANDED: frozenset[tuple[str, str]] = frozenset()
 
 
 def find_converter(domain: str, op_type: str) -> Converter:
-    """The converter of an operator.
+    """Return the converter of an operator.
 
     Raises:
         Refusal: neither edgec nor TVM knows the operator.
@@ -304,7 +304,7 @@ def find_converter(domain: str, op_type: str) -> Converter:
 
 
 def is_known(domain: str, op_type: str) -> bool:
-    """Whether an operator has a converter."""
+    """Return whether an operator has a converter."""
     try:
         find_converter("" if domain == "ai.onnx" else domain, op_type)
     except Refusal:

@@ -109,7 +109,7 @@ def describe(model: onnx.ModelProto, images: ImageInput) -> EmbeddedPreprocessin
 
 
 def _layout(spec: TensorSpec, preprocess: Preprocess) -> str:
-    """Layout of an input that takes images, else empty."""
+    """Return layout of an input that takes images, else empty."""
     shape = spec.shape
     if len(shape) != 4:
         return ""
@@ -121,7 +121,7 @@ def _layout(spec: TensorSpec, preprocess: Preprocess) -> str:
 
 
 class _Steps:
-    """Nodes from the images to the original input.
+    """Steps are nodes from the images to the original input.
 
     Attributes:
         nodes: in order.

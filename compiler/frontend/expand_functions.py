@@ -1,4 +1,4 @@
-"""Operators as the ONNX specification writes them out: functions of simpler operators.
+"""Provide operators as the ONNX specification writes them out: functions of simpler operators.
 
 Newer operators of ONNX carry a body of simpler operators in their schema. What has a body but
 no converter is replaced by it before the import, so that its parts go through converters.
@@ -85,7 +85,7 @@ def _schema(domain: str, op_type: str, version: int) -> defs.OpSchema | None:
 
 
 def has_body(domain: str, op_type: str, version: int) -> bool:
-    """Whether ONNX defines an operator by others."""
+    """Return whether ONNX defines an operator by others."""
     schema = _schema(domain, op_type, version)
     return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
 
@@ -96,7 +96,10 @@ def _body(
     opsets: dict[str, int],
     types: list[onnx.TypeProto],
 ) -> onnx.FunctionProto | None:
-    """The newest body that the model's operator set has; None if types are missing for it."""
+    """Return the newest body that the model's operator set has.
+
+    None if types are missing for it.
+    """
     data = node.SerializeToString()
     inputs = [kind.SerializeToString() for kind in types]
     opset = opsets.get("", defs.onnx_opset_version())
@@ -117,7 +120,7 @@ def _body(
 
 
 def _type(value: ir.Value | None) -> onnx.TypeProto:
-    """The type of an input as far as it is known."""
+    """Return the type of an input as far as it is known."""
     if value is None or value.type is None:
         return onnx.TypeProto()
     return ir.to_proto(value).type
@@ -126,7 +129,7 @@ def _type(value: ir.Value | None) -> onnx.TypeProto:
 def _keeps_its_meaning(
     node: onnx.NodeProto, body: onnx.FunctionProto, opsets: dict[str, int]
 ) -> bool:
-    """Whether a node of a body means the same in the model's operator set.
+    """Return whether a node of a body means the same in the model's operator set.
 
     Bodies are written for one operator set. Later ones mostly allow more types; what must not
     have changed are operands, and defaults and existence of attributes.
@@ -155,7 +158,7 @@ def _keeps_its_meaning(
 
 
 def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of their subgraphs."""
+    """Yield nodes, and those of their subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:

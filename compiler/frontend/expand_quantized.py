@@ -1,11 +1,11 @@
-"""Operators on codes, as operators on floats between DequantizeLinear and QuantizeLinear.
+"""Expand operators on quantized values to floats between DequantizeLinear and QuantizeLinear.
 
     QLinearConv(x, w, B)  ->  quantize(Conv(dequantize(x), dequantize(w), dequantize(B)))
-    MaxPool(codes)        ->  quantize(MaxPool(dequantize(codes)))
+    MaxPool(x)            ->  quantize(MaxPool(dequantize(x)))
 
 Both spellings of a quantized model then take one path, the way to integer kernels. A result may
-move by one code where it lies between two, as in every quantized graph; a model that returns codes
-stays as it is, as integers are compared exactly.
+move by one step where it lies between two, as in every quantized graph; a model that returns
+quantized values stays as it is, as integers are compared exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ OPSET = 13
 _EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
 
 # First input to all outputs, without arithmetic.
-_MOVES = frozenset(
+_DATA_MOVEMENT = frozenset(
     {
         "DepthToSpace",
         "Flatten",
@@ -51,8 +51,8 @@ def expand_quantized(model: ir.Model) -> bool:
     changed = False
     for node in list(graph):
         expand = _EXPAND.get(node.op_type)
-        if node.op_type in _MOVES and not node.domain:
-            expand = _move
+        if node.op_type in _DATA_MOVEMENT and not node.domain:
+            expand = _is_data_movement
         if expand is not None:
             writer = _Writer(graph, node)
             if expand(writer, node):
@@ -62,7 +62,7 @@ def expand_quantized(model: ir.Model) -> bool:
 
 
 class _Writer:
-    """New nodes in place of one."""
+    """A writer makes new nodes in place of one."""
 
     def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
         self.graph = graph
@@ -86,25 +86,29 @@ class _Writer:
         return value
 
     def floats(self, at: int, axis: int = 0) -> ir.Value:
-        """Input `at` with its scale and zero point, which follow it."""
-        codes, scale, zero = self.node.inputs[at : at + 3]
-        return self.dequantized(codes, scale, zero, axis)
+        """Return input `at` with its scale and zero point, which follow it."""
+        quantized, scale, zero = self.node.inputs[at : at + 3]
+        return self.dequantized(quantized, scale, zero, axis)
 
     def dequantized(
-        self, codes: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None, axis: int = 0
+        self,
+        quantized: ir.Value | None,
+        scale: ir.Value | None,
+        zero: ir.Value | None,
+        axis: int = 0,
     ) -> ir.Value:
         array = _array(scale)
         attributes = [ir.AttrInt64("axis", axis)] if array is not None and array.ndim else []
-        (value,) = self.emit("DequantizeLinear", _trimmed(codes, scale, zero), attributes)
+        (value,) = self.emit("DequantizeLinear", _trimmed(quantized, scale, zero), attributes)
         return value
 
-    def bias(self, codes: ir.Value | None, scale: np.ndarray, axis: int) -> ir.Value | None:
-        """int32 codes as floats."""
-        if codes is None:
+    def bias(self, quantized: ir.Value | None, scale: np.ndarray, axis: int) -> ir.Value | None:
+        """Return int32 values as floats."""
+        if quantized is None:
             return None
         if scale.size == 1:
-            return self.dequantized(codes, self.constant(scale.reshape(())), None)
-        return self.dequantized(codes, self.constant(scale), None, axis)
+            return self.dequantized(quantized, self.constant(scale.reshape(())), None)
+        return self.dequantized(quantized, self.constant(scale), None, axis)
 
     def quantize(
         self, values: Sequence[ir.Value], scale: ir.Value | None, zero: ir.Value | None
@@ -138,7 +142,7 @@ def _input(node: ir.Node, at: int) -> ir.Value | None:
 
 
 def _known(node: ir.Node, *scales: int) -> bool:
-    """Whether these inputs and the zero points after them are constants of one value."""
+    """Return whether these inputs and the zero points after them are constants of one value."""
     for at in scales:
         scale, zero = _array(_input(node, at)), _input(node, at + 1)
         if scale is None or scale.size != 1:
@@ -162,7 +166,7 @@ def _without(node: ir.Node, *names: str) -> list[ir.Attr]:
 
 
 def _product(*scales: ir.Value | None) -> np.ndarray | None:
-    """Of float32 scales, one for each channel or one."""
+    """Return the product of float32 scales, one for each channel or one."""
     total = np.ones((), np.float32)
     for scale in scales:
         array = _array(scale)
@@ -173,7 +177,7 @@ def _product(*scales: ir.Value | None) -> np.ndarray | None:
 
 
 def _conv(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B."""
+    """Take inputs x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B."""
     scale = _product(node.inputs[1], node.inputs[4])
     if scale is None or not _known(node, 1, 6) or _is_set(node, "channels_last"):
         return False
@@ -183,7 +187,7 @@ def _conv(w: _Writer, node: ir.Node) -> bool:
 
 
 def _matmul(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point."""
+    """Take inputs a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point."""
     rank = _rank(node.inputs[3])
     if rank is None or _product(node.inputs[4]) is None or not _known(node, 1, 6):
         return False
@@ -192,10 +196,10 @@ def _matmul(w: _Writer, node: ir.Node) -> bool:
 
 
 def _gemm(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: A, a_scale, a_zero_point, B, b_scale, b_zero_point, C, y_scale, y_zero_point."""
+    """Take inputs A, a_scale, a_zero_point, B, b_scale, b_zero_point, C, y_scale, y_zero_point."""
     scale = _product(node.inputs[1], node.inputs[4])
-    returns_codes = _input(node, 7) is not None
-    if scale is None or not _known(node, 1) or (returns_codes and not _known(node, 7)):
+    returns_quantized = _input(node, 7) is not None
+    if scale is None or not _known(node, 1) or (returns_quantized and not _known(node, 7)):
         return False
     columns = 0 if _is_set(node, "transB") else 1
     scale = scale * np.float32(node.attributes.get_float("alpha", 1.0))
@@ -206,14 +210,14 @@ def _gemm(w: _Writer, node: ir.Node) -> bool:
         w.bias(summand, scale, (_rank(summand) or 1) - 1),
     ]
     values = w.emit("Gemm", _trimmed(*operands), list(node.attributes.values()))
-    if returns_codes:
+    if returns_quantized:
         return w.quantize(values, *node.inputs[7:9])
     w.results += values
     return True
 
 
 def _binary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
-    """Inputs: A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point."""
+    """Take inputs A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point."""
 
     def expand(w: _Writer, node: ir.Node) -> bool:
         if not _known(node, 1, 4, 6):
@@ -225,7 +229,7 @@ def _binary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
 
 
 def _unary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
-    """Inputs: X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
+    """Take inputs X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
 
     def expand(w: _Writer, node: ir.Node) -> bool:
         if not _known(node, 1, 3) or _is_set(node, "channels_last"):
@@ -238,7 +242,7 @@ def _unary(op_type: str) -> Callable[[_Writer, ir.Node], bool]:
 
 
 def _softmax(w: _Writer, node: ir.Node) -> bool:
-    """As `_unary`; before version 13 it normalized all dimensions from `axis` on."""
+    """Expand as `_unary` does; before version 13 it normalized all dimensions from `axis` on."""
     rank = _rank(node.inputs[0])
     axis = node.attributes.get_int("axis", -1)
     if node.attributes.get_int("opset", OPSET) < OPSET and (
@@ -249,7 +253,7 @@ def _softmax(w: _Writer, node: ir.Node) -> bool:
 
 
 def _concat(w: _Writer, node: ir.Node) -> bool:
-    """Inputs: Y_scale, Y_zero_point, then each tensor with its scale and zero point."""
+    """Take inputs Y_scale, Y_zero_point, then each tensor with its scale and zero point."""
     numbers = range(2, len(node.inputs), 3)
     if not _known(node, 0, *(at + 1 for at in numbers)):
         return False
@@ -257,17 +261,17 @@ def _concat(w: _Writer, node: ir.Node) -> bool:
     return w.quantize(values, *node.inputs[:2])
 
 
-def _move(w: _Writer, node: ir.Node) -> bool:
-    """Of codes that a QuantizeLinear with one scale gives."""
-    codes = node.inputs[0]
-    producer = None if codes is None else codes.producer()
+def _is_data_movement(w: _Writer, node: ir.Node) -> bool:
+    """Return whether it moves quantized values that a QuantizeLinear with one scale gives."""
+    quantized = node.inputs[0]
+    producer = None if quantized is None else quantized.producer()
     if producer is None or producer.op_type != "QuantizeLinear" or not _known(producer, 1):
         return False
     unused = any(not output.uses() and not output.is_graph_output() for output in node.outputs[1:])
     if node.op_type == "MaxPool" and (len(node.outputs) > 1 or unused):
         return False
     scale, zero = producer.inputs[1], _input(producer, 2)
-    operands = [w.dequantized(codes, scale, zero), *node.inputs[1:]]
+    operands = [w.dequantized(quantized, scale, zero), *node.inputs[1:]]
     values = w.emit(node.op_type, operands, list(node.attributes.values()), len(node.outputs))
     return w.quantize(values, scale, zero)
 

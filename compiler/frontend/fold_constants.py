@@ -61,7 +61,7 @@ class ConstantFolding:
 
     Args:
         model: changed in place by `run`.
-        limits: of what is made.
+        limits: the limits of what is made.
         wanted: whether a node whose inputs are all constant should be folded.
     """
 
@@ -111,7 +111,7 @@ class ConstantFolding:
         return False
 
     def _fits(self, node: ir.Node) -> bool:
-        """Whether the results are known not to be too large, before they are computed."""
+        """Return whether the results are known not to be too large, before they are computed."""
         total = 0
         for value in node.outputs:
             if not value.name:
@@ -199,7 +199,7 @@ def _results(
 def _model_of(
     node: ir.Node, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int]
 ) -> onnx.ModelProto:
-    """A model of one node."""
+    """Return a model of one node."""
     proto = ir.to_proto(node)
     values = [
         onnx.helper.make_tensor_value_info(

@@ -60,7 +60,7 @@ GENERATED_NAME = re.compile(r"[lg]v\d*")
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model as Relax.
+    """An imported model describes a model as Relax.
 
     Attributes:
         module: one function `main`, from the model's inputs to its output or tuple of outputs.
@@ -77,7 +77,7 @@ class ImportedModel:
 
 @dataclass(frozen=True)
 class Refused:
-    """A node that cannot be compiled, and why.
+    """A refusal names a node that cannot be compiled, and why.
 
     Attributes:
         label: its name, or its first output where it has none.
@@ -110,14 +110,14 @@ def import_model(model: onnx.ModelProto) -> ImportedModel:
 
 
 def find_refusals(model: onnx.ModelProto) -> list[Refused]:
-    """Every node of a simplified model that cannot be converted."""
+    """Return every node of a simplified model that cannot be converted."""
     walk = _Walk(model)
     walk.run()
     return walk.refused
 
 
 def refusal_message(refused: list[Refused]) -> str:
-    """One line for all refusals, nodes of the same operator and reason together."""
+    """Return one line for all refusals, nodes of the same operator and reason together."""
     labels: dict[tuple[str, str], list[str]] = {}
     for item in refused:
         labels.setdefault((item.op_type, item.reason), []).append(item.label)
@@ -233,7 +233,7 @@ class _Walk:
         return tuple(dict.fromkeys(found))
 
     def _inputs_behind(self, proto: onnx.NodeProto, operand: int | None) -> tuple[str, ...]:
-        """The model's inputs from which an operand of a node is computed."""
+        """Return the model's inputs from which an operand of a node is computed."""
         if operand is None:
             return ()
         producers = {name: node for node in self.model.graph.node for name in node.output}
@@ -299,7 +299,7 @@ _BOUNDS = {"Pad": (1,), "Slice": (1, 2)}
 
 
 def _is_open(value: relax.Expr) -> bool:
-    """Whether only a run tells the shape of a value."""
+    """Return whether only a run tells the shape of a value."""
     shape = getattr(value.ty, "shape", None)
     return not isinstance(shape, relax.ShapeExpr) or any(
         known_extent(extent) is None for extent in shape.values
@@ -324,7 +324,7 @@ def _is_empty(spec: TensorSpec | None) -> bool:
 
 
 def _identifier(name: str) -> str:
-    """An ONNX name as a Relax variable name.
+    """Return an ONNX name as a Relax variable name.
 
     >>> _identifier("/model.22/Concat_10")
     '_model_22_Concat_10'
@@ -352,7 +352,7 @@ def _inferred_types(graph: onnx.GraphProto) -> dict[str, TensorSpec]:
 
 
 def _check_storage(node: Node) -> None:
-    """Nothing may compute with codes as if they were values."""
+    """Nothing may compute with quantized values as if they were values."""
     if node.op_type in STORAGE_OPERATORS:
         return
     for dtype in node.dtypes:

@@ -1,4 +1,4 @@
-"""What a model file may ask for.
+"""Describe what a model file may ask for.
 
 A file of a hundred bytes can describe a tensor of a terabyte, or functions within functions that
 unfold to a billion nodes. Everything that a file asks for is compared with a limit before it is
@@ -22,13 +22,13 @@ MAX_NESTING = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of what is read and made while compiling one model.
+    """Limits describe bounds of what is read and made while compiling one model.
 
     Attributes:
-        file_bytes: of the model file and its external data together. Offsets in a library reach
-            2 GiB.
-        value_bytes: of one value that is not stored in the file, such as an input, and of all
-            constants together that folding makes, beyond `GROWTH` times the stored ones.
+        file_bytes: the file of the model file and its external data together. Offsets in a library
+            reach 2 GiB.
+        value_bytes: the value of one value that is not stored in the file, such as an input, and of
+            all constants together that folding makes, beyond `GROWTH` times the stored ones.
         nodes: after functions are inlined and loops unrolled.
     """
 
@@ -42,7 +42,7 @@ class Limits:
         Args:
             what: it is called in the message.
             shape: its extents.
-            data_type: of `onnx.TensorProto`.
+            data_type: the data type of `onnx.TensorProto`.
 
         Raises:
             LimitError: it is larger.

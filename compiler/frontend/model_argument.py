@@ -1,4 +1,4 @@
-"""What callers give as a model: a file, or a model in memory."""
+"""Describe what callers give as a model: a file, or a model in memory."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One ONNX node on its way into Relax, and the contract of a converter."""
+"""Provide one ONNX node on its way into Relax, and the contract of a converter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class Refusal(UnsupportedModelError):  # noqa: N818 - says no, is no malfunction
 
 @dataclass(frozen=True)
 class Node:
-    """An ONNX node whose inputs are Relax already.
+    """A node describes an ONNX node whose inputs are Relax already.
 
     Attributes:
         label: its name, or its first output where it has none.
@@ -57,27 +57,27 @@ class Node:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Attributes by name: numbers, text, tuples, arrays and graphs."""
+        """Return attributes by name: numbers, text, tuples, arrays and graphs."""
         return {item.name: _attribute_value(item) for item in self.proto.attribute}
 
     def input(self, index: int) -> relax.Expr:
-        """A required input."""
+        """Return a required input."""
         expression = self.optional(index)
         if expression is None:
             raise Refusal(f"input {index} is missing")
         return expression
 
     def optional(self, index: int) -> relax.Expr | None:
-        """An optional input, None if it is left out."""
+        """Return an optional input, None if it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     def dtype(self, index: int) -> str:
-        """ONNX's dtype of a required input."""
+        """Return ONNX's dtype of a required input."""
         self.input(index)
         return self.dtypes[index] or dtype_of(self.input(index))
 
     def constant(self, index: int, what: str) -> NDArray[Any]:
-        """The value of an input that must be known when compiling.
+        """Return the value of an input that must be known when compiling.
 
         Args:
             index: which input.
@@ -106,7 +106,7 @@ class Node:
         return self.emit(operator(*arguments, **attributes))
 
     def with_extents(self, expression: relax.Expr, shape: Sequence[int | None]) -> relax.Var:
-        """A value whose shape only a run tells, with a symbol for each extent that is None.
+        """Return a value whose shape only a run tells, with a symbol for each extent that is None.
 
         Operators that take symbols can follow then.
         """
@@ -115,7 +115,7 @@ class Node:
         return self.builder.match_cast(value, relax.TensorType(symbols, dtype_of(value)))
 
     def cast(self, expression: relax.Expr, dtype: str) -> relax.Expr:
-        """A value in a dtype, itself if it has it already."""
+        """Return a value in a dtype, itself if it has it already."""
         if dtype_of(expression) == dtype:
             return expression
         return self.call(relax.op.astype, expression, dtype)
@@ -154,14 +154,14 @@ def in_float32(converter: Converter) -> Converter:
 
 
 def constant_value(expression: relax.Expr | None) -> NDArray[Any] | None:
-    """The array behind a constant expression, None if it is none."""
+    """Return the array behind a constant expression, None if it is none."""
     if isinstance(expression, GenericConst):
         return expression.value.numpy()
     return None
 
 
 def static_shape(expression: relax.Expr) -> tuple[int, ...]:
-    """Shape of an expression.
+    """Return shape of an expression.
 
     Raises:
         Refusal: the shape is only known at run time.
@@ -175,7 +175,7 @@ def static_shape(expression: relax.Expr) -> tuple[int, ...]:
 
 
 def extents_of(expression: relax.Expr) -> tuple[Any, ...]:
-    """Shape of an expression: a number, or a symbol where only a run tells.
+    """Return shape of an expression: a number, or a symbol where only a run tells.
 
     Raises:
         Refusal: not even the number of axes is known.
@@ -189,27 +189,30 @@ def extents_of(expression: relax.Expr) -> tuple[Any, ...]:
 
 
 def dtype_of(expression: relax.Expr) -> str:
-    """Dtype name of an expression, `float32` for example."""
+    """Return dtype name of an expression, `float32` for example."""
     return str(expression.ty.dtype.dtype)
 
 
 def accumulator_dtype(dtype: str) -> str:
-    """What to compute sums in: at least float32, so that 16-bit floats are rounded only once."""
+    """Return what to compute sums in: at least float32.
+
+    So that 16-bit floats are rounded only once.
+    """
     return dtype if dtype in ("float32", "float64") else "float32"
 
 
 def scalar(value: float, dtype: str) -> relax.Expr:
-    """A rank-0 constant."""
+    """Return a rank-0 constant."""
     return relax.const(np.array(value).astype(dtype), dtype)
 
 
 def known_extent(extent: Any) -> int | None:
-    """A dimension of a Relax shape as a number, None if it is symbolic or unknown."""
+    """Return a dimension of a Relax shape as a number, None if it is symbolic or unknown."""
     return int(extent) if isinstance(extent, int | IntImm) else None
 
 
 def last_line(error: Exception) -> str:
-    """What an error of TVM says in the end, after its stack."""
+    """Return what an error of TVM says in the end, after its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]
 

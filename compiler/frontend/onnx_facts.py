@@ -1,4 +1,4 @@
-"""Facts about an ONNX graph: depth, precision, parameters, multiply-accumulates."""
+"""Provide facts about an ONNX graph: depth, precision, parameters, multiply-accumulates."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 
 
 def graph_depth(graph: onnx.GraphProto) -> int:
-    """Operators on the longest path from an input to an output; at least 1."""
+    """Return operators on the longest path from an input to an output; at least 1."""
     depth: dict[str, int] = {}
     for node in graph.node:
         level = 1 + max((depth.get(name, 0) for name in node.input), default=0)
@@ -23,7 +23,9 @@ def graph_depth(graph: onnx.GraphProto) -> int:
 
 
 def least_precise_float(graph: onnx.GraphProto) -> str:
-    """The float dtype with the largest rounding error among all values; float32 if there is none.
+    """Return the float dtype with the largest rounding error among all values.
+
+    Float32 if there is none.
 
     Eight-bit and smaller floats only store values, they do not compute.
     """
@@ -36,7 +38,7 @@ def least_precise_float(graph: onnx.GraphProto) -> str:
 
 
 def quantizes_activations(graph: onnx.GraphProto) -> bool:
-    """Whether values that a run computes are rounded to codes."""
+    """Return whether values that a run computes are quantized."""
     return any(node.op_type in _ROUNDING for node in graph.node)
 
 
@@ -50,7 +52,7 @@ _ROUNDING = (
 
 @dataclass(frozen=True)
 class GraphCost:
-    """How large a graph is.
+    """A graph cost describes how large a graph is.
 
     Attributes:
         parameters: values in initializers.
@@ -106,7 +108,7 @@ def _element_bits(data_type: int) -> int:
 
 
 def value_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
-    """Shape of every value that the graph states one for; None for an open dimension."""
+    """Return shape of every value that the graph states one for; None for an open dimension."""
     shapes: dict[str, tuple[int | None, ...]] = {
         tensor.name: tuple(tensor.dims) for tensor in graph.initializer
     }
@@ -121,7 +123,7 @@ def value_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
 
 
 def index_bounds(graph: onnx.GraphProto) -> dict[str, int]:
-    """Rows of the smallest table that each input indexes, for inputs that index tables.
+    """Return rows of the smallest table that each input indexes, for inputs that index tables.
 
     Token numbers beyond 0 and 1 exercise a language model; those two are mostly padding.
     """
@@ -149,7 +151,7 @@ def _elements(shapes: Shapes, name: str) -> int | None:
 
 
 def _conv(weight: int) -> Callable[[onnx.NodeProto, Shapes], int | None]:
-    """Outputs times weights of one output channel; weight [O, C/group, *kernel]."""
+    """Return outputs times weights of one output channel; weight [O, C/group, *kernel]."""
 
     def macs(node: onnx.NodeProto, shapes: Shapes) -> int | None:
         kernel = shapes.get(node.input[weight])
@@ -161,7 +163,7 @@ def _conv(weight: int) -> Callable[[onnx.NodeProto, Shapes], int | None]:
 
 
 def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int | None:
-    """Inputs times weights of one input channel; weight [I, O/group, *kernel]."""
+    """Return inputs times weights of one input channel; weight [I, O/group, *kernel]."""
     kernel = shapes.get(node.input[1])
     if kernel is None:
         return None
@@ -169,7 +171,7 @@ def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int | None:
 
 
 def _matmul(left: int) -> Callable[[onnx.NodeProto, Shapes], int | None]:
-    """Outputs times the length of the sums, the last extent of the left operand."""
+    """Return outputs times the length of the sums, the last extent of the left operand."""
 
     def macs(node: onnx.NodeProto, shapes: Shapes) -> int | None:
         shape = shapes.get(node.input[left])
@@ -182,7 +184,7 @@ def _matmul(left: int) -> Callable[[onnx.NodeProto, Shapes], int | None]:
 
 
 def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int | None:
-    """Steps times batch times both weights [D, G*H, I] and [D, G*H, H]."""
+    """Return steps times batch times both weights [D, G*H, I] and [D, G*H, H]."""
     data = shapes.get(node.input[0])
     if data is None or len(data) != 3:
         return None

@@ -22,7 +22,7 @@ NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
 @dataclass(frozen=True)
 class SourceModel:
-    """An ONNX model as it was found.
+    """A source model describes an ONNX model as it was found.
 
     Attributes:
         path: the file.
@@ -39,12 +39,12 @@ class SourceModel:
 
     @property
     def name(self) -> str:
-        """File name without its ending."""
+        """Return file name without its ending."""
         return self.path.stem
 
     @property
     def original(self) -> Path | onnx.ModelProto:
-        """What says how the model computes: the file, unless it is too old to be run."""
+        """Return what says how the model computes: the file, unless it is too old to be run."""
         return self.path if self.opset >= CONVERTED_OPSET else self.proto
 
 
@@ -52,8 +52,8 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     """Read and check one ONNX file.
 
     Args:
-        path: of the file.
-        limits: of what it may ask for.
+        path: the path of the file.
+        limits: the limits of what it may ask for.
 
     Raises:
         ModelFileError: missing, unreadable, not ONNX, cut short, contradicting itself, external
@@ -131,7 +131,7 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
 
 
 def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Files beside the model that hold its weights, sorted."""
+    """Return files beside the model that hold its weights, sorted."""
     locations = {
         entry.value
         for tensor in all_tensors(model)
@@ -155,6 +155,6 @@ def _default_opset(path: Path, model: onnx.ModelProto) -> int:
 
 
 def _line(error: Exception) -> str:
-    """First lines of an error of the onnx package, joined into one."""
+    """Return first lines of an error of the onnx package, joined into one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:400]

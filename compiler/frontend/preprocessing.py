@@ -1,4 +1,4 @@
-"""How images become the input of a model, by the user's words."""
+"""Describe how images become the input of a model, by the user's words."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,16 +9,16 @@ from edgec.compiler.errors import UsageError, did_you_mean
 
 
 class Preprocess(BaseModel):
-    """How an image becomes an input: `(pixel * scale - mean) / std`.
+    """Preprocessing describes how an image becomes an input: `(pixel * scale - mean) / std`.
 
     Attributes:
         resize: `stretch` to the input's size; `crop` the middle after scaling the shorter side;
             `pad` with zeros after scaling the longer side.
         color: order of the channels; an input of one channel is gray whatever this says.
-        scale: of the pixels 0..255.
+        scale: the scale of the pixels 0..255.
         mean: for each channel, or one for all.
         std: likewise.
-        layout: of the input; `auto` takes the axis of extent 1 or 3.
+        layout: the layout of the input; `auto` takes the axis of extent 1 or 3.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ def parse_preprocess(text: str) -> Preprocess:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInput:
-    """That a compiled model takes images, and prepares them itself.
+    """An image input describes that a compiled model takes images, and prepares them itself.
 
     Attributes:
         preprocess: what becomes part of the model.
@@ -89,13 +89,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedPreprocessing:
-    """What a model does with its images, in all details.
+    """An embedded preprocessing describes what a model does with its images, in all details.
 
     Attributes:
-        name: of the input.
+        name: the name of the input.
         preprocess: with a layout that is no longer `auto`.
-        shape: of the original input, [N, C, H, W] or [N, H, W, C].
-        dtype: of the original input.
+        shape: the shape of the original input, [N, C, H, W] or [N, H, W, C].
+        dtype: the dtype of the original input.
         size: height and width of the images, uint8 [N, *size, C].
     """
 
@@ -107,7 +107,7 @@ class EmbeddedPreprocessing:
 
     @property
     def wanted(self) -> tuple[int, int, int]:
-        """Channels, height and width of the original input."""
+        """Return channels, height and width of the original input."""
         first = self.preprocess.layout == "nchw"
         channels, height, width = self.shape[1:] if first else (self.shape[3], *self.shape[1:3])
         return channels, height, width
@@ -115,7 +115,7 @@ class EmbeddedPreprocessing:
 
 @dataclass(frozen=True)
 class Fit:
-    """Where an image ends up: a part of it, resized, in the middle of zeros.
+    """A fit describes where an image ends up: a part of it, resized, in the middle of zeros.
 
     Attributes:
         crop: first row and column of the part, its height and width.

@@ -33,7 +33,7 @@ def simplify(model: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> onnx.Mo
 
     Args:
         model: result of `specialize`; stays as it is.
-        limits: of what the model may ask for.
+        limits: the limits of what the model may ask for.
 
     Returns:
         A model with the same inputs and outputs, all constants as initializers, and the
@@ -98,11 +98,14 @@ def _check_value(what: str, value: onnx.ValueInfoProto, limits: Limits) -> None:
 
 
 def _is_folded(node: ir.Node) -> bool:
-    """Constants stored as codes stay codes: `SettleStored` decides about them."""
+    """Constants stored quantized stay quantized.
+
+    `NormalizeQuantizedConstants` decides about them.
+    """
     if node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return True
-    codes = node.inputs[0]
-    return codes is None or codes.dtype not in _STORED
+    quantized = node.inputs[0]
+    return quantized is None or quantized.dtype not in _STORED
 
 
 _STORED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
@@ -134,6 +137,6 @@ def _replace_cast_like(model: ir.Model) -> None:
 
 
 def _quiet_optimizer() -> None:
-    """Only errors: it warns of each operator that it leaves alone."""
+    """Let the optimizer print only errors: it warns of each operator that it leaves alone."""
     for name in ("onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)

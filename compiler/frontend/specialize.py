@@ -31,7 +31,7 @@ UNNAMED = "?"
 
 @dataclass(frozen=True)
 class SpecializedModel:
-    """A model of static shapes.
+    """A specialized model describes a model of static shapes.
 
     Attributes:
         proto: the model.
@@ -113,7 +113,7 @@ def _drop_repeated_outputs(graph: onnx.GraphProto) -> None:
 
 
 def _why_no_numbers(value: onnx.ValueInfoProto) -> str:
-    """Why an input or output is no tensor of numbers, and what to do; empty if it is one."""
+    """Return why an input or output is no tensor of numbers, and what to do; empty if it is one."""
     kind = value.type.WhichOneof("value") or "tensor_type"
     if kind == "sequence_type" and value.type.sequence_type.elem_type.HasField("map_type"):
         return (

@@ -1,4 +1,4 @@
-"""Operators as computations written by hand, for what Relax does not express.
+"""Provide operators as computations written by hand, for what Relax does not express.
 
 `emit_compute` gives each element of a result as an expression of its position; such operators
 fuse and are scheduled like Relax's own. `emit_procedure` takes statements: loops that depend on
@@ -33,7 +33,7 @@ def emit_compute(
     Args:
         node: whose builder emits it.
         inputs: tensors that the expression reads.
-        shape: of the result.
+        shape: the shape of the result.
         element: called with the input tensors and then a list of indices.
     """
 
@@ -103,17 +103,20 @@ def emit_procedure(
 
 
 def tensor_like(expression: relax.Expr) -> TensorSpec:
-    """Shape and dtype of an expression, for an output of `emit_procedure`."""
+    """Return shape and dtype of an expression, for an output of `emit_procedure`."""
     return TensorSpec("", static_shape(expression), dtype_of(expression))
 
 
 def constant_tensor(array: NDArray[Any]) -> relax.Expr:
-    """A constant of any rank and dtype."""
+    """Return a constant of any rank and dtype."""
     return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
 def take_table(node: Node, data: relax.Expr, axis: int, table: NDArray[np.int64]) -> relax.Expr:
-    """The elements of one axis at known positions, as a slice where they are evenly spaced."""
+    """Return the elements of one axis at known positions.
+
+    As a slice where they are evenly spaced.
+    """
     extent = static_shape(data)[axis]
     if np.array_equal(table, np.arange(extent)):
         return data
@@ -128,7 +131,7 @@ def take_table(node: Node, data: relax.Expr, axis: int, table: NDArray[np.int64]
 
 
 def flat(node: Node, tensor: relax.Expr) -> relax.Expr:
-    """A tensor as a vector, for loops that compute their own offsets."""
+    """Return a tensor as a vector, for loops that compute their own offsets."""
     shape = static_shape(tensor)
     if len(shape) == 1:
         return tensor
@@ -139,7 +142,7 @@ def flat(node: Node, tensor: relax.Expr) -> relax.Expr:
 
 
 def unravel(offset: Any, shape: Sequence[int]) -> list[Any]:
-    """Coordinates of an element by its row-major offset."""
+    """Return coordinates of an element by its row-major offset."""
     places = []
     for extent in reversed(shape):
         places.append(tirx.floormod(offset, extent))
@@ -148,7 +151,7 @@ def unravel(offset: Any, shape: Sequence[int]) -> list[Any]:
 
 
 def strides_of(shape: Sequence[int]) -> list[int]:
-    """Row-major strides in elements.
+    """Return row-major strides in elements.
 
     >>> strides_of([2, 3, 4])
     [12, 4, 1]

@@ -1,4 +1,4 @@
-"""TVM's own ONNX converters behind our contract.
+"""Provide TVM's own ONNX converters behind our contract.
 
 TVM's importer ignores operator domains and uses one operator-set version for the whole model.
 Here the domain decides which of its converters may be used, and each node brings its version.
@@ -62,7 +62,7 @@ _MAP: dict[str, Any] = onnx_frontend._get_convert_map()
 
 
 def tvm_converter(domain: str, op_type: str) -> Converter | None:
-    """TVM's converter of an operator, None if it has none for this domain."""
+    """Return TVM's converter of an operator, None if it has none for this domain."""
     if domain or op_type in _MICROSOFT | _REFUSED or op_type not in _MAP:
         return None
     return _wrap(_MAP[op_type])
@@ -116,7 +116,7 @@ def _fields(node: Node, result: Any) -> list[relax.Expr]:
 
 
 def _raw_attribute(attribute: onnx.AttributeProto) -> Any:
-    """The value as TVM's converters expect it: text as bytes, tensors as TensorProto."""
+    """Return an attribute as TVM's converters expect it: text as bytes, tensors as TensorProto."""
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return tuple(value)
@@ -125,7 +125,7 @@ def _raw_attribute(attribute: onnx.AttributeProto) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """TVM's importer prints and warns; what matters comes back as an exception."""
+    """Silence TVM's importer; what matters comes back as an exception."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,1 +1,4 @@
-"""The language that all stages speak: signatures, graphs of Relax, operators, layouts, programs."""
+"""Provide the language that all stages speak.
+
+Signatures, graphs of Relax, operators, layouts, programs.
+"""

@@ -1,4 +1,4 @@
-"""The operators of a graph that weights, ranges and sums belong to: products, sums, functions."""
+"""Find the operators that weights and ranges belong to: products, additions, functions."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,8 +31,8 @@ _ELEMENTWISE = {"relax.add": "add", "relax.multiply": "multiply"}
 _ACTIVATIONS = frozenset(["relax.nn.prelu", *(a.operator for a in ACTIVATIONS.values() if a.joins)])
 
 
-# Codes in, the same codes out, elsewhere or fewer of them.
-_MOVES = (
+# Quantized values in, the same out, elsewhere or fewer of them.
+_DATA_MOVEMENT = (
     "relax.concat",
     "relax.expand_dims",
     "relax.flatten",
@@ -49,11 +49,11 @@ _MOVES = (
 
 @dataclass(frozen=True)
 class Weight:
-    """The constant operand of a convolution or matrix product.
+    """A weight describes the constant operand of a convolution or matrix product.
 
     Attributes:
         array: float32.
-        axis: of the output channels.
+        axis: the axis of the output channels.
     """
 
     array: NDArray[np.float32]
@@ -62,16 +62,16 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator; see the module.
+    """An operator describes one operator; see the module.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         kind: see `recipe.OperatorKind`.
-        names: of all values that it computes.
+        names: the names of all values that it computes.
         anchor: variable of the convolution, product, ….
         result: variable of what it gives.
         inputs: variables that it reads, with repeats.
-        weight: of a convolution or matrix product.
+        weight: the weight of a convolution or matrix product.
         bias: variable of the addition of a constant that follows at once, its array by output
             channel.
         keep: `integer`, `weight-only` or `float`.
@@ -89,12 +89,12 @@ class Operator:
 
     @property
     def shares_scale(self) -> bool:
-        """Whether it must have one scale for all it reads and gives."""
+        """Return whether it must have one scale for all it reads and gives."""
         return self.kind in ("move", "concat")
 
 
 def find_operators(graph: Graph) -> list[Operator]:
-    """Every operator that could be quantized, in order."""
+    """Return every operator that could be quantized, in order."""
     operators: list[Operator] = []
     inside: set[Any] = set()
     for variable, value in graph.bindings:
@@ -111,13 +111,13 @@ def find_operators(graph: Graph) -> list[Operator]:
 
 
 def _members(graph: Graph, operator: Operator) -> list[Any]:
-    """Variables from the anchor to the result."""
+    """Return variables from the anchor to the result."""
     names = set(operator.names)
     return [variable for variable in graph.definitions if graph.names[variable] in names]
 
 
 def _start(graph: Graph, variable: Any, value: Any) -> Operator | None:
-    """The operator that begins with a binding, None if none does."""
+    """Return the operator that begins with a binding, None if none does."""
     if isinstance(value, relax.TupleGetItem):
         split = graph.definitions.get(value.tuple_value)
         if split is None or op_name(split) != "relax.split":
@@ -136,7 +136,7 @@ def _start(graph: Graph, variable: Any, value: Any) -> Operator | None:
         return None
     if name == "relax.nn.pad" and not _pads_with_zero(value):
         return None
-    if name in _MOVES:
+    if name in _DATA_MOVEMENT:
         return _operator(graph, variable, "move", arguments[:1])
     if name in _POOLS:
         return _operator(graph, variable, "pool", arguments[:1])
@@ -188,7 +188,7 @@ def _linear(graph: Graph, variable: Any, call: Any, name: str) -> Operator | Non
 
 
 def _extended(graph: Graph, operator: Operator) -> Operator:
-    """The operator with the elementwise operators that only it feeds."""
+    """Return the operator with the elementwise operators that only it feeds."""
     while True:
         reader = graph.sole_reader(operator.result)
         if reader is None or not graph.is_float(reader.result):
@@ -212,7 +212,7 @@ def _extended(graph: Graph, operator: Operator) -> Operator:
 
 
 def _is_function(graph: Graph, call: Any) -> bool:
-    """Whether an activation reads one value: whatever else it reads is constant."""
+    """Return whether an activation reads one value: whatever else it reads is constant."""
     return all(
         graph.constant(argument) is not None for argument in call.args[1:] if _is_tensor(argument)
     )
@@ -225,7 +225,7 @@ def _is_tensor(expression: Any) -> bool:
 def _by_channel(
     operator: Operator, shape: tuple[int, ...], array: NDArray[Any]
 ) -> NDArray[np.float32] | None:
-    """A summand that varies along the channels only, as float32 [channels]."""
+    """Return a summand that varies along the channels only, as float32 [channels]."""
     axis = len(shape) - 1 if operator.kind == "matmul" else 1
     full = (1,) * (len(shape) - array.ndim) + array.shape
     if any(extent != 1 for i, extent in enumerate(full) if i != axis):

@@ -1,4 +1,4 @@
-"""The channel-blocked layout of images: [N, C, H, W] -> [N, ceil(C / c), H, W, c]."""
+"""Provide the channel-blocked layout of images: [N, C, H, W] -> [N, ceil(C / c), H, W, c]."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ Shape = tuple[int, ...]
 
 
 def image(shape: Shape) -> tuple[int, int, int, int]:
-    """[N, C, H, W] of a tensor of rank 3 or 4: a signal is an image of one line.
+    """Return [N, C, H, W] of a tensor of rank 3 or 4: a signal is an image of one line.
 
     >>> image((1, 8, 100))
     (1, 8, 1, 100)
@@ -20,7 +20,7 @@ def image(shape: Shape) -> tuple[int, int, int, int]:
 
 
 def blocked_shape(shape: Shape, lanes: int) -> Shape:
-    """Shape in memory of an image or signal.
+    """Return shape in memory of an image or signal.
 
     >>> blocked_shape((1, 9, 4, 5), 8)
     (1, 2, 4, 5, 8)
@@ -30,7 +30,7 @@ def blocked_shape(shape: Shape, lanes: int) -> Shape:
 
 
 def block_array(array: NDArray[Any], lanes: int) -> NDArray[Any]:
-    """An image in blocks, channels past the last 0."""
+    """Return an image in blocks, channels past the last 0."""
     n, channels, h, w = image(array.shape)
     blocks = math.ceil(channels / lanes)
     padded = np.zeros((n, blocks * lanes, h, w), array.dtype)
@@ -40,5 +40,5 @@ def block_array(array: NDArray[Any], lanes: int) -> NDArray[Any]:
 
 
 def by_channel(values: NDArray[Any], lanes: int) -> NDArray[Any]:
-    """One value for each channel, [channels] filled up to whole blocks."""
+    """Return one value for each channel, [channels] filled up to whole blocks."""
     return block_array(values.reshape(1, -1, 1), lanes).reshape(-1)

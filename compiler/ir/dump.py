@@ -1,4 +1,4 @@
-"""Text of what the phases of a compile give, for `--dump`."""
+"""Provide text of what the phases of a compile give, for `--dump`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from edgec.compiler.ir.program import Program
 
 
 class Dump:
-    """A folder with the IR after each phase and a table of times.
+    """A dump is a folder with the IR after each phase and a table of times.
 
     Args:
         folder: is made when it is first written to.

@@ -1,4 +1,4 @@
-"""What evaluates a module: handed to the stages in the middle, which know no backend."""
+"""Describe what evaluates a module: handed to the stages in the middle, which know no backend."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from edgec.compiler.ir.signature import Signature, Tensors
 
 
 class Runnable(Protocol):
-    """A module that is ready to run on this machine."""
+    """A runnable is a module that is ready to run on this machine."""
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""

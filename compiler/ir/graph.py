@@ -1,4 +1,4 @@
-"""A canonical module as quantization sees it: values by name, and who reads them."""
+"""Provide a canonical module as quantization sees it: values by name, and who reads them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from edgec.compiler.ir.relax_helpers import dtype_of, shape_of, value_of
 
 @dataclass(frozen=True)
 class Reader:
-    """One operator that reads a value.
+    """A reader describes one operator that reads a value.
 
     Attributes:
         result: variable that holds what it computes.
@@ -24,14 +24,14 @@ class Reader:
 
 
 class Graph:
-    """The one dataflow block of `main`.
+    """A graph is the one dataflow block of `main`.
 
     Attributes:
         module: it stands for.
         value_names: ONNX names by the name of a variable.
         bindings: variable and expression, in order.
-        names: of each variable, unique; the ONNX name where one is known.
-        readers: of each variable, in order; a reader that reads twice is there twice.
+        names: the names of each variable, unique; the ONNX name where one is known.
+        readers: the readers of each variable, in order; a reader that reads twice is there twice.
         results: variables that the model returns, and constants.
     """
 
@@ -52,7 +52,10 @@ class Graph:
                     self.readers.setdefault(argument, []).append(Reader(variable, value))
 
     def _results(self, body: Any) -> list[Any]:
-        """Of the variable that `main` returns, which stands for another one or for a tuple."""
+        """Return what the variable that `main` returns stands for.
+
+        Which stands for another one or for a tuple.
+        """
         value = self.definitions.get(body)
         while isinstance(value, relax.Var):
             body, value = value, self.definitions.get(value)
@@ -74,7 +77,7 @@ class Graph:
         return names
 
     def operand(self, expression: Any) -> Any:
-        """The expression behind variables that only stand for others."""
+        """Return the expression behind variables that only stand for others."""
         while isinstance(expression, relax.Var):
             value = self.definitions.get(expression)
             if not isinstance(value, relax.Var):
@@ -83,42 +86,42 @@ class Graph:
         return expression
 
     def constant(self, expression: Any) -> NDArray[Any] | None:
-        """The array that an expression stands for, None if it is none."""
+        """Return the array that an expression stands for, None if it is none."""
         expression = self.operand(expression)
         if isinstance(expression, relax.Var):
             expression = self.definitions.get(expression)
         return value_of(expression)
 
     def is_float(self, expression: Any) -> bool:
-        """Whether an expression is a float32 tensor of known shape."""
+        """Return whether an expression is a float32 tensor of known shape."""
         return shape_of(expression) is not None and dtype_of(expression) == "float32"
 
     def sole_reader(self, variable: Any) -> Reader | None:
-        """The only reader of a variable that is no result."""
+        """Return the only reader of a variable that is no result."""
         readers = self.readers.get(variable, [])
         if len(readers) != 1 or any(self.operand(r) is variable for r in self.results):
             return None
         return readers[0]
 
     def is_result(self, variable: Any) -> bool:
-        """Whether the model returns a variable."""
+        """Return whether the model returns a variable."""
         return any(self.operand(result) is variable for result in self.results)
 
     def rebuilt(
         self,
         rewrite: Callable[[relax.BlockBuilder, Any, Any, Callable[[Any], Any]], Any],
         parameters: Sequence[Any] = (),
-        shown: Sequence[Any] = (),
+        extra_outputs: Sequence[Any] = (),
     ) -> IRModule:
-        """A new module, binding by binding.
+        """Return a new module, binding by binding.
 
         Args:
             rewrite: called with the builder, each variable (parameters first, their expression
                 being None), its expression with substituted operands, and a function that gives
                 the present stand-in of an old variable; gives what readers shall read.
-            parameters: that the new `main` takes beside the old ones.
-            shown: old variables that `main` shall return beside its results; with any, `main`
-                returns a tuple.
+            parameters: the parameters that the new `main` takes beside the old ones.
+            extra_outputs: old variables that `main` shall return beside its results; with any,
+                `main` returns a tuple.
         """
         others = {
             v: f for v, f in self.module.functions_items() if not isinstance(f, relax.Function)
@@ -126,58 +129,58 @@ class Graph:
         builder = relax.BlockBuilder(IRModule(others))
         made: dict[Any, Any] = {}
 
-        def now(variable: Any) -> Any:
+        def current(variable: Any) -> Any:
             return made.get(variable, variable)
 
         with builder.function("main", [*self.parameters, *parameters]):
             with builder.dataflow():
                 for parameter in self.parameters:
-                    made[parameter] = rewrite(builder, parameter, None, now)
+                    made[parameter] = rewrite(builder, parameter, None, current)
                 for variable, value in self.bindings:
-                    made[variable] = rewrite(builder, variable, substituted(value, made), now)
-                results = [self._returned(result, now) for result in self.results]
-                fields = [*results, *(now(variable) for variable in shown)]
-                single = len(fields) == 1 and not shown and not self._returns_tuple()
+                    made[variable] = rewrite(builder, variable, substituted(value, made), current)
+                results = [self._returned(result, current) for result in self.results]
+                fields = [*results, *(current(variable) for variable in extra_outputs)]
+                single = len(fields) == 1 and not extra_outputs and not self._returns_tuple()
                 bound = builder.emit_output(fields[0] if single else relax.Tuple(fields))
             builder.emit_func_output(bound)
         return builder.get()
 
-    def _returned(self, result: Any, now: Callable[[Any], Any]) -> Any:
-        """What stands for a result: an input that is returned stays as it came in."""
+    def _returned(self, result: Any, current: Callable[[Any], Any]) -> Any:
+        """Return what stands for a result: an input that is returned stays as it came in."""
         source = self.operand(result)
-        return source if source in self.parameters else now(result)
+        return source if source in self.parameters else current(result)
 
-    def revalued(
+    def map_values(
         self,
         change: Callable[[relax.BlockBuilder, Any, Any, Callable[[Any], Any]], Any],
         parameters: Sequence[Any] = (),
-        shown: Sequence[Any] = (),
+        extra_outputs: Sequence[Any] = (),
     ) -> IRModule:
-        """A new module in which values are computed in another way.
+        """Return a new module in which values are computed in another way.
 
         Args:
             change: called with the builder, each computed variable, its expression with
                 substituted operands, and a function that gives the present stand-in of an old
                 variable; gives the expression that takes its place.
             parameters: see `rebuilt`.
-            shown: see `rebuilt`.
+            extra_outputs: see `rebuilt`.
         """
 
         def rewrite(
-            builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
+            builder: relax.BlockBuilder, variable: Any, value: Any, current: Callable[[Any], Any]
         ) -> Any:
             if value is None:
                 return variable
-            return builder.emit(change(builder, variable, value, now), variable.name)
+            return builder.emit(change(builder, variable, value, current), variable.name)
 
-        return self.rebuilt(rewrite, parameters, shown)
+        return self.rebuilt(rewrite, parameters, extra_outputs)
 
     def _returns_tuple(self) -> bool:
         return isinstance(self.module["main"].ret_ty, relax.TupleType)
 
 
 def operands(value: Any) -> list[Any]:
-    """Operands of a call or tuple access, those inside tuples included."""
+    """Return operands of a call or tuple access, those inside tuples included."""
     if isinstance(value, relax.Call):
         arguments = []
         for argument in value.args:
@@ -191,7 +194,7 @@ def operands(value: Any) -> list[Any]:
 
 
 def substituted(value: Any, made: Mapping[Any, Any]) -> Any:
-    """An expression with its variables replaced, its type left open: shapes may change."""
+    """Return an expression with its variables replaced, its type left open: shapes may change."""
     if isinstance(value, relax.Var):
         return made.get(value, value)
     if isinstance(value, relax.Tuple):

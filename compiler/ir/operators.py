@@ -1,4 +1,4 @@
-"""Relax operators of our own.
+"""Provide Relax operators of our own.
 
 Relax takes operators registered from Python, with their type inference and their legalization.
 
@@ -13,7 +13,7 @@ from tvm import ir, relax, te, tirx
 
 
 def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
-    """min(1, max(0, alpha * data + beta)), elementwise on floats."""
+    """Return min(1, max(0, alpha * data + beta)), elementwise on floats."""
     attributes = {"alpha": float(alpha), "beta": float(beta)}
     return relax.Call(
         ir.Op.get("edgec.hard_sigmoid"), [data], ir.make_node("ir.DictAttrs", **attributes)
@@ -21,7 +21,7 @@ def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
 
 
 def hard_swish(data: relax.Expr) -> relax.Call:
-    """Data * min(6, max(0, data + 3)) / 6, elementwise on floats (Howard et al. 2019, eq. 1)."""
+    """Return data * min(6, max(0, data + 3)) / 6, elementwise (Howard et al. 2019, eq. 1)."""
     return relax.Call(ir.Op.get("edgec.hard_swish"), [data])
 
 
@@ -57,7 +57,7 @@ def _legalize_hard_swish(builder: relax.BlockBuilder, call: relax.Call) -> relax
 
 
 def decode_weight(
-    codes: relax.Expr,
+    quantized: relax.Expr,
     parameters: Sequence[relax.Expr],
     *,
     format: str,
@@ -65,17 +65,17 @@ def decode_weight(
     group: int = 0,
     rows_last: bool = False,
 ) -> relax.Call:
-    """Weights out of what the bundle stores of them, as float32.
+    """Return weights out of what the bundle stores of them, as float32.
 
     Args:
-        codes: `int4` and `log2`: uint8 [rows, bytes], see `quantize.numerics.GroupWeight`;
+        quantized: `int4` and `log2`: uint8 [rows, bytes], see `quantize.numerics.GroupWeight`;
             codebooks: uint8 [rows, bytes], see `quantize.codebook.CodebookWeight`; `float`: half
             floats in the shape of the result.
         parameters: scales float32 [rows, groups], and for `int4` zero points uint8 of that shape;
             of codebooks the table float32 [entries], and scales float32 [rows].
         format: `int4`, `log2`, `codebook16`, `codebook256` or `float`.
-        shape: of the weights.
-        group: codes that share a scale.
+        shape: the shape of the weights.
+        group: quantized values that share a scale.
         rows_last: whether rows are the last axis of the weights, not the first; columns are all
             the others, flattened.
     """
@@ -87,13 +87,13 @@ def decode_weight(
     }
     return relax.Call(
         ir.Op.get("edgec.decode_weight"),
-        [codes, *parameters],
+        [quantized, *parameters],
         ir.make_node("ir.DictAttrs", **attributes),
     )
 
 
 def _compute_decode_weight(
-    codes: te.Tensor,
+    quantized: te.Tensor,
     *parameters: te.Tensor,
     format: str,
     shape: Sequence[int],
@@ -102,15 +102,15 @@ def _compute_decode_weight(
 ) -> te.Tensor:
     def value(*indices: tirx.Var) -> tirx.Expr:
         if format == "float":
-            return codes(*indices).astype("float32")
+            return quantized(*indices).astype("float32")
         row = indices[-1] if rows_last else indices[0]
         rest = slice(0, -1) if rows_last else slice(1, None)
         column = tirx.const(0, "int64")
         for extent, index in zip(shape[rest], indices[rest], strict=True):
             column = column * extent + index
         if format == "codebook256":
-            return parameters[0](codes(row, column).astype("int32")) * parameters[1](row)
-        byte = codes(row, column // 2).astype("int32")
+            return parameters[0](quantized(row, column).astype("int32")) * parameters[1](row)
+        byte = quantized(row, column // 2).astype("int32")
         code = (byte >> ((column % 2).astype("int32") * 4)) & 15
         if format == "codebook16":
             return parameters[0](code) * parameters[1](row)

@@ -1,4 +1,4 @@
-"""A compiled model as a list of kernel calls over values: what the static executor runs.
+"""Provide a compiled model as a list of kernel calls over values: what the static executor runs.
 
 The program is what is left of a Relax function when all shapes are known: no control flow, no
 allocation. Its values are inputs, outputs, constants and temporaries; a value may be a view of
@@ -20,13 +20,13 @@ Role = Literal["input", "output", "constant", "temporary"]
 
 @dataclass(eq=False)
 class Value:
-    """A buffer, or part of one.
+    """A value describes a buffer, or part of one.
 
     Attributes:
         role: where its memory is.
         shape: extents.
         dtype: NumPy name.
-        array: of a constant.
+        array: the array of a constant.
         number: position among inputs or outputs.
         base: the value that this one is a view of, with the same first byte.
         label: for people.
@@ -42,18 +42,18 @@ class Value:
 
     @property
     def root(self) -> "Value":
-        """The value whose memory this one uses."""
+        """Return the value whose memory this one uses."""
         return self if self.base is None else self.base.root
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all elements."""
+        """Return bytes of all elements."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
-class Step:
-    """One kernel call.
+class KernelCall:
+    """A kernel call describes one call of a kernel.
 
     Attributes:
         kernel: name of the function.
@@ -78,7 +78,7 @@ class Step:
 
 @dataclass
 class Program:
-    """A model ready to be built.
+    """A program describes a model ready to be built.
 
     Attributes:
         inputs: in the order of the signature.
@@ -91,12 +91,12 @@ class Program:
 
     inputs: list[Value]
     outputs: list[Value]
-    steps: list[Step] = field(default_factory=list)
+    steps: list[KernelCall] = field(default_factory=list)
     functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     copies: list[tuple[Value, Value]] = field(default_factory=list)
 
     def constants(self) -> list[Value]:
-        """Constants that steps read, in the order of their first use."""
+        """Return constants that steps read, in the order of their first use."""
         found: dict[int, Value] = {}
         values = [value for step in self.steps for value in step.arguments]
         for value in [*values, *(source for _, source in self.copies)]:
@@ -115,7 +115,7 @@ class Program:
 
 
 def input_value(spec: TensorSpec, number: int) -> Value:
-    """The value of an input of static shape."""
+    """Return the value of an input of static shape."""
     return Value("input", _static(spec.shape), spec.dtype, number=number, label=spec.name)
 
 

@@ -1,4 +1,4 @@
-"""Questions about Relax expressions, and constants of them."""
+"""Provide questions about Relax expressions, and constants of them."""
 
 from collections import Counter
 from typing import Any
@@ -11,7 +11,7 @@ from tvm.ir import GenericConst
 
 
 def count_uses(function: relax.Function) -> Counter[relax.Var]:
-    """How often each variable is read; reading it twice in one call counts twice.
+    """Return how often each variable is read; reading it twice in one call counts twice.
 
     Keyed by the variable itself: different variables may have the same name.
     """
@@ -38,7 +38,7 @@ def _count_repeats(value: Any, uses: Counter[relax.Var]) -> None:
 
 
 def is_static(module: IRModule) -> bool:
-    """Whether all of `main` has shapes that are known when compiling."""
+    """Return whether all of `main` has shapes that are known when compiling."""
     function = module["main"]
     bindings = [binding for block in function.body.blocks for binding in block.bindings]
     return all(isinstance(binding, relax.VarBinding) for binding in bindings) and all(
@@ -56,24 +56,24 @@ def _has_static_type(kind: Any) -> bool:
 
 
 def op_name(expression: Any) -> str:
-    """Operator of a call, `relax.add` for example; empty if it is no call of an operator."""
+    """Return operator of a call, `relax.add` for example; empty if it is no call of an operator."""
     if isinstance(expression, relax.Call) and isinstance(expression.op, tvm.ir.Op):
         return str(expression.op.name)
     return ""
 
 
 def constant(array: NDArray[Any]) -> GenericConst:
-    """An array as a Relax constant."""
+    """Return an array as a Relax constant."""
     return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
 def value_of(expression: Any) -> NDArray[Any] | None:
-    """The array behind a constant, None for anything else."""
+    """Return the array behind a constant, None for anything else."""
     return expression.value.numpy() if isinstance(expression, GenericConst) else None
 
 
 def scalar_of(expression: Any) -> float | None:
-    """The number behind a constant with one element, None for anything else."""
+    """Return the number behind a constant with one element, None for anything else."""
     if isinstance(expression, GenericConst):
         value = expression.value.numpy()
         if value.size == 1:
@@ -82,7 +82,7 @@ def scalar_of(expression: Any) -> float | None:
 
 
 def shape_of(expression: relax.Expr) -> tuple[int, ...] | None:
-    """Static shape of an expression, None if it is not static."""
+    """Return static shape of an expression, None if it is not static."""
     kind = expression.ty
     shape = kind.shape if isinstance(kind, relax.TensorType) else None
     if not isinstance(shape, relax.ShapeExpr):
@@ -93,12 +93,12 @@ def shape_of(expression: relax.Expr) -> tuple[int, ...] | None:
 
 
 def dtype_of(expression: relax.Expr) -> str:
-    """Dtype name of a tensor expression."""
+    """Return dtype name of a tensor expression."""
     return str(expression.ty.dtype.dtype)
 
 
 def substitute(expression: Any, values: dict[Any, Any]) -> Any:
-    """The expression with its variables replaced."""
+    """Return the expression with its variables replaced."""
 
     @relax.expr_functor.mutator
     class Replace(relax.PyExprMutator):

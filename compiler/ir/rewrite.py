@@ -1,4 +1,4 @@
-"""New weights, biases and attributes."""
+"""Provide new weights, biases and attributes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,19 +16,19 @@ def with_weights(
     weights: Mapping[Any, NDArray[Any]],
     biases: Mapping[Any, NDArray[Any]] | None = None,
 ) -> IRModule:
-    """The module with other constants.
+    """Return the module with other constants.
 
     Args:
         graph: the module.
-        weights: of convolutions and matrix products, by their variable (`Operator.anchor`), in
-            the shape of the old ones.
+        weights: the weights of convolutions and matrix products, by their variable
+            (`Operator.anchor`), in the shape of the old ones.
         biases: by the variable of the addition (`Operator.bias[0]`), in the shape of the old
             constant.
     """
     biases = biases or {}
 
     def change(
-        _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        _builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
     ) -> Any:
         if variable in weights:
             value = with_weight(value, weights[variable])
@@ -36,23 +36,23 @@ def with_weights(
             value = with_bias(graph, value, biases[variable])
         return value
 
-    return graph.revalued(change)
+    return graph.map_values(change)
 
 
 def with_weight(call: Any, array: NDArray[Any]) -> Any:
-    """A convolution or matrix product with other weights."""
+    """Return a convolution or matrix product with other weights."""
     return relax.Call(call.op, [call.args[0], constant(array)], call.attrs)
 
 
 def with_bias(graph: Graph, call: Any, array: NDArray[Any]) -> Any:
-    """The addition of another constant."""
+    """Return the addition of another constant."""
     new = constant(array)
     fields = [new if graph.constant(x) is not None else x for x in call.args]
     return relax.Call(call.op, fields, call.attrs)
 
 
 def convolution_attributes(call: Any, **changes: Any) -> Any:
-    """The attributes of a convolution with some of them changed."""
+    """Return the attributes of a convolution with some of them changed."""
     kind = type(call.attrs).__name__
     names = ["strides", "padding", "dilation", "groups"]
     names += ["data_layout", "kernel_layout", "out_layout", "out_dtype"]

@@ -1,4 +1,7 @@
-"""What a model takes and gives: names, shapes and dtypes, without any framework's types."""
+"""Describe what a model takes and gives.
+
+Names, shapes and dtypes, without any framework's types.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output.
+    """A tensor spec describes one input or output.
 
     Attributes:
         name: the name in the ONNX file.
@@ -35,14 +38,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs in the order of the graph."""
+    """A signature describes inputs and outputs in the order of the graph."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
 def dtype_name(elem_type: int) -> str:
-    """NumPy name of an ONNX element type.
+    """Return NumPy name of an ONNX element type.
 
     >>> dtype_name(onnx.TensorProto.FLOAT), dtype_name(onnx.TensorProto.BFLOAT16)
     ('float32', 'bfloat16')
@@ -51,7 +54,7 @@ def dtype_name(elem_type: int) -> str:
 
 
 def graph_signature(graph: onnx.GraphProto) -> Signature:
-    """Signature of a graph whose inputs are static and whose initializers are no inputs."""
+    """Return signature of a graph whose inputs are static and whose initializers are no inputs."""
     return Signature(
         inputs=tuple(map(tensor_spec, graph.input)),
         outputs=tuple(map(tensor_spec, graph.output)),
@@ -59,7 +62,7 @@ def graph_signature(graph: onnx.GraphProto) -> Signature:
 
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """What ONNX states about an input or output."""
+    """Return what ONNX states about an input or output."""
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))

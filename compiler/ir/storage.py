@@ -1,14 +1,14 @@
-"""Element types that models store values in, and that nothing computes in.
+"""Provide element types that models store values in, and that nothing computes in.
 
-Floats of 8 bits and fewer and integers of 2 and 4 bits are codes. Everywhere in edgec a tensor of
-such a type is an array of its codes, one to a byte, as `ml_dtypes` has it in memory. Outside a
-compiled model (inputs, outputs, test vectors, constants of the ONNX file) that array has the
-dtype of ml_dtypes; inside (Relax, kernels, the C interface) the same bytes are uint8. Nothing is
-converted at the boundary.
+Floats of 8 bits and fewer and integers of 2 and 4 bits are bit patterns. Everywhere in edgec a
+tensor of such a type is an array of its bit patterns, one to a byte, as `ml_dtypes` has it in
+memory. Outside a compiled model (inputs, outputs, test vectors, constants of the ONNX file) that
+array has the dtype of ml_dtypes; inside (Relax, kernels, the C interface) the same bytes are uint8.
+Nothing is converted at the boundary.
 
-Operators that only move elements work on the codes. Everything else decodes them first, by a
+Operators that only move elements work on the bit patterns. Everything else decodes them first, by a
 table of 256 entries, and encodes its result, by integer arithmetic
-(`importer/converters/types.py`); what would compute with the codes themselves is refused
+(`importer/converters/types.py`); what would compute with the bit patterns themselves is refused
 (`importer/walk.py`).
 
 bfloat16 and float16 are no such types: code is generated for them as for float32.
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A small float: sign, exponent and mantissa, as codes.
+    """A float format describes a small float: sign, exponent and mantissa, as bit patterns.
 
     Attributes:
         mantissa_bits: width of the mantissa.
-        bias: of the exponent.
+        bias: the bias of the exponent.
         largest: code of the largest finite value.
         sign: bit of the sign.
         overflow: code for what is too large, without its sign, if it is not saturated.
@@ -69,7 +69,7 @@ STORAGE = frozenset({*FLOATS, E8M0, *INTEGER_BITS})
 
 
 def held_as(dtype: str) -> str:
-    """Dtype that holds a tensor inside a compiled model.
+    """Return dtype that holds a tensor inside a compiled model.
 
     >>> held_as("float8_e5m2"), held_as("float32")
     ('uint8', 'float32')
@@ -78,7 +78,7 @@ def held_as(dtype: str) -> str:
 
 
 def decode_table(dtype: str, result: str) -> NDArray[Any]:
-    """The value of each byte as a code of a storage type, in another dtype.
+    """Return the value of each byte as bits of a storage type, in another dtype.
 
     >>> decode_table("int4", "int8")[[7, 8, 15]].tolist()
     [7, -8, -1]
@@ -90,13 +90,13 @@ def decode_table(dtype: str, result: str) -> NDArray[Any]:
 
 
 def as_held(array: NDArray[Any]) -> NDArray[Any]:
-    """The array that stands for one inside a compiled model, of the same bytes."""
+    """Return the array that stands for one inside a compiled model, of the same bytes."""
     held = held_as(str(array.dtype))
     return array if held == str(array.dtype) else array.view(np.dtype(held))
 
 
 def as_exchanged(array: NDArray[Any]) -> NDArray[Any]:
-    """The same bytes in a dtype of NumPy's own, the only ones that travel by DLPack.
+    """Return the same bytes in a dtype of NumPy's own, the only ones that travel by DLPack.
 
     >>> as_exchanged(np.ones(1, ml_dtypes.bfloat16)).dtype
     dtype('uint16')
@@ -105,17 +105,17 @@ def as_exchanged(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def is_numpy_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is NumPy's own, not one that ml_dtypes registered."""
+    """Return whether a dtype is NumPy's own, not one that ml_dtypes registered."""
     return dtype.isbuiltin == 1
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is a float, NumPy's or ml_dtypes'; those have kind V or f."""
+    """Return whether a dtype is a float, NumPy's or ml_dtypes'; those have kind V or f."""
     return str(dtype) not in INTEGER_BITS and dtype.kind in "fcV"
 
 
 def integer_range(dtype: str) -> tuple[int, int]:
-    """Smallest and largest value of an integer type.
+    """Return smallest and largest value of an integer type.
 
     >>> integer_range("int4")
     (-8, 7)

@@ -1,4 +1,4 @@
-"""Weights as rows, one for each output."""
+"""Provide weights as rows, one for each output."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from edgec.compiler.numerics.affine import (
 
 
 def to_rows(array: Floats, operator: Operator) -> Floats:
-    """Weights as [rows, columns].
+    """Return weights as [rows, columns].
 
     A row is an index of the first axis, for a matrix product of the last: an output channel.
     """
@@ -19,7 +19,7 @@ def to_rows(array: Floats, operator: Operator) -> Floats:
 
 
 def from_rows(rows: Floats, operator: Operator) -> Floats:
-    """The inverse of `to_rows`."""
+    """Return the inverse of `to_rows`."""
     assert operator.weight is not None
     shape = operator.weight.array.shape
     return np.ascontiguousarray(rows.T if operator.kind == "matmul" else rows).reshape(shape)

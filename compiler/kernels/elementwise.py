@@ -1,4 +1,4 @@
-"""Elementwise chains with no matrix product or window before them.
+"""Provide elementwise chains with no matrix product or window before them.
 
 The first operand is read, the steps of an epilogue follow, the result is stored: one pass over
 memory for the whole chain. All operands but per-channel ones have the layout of the result.
@@ -12,16 +12,16 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
+    EpilogueStep,
     OperandKind,
     Places,
-    Step,
     apply,
     declare_operands,
     operand_loader,
     output_dtype,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.emit.quantized_values import load_as_float, store_values
 from edgec.compiler.kernels.template import undecided
 from edgec.targets.target import Target
 
@@ -33,7 +33,7 @@ UNROLL = 4
 
 @dataclass(frozen=True)
 class ElementwiseWorkload:
-    """An elementwise chain.
+    """An elementwise workload describes an elementwise chain.
 
     The result is seen as [outer, channels, inner]: `outer` planes of `inner` values, each plane
     times `channels`. A channel operand is indexed by the middle dimension; with a blocked layout
@@ -46,26 +46,26 @@ class ElementwiseWorkload:
         inner: values to which one channel (or one block) applies.
         lanes: values in a channel operand for each channel: 1, or c.
         steps: the chain.
-        data: dtype of the first operand; codes are read without their scale.
-        zero_point: of its codes.
+        data: dtype of the first operand; quantized values are read without their scale.
+        zero_point: the zero point of its quantized values.
     """
 
     outer: int
     channels: int
     inner: int
     lanes: int
-    steps: tuple[Step, ...]
+    steps: tuple[EpilogueStep, ...]
     data: str = "float32"
     zero_point: int = 0
 
     @property
     def size(self) -> int:
-        """Values of the result."""
+        """Return values of the result."""
         return self.outer * self.channels * self.inner
 
     @property
     def macs(self) -> int:
-        """Steps computed."""
+        """Return steps computed."""
         return self.size * max(1, len(self.steps))
 
 
@@ -95,7 +95,7 @@ def _buffers(workload: ElementwiseWorkload, e: Emitter) -> tuple[Any, list[Any],
 
 
 def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
-    """All operands are elements: one long vector."""
+    """Return all operands are elements: one long vector."""
     e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     c = target.float_lanes
@@ -103,7 +103,9 @@ def _emit_flat(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
 
     def step(at: Any, lanes: int) -> Any:
         operand = operand_loader(e, operands, {"element": at}, lanes)
-        return apply(workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand)
+        return apply(
+            workload.steps, load_as_float(e, data, at, lanes, workload.zero_point), operand
+        )
 
     span = TASK_VECTORS * c
     tasks = max(1, math.ceil(size / span))
@@ -137,7 +139,7 @@ def _run(
 
 
 def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
-    """A channel operand that is constant over a plane: one task per plane."""
+    """Return a channel operand that is constant over a plane: one task per plane."""
     e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     c = target.float_lanes
@@ -162,7 +164,7 @@ def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Ke
                 return tirx.Broadcast(value, lanes) if workload.lanes < lanes else value
 
             return apply(
-                workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand
+                workload.steps, load_as_float(e, data, at, lanes, workload.zero_point), operand
             )
 
         _run(e, output, start, tirx.IntImm("int32", workload.inner), c, step)
@@ -170,7 +172,7 @@ def _emit_planes(workload: ElementwiseWorkload, target: Target, name: str) -> Ke
 
 
 def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kernel:
-    """A channel operand along the last dimension: one task per row."""
+    """Return a channel operand along the last dimension: one task per row."""
     e = Emitter(target)
     data, operands, output = _buffers(workload, e)
     with e.tasks() as task:
@@ -181,7 +183,7 @@ def _emit_rows(workload: ElementwiseWorkload, target: Target, name: str) -> Kern
             places: Places = {"channel": column, "image_channel": at, "element": at}
             operand = operand_loader(e, operands, places, lanes)
             return apply(
-                workload.steps, read_codes(e, data, at, lanes, workload.zero_point), operand
+                workload.steps, load_as_float(e, data, at, lanes, workload.zero_point), operand
             )
 
         _run(

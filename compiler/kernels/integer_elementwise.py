@@ -1,13 +1,14 @@
-"""Sums and products of codes, without floats: a residual sum, a gate for each channel.
+"""Add and multiply quantized values without floats: a residual addition, a gate for each channel.
 
-In 16 bits, with f binary digits for fractions of a code and z the zero points:
+In 16 bits, with f binary digits after the point and z the zero points:
 
-    v = sum of ((code - z) * 2**7 * multiplier + 2**14) >> 15
-    code = saturate8((v + (z << f) + 2**(f - 1)) >> f)
+    v = sum of ((x - z) * 2**7 * multiplier + 2**14) >> 15
+    result = saturate8((v + (z << f) + 2**(f - 1)) >> f)
 
-A multiplier is a constant, or a code of each channel less its zero point, scaled and rounded.
-Every step is exact, or float32 arithmetic of one order: all targets give the same codes. Before v
-is rounded it is less than 2**-f of a code for each operand away from what real numbers give.
+A multiplier is a constant, or a value of each channel less its zero point, scaled and rounded.
+Every step is exact, or float32 arithmetic of one order: all targets give the same quantized values.
+Before v is rounded it is less than 2**-f of a step for each operand away from what real numbers
+give.
 """
 
 import math
@@ -33,7 +34,7 @@ from edgec.compiler.kernels.vectors import (
     shuffle,
     vector_dtype,
 )
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 # Bytes of one task, where planes do not matter.
@@ -45,16 +46,16 @@ _TOP = 2**15 - 1
 
 @dataclass(frozen=True)
 class IntegerElementwiseWorkload:
-    """A sum, or a product with a gate, of blocked images of codes.
+    """This workload adds blocked quantized images, or multiplies one with a gate.
 
     Attributes:
         planes: images times blocks of channels.
-        inner: codes of a plane.
-        operands: that are summed.
-        gated: whether the only one is multiplied with a code of each channel of each image.
-        dtype: of all codes.
+        inner: quantized values of a plane.
+        operands: the operands that are summed.
+        gated: whether the only one is multiplied with a value of each channel of each image.
+        dtype: the dtype of all quantized values.
         fraction: f.
-        below: whether the smallest code is that of the type.
+        below: whether the smallest quantized value is that of the type.
         above: whether the largest is.
     """
 
@@ -69,15 +70,15 @@ class IntegerElementwiseWorkload:
 
     @property
     def macs(self) -> int:
-        """Products."""
+        """Return products."""
         return self.planes * self.inner * self.operands
 
 
-def sum_fraction(factors: Sequence[float]) -> int | None:
-    """The largest f that multipliers allow, None if it is less than `LEAST_FRACTION`.
+def accumulator_fraction(factors: Sequence[float]) -> int | None:
+    """Return the largest f that multipliers allow, None if it is less than `LEAST_FRACTION`.
 
     Args:
-        factors: largest magnitude of each, codes of the result for a code.
+        factors: largest magnitude of each, steps of the result for a step of the operand.
     """
     largest = max(factors) * 2**8
     fraction = min(_MOST_FRACTION, math.floor(math.log2(_TOP / largest))) if largest else 7
@@ -85,7 +86,7 @@ def sum_fraction(factors: Sequence[float]) -> int | None:
 
 
 def multiplier(factor: float, fraction: int) -> int:
-    """Of an operand, see the module."""
+    """Return the multiplier of an operand, see the module."""
     return round(factor * 2 ** (8 + fraction))
 
 
@@ -96,14 +97,14 @@ def numbers_of(
     result: int,
     ends: tuple[int, int],
 ) -> NDArray[np.int16]:
-    """The operand that holds for all codes.
+    """Return the operand that holds for all quantized values.
 
     Args:
-        zero_points: of the operands.
-        multipliers: of the operands; 0 for a gated one.
+        zero_points: the zero points of the operands.
+        multipliers: the multipliers of the operands; 0 for a gated one.
         fraction: f.
         result: zero point of the result.
-        ends: smallest and largest code of the result.
+        ends: smallest and largest quantized value of the result.
     """
     shifted = [zero << 7 for zero in zero_points]
     return np.array([result << fraction, *ends, *shifted, *multipliers], np.int16)
@@ -114,11 +115,11 @@ def emit_integer_elementwise(
 ) -> Kernel:
     """Write the kernel.
 
-    Its buffers are the operands, the numbers, for a gated one the gates' codes [planes * c] and
-    their factor and zero point, float32 [2], and the output.
+    Its buffers are the operands, the numbers, for a gated one the gates' quantized values [planes *
+    c] and their factor and zero point, float32 [2], and the output.
     """
     w, c, e = workload, target.float_lanes, Emitter(target)
-    size, width = w.planes * w.inner, GROUP * c
+    size, width = w.planes * w.inner, DOT_WIDTH * c
     data = [e.buffer(f"data{number}", size, w.dtype) for number in range(w.operands)]
     numbers = e.buffer("numbers", 3 + 2 * w.operands, "int16")
     gates = e.buffer("gates", w.planes * c, w.dtype) if w.gated else None
@@ -145,7 +146,7 @@ def emit_integer_elementwise(
             first = 3 + w.operands
             multipliers = [every(e.load(numbers, first + place)) for place in range(w.operands)]
 
-        def codes(at: Any) -> Any:
+        def quantized(at: Any) -> Any:
             loaded = [e.let("codes", e.load(buffer, at, width)) for buffer in data]
             halves = []
             for half in range(2):
@@ -171,7 +172,7 @@ def emit_integer_elementwise(
             # The last one overlaps the one before it.
             at = at if span % width == 0 == size % width else tirx.min(at, past - width)
             at = e.let("at", at)
-            e.store(output, at, codes(at))
+            e.store(output, at, quantized(at))
     return Kernel(e.function(name), w.planes if w.gated else math.ceil(size / span))
 
 

@@ -1,4 +1,4 @@
-"""Kernels that move values and compute nothing: between layouts, and along channels."""
+"""Provide kernels that move values and compute nothing: between layouts, and along channels."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import read_codes
+from edgec.compiler.kernels.emit.quantized_values import load_as_float
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
 from edgec.targets.target import Target
@@ -18,14 +18,14 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class PackWorkload:
-    """[N, C, plane] to [N, B, plane, c], or back.
+    """A pack workload describes the layout change of [N, C, plane] to [N, B, plane, c], or back.
 
     Attributes:
         batch: N.
         channels: C.
         plane: values of one channel of one image, H * W.
         unpack: from blocked to plain.
-        dtype: of the values.
+        dtype: the dtype of the values.
     """
 
     batch: int
@@ -36,7 +36,7 @@ class PackWorkload:
 
     @property
     def macs(self) -> int:
-        """Values moved."""
+        """Return values moved."""
         return self.batch * self.channels * self.plane
 
 
@@ -122,14 +122,16 @@ def _transpose(e: Emitter, rows: list[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class ChannelMapWorkload:
-    """A blocked tensor whose channels are picked from those of others: concat, split, shuffle.
+    """This workload picks the channels of a blocked tensor from those of others.
+
+    Concat, split, shuffle.
 
     Attributes:
         batch: N.
         plane: H * W.
         inputs: channels of each input.
         picks: for each output channel the input and its channel there.
-        dtype: of the values.
+        dtype: the dtype of the values.
     """
 
     batch: int
@@ -140,7 +142,7 @@ class ChannelMapWorkload:
 
     @property
     def macs(self) -> int:
-        """Values moved."""
+        """Return values moved."""
         return self.batch * self.plane * len(self.picks)
 
 
@@ -180,13 +182,15 @@ def emit_channel_map(workload: ChannelMapWorkload, target: Target, name: str) ->
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive output blocks that are put together alike, each from the next input blocks.
+    """A run describes consecutive output blocks that are put together alike.
+
+    Each from the next input blocks.
 
     Attributes:
         first: its first output block.
         count: how many.
         sources: input and block that each vector of the first output block is read from.
-        lanes: of these vectors, one after the other.
+        lanes: the lanes of these vectors, one after the other.
     """
 
     first: int
@@ -196,7 +200,7 @@ class _Run:
 
 
 def _runs(picks: Sequence[tuple[int, int]], c: int) -> list[_Run]:
-    """Output blocks of a channel map, those put together alike as one.
+    """Return output blocks of a channel map, those put together alike as one.
 
     >>> [run.count for run in _runs([(0, i) for i in range(7)] + [(1, 0)], 2)]
     [3, 1]
@@ -228,8 +232,8 @@ class GlobalPoolWorkload:
         batch: N.
         channels: C.
         plane: H * W.
-        data: dtype of the input; codes are read without their scale.
-        zero_point: of its codes.
+        data: dtype of the input; quantized values are read without their scale.
+        zero_point: the zero point of its quantized values.
     """
 
     mode: str
@@ -241,54 +245,54 @@ class GlobalPoolWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read."""
+        """Return values read."""
         return self.batch * self.channels * self.plane
 
-    def sums_codes(self, lanes: int) -> bool:
-        """Whether it is a sum of codes whose float32 is exact, of at least four pixels."""
+    def accumulates_quantized(self, lanes: int) -> bool:
+        """Return whether it accumulates quantized values exactly, of at least four pixels."""
         exact = self.plane * 255 < 2**24
         summed = self.data != "float32" and self.mode != "max"
         return summed and exact and lanes > 1 and self.plane >= 4
 
 
-# Vectors of four pixels whose codes an int16 can hold the sum of.
-_SUMMED = 64
+# Vectors of four pixels whose quantized values an int16 can accumulate.
+_VECTORS_PER_INT16 = 64
 
 
-def _sum_of_codes(e: Emitter, data: Any, start: Any, plane: int, c: int) -> Any:
-    """The codes of a plane of blocks of c channels, summed as int32."""
+def _accumulate_quantized(e: Emitter, data: Any, start: Any, plane: int, c: int) -> Any:
+    """Accumulate the quantized values of a plane of blocks of c channels in int32."""
     width, words, sums = 4 * c, f"int16x{2 * c}", f"int32x{c}"
     vectors = plane // 4
     total = e.local("total", 1, sums)
     e.store(total, 0, constant(0, "int32", c))
     part = e.local("part", 1, words)
-    chunks = math.ceil(vectors / _SUMMED)
+    chunks = math.ceil(vectors / _VECTORS_PER_INT16)
     with e.loop("chunk", chunks) as chunk:
         e.store(part, 0, constant(0, "int16", 2 * c))
-        first = e.let("first", chunk * _SUMMED)
-        count = tirx.min(tirx.IntImm("int32", _SUMMED), vectors - first)
+        first = e.let("first", chunk * _VECTORS_PER_INT16)
+        count = tirx.min(tirx.IntImm("int32", _VECTORS_PER_INT16), vectors - first)
         with e.loop("vector", vectors if chunks == 1 else e.let("count", count)) as vector:
-            codes = e.let("codes", e.load(data, start + (first + vector) * width, width))
+            quantized = e.let("codes", e.load(data, start + (first + vector) * width, width))
             for half in range(2):
-                picked = shuffle([codes], range(half * 2 * c, (half + 1) * 2 * c))
+                picked = shuffle([quantized], range(half * 2 * c, (half + 1) * 2 * c))
                 e.store(part, 0, e.load(part, 0) + tirx.Cast(words, picked))
         found = e.let("part", e.load(part, 0))
         for half in range(2):
             picked = shuffle([found], range(half * c, (half + 1) * c))
             e.store(total, 0, e.load(total, 0) + tirx.Cast(sums, picked))
     for pixel in range(4 * vectors, plane):
-        codes = tirx.Cast(sums, e.load(data, start + pixel * c, c))
-        e.store(total, 0, e.load(total, 0) + codes)
+        quantized = tirx.Cast(sums, e.load(data, start + pixel * c, c))
+        e.store(total, 0, e.load(total, 0) + quantized)
     return e.load(total, 0)
 
 
 def _combined(e: Emitter, w: GlobalPoolWorkload, data: Any, start: Any, c: int) -> Any:
-    """The sum or largest value of a plane, as floats."""
+    """Return the sum or largest value of a plane, as floats."""
     chains = max(1, min(8, w.plane))
     combine = tirx.max if w.mode == "max" else lambda x, y: x + y
 
     def read(at: Any) -> Any:
-        return read_codes(e, data, at, c, w.zero_point)
+        return load_as_float(e, data, at, c, w.zero_point)
 
     acc = e.local("acc", chains, vector_dtype("float32", c))
     for chain in range(chains):
@@ -317,8 +321,8 @@ def emit_global_pool(workload: GlobalPoolWorkload, target: Target, name: str) ->
     output = e.buffer("output", w.batch * blocks * c, "float32")
     with e.tasks() as task:
         start = e.let("start", task * (w.plane * c))
-        if w.sums_codes(c):
-            whole = _sum_of_codes(e, data, start, w.plane, c)
+        if w.accumulates_quantized(c):
+            whole = _accumulate_quantized(e, data, start, w.plane, c)
             zeros = constant(w.plane * w.zero_point, "int32", c)
             total = tirx.Cast(vector_dtype("float32", c), whole - zeros)
         else:

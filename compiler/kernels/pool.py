@@ -1,4 +1,4 @@
-"""Depthwise convolution and pooling on channel-blocked activations.
+"""Provide depthwise convolution and pooling on channel-blocked activations.
 
 Both slide a window over each channel alone, so a vector of channels is computed at once. One
 task is one output line of one channel block; a register tile of `tile_w` pixels is kept while
@@ -17,15 +17,15 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.windows import (
     Span,
     Window,
-    absent_rows,
-    present_rows,
+    padding_rows,
     tile_spans,
+    valid_rows,
     window_of,
 )
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
+    EpilogueStep,
     Places,
-    Step,
     apply,
     begins_with_bias,
     declare_operands,
@@ -33,7 +33,7 @@ from edgec.compiler.kernels.emit.epilogue import (
     output_dtype,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import read_codes, store_values
+from edgec.compiler.kernels.emit.quantized_values import load_as_float, store_values
 from edgec.compiler.kernels.template import FLOAT_BIAS, Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
@@ -49,7 +49,7 @@ Mode = Literal["depthwise", "max", "average", "average_padded"]
 
 @dataclass(frozen=True)
 class PoolWorkload:
-    """A window over every channel.
+    """A pool workload describes a window over every channel.
 
     Attributes:
         mode: depthwise convolution, largest value, or mean; `average` divides by the number of
@@ -65,10 +65,11 @@ class PoolWorkload:
         padding: rows above and columns left of the input.
         dilation: vertical and horizontal.
         epilogue: what happens to each value before it is stored.
-        data: dtype of the input; codes are read without their scale, and a largest code is
-            stored as it is if nothing follows.
-        zero_point: of its codes. A depthwise convolution sums the codes themselves and leaves
-            the zero point to the bias; padding then counts as the zero point.
+        data: dtype of the input; quantized values are read without their scale, and a largest
+            quantized value is stored as it is if nothing follows.
+        zero_point: the zero point of its quantized values. A depthwise convolution accumulates the
+            quantized values themselves and leaves the zero point to the bias; padding then counts
+            as the zero point.
     """
 
     mode: Mode
@@ -82,9 +83,9 @@ class PoolWorkload:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
-    epilogue: tuple[Step, ...] = ()
-    data: str = field(default="float32", metadata={"unsaid": True})
-    zero_point: int = field(default=0, metadata={"unsaid": True})
+    epilogue: tuple[EpilogueStep, ...] = ()
+    data: str = field(default="float32", metadata={"omit_if_default": True})
+    zero_point: int = field(default=0, metadata={"omit_if_default": True})
 
     def window(self, axis: int) -> Window:
         """Return the sliding window along the rows (0) or the columns (1)."""
@@ -92,28 +93,28 @@ class PoolWorkload:
 
     @property
     def border(self) -> int:
-        """Code of the padding, where it is multiplied like any other."""
+        """Return code of the padding, where it is multiplied like any other."""
         return self.zero_point if self.mode == "depthwise" else 0
 
     @property
-    def is_move(self) -> bool:
-        """Whether codes go in and codes come out."""
+    def only_copies(self) -> bool:
+        """Return whether quantized values go in and quantized values come out."""
         return self.mode == "max" and not self.epilogue
 
     @property
     def output(self) -> str:
-        """Dtype of the result."""
-        return self.data if self.is_move else output_dtype(self.epilogue)
+        """Return dtype of the result."""
+        return self.data if self.only_copies else output_dtype(self.epilogue)
 
     @property
     def macs(self) -> int:
-        """Values that are read and combined."""
+        """Return values that are read and combined."""
         return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.kernel)
 
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """How a window is computed.
+    """A pool decision describes how a window is computed.
 
     Attributes:
         tile_w: pixels of a line in the register tile.
@@ -123,7 +124,7 @@ class PoolDecision:
 
 
 def pack_depthwise(weight: NDArray[Any], c: int) -> NDArray[Any]:
-    """Weights [C, 1, kh, kw] as [ceil(C / c), kh, kw, c], zero where no channel exists."""
+    """Return weights [C, 1, kh, kw] as [ceil(C / c), kh, kw, c], zero where no channel exists."""
     channels, _, kh, kw = weight.shape
     blocks = math.ceil(channels / c)
     padded = np.zeros((blocks * c, kh, kw), weight.dtype)
@@ -132,13 +133,13 @@ def pack_depthwise(weight: NDArray[Any], c: int) -> NDArray[Any]:
 
 
 def pool_space(workload: PoolWorkload, target: Target) -> list[PoolDecision]:
-    """Tiles that fit the registers beside one row of weights."""
+    """Return tiles that fit the registers beside one row of weights."""
     room = target.vector_registers - workload.kernel[1] - 2
     return [PoolDecision(w) for w in range(1, max(1, min(workload.out_w, room)) + 1)]
 
 
 def default_pool_decision(workload: PoolWorkload, target: Target) -> PoolDecision:
-    """The tile that computes the fewest pixels twice; of equals one near eight."""
+    """Return the tile that computes the fewest pixels twice; of equals one near eight."""
     return min(
         pool_space(workload, target),
         key=lambda d: (estimate_pool_cycles(workload, d, target), abs(d.tile_w - 8)),
@@ -146,7 +147,7 @@ def default_pool_decision(workload: PoolWorkload, target: Target) -> PoolDecisio
 
 
 def estimate_pool_cycles(workload: PoolWorkload, decision: PoolDecision, target: Target) -> float:
-    """Cycles of all rows of all windows: products, loads and the loop around them."""
+    """Return cycles of all rows of all windows: products, loads and the loop around them."""
     tiles = math.ceil(workload.out_w / decision.tile_w)
     reads = (decision.tile_w - 1) * workload.stride[1] + workload.kernel[1]
     work = decision.tile_w * workload.kernel[1] + (
@@ -177,7 +178,7 @@ class _Pool:
         self.blocks = math.ceil(w.channels / c)
         self.emit = e = Emitter(target)
         self.data = e.buffer("data", w.batch * self.blocks * w.in_h * w.in_w * c, w.data)
-        self.dtype = w.data if w.is_move else "float32"
+        self.dtype = w.data if w.only_copies else "float32"
         if w.mode == "depthwise":
             self.weight = e.buffer("weight", self.blocks * math.prod(w.kernel) * c, "float32")
         size = w.batch * self.blocks * w.out_h * w.out_w * c
@@ -200,7 +201,7 @@ class _Pool:
             self.block = e.let("block", tirx.floormod(plane, self.blocks))
             self.acc = e.local("acc", self.plan.tile_w, vector_dtype(self.dtype, self.c))
             top = e.let("top", line * w.stride[0] - w.padding[0])
-            first, count = present_rows(e, top, w.window(0))
+            first, count = valid_rows(e, top, w.window(0))
             for span in tile_spans(w.window(1), self.plan.tile_w):
                 with e.loop("column_tile", len(span.starts)) as number:
                     column = e.let("column", number * self.plan.tile_w + span.starts[0])
@@ -219,7 +220,7 @@ class _Pool:
         if bias:
             start = e.let("bias", e.load(self.operands[0], self.block * c, c))
         if w.border and not isinstance(count, int):
-            start = self._with_absent_rows(start, first, count)
+            start = self._with_padding_rows(start, first, count)
         for x in range(self.plan.tile_w):
             e.store(self.acc, x, start)
         left = column * w.stride[1] - w.padding[1]
@@ -239,19 +240,19 @@ class _Pool:
             value = e.load(self.acc, x)
             value = value / scale[x] if scale else value
             values.append(apply(steps[bias:], value, operand))
-        if w.is_move:
+        if w.only_copies:
             for x, value in enumerate(values):
                 e.store(self.output, to + x * c, value)
         else:
             store_values(e, self.output, to, values)
 
-    def _with_absent_rows(self, start: Any, first: Any, count: Any) -> Any:
-        """The sum with what rows of the window above and below the image give: padding."""
+    def _with_padding_rows(self, start: Any, first: Any, count: Any) -> Any:
+        """Return the sum with what rows of the window above and below the image give: padding."""
         w, e, c = self.work, self.emit, self.c
         rows, taps = w.kernel
         total = e.local("start", 1, vector_dtype("float32", c))
         e.store(total, 0, start)
-        for begin, past in absent_rows(e, first, count, rows):
+        for begin, past in padding_rows(e, first, count, rows):
             with e.loop("absent", past - begin, begin) as kh:
                 at = (self.block * rows + kh) * (taps * c)
                 for tap in range(taps):
@@ -276,7 +277,7 @@ class _Pool:
                         value = self._combined(value, read, weights[tap] if weights else None)
                 e.store(self.acc, x, value)
             return
-        # Codes are converted once for all pixels that read them.
+        # Quantized values are converted once for all pixels that read them.
         users: dict[int, list[tuple[int, int]]] = {}
         for x in range(self.plan.tile_w):
             for tap in range(taps):
@@ -295,19 +296,19 @@ class _Pool:
         return (x * self.work.stride[1] + tap * self.work.dilation[1]) * self.c
 
     def _combined(self, value: Any, read: Any, weight: Any) -> Any:
-        """What is known of a window and one more value."""
+        """Return the combination of a window and one more value."""
         if weight is not None:
             return value + read * weight
         return tirx.max(value, read) if self.work.mode == "max" else value + read
 
     def _read(self, at: Any) -> Any:
-        if self.work.is_move:
+        if self.work.only_copies:
             return self.emit.load(self.data, at, self.c)
         zero_point = 0 if self.work.border else self.work.zero_point
-        return read_codes(self.emit, self.data, at, self.c, zero_point)
+        return load_as_float(self.emit, self.data, at, self.c, zero_point)
 
     def _scale(self, rows: Any, valid: Sequence[Sequence[bool]]) -> list[Any]:
-        """What each pixel's sum is divided by to become a mean.
+        """Return what each pixel's sum is divided by to become a mean.
 
         A product with the reciprocal would be off by a unit in the last place.
         """
@@ -329,7 +330,7 @@ class _Pool:
 
 
 def _lowest(dtype: str) -> float:
-    """What every value is at least."""
+    """Return what every value is at least."""
     return float("-inf") if dtype == "float32" else int(np.iinfo(dtype).min)
 
 

@@ -1,4 +1,7 @@
-"""The smallest or largest value of a tensor: what scales that each run computes begin with."""
+"""Provide the smallest or largest value of a tensor.
+
+What scales that each run computes begin with.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,8 +22,10 @@ UNROLL = 4
 
 
 @dataclass(frozen=True)
-class ExtremeWorkload:
-    """The smallest or largest of each share of a tensor; a second call finds that of the shares.
+class ReduceMinMaxWorkload:
+    """A min-max workload describes the smallest or largest value of each share of a tensor.
+
+    A second call finds that of the shares.
 
     Attributes:
         mode: which.
@@ -34,12 +39,12 @@ class ExtremeWorkload:
 
     @property
     def macs(self) -> int:
-        """Values compared."""
+        """Return values compared."""
         return self.size
 
 
 def shares_of(size: int, lanes: int) -> int:
-    """How many shares are worth handing out.
+    """Return how many shares are worth handing out.
 
     >>> shares_of(100, 8), shares_of(100_000, 8)
     (1, 13)
@@ -58,7 +63,7 @@ def smaller_or_larger(mode: Literal["min", "max"]) -> Callable[[Any, Any], Any]:
     return combine
 
 
-def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel:
+def emit_reduce_minmax(workload: ReduceMinMaxWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data and output, a value for each share.
 
     The last share overlaps the one before: to look at a value twice changes nothing.
@@ -97,4 +102,4 @@ def emit_extreme(workload: ExtremeWorkload, target: Target, name: str) -> Kernel
     return Kernel(e.function(name), w.shares)
 
 
-TEMPLATE = undecided(ExtremeWorkload, emit_extreme)
+TEMPLATE = undecided(ReduceMinMaxWorkload, emit_reduce_minmax)

@@ -1,7 +1,7 @@
 """Resize images by tables of source positions and weights, on channel-blocked activations.
 
 Interpolation is separable: each output row mixes a few input rows, each output column a few
-input columns. Which ones and how much is settled when compiling, in tables, so every mode and
+input columns. Which ones and how much is decided when compiling, in tables, so every mode and
 coordinate convention is the same kernel.
 """
 
@@ -20,7 +20,7 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class ResizeWorkload:
-    """A resize of every channel.
+    """A resize workload describes a resize of every channel.
 
     Attributes:
         batch: N.
@@ -30,7 +30,7 @@ class ResizeWorkload:
         out_h: output rows.
         out_w: output columns.
         taps: input rows mixed into an output row, and input columns into a column; 1 is nearest.
-        dtype: of the values; codes only if the nearest is taken.
+        dtype: the dtype of the values; quantized values only if the nearest is taken.
     """
 
     batch: int
@@ -44,7 +44,7 @@ class ResizeWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read and weighted."""
+        """Return values read and weighted."""
         return self.batch * self.channels * self.out_h * self.out_w * math.prod(self.taps)
 
 

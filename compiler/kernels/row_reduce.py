@@ -32,7 +32,7 @@ class RowReduceWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read."""
+        """Return values read."""
         return self.rows * self.columns
 
 

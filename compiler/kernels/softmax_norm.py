@@ -1,4 +1,4 @@
-"""Softmax and layer normalization: several passes over a row that stays in the cache."""
+"""Provide softmax and layer normalization: several passes over a row that stays in the cache."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ Operation = Literal["softmax", "log_softmax", "layer_norm", "rms_norm"]
 
 
 @dataclass(frozen=True)
-class RowWorkload:
-    """An operation on each row of a row-major matrix.
+class SoftmaxNormWorkload:
+    """A softmax norm workload describes an operation on each row of a row-major matrix.
 
     Attributes:
         operation: softmax, or a normalization with gamma (and beta for layer_norm).
@@ -37,19 +37,22 @@ class RowWorkload:
 
     @property
     def macs(self) -> int:
-        """Values read, over all passes."""
+        """Return values read, over all passes."""
         return 3 * self.rows * self.columns
 
 
-def emit_rows(workload: RowWorkload, target: Target, name: str) -> Kernel:
+def emit_softmax_norm(workload: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are data, gamma and beta where there are any, and output."""
     if workload.inner > 1:
         return _interleaved_softmax(workload, target, name)
     return _Rows(workload, target, name).kernel()
 
 
-def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
-    """One task is as many neighbouring rows as a vector has lanes, the last ones overlapping."""
+def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
+    """Write one task for as many neighbouring rows as a vector has lanes.
+
+    The last ones overlapping.
+    """
     c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
     e = Emitter(target)
     data = e.buffer("data", w.rows * w.columns, "float32")
@@ -84,7 +87,7 @@ def _interleaved_softmax(w: RowWorkload, target: Target, name: str) -> Kernel:
 
 
 class _Rows:
-    def __init__(self, workload: RowWorkload, target: Target, name: str) -> None:
+    def __init__(self, workload: SoftmaxNormWorkload, target: Target, name: str) -> None:
         self.work = w = workload
         self.name = name
         self.c = min(target.float_lanes, 2 ** int(math.log2(w.columns)))
@@ -205,4 +208,4 @@ class _Rows:
         self._each(normalized)
 
 
-TEMPLATE = undecided(RowWorkload, emit_rows)
+TEMPLATE = undecided(SoftmaxNormWorkload, emit_softmax_norm)

@@ -1,4 +1,4 @@
-"""Sparse weights as kernels read them: for each block of outputs the inputs that it needs.
+"""Provide sparse weights as kernels read them: for each block of outputs the inputs that it needs.
 
 A block of outputs (some vectors of columns of a matrix, or of output channels) shares one list of
 inputs: those for which one of its weights is not zero. Weights of a list's inputs are stored one
@@ -21,7 +21,7 @@ MAX_VECTORS = 4
 
 @dataclass(frozen=True)
 class Lists:
-    """Weights and the inputs that they are for.
+    """Lists describe weights and the inputs that they are for.
 
     Attributes:
         values: float32 [entries, width]; one row of zeros if there are no entries.
@@ -35,7 +35,7 @@ class Lists:
 
     @property
     def entries(self) -> int:
-        """Rows of values, at least 1."""
+        """Return rows of values, at least 1."""
         return len(self.values)
 
 
@@ -60,11 +60,11 @@ def make_lists(weights: NDArray[np.float32], places: NDArray[Any]) -> Lists:
 
 @dataclass(frozen=True)
 class ListBuffers:
-    """Parameters that hold lists.
+    """List buffers describe parameters that hold lists.
 
     Attributes:
-        places: of all entries.
-        starts: of all lists.
+        places: the places of all entries.
+        starts: the starts of all lists.
     """
 
     places: Any
@@ -72,25 +72,25 @@ class ListBuffers:
 
     @staticmethod
     def sizes(entries: int, lists: int) -> list[tuple[str, int]]:
-        """Name and size of both, int32."""
+        """Return name and size of both, int32."""
         return [("places", entries), ("starts", lists + 1)]
 
     def bounds(self, e: Emitter, number: Any) -> tuple[Any, Any]:
-        """First entry of a list, and how many it has."""
+        """Return first entry of a list, and how many it has."""
         first = e.let("first_entry", e.load(self.starts, number))
         return first, e.let("entries", e.load(self.starts, number + 1) - first)
 
     def place(self, e: Emitter, entry: Any) -> Any:
-        """Of an entry's input."""
+        """Return the place of an entry's input."""
         return e.let("place", wide(e.load(self.places, entry)))
 
 
 def entry_cycles(positions: int, vectors: int, target: Target) -> float:
-    """Cycles to load and issue what one entry needs.
+    """Return cycles to load and issue what one entry needs.
 
     Args:
         positions: rows or pixels of the register tile.
-        vectors: of its outputs.
+        vectors: the vectors of its outputs.
         target: where.
     """
     fmas = positions * vectors

@@ -1,4 +1,4 @@
-"""A function of codes by a table of 256 codes, one for each byte.
+"""Compute a function of quantized values by a table of 256, one for each byte.
 
 Instructions pick from 16 bytes of a table or more, so that few of them look up a vector of bytes,
 see `ByteTable`. Where there are none, and for fewer bytes than a vector has, bytes are read one by
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import ByteTable, isa_of
 from edgec.compiler.kernels.template import undecided
@@ -30,8 +30,8 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LookupWorkload:
-    """A table applied to bytes.
+class TableLookupWorkload:
+    """A table lookup workload describes a table applied to bytes.
 
     Attributes:
         size: number of them.
@@ -41,25 +41,25 @@ class LookupWorkload:
 
     @property
     def macs(self) -> int:
-        """Bytes looked up."""
+        """Return bytes looked up."""
         return self.size
 
 
-def _table(workload: LookupWorkload, target: Target) -> ByteTable | None:
+def _table(workload: TableLookupWorkload, target: Target) -> ByteTable | None:
     """Return how vectors are looked up; None where bytes are read one by one."""
     table = isa_of(target).byte_table()
     return table if table is not None and table.width <= workload.size else None
 
 
 def pack_table(
-    workload: LookupWorkload, target: Target, table: NDArray[np.uint8]
+    workload: TableLookupWorkload, target: Target, table: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """The table as the kernel reads it."""
+    """Return the table as the kernel reads it."""
     found = _table(workload, target)
     return found.pack(table) if found else table
 
 
-def emit_lookup(workload: LookupWorkload, target: Target, name: str) -> Kernel:
+def emit_table_lookup(workload: TableLookupWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel; its buffers are the bytes, the packed table, and output."""
     e, size, found = Emitter(target), workload.size, _table(workload, target)
     data = e.buffer("data", size, "uint8")
@@ -83,8 +83,8 @@ def emit_lookup(workload: LookupWorkload, target: Target, name: str) -> Kernel:
                 # The last vector overlaps the one before it.
                 last = tirx.IntImm("int32", size - width)
                 at = e.let("at", tirx.min(start + vector * width, last))
-                codes = e.let("codes", e.load(data, at, width))
-                e.store(output, at, found.look(e.let, codes, parts))
+                quantized = e.let("codes", e.load(data, at, width))
+                e.store(output, at, found.look(e.let, quantized, parts))
     return Kernel(e.function(name), tasks)
 
 
@@ -100,7 +100,7 @@ _WITH_NUMBER: dict[str, Callable[..., Values]] = {
 }
 
 
-def evaluate(step: Step, x: Values) -> Values:
+def evaluate(step: EpilogueStep, x: Values) -> Values:
     """Return what a step without an operand computes."""
     if step.op in _WITH_NUMBER:
         return _WITH_NUMBER[step.op](x, *step.parameters)
@@ -108,19 +108,23 @@ def evaluate(step: Step, x: Values) -> Values:
 
 
 def table_of(
-    dtype: str, scale: Any, zero_point: int, steps: Sequence[Step], quantizer: NDArray[np.float32]
+    dtype: str,
+    scale: Any,
+    zero_point: int,
+    steps: Sequence[EpilogueStep],
+    quantizer: NDArray[np.float32],
 ) -> NDArray[np.uint8]:
-    """The bytes of the codes of a function of codes.
+    """Return the bytes of the quantized values of a function of quantized values.
 
     Args:
         dtype: uint8 or int8, of what is read and what is given.
-        scale: of the codes read.
-        zero_point: of the codes read.
+        scale: the scale of the quantized values read.
+        zero_point: the zero point of the quantized values read.
         steps: the function, none of them with an operand.
-        quantizer: the operand of the step that makes codes of floats.
+        quantizer: the operand of the step that makes quantized values of floats.
     """
-    codes = np.arange(256).astype(np.uint8).view(dtype).astype(np.float64)
-    values = (codes - zero_point) * float(scale)
+    quantized = np.arange(256).astype(np.uint8).view(dtype).astype(np.float64)
+    values = (quantized - zero_point) * float(scale)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         for step in steps:
             values = evaluate(step, values)
@@ -130,7 +134,7 @@ def table_of(
 
 
 TEMPLATE = undecided(
-    LookupWorkload,
-    emit_lookup,
+    TableLookupWorkload,
+    emit_table_lookup,
     pack=lambda w, _d, t, position, array: pack_table(w, t, array) if position == 1 else array,
 )

@@ -1,4 +1,4 @@
-"""What a kernel template is: one kind of kernel behind one interface, with its traits."""
+"""Describe what a kernel template is: one kind of kernel behind one interface, with its traits."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ EXACT_FLOAT = 2**24
 
 @dataclass(frozen=True)
 class OnlyDecision:
-    """The decision of a template that leaves nothing to decide."""
+    """A template that leaves nothing to decide has this decision."""
 
 
 @dataclass(frozen=True)
 class BiasOperand:
-    """A bias in units of the products, operand 2 of a kernel of quantized values.
+    """A bias operand is in units of the products: operand 2 of a kernel of quantized values.
 
     Attributes:
-        dtype: of the operand.
+        dtype: the dtype of the operand.
         limit: what the accumulator must stay below.
     """
 
@@ -47,7 +47,7 @@ def as_is(_workload: Any, _decision: Any, _target: Target, _position: int, array
 
 @dataclass(frozen=True)
 class Template:
-    """One kind of kernel.
+    """A template describes one kind of kernel.
 
     Attributes:
         workload: its class.
@@ -61,7 +61,7 @@ class Template:
         epilogue: field of the workload that holds the epilogue, or the workload that does; empty:
             nothing can be fused into the kernel.
         accumulator: dtype of what the epilogue begins with.
-        bias: of a kernel of quantized values; None: its accumulators take none.
+        bias: the bias of a kernel of quantized values; None: its accumulators take none.
         output_channels: axis of operand 1.
         fixed_point: whether one step of the epilogue can requantize its accumulators.
         sparse: template that computes the same with sparse weights; empty: there is none.
@@ -109,15 +109,15 @@ def undecided(
 def to_text(record: Any) -> str:
     """Return a workload or decision as one line of JSON, the same for equal ones.
 
-    Fields that a class marks as `unsaid` appear only where they are not the default: records of
-    before there was such a field stay valid.
+    Fields that a class marks as `omit_if_default` appear only where they are not the default:
+    records of before there was such a field stay valid.
 
     >>> to_text(BiasOperand("int32", 4))
     '{"dtype":"int32","limit":4}'
     """
     values = asdict(record)
     for item in fields(record):
-        if item.metadata.get("unsaid") and values[item.name] == item.default:
+        if item.metadata.get("omit_if_default") and values[item.name] == item.default:
             del values[item.name]
     return json.dumps(values, separators=(",", ":"))
 

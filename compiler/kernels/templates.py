@@ -1,4 +1,4 @@
-"""All templates, by the name of the Relax operator that each implements."""
+"""Provide all templates, by the name of the Relax operator that each implements."""
 
 from edgec.compiler.kernels import (
     elementwise,

@@ -1,4 +1,4 @@
-"""Vectors in TIR, and the operations on them that LLVM has for every target."""
+"""Provide vectors in TIR, and the operations on them that LLVM has for every target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,32 +7,32 @@ from tvm import tirx
 
 
 def lanes_of(value: Any) -> int:
-    """Vector lanes of an expression, 1 for a scalar."""
+    """Return vector lanes of an expression, 1 for a scalar."""
     return int(value.ty.dtype.lanes)
 
 
 def broadcast(value: Any, lanes: int) -> Any:
-    """A scalar in every lane."""
+    """Return a scalar in every lane."""
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
 def constant(value: float, dtype: str, lanes: int = 1) -> Any:
-    """A constant in every lane."""
+    """Return a constant in every lane."""
     return broadcast(tirx.const(value, dtype), lanes)
 
 
 def shuffle(vectors: Sequence[Any], picks: Sequence[int]) -> Any:
-    """A vector of the picked lanes, counted through all given vectors."""
+    """Return a vector of the picked lanes, counted through all given vectors."""
     return tirx.Shuffle(list(vectors), [tirx.IntImm("int32", pick) for pick in picks])
 
 
 def select(condition: Any, when_true: Any, when_false: Any) -> Any:
-    """Lanewise choice; both sides are computed."""
+    """Return lanewise choice; both sides are computed."""
     return tirx.Select(condition, when_true, when_false)
 
 
 def vector_dtype(dtype: str, lanes: int) -> str:
-    """Name of a vector type.
+    """Return name of a vector type.
 
     >>> vector_dtype("float32", 8), vector_dtype("int32", 1)
     ('float32x8', 'int32')
@@ -50,7 +50,7 @@ def intrinsic(name: str, dtype: Any, *arguments: Any) -> Any:
 
     Args:
         name: without the leading `llvm.`.
-        dtype: of the result.
+        dtype: the dtype of the result.
         arguments: as LLVM takes them.
     """
     return tirx.call_llvm_pure_intrin(dtype, f"llvm.{name}", *arguments)

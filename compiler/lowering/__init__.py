@@ -1,1 +1,1 @@
-"""From a canonical graph to kernel calls: layouts, templates, fused loop nests, decisions."""
+"""Lead from a canonical graph to kernel calls: layouts, templates, fused loop nests, decisions."""

@@ -1,4 +1,4 @@
-"""Sparse kernels for weights whose zeros are where these gain by them.
+"""Provide sparse kernels for weights whose zeros are where these gain by them.
 
 The dense and the sparse kernel of an operator are estimated by the models of the schedule
 library; a sparse one must be clearly better, as neither model is exact. Single zeros are no use:
@@ -38,11 +38,11 @@ WORTHWHILE = 0.8
 
 @dataclass(frozen=True)
 class SparseKernel:
-    """What takes the place of a dense kernel.
+    """A sparse kernel describes what takes the place of a dense kernel.
 
     Attributes:
         operator: its template.
-        workload: of that.
+        workload: the workload of that.
         lists: the weights.
     """
 
@@ -51,17 +51,19 @@ class SparseKernel:
     lists: Lists
 
     def call(self, dense: relax.Call) -> relax.Call:
-        """Instead of the dense one."""
+        """Return the call that replaces the dense one."""
         arrays = (self.lists.values, self.lists.places, self.lists.starts)
         arguments = [dense.args[0], *map(constant, arrays), *dense.args[2:]]
         shape = [int(extent) for extent in dense.attrs["shape"]]
-        told = str(dense.attrs["dtype"]), str(dense.attrs["label"])
-        return kernel_call(self.operator, arguments, to_text(self.workload), shape, *told)
+        dtype_and_label = str(dense.attrs["dtype"]), str(dense.attrs["label"])
+        return kernel_call(
+            self.operator, arguments, to_text(self.workload), shape, *dtype_and_label
+        )
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How an operator with zeros among its weights is computed.
+class SparseChoice:
+    """A sparse choice describes how an operator with zeros among its weights is computed.
 
     Attributes:
         label: the value that it computes, for people.
@@ -81,10 +83,10 @@ class ChooseSparse(Pass):
     """Rewrite calls of dense templates in a packed `main`.
 
     Attributes:
-        choices: of that module, see `sparse_choices`.
+        choices: the choices of that module, see `sparse_choices`.
     """
 
-    choices: Mapping[Any, Choice] = field(repr=False)
+    choices: Mapping[Any, SparseChoice] = field(repr=False)
 
     def apply(self, module: IRModule) -> IRModule:
         """Replace the calls; the same module if none is replaced."""
@@ -93,20 +95,22 @@ class ChooseSparse(Pass):
             return module
 
         def change(
-            _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+            _builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
         ) -> Any:
             kernel = chosen.get(variable)
             return value if kernel is None else kernel.call(value)
 
-        return Graph(module, {}).revalued(change)
+        return Graph(module, {}).map_values(change)
 
 
-def sparse_choices(module: IRModule, target: Target) -> dict[Any, Choice]:
-    """For each operator of a packed module with many zeros among its weights, by its variable.
+def sparse_choices(module: IRModule, target: Target) -> dict[Any, SparseChoice]:
+    """Return a choice for each operator of a packed module with many zeros among its weights.
+
+    By its variable.
 
     None in a module of shapes that only a run can tell.
     """
-    found: dict[Any, Choice] = {}
+    found: dict[Any, SparseChoice] = {}
     if not is_static(module):
         return found
     for block in module["main"].body.blocks:
@@ -118,25 +122,25 @@ def sparse_choices(module: IRModule, target: Target) -> dict[Any, Choice]:
 
 
 def _has_zeros(weight: NDArray[Any]) -> bool:
-    """Whether a weight has enough of them to look for a sparse kernel."""
+    """Return whether a weight has enough of them to look for a sparse kernel."""
     nonzeros = int(np.count_nonzero(weight))
     return weight.ndim > 1 and nonzeros <= (1 - FEW_ZEROS) * weight.size
 
 
-def _choice(call: Any, target: Target) -> Choice | None:
+def _choice(call: Any, target: Target) -> SparseChoice | None:
     name = op_name(call)
     template = TEMPLATES.get(name)
     if template is None or not (template.sparse or template.why_dense) or len(call.args) < 2:
         return None
     weight = value_of(call.args[1])
-    # Bytes hold two codes of four bits: their zeros say nothing.
+    # Bytes hold two quantized values of four bits: their zeros say nothing.
     if weight is None or weight.dtype == np.uint8 or not _has_zeros(weight):
         return None
     workload = from_text(template.workload, str(call.attrs["workload"]))
     label = str(call.attrs["label"])
     why_none = template.why_dense
     if weight.dtype != np.float32 and not why_none:
-        why_none = "there are no sparse kernels for stored codes"
+        why_none = "there are no sparse kernels for packed weights"
     elif name == "edgec.matmul" and not workload.packed:
         why_none = "there is no sparse kernel for a matrix of each product in a batch"
     elif name == "edgec.conv" and workload.groups > 1:
@@ -144,7 +148,7 @@ def _choice(call: Any, target: Target) -> Choice | None:
     elif name == "edgec.conv" and workload.plain_input:
         why_none = "there is no sparse kernel for the few channels of a model's input"
     if why_none:
-        return Choice(label, weight, None, why_none)
+        return SparseChoice(label, weight, None, why_none)
     best = min(
         _kernels(workload, weight, target), key=lambda k: _cycles(k.operator, k.workload, target)
     )
@@ -152,16 +156,16 @@ def _choice(call: Any, target: Target) -> Choice | None:
     left = best.workload.macs / workload.macs
     reason = f"{left:.0%} of the multiplications are left, {ratio:.0%} of the estimated time"
     if ratio <= WORTHWHILE:
-        return Choice(label, weight, best, reason)
+        return SparseChoice(label, weight, best, reason)
     width = best.workload.width
     why = f"few inputs are zero for {width} neighbouring outputs: " if left > 0.5 else ""
-    return Choice(label, weight, None, why + reason)
+    return SparseChoice(label, weight, None, why + reason)
 
 
 def _kernels(
     workload: ConvWorkload | MatmulWorkload, weight: NDArray[Any], target: Target
 ) -> Iterator[SparseKernel]:
-    """One for each number of vectors of outputs that may share a list."""
+    """Yield a kernel for each number of vectors of outputs that may share a list."""
     c = target.float_lanes
     outputs = workload.n if isinstance(workload, MatmulWorkload) else workload.out_channels
     for vectors in range(1, min(MAX_VECTORS, math.ceil(outputs / c)) + 1):

@@ -1,4 +1,6 @@
-"""The rule for functions that no template covers: vectorize inside, run in parallel outside.
+"""Provide the rule for functions that no template covers.
+
+Vectorize inside, run in parallel outside.
 
 It knows nothing about what a function computes, only which loops carry no dependence.
 """
@@ -46,7 +48,7 @@ def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 
 def has_root_block(function: tirx.PrimFunc) -> bool:
-    """Whether a function is made of blocks that a schedule can change."""
+    """Return whether a function is made of blocks that a schedule can change."""
     body = function.body
     return isinstance(body, s_tir.SBlockRealize) and body.block.name_hint == "root"
 
@@ -129,7 +131,7 @@ def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> Non
 
 
 def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:
-    """A scheduled function in the form of a kernel: pointers, then the range of tasks.
+    """Return a scheduled function in the form of a kernel: pointers, then the range of tasks.
 
     If the function is one parallel loop, its iterations are the tasks; else it is one task.
     """
@@ -211,7 +213,7 @@ def _with_nan(body: Any) -> Any:
 
 
 def _lower(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-    """TVM's own lowering, up to the calling convention."""
+    """Return TVM's own lowering, up to the calling convention."""
     s, t = s_tir.transform, tirx.transform
     passes = tvm.ir.transform.Sequential(
         [

@@ -1,4 +1,4 @@
-"""Relax operators that stand for one call of a kernel template.
+"""Provide Relax operators that stand for one call of a kernel template.
 
 They carry the template's workload as text, so that a dump shows all there is to know, and have no
 legalization: the schedule stage turns each into code.
@@ -21,14 +21,14 @@ def kernel_call(
     dtype: str = "float32",
     label: str = "",
 ) -> relax.Call:
-    """A call of a kernel template.
+    """Return a call of a kernel template.
 
     Args:
         operator: key in `edgec.compiler.kernels.templates.TEMPLATES`.
         arguments: operands in the order of the kernel's buffers, without the output.
         workload: the workload as text.
-        shape: of the result.
-        dtype: of the result.
+        shape: the shape of the result.
+        dtype: the dtype of the result.
         label: the value that it computes, for people.
     """
     attributes = {"workload": workload, "shape": list(shape), "dtype": dtype, "label": label}

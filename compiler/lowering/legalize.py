@@ -1,4 +1,4 @@
-"""From Relax operators to fused loop nests, for what no kernel template covers.
+"""Lead from Relax operators to fused loop nests, for what no kernel template covers.
 
 Every remaining operator becomes a TIR function and neighbours are fused into one. Reshapes stay:
 the static executor needs no code for them.
@@ -17,7 +17,7 @@ from edgec.compiler.ir.relax_helpers import is_static, op_name, substitute
 from edgec.targets.target import Target
 
 KEPT_SMALL = ("relax.dequantize", "edgec.decode_weight")
-"""What turns stored weights into floats: folded, the bundle would hold the floats."""
+"""What turns packed weights into floats: folded, the bundle would hold the floats."""
 
 
 def lower(module: IRModule, target: Target) -> IRModule:
@@ -39,30 +39,33 @@ def lower(module: IRModule, target: Target) -> IRModule:
             relax.transform.DeadCodeElimination(["main"]),
         ]
     )
-    opened, stored = _open_stored(module)
+    opened, bound = _open_constants(module)
     with tvm.target.Target(target.llvm()):
         lowered = passes(opened)
-    return relax.transform.BindParams("main", stored)(lowered) if stored else lowered
+    return relax.transform.BindParams("main", bound)(lowered) if bound else lowered
 
 
-def _open_stored(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
-    """The module with its stored weights as parameters, whose values are unknown to passes."""
+def _open_constants(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
+    """Return the module with its packed weights as parameters.
+
+    Whose values are unknown to passes.
+    """
     function = module["main"]
-    stored: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
     parameters: list[relax.Var] = []
     bindings = []
     for block in function.body.blocks:
         for binding in block.bindings:
             value = binding.value
             if op_name(value) in KEPT_SMALL and isinstance(value.args[0], GenericConst):
-                name = f"stored_{len(stored)}"
+                name = f"stored_{len(bound)}"
                 parameters.append(relax.Var(name, value.args[0].ty))
-                stored[name] = value.args[0].value
+                bound[name] = value.args[0].value
                 arguments = [parameters[-1], *value.args[1:]]
                 value = relax.Call(value.op, arguments, value.attrs, ty_args=value.ty_args)
             bindings.append((binding.var, value))
-    if not stored:
-        return module, stored
+    if not bound:
+        return module, bound
     builder = relax.BlockBuilder(
         IRModule({v: f for v, f in module.functions_items() if v.name_hint != "main"})
     )
@@ -73,4 +76,4 @@ def _open_stored(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
                 made[variable] = builder.emit(substitute(value, made), variable.name)
             result = builder.emit_output(made.get(function.body.body, function.body.body))
         builder.emit_func_output(result)
-    return builder.get(), stored
+    return builder.get(), bound

@@ -1,4 +1,4 @@
-"""Decisions from tuning records."""
+"""Provide decisions from tuning records."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,9 @@ from edgec.targets.target import Target
 
 
 class RecordedDecisions:
-    """A `Decide`: what the records say, the analytic model's choice where they say nothing.
+    """Recorded decisions are a `Decide` that follows the records.
+
+    The analytic model's choice where they say nothing.
 
     Args:
         best: record to use by kernel.
@@ -25,7 +27,7 @@ class RecordedDecisions:
         self.used: set[Key] = set()
 
     def __call__(self, operator: str, workload: Any, target: Target) -> Any:
-        """The decision for a workload."""
+        """Return the decision for a workload."""
         key = Key(operator, to_text(workload))
         record = self._best.get(key)
         if record is None:

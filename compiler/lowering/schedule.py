@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
-from edgec.compiler.ir.program import Program, Step, Value, input_value
+from edgec.compiler.ir.program import KernelCall, Program, Value, input_value
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of, value_of
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.template import Template, from_text, to_text
@@ -154,7 +154,7 @@ class _Scheduler:
                 value = self._packed(template, workload, decision, position, value)
             arguments.append(value)
         result = self._new(variable)
-        step = Step(
+        step = KernelCall(
             name,
             (*arguments, result),
             self.tasks[name],
@@ -205,7 +205,7 @@ class _Scheduler:
             ]
         else:
             results = [self._new(variable)]
-        step = Step(
+        step = KernelCall(
             name,
             (*arguments, *results),
             self.tasks[name],

@@ -1,19 +1,19 @@
-"""Which operators run sparse, and why others with zeros among their weights do not."""
+"""Decide which operators run sparse, and why others with zeros among their weights do not."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgec.compiler.lowering.choose_sparse import Choice
+from edgec.compiler.lowering.choose_sparse import SparseChoice
 
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One operator with many zeros among its weights.
+    """A kernel row describes one operator with many zeros among its weights.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         density: share of its weights that is not zero.
         sparse: whether a sparse kernel computes it.
         reason: for people.
@@ -25,8 +25,8 @@ class KernelRow:
     reason: str
 
 
-def kernel_rows(choices: Iterable[Choice]) -> tuple[KernelRow, ...]:
-    """A row for each choice."""
+def kernel_rows(choices: Iterable[SparseChoice]) -> tuple[KernelRow, ...]:
+    """Return a row for each choice."""
     return tuple(
         KernelRow(
             choice.label,
@@ -39,7 +39,7 @@ def kernel_rows(choices: Iterable[Choice]) -> tuple[KernelRow, ...]:
 
 
 def describe_kernels(rows: Sequence[KernelRow]) -> str:
-    """A line for each operator, below one for all."""
+    """Return a line for each operator, below one for all."""
     count = sum(row.sparse for row in rows)
     lines = [f"sparse kernels for {count} of {len(rows)} operators with many zeros"]
     lines += [

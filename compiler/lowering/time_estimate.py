@@ -1,12 +1,12 @@
-"""Estimated time of each step, and what the steps without a kernel template add up to."""
+"""Provide estimated time of each step, and what the steps without a kernel template add up to."""
 
 from collections import defaultdict
 from collections.abc import Collection
 
 from tvm import IRModule
 
-from edgec.compiler.ir.program import Program, Step, Value
-from edgec.compiler.kernels.emit.estimate import FAR_BYTES_PER_CYCLE
+from edgec.compiler.ir.program import KernelCall, Program, Value
+from edgec.compiler.kernels.emit.machine_model import FAR_BYTES_PER_CYCLE
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.targets.target import Target
 
@@ -16,23 +16,23 @@ TEMPLATE_EFFICIENCY = 0.7
 GENERIC_OPS_PER_CYCLE = 1.0
 
 
-def estimate_step_cycles(step: Step, target: Target) -> float:
-    """Cycles of a step on one core: the slower of computing and of moving its buffers."""
+def estimate_step_cycles(step: KernelCall, target: Target) -> float:
+    """Return cycles of a step on one core: the slower of computing and of moving its buffers."""
     peak = 2 * target.float_lanes * target.fma_units * TEMPLATE_EFFICIENCY
     speed = GENERIC_OPS_PER_CYCLE if step.template == "generic" else peak
     moved = sum(_bytes_moved(step, value) for value in {id(v): v for v in step.arguments}.values())
     return max(step.flops / speed, moved / FAR_BYTES_PER_CYCLE)
 
 
-def _bytes_moved(step: Step, value: Value) -> int:
-    """A table that generic code looks values up in is not read as a whole."""
+def _bytes_moved(step: KernelCall, value: Value) -> int:
+    """Return a table that generic code looks values up in is not read as a whole."""
     if step.template == "generic" and value.root.role == "constant":
         return min(value.size_bytes, step.arguments[-1].size_bytes)
     return value.size_bytes
 
 
 def tuned_share(program: Program | IRModule, tuned: Collection[Key], target: Target) -> float:
-    """Part of the estimated time that is spent in kernels with a tuning record."""
+    """Return part of the estimated time that is spent in kernels with a tuning record."""
     if not isinstance(program, Program):
         return 0.0
     total = covered = 0.0
@@ -45,7 +45,7 @@ def tuned_share(program: Program | IRModule, tuned: Collection[Key], target: Tar
 
 
 def describe_generic(program: Program | IRModule, target: Target) -> str:
-    """One line about the operators that no kernel template computes, by estimated share."""
+    """Return one line about the operators that no kernel template computes, by estimated share."""
     if not isinstance(program, Program):
         return "shapes depend on data: every operator runs generic code on the virtual machine"
     total = 0.0

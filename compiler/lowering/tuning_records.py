@@ -1,4 +1,4 @@
-"""Tuning records: which decision was how fast, for which kernel on which target.
+"""Provide tuning records: which decision was how fast, for which kernel on which target.
 
 A database is a file of JSON lines that is only ever appended to, one line for each measurement.
 Writers take turns by a lock on the file and write whole lines, so a process that is killed leaves
@@ -33,7 +33,7 @@ _NOT_CODE = {"name", "description", "emulator", "glibc", "linker", "memory_mib",
 
 
 class Key(NamedTuple):
-    """What a decision is for.
+    """A key says what a decision is for.
 
     Attributes:
         operator: Relax name of the kernel template.
@@ -45,10 +45,10 @@ class Key(NamedTuple):
 
 
 class Record(BaseModel):
-    """One measurement of one decision.
+    """A record describes one measurement of one decision.
 
     Attributes:
-        format: of this line.
+        format: the format of this line.
         operator: Relax name of the kernel template.
         workload: fields of what is computed.
         decision: fields of how.
@@ -61,7 +61,7 @@ class Record(BaseModel):
         failure: why there is no time.
         machine: where it was measured.
         emulated: whether that was an emulator: then times mean little.
-        versions: of edgec and TVM.
+        versions: the versions of edgec and TVM.
         date: when, in UTC.
     """
 
@@ -84,12 +84,12 @@ class Record(BaseModel):
 
     @property
     def key(self) -> Key:
-        """What it is for."""
+        """Return what it is for."""
         return Key(self.operator, _compact(self.workload))
 
     @property
     def decision_text(self) -> str:
-        """The decision as `kernels.templates.to_text` writes it."""
+        """Return the decision as `kernels.templates.to_text` writes it."""
         return _compact(self.decision)
 
 
@@ -105,7 +105,7 @@ def make_record(
     seconds: float | None,
     **fields: Any,
 ) -> Record:
-    """A record of now, by this version of edgec."""
+    """Return a record of now, by this version of edgec."""
     return Record(
         operator=key.operator,
         workload=json.loads(key.workload),
@@ -121,19 +121,19 @@ def make_record(
 
 
 def target_key(target: Target) -> str:
-    """Digest of what code generation depends on: equal for equal machines of any name."""
+    """Return digest of what code generation depends on: equal for equal machines of any name."""
     fields = target.model_dump(mode="json", exclude=_NOT_CODE)
     return hashlib.sha256(_compact(fields).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
-    """Versions that a record is good for."""
+    """Return versions that a record is good for."""
     return {name: importlib.metadata.version(name) for name in VERSIONED}
 
 
 @dataclass(frozen=True)
 class Database:
-    """The records of a file.
+    """A database describes the records of a file.
 
     Attributes:
         path: the file.
@@ -177,7 +177,7 @@ class Database:
         return cls(path, tuple(records), tuple(dropped))
 
     def warning(self) -> str:
-        """One line about what was dropped; empty if nothing was."""
+        """Return one line about what was dropped; empty if nothing was."""
         if not self.dropped:
             return ""
         lines = ", ".join(map(str, self.dropped[:5])) + ("…" if len(self.dropped) > 5 else "")
@@ -185,7 +185,7 @@ class Database:
         return f"{self.path}: dropped {len(self.dropped)} damaged line{plural} ({lines})"
 
     def fitting(self, target: Target, threads: int | None = None) -> list[Record]:
-        """Records for exactly this target and this version of edgec."""
+        """Return records for exactly this target and this version of edgec."""
         key, current = target_key(target), versions()
         return [
             record
@@ -196,7 +196,7 @@ class Database:
         ]
 
     def why_unfit(self, target: Target) -> str:
-        """One line on why no record fits a target; empty if some does or there are none."""
+        """Return one line on why no record fits a target; empty if some does or there are none."""
         if not self.records or self.fitting(target):
             return ""
         here = target_key(target)
@@ -248,7 +248,7 @@ def replace(path: Path, records: Iterable[Record]) -> None:
 
 
 def summarize(records: Sequence[Record]) -> dict[Key, dict[str, float]]:
-    """Median time of each decision that ran, by what it is for."""
+    """Return median time of each decision that ran, by what it is for."""
     times: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record.seconds is not None:
@@ -288,7 +288,7 @@ def _seconds(record: Record) -> float:
 
 
 def prune(records: Sequence[Record]) -> list[Record]:
-    """Only the record to use for each kernel, target, thread count and version."""
+    """Keep only the record to use for each kernel, target, thread count and version."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         group = (record.target_key, record.threads, tuple(sorted(record.versions.items())))

@@ -1,4 +1,4 @@
-"""Schedules for modules that only the Relax virtual machine can run."""
+"""Provide schedules for modules that only the Relax virtual machine can run."""
 
 import tvm
 from tvm import IRModule, relax, tirx
@@ -7,11 +7,11 @@ from edgec.compiler.lowering.generic_schedule import schedule_generic
 from edgec.targets.target import Target
 
 
-def schedule_for_machine(module: IRModule, target: Target) -> IRModule:
+def schedule_for_vm(module: IRModule, target: Target) -> IRModule:
     """Lower a canonicalized module and schedule its functions by the generic rule.
 
-    Shapes that are only known at run time are left to the machine, and functions over them to
-    TVM's own defaults.
+    Shapes that are only known at run time are left to the virtual machine, and functions over them
+    to TVM's own defaults.
     """
     passes = tvm.ir.transform.Sequential(
         [

@@ -1,1 +1,1 @@
-"""Arithmetic of quantization and pruning, in NumPy alone."""
+"""Provide arithmetic of quantization and pruning, in NumPy alone."""

@@ -1,4 +1,4 @@
-"""Functions of one value: what they compute and their slopes, in NumPy.
+"""Provide functions of one value: what they compute and their slopes, in NumPy.
 
 One row for each function. `kernels/emit/epilogue.py` has the same functions as code for a target;
 a new one is a row here and a row there.
@@ -24,7 +24,7 @@ def _no_parameters(_call: Any) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of one value.
+    """An activation describes a function of one value.
 
     Attributes:
         operator: the Relax operator.

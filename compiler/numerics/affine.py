@@ -1,7 +1,7 @@
-"""The arithmetic of quantization; only NumPy.
+"""Provide the arithmetic of quantization; only NumPy.
 
-A code stands for `(code - zero_point) * scale`. Codes are rounded to the nearest, ties to even,
-and saturated, as ONNX's QuantizeLinear does it.
+A quantized value x stands for `(x - zero_point) * scale`. Quantized values are rounded to the
+nearest, ties to even, and saturated, as ONNX's QuantizeLinear does it.
 """
 
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.numerics.pair_sums import GROUP, LARGEST_SUM, pair_sums
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH, LARGEST_PAIR_SUM, pair_sums
 
 Floats = NDArray[np.float32]
 
 # A scale below this gives products of scales that are no normal float32.
 SMALLEST_SCALE = 2.0**-60
 
-# Neighbouring groups of codes whose products are added in int16.
-TOGETHER = 2
+# Neighbouring groups of quantized values whose products are added in int16.
+GROUPS_PER_SUM = 2
 
 # Clipping thresholds that the search for the least squared error tries, as shares of the range.
 _SHARES = np.linspace(0.3, 1.0, 36)
 
 
 @dataclass(frozen=True)
-class Codes:
-    """The integers of one format.
+class QuantizedType:
+    """A quantized type describes the integers of one format.
 
     Attributes:
-        dtype: that holds them.
-        low: smallest code in use.
-        high: largest code in use.
+        dtype: the dtype that holds them.
+        low: smallest quantized value in use.
+        high: largest quantized value in use.
 
-    >>> Codes.of("uint8", 7), Codes.of("int8", 8, narrow=True)
-    (Codes(dtype='uint8', low=0, high=127), Codes(dtype='int8', low=-127, high=127))
+    >>> QuantizedType.of("uint8", 7), QuantizedType.of("int8", 8, narrow=True)
+    (QuantizedType(dtype='uint8', low=0, high=127), QuantizedType(dtype='int8', low=-127, high=127))
     """
 
     dtype: str
@@ -42,50 +42,53 @@ class Codes:
     high: int
 
     @classmethod
-    def of(cls, dtype: str, bits: int, *, narrow: bool = False) -> "Codes":
-        """Codes of so many bits; a narrow signed range is symmetric about zero."""
+    def of(cls, dtype: str, bits: int, *, narrow: bool = False) -> "QuantizedType":
+        """Return quantized values of so many bits.
+
+        A narrow signed range is symmetric about zero.
+        """
         if dtype.startswith("u"):
             return cls(dtype, 0, 2**bits - 1)
         half = 2 ** (bits - 1)
         return cls(dtype, 1 - half if narrow else -half, half - 1)
 
-    def halved(self) -> "Codes":
-        """Codes of one bit less.
+    def halved(self) -> "QuantizedType":
+        """Return quantized values of one bit less.
 
-        >>> Codes("uint8", 0, 255).halved(), Codes("int8", -128, 127).halved()
-        (Codes(dtype='uint8', low=0, high=127), Codes(dtype='int8', low=-64, high=63))
+        >>> QuantizedType("int8", -128, 127).halved()
+        QuantizedType(dtype='int8', low=-64, high=63)
         """
-        return Codes(self.dtype, -(-self.low // 2), self.high // 2)
+        return QuantizedType(self.dtype, -(-self.low // 2), self.high // 2)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Per-tensor parameters; `zero_point` is a code."""
+    """A scale describes per-tensor parameters; `zero_point` is a quantized value."""
 
     scale: float
     zero_point: int
-    codes: Codes
+    qtype: QuantizedType
 
 
-def affine_scale(low: float, high: float, codes: Codes, *, symmetric: bool) -> Scale:
-    """Scale and zero point that cover [low, high] and represent 0 exactly.
+def affine_scale(low: float, high: float, qtype: QuantizedType, *, symmetric: bool) -> Scale:
+    """Return scale and zero point that cover [low, high] and represent 0 exactly.
 
     The range is widened to hold 0: padding is zero. Where it is [0, 0] the scale is 1.
-    A symmetric scale has its zero point in the middle of the codes.
+    A symmetric scale has its zero point in the middle of the quantized values.
 
-    >>> affine_scale(0.0, 255.0, Codes("uint8", 0, 255), symmetric=False)
-    Scale(scale=1.0, zero_point=0, codes=Codes(dtype='uint8', low=0, high=255))
+    >>> affine_scale(0.0, 255.0, QuantizedType("uint8", 0, 255), symmetric=False)
+    Scale(scale=1.0, zero_point=0, qtype=QuantizedType(dtype='uint8', low=0, high=255))
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    middle = (codes.low + codes.high + 1) // 2
+    middle = (qtype.low + qtype.high + 1) // 2
     if low == high:
-        return Scale(1.0, middle if symmetric else codes.low, codes)
+        return Scale(1.0, middle if symmetric else qtype.low, qtype)
     if symmetric:
-        scale = max(-low / (middle - codes.low), high / (codes.high - middle))
-        return Scale(_float32(scale), middle, codes)
-    scale = _float32((high - low) / (codes.high - codes.low))
-    zero_point = int(np.clip(codes.low + np.rint(-low / scale), codes.low, codes.high))
-    return Scale(scale, zero_point, codes)
+        scale = max(-low / (middle - qtype.low), high / (qtype.high - middle))
+        return Scale(_float32(scale), middle, qtype)
+    scale = _float32((high - low) / (qtype.high - qtype.low))
+    zero_point = int(np.clip(qtype.low + np.rint(-low / scale), qtype.low, qtype.high))
+    return Scale(scale, zero_point, qtype)
 
 
 def _float32(scale: float) -> float:
@@ -93,44 +96,50 @@ def _float32(scale: float) -> float:
 
 
 def quantize_array(values: NDArray[Any], scale: Scale) -> NDArray[Any]:
-    """Codes of values.
+    """Return quantized values.
 
-    >>> quantize_array(np.float32([-9, 0.5, 1.5, 300]), Scale(1.0, 0, Codes("uint8", 0, 255)))
+    >>> scale = Scale(1.0, 0, QuantizedType("uint8", 0, 255))
+    >>> quantize_array(np.float32([-9, 0.5, 1.5, 300]), scale)
     array([  0,   0,   2, 255], dtype=uint8)
     """
     whole = np.rint(values.astype(np.float32) / np.float32(scale.scale)) + scale.zero_point
-    return np.clip(whole, scale.codes.low, scale.codes.high).astype(scale.codes.dtype)
+    return np.clip(whole, scale.qtype.low, scale.qtype.high).astype(scale.qtype.dtype)
 
 
-def dequantize_array(codes: NDArray[Any], scale: Scale) -> Floats:
-    """Values of codes."""
-    return ((codes.astype(np.int32) - scale.zero_point) * np.float32(scale.scale)).astype(
+def dequantize_array(quantized: NDArray[Any], scale: Scale) -> Floats:
+    """Return values of quantized values."""
+    return ((quantized.astype(np.int32) - scale.zero_point) * np.float32(scale.scale)).astype(
         np.float32
     )
 
 
 @dataclass(frozen=True)
 class ChannelWeight:
-    """Weights as int8 with a scale for each index of one axis, zero point 0.
+    """A channel weight is int8 with a scale for each index of one axis and zero point 0.
 
     Attributes:
-        codes: int8, in the shape of the weights.
+        quantized: int8, in the shape of the weights.
         scales: float32 [extent of the axis].
-        axis: of the output channels.
+        axis: the axis of the output channels.
     """
 
-    codes: NDArray[np.int8]
+    quantized: NDArray[np.int8]
     scales: Floats
     axis: int
 
     @property
     def values(self) -> Floats:
-        """What the codes stand for."""
-        return (self.codes * _along(self.scales, self.axis, self.codes.ndim)).astype(np.float32)
+        """Return what the quantized values stand for."""
+        return (self.quantized * _along(self.scales, self.axis, self.quantized.ndim)).astype(
+            np.float32
+        )
 
 
 def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
-    """Scale of each channel that brings its largest magnitude to the largest code; 1 if all 0."""
+    """Scale of each channel that brings its largest magnitude to the largest quantized value.
+
+    1 if all 0.
+    """
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     peak = np.abs(weight).max(axis=others, initial=0.0).astype(np.float64)
     scales = np.where(peak > 0, np.maximum(peak / largest, SMALLEST_SCALE), 1.0)
@@ -138,46 +147,48 @@ def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
 
 
 def quantize_channels(
-    weight: Floats, axis: int, largest: int, summed: int | None = None
+    weight: Floats, axis: int, largest: int, reduced_axis: int | None = None
 ) -> ChannelWeight:
-    """Symmetric codes in [-largest, largest], rounded to the nearest.
+    """Return symmetric quantized values in [-largest, largest], rounded to the nearest.
 
     Args:
-        weight: of any shape.
-        axis: of the output channels.
-        largest: code.
-        summed: axis along which codes keep to `LARGEST_SUM`, by a larger scale of the channel;
-            None: they need not.
+        weight: the weight of any shape.
+        axis: the axis of the output channels.
+        largest: quantized value.
+        reduced_axis: axis along which quantized values keep to `LARGEST_PAIR_SUM`, by a larger
+            scale of the channel; None: they need not.
 
-    >>> quantize_channels(np.float32([[127, 1], [0, 0]]), 0, 127).codes.tolist()
+    >>> quantize_channels(np.float32([[127, 1], [0, 0]]), 0, 127).quantized.tolist()
     [[127, 1], [0, 0]]
     """
     axis %= weight.ndim
     scales = channel_scales(weight, axis, largest)
-    if summed is not None:
+    if reduced_axis is not None:
         ratio = np.moveaxis(weight / _along(scales, axis, weight.ndim), axis, 0)
-        place = summed % weight.ndim
-        sums = pair_sums(ratio, place + (place < axis), TOGETHER)
+        place = reduced_axis % weight.ndim
+        sums = pair_sums(ratio, place + (place < axis), GROUPS_PER_SUM)
         most = sums.reshape(len(scales), -1).max(axis=1, initial=0)
         # Rounding can add a half to each of the weights.
-        room = LARGEST_SUM - TOGETHER
+        room = LARGEST_PAIR_SUM - GROUPS_PER_SUM
         scales = (scales * np.maximum(most / room, 1)).astype(np.float32)
     whole = np.rint(weight / _along(scales, axis, weight.ndim))
     return ChannelWeight(np.clip(whole, -largest, largest).astype(np.int8), scales, axis)
 
 
-def within_sums(codes: NDArray[np.int8], summed: int) -> NDArray[np.int8]:
-    """Codes that keep to `LARGEST_SUM`: those of a sum that does not are shrunk together.
+def shrink_to_pair_sums(quantized: NDArray[np.int8], reduced_axis: int) -> NDArray[np.int8]:
+    """Return quantized values that keep to `LARGEST_PAIR_SUM`.
 
-    >>> within_sums(np.int8([[63, 63, 0, 0, 63, -1]]), 1).tolist()
+    Those of a sum that does not are shrunk together.
+
+    >>> shrink_to_pair_sums(np.int8([[63, 63, 0, 0, 63, -1]]), 1).tolist()
     [[42, 42, 0, 0, 42, 0]]
     """
-    last = np.moveaxis(codes, summed, -1)
-    sums = pair_sums(last, -1, TOGETHER)
-    shares = np.minimum(1, LARGEST_SUM / np.maximum(sums, 1))[..., None, :, None]
-    spread = np.broadcast_to(shares, (*sums.shape[:-1], TOGETHER, GROUP // 2, 2))
+    last = np.moveaxis(quantized, reduced_axis, -1)
+    sums = pair_sums(last, -1, GROUPS_PER_SUM)
+    shares = np.minimum(1, LARGEST_PAIR_SUM / np.maximum(sums, 1))[..., None, :, None]
+    spread = np.broadcast_to(shares, (*sums.shape[:-1], GROUPS_PER_SUM, DOT_WIDTH // 2, 2))
     share = spread.reshape(*last.shape[:-1], -1)[..., : last.shape[-1]]
-    return np.moveaxis(np.trunc(last * share).astype(np.int8), -1, summed)
+    return np.moveaxis(np.trunc(last * share).astype(np.int8), -1, reduced_axis)
 
 
 def _along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
@@ -186,13 +197,16 @@ def _along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class GroupWeight:
-    """Rows of 4-bit codes, two to a byte, with a scale for each group of a row.
+    """A group weight describes rows of 4-bit values, two to a byte.
+
+    With a scale for each group of a row.
 
     Attributes:
         packed: uint8 [rows, padded columns / 2]; the low nibble is the even column.
         scales: float32 [rows, groups].
-        zero_points: uint8 [rows, groups], codes; None where each code has a value of its own.
-        columns: of the rows, without padding.
+        zero_points: uint8 [rows, groups], quantized values; None where each quantized value has a
+            value of its own.
+        columns: the columns of the rows, without padding.
         group: columns that share a scale.
     """
 
@@ -204,37 +218,37 @@ class GroupWeight:
 
     @property
     def values(self) -> Floats:
-        """What the codes stand for, float32 [rows, columns]."""
-        codes = unpack_nibbles(self.packed)[:, : self.columns]
+        """Return what the quantized values stand for, float32 [rows, columns]."""
+        quantized = unpack_nibbles(self.packed)[:, : self.columns]
         scales = np.repeat(self.scales, self.group, axis=1)[:, : self.columns]
         if self.zero_points is None:
-            return (log2_values(codes) * scales).astype(np.float32)
+            return (log2_values(quantized) * scales).astype(np.float32)
         zeros = np.repeat(self.zero_points, self.group, axis=1)[:, : self.columns]
-        return ((codes.astype(np.int32) - zeros) * scales).astype(np.float32)
+        return ((quantized.astype(np.int32) - zeros) * scales).astype(np.float32)
 
 
-def pack_nibbles(codes: NDArray[Any]) -> NDArray[np.uint8]:
-    """Codes below 16, [rows, even number], two to a byte.
+def pack_nibbles(quantized: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return quantized values below 16, [rows, even number], two to a byte.
 
     >>> pack_nibbles(np.array([[1, 2]])).tolist()
     [[33]]
     """
-    return (codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8)
+    return (quantized[:, 0::2] | quantized[:, 1::2] << 4).astype(np.uint8)
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The inverse of `pack_nibbles`."""
+    """Return the inverse of `pack_nibbles`."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
 
 
 def _groups(rows: Floats, group: int) -> Floats:
-    """[rows, groups, group], the last group of a row padded with zeros."""
+    """Return [rows, groups, group], the last group of a row padded with zeros."""
     padding = -rows.shape[1] % group
     return np.pad(rows, ((0, 0), (0, padding))).reshape(len(rows), -1, group)
 
 
 def quantize_groups(rows: Floats, group: int, *, symmetric: bool) -> GroupWeight:
-    """4-bit codes: symmetric in 1..15 about 8, else 0..15 over each group's range.
+    """Return 4-bit values: symmetric in 1..15 about 8, else 0..15 over each group's range.
 
     The symmetric scale is the one of least squared error among clipped ranges.
 
@@ -252,10 +266,10 @@ def quantize_groups(rows: Floats, group: int, *, symmetric: bool) -> GroupWeight
         low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
         scales = _positive((high - low) / 15)
         zeros = np.clip(np.rint(-low / scales), 0, 15).astype(np.uint8)
-    codes = np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, 15)
+    quantized = np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, 15)
     if symmetric:
-        codes = np.maximum(codes, 1)
-    packed = pack_nibbles(codes.astype(np.uint8).reshape(len(rows), -1))
+        quantized = np.maximum(quantized, 1)
+    packed = pack_nibbles(quantized.astype(np.uint8).reshape(len(rows), -1))
     return GroupWeight(packed, scales, zeros, rows.shape[1], group)
 
 
@@ -266,35 +280,35 @@ _LOG2_VALUES: Floats = np.array(
 
 
 def quantize_log2(rows: Floats, group: int) -> GroupWeight:
-    """Sign and exponent: each weight is 0 or a power of two times its group's scale.
+    """Quantize to sign and exponent: each weight is 0 or a power of two times its group's scale.
 
     The scale is the one of least squared error, the nearest value is taken: between 2**-k and
     2**-(k+1) the threshold is their mean.
     """
     blocks = _groups(rows, group)
     peak = np.abs(blocks).max(axis=2)
-    scales = _best_scale(blocks, peak, lambda b, s: log2_values(log2_codes(b / s)) * s)
-    codes = log2_codes(blocks / scales[..., None])
-    packed = pack_nibbles(codes.reshape(len(rows), -1))
+    scales = _best_scale(blocks, peak, lambda b, s: log2_values(quantize_to_log2(b / s)) * s)
+    quantized = quantize_to_log2(blocks / scales[..., None])
+    packed = pack_nibbles(quantized.reshape(len(rows), -1))
     return GroupWeight(packed, scales, None, rows.shape[1], group)
 
 
-def log2_values(codes: NDArray[Any]) -> Floats:
-    """What 4-bit codes of powers of two stand for, before the scale.
+def log2_values(quantized: NDArray[Any]) -> Floats:
+    """Return what 4-bit values of powers of two stand for, before the scale.
 
     >>> log2_values(np.array([0, 1, 2, 9])).tolist()
     [0.0, 1.0, 0.5, -1.0]
     """
-    return _LOG2_VALUES[codes]
+    return _LOG2_VALUES[quantized]
 
 
-def log2_codes(ratio: Floats) -> NDArray[np.uint8]:
-    """The code of the nearest of `log2_values`."""
+def quantize_to_log2(ratio: Floats) -> NDArray[np.uint8]:
+    """Return the 4-bit values of the nearest of `log2_values`."""
     magnitude = np.abs(ratio)
     thresholds = np.array([2.0**-7, *(0.75 * 2.0**-k for k in range(5, -1, -1))])
     above = np.searchsorted(thresholds, magnitude, side="right")
-    codes = np.where(above == 0, 0, 8 - above)
-    return (codes + 8 * ((ratio < 0) & (codes > 0))).astype(np.uint8)
+    quantized = np.where(above == 0, 0, 8 - above)
+    return (quantized + 8 * ((ratio < 0) & (quantized > 0))).astype(np.uint8)
 
 
 def _positive(scales: NDArray[Any]) -> Floats:
@@ -302,7 +316,7 @@ def _positive(scales: NDArray[Any]) -> Floats:
 
 
 def _best_scale(blocks: Floats, full: Floats, rounded: Any) -> Floats:
-    """Per group, the share of the full scale whose rounding has the least squared error."""
+    """Return the share of each group's full scale that rounds with the least squared error."""
     best = _positive(full)
     least = np.full(full.shape, np.inf)
     for share in _SHARES:
@@ -314,7 +328,7 @@ def _best_scale(blocks: Floats, full: Floats, rounded: Any) -> Floats:
 
 
 def sqnr_db(signal: NDArray[Any], result: NDArray[Any]) -> float:
-    """10 log10(sum signal^2 / sum (result - signal)^2) [dB]; infinite if equal."""
+    """Return 10 log10(sum signal^2 / sum (result - signal)^2) [dB]; infinite if equal."""
     wide = signal.astype(np.float64)
     noise = float(np.square(result.astype(np.float64) - wide).sum())
     power = float(np.square(wide).sum())

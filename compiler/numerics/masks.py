@@ -1,4 +1,4 @@
-"""Which weights of a matrix stay, given what each is worth.
+"""Decide which weights of a matrix stay, given how salient each is.
 
 Matrices are rows of sums, [outputs, inputs].
 """
@@ -17,11 +17,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Pattern:
-    """What is removed together.
+    """A pattern describes what is removed together.
 
     Attributes:
         block: outputs and inputs of the smallest piece that goes or stays.
-        keep: of `group` neighbouring inputs of an output, those that stay; 0: any.
+        keep: the keep of `group` neighbouring inputs of an output, those that stay; 0: any.
         group: see `keep`.
     """
 
@@ -31,7 +31,7 @@ class Pattern:
 
     @classmethod
     def of_groups(cls, text: str) -> "Pattern":
-        """Of `N:M`.
+        """Return the of groups of `N:M`.
 
         Raises:
             ValueError: that is no pattern, or not 0 < N < M.
@@ -43,7 +43,7 @@ class Pattern:
         return cls(keep=keep, group=group)
 
     def mask(self, scores: Scores, ratio: float) -> Mask:
-        """True for what stays.
+        """Return true for what stays.
 
         Args:
             scores: [outputs, inputs]; of groups, their whole number.
@@ -58,7 +58,7 @@ class Pattern:
         return self._spread(kept.reshape(pooled.shape), scores.shape)
 
     def pooled(self, scores: Scores) -> Scores:
-        """The sum over each piece."""
+        """Return the sum over each piece."""
         outputs, inputs = (range(0, n, b) for n, b in zip(scores.shape, self.block, strict=True))
         return np.add.reduceat(np.add.reduceat(scores, outputs, axis=0), inputs, axis=1)
 
@@ -68,7 +68,7 @@ class Pattern:
 
 
 def _mask_groups(scores: Scores, keep: int, group: int) -> Mask:
-    """The best of each group; of equals the first."""
+    """Return the best of each group; ties go to the first."""
     grouped = scores.reshape(len(scores), -1, group)
     order = np.argsort(-grouped, axis=2, kind="stable")
     kept = np.zeros(grouped.shape, bool)
@@ -77,21 +77,21 @@ def _mask_groups(scores: Scores, keep: int, group: int) -> Mask:
 
 
 def spread_ratio(energies: Sequence[Scores], ratio: float) -> list[float]:
-    """Ratios by matrix that remove a ratio of all weights where least is lost.
+    """Return ratios by matrix that remove a ratio of all weights where least is lost.
 
-    A piece is worth its share of what is left of its matrix when all smaller ones are gone (LAMP:
-    Lee et al. 2021, eq. 3), so that no matrix is emptied.
+    The saliency of a piece is its share of what is left of its matrix when all smaller ones are
+    gone (LAMP: Lee et al. 2021, eq. 3), so that no matrix is emptied.
 
     Args:
         energies: squares of the weights, summed over each piece, of each matrix.
-        ratio: of all pieces.
+        ratio: the ratio of all pieces.
     """
-    worth = []
+    saliencies = []
     for energy in energies:
         ordered = np.sort(energy, axis=None)
         left = np.cumsum(ordered[::-1])[::-1]
-        worth.append(ordered / np.maximum(left, np.finfo(np.float64).tiny))
-    every: Any = np.concatenate(worth)
+        saliencies.append(ordered / np.maximum(left, np.finfo(np.float64).tiny))
+    every: Any = np.concatenate(saliencies)
     gone = round(ratio * every.size)
     limit = np.sort(every)[gone] if gone < every.size else np.inf
-    return [float(np.count_nonzero(scores < limit) / scores.size) for scores in worth]
+    return [float(np.count_nonzero(scores < limit) / scores.size) for scores in saliencies]

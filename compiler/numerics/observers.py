@@ -1,4 +1,4 @@
-"""Ranges of activations, from batches that come one by one; only NumPy.
+"""Provide ranges of activations, from batches that come one by one; only NumPy.
 
 Each observer keeps a few numbers or one histogram, whatever the number of samples.
 """
@@ -20,18 +20,18 @@ PERCENT = 99.99
 LEVELS = 256
 
 
-class Observer(Protocol):
-    """Is shown batches, gives a range."""
+class RangeObserver(Protocol):
+    """A range observer is given batches and finds a range."""
 
     def see(self, values: NDArray[Any]) -> None:
         """Take one batch into account."""
 
     def range(self) -> Range:
-        """The range to quantize."""
+        """Return the range to quantize."""
 
 
 class MinMax:
-    """The smallest and the largest value ever seen."""
+    """Observe the smallest and the largest value ever seen."""
 
     def __init__(self) -> None:
         self.low, self.high = np.inf, -np.inf
@@ -42,12 +42,12 @@ class MinMax:
         self.high = max(self.high, float(values.max(initial=-np.inf)))
 
     def range(self) -> Range:
-        """Lowest and highest."""
+        """Return lowest and highest."""
         return self.low, self.high
 
 
 class MovingAverage:
-    """Exponential mean of each batch's extremes; one outlier moves it by a tenth."""
+    """Observe the exponential mean of each batch's extremes; one outlier moves it by a tenth."""
 
     def __init__(self) -> None:
         self.ends: Range | None = None
@@ -111,7 +111,7 @@ class Histogram:
             self.width *= 2
 
     def range(self) -> Range:
-        """What `choose` takes from the counts and the bins' edges, within the extremes."""
+        """Return what `choose` takes from the counts and the bins' edges, within the extremes."""
         low, high = self.extremes.range()
         if self.width == 0.0:
             return low, high
@@ -121,7 +121,7 @@ class Histogram:
 
 
 def percentile_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Range:
-    """Without the outermost (100 - PERCENT) percent, half of them at each end."""
+    """Return the range without the outermost (100 - PERCENT) percent, half of them at each end."""
     outside = (100 - PERCENT) / 200 * counts.sum()
     below = np.cumsum(counts)
     above = np.cumsum(counts[::-1])[::-1]
@@ -131,7 +131,7 @@ def percentile_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) ->
 
 
 def mse_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Range:
-    """The clipped range of least squared error.
+    """Return the clipped range of least squared error.
 
     Values inside are off by step^2 / 12 in the mean, values outside by their distance from it.
     """
@@ -147,7 +147,7 @@ def mse_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Range:
 
 
 def entropy_range(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> Range:
-    """The clipped range of least Kullback-Leibler divergence (Migacz 2017).
+    """Return the clipped range of least Kullback-Leibler divergence (Migacz 2017).
 
     The histogram, with what is outside added to the outermost bins, is compared with itself
     reduced to `LEVELS` levels and spread evenly over the bins that are not empty. The bin of 0 is
@@ -199,9 +199,9 @@ def _search(
     return low, high
 
 
-def make_observer(name: ObserverName) -> Observer:
-    """A new observer."""
-    makers: dict[ObserverName, Callable[[], Observer]] = {
+def make_observer(name: ObserverName) -> RangeObserver:
+    """Return a new observer."""
+    makers: dict[ObserverName, Callable[[], RangeObserver]] = {
         "min-max": MinMax,
         "moving-average": MovingAverage,
         "percentile": lambda: Histogram(percentile_range),

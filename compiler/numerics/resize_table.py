@@ -1,4 +1,4 @@
-"""Which pixels a resized pixel is made of, and with which weights."""
+"""Decide which pixels a resized pixel is made of, and with which weights."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def resize_table(
     before: int, after: int, method: str, coordinates: str, rounding: str
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-    """Source positions and weights of each output position along one dimension.
+    """Return source positions and weights of each output position along one dimension.
 
     Args:
         before: input extent.
@@ -17,8 +17,8 @@ def resize_table(
         method: `nearest_neighbor` or `linear`.
         coordinates: where an output position lies in the input: `half_pixel`,
             `pytorch_half_pixel`, `asymmetric` or `align_corners`.
-        rounding: of nearest: `floor`, `ceil`, `round_prefer_floor`, `round_prefer_ceil`, `round`
-            (which prefers even).
+        rounding: the rounding of nearest: `floor`, `ceil`, `round_prefer_floor`,
+            `round_prefer_ceil`, `round` (which prefers even).
 
     Returns:
         Positions and weights, both [after, taps]; None for a mode that is not known here.

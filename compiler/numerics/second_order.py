@@ -1,4 +1,7 @@
-"""Rounding column by column, each making up for the error of those before it (OBS, GPTQ)."""
+"""Provide rounding column by column.
+
+Each making up for the error of those before it (OBS, GPTQ).
+"""
 
 from collections.abc import Callable
 
@@ -17,14 +20,14 @@ DAMPING = 0.01
 BLOCK = 64
 
 
-Wide = NDArray[np.float64]
+Float64s = NDArray[np.float64]
 
 
-Settle = Callable[[Wide, int], Wide]
+RoundColumn = Callable[[Float64s, int], Float64s]
 
 
-def inverse_factor(second: Floats) -> Wide:
-    """U, the upper Cholesky factors of the inverses of H [groups, columns, columns], damped."""
+def inverse_factor(second: Floats) -> Float64s:
+    """Return U, upper Cholesky factors of the inverses of H [groups, columns, columns]."""
     hessian = second.astype(np.float64)
     diagonal = np.arange(hessian.shape[1])
     power = np.diagonal(hessian, axis1=1, axis2=2).mean(axis=1)
@@ -34,7 +37,7 @@ def inverse_factor(second: Floats) -> Wide:
     return _inverse_of_upper(np.ascontiguousarray(ends[:, ::-1, ::-1]))
 
 
-def _inverse_of_upper(factor: Wide) -> Wide:
+def _inverse_of_upper(factor: Float64s) -> Float64s:
     """Return the inverses of upper triangular matrices [groups, n, n], by halves.
 
     ( A B )^-1   ( A^-1  -A^-1 B D^-1 )
@@ -51,7 +54,9 @@ def _inverse_of_upper(factor: Wide) -> Wide:
     return inverse
 
 
-def settle_columns(rows: Wide, upper: Wide, settle: Settle, block: int = BLOCK) -> Wide:
+def round_columns(
+    rows: Float64s, upper: Float64s, round_column: RoundColumn, block: int = BLOCK
+) -> Float64s:
     """Fix one column of rows after the other, the later ones making up for the change.
 
     What a block of columns leaves to the columns after it is added up in one product (section 3.2
@@ -60,8 +65,8 @@ def settle_columns(rows: Wide, upper: Wide, settle: Settle, block: int = BLOCK) 
     Args:
         rows: weights [groups, rows, columns].
         upper: U.
-        settle: gives the final values of a column, given all columns as they are now, of which
-            those of its block are up to date.
+        round_column: gives the final values of a column, given all columns as they are now, of
+            which those of its block are up to date.
         block: columns.
     """
     left, columns = rows.copy(), rows.shape[2]
@@ -69,7 +74,7 @@ def settle_columns(rows: Wide, upper: Wide, settle: Settle, block: int = BLOCK) 
         stop = min(start + block, columns)
         errors = np.zeros((*rows.shape[:2], stop - start))
         for place in range(start, stop):
-            values = settle(left, place)
+            values = round_column(left, place)
             error = (left[:, :, place] - values) / upper[:, place, place, None]
             left[:, :, place] = values
             following = upper[:, None, place, place + 1 : stop]

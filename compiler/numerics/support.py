@@ -1,4 +1,4 @@
-"""What a kernel, or the matcher of a kernel, answers about an operator."""
+"""Describe what a kernel, or the matcher of a kernel, answers about an operator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Supported:
 
     Attributes:
         operator: name of the kernel's template.
-        workload: of the template.
+        workload: the workload of the template.
         operands: constants after the first operand.
     """
 
@@ -43,6 +43,6 @@ def integer_matmul_support(shape: Sequence[int]) -> Declined | None:
     """
     if len(shape) != 2:
         return Declined("the kernel of integers multiplies by one matrix, not by one of a batch")
-    if shape[0] % GROUP:
-        return Declined(f"its depth {shape[0]} is not a multiple of {GROUP}")
+    if shape[0] % DOT_WIDTH:
+        return Declined(f"its depth {shape[0]} is not a multiple of {DOT_WIDTH}")
     return None

@@ -1,4 +1,7 @@
-"""The parity check of a compile: the library against what it must compute, and what to blame."""
+"""Provide the parity check of a compile: the library against what it must compute.
+
+And what to blame.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -24,9 +24,9 @@ def choose_inputs(
     """Return inputs of the first domain without NaN, and the outputs; else those of fewest NaN.
 
     Args:
-        specs: of the inputs.
-        seed: of the numbers.
-        index_bounds: of integer inputs, see `generate_inputs`.
+        specs: the specs of the inputs.
+        seed: the seed of the numbers.
+        index_bounds: the index bounds of integer inputs, see `generate_inputs`.
         run: the original graph.
     """
     tried = []

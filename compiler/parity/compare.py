@@ -12,9 +12,10 @@ not taken over the whole tensor but over the smallest slice along any axis that 
 `MIN_SLICE` values. Integers and booleans must be equal. Where NaN is expected there
 must be NaN, and nowhere else.
 
-A graph that quantizes activations while it runs rounds each of them to one of 256 codes. Where a
-value lies between two codes, sums in another order decide otherwise, and all that follows
-differs: the original graph itself moves by 25 dB when one code of its input flips. Outputs of
+A graph that quantizes activations while it runs rounds each of them to one of 256 quantized values.
+Where a value lies between two quantized values, sums in another order decide otherwise, and all
+that follows
+differs: the original graph itself moves by 25 dB when one value of its input flips. Outputs of
 such a graph that are not within the tolerance pass if their signal-to-noise ratio is at least
 `quantized_sqnr_db`.
 """
@@ -53,7 +54,9 @@ LOWEST_SQNR_DB = 3.0
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a float output may be off; `allowed = relative * scale + absolute`.
+    """A tolerance describes how far a float output may be off.
+
+    `allowed = relative * scale + absolute`.
 
     Attributes:
         relative: to the scale of the values beside it.
@@ -82,7 +85,7 @@ def quantized_sqnr_db(own_db: float) -> float:
 
 
 def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
-    """Tolerance from the least precise float dtype in the graph and its depth.
+    """Return tolerance from the least precise float dtype in the graph and its depth.
 
     The errors of layers are independent, so they grow with the square root of their number:
     `relative = 64 * eps(dtype) * sqrt(depth)`.
@@ -90,7 +93,7 @@ def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
     Args:
         dtype: NumPy or ml_dtypes name of a float type.
         depth: operators on the longest path from an input to an output, at least 1.
-        quantizes: whether the graph rounds activations to codes.
+        quantizes: whether the graph rounds activations to quantized values.
 
     >>> f"{tolerance_for('float32', 100).relative:.1e}"
     '7.6e-05'
@@ -103,7 +106,7 @@ def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """The comparison of one output.
+    """An output parity describes the comparison of one output.
 
     Attributes:
         name: output name.
@@ -123,7 +126,7 @@ class OutputParity:
 
     @property
     def passed(self) -> bool:
-        """Whether the output is within its tolerance."""
+        """Return whether the output is within its tolerance."""
         return not self.problem
 
 
@@ -135,11 +138,11 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every output is within its tolerance."""
+        """Return whether every output is within its tolerance."""
         return all(output.passed for output in self.outputs)
 
     def problems(self) -> str:
-        """All failures in one line."""
+        """Return all failures in one line."""
         return "; ".join(f"{o.name}: {o.problem}" for o in self.outputs if not o.passed)
 
     def check(self, where: str) -> None:
@@ -164,7 +167,7 @@ def compare(expected: Tensors, actual: Tensors, tolerance: Tolerance) -> ParityR
 
 
 def scale_of(expected: NDArray[Any]) -> NDArray[np.float64]:
-    """Magnitude that an error of each element is measured by; broadcasts to `expected`.
+    """Return magnitude that an error of each element is measured by; broadcasts to `expected`.
 
     >>> boxes, scores = np.full((1, 1, 100), 320.0), np.full((1, 1, 100), 0.5)
     >>> scale_of(np.concatenate([boxes, scores], axis=1)).ravel().tolist()
@@ -258,7 +261,7 @@ def _peak(values: NDArray[Any]) -> float:
 
 
 def _sqnr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    """10 log10(sum expected^2 / sum (actual - expected)^2) [dB]."""
+    """Return 10 log10(sum expected^2 / sum (actual - expected)^2) [dB]."""
     signal, result = expected.astype(np.float64), actual.astype(np.float64)
     differing = signal != result
     noise = float(np.square(result[differing] - signal[differing]).sum())

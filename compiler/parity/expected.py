@@ -1,4 +1,4 @@
-"""What a compiled model must compute: test inputs, and the outputs that they must give."""
+"""Describe what a compiled model must compute: test inputs, and the outputs that they must give."""
 
 import math
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class Expected:
             canonical: the same, canonical.
             given: test inputs; None takes the first sample, or generates some.
             samples: what a compressed or quantized model was calibrated with.
-            seed: of generated inputs.
+            seed: the seed of generated inputs.
 
         Raises:
             EdgecError: the inputs do not fit, or the original cannot be run.

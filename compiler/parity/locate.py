@@ -1,4 +1,4 @@
-"""Which operator is the first to go wrong.
+"""Decide which operator is the first to go wrong.
 
 The module is rebuilt with every value that stands for a value of the original graph as an
 output, and each is compared, in order, with what ONNX Runtime computes there.
@@ -31,7 +31,7 @@ def first_divergence(
         value_names: ONNX name by Relax variable name, from the importer.
         graph: the simplified ONNX model that the module stands for.
         inputs: test inputs.
-        tolerance: of the whole model.
+        tolerance: the tolerance of the whole model.
         evaluate: compiles a module for this machine.
 
     Returns:
@@ -56,7 +56,7 @@ def first_divergence(
 
 
 def _all_values(graph: onnx.ModelProto, inputs: Tensors) -> Tensors:
-    """Every value that a node of the graph computes."""
+    """Return every value that a node of the graph computes."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(graph)
     outputs = {value.name for value in exposed.graph.output}
@@ -70,7 +70,7 @@ def _all_values(graph: onnx.ModelProto, inputs: Tensors) -> Tensors:
 def _expose(
     module: IRModule, value_names: Mapping[str, str], expected: Tensors
 ) -> tuple[IRModule, tuple[TensorSpec, ...]]:
-    """The module with all values of known ONNX name as its outputs.
+    """Return the module with all values of known ONNX name as its outputs.
 
     Their dtypes are the expected ones: the module's are not, for storage types.
     """

@@ -1,4 +1,4 @@
-"""What the model should give: ONNX Runtime on the original graph.
+"""Describe what the model should give: ONNX Runtime on the original graph.
 
 With its graph optimizations off, ONNX Runtime computes operator by operator what the file
 says. Where it lacks an operator, the reference evaluator of the onnx package answers.
@@ -18,7 +18,7 @@ from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_sess
 
 
 def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]]:
-    """Outputs of an ONNX model by name.
+    """Return outputs of an ONNX model by name.
 
     Args:
         model: file, or a model in memory.
@@ -44,7 +44,7 @@ def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, ND
 
 
 def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model with exact products of 4-bit weights; None if it has them.
+    """Return the model with exact products of 4-bit weights; None if it has them.
 
     `accuracy_level` allows ONNX Runtime to round the activations of MatMulNBits to 8 bits. That is
     a permission, not a part of what the model computes: nobody is compared with it.
@@ -66,7 +66,7 @@ def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def _levels(model: onnx.ModelProto) -> list[onnx.AttributeProto]:
-    """Attributes that allow activations to be rounded."""
+    """Return attributes that allow activations to be rounded."""
     return [
         attribute
         for node in model.graph.node

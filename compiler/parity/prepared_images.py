@@ -1,4 +1,7 @@
-"""Images as the original model wants them: in NumPy, apart from what is embedded in the graph."""
+"""Provide images as the original model wants them.
+
+In NumPy, apart from what is embedded in the graph.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +11,10 @@ from edgec.compiler.ir.signature import Tensors
 
 
 def prepared(inputs: Tensors, embedded: EmbeddedPreprocessing | None) -> Tensors:
-    """Inputs of the original model for those of the compiled one.
+    """Return inputs of the original model for those of the compiled one.
 
     Args:
-        inputs: of the compiled model, by name; images are uint8 [N, height, width, C].
+        inputs: the inputs of the compiled model, by name; images are uint8 [N, height, width, C].
         embedded: what the compiled model does with them; None if it takes what the original takes.
     """
     if embedded is None:
@@ -40,7 +43,7 @@ def prepared(inputs: Tensors, embedded: EmbeddedPreprocessing | None) -> Tensors
 
 
 def _shrinking(before: int, after: int) -> NDArray[np.float64]:
-    """Weights [after, before] of bilinear resizing that averages over what shrinks.
+    """Return weights [after, before] of bilinear resizing that averages over what shrinks.
 
     As in Pillow: pixel `i` lies at `(i + 1/2) * before / after`, and the triangle around it is as
     wide as the step where that is more than a pixel.

@@ -1,4 +1,7 @@
-"""What a quantized graph computes, by TVM's own code: no kernel, layout or schedule of ours."""
+"""Describe what a quantized graph computes, by TVM's own code.
+
+No kernel, layout or schedule of ours.
+"""
 
 from typing import Any
 
@@ -14,10 +17,10 @@ from edgec.compiler.passes.expand_weights import ExpandWeights
 def run_reference(
     module: IRModule, signature: Signature, inputs: Tensors
 ) -> dict[str, NDArray[Any]]:
-    """Outputs by name."""
+    """Return outputs by name."""
     executable = relax.build(ExpandWeights()(module), tvm.target.Target({"kind": "llvm"}))
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    result = machine["main"](*(tvm.runtime.tensor(inputs[s.name]) for s in signature.inputs))
+    vm = relax.VirtualMachine(executable, tvm.cpu())
+    result = vm["main"](*(tvm.runtime.tensor(inputs[s.name]) for s in signature.inputs))
     results = [result] if hasattr(result, "numpy") else list(result)
     return {
         spec.name: np.asarray(value.numpy())

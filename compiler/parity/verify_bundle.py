@@ -28,7 +28,7 @@ from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.support.limits import check_seed
 
-# Another order of sums moves a value to the next code here and there.
+# Another order of sums moves a value to the next quantized value here and there.
 NOISE_MARGIN_DB = 1.0
 
 
@@ -95,10 +95,14 @@ def _original(
 def _against_floats(
     original: Tensors, actual: Tensors, reached: Mapping[str, float]
 ) -> ParityReport:
-    """A quantized model against the original, by the noise that it had when it was compiled."""
+    """Return a quantized model against the original.
+
+    By the noise that it had when it was compiled.
+    """
     outputs: list[OutputParity] = []
     for name, expected in original.items():
-        # Without a ratio it is no float output: codes decide, and they were compared already.
+        # Without a ratio it is no float output: quantized values decide, and they were compared
+        # already.
         if name in reached:
             tolerance = Tolerance(0.0, ORACLE_ABSOLUTE_ERROR, reached[name] - NOISE_MARGIN_DB)
             outputs += compare({name: expected}, {name: actual[name]}, tolerance).outputs
@@ -113,7 +117,7 @@ def _frozen(bundle: Bundle) -> dict[str, np.ndarray]:
 
 
 def _worst(reports: list[ParityReport]) -> ParityReport:
-    """Each output's worst comparison, with the worst noise ratio."""
+    """Return each output's worst comparison, with the worst noise ratio."""
     outputs: dict[str, OutputParity] = {}
     for report in reports:
         for output in report.outputs:

@@ -1,4 +1,4 @@
-"""What a pass is, and the rewriting that all of them share.
+"""Describe what a pass is, and the rewriting that all of them share.
 
 A pass is a frozen dataclass: its fields are its options, its `repr` is what logs, dumps and
 manifests show. It takes a module whose only Relax function is `main` and gives another of the
@@ -32,7 +32,7 @@ class Pass(ABC):
 
     @abstractmethod
     def apply(self, module: IRModule) -> IRModule:
-        """The rewritten module."""
+        """Return the rewritten module."""
 
 
 class CallRewriter(relax.PyExprMutator):
@@ -56,7 +56,7 @@ class CallRewriter(relax.PyExprMutator):
         super().visit_var_binding_(binding)
 
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
-        """What a call becomes; None, as here, leaves it."""
+        """Return what a call becomes; None, as here, leaves it."""
         return None
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -66,7 +66,7 @@ class CallRewriter(relax.PyExprMutator):
         return visited if replacement is None else replacement
 
     def definition(self, expression: relax.Expr, *operators: str) -> relax.Call | None:
-        """The call of one of these operators that a variable holds, else None."""
+        """Return the call of one of these operators that a variable holds, else None."""
         if not isinstance(expression, relax.Var):
             return None
         bound = self.lookup_binding(expression)
@@ -75,7 +75,7 @@ class CallRewriter(relax.PyExprMutator):
         return None
 
     def sole_definition(self, expression: relax.Expr, *operators: str) -> relax.Call | None:
-        """Like `definition`, but only if nothing else uses the variable.
+        """Return the `definition`, but only if nothing else uses the variable.
 
         Rewriting into the producer of a value that is used twice would compute it twice.
         """
@@ -88,7 +88,7 @@ class CallRewriter(relax.PyExprMutator):
         return self.builder_.emit(expression)
 
     def run(self) -> IRModule:
-        """The module with `main` rewritten."""
+        """Return the module with `main` rewritten."""
         module = self.builder_.get()
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):

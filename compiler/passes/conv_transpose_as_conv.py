@@ -21,7 +21,7 @@ FEW_CHANNELS = 16
 
 @dataclass(frozen=True)
 class ConvTransposeAsConv(Pass):
-    """Replace `nn.conv2d_transpose` by `nn.conv2d` and a move.
+    """Replace `nn.conv2d_transpose` by `nn.conv2d` and a layout operator.
 
     1. NCHW, a constant weight, one group, no dilation.
     2. The window is as large as the stride, and nothing is padded or cut off.
@@ -30,11 +30,11 @@ class ConvTransposeAsConv(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite every such convolution of `main`."""
-        return _Rewriter(module).run()
+        return _ConvTransposeAsConvRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _ConvTransposeAsConvRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         if op_name(call) != "relax.nn.conv2d_transpose":
             return None

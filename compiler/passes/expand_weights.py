@@ -1,4 +1,4 @@
-"""Fold stored weights back into float constants.
+"""Fold packed weights back into float constants.
 
 What a quantized model computes is the same; it is larger, and float kernels that want constant
 weights can compute it. That is how quantized graphs run where nothing but their results matters:
@@ -29,7 +29,7 @@ class ExpandWeights(Pass):
 
 @relax.expr_functor.mutator
 class _Dequantize(CallRewriter):
-    """Computes (values - zero point) * scale of constants, in float32 as TVM does."""
+    """Compute (values - zero point) * scale of constants, in float32 as TVM does."""
 
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         if op_name(call) != "relax.dequantize" or call.attrs.out_dtype != "float32":

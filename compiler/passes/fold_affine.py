@@ -40,11 +40,11 @@ class FoldAffine(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main` from front to back, so that chains collapse in one run."""
-        return _Rewriter(module).run()
+        return _FoldAffineRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _FoldAffineRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         name = call.op.name if hasattr(call.op, "name") else ""
         if name not in ("relax.multiply", "relax.add", "relax.divide", "relax.subtract"):
@@ -69,7 +69,7 @@ class _Rewriter(CallRewriter):
         return self._shifted(value, -array if name == "relax.subtract" else array)
 
     def _scaled(self, value: relax.Expr, factor: NDArray[Any]) -> relax.Expr | None:
-        """Value * factor, as near to the weights as it goes."""
+        """Return value * factor, as near to the weights as it goes."""
         if np.all(factor == 1):
             return value
         inner = self.sole_definition(
@@ -96,7 +96,7 @@ class _Rewriter(CallRewriter):
         return default if scaled is None else scaled
 
     def _shifted(self, value: relax.Expr, summand: NDArray[Any]) -> relax.Expr | None:
-        """Value + summand, merged with an addition before it."""
+        """Return value + summand, merged with an addition before it."""
         if not np.any(summand):
             return value
         inner = self.sole_definition(value, "relax.add")
@@ -109,7 +109,7 @@ class _Rewriter(CallRewriter):
         return relax.op.add(value, constant(summand))
 
     def _into_weight(self, call: relax.Call, factor: NDArray[Any]) -> relax.Expr | None:
-        """The linear operator with its weight scaled; None if (3) does not hold."""
+        """Return the linear operator with its weight scaled; None if (3) does not hold."""
         data, weight = call.args
         array = value_of(weight)
         result_shape = shape_of(call)
@@ -143,7 +143,7 @@ def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
 
 
 def _along(factor: NDArray[Any], axis: int, rank: int) -> NDArray[Any] | None:
-    """The factor as a vector if it varies along one axis at most.
+    """Return the factor as a vector if it varies along one axis at most.
 
     >>> _along(np.array([[[2.0]], [[3.0]]]), axis=1, rank=4)
     array([2., 3.])

@@ -28,11 +28,11 @@ class FoldBatchNorm(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite every batch normalization of `main`."""
-        return _Rewriter(module).run()
+        return _FoldBatchNormRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _FoldBatchNormRewriter(CallRewriter):
     def visit_tuple_getitem_(self, item: relax.TupleGetItem) -> relax.Expr:
         visited = super().visit_tuple_getitem_(item)
         call = self.definition(visited.tuple_value, "relax.nn.batch_norm")

@@ -2,8 +2,8 @@
 
     quantize(concat(a, b), s, z)  ->  concat(r(a), r(b)) with r(x) = dequantize(quantize(x, s, z))
 
-and the outer quantize, which changes nothing any more. Codes are then concatenated, and each
-quantize goes to the kernel before it.
+and the outer quantize, which changes nothing any more. Quantized values are then concatenated, and
+each quantize goes to the kernel before it.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class QuantizeBeforeConcat(Pass):
 
     1. One constant scale and zero point for the tensor.
     2. Nothing else reads the concatenation.
-    3. What has these very codes already stays.
+    3. What has these very quantized values already stays.
     """
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main`."""
-        return _Rewriter(module).run()
+        return _QuantizeBeforeConcatRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _QuantizeBeforeConcatRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         if op_name(call) != "relax.quantize" or not _is_scalar(call):
             return None
@@ -52,11 +52,11 @@ class _Rewriter(CallRewriter):
     def _rounded(self, value: Any, quantize: relax.Call) -> Any:
         known = self.definition(value, "relax.dequantize")
         # (3)
-        if known is not None and _are_codes_of(known, quantize):
+        if known is not None and _is_quantized_by(known, quantize):
             return value
-        codes = self.emit(relax.Call(quantize.op, [value, *quantize.args[1:]], quantize.attrs))
+        quantized = self.emit(relax.Call(quantize.op, [value, *quantize.args[1:]], quantize.attrs))
         return self.emit(
-            relax.op.dequantize(codes, *quantize.args[1:], axis=0, out_dtype="float32")
+            relax.op.dequantize(quantized, *quantize.args[1:], axis=0, out_dtype="float32")
         )
 
 
@@ -65,7 +65,7 @@ def _is_scalar(call: relax.Call) -> bool:
     return all(scalar_of(argument) is not None for argument in call.args[1:])
 
 
-def _are_codes_of(dequantize: relax.Call, quantize: relax.Call) -> bool:
+def _is_quantized_by(dequantize: relax.Call, quantize: relax.Call) -> bool:
     pairs = zip(dequantize.args[1:], quantize.args[1:], strict=True)
     arrays = [(value_of(left), value_of(right)) for left, right in pairs]
     return all(

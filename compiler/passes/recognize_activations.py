@@ -39,7 +39,7 @@ class RecognizeActivations(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main`."""
-        return _Rewriter(module).run()
+        return _RecognizeActivationsRewriter(module).run()
 
 
 def _near(value: float | None, expected: float) -> bool:
@@ -47,7 +47,7 @@ def _near(value: float | None, expected: float) -> bool:
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _RecognizeActivationsRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         name = op_name(call)
         if name not in ("relax.minimum", "relax.multiply", "relax.divide"):
@@ -84,7 +84,7 @@ class _Rewriter(CallRewriter):
         return relax.op.clip(x, lower, upper)
 
     def _line(self, expression: relax.Expr) -> tuple[float, float, relax.Expr | None]:
-        """alpha, beta and x of `alpha x + beta`; x is None if it is no such expression."""
+        """Return alpha, beta and x of `alpha x + beta`; x is None if it is no such expression."""
         added = self.sole_definition(expression, "relax.add")
         beta = scalar_of(added.args[1]) if added is not None else None
         if added is None or beta is None:
@@ -96,7 +96,7 @@ class _Rewriter(CallRewriter):
         return alpha, beta, scaled.args[0]
 
     def _factors(self, expression: relax.Expr, factor: float) -> tuple[float, Sequence[relax.Expr]]:
-        """A product as its constant factor, times the one given, and its other factors."""
+        """Return a product as its constant factor, times the one given, and its other factors."""
         if op_name(expression) == "relax.divide":
             divisor = scalar_of(expression.args[1])
             if not divisor:
@@ -118,7 +118,7 @@ class _Rewriter(CallRewriter):
         return factor, factors
 
     def _gated(self, x: relax.Expr, gate: relax.Expr, factor: float) -> relax.Expr | None:
-        """Factor * x * gate as one operator."""
+        """Return factor * x * gate as one operator."""
         sigmoid = self.sole_definition(gate, "relax.sigmoid")
         if sigmoid is not None and self._same(sigmoid.args[0], x) and factor == 1:
             return relax.op.nn.silu(x)
@@ -164,7 +164,7 @@ class _Rewriter(CallRewriter):
         return relax.op.nn.gelu_tanh(x) if matches else None
 
     def _is_cubic(self, expression: relax.Expr, x: relax.Expr) -> bool:
-        """Whether it is x + 0.044715 x^3."""
+        """Return whether it is x + 0.044715 x^3."""
         added = self.sole_definition(expression, "relax.add")
         if added is None:
             return False

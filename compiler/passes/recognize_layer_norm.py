@@ -33,11 +33,11 @@ class RecognizeLayerNorm(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main`."""
-        return _Rewriter(module).run()
+        return _RecognizeLayerNormRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _RecognizeLayerNormRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         name = op_name(call)
         if name == "relax.divide":

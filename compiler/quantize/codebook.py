@@ -1,4 +1,4 @@
-"""Weights that share few values (Han et al. 2016, section 3).
+"""Provide weights that share few values (Han et al. 2016, section 3).
 
 A row is its scale times entries of one table for the whole tensor. The entries are what k-means
 finds: weights w with importances m move the entries to where sum m (w - entry)^2 is least. The
@@ -18,55 +18,55 @@ _ITERATIONS = 60
 
 @dataclass(frozen=True)
 class CodebookWeight:
-    """Rows of indices into a table, with a scale for each row.
+    """A codebook weight describes rows of indices into a table, with a scale for each row.
 
     Attributes:
-        codes: uint8 [rows, columns]; of 16 entries two to a byte, [rows, (columns + 1) / 2].
+        quantized: uint8 [rows, columns]; of 16 entries two to a byte, [rows, (columns + 1) / 2].
         table: float32 [entries], ascending, in -1..1.
         scales: float32 [rows].
-        columns: of the rows, without padding.
+        columns: the columns of the rows, without padding.
     """
 
-    codes: NDArray[np.uint8]
+    quantized: NDArray[np.uint8]
     table: Floats
     scales: Floats
     columns: int
 
     @property
     def indices(self) -> NDArray[np.uint8]:
-        """uint8 [rows, columns]."""
-        whole = self.codes if len(self.table) > 16 else unpack_nibbles(self.codes)
+        """Return uint8 [rows, columns]."""
+        whole = self.quantized if len(self.table) > 16 else unpack_nibbles(self.quantized)
         return whole[:, : self.columns]
 
     @property
     def values(self) -> Floats:
-        """What the codes stand for, float32 [rows, columns]."""
+        """Return what the quantized values stand for, float32 [rows, columns]."""
         return (self.table[self.indices] * self.scales[:, None]).astype(np.float32)
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return self.codes.nbytes + self.table.nbytes + self.scales.nbytes
+        """Return bytes."""
+        return self.quantized.nbytes + self.table.nbytes + self.scales.nbytes
 
     def with_indices(self, indices: NDArray[Any]) -> "CodebookWeight":
-        """The same table with other indices [rows, columns]."""
-        return replace(self, codes=_stored(indices, len(self.table)))
+        """Return the same table with other indices [rows, columns]."""
+        return replace(self, quantized=_pack_indices(indices, len(self.table)))
 
 
-def _stored(indices: NDArray[Any], entries: int) -> NDArray[np.uint8]:
+def _pack_indices(indices: NDArray[Any], entries: int) -> NDArray[np.uint8]:
     if entries > 16:
         return indices.astype(np.uint8)
     return pack_nibbles(np.pad(indices, ((0, 0), (0, indices.shape[1] % 2))).astype(np.uint8))
 
 
 def fit_codebook(rows: Floats, entries: int, importance: Floats | None = None) -> CodebookWeight:
-    """The table and the nearest entries.
+    """Return the table and the nearest entries.
 
     Args:
         rows: weights [rows, columns].
-        entries: of the table, 16 or 256.
-        importance: of the weights, at least 0, [rows, columns] or what spreads to it; None if
-            all are alike.
+        entries: the entries of the table, 16 or 256.
+        importance: the importance of the weights, at least 0, [rows, columns] or what spreads to
+            it; None if all are alike.
     """
     scales = np.abs(rows).max(axis=1)
     scales = np.where(scales > 0, scales, 1).astype(np.float32)
@@ -79,17 +79,17 @@ def fit_codebook(rows: Floats, entries: int, importance: Floats | None = None) -
     shares = (np.arange(entries) + 0.5) / entries
     even = line[0] + (line[-1] - line[0]) * np.arange(entries) / (entries - 1)
     starts = (even, line[np.minimum((shares * len(line)).astype(int), len(line) - 1)])
-    table = min((_settled(start, line, mass) for start in starts), key=lambda found: found[0])[1]
+    table = min((_converged(start, line, mass) for start in starts), key=lambda found: found[0])[1]
     if not units.all():
         # What was pruned stays exactly zero.
         table[np.abs(table).argmin()] = 0
     exact = np.sort(table).astype(np.float32)
     return CodebookWeight(
-        _stored(nearest(exact, units), entries), exact, scales, columns=rows.shape[1]
+        _pack_indices(nearest(exact, units), entries), exact, scales, columns=rows.shape[1]
     )
 
 
-def _settled(
+def _converged(
     table: NDArray[Any], line: NDArray[Any], mass: NDArray[Any]
 ) -> tuple[float, NDArray[Any]]:
     """k-means along a sorted line: the error, and the entries."""
@@ -110,6 +110,6 @@ def _settled(
 
 
 def nearest(table: Floats, units: NDArray[Any]) -> NDArray[np.int64]:
-    """Index of the nearest entry of an ascending table."""
+    """Return index of the nearest entry of an ascending table."""
     middles = (table[1:].astype(np.float64) + table[:-1]) / 2
     return np.searchsorted(middles, units)

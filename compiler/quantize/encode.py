@@ -1,6 +1,6 @@
-"""The numbers of a quantized model: scales of values, codes of weights.
+"""Provide the numbers of a quantized model: scales of values, quantized weights.
 
-Repairs (`equalize`, `rounding`, `bias`) change these numbers; passes write them into a graph.
+Corrections (`equalize`, `rounding`, `bias`) change these numbers; passes write them into a graph.
 """
 
 from collections.abc import Mapping
@@ -26,67 +26,69 @@ from edgec.compiler.numerics.affine import (
 )
 from edgec.compiler.numerics.observers import Range
 from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook
-from edgec.compiler.quantize.plan import Plan
-from edgec.compiler.quantize.recipe import Recipe, Resolved
+from edgec.compiler.quantize.plan import QuantizationPlan
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, ResolvedRecipe
 
 
 @dataclass(frozen=True)
 class HalfWeight:
-    """Weights as float16 or bfloat16."""
+    """A half weight describes weights as float16 or bfloat16."""
 
-    codes: NDArray[Any]
+    quantized: NDArray[Any]
 
     @property
     def values(self) -> Floats:
-        """As float32."""
-        return self.codes.astype(np.float32)
+        """Return the values as float32."""
+        return self.quantized.astype(np.float32)
 
 
-StoredWeight = ChannelWeight | CodebookWeight | GroupWeight | HalfWeight
+PackedWeight = ChannelWeight | CodebookWeight | GroupWeight | HalfWeight
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """A plan and all its numbers.
+    """A quantization describes a plan and all its numbers.
 
     Attributes:
         plan: what is quantized.
         resolved: the recipe on the target.
-        scales: by variable that becomes codes.
+        scales: by variable that is quantized.
         weights: by name of an operator.
         biases: float32 [channels] by name of an operator; what is added to its products.
     """
 
-    plan: Plan
-    resolved: Resolved
+    plan: QuantizationPlan
+    resolved: ResolvedRecipe
     scales: dict[Any, Scale]
-    weights: dict[str, StoredWeight]
+    weights: dict[str, PackedWeight]
     biases: dict[str, Floats]
 
-    def with_weights(self, weights: Mapping[str, StoredWeight]) -> "Quantization":
-        """The same with other codes for some operators."""
+    def with_weights(self, weights: Mapping[str, PackedWeight]) -> "Quantization":
+        """Return the same with other quantized values for some operators."""
         return replace(self, weights={**self.weights, **weights})
 
     def with_biases(self, biases: Mapping[str, Floats]) -> "Quantization":
-        """The same with other biases for some operators."""
+        """Return the same with other biases for some operators."""
         return replace(self, biases={**self.biases, **biases})
 
     def weight_values(self, operator: Operator) -> Floats:
-        """What the stored weights of an operator stand for, in its weights' shape."""
+        """Return what the packed weights of an operator stand for, in its weights' shape."""
         assert operator.weight is not None
-        stored = self.weights[operator.name]
-        if isinstance(stored, GroupWeight | CodebookWeight):
-            return from_rows(stored.values, operator)
-        return stored.values
+        packed_weight = self.weights[operator.name]
+        if isinstance(packed_weight, GroupWeight | CodebookWeight):
+            return from_rows(packed_weight.values, operator)
+        return packed_weight.values
 
 
-def quantize_numbers(plan: Plan, resolved: Resolved, ranges: Mapping[str, Range]) -> Quantization:
-    """Scales from ranges, codes of weights rounded to the nearest.
+def quantize_numbers(
+    plan: QuantizationPlan, resolved: ResolvedRecipe, ranges: Mapping[str, Range]
+) -> Quantization:
+    """Return scales from ranges, quantized weights rounded to the nearest.
 
     Args:
         plan: what is quantized.
         resolved: the recipe on the target.
-        ranges: by name, of every value that becomes codes.
+        ranges: by name, of every value that is quantized.
 
     Raises:
         CalibrationError: names every value that has no range.
@@ -108,20 +110,21 @@ def quantize_numbers(plan: Plan, resolved: Resolved, ranges: Mapping[str, Range]
     narrow = {
         plan.shared[operator.inputs[0]]
         for operator in plan.weighted()
-        if resolved.sides.get(operator.name) == "activations" and operator.keep == "integer"
+        if resolved.saturation_modes.get(operator.name) == "activations"
+        and operator.keep == "integer"
     }
     scales = {}
     for variable in plan.tensors:
         shared = plan.shared[variable]
-        codes = resolved.activations.halved() if shared in narrow else resolved.activations
-        scales[variable] = affine_scale(*united[shared], codes, symmetric=symmetric)
-    weights = {o.name: store_weight(o, resolved) for o in plan.weighted()}
+        qtype = resolved.activations.halved() if shared in narrow else resolved.activations
+        scales[variable] = affine_scale(*united[shared], qtype, symmetric=symmetric)
+    weights = {o.name: quantize_weight(o, resolved) for o in plan.weighted()}
     biases = {o.name: o.bias[1] for o in plan.weighted() if o.bias is not None}
     return Quantization(plan, resolved, scales, weights, biases)
 
 
-def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
-    """Weights of one operator in the recipe's format, rounded to the nearest."""
+def quantize_weight(operator: Operator, resolved: ResolvedRecipe) -> PackedWeight:
+    """Return weights of one operator in the recipe's format, rounded to the nearest."""
     assert operator.weight is not None
     weight, recipe = operator.weight, resolved.recipe
     if recipe.weights in ("fp16", "bf16"):
@@ -129,29 +132,32 @@ def store_weight(operator: Operator, resolved: Resolved) -> StoredWeight:
         return HalfWeight(weight.array.astype(kind))
     if recipe.weights == "int8":
         largest = resolved.largest_weight
-        summed = summed_axis(operator, resolved)
-        return quantize_channels(weight.array, weight.axis, largest, summed)
+        reduced_axis = pair_sum_axis(operator, resolved)
+        return quantize_channels(weight.array, weight.axis, largest, reduced_axis)
     if recipe.codebook:
         rows = to_rows(weight.array, operator)
         found = fit_codebook(rows, recipe.codebook)
         # The table of a small tensor is larger than what it saves.
         half = HalfWeight(weight.array.astype(np.float16))
-        return found if found.size < half.codes.nbytes else half
+        return found if found.size < half.quantized.nbytes else half
     return quantize_rows(to_rows(weight.array, operator), recipe)
 
 
 # Where the products of neighbours are summed in int16.
-_SUMMED = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
+_PAIR_SUM_AXES = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
 
 
-def summed_axis(operator: Operator, resolved: Resolved) -> int | None:
-    """Axis of the weights along which codes keep to `LARGEST_SUM`; None: they need not."""
-    kept = resolved.sides.get(operator.name, "weights") == "weights"
-    return _SUMMED.get(operator.kind) if resolved.paired and kept else None
+def pair_sum_axis(operator: Operator, resolved: ResolvedRecipe) -> int | None:
+    """Return axis of the weights along which quantized values keep to `LARGEST_SUM`; None.
+
+    They need not.
+    """
+    kept = resolved.saturation_modes.get(operator.name, "weights") == "weights"
+    return _PAIR_SUM_AXES.get(operator.kind) if resolved.paired and kept else None
 
 
-def quantize_rows(rows: Floats, recipe: Recipe) -> GroupWeight:
-    """4-bit codes of rows."""
+def quantize_rows(rows: Floats, recipe: QuantizationRecipe) -> GroupWeight:
+    """Return 4-bit values of rows."""
     if recipe.weights == "log2":
         return quantize_log2(rows, recipe.weight_group)
     return quantize_groups(rows, recipe.weight_group, symmetric=recipe.symmetric_weights)

@@ -1,4 +1,4 @@
-"""Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
+"""Provide cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
 
 A convolution and the next one, with nothing between them but a bias and a ReLU or leaky ReLU, give
 the same for any positive scale s of each channel in between:
@@ -22,7 +22,7 @@ from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.ir.rewrite import with_weights
 
 SWEEPS = 20
-SETTLED = 1e-3
+CONVERGED = 1e-3
 
 # f(s x) = s f(x) for s > 0.
 _HOMOGENEOUS = ("relax.nn.leakyrelu", "relax.nn.relu")
@@ -30,7 +30,10 @@ _KINDS = ("conv", "depthwise_conv")
 
 
 def equalize(graph: Graph) -> IRModule:
-    """The module with other weights and biases that compute the same; itself without pairs."""
+    """Return the module with other weights and biases that compute the same.
+
+    Itself without pairs.
+    """
     found = find_operators(graph)
     by_input = {o.inputs[0]: o for o in found if o.kind in _KINDS and o.weight is not None}
     pairs = [
@@ -44,7 +47,7 @@ def equalize(graph: Graph) -> IRModule:
     biases = {o.bias[0]: o.bias[1].copy() for p in pairs for o in p if o.bias is not None}
     for _ in range(SWEEPS):
         moved = max(_sweep(*pair, weights, biases) for pair in pairs)
-        if moved < SETTLED:
+        if moved < CONVERGED:
             break
     shaped = {v: array.reshape(_constant_shape(graph, v)) for v, array in biases.items()}
     return with_weights(graph, weights, shaped)

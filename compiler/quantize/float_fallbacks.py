@@ -1,4 +1,4 @@
-"""What computes on floats in a quantized graph, and why."""
+"""Describe what computes on floats in a quantized graph, and why."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.plan import integer_support
-from edgec.compiler.quantize.recipe import Recipe
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe
 
 # These change no numbers, or none that could be rounded.
 _SILENT = ("relax.shape_of", "relax.astype", "relax.split")
@@ -26,10 +26,10 @@ _UNEXPLAINED = "its kernel declined without a reason"
 
 @dataclass(frozen=True)
 class FloatFallback:
-    """An operator that computes on floats.
+    """A float fallback describes an operator that computes on floats.
 
     Attributes:
-        name: of the value that it gives.
+        name: the name of the value that it gives.
         operator: what it is, without the dialect: `nn.softmax`, or a kind of operator.
         why: no integers.
     """
@@ -45,7 +45,7 @@ def float_fallbacks(
     """Return them in the order of the graph; none if the recipe leaves all activations float.
 
     Args:
-        quantization: of the graph.
+        quantization: the quantization of the graph.
         why_floats: asks the packed program; see `lowering.pack.Notes.why_floats`.
         returned: names of operators that the quantizer left out to reach a bar.
     """
@@ -73,7 +73,9 @@ def float_fallbacks(
     return tuple(found[variable] for variable in graph.definitions if variable in found)
 
 
-def _why_planned(operator: Operator, recipe: Recipe, returned: tuple[str, ...]) -> str | None:
+def _why_planned(
+    operator: Operator, recipe: QuantizationRecipe, returned: tuple[str, ...]
+) -> str | None:
     """Return why the quantizer leaves an operator on floats; None if it does not."""
     if operator.keep == "integer":
         return None

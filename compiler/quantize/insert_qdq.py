@@ -1,15 +1,15 @@
 """Write a quantization into a graph, as pairs of quantize and dequantize.
 
     x                    ->  dequantize(quantize(x, s, z), s, z)      for all readers of x
-    conv(x, W)           ->  conv(x, dequantize(codes, scales))
-    conv(x, W) + b       ->  conv(..) + dequantize(int32 codes, s_x * scales)
+    conv(x, W)           ->  conv(x, dequantize(quantized, scales))
+    conv(x, W) + b       ->  conv(..) + dequantize(int32, s_x * scales)
 
 4-bit, shared and half-float weights come out of `edgec.decode_weight`. Dynamic activations have
 scales that the graph computes:
 
-    s = (max(x, 0) - min(x, 0)) / levels,  z = round(-min(x, 0) / s) + lowest code
+    s = (max(x, 0) - min(x, 0)) / levels,  z = round(-min(x, 0) / s) + lowest value
 
-A pair with one scale on both sides of a move leaves its codes as they are.
+A pair with one scale before and after data movement leaves the quantized values as they are.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from tvm import IRModule, relax
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.operators import decode_weight
 from edgec.compiler.ir.relax_helpers import constant, shape_of
-from edgec.compiler.numerics.affine import ChannelWeight, Codes, Floats, Scale
+from edgec.compiler.numerics.affine import ChannelWeight, Floats, QuantizedType, Scale
 from edgec.compiler.passes.base import Pass
 from edgec.compiler.quantize.codebook import CodebookWeight
-from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight
+from edgec.compiler.quantize.encode import HalfWeight, PackedWeight, Quantization
 
 op = relax.op
 
@@ -34,11 +34,11 @@ op = relax.op
 class InsertQuantization(Pass):
     """Make the rounding of a quantization explicit.
 
-    1. A bias becomes int32 codes only where they fit; else it stays a float constant.
+    1. A bias becomes int32 values only where they fit; else it stays a float constant.
     2. An empty range of dynamic activations has scale 1.
 
     Attributes:
-        quantization: of the very module that the pass is applied to.
+        quantization: the quantization of the very module that the pass is applied to.
     """
 
     quantization: Quantization = field(repr=False)
@@ -64,23 +64,23 @@ class _Inserter:
         return self.quantization.plan.graph.rebuilt(self.rewrite)
 
     def rewrite(
-        self, builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        self, builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
     ) -> Any:
         if value is None:
             result = variable
         else:
             result = builder.emit(self._replaced(builder, variable, value), variable.name)
         scale = self.quantization.scales.get(variable)
-        return result if scale is None else rounded(builder, result, scale)
+        return result if scale is None else fake_quantize(builder, result, scale)
 
     def _replaced(self, builder: relax.BlockBuilder, variable: Any, value: Any) -> Any:
         operator = self.anchors.get(variable)
         if operator is not None:
             data = value.args[0]
             if operator.keep == "integer" and self._is_dynamic:
-                data = self._rounded_dynamically(builder, data)
-            stored = self.quantization.weights[operator.name]
-            weight = builder.emit(stored_weight(stored, operator))
+                data = self._fake_quantize_dynamically(builder, data)
+            packed_weight = self.quantization.weights[operator.name]
+            weight = builder.emit(weight_expression(packed_weight, operator))
             return relax.Call(value.op, [data, weight], value.attrs)
         operator = self.biases.get(variable)
         if operator is not None:
@@ -91,7 +91,7 @@ class _Inserter:
         return value
 
     def _summand(self, variable: Any, addition: Any) -> Any:
-        """The operand that is no constant, nor a variable that holds one."""
+        """Return the operand that is no constant, nor a variable that holds one."""
         graph = self.quantization.plan.graph
         left, right = graph.definitions[variable].args
         assert (graph.constant(left) is None) != (graph.constant(right) is None)
@@ -101,24 +101,24 @@ class _Inserter:
     def _is_dynamic(self) -> bool:
         return self.quantization.resolved.recipe.activations == "dynamic"
 
-    def _rounded_dynamically(self, builder: relax.BlockBuilder, data: Any) -> Any:
+    def _fake_quantize_dynamically(self, builder: relax.BlockBuilder, data: Any) -> Any:
         if data not in self.dynamic:
-            codes = self.quantization.resolved.activations
-            self.dynamic[data] = _dynamic_pair(builder, data, codes)
+            qtype = self.quantization.resolved.activations
+            self.dynamic[data] = _dynamic_pair(builder, data, qtype)
         return self.dynamic[data]
 
 
-def rounded(builder: relax.BlockBuilder, data: Any, scale: Scale) -> Any:
-    """A value, to codes and back."""
-    kind = scale.codes.dtype
+def fake_quantize(builder: relax.BlockBuilder, data: Any, scale: Scale) -> Any:
+    """Return a value, quantized and dequantized."""
+    kind = scale.qtype.dtype
     factor = constant(np.array(scale.scale, np.float32))
     zero_point = constant(np.array(scale.zero_point, kind))
-    if (scale.codes.low, scale.codes.high) != _limits(kind):
+    if (scale.qtype.low, scale.qtype.high) != _limits(kind):
         # The operator saturates at 8 bits only.
-        ends = ((code - scale.zero_point) * scale.scale for code in _ends(scale.codes))
+        ends = ((code - scale.zero_point) * scale.scale for code in _ends(scale.qtype))
         data = builder.emit(op.clip(data, *ends))
-    codes = builder.emit(op.quantize(data, factor, zero_point, axis=0, out_dtype=kind))
-    return builder.emit(op.dequantize(codes, factor, zero_point, axis=0, out_dtype="float32"))
+    quantized = builder.emit(op.quantize(data, factor, zero_point, axis=0, out_dtype=kind))
+    return builder.emit(op.dequantize(quantized, factor, zero_point, axis=0, out_dtype="float32"))
 
 
 def _limits(dtype: str) -> tuple[int, int]:
@@ -126,11 +126,11 @@ def _limits(dtype: str) -> tuple[int, int]:
     return int(limits.min), int(limits.max)
 
 
-def _ends(codes: Codes) -> tuple[int, int]:
-    return codes.low, codes.high
+def _ends(qtype: QuantizedType) -> tuple[int, int]:
+    return qtype.low, qtype.high
 
 
-def _dynamic_pair(builder: relax.BlockBuilder, data: Any, codes: Codes) -> Any:
+def _dynamic_pair(builder: relax.BlockBuilder, data: Any, qtype: QuantizedType) -> Any:
     def number(value: float) -> Any:
         return constant(np.array(value, np.float32))
 
@@ -138,55 +138,55 @@ def _dynamic_pair(builder: relax.BlockBuilder, data: Any, codes: Codes) -> Any:
     low = emit(op.minimum(emit(op.min(data)), number(0)))
     high = emit(op.maximum(emit(op.max(data)), number(0)))
     width = emit(op.subtract(high, low))
-    step = emit(op.divide(width, number(codes.high - codes.low)))
+    step = emit(op.divide(width, number(qtype.high - qtype.low)))
     # (2)
     scale = emit(op.where(emit(op.equal(width, number(0))), number(1), step))
     shift = emit(op.round(emit(op.divide(emit(op.negative(low)), scale))))
-    zero = emit(op.astype(emit(op.add(shift, number(codes.low))), codes.dtype))
-    if (codes.low, codes.high) != _limits(codes.dtype):
-        data = emit(op.minimum(data, emit(op.multiply(scale, _span(emit, zero, codes)))))
-    quantized = emit(op.quantize(data, scale, zero, axis=0, out_dtype=codes.dtype))
+    zero = emit(op.astype(emit(op.add(shift, number(qtype.low))), qtype.dtype))
+    if (qtype.low, qtype.high) != _limits(qtype.dtype):
+        data = emit(op.minimum(data, emit(op.multiply(scale, _span(emit, zero, qtype)))))
+    quantized = emit(op.quantize(data, scale, zero, axis=0, out_dtype=qtype.dtype))
     return emit(op.dequantize(quantized, scale, zero, axis=0, out_dtype="float32"))
 
 
-def _span(emit: Callable[[Any], Any], zero: Any, codes: Codes) -> Any:
-    """Codes above the zero point, as a float32."""
-    highest = constant(np.array(codes.high, np.float32))
+def _span(emit: Callable[[Any], Any], zero: Any, qtype: QuantizedType) -> Any:
+    """Return quantized values above the zero point, as a float32."""
+    highest = constant(np.array(qtype.high, np.float32))
     return emit(op.subtract(highest, emit(op.astype(zero, "float32"))))
 
 
-def stored_weight(stored: StoredWeight, operator: Operator) -> relax.Call:
-    """The expression that gives the weights back as floats."""
-    if isinstance(stored, ChannelWeight):
-        zeros = np.zeros(stored.scales.shape, np.int8)
+def weight_expression(packed_weight: PackedWeight, operator: Operator) -> relax.Call:
+    """Return the expression that gives the weights back as floats."""
+    if isinstance(packed_weight, ChannelWeight):
+        zeros = np.zeros(packed_weight.scales.shape, np.int8)
         return op.dequantize(
-            constant(stored.codes),
-            constant(stored.scales),
+            constant(packed_weight.quantized),
+            constant(packed_weight.scales),
             constant(zeros),
-            axis=stored.axis,
+            axis=packed_weight.axis,
             out_dtype="float32",
         )
     assert operator.weight is not None
     shape = operator.weight.array.shape
-    if isinstance(stored, HalfWeight):
-        return decode_weight(constant(stored.codes), [], format="float", shape=shape)
-    if isinstance(stored, CodebookWeight):
+    if isinstance(packed_weight, HalfWeight):
+        return decode_weight(constant(packed_weight.quantized), [], format="float", shape=shape)
+    if isinstance(packed_weight, CodebookWeight):
         return decode_weight(
-            constant(stored.codes),
-            [constant(stored.table), constant(stored.scales)],
-            format=f"codebook{len(stored.table)}",
+            constant(packed_weight.quantized),
+            [constant(packed_weight.table), constant(packed_weight.scales)],
+            format=f"codebook{len(packed_weight.table)}",
             shape=shape,
             rows_last=operator.kind == "matmul",
         )
-    parameters = [constant(stored.scales)]
-    if stored.zero_points is not None:
-        parameters.append(constant(stored.zero_points))
+    parameters = [constant(packed_weight.scales)]
+    if packed_weight.zero_points is not None:
+        parameters.append(constant(packed_weight.zero_points))
     return decode_weight(
-        constant(stored.packed),
+        constant(packed_weight.packed),
         parameters,
-        format="log2" if stored.zero_points is None else "int4",
+        format="log2" if packed_weight.zero_points is None else "int4",
         shape=shape,
-        group=stored.group,
+        group=packed_weight.group,
         rows_last=operator.kind == "matmul",
     )
 
@@ -194,15 +194,15 @@ def stored_weight(stored: StoredWeight, operator: Operator) -> relax.Call:
 def bias_expression(
     quantization: Quantization, operator: Operator, shape: tuple[int, ...]
 ) -> relax.Expr:
-    """The bias as int32 codes in units of the products, or as floats."""
+    """Return the bias as int32 values in units of the products, or as floats."""
     bias = quantization.biases[operator.name]
     axis = len(shape) - 1 if operator.kind == "matmul" else 1
     full = tuple(-1 if i == axis else 1 for i in range(len(shape)))
-    codes, scales = bias_codes(quantization, operator, bias)
-    if codes is None:
+    quantized, scales = quantized_bias(quantization, operator, bias)
+    if quantized is None:
         return constant(bias.reshape(full))
     return op.dequantize(
-        constant(codes.reshape(full)),
+        constant(quantized.reshape(full)),
         constant(scales),
         constant(np.zeros(scales.shape, np.int32)),
         axis=axis,
@@ -210,13 +210,13 @@ def bias_expression(
     )
 
 
-def bias_codes(quantization: Quantization, operator: Operator, bias: Floats) -> tuple[Any, Any]:
-    """int32 codes and their float32 scales, one for each channel; (None, None) if unfit."""
-    stored = quantization.weights[operator.name]
+def quantized_bias(quantization: Quantization, operator: Operator, bias: Floats) -> tuple[Any, Any]:
+    """Return int32 values and their float32 scales, one for each channel; (None, None) if unfit."""
+    packed_weight = quantization.weights[operator.name]
     data = quantization.scales.get(operator.inputs[0])
-    if data is None or operator.keep != "integer" or not isinstance(stored, ChannelWeight):
+    if data is None or operator.keep != "integer" or not isinstance(packed_weight, ChannelWeight):
         return None, None
-    scales = (stored.scales * np.float32(data.scale)).astype(np.float32)
+    scales = (packed_weight.scales * np.float32(data.scale)).astype(np.float32)
     # Groups of a transposed convolution share the scales of its weights.
     scales = np.resize(scales, bias.shape)
     whole = np.rint(bias.astype(np.float64) / scales)

@@ -1,4 +1,4 @@
-"""The settings of a quantized compile."""
+"""Provide the settings of a quantized compile."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.numerics.observers import ObserverName
-from edgec.compiler.quantize.recipe import Recipe, load_recipe
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, load_recipe
 
 Rounding = Literal["nearest", "second-order", "learned"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
@@ -15,21 +15,21 @@ ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """What is quantized, and what it may cost.
+    """Quantize options describe what is quantized, and what it may cost.
 
     Attributes:
         recipe: what becomes an integer; the name or file of a recipe is taken, too.
         observer: finds ranges.
         cache: file of ranges; read if it is there, else written.
         repair: adapt rounding and biases.
-        rounding: of weights, if they are repaired.
-        max_drop: of the metric, as a share: 0.01 is one point; operators return to float until
-            it holds.
+        rounding: the rounding of weights, if they are corrected.
+        max_drop: the max drop of the metric, as a share: 0.01 is one point; operators return to
+            float until it holds.
         min_sqnr_db: likewise, for the signal-to-noise ratio of the worst output [dB].
         report: .html or .json file.
     """
 
-    recipe: Recipe
+    recipe: QuantizationRecipe
     observer: ObserverName = "mse"
     cache: Path | None = None
     repair: bool = True
@@ -55,7 +55,7 @@ class QuantizeOptions:
 
     @property
     def has_bar(self) -> bool:
-        """Whether operators may have to return to float."""
+        """Return whether operators may have to return to float."""
         return self.max_drop is not None or self.min_sqnr_db is not None
 
     def check_samples(self, given: bool) -> None:

@@ -1,9 +1,9 @@
-"""What is quantized in a graph: operators, the values they read, and values of one scale.
+"""Describe what is quantized in a graph: operators, the values they read, and values of one scale.
 
 An *operator* is a convolution, matrix product, sum, product, pooling or concatenation together
 with what its kernel computes on the way out: bias, constant factors, activations. Values inside
-it are never codes. A value becomes codes if an integer operator reads it; then every reader reads
-the rounded value.
+it are never quantized values. A value is quantized if an integer operator reads it; then every
+reader reads the rounded value.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,12 +12,12 @@ from typing import Any
 from edgec.compiler.ir.anchors import Operator, find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.numerics.support import Declined, integer_matmul_support
-from edgec.compiler.quantize.recipe import Recipe
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe
 
 
 @dataclass
-class Plan:
-    """What is quantized.
+class QuantizationPlan:
+    """A quantization plan describes what is quantized.
 
     Attributes:
         graph: the canonical module.
@@ -31,16 +31,18 @@ class Plan:
 
     @property
     def tensors(self) -> list[Any]:
-        """Variables that become codes, in the order of the graph."""
+        """Return variables that is quantized, in the order of the graph."""
         every = [*self.graph.parameters, *self.graph.definitions]
         return [variable for variable in every if variable in self.shared]
 
     def weighted(self) -> list[Operator]:
-        """Operators whose weights are quantized."""
+        """Return operators whose weights are quantized."""
         return [o for o in self.operators if o.weight is not None and o.keep != "float"]
 
 
-def make_plan(graph: Graph, recipe: Recipe, float_operators: frozenset[str] = frozenset()) -> Plan:
+def plan_quantization(
+    graph: Graph, recipe: QuantizationRecipe, float_operators: frozenset[str] = frozenset()
+) -> QuantizationPlan:
     """Decide what a recipe quantizes.
 
     Args:
@@ -52,7 +54,7 @@ def make_plan(graph: Graph, recipe: Recipe, float_operators: frozenset[str] = fr
         replace(operator, keep=_keep(operator, recipe, float_operators))
         for operator in find_operators(graph)
     ]
-    plan = Plan(graph, found)
+    plan = QuantizationPlan(graph, found)
     if recipe.activations != "static":
         return plan
     wanted = {
@@ -60,16 +62,17 @@ def make_plan(graph: Graph, recipe: Recipe, float_operators: frozenset[str] = fr
         for result in graph.results
         if recipe.extent == "full" and graph.is_float(result)
     }
-    settled: list[Operator] = []
-    # From the end: whether a sum or a move is done on codes depends on who reads it.
+    planned: list[Operator] = []
+    # From the end: whether an addition or data movement runs on quantized values depends on who
+    # reads it.
     for operator in reversed(found):
         if operator.keep == "integer" and operator.kind not in _ANCHORS:
             needed = operator.result in wanted
             operator = replace(operator, keep="integer" if needed else "float")
         if operator.keep == "integer":
             wanted.update(operator.inputs)
-        settled.append(operator)
-    plan.operators = settled[::-1]
+        planned.append(operator)
+    plan.operators = planned[::-1]
     plan.shared = _shared_scales(plan.operators, wanted)
     return plan
 
@@ -87,7 +90,7 @@ def integer_support(operator: Operator) -> Declined | None:
     return None
 
 
-def _keep(operator: Operator, recipe: Recipe, float_operators: frozenset[str]) -> str:
+def _keep(operator: Operator, recipe: QuantizationRecipe, float_operators: frozenset[str]) -> str:
     if operator.name in float_operators:
         return "float"
     keep = recipe.keep(operator.names, operator.kind)
@@ -103,7 +106,7 @@ def _keep(operator: Operator, recipe: Recipe, float_operators: frozenset[str]) -
 
 
 def _shared_scales(operators: list[Operator], wanted: set[Any]) -> dict[Any, Any]:
-    """Representative by variable (union-find over moves)."""
+    """Return representative by variable (union-find over data movement)."""
     parent = {variable: variable for variable in wanted}
 
     def root(variable: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The quantize phase: from a canonical module to one with explicit codes."""
+"""Provide the quantize phase: from a canonical module to one with explicit quantization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.plan import Plan, make_plan
-from edgec.compiler.quantize.recipe import Resolved, resolve
-from edgec.compiler.quantize.rounding.repair import repair
-from edgec.compiler.quantize.saturation import Choice, choose_sides
+from edgec.compiler.quantize.plan import QuantizationPlan, plan_quantization
+from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe, resolve
+from edgec.compiler.quantize.rounding.post_training import correct_after_training
+from edgec.compiler.quantize.saturation import SaturationChoice, choose_saturation_modes
 from edgec.compiler.quantize.sensitivity import (
     Sensitivity,
     SwitchedModel,
@@ -37,18 +37,21 @@ FLOOR_DB = 3.0
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """What the phase gives.
+    """A quantized model describes what the phase gives.
 
     Attributes:
         module: with explicit quantize and dequantize operators.
         quantization: its numbers.
         accuracy: against the float model, on samples; None without samples.
         measured: number of batches that it was measured on.
-        sensitivity: of each operator, the worst first; empty if it was not measured.
+        sensitivity: the sensitivity of each operator, the worst first; empty if it was not
+            measured.
         kept_float: names of operators that returned to float.
-        choices: the side of each operator that gives up bits, by name, where the target wants it.
-        histograms: of the float values that become codes, by name, if a report is wanted.
-        outputs: of the module for the context's inputs, by float kernels; None without samples.
+        choices: the saturation mode of each operator, by name, where the target needs one.
+        histograms: the histograms of the float values that is quantized, by name, if a report is
+            wanted.
+        outputs: the outputs of the module for the context's inputs, by float kernels; None without
+            samples.
     """
 
     module: IRModule
@@ -57,7 +60,7 @@ class QuantizedModel:
     measured: int
     sensitivity: tuple[Sensitivity, ...]
     kept_float: tuple[str, ...]
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, SaturationChoice]
     histograms: Mapping[str, Histogram]
     outputs: Tensors | None = None
 
@@ -88,17 +91,17 @@ def quantize_model(
         module = equalize(Graph(module, context.value_names))
     graph = Graph(module, context.value_names)
     resolved = resolve(options.recipe, context.target)
-    plan = make_plan(graph, resolved.recipe)
+    plan = plan_quantization(graph, resolved.recipe)
     float_model = None
     if samples is not None:
         read = [operator.inputs[0] for operator in plan.weighted()]
         float_model = FloatModel(graph, signature, [*plan.tensors, *read], context.evaluate)
     ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
-    choices: dict[str, Choice] = {}
+    choices: dict[str, SaturationChoice] = {}
     if resolved.chooses and samples is not None and float_model is not None:
-        choices = choose_sides(plan, resolved, ranges, float_model, samples, progress)
-        sides = {name: choice.side for name, choice in choices.items()}
-        resolved = replace(resolved, sides=sides)
+        choices = choose_saturation_modes(plan, resolved, ranges, float_model, samples, progress)
+        saturation_modes = {name: choice.mode for name, choice in choices.items()}
+        resolved = replace(resolved, saturation_modes=saturation_modes)
     quantization = _numbers(
         graph, resolved, ranges, options, float_model, samples, frozenset(), progress
     )
@@ -157,7 +160,7 @@ def _reached(accuracy: Accuracy) -> str:
 
 
 def _ranges(
-    plan: Plan,
+    plan: QuantizationPlan,
     model: FloatModel | None,
     options: QuantizeOptions,
     samples: Samples | None,
@@ -180,7 +183,7 @@ def _ranges(
 
 def _numbers(
     graph: Graph,
-    resolved: Resolved,
+    resolved: ResolvedRecipe,
     ranges: Mapping[str, Range],
     options: QuantizeOptions,
     model: FloatModel | None,
@@ -188,11 +191,11 @@ def _numbers(
     floats: frozenset[str],
     progress: Progress,
 ) -> Quantization:
-    plan = make_plan(graph, resolved.recipe, floats)
+    plan = plan_quantization(graph, resolved.recipe, floats)
     quantization = quantize_numbers(plan, resolved, ranges)
     if not options.repair:
         return quantization
-    return repair(quantization, model, samples, options.rounding, progress)
+    return correct_after_training(quantization, model, samples, options.rounding, progress)
 
 
 def _accuracy(
@@ -201,7 +204,10 @@ def _accuracy(
     samples: Samples | None,
     context: ModelContext,
 ) -> tuple[Accuracy | None, int, Tensors | None]:
-    """Against the float model, the number of batches, and the outputs for the test inputs."""
+    """Return the accuracy against the float model, and the number of batches.
+
+    And the outputs for the test inputs.
+    """
     if floats is None or samples is None:
         return None, 0, None
     rounded = context.evaluate(ExpandWeights()(quantized), context.signature)

@@ -1,13 +1,13 @@
-"""Which side of an operator gives up bits, where 8 on both overflow the target's int16 sums.
+"""Choose a saturation mode: which range an operator reduces where int16 accumulators saturate.
 
-    weights      weights keep to sums (`LARGEST_SUM`)
-    activations  codes of the input have 7 bits; 127 * (127 + 127) fits
-    none         both keep 8 bits, and products are summed in int32: slower
+    weights      pairs of weights are bounded (`LARGEST_PAIR_SUM`)
+    activations  the input has 7 bits; 127 * (127 + 127) fits
+    none         both keep 8 bits, and products are accumulated in int32: slower
 
-Errors of both sides are taken to add up: with the signal-to-noise ratio s of rounding each side,
-an operator has 1 / (1 / s_weights + 1 / s_input). The weights give up bits unless the other side
-is `GAIN_DB` better; none does where that leaves less than `NEEDS_DB` and 8 bits on both sides
-give `GAIN_DB` more.
+Errors of weights and input are taken to add up: with the signal-to-noise ratio s of rounding each,
+an operator has 1 / (1 / s_weights + 1 / s_input). The range of the weights is reduced unless that
+of the input is `GAIN_DB` better; neither is where that leaves less than `NEEDS_DB` and 8 bits for
+both give `GAIN_DB` more.
 """
 
 from collections.abc import Mapping
@@ -26,15 +26,15 @@ from edgec.compiler.numerics.affine import (
     sqnr_db,
 )
 from edgec.compiler.numerics.observers import Range
-from edgec.compiler.quantize.encode import quantize_numbers, store_weight
-from edgec.compiler.quantize.plan import Plan
-from edgec.compiler.quantize.recipe import Resolved, Side
+from edgec.compiler.quantize.encode import quantize_numbers, quantize_weight
+from edgec.compiler.quantize.plan import QuantizationPlan
+from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe, SaturationMode
 from edgec.compiler.support.progress import Progress
 
 # Batches that inputs are rounded of.
 MAX_ROUNDED = 8
 
-# Of the 6 that a bit is worth; the other sides are slower.
+# Of the 6 that a bit is worth; the other modes are slower.
 GAIN_DB = 3.0
 NEEDS_DB = 30.0
 
@@ -43,57 +43,57 @@ _KINDS = ("conv", "matmul")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The side of one operator, and why.
+class SaturationChoice:
+    """A saturation choice describes the saturation mode of one operator, and why.
 
     Attributes:
-        side: that gives up bits.
+        mode: operand whose range is reduced.
         db: signal-to-noise ratio of its rounding, by side [dB].
     """
 
-    side: Side
-    db: Mapping[Side, float]
+    mode: SaturationMode
+    db: Mapping[SaturationMode, float]
 
 
-def choose_sides(
-    plan: Plan,
-    resolved: Resolved,
+def choose_saturation_modes(
+    plan: QuantizationPlan,
+    resolved: ResolvedRecipe,
     ranges: Mapping[str, Range],
     model: FloatModel,
     samples: Samples,
     progress: Progress | None = None,
-) -> dict[str, Choice]:
-    """A choice for each convolution and matrix product on codes, by name."""
+) -> dict[str, SaturationChoice]:
+    """Return a choice for each convolution and matrix product on quantized values, by name."""
     operators = [o for o in plan.weighted() if o.keep == "integer" and o.kind in _KINDS]
     if not operators:
         return {}
-    everywhere: dict[Side, Resolved] = {
-        side: replace(resolved, sides={o.name: side for o in operators})
-        for side in ("weights", "activations")
+    everywhere: dict[SaturationMode, ResolvedRecipe] = {
+        mode: replace(resolved, saturation_modes={o.name: mode for o in operators})
+        for mode in ("weights", "activations")
     }
     scales = {
-        side: quantize_numbers(plan, each, ranges).scales for side, each in everywhere.items()
+        mode: quantize_numbers(plan, each, ranges).scales for mode, each in everywhere.items()
     }
     names = {o.inputs[0]: plan.graph.names[o.inputs[0]] for o in operators}
     rounded = {
-        side: _input_noise(model, {names[v]: found[v] for v in names}, samples, progress)
-        for side, found in scales.items()
+        mode: _input_noise(model, {names[v]: found[v] for v in names}, samples, progress)
+        for mode, found in scales.items()
     }
     found = {}
     for operator in operators:
         name = names[operator.inputs[0]]
         found[operator.name] = _choice(
-            {side: _weight_noise(operator, each) for side, each in everywhere.items()},
-            {side: noise[name] for side, noise in rounded.items()},
+            {mode: _weight_noise(operator, each) for mode, each in everywhere.items()},
+            {mode: noise[name] for mode, noise in rounded.items()},
         )
-    return _settled(plan, operators, found)
+    return _agreed(plan, operators, found)
 
 
-def _weight_noise(operator: Operator, resolved: Resolved) -> float:
+def _weight_noise(operator: Operator, resolved: ResolvedRecipe) -> float:
     assert operator.weight is not None
-    stored = store_weight(operator, resolved)
-    assert isinstance(stored, ChannelWeight)
-    return _noise(sqnr_db(operator.weight.array, stored.values))
+    packed_weight = quantize_weight(operator, resolved)
+    assert isinstance(packed_weight, ChannelWeight)
+    return _noise(sqnr_db(operator.weight.array, packed_weight.values))
 
 
 def _noise(db: float) -> float:
@@ -106,9 +106,9 @@ def _input_noise(
     samples: Samples,
     progress: Progress | None,
 ) -> dict[str, float]:
-    """Noise over signal of values rounded to codes, by name."""
+    """Return noise over signal of values quantized, by name."""
     signal, noise = dict.fromkeys(scales, 0.0), dict.fromkeys(scales, 0.0)
-    for values in observe(model, samples.limited(MAX_ROUNDED), "sides", progress):
+    for values in observe(model, samples.limited(MAX_ROUNDED), "saturation", progress):
         for name, scale in scales.items():
             array = values[name].astype(np.float64)
             back = dequantize_array(quantize_array(values[name], scale), scale)
@@ -117,24 +117,26 @@ def _input_noise(
     return {name: noise[name] / signal[name] if signal[name] > 0 else 0.0 for name in scales}
 
 
-def _choice(weights: Mapping[Side, float], inputs: Mapping[Side, float]) -> Choice:
-    """Args: noise of weights and of the input, where one side gives up bits and the other not."""
-    noise: dict[Side, float] = {
+def _choice(
+    weights: Mapping[SaturationMode, float], inputs: Mapping[SaturationMode, float]
+) -> SaturationChoice:
+    """Choose by the noise of weights and of the input, each with the range of either reduced."""
+    noise: dict[SaturationMode, float] = {
         "weights": weights["weights"] + inputs["weights"],
         "activations": weights["activations"] + inputs["activations"],
         "none": weights["activations"] + inputs["weights"],
     }
-    db = {side: float(-10 * np.log10(max(ratio, 1e-30))) for side, ratio in noise.items()}
+    db = {mode: float(-10 * np.log10(max(ratio, 1e-30))) for mode, ratio in noise.items()}
     better = db["activations"] - db["weights"] > GAIN_DB
-    best: Side = "activations" if better else "weights"
+    best: SaturationMode = "activations" if better else "weights"
     needed = db[best] < NEEDS_DB and db["none"] - db[best] > GAIN_DB
-    return Choice("none" if needed else best, db)
+    return SaturationChoice("none" if needed else best, db)
 
 
-def _settled(
-    plan: Plan, operators: list[Operator], choices: dict[str, Choice]
-) -> dict[str, Choice]:
-    """Choices that agree: a value has 7 bits only if all that read its scale want that."""
+def _agreed(
+    plan: QuantizationPlan, operators: list[Operator], choices: dict[str, SaturationChoice]
+) -> dict[str, SaturationChoice]:
+    """Return choices that agree: a value has 7 bits only if all that read its scale want that."""
     names = {o.name for o in operators}
     readers: dict[object, set[str]] = {}
     for operator in plan.operators:
@@ -142,9 +144,9 @@ def _settled(
             if variable in plan.shared and (variable in operator.inputs or operator.shares_scale):
                 readers.setdefault(plan.shared[variable], set()).add(operator.name)
     for operator in operators:
-        reading = readers[plan.shared[operator.inputs[0]]]
-        wanted = all(name in names and choices[name].side == "activations" for name in reading)
+        reader_names = readers[plan.shared[operator.inputs[0]]]
+        wanted = all(name in names and choices[name].mode == "activations" for name in reader_names)
         choice = choices[operator.name]
-        if choice.side == "activations" and not wanted:
-            choices[operator.name] = replace(choice, side="weights")
+        if choice.mode == "activations" and not wanted:
+            choices[operator.name] = replace(choice, mode="weights")
     return choices

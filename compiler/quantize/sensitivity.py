@@ -1,4 +1,4 @@
-"""Which operators a model suffers from, and the fewest that must return to float."""
+"""Decide which operators a model suffers from, and the fewest that must return to float."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ MAX_RANKED = 16
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantizing one operator alone does.
+    """A sensitivity describes what quantizing one operator alone does.
 
     Attributes:
         operator: which.
-        accuracy: of the model whose other operators are float.
+        accuracy: the accuracy of the model whose other operators are float.
     """
 
     operator: Operator
@@ -32,10 +32,10 @@ class Sensitivity:
 
 
 class SwitchedModel:
-    """A model whose operators are quantized at will, run on fixed samples.
+    """A switched model is a model whose operators are quantized at will, run on fixed samples.
 
     Attributes:
-        operators: that have a switch.
+        operators: the operators that have a switch.
     """
 
     def __init__(
@@ -62,7 +62,10 @@ class SwitchedModel:
         return self._model.run({**sample, SWITCHES: switches})
 
     def accuracy(self, on: Collection[str], limit: int | None = None) -> Accuracy:
-        """With these operators quantized, by name, over the first `limit` samples."""
+        """Return the accuracy with these operators quantized.
+
+        By name, over the first `limit` samples.
+        """
         comparison = Comparison(self._metric)
         pairs = list(zip(self._samples, self._float, strict=True))
         for sample, expected in pairs[:limit]:
@@ -70,7 +73,7 @@ class SwitchedModel:
         return comparison.result()
 
     def rank(self, progress: Progress | None = None) -> list[Sensitivity]:
-        """Each operator alone, the one that costs most first."""
+        """Return each operator alone, the one that costs most first."""
         found = []
         with (progress or Silent()).parts("sensitivity", len(self.operators)) as advance:
             for operator in self.operators:
@@ -86,7 +89,7 @@ def operators_to_keep_float(
     max_drop: float | None,
     min_sqnr_db: float | None,
 ) -> int:
-    """How many of the worst operators must be float for the bars to hold.
+    """Return how many of the worst operators must be float for the bars to hold.
 
     By bisection: fewer quantized operators are taken to be no worse. All of them if that is what
     it takes.

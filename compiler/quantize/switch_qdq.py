@@ -1,4 +1,4 @@
-"""A graph in which the quantization of each operator can be switched on and off.
+"""Provide a graph in which the quantization of each operator can be switched on and off.
 
 One more input holds a number for each operator, 1 for on and 0 for off:
 
@@ -18,7 +18,7 @@ from tvm import IRModule, relax
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.quantize.encode import Quantization
-from edgec.compiler.quantize.insert_qdq import rounded
+from edgec.compiler.quantize.insert_qdq import fake_quantize
 
 op = relax.op
 
@@ -31,7 +31,7 @@ class SwitchQuantization:
     """Add the switches; no `Pass`, as the signature changes.
 
     Attributes:
-        quantization: of the module that it is applied to.
+        quantization: the quantization of the module that it is applied to.
         operators: in the order of the switches.
     """
 
@@ -39,7 +39,7 @@ class SwitchQuantization:
     operators: Sequence[Operator] = field(repr=False)
 
     def __call__(self) -> IRModule:
-        """The module; its last parameter is float32 [operators]."""
+        """Return the module; its last parameter is float32 [operators]."""
         parameter = relax.Var("switches", relax.TensorType((len(self.operators),), "float32"))
         switcher = _Switcher(self.quantization, self.operators, parameter)
         return self.quantization.plan.graph.rebuilt(switcher.rewrite, [parameter])
@@ -56,7 +56,7 @@ class _Switcher:
         self.rounded: dict[Any, Any] = {}
 
     def rewrite(
-        self, builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
+        self, builder: relax.BlockBuilder, variable: Any, value: Any, current: Callable[[Any], Any]
     ) -> Any:
         if value is None:
             return variable
@@ -69,7 +69,9 @@ class _Switcher:
         arguments = list(value.args)
         if operator.keep == "integer":
             on = emit(op.greater(switch, constant(np.zeros(1, np.float32))))
-            stand_ins = {now(x): self._switched(builder, x, now(x), on) for x in operator.inputs}
+            stand_ins = {
+                current(x): self._switched(builder, x, current(x), on) for x in operator.inputs
+            }
             arguments = [stand_ins.get(a, a) if isinstance(a, relax.Var) else a for a in arguments]
         if operator.weight is None:
             return emit(relax.Call(value.op, arguments, value.attrs), variable.name)
@@ -85,5 +87,5 @@ class _Switcher:
         if scale is None:
             return data
         if variable not in self.rounded:
-            self.rounded[variable] = rounded(builder, data, scale)
+            self.rounded[variable] = fake_quantize(builder, data, scale)
         return builder.emit(op.where(on, self.rounded[variable], data))

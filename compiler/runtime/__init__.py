@@ -1,1 +1,1 @@
-"""Running a compiled library in this process."""
+"""Provide running a compiled library in this process."""

@@ -1,4 +1,4 @@
-"""The names of what runs a model; needs nothing else, so that manifests can name it."""
+"""Provide the names of what runs a model; needs nothing else, so that manifests can name it."""
 
 from typing import Literal
 

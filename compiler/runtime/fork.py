@@ -1,4 +1,4 @@
-"""What sessions have to do when the process forks (os.fork, multiprocessing, gunicorn --preload).
+"""Describe what sessions do when the process forks (os.fork, multiprocessing, gunicorn).
 
 A child has none of its parent's threads: a lock that another thread held would never be released
 in it. So a fork waits until no session runs, and in the child every session begins with a new
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Forked(Protocol):
-    """A session or a pool of them."""
+    """A forked is a session or a pool of them."""
 
     lock: threading.RLock
 

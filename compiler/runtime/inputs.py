@@ -33,7 +33,7 @@ def generate_inputs(
     index_bounds: Mapping[str, int],
     domain: str = "any",
 ) -> dict[str, NDArray[Any]]:
-    """Seeded inputs that any model accepts.
+    """Return seeded inputs that any model accepts.
 
     Floats are standard normal, as normalized images and features are, and rounded to float16:
     a bundle then takes half the bytes for them. Integers are below the
@@ -63,7 +63,7 @@ def _generate(
 
 
 def rounded_to_half(inputs: Tensors) -> dict[str, NDArray[Any]]:
-    """Inputs whose float32 values a bundle can store in half the bytes.
+    """Return inputs whose float32 values a bundle can store in half the bytes.
 
     Those beyond the range of float16 stay as they are.
     """
@@ -138,7 +138,7 @@ def check_indices(inputs: Tensors, bounds: Mapping[str, int]) -> None:
 
 
 def read_tensors(sources: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Tensors from `NAME=file.npy` and `file.npz` arguments, later ones winning.
+    """Return tensors from `NAME=file.npy` and `file.npz` arguments, later ones winning.
 
     Raises:
         TensorInputError: a file is missing or is no NumPy file.

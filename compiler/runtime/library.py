@@ -1,4 +1,6 @@
-"""The C interface of a compiled library (codegen/executor/edgec.h) for Python, by ctypes alone.
+"""Provide the C interface of a compiled library (codegen/executor/edgec.h) for Python.
+
+By ctypes alone.
 
 Calls of its functions let other Python threads run meanwhile.
 """
@@ -11,7 +13,7 @@ Pointers = ctypes.POINTER(ctypes.c_void_p)
 
 
 class StepInfoStruct(ctypes.Structure):
-    """`edgec_step_info`."""
+    """A step info struct is `edgec_step_info`."""
 
     _fields_ = (
         ("label", ctypes.c_char_p),
@@ -21,7 +23,7 @@ class StepInfoStruct(ctypes.Structure):
 
 
 class TensorStruct(ctypes.Structure):
-    """`edgec_tensor`."""
+    """A tensor struct is `edgec_tensor`."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -33,7 +35,7 @@ class TensorStruct(ctypes.Structure):
 
 
 class ModelStruct(ctypes.Structure):
-    """`edgec_model`."""
+    """A model struct is `edgec_model`."""
 
     _fields_ = (
         ("abi", ctypes.c_int32),
@@ -79,5 +81,5 @@ def load_model(library: str) -> Any:
 
 
 def pointers(arrays: Any) -> Any:
-    """Addresses of NumPy arrays, as `run` of `ModelStruct` takes them."""
+    """Return addresses of NumPy arrays, as `run` of `ModelStruct` takes them."""
     return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))

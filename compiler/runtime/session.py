@@ -38,17 +38,17 @@ IN_PYTHON = re.compile(rb"relax\.run\.\w+")
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """A session is a loaded model."""
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name.
+        """Return outputs by name.
 
         Raises:
             TensorInputError: an input is missing or has the wrong shape or dtype.
         """
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Like `run`, but the next run may overwrite the arrays."""
+        """Run like `run`, but the next run may overwrite the arrays."""
 
 
 def open_session(
@@ -81,7 +81,7 @@ def open_session(
         try:
             if executor == "static":
                 return StaticSession(alias, signature, threads)
-            return MachineSession(alias, signature, threads)
+            return VmSession(alias, signature, threads)
         except (OSError, RuntimeError, AttributeError) as error:
             first = str(error).strip().splitlines()[-1]
             raise BundleError(f"{library} cannot be loaded: {first}") from None
@@ -89,7 +89,7 @@ def open_session(
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One kernel call of a static model.
+    """Step information describes one kernel call of a static model.
 
     Attributes:
         label: operators that it computes.
@@ -103,7 +103,7 @@ class StepInfo:
 
 
 class StaticSession:
-    """A static model, loaded; see `open_session`.
+    """A static session is a static model, loaded; see `open_session`.
 
     Any thread may call it. Runs take turns: each computes on all threads of the session.
     """
@@ -128,17 +128,17 @@ class StaticSession:
 
     @property
     def threads(self) -> int:
-        """Threads that compute."""
+        """Return threads that compute."""
         return int(self._model.threads(self._handle))
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name; the arrays belong to the caller."""
+        """Return outputs by name; the arrays belong to the caller."""
         outputs = self._new_outputs()
         self._run(self.prepare(inputs), outputs)
         return self._named(outputs)
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name in the session's own arrays, which the next run overwrites.
+        """Return outputs by name in the session's own arrays, which the next run overwrites.
 
         Only for a session that one thread uses.
         """
@@ -146,7 +146,7 @@ class StaticSession:
         return self._named(self._outputs)
 
     def prepare(self, inputs: Tensors) -> list[NDArray[Any]]:
-        """Checked inputs in memory that a run can use without copying."""
+        """Return checked inputs in memory that a run can use without copying."""
         checked = check_inputs(self._signature.inputs, inputs)
         return [_aligned_copy(array) for array in checked.values()]
 
@@ -155,7 +155,7 @@ class StaticSession:
         self._run(prepared, self._shared_outputs())
 
     def run_timed(self, prepared: list[NDArray[Any]]) -> NDArray[np.uint64]:
-        """Time of each step in nanoseconds."""
+        """Return time of each step in nanoseconds."""
         count = self._model.step_count
         times = (ctypes.c_uint64 * max(1, count))()
         outputs = pointers(self._shared_outputs())
@@ -165,7 +165,7 @@ class StaticSession:
         return np.array(times[:count], np.uint64)
 
     def steps(self) -> list[StepInfo]:
-        """What `run_timed` times."""
+        """Return what `run_timed` times."""
         structs = (self._model.step(index) for index in range(self._model.step_count))
         return [StepInfo(s.label.decode(), s.template.decode(), s.flops) for s in structs]
 
@@ -194,7 +194,9 @@ def _check(status: int) -> None:
 
 
 class SessionPool:
-    """Sessions of one model that run at the same time; the weights are in memory once.
+    """A session pool is sessions of one model that run at the same time.
+
+    The weights are in memory once.
 
     Any thread may call `run`; it takes a session that is free, or waits for one.
     """
@@ -211,7 +213,7 @@ class SessionPool:
         self._returned = threading.Condition(self.lock)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name; the arrays belong to the caller."""
+        """Return outputs by name; the arrays belong to the caller."""
         with self._returned:
             self._returned.wait_for(lambda: self._free)
             session = self._free.pop()
@@ -228,7 +230,7 @@ def _shape(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _aligned(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """An array whose first byte is aligned."""
+    """Return an array whose first byte is aligned."""
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT_BYTES
@@ -241,8 +243,8 @@ def _aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-class MachineSession:
-    """A model on TVM's virtual machine, loaded; see `open_session`.
+class VmSession:
+    """A session on TVM's virtual machine, loaded; see `open_session`.
 
     Any thread may call it. TVM's threads belong to the thread that calls them, so one thread of
     the session's own does, and a new one in a child of fork.
@@ -265,7 +267,7 @@ class MachineSession:
         machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
         machine["vm_initialization"](self._CPU, 0, self._POOLED_ALLOCATOR)
         # The function does not keep the machine alive.
-        self._machine = machine
+        self._vm = machine
         self._main = machine["main"]
         self._caller: ThreadPoolExecutor | None = None
         self.lock = threading.RLock()
@@ -276,11 +278,11 @@ class MachineSession:
         self._caller = None
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name, in arrays of their own: see `run`."""
+        """Return outputs by name, in arrays of their own: see `run`."""
         return self.run(inputs)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs by name."""
+        """Return outputs by name."""
         checked = check_inputs(self._signature.inputs, inputs)
         with self.lock:
             if self._caller is None:
@@ -313,12 +315,12 @@ class MachineSession:
         return np.array(np.from_dlpack(value)).view(np.dtype(dtype))
 
     def _as(self, tensor: Any, dtype: str) -> Any:
-        """The same memory as a tensor of another dtype of the same size."""
+        """Return the same memory as a tensor of another dtype of the same size."""
         return self._view(tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(dtype), 0)
 
 
 def why_not_here(target: Target) -> str:
-    """Why this machine cannot run code for a target; empty if it can.
+    """Return why this machine cannot run code for a target; empty if it can.
 
     >>> from edgec.targets import load_target
     >>> "this machine is" in why_not_here(load_target("riscv64"))

@@ -1,1 +1,1 @@
-"""Files, processes, progress and reports: what any stage may need and none is about."""
+"""Provide files, processes, progress and reports: what any stage may need and none is about."""

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, scratch folders, and locks."""
+"""Provide files that are replaced whole or not at all, scratch folders, and locks."""
 
 import contextlib
 import errno
@@ -101,7 +101,7 @@ def flush(file: Path) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder for intermediate files.
+    """Provide a temporary folder for intermediate files.
 
     Raises:
         OutputError: it fills up, or cannot be made.

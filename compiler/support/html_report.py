@@ -1,4 +1,7 @@
-"""What reports share: JSON for programs, one HTML page without anything beside it for people."""
+"""Describe what reports share: JSON for programs.
+
+One HTML page without anything beside it for people.
+"""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Numbers that users give: each is checked where it enters, before any work."""
+"""Provide numbers that users give: each is checked where it enters, before any work."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""NumPy files, read with a bound and never unpickled.
+"""Provide NumPy files, read with a bound and never unpickled.
 
 What a header claims is compared with the file before memory is taken for it.
 """
@@ -24,7 +24,7 @@ _HEADERS = {
 
 
 class NpyError(Exception):
-    """A file that holds no arrays of numbers; the text says why, without the file's name."""
+    """A file holds no arrays of numbers; the text says why, without the file's name."""
 
 
 def read_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
@@ -84,7 +84,7 @@ def _read_array(stream: IO[bytes], size: int) -> NDArray[Any]:
 
     Args:
         stream: at its beginning.
-        size: of the whole file [bytes].
+        size: the size of the whole file [bytes].
     """
     try:
         version = np.lib.format.read_magic(stream)

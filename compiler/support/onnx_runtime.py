@@ -70,7 +70,7 @@ def run_onnx_session(
 
 
 def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The memory layout of a TensorProto: elements of less than a byte are packed."""
+    """Return the memory layout of a TensorProto: elements of less than a byte are packed."""
     if array.size == 0:
         return np.zeros(1, np.uint8)
     if str(array.dtype) in _PACKED:

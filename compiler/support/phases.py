@@ -34,8 +34,8 @@ class Phases:
     """Tells the progress of each phase, times it, and hands on what it made.
 
     Args:
-        progress: shown each phase.
-        names: of all phases of the run, in order.
+        progress: reports each phase.
+        names: the names of all phases of the run, in order.
         written: called with the number, the name and the result of a phase that ended; None
             if nothing is kept.
 

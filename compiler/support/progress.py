@@ -1,4 +1,4 @@
-"""Numbered steps with their time, on stderr."""
+"""Provide numbered steps with their time, on stderr."""
 
 import sys
 import time
@@ -18,16 +18,16 @@ LINE_SECONDS = 5.0
 
 
 class Progress(Protocol):
-    """Told when a step begins; the step ends with the context."""
+    """Progress is notified when a step begins; the step ends with the context."""
 
     def step(self, number: int, total: int, title: str) -> AbstractContextManager[None]:
         """Begin a step."""
 
     def detail(self, text: str) -> None:
-        """More about the step before, for those who ask."""
+        """Say more about the step before, for those who ask."""
 
     def warn(self, text: str) -> None:
-        """Something that the user should know."""
+        """Say something that the user should know."""
 
     def parts(self, title: str, total: int | None) -> AbstractContextManager[Callable[[], None]]:
         """Begin work in `total` equal parts, None if unknown; each call is one part done."""

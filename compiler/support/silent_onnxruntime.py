@@ -1,4 +1,6 @@
-"""ONNX Runtime that tells nobody what it runs: every import of it in edgec is by this module.
+"""Provide ONNX Runtime that tells nobody what it runs.
+
+Every import of it in edgec is by this module.
 
 From version 1.29 its packages for Linux send events about each session (names and hashes of
 graphs among them) unless `ORT_DISABLE_TELEMETRY` is set before it is imported; switching events

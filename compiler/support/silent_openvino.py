@@ -1,4 +1,6 @@
-"""OpenVINO that tells nobody that it was imported: every import of it in edgec is by this module.
+"""Provide OpenVINO that tells nobody that it was imported.
+
+Every import of it in edgec is by this module.
 
 It reports its import, and each conversion, by the package openvino_telemetry, and does without
 where it is not installed. It has no setting for that but a file in the user's home folder.

@@ -1,4 +1,4 @@
-"""TOML files that people write (targets and recipes), and what is wrong with them."""
+"""Provide TOML files that people write (targets and recipes), and what is wrong with them."""
 
 import tomllib
 from collections.abc import Callable
@@ -14,10 +14,10 @@ Place = tuple[int | str, ...]
 
 
 def read_toml(path: Path, what: str, error: type[BadInputError]) -> dict[str, Any]:
-    """The tables of a file.
+    """Return the tables of a file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         what: it is called in messages.
         error: raised where it cannot be read.
     """
@@ -32,7 +32,7 @@ def read_toml(path: Path, what: str, error: type[BadInputError]) -> dict[str, An
 
 
 def explain(error: ValidationError, table_at: Callable[[Place], type[BaseModel]]) -> str:
-    """What is wrong with the fields of a file, in one line.
+    """Return what is wrong with the fields of a file, in one line.
 
     Args:
         error: all that was found.

@@ -1,4 +1,4 @@
-"""Tune a model in one call."""
+"""Provide tune a model in one call."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import onnx
 from edgec.compiler.boards.config import Board
 from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.boards.relay import count_boards
-from edgec.compiler.boards.rpc import open_session
+from edgec.compiler.boards.rpc import open_board_session
 from edgec.compiler.errors import BoardError, InterruptedRunError, OutputError, UsageError
 from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
@@ -21,11 +21,11 @@ from edgec.compiler.support.files import check_output_file
 from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Device, Host
 from edgec.compiler.tune.events import LogFile, Several
 from edgec.compiler.tune.options import TuneOptions
-from edgec.compiler.tune.report import write_report
-from edgec.compiler.tune.report_data import Observer, TuneReport
+from edgec.compiler.tune.report_data import TuneReport, TuningObserver
 from edgec.compiler.tune.rounds import KernelBuilder
 from edgec.compiler.tune.session import Tuner
-from edgec.compiler.tune.tasks import Task, make_plan, select_tasks
+from edgec.compiler.tune.tasks import Task, plan_tuning, select_tasks
+from edgec.compiler.tune.tuning_report import write_tuning_report
 from edgec.targets import Target, load_target
 
 _SCRATCH = "edgec-tune-"
@@ -46,7 +46,7 @@ def tuning_tasks(
         tasks: which of them; see `TuneOptions`.
     """
     target = target if isinstance(target, Target) else load_target(target)
-    return select_tasks(make_plan(model, target, options or CompileOptions()).tasks, tasks)
+    return select_tasks(plan_tuning(model, target, options or CompileOptions()).tasks, tasks)
 
 
 def tune_model(
@@ -56,7 +56,7 @@ def tune_model(
     options: TuneOptions,
     compile_options: CompileOptions | None = None,
     *,
-    watch: Callable[[Tuner], Observer] | None = None,
+    watch: Callable[[Tuner], TuningObserver] | None = None,
 ) -> TuneReport:
     """Search for the fastest kernels of a model on a target.
 
@@ -68,7 +68,7 @@ def tune_model(
         database: file of records; read, and added to.
         options: how long, where and how to search; `seconds` or `trials` must be given.
         compile_options: shapes and frozen inputs.
-        watch: makes what is told of every event.
+        watch: makes the observer that is notified of every event.
 
     Raises:
         UsageError: the settings contradict each other or the target.
@@ -85,14 +85,14 @@ def tune_model(
     if options.report is not None:
         check_output_file(options.report, make_folders=True)
     boards = _boards(options, target)
-    plan = make_plan(model, target, compile_options or CompileOptions(seed=options.seed))
+    plan = plan_tuning(model, target, compile_options or CompileOptions(seed=options.seed))
     chosen = select_tasks(plan.tasks, options.tasks)
     _check_some_answer(boards)
-    places: list[Device] = []
+    slots: list[Device] = []
 
     def devices(kernels: KernelBuilder) -> Sequence[Device]:
-        places.extend(_devices(boards, target, options.threads, kernels))
-        return places
+        slots.extend(_devices(boards, target, options.threads, kernels))
+        return slots
 
     observers = Several()
     with _scratch_folder() as folder, ExitStack() as stack:
@@ -109,9 +109,9 @@ def tune_model(
                 "same command goes on from there"
             ) from None
     if options.report is not None:
-        first = places[0]
+        first = slots[0]
         name = model.graph.name if isinstance(model, onnx.ModelProto) else Path(model).name
-        write_report(
+        write_tuning_report(
             options.report,
             result,
             name,
@@ -124,7 +124,7 @@ def tune_model(
 
 
 def _boards(options: TuneOptions, target: Target) -> list[Board]:
-    """The boards to measure on; none is this machine."""
+    """Return the boards to measure on; none is this machine."""
     reason = why_not_here(target)
     if reason and not options.boards:
         raise UsageError(
@@ -157,7 +157,7 @@ def _check_some_answer(boards: Sequence[Board]) -> None:
     problems: list[BoardError] = []
     for board in boards:
         try:
-            with open_session(board):
+            with open_board_session(board):
                 pass
         except BoardError as error:
             problems.append(error)
@@ -167,7 +167,7 @@ def _check_some_answer(boards: Sequence[Board]) -> None:
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """A temporary folder; those of runs that were killed are removed."""
+    """Provide a temporary folder; those of runs that were killed are removed."""
     parent = Path(tempfile.gettempdir())
     for old in parent.glob(f"{_SCRATCH}*"):
         pid = old.name.removeprefix(_SCRATCH).partition("-")[0]

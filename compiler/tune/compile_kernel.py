@@ -1,4 +1,4 @@
-"""One kernel of one decision, as an object file."""
+"""Provide one kernel of one decision, as an object file."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class BuiltKernel:
-    """A kernel of one decision.
+    """A built kernel describes a kernel of one decision.
 
     Attributes:
         name: its symbol.

@@ -13,7 +13,7 @@ ROUNDS = 120
 
 
 class CostModel:
-    """Gradient-boosted trees on the numbers in workloads and decisions.
+    """A cost model is gradient-boosted trees on the numbers in workloads and decisions.
 
     They learn the logarithm of the time over the analytic estimate, so that a prediction without
     any evidence is the estimate, and kernels of all sizes count alike. Chen et al. 2018,
@@ -32,7 +32,7 @@ class CostModel:
         self._trained_on = 0
 
     def add(self, features: dict[str, float], seconds: float, estimate: float) -> None:
-        """One measurement."""
+        """Add one measurement."""
         self._rows.append(self._row(features, estimate))
         self._targets.append(math.log(seconds) - math.log(max(estimate, 1.0)))
 
@@ -57,7 +57,7 @@ class CostModel:
     def predict(
         self, features: Sequence[dict[str, float]], estimates: Sequence[float]
     ) -> NDArray[np.float64]:
-        """Relative times: comparable with one another, in no unit."""
+        """Return relative times: comparable with one another, in no unit."""
         logs = np.log(np.maximum(np.array(estimates, np.float64), 1.0))
         if self._booster is None:
             return np.exp(logs)
@@ -87,7 +87,7 @@ class CostModel:
 def features_of(
     operator: str, workload: dict[str, Any], decision: dict[str, Any]
 ) -> dict[str, float]:
-    """The numbers in a workload and a decision, and how they divide each other."""
+    """Return the numbers in a workload and a decision, and how they divide each other."""
     found: dict[str, float] = {f"is {operator}": 1.0}
     found.update(_numbers("w", workload))
     found.update(_numbers("d", decision))

@@ -1,4 +1,4 @@
-"""Places where rounds are timed: this machine, and boards."""
+"""Provide places where rounds are timed: this machine, and boards."""
 
 import json
 import os
@@ -43,10 +43,10 @@ class MeasureFailed(Exception):  # noqa: N818 - an outcome
 
 @dataclass(frozen=True)
 class Measurement:
-    """Times of a round.
+    """A measurement describes times of a round.
 
     Attributes:
-        seconds: of each step of the program.
+        seconds: the seconds of each step of the program.
         spread: interquartile range of whole runs over their median.
     """
 
@@ -55,7 +55,7 @@ class Measurement:
 
 
 class Device(Protocol):
-    """Where rounds are timed, one at a time."""
+    """A device says where rounds are timed, one at a time."""
 
     name: str
     machine: str
@@ -83,7 +83,7 @@ class Device(Protocol):
 
 
 class Host:
-    """This machine: some of its cores, which nothing else of ours uses meanwhile."""
+    """A host is this machine: some of its cores, which nothing else of ours uses meanwhile."""
 
     def __init__(self, threads: int, kernels: KernelBuilder) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -150,7 +150,7 @@ class Host:
 
 
 class BoardDevice:
-    """A board; every request is a session of its own with it.
+    """A board device is a board; every request is a session of its own with it.
 
     The process that talks to it stays, since it loads TVM, until a request takes too long.
     """
@@ -219,7 +219,9 @@ class BoardDevice:
 
 
 class CountingDevice(BoardDevice):
-    """A board that QEMU plays: its time means nothing, so instructions are counted.
+    """A counting device is a board that QEMU plays: its time means nothing.
+
+    So instructions are counted.
 
     A count becomes a time as if each instruction took a cycle. Results are computed on the board.
     """
@@ -273,8 +275,8 @@ def _why(status: int, errors: str) -> str:
     return lines[-1][:200] if lines else f"exit code {status}"
 
 
-class Rest:
-    """Whether a device that failed may be tried again."""
+class Backoff:
+    """A backoff says whether a device that failed may be tried again."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -282,7 +284,7 @@ class Rest:
 
     @property
     def seconds(self) -> float:
-        """How long it still rests."""
+        """Return how long it still rests."""
         return max(0.0, self._until - time.monotonic())
 
     def failed(self) -> float:
@@ -293,6 +295,6 @@ class Rest:
         return pause
 
     def succeeded(self) -> bool:
-        """It works; whether it did not before."""
+        """Note that it works; return whether it did not before."""
         was_down, self.failures = self.failures > 0, 0
         return was_down

@@ -1,4 +1,4 @@
-"""Times on one scale: machines run faster and slower while they are measured."""
+"""Provide times on one scale: machines run faster and slower while they are measured."""
 
 import random
 import statistics
@@ -17,7 +17,7 @@ CONTROL_SHARE = 0.15
 
 @dataclass
 class ModelTimes:
-    """Times of the model's steps, on the scale of the first round.
+    """Model times describe times of the model's steps, on the scale of the first round.
 
     Attributes:
         searches: what was measured of the kernels that are tuned, by number of the task.

@@ -1,4 +1,4 @@
-"""What happens in a tuning run: in words, as fields, and in a log file."""
+"""Describe what happens in a tuning run: in words, as fields, and in a log file."""
 
 import json
 import time
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from edgec.compiler.errors import OutputError
-from edgec.compiler.tune.report_data import Observer, TuneReport
+from edgec.compiler.tune.report_data import TuneReport, TuningObserver
 
 
 def describe(kind: str, fields: dict[str, Any]) -> str:
-    """An event in one line; empty for those that only the table shows."""
+    """Return an event in one line; empty for those that only the table shows."""
     match kind:
         case "phase" if fields["name"] == "search":
             known = fields["known"]
@@ -34,7 +34,7 @@ def describe(kind: str, fields: dict[str, Any]) -> str:
 
 
 def report_fields(report: TuneReport) -> dict[str, Any]:
-    """A report as numbers and text."""
+    """Return a report as numbers and text."""
     return {
         "before_ms": report.before * 1e3,
         "after_ms": report.after * 1e3,
@@ -59,7 +59,7 @@ def report_fields(report: TuneReport) -> dict[str, Any]:
 
 
 class LogFile:
-    """Every event as a line with its time, in a file."""
+    """Write every event as a line with its time, in a file."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -87,7 +87,7 @@ class LogFile:
 class Several:
     """Tells several observers."""
 
-    observers: list[Observer] = field(default_factory=list)
+    observers: list[TuningObserver] = field(default_factory=list)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Tell each."""

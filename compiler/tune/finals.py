@@ -32,7 +32,7 @@ _LOST = "kernels that were faster before were slower now: they return to their d
 
 @dataclass(frozen=True)
 class _Times:
-    """Times of a model [s]: of all its steps, and of one call of each kernel."""
+    """Times describe times of a model [s]: of all its steps, and of one call of each kernel."""
 
     model: float
     calls: Mapping[int, float]
@@ -46,7 +46,7 @@ def _median(times: Sequence[_Times]) -> _Times:
 
 
 class Finals:
-    """The comparison of the best decisions of each kernel."""
+    """Finals are the comparison of the best decisions of each kernel."""
 
     def __init__(self, run: RunState) -> None:
         self.run = run
@@ -70,7 +70,7 @@ class Finals:
             )
             for number, search in self.run.searches.items()
         ]
-        device = self.run.places.first
+        device = self.run.slots.first
         append(
             self.run.database,
             [self.run.record(r.task, r.decision, r.after, device, confirmed=True) for r in results],
@@ -182,7 +182,7 @@ class Finals:
         built = [self.run.rounds.build(self.run.complete(variant)) for variant in variants]
         # Where its memory happens to lie makes a process faster or slower than the next.
         processes = [
-            self.run.places.patiently(lambda device: device.time(*built))
+            self.run.slots.patiently(lambda device: device.time(*built))
             for _ in range(FINAL_PROCESSES)
         ]
         for variant in built:
@@ -193,7 +193,7 @@ class Finals:
         """Return by how much each result differs from the default's, in parts of the largest."""
         built = self.run.rounds.build_check(batch)
         outputs = built.library.parent / "outputs.bin"
-        self.run.places.patiently(lambda device: device.compute(built, outputs))
+        self.run.slots.patiently(lambda device: device.compute(built, outputs))
         data = outputs.read_bytes()
         found, position = {}, 0
         for index, number in enumerate(batch):

@@ -1,4 +1,4 @@
-"""Time rounds in a process of its own: `measure.py` reads a request and answers, as JSON.
+"""Provide time rounds in a process of its own: `measure.py` reads a request and answers, as JSON.
 
 A kernel that crashes or hangs takes this process with it and not the tuner. It needs NumPy and
 the libraries, of edgec only their C interface.
@@ -58,14 +58,14 @@ def end_with_parent() -> None:
 
 def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Load, run, time."""
-    models = [_Model(model, request["threads"]) for model in request["models"]]
+    models = [_HostModel(model, request["threads"]) for model in request["models"]]
     answer = take_turns([model.run for model in models], request)
     save(request, [result for model in models for result in model.results])
     return answer
 
 
-class _Model:
-    """A library that is loaded, with memory to run it on."""
+class _HostModel:
+    """A host model is a library that is loaded, with memory to run it on."""
 
     def __init__(self, model: dict[str, Any], threads: int) -> None:
         self._model = load_model(model["library"])
@@ -104,7 +104,7 @@ def take_turns(models: list[Run], request: dict[str, Any]) -> list[dict[str, Any
 
 
 def _enough(runs: list[list[int]], spent: float, seconds: float) -> bool:
-    """Whether the median is known well, or the time is over."""
+    """Return whether the median is known well, or the time is over."""
     if spent >= seconds:
         return True
     if spent < seconds * LEAST_SHARE or len(runs) % 64:
@@ -135,7 +135,7 @@ def statistics_of(runs: Any) -> dict[str, Any]:
 
 
 def filled(spec: dict[str, Any]) -> Any:
-    """Aligned memory with the contents that an input is to have."""
+    """Return aligned memory with the contents that an input is to have."""
     array = aligned(spec["bytes"])
     if "file" in spec:
         with Path(spec["file"]).open("rb") as stream:
@@ -154,7 +154,7 @@ def filled(spec: dict[str, Any]) -> Any:
 
 
 def aligned(size: int) -> Any:
-    """Zeros whose first byte is aligned."""
+    """Return zeros whose first byte is aligned."""
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]

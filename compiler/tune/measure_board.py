@@ -1,4 +1,4 @@
-"""Time rounds on a board: as `measure.py`, for libraries that are sent there first.
+"""Provide time rounds on a board: as `measure.py`, for libraries that are sent there first.
 
 TVM's client holds Python's lock while it waits, so this too is a process of its own. Besides the
 fields of `measure.py` a request holds `board` (its configuration). The answer is the same, or
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgec.compiler.boards.config import Board
-from edgec.compiler.boards.rpc import BoardSession, open_session
+from edgec.compiler.boards.rpc import BoardSession, open_board_session
 from edgec.compiler.errors import BoardError
 from edgec.compiler.tune.measure import end_with_parent, filled, save, take_turns
 
@@ -37,10 +37,10 @@ def measure(request: dict[str, Any]) -> Any:
     board = Board.model_validate(request["board"])
     reached = False
     try:
-        with open_session(board) as session:
+        with open_board_session(board) as session:
             reached = True
             models = [
-                _Model(session, f"round-{number}.so", model, request["threads"])
+                _RemoteModel(session, f"round-{number}.so", model, request["threads"])
                 for number, model in enumerate(request["models"])
             ]
             answer = take_turns([model.run for model in models], request)
@@ -52,8 +52,8 @@ def measure(request: dict[str, Any]) -> Any:
         return {"failure": str(error), "reached": reached}
 
 
-class _Model:
-    """A library that is loaded on a board, with memory to run it on."""
+class _RemoteModel:
+    """A remote model is a library that is loaded on a board, with memory to run it on."""
 
     def __init__(
         self, session: BoardSession, name: str, model: dict[str, Any], threads: int
@@ -80,7 +80,7 @@ class _Model:
             return [int(value) for value in self._times.numpy().view(np.uint64)]
 
     def outputs(self) -> list[Any]:
-        """What the last run gave."""
+        """Return what the last run gave."""
         with self._session.step("read the outputs", STEP_SECONDS):
             return [tensor.numpy() for tensor in self._taken]
 

@@ -14,7 +14,7 @@ _MOST_TRIALS = 1 << 40
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """How long, where and how to search, and what is written.
+    """Tune options describe how long, where and how to search, and what is written.
 
     Attributes:
         seconds: time to spend; None for no limit.
@@ -23,7 +23,7 @@ class TuneOptions:
         boards: names of boards to measure on; none is this machine.
         tasks: numbers, ranges or parts of labels, as `0,2-5,conv`; empty for all.
         strategy: see `search.py`.
-        seed: of everything random.
+        seed: the seed of everything random.
         report: .html file.
         log: file that every event is appended to.
     """

@@ -1,4 +1,4 @@
-"""What a tuning run is asked for, what it tells on the way, and what it finds."""
+"""Describe what a tuning run is asked for, what it tells on the way, and what it finds."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from edgec.compiler.tune.tasks import Task
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One kernel at the end.
+    """A task result describes one kernel at the end.
 
     Attributes:
         task: the kernel.
@@ -27,13 +27,13 @@ class TaskResult:
     rejected: str = ""
 
     def gflops(self, seconds: float) -> float:
-        """Speed at a time [GFLOP/s]."""
+        """Return speed at a time [GFLOP/s]."""
         return self.task.flops / seconds / 1e9
 
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What a run found.
+    """A tune report describes what a run found.
 
     Attributes:
         before: time of the model by the default decisions [s], every call counted.
@@ -57,15 +57,15 @@ class TuneReport:
 
     @property
     def gained(self) -> bool:
-        """Whether the records make the model faster."""
+        """Return whether the records make the model faster."""
         return self.after < self.before
 
 
-class Observer(Protocol):
-    """Told what happens."""
+class TuningObserver(Protocol):
+    """A tuning observer is notified of what happens."""
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Something happened.
+        """Take note of an event.
 
         It is one of `round`, `failed`, `rejected`, `rest`, `back`, `warning`, `phase`, `end`.
         """

@@ -1,4 +1,4 @@
-"""A round: the model with one decision for every kernel, as a library that can be timed.
+"""Provide a round: the model with one decision for every kernel, as a library that can be timed.
 
 Kernels are compiled one by one in worker processes, each into an object file of its own that
 later rounds use again. Weights that a kernel reads in an order of its own are not packed: memory of
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from edgec.compiler.codegen.build import write_object, write_sources
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
-from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.compile_kernel import BuiltKernel
-from edgec.compiler.tune.tasks import Plan, Task
+from edgec.compiler.tune.tasks import Task, TuningPlan
 from edgec.compiler.tune.workers import Failure, Workers
 from edgec.targets.target import Target
 
@@ -37,7 +37,7 @@ _WEIGHT = 1
 
 @dataclass(frozen=True)
 class Round:
-    """A library to time.
+    """A round describes a library to time.
 
     Attributes:
         number: in the order built.
@@ -74,7 +74,7 @@ class KernelBuilder:
             self._workers = Workers(self._cores, self._target, self._folder)
 
     def build(self, wanted: Sequence[tuple[Key, str]]) -> dict[tuple[Key, str], BuiltKernel]:
-        """Kernels by workload and decision; those that cannot be built are missing.
+        """Return kernels by workload and decision; those that cannot be built are missing.
 
         Why they cannot is in `failed`.
         """
@@ -117,7 +117,9 @@ class KernelBuilder:
 class RoundBuilder:
     """Makes rounds of a plan."""
 
-    def __init__(self, plan: Plan, target: Target, folder: Path, kernels: KernelBuilder) -> None:
+    def __init__(
+        self, plan: TuningPlan, target: Target, folder: Path, kernels: KernelBuilder
+    ) -> None:
         self.plan = plan
         self._target = target
         self._folder = folder
@@ -142,7 +144,7 @@ class RoundBuilder:
                 stream.write(data.tobytes() + bytes(-data.nbytes % 64))
 
     def _real_constants(self) -> Iterator[tuple[Value, NDArray[Any]]]:
-        """Inputs, and constants that are read as they are."""
+        """Yield inputs, and constants that are read as they are."""
         program = self.plan.program
         for value, spec in zip(program.inputs, self.plan.signature.inputs, strict=True):
             yield value, np.asarray(self.plan.inputs[spec.name])
@@ -213,7 +215,9 @@ class RoundBuilder:
                 program.outputs.append(result)
                 arguments.append(result)
                 program.steps.append(
-                    Step(kernel.name, tuple(arguments), kernel.tasks, task.label, step.template)
+                    KernelCall(
+                        kernel.name, tuple(arguments), kernel.tasks, task.label, step.template
+                    )
                 )
         objects = sorted({kernel.path for kernel in built.values()})
         return self._link(program, inputs, objects, changes)
@@ -221,7 +225,7 @@ class RoundBuilder:
     def _checked_arguments(
         self,
         task: Task,
-        step: Step,
+        step: KernelCall,
         decision: str,
         shared: dict[int, Value],
         inputs: list[dict[str, Any]],
@@ -263,7 +267,7 @@ class RoundBuilder:
         return Round(self._count, decisions, library, tuple(inputs), sizes, len(program.steps))
 
     def _program(self, kernels: Mapping[int, BuiltKernel]) -> tuple[Program, list[dict[str, Any]]]:
-        """The program with other kernels, all of its constants turned into inputs."""
+        """Return the program with other kernels, all of its constants turned into inputs."""
         source = self.plan.program
         program = Program([], source.outputs, [], {}, source.copies)
         inputs: list[dict[str, Any]] = []
@@ -316,7 +320,7 @@ class RoundBuilder:
         done.library.parent.rmdir()
 
 
-def _reduction(step: Step) -> float:
-    """Products that are summed for one value of the output."""
+def _reduction(step: KernelCall) -> float:
+    """Return products that are summed for one value of the output."""
     values = max(1, math.prod(step.arguments[-1].shape))
     return max(1.0, step.flops / 2 / values)

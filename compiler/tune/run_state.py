@@ -1,4 +1,4 @@
-"""What one tuning run knows: the plan, what was measured, and where it is written down."""
+"""Describe what one tuning run knows: the plan, what was measured, and where it is written down."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,29 +10,29 @@ from edgec.compiler.tune.cost_model import CostModel
 from edgec.compiler.tune.devices import Device
 from edgec.compiler.tune.drift import ModelTimes
 from edgec.compiler.tune.options import TuneOptions
-from edgec.compiler.tune.places import Places
-from edgec.compiler.tune.report_data import Observer
+from edgec.compiler.tune.report_data import TuningObserver
 from edgec.compiler.tune.rounds import KernelBuilder, RoundBuilder
 from edgec.compiler.tune.search import TaskSearch
-from edgec.compiler.tune.tasks import Plan, Task
+from edgec.compiler.tune.slots import Slots
+from edgec.compiler.tune.tasks import Task, TuningPlan
 from edgec.targets.target import Target
 
 
 class RunState:
-    """What the search and the comparison of a run share.
+    """A run state holds what the search and the comparison of a run share.
 
     Attributes:
         plan: the model's steps and kernels.
-        target: that they are for.
+        target: the target that they are for.
         database: the file of records.
         options: how long and how to search.
-        observer: is told what happens.
+        observer: is notified of what happens.
         kernels: builds kernels.
         rounds: builds programs of them.
         model: predicts times; None where the strategy needs none.
-        searches: of the tasks that are tuned, by number.
-        times: of the model's steps.
-        places: where it is measured.
+        searches: the searches of the tasks that are tuned, by number.
+        times: the times of the model's steps.
+        slots: where it is measured.
         history: seconds, trials and time of the model by the best decisions then.
         measured: trials of this run, all of which are in the database.
         known: trials that the database knew before.
@@ -40,13 +40,13 @@ class RunState:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TuningPlan,
         tasks: Sequence[Task],
         target: Target,
         database: Path,
         options: TuneOptions,
         folder: Path,
-        observer: Observer,
+        observer: TuningObserver,
         cores: int,
     ) -> None:
         self.plan = plan
@@ -62,7 +62,7 @@ class RunState:
             for task in tasks
         }
         self.times = ModelTimes(self.searches)
-        self.places = Places([], database, observer)
+        self.slots = Slots([], database, observer)
         self.history: list[tuple[float, int, float]] = []
         self.measured = 0
         self.known = 0
@@ -71,7 +71,7 @@ class RunState:
     def start(self, devices: Callable[[KernelBuilder], Sequence[Device]]) -> None:
         """Start the clock, and the devices."""
         self._started = time.monotonic()
-        self.places = Places(devices(self.kernels), self.database, self.observer)
+        self.slots = Slots(devices(self.kernels), self.database, self.observer)
 
     @property
     def seconds(self) -> float:
@@ -104,7 +104,7 @@ class RunState:
     def fail(self, search: TaskSearch, decision: str, reason: str) -> None:
         """Note that a decision gives no time or a wrong result, and why."""
         search.fail(decision, reason)
-        record = self.record(search.task, decision, None, self.places.first, failure=reason)
+        record = self.record(search.task, decision, None, self.slots.first, failure=reason)
         append(self.database, [record])
         self.observer.event("failed", task=search.task.label, why=reason)
 

@@ -1,4 +1,4 @@
-"""Which decision to try next for one kernel."""
+"""Choose which decision to try next for one kernel."""
 
 import json
 import random
@@ -23,7 +23,7 @@ GAIN = 0.01
 
 
 class TaskSearch:
-    """The search for one task: what was measured, and what is left.
+    """A task search is the search for one task: what was measured, and what is left.
 
     Attributes:
         task: the kernel.
@@ -47,34 +47,37 @@ class TaskSearch:
 
     @property
     def best(self) -> str:
-        """The decision of the best median."""
+        """Return the decision of the best median."""
         medians = self.medians()
         return min(medians, key=medians.__getitem__, default=self.task.default)
 
     def medians(self) -> dict[str, float]:
-        """Median time of each decision that ran."""
+        """Return median time of each decision that ran."""
         return {d: statistics.median(t) for d, t in self.times.items() if d not in self.failed}
 
     def seconds(self, decision: str) -> float:
-        """Median time of a decision; infinity if there is none."""
+        """Return median time of a decision; infinity if there is none."""
         times = self.times.get(decision)
         return statistics.median(times) if times and decision not in self.failed else float("inf")
 
     def gain_expected(self) -> float:
-        """Seconds that more trials might save in a model run: less and less as they do not."""
+        """Return seconds that more trials might save in a model run.
+
+        Less and less as they do not.
+        """
         if self.exhausted:
             return 0.0
         return self.seconds(self.best) * len(self.task.steps) / (1 + self._since_gain / 8)
 
     @property
     def exhausted(self) -> bool:
-        """Whether everything was tried, or trials stopped to help."""
+        """Return whether everything was tried, or trials stopped to help."""
         if len(self._proposed | set(self.trials)) >= len(self.task.estimates):
             return True
         return self._strategy != "exhaustive" and self._since_gain >= PATIENCE
 
     def propose(self) -> str | None:
-        """A decision that was not tried, None if there is none left."""
+        """Return a decision that was not tried, None if there is none left."""
         tried = self._proposed.union(self.trials)
         left = [decision for decision in self.task.estimates if decision not in tried]
         if not left:
@@ -95,7 +98,10 @@ class TaskSearch:
         return min(zip(self.predict(pool), pool, strict=True))[1]
 
     def _relatives(self, left: list[str]) -> list[str]:
-        """Decisions that differ in one field from one of the best, in two from the very best."""
+        """Return decisions that differ in one field from one of the best.
+
+        In two from the very best.
+        """
         medians = self.medians()
         elites = sorted(medians, key=medians.__getitem__)[:ELITES]
         return [
@@ -106,14 +112,14 @@ class TaskSearch:
         ]
 
     def predict(self, decisions: list[str]) -> list[float]:
-        """Predicted relative times."""
+        """Return predicted relative times."""
         assert self._model is not None
         estimates = [self.task.estimates[decision] for decision in decisions]
         features = [self.features(decision) for decision in decisions]
         return [float(value) for value in self._model.predict(features, estimates)]
 
     def features(self, decision: str) -> dict[str, float]:
-        """What the cost model sees of a decision."""
+        """Return what the cost model sees of a decision."""
         return features_of(self.task.key.operator, self._workload, _fields(decision))
 
     def learn(self, decision: str, seconds: float) -> bool:
@@ -138,14 +144,14 @@ class TaskSearch:
         self._since_gain += 1
 
     def candidates(self, count: int) -> list[str]:
-        """The best decisions measured, best first, always with the default."""
+        """Return the best decisions measured, best first, always with the default."""
         medians = self.medians()
         ranked = sorted(medians, key=medians.__getitem__)[:count]
         return [*ranked, *(d for d in [self.task.default] if d not in ranked)]
 
 
 def _differences(one: str, other: str) -> int:
-    """Fields that two decisions differ in; decisions of different kinds differ in all."""
+    """Return fields that two decisions differ in; decisions of different kinds differ in all."""
     left, right = _fields(one), _fields(other)
     if left.keys() != right.keys():
         return len(left)

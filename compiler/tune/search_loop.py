@@ -10,9 +10,9 @@ from edgec.compiler.errors import ToolchainError
 from edgec.compiler.lowering.tuning_records import append
 from edgec.compiler.tune.devices import Device, MeasureFailed, Measurement
 from edgec.compiler.tune.finals import FINAL_MEASUREMENTS
-from edgec.compiler.tune.places import GIVE_UP_SECONDS, Place
 from edgec.compiler.tune.rounds import Round
 from edgec.compiler.tune.run_state import RunState
+from edgec.compiler.tune.slots import GIVE_UP_SECONDS, Slot
 
 # A round whose runs scatter more than this is timed again, once.
 NOISY_SPREAD = 0.25
@@ -28,7 +28,7 @@ LEAST_SEARCH_SHARE = 0.5
 
 @dataclass
 class _Job:
-    """Decisions of a round, on their way."""
+    """A job describes decisions of a round, on their way."""
 
     decisions: Mapping[int, str]
     explored: frozenset[int]
@@ -43,7 +43,7 @@ class SearchLoop:
         self.run = run
         self._random = random.Random(run.options.seed)
         self._jobs: list[_Job] = []
-        self._running: dict[Future[Measurement], tuple[Place, _Job]] = {}
+        self._running: dict[Future[Measurement], tuple[Slot, _Job]] = {}
         self._round_seconds = 1.0
 
     def search(self) -> str:
@@ -58,7 +58,7 @@ class SearchLoop:
         self._jobs.append(_Job(defaults, frozenset(new)))
         reason = ""
         works_at = time.monotonic()
-        pool = ThreadPoolExecutor(len(self.run.places))
+        pool = ThreadPoolExecutor(len(self.run.slots))
         try:
             while True:
                 # The first round is measured whatever the limits: it is what others compare with.
@@ -69,22 +69,22 @@ class SearchLoop:
                     if reason:
                         return reason
                     if time.monotonic() - works_at > GIVE_UP_SECONDS:
-                        self.run.places.give_up()
-                    time.sleep(min(1.0, max(0.05, self.run.places.rest_seconds)))
+                        self.run.slots.give_up()
+                    time.sleep(min(1.0, max(0.05, self.run.slots.backoff_seconds)))
                     continue
                 if not reason and self._overlaps() and not self._jobs:
                     self._next_job()
                 done, _ = wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
-                    place, job = self._running.pop(future)
-                    if self._take(place, job, future):
+                    slot, job = self._running.pop(future)
+                    if self._take(slot, job, future):
                         works_at = time.monotonic()
         finally:
-            self.run.places.cancel()
+            self.run.slots.cancel()
             pool.shutdown()
 
     def _overlaps(self) -> bool:
-        return all(place.device.apart for place in self.run.places)
+        return all(slot.device.apart for slot in self.run.slots)
 
     def _why_stop(self) -> str:
         limit = self.run.options.seconds
@@ -102,9 +102,9 @@ class SearchLoop:
         return ""
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
-        busy = {id(place) for place, _ in self._running.values()}
-        for place in self.run.places:
-            if id(place) in busy or place.rest.seconds > 0:
+        busy = {id(slot) for slot, _ in self._running.values()}
+        for slot in self.run.slots:
+            if id(slot) in busy or slot.backoff.seconds > 0:
                 continue
             # The first round of all gives the scale that others are compared on.
             if not self.run.history and self._running:
@@ -117,7 +117,7 @@ class SearchLoop:
             if job.built is None:
                 self._build(job)
             assert job.built is not None
-            self._running[pool.submit(self._timed, place.device, job.built)] = (place, job)
+            self._running[pool.submit(self._timed, slot.device, job.built)] = (slot, job)
 
     def _timed(self, device: Device, built: Round) -> Measurement:
         start = time.monotonic()
@@ -169,36 +169,36 @@ class SearchLoop:
             self._build(job)
             self._jobs.append(job)
 
-    def _take(self, place: Place, job: _Job, future: "Future[Measurement]") -> bool:
+    def _take(self, slot: Slot, job: _Job, future: "Future[Measurement]") -> bool:
         """Take a finished round; whether the device works."""
         assert job.built is not None
         try:
             measured = future.result()
         except MeasureFailed as error:
-            self._failed(place, job, error)
+            self._failed(slot, job, error)
             return error.reached
-        if place.rest.succeeded():
-            self.run.observer.event("back", device=place.device.name)
+        if slot.backoff.succeeded():
+            self.run.observer.event("back", device=slot.device.name)
         if measured.spread > NOISY_SPREAD and not job.attempts:
             job.attempts += 1
             self._jobs.insert(0, job)
             return True
-        self._learn(place.device, job, measured)
+        self._learn(slot.device, job, measured)
         self.run.rounds.discard(job.built)
         self._trim()
         return True
 
-    def _failed(self, place: Place, job: _Job, error: MeasureFailed) -> None:
+    def _failed(self, slot: Slot, job: _Job, error: MeasureFailed) -> None:
         assert job.built is not None
         if not error.reached:
-            self.run.places.let_rest(place, error)
+            self.run.slots.back_off(slot, error)
             self._jobs.insert(0, job)
             return
         job.attempts += 1
-        self.run.observer.event("failed", device=place.device.name, why=str(error))
+        self.run.observer.event("failed", device=slot.device.name, why=str(error))
         if job.attempts < 2:
             # It may have been the device.
-            place.rest.failed()
+            slot.backoff.failed()
             self._jobs.insert(0, job)
             return
         self.run.rounds.discard(job.built)

@@ -1,4 +1,4 @@
-"""The tuning of a model: what the database knows, the search, the comparison at the end."""
+"""Provide the tuning of a model: what the database knows, the search, the comparison at the end."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from edgec.compiler.tune.cost_model import features_of
 from edgec.compiler.tune.devices import Device, Host
 from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.options import TuneOptions
-from edgec.compiler.tune.report_data import Observer, TuneReport
+from edgec.compiler.tune.report_data import TuneReport, TuningObserver
 from edgec.compiler.tune.rounds import KernelBuilder
 from edgec.compiler.tune.run_state import RunState
 from edgec.compiler.tune.search import TaskSearch
 from edgec.compiler.tune.search_loop import SearchLoop
-from edgec.compiler.tune.tasks import Plan, Task
+from edgec.compiler.tune.tasks import Task, TuningPlan
 from edgec.targets.target import Target
 
 __all__ = ["TuneOptions", "TuneReport", "Tuner"]
@@ -28,25 +28,25 @@ class Tuner:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TuningPlan,
         tasks: Sequence[Task],
         target: Target,
         database: Path,
         options: TuneOptions,
         folder: Path,
-        observer: Observer,
+        observer: TuningObserver,
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         self._run = RunState(plan, tasks, target, database, options, folder, observer, cores)
 
     @property
     def options(self) -> TuneOptions:
-        """How long and how it searches."""
+        """Return how long and how it searches."""
         return self._run.options
 
     @property
     def searches(self) -> Mapping[int, TaskSearch]:
-        """What was measured of each task, by its number."""
+        """Return what was measured of each task, by its number."""
         return self._run.searches
 
     @property
@@ -74,10 +74,10 @@ class Tuner:
         try:
             run.start(devices)
             run.kernels.start()
-            for place in run.places:
-                if isinstance(place.device, Host) and place.device.others:
+            for slot in run.slots:
+                if isinstance(slot.device, Host) and slot.device.others:
                     # This process, and the linker, keep off the cores that measure.
-                    os.sched_setaffinity(0, place.device.others)
+                    os.sched_setaffinity(0, slot.device.others)
             run.rounds.prepare()
             self._resume()
             run.observer.event("phase", name="search", known=run.known)
@@ -85,7 +85,7 @@ class Tuner:
             run.observer.event("phase", name="compare", trials=run.measured)
             return Finals(run).conclude(reason)
         finally:
-            run.places.cancel()
+            run.slots.cancel()
             run.kernels.close()
             os.sched_setaffinity(0, affinity)
 
@@ -94,7 +94,7 @@ class Tuner:
         database = Database.read(self._run.database, missing_ok=True)
         if database.warning():
             self._run.observer.event("warning", text=database.warning())
-        records = database.fitting(self._run.target, self._run.places.first.threads)
+        records = database.fitting(self._run.target, self._run.slots.first.threads)
         known = summarize(records)
         for search in self._run.searches.values():
             for decision, seconds in known.pop(search.task.key, {}).items():

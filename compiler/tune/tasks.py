@@ -1,4 +1,4 @@
-"""What there is to tune in a model: its kernels, by what they compute."""
+"""Describe what there is to tune in a model: its kernels, by what they compute."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from edgec.targets.target import Target
 
 @dataclass(frozen=True)
 class Task:
-    """A kernel with decisions to make.
+    """A task describes a kernel with decisions to make.
 
     Attributes:
         number: for people to name it by.
@@ -36,7 +36,7 @@ class Task:
         steps: positions of its calls in the program.
         default: the analytic model's decision, as text.
         share: part of the model's estimated time.
-        flops: of one call.
+        flops: the flops of one call.
     """
 
     number: int
@@ -50,12 +50,12 @@ class Task:
 
     @cached_property
     def workload(self) -> Any:
-        """What is computed."""
+        """Return what is computed."""
         return from_text(TEMPLATES[self.key.operator].workload, self.key.workload)
 
     @cached_property
     def estimates(self) -> dict[str, float]:
-        """Every decision that makes sense with its estimated cycles, best first."""
+        """Return every decision that makes sense with its estimated cycles, best first."""
         template = TEMPLATES[self.key.operator]
         found = {
             to_text(decision): template.estimate(self.workload, decision, self.target)
@@ -66,8 +66,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A model ready to be tuned.
+class TuningPlan:
+    """A tuning plan describes a model ready to be tuned.
 
     Attributes:
         program: with the analytic model's decisions.
@@ -82,8 +82,10 @@ class Plan:
     tasks: tuple[Task, ...]
 
 
-def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions) -> Plan:
-    """Everything that a compile does before it chooses decisions, and the list of kernels.
+def plan_tuning(
+    model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions
+) -> TuningPlan:
+    """Return everything that a compile does before it chooses decisions, and the list of kernels.
 
     Raises:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
@@ -102,7 +104,7 @@ def make_plan(model: str | Path | onnx.ModelProto, target: Target, options: Comp
         )
     bounds = index_bounds(canonical.graph.graph)
     inputs = generate_inputs(signature.inputs, options.seed, bounds)
-    return Plan(program, signature, inputs, _tasks(program, target))
+    return TuningPlan(program, signature, inputs, _tasks(program, target))
 
 
 def _tasks(program: Program, target: Target) -> tuple[Task, ...]:
@@ -140,7 +142,7 @@ def _has_choice(operator: str, workload: str, target: Target) -> bool:
 
 
 def select_tasks(tasks: Sequence[Task], wanted: str) -> tuple[Task, ...]:
-    """Tasks by numbers, ranges or parts of their labels: `0,2-5,conv`.
+    """Return tasks by numbers, ranges or parts of their labels: `0,2-5,conv`.
 
     Raises:
         UsageError: a part fits no task.

@@ -1,4 +1,4 @@
-"""Worker processes that compile kernels, and the program that each of them runs.
+"""Provide worker processes that compile kernels, and the program that each of them runs.
 
 `python -m edgec.compiler.tune.workers` is that program: it speaks in pickles over its standard
 input and output. Pools of `multiprocessing` are not used, since they run the caller's script again
@@ -31,16 +31,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Failure:
-    """A kernel that cannot be compiled, and why."""
+    """A failure says that a kernel cannot be compiled, and why."""
 
     why: str
 
 
 class Worker:
-    """A process, pinned to a core, that compiles one kernel at a time.
+    """A worker is a process, pinned to a core, that compiles one kernel at a time.
 
     Attributes:
-        core: that it runs on.
+        core: the core that it runs on.
         item: what it compiles at the moment; None if nothing.
     """
 
@@ -74,7 +74,7 @@ class Worker:
             self._requests.flush()
 
     def result(self) -> Any:
-        """The reply; a failure if the process died."""
+        """Return the reply; a failure if the process died."""
         self.item = None
         try:
             return pickle.load(self.replies)
@@ -83,7 +83,7 @@ class Worker:
 
     @property
     def overdue(self) -> bool:
-        """Whether it takes too long."""
+        """Return whether it takes too long."""
         return self.item is not None and time.monotonic() - self._begun > KERNEL_SECONDS
 
     def signal(self, number: int) -> None:
@@ -100,7 +100,7 @@ class Worker:
 
 
 class Workers:
-    """Some workers that share the work.
+    """Workers share the work.
 
     A worker ends with the thread that started it, so all calls come from one thread.
     """
@@ -111,7 +111,10 @@ class Workers:
         self.all = [Worker(core, target, folder) for core in cores]
 
     def compile(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Each item with its `BuiltKernel`, or the `Failure` that it ended in, as they come."""
+        """Yield each item with its `BuiltKernel`, or the `Failure` that it ended in.
+
+        As they come.
+        """
         waiting = deque(items)
         running = 0
         with selectors.DefaultSelector() as selector:

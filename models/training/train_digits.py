@@ -26,7 +26,7 @@ CHANNELS = (16, 32, 64)
 
 
 def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training and test images [N, 1, 8, 8] in [0, 1], and their labels.
+    """Return training and test images [N, 1, 8, 8] in [0, 1], and their labels.
 
     The last `TEST_IMAGES` are the test set: the set is in the order of collection, so most of
     their writers are not among those of the training images.
@@ -43,7 +43,7 @@ def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def build_network() -> nn.Sequential:
-    """Three convolutions with batch normalization, global pooling, one linear layer."""
+    """Return three convolutions with batch normalization, global pooling, one linear layer."""
     layers: list[nn.Module] = []
     before = 1
     for index, channels in enumerate(CHANNELS):
@@ -58,7 +58,10 @@ def build_network() -> nn.Sequential:
 
 
 def train(network: nn.Sequential, images: np.ndarray, labels: np.ndarray) -> None:
-    """Cross entropy, Adam, one-cycle schedule; shifted by up to one pixel."""
+    """Train by cross entropy, Adam and a one-cycle schedule.
+
+    Images are shifted by up to one pixel.
+    """
     optimizer = torch.optim.Adam(network.parameters(), 1e-2, weight_decay=1e-4)
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     batches = len(x) // 64
@@ -77,7 +80,7 @@ def train(network: nn.Sequential, images: np.ndarray, labels: np.ndarray) -> Non
 
 
 def to_onnx(network: nn.Sequential) -> onnx.ModelProto:
-    """The trained network as an ONNX graph with an open batch dimension."""
+    """Return the trained network as an ONNX graph with an open batch dimension."""
     nodes, weights = [], []
 
     def weight(name: str, tensor: torch.Tensor) -> str:

@@ -33,7 +33,7 @@ SMOOTHING = 0.05
 
 
 def load_digits28(archive: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training and test images [N, 1, 28, 28] and their labels, in an order of chance."""
+    """Return training and test images [N, 1, 28, 28] and their labels, in an order of chance."""
     parts: tuple[list[np.ndarray], ...] = ([], [], [], [])  # images and labels, twice
     with tarfile.open(archive) as package:
         for digit in range(CLASSES):
@@ -53,7 +53,7 @@ def load_digits28(archive: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 def initial_weights() -> dict[str, np.ndarray]:
-    """Normal, of the variance that keeps that of the values (He et al. 2015, eq. 10)."""
+    """Return normal, of the variance that keeps that of the values (He et al. 2015, eq. 10)."""
     random, weights, before = np.random.default_rng(SEED), {}, 1
     for name, channels, _ in LAYERS:
         scale = np.sqrt(2 / (9 * before))
@@ -68,7 +68,7 @@ def initial_weights() -> dict[str, np.ndarray]:
 
 
 class _Training:
-    """The network, and its weights in the order of the graph."""
+    """A training holds the network, and its weights in the order of the graph."""
 
     def __init__(self) -> None:
         model = canonical_model(build_graph(initial_weights()), {"image": (1, 1, 28, 28)})
@@ -85,12 +85,12 @@ class _Training:
         self.result = self.network.of(graph.results[0])
 
     def logits(self, values: Arrays, images: np.ndarray) -> tuple[Any, np.ndarray]:
-        """The evaluation, and what it gives."""
+        """Return the evaluation, and what it gives."""
         tape = self.network.run([images], dict(zip(self.parameters, values, strict=True)))
         return tape, tape.values[self.result]
 
     def top1(self, values: Arrays, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of right answers."""
+        """Return share of right answers."""
         right = 0
         for start in range(0, len(images), BATCH):
             _, logits = self.logits(values, images[start : start + BATCH])
@@ -98,7 +98,7 @@ class _Training:
         return right / len(images)
 
     def weights(self, values: Arrays) -> dict[str, np.ndarray]:
-        """By the names of the graph."""
+        """Return the weights by the names of the graph."""
         names = [name for name, _, _ in LAYERS] + ["linear"]
         found = {}
         for name, weight, bias in zip(names, values[::2], values[1::2], strict=True):
@@ -108,7 +108,7 @@ class _Training:
 
 
 def train(training: _Training, images: np.ndarray, labels: np.ndarray) -> Arrays:
-    """Cross entropy, images shifted by up to two pixels."""
+    """Train by cross entropy; images are shifted by up to two pixels."""
     kept, watched = (images[500:], labels[500:]), (images[:500], labels[:500])
     steps = len(kept[0]) // BATCH
 

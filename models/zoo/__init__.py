@@ -1,1 +1,4 @@
-"""Networks that edgec trained itself, and graphs that it writes around the weights of others."""
+"""Provide networks that edgec trained itself.
+
+And graphs that it writes around the weights of others.
+"""

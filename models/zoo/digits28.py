@@ -1,4 +1,4 @@
-"""A classifier of the 28x28 digits around its weights, `digits28.npz`.
+"""Provide a classifier of the 28x28 digits around its weights, `digits28.npz`.
 
 Four convolutions, of which three halve the image, global pooling and a linear layer: 316,000
 weights. They are stored as int8 with a scale for each output channel; the network is the float
@@ -23,12 +23,12 @@ CLASSES = 10
 
 
 def build(data: bytes) -> onnx.ModelProto:
-    """The ONNX model of a weight file."""
+    """Return the ONNX model of a weight file."""
     return build_graph(unpack_weights(data))
 
 
 def pack_weights(weights: Mapping[str, np.ndarray]) -> bytes:
-    """The file of float weights, rounded: output channels are their first axis."""
+    """Return the file of float weights, rounded: output channels are their first axis."""
     arrays = {}
     for name, array in weights.items():
         if array.ndim == 1:
@@ -43,7 +43,7 @@ def pack_weights(weights: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpack_weights(data: bytes) -> dict[str, np.ndarray]:
-    """Float weights of a file."""
+    """Return float weights of a file."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         weights = {name: file[name] for name in file.files if " " not in name}
         for name in file.files:
@@ -54,7 +54,7 @@ def unpack_weights(data: bytes) -> dict[str, np.ndarray]:
 
 
 def build_graph(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The ONNX model of float weights."""
+    """Return the ONNX model of float weights."""
     graph = GraphBuilder()
     value = "image"
     for name, _, stride in LAYERS:

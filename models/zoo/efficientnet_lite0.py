@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, an ImageNet classifier, around the weights of a PyTorch file.
+"""Provide EfficientNet-Lite0, an ImageNet classifier, around the weights of a PyTorch file.
 
 The network is EfficientNet-B0 (Tan and Le, 2019, arXiv:1905.11946, table 1) without squeeze and
 excitation and with ReLU6 for Swish. Its weights come from TensorFlow, whence the padding "SAME":
@@ -23,17 +23,17 @@ STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 
 
 def build(data: bytes) -> onnx.ModelProto:
-    """The ONNX model of a weight file."""
+    """Return the ONNX model of a weight file."""
     return build_graph(read_torch(data))
 
 
 def build_graph(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The ONNX model of the weights; narrower networks of the same depth work too."""
+    """Return the ONNX model of the weights; narrower networks of the same depth work too."""
     return _Network(weights).model()
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "SAME": pixels before and after, so that `ceil(size / stride)` come out.
+    """Return TensorFlow's "SAME": pixels before and after, so that `ceil(size / stride)` come out.
 
     >>> same_padding(224, 3, 2), same_padding(56, 5, 2), same_padding(56, 5, 1)
     ((0, 1), (1, 2), (2, 2))
@@ -75,7 +75,10 @@ class _Network:
         )
 
     def block(self, value: str, index: int, stride: int) -> str:
-        """Inverted residual: expand, filter each channel, project; skip where shapes agree."""
+        """Return inverted residual: expand, filter each channel, project.
+
+        Skip where shapes agree.
+        """
         source, scope = f"_blocks.{index}", f"block{index}"
         result = value
         if f"{source}._expand_conv.weight" in self.weights:
@@ -121,7 +124,7 @@ class _Network:
         depthwise: bool = False,
         activation: bool = True,
     ) -> str:
-        """Convolution, batch normalization as it was trained, and ReLU6 if asked for."""
+        """Return convolution, batch normalization as it was trained, and ReLU6 if asked for."""
         channels, _, kernel, _ = self.weights[f"{convolution}.weight"].shape
         before, after = same_padding(self.size, kernel, stride)
         value = self.graph.node(

@@ -1,4 +1,4 @@
-"""Nodes and initializers of an ONNX graph, collected in order."""
+"""Provide nodes and initializers of an ONNX graph, collected in order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,15 +29,15 @@ class GraphBuilder:
         return name
 
     def integers(self, *values: int) -> str:
-        """An int64 vector such as a shape or a list of axes; equal ones are shared."""
+        """Return an int64 vector such as a shape or a list of axes; equal ones are shared."""
         return self._constant("_".join(map(str, values)), np.array(values, np.int64))
 
     def integer(self, value: int) -> str:
-        """An int64 scalar; equal ones are shared."""
+        """Return an int64 scalar; equal ones are shared."""
         return self._constant(f"scalar_{value}", np.array(value, np.int64))
 
     def number(self, value: float) -> str:
-        """A float32 scalar; equal ones are shared."""
+        """Return a float32 scalar; equal ones are shared."""
         return self._constant(f"float_{value!r}", np.array(value, np.float32))
 
     def _constant(self, label: str, values: np.ndarray) -> str:
@@ -55,7 +55,7 @@ class GraphBuilder:
         inputs: Sequence[onnx.ValueInfoProto],
         outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.ModelProto:
-        """The graph of all that was added."""
+        """Return the graph of all that was added."""
         graph = helper.make_graph(
             self._nodes, name, inputs, outputs, list(self._initializers.values())
         )

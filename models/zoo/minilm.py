@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a sentence encoder, around the weights of a safetensors file.
+"""Provide all-MiniLM-L6-v2, a sentence encoder, around the weights of a safetensors file.
 
 BERT (Devlin et al., 2018, arXiv:1810.04805) with six layers, spelled as PyTorch's exporter
 does: LayerNormalization is one operator, GELU is written with Erf. The sentence embedding is the
@@ -24,7 +24,7 @@ MIN_LENGTH = 1e-12
 
 
 def build(data: bytes) -> onnx.ModelProto:
-    """The ONNX model of a weight file; layers and widths are those of the weights."""
+    """Return the ONNX model of a weight file; layers and widths are those of the weights."""
     return _Encoder(read_safetensors(data)).model()
 
 
@@ -59,7 +59,7 @@ class _Encoder:
         )
 
     def embeddings(self) -> str:
-        """Words, positions and token types, added and normalized, [batch, sequence, width]."""
+        """Add words, positions and token types, and normalize: [batch, sequence, width]."""
         graph = self.graph
         shape = graph.node("Shape", ["input_ids"], "embeddings.shape")
         length = graph.node("Gather", [shape, graph.integers(1)], "embeddings.length")
@@ -86,7 +86,10 @@ class _Encoder:
         return self.norm(value, "embeddings.LayerNorm", "embeddings.norm")
 
     def attention_bias(self, mask: str) -> str:
-        """Zero for tokens that the mask keeps, the lowest float for others, [batch, 1, 1, n]."""
+        """Return zero for tokens that the mask keeps.
+
+        The lowest float for others, [batch, 1, 1, n].
+        """
         graph = self.graph
         mask = graph.node("Unsqueeze", [mask, graph.integers(1, 2)], "mask.unsqueezed")
         dropped = graph.node("Sub", [graph.number(1.0), mask], "mask.dropped")
@@ -126,13 +129,13 @@ class _Encoder:
         return self.linear(merged, f"{source}.output.dense", f"{scope}.output")
 
     def heads(self, value: str, scope: str, order: list[int]) -> str:
-        """[batch, sequence, width] to [batch, sequence, heads, size], transposed to `order`."""
+        """Split [batch, sequence, width] into [batch, sequence, heads, size] in `order`."""
         shape = self.graph.integers(0, 0, self.width // HEAD_SIZE, HEAD_SIZE)
         value = self.graph.node("Reshape", [value, shape], f"{scope}.heads")
         return self.graph.node("Transpose", [value], f"{scope}.transposed", perm=order)
 
     def gelu(self, value: str, scope: str) -> str:
-        """`x / 2 * (1 + erf(x / sqrt(2)))`."""
+        """Return `x / 2 * (1 + erf(x / sqrt(2)))`."""
         graph = self.graph
         result = graph.node("Div", [value, graph.number(math.sqrt(2))], f"{scope}.scaled")
         result = graph.node("Erf", [result], f"{scope}.erf")
@@ -141,7 +144,7 @@ class _Encoder:
         return graph.node("Mul", [result, graph.number(0.5)], f"{scope}.half")
 
     def pool(self, value: str, mask: str) -> str:
-        """Mean over the kept tokens, then divided by its length, [batch, width]."""
+        """Return mean over the kept tokens, then divided by its length, [batch, width]."""
         graph = self.graph
         mask = graph.node("Unsqueeze", [mask, graph.integers(2)], "pool.mask")
         kept = graph.node("Mul", [value, mask], "pool.kept")
@@ -154,7 +157,7 @@ class _Encoder:
         return graph.node("Div", [mean, length], "sentence_embedding")
 
     def linear(self, value: str, source: str, scope: str) -> str:
-        """`x @ weight + bias`; the file's weight is [outputs, inputs]."""
+        """Return `x @ weight + bias`; the file's weight is [outputs, inputs]."""
         weight = self.graph.weight(f"{source}.weight", self.weights[f"{source}.weight"].T)
         product = self.graph.node("MatMul", [value, weight], f"{scope}.matmul")
         return self.graph.node("Add", [product, self.parameter(f"{source}.bias")], f"{scope}.bias")

@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file.
+"""Provide tensors of a safetensors file.
 
 The format (https://huggingface.co/docs/safetensors): the header's length as a little-endian
 uint64, the header in JSON, then the tensors, each at the offsets that the header gives.
@@ -15,7 +15,7 @@ _DTYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8"}
 
 
 def read_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    """Tensor by name; the arrays are read-only views of `data`.
+    """Return tensor by name; the arrays are read-only views of `data`.
 
     Raises:
         BadInputError: a tensor has a data type that no recipe needs.

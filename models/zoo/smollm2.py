@@ -1,4 +1,4 @@
-"""SmolLM2, a small language model of the Llama architecture, around the weights of a GGUF file.
+"""Build SmolLM2, a small language model of the Llama architecture, around weights of a GGUF file.
 
 Llama (Touvron et al., 2023, arXiv:2302.13971): RMS normalization, rotary embedding, grouped-query
 attention, SwiGLU. The quantized weights become float32, each exactly the number that the file
@@ -23,7 +23,7 @@ from edgec.models.zoo.graph_builder import GraphBuilder
 
 
 def build(data: bytes) -> onnx.ModelProto:
-    """The ONNX model of a GGUF file; layers and widths are those of the file.
+    """Return the ONNX model of a GGUF file; layers and widths are those of the file.
 
     Raises:
         ToolchainError: the package `gguf` is missing.
@@ -33,7 +33,7 @@ def build(data: bytes) -> onnx.ModelProto:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Metadata of a Llama-like GGUF file, section `llama`."""
+    """Settings describe metadata of a Llama-like GGUF file, section `llama`."""
 
     blocks: int
     heads: int
@@ -43,7 +43,7 @@ class Settings:
 
 
 def read_gguf(data: bytes) -> tuple[Settings, dict[str, np.ndarray]]:
-    """Settings, and float32 weights [outputs, inputs] by name.
+    """Return settings, and float32 weights [outputs, inputs] by name.
 
     Raises:
         ToolchainError: the package `gguf` is missing.
@@ -121,20 +121,20 @@ class _Decoder:
         )
 
     def output_weight(self, embeddings: str) -> str:
-        """[width, vocabulary]; a file without its own means the embeddings'."""
+        """Return [width, vocabulary]; a file without its own means the embeddings'."""
         if "output.weight" in self.weights:
             return self.graph.weight("output.weight", self.weights["output.weight"].T)
         return self.graph.node("Transpose", [embeddings], "output.weight", perm=[1, 0])
 
     def positions(self) -> str:
-        """0, 1, ..., int64 [sequence]."""
+        """Return 0, 1, ..., int64 [sequence]."""
         graph = self.graph
         shape = graph.node("Shape", ["input_ids"], "positions.shape")
         length = graph.node("Gather", [shape, graph.integer(1)], "positions.length")
         return graph.node("Range", [graph.integer(0), length, graph.integer(1)], "positions")
 
     def rotation(self, positions: str) -> tuple[str, str]:
-        """Cosines and sines of the rotary angles, [sequence, head size].
+        """Return cosines and sines of the rotary angles, [sequence, head size].
 
         Su et al., 2021, arXiv:2104.09864, equation 15: position times `base ** (-2 i / size)`.
         """
@@ -153,7 +153,7 @@ class _Decoder:
         )
 
     def causal_mask(self, positions: str) -> str:
-        """Zero where a row's token may see a column's, else the lowest float."""
+        """Return zero where a row's token may see a column's, else the lowest float."""
         graph = self.graph
         rows = graph.node("Unsqueeze", [positions, graph.integers(1)], "mask.rows")
         columns = graph.node("Unsqueeze", [positions, graph.integers(0)], "mask.columns")
@@ -204,7 +204,7 @@ class _Decoder:
         return self.graph.node("Transpose", [value], f"{scope}.transposed", perm=[0, 2, 1, 3])
 
     def rotate(self, value: str, rotation: tuple[str, str], scope: str) -> str:
-        """`x * cos + (-second half, first half) * sin`."""
+        """Return `x * cos + (-second half, first half) * sin`."""
         graph, half = self.graph, self.head_size // 2
         cosines, sines = rotation
         first, second = (
@@ -241,7 +241,7 @@ class _Decoder:
         return self.linear(product, f"{source}.ffn_down", f"{scope}.down")
 
     def norm(self, value: str, source: str, scope: str) -> str:
-        """`x / sqrt(mean(x^2) + epsilon) * weight`."""
+        """Return `x / sqrt(mean(x^2) + epsilon) * weight`."""
         graph = self.graph
         square = graph.node("Pow", [value, graph.number(2.0)], f"{scope}.square")
         mean = graph.node("ReduceMean", [square], f"{scope}.mean", axes=[-1], keepdims=1)

@@ -1,4 +1,4 @@
-"""Tensors of a PyTorch weight file, read without PyTorch and without running what it names.
+"""Provide tensors of a PyTorch weight file, read without PyTorch and without running what it names.
 
 The format is that of PyTorch before 1.6: one pickle after another (magic number, protocol
 version, the writer's integer sizes, the state dictionary, the storages' keys), then the storages
@@ -37,7 +37,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def values(self, storages: Mapping[str, bytes]) -> np.ndarray:
-        """The tensor, after NumPy's check that it lies inside its storage."""
+        """Return the tensor, after NumPy's check that it lies inside its storage."""
         dtype = np.dtype(self.storage.dtype)
         try:
             return np.ndarray(
@@ -81,7 +81,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_torch(data: bytes) -> dict[str, np.ndarray]:
-    """Tensor by name of a state dictionary; the arrays are read-only.
+    """Return tensor by name of a state dictionary; the arrays are read-only.
 
     Raises:
         BadInputError: this is no such file, or it names other things than tensors.

@@ -1,4 +1,6 @@
-"""What edgec knows of instruction sets without TVM: names, extensions, how integers multiply.
+"""Describe what edgec knows of instruction sets without TVM.
+
+Names, extensions, how integers multiply.
 
 One file describes one family; a target names its instruction set by the first part of its triple.
 How kernels are written for an instruction set is in `edgec.compiler.kernels.isa`.
@@ -33,8 +35,8 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
 
 # What each way to multiply does with sums, for people.
 SUMS = {
-    "vpmaddwd": "vpmaddubsw adds pairs in int16, so weights keep to sums",
-    "avx512bw": "vpmaddubsw adds pairs in int16, so weights keep to sums",
+    "vpmaddwd": "vpmaddubsw adds pairs in int16, so pairs of weights are bounded",
+    "avx512bw": "vpmaddubsw adds pairs in int16, so pairs of weights are bounded",
     "vnni": "vpdpbusd takes unsigned times signed and sums in int32",
 }
 

@@ -1,4 +1,4 @@
-"""64-bit and 32-bit Arm: extensions, how they are reported, and their encodings.
+"""Provide 64-bit and 32-bit Arm: extensions, how they are reported, and their encodings.
 
 Sources: Linux, `arch/arm64/include/uapi/asm/hwcap.h`; "Arm Architecture Reference Manual", A64
 instruction set encoding; "Addenda to, and Errata in, the ABI for the Arm Architecture".

@@ -1,4 +1,4 @@
-"""The form in which an instruction set is described."""
+"""Provide the form in which an instruction set is described."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class InstructionSet:
         This alone decides it, for the packer and for what is said of a model.
 
         Args:
-            integer_dot: of the target, see `IntegerDot`.
+            integer_dot: the integer dot of the target, see `IntegerDot`.
             lanes: float32 values in a vector of the target.
         """
         if integer_dot == "none":

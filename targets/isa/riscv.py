@@ -1,4 +1,4 @@
-"""64-bit RISC-V."""
+"""Provide 64-bit RISC-V."""
 
 from edgec.targets.isa.base import InstructionSet
 

@@ -1,4 +1,4 @@
-"""x86-64: levels of the psABI, and extensions beyond them.
+"""Provide x86-64: levels of the psABI, and extensions beyond them.
 
 Source: "System V Application Binary Interface, AMD64 Architecture Processor Supplement", 3.1.1.
 """

@@ -34,9 +34,9 @@ from edgec.compiler.calibration.accuracy import Comparison
 from edgec.compiler.calibration.samples import Sample, SampleOptions, Samples
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import ROUNDINGS, QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe as load_quantization
+from edgec.compiler.quantize.quantization_recipe import load_recipe as load_quantization
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
-from edgec.models import Recipe, load_recipe
+from edgec.models import ModelRecipe, load_model_recipe
 
 Floats = NDArray[np.float32]
 Draw = Callable[[list[Pixels], np.random.Generator], Pixels]
@@ -47,7 +47,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Task:
-    """A model, what it is shown, and when its answers agree.
+    """A task describes a model, what it is shown, and when its answers agree.
 
     Attributes:
         draw: makes one image of photographs.
@@ -67,7 +67,7 @@ class Task:
     bar: float = 0.0
 
     def inputs(self, photos: list[Pixels], count: int, seed: int) -> list[Floats]:
-        """Images, float32 [1, 3, height, width]."""
+        """Return images, float32 [1, 3, height, width]."""
         random = np.random.default_rng(seed)
         mean, std = np.array(self.mean), np.array(self.std)
         made = [(self.draw(photos, random) / 255 - mean) / std for _ in range(count)]
@@ -75,12 +75,12 @@ class Task:
 
 
 def photo(height: int, width: int) -> Draw:
-    """Crops as they are."""
+    """Return crops as they are."""
     return lambda photos, random: crop(photos, height, width, random)
 
 
 def signs(height: int, width: int) -> Draw:
-    """Crops with up to five lines of text."""
+    """Return crops with up to five lines of text."""
 
     def draw(photos: list[Pixels], random: np.random.Generator) -> Pixels:
         pixels = crop(photos, height, width, random)
@@ -94,7 +94,7 @@ def signs(height: int, width: int) -> Draw:
 
 
 def lines(height: int, width: int, words: int, *, turned: bool = False) -> Draw:
-    """Lines of text, every other one upside down if `turned`."""
+    """Return lines of text, every other one upside down if `turned`."""
 
     def draw(_: list[Pixels], random: np.random.Generator) -> Pixels:
         pixels = line_of_text(height, width, int(random.integers(1, words + 1)), random)
@@ -104,31 +104,31 @@ def lines(height: int, width: int, words: int, *, turned: bool = False) -> Draw:
 
 
 def same_class(expected: Floats, actual: Floats) -> float:
-    """Equal top-1 answers."""
+    """Return equal top-1 answers."""
     return float(expected.argmax() == actual.argmax())
 
 
 def mask_overlap(expected: Floats, actual: Floats) -> float | None:
-    """Intersection over union of the pixels that are text (0.3 or more)."""
+    """Return intersection over union of the pixels that are text (0.3 or more)."""
     one, two = expected >= 0.3, actual >= 0.3
     union = np.count_nonzero(one | two)
     return float(np.count_nonzero(one & two) / union) if union else None
 
 
 def same_text(expected: Floats, actual: Floats) -> float:
-    """Equal sequences of symbols, repeats and blanks (symbol 0) removed."""
+    """Return equal sequences of symbols, repeats and blanks (symbol 0) removed."""
     return float(symbols(expected) == symbols(actual))
 
 
 def symbols(scores: Floats) -> list[int]:
-    """Greedy decoding of scores [1, steps, symbols]."""
+    """Return greedy decoding of scores [1, steps, symbols]."""
     best = scores[0].argmax(axis=1)
     kept = best[np.insert(best[1:] != best[:-1], 0, True)]
     return [int(symbol) for symbol in kept if symbol]
 
 
 def same_boxes(expected: Floats, actual: Floats) -> float | None:
-    """Share of matched boxes (F1): equal class, intersection over union of 0.5 or more."""
+    """Return share of matched boxes (F1): equal class, intersection over union of 0.5 or more."""
     one, two = boxes(expected[0]), boxes(actual[0])
     if not one and not two:
         return None
@@ -142,7 +142,10 @@ def same_boxes(expected: Floats, actual: Floats) -> float | None:
 
 
 def boxes(output: Floats, least: float = 0.2) -> list[tuple[float, ...]]:
-    """x0, y0, x1, y1 and class of what scores [4 + classes, places] detect, one of a heap."""
+    """Return x0, y0, x1, y1 and class of what scores [4 + classes, places] detect.
+
+    One of a heap.
+    """
     scores, found = output[4:].max(axis=0), []
     for place in np.argsort(-scores, kind="stable"):
         if scores[place] < least:
@@ -156,7 +159,7 @@ def boxes(output: Floats, least: float = 0.2) -> list[tuple[float, ...]]:
 
 
 def overlap(one: Sequence[float], two: Sequence[float]) -> float:
-    """Intersection over union."""
+    """Return intersection over union."""
     width = min(one[2], two[2]) - max(one[0], two[0])
     height = min(one[3], two[3]) - max(one[1], two[1])
     if width <= 0 or height <= 0:
@@ -180,12 +183,12 @@ TASKS = {
 
 
 def samples(name: str, images: list[Floats]) -> Samples:
-    """Images as batches of the only input."""
+    """Return images as batches of the only input."""
     return Samples("photographs", len(images), lambda: iter({name: image} for image in images))
 
 
-def options(recipe: Recipe, given: Samples, arguments: argparse.Namespace) -> CompileOptions:
-    """Of the quantized compile."""
+def options(recipe: ModelRecipe, given: Samples, arguments: argparse.Namespace) -> CompileOptions:
+    """Return the options of the quantized compile."""
     quantize = QuantizeOptions(
         recipe=load_quantization(arguments.recipe),
         observer=arguments.observer,
@@ -198,8 +201,8 @@ def options(recipe: Recipe, given: Samples, arguments: argparse.Namespace) -> Co
 
 
 def measure(name: str, arguments: argparse.Namespace, folder: Path) -> bool:
-    """Whether a model reaches its bar; prints its line."""
-    task, recipe = TASKS[name], load_recipe(name)
+    """Return whether a model reaches its bar; prints its line."""
+    task, recipe = TASKS[name], load_model_recipe(name)
     model = recipe.write(folder / f"{name}.onnx")
     session = onnxruntime.InferenceSession(str(model))
     (given,) = session.get_inputs()
@@ -238,7 +241,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> bool:
 
 
 def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
-    """Memory of a process that compiles a model; its images are drawn one by one."""
+    """Return memory of a process that compiles a model; its images are drawn one by one."""
     options = [f"--{key}={getattr(arguments, key)}" for key in ("recipe", "observer", "samples")]
     command = [sys.executable, __file__, name, "--streamed", *options, "--target", arguments.target]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -250,7 +253,7 @@ def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
 
 def compile_streamed(name: str, arguments: argparse.Namespace, folder: Path) -> None:
     """Quantize and compile, images drawn when they are needed."""
-    task, recipe, photos = TASKS[name], load_recipe(name), photographs(CALIBRATION)
+    task, recipe, photos = TASKS[name], load_model_recipe(name), photographs(CALIBRATION)
     (given,) = recipe.shapes
 
     def read() -> Iterator[Sample]:

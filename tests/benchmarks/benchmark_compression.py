@@ -37,12 +37,12 @@ from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import bench_bundles
 from edgec.compiler.calibration.accuracy import Comparison, same_top1
 from edgec.compiler.calibration.samples import SampleOptions, samples_from_tensors
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe as load_quantization
-from edgec.models import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_recipe as load_quantization
+from edgec.models import load_model_recipe
 from edgec.models.training.train_digits28 import load_digits28
 
 RECIPES = (
@@ -74,7 +74,7 @@ _BY_CHANCE = {
 
 @dataclass(frozen=True)
 class Data:
-    """Images of a network.
+    """A data describes images of a network.
 
     Attributes:
         train: without labels.
@@ -104,7 +104,7 @@ def load_data(network: str, images: Path | None, samples: int) -> Data:
 
 
 def compression_recipe(name: str) -> CompressionRecipe:
-    """Of a name, a TOML file, or a negative control."""
+    """Return the compression recipe of a name, a TOML file, or a negative control."""
     recipe = load_compression(name.removesuffix("-random"))
     if not name.endswith("-random"):
         return recipe
@@ -116,7 +116,7 @@ def compression_recipe(name: str) -> CompressionRecipe:
 
 
 def compiled(model: Path, given: str, name: str, images: np.ndarray, output: Path) -> Bundle:
-    """The network, of an input of this name, as a recipe says."""
+    """Return the network, of an input of this name, as a recipe says."""
     compression, _, quantization = name.partition("+")
     shape = (1, *images.shape[1:])
     samples = samples_from_tensors({given: images}, [TensorSpec(given, shape, "float32")])
@@ -130,21 +130,21 @@ def compiled(model: Path, given: str, name: str, images: np.ndarray, output: Pat
 
 
 def answers(bundle: Bundle, given: str, images: np.ndarray) -> np.ndarray:
-    """What a bundle for one image gives for each, [images, classes]."""
+    """Return what a bundle for one image gives for each, [images, classes]."""
     session = bundle.open()
     found = [next(iter(session.run({given: image[None]}).values())) for image in images]
     return np.concatenate(found)
 
 
 def ratio_db(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Signal to noise."""
+    """Return signal to noise."""
     comparison = Comparison(same_top1)
     comparison.add({"y": expected}, {"y": actual})
     return comparison.result().sqnr_db
 
 
 def constants(library: Path) -> int:
-    """Bytes of a library's constants."""
+    """Return bytes of a library's constants."""
     with library.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(".rodata")
         return int(section["sh_size"]) if section is not None else 0
@@ -159,9 +159,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2)
     arguments = parser.parse_intermixed_args()
     data = load_data(arguments.network, arguments.images, arguments.samples)
-    given = next(iter(load_recipe(arguments.network).shapes))
+    given = next(iter(load_model_recipe(arguments.network).shapes))
     with tempfile.TemporaryDirectory() as folder:
-        model = load_recipe(arguments.network).write(Path(folder) / "model.onnx")
+        model = load_model_recipe(arguments.network).write(Path(folder) / "model.onnx")
         bundles, original, labels = [], None, data.labels
         columns = f"{'MACs':>11}{'weights':>10}{'bytes':>10}{'constants':>11}{'compile s':>11}"
         print(f"{'recipe':34}{'top-1':>8}{'dB':>7}{columns}")

@@ -20,7 +20,7 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.bench.compare import BenchReport, bench_bundles
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 
 # Input channels, output channels, window, rows and columns.
 CONVOLUTIONS = (
@@ -39,7 +39,7 @@ QUANTIZED = (
 
 
 def convolution(channels: int, out_channels: int, window: int, extent: int) -> onnx.ModelProto:
-    """A model of one convolution, bias and ReLU."""
+    """Return a model of one convolution, bias and ReLU."""
     weights = {
         "w": random(out_channels, channels, window, window),
         "b": random(out_channels),
@@ -62,7 +62,7 @@ def compare(model: onnx.ModelProto, threads: int, seconds: float) -> BenchReport
 def compare_recipes(
     rows: int, depth: int, columns: int, recipes: Sequence[str], target: str, seconds: float
 ) -> dict[str, tuple[float, float]]:
-    """A product by recipe: time [us] and times as fast as floats, on one thread."""
+    """Return a product by recipe: time [us] and times as fast as floats, on one thread."""
     weights = {"w": random(depth, columns, seed=1)}
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,10 @@ def compare_recipes(
 
 
 def blas_gflops(seconds: float) -> float:
-    """NumPy's matrix product on one thread, if OMP_NUM_THREADS=1 (OPENBLAS_NUM_THREADS) says so."""
+    """Return NumPy's matrix product on one thread.
+
+    If OMP_NUM_THREADS=1 (OPENBLAS_NUM_THREADS) says so.
+    """
     a, b = random(SIZE, SIZE), random(SIZE, SIZE, seed=1)
     times = []
     deadline = time.perf_counter() + seconds

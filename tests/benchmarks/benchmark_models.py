@@ -17,7 +17,7 @@ import numpy as np
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.bench.compare import StepTime, bench_bundles
-from edgec.models import load_recipe
+from edgec.models import load_model_recipe
 
 MODELS = (
     "light_resnet50",
@@ -36,7 +36,7 @@ MODELS = (
 
 
 def where_time_goes(steps: Sequence[StepTime]) -> str:
-    """Share of the time and speed of each template, largest first."""
+    """Return share of the time and speed of each template, largest first."""
     times: dict[str, float] = defaultdict(float)
     work: dict[str, float] = defaultdict(float)
     for step in steps:
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"{'model':22}{'edgec ms':>10}{columns}   {arguments.threads} threads", flush=True)
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            recipe = load_recipe(name)
+            recipe = load_model_recipe(name)
             model = recipe.write(Path(folder) / f"{name}.onnx")
             options = CompileOptions(
                 shapes=dict(recipe.shapes),

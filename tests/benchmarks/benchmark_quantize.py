@@ -31,8 +31,8 @@ from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe as load_quantization
-from edgec.models import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_recipe as load_quantization
+from edgec.models import load_model_recipe
 
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PREPARATION = {
@@ -59,7 +59,7 @@ SIZE_BAR = 0.28
 
 
 def photographs() -> list[NDArray[np.uint8]]:
-    """[H, W, 3] each."""
+    """Return [H, W, 3] each."""
     from sklearn.datasets import load_sample_images
 
     images = list(load_sample_images().images)
@@ -86,7 +86,7 @@ def write_crops(folder: Path) -> None:
 
 
 def quantized_files(model: Path, samples: Samples, folder: Path) -> dict[str, Path]:
-    """What `quantize_static` makes of a static float model, by variant."""
+    """Return what `quantize_static` makes of a static float model, by variant."""
     import edgec.compiler.support.silent_onnxruntime  # noqa: F401, I001  before the next one
     from onnxruntime import quantization  # noqa: TID251
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
@@ -125,7 +125,7 @@ def quantized_files(model: Path, samples: Samples, folder: Path) -> dict[str, Pa
 def fastest(
     runtime: str, files: dict[str, Path], bundle: Bundle, inputs: Tensors, threads: int, tmp: Path
 ) -> tuple[str, Rival]:
-    """Variant that a runtime runs fastest, and its loaded model."""
+    """Return variant that a runtime runs fastest, and its loaded model."""
     signature = bundle.manifest.signature
     loaded = {
         name: RIVALS[runtime].load(path, inputs, signature, threads, tmp)
@@ -141,7 +141,7 @@ def size(bundle: Bundle) -> int:
 
 
 def builds(model: Path, shapes: dict[str, Any], target: str, images: Path) -> Iterable[Bundle]:
-    """Of int8 and of floats."""
+    """Yield the builds of int8 and of floats."""
     # Repair changes accuracy, not time.
     quantize = QuantizeOptions(recipe=load_quantization("int8"), repair=False)
     samples = SampleOptions(source=str(images), preprocess=PREPARATION[model.stem])
@@ -155,8 +155,11 @@ def builds(model: Path, shapes: dict[str, Any], target: str, images: Path) -> It
 def measure(
     name: str, folder: Path, rivals: Sequence[str], arguments: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, float], dict[str, str], float]:
-    """Times [ms], ratios to the int8 build, variants used, and its share of the float size."""
-    threads, recipe = arguments.threads, load_recipe(name)
+    """Return times [ms], ratios to the int8 build, variants used.
+
+    And its share of the float size.
+    """
+    threads, recipe = arguments.threads, load_model_recipe(name)
     model = recipe.write(folder / f"{name}.onnx")
     images = folder / "images"
     write_crops(images)

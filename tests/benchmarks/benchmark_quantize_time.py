@@ -42,7 +42,7 @@ TOOLS = {"edgec": "edgec", "nncf": "nncf", "onnxruntime": "onnxruntime"}
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took.
+    """A cost describes what one run took.
 
     Attributes:
         seconds: from the start of the process to its end.
@@ -155,7 +155,7 @@ def _edgec(model: str, folder: Path, parity: bool) -> None:
     from edgec.compiler import CompileOptions, compile_model
     from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.quantize.options import QuantizeOptions
-    from edgec.compiler.quantize.recipe import load_recipe
+    from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.support.progress import Steps
 
     options = CompileOptions(

@@ -19,15 +19,15 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import bench_bundles
+from edgec.compiler.compress.compression_recipe import load_compression
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import load_compression
 
 TOKENS = 128
 LAYER = ("embeddings.norm", "layer0.mlp.norm")
 
 
 def cases(scratch: Path) -> Iterator[tuple[str, Path]]:
-    """Models of one operator."""
+    """Yield models of one operator."""
     rows, inputs, outputs = 128, 1024, 1024
     weights = {"w": random(inputs, outputs)}
     for m in (rows, 1):
@@ -40,7 +40,7 @@ def cases(scratch: Path) -> Iterator[tuple[str, Path]]:
 
 
 def layer(model: Path, scratch: Path) -> Path:
-    """The first layer of the network, from its embeddings on."""
+    """Return the first layer of the network, from its embeddings on."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(model))
     needed = {*LAYER[:1]}
     produced = {output: item for item in graph.graph.node for output in item.output}
@@ -71,7 +71,7 @@ def _saved(model: onnx.ModelProto, folder: Path) -> Path:
 def compiled(
     path: Path, target: str, recipe: str, scratch: Path, shapes: dict[str, tuple[int, ...]]
 ) -> Bundle:
-    """A bundle; an empty recipe leaves the weights as they are."""
+    """Return a bundle; an empty recipe leaves the weights as they are."""
     compress = CompressOptions(recipe=load_compression(recipe)) if recipe else None
     options = CompileOptions(shapes=shapes, compress=compress)
     output = scratch / f"{path.parent.name}-{path.stem}-{target}-{recipe or 'dense'}.edgec"

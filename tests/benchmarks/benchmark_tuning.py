@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.bench.compare import bench_bundles
-from edgec.models import load_recipe
+from edgec.models import load_model_recipe
 
 MODELS = (
     "light_resnet50",
@@ -46,7 +46,7 @@ def main() -> None:
     print(f"{head}  to the faster   {arguments.threads} threads", flush=True)
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            recipe = load_recipe(name)
+            recipe = load_model_recipe(name)
             model = recipe.write(Path(folder) / f"{name}.onnx")
             if arguments.tune:
                 shapes = [

@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 
 
 def photographs(names: tuple[str, ...]) -> list[Pixels]:
-    """RGB pixels [height, width, 3] of each."""
+    """Return RGB pixels [height, width, 3] of each."""
     loaded = load_sample_images()
     known = {Path(n).stem: p for n, p in zip(loaded.filenames, loaded.images, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,10 @@ def photographs(names: tuple[str, ...]) -> list[Pixels]:
 
 
 def crop(photos: list[Pixels], height: int, width: int, random: np.random.Generator) -> Pixels:
-    """A part of a photograph, a third of it or more, scaled to a size and perhaps mirrored."""
+    """Return a part of a photograph.
+
+    A third of it or more, scaled to a size and perhaps mirrored.
+    """
     photo = photos[random.integers(len(photos))]
     share = random.uniform(0.34, 1.0)
     scale = min(photo.shape[0] / height, photo.shape[1] / width) * share
@@ -59,14 +62,14 @@ def crop(photos: list[Pixels], height: int, width: int, random: np.random.Genera
 
 
 def phrase(random: np.random.Generator, words: int) -> str:
-    """A few words."""
+    """Return a few words."""
     return " ".join(random.choice(WORDS, words))
 
 
 def write_text(
     pixels: Pixels, text: str, place: tuple[int, int], size: int, random: np.random.Generator
 ) -> Pixels:
-    """A photograph with text on it, light on dark or dark on light."""
+    """Return a photograph with text on it, light on dark or dark on light."""
     image = Image.fromarray(pixels)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
     box = draw.textbbox(place, text, font=font)
@@ -78,7 +81,7 @@ def write_text(
 
 
 def line_of_text(height: int, width: int, words: int, random: np.random.Generator) -> Pixels:
-    """One line of text that fills an image, noise and a slope of light behind it."""
+    """Return one line of text that fills an image, noise and a slope of light behind it."""
     slope = np.linspace(*random.uniform(-40, 40, 2), width)
     dark, light = random.uniform(20, 90, 3), random.uniform(150, 230, 3)
     back, front = (light, dark) if random.random() < 0.7 else (dark, light)

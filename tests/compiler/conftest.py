@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
-from edgec.models import load_recipe
+from edgec.models import load_model_recipe
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits classifier's ONNX file."""
-    return load_recipe("digits").write(tmp_path_factory.mktemp("models") / "digits.onnx")
+    return load_model_recipe("digits").write(tmp_path_factory.mktemp("models") / "digits.onnx")
 
 
 @pytest.fixture(scope="session")

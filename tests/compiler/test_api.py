@@ -55,7 +55,10 @@ def test_each_verb_has_a_typed_call() -> None:
 
 
 def test_names_of_compression_steps() -> None:
-    assert tuple(importlib.import_module("edgec.compiler.compress.recipe")._NAMED) == STEP_NAMES
+    assert (
+        tuple(importlib.import_module("edgec.compiler.compress.compression_recipe")._NAMED)
+        == STEP_NAMES
+    )
 
 
 def _prints(path: Path) -> list[str]:

@@ -31,7 +31,7 @@ def run_edgec(case: Case) -> Outcome:
 
 
 class _Attempt:
-    """One way through the phases of `edgec.compiler.pipeline.compile_model`."""
+    """An attempt is one way through the phases of `edgec.compiler.pipeline.compile_model`."""
 
     def __init__(
         self, case: Case, inputs: dict[str, Any], frozen: Iterable[str], folder: Path
@@ -44,7 +44,7 @@ class _Attempt:
         self.phases: dict[str, float] = {}
 
     def outcome(self) -> Outcome:
-        """How it went."""
+        """Return how it went."""
         status, message = "pass", ""
         try:
             self.run()
@@ -122,7 +122,7 @@ class _Attempt:
             self.phases[name] = round(time.monotonic() - start, 4)
 
     def inputs_to_freeze(self) -> set[str]:
-        """Inputs that the refusal says must be constant."""
+        """Return inputs that the refusal says must be constant."""
         from edgec.compiler.frontend.import_graph import find_refusals
 
         if self.graph is None:

@@ -20,7 +20,7 @@ STATUSES = ("pass", "refused", "wrong", "crash", "timeout")
 
 @dataclass(frozen=True)
 class Case:
-    """One official case.
+    """A case describes one official case.
 
     Attributes:
         name: unique.
@@ -48,7 +48,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """An outcome describes what became of a case.
 
     Attributes:
         status: one of `STATUSES`.
@@ -78,7 +78,10 @@ class Failed(Exception):  # noqa: N818 - a verdict about a case, not a malfuncti
 
 
 def load_cases() -> list[Case]:
-    """All cases of the installed onnx package, by name; generated, as it ships no node data."""
+    """Return all cases of the installed onnx package, by name; generated.
+
+    As it ships no node data.
+    """
     with warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         from onnx.backend.test.case.model import collect_testcases
@@ -113,7 +116,7 @@ def _stored(case: Any) -> Case:
 
 
 def _light(case: Any) -> Case:
-    """True shapes, made-up weights; ONNX's runner feeds a ramp from 0 to 1."""
+    """Return true shapes, made-up weights; ONNX's runner feeds a ramp from 0 to 1."""
     path = Path(onnx.__file__).parent.parent / case.url
     model = onnx.load(path)
     initialized = {tensor.name for tensor in model.graph.initializer}

@@ -31,7 +31,7 @@ def compare(case: Case, actual: Sequence[Any]) -> None:
 
 
 def difference(found: Any, expected: Any, rtol: float, atol: float) -> str:
-    """How two outputs differ, empty if they do not; sequences are compared by element."""
+    """Return how two outputs differ, empty if they do not; sequences are compared by element."""
     if isinstance(expected, list | tuple):
         if not isinstance(found, list | tuple) or len(found) != len(expected):
             return "not the expected sequence"

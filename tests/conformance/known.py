@@ -16,14 +16,14 @@ KNOWN = Path(__file__).with_name("known.toml")
 
 @dataclass(frozen=True)
 class Known:
-    """A listed failure: its status, and why."""
+    """A known describes a listed failure: its status, and why."""
 
     status: str
     why: str
 
 
 def read_known(path: Path) -> dict[str, Known]:
-    """Known failures by case name."""
+    """Return known failures by case name."""
     if not path.exists():
         return {}
     groups = tomllib.loads(path.read_text(encoding="utf-8")).get("group", [])
@@ -49,7 +49,7 @@ def write_known(path: Path, known: dict[str, Known]) -> None:
 
 
 def _toml(text: str) -> str:
-    """A basic string; JSON's escapes are TOML's."""
+    """Return a basic string; JSON's escapes are TOML's."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -73,7 +73,7 @@ def update_known(
 
 
 def check_known(known: dict[str, Known], outcomes: dict[str, Outcome]) -> list[str]:
-    """What the list does not say: new failures, and listed cases that changed or pass."""
+    """Return what the list does not say: new failures, and listed cases that changed or pass."""
     problems = []
     for name, outcome in sorted(outcomes.items()):
         listed = known.get(name)
@@ -89,7 +89,7 @@ def check_known(known: dict[str, Known], outcomes: dict[str, Outcome]) -> list[s
 
 
 def reason(case: Case, outcome: Outcome) -> str:
-    """A message without what is particular to the case, so that cases share it."""
+    """Return a message without what is particular to the case, so that cases share it."""
     text = outcome.message
     if outcome.status == "wrong":
         kind = "values differ" if "values differ" in text else re.sub(r"^output \d+: ", "", text)

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 
 def run_onnxruntime(case: Case) -> Outcome:
-    """The same case through ONNX Runtime as it comes."""
+    """Return the same case through ONNX Runtime as it comes."""
     from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
     try:

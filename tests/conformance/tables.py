@@ -15,7 +15,7 @@ from conformance.known import reason
 def tables(
     cases: Sequence[Case], outcomes: dict[str, Outcome], rival: dict[str, Outcome] | None
 ) -> str:
-    """Operators that do not pass in full, then totals."""
+    """Return operators that do not pass in full, then totals."""
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         groups[case.operator].append(case)
@@ -80,7 +80,7 @@ def write_json(
 
 
 class Ticker:
-    """A line on stderr that counts."""
+    """A ticker is a line on stderr that counts."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, total, 0

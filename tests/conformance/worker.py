@@ -26,7 +26,7 @@ Runner = Callable[[Case], Outcome]
 
 
 class Workers:
-    """Processes that run cases; they start at once, and end with the context."""
+    """Workers are processes that run cases; they start at once, and end with the context."""
 
     def __init__(self, runner: Runner, jobs: int) -> None:
         self._runner = runner
@@ -97,7 +97,7 @@ class Workers:
 
 
 class _Worker:
-    """A process that runs cases one by one; replaced when it dies."""
+    """A worker is a process that runs cases one by one; replaced when it dies."""
 
     def __init__(self, runner: Runner, cache: str) -> None:
         self.runner = runner
@@ -131,7 +131,7 @@ class _Worker:
         self.connection.send(case)
 
     def poll(self) -> Outcome | None:
-        """The outcome of its case if there is one by now."""
+        """Return the outcome of its case if there is one by now."""
         outcome = None
         try:
             if self.connection.poll():

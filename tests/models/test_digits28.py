@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
-from edgec.models import load_recipe
+from edgec.models import load_model_recipe
 from edgec.models.zoo.digits28 import build_graph, pack_weights, unpack_weights
 
 SIZE, BORDER = 20, 4
@@ -36,7 +36,7 @@ def weight_file() -> bytes:
 def test_it_knows_digits_of_another_set() -> None:
     """With its last weights shuffled, which is the control, it guesses."""
     weights = unpack_weights(weight_file())
-    assert top1(load_recipe("digits28").source.read()) > 0.6
+    assert top1(load_model_recipe("digits28").source.read()) > 0.6
     order = np.random.default_rng(0).permutation(192)
     weights["linear.weight"] = weights["linear.weight"][:, order]
     assert top1(build_graph(weights).SerializeToString()) < 0.4

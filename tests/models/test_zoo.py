@@ -16,8 +16,8 @@ import pytest
 
 from edgec.compiler.errors import BadInputError, ToolchainError
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
-from edgec.models import load_recipe
-from edgec.models.recipe import BuiltGraph, Source
+from edgec.models import load_model_recipe
+from edgec.models.model_recipe import BuiltGraph, Source
 from edgec.models.zoo import efficientnet_lite0, minilm, smollm2
 from edgec.models.zoo.safetensors_file import read_safetensors
 from edgec.models.zoo.torch_file import read_torch
@@ -54,14 +54,14 @@ def test_listing_recipes_loads_no_onnx():
 
 @pytest.mark.parametrize("name", BUILT)
 def test_recipe_shapes_name_the_inputs(name):
-    source = load_recipe(name).source
+    source = load_model_recipe(name).source
     assert isinstance(source, BuiltGraph)
     model = {
         "efficientnet-lite0": lambda: efficientnet_lite0.build_graph(narrow_efficientnet()),
         "minilm-l6": lambda: minilm.build(tiny_bert()),
         "smollm2-135m": lambda: smollm2.build(tiny_llama()[0]),
     }[name]()
-    given = {input_name: len(shape) for input_name, shape in load_recipe(name).shapes.items()}
+    given = {input_name: len(shape) for input_name, shape in load_model_recipe(name).shapes.items()}
     assert given == {k: len(shape) for k, shape in shapes(model.graph.input).items()}
 
 
@@ -357,9 +357,9 @@ def tiny_llama(width: int = 32, heads: int = 4, key_heads: int = 2, own_output: 
         def matrix(name: str, outputs: int, inputs: int) -> None:
             kind = gguf.GGMLQuantizationType.Q4_1
             values = random.normal(0, inputs**-0.5 * 2, (outputs, inputs)).astype(np.float32)
-            codes = gguf.quants.quantize(values, kind)
-            weights[name] = gguf.quants.dequantize(codes, kind)
-            writer.add_tensor(name, codes, raw_dtype=kind)
+            quantized = gguf.quants.quantize(values, kind)
+            weights[name] = gguf.quants.dequantize(quantized, kind)
+            writer.add_tensor(name, quantized, raw_dtype=kind)
 
         matrix("token_embd.weight", 11, width)
         for block in range(2):
@@ -457,7 +457,7 @@ def test_missing_gguf_says_what_to_install(monkeypatch):
 @pytest.mark.slow
 def test_efficientnet_gives_the_logits_of_its_pytorch_model():
     image = np.resize((np.arange(97) / 48 - 1).astype(np.float32), (1, 3, 224, 224))
-    [logits] = run(load_recipe("efficientnet-lite0").source.read(), image=image)
+    [logits] = run(load_model_recipe("efficientnet-lite0").source.read(), image=image)
     # Made with efficientnet_lite_pytorch 0.1.0 and torch 2.13.
     expected = [-0.58189940, 0.14822458, -1.16692233, -3.13295174, -0.51041305, 0.50745445]
     assert logits.shape == (1, 1000)
@@ -471,7 +471,7 @@ def test_minilm_finds_related_sentences():
     very_happy = [101, 2008, 2003, 1037, 2200, 3407, 2711, 102]
     dog = [101, 2008, 2003, 1037, 3407, 3899, 102]
     sunny = [101, 2651, 2003, 1037, 11559, 2154, 102]
-    model = load_recipe("minilm-l6").source.read()
+    model = load_model_recipe("minilm-l6").source.read()
     _, embeddings = run(model, **sentences([happy, very_happy, dog, sunny], length=128))
     # "That is a happy person" against the same with "very", with "dog", and "Today is a sunny day".
     cosines = embeddings[1:] @ embeddings[0]
@@ -482,7 +482,7 @@ def test_minilm_finds_related_sentences():
 def test_smollm2_knows_the_capital_of_france():
     pytest.importorskip("gguf")
     prompt = [504, 3575, 282, 4649, 314]
-    model = load_recipe("smollm2-135m").source.read()
+    model = load_model_recipe("smollm2-135m").source.read()
     [logits] = run(model, input_ids=np.array([prompt]))
     assert logits.shape == (1, 5, 49152)
     # " Paris"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def breaking_network(port: int, limit: int) -> Iterator[int]:
-    """A port of loopback that leads to another one, until it breaks; it has to."""
+    """Provide a port of loopback that leads to another one, until it breaks; it has to."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = subprocess.Popen(
             [sys.executable, "-I", __file__, str(listener.fileno()), str(port), str(limit)],

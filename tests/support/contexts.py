@@ -7,7 +7,7 @@ from edgec.compiler.backend import evaluate_here
 from edgec.compiler.calibration.accuracy import Metric, same_top1
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
-from edgec.compiler.compress.step import Work
+from edgec.compiler.compress.step import StepContext
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.runtime.inputs import generate_inputs
@@ -39,6 +39,6 @@ def model_context(
 
 def work_on(
     graph: Graph, signature: Signature, samples: Samples | None = None, target: str = "native"
-) -> Work:
+) -> StepContext:
     """Return what a step is handed for a graph."""
-    return Work.of(model_context(signature, samples, target=target), graph)
+    return StepContext.of(model_context(signature, samples, target=target), graph)

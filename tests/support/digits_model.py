@@ -23,7 +23,7 @@ CALIBRATION_IMAGES = 300
 
 @dataclass(frozen=True)
 class DigitsModel:
-    """The canonical float model, and data.
+    """A digits model describes the canonical float model, and data.
 
     Attributes:
         imported: the model.
@@ -42,7 +42,7 @@ class DigitsModel:
     float_top1: float
 
     def top1(self, module: IRModule) -> float:
-        """Share of the test images that a changed module knows."""
+        """Return share of the test images that a changed module knows."""
         model = evaluate_here(module, self.imported.signature)
         batches = self.test.reshape(-1, BATCH, 1, 8, 8)
         answers = [model.run({"image": batch})["logits"].argmax(axis=1) for batch in batches]
@@ -54,7 +54,7 @@ class DigitsModel:
         metric: Metric = same_top1,
         progress: Progress | None = None,
     ) -> ModelContext:
-        """What a step is handed, with the samples."""
+        """Return what a step is handed, with the samples."""
         return model_context(
             self.imported.signature,
             self.samples,
@@ -66,7 +66,7 @@ class DigitsModel:
 
 
 def digits_model(path: Path) -> DigitsModel:
-    """From the ONNX file."""
+    """Return the digits model from the ONNX file."""
     canonical = canonical_model(path, {"image": (BATCH, 1, 8, 8)})
     imported, module = canonical.imported, canonical.module
     data = load_digits()

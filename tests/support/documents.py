@@ -24,8 +24,8 @@ class Block:
 
     Attributes:
         language: `sh` or `python`.
-        text: of the block.
-        line: that it begins at, from 1.
+        text: the text of the block.
+        line: the line that it begins at, from 1.
         expected: the `text` block right after it; None if there is none.
         not_run: why a test cannot run it; empty if it can.
     """

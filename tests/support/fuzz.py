@@ -16,7 +16,7 @@ _TEXTS = ("", "x", "y", "w", "Loop", "Conv", "Softmax", "ai.onnx", "\0", "a/b", 
 
 
 def base_models() -> list[onnx.ModelProto]:
-    """Small models whose parts meet most of the front end."""
+    """Return small models whose parts meet most of the front end."""
     conv = make_model(
         [
             node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
@@ -81,7 +81,7 @@ def base_models() -> list[onnx.ModelProto]:
 
 
 def damage_bytes(data: bytes, seed: int) -> bytes:
-    """Flip, drop, double or cut some bytes."""
+    """Return flip, drop, double or cut some bytes."""
     dice = random.Random(seed)
     result = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 5, 20))):
@@ -103,7 +103,7 @@ def damage_bytes(data: bytes, seed: int) -> bytes:
 
 
 def damage_model(model: onnx.ModelProto, seed: int) -> bytes:
-    """Change some fields of a model to other values of their type, or damage its bytes."""
+    """Return change some fields of a model to other values of their type, or damage its bytes."""
     dice = random.Random(seed)
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -115,7 +115,7 @@ def damage_model(model: onnx.ModelProto, seed: int) -> bytes:
 
 
 def _changes(message: Message, dice: random.Random) -> Iterator[Callable[[], object]]:
-    """One change of every field."""
+    """Yield one change of every field."""
     for field, value in message.ListFields():
         name = field.name
         if field.type == field.TYPE_MESSAGE:

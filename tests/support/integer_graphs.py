@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Code:
-    """Scale and zero point of a tensor's codes."""
+    """A code holds scale and zero point of a tensor's quantized values."""
 
     dtype: str
     scale: float
@@ -47,35 +47,37 @@ class Code:
         )
         return builder.emit(op.dequantize(value, *parameters, axis=0, out_dtype="float32"))
 
-    def codes(self, values: Array) -> Array:
-        """What a kernel makes of float32 values, ties to even."""
+    def quantized(self, values: Array) -> Array:
+        """Return what a kernel makes of float32 values, ties to even."""
         limits = np.iinfo(self.dtype)
         scaled = values * (np.float32(1) / np.float32(self.scale))
         whole = np.rint(scaled) + np.float32(self.zero_point)
         return np.clip(whole, limits.min, limits.max).astype(self.dtype)
 
 
-def channel_constant(builder: relax.BlockBuilder, codes: Array, scales: Array, axis: int) -> Any:
-    """A dequantize of constant codes with a scale for each channel."""
-    zeros = np.zeros(scales.shape, codes.dtype)
+def channel_constant(
+    builder: relax.BlockBuilder, quantized: Array, scales: Array, axis: int
+) -> Any:
+    """Return a dequantize of constant quantized values with a scale for each channel."""
+    zeros = np.zeros(scales.shape, quantized.dtype)
     return builder.emit(
         op.dequantize(
-            constant(codes), constant(scales), constant(zeros), axis=axis, out_dtype="float32"
+            constant(quantized), constant(scales), constant(zeros), axis=axis, out_dtype="float32"
         )
     )
 
 
 @dataclass(frozen=True)
 class ConvCase:
-    """A convolution of codes, [N, C, H, W] or [N, C, W].
+    """A conv case describes a convolution of quantized values, [N, C, H, W] or [N, C, W].
 
     Attributes:
-        shape: of the data.
+        shape: the shape of the data.
         weight: shape of the weights; of a transposed convolution [inputs, outputs, …].
-        groups: of channels.
+        groups: the groups of channels.
         attributes: strides, padding (top, left, bottom, right), dilation, output_padding.
-        data: codes of the data.
-        result: codes of the result.
+        data: quantized values of the data.
+        result: quantized values of the result.
         largest: largest magnitude of a weight code.
         extreme: whether all data and weights are at the ends of their ranges.
         relu: whether one follows.
@@ -96,7 +98,7 @@ class ConvCase:
     transposed: bool = False
 
     def signed(self) -> "ConvCase":
-        """The same with int8 data, for targets that multiply those."""
+        """Return the same with int8 data, for targets that multiply those."""
         shift = {
             name: replace(code, dtype="int8", zero_point=code.zero_point - 128)
             for name, code in (("data", self.data), ("result", self.result))
@@ -105,11 +107,11 @@ class ConvCase:
 
     @property
     def axis(self) -> int:
-        """Of the output channels of the weights."""
+        """Return the axis of the output channels of the weights."""
         return int(self.transposed)
 
     def arrays(self) -> tuple[Array, Array, Array, Array]:
-        """Data, weights, scales of weights, bias."""
+        """Return data, weights, scales of weights, bias."""
         random = np.random.default_rng(len(self.shape) + sum(self.weight))
         if self.extreme:
             top = np.iinfo(self.data.dtype).max
@@ -127,7 +129,7 @@ class ConvCase:
         return data, weight, scales, bias
 
     def module(self) -> IRModule:
-        """Codes in, codes out."""
+        """Return quantized values in, quantized values out."""
         _, weight, scales, bias = self.arrays()
         parameter = relax.Var("x", relax.TensorType(list(self.shape), self.data.dtype))
         builder = relax.BlockBuilder()
@@ -155,7 +157,7 @@ class ConvCase:
 
     @property
     def along(self) -> tuple[int, ...]:
-        """Shape of one value for each channel."""
+        """Return shape of one value for each channel."""
         return (1, -1, *[1] * (len(self.shape) - 2))
 
     def _operator(self) -> Callable[..., Any]:
@@ -165,7 +167,7 @@ class ConvCase:
         return op.nn.conv2d if lines else op.nn.conv1d
 
     def expected(self, floats: bool = False) -> Array:
-        """In NumPy: exact integers, then one product, or in 16 bits, or float32 step by step.
+        """Compute it in NumPy: exact integers, then one product, 16 bits, or float32.
 
         Args:
             floats: whether the kernel that is meant has only the last way.
@@ -175,14 +177,18 @@ class ConvCase:
         if plan is not None and not floats:
             return self._in_16_bits(sums, plan)
         if floats or self.transposed or self.swish:
-            return self.result.codes(self._activated(sums.astype(np.float32) * np.float32(units)))
+            return self.result.quantized(
+                self._activated(sums.astype(np.float32) * np.float32(units))
+            )
         scale = (units / float(np.float32(self.result.scale))).astype(np.float32)
         limits, zero = np.iinfo(self.result.dtype), self.result.zero_point
-        codes = np.rint(sums.astype(np.float32) * scale) + zero
-        return np.clip(codes, zero if self.relu else limits.min, limits.max).astype(limits.dtype)
+        quantized = np.rint(sums.astype(np.float32) * scale) + zero
+        return np.clip(quantized, zero if self.relu else limits.min, limits.max).astype(
+            limits.dtype
+        )
 
     def exact(self) -> Array:
-        """Codes before they are rounded and clipped, less the zero point, in float64."""
+        """Quantized values before they are rounded and clipped, less the zero point, in float64."""
         sums, units = self.sums()
         return self._activated(sums.astype(np.float64) * units) / np.float32(self.result.scale)
 
@@ -191,7 +197,7 @@ class ConvCase:
         return values * np.clip(values + 3, 0, 6) / 6 if self.swish else values
 
     def fixed_point(self) -> Requantization | None:
-        """What the compiler plans for a hard swish, None where it uses floats."""
+        """Return what the compiler plans for a hard swish, None where it uses floats."""
         _, weight, scales, bias = self.arrays()
         if self.transposed or not self.swish:
             return None
@@ -206,7 +212,7 @@ class ConvCase:
         return requantization(units, reach, float(np.float32(self.result.scale)), high)
 
     def _in_16_bits(self, sums: Array, plan: Requantization) -> Array:
-        """The arithmetic that `fixed_point` states, on int64."""
+        """Return the arithmetic that `fixed_point` states, on int64."""
         fraction, zero = plan.fraction, self.result.zero_point
         down = plan.shifts.astype(np.int64).reshape(self.along)
         half = np.where(down > 0, 1 << np.maximum(down - 1, 0), 0)
@@ -215,12 +221,12 @@ class ConvCase:
         value = (np.clip(words, -(2**15), 2**15 - 1) * by + 2**14) >> 15
         gate = np.clip(value + plan.three, 0, 2 * plan.three) << plan.raised
         value = (value * gate + 2**14) >> 15
-        codes = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
+        quantized = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
         limits = np.iinfo(self.result.dtype)
-        return np.clip(codes, limits.min, limits.max).astype(self.result.dtype)
+        return np.clip(quantized, limits.min, limits.max).astype(self.result.dtype)
 
     def sums(self) -> tuple[Array, Array]:
-        """Whole sums, bias included, and what one of each channel is worth."""
+        """Return whole sums, bias included, and what one of each channel is worth."""
         data, weight, scales, bias = self.arrays()
         centred = data.astype(np.int64) - self.data.zero_point
         if self.transposed:
@@ -241,7 +247,7 @@ def convolve(
     padding: Any = 0,
     dilation: Any = 1,
 ) -> Array:
-    """Sums of a convolution of whole numbers, int64."""
+    """Return sums of a convolution of whole numbers, int64."""
     if data.ndim == 3:
         strides, dilation = (1, strides), (1, dilation)
         padding = (0, padding[0], 0, padding[1]) if padding else 0
@@ -267,7 +273,7 @@ def convolve(
 def spread(
     data: Array, weight: Array, strides: Any = 1, padding: Any = 0, output_padding: Any = 0
 ) -> Array:
-    """Sums of a transposed convolution of whole numbers, int64: each input adds a window."""
+    """Return sums of a transposed convolution of whole numbers, int64: each input adds a window."""
     if data.ndim == 3:
         padding = (0, padding[0], 0, padding[1]) if padding else 0
         one = spread(
@@ -289,7 +295,7 @@ def spread(
 
 @dataclass(frozen=True)
 class BuiltModule:
-    """A compiled Relax module.
+    """A built module describes a compiled Relax module.
 
     Attributes:
         program: what was scheduled.
@@ -307,7 +313,7 @@ class BuiltModule:
 def build_module(
     module: IRModule, target: Target, library: Path, decide: Decide = default_decide
 ) -> tuple[Program, Signature]:
-    """Everything after canonicalization."""
+    """Return everything after canonicalization."""
     function = module["main"]
 
     def spec(name: str, kind: Any) -> TensorSpec:

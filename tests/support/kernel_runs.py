@@ -40,7 +40,7 @@ X86_TARGETS = [
 
 @dataclass(frozen=True)
 class Branch:
-    """A small graph from `x` (and other inputs) to `y`.
+    """A branch describes a small graph from `x` (and other inputs) to `y`.
 
     Attributes:
         nodes: its nodes.
@@ -57,7 +57,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Built:
-    """A compiled model of static shapes.
+    """A built model is a compiled model of static shapes.
 
     Attributes:
         model: the ONNX model.
@@ -86,11 +86,11 @@ class Built:
         return open_session(self.library, self.target, self.signature, "static", threads)
 
     def templates(self) -> list[str]:
-        """Template of every step."""
+        """Return template of every step."""
         return [step.template for step in self.program.steps]
 
     def templates_of(self, output: str) -> list[str]:
-        """Templates of the steps that one output depends on."""
+        """Return templates of the steps that one output depends on."""
         names = [spec.name for spec in self.signature.outputs]
         written: dict[int, Any] = {}
         for step in self.program.steps:
@@ -115,7 +115,7 @@ class Built:
 def compile_graph(
     model: onnx.ModelProto, target: str, folder: Path, decide: Decide = default_decide
 ) -> Built:
-    """Everything from a model to a library, step by step."""
+    """Return everything from a model to a library, step by step."""
     machine = load_target(target)
     canonical = canonical_model(model)
     module, graph = canonical.module, canonical.graph
@@ -191,7 +191,7 @@ def _join(branches: Mapping[str, Branch]) -> onnx.ModelProto:
 
 
 class LoadedKernels:
-    """Kernels linked into a library of their own."""
+    """Loaded kernels are kernels linked into a library of their own."""
 
     def __init__(self, kernels: Mapping[str, Kernel], target: str, folder: Path) -> None:
         machine = load_target(target)
@@ -215,7 +215,7 @@ class LoadedKernels:
 
 
 def _aligned(size: int) -> np.ndarray:
-    """NaN where nothing is written, first byte aligned."""
+    """Return NaN where nothing is written, first byte aligned."""
     memory = np.full(size + 16, np.nan, np.float32)
     start = -memory.ctypes.data % 64 // 4
     return memory[start : start + size]

@@ -17,7 +17,7 @@ Shape = Sequence[int | str | None] | None
 
 
 def node(op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
-    """A node named after its first output."""
+    """Return a node named after its first output."""
     domain = attributes.pop("domain", "")
     return helper.make_node(op_type, inputs, outputs, name=outputs[0], domain=domain, **attributes)
 
@@ -32,7 +32,7 @@ def make_model(
     dtypes: Mapping[str, int] | None = None,
     functions: Sequence[Any] = (),
 ) -> onnx.ModelProto:
-    """A model whose inputs are float32 unless `dtypes` says otherwise."""
+    """Return a model whose inputs are float32 unless `dtypes` says otherwise."""
     kinds = dtypes or {}
     graph = helper.make_graph(
         list(nodes),
@@ -72,19 +72,19 @@ def save(model: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
-    """Seeded standard normal float32 values."""
+    """Return seeded standard normal float32 values."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def to_relax(model: onnx.ModelProto) -> Any:
-    """The Relax module that the importer gives for a static model."""
+    """Return the Relax module that the importer gives for a static model."""
     from edgec.compiler.frontend.import_graph import import_model
 
     return import_model(simplify(specialize(model, {}, {}).proto)).module
 
 
 def operators(module: Any) -> Counter[str]:
-    """How often each Relax operator occurs in `main`."""
+    """Return how often each Relax operator occurs in `main`."""
     from edgec.compiler.ir.relax_helpers import op_name
 
     bindings = [b.value for block in module["main"].body.blocks for b in block.bindings]

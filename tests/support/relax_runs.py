@@ -10,7 +10,7 @@ from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
 
 
 def run_module(module: Any, seed: int = 0) -> np.ndarray:
-    """First output of `main` on seeded normal inputs."""
+    """Return first output of `main` on seeded normal inputs."""
     random = np.random.default_rng(seed)
     executable = relax.build(module, tvm.target.Target({"kind": "llvm"}))
     machine = relax.VirtualMachine(executable, tvm.cpu())

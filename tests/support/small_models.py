@@ -11,7 +11,7 @@ from tvm import IRModule
 
 from edgec.compiler.calibration.accuracy import Accuracy, Comparison, same_top1
 from edgec.compiler.calibration.samples import samples_from_tensors
-from edgec.compiler.compress.step import Work
+from edgec.compiler.compress.step import StepContext
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.parity.reference import run_reference
@@ -19,7 +19,7 @@ from edgec.compiler.parity.reference import run_reference
 
 @dataclass(frozen=True)
 class SmallModel:
-    """A canonical module, and what steps need to work on it.
+    """A small model describes a canonical module, and what steps need to work on it.
 
     Attributes:
         graph: the module.
@@ -29,25 +29,25 @@ class SmallModel:
     """
 
     graph: Graph
-    work: Work
-    blind: Work
+    work: StepContext
+    blind: StepContext
     test: Mapping[str, np.ndarray]
 
     def accuracy(self, module: IRModule) -> Accuracy:
-        """Of a changed module, on inputs that it was not changed for."""
+        """Return the accuracy of a changed module, on inputs that it was not changed for."""
         comparison = Comparison(same_top1)
         comparison.add(self.run(self.graph.module), self.run(module))
         return comparison.result()
 
     def run(self, module: IRModule) -> dict[str, np.ndarray]:
-        """Outputs for the other batch."""
+        """Return outputs for the other batch."""
         return run_reference(module, self.work.signature, self.test)
 
 
 def small_model(
     nodes: Sequence[Any], weights: Mapping[str, np.ndarray], shape: Sequence[int]
 ) -> SmallModel:
-    """Of ONNX nodes from `x` to `y`."""
+    """Return the small model of ONNX nodes from `x` to `y`."""
     model = make_model(nodes, {"x": list(shape)}, ["y"], weights)
     imported = canonical_model(model)
     graph = Graph(imported.module, imported.value_names)

@@ -27,7 +27,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class SshBoard:
-    """The board; its account `me` has the folder `home`, which other boards do not share.
+    """An SSH board has an account `me` with the folder `home`, which other boards do not share.
 
     Attributes:
         port: where its SSH server listens, on loopback.
@@ -74,7 +74,7 @@ class SshBoard:
             raise
 
     def command(self, *words: str) -> list[str]:
-        """What runs an aarch64 program of the board on this machine."""
+        """Return what runs an aarch64 program of the board on this machine."""
         proot = self._userland / "host" / "usr"
         # The last for df, which looks for mounts by their names on this machine.
         binds = ("/dev", "/proc", f"{self._userland / 'board' / 'usr'}:/usr", str(self.home))
@@ -115,19 +115,19 @@ class SshBoard:
         self._listener = None
 
     def processes(self, text: str = "") -> list[int]:
-        """Processes on the board whose command line holds a text."""
+        """Return processes on the board whose command line holds a text."""
         assert self._listener is not None
         return [pid for pid in _descendants(self._listener.pid) if text in _command_line(pid)]
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a port of loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def _userland(cache: Path) -> Path:
-    """The board's programs, and PRoot for this machine, fetched once."""
+    """Return the board's programs, and PRoot for this machine, fetched once."""
     final = cache / "ssh-board-2"
     if final.is_dir():
         return final

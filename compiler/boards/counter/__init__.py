@@ -1,4 +1,4 @@
-"""What counts instructions under QEMU: its plugin, and the program that runs a model."""
+"""Describe what counts instructions under QEMU: its plugin, and the program that runs a model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is on a board: one C source on TVM's runtime, and the script that puts it there."""
+"""Describe what is on a board: one C source on TVM's runtime, and the script that puts it there."""
 
 from pathlib import Path
 

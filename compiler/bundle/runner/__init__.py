@@ -1,4 +1,4 @@
-"""The runner: a small program in C that runs a static model where there is no Python.
+"""Provide the runner: a small program in C that runs a static model where there is no Python.
 
 It is built for the target and goes into the bundle with its sources, the interface `edgec.h` and
 an example of an application that embeds the model:
@@ -47,7 +47,7 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
     """Build the runner.
 
     Args:
-        manifest: of the bundle; its model runs on the static executor.
+        manifest: the manifest of the bundle; its model runs on the static executor.
         library: the compiled model; the program is written beside it.
 
     Returns:
@@ -71,12 +71,12 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
 
 
 def _named(template: str, name: str) -> bytes:
-    """A file of `embed/` for a model of this name."""
+    """Return a file of `embed/` for a model of this name."""
     return re.sub(r"(?<=_)NAME|\bNAME\b", name, template).encode()
 
 
 def _expectations(manifest: Manifest) -> Iterator[str]:
-    """Tolerance, codes and files, in the form that `runner.c` reads."""
+    """Yield tolerance, codes and files, in the form that `runner.c` reads."""
     tolerance = manifest.tolerance
     enough = math.inf if tolerance.sqnr_db is None else tolerance.sqnr_db
     yield f"tolerance {tolerance.relative!r} {tolerance.absolute!r} {enough!r}"

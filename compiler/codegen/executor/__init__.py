@@ -1,4 +1,4 @@
-"""The static executor: C sources that every compiled library contains."""
+"""Provide the static executor: C sources that every compiled library contains."""
 
 from pathlib import Path
 

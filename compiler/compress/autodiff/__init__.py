@@ -1,1 +1,1 @@
-"""Derivatives of a graph, for the steps that weigh or train."""
+"""Provide derivatives of a graph, for the steps that weigh or train."""

@@ -1,4 +1,6 @@
-"""The table of operators that the gradient engine knows: NumPy values, each with its derivative.
+"""Provide the table of operators that the gradient engine knows: NumPy values.
+
+Each with its derivative.
 
 To add one, write its maker (see `rule.py`) in the file of its kind and name it here.
 """

@@ -1,4 +1,7 @@
-"""Operators that compute each value from those in the same place, with their derivatives."""
+"""Provide operators that compute each value from those in the same place.
+
+With their derivatives.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -93,7 +96,7 @@ def where(_call: Any, needed: tuple[bool, ...]) -> Rule:
 
 
 def constant_result(compute: Callable[..., Array]) -> Maker:
-    """An operator whose operands have no gradient."""
+    """Return an operator whose operands have no gradient."""
 
     def make(_call: Any, needed: tuple[bool, ...]) -> Rule | None:
         if any(needed):

@@ -1,4 +1,4 @@
-"""A canonical module as a function of its weights, with derivatives: reverse mode in NumPy.
+"""Provide a canonical module as a function of its weights, with derivatives: reverse mode in NumPy.
 
 TVM has a gradient pass (`relax.transform.Gradient`), but it knows neither clip nor the operators
 of edgec, and compiles to convolutions without a schedule: a step of the digits classifier takes
@@ -25,12 +25,12 @@ Parameter = tuple[Any, int]
 
 @dataclass(frozen=True)
 class _Step:
-    """One binding: where its operands come from.
+    """A step describes one binding: where its operands come from.
 
     Attributes:
         variable: what it gives.
         rule: what it does.
-        sources: of each operand: a variable, a parameter, or an array.
+        sources: the sources of each operand: a variable, a parameter, or an array.
     """
 
     variable: Any
@@ -40,7 +40,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class Tape:
-    """One evaluation.
+    """A tape describes one evaluation.
 
     Attributes:
         values: by variable.
@@ -52,7 +52,7 @@ class Tape:
 
 
 class Network:
-    """The module; `main` returns what `graph.results` say.
+    """A network is a module; `main` returns what `graph.results` say.
 
     Attributes:
         graph: the module.
@@ -122,11 +122,11 @@ class Network:
         return not isinstance(source, np.ndarray) and source in self._moving
 
     def of(self, variable: Any) -> Any:
-        """The variable that a result or another alias stands for."""
+        """Return the variable that a result or another alias stands for."""
         return self._alias.get(variable, variable)
 
     def run(self, inputs: Sequence[Array], parameters: Mapping[Parameter, Array]) -> Tape:
-        """Evaluate.
+        """Return evaluate.
 
         Args:
             inputs: in the order of `main`, the batch a multiple of the module's.
@@ -149,10 +149,10 @@ class Network:
         return Tape(values, backwards)
 
     def gradients(self, tape: Tape, seeds: Mapping[Any, Array]) -> dict[Parameter, Array]:
-        """Of a sum over values.
+        """Return the gradients of a sum over values.
 
         Args:
-            tape: of the evaluation; its values are dropped on the way.
+            tape: the tape of the evaluation; its values are dropped on the way.
             seeds: derivative by each value that the sum is made of.
         """
         gradients: dict[Any, Array] = dict(seeds)
@@ -170,7 +170,7 @@ class Network:
         return found
 
     def stackable(self, inputs: Sequence[Array], parameters: Mapping[Parameter, Array]) -> bool:
-        """Whether samples along the first axis of the inputs do not meet, found by trial."""
+        """Return whether samples along the first axis of the inputs do not meet, found by trial."""
         batches = {shape[0] for p in self.graph.parameters if (shape := shape_of(p))}
         results = [self.of(r) for r in self.graph.results if isinstance(r, relax.Var)]
         if len(batches) != 1 or not all(shape_of(p) for p in self.graph.parameters):
@@ -192,7 +192,7 @@ class Network:
 
 
 def _tensors(call: Any) -> list[Any]:
-    """Operands that are tensors, those inside a tuple included."""
+    """Return operands that are tensors, those inside a tuple included."""
     operands: list[Any] = []
     for argument in call.args:
         if isinstance(argument, relax.Tuple):

@@ -1,4 +1,4 @@
-"""Operators that sum along axes, with their derivatives: reductions and matrix products."""
+"""Provide operators that sum along axes, with their derivatives: reductions and matrix products."""
 
 import math
 from typing import Any

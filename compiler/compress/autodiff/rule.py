@@ -1,4 +1,4 @@
-"""What a rule of the gradient engine is, and what rules share.
+"""Describe what a rule of the gradient engine is, and what rules share.
 
 A *maker* reads the attributes of a call once and gives a rule. A rule takes the arrays of the
 call's operands and gives the result and a function that carries a gradient of the result back to
@@ -26,7 +26,7 @@ def numbers(values: Any) -> Shape:
 
 
 def reduced_to(g: Array, like: Array) -> Array:
-    """A gradient summed over the axes along which an operand was repeated."""
+    """Return a gradient summed over the axes along which an operand was repeated."""
     if g.shape == like.shape:
         return g
     g = g.sum(axis=tuple(range(g.ndim - like.ndim)))

@@ -1,4 +1,4 @@
-"""Operators that move or mix values along axes, with their derivatives."""
+"""Provide operators that move or mix values along axes, with their derivatives."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from edgec.compiler.numerics.resize_table import resize_table
 
 
 def _batched(array: Array, call: Any, operand: Any) -> Shape:
-    """The shape that a call states, for the batch that its operand has now."""
+    """Return the shape that a call states, for the batch that its operand has now."""
     stated, before = shape_of(call) or (), math.prod(shape_of(operand) or ())
     times = array.size // before if before else 1
     return stated if times == 1 else (stated[0] * times, *stated[1:])
@@ -52,7 +52,7 @@ def concat(call: Any, _needed: tuple[bool, ...]) -> Rule:
 
 
 def split_part(call: Any, index: int) -> Rule:
-    """One part of `relax.split`."""
+    """Return one part of `relax.split`."""
     data, axis = call.args[0], int(call.attrs.axis)
     where = call.attrs.indices_or_sections
     extent = (shape_of(data) or ())[axis]
@@ -111,7 +111,7 @@ def pad(call: Any, _needed: tuple[bool, ...]) -> Rule | None:
 
 
 def _mixing(matrices: dict[int, Array]) -> Rule:
-    """Each axis mixed by a matrix [after, before]."""
+    """Return each axis mixed by a matrix [after, before]."""
 
     def mixed(x: Array, transposed: bool) -> Array:
         for axis, matrix in matrices.items():

@@ -1,4 +1,4 @@
-"""Convolutions and pools with their derivatives.
+"""Provide convolutions and pools with their derivatives.
 
 Convolutions are matrix products of unfolded inputs, so that the time goes into BLAS. They keep
 the channels outermost in memory and give views [N, C, ...] of that.
@@ -17,12 +17,12 @@ from edgec.compiler.ir.relax_helpers import shape_of
 
 @dataclass(frozen=True)
 class Windows:
-    """How a kernel moves over an image of any number of dimensions.
+    """Windows describe how a kernel moves over an image of any number of dimensions.
 
     Attributes:
         kernel: extents.
-        strides: of the windows.
-        dilation: of the kernel's places.
+        strides: the strides of the windows.
+        dilation: the dilation of the kernel's places.
         before: padding at the begin of each dimension.
         output: windows along each dimension.
     """
@@ -35,7 +35,7 @@ class Windows:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether windows are single values, all of them."""
+        """Return whether windows are single values, all of them."""
         return set(self.kernel) == set(self.strides) == {1} and not any(self.before)
 
     def _places(self) -> list[tuple[slice, ...]]:
@@ -46,14 +46,14 @@ class Windows:
         return places
 
     def _padded(self, extents: Shape) -> Shape:
-        """Extents with padding, as far as windows reach."""
+        """Return extents with padding, as far as windows reach."""
         spans = zip(self.kernel, self.dilation, self.strides, self.output, strict=True)
         reach = [(n - 1) * s + (k - 1) * d + 1 for k, d, s, n in spans]
         shifted = zip(extents, self.before, reach, strict=True)
         return tuple(max(n + b, r) for n, b, r in shifted)
 
     def unfold(self, x: Array, fill: float = 0) -> Array:
-        """[N, C, ...] -> [C, places of the kernel, N * windows]."""
+        """Return [N, C, ...] -> [C, places of the kernel, N * windows]."""
         if self.is_pointwise:
             return x.swapaxes(0, 1).reshape(x.shape[1], 1, -1)
         after = zip(self._padded(x.shape[2:]), self.before, x.shape[2:], strict=True)
@@ -67,7 +67,7 @@ class Windows:
         return result.reshape(x.shape[1], len(places), -1)
 
     def fold(self, columns: Array, shape: Shape) -> Array:
-        """The transpose of `unfold`: columns are added up where they came from."""
+        """Return the transpose of `unfold`: columns are added up where they came from."""
         if self.is_pointwise:
             return columns.reshape(shape[1], shape[0], *shape[2:]).swapaxes(0, 1)
         extents = shape[2:]
@@ -95,7 +95,7 @@ _BLOCK = 2**19
 
 
 def _blocks(groups: int, batch: int, size: int) -> list[tuple[slice, slice]]:
-    """Groups and images that are unfolded together; `size` elements each."""
+    """Return groups and images that are unfolded together; `size` elements each."""
     some = max(1, min(groups, _BLOCK // size))
     images = max(1, min(batch, _BLOCK // (size * some)))
     return [
@@ -106,7 +106,7 @@ def _blocks(groups: int, batch: int, size: int) -> list[tuple[slice, slice]]:
 
 
 def _times_transposed(rows: Array, data: Array) -> Array:
-    """rows^T @ data by group; BLAS is slow at a sum of one term."""
+    """Return rows^T @ data by group; BLAS is slow at a sum of one term."""
     product: Array = (
         rows.swapaxes(1, 2) * data if rows.shape[1] == 1 else rows.swapaxes(1, 2) @ data
     )
@@ -115,13 +115,13 @@ def _times_transposed(rows: Array, data: Array) -> Array:
 
 @dataclass(frozen=True)
 class Lattice:
-    """Products of one side's channels with windows of the other side, by group.
+    """A lattice describes products of one side's channels with windows of the other side, by group.
 
     A convolution reads the wide side (`unfold`) and gives the narrow one; a transposed one the
     other way round.
 
     Attributes:
-        groups: that are told apart.
+        groups: the groups that are told apart.
         windows: over the wide side.
     """
 
@@ -144,7 +144,7 @@ class Lattice:
         return part.swapaxes(0, 1).reshape(groups.stop - groups.start, each, -1)
 
     def gather(self, wide: Array, weight: Array) -> Array:
-        """The narrow side [N, narrow channels, ...]."""
+        """Return the narrow side [N, narrow channels, ...]."""
         rows = weight.reshape(self.groups, len(weight) // self.groups, -1)
         result = np.empty((len(weight), len(wide), *self.windows.output), wide.dtype)
         split = result.reshape(self.groups, rows.shape[1], len(wide), -1)
@@ -154,7 +154,7 @@ class Lattice:
         return result.swapaxes(0, 1)
 
     def scatter(self, narrow: Array, weight: Array, shape: Shape) -> Array:
-        """The wide side, of this shape: the transpose of `gather`."""
+        """Return the wide side, of this shape: the transpose of `gather`."""
         rows = weight.reshape(self.groups, len(weight) // self.groups, -1)
         each = shape[1] // self.groups
         result = np.empty((shape[1], shape[0], *shape[2:]), narrow.dtype).swapaxes(0, 1)
@@ -166,7 +166,7 @@ class Lattice:
         return result
 
     def weight_gradient(self, wide: Array, narrow: Array, weight: Array) -> Array:
-        """Of a sum of narrow * gather(wide, weight)."""
+        """Return the weight gradient of a sum of narrow * gather(wide, weight)."""
         result = np.zeros((self.groups, weight[0].size, len(weight) // self.groups), weight.dtype)
         for groups, images in self._split(wide, weight):
             flat = self._narrow(narrow, groups, images).swapaxes(1, 2)

@@ -1,1 +1,1 @@
-"""Which channels depend on each other, and what each is worth."""
+"""Decide which channels depend on each other, and how salient each is."""

@@ -1,4 +1,4 @@
-"""Which channels of which values, weights included, must be removed together.
+"""Decide which channels of which values, weights included, must be removed together.
 
 Every index of every axis of every value has an identity. Operators say which identities are one:
 a sum ties its operands index by index, a concatenation lines its operands' indices up, a
@@ -24,7 +24,7 @@ from edgec.compiler.compress.channel_groups.finder import (
     Axes,
     Finder,
     Ids,
-    Place,
+    TensorPlace,
     place_of,
 )
 from edgec.compiler.compress.channel_groups.rules import (
@@ -42,38 +42,38 @@ from edgec.compiler.ir.rewrite import convolution_attributes
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a group is in a constant.
+    """A slot says where a group is in a constant.
 
     Attributes:
         place: the constant.
-        axis: of it.
+        axis: the axis of it.
         indices: int64, ascending.
     """
 
-    place: Place
+    place: TensorPlace
     axis: int
     indices: Ids
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Identities that are removed together.
+    """A group describes identities that are removed together.
 
     Attributes:
-        identity: that stands for all of them.
+        identity: the one that stands for all of them.
         slots: where it is in the constants.
-        family: of groups that are in the same axes of the same values: one of them can be removed
+        coupled: what groups in the same axes of the same values share: one of them can be removed
             instead of another, and one must stay.
     """
 
     identity: int
     slots: tuple[Slot, ...]
-    family: frozenset[int]
+    coupled: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Term:
-    """A number that shrinks with the model: the product of extents.
+    """A term describes a number that shrinks with the model: the product of extents.
 
     Attributes:
         axes: identities of their indices.
@@ -85,12 +85,12 @@ class Term:
 
 
 class Dependencies:
-    """What hangs together in a canonical module.
+    """Dependencies say what hangs together in a canonical module.
 
     Attributes:
         graph: the module.
         constants: identities of the axes of every constant.
-        sums: convolutions and matrix products, in order.
+        linear_operators: convolutions and matrix products, in order.
         groups: what can be removed, in the order in which it comes up; read by some sum.
     """
 
@@ -98,21 +98,21 @@ class Dependencies:
         self.graph = graph
         found = Finder(graph, RULES)
         self.constants = found.constants
-        self.sums = found.sums
+        self.linear_operators = found.linear_operators
         self._axes = found.axes
         self._roots = found.ties.roots()
         self.groups = self._groups()
 
     def roots(self, ids: Ids) -> Ids:
-        """What stands for each identity; 0 if it stays."""
+        """Return what stands for each identity; 0 if it stays."""
         return self._roots[ids]
 
     def axis(self, variable: Any, axis: int) -> Ids:
-        """What stands for each index of a value's axis."""
+        """Return what stands for each index of a value's axis."""
         return self.roots(self._axes[variable][axis])
 
-    def array(self, place: Place) -> NDArray[Any]:
-        """The constant in a place."""
+    def array(self, place: TensorPlace) -> NDArray[Any]:
+        """Return the constant in a place."""
         variable, position = place
         value = self.graph.definitions[variable]
         array = value_of(value if position == BOUND else value.args[position])
@@ -130,25 +130,30 @@ class Dependencies:
                     if len(indices) and roots[indices[0]]:
                         slot = Slot(place, axis, indices)
                         slots.setdefault(int(roots[indices[0]]), []).append(slot)
-        read = {(s.weight, s.read) for s in self.sums if s.weight and s.read is not None}
-        families = self._families()
+        read = {
+            (s.weight, s.read) for s in self.linear_operators if s.weight and s.read is not None
+        }
+        coupled_channels = self._coupled_axes()
         return [
-            Group(identity, tuple(found), frozenset(families[identity]))
+            Group(identity, tuple(found), frozenset(coupled_channels[identity]))
             for identity, found in slots.items()
             if any((slot.place, slot.axis) in read for slot in found)
         ]
 
-    def _families(self) -> dict[int, set[int]]:
-        """The axes that each group is in, numbered; what an operator leaves alone is one axis."""
+    def _coupled_axes(self) -> dict[int, set[int]]:
+        """Return the axes that each group is in, numbered.
+
+        What an operator leaves alone is one axis.
+        """
         every = [ids for axes in (*self._axes.values(), *self.constants.values()) for ids in axes]
-        families: dict[int, set[int]] = {}
+        coupled_channels: dict[int, set[int]] = {}
         for number, ids in enumerate({id(ids): ids for ids in every}.values()):
             for root in np.unique(self.roots(ids)):
-                families.setdefault(int(root), set()).add(number)
-        return families
+                coupled_channels.setdefault(int(root), set()).add(number)
+        return coupled_channels
 
     def kept(self, groups: Iterable[Group]) -> NDArray[np.bool_]:
-        """Whether an identity is left when groups are removed, [identities]."""
+        """Return whether an identity is left when groups are removed, [identities]."""
         removed = np.zeros(len(self._roots), bool)
         removed[[group.identity for group in groups]] = True
         return ~removed[self._roots]
@@ -156,34 +161,36 @@ class Dependencies:
     def kept_values(
         self, variable: Any, array: NDArray[Any], kept: NDArray[np.bool_]
     ) -> NDArray[Any]:
-        """What is left of a value."""
+        """Return what is left of a value."""
         return _compressed(array, self._axes[variable], kept)
 
     @property
     def multiplications(self) -> list[Term]:
-        """Their number is the sum of these."""
-        return [Term(s.extents, s.factor) for s in self.sums]
+        """Return numbers whose sum is the count of multiplications."""
+        return [Term(s.extents, s.factor) for s in self.linear_operators]
 
     @property
     def weights(self) -> list[Term]:
-        """The number of constants is the sum of these."""
+        """Return numbers whose sum is the count of weights."""
         return [Term(axes, 1) for axes in self.constants.values()]
 
     def without(self, groups: Sequence[Group]) -> IRModule:
-        """The module with smaller constants and values."""
+        """Return the module with smaller constants and values."""
         kept = self.kept(groups)
 
-        def change(_builder: Any, variable: Any, value: Any, _now: Any) -> Any:
+        def change(_builder: Any, variable: Any, value: Any, _current: Any) -> Any:
             return self._smaller(variable, value, kept)
 
-        return self.graph.revalued(change)
+        return self.graph.map_values(change)
 
-    def sliced(self, place: Place, array: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
-        """What is left of a constant, or of another of its shape."""
+    def sliced(
+        self, place: TensorPlace, array: NDArray[Any], kept: NDArray[np.bool_]
+    ) -> NDArray[Any]:
+        """Return what is left of a constant, or of another of its shape."""
         return _compressed(array, self.constants[place], kept)
 
     def _smaller(self, variable: Any, value: Any, kept: NDArray[np.bool_]) -> Any:
-        """The expression of a binding with what is left of its constants and attributes."""
+        """Return the expression of a binding with what is left of its constants and attributes."""
         if (variable, BOUND) in self.constants:
             place = (variable, BOUND)
             return constant(self.sliced(place, self.array(place), kept))

@@ -1,4 +1,4 @@
-"""A walk over a module that finds which channels of which values are one.
+"""Provide a walk over a module that finds which channels of which values are one.
 
 Every index of every axis of every value has an identity; the rules of the operators (`rules.py`)
 say which identities are one. Identity 0 stays.
@@ -20,18 +20,18 @@ Ids = NDArray[np.int64]
 Axes = tuple[Ids, ...]
 
 # A tensor by what holds it: a variable, or a constant by the variable and position that reads it.
-Place = tuple[Any, int]
+TensorPlace = tuple[Any, int]
 
 # As a position: the variable itself.
 BOUND = -1
 
 
 @dataclass(frozen=True)
-class Sum:
-    """A convolution or matrix product.
+class LinearOperator:
+    """A linear operator describes a convolution or matrix product.
 
     Attributes:
-        variable: that holds what it gives.
+        variable: the one that holds what it gives.
         weight: its constant; None for the product of two activations.
         read: axis of the constant that is summed over; None where each channel is by itself.
         extents: axes whose extents multiply to its number of multiplications.
@@ -39,14 +39,14 @@ class Sum:
     """
 
     variable: Any
-    weight: Place | None
+    weight: TensorPlace | None
     read: int | None
     extents: Axes
     factor: int
 
 
 class Ties:
-    """Union-find over identities; what is tied to 0 stays."""
+    """Ties are a union-find over identities; what is tied to 0 stays."""
 
     def __init__(self) -> None:
         self.parent = [0]
@@ -66,7 +66,7 @@ class Ties:
         return identity
 
     def tie(self, left: Ids, right: Ids) -> None:
-        """Index by index; an axis of extent 1 is repeated."""
+        """Tie index by index; an axis of extent 1 is repeated."""
         if left is right:
             return
         for a, b in np.broadcast(left, right):
@@ -85,7 +85,7 @@ class Ties:
 
 @dataclass(frozen=True)
 class Product:
-    """An axis that is the product of others, behind or before a reshape.
+    """A product describes an axis that is the product of others, behind or before a reshape.
 
     Attributes:
         whole: its identities.
@@ -111,7 +111,7 @@ class Finder:
         rules: by the name of an operator, what ties its operands and its result; see `rules.py`.
         axes: by variable, the identities of its axes.
         constants: those of every constant.
-        sums: convolutions and matrix products, in order.
+        linear_operators: convolutions and matrix products, in order.
         ties: which identities are one.
         parts: by variable that holds a tuple, the axes of its fields.
         products: reshapes that are decided when all else is known.
@@ -120,8 +120,8 @@ class Finder:
     graph: Graph
     rules: Mapping[str, "Rule"]
     axes: dict[Any, Axes] = field(default_factory=dict)
-    constants: dict[Place, Axes] = field(default_factory=dict)
-    sums: list[Sum] = field(default_factory=list)
+    constants: dict[TensorPlace, Axes] = field(default_factory=dict)
+    linear_operators: list[LinearOperator] = field(default_factory=list)
     ties: Ties = field(default_factory=Ties)
     parts: dict[Any, list[Axes]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -135,7 +135,7 @@ class Finder:
             if isinstance(result, relax.Var):
                 self.ties.freeze(self.axes[result])
         for product in self.products:
-            self._settle(product)
+            self._resolve(product)
 
     def _visit(self, variable: Any, value: Any) -> None:
         if isinstance(value, relax.Var):
@@ -192,7 +192,7 @@ class Finder:
             result.append(full[0])
         return tuple(result)
 
-    def _settle(self, product: Product) -> None:
+    def _resolve(self, product: Product) -> None:
         """Decide which factor of an axis can shrink: the slowest that leaves a choice."""
         for factor in range(len(product.factors)):
             if self._choices(product, factor) > 1:
@@ -223,8 +223,8 @@ Rule = Callable[[Finder, Any, Any], None]
 
 
 def place_of(
-    graph: Graph, constants: Mapping[Place, Axes], variable: Any, position: int
-) -> Place | None:
+    graph: Graph, constants: Mapping[TensorPlace, Axes], variable: Any, position: int
+) -> TensorPlace | None:
     """Return the constant that an operator reads, None if it reads none."""
     if (variable, position) in constants:
         return variable, position

@@ -1,4 +1,4 @@
-"""What each operator ties: the rules by which `Finder` visits a module.
+"""Describe what each operator ties: the rules by which `Finder` visits a module.
 
 A rule gets the finder, the variable that holds the result, and the call. It sets the axes of the
 result and ties identities; what it does not know it hands to `Finder.unknown`, and all of it
@@ -16,9 +16,9 @@ from tvm import relax
 from edgec.compiler.compress.channel_groups.finder import (
     Finder,
     Ids,
+    LinearOperator,
     Product,
     Rule,
-    Sum,
     place_of,
     zeros,
 )
@@ -98,7 +98,7 @@ def _convolution(finder: Finder, variable: Any, call: Any) -> None:
     met = [len(ids) for ids in data[2:]] if transposed else shape[2:]
     each = math.prod([shape[0], *met, *(len(ids) for ids in weight[2:])])
     read = None if by_channel else inputs
-    finder.sums.append(Sum(variable, place, read, weight[:2], each))
+    finder.linear_operators.append(LinearOperator(variable, place, read, weight[:2], each))
     return None
 
 
@@ -115,7 +115,7 @@ def _matmul(finder: Finder, variable: Any, call: Any) -> None:
     batch = finder.joined([data[:-2], other[:-2]], shape[:-2])
     finder.axes[variable] = (*batch, data[-2], other[-1])
     extents = (*finder.axes[variable], data[-1])
-    finder.sums.append(Sum(variable, place, len(other) - 2, extents, 1))
+    finder.linear_operators.append(LinearOperator(variable, place, len(other) - 2, extents, 1))
     return None
 
 
@@ -253,7 +253,7 @@ def _reshape(finder: Finder, variable: Any, call: Any) -> None:
 
 
 def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Axes of a reshape that make each other up, those of extent 1 left out."""
+    """Return axes of a reshape that make each other up, those of extent 1 left out."""
     found = []
     left = [axis for axis, extent in enumerate(before) if extent != 1]
     right = [axis for axis, extent in enumerate(after) if extent != 1]
@@ -276,7 +276,7 @@ def is_transposed(name: str) -> bool:
 
 
 def is_by_channel(call: Any, weight: Sequence[int]) -> bool:
-    """Whether each input channel has its own weights, which see no other."""
+    """Return whether each input channel has its own weights, which see no other."""
     groups = int(call.attrs.groups)
     if groups == 1:
         return False
@@ -284,7 +284,7 @@ def is_by_channel(call: Any, weight: Sequence[int]) -> bool:
 
 
 def split_fields(call: Any, shape: Sequence[int]) -> tuple[int, list[int]]:
-    """Axis and cuts of a split."""
+    """Return axis and cuts of a split."""
     axis = int(call.attrs.axis) % len(shape)
     given = call.attrs.indices_or_sections
     if isinstance(given, (int, tvm.tirx.IntImm)):
@@ -294,7 +294,7 @@ def split_fields(call: Any, shape: Sequence[int]) -> tuple[int, list[int]]:
 
 
 def slice_fields(call: Any) -> Any:
-    """Axes, begins, ends and strides of a slice, None if they are not constant."""
+    """Return axes, begins, ends and strides of a slice, None if they are not constant."""
     fields = []
     for argument in call.args[1:]:
         if not isinstance(argument, relax.Tuple):

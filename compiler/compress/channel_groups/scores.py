@@ -1,6 +1,8 @@
-"""What it costs to remove channels: an order within each family, and the price of each step.
+"""Describe what it costs to remove channels: an order within coupled channels.
 
-Prices are shares of the energy of what reads the channels, so that families can be compared.
+And the saliency of each step.
+
+Saliencies are shares of the energy of what reads the channels, so that they can be compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.calibration.moments import Moments
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
-from edgec.compiler.compress.channel_groups.finder import Sum
+from edgec.compiler.compress.channel_groups.finder import LinearOperator
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.numerics.affine import Floats
@@ -25,41 +27,45 @@ DAMPING = 0.01
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Groups that are removed in one go, so that what is left fills whole vectors.
+class ChannelBlock:
+    """A channel block describes groups that are removed in one go.
+
+    So that what is left fills whole vectors.
 
     Attributes:
-        groups: of one family.
-        price: what removing them costs once those before them are gone.
+        groups: the groups of the same coupled channels.
+        saliency: what removing them costs once those before them are gone.
     """
 
     groups: tuple[Group, ...]
-    price: float
+    saliency: float
 
 
 @dataclass
-class Reading:
-    """A convolution or matrix product that reads channels, and shrinks.
+class Consumer:
+    """A consumer describes a convolution or matrix product that reads channels, and shrinks.
 
     Attributes:
-        sum: which.
-        rows: its weights, [groups, outputs, inputs of a sum].
+        linear: the operator.
+        rows: its weights, [groups, outputs, inputs of a dot product].
         second: second moments of its inputs, centered if a bias takes up the mean,
             [groups, inputs, inputs]; None if they are taken for independent and of energy 1.
-        block: inputs of a sum for each index of the axis that is read.
+        inputs_per_index: inputs of a dot product for each index of the axis that is read.
     """
 
-    sum: Sum
+    linear: LinearOperator
     rows: Floats
     second: Floats | None
-    block: int
+    inputs_per_index: int
 
     def columns(self, group: Group) -> NDArray[np.int64]:
-        """Inputs of a sum that a group is."""
+        """Return inputs of a dot product that a group is."""
         found = [
-            (slot.indices[:, None] * self.block + np.arange(self.block)).reshape(-1)
+            (
+                slot.indices[:, None] * self.inputs_per_index + np.arange(self.inputs_per_index)
+            ).reshape(-1)
             for slot in group.slots
-            if slot.place == self.sum.weight and slot.axis == self.sum.read
+            if slot.place == self.linear.weight and slot.axis == self.linear.read
         ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
@@ -67,7 +73,7 @@ class Reading:
         self._energy = energy(self.rows, self.second) or 1.0
 
     def missing(self, columns: NDArray[np.int64]) -> float:
-        """Share of the energy that is missing without some inputs, nothing repaired."""
+        """Return share of the energy that is missing without some inputs, nothing corrected."""
         second = self.second
         if second is not None:
             second = second[:, columns[:, None], columns[None, :]]
@@ -75,93 +81,104 @@ class Reading:
 
 
 def energy(rows: Floats, second: Floats | None) -> float:
-    """Of the sums of inputs with these moments; see `Reading`."""
+    """Return energy of dot products of inputs with these moments; see `Consumer`."""
     if second is None:
         return float(np.square(rows).sum())
     return float(np.einsum("grj,grj->", rows @ second, rows))
 
 
-def reading(
-    dependencies: Dependencies, found: Sum, operator: Operator | None, moments: Moments | None
-) -> Reading | None:
-    """How a sum reads channels; None if its weights are no constant or see one channel each."""
+def consumer_of(
+    dependencies: Dependencies,
+    found: LinearOperator,
+    operator: Operator | None,
+    moments: Moments | None,
+) -> Consumer | None:
+    """Return how a linear operator reads channels.
+
+    None if its weights are no constant or see one channel each.
+    """
     if found.weight is None or found.read is None:
         return None
     array = dependencies.array(found.weight).astype(np.float32)
     call = dependencies.graph.definitions[found.variable]
     if "conv" in op_name(call) and found.read == 1:
-        groups, block = int(call.attrs.groups), array[0, 0].size
+        groups, inputs_per_index = int(call.attrs.groups), array[0, 0].size
         rows = array.reshape(groups, len(array) // groups, -1)
     else:
-        rows, block = np.moveaxis(array, found.read, -1).reshape(1, -1, array.shape[found.read]), 1
+        rows, inputs_per_index = (
+            np.moveaxis(array, found.read, -1).reshape(1, -1, array.shape[found.read]),
+            1,
+        )
     second = None
     if moments is not None:
         second = centered(moments, operator is not None and operator.bias is not None)
-    return Reading(found, np.ascontiguousarray(rows), second, block)
+    return Consumer(found, np.ascontiguousarray(rows), second, inputs_per_index)
 
 
-def families(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups by family."""
+def coupled_channels(groups: Sequence[Group]) -> list[list[Group]]:
+    """Return groups that are coupled."""
     found: dict[frozenset[int], list[Group]] = {}
     for group in groups:
-        found.setdefault(group.family, []).append(group)
+        found.setdefault(group.coupled, []).append(group)
     return list(found.values())
 
 
-def bundle_size(family: Sequence[Group], lanes: int) -> int:
-    """Groups that fill a vector: heads of 64 channels do one by one.
+def block_size(coupled: Sequence[Group], lanes: int) -> int:
+    """Return groups that fill a vector: heads of 64 channels do one by one.
 
     >>> from edgec.compiler.compress.channel_groups.dependencies import Slot
     >>> head = Group(1, (Slot((None, 0), 0, np.arange(64)),), frozenset())
-    >>> bundle_size([head], 8)
+    >>> block_size([head], 8)
     1
     """
-    smallest = min((len(slot.indices) for group in family for slot in group.slots), default=1)
+    smallest = min((len(slot.indices) for group in coupled for slot in group.slots), default=1)
     return int(lanes // np.gcd(lanes, smallest))
 
 
 def rank(
-    family: Sequence[Group],
-    readings: Sequence[Reading],
+    coupled: Sequence[Group],
+    consumers: Sequence[Consumer],
     dependencies: Dependencies,
     score: Score,
     lanes: int,
     seed: int,
-) -> list[Bundle]:
-    """What can be removed from a family, in order; a vector's worth stays.
+) -> list[ChannelBlock]:
+    """Return what can be removed from coupled channels, in order; one vector of channels stays.
 
     Args:
-        family: the groups.
-        readings: what reads the channels of any family.
-        dependencies: of the module.
+        coupled: the groups.
+        consumers: what reads the channels of any group.
+        dependencies: the dependencies of the module.
         score: by which criterion.
-        lanes: that the number of channels shall stay a multiple of.
-        seed: of random scores.
+        lanes: the lanes that the number of channels shall stay a multiple of.
+        seed: the seed of random scores.
     """
-    mine = [r for r in readings if any(len(r.columns(group)) for group in family)]
-    size = bundle_size(family, lanes)
-    # The first bundle is smaller if the number of groups is odd.
-    sizes = [len(family) % size] * (len(family) % size > 0) + [size] * (len(family) // size - 1)
-    if len(family) < size:
+    mine = [r for r in consumers if any(len(r.columns(group)) for group in coupled)]
+    size = block_size(coupled, lanes)
+    # The first block is smaller if the number of groups is odd.
+    sizes = [len(coupled) % size] * (len(coupled) % size > 0) + [size] * (len(coupled) // size - 1)
+    if len(coupled) < size:
         sizes = []
     if score == "repair":
-        return _by_repair(family, mine, sizes)
+        return _by_correction(coupled, mine, sizes)
     if score == "redundancy":
-        return _by_redundancy(family, dependencies, sizes)
-    prices = _PRICES[score](family, mine, dependencies, seed)
-    order = np.argsort(prices, kind="stable")
+        return _by_redundancy(coupled, dependencies, sizes)
+    saliencies = _SALIENCIES[score](coupled, mine, dependencies, seed)
+    order = np.argsort(saliencies, kind="stable")
     cuts = np.split(order, np.cumsum(sizes))[: len(sizes)]
-    return [Bundle(tuple(family[i] for i in cut), float(prices[cut].sum())) for cut in cuts]
+    return [
+        ChannelBlock(tuple(coupled[i] for i in cut), float(saliencies[cut].sum())) for cut in cuts
+    ]
 
 
 def _by_magnitude(
-    family: Sequence[Group], _readings: Sequence[Reading], dependencies: Dependencies, _seed: int
+    coupled: Sequence[Group], _consumers: Sequence[Consumer], dependencies: Dependencies, _seed: int
 ) -> NDArray[np.float64]:
-    """Share of the weights' energy, as the mean over the layers that write and read."""
-    weights = {s.weight for s in dependencies.sums}
+    """Return share of the weights' energy, as the mean over the layers that write and read."""
+    weights = {s.weight for s in dependencies.linear_operators}
     shares: dict[tuple[Any, int], NDArray[np.float64]] = {}
-    prices = []
-    for group in family:
+    saliencies = []
+    for group in coupled:
         found = []
         for slot in group.slots:
             key = slot.place, slot.axis
@@ -169,32 +186,32 @@ def _by_magnitude(
                 if key not in shares:
                     shares[key] = _energy_shares(dependencies.array(slot.place), slot.axis)
                 found.append(float(shares[key][slot.indices].sum()))
-        prices.append(np.mean(found) if found else 0.0)
-    return np.array(prices)
+        saliencies.append(np.mean(found) if found else 0.0)
+    return np.array(saliencies)
 
 
 def _energy_shares(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    """Of each index of an axis, as a share of all."""
+    """Return the energy shares of each index of an axis, as a share of all."""
     others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
     energy = np.square(array).sum(axis=others, dtype=np.float64)
     return np.asarray(energy / (energy.sum() or 1.0))
 
 
 def _by_activation(
-    family: Sequence[Group], readings: Sequence[Reading], _dependencies: Dependencies, _seed: int
+    coupled: Sequence[Group], consumers: Sequence[Consumer], _dependencies: Dependencies, _seed: int
 ) -> NDArray[np.float64]:
-    """Share of the readers' energy that is missing without a group, nothing repaired."""
-    return np.array([sum(r.missing(r.columns(group)) for r in readings) for group in family])
+    """Return share of the readers' energy that is missing without a group, nothing corrected."""
+    return np.array([sum(r.missing(r.columns(group)) for r in consumers) for group in coupled])
 
 
 def _by_chance(
-    family: Sequence[Group], _readings: Sequence[Reading], _dependencies: Dependencies, seed: int
+    coupled: Sequence[Group], _consumers: Sequence[Consumer], _dependencies: Dependencies, seed: int
 ) -> NDArray[np.float64]:
-    random = np.random.default_rng([seed, family[0].identity])
-    return random.random(len(family)) / len(family)
+    random = np.random.default_rng([seed, coupled[0].identity])
+    return random.random(len(coupled)) / len(coupled)
 
 
-_PRICES: Mapping[Score, Callable[..., NDArray[np.float64]]] = {
+_SALIENCIES: Mapping[Score, Callable[..., NDArray[np.float64]]] = {
     "activation": _by_activation,
     "magnitude": _by_magnitude,
     "random": _by_chance,
@@ -202,12 +219,12 @@ _PRICES: Mapping[Score, Callable[..., NDArray[np.float64]]] = {
 
 
 def _by_redundancy(
-    family: Sequence[Group], dependencies: Dependencies, sizes: Sequence[int]
-) -> list[Bundle]:
-    """Filters that have a twin go first: the distance to the nearest that is left."""
-    weights = {s.weight: s.read for s in dependencies.sums}
+    coupled: Sequence[Group], dependencies: Dependencies, sizes: Sequence[int]
+) -> list[ChannelBlock]:
+    """Return filters that have a twin go first: the distance to the nearest that is left."""
+    weights = {s.weight: s.read for s in dependencies.linear_operators}
     vectors = []
-    for group in family:
+    for group in coupled:
         parts = [
             np.take(dependencies.array(slot.place), slot.indices, slot.axis).reshape(-1)
             for slot in group.slots
@@ -219,49 +236,49 @@ def _by_redundancy(
     squares = np.square(filters).sum(axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * filters @ filters.T
     np.fill_diagonal(distances, np.inf)
-    total, bundles = float(squares.sum()) or 1.0, []
+    total, blocks = float(squares.sum()) or 1.0, []
     for size in sizes:
-        groups, price = [], 0.0
+        groups, saliency = [], 0.0
         for _ in range(size):
             nearest = distances.min(axis=1)
             chosen = int(nearest.argmin())
-            price += max(float(nearest[chosen]), 0.0) / total
-            groups.append(family[chosen])
+            saliency += max(float(nearest[chosen]), 0.0) / total
+            groups.append(coupled[chosen])
             # No longer there: far from all, and nothing that another could be near.
             distances[chosen], distances[:, chosen] = np.inf, np.inf
-        bundles.append(Bundle(tuple(groups), price))
-    return bundles
+        blocks.append(ChannelBlock(tuple(groups), saliency))
+    return blocks
 
 
-def _by_repair(
-    family: Sequence[Group], readings: Sequence[Reading], sizes: Sequence[int]
-) -> list[Bundle]:
-    """Error that is left after least squares over the other channels, greedily.
+def _by_correction(
+    coupled: Sequence[Group], consumers: Sequence[Consumer], sizes: Sequence[int]
+) -> list[ChannelBlock]:
+    """Return error that is left after least squares over the other channels, greedily.
 
-    With H = E[x x^T], dropping the inputs S of a sum and adjusting the weights of the others costs
-    tr(w_S (H^-1_SS)^-1 w_S^T), and the adjusted weights and inverse are w - w_S (H^-1_SS)^-1 H^-1_S
-    and H^-1 - H^-1_:S (H^-1_SS)^-1 H^-1_S: (Hassibi and Stork 1993; for columns: Frantar et al.
-    2022, Optimal Brain Compression).
+    With H = E[x x^T], dropping the inputs S of a dot product and adjusting the weights of the
+    others costs tr(w_S (H^-1_SS)^-1 w_S^T), and the adjusted weights and inverse are w - w_S
+    (H^-1_SS)^-1 H^-1_S and H^-1 - H^-1_:S (H^-1_SS)^-1 H^-1_S: (Hassibi and Stork 1993; for
+    columns: Frantar et al. 2022, Optimal Brain Compression).
     """
     if not sizes:
         return []
     states = [
-        _State(item.rows, item.second, [item.columns(group) for group in family])
-        for item in readings
+        _State(item.rows, item.second, [item.columns(group) for group in coupled])
+        for item in consumers
     ]
-    left = list(range(len(family)))
-    bundles = []
+    left = list(range(len(coupled)))
+    blocks = []
     for size in sizes:
-        prices = sum(state.prices(left) for state in states)
-        chosen = [left[i] for i in np.argsort(prices, kind="stable")[:size]]
-        price = sum(state.remove(chosen) for state in states)
-        bundles.append(Bundle(tuple(family[i] for i in chosen), float(price)))
+        saliencies = sum(state.saliencies(left) for state in states)
+        chosen = [left[i] for i in np.argsort(saliencies, kind="stable")[:size]]
+        saliency = sum(state.remove(chosen) for state in states)
+        blocks.append(ChannelBlock(tuple(coupled[i] for i in chosen), float(saliency)))
         left = [i for i in left if i not in set(chosen)]
-    return bundles
+    return blocks
 
 
 class _State:
-    """One reader, as channels leave."""
+    """A state is one consumer, as channels leave."""
 
     def __init__(
         self, rows: Floats, second: Floats | None, columns: Sequence[NDArray[np.int64]]
@@ -277,18 +294,18 @@ class _State:
                 second + (ridge * np.eye(second.shape[1])).astype(np.float32)
             )
 
-    def prices(self, left: Sequence[int]) -> NDArray[np.float64]:
-        prices = np.zeros(len(left))
+    def saliencies(self, left: Sequence[int]) -> NDArray[np.float64]:
+        saliencies = np.zeros(len(left))
         sizes = np.array([len(self.columns[i]) for i in left])
         for size in np.unique(sizes[sizes > 0]):
             where = np.flatnonzero(sizes == size)
             columns = np.stack([self.columns[left[int(i)]] for i in where])
             for group, rows in enumerate(self.rows):
-                prices[where] += self._errors(rows, group, columns) / self.total
-        return prices
+                saliencies[where] += self._errors(rows, group, columns) / self.total
+        return saliencies
 
     def _errors(self, rows: Floats, group: int, columns: NDArray[np.int64]) -> Floats:
-        """For each row of columns, [candidates]."""
+        """Return the error for each row of columns, [candidates]."""
         weights = rows[:, columns]
         if self.inverse is None:
             return np.asarray(np.square(weights).sum(axis=(0, 2)))
@@ -320,8 +337,10 @@ class _State:
         return error / self.total
 
 
-def left_over(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float:
-    """Share of the energy of sums that is lost without some of their inputs, the rest repaired.
+def corrected_error(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float:
+    """Return share of the energy of dot products that is lost without some of their inputs.
+
+    The rest corrected.
 
     Args:
         rows: weights, [groups, outputs, inputs].
@@ -333,10 +352,10 @@ def left_over(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float
 
 
 def centered(moments: Moments, about_mean: bool) -> Floats:
-    """Second moments that can be trusted, [groups, inputs, inputs].
+    """Return second moments that can be trusted, [groups, inputs, inputs].
 
-    Of n inputs seen in m sums, correlations are the less real the larger n / m is; they shrink by
-    m / (m + n), as the inverse would otherwise find every input to be a combination of others.
+    Of n inputs seen in m patches, correlations are the less real the larger n / m is; they shrink
+    by m / (m + n), as the inverse would otherwise find every input to be a combination of others.
 
     Args:
         moments: as measured.

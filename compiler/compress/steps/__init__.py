@@ -1,1 +1,1 @@
-"""The steps of compression, one a file: settings and what it does."""
+"""Provide the steps of compression, one a file: settings and what it does."""

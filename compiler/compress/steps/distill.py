@@ -1,4 +1,4 @@
-"""Distillation: a compressed model learns to answer like the original one (Hinton et al. 2015).
+"""Distill: a compressed model learns to answer like the original one (Hinton et al. 2015).
 
 No labels are needed: for each sample the original says what is to be answered. With student s
 and teacher t, scores z and p = softmax(z / T), the loss of an output is
@@ -25,7 +25,7 @@ from tvm import IRModule
 
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.compress.autodiff.gradient import Network, Parameter
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.compress.training import Arrays, Checkpoint, Schedule, State, descend
 from edgec.compiler.errors import CalibrationError, UnsupportedModelError, UsageError
 from edgec.compiler.ir.anchors import Operator, find_operators
@@ -43,7 +43,7 @@ _BYTES = 256 * 2**20
 _SPREAD_SAMPLES = 64
 
 
-class Distill(Step):
+class Distill(CompressionStep):
     """Train weights and biases until the model answers like the original.
 
     Samples are held in memory.
@@ -58,14 +58,14 @@ class Distill(Step):
             outputs [N, classes] and those behind a softmax.
         features: weight of the differences of intermediate values that both models have.
         labels: .npy file of integers, one for each image of the samples, in order.
-        label_weight: of their cross entropy.
+        label_weight: the label weight of their cross entropy.
         held_out: share of the samples that decide when to end, and which weights are kept.
         patience: epochs without a smaller loss after which it ends.
         clip: largest norm of a gradient.
         noise: added to inputs, as a share of their deviation.
         shift: inputs [N, C, H, W] are moved by up to so many pixels.
         mix: mix pairs of images in random shares.
-        seed: of order, noise, shifts and shares.
+        seed: the seed of order, noise, shifts and shares.
     """
 
     kind: Literal["distill"] = "distill"
@@ -94,10 +94,10 @@ class Distill(Step):
 
     @property
     def needs_samples(self) -> bool:
-        """The teacher answers for something."""
+        """Return the teacher answers for something."""
         return True
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
         """Train.
 
         Raises:
@@ -111,9 +111,9 @@ class Distill(Step):
             )
         parameters = _parameters(graph, operators)
         network = Network(graph, parameters)
-        assert work.samples is not None
+        assert context.samples is not None
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads()) as pool:
-            values = _Run(self, network, parameters, work, pool).train()
+            values = _Run(self, network, parameters, context, pool).train()
         anchors = {operator.anchor for operator in operators}
         weights = {v: array for (v, _), array in values.items() if v in anchors}
         biases = {v: array for (v, _), array in values.items() if v not in anchors}
@@ -125,7 +125,7 @@ def _threads() -> int:
 
 
 def _parameters(graph: Graph, operators: Iterable[Operator]) -> dict[Parameter, NDArray[Any]]:
-    """Weights and biases by place."""
+    """Return weights and biases by place."""
     found: dict[Parameter, NDArray[Any]] = {}
     for operator in operators:
         assert operator.weight is not None
@@ -141,14 +141,14 @@ def _parameters(graph: Graph, operators: Iterable[Operator]) -> dict[Parameter, 
 
 @dataclass(frozen=True)
 class _Output:
-    """One value that the student is compared in.
+    """An output describes one value that the student is compared in.
 
     Attributes:
-        variable: of the student.
-        name: of the teacher's value.
+        variable: the one of the student.
+        name: the name of the teacher's value.
         compares: its differences count.
         scores: it is class scores; `log` for what the teacher gives behind a softmax.
-        weight: of its differences.
+        weight: the weight of its differences.
     """
 
     variable: Any
@@ -158,9 +158,9 @@ class _Output:
     weight: float = 1.0
 
 
-def _outputs(settings: Distill, network: Network, work: Work) -> list[_Output]:
+def _outputs(settings: Distill, network: Network, context: StepContext) -> list[_Output]:
     graph, found = network.graph, []
-    for result, spec in zip(graph.results, work.signature.outputs, strict=True):
+    for result, spec in zip(graph.results, context.signature.outputs, strict=True):
         variable = network.of(result)
         if not graph.is_float(variable) or variable not in graph.definitions:
             continue
@@ -179,11 +179,11 @@ def _outputs(settings: Distill, network: Network, work: Work) -> list[_Output]:
     return found
 
 
-def _features(settings: Distill, graph: Graph, work: Work) -> list[tuple[_Output, Any]]:
-    """Values of the same name and shape in both models, with the teacher's variable."""
+def _features(settings: Distill, graph: Graph, context: StepContext) -> list[tuple[_Output, Any]]:
+    """Return values of the same name and shape in both models, with the teacher's variable."""
     if not settings.features:
         return []
-    teacher = {o.name: o.result for o in find_operators(work.original) if o.weight is not None}
+    teacher = {o.name: o.result for o in find_operators(context.original) if o.weight is not None}
     return [
         (_Output(o.result, o.name, compares=True, weight=settings.features), teacher[o.name])
         for o in find_operators(graph)
@@ -192,32 +192,32 @@ def _features(settings: Distill, graph: Graph, work: Work) -> list[tuple[_Output
 
 
 class _Run:
-    """One training."""
+    """A run is one training."""
 
     def __init__(
         self,
         settings: Distill,
         network: Network,
         parameters: dict[Parameter, NDArray[Any]],
-        work: Work,
+        context: StepContext,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self.settings, self.network, self.work, self.pool = settings, network, work, pool
+        self.settings, self.network, self.context, self.pool = settings, network, context, pool
         self.parameters = parameters
-        assert work.samples is not None
-        self.names = [spec.name for spec in work.signature.inputs]
-        self.samples = [[sample[name] for name in self.names] for sample in work.samples]
+        assert context.samples is not None
+        self.names = [spec.name for spec in context.signature.inputs]
+        self.samples = [[sample[name] for name in self.names] for sample in context.samples]
         if not self.samples:
-            raise CalibrationError(f"calibration data {work.samples.source} hold no samples")
+            raise CalibrationError(f"calibration data {context.samples.source} hold no samples")
         self.each = len(self.samples[0][0]) if self.samples[0][0].ndim else 1
         self.labels = self._labels()
         anchors = {operator.anchor for operator in find_operators(network.graph)}
         # Of what stays zero: weights, not biases.
         self.masks = [a != 0 if v in anchors else None for (v, _), a in parameters.items()]
-        features = _features(settings, network.graph, work)
-        self.outputs = [*_outputs(settings, network, work), *(output for output, _ in features)]
+        features = _features(settings, network.graph, context)
+        self.outputs = [*_outputs(settings, network, context), *(output for output, _ in features)]
         self.teacher = FloatModel(
-            work.original, work.signature, [v for _, v in features], work.evaluate
+            context.original, context.signature, [v for _, v in features], context.evaluate
         )
         stackable = network.stackable(self.samples[0], parameters)
         self.chunk = self._chunk() if stackable else 1
@@ -227,7 +227,7 @@ class _Run:
         self.spread = self._spread()
 
     def _chunk(self) -> int:
-        """Samples that are evaluated at a time."""
+        """Return samples that are evaluated at a time."""
         graph = self.network.graph
         numbers = sum(int(np.prod(shape_of(v) or ())) for v, _ in graph.bindings if shape_of(v))
         return max(1, min(_IMAGES // self.each, _BYTES // (8 * max(1, numbers))))
@@ -251,11 +251,11 @@ class _Run:
         return np.asarray(labels[:count], np.int64).reshape(len(self.samples), self.each)
 
     def train(self) -> dict[Parameter, NDArray[Any]]:
-        """The trained values."""
+        """Return the trained values."""
         settings = self.settings
         checkpoint, state = None, None
-        if self.work.checkpoint is not None:
-            checkpoint = Checkpoint(self.work.checkpoint, self._key())
+        if self.context.checkpoint is not None:
+            checkpoint = Checkpoint(self.context.checkpoint, self._key())
             state = checkpoint.load()
         state = state or State(list(self.parameters.values()))
         per_step = max(1, settings.batch // self.each)
@@ -267,7 +267,7 @@ class _Run:
             random = np.random.default_rng([settings.seed, epoch, place + 1])
             return self._gradient(values, chosen, random)
 
-        with self.work.progress.parts("distill", settings.epochs * steps) as advance:
+        with self.context.progress.parts("distill", settings.epochs * steps) as advance:
             best = descend(
                 state, self._schedule(), steps, gradient, self._loss, checkpoint, advance
             )
@@ -278,14 +278,14 @@ class _Run:
         return Schedule(s.epochs, s.rate, s.warmup, s.patience, s.clip)
 
     def _key(self) -> str:
-        """Of all that decides what comes out."""
+        """Return the key of all that decides what comes out."""
         digest = hashlib.sha256(self.settings.model_dump_json().encode())
         for array in [*self.parameters.values(), *(a for s in self.samples for a in s)]:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
     def _expected(self, inputs: Sequence[NDArray[Any]]) -> Tensors:
-        """What the teacher says to stacked samples."""
+        """Return what the teacher says to stacked samples."""
         parts = []
         for start in range(0, len(inputs[0]), self.each) if inputs[0].ndim else (0,):
             part = [a[start : start + self.each] for a in inputs] if inputs[0].ndim else inputs
@@ -358,7 +358,7 @@ class _Run:
         return totals
 
     def _loss(self, values: Arrays) -> float:
-        """On the samples that are held out."""
+        """Return the loss on the samples that are held out."""
         parameters = dict(zip(self.parameters, values, strict=True))
         total = 0.0
         for start in range(0, len(self.held_set), self.chunk):
@@ -370,7 +370,7 @@ class _Run:
     def _compare(
         self, values: dict[Any, NDArray[Any]], chunk: "_Chunk"
     ) -> tuple[float, dict[Any, NDArray[Any]]]:
-        """The loss of a chunk, and its derivatives times the chunk's share."""
+        """Return the loss of a chunk, and its derivatives times the chunk's share."""
         loss, seeds = 0.0, dict[Any, NDArray[Any]]()
 
         def add(variable: Any, gradient: NDArray[Any]) -> None:
@@ -399,13 +399,13 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Samples that are evaluated together.
+    """A chunk describes samples that are evaluated together.
 
     Attributes:
         inputs: stacked.
         expected: what the teacher says, by name.
-        labels: of the images; None without.
-        share: of the step.
+        labels: the labels of the images; None without.
+        share: the share of the step.
     """
 
     inputs: list[NDArray[Any]]
@@ -423,7 +423,7 @@ def _log_softmax(scores: NDArray[Any]) -> NDArray[Any]:
 def _divergence(
     actual: NDArray[Any], expected: NDArray[Any], temperature: float
 ) -> tuple[float, NDArray[Any]]:
-    """Mean of T^2 KL(teacher || student), and its derivative by the student's scores."""
+    """Return mean of T^2 KL(teacher || student), and its derivative by the student's scores."""
     log_p, log_q = (_log_softmax(z / np.float32(temperature)) for z in (expected, actual))
     p = np.exp(log_p)
     rows = actual.size // actual.shape[-1]
@@ -432,7 +432,7 @@ def _divergence(
 
 
 def _cross_entropy(actual: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float, NDArray[Any]]:
-    """Mean over the rows of scores [N, classes], and its derivative."""
+    """Return mean over the rows of scores [N, classes], and its derivative."""
     log_q = _log_softmax(actual)
     rows = np.arange(len(labels))
     gradient = np.exp(log_q)

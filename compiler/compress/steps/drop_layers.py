@@ -1,4 +1,4 @@
-"""Residual blocks that change the output least are left out: x + f(x) becomes x."""
+"""Provide residual blocks that change the output least are left out: x + f(x) becomes x."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from edgec.compiler.calibration.accuracy import Comparison
 from edgec.compiler.calibration.samples import Sample
 from edgec.compiler.compress.costs import costs_of
 from edgec.compiler.compress.reconstruct import reconstruct
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph, operands
@@ -27,7 +27,7 @@ _SWITCHES = "switches"
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block.
+    """A block describes a residual block.
 
     Attributes:
         sum: variable of x + f(x).
@@ -40,7 +40,7 @@ class Block:
     branch: Any
 
 
-class Layers(Step):
+class Layers(CompressionStep):
     """Leaves out residual blocks, the one that adds least noise for what it saves first.
 
     Attributes:
@@ -54,11 +54,11 @@ class Layers(Step):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the step cannot do without samples: it measures."""
+        """Return whether the step cannot do without samples: it measures."""
         return True
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
-        """Leave blocks out and repair what is behind them."""
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
+        """Leave blocks out and correct what is behind them."""
         free = {o.anchor for o in self.weighted(graph)}
         fixed = {o.anchor for o in find_operators(graph) if o.weight is not None} - free
         blocks = [b for b in find_blocks(graph) if not fixed - _needed(graph, [b])]
@@ -66,20 +66,20 @@ class Layers(Step):
             raise UnsupportedModelError(
                 "layers: the model has no residual block (x + f(x) of one shape) to leave out"
             )
-        dropped = self._chosen(graph, blocks, work)
+        dropped = self._chosen(graph, blocks, context)
         module = without_blocks(graph, dropped)
         if not self.repair:
             return module
         needed, sums = _needed(graph, dropped), {block.sum for block in dropped}
         origins = [v for v, _ in graph.bindings if v in needed and v not in sums]
-        return reconstruct(module, graph, origins, work, lambda _, values: values)
+        return reconstruct(module, graph, origins, context, lambda _, values: values)
 
-    def _chosen(self, graph: Graph, blocks: Sequence[Block], work: Work) -> list[Block]:
-        """One after the other, each measured with those before it gone."""
-        model = _SwitchedModel(graph, blocks, work)
+    def _chosen(self, graph: Graph, blocks: Sequence[Block], context: StepContext) -> list[Block]:
+        """Return one after the other, each measured with those before it gone."""
+        model = _SwitchedModel(graph, blocks, context)
         total = macs = costs_of(graph).macs
         dropped: list[Block] = []
-        with work.progress.parts("blocks", len(blocks)) as advance:
+        with context.progress.parts("blocks", len(blocks)) as advance:
             while macs > (1 - self.ratio) * total:
                 best, least = None, np.inf
                 for block in blocks:
@@ -87,8 +87,8 @@ class Layers(Step):
                         continue
                     left = _macs(graph, [*dropped, block])
                     if left < macs:
-                        price = model.noise([*dropped, block]) / (macs - left)
-                        best, least = (block, price) if price < least else (best, least)
+                        saliency = model.noise([*dropped, block]) / (macs - left)
+                        best, least = (block, saliency) if saliency < least else (best, least)
                 if best is None:
                     raise UnsupportedModelError(
                         f"layers: {self.ratio:.0%} asked for, but all {len(blocks)} residual "
@@ -101,7 +101,7 @@ class Layers(Step):
 
 
 def find_blocks(graph: Graph) -> list[Block]:
-    """Sums of a value and of something computed from it."""
+    """Return sums of a value and of something computed from it."""
     above: dict[Any, set[Any]] = {}
     for variable, value in graph.bindings:
         read = [graph.operand(x) for x in operands(value) if isinstance(x, relax.Var)]
@@ -121,7 +121,7 @@ def find_blocks(graph: Graph) -> list[Block]:
 
 
 def _needed(graph: Graph, dropped: Collection[Block]) -> set[Any]:
-    """Variables that the results still depend on."""
+    """Return variables that the results still depend on."""
     shortcuts = {block.sum: block.shortcut for block in dropped}
     needed: set[Any] = set()
     waiting = [result for result in graph.results if isinstance(result, relax.Var)]
@@ -145,15 +145,15 @@ def _macs(graph: Graph, dropped: Collection[Block]) -> int:
 
 
 def without_blocks(graph: Graph, dropped: Collection[Block]) -> IRModule:
-    """The module in which sums are their shortcuts, and nothing else is computed in vain."""
+    """Return the module in which sums are their shortcuts, and nothing else is computed in vain."""
     needed = _needed(graph, dropped)
     shortcuts = {block.sum: block.shortcut for block in dropped}
 
     def rewrite(
-        builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
+        builder: relax.BlockBuilder, variable: Any, value: Any, current: Callable[[Any], Any]
     ) -> Any:
         if variable in shortcuts:
-            return now(shortcuts[variable])
+            return current(shortcuts[variable])
         if value is None or variable not in needed:
             return variable
         return builder.emit(value, variable.name)
@@ -162,30 +162,30 @@ def without_blocks(graph: Graph, dropped: Collection[Block]) -> IRModule:
 
 
 class _SwitchedModel:
-    """The model, with blocks left out at will."""
+    """A switched model is the model, with blocks left out at will."""
 
-    def __init__(self, graph: Graph, blocks: Sequence[Block], work: Work) -> None:
-        assert work.samples is not None
+    def __init__(self, graph: Graph, blocks: Sequence[Block], context: StepContext) -> None:
+        assert context.samples is not None
         self._blocks = blocks
         switches = relax.Var(_SWITCHES, relax.TensorType([len(blocks)], "float32"))
         numbers = {block.sum: i for i, block in enumerate(blocks)}
 
         def change(
-            builder: relax.BlockBuilder, variable: Any, value: Any, now: Callable[[Any], Any]
+            builder: relax.BlockBuilder, variable: Any, value: Any, current: Callable[[Any], Any]
         ) -> Any:
             if variable in numbers:
                 number, block = numbers[variable], blocks[numbers[variable]]
                 switch = builder.emit(relax.op.strided_slice(switches, [0], [number], [number + 1]))
-                branch = builder.emit(relax.op.multiply(now(block.branch), switch))
-                value = relax.op.add(now(block.shortcut), branch)
+                branch = builder.emit(relax.op.multiply(current(block.branch), switch))
+                value = relax.op.add(current(block.shortcut), branch)
             return value
 
-        module = graph.revalued(change, parameters=[switches])
+        module = graph.map_values(change, parameters=[switches])
         spec = TensorSpec(_SWITCHES, (len(blocks),), "float32")
-        inputs = (*work.signature.inputs, spec)
-        self._model = work.evaluate(module, Signature(inputs, work.signature.outputs))
-        self._samples = list(work.samples.limited(MAX_BATCHES))
-        self._metric = work.metric
+        inputs = (*context.signature.inputs, spec)
+        self._model = context.evaluate(module, Signature(inputs, context.signature.outputs))
+        self._samples = list(context.samples.limited(MAX_BATCHES))
+        self._metric = context.metric
         self._expected = [self._run(sample, ()) for sample in self._samples]
 
     def _run(self, sample: Sample, dropped: Collection[Block]) -> Tensors:
@@ -193,7 +193,7 @@ class _SwitchedModel:
         return self._model.run({**sample, _SWITCHES: on})
 
     def noise(self, dropped: Collection[Block]) -> float:
-        """Share of the worst output's energy that changes without blocks."""
+        """Return share of the worst output's energy that changes without blocks."""
         comparison = Comparison(self._metric)
         for sample, expected in zip(self._samples, self._expected, strict=True):
             comparison.add(expected, self._run(sample, dropped))

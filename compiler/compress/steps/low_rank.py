@@ -1,4 +1,4 @@
-"""Low-rank factorization: a convolution or matrix product becomes two smaller ones.
+"""Provide low-rank factorization: a convolution or matrix product becomes two smaller ones.
 
 A matrix of weights has a best approximation of rank r, its singular value decomposition cut off
 after r terms. Three ways to see weights as a matrix:
@@ -8,8 +8,8 @@ after r terms. Three ways to see weights as a matrix:
     spatial: [o, c, h, w]     ->  [r, c, h, 1], then [o, r, 1, w]      (c h by o w)
 
 The spatial one is of Jaderberg et al. 2014, section 2.1. With samples the error in the outputs is
-cut, not that in the weights: with S S^T the covariance of the inputs of a sum, W S is decomposed,
-and a bias takes what the mean of the inputs makes of the difference.
+cut, not that in the weights: with S S^T the covariance of the inputs of a dot product, W S is
+decomposed, and a bias takes what the mean of the inputs makes of the difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from tvm import IRModule, relax
 
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import Moments, groups_of, has_moments, measure_moments
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
@@ -36,7 +36,7 @@ Scheme = Literal["channel", "spatial"]
 _DAMPING = 1e-3
 
 
-class LowRank(Step):
+class LowRank(CompressionStep):
     """Factorize where that saves multiplications.
 
     Ranks are multiples of the target's vector width. `ratio` is spread over the operators so that
@@ -59,12 +59,12 @@ class LowRank(Step):
             raise ValueError("low-rank needs either ratio or energy")
         return self
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
         """Factorize."""
         operators = self.weighted(graph)
-        found = [_Factors.of(o, graph, work) for o in operators if _can_be_factored(o, graph)]
+        found = [_Factors.of(o, graph, context) for o in operators if _can_be_factored(o, graph)]
         usable = [factors for factors in found if factors is not None]
-        moments = _moments([factors.operator for factors in usable], graph, work)
+        moments = _moments([factors.operator for factors in usable], graph, context)
         choices = []
         for factors in usable:
             factors.learn(moments.get(factors.operator.anchor))
@@ -96,22 +96,24 @@ def _can_be_factored(operator: Operator, graph: Graph) -> bool:
     )
 
 
-def _moments(operators: Sequence[Operator], graph: Graph, work: Work) -> dict[Any, Moments]:
-    if work.samples is None or not operators:
+def _moments(
+    operators: Sequence[Operator], graph: Graph, context: StepContext
+) -> dict[Any, Moments]:
+    if context.samples is None or not operators:
         return {}
     inputs = [operator.inputs[0] for operator in operators]
-    model = FloatModel(graph, work.signature, inputs, work.evaluate)
-    measured = measure_moments(model, operators, work.samples, work.progress)
+    model = FloatModel(graph, context.signature, inputs, context.evaluate)
+    measured = measure_moments(model, operators, context.samples, context.progress)
     return {operator.anchor: moments for operator, moments in measured}
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """One way to factorize an operator.
+    """A choice describes one way to factorize an operator.
 
     Attributes:
         scheme: how.
-        rank: of the factors.
+        rank: the rank of the factors.
         saved: weights.
         error: share of the operator's output that is lost.
     """
@@ -124,7 +126,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """A matrix of weights, decomposed.
+    """A spectrum describes a matrix of weights, decomposed.
 
     Attributes:
         left: [inputs, terms], what the first factor is made of.
@@ -146,18 +148,21 @@ class _Spectrum:
         return cls(np.linalg.solve(root.T, left), values, right)
 
     def lost(self, rank: int) -> float:
-        """Share of the energy beyond a rank."""
+        """Return share of the energy beyond a rank."""
         energy = np.square(self.values)
         return float(energy[rank:].sum() / max(float(energy.sum()), 1e-30))
 
     def factors(self, rank: int) -> tuple[Floats, Floats]:
-        """Matrices [inputs, rank] and [rank, outputs]; both get an equal part of the scale."""
+        """Return matrices [inputs, rank] and [rank, outputs].
+
+        Both get an equal part of the scale.
+        """
         half = np.sqrt(self.values[:rank])
         return self.left[:, :rank] * half, half[:, None] * self.right[:rank]
 
 
 class _Factors:
-    """An operator and its decompositions."""
+    """Factors are an operator and its decompositions."""
 
     def __init__(self, operator: Operator, graph: Graph, lanes: int) -> None:
         assert operator.weight is not None
@@ -171,9 +176,9 @@ class _Factors:
         self.mean: Floats | None = None
 
     @classmethod
-    def of(cls, operator: Operator, graph: Graph, work: Work) -> "_Factors | None":
-        """None if no rank saves anything."""
-        factors = cls(operator, graph, work.target.float_lanes)
+    def of(cls, operator: Operator, graph: Graph, context: StepContext) -> "_Factors | None":
+        """Return none if no rank saves anything."""
+        factors = cls(operator, graph, context.target.float_lanes)
         return (
             factors if any(factors._saves(s, factors.lanes) for s in factors._schemes()) else None
         )
@@ -201,7 +206,7 @@ class _Factors:
             self.spectra[scheme] = _Spectrum.of(matrix, None if inputs is None else _root(inputs))
 
     def _matrix(self, scheme: Scheme) -> Floats:
-        """The weights as [inputs, outputs]."""
+        """Return the weights as [inputs, outputs]."""
         if self.operator.kind == "matmul":
             return self.array
         if scheme == "channel":
@@ -210,7 +215,7 @@ class _Factors:
         return self.array.transpose(1, 2, 0, 3).reshape(channels * height, out * width)
 
     def _saves(self, scheme: Scheme, rank: int) -> int:
-        """Weights that a rank saves, 0 if it saves no multiplications."""
+        """Return weights that a rank saves, 0 if it saves no multiplications."""
         inputs, outputs = self._matrix(scheme).shape
         saved = self.array.size - rank * (inputs + outputs)
         places = int(np.prod(self.output)) // len(self.array)
@@ -224,7 +229,10 @@ class _Factors:
         return max(saved, 0) if after < before else 0
 
     def choices(self, wanted: Literal["auto", "channel", "spatial"]) -> list[_Choice]:
-        """Ways that save weights and multiplications, each better than those that save as much."""
+        """Return ways that save weights and multiplications.
+
+        Each better than those that save as much.
+        """
         found = []
         for scheme, spectrum in self.spectra.items():
             if wanted not in ("auto", scheme) and len(self.spectra) > 1:
@@ -242,7 +250,7 @@ class _Factors:
         return best
 
     def calls(self, choice: _Choice) -> tuple[Floats, Floats]:
-        """Weights of the first and the second operator."""
+        """Return weights of the first and the second operator."""
         first, second = self.spectra[choice.scheme].factors(choice.rank)
         if self.operator.kind == "matmul":
             return first, second
@@ -258,7 +266,7 @@ class _Factors:
         )
 
     def bias(self, choice: _Choice) -> Floats | None:
-        """The bias that makes up for the mean of what is lost; None to keep the old one."""
+        """Return the bias that makes up for the mean of what is lost; None to keep the old one."""
         if self.mean is None or self.operator.bias is None:
             return None
         first, second = self.spectra[choice.scheme].factors(choice.rank)
@@ -271,14 +279,14 @@ class _Factors:
 
 
 def _root(covariance: Floats) -> Floats:
-    """S with S S^T the damped covariance."""
+    """Return S with S S^T the damped covariance."""
     values, vectors = np.linalg.eigh(covariance)
     damping = _DAMPING * max(float(values.mean()), 1e-12)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0) + damping))
 
 
 def _of_energy(choices: Sequence[_Choice], most: float) -> _Choice | None:
-    """What saves most at an error."""
+    """Return what saves most at an error."""
     fitting = [choice for choice in choices if choice.error <= most]
     return fitting[-1] if fitting else None
 
@@ -287,28 +295,28 @@ def _within_budget(
     choices: Sequence[Sequence[_Choice]], wanted: float, total: int
 ) -> list[_Choice | None]:
     """Save so many weights at the least error, greedily by error for a weight."""
-    now: list[_Choice | None] = [None] * len(choices)
+    taken: list[_Choice | None] = [None] * len(choices)
     saved = 0
     while saved < wanted:
-        steps = list(_steps(choices, now))
+        steps = list(_steps(choices, taken))
         if not steps:
             raise UnsupportedModelError(
                 f"low-rank: factors can save {saved / total:.0%} of the weights at most, "
                 f"{wanted / total:.0%} are wanted; ask for less"
             )
         _, place, choice = min(steps, key=lambda step: step[0])
-        before = now[place]
+        before = taken[place]
         saved += choice.saved - (before.saved if before is not None else 0)
-        now[place] = choice
-    return now
+        taken[place] = choice
+    return taken
 
 
 def _steps(
-    choices: Sequence[Sequence[_Choice]], now: Sequence[_Choice | None]
+    choices: Sequence[Sequence[_Choice]], taken: Sequence[_Choice | None]
 ) -> Iterator[tuple[float, int, _Choice]]:
-    """For each operator the next choice: error for each weight that it saves more."""
+    """Yield the next choice of each operator: error for each weight that it saves more."""
     for place, each in enumerate(choices):
-        current = now[place]
+        current = taken[place]
         saved, error = (current.saved, current.error) if current is not None else (0, 0.0)
         further = [choice for choice in each if choice.saved > saved]
         if further:
@@ -328,7 +336,7 @@ def _rewritten(graph: Graph, picked: dict[Any, tuple[_Factors, _Choice]]) -> IRM
             biases[operator.bias[0]] = constant(bias.reshape(shape).astype(np.float32))
 
     def change(
-        builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
     ) -> Any:
         if variable in picked:
             value = _factored(builder, variable, value, *picked[variable])
@@ -337,13 +345,13 @@ def _rewritten(graph: Graph, picked: dict[Any, tuple[_Factors, _Choice]]) -> IRM
             value = relax.Call(value.op, fields, value.attrs)
         return value
 
-    return graph.revalued(change)
+    return graph.map_values(change)
 
 
 def _factored(
     builder: relax.BlockBuilder, variable: Any, call: Any, factors: _Factors, choice: _Choice
 ) -> Any:
-    """The call of the second operator, the first one emitted."""
+    """Return the call of the second operator, the first one emitted."""
     first, second = (constant(w.astype(np.float32)) for w in factors.calls(choice))
     data, name = call.args[0], f"{variable.name}_factor"
     if factors.operator.kind == "matmul":

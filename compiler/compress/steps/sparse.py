@@ -1,8 +1,8 @@
-"""Pruning: weights become zero, one by one or in patterns that kernels can use.
+"""Provide pruning: weights become zero, one by one or in patterns that kernels can use.
 
 With samples, what is removed is chosen by what it costs the outputs, and what stays makes up for
 it (SparseGPT: Frantar and Alistarh 2023). With H = E[x x^T] and U the upper Cholesky factor of
-its inverse, removing the weight of input j when all before are settled adds w_j^2 / U_jj^2 to the
+its inverse, removing the weight of input j when all before are rounded adds w_j^2 / U_jj^2 to the
 expected squared error. Where a bias follows, it takes the mean, and H is that of x - E[x].
 """
 
@@ -17,19 +17,19 @@ from tvm import IRModule
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.mean_change import mean_change
 from edgec.compiler.calibration.moments import Moments, has_moments, measure_moments
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.rewrite import with_weights
 from edgec.compiler.ir.weight_rows import from_rows, to_rows
 from edgec.compiler.numerics.masks import Mask, Pattern, Scores, spread_ratio
-from edgec.compiler.numerics.second_order import DAMPING, inverse_factor, settle_columns
+from edgec.compiler.numerics.second_order import DAMPING, inverse_factor, round_columns
 
-# Longer sums have no second moments: the matrix would be larger than all the rest.
-MAX_SUM = 8192
+# Longer dot products have no second moments: the matrix would be larger than all the rest.
+MAX_INPUTS = 8192
 
-# Inputs whose worth is compared at a time.
+# Inputs whose saliency is compared at a time.
 BATCH = 128
 
 # Of conjugate gradients, each one product with H for all rows.
@@ -39,8 +39,8 @@ _SEED = 0
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-class Sparse(Step):
-    """The weights of least worth become zero.
+class Sparse(CompressionStep):
+    """The least salient weights become zero.
 
     Attributes:
         ratio: share of the weights that becomes zero.
@@ -48,7 +48,7 @@ class Sparse(Step):
         pattern: `single` weights; `block`: the same input of neighbouring outputs at once, which
             kernels gain by; `N:M`: of M neighbouring input channels all but N.
         block: outputs and inputs of a block.
-        score: what a weight is worth. `magnitude`; `wanda`: that times the mean size of its
+        score: the saliency of a weight. `magnitude`; `wanda`: that times the mean size of its
             input; `second-order`: what the outputs lose, made up for by those that stay; `random`:
             nothing, for comparison. By default second-order with samples, else magnitude.
         scope: a ratio holds for each layer, or for all together: layers that have more to spare
@@ -88,11 +88,11 @@ class Sparse(Step):
 
     @property
     def needs_samples(self) -> bool:
-        """For scores that look at inputs."""
+        """Return whether the score looks at inputs."""
         return self.score in ("wanda", "second-order")
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
-        """Zero the weights of least worth."""
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
+        """Zero the least salient weights."""
         operators = [o for o in self.weighted(graph) if self._prunes(o)]
         if not operators:
             raise UnsupportedModelError(
@@ -102,8 +102,8 @@ class Sparse(Step):
         ratios = self._ratios(operators)
         weights: dict[Any, NDArray[Any]] = {}
         biases: dict[Any, NDArray[Any]] = {}
-        with work.progress.parts("sparse", len(operators)) as advance:
-            for operator, moments in self._with_moments(graph, work, operators):
+        with context.progress.parts("sparse", len(operators)) as advance:
+            for operator, moments in self._with_moments(graph, context, operators):
                 pruned = self._pruned(operator, moments, ratios[operator.anchor])
                 weights[operator.anchor] = pruned
                 if moments is not None and operator.bias is not None:
@@ -124,7 +124,7 @@ class Sparse(Step):
         return not group or (operator.kind != "conv_transpose" and _inputs(operator) % group == 0)
 
     def _ratios(self, operators: list[Operator]) -> dict[Any, float]:
-        """By anchor."""
+        """Return the ratios by anchor."""
         ratio = self.ratio or 0.0
         if self.scope == "layer" or not ratio:
             return {operator.anchor: ratio for operator in operators}
@@ -133,20 +133,22 @@ class Sparse(Step):
         return {o.anchor: share for o, share in zip(operators, spread, strict=True)}
 
     def _with_moments(
-        self, graph: Graph, work: Work, operators: list[Operator]
+        self, graph: Graph, context: StepContext, operators: list[Operator]
     ) -> Iterator[tuple[Operator, Moments | None]]:
-        """Operators, with the moments of their inputs where the score needs them."""
+        """Yield operators, with the moments of their inputs where the score needs them."""
         looks = self.score in ("wanda", "second-order", None) and self.threshold is None
         seen: list[Operator] = []
-        if looks and work.samples is not None:
-            seen = [o for o in operators if has_moments(o) and _to_matrix(o).shape[1] <= MAX_SUM]
+        if looks and context.samples is not None:
+            seen = [o for o in operators if has_moments(o) and _to_matrix(o).shape[1] <= MAX_INPUTS]
         for operator in operators:
             if operator not in seen:
                 yield operator, None
         if seen:
-            assert work.samples is not None
-            model = FloatModel(graph, work.signature, [o.inputs[0] for o in seen], work.evaluate)
-            yield from measure_moments(model, seen, work.samples, work.progress)
+            assert context.samples is not None
+            model = FloatModel(
+                graph, context.signature, [o.inputs[0] for o in seen], context.evaluate
+            )
+            yield from measure_moments(model, seen, context.samples, context.progress)
 
     def _pruned(
         self, operator: Operator, moments: Moments | None, ratio: float
@@ -171,7 +173,7 @@ class Sparse(Step):
         return _from_matrix(np.concatenate(parts), operator)
 
     def _pruned_rows(self, rows: Scores, second: Scores, ratio: float) -> Scores:
-        """Of one group, given the moments of its inputs."""
+        """Return the pruned rows of one group, given the moments of its inputs."""
         pieces, power = self._pieces(), np.diag(second)
         if self.score == "wanda":
             return rows * pieces.mask(_relative(rows**2 * power), ratio)
@@ -180,19 +182,21 @@ class Sparse(Step):
         batch = BATCH // pieces.group * pieces.group if pieces.group else BATCH
         kept: Mask = np.ones(rows.shape, bool)
 
-        def settle(left: NDArray[np.float64], place: int) -> NDArray[np.float64]:
+        def round_column(left: NDArray[np.float64], place: int) -> NDArray[np.float64]:
             if place % batch == 0:
                 part = slice(place, place + batch)
                 scores = left[0, :, part] ** 2 / np.diag(upper[0])[part] ** 2 / scale
                 kept[:, part] = pieces.mask(scores, ratio)
             return np.asarray(np.where(kept[:, place], left[:, :, place], 0), np.float64)
 
-        pruned = settle_columns(rows[None], upper, settle, batch)
+        pruned = round_columns(rows[None], upper, round_column, batch)
         return _refit(rows, pruned[0], second)
 
 
 def _refit(rows: Scores, pruned: Scores, second: Scores) -> Scores:
-    """The nonzero weights that lose least: all of a row at once, those before the removed too.
+    """Return the nonzero weights that lose least.
+
+    All of a row at once, those before the removed too.
 
     Minimizes (w - v) H (w - v)^T over v with the zeros of `pruned`, by conjugate gradients.
     """
@@ -213,19 +217,22 @@ def _refit(rows: Scores, pruned: Scores, second: Scores) -> Scores:
 
 
 def _relative(scores: Scores) -> Scores:
-    """By output: batch normalizations are folded, so that outputs differ in scale."""
+    """Return relative errors by output: batch normalizations are folded.
+
+    So outputs differ in scale.
+    """
     total: Scores = np.maximum(scores.sum(axis=1, keepdims=True), _TINY)
     return scores / total
 
 
 def _inputs(operator: Operator) -> int:
-    """Input channels of a sum."""
+    """Return input channels of a sum."""
     assert operator.weight is not None
     return int(operator.weight.array.shape[-2 if operator.kind == "matmul" else 1])
 
 
 def _places(operator: Operator) -> NDArray[np.int64]:
-    """Columns of `to_rows` in the order of places in the window, then input channels."""
+    """Return columns of `to_rows` in the order of places in the window, then input channels."""
     assert operator.weight is not None
     shape = operator.weight.array.shape
     if operator.kind == "matmul":
@@ -234,20 +241,20 @@ def _places(operator: Operator) -> NDArray[np.int64]:
 
 
 def _to_matrix(operator: Operator) -> NDArray[np.float32]:
-    """Weights as [outputs, inputs], neighbouring columns being neighbouring input channels."""
+    """Return weights as [outputs, inputs], neighbouring input channels side by side."""
     assert operator.weight is not None
     return to_rows(operator.weight.array, operator)[:, _places(operator)]
 
 
 def _from_matrix(rows: Scores, operator: Operator) -> NDArray[np.float32]:
-    """The inverse of `_to_matrix`."""
+    """Return the inverse of `_to_matrix`."""
     ordered = np.empty(rows.shape, np.float32)
     ordered[:, _places(operator)] = rows
     return from_rows(ordered, operator)
 
 
 def _like_constant(graph: Graph, variable: Any, bias: NDArray[Any]) -> NDArray[np.float32]:
-    """A bias in the shape of the constant that it takes the place of."""
+    """Return a bias in the shape of the constant that it takes the place of."""
     arrays = [graph.constant(argument) for argument in graph.definitions[variable].args]
     (known,) = [array for array in arrays if array is not None]
     return bias.astype(np.float32).reshape(known.shape)

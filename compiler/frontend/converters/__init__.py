@@ -1,1 +1,1 @@
-"""Converters of our own, one file per operator family."""
+"""Provide converters of our own, one file per operator family."""

@@ -1,4 +1,4 @@
-"""Activation functions that Relax lacks or that TVM's importer knows in float32 only."""
+"""Provide activation functions that Relax lacks or that TVM's importer knows in float32 only."""
 
 from tvm import relax
 
@@ -9,7 +9,7 @@ _MISH_SATURATION = 20.0
 
 
 def convert_elu(node: Node) -> relax.Expr:
-    """Elu: max(0, x) + alpha * (exp(min(0, x)) - 1)."""
+    """Convert Elu: max(0, x) + alpha * (exp(min(0, x)) - 1)."""
     data = node.input(0)
     dtype, alpha = dtype_of(data), node.attributes.get("alpha", 1.0)
     zero = scalar(0, dtype)
@@ -56,7 +56,7 @@ def convert_thresholded_relu(node: Node) -> relax.Expr:
 
 
 def convert_mish(node: Node) -> relax.Expr:
-    """Mish: x * tanh(log(1 + exp(x))).
+    """Convert Mish: x * tanh(log(1 + exp(x))).
 
     As x * w / (w + 2) with w = e * (e + 2) and e = exp(x), which follows from
     tanh(log(a)) = (a^2 - 1) / (a^2 + 1) with a = 1 + e and cancels nothing.

@@ -1,4 +1,7 @@
-"""Arithmetic whose corner cases Relax and C leave open: signs, zero, overflow, mixed dtypes."""
+"""Provide arithmetic whose corner cases Relax and C leave open.
+
+Signs, zero, overflow, mixed dtypes.
+"""
 
 from typing import Any
 
@@ -20,7 +23,7 @@ from edgec.compiler.ir.signature import TensorSpec
 
 
 def convert_div(node: Node) -> relax.Expr:
-    """Div: of integers truncated towards zero.
+    """Convert Div: of integers truncated towards zero.
 
     Integer division by zero, for which ONNX defines no value, gives 0 and does not trap.
     """
@@ -31,7 +34,10 @@ def convert_div(node: Node) -> relax.Expr:
 
 
 def convert_mod(node: Node) -> relax.Expr:
-    """Mod: `fmod=1` takes the sign of the dividend, as C does, `fmod=0` that of the divisor."""
+    """Convert Mod: `fmod=1` takes the sign of the dividend.
+
+    As C does, `fmod=0` that of the divisor.
+    """
     left, right = node.input(0), node.input(1)
     dtype, fmod = dtype_of(left), bool(node.attributes.get("fmod", 0))
     if dtype not in FLOATS:
@@ -79,7 +85,7 @@ def _integer_division(node: Node, divide: Any, negative_one: Any) -> relax.Expr:
 
 
 def convert_pow(node: Node) -> relax.Expr:
-    """Pow: the result has the dtype of the base, whatever that of the exponent.
+    """Convert Pow: the result has the dtype of the base, whatever that of the exponent.
 
     Integers to the power of integers are multiplied exactly, modulo the width; a negative
     exponent gives the truncated reciprocal. An integer to the power of a float is computed in
@@ -107,7 +113,7 @@ def _power_in_double(node: Node, base: relax.Expr, exponent: relax.Expr) -> rela
 
 
 def _integer_power(node: Node, base: relax.Expr, exponent: relax.Expr) -> relax.Expr:
-    """Square and multiply."""
+    """Return square and multiply."""
     dtype, power_dtype = dtype_of(base), dtype_of(exponent)
     shape = np.broadcast_shapes(static_shape(base), static_shape(exponent))
     count = int(np.prod(shape))
@@ -145,7 +151,10 @@ def _integer_power(node: Node, base: relax.Expr, exponent: relax.Expr) -> relax.
 
 
 def convert_bit_shift(node: Node) -> relax.Expr:
-    """BitShift: arithmetic to the right; a count that is negative or too large shifts all out."""
+    """Convert BitShift: arithmetic to the right.
+
+    A count that is negative or too large shifts all out.
+    """
     left, right = node.input(0), node.input(1)
     dtype, to_left = dtype_of(left), node.attributes["direction"] == "LEFT"
     bits, signed = np.iinfo(dtype).bits, not dtype.startswith("u")
@@ -165,7 +174,7 @@ def convert_bit_shift(node: Node) -> relax.Expr:
 
 
 def convert_is_inf(node: Node) -> relax.Expr:
-    """IsInf: of either sign, or of the signs that the attributes leave."""
+    """Convert IsInf: of either sign, or of the signs that the attributes leave."""
     data = node.input(0)
     dtype = dtype_of(data)
     positive = node.attributes.get("detect_positive", 1)
@@ -182,7 +191,7 @@ def convert_is_inf(node: Node) -> relax.Expr:
 
 
 def _place(tensor: Any, at: list[Any]) -> tuple[Any, ...]:
-    """The index into a tensor that is broadcast to the rank of `at`."""
+    """Return the index into a tensor that is broadcast to the rank of `at`."""
     skipped = len(at) - len(tensor.shape)
     return tuple(
         tirx.const(0, "int64") if int(extent) == 1 else index

@@ -1,4 +1,4 @@
-"""Attention, rotary embeddings, linear attention and its causal convolution.
+"""Provide attention, rotary embeddings, linear attention and its causal convolution.
 
 Matrix products of half-precision tensors are accumulated in float32 and rounded once.
 """
@@ -28,7 +28,7 @@ op = relax.op
 
 
 def convert_attention(node: Node) -> list[relax.Expr]:
-    """Attention: softmax(softcap(Q K^T scale) + mask) V, per head.
+    """Convert Attention: softmax(softcap(Q K^T scale) + mask) V, per head.
 
     B is the batch, L the number of queries, T of keys with those of the past, N of query heads,
     M of key heads (N / M query heads share one), D and E the sizes of a key and a value.
@@ -86,7 +86,7 @@ def convert_attention(node: Node) -> list[relax.Expr]:
 
 
 class Mask:
-    """What each query may look at: conditions, and a bias that is added to the logits.
+    """A mask says what each query may look at: conditions, and a bias that is added to the logits.
 
     Conditions known now are kept as an array, so that an ordinary causal mask is a constant.
     """
@@ -142,7 +142,7 @@ class Mask:
             self.restrict(self.node.call(op.greater_equal, distance, int64(-right)))
 
     def bias(self) -> tuple[relax.Expr | None, relax.Expr | None]:
-        """What is added to the logits, and which queries see nothing; None for none."""
+        """Return what is added to the logits, and which queries see nothing; None for none."""
         node = self.node
         lowest = np.array(-np.inf, self.dtype)
         terms = list(self.biases)
@@ -166,7 +166,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Attended:
-    """Attention of every head.
+    """The result is the attention of every head.
 
     Attributes:
         output: [B, N, L, E].
@@ -187,7 +187,7 @@ def attend(
     softcap: float = 0.0,
     precision: str | None = None,
 ) -> Attended:
-    """Scaled dot-product attention (Vaswani et al. 2017), heads grouped (Ainslie et al. 2023).
+    """Return dot-product attention (Vaswani et al. 2017), heads grouped (Ainslie et al. 2023).
 
     The query heads of a group are more rows of one product: keys are not repeated. A query that
     may see nothing gives zeros.
@@ -237,7 +237,7 @@ def attend(
 
 
 def _softmax(node: Node, logits: relax.Expr) -> relax.Expr:
-    """Softmax in the precision of the logits, as specified: half rounds after every step."""
+    """Return softmax in the precision of the logits, as specified: half rounds after every step."""
     dtype = dtype_of(logits)
     if dtype in ("float32", "float64"):
         return node.call(op.nn.softmax, logits, axis=-1)
@@ -248,7 +248,7 @@ def _softmax(node: Node, logits: relax.Expr) -> relax.Expr:
 
 
 def split_heads(node: Node, tensor: relax.Expr, heads: int) -> relax.Expr:
-    """[B, L, N D] as [B, N, L, D]."""
+    """Return [B, L, N D] as [B, N, L, D]."""
     batch, length, width = static_shape(tensor)
     if heads < 1 or width % heads:
         raise Refusal(f"{width} features do not split into {heads} heads")
@@ -257,14 +257,14 @@ def split_heads(node: Node, tensor: relax.Expr, heads: int) -> relax.Expr:
 
 
 def merge_heads(node: Node, tensor: relax.Expr) -> relax.Expr:
-    """[B, N, L, D] as [B, L, N D]."""
+    """Return [B, N, L, D] as [B, L, N D]."""
     batch, heads, length, size = static_shape(tensor)
     parts = node.call(op.permute_dims, tensor, [0, 2, 1, 3])
     return node.call(op.reshape, parts, (batch, length, heads * size))
 
 
 def matmul(node: Node, left: relax.Expr, right: relax.Expr) -> relax.Expr:
-    """Matrix product in the operands' dtype; half precision is rounded once."""
+    """Return matrix product in the operands' dtype; half precision is rounded once."""
     dtype = dtype_of(left)
     if dtype in ("float32", "float64"):
         return node.call(op.matmul, left, right)
@@ -272,12 +272,12 @@ def matmul(node: Node, left: relax.Expr, right: relax.Expr) -> relax.Expr:
 
 
 def int64(value: Any) -> relax.Expr:
-    """A constant for indices."""
+    """Return a constant for indices."""
     return relax.const(np.asarray(value, np.int64), "int64")
 
 
 def _padded(node: Node, mask: relax.Expr, total: int) -> relax.Expr:
-    """A mask over all keys; those that it does not reach are forbidden."""
+    """Return a mask over all keys; those that it does not reach are forbidden."""
     shape = static_shape(mask)
     missing = total - shape[-1]
     if missing <= 0:
@@ -291,7 +291,7 @@ def _padded(node: Node, mask: relax.Expr, total: int) -> relax.Expr:
 
 
 def convert_rotary_embedding(node: Node) -> relax.Expr:
-    """RotaryEmbedding: X [B, N, L, D] or [B, L, N D], rotated by angles [B, L, R / 2].
+    """Convert RotaryEmbedding: X [B, N, L, D] or [B, L, N D], rotated by angles [B, L, R / 2].
 
     With position_ids [B, L] the angles are picked from caches [positions, R / 2].
     """
@@ -314,7 +314,7 @@ def convert_rotary_embedding(node: Node) -> relax.Expr:
 
 
 def pick(node: Node, table: relax.Expr, indices: relax.Expr) -> relax.Var:
-    """Rows of a table; an index out of range must not read foreign memory."""
+    """Return rows of a table; an index out of range must not read foreign memory."""
     return node.call(op.take, table, indices, axis=0, mode="clip")
 
 
@@ -326,7 +326,7 @@ def rotate(
     dim: int,
     interleaved: bool,
 ) -> relax.Expr:
-    """Rotary position embedding (Su et al. 2021).
+    """Return rotary position embedding (Su et al. 2021).
 
     Pairs of features are turned by an angle per position. A feature's partner is its neighbour
     if `interleaved`, else the one R / 2 later.
@@ -334,7 +334,7 @@ def rotate(
     Args:
         node: where it belongs.
         data: [..., D].
-        cosines: of the angles, broadcasts to [..., R / 2].
+        cosines: the cosines of the angles, broadcasts to [..., R / 2].
         sines: likewise.
         dim: R, how many of the first features are rotated; 0 for all.
         interleaved: how pairs lie.
@@ -378,7 +378,7 @@ def _slice(node: Node, data: relax.Expr, axis: int, begin: int, end: int) -> rel
 
 
 def convert_linear_attention(node: Node) -> list[relax.Expr]:
-    """LinearAttention, unrolled over the (static) sequence; the state is float32.
+    """Return LinearAttention, unrolled over the (static) sequence; the state is float32.
 
     q and k of the size D, v of E, N query heads share M states S [B, M, D, E]:
 
@@ -439,7 +439,9 @@ def convert_linear_attention(node: Node) -> list[relax.Expr]:
 
 
 def convert_causal_conv_with_state(node: Node) -> list[relax.Expr]:
-    """CausalConvWithState: depthwise convolution of the past and the input, maybe silu behind.
+    """Convert CausalConvWithState.
+
+    Depthwise convolution of the past and the input, maybe silu behind.
 
     input [B, C, L], weight [C, 1, k], bias [C], past_state [B, C, k - 1].
 

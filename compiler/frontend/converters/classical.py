@@ -1,4 +1,4 @@
-"""Operators of `ai.onnx.ml`: what scikit-learn's, LightGBM's and XGBoost's exporters write.
+"""Provide operators of `ai.onnx.ml`: what scikit-learn's, LightGBM's and XGBoost's exporters write.
 
 Where the specification is silent (labels of two classes, scores of one), ONNX Runtime's kernels
 decide. Text is not supported: labels that are text have no value, which only matters to their
@@ -31,14 +31,17 @@ def refuse_zip_map(node: Node) -> Never:
 
 
 def convert_scaler(node: Node) -> relax.Expr:
-    """Scaler: (x - offset) * scale by feature, or the same for all."""
+    """Convert Scaler: (x - offset) * scale by feature, or the same for all."""
     data = node.cast(node.input(0), "float32")
     moved = node.call(op.subtract, data, _floats(node, "offset", 0.0))
     return op.multiply(moved, _floats(node, "scale", 1.0))
 
 
 def convert_normalizer(node: Node) -> relax.Expr:
-    """Normalizer: each row over its maximum, sum of magnitudes or length, unless that is zero."""
+    """Convert Normalizer: each row over its maximum, sum of magnitudes or length.
+
+    Unless that is zero.
+    """
     data = node.cast(node.input(0), "float32")
     norm = node.attributes.get("norm", "MAX")
     match norm:
@@ -57,7 +60,7 @@ def convert_normalizer(node: Node) -> relax.Expr:
 
 
 def convert_binarizer(node: Node) -> relax.Expr:
-    """Binarizer: 1 above the threshold, 0 elsewhere, in the dtype of the data."""
+    """Convert Binarizer: 1 above the threshold, 0 elsewhere, in the dtype of the data."""
     data = node.input(0)
     threshold = scalar(node.attributes.get("threshold", 0.0), dtype_of(data))
     return op.astype(node.call(op.greater, data, threshold), dtype_of(data))
@@ -84,7 +87,7 @@ def convert_imputer(node: Node) -> relax.Expr:
 
 
 def convert_feature_vectorizer(node: Node) -> relax.Expr:
-    """FeatureVectorizer: columns [N, k] side by side, as float32."""
+    """Convert FeatureVectorizer: columns [N, k] side by side, as float32."""
     columns = []
     for index in range(len(node.inputs)):
         column = node.cast(node.input(index), "float32")
@@ -94,7 +97,10 @@ def convert_feature_vectorizer(node: Node) -> relax.Expr:
 
 
 def convert_array_feature_extractor(node: Node) -> relax.Expr:
-    """ArrayFeatureExtractor: the elements of the last axis at the places [k]; rank 2 at least."""
+    """Convert ArrayFeatureExtractor: the elements of the last axis at the places [k].
+
+    Rank 2 at least.
+    """
     data, places = node.input(0), node.input(1)
     shape = static_shape(data)
     count = int(np.prod(static_shape(places)))
@@ -104,7 +110,7 @@ def convert_array_feature_extractor(node: Node) -> relax.Expr:
 
 
 def convert_one_hot_encoder(node: Node) -> relax.Expr:
-    """OneHotEncoder: float32 1 where a value is the category of the new last axis."""
+    """Convert OneHotEncoder: float32 1 where a value is the category of the new last axis."""
     data, categories = node.input(0), node.attributes.get("cats_int64s")
     if not categories:
         raise Refusal("categories that are text are not supported; feed the model numbers")
@@ -116,7 +122,7 @@ def convert_one_hot_encoder(node: Node) -> relax.Expr:
 
 
 def convert_label_encoder(node: Node) -> relax.Expr:
-    """LabelEncoder: a number in place of each key, the default in place of others."""
+    """Convert LabelEncoder: a number in place of each key, the default in place of others."""
     keys = _table(node, "keys")
     values = _table(node, "values")
     if len(keys) != len(values):
@@ -150,7 +156,7 @@ def convert_label_encoder(node: Node) -> relax.Expr:
 
 
 def _table(node: Node, side: str) -> NDArray[Any]:
-    """Keys or values of a LabelEncoder.
+    """Return keys or values of a LabelEncoder.
 
     Raises:
         Refusal: they are text.
@@ -176,7 +182,7 @@ def convert_linear_regressor(node: Node) -> relax.Expr:
 
 
 def convert_linear_classifier(node: Node) -> list[relax.Expr | None]:
-    """LinearClassifier: labels [N] and scores [N, classes] of x [N, F]."""
+    """Convert LinearClassifier: labels [N] and scores [N, classes] of x [N, F]."""
     attributes = node.attributes
     labels = class_labels(node)
     rows = len(attributes["coefficients"]) // static_shape(node.input(0))[-1]
@@ -188,7 +194,7 @@ def convert_linear_classifier(node: Node) -> list[relax.Expr | None]:
 
 
 def convert_svm_regressor(node: Node) -> relax.Expr:
-    """SVMRegressor: kernel(x, support vectors) times coefficients, plus rho."""
+    """Convert SVMRegressor: kernel(x, support vectors) times coefficients, plus rho."""
     attributes = node.attributes
     data = node.cast(node.input(0), "float32")
     features = static_shape(data)[-1]
@@ -209,7 +215,7 @@ def convert_svm_regressor(node: Node) -> relax.Expr:
 
 
 def _kernel(node: Node, data: relax.Expr, vectors: NDArray[np.float32]) -> relax.Expr:
-    """Similarity of rows [N, F] to support vectors [S, F]: [N, S]."""
+    """Return similarity of rows [N, F] to support vectors [S, F]: [N, S]."""
     kind = node.attributes.get("kernel_type", "LINEAR")
     gamma, coefficient, degree = (*node.attributes.get("kernel_params", ()), 0.0, 0.0, 3.0)[:3]
     product = node.call(op.matmul, data, constant_tensor(np.ascontiguousarray(vectors.T)))
@@ -255,7 +261,7 @@ def _floats(node: Node, name: str, default: float) -> relax.Expr:
 
 
 def class_labels(node: Node) -> NDArray[np.int64] | None:
-    """Labels of the classes; None where they are text."""
+    """Return labels of the classes; None where they are text."""
     attributes = node.attributes
     text = attributes.get("classlabels_strings") or attributes.get("classlabels_strings_int64s")
     if text:
@@ -279,7 +285,7 @@ def argmax_label(
 def binary_label(
     node: Node, positive: relax.Expr, labels: NDArray[np.int64] | None
 ) -> relax.Expr | None:
-    """The second label where `positive` [N, 1] holds, else the first."""
+    """Return the second label where `positive` [N, 1] holds, else the first."""
     if labels is None:
         return None
     chosen = node.call(op.reshape, positive, (static_shape(positive)[0],))
@@ -288,7 +294,7 @@ def binary_label(
 
 
 def both(node: Node, scores: relax.Expr, complement: bool) -> relax.Expr:
-    """Scores of two classes [N, 2] from those of the second one [N, 1].
+    """Return scores of two classes [N, 2] from those of the second one [N, 1].
 
     Args:
         node: with the attribute `post_transform`.
@@ -308,7 +314,7 @@ def both(node: Node, scores: relax.Expr, complement: bool) -> relax.Expr:
 
 
 def transformed(node: Node, scores: relax.Expr) -> relax.Expr:
-    """Scores [N, classes] after `post_transform`."""
+    """Return scores [N, classes] after `post_transform`."""
     transform = node.attributes.get("post_transform", "NONE")
     if isinstance(transform, int):
         transform = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")[transform]

@@ -1,4 +1,4 @@
-"""Conv and ConvTranspose in one, two and three dimensions."""
+"""Provide conv and ConvTranspose in one, two and three dimensions."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _TRANSPOSED = {
 
 
 def convert_conv(node: Node) -> relax.Expr:
-    """Conv: data [N, C, *space], weight [O, C/group, *kernel], bias [O]."""
+    """Convert Conv: data [N, C, *space], weight [O, C/group, *kernel], bias [O]."""
     weight, bias = node.input(1), node.optional(2)
     result = convolve(node, node.input(0), weight)
     if bias is None:
@@ -29,7 +29,7 @@ def convert_conv(node: Node) -> relax.Expr:
 def convolve(
     node: Node, data: relax.Expr, weight: relax.Expr, out_dtype: str | None = None
 ) -> relax.Expr:
-    """Convolution with the attributes of a node, summed in `out_dtype`."""
+    """Return convolution with the attributes of a node, summed in `out_dtype`."""
     attributes = node.attributes
     kernel = static_shape(weight)[2:]
     rank = len(kernel)
@@ -59,7 +59,7 @@ def convolve(
 
 
 def convert_conv_transpose(node: Node) -> relax.Expr:
-    """ConvTranspose: data [N, C, *space], weight [C, O/group, *kernel], bias [O].
+    """Convert ConvTranspose: data [N, C, *space], weight [C, O/group, *kernel], bias [O].
 
     Pads cut off what the kernel spreads, (extent - 1) * stride + reach along each axis; pads below
     zero and `output_padding` add zeros there, before the bias.
@@ -99,7 +99,7 @@ def convert_conv_transpose(node: Node) -> relax.Expr:
 def _transposed_padding(
     node: Node, strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """What is cut off before and behind each axis, less `output_padding`; below zero: added.
+    """Return what is cut off before and behind each axis, less `output_padding`; below zero: added.
 
     `output_shape` and SAME ask for a size. What is then to be cut off in all is split between both
     sides; an odd one goes behind for SAME_UPPER and before otherwise, as ONNX Runtime has it, too.
@@ -135,7 +135,7 @@ def explicit_padding(
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> tuple[int, ...]:
-    """Padding before each dimension, then after each, for any `auto_pad`.
+    """Return padding before each dimension, then after each, for any `auto_pad`.
 
     SAME gives ceil(extent / stride) outputs: what is missing is split between both sides, and
     an odd one goes after (UPPER) or before (LOWER).
@@ -160,7 +160,7 @@ def explicit_padding(
 
 
 def channel_constant(node: Node, values: relax.Expr, rank: int) -> relax.Expr:
-    """Per-channel values [C] in a shape that broadcasts over [N, C, *space]."""
+    """Return per-channel values [C] in a shape that broadcasts over [N, C, *space]."""
     array = constant_value(values)
     if array is None:
         (channels,) = static_shape(values)

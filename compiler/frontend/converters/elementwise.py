@@ -1,4 +1,4 @@
-"""Elementwise operators that TVM's importer spells in ways the passes cannot read."""
+"""Provide elementwise operators that TVM's importer spells in ways the passes cannot read."""
 
 import math
 from functools import reduce
@@ -19,7 +19,7 @@ from edgec.compiler.frontend.node import (
 
 
 def convert_clip(node: Node) -> relax.Expr:
-    """Clip: bounds as attributes before opset 11, as inputs since; they may be computed.
+    """Convert Clip: bounds as attributes before opset 11, as inputs since; they may be computed.
 
     Computed as maximum then minimum, so that the upper bound wins where the bounds cross, as
     the specification has it.
@@ -40,7 +40,7 @@ def convert_clip(node: Node) -> relax.Expr:
 
 
 def _bound(node: Node, index: int, name: str) -> relax.Expr | None:
-    """A bound as a scalar, None if it is left out."""
+    """Return a bound as a scalar, None if it is left out."""
     value = node.optional(index)
     if value is None:
         return None
@@ -54,7 +54,7 @@ def _bound(node: Node, index: int, name: str) -> relax.Expr | None:
 
 
 def convert_hard_sigmoid(node: Node) -> relax.Expr:
-    """HardSigmoid: min(1, max(0, alpha * x + beta))."""
+    """Convert HardSigmoid: min(1, max(0, alpha * x + beta))."""
     data = node.input(0)
     alpha = node.attributes.get("alpha", 0.2)
     beta = node.attributes.get("beta", 0.5)
@@ -62,7 +62,7 @@ def convert_hard_sigmoid(node: Node) -> relax.Expr:
 
 
 def convert_hard_swish(node: Node) -> relax.Expr:
-    """HardSwish: x * min(1, max(0, x / 6 + 1 / 2))."""
+    """Convert HardSwish: x * min(1, max(0, x / 6 + 1 / 2))."""
     data = node.input(0)
     return relax.op.multiply(data, node.emit(_hard_sigmoid(node, data, 1 / 6, 0.5)))
 
@@ -76,7 +76,7 @@ def _hard_sigmoid(node: Node, data: relax.Expr, alpha: float, beta: float) -> re
 
 
 def convert_sign(node: Node) -> relax.Expr:
-    """Sign: -1, 0 or 1; NaN stays NaN."""
+    """Convert Sign: -1, 0 or 1; NaN stays NaN."""
     data = node.input(0)
     dtype = dtype_of(data)
     if dtype.startswith("u"):
@@ -114,7 +114,10 @@ def convert_variadic(node: Node) -> relax.Expr:
 
 
 def convert_identity(node: Node) -> list[relax.Expr]:
-    """Identity, and Dropout in inference: the input itself, and a mask that keeps everything."""
+    """Return identity, and Dropout in inference: the input itself.
+
+    And a mask that keeps everything.
+    """
     data = node.input(0)
     if node.op_type != "Dropout":
         return [data]

@@ -37,7 +37,7 @@ _GQA_INPUTS = {
 
 
 def convert_group_query_attention(node: Node) -> list[relax.Expr]:
-    """GroupQueryAttention: query [B, L, N D], key and value [B, L, M D], causal.
+    """Convert GroupQueryAttention: query [B, L, N D], key and value [B, L, M D], causal.
 
     Query alone may hold all three, [B, L, (N + 2 M) D]. past_key and past_value [B, M, P, D];
     seqlens_k [B] is the number of keys less one, known or not; total_sequence_length, which must
@@ -113,7 +113,7 @@ def convert_group_query_attention(node: Node) -> list[relax.Expr]:
 
 
 def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:
-    """Keys of each sequence before its new ones, int64 [B].
+    """Return keys of each sequence before its new ones, int64 [B].
 
     Args:
         node: with the number of keys less one.
@@ -129,7 +129,7 @@ def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:
 
 
 def _column(node: Node, offset: int | relax.Expr, rank: int) -> relax.Expr:
-    """Offsets that broadcast over a tensor with the batch in front."""
+    """Return offsets that broadcast over a tensor with the batch in front."""
     if isinstance(offset, int):
         return int64(offset)
     return node.call(op.reshape, offset, (-1, *(1,) * (rank - 1)))

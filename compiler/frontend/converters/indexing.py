@@ -1,4 +1,4 @@
-"""Operators that pick elements by index."""
+"""Provide operators that pick elements by index."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from edgec.compiler.ir.signature import TensorSpec
 
 
 def convert_gather(node: Node) -> relax.Expr:
-    """Gather: data indexed along one axis by a tensor of indices, negative ones from the end."""
+    """Convert Gather: data indexed along one axis by indices, negative ones from the end."""
     data, indices = node.input(0), node.input(1)
     shape = extents_of(data)
     axis = node.attributes.get("axis", 0) % len(shape)
@@ -56,13 +56,13 @@ def convert_gather(node: Node) -> relax.Expr:
 
 
 def _wrap(index: Any, extent: int) -> Any:
-    """An index counted from the front."""
+    """Return an index counted from the front."""
     dtype = str(index.ty.dtype)
     return tirx.Select(index < tirx.const(0, dtype), index + tirx.const(extent, dtype), index)
 
 
 def _inside(index: Any, extent: int) -> Any:
-    """An index from either end, clipped: one out of range must not read foreign memory."""
+    """Return an index from either end, clipped: one out of range must not read foreign memory."""
     dtype = str(index.ty.dtype)
     last = tirx.const(extent - 1, dtype)
     return tirx.max(tirx.min(_wrap(index, extent), last), tirx.const(0, dtype))
@@ -76,7 +76,7 @@ def _axis(node: Node, rank: int, default: int = 0) -> int:
 
 
 def convert_gather_elements(node: Node) -> relax.Expr:
-    """GatherElements: y[i][j][k] = x[i][index[i][j][k]][k] for axis 1."""
+    """Convert GatherElements: y[i][j][k] = x[i][index[i][j][k]][k] for axis 1."""
     data, indices = node.input(0), node.input(1)
     shape = static_shape(data)
     axis = _axis(node, len(shape))
@@ -89,7 +89,7 @@ def convert_gather_elements(node: Node) -> relax.Expr:
 
 
 def convert_gather_nd(node: Node) -> relax.Expr:
-    """GatherND: the last axis of the indices holds positions in the axes after `batch_dims`."""
+    """Convert GatherND: the last axis of the indices holds positions after `batch_dims`."""
     data, indices = node.input(0), node.input(1)
     shape, batch = static_shape(data), int(node.attributes.get("batch_dims", 0))
     *outer, depth = extents_of(indices)
@@ -124,7 +124,7 @@ def _combine(node: Node, dtype: str) -> Callable[[Any, Any], Any]:
 
 
 def convert_scatter_elements(node: Node) -> relax.Expr:
-    """ScatterElements: y[i][index[i][j][k]][k] = update[i][j][k] for axis 1, in that order.
+    """Convert ScatterElements: y[i][index[i][j][k]][k] = update[i][j][k] for axis 1, in that order.
 
     An index that is out of range at run time is skipped.
     """
@@ -151,7 +151,7 @@ def convert_scatter_elements(node: Node) -> relax.Expr:
 
 
 def convert_scatter_nd(node: Node) -> relax.Expr:
-    """ScatterND: slices of updates to positions, which the last axis of the indices holds.
+    """Convert ScatterND: slices of updates to positions, which the last axis of the indices holds.
 
     An index that is out of range at run time is skipped.
     """
@@ -180,7 +180,7 @@ def convert_scatter_nd(node: Node) -> relax.Expr:
 
 
 def convert_one_hot(node: Node) -> relax.Expr:
-    """OneHot: `values[1]` where the new axis counts to the index, `values[0]` elsewhere."""
+    """Convert OneHot: `values[1]` where the new axis counts to the index, `values[0]` elsewhere."""
     indices, values = node.input(0), node.input(2)
     depth = int(node.constant(1, "depth").reshape(-1)[0])
     shape = list(static_shape(indices))
@@ -195,7 +195,7 @@ def convert_one_hot(node: Node) -> relax.Expr:
 
 
 def convert_top_k(node: Node) -> list[relax.Expr]:
-    """TopK: the k first of a stable sort, so that equal values keep their order."""
+    """Convert TopK: the k first of a stable sort, so that equal values keep their order."""
     data = node.input(0)
     shape = static_shape(data)
     axis, extent = _axis(node, len(shape), -1), shape[_axis(node, len(shape), -1)]
@@ -227,7 +227,7 @@ def convert_top_k(node: Node) -> list[relax.Expr]:
 
 
 def argsort_rows(node: Node, rows: relax.Expr, descending: bool) -> relax.Expr:
-    """Positions that sort each row, by merging; equal values keep their order.
+    """Return positions that sort each row, by merging; equal values keep their order.
 
     Args:
         node: whose builder emits it.
@@ -281,7 +281,7 @@ def argsort_rows(node: Node, rows: relax.Expr, descending: bool) -> relax.Expr:
 
 
 def convert_reverse_sequence(node: Node) -> relax.Expr:
-    """ReverseSequence: the first `sequence_lens` steps of each entry of the batch."""
+    """Convert ReverseSequence: the first `sequence_lens` steps of each entry of the batch."""
     data, lengths = node.input(0), node.input(1)
     batch, time = node.attributes.get("batch_axis", 1), node.attributes.get("time_axis", 0)
 
@@ -296,7 +296,7 @@ def convert_reverse_sequence(node: Node) -> relax.Expr:
 
 
 def convert_cumulative(node: Node) -> relax.Expr:
-    """CumSum and CumProd, from either end, with the element itself or without."""
+    """Return CumSum and CumProd, from either end, with the element itself or without."""
     data = node.input(0)
     shape = static_shape(data)
     axis = int(node.constant(1, "axis").reshape(-1)[0]) % max(len(shape), 1)
@@ -325,7 +325,7 @@ def convert_cumulative(node: Node) -> relax.Expr:
 
 
 def convert_compress(node: Node) -> relax.Expr:
-    """Compress: the slices of an axis, or of the flat tensor, whose condition holds.
+    """Convert Compress: the slices of an axis, or of the flat tensor, whose condition holds.
 
     A condition that is constant gives a static shape.
     """
@@ -358,7 +358,7 @@ def convert_compress(node: Node) -> relax.Expr:
 
 
 def first_rows(node: Node, padded: relax.Expr, count: relax.Expr, axis: int = 0) -> relax.Expr:
-    """The first `count` entries of an axis, a number that only a run tells.
+    """Return the first `count` entries of an axis, a number that only a run tells.
 
     Args:
         node: whose builder emits it.
@@ -378,7 +378,10 @@ def first_rows(node: Node, padded: relax.Expr, count: relax.Expr, axis: int = 0)
 
 
 def convert_non_zero(node: Node) -> relax.Expr:
-    """NonZero: the positions [rank, n] of the elements that are not zero; n, only a run tells."""
+    """Convert NonZero: the positions [rank, n] of the elements that are not zero.
+
+    N, only a run tells.
+    """
     data = node.input(0)
     shape = static_shape(data)
     size, rank = math.prod(shape), len(shape)

@@ -1,4 +1,4 @@
-"""Losses of classification, over any number of positions."""
+"""Provide losses of classification, over any number of positions."""
 
 from tvm import relax
 
@@ -15,14 +15,17 @@ op = relax.op
 
 
 def convert_negative_log_likelihood_loss(node: Node) -> relax.Expr:
-    """NegativeLogLikelihoodLoss of log probabilities [N, C, *d] for classes [N, *d]."""
+    """Return NegativeLogLikelihoodLoss of log probabilities [N, C, *d] for classes [N, *d]."""
     data = node.input(0)
     exact = node.cast(data, accumulator_dtype(dtype_of(data)))
     return node.cast(_loss(node, exact), dtype_of(data))
 
 
 def convert_softmax_cross_entropy_loss(node: Node) -> list[relax.Expr]:
-    """SoftmaxCrossEntropyLoss of scores [N, C, *d] for classes [N, *d], and log probabilities."""
+    """Return SoftmaxCrossEntropyLoss of scores [N, C, *d] for classes [N, *d].
+
+    And log probabilities.
+    """
     data = node.input(0)
     logarithms = node.call(
         op.nn.log_softmax, node.cast(data, accumulator_dtype(dtype_of(data))), axis=1
@@ -31,7 +34,7 @@ def convert_softmax_cross_entropy_loss(node: Node) -> list[relax.Expr]:
 
 
 def _loss(node: Node, logarithms: relax.Expr) -> relax.Expr:
-    """Loss = -w[class] * logarithm[class], zero where the class is `ignore_index`.
+    """Return loss = -w[class] * logarithm[class], zero where the class is `ignore_index`.
 
     The mean is that of the weights: sum of losses / sum of weights.
     """

@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Provide matrix products."""
 
 from tvm import relax
 
@@ -6,7 +6,7 @@ from edgec.compiler.frontend.node import FLOATS, Node, accumulator_dtype, dtype_
 
 
 def convert_matmul(node: Node) -> relax.Expr:
-    """MatMul: [..., M, K] times [..., K, N], broadcast as in NumPy.
+    """Convert MatMul: [..., M, K] times [..., K, N], broadcast as in NumPy.
 
     Sums of 16-bit floats are kept in float32, as ONNX Runtime does.
     """

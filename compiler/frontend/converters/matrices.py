@@ -1,4 +1,4 @@
-"""Inverse and Trilu, of `com.microsoft`."""
+"""Provide inverse and Trilu, of `com.microsoft`."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from edgec.compiler.ir.signature import TensorSpec
 
 
 def convert_trilu(node: Node) -> relax.Expr:
-    """Trilu: the upper or lower triangle from the k-th diagonal on, zeros elsewhere."""
+    """Convert Trilu: the upper or lower triangle from the k-th diagonal on, zeros elsewhere."""
     data = node.input(0)
     shape, dtype = static_shape(data), dtype_of(data)
     shift = 0 if node.optional(1) is None else int(node.constant(1, "k").reshape(-1)[0])
@@ -27,7 +27,10 @@ def convert_trilu(node: Node) -> relax.Expr:
 
 
 def convert_inverse(node: Node) -> relax.Expr:
-    """Inverse of matrices [..., n, n], by Gauss-Jordan elimination with the greatest pivot."""
+    """Return inverse of matrices [..., n, n].
+
+    By Gauss-Jordan elimination with the greatest pivot.
+    """
     data = node.input(0)
     shape, dtype = static_shape(data), dtype_of(data)
     n, count = shape[-1], math.prod(shape[:-2])

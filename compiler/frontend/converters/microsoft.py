@@ -1,4 +1,4 @@
-"""Operators of `com.microsoft` that exporters and ONNX Runtime's optimizer write.
+"""Provide operators of `com.microsoft` that exporters and ONNX Runtime's optimizer write.
 
 Semantics are those of ONNX Runtime's documentation of contributed operators and of its kernels
 for the CPU; the quantized ones are elsewhere.
@@ -35,7 +35,7 @@ BITS = (2, 4, 8)
 
 
 def convert_gelu(node: Node) -> relax.Expr:
-    """Gelu, and BiasGelu: gelu(a + b), with the error function."""
+    """Return gelu, and BiasGelu: gelu(a + b), with the error function."""
     data = node.input(0)
     if node.op_type == "BiasGelu":
         data = node.call(op.add, data, node.input(1))
@@ -43,13 +43,13 @@ def convert_gelu(node: Node) -> relax.Expr:
 
 
 def convert_fast_gelu(node: Node) -> relax.Expr:
-    """FastGelu: gelu(x + bias) with tanh in place of the error function."""
+    """Convert FastGelu: gelu(x + bias) with tanh in place of the error function."""
     data, bias = node.input(0), node.optional(1)
     return op.nn.gelu_tanh(data if bias is None else node.call(op.add, data, bias))
 
 
 def convert_quick_gelu(node: Node) -> relax.Expr:
-    """QuickGelu: x * sigmoid(alpha * x)."""
+    """Convert QuickGelu: x * sigmoid(alpha * x)."""
     data = node.input(0)
     alpha = scalar(node.attributes.get("alpha", 1.702), dtype_of(data))
     return op.multiply(data, node.call(op.sigmoid, node.call(op.multiply, data, alpha)))
@@ -63,7 +63,7 @@ _ACTIVATIONS = {
 
 
 def _activation(node: Node, data: relax.Expr, parameters: tuple[float, ...]) -> relax.Expr:
-    """What attribute `activation` names; parameters in the order of its attributes."""
+    """Return what attribute `activation` names; parameters in the order of its attributes."""
     name = node.attributes.get("activation", "")
     dtype = dtype_of(data)
     if not name:
@@ -87,7 +87,7 @@ def _activation(node: Node, data: relax.Expr, parameters: tuple[float, ...]) -> 
 
 
 def convert_fused_conv(node: Node) -> relax.Expr:
-    """FusedConv: activation(conv(X, W) + B + Z)."""
+    """Convert FusedConv: activation(conv(X, W) + B + Z)."""
     result = node.emit(convert_conv(node))
     other = node.optional(3)
     if other is not None:
@@ -96,7 +96,7 @@ def convert_fused_conv(node: Node) -> relax.Expr:
 
 
 def convert_fused_gemm(node: Node) -> relax.Expr:
-    """FusedGemm: activation(alpha * A B + beta * C)."""
+    """Convert FusedGemm: activation(alpha * A B + beta * C)."""
     attributes = node.attributes
     left, right = (
         node.call(op.permute_dims, node.input(index))
@@ -119,7 +119,10 @@ def convert_fused_gemm(node: Node) -> relax.Expr:
 
 
 def convert_fused_matmul(node: Node) -> relax.Expr:
-    """FusedMatMul: alpha * A B, the last two dimensions of either transposed before if asked."""
+    """Convert FusedMatMul: alpha * A B.
+
+    The last two dimensions of either transposed before if asked.
+    """
     attributes = node.attributes
     if attributes.get("transBatchA", 0) or attributes.get("transBatchB", 0):
         raise Refusal("transposed batch dimensions are not supported")
@@ -136,7 +139,9 @@ def convert_fused_matmul(node: Node) -> relax.Expr:
 
 
 def convert_matmul_nbits(node: Node) -> relax.Expr:
-    """MatMulNBits: A [..., K] times a weight of 2, 4 or 8 bits, which becomes a float constant.
+    """Convert MatMulNBits: A [..., K] times a weight of 2, 4 or 8 bits.
+
+    Which becomes a float constant.
 
     B [N, blocks, bytes] holds the columns' blocks of `block_size` values along K, low bits
     first; scales [N * blocks]; zero_points packed likewise to whole bytes per column, or as
@@ -171,7 +176,7 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
 
 
 def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Numbers of a few bits out of the last dimension's bytes, low bits first.
+    """Return numbers of a few bits out of the last dimension's bytes, low bits first.
 
     >>> unpack(np.array([0x21, 0x43], np.uint8), 4).tolist()
     [1, 2, 3, 4]
@@ -185,7 +190,7 @@ def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def convert_skip_layer_normalization(node: Node) -> list[relax.Expr]:
-    """SkipLayerNormalization of input + skip + bias over the last dimension.
+    """Return SkipLayerNormalization of input + skip + bias over the last dimension.
 
     Returns:
         output, mean, inverse standard deviation, and the sum that was normalized.
@@ -200,7 +205,10 @@ def convert_skip_layer_normalization(node: Node) -> list[relax.Expr]:
 
 
 def convert_skip_simplified_layer_normalization(node: Node) -> list[relax.Expr]:
-    """SkipSimplifiedLayerNormalization: likewise, by the root mean square alone, without mean."""
+    """Convert SkipSimplifiedLayerNormalization: likewise.
+
+    By the root mean square alone, without mean.
+    """
     data, gamma, bias = node.input(0), node.input(2), node.optional(3)
     total = _with_bias(node, node.call(op.add, data, node.input(1)), bias)
     result, inverse = _simplified(node, total, gamma, len(static_shape(total)) - 1, 1e-12)
@@ -209,7 +217,10 @@ def convert_skip_simplified_layer_normalization(node: Node) -> list[relax.Expr]:
 
 
 def convert_simplified_layer_normalization(node: Node) -> list[relax.Expr]:
-    """SimplifiedLayerNormalization: x / sqrt(mean(x * x) + epsilon) * scale, from `axis` on."""
+    """Convert SimplifiedLayerNormalization.
+
+    X / sqrt(mean(x * x) + epsilon) * scale, from `axis` on.
+    """
     data = node.input(0)
     axis = node.attributes.get("axis", -1) % len(static_shape(data))
     return list(_simplified(node, data, node.input(1), axis, 1e-5))
@@ -229,7 +240,7 @@ def _simplified(
 
 
 def convert_embed_layer_normalization(node: Node) -> list[relax.Expr]:
-    """EmbedLayerNormalization: word, position and segment embeddings summed and normalized.
+    """Convert EmbedLayerNormalization: word, position and segment embeddings summed and normalized.
 
     input_ids, segment_ids, position_ids [B, S], embeddings [rows, H].
 
@@ -261,7 +272,7 @@ def _with_bias(node: Node, data: relax.Expr, bias: relax.Expr | None) -> relax.E
 
 
 def convert_attention(node: Node) -> list[relax.Expr]:
-    """Attention: input [B, L, I] by weights [I, Q + K + V], then attention by head.
+    """Convert Attention: input [B, L, I] by weights [I, Q + K + V], then attention by head.
 
     past and present [2, B, N, P, D].
     """
@@ -286,14 +297,14 @@ def attention_of_parts(
     mask: relax.Expr | None,
     bias: relax.Expr | None,
 ) -> list[relax.Expr]:
-    """Attention by head of queries, keys and values side by side.
+    """Return attention by head of queries, keys and values side by side.
 
     Args:
         node: Attention or QAttention.
         projected: [B, L, Q + K + V].
         sizes: Q, K and V.
         past: [2, B, N, P, D], None if there is none.
-        mask: of padding, see `_masked`.
+        mask: the mask of padding, see `_masked`.
         bias: added to the logits.
     """
     parts = split_parts(node, projected, 2, sizes)
@@ -310,7 +321,7 @@ def attention_of_parts(
 
 
 def convert_multi_head_attention(node: Node) -> list[relax.Expr]:
-    """MultiHeadAttention: query [B, L, N D], key [B, T, N D], value [B, T, N E].
+    """Convert MultiHeadAttention: query [B, L, N D], key [B, T, N D], value [B, T, N E].
 
     Key and value may be [B, N, T, D] and [B, N, T, E]. past and present [B, N, P, D].
     """
@@ -343,7 +354,7 @@ def convert_multi_head_attention(node: Node) -> list[relax.Expr]:
 def split_parts(
     node: Node, tensor: relax.Expr, axis: int, sizes: tuple[int, ...]
 ) -> list[relax.Expr]:
-    """Consecutive parts of these sizes along an axis."""
+    """Return consecutive parts of these sizes along an axis."""
     ends = [int(end) for end in np.cumsum(sizes)]
     return [
         node.call(op.strided_slice, tensor, axes=[axis], begin=[end - size], end=[end])
@@ -359,7 +370,7 @@ def _masked(
     padding: relax.Expr | None,
     bias: relax.Expr | None,
 ) -> relax.Expr:
-    """Attention with a padding mask of zeros and ones, or of lengths: [B, L, N E]."""
+    """Return attention with a padding mask of zeros and ones, or of lengths: [B, L, N E]."""
     attributes, dtype = node.attributes, dtype_of(queries)
     batch, _, length, size = static_shape(queries)
     total = static_shape(keys)[2]
@@ -379,7 +390,7 @@ def _masked(
 
 
 def _kept_keys(node: Node, padding: relax.Expr, batch: int, total: int) -> relax.Expr:
-    """Truth values that broadcast to [B, N, L, T]."""
+    """Return truth values that broadcast to [B, N, L, T]."""
     shape = static_shape(padding)
     zero = scalar(0, dtype_of(padding))
     if shape == (batch,):
@@ -396,7 +407,10 @@ def _kept_keys(node: Node, padding: relax.Expr, batch: int, total: int) -> relax
 
 
 def convert_rotary_embedding(node: Node) -> relax.Expr:
-    """RotaryEmbedding: [B, L, N D] or [B, N, L, D]; positions [B, L], or [1]: the first one."""
+    """Convert RotaryEmbedding: [B, L, N D] or [B, N, L, D]; positions [B, L], or [1].
+
+    The first one.
+    """
     attributes = node.attributes
     if attributes.get("scale", 1.0) != 1 or attributes.get("is_packed_batching", 0):
         raise Refusal("a scale and packed batches are not supported")

@@ -1,4 +1,7 @@
-"""Operators of `com.microsoft` with quantized weights, as ONNX Runtime's quantizers write them."""
+"""Provide operators of `com.microsoft` with quantized weights.
+
+As ONNX Runtime's quantizers write them.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ op = relax.op
 
 
 def convert_qattention(node: Node) -> list[relax.Expr]:
-    """QAttention: Attention of codes [B, L, I] by codes [I, Q + K + V].
+    """Convert QAttention: quantized data [B, L, I] by weights [I, Q + K + V].
 
     input, weight, bias, input_scale, weight_scale, mask_index, input_zero_point,
     weight_zero_point, past. Scales and zero points of the weight are one, or one for each column.
@@ -37,28 +40,28 @@ def convert_qattention(node: Node) -> list[relax.Expr]:
 
 
 def convert_gather_block_quantized(node: Node) -> relax.Expr:
-    """GatherBlockQuantized: rows of a table of 4 or 8 bits, as floats.
+    """Convert GatherBlockQuantized: rows of a table of 4 or 8 bits, as floats.
 
     data, indices, scales and zero_points, one for each block of `block_size` values along
-    `quantize_axis`. The table stays codes; only what is picked is dequantized.
+    `quantize_axis`. The table stays quantized; only what is picked is dequantized.
     """
     attributes = node.attributes
-    source, codes = node.dtype(0), node.input(0)
+    source, quantized = node.dtype(0), node.input(0)
     size, bits = attributes.get("block_size", 128), attributes.get("bits", 4)
     zeros = node.optional(3)
     if source == "uint8":
         if bits not in (4, 8):
-            raise Refusal(f"codes of {bits} bits are not supported")
-        codes = relax.const(unpack(node.constant(0, "data"), bits))
+            raise Refusal(f"quantized values of {bits} bits are not supported")
+        quantized = relax.const(unpack(node.constant(0, "data"), bits))
         if zeros is not None:
             blocks = static_shape(node.input(2))
             points = unpack(node.constant(3, "zero_points"), bits)[..., : blocks[-1]]
             zeros = relax.const(np.ascontiguousarray(points))
-    rank = len(static_shape(codes))
+    rank = len(static_shape(quantized))
     axis = attributes.get("gather_axis", 0) % rank
     along = attributes.get("quantize_axis", 1) % rank
     scales, target = node.input(2), dtype_of(node.input(2))
-    extent = static_shape(codes)[axis]
+    extent = static_shape(quantized)[axis]
     # Blocks along the very axis: the scales are picked by the block of an index.
     block = size if axis == along else 1
     indices = _wrapped(node, node.input(1), extent)
@@ -73,7 +76,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
         if is_block and axis != along:
             picked = node.call(op.repeat, picked, size, picked_along)
             shape = list(static_shape(picked))
-            wanted = static_shape(codes)[along]
+            wanted = static_shape(quantized)[along]
             if shape[picked_along] != wanted:
                 picked = node.call(op.strided_slice, picked, [picked_along], [0], [wanted])
         return picked
@@ -81,7 +84,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
     def numbers(table: relax.Expr, where: relax.Expr, is_block: bool) -> relax.Expr:
         return node.emit(cast(node, values(table, where, is_block), source, "float32"))
 
-    result: Any = numbers(codes, indices, False)
+    result: Any = numbers(quantized, indices, False)
     if zeros is not None:
         result = node.call(op.subtract, result, numbers(zeros, in_blocks, True))
     elif source == "uint8":
@@ -91,7 +94,7 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
 
 
 def _wrapped(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:
-    """Indices counted from the front."""
+    """Return indices counted from the front."""
     dtype = dtype_of(indices)
     negative = node.call(op.less, indices, relax.const(0, dtype))
     moved = node.call(op.add, indices, relax.const(extent, dtype))

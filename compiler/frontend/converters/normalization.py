@@ -1,4 +1,4 @@
-"""Normalization operators.
+"""Provide normalization operators.
 
 Statistics are computed in float32 (`stash_type`) or, for doubles, in float64, whatever the dtype
 of the data, in two passes: the variance is the mean of squared deviations.
@@ -28,7 +28,7 @@ op = relax.op
 
 
 def convert_batch_normalization(node: Node) -> list[relax.Expr]:
-    """BatchNormalization over axis 1.
+    """Return BatchNormalization over axis 1.
 
     y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with the given statistics in
     inference, with those of the batch in training mode. Then there are two more outputs:
@@ -82,7 +82,7 @@ def _batch_norm(
 
 
 def convert_layer_normalization(node: Node) -> list[relax.Expr]:
-    """LayerNormalization over the axes from `axis` on: Y, mean, inverse standard deviation.
+    """Return LayerNormalization over the axes from `axis` on: Y, mean, inverse standard deviation.
 
     Scale and bias broadcast over the data.
     """
@@ -100,7 +100,10 @@ def convert_layer_normalization(node: Node) -> list[relax.Expr]:
 
 
 def convert_rms_normalization(node: Node) -> relax.Expr:
-    """RMSNormalization over the axes from `axis` on: x / sqrt(mean(x * x) + epsilon) * scale."""
+    """Return RMSNormalization over the axes from `axis` on.
+
+    X / sqrt(mean(x * x) + epsilon) * scale.
+    """
     data, scale = node.input(0), node.input(1)
     axes = _axes_from(node, static_shape(data))
     epsilon = node.attributes.get("epsilon", 1e-5)
@@ -110,13 +113,18 @@ def convert_rms_normalization(node: Node) -> relax.Expr:
 
 
 def convert_instance_normalization(node: Node) -> relax.Expr:
-    """InstanceNormalization: data [N, C, *space] normalized over space; scale and bias [C]."""
+    """Convert InstanceNormalization: data [N, C, *space] normalized over space.
+
+    Scale and bias [C].
+    """
     channels = static_shape(node.input(0))[1]
     return _by_groups(node, channels, node.input(1), node.input(2))
 
 
 def convert_group_normalization(node: Node) -> relax.Expr:
-    """GroupNormalization: data [N, C, *space] normalized over each group of channels and space.
+    """Convert GroupNormalization.
+
+    Data [N, C, *space] normalized over each group of channels and space.
 
     Scale and bias are per group in operator set 18, per channel since 21.
     """
@@ -146,7 +154,7 @@ def _by_groups(node: Node, groups: int, scale: relax.Expr, bias: relax.Expr) -> 
 
 
 def convert_mean_variance_normalization(node: Node) -> relax.Expr:
-    """MeanVarianceNormalization: (x - mean) / (sqrt(variance) + 1e-9) over `axes`."""
+    """Convert MeanVarianceNormalization: (x - mean) / (sqrt(variance) + 1e-9) over `axes`."""
     data = node.input(0)
     dtype, rank = dtype_of(data), len(static_shape(data))
     axes = [axis % rank for axis in node.attributes.get("axes", (0, 2, 3))]
@@ -159,7 +167,7 @@ def convert_mean_variance_normalization(node: Node) -> relax.Expr:
 
 
 def convert_lrn(node: Node) -> relax.Expr:
-    """LRN: x / (bias + alpha / size * sum of squares of neighbouring channels) ^ beta.
+    """Convert LRN: x / (bias + alpha / size * sum of squares of neighbouring channels) ^ beta.
 
     The neighbours of channel c are c - floor((size - 1) / 2) to c + ceil((size - 1) / 2),
     without those that do not exist.
@@ -186,7 +194,10 @@ def convert_lrn(node: Node) -> relax.Expr:
 
 
 def convert_softmax(node: Node) -> relax.Expr:
-    """Softmax and LogSoftmax along an axis; before operator set 13 over all axes from it on."""
+    """Return softmax and LogSoftmax along an axis.
+
+    Before operator set 13 over all axes from it on.
+    """
     data = node.input(0)
     shape = static_shape(data)
     if 0 in shape:
@@ -214,7 +225,9 @@ def layer_norm(
     epsilon: float,
     stash: str,
 ) -> relax.Expr:
-    """Layer normalization over the last axes; the passes merge constant scale and bias into it.
+    """Return layer normalization over the last axes.
+
+    The passes merge constant scale and bias into it.
 
     Args:
         node: where it belongs.
@@ -240,7 +253,7 @@ def layer_norm(
 def moments(
     node: Node, data: relax.Expr, axes: Sequence[int], epsilon: float
 ) -> tuple[relax.Expr, relax.Expr]:
-    """Mean and 1 / sqrt(variance + epsilon), with the axes kept."""
+    """Return mean and 1 / sqrt(variance + epsilon), with the axes kept."""
     mean = node.call(op.mean, data, list(axes), keepdims=True)
     deviation = node.call(op.subtract, data, mean)
     squares = node.call(op.multiply, deviation, deviation)
@@ -250,7 +263,7 @@ def moments(
 
 
 def rms_norm(node: Node, data: relax.Expr, axes: Sequence[int], epsilon: float) -> relax.Var:
-    """X / sqrt(mean(x * x) + epsilon)."""
+    """Return X / sqrt(mean(x * x) + epsilon)."""
     squares = node.call(op.multiply, data, data)
     mean = node.call(op.mean, squares, list(axes), keepdims=True)
     shifted = node.call(op.add, mean, scalar(epsilon, dtype_of(data)))
@@ -265,7 +278,7 @@ def _standardize(
     scale: NDArray[Any] | None = None,
     bias: NDArray[Any] | None = None,
 ) -> relax.Expr:
-    """Layer normalization with constant parameters.
+    """Return layer normalization with constant parameters.
 
     TVM legalizes its operator with variance = mean(x * x) - mean(x)^2, which cancels; our kernel,
     which computes float32, does not. Other dtypes are spelled out.
@@ -285,7 +298,7 @@ def _standardize(
 
 
 def _fits(array: NDArray[Any] | None, inner: tuple[int, ...]) -> bool:
-    """Whether an array broadcasts to the normalized axes alone."""
+    """Return whether an array broadcasts to the normalized axes alone."""
     if array is None:
         return True
     try:
@@ -299,7 +312,7 @@ def _axes_from(node: Node, shape: tuple[int, ...]) -> list[int]:
 
 
 def _stash_dtype(node: Node, data: relax.Expr) -> str:
-    """Dtype of the statistics: what `stash_type` says; a double is not narrowed for it."""
+    """Return dtype of the statistics: what `stash_type` says; a double is not narrowed for it."""
     stash = node.attributes.get("stash_type", onnx.TensorProto.FLOAT)
     if stash not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
         raise Refusal(f"stash_type {onnx.TensorProto.DataType.Name(stash)} is not supported")

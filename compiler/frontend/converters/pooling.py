@@ -1,4 +1,4 @@
-"""Pooling over windows."""
+"""Provide pooling over windows."""
 
 import itertools
 import math
@@ -22,11 +22,13 @@ from edgec.compiler.ir.signature import TensorSpec
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows over the spatial axes of a tensor [N, C, D1, ...]; each field has one entry an axis.
+class PoolingWindows:
+    """Pooling windows describe windows over the spatial axes of a tensor [N, C, D1, ...].
+
+    Each field has one entry an axis.
 
     Attributes:
-        extent: of the input.
+        extent: the extent of the input.
         kernel: taps.
         stride: between windows.
         dilation: between taps.
@@ -45,7 +47,7 @@ class Windows:
 
     @property
     def covering(self) -> list[int]:
-        """Padding behind with which the windows are those of floor mode."""
+        """Return padding behind with which the windows are those of floor mode."""
         return [
             max(0, (n - 1) * s + (k - 1) * d + 1 - b - e)
             for n, s, k, d, b, e in zip(
@@ -60,8 +62,8 @@ class Windows:
         ]
 
 
-def find_windows(node: Node) -> Windows:
-    """Windows of a pooling node.
+def find_windows(node: Node) -> PoolingWindows:
+    """Return windows of a pooling node.
 
     In ceil mode a last window that would start behind the input and its padding in front is left
     out, as the specification has it.
@@ -93,11 +95,13 @@ def find_windows(node: Node) -> Windows:
         count.append(number)
     if min(count) < 1:
         raise Refusal("the window is larger than the padded input")
-    return Windows(extent, kernel, stride, dilation, tuple(before), tuple(after), tuple(count))
+    return PoolingWindows(
+        extent, kernel, stride, dilation, tuple(before), tuple(after), tuple(count)
+    )
 
 
 def convert_max_pool(node: Node) -> list[relax.Expr]:
-    """MaxPool, with the flat positions of the maxima if they are asked for."""
+    """Return MaxPool, with the flat positions of the maxima if they are asked for."""
     data, windows = node.input(0), find_windows(node)
     if len([name for name in node.proto.output if name]) > 1:
         return _max_pool_with_indices(node, windows)
@@ -110,7 +114,7 @@ def convert_max_pool(node: Node) -> list[relax.Expr]:
 
 
 def convert_nhwc_max_pool(node: Node) -> relax.Expr:
-    """NhwcMaxPool of com.microsoft: MaxPool of 8-bit integers [N, *space, C]."""
+    """Return NhwcMaxPool of com.microsoft: MaxPool of 8-bit integers [N, *space, C]."""
     rank = len(static_shape(node.input(0))) - 2
     moved = node.call(relax.op.permute_dims, node.input(0), [0, rank + 1, *range(1, rank + 1)])
     windows = find_windows(replace(node, inputs=(moved,)))
@@ -123,7 +127,7 @@ def convert_nhwc_max_pool(node: Node) -> relax.Expr:
 
 
 def convert_average_pool(node: Node) -> relax.Expr:
-    """AveragePool: over the elements of the input, or over those of the padding too."""
+    """Convert AveragePool: over the elements of the input, or over those of the padding too."""
     data, windows = node.input(0), find_windows(node)
     rank = len(windows.extent)
     include = bool(node.attributes.get("count_include_pad", 0))
@@ -152,8 +156,8 @@ def convert_average_pool(node: Node) -> relax.Expr:
     return relax.op.divide(total, relax.const(counts.astype(dtype), dtype))
 
 
-def _taps_inside(windows: Windows, axis: int, include_padding: bool) -> Any:
-    """How many taps of each window of an axis count."""
+def _taps_inside(windows: PoolingWindows, axis: int, include_padding: bool) -> Any:
+    """Return how many taps of each window of an axis count."""
     starts = np.arange(windows.count[axis]) * windows.stride[axis] - windows.before[axis]
     taps = np.arange(windows.kernel[axis]) * windows.dilation[axis]
     at = starts[:, None] + taps[None, :]
@@ -163,21 +167,21 @@ def _taps_inside(windows: Windows, axis: int, include_padding: bool) -> Any:
 
 
 def convert_lp_pool(node: Node) -> relax.Expr:
-    """LpPool: (sum |x|^p)^(1/p) of each window."""
+    """Convert LpPool: (sum |x|^p)^(1/p) of each window."""
     data, p = node.input(0), node.attributes.get("p", 2)
     total = _reduce_windows(node, _powers(node, data, p), find_windows(node), "sum")
     return _root(node, total, p)
 
 
 def convert_global_lp_pool(node: Node) -> relax.Expr:
-    """GlobalLpPool: (sum |x|^p)^(1/p) of each channel."""
+    """Convert GlobalLpPool: (sum |x|^p)^(1/p) of each channel."""
     data, p = node.input(0), node.attributes.get("p", 2)
     axes = list(range(2, len(static_shape(data))))
     return _root(node, node.emit(relax.op.sum(_powers(node, data, p), axes, True)), p)
 
 
 def convert_lp_normalization(node: Node) -> relax.Expr:
-    """LpNormalization: x / (sum |x|^p)^(1/p) along an axis, zero where that is zero."""
+    """Convert LpNormalization: x / (sum |x|^p)^(1/p) along an axis, zero where that is zero."""
     data, p = node.input(0), node.attributes.get("p", 2)
     axis, dtype = node.attributes.get("axis", -1), dtype_of(data)
     total = node.emit(relax.op.sum(_powers(node, data, p), [axis], True))
@@ -200,8 +204,8 @@ def _root(node: Node, total: relax.Expr, p: float) -> relax.Expr:
     return relax.op.sqrt(total) if p == 2 else relax.op.power(total, scalar(1 / p, dtype_of(total)))
 
 
-def _reduce_windows(node: Node, data: relax.Expr, windows: Windows, kind: str) -> relax.Expr:
-    """Sum or maximum of the input's elements in each window, over any number of axes."""
+def _reduce_windows(node: Node, data: relax.Expr, windows: PoolingWindows, kind: str) -> relax.Expr:
+    """Return sum or maximum of the input's elements in each window, over any number of axes."""
     shape, dtype = static_shape(data), dtype_of(data)
     neutral = tirx.const(0, dtype) if kind == "sum" else te.min_value(dtype)
     reducer = te.sum if kind == "sum" else te.max
@@ -221,8 +225,8 @@ def _reduce_windows(node: Node, data: relax.Expr, windows: Windows, kind: str) -
     return emit_compute(node, [data], (*shape[:2], *windows.count), element)
 
 
-def _max_pool_with_indices(node: Node, windows: Windows) -> list[relax.Expr]:
-    """Values, and int64 offsets of the first maximum into the whole input.
+def _max_pool_with_indices(node: Node, windows: PoolingWindows) -> list[relax.Expr]:
+    """Return values, and int64 offsets of the first maximum into the whole input.
 
     With `storage_order=1` offsets count down the columns of an image.
     """
@@ -274,7 +278,7 @@ def _dot(places: Sequence[Any], strides: Sequence[int]) -> Any:
 
 
 def convert_max_unpool(node: Node) -> relax.Expr:
-    """MaxUnpool: values at the positions that MaxPool found them, zero elsewhere.
+    """Convert MaxUnpool: values at the positions that MaxPool found them, zero elsewhere.
 
     Positions count through the tensor that the kernel implies; a larger `output_shape` adds zeros
     behind it.

@@ -1,6 +1,6 @@
-"""Quantization, and products of integers.
+"""Provide quantization, and products of integers.
 
-A quantized tensor stands for `(code - zero_point) * scale`. Products are summed in int32, exactly.
+A quantized tensor x stands for `(x - zero_point) * scale`. Products are summed in int32, exactly.
 They come back to 8 bits as ONNX Runtime does it: times a float32 multiplier, rounded to the
 nearest integer, ties to even, plus the zero point, saturated.
 """
@@ -22,7 +22,9 @@ op = relax.op
 
 
 def convert_quantize_linear(node: Node) -> relax.Expr:
-    """QuantizeLinear per tensor, per axis or blocked: saturate(round(x / scale) + zero_point).
+    """Return QuantizeLinear per tensor, per axis or blocked.
+
+    Saturate(round(x / scale) + zero_point).
 
     The division is in the type of attribute `precision`, by default that of the scale.
     """
@@ -38,7 +40,7 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
     if precision not in ("bfloat16", "float16", "float32"):
         raise Refusal(f"scales of {precision} are not supported")
     data = _as(node, data, precision)
-    known = _known_codes(node, target) if precision == "float32" else None
+    known = _known_quantized(node, target) if precision == "float32" else None
     if known is not None:
         return op.quantize(data, *known[:2], axis=known[2], out_dtype=target)
     scale = _as(node, _spread(node, scale), precision)
@@ -49,19 +51,22 @@ def convert_quantize_linear(node: Node) -> relax.Expr:
     if target not in FLOATS:
         raise Refusal(f"quantization to {target} is not supported")
     if zero_point is not None:
-        codes = node.constant(2, "y_zero_point")
-        if np.any(codes & (FLOATS[target].sign - 1)):
+        quantized = node.constant(2, "y_zero_point")
+        if np.any(quantized & (FLOATS[target].sign - 1)):
             raise Refusal(f"a zero point other than 0 is not supported for {target}")
     ratio = node.emit(node.builder.call_te(topi.divide, data, scale, primfunc_name_hint="divide"))
     return encode(node, ratio, target, saturate=bool(attributes.get("saturate", 1)))
 
 
 def convert_dequantize_linear(node: Node) -> relax.Expr:
-    """DequantizeLinear per tensor, per axis or blocked: (x - zero_point) * scale, in float32."""
+    """Return DequantizeLinear per tensor, per axis or blocked: (x - zero_point) * scale.
+
+    In float32.
+    """
     source, scale, zero_point = node.dtype(0), node.input(1), node.optional(2)
     stated = node.attributes.get("output_dtype")
     target = dtype_name(stated) if stated else node.dtype(1)
-    known = _known_codes(node, source) if target == "float32" else None
+    known = _known_quantized(node, source) if target == "float32" else None
     if known is not None:
         return op.dequantize(node.input(0), *known[:2], axis=known[2], out_dtype="float32")
     if zero_point is not None and source not in FLOATS and not _is_zero(zero_point):
@@ -81,10 +86,10 @@ def convert_dequantize_linear(node: Node) -> relax.Expr:
     return product if target == "float32" else cast(node, node.emit(product), "float32", target)
 
 
-def _known_codes(node: Node, dtype: str) -> tuple[relax.Expr, relax.Expr, int] | None:
-    """Scale, zero point and axis of codes that passes know; None if they are none of those.
+def _known_quantized(node: Node, dtype: str) -> tuple[relax.Expr, relax.Expr, int] | None:
+    """Return the scale, zero point and axis that passes know; None if they are none of those.
 
-    That is codes of 8 bits, or biases, with constant float32 scales, one for the tensor or one for
+    That is 8-bit values, or biases, with constant float32 scales, one for the tensor or one for
     each index of an axis.
     """
     scale = constant_value(node.input(1))
@@ -107,7 +112,7 @@ def _known_codes(node: Node, dtype: str) -> tuple[relax.Expr, relax.Expr, int] |
 
 
 def _spread(node: Node, parameter: relax.Expr) -> relax.Expr:
-    """A scale or zero point of the first input in a shape that broadcasts over it.
+    """Return a scale or zero point of the first input in a shape that broadcasts over it.
 
     It has one element, one for each index of the axis, or one for each block along the axis.
     """
@@ -132,7 +137,7 @@ def _spread(node: Node, parameter: relax.Expr) -> relax.Expr:
 
 
 def _scalar(node: Node, parameter: relax.Expr) -> relax.Expr:
-    """A parameter of one element as a scalar."""
+    """Return a parameter of one element as a scalar."""
     if not static_shape(parameter):
         return parameter
     array = constant_value(parameter)
@@ -146,7 +151,7 @@ def _as(node: Node, data: relax.Expr, dtype: str) -> relax.Expr:
 
 
 def _is_zero(parameter: relax.Expr | None) -> bool:
-    """Whether a zero point is absent or known to be zero."""
+    """Return whether a zero point is absent or known to be zero."""
     if parameter is None:
         return True
     value = constant_value(parameter)
@@ -160,12 +165,12 @@ def quantize(
     zero_point: relax.Expr | None,
     target: str,
 ) -> relax.Expr:
-    """saturate(round(values / scale) + zero_point), ties to even.
+    """Return saturate(round(values / scale) + zero_point), ties to even.
 
     Args:
         node: whose builder to use.
         values: floats.
-        scale: of the same dtype; broadcasts.
+        scale: the scale of the same dtype; broadcasts.
         zero_point: float32 that broadcasts, None for 0.
         target: ONNX dtype of the result.
 
@@ -187,7 +192,7 @@ def requantize(
     zero_point: relax.Expr | None,
     target: str,
 ) -> relax.Expr:
-    """int32 sums as integers of 8 bits: saturate(round(total * multiplier) + zero_point)."""
+    """Return int32 sums as integers of 8 bits: saturate(round(total * multiplier) + zero_point)."""
 
     def compute(x: te.Tensor, factor: te.Tensor, *shift: te.Tensor) -> te.Tensor:
         return rounded(topi.multiply(topi.cast(x, "float32"), factor), target, *shift)
@@ -197,7 +202,7 @@ def requantize(
 
 
 def rounded(values: te.Tensor, target: str, shift: te.Tensor | None = None) -> te.Tensor:
-    """saturate(round(values) + shift), ties to even.
+    """Return saturate(round(values) + shift), ties to even.
 
     In TE, not as Relax operators: passes would turn a division into a multiplication or merge
     factors, which changes what is near a tie.
@@ -212,24 +217,27 @@ def rounded(values: te.Tensor, target: str, shift: te.Tensor | None = None) -> t
     return topi.cast(code, held_as(target))
 
 
-def centered(node: Node, codes: relax.Expr, zero_point: relax.Expr | None) -> relax.Expr:
-    """Codes - zero_point of 8-bit codes, exactly, as int16."""
-    if dtype_of(codes) not in ("int8", "uint8"):
-        raise Refusal(f"products of {dtype_of(codes)} are not supported")
-    wide = _as(node, codes, "int16")
+def centered(node: Node, quantized: relax.Expr, zero_point: relax.Expr | None) -> relax.Expr:
+    """Subtract the zero point of 8-bit values, exactly, as int16."""
+    if dtype_of(quantized) not in ("int8", "uint8"):
+        raise Refusal(f"products of {dtype_of(quantized)} are not supported")
+    wide = _as(node, quantized, "int16")
     if zero_point is None or _is_zero(zero_point):
         return wide
     return node.emit(op.subtract(wide, _as(node, zero_point, "int16")))
 
 
 def convert_dynamic_quantize_linear(node: Node) -> list[relax.Expr]:
-    """DynamicQuantizeLinear: uint8 codes over the range of x and 0, their scale, zero point."""
-    codes, scale, zero_point = quantize_dynamically(node, node.input(0))
-    return [codes, scale, _as(node, zero_point, "uint8")]
+    """Convert DynamicQuantizeLinear.
+
+    Uint8 values over the range of x and 0, their scale, zero point.
+    """
+    quantized, scale, zero_point = quantize_dynamically(node, node.input(0))
+    return [quantized, scale, _as(node, zero_point, "uint8")]
 
 
 def quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...]:
-    """uint8 codes, float32 scale and zero point as a float32.
+    """Return uint8 values, float32 scale and zero point as a float32.
 
     scale = (max - min) / 255, zero_point = round(clip(-min / scale, 0, 255)), of a range that
     holds 0; a scale of 1 where it holds nothing else.
@@ -248,12 +256,12 @@ def quantize_dynamically(node: Node, data: relax.Expr) -> tuple[relax.Expr, ...]
     call_te = node.builder.call_te
     scale = node.emit(call_te(scale_of, high, low, primfunc_name_hint="scale"))
     zero_point = node.emit(call_te(zero_point_of, low, scale, primfunc_name_hint="zero_point"))
-    codes = node.emit(quantize(node, data, scale, zero_point, "uint8"))
-    return codes, scale, zero_point
+    quantized = node.emit(quantize(node, data, scale, zero_point, "uint8"))
+    return quantized, scale, zero_point
 
 
 def convert_conv_integer(node: Node) -> relax.Expr:
-    """ConvInteger: x [N, C, *space], w [O, C/group, *kernel], zero points; int32."""
+    """Convert ConvInteger: x [N, C, *space], w [O, C/group, *kernel], zero points; int32."""
     weight = node.input(1)
     zero_point = node.optional(3)
     if zero_point is not None:
@@ -263,7 +271,7 @@ def convert_conv_integer(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_conv(node: Node) -> relax.Expr:
-    """QLinearConv: x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B.
+    """Convert QLinearConv: x, w and y, each followed by its scale and zero point, and B.
 
     Weights may have a scale and a zero point for each output channel.
     """
@@ -283,7 +291,7 @@ def convert_qlinear_conv(node: Node) -> relax.Expr:
 
 
 def _by_channel(node: Node, values: relax.Expr, axis: int, rank: int) -> relax.Expr:
-    """One value, or values along one axis, in a shape that broadcasts."""
+    """Return one value, or values along one axis, in a shape that broadcasts."""
     extents = static_shape(values)
     if math.prod(extents) == 1:
         return _scalar(node, values)
@@ -293,7 +301,7 @@ def _by_channel(node: Node, values: relax.Expr, axis: int, rank: int) -> relax.E
 
 
 def _one(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
-    """A parameter that must have one element, as a scalar."""
+    """Return a parameter that must have one element, as a scalar."""
     if parameter is None:
         return None
     if math.prod(static_shape(parameter)) != 1:
@@ -302,7 +310,7 @@ def _one(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
 
 
 def _multiplier(node: Node, factors: Sequence[int], divisor: int | None) -> relax.Expr:
-    """Product of the inputs of these numbers over another input, from left to right in float32."""
+    """Return the product of inputs by number over another input, from left to right in float32."""
     result = _flat(node, node.input(factors[0]))
     for index in factors[1:]:
         result = node.emit(op.multiply(result, _flat(node, node.input(index))))
@@ -312,13 +320,16 @@ def _multiplier(node: Node, factors: Sequence[int], divisor: int | None) -> rela
 
 
 def _flat(node: Node, scale: relax.Expr) -> relax.Expr:
-    """A scale as float32; one of one element as a scalar."""
+    """Return a scale as float32; one of one element as a scalar."""
     scale = _as(node, scale, "float32")
     return _scalar(node, scale) if math.prod(static_shape(scale)) == 1 else scale
 
 
 def _by_row(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
-    """A parameter of the left operand: one value, one for each row, or of the operand's rank."""
+    """Return a parameter of the left operand: one value.
+
+    One for each row, or of the operand's rank.
+    """
     if parameter is None:
         return None
     extents = static_shape(parameter)
@@ -328,7 +339,7 @@ def _by_row(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
 
 
 def by_column(node: Node, parameter: relax.Expr | None) -> relax.Expr | None:
-    """A parameter of the right operand: one value, one for each column, or of its rank."""
+    """Return a parameter of the right operand: one value, one for each column, or of its rank."""
     if parameter is None or math.prod(static_shape(parameter)) > 1:
         return parameter
     return _scalar(node, parameter)
@@ -341,7 +352,7 @@ def integer_product(
     right: relax.Expr,
     right_zero: relax.Expr | None,
 ) -> relax.Expr:
-    """Matrix product of two tensors of 8-bit codes without their zero points, in int32."""
+    """Return matrix product of two tensors of 8-bit values without their zero points, in int32."""
     return node.emit(
         op.matmul(
             centered(node, left, _by_row(node, left_zero)),
@@ -352,12 +363,12 @@ def integer_product(
 
 
 def convert_matmul_integer(node: Node) -> relax.Expr:
-    """MatMulInteger: A, B, a_zero_point, b_zero_point; int32."""
+    """Convert MatMulInteger: A, B, a_zero_point, b_zero_point; int32."""
     return integer_product(node, node.input(0), node.optional(2), node.input(1), node.optional(3))
 
 
 def convert_qlinear_matmul(node: Node) -> relax.Expr:
-    """QLinearMatMul: a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point."""
+    """Convert QLinearMatMul: a, b and y, each followed by its scale and zero point."""
     total = integer_product(node, node.input(0), node.input(2), node.input(3), node.input(5))
     left = _by_row(node, _flat(node, node.input(1)))
     multiplier = node.emit(op.multiply(left, _flat(node, node.input(4))))
@@ -366,15 +377,15 @@ def convert_qlinear_matmul(node: Node) -> relax.Expr:
 
 
 def convert_matmul_integer_to_float(node: Node) -> relax.Expr:
-    """MatMulIntegerToFloat: A, B, a_scale, b_scale, a_zero_point, b_zero_point, bias."""
+    """Convert MatMulIntegerToFloat: A, B, a_scale, b_scale, a_zero_point, b_zero_point, bias."""
     total = integer_product(node, node.input(0), node.optional(4), node.input(1), node.optional(5))
     return scaled_sums(node, total, _multiplier(node, (2, 3), None), node.optional(6))
 
 
 def convert_dynamic_quantize_matmul(node: Node) -> relax.Expr:
-    """DynamicQuantizeMatMul: A (float32), B, b_scale, b_zero_point, bias."""
-    codes, scale, zero_point = quantize_dynamically(node, node.input(0))
-    total = integer_product(node, codes, zero_point, node.input(1), node.optional(3))
+    """Convert DynamicQuantizeMatMul: A (float32), B, b_scale, b_zero_point, bias."""
+    quantized, scale, zero_point = quantize_dynamically(node, node.input(0))
+    total = integer_product(node, quantized, zero_point, node.input(1), node.optional(3))
     multiplier = node.emit(op.multiply(scale, _flat(node, node.input(2))))
     return scaled_sums(node, total, multiplier, node.optional(4))
 
@@ -382,13 +393,13 @@ def convert_dynamic_quantize_matmul(node: Node) -> relax.Expr:
 def scaled_sums(
     node: Node, total: relax.Expr, multiplier: relax.Expr, bias: relax.Expr | None
 ) -> relax.Expr:
-    """int32 sums as float32, plus a bias."""
+    """Return int32 sums as float32, plus a bias."""
     result = node.emit(op.multiply(_as(node, total, "float32"), multiplier))
     return result if bias is None else node.emit(op.add(result, bias))
 
 
 def convert_qgemm(node: Node) -> relax.Expr:
-    """QGemm: A, a_scale, a_zero_point, B, b_scale, b_zero_point, C, y_scale, y_zero_point.
+    """Convert QGemm: A, a_scale, a_zero_point, B, b_scale, b_zero_point, C, y_scale, y_zero_point.
 
     Without y_scale and y_zero_point the result is float32. C is int32 in units of
     a_scale * b_scale, and alpha scales it too.

@@ -1,6 +1,6 @@
-"""Operators of com.microsoft on 8-bit codes, as ONNX Runtime's x86 kernels compute them.
+"""Provide operators of com.microsoft on 8-bit values, as ONNX Runtime's x86 kernels compute them.
 
-Scales and zero points are constants, one for each tensor. A function of one code is a table of
+Scales and zero points are constants, one for each tensor. A function of one value is a table of
 its 256 values. Where rounding decides the result, the order of operations is ONNX Runtime's.
 """
 
@@ -37,66 +37,66 @@ def _single(node: Node, index: int, what: str) -> Any:
     return values.reshape(())[()]
 
 
-def _code_dtype(node: Node, index: int) -> str:
+def _quantized_dtype(node: Node, index: int) -> str:
     dtype = dtype_of(node.input(index))
     if dtype not in ("int8", "uint8"):
-        raise Refusal(f"codes of type {dtype} are not supported")
+        raise Refusal(f"quantized values of type {dtype} are not supported")
     return dtype
 
 
 def _values(dtype: str, scale: np.float32, zero_point: int) -> Floats:
-    """What each byte stands for: (code - zero_point) * scale."""
-    codes = np.arange(256, dtype=np.uint8).view(dtype).astype(np.int32)
-    return (codes - np.int32(zero_point)).astype(np.float32) * scale
+    """Return what each byte x stands for: (x - zero_point) * scale."""
+    quantized = np.arange(256, dtype=np.uint8).view(dtype).astype(np.int32)
+    return (quantized - np.int32(zero_point)).astype(np.float32) * scale
 
 
-def _codes(values: Floats, dtype: str, scale: np.float32, zero_point: int) -> NDArray[Any]:
-    """saturate(round(values / scale) + zero_point), ties to even."""
+def _quantized(values: Floats, dtype: str, scale: np.float32, zero_point: int) -> NDArray[Any]:
+    """Return saturate(round(values / scale) + zero_point), ties to even."""
     low, high = integer_range(dtype)
     return np.clip(np.rint(values / scale) + zero_point, low, high).astype(dtype)
 
 
 def _table(node: Node, function: Callable[[Floats], Floats]) -> relax.Expr:
-    """A function of X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
-    dtype = _code_dtype(node, 0)
+    """Return a function of X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
+    dtype = _quantized_dtype(node, 0)
     values = function(_values(dtype, _scale(node, 1), _zero_point(node, 2)))
     return look_up(
-        node, node.input(0), _codes(values, dtype, _scale(node, 3), _zero_point(node, 4))
+        node, node.input(0), _quantized(values, dtype, _scale(node, 3), _zero_point(node, 4))
     )
 
 
 def convert_qlinear_sigmoid(node: Node) -> relax.Expr:
-    """QLinearSigmoid: 1 / (1 + exp(-x))."""
+    """Convert QLinearSigmoid: 1 / (1 + exp(-x))."""
     return _table(node, lambda x: (1 / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32))
 
 
 def convert_qlinear_leaky_relu(node: Node) -> relax.Expr:
-    """QLinearLeakyRelu: x where it is not negative, else alpha * x."""
+    """Convert QLinearLeakyRelu: x where it is not negative, else alpha * x."""
     alpha = np.float32(node.attributes.get("alpha", 0.01))
     return _table(node, lambda x: np.where(x >= 0, x, alpha * x))
 
 
 def convert_qlinear_concat(node: Node) -> relax.Expr:
-    """QLinearConcat: Y_scale, Y_zero_point, then each tensor with its scale and zero point."""
-    dtype = _code_dtype(node, 1)
+    """Convert QLinearConcat: Y_scale, Y_zero_point, each tensor with scale and zero point."""
+    dtype = _quantized_dtype(node, 1)
     scale, zero_point = _scale(node, 0), _zero_point(node, 1)
     parts = []
     for index in range(2, len(node.inputs), 3):
-        if _code_dtype(node, index) != dtype:
+        if _quantized_dtype(node, index) != dtype:
             raise Refusal("tensors of different types are not supported")
         values = _values(dtype, _scale(node, index + 1), _zero_point(node, index + 2))
-        table = _codes(values, dtype, scale, zero_point)
+        table = _quantized(values, dtype, scale, zero_point)
         parts.append(node.emit(look_up(node, node.input(index), table)))
     return op.concat(parts, axis=node.attributes["axis"])
 
 
 def convert_qlinear_add(node: Node) -> relax.Expr:
-    """QLinearAdd: A and B with scale and zero point each, C_scale, C_zero_point.
+    """Convert QLinearAdd: A and B with scale and zero point each, C_scale, C_zero_point.
 
     With the ratios r of the operands' scales to the result's:
     C = round(C_zero - (r_a * A_zero + r_b * B_zero) + r_b * B + r_a * A).
     """
-    dtype = _code_dtype(node, 0)
+    dtype = _quantized_dtype(node, 0)
     scale, zero_point = _scale(node, 6), _zero_point(node, 7)
     ratios = _scale(node, 1) / scale, _scale(node, 4) / scale
     zeros = np.float32(_zero_point(node, 2)), np.float32(_zero_point(node, 5))
@@ -106,8 +106,8 @@ def convert_qlinear_add(node: Node) -> relax.Expr:
 
     def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
         parts = [
-            topi.multiply(topi.cast(codes, "float32"), tirx.const(ratio, "float32"))
-            for codes, ratio in zip((a, b), ratios, strict=True)
+            topi.multiply(topi.cast(quantized, "float32"), tirx.const(ratio, "float32"))
+            for quantized, ratio in zip((a, b), ratios, strict=True)
         ]
         total = topi.add(parts[0], topi.add(parts[1], tirx.const(fixed, "float32")))
         return rounded(total, dtype)
@@ -118,21 +118,21 @@ def convert_qlinear_add(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_mul(node: Node) -> relax.Expr:
-    """QLinearMul: A and B with scale and zero point each, C_scale, C_zero_point.
+    """Convert QLinearMul: A and B with scale and zero point each, C_scale, C_zero_point.
 
     C = round((A - A_zero) * (B - B_zero) * (A_scale * B_scale / C_scale) + C_zero). The zero point
     is added before rounding, and rounded to float32 by itself: in float64 for that, as a
     multiplication and an addition in float32 would become one instruction.
     """
-    dtype = _code_dtype(node, 0)
+    dtype = _quantized_dtype(node, 0)
     zeros = _zero_point(node, 2), _zero_point(node, 5)
     ratio = _scale(node, 1) * _scale(node, 4) / _scale(node, 6)
     shift = _zero_point(node, 7)
 
     def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
         factors = [
-            topi.subtract(topi.cast(codes, "int32"), tirx.const(zero, "int32"))
-            for codes, zero in zip((a, b), zeros, strict=True)
+            topi.subtract(topi.cast(quantized, "int32"), tirx.const(zero, "int32"))
+            for quantized, zero in zip((a, b), zeros, strict=True)
         ]
         product = topi.cast(topi.multiply(*factors), "float32")
         scaled = topi.cast(topi.multiply(product, tirx.const(ratio, "float32")), "float64")
@@ -145,14 +145,14 @@ def convert_qlinear_mul(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_global_pool(node: Node) -> relax.Expr:
-    """QLinearGlobalAveragePool: X, x_scale, x_zero_point, y_scale, y_zero_point."""
-    dtype = _code_dtype(node, 0)
+    """Convert QLinearGlobalAveragePool: X, x_scale, x_zero_point, y_scale, y_zero_point."""
+    dtype = _quantized_dtype(node, 0)
     shape = static_shape(node.input(0))
     first = 1 if node.attributes.get("channels_last", 0) else 2
     axes = list(range(first, first + len(shape) - 2))
     count = int(np.prod([shape[axis] for axis in axes]))
-    codes = node.emit(op.astype(node.input(0), "int32"))
-    total = node.emit(op.sum(codes, axis=axes, keepdims=True))
+    quantized = node.emit(op.astype(node.input(0), "int32"))
+    total = node.emit(op.sum(quantized, axis=axes, keepdims=True))
     total = node.emit(op.subtract(total, relax.const(_zero_point(node, 2) * count, "int32")))
     ratio = relax.const(_scale(node, 1) / (_scale(node, 3) * np.float32(count)), "float32")
     zero_point = relax.const(_zero_point(node, 4), "int32")
@@ -164,9 +164,12 @@ _LAYOUT = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
 def convert_qlinear_average_pool(node: Node) -> relax.Expr:
-    """QLinearAveragePool: the average of what the codes stand for, in float32."""
+    """Convert QLinearAveragePool: the average of what the quantized values stand for.
+
+    In float32.
+    """
     attributes = node.attributes
-    dtype = _code_dtype(node, 0)
+    dtype = _quantized_dtype(node, 0)
     kernel = attributes["kernel_shape"]
     rank = len(kernel)
     if attributes.get("channels_last", 0):
@@ -207,23 +210,24 @@ def convert_qlinear_average_pool(node: Node) -> relax.Expr:
 
 
 def convert_qlinear_softmax(node: Node) -> relax.Expr:
-    """QLinearSoftmax: X, X_scale, X_zero_point, Y_scale, Y_zero_point.
+    """Convert QLinearSoftmax: X, X_scale, X_zero_point, Y_scale, Y_zero_point.
 
-    exp(x) comes from a table of differences to the largest code, scaled so that the sum stays
+    exp(x) comes from a table of differences to the largest quantized value, scaled so that the sum
+    stays
     finite: exp((d + shift) * scale) with shift = (log(FLT_MAX / n) - 5) / scale. A probability
-    counts floor(1 / Y_scale) codes. What exceeds int8 wraps around, as it does there.
+    counts floor(1 / Y_scale) steps. What exceeds int8 wraps around, as it does there.
     """
     attributes = node.attributes
-    dtype = _code_dtype(node, 0)
+    dtype = _quantized_dtype(node, 0)
     shape = static_shape(node.input(0))
     old = attributes["opset"] < 13
     axis = attributes.get("axis", -1) % len(shape)
     axes = list(range(axis, len(shape))) if old else [axis]
     count = int(np.prod([shape[index] for index in axes]))
     table = _exponentials(_scale(node, 1), count)
-    codes = node.emit(op.astype(node.input(0), "int32"))
-    largest = node.emit(op.max(codes, axis=axes, keepdims=True))
-    below = node.emit(op.subtract(codes, largest))
+    quantized = node.emit(op.astype(node.input(0), "int32"))
+    largest = node.emit(op.max(quantized, axis=axes, keepdims=True))
+    below = node.emit(op.subtract(quantized, largest))
     index = node.emit(op.add(below, relax.const(255, "int32")))
     powers = node.emit(op.take(relax.const(table), index, axis=0, mode="clip"))
     total = node.emit(op.sum(powers, axis=axes, keepdims=True))
@@ -237,7 +241,7 @@ def convert_qlinear_softmax(node: Node) -> relax.Expr:
 
 
 def _exponentials(scale: np.float32, count: int) -> Floats:
-    """Exp of the codes 0 to 255 less 255, times a constant."""
+    """Return exp of the values 0 to 255 less 255, times a constant."""
     limit = np.log(np.finfo(np.float32).max / np.float32(count))
     shift = max(0.0, float(limit) - 5) / float(scale)
     exponents = (np.arange(256, dtype=np.float64) - 255 + shift) * float(scale)

@@ -1,4 +1,4 @@
-"""Recurrent operators, unrolled over their (static) sequence length.
+"""Provide recurrent operators, unrolled over their (static) sequence length.
 
 D is the number of directions, T the sequence length, N the batch, I the inputs, H hidden_size
 and G the number of gates. With layout 1 the batch comes first: X [N, T, I], states [N, D, H],
@@ -33,7 +33,7 @@ States = list[relax.Expr]
 
 
 def convert_lstm(node: Node) -> list[relax.Expr]:
-    """LSTM: X [T, N, I], W [D, 4H, I], R [D, 4H, H], B [D, 8H], sequence_lens [N].
+    """Convert LSTM: X [T, N, I], W [D, 4H, I], R [D, 4H, H], B [D, 8H], sequence_lens [N].
 
     initial_h and initial_c are [D, N, H], peepholes P [D, 3H].
 
@@ -44,7 +44,7 @@ def convert_lstm(node: Node) -> list[relax.Expr]:
 
 
 def convert_gru(node: Node) -> list[relax.Expr]:
-    """GRU: X [T, N, I], W [D, 3H, I], R [D, 3H, H], B [D, 6H], sequence_lens [N].
+    """Convert GRU: X [T, N, I], W [D, 3H, I], R [D, 3H, H], B [D, 6H], sequence_lens [N].
 
     initial_h is [D, N, H].
 
@@ -55,7 +55,7 @@ def convert_gru(node: Node) -> list[relax.Expr]:
 
 
 def convert_rnn(node: Node) -> list[relax.Expr]:
-    """RNN: X [T, N, I], W [D, H, I], R [D, H, H], B [D, 2H], sequence_lens [N].
+    """Convert RNN: X [T, N, I], W [D, H, I], R [D, H, H], B [D, 2H], sequence_lens [N].
 
     initial_h is [D, N, H].
 
@@ -66,7 +66,7 @@ def convert_rnn(node: Node) -> list[relax.Expr]:
 
 
 def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
-    """Unroll the cells of all directions over the sequence."""
+    """Return unroll the cells of all directions over the sequence."""
     emit, op = node.emit, relax.op
     batch_first = bool(node.attributes.get("layout", 0))
     data = node.input(0)
@@ -144,7 +144,7 @@ def _check_shapes(node: Node, kind: "type[_Cell]", batch: int, batch_first: bool
 
 
 def _masks(node: Node, steps: int, batch: int) -> list[relax.Expr | None]:
-    """For each step whether each sequence still runs, [N, 1]; None where all do."""
+    """Return for each step which sequences still run, [N, 1]; None where all do."""
     lengths = node.optional(4)
     if lengths is None:
         return [None] * steps
@@ -160,19 +160,19 @@ def _masks(node: Node, steps: int, batch: int) -> list[relax.Expr | None]:
 def _initial(
     node: Node, index: int, direction: int, zeros: relax.Expr, batch_first: bool
 ) -> relax.Expr:
-    """Initial state [N, H] of one direction."""
+    """Return initial state [N, H] of one direction."""
     states = node.optional(index)
     return zeros if states is None else _take(node, states, direction, 1 if batch_first else 0)
 
 
 def _take(node: Node, tensor: relax.Expr, index: int, axis: int = 0) -> relax.Expr:
-    """tensor[index] along a dimension."""
+    """Return tensor[index] along a dimension."""
     part = relax.op.strided_slice(tensor, axes=[axis], begin=[index], end=[index + 1])
     return node.emit(relax.op.squeeze(node.emit(part), axis=[axis]))
 
 
 class _Cell(ABC):
-    """One direction: its weights in the shapes that matrix products want, and its step.
+    """A cell is one direction: its weights in the shapes that matrix products want, and its step.
 
     Attributes:
         gates: how many; weights have a block of rows for each.
@@ -204,10 +204,10 @@ class _Cell(ABC):
 
     @abstractmethod
     def step(self, projected: relax.Expr, states: States) -> States:
-        """New states [N, H] from old ones and the input's share of the gates, [N, GH]."""
+        """Return new states [N, H] from old ones and the input's share of the gates, [N, GH]."""
 
     def project(self, data: relax.Expr) -> relax.Expr:
-        """X Wᵀ and the biases, [T, N, GH]."""
+        """Return X Wᵀ and the biases, [T, N, GH]."""
         product = self.weigh(data)
         bias = self.input_bias
         if bias is None:
@@ -223,7 +223,7 @@ class _Cell(ABC):
         return self.node.emit(relax.op.matmul(hidden, self.recurrence))
 
     def _transposed(self, index: int) -> relax.Expr:
-        """W or R of this direction, [I or H, GH]."""
+        """Return W or R of this direction, [I or H, GH]."""
         known = constant_value(self.node.input(index))
         if known is not None:
             return constant_tensor(known[self.direction].T)
@@ -231,7 +231,7 @@ class _Cell(ABC):
         return self.node.emit(relax.op.permute_dims(matrix, [1, 0]))
 
     def _biases(self) -> tuple[relax.Expr | None, relax.Expr | None]:
-        """What is added to the projected inputs, and what to the recurrent product."""
+        """Return what is added to the projected inputs, and what to the recurrent product."""
         given = self.node.optional(3)
         if given is None:
             return None, None
@@ -246,7 +246,7 @@ class _Cell(ABC):
         return self.node.emit(relax.op.add(of_input, recurrent)), None
 
     def _activated(self, which: int, value: relax.Expr) -> relax.Expr:
-        """Activation of one gate, after the clip."""
+        """Return the activation of one gate, after the clip."""
         if self.clip is not None:
             lower, upper = scalar(-self.clip, self.dtype), scalar(self.clip, self.dtype)
             value = self.node.emit(relax.op.maximum(value, lower))
@@ -260,7 +260,7 @@ class _Cell(ABC):
 
 
 class _Rnn(_Cell):
-    """h' = f(x Wᵀ + b_W + h Rᵀ + b_R)."""
+    """An RNN computes h' = f(x Wᵀ + b_W + h Rᵀ + b_R)."""
 
     gates = 1
     default_activations = ("Tanh",)
@@ -272,7 +272,7 @@ class _Rnn(_Cell):
 
 
 class _Gru(_Cell):
-    """Gates update z, reset r, hidden n, stacked in this order.
+    """A GRU stacks the gates update z, reset r and hidden n in this order.
 
     z and r are f(x Wᵀ + b_W + h Rᵀ + b_R), and h' = (1 - z) n + z h. The hidden gate is
     n = g(x Wᵀ + b_W + (r h) Rᵀ + b_R), or with linear_before_reset
@@ -328,7 +328,9 @@ class _Gru(_Cell):
 
 
 class Lstm(_Cell):
-    """Gates input i, output o, forget f, cell c, stacked in this order; states h and C.
+    """An LSTM stacks the gates input i, output o, forget f and cell c in this order.
+
+    Its states are h and C.
 
     Each gate is f(x Wᵀ + h Rᵀ + b_W + b_R), the cell gate with g; with peepholes P ⊙ C is added,
     of the new C for the output gate. C' = f C + i c and h' = o h(C'). With input_forget, the
@@ -365,7 +367,7 @@ class Lstm(_Cell):
         return [emit(op.multiply(o, emit(self.activations[2](new_cell)))), new_cell]
 
     def _seen(self, value: relax.Expr, peephole: int, cell: relax.Expr) -> relax.Expr:
-        """A gate's sum with what it sees of the cell."""
+        """Return a gate's sum with what it sees of the cell."""
         if self.peepholes is None:
             return value
         seen = self.node.emit(relax.op.multiply(self.peepholes[peephole], cell))
@@ -373,7 +375,7 @@ class Lstm(_Cell):
 
 
 def _parts(node: Node, tensor: relax.Expr, direction: int, count: int) -> list[relax.Expr]:
-    """A row of a matrix in equal parts, constant if the matrix is."""
+    """Return a row of a matrix in equal parts, constant if the matrix is."""
     known = constant_value(tensor)
     if known is not None:
         return [constant_tensor(p) for p in np.split(known[direction], count)]
@@ -382,7 +384,7 @@ def _parts(node: Node, tensor: relax.Expr, direction: int, count: int) -> list[r
 
 
 def _activations(node: Node, default: Sequence[str], directions: int) -> list[list[Activation]]:
-    """Activations of each direction.
+    """Return activations of each direction.
 
     Their parameters stand in two lists, of which each activation takes as many as it has.
     """
@@ -445,7 +447,7 @@ def _softsign(emit: _Emit, x: relax.Expr, *_: relax.Expr) -> relax.Expr:
 
 
 def _softplus(emit: _Emit, x: relax.Expr, *_: relax.Expr) -> relax.Expr:
-    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
+    """Return log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
     dtype = dtype_of(x)
     small = emit(relax.op.exp(emit(relax.op.negative(emit(relax.op.abs(x))))))
     tail = emit(relax.op.log(emit(relax.op.add(scalar(1, dtype), small))))

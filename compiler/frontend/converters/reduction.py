@@ -1,4 +1,4 @@
-"""Reductions over axes."""
+"""Provide reductions over axes."""
 
 import math
 from typing import Any
@@ -35,7 +35,7 @@ _OF_NOTHING: dict[str, float] = {
 
 
 def convert_reduce(node: Node) -> relax.Expr:
-    """Any reduction: over the given axes, over all, or over none if the node says so."""
+    """Return any reduction: over the given axes, over all, or over none if the node says so."""
     data = node.input(0)
     shape = extents_of(data)
     axes = static_axes(node, 1, len(shape), since=13 if node.op_type == "ReduceSum" else 18)
@@ -106,7 +106,10 @@ def _reduce(node: Node, data: relax.Expr, axes: list[int], keep: bool) -> relax.
 
 
 def _log_sum_exp(node: Node, data: relax.Expr, axes: list[int], keep: bool) -> relax.Expr:
-    """log(sum(exp(x))) as m + log(sum(exp(x - m))) with m = max(x), which cannot overflow."""
+    """Return log(sum(exp(x))) as m + log(sum(exp(x - m))) with m = max(x).
+
+    Which cannot overflow.
+    """
     if not axes:
         return data
     dtype = dtype_of(data)
@@ -121,7 +124,7 @@ def _log_sum_exp(node: Node, data: relax.Expr, axes: list[int], keep: bool) -> r
 
 
 def convert_arg_reduce(node: Node) -> relax.Expr:
-    """ArgMax and ArgMin: the first position of the extreme value, or the last."""
+    """Convert ArgMax and ArgMin: the first position of the extreme value, or the last."""
     data = node.input(0)
     shape = static_shape(data)
     axis = node.attributes.get("axis", 0)

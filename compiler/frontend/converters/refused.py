@@ -1,4 +1,4 @@
-"""Operators that edgec does not compile, and why."""
+"""Provide operators that edgec does not compile, and why."""
 
 from typing import Never
 
@@ -6,7 +6,7 @@ from edgec.compiler.frontend.node import Node, Refusal
 
 
 def refuse_random(node: Node) -> Never:
-    """Random numbers."""
+    """Return random numbers."""
     raise Refusal(
         "its result is random; a bundle's outputs follow from its inputs alone, so make the "
         "numbers an input of the model"
@@ -14,10 +14,10 @@ def refuse_random(node: Node) -> Never:
 
 
 def refuse_image_decoder(node: Node) -> Never:
-    """Files of images."""
+    """Return files of images."""
     raise Refusal("image files are not decoded; feed the model decoded pixels")
 
 
 def refuse_text(node: Node) -> Never:
-    """Text and what is made of it."""
+    """Return text and what is made of it."""
     raise Refusal("text is not supported; feed the model numbers")

@@ -33,7 +33,7 @@ _FAST_COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_co
 
 @dataclass(frozen=True)
 class Mode:
-    """How to resize; see the attributes of ONNX Resize."""
+    """A mode describes how to resize; see the attributes of ONNX Resize."""
 
     method: str
     coordinates: str
@@ -45,13 +45,13 @@ class Mode:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis to resize.
+    """An axis describes one axis to resize.
 
     Attributes:
         axis: which.
         before: input extent.
         after: output extent.
-        scale: of the coordinates; `before * scale` need not be `after`.
+        scale: the scale of the coordinates; `before * scale` need not be `after`.
         roi: start and end of the region, as a share of the input.
     """
 
@@ -63,7 +63,7 @@ class Axis:
 
 
 def convert_upsample(node: Node) -> relax.Expr:
-    """Upsample, which is Resize of operator set 10."""
+    """Return upsample, which is Resize of operator set 10."""
     return _resize(node, _legacy_mode(node), _scaled(node, 1, list(range(_rank(node)))))
 
 
@@ -170,7 +170,7 @@ def _resize(node: Node, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
 
 
 def _resize_bytes(node: Node, data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
-    """Images of bytes, bit for bit as ONNX Runtime resizes them.
+    """Return images of bytes, bit for bit as ONNX Runtime resizes them.
 
     With antialias: axis by axis from the last one, in fixed point, each rounded to bytes, as
     Pillow does it. Without: the four neighbours in float32, cut off to a whole number.
@@ -196,7 +196,7 @@ def _apply_fixed(
     positions: NDArray[np.int64],
     weights: NDArray[np.float32],
 ) -> relax.Expr:
-    """Weighted sum of the bytes of one axis, rounded and saturated."""
+    """Return weighted sum of the bytes of one axis, rounded and saturated."""
     shape, dtype = list(static_shape(data)), dtype_of(data)
     shape[axis] = len(positions)
     # Weights that meet at the edge are added before they are rounded.
@@ -224,7 +224,10 @@ def _apply_fixed(
 
 
 def _bilinear_bytes(node: Node, data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Expr:
-    """The sum of four neighbours by their distances in float32, in the order of ONNX Runtime."""
+    """Return the sum of four neighbours by their distances in float32.
+
+    In the order of ONNX Runtime.
+    """
     shape, dtype = list(static_shape(data)), dtype_of(data)
     rank = len(shape)
     if rank < 2 or any(item.axis < rank - 2 for item in axes):
@@ -257,13 +260,13 @@ def _bilinear_bytes(node: Node, data: relax.Expr, mode: Mode, axes: Sequence[Axi
 
 
 def _keeps(item: Axis, mode: Mode) -> bool:
-    """Whether an axis stays as it is."""
+    """Return whether an axis stays as it is."""
     crops = mode.coordinates == "tf_crop_and_resize" and item.roi != (0.0, 1.0)
     return item.scale == 1 and item.after == item.before and not crops
 
 
 def _fast_resize(data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Expr | None:
-    """As an operator of images, if that computes the very same."""
+    """Return the resize as an operator of images, if that computes the very same."""
     shape = static_shape(data)
     if (
         dtype_of(data) != "float32"
@@ -300,7 +303,7 @@ def _fast_resize(data: relax.Expr, mode: Mode, axes: Sequence[Axis]) -> relax.Ex
 def axis_table(
     item: Axis, mode: Mode
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
-    """Source positions and weights of each output position.
+    """Return source positions and weights of each output position.
 
     Returns:
         Positions int64 and weights float32, both [after, taps], and bool [after]: where the
@@ -333,7 +336,7 @@ def axis_table(
 
 
 def _coordinates(item: Axis, mode: str) -> NDArray[np.float64]:
-    """Where output positions lie in the input; formulas of the ONNX specification.
+    """Return where output positions lie in the input; formulas of the ONNX specification.
 
     Dividing by the scale is written so that a position between two pixels comes out exactly.
     """
@@ -365,7 +368,7 @@ def _coordinates(item: Axis, mode: str) -> NDArray[np.float64]:
 def _nearest(
     share: NDArray[np.float64], rounding: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """0 for the pixel before, 1 for the one after, by the distance from the one before."""
+    """Return 0 for the pixel before, 1 for the one after, by the distance from the one before."""
     match rounding:
         case "round_prefer_floor":
             up = share > 0.5
@@ -381,7 +384,7 @@ def _nearest(
 
 
 def _kernel(distance: NDArray[np.float64], mode: Mode) -> NDArray[np.float64]:
-    """Weight by distance: a triangle, or the cubic convolution of Keys with parameter a."""
+    """Return weight by distance: a triangle, or the cubic convolution of Keys with parameter a."""
     if mode.method == "linear":
         return np.clip(1 - distance, 0, 1)
     a, d = mode.cubic_a, distance
@@ -397,7 +400,7 @@ def _apply(
     positions: NDArray[np.int64],
     weights: NDArray[np.float32],
 ) -> relax.Expr:
-    """Weighted sum of the elements of one axis."""
+    """Return weighted sum of the elements of one axis."""
     taps = positions.shape[1]
     if taps == 1 and np.all(weights == 1):
         return take_table(node, data, axis, positions[:, 0])

@@ -1,4 +1,4 @@
-"""Operators that sample images at computed positions, and that choose among boxes."""
+"""Provide operators that sample images at computed positions, and that choose among boxes."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ _FARTHEST_PIXEL = 2.0**22
 
 
 def convert_non_max_suppression(node: Node) -> relax.Expr:
-    """NonMaxSuppression: [batch, class, box] of the boxes kept, best first in each class.
+    """Convert NonMaxSuppression: [batch, class, box] of the boxes kept, best first in each class.
 
     A box is dropped if its intersection over union with a better one that is kept exceeds the
     threshold. How many rows there are, only a run tells.
@@ -113,7 +113,7 @@ def convert_non_max_suppression(node: Node) -> relax.Expr:
 
 
 def convert_roi_align(node: Node) -> relax.Expr:
-    """RoiAlign: average or maximum of bilinear samples in each cell of each region.
+    """Convert RoiAlign: average or maximum of bilinear samples in each cell of each region.
 
     In mode max a sample counts as the greatest of its four weighted neighbours, as the
     specification's implementation has it.
@@ -137,7 +137,7 @@ def convert_roi_align(node: Node) -> relax.Expr:
         return tirx.const(value, "float32")
 
     def sample(x: Any, image: Any, channel: Any, y: Any, x_at: Any) -> list[Any]:
-        """The four neighbours, weighted."""
+        """Return the four neighbours, weighted."""
         low, share, high = [], [], []
         for at, extent in ((y, height), (x_at, width)):
             limited = tirx.min(tirx.max(at, real(0)), real(extent - 1))
@@ -200,7 +200,7 @@ def convert_roi_align(node: Node) -> relax.Expr:
 
 
 def convert_deform_conv(node: Node) -> relax.Expr:
-    """DeformConv of images: bilinear samples at shifted positions, then a matrix product."""
+    """Return DeformConv of images: bilinear samples at shifted positions, then a matrix product."""
     data, weight, offset = (node.input(index) for index in range(3))
     bias, mask, attributes = node.optional(3), node.optional(4), node.attributes
     if len(static_shape(data)) != 4:
@@ -260,7 +260,7 @@ def convert_deform_conv(node: Node) -> relax.Expr:
 
 
 def convert_col2im(node: Node) -> relax.Expr:
-    """Col2Im: each column is a block; overlapping blocks add up."""
+    """Convert Col2Im: each column is a block; overlapping blocks add up."""
     data = node.input(0)
     image = constant_ints(node, 1, "image_shape")
     block = constant_ints(node, 2, "block_shape")
@@ -304,7 +304,7 @@ def convert_col2im(node: Node) -> relax.Expr:
 
 
 def convert_det(node: Node) -> relax.Expr:
-    """Det: by elimination with the greatest pivot of each column."""
+    """Convert Det: by elimination with the greatest pivot of each column."""
     data = node.input(0)
     *outer, n, _ = static_shape(data)
     dtype, count = dtype_of(data), math.prod(outer)
@@ -349,7 +349,7 @@ def convert_det(node: Node) -> relax.Expr:
 
 
 def convert_grid_sample(node: Node) -> relax.Expr:
-    """GridSample of images and volumes: nearest, linear, or cubic with a = -0.75.
+    """Return GridSample of images and volumes: nearest, linear, or cubic with a = -0.75.
 
     First the source pixels and their weights along each axis, then the weighted sum. Padding is
     by pixel: outside is zero, the edge, or the image mirrored at its border (at the centres of its
@@ -373,7 +373,7 @@ def convert_grid_sample(node: Node) -> relax.Expr:
     sizes = constant_tensor(np.array(extents[::-1], np.int32))
 
     def base(grid_at: Any, size: Any, n: Any, p: Any, axis: Any) -> tuple[Any, Any, Any]:
-        """First tap's pixel, distance of the position from the pixel below it, extent."""
+        """Return first tap's pixel, distance of the position from the pixel below it, extent."""
         extent = size(axis)
         wide = tirx.Cast(dtype, extent)
         at = grid_at(n, p, axis) + 1

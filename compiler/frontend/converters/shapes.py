@@ -1,4 +1,4 @@
-"""Operators that only change shape, or that move, repeat and cut whole tensors."""
+"""Provide operators that only change shape, or that move, repeat and cut whole tensors."""
 
 import math
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ _PAD_TABLES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wr
 
 
 def constant_ints(node: Node, index: int, what: str) -> list[int]:
-    """The numbers of an input that must be constant."""
+    """Return the numbers of an input that must be constant."""
     return [int(number) for number in node.constant(index, what).reshape(-1)]
 
 
 def static_axes(node: Node, index: int, rank: int, since: int) -> list[int] | None:
-    """Axes from the attribute, or since an opset from the input; None if left out.
+    """Return axes from the attribute, or since an opset from the input; None if left out.
 
     Raises:
         Refusal: an axis is out of range or given twice.
@@ -42,7 +42,7 @@ def static_axes(node: Node, index: int, rank: int, since: int) -> list[int] | No
 
 
 def normalize_axes(axes: Sequence[int], rank: int) -> list[int]:
-    """Axes counted from the front."""
+    """Return axes counted from the front."""
     found = [int(axis) + rank * (int(axis) < 0) for axis in axes]
     if any(not 0 <= axis < rank for axis in found):
         raise Refusal(f"axes {[int(axis) for axis in axes]} do not fit rank {rank}")
@@ -52,7 +52,7 @@ def normalize_axes(axes: Sequence[int], rank: int) -> list[int]:
 
 
 def convert_reshape(node: Node) -> relax.Expr:
-    """Reshape: 0 keeps an extent (unless `allowzero`), -1 takes what is left."""
+    """Convert Reshape: 0 keeps an extent (unless `allowzero`), -1 takes what is left."""
     data, before = node.input(0), static_shape(node.input(0))
     if node.opset < 5:
         wanted = [int(extent) for extent in node.attributes["shape"]]
@@ -75,7 +75,7 @@ def convert_flatten(node: Node) -> relax.Expr:
 
 
 def convert_squeeze(node: Node) -> relax.Expr:
-    """Squeeze: drop the given axes, or all of extent 1."""
+    """Convert Squeeze: drop the given axes, or all of extent 1."""
     shape = extents_of(node.input(0))
     axes = static_axes(node, 1, len(shape), since=13)
     if axes is None:
@@ -86,7 +86,7 @@ def convert_squeeze(node: Node) -> relax.Expr:
 
 
 def convert_unsqueeze(node: Node) -> relax.Expr:
-    """Unsqueeze: insert axes of extent 1 at places of the result."""
+    """Convert Unsqueeze: insert axes of extent 1 at places of the result."""
     shape = list(extents_of(node.input(0)))
     given = node.attributes["axes"] if node.opset < 13 else constant_ints(node, 1, "axes")
     for axis in sorted(normalize_axes(given, len(shape) + len(given))):
@@ -106,19 +106,19 @@ def _reshape(data: relax.Expr, shape: Sequence[Any]) -> relax.Expr:
 
 
 def convert_shape(node: Node) -> relax.Expr:
-    """Shape, from `start` to `end`: a constant."""
+    """Return shape, from `start` to `end`: a constant."""
     shape = static_shape(node.input(0))
     part = shape[node.attributes.get("start", 0) : node.attributes.get("end", len(shape))]
     return constant_tensor(np.array(part, np.int64))
 
 
 def convert_size(node: Node) -> relax.Expr:
-    """Size: a constant."""
+    """Convert Size: a constant."""
     return constant_tensor(np.array(math.prod(static_shape(node.input(0))), np.int64))
 
 
 def convert_slice(node: Node) -> relax.Expr:
-    """Slice with any steps; bounds beyond the ends are clamped, as in Python.
+    """Return slice with any steps; bounds beyond the ends are clamped, as in Python.
 
     Bounds that are only known at run time make extents that are, unless ONNX infers them.
     """
@@ -162,7 +162,7 @@ def convert_slice(node: Node) -> relax.Expr:
 
 
 def _slice_at_run_time(node: Node) -> relax.Expr:
-    """Slice by bounds [k] that the model gets or computes."""
+    """Return slice by bounds [k] that the model gets or computes."""
     data = node.input(0)
     shape = static_shape(data)
     (count,) = static_shape(node.input(1))
@@ -176,7 +176,7 @@ def _slice_at_run_time(node: Node) -> relax.Expr:
     extents = np.array([shape[axis] for axis in axes], np.int64)
 
     def bound(index: int) -> relax.Expr:
-        """Bounds counted from the front, within each axis."""
+        """Return bounds counted from the front, within each axis."""
         value = node.cast(node.input(index), "int64")
         below = node.call(relax.op.less, value, relax.const(0, "int64"))
         wrapped = node.call(relax.op.add, value, constant_tensor(extents))
@@ -207,7 +207,7 @@ def _slice_at_run_time(node: Node) -> relax.Expr:
 def _window(
     node: Node, begin: relax.Expr, axes: Sequence[int], steps: Sequence[int], shape: Sequence[int]
 ) -> relax.Expr:
-    """A part of known shape at a place that only a run tells."""
+    """Return a part of known shape at a place that only a run tells."""
     extents = static_shape(node.input(0))
 
     def element(x: Any, first: Any, at: list[Any]) -> Any:
@@ -253,7 +253,7 @@ def convert_split(node: Node) -> list[relax.Expr]:
 
 
 def convert_tile(node: Node) -> relax.Expr:
-    """Tile: each axis repeated as a whole."""
+    """Convert Tile: each axis repeated as a whole."""
     data = node.input(0)
     repeats = constant_ints(node, 1, "repeats")
     if all(count == 1 for count in repeats):
@@ -262,7 +262,7 @@ def convert_tile(node: Node) -> relax.Expr:
 
 
 def convert_expand(node: Node) -> relax.Expr:
-    """Expand: broadcast both ways to a shape."""
+    """Convert Expand: broadcast both ways to a shape."""
     data = node.input(0)
     wanted = tuple(constant_ints(node, 1, "shape"))
     shape = np.broadcast_shapes(static_shape(data), wanted)
@@ -270,7 +270,7 @@ def convert_expand(node: Node) -> relax.Expr:
 
 
 def convert_constant(node: Node) -> relax.Expr:
-    """Constant: what constant folding leaves where an output of the model is constant."""
+    """Convert Constant: what constant folding leaves where an output of the model is constant."""
     ((kind, value),) = node.attributes.items()
     if kind.startswith(("value_int", "value_float")):
         value = np.asarray(value, np.int64 if "int" in kind else np.float32)
@@ -280,14 +280,14 @@ def convert_constant(node: Node) -> relax.Expr:
 
 
 def convert_constant_of_shape(node: Node) -> relax.Expr:
-    """ConstantOfShape: one value everywhere, float32 zero if none is given."""
+    """Convert ConstantOfShape: one value everywhere, float32 zero if none is given."""
     value = node.attributes.get("value", np.zeros(1, np.float32))
     shape = tuple(constant_ints(node, 0, "input"))
     return constant_tensor(np.full(shape, value.reshape(())))
 
 
 def convert_range(node: Node) -> relax.Expr:
-    """Range: start + i * delta for i below ceil((limit - start) / delta)."""
+    """Convert Range: start + i * delta for i below ceil((limit - start) / delta)."""
     start, limit, delta = (
         node.constant(index, name).reshape(())
         for index, name in enumerate(("start", "limit", "delta"))
@@ -304,7 +304,7 @@ def convert_range(node: Node) -> relax.Expr:
 
 
 def convert_eye_like(node: Node) -> relax.Expr:
-    """EyeLike: ones on the k-th diagonal of a matrix."""
+    """Convert EyeLike: ones on the k-th diagonal of a matrix."""
     rows, columns = static_shape(node.input(0))
     code = node.attributes.get("dtype")
     dtype = dtype_of(node.input(0)) if code is None else dtype_name(code)
@@ -442,7 +442,10 @@ def _crop(node: Node, data: relax.Expr, before: Sequence[int], after: Sequence[i
 
 
 def convert_center_crop_pad(node: Node) -> relax.Expr:
-    """CenterCropPad: cut or zero-pad axes to given sizes; an odd element goes to the end."""
+    """Convert CenterCropPad: cut or zero-pad axes to given sizes.
+
+    An odd element goes to the end.
+    """
     data = node.input(0)
     shape = static_shape(data)
     axes = normalize_axes(node.attributes.get("axes", range(len(shape))), len(shape))
@@ -459,7 +462,7 @@ def convert_center_crop_pad(node: Node) -> relax.Expr:
 
 
 def convert_depth_to_space(node: Node) -> relax.Expr:
-    """DepthToSpace: channels [block, block, C] (DCR) or [C, block, block] (CRD) into pixels."""
+    """Convert DepthToSpace: channels [block, block, C] (DCR) or [C, block, block] (CRD)."""
     data, block = node.input(0), int(node.attributes["blocksize"])
     n, c, h, w = static_shape(data)
     less = c // block**2
@@ -472,7 +475,7 @@ def convert_depth_to_space(node: Node) -> relax.Expr:
 
 
 def convert_space_to_depth(node: Node) -> relax.Expr:
-    """SpaceToDepth: the inverse of DepthToSpace in either order."""
+    """Convert SpaceToDepth: the inverse of DepthToSpace in either order."""
     data, block = node.input(0), int(node.attributes["blocksize"])
     n, c, h, w = static_shape(data)
     split = (n, c, h // block, block, w // block, block)

@@ -1,4 +1,4 @@
-"""Signal processing: Fourier transforms as products with constant matrices, mel filters."""
+"""Provide signal processing: Fourier transforms as products with constant matrices, mel filters."""
 
 import math
 
@@ -15,7 +15,7 @@ _MATRIX_LIMIT = 2**26
 
 
 def convert_dft(node: Node) -> relax.Expr:
-    """DFT and its inverse along an axis of a real or complex tensor [..., 1 or 2].
+    """Return DFT and its inverse along an axis of a real or complex tensor [..., 1 or 2].
 
     X[k] = sum_n x[n] * exp(-2 pi i k n / N); the inverse has the other sign and divides by N. The
     inverse of one side is real: the other side is taken to be its mirror image.
@@ -46,7 +46,7 @@ def convert_dft(node: Node) -> relax.Expr:
 
 
 def convert_stft(node: Node) -> relax.Expr:
-    """STFT: frames of a signal [batch, length, 1 or 2], times a window, transformed."""
+    """Convert STFT: frames of a signal [batch, length, 1 or 2], times a window, transformed."""
     data = node.input(0)
     batch, length, parts = (*static_shape(data), 1)[:3]
     step = int(node.constant(1, "frame_step").reshape(-1)[0])
@@ -79,11 +79,11 @@ def convert_stft(node: Node) -> relax.Expr:
 def _fourier_matrix(
     count: int, length: int, parts: int, inverse: bool, onesided: bool
 ) -> NDArray[np.float64]:
-    """The transform as a real matrix.
+    """Return the transform as a real matrix.
 
     Args:
         count: elements of the signal; those beyond `length` are ignored, missing ones zero.
-        length: of the transform.
+        length: the length of the transform.
         parts: 1 for a real signal, 2 for real and imaginary parts.
         inverse: of the inverse transform.
         onesided: without the half that follows by symmetry.
@@ -107,7 +107,7 @@ def _fourier_matrix(
 
 
 def _real_inverse_matrix(count: int, length: int) -> NDArray[np.float64]:
-    """The inverse transform of one side as a real matrix [count * 2, length].
+    """Return the inverse transform of one side as a real matrix [count * 2, length].
 
     x[n] = sum_k w[k] * (Re X[k] * cos(2 pi k n / N) - Im X[k] * sin(2 pi k n / N)) / N, where w is
     2 but for the bins that have no mirror image.
@@ -125,7 +125,7 @@ def _real_inverse_matrix(count: int, length: int) -> NDArray[np.float64]:
 def _multiply(
     node: Node, signal: relax.Expr, shape: list[int], matrix: NDArray[np.float64]
 ) -> relax.Expr:
-    """[..., count, parts] times a Fourier matrix, as [..., bins, 2]."""
+    """Return [..., count, parts] times a Fourier matrix, as [..., bins, 2]."""
     dtype = dtype_of(signal)
     rows = math.prod(static_shape(signal)) // matrix.shape[0]
     lines = node.emit(relax.op.reshape(signal, (rows, matrix.shape[0])))
@@ -134,7 +134,7 @@ def _multiply(
 
 
 def convert_mel_weight_matrix(node: Node) -> relax.Expr:
-    """MelWeightMatrix: triangular filters, evenly spaced on the mel scale; a constant.
+    """Convert MelWeightMatrix: triangular filters, evenly spaced on the mel scale; a constant.
 
     mel = 2595 * log10(1 + f / 700).
     """

@@ -1,4 +1,7 @@
-"""Ensembles of decision trees of `ai.onnx.ml`: one walk through tables of nodes for each tree."""
+"""Provide ensembles of decision trees of `ai.onnx.ml`.
+
+One walk through tables of nodes for each tree.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +28,11 @@ op = relax.op
 
 @dataclass(frozen=True)
 class Forest:
-    """Decision trees as tables of all their nodes, leaves included.
+    """A forest describes decision trees as tables of all their nodes, leaves included.
 
     Attributes:
         roots: node of each tree.
-        feature: that a node looks at.
+        feature: the feature that a node looks at.
         split: what it compares with; float32 or float64, the precision of the whole.
         mode: comparison, `LEAF` for a leaf.
         yes: next node where the comparison holds; a leaf's is itself.
@@ -53,7 +56,7 @@ class Forest:
 
     @property
     def depth(self) -> int:
-        """Steps from a root to the deepest leaf."""
+        """Return steps from a root to the deepest leaf."""
         inner = np.array([mode != "LEAF" for mode in self.mode])
         level, steps = np.unique(self.roots), 0
         while inner[level].any():
@@ -75,13 +78,13 @@ _COMPARISONS: dict[str, Any] = {
 
 
 def _numbers(node: Node, name: str, dtype: Any) -> NDArray[Any]:
-    """A list of numbers, or the tensor of double precision in its place."""
+    """Return a list of numbers, or the tensor of double precision in its place."""
     tensor = node.attributes.get(f"{name}_as_tensor")
     return np.array(node.attributes.get(name, ()), dtype) if tensor is None else tensor.reshape(-1)
 
 
 def _forest(node: Node, kind: str) -> Forest:
-    """The trees of TreeEnsembleClassifier (`class`) and TreeEnsembleRegressor (`target`)."""
+    """Return the trees of TreeEnsembleClassifier (`class`) and TreeEnsembleRegressor (`target`)."""
     attributes = node.attributes
     names = list(zip(attributes["nodes_treeids"], attributes["nodes_nodeids"], strict=True))
     place = {name: number for number, name in enumerate(names)}
@@ -122,12 +125,12 @@ _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BR
 
 
 def _plain_forest(node: Node) -> Forest:
-    """The trees of TreeEnsemble, whose leaves have lists of their own."""
+    """Return the trees of TreeEnsemble, whose leaves have lists of their own."""
     attributes = node.attributes
-    codes = attributes["nodes_modes"].reshape(-1)
-    if np.any(codes >= len(_MODES)):
+    quantized = attributes["nodes_modes"].reshape(-1)
+    if np.any(quantized >= len(_MODES)):
         raise Refusal("tests of membership in a set are not supported")
-    inner, leaves = len(codes), len(attributes["leaf_targetids"])
+    inner, leaves = len(quantized), len(attributes["leaf_targetids"])
 
     def following(side: str) -> NDArray[np.int32]:
         steps = np.array(attributes[f"nodes_{side}nodeids"], np.int32)
@@ -142,7 +145,7 @@ def _plain_forest(node: Node) -> Forest:
         roots=np.array(attributes["tree_roots"], np.int32),
         feature=np.concatenate([np.array(attributes["nodes_featureids"], np.int32), none]),
         split=np.concatenate([splits, none.astype(splits.dtype)]),
-        mode=[*(_MODES[code] for code in codes), *["LEAF"] * leaves],
+        mode=[*(_MODES[code] for code in quantized), *["LEAF"] * leaves],
         yes=following("true"),
         no=following("false"),
         missing=np.concatenate([np.array(tracks, bool), none.astype(bool)]),
@@ -153,7 +156,7 @@ def _plain_forest(node: Node) -> Forest:
 
 
 def _grown(node: Node, forest: Forest, targets: int, aggregate: str = "SUM") -> relax.Expr:
-    """What the leaves add up to, [N, targets], in the precision of the trees."""
+    """Return what the leaves add up to, [N, targets], in the precision of the trees."""
     dtype, source = str(forest.weight.dtype), node.input(0)
     data = node.cast(source, str(forest.split.dtype))
     rows = static_shape(data)[0]
@@ -228,20 +231,20 @@ def _aggregate(node: Node) -> str:
 
 
 def convert_tree_ensemble_regressor(node: Node) -> relax.Expr:
-    """TreeEnsembleRegressor: leaves of all trees for each target, [N, targets] float32."""
+    """Convert TreeEnsembleRegressor: leaves of all trees for each target, [N, targets] float32."""
     forest, targets = _forest(node, "target"), int(node.attributes["n_targets"])
     scores = _with_base(node, _grown(node, forest, targets, _aggregate(node)))
     return transformed(node, node.emit(node.cast(scores, "float32")))
 
 
 def convert_tree_ensemble(node: Node) -> relax.Expr:
-    """TreeEnsemble: leaves of all trees for each target, in the dtype of the leaves."""
+    """Convert TreeEnsemble: leaves of all trees for each target, in the dtype of the leaves."""
     forest, targets = _plain_forest(node), int(node.attributes["n_targets"])
     return transformed(node, _grown(node, forest, targets, _aggregate(node)))
 
 
 def convert_tree_ensemble_classifier(node: Node) -> list[relax.Expr | None]:
-    """TreeEnsembleClassifier: labels [N] and scores [N, classes].
+    """Convert TreeEnsembleClassifier: labels [N] and scores [N, classes].
 
     Two classes mostly have weights for one of them, the second by meaning, whatever its number.
     It is chosen above 0.5 where no weight is negative, and above 0 otherwise.

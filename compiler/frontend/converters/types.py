@@ -1,4 +1,4 @@
-"""Conversions between element types: Cast, CastLike, BitCast.
+"""Provide conversions between element types: Cast, CastLike, BitCast.
 
 Storage types (see `edgec.compiler.ir.storage`) are decoded by a table and encoded by integer
 arithmetic on the bits of a float32, to nearest, ties to even.
@@ -25,12 +25,12 @@ _FLOAT_BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "float64": 64}
 
 
 def convert_cast(node: Node) -> relax.Expr:
-    """Cast: to the type of attribute `to`."""
+    """Convert Cast: to the type of attribute `to`."""
     return _cast(node, dtype_name(node.attributes["to"]))
 
 
 def convert_cast_like(node: Node) -> relax.Expr:
-    """CastLike: to the type of the second input."""
+    """Convert CastLike: to the type of the second input."""
     return _cast(node, node.dtype(1))
 
 
@@ -47,7 +47,7 @@ def _cast(node: Node, target: str) -> relax.Expr:
 
 
 def convert_bit_cast(node: Node) -> relax.Expr:
-    """BitCast: the same bits as another type of the same width."""
+    """Convert BitCast: the same bits as another type of the same width."""
     source, target = node.dtype(0), dtype_name(node.attributes["to"])
     if _bits(source) != _bits(target):
         raise Refusal(f"{source} and {target} differ in width")
@@ -66,7 +66,7 @@ def _bits(dtype: str) -> int:
 
 
 def reinterpret(node: Node, data: relax.Expr, dtype: str) -> relax.Expr:
-    """The same bits as another dtype of the same width."""
+    """Return the same bits as another dtype of the same width."""
     if dtype_of(data) == dtype:
         return data
 
@@ -85,11 +85,11 @@ def cast(
     saturate: bool = True,
     round_mode: str = "up",
 ) -> relax.Expr:
-    """Values of one ONNX type as another, as Cast defines it.
+    """Return values of one ONNX type as another, as Cast defines it.
 
     Args:
         node: whose builder to use.
-        data: of `held_as(source)`.
+        data: values of `held_as(source)`.
         source: ONNX dtype of the data.
         target: ONNX dtype of the result.
         saturate: a value too large for an 8-bit float becomes the largest.
@@ -114,7 +114,7 @@ def cast(
 
 
 def _cast_plain(node: Node, data: relax.Expr, source: str, target: str) -> relax.Expr:
-    """Between types that are computed with."""
+    """Cast between types that are computed with."""
     if source == target:
         return data
     if target == "bool":
@@ -132,17 +132,19 @@ def _cast_plain(node: Node, data: relax.Expr, source: str, target: str) -> relax
     return relax.op.astype(data, target)
 
 
-def decode(node: Node, codes: relax.Expr, source: str, target: str) -> relax.Expr:
-    """Codes of a storage type as values of a type that is computed with."""
-    return look_up(node, codes, decode_table(source, target))
+def decode(node: Node, encoded: relax.Expr, source: str, target: str) -> relax.Expr:
+    """Return bit patterns of a storage type as values of a type that is computed with."""
+    return look_up(node, encoded, decode_table(source, target))
 
 
 def look_up(node: Node, bytes_: relax.Expr, table: Any) -> relax.Expr:
-    """table[bytes]: a function of all values of uint8 or int8, the table in order of the bits.
+    """Return table[bytes]: a function of all values of uint8 or int8.
+
+    The table in order of the bits.
 
     Args:
         node: whose builder to use.
-        bytes_: of any shape.
+        bytes_: the bytes of any shape.
         table: 256 values.
     """
     index = node.emit(relax.op.astype(bytes_, "int32"))
@@ -154,7 +156,7 @@ def look_up(node: Node, bytes_: relax.Expr, table: Any) -> relax.Expr:
 def encode(
     node: Node, values: relax.Expr, target: str, *, saturate: bool = True, round_mode: str = "up"
 ) -> relax.Expr:
-    """Values as codes of a storage float; see `cast`."""
+    """Return values as bit patterns of a storage float; see `cast`."""
     # Wider types are rounded to float32 first, as ml_dtypes and ONNX Runtime do.
     values = node.emit(relax.op.astype(values, "float32"))
     if target == E8M0 and (not saturate or round_mode not in ("up", "down", "nearest")):
@@ -175,7 +177,7 @@ def encode(
 
 
 def _encode_float(bits: Any, form: FloatFormat, saturate: bool) -> Any:
-    """Code of a float32 given by its bits, as int32.
+    """Return code of a float32 given by its bits, as int32.
 
     The value is `mantissa * 2**(exponent - 150)` with a mantissa below 2**24; the code's last
     mantissa bit stands for `2**(scale - 127 - mantissa_bits)`. Counting those units from the
@@ -202,7 +204,7 @@ def _encode_float(bits: Any, form: FloatFormat, saturate: bool) -> Any:
 
 
 def _encode_power(bits: Any, round_mode: str) -> Any:
-    """Code of a positive float32 in float8e8m0: its exponent, rounded and saturated."""
+    """Return code of a positive float32 in float8e8m0: its exponent, rounded and saturated."""
     exponent = (bits >> 23) & 0xFF
     fraction = bits & 0x7FFFFF
     threshold = {"up": 0, "down": 0x7FFFFF, "nearest": 0x3FFFFF}[round_mode]

@@ -1,1 +1,1 @@
-"""Convolutions: direct, Winograd, integer, depthwise, transposed, sparse."""
+"""Provide convolutions: direct, Winograd, integer, depthwise, transposed, sparse."""

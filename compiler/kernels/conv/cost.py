@@ -1,10 +1,10 @@
-"""The analytic model of direct convolution, and the decision that it recommends."""
+"""Provide the analytic model of direct convolution, and the decision that it recommends."""
 
 import math
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.weights import block_size, input_channels
-from edgec.compiler.kernels.conv.windows import alike_taps, tile_spans
+from edgec.compiler.kernels.conv.windows import tile_spans, valid_tap_runs
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     estimate_winograd_cycles,
@@ -12,7 +12,7 @@ from edgec.compiler.kernels.conv.winograd import (
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import cost
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     ISSUE_WIDTH,
@@ -44,7 +44,7 @@ def estimate_cycles(
     instructions: int = 1,
     together: int = 1,
 ) -> float:
-    """Analytic model: the slower of multiplying, loading and issuing, for all tiles.
+    """Return analytic model: the slower of multiplying, loading and issuing, for all tiles.
 
     A step of the register tile does p * o FMAs (p pixels, o vectors), loads o weights and
     broadcasts p inputs. Four instructions can start in a cycle. With fewer than
@@ -103,7 +103,7 @@ def estimate_cycles(
 def code_bytes(
     workload: ConvWorkload, decision: ConvDecision, target: Target, block: int, instructions: int
 ) -> float:
-    """Rough size of a kernel whose loops over channels stay loops.
+    """Return rough size of a kernel whose loops over channels stay loops.
 
     Products are written once for each run of taps that are inside for the same pixels, the
     epilogue once for each kind of tile.
@@ -119,8 +119,8 @@ def code_bytes(
     columns = tile_spans(w.window(1), p.tile_w)
     by_rows = [1]
     if p.tile_h > 1:
-        by_rows = [len(alike_taps(span.valid)) for span in tile_spans(w.window(0), p.tile_h)]
-    by_columns = sum(len(alike_taps(span.valid)) for span in columns)
+        by_rows = [len(valid_tap_runs(span.valid)) for span in tile_spans(w.window(0), p.tile_h)]
+    by_columns = sum(len(valid_tap_runs(span.valid)) for span in columns)
     parts = 1 if w.in_channels % block == 0 or w.in_channels < block else 2
     pixels, vectors = p.tile_h * p.tile_w, p.tile_o
     products = pixels * vectors * instructions + pixels + vectors + TAP_INSTRUCTIONS
@@ -131,7 +131,7 @@ def code_bytes(
 
 
 def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
+    """Return the decision of the lowest estimate; ties go to the one with more pixels."""
     return min(
         direct_space(workload, target),
         key=lambda d: (estimate_cycles(workload, d, target), -d.tile_h * d.tile_w),
@@ -139,7 +139,7 @@ def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecis
 
 
 def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
-    """The better of the best direct decision and the best by Winograd's F(2x2, 3x3).
+    """Return the better of the best direct decision and the best by Winograd's F(2x2, 3x3).
 
     F(4x4, 3x3) is left to the tuner: it costs digits, and only the tuner checks the results.
     """

@@ -1,4 +1,4 @@
-"""Decisions about a direct convolution: its register tile, and the order of its tasks."""
+"""Provide decisions about a direct convolution: its register tile, and the order of its tasks."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from functools import lru_cache
 
 from edgec.compiler.kernels.conv.winograd import WinogradDecision, winograd_space
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.estimate import tile_room
+from edgec.compiler.kernels.emit.machine_model import tile_room
 from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
 class ConvDecision:
-    """How a convolution is computed.
+    """A conv decision describes how a convolution is computed.
 
     Attributes:
         tile_h: lines in the register tile; above 1 only where a tile spans whole lines.
@@ -47,19 +47,19 @@ def flattened(workload: ConvWorkload) -> ConvWorkload:
 
 
 def fitted(decision: ConvDecision, phase: ConvWorkload) -> ConvDecision:
-    """The decision for a phase that may be a pixel narrower."""
+    """Return the decision for a phase that may be a pixel narrower."""
     width = min(decision.tile_w, phase.out_w)
     height = 1 if width != phase.out_w else min(decision.tile_h, phase.out_h)
     return replace(decision, tile_w=width, tile_h=height)
 
 
 def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision | WinogradDecision]:
-    """Every decision that makes sense, direct or by Winograd's algorithm."""
+    """Return every decision that makes sense, direct or by Winograd's algorithm."""
     return [*direct_space(workload, target), *winograd_space(workload, target)]
 
 
 def direct_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
-    """Decisions whose register tile fits the registers."""
+    """Return decisions whose register tile fits the registers."""
     flat = flattened(workload)
     blocks = math.ceil(flat.out_channels / target.float_lanes)
     decisions = []
@@ -78,12 +78,12 @@ def direct_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
 
 
 def _is_long_line(flat: ConvWorkload) -> bool:
-    """Whether this is a 1x1 convolution without rows, so that a line can be cut anywhere."""
+    """Return whether this is a 1x1 convolution without rows, so that a line can be cut anywhere."""
     return flat.kernel == (1, 1) and flat.out_h == 1 and flat.in_w == flat.out_w
 
 
 def _segments(flat: ConvWorkload, tile_w: int) -> list[int]:
-    """Ways to cut a long line: whole, in halves, quarters and so on."""
+    """Return ways to cut a long line: whole, in halves, quarters and so on."""
     if not _is_long_line(flat):
         return [0]
     tiles = math.ceil(flat.out_w / tile_w)

@@ -1,4 +1,4 @@
-"""The templates of convolutions on floats: direct or by Winograd, and transposed."""
+"""Provide the templates of convolutions on floats: direct or by Winograd, and transposed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Direct convolution on channel-blocked activations.
+"""Provide direct convolution on channel-blocked activations.
 
 Layouts, with c lanes in a vector, B = ceil(channels / c):
 
@@ -29,7 +29,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, flattened
 from edgec.compiler.kernels.conv.weights import block_size, input_channels, packed_size
-from edgec.compiler.kernels.conv.windows import Span, alike_taps, present_rows, tile_spans
+from edgec.compiler.kernels.conv.windows import Span, tile_spans, valid_rows, valid_tap_runs
 from edgec.compiler.kernels.conv.winograd import (
     WinogradDecision,
     emit_winograd,
@@ -44,7 +44,7 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import store_values, stored_floats
+from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
@@ -84,7 +84,7 @@ class DirectConv:
     """Writes one convolution into an emitter.
 
     Attributes:
-        dtype: of accumulators.
+        dtype: the dtype of accumulators.
         border: whether products with the padding count.
     """
 
@@ -129,15 +129,15 @@ class DirectConv:
         self.tasks = w.batch * self.row_tiles * len(self.channels.starts)
 
     def input_block(self) -> int:
-        """Values in a block of input channels."""
+        """Return values in a block of input channels."""
         return block_size(self.work, self.c)
 
     def takes_bias(self) -> bool:
-        """Whether the first step of the epilogue is where accumulators begin."""
+        """Return whether the first step of the epilogue is where accumulators begin."""
         return begins_with_bias(self.work.epilogue)
 
     def total(self, accumulator: Any) -> Any:
-        """What the epilogue begins with."""
+        """Return what the epilogue begins with."""
         return accumulator
 
     def body(self, task: Any) -> None:
@@ -166,7 +166,7 @@ class DirectConv:
             self._lines(row, self.rows)
 
     def _start_block(self, tile: Any) -> None:
-        """First input block of this tile of output channels, in `self.first_block`."""
+        """Write first input block of this tile of output channels, in `self.first_block`."""
         starts = self.channels.starts
         if len(set(starts)) == 1:
             self.first_block: Any = starts[0]
@@ -179,7 +179,10 @@ class DirectConv:
         self.first_block = self.emit.let("first_block", value)
 
     def _segment(self, number: Any) -> None:
-        """Some register tiles of a long line; the last one of the line overlaps its neighbour."""
+        """Write some register tiles of a long line.
+
+        The last one of the line overlaps its neighbour.
+        """
         w, p, e = self.work, self.plan, self.emit
 
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
@@ -195,11 +198,11 @@ class DirectConv:
             self._tile(0, e.let("column", column), [(True,)] * p.tile_w, window)
 
     def _line(self, row: Any) -> None:
-        """One output line; the rows of the window that are inside are known at run time."""
+        """Write one output line; the rows of the window that are inside are known at run time."""
         w, e = self.work, self.emit
         top = e.let("top", row * w.stride[0] - w.padding[0])
         dilation = w.dilation[0]
-        first, count = self.present = present_rows(e, top, w.window(0))
+        first, count = self.present = valid_rows(e, top, w.window(0))
 
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             with e.loop("kh", count, first) as kh:
@@ -208,7 +211,7 @@ class DirectConv:
         self._columns(row, window)
 
     def _lines(self, row: Any, spans: Sequence[Span]) -> None:
-        """Several output lines; which rows of the window are inside is known here."""
+        """Write several output lines; which rows of the window are inside is known here."""
         w, e = self.work, self.emit
         position = 0
         for span in spans:
@@ -223,15 +226,15 @@ class DirectConv:
                 def window(
                     span: Span = span, top: Any = top
                 ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
-                    for first, count in alike_taps(span.valid, self.border):
+                    for first, count in valid_tap_runs(span.valid, self.border):
                         valid = tuple(pixel[first] for pixel in span.valid)
-                        with e.loop("kh", self.opaque(count), first) as kh:
+                        with e.loop("kh", self.hide_from_llvm(count), first) as kh:
                             yield kh, top + kh * w.dilation[0], valid
 
                 self._columns(start, window)
 
     def _columns(self, line: Any, window: Any) -> None:
-        """All register tiles along a line (or along tile_h lines)."""
+        """Write all register tiles along a line (or along tile_h lines)."""
         w, p, e = self.work, self.plan, self.emit
         before = 0
         for span in tile_spans(w.window(1), p.tile_w):
@@ -248,10 +251,10 @@ class DirectConv:
         starts = [self.start(o) for o in range(self.plan.tile_o)]
         for position, (_, _, o) in enumerate(self._positions()):
             e.store(self.acc, position, starts[o])
-        self.sums(column, valid, window)
+        self.accumulate_taps(column, valid, window)
         self._store(line, column)
 
-    def sums(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+    def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products of a register tile to the accumulators."""
         full = (
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
@@ -263,13 +266,13 @@ class DirectConv:
             self._block(full, self.channels.last, column, valid, window)
 
     def start(self, o: int) -> Any:
-        """What accumulators of a vector of output channels begin with."""
+        """Return what accumulators of a vector of output channels begin with."""
         if not self.begins_with_bias:
             return constant(0, self.dtype, self.c)
         return self.emit.load(self.operands[0], self.first_channel(o), self.c)
 
     def first_channel(self, o: int) -> Any:
-        """Of a vector of output channels of this tile."""
+        """Return the first channel of a vector of output channels of this tile."""
         block = self.tile * self.plan.tile_o + o
         if self.out_blocks % self.plan.tile_o:
             # Blocks past the last are computed, not stored.
@@ -277,7 +280,7 @@ class DirectConv:
         return block * self.c
 
     def _positions(self) -> list[tuple[int, int, int]]:
-        """Line, pixel and vector of each accumulator."""
+        """Return line, pixel and vector of each accumulator."""
         p = self.plan
         return [
             (y, x, o) for y in range(p.tile_h) for x in range(p.tile_w) for o in range(p.tile_o)
@@ -300,9 +303,9 @@ class DirectConv:
             existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            for first, count in alike_taps(valid, self.border):
+            for first, count in valid_tap_runs(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.opaque(count), first) as kw:
+                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
                     weights = e.let(
                         "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
                     )
@@ -323,8 +326,8 @@ class DirectConv:
             place = (self.passed * share + number) * line
             self.emit.prefetch(self.weight, following + place)
 
-    def opaque(self, count: int) -> Any:
-        """The count as a value that LLVM cannot see through.
+    def hide_from_llvm(self, count: int) -> Any:
+        """Return the count as a value that LLVM cannot see through.
 
         It would unroll a loop of few turns, keep the values that neighbouring turns share in
         registers, and spill the accumulators.
@@ -333,8 +336,8 @@ class DirectConv:
             return count
         return tirx.IntImm("int32", count) + self._zero()
 
-    def opaque_one(self) -> Any:
-        """The step of a loop that LLVM is not to unroll, by whatever number."""
+    def hidden_one(self) -> Any:
+        """Return the step of a loop that LLVM is not to unroll, by whatever number."""
         return tirx.IntImm("int32", 1) + self._zero()
 
     def _zero(self) -> Any:
@@ -343,7 +346,7 @@ class DirectConv:
     def accumulate(
         self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]
     ) -> None:
-        """Products of one tap with channels of a block, `count` of them."""
+        """Write products of one tap with channels of a block, `count` of them."""
         with self.emit.loop("channel", count, wide=True) as channel:
             self.add_products(base, weights, [channel], inside, lines)
 
@@ -355,7 +358,7 @@ class DirectConv:
         inside: Sequence[bool],
         lines: Sequence[bool],
     ) -> None:
-        """Products of one tap with some channels, in all pixels of the tile."""
+        """Write products of one tap with some channels, in all pixels of the tile."""
         w, p, e, c = self.work, self.plan, self.emit, self.c
         vectors = [
             [
@@ -408,20 +411,20 @@ class DirectConv:
                     e.store(self.acc, position, total)
 
     def weights_at(self, at: Any) -> Any:
-        """A vector of weights as floats."""
+        """Return a vector of weights as floats."""
         stored = self.emit.load(self.weight, at, self.c)
-        return stored_floats(stored, self.work.weight, self.emit.isa.converts_float16)
+        return weight_to_float(stored, self.work.weight, self.emit.isa.converts_float16)
 
     def value(self, base: Any, place: int, channel: Any) -> Any:
-        """One input value for all output channels, so many pixels from the first one."""
+        """Return one input value for all output channels, so many pixels from the first one."""
         return self.read(base + place * self.block + channel)
 
     def read(self, at: Any) -> Any:
-        """One input value for all output channels."""
+        """Return one input value for all output channels."""
         return self.emit.let("x", broadcast(self.emit.load(self.data, at), self.c))
 
     def outside(self) -> Any:
-        """The value of the padding, where it is not zero."""
+        """Return the value of the padding, where it is not zero."""
         raise NotImplementedError
 
     def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
@@ -453,10 +456,10 @@ class DirectConv:
                         }
                         operand = operand_loader(e, self.operands[skip:], places, c)
                         position = (y * p.tile_w + x) * p.tile_o + o
-                        sum_ = e.load(self.acc, position)
+                        accumulator = e.load(self.acc, position)
                         if not fixed:
-                            sum_ = apply(w.epilogue[skip:], self.total(sum_), operand)
-                        values.append(sum_)
+                            accumulator = apply(w.epilogue[skip:], self.total(accumulator), operand)
+                        values.append(accumulator)
                         if w.out_step[1] > 1:
                             self._put(block * c, at, values)
                             values = []

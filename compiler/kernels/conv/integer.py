@@ -1,8 +1,10 @@
-"""Direct convolution of codes: the register tiles of `conv`, four input channels at a time.
+"""Provide direct convolution of quantized values.
+
+The register tiles of `conv`, four input channels at a time.
 
 Layouts, with c float32 lanes in a vector:
 
-    activation  [N, ceil(channels / c), H, W, c] codes; to this kernel a line of groups of four
+    activation [N, ceil(channels / c), H, W, c] quantized; to this kernel a line of groups of four
                 channels, 32 bits each.
     weight      int8 as the rows of `weights.pack_weight`, each lane one group.
     bias        int32 [blocks * c]: the bias in units of the products, less the sum of all weights
@@ -11,7 +13,7 @@ Layouts, with c float32 lanes in a vector:
                 zero point, put back where the row is above or below the image.
 
 Padding stands for zero, so its code is the zero point: in columns outside the image that code is
-multiplied like any other. The epilogue begins with the sum as float32.
+multiplied like any other. The epilogue begins with the accumulator as float32.
 """
 
 import math
@@ -29,22 +31,22 @@ from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.direct import DirectConv
 from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
-from edgec.compiler.kernels.conv.windows import absent_rows
-from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.conv.windows import padding_rows
+from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import shuffle, vector_dtype
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 # How fast code that a run reads once comes from beyond the first level.
 CODE_BYTES_PER_CYCLE = 2.0
 
-# Instructions that load what makes codes of sums, for a vector of channels, with what that pushes
-# out of registers: counted in tiles of two and of five vectors.
+# Instructions that load what requantizes accumulators, for a vector of channels, with what that
+# pushes out of registers: counted in tiles of two and of five vectors.
 _SCALES = 18
 
 # Groups of weights, 16 KiB, that are not asked for ahead.
@@ -52,92 +54,96 @@ _NEAR_GROUPS = 4096
 
 
 @dataclass(frozen=True)
-class IntegerConvWorkload(CodesConvWorkload):
-    """A convolution of codes, of one group.
+class IntegerConvWorkload(QuantizedConvWorkload):
+    """An integer conv workload describes a convolution of quantized values, of one group.
 
     Attributes:
-        together: groups of channels, side by side, whose products fit the sums of `Dot.pairs`.
-        wide: whether the weights do not fit the target's narrow sums.
+        together: groups of channels, side by side, whose products fit the int16 accumulators of
+            `pair_sums`.
+        wide: whether the weights would saturate the target's int16 accumulators.
     """
 
     conv: ConvWorkload
-    together: int = field(default=1, metadata={"unsaid": True})
-    wide: bool = field(default=False, metadata={"unsaid": True})
+    together: int = field(default=1, metadata={"omit_if_default": True})
+    wide: bool = field(default=False, metadata={"omit_if_default": True})
 
     @property
     def grouped(self) -> ConvWorkload:
-        """As a convolution whose channels are groups of channels."""
+        """Return it as a convolution whose channels are groups of channels."""
         return _grouped(self.conv)
 
 
 @lru_cache(maxsize=256)
 def _grouped(conv: ConvWorkload) -> ConvWorkload:
-    return flattened(replace(conv, in_channels=math.ceil(conv.in_channels / GROUP)))
+    return flattened(replace(conv, in_channels=math.ceil(conv.in_channels / DOT_WIDTH)))
 
 
 def _dot(workload: IntegerConvWorkload, target: Target) -> Dot:
     dot = dot_of(target)
     if dot is not None and workload.wide:
-        dot = dot.wide
+        dot = dot.exact_fallback
     assert dot is not None
     return dot
 
 
 def _block(target: Target) -> int:
-    return target.float_lanes // GROUP
+    return target.float_lanes // DOT_WIDTH
 
 
 def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
-    """The target with the registers that are left for a register tile."""
+    """Return the target with the registers that are left for a register tile."""
     left = target.vector_registers - _dot(workload, target).temporaries
     return target.model_copy(update={"vector_registers": left})
 
 
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
-    """Decisions whose register tile fits the registers."""
+    """Return decisions whose register tile fits the registers."""
     space = direct_space(workload.grouped, _narrowed(workload, target))
     if _block(target) > 1:
         return space
-    # Four groups are read, and four vectors of codes stored, at once.
-    whole = [d for d in space if d.tile_w % GROUP == 0]
+    # Four groups are read, and four vectors of quantized values stored, at once.
+    whole = [d for d in space if d.tile_w % DOT_WIDTH == 0]
     return whole or space
 
 
 def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """How long it computes, and fetching its code once."""
+    """Return how long it computes, and fetching its code once."""
     return _computing(workload, decision, target) + _fetching(workload, decision, target)
 
 
 def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
-    """How long its code takes to come, once."""
+    """Return how long its code takes to come, once."""
     dot, block = _dot(workload, target), _block(target)
     code = code_bytes(workload.grouped, decision, target, block, dot.instructions)
     return code / CODE_BYTES_PER_CYCLE
 
 
 def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
-    """The model of the direct convolution and what it does not know.
+    """Return the cycles by the model of the direct convolution and what it does not know.
 
     Each vector of a tile loads its scales; where a group has two parts, each is copied to all
     lanes, and vectors of weights are halved.
     """
     dot, work = _dot(workload, target), workload.grouped
-    together = GROUP if _block(target) == 1 else 1
+    together = DOT_WIDTH if _block(target) == 1 else 1
     cycles = estimate_cycles(work, decision, target, _block(target), dot.instructions, together)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     blocks = math.ceil(work.out_channels / target.float_lanes)
     tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
     more = vectors * _SCALES
-    if dot.parts > 1:
+    if dot.loads_per_group > 1:
         depth = work.in_channels * math.prod(work.kernel)
-        more += depth * (dot.parts * pixels + vectors)
+        more += depth * (dot.loads_per_group * pixels + vectors)
     return cycles + work.batch * tiles * more / target.fma_units
 
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of those that compute as long, that of most pixels."""
+    """Return the decision of the lowest estimate.
+
+    Of those that compute as long, that of most pixels.
+    """
     computing = {d: _computing(workload, d, target) for d in integer_space(workload, target)}
     best = min(computing, key=lambda d: computing[d] + _fetching(workload, d, target))
     equals = [d for d, cycles in computing.items() if cycles == computing[best]]
@@ -147,29 +153,32 @@ def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> C
 def integer_weight_size(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> int:
-    """Values in a packed weight."""
+    """Return values in a packed weight."""
     return packed_size(workload.grouped, decision, target, _block(target))
 
 
 def pack_integer_weight(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target, weight: NDArray[Any]
 ) -> NDArray[Any]:
-    """Weights int8 [out_channels, in_channels, kh, kw] as int32 groups, in the kernel's order."""
+    """Return weights int8 [out_channels, in_channels, kh, kw] as int32 groups.
+
+    In the kernel's order.
+    """
     c = target.float_lanes
     packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
     return _dot(workload, target).arrange(packed, c)
 
 
 def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
-    """Weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
+    """Return weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
 
     >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
     [[16777217, 2]]
     """
     outputs, inputs, *window = weight.shape
-    padded = np.zeros((outputs, math.ceil(inputs / GROUP) * GROUP, *window), np.int8)
+    padded = np.zeros((outputs, math.ceil(inputs / DOT_WIDTH) * DOT_WIDTH, *window), np.int8)
     padded[:, :inputs] = weight
-    split = padded.reshape(outputs, -1, GROUP, *window)
+    split = padded.reshape(outputs, -1, DOT_WIDTH, *window)
     return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]
 
 
@@ -199,7 +208,7 @@ def emit_phases(
     blocks_in = math.ceil(workload.conv.in_channels / c)
     channels = math.ceil(work.out_channels / c) * c
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
-    data = e.buffer("data", groups * dot.parts, dot.unit)
+    data = e.buffer("data", groups * dot.loads_per_group, dot.load_dtype)
     weight = e.buffer("weight", sum(sizes), "int32")
     bias = e.buffer("bias", len(phases) * channels, "int32")
     rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
@@ -226,7 +235,7 @@ def emit_phases(
 
 @dataclass(frozen=True)
 class _Bases:
-    """Where in its buffers the constants of a convolution begin."""
+    """Bases describe where in its buffers the constants of a convolution begin."""
 
     weight: int
     bias: int
@@ -234,7 +243,7 @@ class _Bases:
 
 
 class _IntegerConv(DirectConv):
-    """Writes one convolution of codes into an emitter."""
+    """Writes one convolution of quantized values into an emitter."""
 
     dtype = "int32"
 
@@ -258,7 +267,7 @@ class _IntegerConv(DirectConv):
         super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
 
     def input_block(self) -> int:
-        return self.c // GROUP
+        return self.c // DOT_WIDTH
 
     def takes_bias(self) -> bool:
         return False
@@ -270,14 +279,14 @@ class _IntegerConv(DirectConv):
         bias = e.load(self.bias, channel + self.bases.bias, c)
         if isinstance(count, int) or self.row_sums is None:
             return e.let("bias", bias)
-        sum_ = e.local("start", 1, vector_dtype("int32", c))
-        e.store(sum_, 0, bias)
-        for begin, past in absent_rows(e, first, count, taps):
+        accumulator = e.local("start", 1, vector_dtype("int32", c))
+        e.store(accumulator, 0, bias)
+        for begin, past in padding_rows(e, first, count, taps):
             with e.loop("absent", past - begin, begin) as kh:
                 at = kh * (self.out_blocks * c) + channel + self.bases.rows
                 row = e.load(self.row_sums, at, c)
-                e.store(sum_, 0, e.load(sum_, 0) + row)
-        return e.let("bias", e.load(sum_, 0))
+                e.store(accumulator, 0, e.load(accumulator, 0) + row)
+        return e.let("bias", e.load(accumulator, 0))
 
     def total(self, accumulator: Any) -> Any:
         return tirx.Cast(vector_dtype("float32", self.c), accumulator)
@@ -304,14 +313,14 @@ class _IntegerConv(DirectConv):
         super().multiply(vectors, base, channels, inside, lines)
 
     def _near(self, base: Any, groups: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """Groups of a line in every lane, by their place: four are loaded at once."""
+        """Return groups of a line in every lane, by their place: four are loaded at once."""
         found: dict[int, tuple[Any, ...]] = {}
-        parts, e = self.dot.parts, self.emit
-        while len(found) < len(groups) and groups[-1] - groups[0] >= GROUP - 1:
-            first = min(groups[len(found)], groups[-1] - GROUP + 1)
-            four = e.let("four", e.load(self.data, (base + first) * parts, GROUP * parts))
+        parts, e = self.dot.loads_per_group, self.emit
+        while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:
+            first = min(groups[len(found)], groups[-1] - DOT_WIDTH + 1)
+            four = e.let("four", e.load(self.data, (base + first) * parts, DOT_WIDTH * parts))
             for place in groups[len(found) :]:
-                if place >= first + GROUP:
+                if place >= first + DOT_WIDTH:
                     break
                 lanes = [(place - first) * parts + part for part in range(parts)]
                 found[place] = tuple(shuffle([four], [lane] * self.c) for lane in lanes)
@@ -337,7 +346,7 @@ class _IntegerConv(DirectConv):
             if number == 0:
                 continue
             # Turns share no values, so LLVM's unrolling of this loop would gain nothing.
-            with self.emit.loop("channel", number, wide=True, step=self.opaque_one()) as turn:
+            with self.emit.loop("channel", number, wide=True, step=self.hidden_one()) as turn:
                 channels = [first + turn * size + each for each in range(size)]
                 self.add_products(base, weights, channels, inside, lines)
 

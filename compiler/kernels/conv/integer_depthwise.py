@@ -1,4 +1,4 @@
-"""Depthwise convolution of codes: four taps of a channel in each lane.
+"""Provide depthwise convolution of quantized values: four taps of a channel in each lane.
 
 Every line of the input is rewritten once: a column becomes, for each channel of a block, its code
 and those of the three columns to the right. One such vector is then multiplied by four taps of
@@ -8,7 +8,7 @@ and below the image are left out.
 
 Layouts, with c float32 lanes in a vector:
 
-    activation  [N, ceil(channels / c), H, W, c] codes.
+    activation [N, ceil(channels / c), H, W, c] quantized.
     weight      int32 [blocks, kh, ceil(kw / 4), c], each lane four taps.
     bias        int32 [blocks * c]: the bias in units of the products, less the sum of the weights
                 of the channel times the zero point.
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.windows import absent_rows, present_rows
-from edgec.compiler.kernels.conv.workload import CodesConvWorkload, ConvWorkload
+from edgec.compiler.kernels.conv.windows import padding_rows, valid_rows
+from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
@@ -35,14 +35,14 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.estimate import STORE_INSTRUCTIONS, imbalance_of
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import STORE_INSTRUCTIONS, imbalance_of
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 # The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
@@ -61,58 +61,59 @@ REWRITE_CYCLES = 2
 
 
 @dataclass(frozen=True)
-class IntegerDepthwiseWorkload(CodesConvWorkload):
-    """A depthwise convolution of codes.
+class IntegerDepthwiseWorkload(QuantizedConvWorkload):
+    """An integer depthwise workload describes a depthwise convolution of quantized values.
 
     Attributes:
         conv: as many groups as channels.
-        together: groups of taps, side by side, whose products fit the sums of `pair_sums`.
+        together: groups of taps, side by side, whose products fit the int16 accumulators of
+            `pair_sums`.
     """
 
     conv: ConvWorkload
-    together: int = field(default=1, metadata={"unsaid": True})
+    together: int = field(default=1, metadata={"omit_if_default": True})
 
     @property
-    def quads(self) -> int:
-        """Groups of taps in a row of the window."""
-        return math.ceil(self.conv.kernel[1] / GROUP)
+    def tap_groups(self) -> int:
+        """Return groups of taps in a row of the window."""
+        return math.ceil(self.conv.kernel[1] / DOT_WIDTH)
 
     @property
     def spread(self) -> int:
-        """Columns from one group of taps to the next, in windows."""
-        return GROUP // self.conv.stride[1]
+        """Return columns from one group of taps to the next, in windows."""
+        return DOT_WIDTH // self.conv.stride[1]
 
     @property
     def columns(self) -> int:
-        """Rewritten columns of a line."""
-        return self.conv.out_w + (self.quads - 1) * self.spread
+        """Return rewritten columns of a line."""
+        return self.conv.out_w + (self.tap_groups - 1) * self.spread
 
     @property
     def line(self) -> int:
-        """Columns of a line that are read, padding included."""
-        return (self.columns - 1) * self.conv.stride[1] + GROUP
+        """Return columns of a line that are read, padding included."""
+        return (self.columns - 1) * self.conv.stride[1] + DOT_WIDTH
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows of the window can be outside, and count."""
+        """Return whether rows of the window can be outside, and count."""
         conv = self.conv
         lowest = (conv.out_h - 1) * conv.stride[0] + conv.kernel[0] - conv.padding[0]
         return self.border != 0 and (conv.padding[0] > 0 or lowest > conv.in_h)
 
     def suits(self, lanes: int) -> bool:
-        """Whether groups of taps begin at windows and the lines fit their place."""
+        """Return whether groups of taps begin at windows and the lines fit their place."""
         conv = self.conv
-        whole = GROUP % conv.stride[1] == 0 and conv.dilation == (1, 1)
-        return whole and conv.kernel[0] * self.columns * lanes * GROUP <= RING_BYTES
+        whole = DOT_WIDTH % conv.stride[1] == 0 and conv.dilation == (1, 1)
+        return whole and conv.kernel[0] * self.columns * lanes * DOT_WIDTH <= RING_BYTES
 
 
 @dataclass(frozen=True)
 class DepthwiseDecision:
-    """How it is computed.
+    """A depthwise decision describes how it is computed.
 
     Attributes:
         tile_w: pixels of a line in the register tile.
-        lines: of the output in one task.
+        lines: the lines of the output in one task.
     """
 
     tile_w: int
@@ -126,9 +127,9 @@ def _dot(target: Target) -> Dot:
 
 
 def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
-    """Tiles that take half of the registers, so that rows of the window can be unrolled."""
+    """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
     conv, dot = workload.conv, _dot(target)
-    room = (target.vector_registers - dot.temporaries - workload.quads - 1) // 2
+    room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
     heights = sorted({math.ceil(conv.out_h / parts) for parts in (1, 2, 3, 4, 8, 16)})
     return [DepthwiseDecision(w, lines) for w in widths for lines in heights]
@@ -137,7 +138,7 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
 def default_depthwise_decision(
     workload: IntegerDepthwiseWorkload, target: Target
 ) -> DepthwiseDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
+    """Return the decision of the lowest estimate; ties go to the one with more pixels."""
     return min(
         depthwise_space(workload, target),
         key=lambda d: (estimate_depthwise_cycles(workload, d, target), -d.tile_w),
@@ -147,13 +148,16 @@ def default_depthwise_decision(
 def estimate_depthwise_cycles(
     workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target
 ) -> float:
-    """Cycles of products, of the epilogue, which stores four vectors at once, and of rewriting."""
+    """Return cycles of products, of the epilogue, which stores four vectors at once.
+
+    And of rewriting.
+    """
     conv, dot = workload.conv, _dot(target)
     tile = decision.tile_w
-    products = conv.kernel[0] * workload.quads * tile
+    products = conv.kernel[0] * workload.tap_groups * tile
     multiply = max(products * dot.instructions, products + ROW_INSTRUCTIONS) / target.fma_units
     store = tile * (STORE_INSTRUCTIONS + cost(conv.epilogue)) / target.fma_units
-    store += SINGLE_STORE_CYCLES * (tile % GROUP)
+    store += SINGLE_STORE_CYCLES * (tile % DOT_WIDTH)
     tiles = math.ceil(conv.out_w / tile)
     planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
     parts = math.ceil(conv.out_h / decision.lines)
@@ -169,12 +173,12 @@ def estimate_depthwise_cycles(
 def pack_integer_depthwise(
     workload: IntegerDepthwiseWorkload, target: Target, weight: NDArray[Any]
 ) -> NDArray[Any]:
-    """Weights int8 [channels, 1, kh, kw] as int32 groups of taps, in the kernel's order."""
+    """Return weights int8 [channels, 1, kh, kw] as int32 groups of taps, in the kernel's order."""
     c, dot = target.float_lanes, _dot(target)
     channels, _, kh, kw = weight.shape
-    padded = np.zeros((math.ceil(channels / c) * c, kh, workload.quads * GROUP), np.int8)
+    padded = np.zeros((math.ceil(channels / c) * c, kh, workload.tap_groups * DOT_WIDTH), np.int8)
     padded[:channels, :, :kw] = weight[:, 0]
-    groups = padded.view(np.int32).reshape(-1, c, kh, workload.quads)
+    groups = padded.view(np.int32).reshape(-1, c, kh, workload.tap_groups)
     return dot.arrange(np.ascontiguousarray(groups.transpose(0, 2, 3, 1)), c)
 
 
@@ -198,12 +202,12 @@ class _IntegerDepthwise:
         conv = self.conv = workload.conv
         self.blocks = math.ceil(conv.in_channels / self.c)
         # Bytes of a rewritten column.
-        self.step = GROUP * self.c
+        self.step = DOT_WIDTH * self.c
         e, c = Emitter(target), self.c
         self.emit = e
         planes = conv.batch * self.blocks
         self.data = e.buffer("data", planes * conv.in_h * conv.in_w * c, self.dot.data)
-        size = self.blocks * conv.kernel[0] * workload.quads * c
+        size = self.blocks * conv.kernel[0] * workload.tap_groups * c
         self.weight = e.buffer("weight", size, "int32")
         self.bias = e.buffer("bias", self.blocks * c, "int32")
         if workload.has_rows:
@@ -217,7 +221,7 @@ class _IntegerDepthwise:
         self.output = e.buffer("output", out_size, output_dtype(conv.epilogue))
 
     def kernel(self, name: str) -> Kernel:
-        """The finished kernel."""
+        """Return the finished kernel."""
         w, e, c = self.conv, self.emit, self.c
         parts = math.ceil(w.out_h / self.plan.lines)
         rows = w.kernel[0]
@@ -225,8 +229,8 @@ class _IntegerDepthwise:
             part = e.let("part", tirx.floormod(task, parts))
             plane = e.let("plane", tirx.floordiv(task, parts))
             block = e.let("block", tirx.floormod(plane, self.blocks))
-            held = rows * self.work.columns * self.dot.parts
-            self.ring = e.local("ring", held * c, self.dot.unit)
+            held = rows * self.work.columns * self.dot.loads_per_group
+            self.ring = e.local("ring", held * c, self.dot.load_dtype)
             self.row = e.local("row", self.work.line * c, self.dot.data)
             self.acc = e.local("acc", self.plan.tile_w, vector_dtype("int32", c))
             self._write_borders()
@@ -245,7 +249,7 @@ class _IntegerDepthwise:
         return constant(self.work.border, self.dot.data, lanes)
 
     def _write_borders(self) -> None:
-        """The columns of a line beside the image."""
+        """Write the columns of a line beside the image."""
         left, right = self._inside()
         for begin, past in ((0, left), (right, self.work.line)):
             if past > begin:
@@ -253,7 +257,7 @@ class _IntegerDepthwise:
                     self.emit.store(self.row, column * self.c, self._border(self.c))
 
     def _inside(self) -> tuple[int, int]:
-        """Columns of a line between which the image is."""
+        """Return columns of a line between which the image is."""
         left = self.conv.padding[1]
         return min(left, self.work.line), min(left + self.conv.in_w, self.work.line)
 
@@ -263,45 +267,54 @@ class _IntegerDepthwise:
         place = e.let("place", line * w.stride[0] + kh)
         source = e.let("source", place - w.padding[0])
         slot = tirx.floormod(place, tirx.IntImm("int32", w.kernel[0]))
-        to = e.let("to", slot * (self.work.columns * self.dot.parts))
+        to = e.let("to", slot * (self.work.columns * self.dot.loads_per_group))
         with e.branch(tirx.all(source >= 0, source < w.in_h)):
             left, right = self._inside()
             first = e.let("from", (plane * w.in_h + source) * w.in_w * c)
-            wide, rest = divmod(right - left, GROUP)
+            wide, rest = divmod(right - left, DOT_WIDTH)
             with e.loop("columns", wide) as number:
-                codes = e.load(self.data, first + number * self.step, self.step)
-                e.store(self.row, left * c + number * self.step, codes)
+                quantized = e.load(self.data, first + number * self.step, self.step)
+                e.store(self.row, left * c + number * self.step, quantized)
             with e.loop("column", rest) as number:
                 at = wide * self.step + number * c
                 e.store(self.row, left * c + at, e.load(self.data, first + at, c))
             with e.loop("column", self.work.columns) as column:
-                codes = e.load(self.row, column * (w.stride[1] * c), self.step)
-                e.store(self.ring, (to + column * self.dot.parts) * c, self._by_channel(codes))
+                quantized = e.load(self.row, column * (w.stride[1] * c), self.step)
+                e.store(
+                    self.ring,
+                    (to + column * self.dot.loads_per_group) * c,
+                    self._by_channel(quantized),
+                )
 
-    def _by_channel(self, codes: Any) -> Any:
-        """Four columns of c channels as c channels of four columns, in the units of `Dot`."""
-        c, parts = self.c, self.dot.parts
+    def _by_channel(self, quantized: Any) -> Any:
+        """Return four columns of c channels as c channels of four columns.
+
+        In the units of `Dot`.
+        """
+        c, parts = self.c, self.dot.loads_per_group
         # Four channels of each column, then four columns of each channel.
-        words = tirx.reinterpret(vector_dtype("int32", c), codes)
-        blocks = c // GROUP
+        words = tirx.reinterpret(vector_dtype("int32", c), quantized)
+        blocks = c // DOT_WIDTH
         sorted_ = shuffle(
-            [words], [tap * blocks + k for k in range(blocks) for tap in range(GROUP)]
+            [words], [tap * blocks + k for k in range(blocks) for tap in range(DOT_WIDTH)]
         )
         turned = tirx.reinterpret(vector_dtype(self.dot.data, self.step), sorted_)
-        each = GROUP // parts
+        each = DOT_WIDTH // parts
         order = [
-            (lane // GROUP * GROUP + part * each + tap) * GROUP + lane % GROUP
+            (lane // DOT_WIDTH * DOT_WIDTH + part * each + tap) * DOT_WIDTH + lane % DOT_WIDTH
             for part in range(parts)
             for lane in range(c)
             for tap in range(each)
         ]
-        return tirx.reinterpret(vector_dtype(self.dot.unit, parts * c), shuffle([turned], order))
+        return tirx.reinterpret(
+            vector_dtype(self.dot.load_dtype, parts * c), shuffle([turned], order)
+        )
 
     def _line(self, plane: Any, block: Any, line: Any) -> None:
         w, e = self.conv, self.emit
         rows = w.kernel[0]
         top = e.let("top", line * w.stride[0] - w.padding[0])
-        first, count = present_rows(e, top, w.window(0))
+        first, count = valid_rows(e, top, w.window(0))
         if isinstance(count, int):
             self._tiles(plane, block, line, first, count)
             return
@@ -312,14 +325,17 @@ class _IntegerDepthwise:
             self._tiles(plane, block, line, first, count)
 
     def _start(self, block: Any, first: Any, count: Any) -> Any:
-        """What sums begin with: the bias, and the padding in rows outside the image."""
+        """Return what accumulators begin with: the bias.
+
+        And the padding in rows outside the image.
+        """
         e, c, rows = self.emit, self.c, self.conv.kernel[0]
         bias = e.load(self.bias, block * c, c)
         if isinstance(count, int) or not self.work.has_rows:
             return e.let("bias", bias)
         start = e.local("start", 1, vector_dtype("int32", c))
         e.store(start, 0, bias)
-        for begin, past in absent_rows(e, first, count, rows):
+        for begin, past in padding_rows(e, first, count, rows):
             with e.loop("absent", past - begin, begin) as kh:
                 row = e.load(self.row_sums, (kh * self.blocks + block) * c, c)
                 e.store(start, 0, e.load(start, 0) + row)
@@ -340,19 +356,25 @@ class _IntegerDepthwise:
             self._store(plane, block, line, column)
 
     def _row(self, block: Any, line: Any, column: Any, kh: Any) -> None:
-        """Products of one row of the window, `together` groups of taps at a time."""
+        """Write products of one row of the window, `together` groups of taps at a time."""
         w, e, c = self.conv, self.emit, self.c
-        quads, together, parts = self.work.quads, self.work.together, self.dot.parts
+        tap_groups, together, parts = (
+            self.work.tap_groups,
+            self.work.together,
+            self.dot.loads_per_group,
+        )
         slot = tirx.floormod(line * w.stride[0] + kh, tirx.IntImm("int32", w.kernel[0]))
         base = e.let("base", (slot * self.work.columns + column) * parts)
-        at = e.let("weights", (block * w.kernel[0] + kh) * (quads * c))
-        for first in range(0, quads, together):
-            taken = range(first, min(first + together, quads))
-            weights = [e.let("w", e.load(self.weight, at + quad * c, c)) for quad in taken]
+        at = e.let("weights", (block * w.kernel[0] + kh) * (tap_groups * c))
+        for first in range(0, tap_groups, together):
+            taken = range(first, min(first + together, tap_groups))
+            weights = [
+                e.let("w", e.load(self.weight, at + tap_group * c, c)) for tap_group in taken
+            ]
             for x in range(self.plan.tile_w):
                 values = []
-                for quad in taken:
-                    place = base + (x + quad * self.work.spread) * parts
+                for tap_group in taken:
+                    place = base + (x + tap_group * self.work.spread) * parts
                     values.append(
                         tuple(e.load(self.ring, (place + p) * c, c) for p in range(parts))
                     )
@@ -363,9 +385,9 @@ class _IntegerDepthwise:
         to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
         values = []
         if requantizes(w.epilogue):
-            sums = [e.load(self.acc, x) for x in range(self.plan.tile_w)]
+            accumulators = [e.load(self.acc, x) for x in range(self.plan.tile_w)]
             step, operand = w.epilogue[0], self.operands[0]
-            store_requantized(e, step, operand, block * c, self.output, to, sums)
+            store_requantized(e, step, operand, block * c, self.output, to, accumulators)
             return
         for x in range(self.plan.tile_w):
             places: Places = {

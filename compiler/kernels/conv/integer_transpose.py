@@ -1,4 +1,6 @@
-"""Transposed convolution of codes: one convolution of codes for each phase of the output.
+"""Provide transposed convolution of quantized values.
+
+One convolution of quantized values for each phase of the output.
 
 Phases have taps of their own, and so their own bias and rows:
 
@@ -23,19 +25,19 @@ from edgec.compiler.kernels.conv.integer import (
     pack_integer_weight,
 )
 from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
-from edgec.compiler.kernels.conv.workload import CodesConvWorkload
+from edgec.compiler.kernels.conv.workload import QuantizedConvWorkload
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
-class IntegerConvTransposeWorkload(CodesConvWorkload):
-    """A transposed convolution of codes.
+class IntegerConvTransposeWorkload(QuantizedConvWorkload):
+    """An integer conv transpose workload describes a transposed convolution of quantized values.
 
     Attributes:
         together: see `IntegerConvWorkload`.
-        wide: whether the weights do not fit the target's narrow sums.
+        wide: whether the weights would saturate the target's int16 accumulators.
     """
 
     conv: ConvTransposeWorkload
@@ -43,35 +45,35 @@ class IntegerConvTransposeWorkload(CodesConvWorkload):
     wide: bool = False
 
     def phases(self) -> list[IntegerConvWorkload]:
-        """Ordinary convolutions, in the order of `ConvTransposeWorkload.phases`."""
+        """Return ordinary convolutions, in the order of `ConvTransposeWorkload.phases`."""
         return [
             IntegerConvWorkload(phase, self.border, self.together, self.wide)
             for phase, _ in self.conv.phases()
         ]
 
     def largest(self) -> IntegerConvWorkload:
-        """The phase with the most to compute."""
+        """Return the phase with the most to compute."""
         return max(self.phases(), key=lambda phase: phase.macs)
 
 
 def integer_conv_transpose_space(
     workload: IntegerConvTransposeWorkload, target: Target
 ) -> list[ConvDecision]:
-    """Decisions that fit the largest phase."""
+    """Return decisions that fit the largest phase."""
     return integer_space(workload.largest(), target)
 
 
 def default_integer_conv_transpose_decision(
     workload: IntegerConvTransposeWorkload, target: Target
 ) -> ConvDecision:
-    """The decision that suits the largest phase."""
+    """Return the decision that suits the largest phase."""
     return default_integer_decision(workload.largest(), target)
 
 
 def estimate_integer_conv_transpose_cycles(
     workload: IntegerConvTransposeWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """The sum over all phases."""
+    """Return the sum over all phases."""
     return sum(
         estimate_integer_cycles(phase, fitted(decision, phase.conv), target)
         for phase in workload.phases()
@@ -81,7 +83,7 @@ def estimate_integer_conv_transpose_cycles(
 def integer_conv_transpose_weight_size(
     workload: IntegerConvTransposeWorkload, decision: ConvDecision, target: Target
 ) -> int:
-    """Values in the packed weights of all phases."""
+    """Return values in the packed weights of all phases."""
     return sum(
         integer_weight_size(phase, fitted(decision, phase.conv), target)
         for phase in workload.phases()
@@ -94,7 +96,10 @@ def pack_integer_transposed_weight(
     target: Target,
     weight: NDArray[Any],
 ) -> NDArray[Any]:
-    """Weights int8 [in_channels, out_channels, kh, kw] of all phases, one after the other."""
+    """Return weights int8 [in_channels, out_channels, kh, kw] of all phases.
+
+    One after the other.
+    """
     parts = []
     for phase, window in zip(workload.phases(), phase_windows(workload.conv, weight), strict=True):
         packed = pack_integer_weight(phase, fitted(decision, phase.conv), target, window)
@@ -103,7 +108,7 @@ def pack_integer_transposed_weight(
 
 
 def phase_windows(conv: ConvTransposeWorkload, weight: NDArray[Any]) -> list[NDArray[Any]]:
-    """Weights [out_channels, in_channels, …] of each phase as an ordinary convolution."""
+    """Return weights [out_channels, in_channels, …] of each phase as an ordinary convolution."""
     return [
         weight[:, :, rows, columns].transpose(1, 0, 2, 3) for _, (rows, columns) in conv.phases()
     ]

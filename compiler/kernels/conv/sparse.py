@@ -1,4 +1,4 @@
-"""Convolutions with weights that are mostly zeros; see `sparse`.
+"""Provide convolutions with weights that are mostly zeros; see `sparse`.
 
 The register tile is that of `conv`: pixels, and the blocks of output channels that share lists.
 Each place of the window has a list of its own, so that border pixels are handled as they are
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.direct import DirectConv
-from edgec.compiler.kernels.conv.windows import alike_taps
+from edgec.compiler.kernels.conv.windows import valid_tap_runs
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     NEAR_BYTES_PER_CYCLE,
@@ -27,7 +28,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.sparse_lists import ListBuffers, Lists, entry_cycles, make_lists
 from edgec.compiler.kernels.template import Template
 from edgec.targets.target import Target
@@ -38,12 +38,12 @@ _LIST_CYCLES = 12.0
 
 @dataclass(frozen=True)
 class SparseConvWorkload:
-    """A convolution with lists, of one group and a blocked input.
+    """A sparse conv workload describes a convolution with lists, of one group and a blocked input.
 
     Attributes:
         conv: its extents and epilogue.
         width: output channels that share lists: whole blocks.
-        entries: of all lists, at least 1.
+        entries: the entries of all lists, at least 1.
     """
 
     conv: ConvWorkload
@@ -52,24 +52,24 @@ class SparseConvWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates that are left."""
+        """Return multiply-accumulates that are left."""
         return self.conv.batch * self.conv.out_h * self.conv.out_w * self.entries * self.width
 
     @property
     def tiles(self) -> int:
-        """Of output channels."""
+        """Return the tiles of output channels."""
         return math.ceil(self.conv.out_channels / self.width)
 
     @property
     def lists(self) -> int:
-        """One for each tile of output channels and place of the window."""
+        """Return one for each tile of output channels and place of the window."""
         return self.tiles * math.prod(self.conv.kernel)
 
 
 def lists_of_weight(
     workload: ConvWorkload, weight: NDArray[np.float32], width: int, c: int
 ) -> Lists:
-    """Of weights [O, C, kh, kw], for an input of blocks of c channels."""
+    """Return the lists of weights [O, C, kh, kw], for an input of blocks of c channels."""
     out_channels, channels, *window = weight.shape
     tiles = math.ceil(out_channels / width)
     padded = np.zeros((tiles * width, channels, *window), np.float32)
@@ -89,7 +89,10 @@ def sparse_conv_space(workload: SparseConvWorkload, target: Target) -> list[Conv
 def estimate_sparse_conv_cycles(
     workload: SparseConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """Multiplying, loading and issuing for each entry, and streaming what no cache keeps near."""
+    """Return multiplying, loading and issuing for each entry.
+
+    And streaming what no cache keeps near.
+    """
     flat = flattened(workload.conv)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
@@ -112,7 +115,7 @@ def estimate_sparse_conv_cycles(
 
 
 def default_sparse_conv_decision(workload: SparseConvWorkload, target: Target) -> ConvDecision:
-    """The decision of the lowest estimate; of equals the one with more pixels."""
+    """Return the decision of the lowest estimate; ties go to the one with more pixels."""
     return min(
         sparse_conv_space(workload, target),
         key=lambda d: (estimate_sparse_conv_cycles(workload, d, target), -d.tile_h * d.tile_w),
@@ -143,16 +146,16 @@ class _SparseConv(DirectConv):
 
     lists: ListBuffers
 
-    def sums(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+    def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         w, e = self.work, self.emit
         taps_h, taps_w = w.kernel
         source = self.image * self.in_blocks * w.in_h
         left = column * w.stride[1] - w.padding[1]
         for kh, top, lines in window():
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            for first, count in alike_taps(valid, self.border):
+            for first, count in valid_tap_runs(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.opaque(count), first) as kw:
+                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
                     at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
                     number = (self.tile * taps_h + kh) * taps_w + kw
                     start, entries = self.lists.bounds(e, e.let("list", number))

@@ -1,4 +1,4 @@
-"""Transposed convolution: one ordinary convolution for each phase of the output."""
+"""Provide transposed convolution: one ordinary convolution for each phase of the output."""
 
 import math
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from edgec.compiler.kernels.conv.direct import DirectConv
 from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
 class ConvTransposeWorkload:
-    """A transposed convolution of one group, without dilation.
+    """A conv transpose workload describes a transposed convolution of one group, without dilation.
 
     Attributes:
         batch: N.
@@ -47,15 +47,15 @@ class ConvTransposeWorkload:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
-    epilogue: tuple[Step, ...] = ()
+    epilogue: tuple[EpilogueStep, ...] = ()
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return sum(phase.macs for phase, _ in self.phases())
 
     def phases(self) -> list[tuple[ConvWorkload, tuple[slice, slice]]]:
-        """Ordinary convolutions, one for each residue of output positions modulo the stride.
+        """Return ordinary convolutions, one for each residue of output positions modulo the stride.
 
         Output row o + s y takes from input row y + q - j the weight row r + s j, with
         r = (o + padding) mod s and q = (o + padding) div s. Read with j falling, those are the
@@ -87,7 +87,7 @@ class ConvTransposeWorkload:
         return phases
 
     def _phase(self, axis: int, origin: int, out: int) -> tuple[int, int, int, slice]:
-        """Positions, taps, padding and weight rows of one residue."""
+        """Return positions, taps, padding and weight rows of one residue."""
         stride, kernel = self.stride[axis], self.kernel[axis]
         quotient, first = divmod(origin + self.padding[axis], stride)
         taps = math.ceil((kernel - first) / stride)
@@ -97,14 +97,14 @@ class ConvTransposeWorkload:
 
 
 def conv_transpose_space(workload: ConvTransposeWorkload, target: Target) -> list[ConvDecision]:
-    """Decisions that fit the largest phase."""
+    """Return decisions that fit the largest phase."""
     return direct_space(_largest_phase(workload), target)
 
 
 def default_conv_transpose_decision(
     workload: ConvTransposeWorkload, target: Target
 ) -> ConvDecision:
-    """The decision that suits the largest phase."""
+    """Return the decision that suits the largest phase."""
     return default_direct_decision(_largest_phase(workload), target)
 
 
@@ -115,7 +115,7 @@ def _largest_phase(workload: ConvTransposeWorkload) -> ConvWorkload:
 def pack_transposed_weight(
     workload: ConvTransposeWorkload, decision: ConvDecision, weight: NDArray[Any], c: int
 ) -> NDArray[Any]:
-    """Weights [in_channels, out_channels, kh, kw] of all phases, one after the other."""
+    """Return weights [in_channels, out_channels, kh, kw] of all phases, one after the other."""
     parts = []
     for phase, (rows, columns) in workload.phases():
         window = weight[:, :, rows, columns].transpose(1, 0, 2, 3)
@@ -126,7 +126,7 @@ def pack_transposed_weight(
 def conv_transpose_weight_size(
     workload: ConvTransposeWorkload, decision: ConvDecision, target: Target
 ) -> int:
-    """Values in the packed weights of all phases."""
+    """Return values in the packed weights of all phases."""
     phases = (phase for phase, _ in workload.phases())
     return sum(packed_size(phase, fitted(decision, phase), target) for phase in phases)
 
@@ -134,7 +134,7 @@ def conv_transpose_weight_size(
 def estimate_conv_transpose_cycles(
     workload: ConvTransposeWorkload, decision: ConvDecision, target: Target
 ) -> float:
-    """The sum over all phases."""
+    """Return the sum over all phases."""
     phases = (phase for phase, _ in workload.phases())
     return sum(estimate_cycles(phase, fitted(decision, phase), target) for phase in phases)
 

@@ -1,4 +1,4 @@
-"""Packed weights of direct convolution: the order in which the kernel reads them."""
+"""Provide packed weights of direct convolution: the order in which the kernel reads them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from edgec.targets.target import Target
 
 
 def block_size(workload: ConvWorkload, c: int) -> int:
-    """Channels in a block of the input."""
+    """Return channels in a block of the input."""
     return 1 if workload.plain_input else c
 
 
 @dataclass(frozen=True)
 class InputChannels:
-    """Which input blocks each tile of output channels reads.
+    """Input channels describe which input blocks each tile of output channels reads.
 
     Attributes:
         blocks: number of input blocks that a tile reads, the same for all.
@@ -63,7 +63,7 @@ def input_channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> In
 def pack_weight(
     workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int, size: int
 ) -> NDArray[Any]:
-    """Weights in the order in which the kernel reads them.
+    """Return weights in the order in which the kernel reads them.
 
     Args:
         workload: the convolution.
@@ -100,7 +100,7 @@ def pack_weight(
 
 
 def pack_scales(decision: ConvDecision, scales: NDArray[Any], c: int) -> NDArray[Any]:
-    """Scales [out_channels, groups] as [tiles, groups, tile_o * c]."""
+    """Return scales [out_channels, groups] as [tiles, groups, tile_o * c]."""
     width = decision.tile_o * c
     outputs, groups = scales.shape
     padded = np.pad(scales, ((0, -outputs % width), (0, 0)))
@@ -108,7 +108,7 @@ def pack_scales(decision: ConvDecision, scales: NDArray[Any], c: int) -> NDArray
 
 
 def pack_groups(workload: ConvWorkload, groups: NDArray[Any], c: int) -> NDArray[Any]:
-    """The group of each weight [1, in_channels, kh, kw], by row of the packed weights."""
+    """Return the group of each weight [1, in_channels, kh, kw], by row of the packed weights."""
     alone = replace(workload, out_channels=1)
     return pack_weight(alone, ConvDecision(1, 1, 1), groups, c, block_size(workload, c))[0, :, 0]
 
@@ -116,7 +116,7 @@ def pack_groups(workload: ConvWorkload, groups: NDArray[Any], c: int) -> NDArray
 def packed_size(
     workload: ConvWorkload, decision: ConvDecision, target: Target, block: int | None = None
 ) -> int:
-    """Values in a packed weight."""
+    """Return values in a packed weight."""
     c = target.float_lanes
     size = block or block_size(workload, c)
     channels = input_channels(workload, decision.tile_o, c, size)

@@ -1,8 +1,8 @@
-"""Sliding windows over a padded image: which taps of a window read inside it.
+"""Provide sliding windows over a padded image: which taps of a window read inside it.
 
-Columns are settled when the code is written: `tile_spans` cuts a line into register tiles and
-says for each pixel and tap whether it is inside. Rows are settled at run time, once per line, by
-`present_rows`.
+Columns are fixed when the code is written: `tile_spans` cuts a line into register tiles and
+says for each pixel and tap whether it is inside. Rows are found at run time, once per line, by
+`valid_rows`.
 """
 
 import math
@@ -18,7 +18,7 @@ from edgec.compiler.kernels.emit.emitter import Emitter
 
 @dataclass(frozen=True)
 class Window:
-    """A window that slides along one dimension of a padded image.
+    """A window describes a window that slides along one dimension of a padded image.
 
     Attributes:
         extent: pixels of the input.
@@ -42,7 +42,7 @@ class Window:
 
     @property
     def interior(self) -> range:
-        """The positions at which all taps read inside the input."""
+        """Return the positions at which all taps read inside the input."""
         first = max(0, math.ceil(self.padding / self.stride))
         room = self.extent - 1 + self.padding - (self.taps - 1) * self.dilation
         return range(first, max(first, min(self.out, room // self.stride + 1)))
@@ -62,7 +62,7 @@ def window_of(workload: Any, axis: int) -> Window:
 
 @dataclass(frozen=True)
 class Span:
-    """Tiles along one dimension that are written alike.
+    """A span describes tiles along one dimension that are written alike.
 
     Attributes:
         starts: first position of each; equally spaced.
@@ -117,14 +117,14 @@ def _span(window: Window, tile: int, start: int) -> Span:
     return Span(range(start, start + tile, tile), valid)
 
 
-def alike_taps(valid: Sequence[Sequence[bool]], outside: bool = False) -> list[tuple[int, int]]:
-    """Runs of taps that are inside for the same pixels, as first tap and count.
+def valid_tap_runs(valid: Sequence[Sequence[bool]], outside: bool = False) -> list[tuple[int, int]]:
+    """Return runs of taps that are inside for the same pixels, as first tap and count.
 
     Args:
         valid: for each pixel and tap whether it is inside.
         outside: whether taps that are inside for no pixel count as well.
 
-    >>> alike_taps([(False, True, True), (True, True, True)])
+    >>> valid_tap_runs([(False, True, True), (True, True, True)])
     [(0, 1), (1, 2)]
     """
     runs: list[tuple[int, int]] = []
@@ -139,7 +139,7 @@ def alike_taps(valid: Sequence[Sequence[bool]], outside: bool = False) -> list[t
     return runs
 
 
-def present_rows(emit: Emitter, top: Any, window: Window) -> tuple[Any, Any]:
+def valid_rows(emit: Emitter, top: Any, window: Window) -> tuple[Any, Any]:
     """Return the first row of the window that is inside the image, and how many are.
 
     Args:
@@ -161,8 +161,8 @@ def present_rows(emit: Emitter, top: Any, window: Window) -> tuple[Any, Any]:
     return first, emit.let("count", past - first)
 
 
-def absent_rows(emit: Emitter, first: Any, count: Any, taps: int) -> list[tuple[Any, Any]]:
-    """The rows of the window that `present_rows` leaves out: above and below, from and to.
+def padding_rows(emit: Emitter, first: Any, count: Any, taps: int) -> list[tuple[Any, Any]]:
+    """Return the rows of the window that `valid_rows` leaves out: above and below, from and to.
 
     All may be, in padding that is larger than the window.
     """

@@ -1,4 +1,4 @@
-"""3x3 convolution with fewer multiplications: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
+"""Provide 3x3 convolution with fewer multiplications: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
 
 This file is long because it is one algorithm, with its derivation.
 
@@ -56,7 +56,8 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, cost, operand_loader
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     ISSUE_WIDTH,
@@ -70,7 +71,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_room,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.vectors import broadcast, constant, lanes_of, vector_dtype
 from edgec.targets.target import Target
@@ -94,7 +94,7 @@ _G = {
 
 @dataclass(frozen=True)
 class WinogradDecision:
-    """How the tiles of an image are computed.
+    """A winograd decision describes how the tiles of an image are computed.
 
     Attributes:
         register_tiles: tiles in a register tile.
@@ -110,17 +110,20 @@ class WinogradDecision:
 
     @property
     def patch(self) -> int:
-        """Rows and columns of input that a tile depends on."""
+        """Return rows and columns of input that a tile depends on."""
         return self.out + 2
 
     @property
     def positions(self) -> int:
-        """Values in a patch."""
+        """Return values in a patch."""
         return self.patch**2
 
 
 def suits_winograd(workload: ConvWorkload) -> bool:
-    """Whether a convolution is 3x3, of this kind, and its weights can be transformed beforehand."""
+    """Return whether a convolution is 3x3, of this kind.
+
+    And its weights can be transformed beforehand.
+    """
     return (
         workload.kernel == (3, 3)
         and workload.weight == "float32"
@@ -138,7 +141,7 @@ def _tiles(workload: ConvWorkload, out: int) -> tuple[int, int]:
 
 
 def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecision]:
-    """Decisions whose register tile fits the registers, its patches and products half of L2.
+    """Return decisions whose register tile fits the registers, its patches and products half of L2.
 
     Those of F(4x4, 3x3) are for the tuner only.
     """
@@ -164,7 +167,10 @@ def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecis
 def estimate_winograd_cycles(
     workload: ConvWorkload, decision: WinogradDecision, target: Target
 ) -> float:
-    """The model of `cost.estimate_cycles` for the products, and passes for the transforms."""
+    """Return the cycles by `cost.estimate_cycles` for the products.
+
+    And passes for the transforms.
+    """
     c = target.float_lanes
     tiles, vectors = decision.register_tiles, decision.vectors
     in_blocks = math.ceil(workload.in_channels / c)
@@ -208,7 +214,7 @@ WEIGHTS_PREFETCH_GAIN = 2.0
 def pack_winograd(
     workload: ConvWorkload, decision: WinogradDecision, weight: NDArray[Any], c: int
 ) -> NDArray[Any]:
-    """G g G' of every window, in the order in which the kernel reads it.
+    """Return G g G' of every window, in the order in which the kernel reads it.
 
     Args:
         workload: the convolution.
@@ -230,7 +236,7 @@ def pack_winograd(
 
 
 def winograd_size(workload: ConvWorkload, decision: WinogradDecision, c: int) -> int:
-    """Values in a packed weight."""
+    """Return values in a packed weight."""
     width = decision.vectors * c
     return (
         math.ceil(workload.out_channels / width) * decision.positions * workload.in_channels * width
@@ -297,14 +303,14 @@ class _Winograd:
         return Kernel(e.function(name), self.work.batch * self.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
-        """First output row and column of a tile of this task."""
+        """Return first output row and column of a tile of this task."""
         e = self.emit
         index = e.let("index", self.first + tile)
         row = e.let("row", tirx.floordiv(index, self.columns) * self.plan.out)
         return row, e.let("column", tirx.floormod(index, self.columns) * self.plan.out)
 
     def _gather(self, tile: Any) -> None:
-        """B' d B of one tile, for all input channels."""
+        """Write B' d B of one tile, for all input channels."""
         w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
         row, column = self._place(tile)
         top = e.let("top", row - w.padding[0])
@@ -322,13 +328,13 @@ class _Winograd:
             self._border(tile, top, left)
 
     def _pixel(self, block: Any, row: Any, column: Any) -> Any:
-        """Where the input has a pixel of a block of channels."""
+        """Return where the input has a pixel of a block of channels."""
         w = self.work
         line = (self.image * self.in_blocks + block) * w.in_h + row
         return self.emit.let("pixel", wide((line * w.in_w + column) * self.c))
 
     def _border(self, tile: Any, top: Any, left: Any) -> None:
-        """A tile whose patch lies partly outside: of a copy, zero where there is no pixel."""
+        """Read a tile whose patch lies partly outside from a copy, zero where there is no pixel."""
         w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
 
         def present(name: str, start: Any, extent: int) -> tuple[Any, Any]:
@@ -350,7 +356,7 @@ class _Winograd:
             self._change(tile, block, lambda y, x: e.load(copy, (y * patch + x) * c, c))
 
     def _change(self, tile: Any, block: Any, read: Callable[[int, int], Any]) -> None:
-        """B' d B of one patch of a block of channels."""
+        """Write B' d B of one patch of a block of channels."""
         e, c, patch = self.emit, self.c, self.plan.patch
         change = _CHANGES[self.plan.out]
         to = e.let("to", wide((block * self.block + tile) * c))
@@ -360,7 +366,7 @@ class _Winograd:
                 e.store(self.patches, to + (y * patch + x) * self.patch_step, value)
 
     def _multiply(self, out_tile: Any, position: Any, repeat: Any) -> None:
-        """One register tile of the product of one position."""
+        """Write one register tile of the product of one position."""
         w, p, e, c = self.work, self.plan, self.emit, self.c
         count = p.register_tiles * p.vectors
         for index in range(count):
@@ -406,7 +412,7 @@ class _Winograd:
             self.emit.prefetch(self.buffers.weight, following + place)
 
     def _scatter(self, out_tile: Any, tile: Any) -> None:
-        """A' m A of one tile, its epilogue, and the pixels that exist."""
+        """Write A' m A of one tile, its epilogue, and the pixels that exist."""
         w, p, e, c = self.work, self.plan, self.emit, self.c
         total = _TOTALS[p.out]
         row, column = self._place(tile)
@@ -451,7 +457,7 @@ class _Winograd:
 
 
 def _apart(values: int) -> int:
-    """At least so many values: an odd number of cache lines.
+    """Return at least so many values: an odd number of cache lines.
 
     A transform touches the same place of every position. Multiples of large powers of two would
     put all of them into a few sets of the cache.
@@ -461,7 +467,7 @@ def _apart(values: int) -> int:
 
 
 def _change_2(d: Sequence[Any], e: Emitter) -> list[Any]:
-    """B' d for one column or row of a patch."""
+    """Return B' d for one column or row of a patch."""
     return [e.let("t", value) for value in (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])]
 
 
@@ -481,7 +487,7 @@ def _change_4(d: Sequence[Any], e: Emitter) -> list[Any]:
 
 
 def _total_2(m: Sequence[Any], e: Emitter) -> list[Any]:
-    """A' m for one column or row."""
+    """Return A' m for one column or row."""
     return [e.let("s", m[0] + m[1] + m[2]), e.let("s", m[1] - m[2] - m[3])]
 
 

@@ -1,4 +1,7 @@
-"""What direct convolution and Winograd's algorithm have in common: the task and the parameters."""
+"""Describe what direct convolution and Winograd's algorithm have in common.
+
+The task and the parameters.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,23 +10,23 @@ from typing import Any
 
 from edgec.compiler.kernels.conv.windows import Window, window_of
 from edgec.compiler.kernels.emit.emitter import Emitter
-from edgec.compiler.kernels.emit.epilogue import Step, declare_operands, output_dtype
-from edgec.compiler.kernels.emit.quantized_values import STORED
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep, declare_operands, output_dtype
+from edgec.compiler.kernels.emit.quantized_values import LOAD_DTYPES
 
 
 @dataclass(frozen=True)
 class ConvWorkload:
-    """A convolution as a kernel sees it.
+    """A conv workload describes a convolution as a kernel sees it.
 
     The output may be a grid inside a larger one (a phase of a transposed convolution): pixel
     (y, x) of `out_h` x `out_w` goes to row `y * out_step + out_y` of `full_h` rows, and so on.
 
     Attributes:
         batch: N.
-        in_channels: of all groups together.
+        in_channels: the input channels of all groups together.
         in_h: input rows.
         in_w: input columns.
-        out_channels: of all groups together.
+        out_channels: the output channels of all groups together.
         out_h: rows computed.
         out_w: columns computed.
         kernel: window height and width.
@@ -36,7 +39,7 @@ class ConvWorkload:
         out_step: distance of computed pixels in the output, vertical and horizontal.
         out_origin: position of the first one.
         full_out: extent of the output.
-        weight: in which the weights are stored, without a scale: a key of `codes.STORED`.
+        weight: in which the weights are stored, without a scale: a key of `quantized.STORED`.
         scale_groups: scales of each output channel, by which the rows of its packed weights are
             multiplied; 0: none.
     """
@@ -54,22 +57,22 @@ class ConvWorkload:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     plain_input: bool = False
-    epilogue: tuple[Step, ...] = ()
+    epilogue: tuple[EpilogueStep, ...] = ()
     out_step: tuple[int, int] = (1, 1)
     out_origin: tuple[int, int] = (0, 0)
     full_out: tuple[int, int] = (0, 0)
-    weight: str = field(default="float32", metadata={"unsaid": True})
-    scale_groups: int = field(default=0, metadata={"unsaid": True})
+    weight: str = field(default="float32", metadata={"omit_if_default": True})
+    scale_groups: int = field(default=0, metadata={"omit_if_default": True})
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, without those of padding channels."""
+        """Return multiply-accumulates, without those of padding channels."""
         window = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
         return self.batch * self.out_channels * self.out_h * self.out_w * window
 
     @property
     def out_extent(self) -> tuple[int, int]:
-        """Rows and columns of the whole output."""
+        """Return rows and columns of the whole output."""
         return self.full_out if self.full_out != (0, 0) else (self.out_h, self.out_w)
 
     def window(self, axis: int) -> Window:
@@ -78,12 +81,12 @@ class ConvWorkload:
 
 
 @dataclass(frozen=True)
-class CodesConvWorkload:
-    """What the convolutions of codes have in common.
+class QuantizedConvWorkload:
+    """A quantized conv workload describes what the convolutions of quantized values have in common.
 
     Attributes:
         conv: extents and epilogue.
-        border: code of the padding, 0 where there is none.
+        border: quantized value of the padding, 0 where there is none.
     """
 
     conv: Any
@@ -91,23 +94,23 @@ class CodesConvWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return int(self.conv.macs)
 
     @property
-    def epilogue(self) -> tuple[Step, ...]:
-        """Steps after the sum."""
+    def epilogue(self) -> tuple[EpilogueStep, ...]:
+        """Return steps after the accumulation."""
         return tuple(self.conv.epilogue)
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows of the window can be outside, and count."""
+        """Return whether rows of the window can be outside, and count."""
         return self.border != 0
 
 
 @dataclass(frozen=True)
 class ConvBuffers:
-    """Parameters of a kernel, in their order.
+    """Conv buffers describe parameters of a kernel, in their order.
 
     Attributes:
         data: the input.
@@ -145,7 +148,7 @@ class ConvBuffers:
             work: the convolution.
             weights: values in the packed weight.
             c: lanes.
-            rows: of the packed weights of a tile, if weights have scales.
+            rows: the rows of the packed weights of a tile, if weights have scales.
             scales: how many.
             others: name and size of what else belongs to the weight, int32.
         """
@@ -154,7 +157,7 @@ class ConvBuffers:
         out_blocks = math.ceil(work.out_channels / c)
         out_size = work.batch * out_blocks * c * math.prod(work.out_extent)
         data = e.buffer("data", work.batch * in_size, "float32")
-        weight = e.buffer("weight", weights, STORED[work.weight])
+        weight = e.buffer("weight", weights, LOAD_DTYPES[work.weight])
         group_buffers = []
         if work.scale_groups:
             group_buffers = [

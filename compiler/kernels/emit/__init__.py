@@ -1,1 +1,1 @@
-"""What kernels are written with: the emitter, epilogues, arithmetic, estimates."""
+"""Describe what kernels are written with: the emitter, epilogues, arithmetic, estimates."""

@@ -24,12 +24,12 @@ Index = Any
 
 
 def index(value: Index) -> Any:
-    """An int32 expression."""
+    """Return an int32 expression."""
     return tirx.IntImm("int32", value) if isinstance(value, int) else value
 
 
 def wide(value: Any) -> Any:
-    """An index in 64 bits; see `Emitter.loop`."""
+    """Return an index in 64 bits; see `Emitter.loop`."""
     return tirx.Cast("int64", index(value))
 
 
@@ -56,7 +56,7 @@ class Emitter:
         self.end = tirx.Var("end", "int32")
 
     def buffer(self, name: str, size: int, dtype: str) -> Any:
-        """A parameter: a flat buffer of `size` elements that aliases no other."""
+        """Return a parameter: a flat buffer of `size` elements that aliases no other."""
         pointer = tirx.Var(f"{name}_pointer", PointerType(PrimType(dtype)))
         buffer = tirx.decl_buffer((size,), dtype, name=name)
         self._parameters.append(pointer)
@@ -64,7 +64,7 @@ class Emitter:
         return buffer
 
     def local(self, name: str, size: int, dtype: str) -> Any:
-        """A buffer on the stack; one that is only indexed by constants becomes registers."""
+        """Return a buffer on the stack; one that is only indexed by constants becomes registers."""
         buffer = tirx.decl_buffer((size,), dtype, name=name, scope="local")
         self.add(tirx.AllocBuffer(buffer))
         return buffer
@@ -82,7 +82,7 @@ class Emitter:
         return variable
 
     def load(self, buffer: Any, at: Index, lanes: int = 1) -> Any:
-        """`lanes` consecutive elements as a vector, or one element."""
+        """Return `lanes` consecutive elements as a vector, or one element."""
         where = index(at) if lanes == 1 else _consecutive(at, lanes)
         return tirx.BufferLoad(buffer, [where])
 
@@ -105,7 +105,7 @@ class Emitter:
     def loop(
         self, name: str, extent: Index, start: Index = 0, wide: bool = False, step: Index = 1
     ) -> Iterator[Any]:
-        """A serial loop; its variable runs from `start` to below `start + extent`.
+        """Provide a serial loop; its variable runs from `start` to below `start + extent`.
 
         A wide variable has 64 bits: constants added to it become part of an instruction's
         address, where those added to 32 bits take a register each.
@@ -130,19 +130,19 @@ class Emitter:
 
     @contextmanager
     def tasks(self) -> Iterator[Any]:
-        """The loop over the tasks of this call."""
+        """Provide the loop over the tasks of this call."""
         with self.loop("task_offset", self.end - self.begin) as offset:
             yield self.let("task", offset + self.begin)
 
     @contextmanager
     def branch(self, condition: Any) -> Iterator[None]:
-        """Statements that run if a condition holds."""
+        """Provide statements that run if a condition holds."""
         self._scopes.append([])
         yield
         self.add(tirx.IfThenElse(condition, self._close(), None))
 
     def function(self, name: str) -> tirx.PrimFunc:
-        """The finished function."""
+        """Return the finished function."""
         body = self._close()
         function = tirx.PrimFunc([*self._parameters, self.begin, self.end], body)
         return function.with_attrs({"global_symbol": name, "tirx.noalias": True})

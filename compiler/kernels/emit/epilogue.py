@@ -1,12 +1,12 @@
-"""What a kernel does to a value between its accumulator and the store.
+"""Describe what a kernel does to a value between its accumulator and the store.
 
 An epilogue is a chain of steps. Each takes the value so far, and a binary one also the next
 operand of the kernel. `channel` operands hold a value for each output channel, `image_channel`
 operands one for each channel of each image, `element` operands one for each element of the output.
-A `number` holds for all. `uint8` and `int8` operands are codes, one for each element of the
-output, followed by their scale and zero point. A `quantizer` makes codes of the value, as the
-last step: reciprocal of the scale, zero point, smallest and largest code less the zero point.
-A `fixed` or `scaled` operand belongs to a step that makes codes of sums, the only one; see
+A `number` holds for all. `uint8` and `int8` operands are quantized values, one for each element of
+the output, followed by their scale and zero point. A `quantizer` quantizes the value, as the last
+step: reciprocal of the scale, zero point, smallest and largest quantized value less the zero point.
+A `fixed` or `scaled` operand belongs to a step that requantizes accumulators, the only one; see
 `requantize`.
 """
 
@@ -18,7 +18,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit import vector_math
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
-from edgec.compiler.kernels.emit.quantized_values import Quantizer, codes_of, read_codes
+from edgec.compiler.kernels.emit.quantized_values import Quantizer, load_as_float, quantize_floats
 from edgec.compiler.kernels.vectors import broadcast, constant, fused_multiply_add, lanes_of, select
 from edgec.compiler.numerics.activations import ACTIVATIONS, BY_OPERATOR
 
@@ -26,7 +26,7 @@ OperandKind = Literal[
     "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
 ]
 
-CODES: tuple[OperandKind, ...] = ("uint8", "int8")
+QUANTIZED_DTYPES: tuple[OperandKind, ...] = ("uint8", "int8")
 
 # What follows the multipliers and shifts of channels in a `fixed` operand.
 FIXED_NUMBERS = 4
@@ -43,14 +43,14 @@ Places = Mapping[OperandKind, Index]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of an epilogue.
+class EpilogueStep:
+    """An epilogue step describes one step of an epilogue.
 
     Attributes:
         op: name in `BINARY` or `UNARY`.
         operand: what the next operand holds, None for a unary step.
         parameters: numbers of a unary step: the bounds of a clip, the slope of a leaky ReLU; of
-            a quantizer which ends are open, see `codes_of`.
+            a quantizer which ends are open, see `quantize_floats`.
     """
 
     op: str
@@ -58,9 +58,9 @@ class Step:
     parameters: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        """Short form for names and records.
+        """Return the short form for names and records.
 
-        >>> str(Step("add", "channel")), str(Step("clip", None, (0.0, 6.0)))
+        >>> str(EpilogueStep("add", "channel")), str(EpilogueStep("clip", None, (0.0, 6.0)))
         ('add:channel', 'clip(0,6)')
         """
         numbers = f"({','.join(f'{number:g}' for number in self.parameters)})"
@@ -71,13 +71,13 @@ class Step:
         )
 
 
-def begins_with_bias(steps: Sequence[Step]) -> bool:
-    """Whether the sums can begin with a number of each channel."""
-    return bool(steps) and steps[0] == Step("add", "channel")
+def begins_with_bias(steps: Sequence[EpilogueStep]) -> bool:
+    """Return whether the accumulators can begin with a number of each channel."""
+    return bool(steps) and steps[0] == EpilogueStep("add", "channel")
 
 
 def _at_least(x: Any, bound: Any) -> Any:
-    """The larger of a value and a number.
+    """Return the larger of a value and a number.
 
     The comparison is false if one of the two is NaN, and then the second operand is the result:
     with the value there NaN stays NaN, for no more instructions.
@@ -86,12 +86,15 @@ def _at_least(x: Any, bound: Any) -> Any:
 
 
 def _at_most(x: Any, bound: Any) -> Any:
-    """The smaller of a value and a number; NaN stays NaN, see `_at_least`."""
+    """Return the smaller of a value and a number; NaN stays NaN, see `_at_least`."""
     return tirx.min(bound, x)
 
 
 def _either_nan(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A maximum or minimum of two values that is NaN if the first is; it is if the second is."""
+    """Return a maximum or minimum of two values that is NaN if the first is.
+
+    It is if the second is.
+    """
     return lambda x, y: select(tirx.isnan(x), x, choose(x, y))
 
 
@@ -126,7 +129,7 @@ def _gelu_tanh(x: Any) -> Any:
 
 @dataclass(frozen=True)
 class Unary:
-    """The code of a function of one value.
+    """A unary step describes the code of a function of one value.
 
     Attributes:
         emit: (x, *parameters) -> f(x).
@@ -174,8 +177,8 @@ def _multiply(x: Any, y: Any) -> Any:
     return x * (y[0] * y[1]) if isinstance(y, tuple) else x * y
 
 
-# Those that take codes; other steps read floats.
-ON_CODES = ("add", "multiply")
+# Those that take quantized values; other steps read floats.
+WITH_QUANTIZED_OPERAND = ("add", "multiply")
 
 BINARY: dict[str, Callable[..., Any]] = {
     "add": _add,
@@ -184,34 +187,34 @@ BINARY: dict[str, Callable[..., Any]] = {
     "maximum": _either_nan(tirx.max),
     "minimum": _either_nan(tirx.min),
     "multiply": _multiply,
-    "quantize_int8": lambda x, y, *ends: codes_of(x, y, "int8", *ends),
-    "quantize_uint8": lambda x, y, *ends: codes_of(x, y, "uint8", *ends),
+    "quantize_int8": lambda x, y, *ends: quantize_floats(x, y, "int8", *ends),
+    "quantize_uint8": lambda x, y, *ends: quantize_floats(x, y, "uint8", *ends),
     "subtract": lambda x, y: x - y,
     "subtract_from": lambda x, y: y - x,
 }
 
 
-def cost(steps: Sequence[Step]) -> int:
+def cost(steps: Sequence[EpilogueStep]) -> int:
     """Return the instructions of an epilogue on one vector."""
     return sum(UNARY[step.op].cost if step.op in UNARY else 2 for step in steps)
 
 
-def activation_step(call: Any) -> Step:
+def activation_step(call: Any) -> EpilogueStep:
     """Return the step of a call of an activation, see `numerics.activations`."""
     name = BY_OPERATOR[str(call.op.name)]
-    return Step(name, None, ACTIVATIONS[name].parameters(call))
+    return EpilogueStep(name, None, ACTIVATIONS[name].parameters(call))
 
 
 def declare_operands(
-    e: Emitter, steps: Sequence[Step], sizes: Mapping[OperandKind, int]
+    e: Emitter, steps: Sequence[EpilogueStep], sizes: Mapping[OperandKind, int]
 ) -> list[Any]:
-    """A parameter for the operand of each binary step, of the size of its kind."""
+    """Return a parameter for the operand of each binary step, of the size of its kind."""
     operands: list[Any] = []
     for number, kind in enumerate(step.operand for step in steps if step.operand):
         name, count = f"operand{number}", _PARAMETERS.get(kind)
-        if kind in CODES:
-            codes = e.buffer(name, sizes["element"], kind)
-            operands.append((codes, e.buffer(f"scale{number}", 2, "float32")))
+        if kind in QUANTIZED_DTYPES:
+            quantized = e.buffer(name, sizes["element"], kind)
+            operands.append((quantized, e.buffer(f"scale{number}", 2, "float32")))
         elif kind == "scaled":
             operands.append(e.buffer(name, sizes["channel"] + SCALED_NUMBERS, "float32"))
         elif kind == "fixed":
@@ -221,8 +224,8 @@ def declare_operands(
     return operands
 
 
-def output_dtype(steps: Sequence[Step]) -> str:
-    """Of what a chain gives."""
+def output_dtype(steps: Sequence[EpilogueStep]) -> str:
+    """Return the output dtype of what a chain gives."""
     last = steps[-1].op if steps else ""
     return last.rpartition("quantize_")[2] if "quantize_" in last else "float32"
 
@@ -232,14 +235,15 @@ def operand_loader(
 ) -> OperandLoader:
     """Reads `lanes` values of an operand from the place of its kind.
 
-    Codes come as a pair, code less zero point and scale; a quantizer as `Quantizer`.
+    Quantized values come as a pair, less the zero point and with the scale; a quantizer as
+    `Quantizer`.
     """
 
     def load(number: int, kind: OperandKind) -> Any:
-        if kind in CODES:
-            codes, parameters = operands[number]
+        if kind in QUANTIZED_DTYPES:
+            quantized, parameters = operands[number]
             scale, zero = (broadcast(e.load(parameters, i), lanes) for i in range(2))
-            return read_codes(e, codes, places["element"], lanes) - zero, scale
+            return load_as_float(e, quantized, places["element"], lanes) - zero, scale
         if kind in _PARAMETERS:
             count = _PARAMETERS[kind]
             numbers = [broadcast(e.load(operands[number], i), lanes) for i in range(count)]
@@ -249,7 +253,7 @@ def operand_loader(
     return load
 
 
-def apply(steps: Sequence[Step], value: Any, operands: OperandLoader) -> Any:
+def apply(steps: Sequence[EpilogueStep], value: Any, operands: OperandLoader) -> Any:
     """Run the chain on a value.
 
     Args:

@@ -1,4 +1,4 @@
-"""A finished kernel."""
+"""Provide a finished kernel."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tvm import tirx
 
 @dataclass(frozen=True)
 class Kernel:
-    """Code and how to call it.
+    """A kernel describes code and how to call it.
 
     Attributes:
         function: takes one pointer for each buffer, then the range of tasks.

@@ -1,20 +1,20 @@
-"""Sums to codes: what follows products of codes.
+"""Requantize accumulators: write what follows products of quantized values.
 
-A sum of products, int32, becomes a code by one product in float32; all that follows is in 16 bits:
+An int32 accumulator is requantized by one product in float32; all that follows is in 16 bits:
 
-    code = saturate8(saturate16(round(sum * scale / scale of the codes)) + zero_point)
+    result = saturate8(saturate16(round(accumulator * scale / result scale)) + zero_point)
 
-Where a hard swish comes between, there are no floats at all. The sum is shifted to an int16 that
-fills its bits, by n that differs between channels, and multiplied with a number of each channel.
-With f binary digits for fractions of a code, and x the code less its zero point:
+Where a hard swish comes between, there are no floats at all. The accumulator is shifted to int16
+that fills its bits, by n that differs between channels, and multiplied with a number of each
+channel. With f binary digits after the point, and x the result less its zero point:
 
-    w = saturate16((sum + 2**(n - 1)) >> n)        or sum << -n; the half is in the bias
+    w = saturate16((accumulator + 2**(n - 1)) >> n)   or accumulator << -n; the half is in the bias
     v = (w * multiplier + 2**14) >> 15             q times the argument
     v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15         q is such that it is x * 2**f
-    code = saturate8((v + (zero_point << f) + 2**(f - 1)) >> f)
+    result = saturate8((v + (zero_point << f) + 2**(f - 1)) >> f)
 
-Every step is exact or rounds as IEEE 754 says: all targets give the same codes. Before v is
-rounded it is less than 2**(2 - f) of a code away from what real numbers give.
+Every step is exact or rounds as IEEE 754 says: all targets give the same quantized values. Before v
+is rounded it is less than 2**(2 - f) of a step away from what real numbers give.
 """
 
 import math
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
-from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, SCALED_NUMBERS, Step
+from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, SCALED_NUMBERS, EpilogueStep
 from edgec.compiler.kernels.vectors import add_saturating, broadcast, round_to_int32, shuffle
 
 LEAST_FRACTION = 4
@@ -39,7 +39,7 @@ _TOP = 2**15 - 1
 
 @dataclass(frozen=True)
 class Requantization:
-    """How sums become codes through a hard swish.
+    """A requantization describes how accumulators pass a hard swish and become quantized.
 
     Attributes:
         fraction: f.
@@ -55,25 +55,25 @@ class Requantization:
     three: int
     raised: int
 
-    def step(self, dtype: str, below: bool, above: bool) -> Step:
-        """The only step of an epilogue; see `operand`.
+    def step(self, dtype: str, below: bool, above: bool) -> EpilogueStep:
+        """Return the only step of an epilogue; see `operand`.
 
         Args:
-            dtype: of the codes.
-            below: whether the smallest code is that of the type.
+            dtype: the dtype of the quantized values.
+            below: whether the smallest quantized value is that of the type.
             above: whether the largest is.
         """
         left = self.shifts.min() < 0
         numbers = (self.fraction, self.raised, left, below, above)
-        return Step(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
+        return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def operand(self, zero_point: int, low: int, high: int) -> NDArray[np.int16]:
-        """Multipliers, shifts, then the numbers that hold for all channels.
+        """Return multipliers, shifts, then the numbers that hold for all channels.
 
         Args:
-            zero_point: of the codes.
-            low: smallest code.
-            high: largest code.
+            zero_point: the zero point of the quantized values.
+            low: smallest quantized value.
+            high: largest quantized value.
         """
         numbers = (zero_point << self.fraction, low, high, self.three)
         assert len(numbers) == FIXED_NUMBERS
@@ -81,23 +81,23 @@ class Requantization:
 
     @property
     def halves(self) -> NDArray[np.int32]:
-        """What sums begin with, so that the shift rounds."""
+        """Return what accumulators begin with, so that the shift rounds."""
         return (1 << np.maximum(0, self.shifts).astype(np.int32)) >> 1
 
 
 def requantization(
     scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
 ) -> Requantization | None:
-    """The finest one; None if it is coarser than `LEAST_FRACTION`.
+    """Return the finest one; None if it is coarser than `LEAST_FRACTION`.
 
     Args:
-        scales: of the sums, by channel.
-        reach: largest magnitude of the sums, by channel.
-        scale: of the codes.
-        high: largest code less the zero point.
+        scales: the scales of the accumulators, by channel.
+        reach: largest magnitude of the accumulators, by channel.
+        scale: the scale of the quantized values.
+        high: largest quantized value less the zero point.
     """
     scales = scales.astype(np.float64)
-    # Sums beyond give 0 or the largest code in any case.
+    # Accumulators beyond give 0 or the largest quantized value in any case.
     bound = max(3.0, high * scale) + scale
     used = np.minimum(reach, bound / np.maximum(scales, np.finfo(np.float32).tiny))
     shifts = np.maximum(_MOST_LEFT, np.ceil(np.log2(np.maximum(used, 1) / _TOP)))
@@ -113,60 +113,63 @@ def requantization(
     return None
 
 
-def scaled_step(dtype: str, below: bool, above: bool) -> Step:
-    """The only step of an epilogue without a hard swish; args as of `Requantization.step`."""
-    return Step(f"requantize_{dtype}", "scaled", (float(below), float(above)))
+def scaled_step(dtype: str, below: bool, above: bool) -> EpilogueStep:
+    """Return the only step of an epilogue without a hard swish.
+
+    Args as of `Requantization.step`.
+    """
+    return EpilogueStep(f"requantize_{dtype}", "scaled", (float(below), float(above)))
 
 
 def scaled_operand(
     scales: NDArray[Any], zero_point: int, low: int, high: int
 ) -> NDArray[np.float32]:
-    """Scales in codes, then the zero point and the ends."""
+    """Return scales in steps, then the zero point and the ends."""
     numbers = np.array([zero_point, low, high], np.float32)
     assert len(numbers) == SCALED_NUMBERS
     return np.concatenate([scales.astype(np.float32), numbers])
 
 
-def requantizes(steps: Sequence[Step]) -> bool:
-    """Whether an epilogue is that of this module."""
+def requantizes(steps: Sequence[EpilogueStep]) -> bool:
+    """Return whether an epilogue is that of this module."""
     return any(step.operand in ("fixed", "scaled") for step in steps)
 
 
 def store_requantized(
     e: Emitter,
-    step: Step,
+    step: EpilogueStep,
     operand: Any,
     channel: Index,
     buffer: Any,
     at: Index,
-    sums: Sequence[Any],
+    accumulators: Sequence[Any],
 ) -> None:
-    """Store the codes of consecutive vectors of sums.
+    """Requantize and store consecutive vectors of accumulators.
 
     Args:
         e: where to write.
         step: see `Requantization.step`.
         operand: its buffer.
-        channel: of the first lane of every vector.
-        buffer: of the codes.
+        channel: the channel of the first lane of every vector.
+        buffer: the buffer of the quantized values.
         at: where the first goes.
-        sums: vectors of int32.
+        accumulators: vectors of int32.
     """
-    lanes = int(sums[0].ty.dtype.lanes)
-    sums = [e.let("sum", value) for value in sums]
+    lanes = int(accumulators[0].ty.dtype.lanes)
+    accumulators = [e.let("sum", value) for value in accumulators]
     kind = _Scaled if step.operand == "scaled" else _Swished
     maker = kind(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype))
     done = 0
-    while done < len(sums):
-        count = min(4, 1 << (len(sums) - done).bit_length() - 1)
-        four = [sums[done + number % count] for number in range(4)]
-        codes = maker.codes(four[: max(2, count)], count)
-        e.store(buffer, at + done * lanes, codes)
+    while done < len(accumulators):
+        count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
+        four = [accumulators[done + number % count] for number in range(4)]
+        quantized = maker.quantized(four[: max(2, count)], count)
+        e.store(buffer, at + done * lanes, quantized)
         done += count
 
 
 class _Maker:
-    """Turns up to four vectors of sums into codes."""
+    """A maker requantizes up to four vectors of accumulators."""
 
     fraction = 0
     zero: Any
@@ -174,7 +177,7 @@ class _Maker:
     high: Any
 
     def __init__(
-        self, e: Emitter, step: Step, operand: Any, channel: Index, lanes: int, dtype: str
+        self, e: Emitter, step: EpilogueStep, operand: Any, channel: Index, lanes: int, dtype: str
     ) -> None:
         self.e, self.lanes, self.dtype = e, lanes, dtype
         self.below, self.above = map(bool, step.parameters[-2:])
@@ -183,46 +186,52 @@ class _Maker:
         self.order = [part + lane for part in parts for _ in range(2) for lane in range(4)]
         self.begin(step, operand, channel)
 
-    def begin(self, step: Step, operand: Any, channel: Index) -> None:
+    def begin(self, step: EpilogueStep, operand: Any, channel: Index) -> None:
         """Load what is the same for all vectors."""
         raise NotImplementedError
 
     def every(self, number: Any) -> Any:
-        """A number in all lanes of 16 bits."""
+        """Return a number in all lanes of 16 bits."""
         return self.e.let("number", broadcast(number, 2 * self.lanes))
 
-    def codes(self, sums: Sequence[Any], count: int) -> Any:
-        """Codes of two or four vectors, of which `count` count."""
+    def quantized(self, accumulators: Sequence[Any], count: int) -> Any:
+        """Return quantized values of two or four vectors, of which `count` count."""
         halves = [
-            add_saturating(self.words(sums[i : i + 2]), self.zero) for i in range(0, len(sums), 2)
+            add_saturating(self.words(accumulators[i : i + 2]), self.zero)
+            for i in range(0, len(accumulators), 2)
         ]
-        # Each 128 bits hold four codes of every vector.
+        # Each 128 bits hold four quantized values of every vector.
         order = [4 * part + vector for vector in range(count) for part in range(self.lanes // 4)]
-        codes = self.e.isa.narrow_rounded(halves, self.fraction, self.dtype, order)
-        return bounded(codes, None if self.below else self.low, None if self.above else self.high)
+        quantized = self.e.isa.narrow_rounded(halves, self.fraction, self.dtype, order)
+        return bounded(
+            quantized, None if self.below else self.low, None if self.above else self.high
+        )
 
-    def words(self, sums: Sequence[Any]) -> Any:
-        """Two vectors as one of int16: the codes, less the zero point, and their fractions."""
+    def words(self, accumulators: Sequence[Any]) -> Any:
+        """Return two vectors as one of int16, less the zero point, with fractions."""
         raise NotImplementedError
 
 
 class _Scaled(_Maker):
-    def begin(self, step: Step, operand: Any, channel: Index) -> None:
+    def begin(self, step: EpilogueStep, operand: Any, channel: Index) -> None:
         size = int(operand.shape[0])
         numbers = [self.e.load(operand, size - SCALED_NUMBERS + i) for i in range(SCALED_NUMBERS)]
         zero, self.low, self.high = (tirx.Cast("int16", number) for number in numbers)
         self.zero = self.every(zero)
         self.scales = self.e.let("scales", self.e.load(operand, channel, self.lanes))
 
-    def words(self, sums: Sequence[Any]) -> Any:
+    def words(self, accumulators: Sequence[Any]) -> Any:
         floats = f"float32x{self.lanes}"
         return self.e.isa.narrow_pair(
-            [round_to_int32(tirx.Cast(floats, sum_) * self.scales) for sum_ in sums]
+            [
+                round_to_int32(tirx.Cast(floats, accumulator) * self.scales)
+                for accumulator in accumulators
+            ]
         )
 
 
 class _Swished(_Maker):
-    def begin(self, step: Step, operand: Any, channel: Index) -> None:
+    def begin(self, step: EpilogueStep, operand: Any, channel: Index) -> None:
         e, lanes = self.e, self.lanes
         self.fraction, self.raised = map(int, step.parameters[:2])
         self.left = bool(step.parameters[2])
@@ -238,9 +247,11 @@ class _Swished(_Maker):
         multipliers = e.load(operand, channel, lanes)
         self.multipliers = e.let("multipliers", shuffle([multipliers] * 2, self.order))
 
-    def words(self, sums: Sequence[Any]) -> Any:
+    def words(self, accumulators: Sequence[Any]) -> Any:
         isa = self.e.isa
-        words = isa.narrow_pair([isa.shift_right(sum_, self.shifts, self.left) for sum_ in sums])
+        words = isa.narrow_pair(
+            [isa.shift_right(accumulator, self.shifts, self.left) for accumulator in accumulators]
+        )
         value = self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
         zeros = broadcast(tirx.const(0, "int16"), 2 * self.lanes)
         gate = tirx.min(tirx.max(add_saturating(value, self.three), zeros), self.six)
@@ -250,12 +261,12 @@ class _Swished(_Maker):
         return isa.multiply_high_rounded(value, gate)
 
 
-def bounded(codes: Any, low: Any, high: Any) -> Any:
-    """Codes between two numbers, int16; None: no bound."""
-    kind = codes.ty.dtype
+def bounded(quantized: Any, low: Any, high: Any) -> Any:
+    """Return quantized values between two numbers, int16; None: no bound."""
+    kind = quantized.ty.dtype
     count, dtype = int(kind.lanes), str(kind.with_lanes(1))
     if low is not None:
-        codes = tirx.max(codes, broadcast(tirx.Cast(dtype, low), count))
+        quantized = tirx.max(quantized, broadcast(tirx.Cast(dtype, low), count))
     if high is not None:
-        codes = tirx.min(codes, broadcast(tirx.Cast(dtype, high), count))
-    return codes
+        quantized = tirx.min(quantized, broadcast(tirx.Cast(dtype, high), count))
+    return quantized

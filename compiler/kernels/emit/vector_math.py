@@ -1,4 +1,4 @@
-"""exp, tanh, sigmoid and erf as straight-line vector code.
+"""Provide exp, tanh, sigmoid and erf as straight-line vector code.
 
 A call of the C library computes one element; these compute a register. The bounds below are the
 largest relative errors over all finite float32 inputs, in units of 2**-23;
@@ -73,7 +73,7 @@ def _like(value: Any, number: float) -> Any:
 
 
 def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
-    """Horner's scheme, highest power first."""
+    """Return Horner's scheme, highest power first."""
     result = _like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         result = result * x + _like(x, coefficient)
@@ -81,7 +81,7 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """E to the x."""
+    """Return E to the x."""
     bounded = tirx.min(tirx.max(x, _like(x, _EXP_MIN)), _like(x, _EXP_MAX))
     n = tirx.nearbyint(bounded * _like(x, _LOG2_E))
     r = bounded - n * _like(x, _LN2_HIGH)
@@ -99,13 +99,13 @@ def exp(x: Any) -> Any:
 
 
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     one = _like(x, 1)
     return one / (one + exp(_like(x, 0) - x))
 
 
 def tanh(x: Any) -> Any:
-    """Hyperbolic tangent."""
+    """Return hyperbolic tangent."""
     magnitude = tirx.max(x, _like(x, 0) - x)
     small = x * _polynomial(x * x, _TANH_SMALL)
     # exp overflows to infinity, which gives exactly 1.
@@ -115,7 +115,7 @@ def tanh(x: Any) -> Any:
 
 
 def erf(x: Any) -> Any:
-    """Error function."""
+    """Return error function."""
     magnitude = tirx.max(x, _like(x, 0) - x)
     small = x * _polynomial(x * x, _ERF_SMALL)
     bounded = tirx.min(magnitude, _like(x, 4))

@@ -1,4 +1,6 @@
-"""How kernels use the instructions of a target: every intrinsic of a processor, nowhere else.
+"""Describe how kernels use the instructions of a target.
+
+Every intrinsic of a processor, nowhere else.
 
 `Generic` writes the whole protocol without any; an instruction set overrides what it has an
 instruction for, and is entered in `ISAS`. What needs no code is in `edgec.targets.isa`.
@@ -19,7 +21,7 @@ class Isa(Protocol):
 
     @property
     def converts_float16(self) -> bool:
-        """Whether an instruction makes float32 of float16."""
+        """Return whether an instruction makes float32 of float16."""
 
     def dot(self) -> Dot | None:
         """Return how quantized values are multiplied; None if kernels compute in floats."""
@@ -60,7 +62,7 @@ class Isa(Protocol):
         Args:
             number: int16, with `fraction` binary digits after the point.
             fraction: how many, at least 1.
-            dtype: of the result of `narrow_rounded`.
+            dtype: the dtype of the result of `narrow_rounded`.
         """
 
     def narrow_rounded(
@@ -71,7 +73,7 @@ class Isa(Protocol):
         Args:
             halves: with `fraction` binary digits after the point, `rounding_offset` added.
             fraction: how many.
-            dtype: of the result.
+            dtype: the dtype of the result.
             groups: those of the result, four values each, as they are numbered where 16 values
                 hold eight of the first vector, then eight of the second.
         """

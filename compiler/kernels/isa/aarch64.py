@@ -1,8 +1,8 @@
-"""AArch64 with NEON, and its extensions for dot products and matrix products.
+"""Provide AArch64 with NEON, and its extensions for dot products and matrix products.
 
-    sdot              int8 * int8, four products, sums in int32
+    sdot              int8 * int8, four products, accumulated in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
-    smmla             int8 * int8, eight products of two rows by two columns, sums in int32
+    smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
     sqxtn             to half the bits, saturated; sqrshrn shifts and rounds before that
     sqrdmulh          (a * b + 2**14) >> 15
     sshl              shifts by numbers of each lane, to the right where they are below 0
@@ -35,7 +35,7 @@ class AArch64(Generic):
         return True
 
     def dot(self) -> Dot | None:
-        """Products of int8."""
+        """Return products of int8."""
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().dot()
         if self.target.integer_dot == "smlal":
@@ -43,37 +43,37 @@ class AArch64(Generic):
         return Dot("int8", "int32", 1, 0, one_by_one(_sdot))
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
-        """With Armv8.6."""
+        """Return it with Armv8.6."""
         return _smmla if self.target.integer_dot == "i8mm" and self.dot() else None
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
-        """Each vector by one instruction."""
+        """Return each vector by one instruction."""
         if lanes_of(pair[0]) != _LANES:
             return super().narrow_pair(pair)
         halves = [intrinsic("aarch64.neon.sqxtn", "int16x4", each) for each in pair]
         return shuffle(halves, range(2 * _LANES))
 
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
-        """By one instruction."""
+        """Use one instruction."""
         if lanes_of(left) != 2 * _LANES:
             return super().multiply_high_rounded(left, right)
         return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
-        """By one instruction, in either direction."""
+        """Use one instruction, in either direction."""
         if lanes_of(value) != _LANES:
             return super().shift_right(value, by, some_left)
         none = constant(0, "int32", _LANES)
         return intrinsic("aarch64.neon.sshl", "int32x4", value, none - by)
 
     def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
-        """To int8 the instruction itself rounds."""
+        """Return to int8 the instruction itself rounds."""
         return number if dtype == "int8" else super().rounding_offset(number, fraction, dtype)
 
     def narrow_rounded(
         self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
     ) -> Any:
-        """To int8; vectors of eight are in the order of the result."""
+        """Return to int8; vectors of eight are in the order of the result."""
         if dtype != "int8":
             return super().narrow_rounded(halves, fraction, dtype, groups)
         shift = [tirx.IntImm("int32", fraction)] * (fraction > 0)
@@ -82,13 +82,13 @@ class AArch64(Generic):
         return parts[0] if len(groups) == 2 else shuffle(parts, range(4 * len(groups)))
 
     def byte_table(self) -> ByteTable | None:
-        """64 bytes at a time, in registers."""
+        """Return 64 bytes at a time, in registers."""
         if self.lanes != _LANES:
             return None
         return ByteTable(_PART, _PART, lambda table: table, in_registers=True, look=_look)
 
     def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
-        """By one instruction."""
+        """Use one instruction."""
         return _fixed_to_float
 
 

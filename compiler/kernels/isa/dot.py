@@ -1,4 +1,6 @@
-"""How quantized values are multiplied, and how bytes are looked up: what an `Isa` gives kernels.
+"""Describe how quantized values are multiplied, and how bytes are looked up.
+
+What an `Isa` gives kernels.
 
 Products are summed four at a time in int32 lanes: 32 bits of the data (four input channels) are
 broadcast and multiplied with a vector that holds four weights in each lane. Every sum is exact.
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.vectors import broadcast
-from edgec.compiler.numerics.pair_sums import GROUP, pair_sums
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH, pair_sums
 
 Add = Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
 """Gives accumulator plus products, of the accumulator, groups of data, and as many of weights."""
@@ -25,58 +27,60 @@ class Dot:
 
     Attributes:
         data: dtype of the quantized data.
-        unit: dtype in which the data are read: a group of values, or a part of one.
+        load_dtype: dtype of one load of the data: a group of values, or a part of one.
         instructions: for a group of values and one vector of weights.
         temporaries: registers beside accumulators, weights and one value.
         add: adds products to an accumulator.
-        wide: how weights are multiplied that do not fit; None: all fit.
+        exact_fallback: how weights that would saturate are multiplied; None: none do.
     """
 
     data: str
-    unit: str
+    load_dtype: str
     instructions: int
     temporaries: int
     add: Add
-    wide: "Dot | None" = None
+    exact_fallback: "Dot | None" = None
 
     @property
-    def parts(self) -> int:
-        """Units in a group of values."""
-        return GROUP * 8 // int(self.unit.removeprefix("int"))
+    def loads_per_group(self) -> int:
+        """Return loads for a group of values."""
+        return DOT_WIDTH * 8 // int(self.load_dtype.removeprefix("int"))
 
     def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> tuple[Any, ...]:
         """Return a group of values in every lane; `e` is the kernel's `Emitter`."""
         return tuple(
-            e.let("x", broadcast(e.load(buffer, at * self.parts + part), lanes))
-            for part in range(self.parts)
+            e.let("x", broadcast(e.load(buffer, at * self.loads_per_group + part), lanes))
+            for part in range(self.loads_per_group)
         )
 
     def repeated(self, value: int, lanes: int) -> tuple[Any, ...]:
         """Return one value in place of all data."""
         byte = np.array([value]).astype(self.data).astype(np.uint8)
-        unit = np.dtype(self.unit)
-        number = int(np.repeat(byte, unit.itemsize).view(unit)[0])
-        return (broadcast(tirx.const(number, self.unit), lanes),) * self.parts
+        load_dtype = np.dtype(self.load_dtype)
+        number = int(np.repeat(byte, load_dtype.itemsize).view(load_dtype)[0])
+        return (broadcast(tirx.const(number, self.load_dtype), lanes),) * self.loads_per_group
 
-    def fits(self, weight: NDArray[Any], axis: int, together: int = 1, largest: int = 255) -> bool:
+    def cannot_saturate(
+        self, weight: NDArray[Any], axis: int, groups_per_sum: int = 1, largest: int = 255
+    ) -> bool:
         """Return whether no sum of products saturates.
 
         Args:
             weight: int8.
-            axis: of what is summed, in groups of values.
-            together: neighbouring groups whose products are added before they are widened.
+            axis: the axis of what is summed, in groups of values.
+            groups_per_sum: neighbouring groups whose products are added before they are widened.
             largest: value of the data.
         """
-        if self.wide is None:
+        if self.exact_fallback is None:
             return True
-        sums = pair_sums(weight, axis, together).max(initial=0)
+        sums = pair_sums(weight, axis, groups_per_sum).max(initial=0)
         return bool(largest * sums <= np.iinfo(np.int16).max)
 
     def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
         """Return groups of weights, one to a lane, as `add` wants them; int32."""
-        if self.parts == 1:
+        if self.loads_per_group == 1:
             return weight
-        halves = weight.view(np.int16).reshape(-1, lanes, self.parts)
+        halves = weight.view(np.int16).reshape(-1, lanes, self.loads_per_group)
         ordered = np.ascontiguousarray(halves.transpose(0, 2, 1))
         return ordered.view(np.int32).reshape(weight.shape)
 

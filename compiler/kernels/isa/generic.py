@@ -1,4 +1,4 @@
-"""Any instruction set: the whole protocol in arithmetic that LLVM has for every target.
+"""Provide any instruction set: the whole protocol in arithmetic that LLVM has for every target.
 
 All results are exact, the same as those of the instructions that other files use in its place; so
 a new instruction set works at once, and is then made fast one operation at a time.
@@ -12,7 +12,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.vectors import constant, lanes_of, shuffle, vector_dtype
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
@@ -29,40 +29,40 @@ class Generic:
         return False
 
     def dot(self) -> Dot | None:
-        """In int32."""
+        """Compute it in int32."""
         if self.target.why_in_floats:
             return None
         data = self.target.instruction_set.activation_dtype
         # Four bytes of each operand are cut out, widened, multiplied and added.
-        return Dot(data, "int32", 6 * GROUP, 4, one_by_one(_adder(data)))
+        return Dot(data, "int32", 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
     def saturates(self, dtype: str, lanes: int) -> bool:
-        """Never."""
+        """Return False: it never does."""
         return False
 
     def narrow(self, values: Sequence[Any], dtype: str) -> Any:
-        """By the lowest bits."""
+        """Keep the lowest bits."""
         count = len(values) * lanes_of(values[0])
         together = shuffle(values, range(count)) if len(values) > 1 else values[0]
         return tirx.Cast(vector_dtype(dtype, count), together)
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
-        """In int32."""
+        """Compute it in int32."""
         lanes = lanes_of(pair[0])
         picks = [
             vector * lanes + part + lane
-            for part in range(0, lanes, GROUP)
+            for part in range(0, lanes, DOT_WIDTH)
             for vector in range(2)
-            for lane in range(GROUP)
+            for lane in range(DOT_WIDTH)
         ]
         return _narrowed(shuffle(pair, picks), "int32", "int16")
 
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
-        """In int32."""
+        """Compute it in int32."""
         lanes = lanes_of(left)
         words = vector_dtype("int32", lanes)
         product = tirx.Cast(words, left) * tirx.Cast(words, right)
@@ -71,7 +71,7 @@ class Generic:
         return tirx.Cast(vector_dtype("int16", lanes), high)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
-        """To the left, then to the right, one of both by 0."""
+        """Return to the left, then to the right, one of both by 0."""
         if not some_left:
             return tirx.shift_right(value, by)
         none = constant(0, "int32", lanes_of(value))
@@ -79,34 +79,34 @@ class Generic:
         return tirx.shift_right(tirx.shift_left(value, up), down)
 
     def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
-        """A half more."""
+        """Return a half more."""
         return number + tirx.const(1 << (fraction - 1), "int16")
 
     def narrow_rounded(
         self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
     ) -> Any:
-        """In int16."""
+        """Compute it in int16."""
         lanes = lanes_of(halves[0])
         by = constant(fraction, "int16", lanes)
         shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
         both = [shifted[0], shifted[-1]]
         picks = [
-            group % 4 // 2 * lanes + group // 4 * 8 + group % 2 * GROUP + lane
+            group % 4 // 2 * lanes + group // 4 * 8 + group % 2 * DOT_WIDTH + lane
             for group in groups
-            for lane in range(GROUP)
+            for lane in range(DOT_WIDTH)
         ]
         return _narrowed(shuffle(both, picks), "int16", dtype)
 
     def byte_table(self) -> ByteTable | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
     def permute_16(self) -> Callable[[Any, Any], Any] | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
     def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
-        """None."""
+        """Return None: there is none."""
         return None
 
 
@@ -117,14 +117,14 @@ def _adder(data: str) -> Callable[[Any, tuple[Any, ...], Any], Any]:
         lanes = lanes_of(acc)
 
         def byte(word: Any, number: int, dtype: str) -> Any:
-            up, down = 8 * (GROUP - 1 - number), 8 * (GROUP - 1)
+            up, down = 8 * (DOT_WIDTH - 1 - number), 8 * (DOT_WIDTH - 1)
             if dtype == "uint8":
                 shifted = tirx.shift_right(word, constant(8 * number, "int32", lanes))
                 return shifted & constant(0xFF, "int32", lanes)
             raised = tirx.shift_left(word, constant(up, "int32", lanes))
             return tirx.shift_right(raised, constant(down, "int32", lanes))
 
-        for number in range(GROUP):
+        for number in range(DOT_WIDTH):
             acc = acc + byte(x[0], number, data) * byte(w, number, "int8")
         return acc
 

@@ -1,6 +1,6 @@
-"""x86-64 with AVX2 or AVX-512.
+"""Provide x86-64 with AVX2 or AVX-512.
 
-    vpdpbusd          uint8 * int8, sums in int32
+    vpdpbusd          uint8 * int8, accumulated in int32
     vpmaddubsw        uint8 * int8, adds pairs in int16: `Dot.fits` says whether weights allow it,
                       and whether two such sums can be added before they are widened
     vpmaddwd          int16 * int16, sums in int32: for all other weights
@@ -31,7 +31,7 @@ from edgec.compiler.kernels.vectors import (
     shuffle,
     subtract_saturating,
 )
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 # Bytes of a table that one instruction picks from.
 _PART = 16
@@ -54,7 +54,7 @@ class X86(Generic):
         return self.lanes >= 8
 
     def dot(self) -> Dot | None:
-        """Products of uint8 and int8."""
+        """Return products of uint8 and int8."""
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().dot()
         if self.target.integer_dot == "vnni":
@@ -63,32 +63,34 @@ class X86(Generic):
         return Dot("uint8", "int32", 3, 3, _pairs(self.lanes), wide)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
-        """To uint8."""
+        """Return to uint8."""
         return dtype == "uint8" and lanes in _PACK_BYTES
 
     def narrow(self, values: Sequence[Any], dtype: str) -> Any:
-        """To uint8 by way of int16."""
+        """Return to uint8 by way of int16."""
         lanes, count = lanes_of(values[0]), len(values)
         if not self.saturates(dtype, lanes):
             return super().narrow(values, dtype)
-        four = [values[number % count] for number in range(GROUP)]
+        four = [values[number % count] for number in range(DOT_WIDTH)]
         low = self.narrow_pair(four[:2])
-        high = low if count < GROUP else self.narrow_pair(four[2:])
+        high = low if count < DOT_WIDTH else self.narrow_pair(four[2:])
         mixed = intrinsic(_PACK_BYTES[lanes], f"uint8x{4 * lanes}", low, high)
         # Each 128 bits hold four of every vector.
-        ordered = [GROUP * p + vector for vector in range(count) for p in range(lanes // GROUP)]
+        ordered = [
+            DOT_WIDTH * p + vector for vector in range(count) for p in range(lanes // DOT_WIDTH)
+        ]
         groups = shuffle([reinterpret(mixed, "int32", lanes)], ordered)
         return reinterpret(groups, "uint8", count * lanes)
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
-        """By one instruction."""
+        """Use one instruction."""
         lanes = lanes_of(pair[0])
         if lanes not in _PACK_WORDS:
             return super().narrow_pair(pair)
         return intrinsic(_PACK_WORDS[lanes], f"int16x{2 * lanes}", *pair)
 
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
-        """By one instruction."""
+        """Use one instruction."""
         name = _MULTIPLY_HIGH.get(lanes_of(left) // 2)
         if name is None:
             return super().multiply_high_rounded(left, right)
@@ -97,7 +99,7 @@ class X86(Generic):
     def narrow_rounded(
         self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
     ) -> Any:
-        """To uint8."""
+        """Return to uint8."""
         lanes = lanes_of(halves[0])
         if not self.saturates(dtype, lanes // 2):
             return super().narrow_rounded(halves, fraction, dtype, groups)
@@ -105,10 +107,10 @@ class X86(Generic):
         shifted = [tirx.shift_right(half, by) if fraction else half for half in halves]
         mixed = intrinsic(_PACK_BYTES[lanes // 2], f"uint8x{2 * lanes}", shifted[0], shifted[-1])
         ordered = shuffle([reinterpret(mixed, "int32", lanes // 2)], groups)
-        return reinterpret(ordered, "uint8", GROUP * len(groups))
+        return reinterpret(ordered, "uint8", DOT_WIDTH * len(groups))
 
     def byte_table(self) -> ByteTable | None:
-        """16 parts of the table, each in all 128 bits of a vector.
+        """Return 16 parts of the table, each in all 128 bits of a vector.
 
         Part k holds the exclusive or of table parts k and k - 1; x - 16 k, saturated, is below 0
         for all k above the high half of x, and the exclusive or of all parts that are picked from
@@ -142,7 +144,7 @@ class X86(Generic):
         return reinterpret(found, "uint8", width)
 
     def permute_16(self) -> Callable[[Any, Any], Any] | None:
-        """With AVX-512."""
+        """Return it with AVX-512."""
         if self.lanes != 16:
             return None
         return lambda table, indices: intrinsic(
@@ -174,7 +176,7 @@ def _pairs(lanes: int) -> Add:
 
 
 def _words(lanes: int) -> Add:
-    """Values 0 and 2 of each group as int16, then 1 and 3."""
+    """Return values 0 and 2 of each group as int16, then 1 and 3."""
 
     def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
         data, weight = reinterpret(x[0], "uint16", 2 * lanes), reinterpret(w, "int16", 2 * lanes)

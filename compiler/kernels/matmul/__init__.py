@@ -1,1 +1,1 @@
-"""Matrix products: dense, integer, weight-only quantized, sparse."""
+"""Provide matrix products: dense, integer, weight-only quantized, sparse."""

@@ -1,4 +1,4 @@
-"""Matrix products of row-major matrices.
+"""Provide matrix products of row-major matrices.
 
 C [batch, M, N] = A [batch, M, K] * B, where B is
 
@@ -23,14 +23,15 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
-    Step,
+    EpilogueStep,
     apply,
     begins_with_bias,
     declare_operands,
     operand_loader,
     output_dtype,
 )
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     ISSUE_WIDTH,
@@ -41,7 +42,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.template import Template
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
@@ -55,7 +55,7 @@ ROW_STEP_INSTRUCTIONS = 2
 
 @dataclass(frozen=True)
 class MatmulWorkload:
-    """A matrix product as a kernel sees it.
+    """A matmul workload describes a matrix product as a kernel sees it.
 
     Attributes:
         batch: independent products; 1 for a packed B.
@@ -72,17 +72,17 @@ class MatmulWorkload:
     n: int
     k: int
     packed: bool
-    epilogue: tuple[Step, ...] = ()
+    epilogue: tuple[EpilogueStep, ...] = ()
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return self.batch * self.m * self.n * self.k
 
 
 @dataclass(frozen=True)
 class MatmulDecision:
-    """How a product is computed.
+    """A matmul decision describes how a product is computed.
 
     Attributes:
         tile_m: rows of the register tile.
@@ -98,7 +98,7 @@ class MatmulDecision:
 
 
 def pack_matrix(matrix: NDArray[Any], decision: MatmulDecision) -> NDArray[Any]:
-    """B [K, N] as [tiles, K, tile_n * lanes], zero beyond the last column."""
+    """Return B [K, N] as [tiles, K, tile_n * lanes], zero beyond the last column."""
     k, n = matrix.shape
     width = decision.tile_n * decision.lanes
     tiles = math.ceil(n / width)
@@ -108,7 +108,7 @@ def pack_matrix(matrix: NDArray[Any], decision: MatmulDecision) -> NDArray[Any]:
 
 
 def packed_matrix_size(workload: MatmulWorkload, decision: MatmulDecision, _target: Target) -> int:
-    """Values in a packed B; in a plain one, those of all products."""
+    """Return values in a packed B; in a plain one, those of all products."""
     if not workload.packed:
         return workload.batch * workload.k * workload.n
     width = decision.tile_n * decision.lanes
@@ -116,7 +116,7 @@ def packed_matrix_size(workload: MatmulWorkload, decision: MatmulDecision, _targ
 
 
 def matmul_space(workload: MatmulWorkload, target: Target) -> list[MatmulDecision]:
-    """Every decision that makes sense: tiles that fit the registers."""
+    """Return every decision that makes sense: tiles that fit the registers."""
     lanes = target.float_lanes
     while lanes > workload.n and not workload.packed:
         lanes //= 2
@@ -133,7 +133,7 @@ def matmul_space(workload: MatmulWorkload, target: Target) -> list[MatmulDecisio
 def estimate_matmul_cycles(
     workload: MatmulWorkload, decision: MatmulDecision, target: Target, instructions: int = 1
 ) -> float:
-    """The same model as for convolutions: multiplying, loading, issuing, streaming B.
+    """Return the same model as for convolutions: multiplying, loading, issuing, streaming B.
 
     Args:
         workload: the product.
@@ -163,7 +163,7 @@ def estimate_matmul_cycles(
 
 
 def default_matmul_decision(workload: MatmulWorkload, target: Target) -> MatmulDecision:
-    """The decision of the lowest estimate; of equals the one with more rows."""
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
     return min(
         matmul_space(workload, target),
         key=lambda d: (estimate_matmul_cycles(workload, d, target), -d.tile_m),
@@ -185,7 +185,7 @@ class MatmulWriter:
     """Writes one matrix product.
 
     Attributes:
-        dtype: of accumulators.
+        dtype: the dtype of accumulators.
         chains: accumulators of each vector of the result.
     """
 
@@ -213,25 +213,25 @@ class MatmulWriter:
         self.c = e.buffer("c", size, output_dtype(w.epilogue))
 
     def declare(self) -> None:
-        """The parameters before the operands of the epilogue."""
+        """Write the parameters before the operands of the epilogue."""
         w, e = self.work, self.emit
         self.a = e.buffer("a", w.batch * w.m * w.k, "float32")
         columns = self.tiles_n * self.width if w.packed else w.n
         self.b = e.buffer("b", (1 if w.packed else w.batch) * w.k * columns, "float32")
 
     def start(self, column: Any) -> Any:
-        """What accumulators of a vector of columns begin with."""
+        """Return what accumulators of a vector of columns begin with."""
         lanes = self.plan.lanes
         if not self.begins_with_bias:
             return constant(0, self.dtype, lanes)
         return self.emit.let("bias", self.emit.load(self.operands[0], column, lanes))
 
     def read(self, at: Any) -> Any:
-        """A value of A for all columns."""
+        """Return a value of A for all columns."""
         return self.emit.let("x", broadcast(self.emit.load(self.a, at), self.plan.lanes))
 
     def weights(self, at: Any) -> Any:
-        """Values of B for a vector of columns."""
+        """Return values of B for a vector of columns."""
         return self.emit.let("b", self.emit.load(self.b, at, self.plan.lanes))
 
     def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
@@ -239,15 +239,15 @@ class MatmulWriter:
         return accumulator + value * weights
 
     def total(self, accumulator: Any) -> Any:
-        """What the epilogue begins with."""
+        """Return what the epilogue begins with."""
         return accumulator
 
     def begin(self, _row: int, start: Any) -> Any:
-        """What the accumulator of a row of the tile begins with."""
+        """Return what the accumulator of a row of the tile begins with."""
         return start
 
     def multiply(self, a: Any, k: Any, b: Sequence[Any]) -> None:
-        """Products of all rows of the tile.
+        """Write products of all rows of the tile.
 
         Args:
             a: place of the first row.
@@ -265,7 +265,7 @@ class MatmulWriter:
         """Bring accumulators into the order of rows."""
 
     def kernel(self) -> Kernel:
-        """The finished kernel."""
+        """Return the finished kernel."""
         w, p, e = self.work, self.plan, self.emit
         with e.tasks() as task:
             inner = self.tiles_m if p.rows_first else self.tiles_n
@@ -291,7 +291,7 @@ class MatmulWriter:
         return Kernel(e.function(self.name), w.batch * self.tiles_m * self.tiles_n)
 
     def _column(self, vector: int) -> Any:
-        """First column of a vector of this tile."""
+        """Return first column of a vector of this tile."""
         start = self.tile * self.width + vector * self.plan.lanes
         if self.work.packed or self.work.n % self.plan.lanes == 0:
             return start
@@ -317,7 +317,7 @@ class MatmulWriter:
         """Add all products of a tile, of which `vectors` vectors exist, to the accumulators.
 
         Args:
-            vectors: of columns.
+            vectors: the vectors of columns.
             a: where the tile's first row of A begins.
             b: where the tile of a packed B begins, or the matrix of a plain one.
             columns: first column of each vector.

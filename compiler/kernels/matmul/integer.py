@@ -1,11 +1,14 @@
-"""Matrix products of codes with constant weights: the tiles of `matmul`, four rows of B at a time.
+"""Provide matrix products of quantized values with constant weights.
 
-A is row-major codes, its rows a whole number of groups. The bias is int32 [N] in units of the
-products, less the sum of each column of B times the zero point. The epilogue begins with the sum
-as float32.
+The tiles of `matmul`, four rows of B at a time.
 
-Where an instruction multiplies matrices (`Isa.matrix_dot`), a step takes 8 codes of two rows and of
-two columns, where the tile and K are whole numbers of those; B then holds pairs of groups.
+A is row-major quantized values, its rows a whole number of groups. The bias is int32 [N] in units
+of the products, less the sum of each column of B times the zero point. The epilogue begins with the
+sum as float32.
+
+Where an instruction multiplies matrices (`Isa.matrix_dot`), a step takes 8 quantized values of two
+rows and of two columns, where the tile and K are whole numbers of those; B then holds pairs of
+groups.
 """
 
 import math
@@ -32,48 +35,48 @@ from edgec.compiler.kernels.matmul.dense import (
 )
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import shuffle, vector_dtype
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
 @dataclass(frozen=True)
 class IntegerMatmulWorkload:
-    """A product of codes.
+    """An integer matmul workload describes a product of quantized values.
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
-        wide: whether the weights do not fit the target's narrow sums.
+        wide: whether the weights would saturate the target's int16 accumulators.
     """
 
     matmul: MatmulWorkload
-    wide: bool = field(default=False, metadata={"unsaid": True})
+    wide: bool = field(default=False, metadata={"omit_if_default": True})
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return self.matmul.macs
 
     @property
     def epilogue(self) -> Any:
-        """Steps after the sum."""
+        """Return steps after the accumulation."""
         return self.matmul.epilogue
 
     @property
     def grouped(self) -> MatmulWorkload:
-        """As a product over groups."""
-        return replace(self.matmul, k=self.matmul.k // GROUP)
+        """Return it as a product over groups."""
+        return replace(self.matmul, k=self.matmul.k // DOT_WIDTH)
 
 
 def _dot(workload: IntegerMatmulWorkload, target: Target) -> Dot:
     dot = dot_of(target)
     if dot is not None and workload.wide:
-        dot = dot.wide
+        dot = dot.exact_fallback
     assert dot is not None
     return dot
 
 
 def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> list[MatmulDecision]:
-    """Tiles that fit the registers; those of matrix instructions where there are any."""
+    """Return tiles that fit the registers; those of matrix instructions where there are any."""
     left = max(8, target.vector_registers - _dot(workload, target).temporaries)
     found = matmul_space(workload.grouped, target.model_copy(update={"vector_registers": left}))
     return [each for each in found if _in_squares(workload, each, target)] or found
@@ -82,7 +85,7 @@ def integer_matmul_space(workload: IntegerMatmulWorkload, target: Target) -> lis
 def estimate_integer_matmul_cycles(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
-    """The model of float products."""
+    """Return the cycles by the model of float products."""
     return estimate_matmul_cycles(
         workload.grouped, decision, target, instructions=_dot(workload, target).instructions
     )
@@ -91,7 +94,7 @@ def estimate_integer_matmul_cycles(
 def default_integer_matmul_decision(
     workload: IntegerMatmulWorkload, target: Target
 ) -> MatmulDecision:
-    """The decision of the lowest estimate; of equals the one with more rows."""
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
     return min(
         integer_matmul_space(workload, target),
         key=lambda d: (estimate_integer_matmul_cycles(workload, d, target), -d.tile_m),
@@ -101,14 +104,14 @@ def default_integer_matmul_decision(
 def integer_matrix_size(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> int:
-    """Values in a packed B."""
+    """Return values in a packed B."""
     return packed_matrix_size(workload.grouped, decision, target)
 
 
 def pack_integer_matrix(
     workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target, matrix: NDArray[Any]
 ) -> NDArray[Any]:
-    """B int8 [K, N] as int32 groups in the order of the kernel."""
+    """Return B int8 [K, N] as int32 groups in the order of the kernel."""
     groups = np.ascontiguousarray(groups_of(matrix.T).T)
     if _in_squares(workload, decision, target):
         # Two groups of a column side by side.
@@ -129,9 +132,12 @@ def emit_integer_matmul(
 
 
 def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target) -> bool:
-    """Whether matrices are multiplied: two rows by two columns, two groups of codes of each."""
-    whole = workload.matmul.k % (2 * GROUP) == 0 and decision.tile_m % 2 == 0
-    return whole and decision.lanes == GROUP and isa_of(target).matrix_dot() is not None
+    """Return whether matrices are multiplied.
+
+    Two rows by two columns, two groups of quantized values of each.
+    """
+    whole = workload.matmul.k % (2 * DOT_WIDTH) == 0 and decision.tile_m % 2 == 0
+    return whole and decision.lanes == DOT_WIDTH and isa_of(target).matrix_dot() is not None
 
 
 class _IntegerMatmul(MatmulWriter):
@@ -151,7 +157,7 @@ class _IntegerMatmul(MatmulWriter):
 
     def declare(self) -> None:
         w, p, e = self.work, self.plan, self.emit
-        self.a = e.buffer("a", w.m * w.k * self.dot.parts, self.dot.unit)
+        self.a = e.buffer("a", w.m * w.k * self.dot.loads_per_group, self.dot.load_dtype)
         self.b = e.buffer("b", w.k * self.tiles_n * self.width, "int32")
         self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
 
@@ -170,7 +176,7 @@ class _IntegerMatmul(MatmulWriter):
 
 
 class _SquareMatmul(_IntegerMatmul):
-    """Steps of two groups.
+    """Compute steps of two groups.
 
     The accumulator of row 2 i holds the first two columns of rows 2 i and 2 i + 1, that of row
     2 i + 1 the last two.

@@ -1,4 +1,4 @@
-"""Products of a matrix with a constant one that is mostly zeros; see `sparse`.
+"""Provide products of a matrix with a constant one that is mostly zeros; see `sparse`.
 
 The register tile is that of `matmul`: tile_m rows and the vectors of columns that share a list.
 Values of A are broadcast from where they are; a tile of rows stays in the first-level cache while
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.emit.emitter import wide
-from edgec.compiler.kernels.emit.estimate import (
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     FLOAT_BYTES,
     KIB,
@@ -25,7 +26,6 @@ from edgec.compiler.kernels.emit.estimate import (
     multiply_cycles,
     tile_overhead_cycles,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -45,12 +45,12 @@ NEAR_WAITING = 0.25
 
 @dataclass(frozen=True)
 class SparseMatmulWorkload:
-    """A product with lists.
+    """A sparse matmul workload describes a product with lists.
 
     Attributes:
         matmul: its extents and epilogue.
         width: columns that share a list: whole vectors.
-        entries: of all lists, at least 1.
+        entries: the entries of all lists, at least 1.
     """
 
     matmul: MatmulWorkload
@@ -59,17 +59,17 @@ class SparseMatmulWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates that are left."""
+        """Return multiply-accumulates that are left."""
         return self.matmul.m * self.entries * self.width
 
     @property
     def lists(self) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return math.ceil(self.matmul.n / self.width)
 
 
 def lists_of_matrix(matrix: NDArray[np.float32], width: int) -> Lists:
-    """Of B [K, N]: one for each `width` columns; places are rows of B."""
+    """Return the lists of B [K, N]: one for each `width` columns; places are rows of B."""
     k, n = matrix.shape
     tiles = math.ceil(n / width)
     padded = np.zeros((k, tiles * width), np.float32)
@@ -78,7 +78,7 @@ def lists_of_matrix(matrix: NDArray[np.float32], width: int) -> Lists:
 
 
 def sparse_matmul_space(workload: SparseMatmulWorkload, target: Target) -> list[MatmulDecision]:
-    """Every tile that fits the registers."""
+    """Return every tile that fits the registers."""
     lanes = target.float_lanes
     vectors = workload.width // lanes
     room = max(1, (target.vector_registers - vectors - 1) // vectors)
@@ -92,7 +92,10 @@ def sparse_matmul_space(workload: SparseMatmulWorkload, target: Target) -> list[
 def estimate_sparse_matmul_cycles(
     workload: SparseMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
-    """Multiplying, loading and issuing for each entry, and streaming what no cache keeps near."""
+    """Return multiplying, loading and issuing for each entry.
+
+    And streaming what no cache keeps near.
+    """
     w, rows = workload.matmul, decision.tile_m
     fmas = rows * decision.tile_n
     chains = _chains(decision)
@@ -118,7 +121,7 @@ def estimate_sparse_matmul_cycles(
 def default_sparse_matmul_decision(
     workload: SparseMatmulWorkload, target: Target
 ) -> MatmulDecision:
-    """The decision of the lowest estimate; of equals the one with more rows."""
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
     return min(
         sparse_matmul_space(workload, target),
         key=lambda d: (estimate_sparse_matmul_cycles(workload, d, target), -d.tile_m),

@@ -1,6 +1,6 @@
-"""Matrix products with weights that stay as small as they are stored, unpacked in registers.
+"""Write matrix products with packed weights, which are unpacked in registers.
 
-C [M, N] = A [M, K] * B, where B holds codes. What a code stands for before its scale:
+C [M, N] = A [M, K] * B, where B holds quantized values. What a code stands for before its scale:
 
     int8      itself
     float16   itself
@@ -8,7 +8,7 @@ C [M, N] = A [M, K] * B, where B holds codes. What a code stands for before its 
     int4      itself, 0 to 15
     log2      0, or a power of two with sign: see `quantize.numerics.log2_values`
 
-4-bit codes stand for (value - zero_point) * scale, with one scale and zero point for each group
+4-bit values stand for (value - zero_point) * scale, with one scale and zero point for each group
 of consecutive rows of B in each column. Eight of them are in an int32 lane: rows k to k + 7 of
 one column, so that a shift and a mask bring the same row of all columns into place. Where the
 target has a permutation of 16 floats, that looks the values up.
@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import wide
-from edgec.compiler.kernels.emit.estimate import ISSUE_WIDTH, multiply_cycles
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import STORED, stored_floats
+from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, multiply_cycles
+from edgec.compiler.kernels.emit.quantized_values import LOAD_DTYPES, weight_to_float
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
@@ -51,7 +51,7 @@ from edgec.targets.target import Target
 
 Format = Literal["int8", "float16", "bfloat16", "int4", "log2"]
 
-# 4-bit codes in an int32 lane; other formats are unrolled as often.
+# 4-bit values in an int32 lane; other formats are unrolled as often.
 WORD = 8
 # Rows of A up to which a register tile holds them all.
 DIRECT_ROWS = 4
@@ -65,17 +65,17 @@ GROUP_END_INSTRUCTIONS = 3.0
 # To start a register tile, and to store an accumulator of it.
 TILE_CYCLES = 40
 STORE_CYCLES = 2
-# What the codes of symmetric int4 weights are about.
+# What the quantized values of symmetric int4 weights are about.
 MIDDLE = 8
 
 
 @dataclass(frozen=True)
-class StoredMatmulWorkload:
-    """A product with stored weights.
+class WeightOnlyMatmulWorkload:
+    """A weight-only workload describes a matrix product with packed weights.
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
-        format: of the codes.
+        format: the format of the quantized values.
         group: rows of B that share a scale; 0 where there are no scales.
         zero_points: whether groups have zero points of their own; int4 without them has 8.
     """
@@ -87,37 +87,42 @@ class StoredMatmulWorkload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Return multiply-accumulates."""
         return self.matmul.macs
 
     @property
     def epilogue(self) -> Any:
-        """Steps after the sum."""
+        """Return steps after the accumulation."""
         return self.matmul.epilogue
 
     @property
     def groups(self) -> int:
-        """Groups of a column."""
+        """Return groups of a column."""
         return math.ceil(self.matmul.k / self.group) if self.group else 0
 
     @property
     def parameters(self) -> int:
-        """Operands between the codes and those of the epilogue: scales, zero points."""
+        """Return operands between the quantized values and those of the epilogue.
+
+        Scales, zero points.
+        """
         return int(self.group > 0) + int(self.zero_points)
 
     @property
     def is_nibbles(self) -> bool:
-        """Whether codes have 4 bits."""
+        """Return whether quantized values have 4 bits."""
         return self.format in ("int4", "log2")
 
     @property
     def direct(self) -> bool:
-        """Whether one register tile holds all rows of A."""
+        """Return whether one register tile holds all rows of A."""
         return self.matmul.m <= DIRECT_ROWS
 
 
-def stored_matmul_space(workload: StoredMatmulWorkload, target: Target) -> list[MatmulDecision]:
-    """Tiles that fit the registers; all rows in one tile where they are few."""
+def weight_only_matmul_space(
+    workload: WeightOnlyMatmulWorkload, target: Target
+) -> list[MatmulDecision]:
+    """Return tiles that fit the registers; all rows in one tile where they are few."""
     decisions = matmul_space(workload.matmul, target)
     if workload.direct:
         rows = workload.matmul.m
@@ -125,18 +130,18 @@ def stored_matmul_space(workload: StoredMatmulWorkload, target: Target) -> list[
     return [d for d in decisions if d.rows_first]
 
 
-def _classes(workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target) -> int:
-    """See `_Unpacker`: as many as leave sums, words and masks in registers."""
+def _classes(workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, target: Target) -> int:
+    """See `_Unpacker`: as many as leave accumulators, words and masks in registers."""
     if not workload.direct or workload.format != "int4" or target.vector_registers > 16:
         return 1
     tile, free = decision.tile_m * decision.tile_n, target.vector_registers - 3
     return max((c for c in (2, 4) if (tile + 1) * c + decision.tile_n <= free), default=1)
 
 
-def estimate_stored_matmul_cycles(
-    workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target
+def estimate_weight_only_cycles(
+    workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
-    """Multiplying, issuing and decoding; the weights are too small to wait for."""
+    """Return multiplying, issuing and decoding; the weights are too small to wait for."""
     w, rows, vectors = workload.matmul, decision.tile_m, decision.tile_n
     fmas = rows * vectors
     tiles_m = math.ceil(w.m / rows)
@@ -157,72 +162,78 @@ def estimate_stored_matmul_cycles(
     return tiles_n * (tiles_m * tile + w.k * unpack)
 
 
-def default_stored_matmul_decision(
-    workload: StoredMatmulWorkload, target: Target
+def default_weight_only_decision(
+    workload: WeightOnlyMatmulWorkload, target: Target
 ) -> MatmulDecision:
-    """The decision of the lowest estimate; of equals the one with more rows."""
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
     return min(
-        stored_matmul_space(workload, target),
-        key=lambda d: (estimate_stored_matmul_cycles(workload, d, target), -d.tile_m),
+        weight_only_matmul_space(workload, target),
+        key=lambda d: (estimate_weight_only_cycles(workload, d, target), -d.tile_m),
     )
 
 
-def pack_stored_matrix(
-    workload: StoredMatmulWorkload, decision: MatmulDecision, array: NDArray[Any]
+def pack_weight_only_matrix(
+    workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, array: NDArray[Any]
 ) -> NDArray[Any]:
-    """Codes in the order of the kernel.
+    """Return quantized values in the order of the kernel.
 
     Args:
         workload: the product.
         decision: how it is computed.
-        array: codes [K, N]; those of 4 bits uint8, one to a byte, halves of floats uint16.
+        array: quantized values [K, N]; those of 4 bits uint8, one to a byte, halves of floats
+            uint16.
     """
     if not workload.is_nibbles:
         return pack_matrix(array, decision)
     k, n = array.shape
-    codes = _signs_first(array) if workload.format == "log2" else array
+    quantized = _signs_first(array) if workload.format == "log2" else array
     words = np.zeros((math.ceil(k / WORD), WORD, n), np.uint32)
-    words.reshape(-1, n)[:k] = codes
+    words.reshape(-1, n)[:k] = quantized
     shifts = 4 * np.arange(WORD, dtype=np.uint32).reshape(1, -1, 1)
     return pack_matrix(np.bitwise_or.reduce(words << shifts, axis=1).view(np.int32), decision)
 
 
-def _signs_first(codes: NDArray[Any]) -> NDArray[Any]:
-    """Codes of powers of two as the upper bits of a small float: sign, 7 for 1, 6 for 1/2, etc.
+def _signs_first(quantized: NDArray[Any]) -> NDArray[Any]:
+    """Return quantized values of powers of two as the upper bits of a small float.
+
+    Sign, 7 for 1, 6 for 1/2, etc.
 
     >>> _signs_first(np.array([0, 1, 7, 9])).tolist()
     [0, 7, 1, 15]
     """
-    size = codes & 7
-    return np.where(size == 0, 0, (codes & 8) | (8 - size))
+    size = quantized & 7
+    return np.where(size == 0, 0, (quantized & 8) | (8 - size))
 
 
-def stored_matrix_size(
-    workload: StoredMatmulWorkload, decision: MatmulDecision, _target: Target
+def weight_only_matrix_size(
+    workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, _target: Target
 ) -> int:
-    """Elements of packed codes."""
+    """Return elements of packed quantized values."""
     width = decision.tile_n * decision.lanes
     k = math.ceil(workload.matmul.k / WORD) if workload.is_nibbles else workload.matmul.k
     return math.ceil(workload.matmul.n / width) * width * k
 
 
-def emit_stored_matmul(
-    workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+def emit_weight_only_matmul(
+    workload: WeightOnlyMatmulWorkload, decision: MatmulDecision, target: Target, name: str
 ) -> Kernel:
-    """Write the kernel; its buffers are A, codes, parameters, the epilogue's operands, and C."""
-    return _StoredMatmul(workload, decision, target, name).kernel()
+    """Write the kernel; its buffers are A, quantized values, parameters.
+
+    The epilogue's operands, and C.
+    """
+    return _WeightOnlyMatmul(workload, decision, target, name).kernel()
 
 
 class _Unpacker:
-    """Gives values of 4-bit codes.
+    """An unpacker dequantizes 4-bit values.
 
     Attributes:
-        classes: masked codes are not shifted down to their place but multiplied by 16 to the
-            power of one of so many classes, which whoever sums them has to undo.
+        classes: masked quantized values are not shifted down to their place but multiplied by 16 to
+            the power of one of so many classes, which whoever sums them has to undo.
         offset: what all values are too large by.
     """
 
-    def __init__(self, workload: StoredMatmulWorkload, target: Target, classes: int) -> None:
+    def __init__(self, workload: WeightOnlyMatmulWorkload, target: Target, classes: int) -> None:
         self.format = workload.format
         self.table: Any = None
         isa = isa_of(target)
@@ -240,7 +251,7 @@ class _Unpacker:
             self.classes = classes
 
     def __call__(self, word: Any, j: int) -> Any:
-        """Values of row j of a vector of words; of class `j % classes`."""
+        """Return values of row j of a vector of words; of class `j % classes`."""
         lanes = int(word.ty.dtype.lanes)
         floats = vector_dtype("float32", lanes)
 
@@ -268,16 +279,20 @@ class _Unpacker:
 
 
 def shuffle_constants(values: NDArray[Any]) -> Any:
-    """A vector of given float32 numbers."""
+    """Return a vector of given float32 numbers."""
     numbers = [tirx.const(float(value), "float32") for value in values]
     return tirx.Shuffle(numbers, [tirx.IntImm("int32", i) for i in range(len(numbers))])
 
 
-class _StoredMatmul(MatmulWriter):
+class _WeightOnlyMatmul(MatmulWriter):
     def __init__(
-        self, workload: StoredMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+        self,
+        workload: WeightOnlyMatmulWorkload,
+        decision: MatmulDecision,
+        target: Target,
+        name: str,
     ) -> None:
-        self.stored = workload
+        self.weight_only = workload
         self.target = target
         super().__init__(workload.matmul, decision, target, name)
         classes = _classes(workload, decision, target)
@@ -287,10 +302,10 @@ class _StoredMatmul(MatmulWriter):
         self.shifts = workload.zero_points or self.unpack.offset != 0
 
     def declare(self) -> None:
-        w, s, e = self.work, self.stored, self.emit
+        w, s, e = self.work, self.weight_only, self.emit
         columns = self.tiles_n * self.width
         self.rows = math.ceil(w.k / WORD) if s.is_nibbles else w.k
-        unit = STORED.get(s.format, "int32")
+        unit = LOAD_DTYPES.get(s.format, "int32")
         self.a = e.buffer("a", w.m * w.k, "float32")
         self.b = e.buffer("b", self.rows * columns, unit)
         self.scales = self.zeros = None
@@ -302,7 +317,7 @@ class _StoredMatmul(MatmulWriter):
     def kernel(self) -> Kernel:
         p, e = self.plan, self.emit
         tasks_m = 1
-        if self.stored.direct:
+        if self.weight_only.direct:
             self._sum_rows()
         else:
             most = max(1, TASK_BYTES // (4 * p.tile_m * self.width))
@@ -313,7 +328,7 @@ class _StoredMatmul(MatmulWriter):
             self.tile = e.let("tile", tirx.floordiv(task, tasks_m))
             self.part = e.let("part", tirx.floormod(task, tasks_m))
             self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
-            write = self._direct if self.stored.direct else self._panel
+            write = self._direct if self.weight_only.direct else self._panel
             whole, rest = divmod(self.vectors, p.tile_n)
             if rest == 0:
                 write(p.tile_n)
@@ -324,11 +339,11 @@ class _StoredMatmul(MatmulWriter):
                     write(rest)
         return Kernel(e.function(self.name), tasks_m * self.tiles_n)
 
-    # Codes
+    # Quantized values
 
     def _values(self, row: Any, vectors: int, count: int) -> list[list[Any]]:
-        """Values [code][vector] of `count` rows of B from `row` * WORD on."""
-        e, p, s = self.emit, self.plan, self.stored
+        """Return values [code][vector] of `count` rows of B from `row` * WORD on."""
+        e, p, s = self.emit, self.plan, self.weight_only
         if s.is_nibbles:
             start = self.b_tile + row * self.width
             words = [
@@ -343,12 +358,12 @@ class _StoredMatmul(MatmulWriter):
 
     def _plain_value(self, place: Any) -> Any:
         code = self.emit.load(self.b, place, self.plan.lanes)
-        return stored_floats(code, self.stored.format, self.emit.isa.converts_float16)
+        return weight_to_float(code, self.weight_only.format, self.emit.isa.converts_float16)
 
     def _parameters(self, group: Any, vectors: int) -> tuple[list[Any], list[Any]]:
-        """Scales and zero points of a group; no zero points if they are 0."""
+        """Return scales and zero points of a group; no zero points if they are 0."""
         e, lanes = self.emit, self.plan.lanes
-        place = self.tile * (self.stored.groups * self.width) + group * self.width
+        place = self.tile * (self.weight_only.groups * self.width) + group * self.width
         places = [e.let("place", place + v * lanes) for v in range(vectors)]
         scales = [e.let("scale", e.load(self.scales, at, lanes)) for at in places]
         floats = vector_dtype("float32", lanes)
@@ -361,8 +376,8 @@ class _StoredMatmul(MatmulWriter):
     # Few rows
 
     def _sum_rows(self) -> None:
-        """Sums of each group of each row of A, before the tasks."""
-        w, s, e = self.work, self.stored, self.emit
+        """Write sums of each group of each row of A, before the tasks."""
+        w, s, e = self.work, self.weight_only, self.emit
         if not self.shifts:
             return
         lanes = self.target.float_lanes
@@ -397,7 +412,7 @@ class _StoredMatmul(MatmulWriter):
                 total(row, tirx.IntImm("int32", whole), rest)
 
     def _direct(self, vectors: int) -> None:
-        w, p, s, e = self.work, self.plan, self.stored, self.emit
+        w, p, s, e = self.work, self.plan, self.weight_only, self.emit
         self.row = tirx.IntImm("int32", 0)
         columns = [e.let("column", self._column(v)) for v in range(vectors)]
         self.b_tile = wide(e.let("b_tile", self.tile * (self.rows * self.width)))
@@ -409,7 +424,9 @@ class _StoredMatmul(MatmulWriter):
             self._span(self.acc, 0, w.k, vectors)
         else:
             tile = p.tile_m * p.tile_n
-            self.sums = e.local("sums", tile * self.classes, vector_dtype("float32", p.lanes))
+            self.accumulators = e.local(
+                "sums", tile * self.classes, vector_dtype("float32", p.lanes)
+            )
             whole, rest = divmod(w.k, s.group)
             if whole:
                 with e.loop("group", whole, wide=True) as group:
@@ -421,12 +438,12 @@ class _StoredMatmul(MatmulWriter):
 
     def _group(self, group: Any, count: int, vectors: int) -> None:
         """Add the products of a group: its sums, scaled."""
-        p, s, e = self.plan, self.stored, self.emit
+        p, s, e = self.plan, self.weight_only, self.emit
         tile = p.tile_m * p.tile_n
         zero = constant(0, "float32", p.lanes)
         for place in range(tile * self.classes):
-            e.store(self.sums, place, zero)
-        self._span(self.sums, group * (s.group // WORD), count, vectors)
+            e.store(self.accumulators, place, zero)
+        self._span(self.accumulators, group * (s.group // WORD), count, vectors)
         scales, zeros = self._parameters(group, vectors)
         for m in range(p.tile_m):
             x = None
@@ -435,9 +452,9 @@ class _StoredMatmul(MatmulWriter):
                 x = e.let("sum_of_x", broadcast(loaded, p.lanes))
             for v in range(vectors):
                 place = m * p.tile_n + v
-                total = e.load(self.sums, place)
+                total = e.load(self.accumulators, place)
                 for other in range(1, self.classes):
-                    scaled = e.load(self.sums, other * tile + place)
+                    scaled = e.load(self.accumulators, other * tile + place)
                     total = total + scaled * constant(16.0**-other, "float32", p.lanes)
                 if x is not None:
                     total = total - zeros[v] * x
@@ -448,9 +465,9 @@ class _StoredMatmul(MatmulWriter):
         w, p, e = self.work, self.plan, self.emit
         tile = p.tile_m * p.tile_n
 
-        def word(number: Any, codes: int) -> None:
-            values = self._values(number, vectors, codes)
-            for j in range(codes):
+        def word(number: Any, quantized: int) -> None:
+            values = self._values(number, vectors, quantized)
+            for j in range(quantized):
                 row = [e.let("value", value) for value in values[j]]
                 for m in range(p.tile_m):
                     at = wide(number) * WORD + (m * w.k + j)
@@ -469,7 +486,7 @@ class _StoredMatmul(MatmulWriter):
     # Many rows
 
     def _panel(self, vectors: int) -> None:
-        w, p, s, e = self.work, self.plan, self.stored, self.emit
+        w, p, s, e = self.work, self.plan, self.weight_only, self.emit
         columns = [e.let("column", self._column(v)) for v in range(vectors)]
         self.b_tile = wide(e.let("b_tile", self.tile * (self.rows * self.width)))
         unit = s.group or 4 * WORD
@@ -516,7 +533,7 @@ class _StoredMatmul(MatmulWriter):
                 self._store(v, columns[v])
 
     def _first_row(self, number: Any) -> Any:
-        """Of a tile of this task; the last tile overlaps the one before."""
+        """Return the first row of a tile of this task; the last tile overlaps the one before."""
         first = (self.part * self.tiles + number) * self.plan.tile_m
         last = self.work.m - self.plan.tile_m
         return self.emit.let("first_row", tirx.min(first, tirx.IntImm("int32", last)))
@@ -529,15 +546,15 @@ class _StoredMatmul(MatmulWriter):
                 e.store(self.acc, place, e.load(totals, base + place))
 
     def _decode(self, first: Any, count: int, vectors: int) -> None:
-        """Rows of B from `first` on, as floats, into the panel."""
-        p, s, e = self.plan, self.stored, self.emit
+        """Write rows of B from `first` on, as floats, into the panel."""
+        p, s, e = self.plan, self.weight_only, self.emit
 
         def words(start: Any, into: Any, size: int, finish: Any) -> None:
             whole, rest = divmod(size, WORD)
 
-            def one(number: Any, codes: int) -> None:
-                values = self._values(start + number, vectors, codes)
-                for j in range(codes):
+            def one(number: Any, quantized: int) -> None:
+                values = self._values(start + number, vectors, quantized)
+                for j in range(quantized):
                     for v, value in enumerate(values[j]):
                         at = (into + number * WORD + j) * self.width + v * p.lanes
                         e.store(self.panel, at, finish(v, value))
@@ -571,29 +588,29 @@ class _StoredMatmul(MatmulWriter):
 
 
 def _pack(
-    workload: StoredMatmulWorkload,
+    workload: WeightOnlyMatmulWorkload,
     decision: MatmulDecision,
     target: Target,
     position: int,
     array: NDArray[Any],
 ) -> NDArray[Any]:
     if position == 1:
-        return pack_stored_matrix(workload, decision, array)
+        return pack_weight_only_matrix(workload, decision, array)
     if 1 < position <= 1 + workload.parameters:
         return pack_matrix(array, decision)
     return pack_operand(workload.matmul, decision, target, position, array)
 
 
 TEMPLATE = Template(
-    StoredMatmulWorkload,
+    WeightOnlyMatmulWorkload,
     MatmulDecision,
-    stored_matmul_space,
-    default_stored_matmul_decision,
-    emit_stored_matmul,
+    weight_only_matmul_space,
+    default_weight_only_decision,
+    emit_weight_only_matmul,
     _pack,
-    estimate_stored_matmul_cycles,
-    stored_matrix_size,
+    estimate_weight_only_cycles,
+    weight_only_matrix_size,
     epilogue="matmul",
     output_channels=1,
-    why_dense="there are no sparse kernels for stored codes",
+    why_dense="there are no sparse kernels for packed weights",
 )

@@ -1,4 +1,4 @@
-"""Packing: operators become kernel calls, in the layouts that kernels want."""
+"""Provide packing: operators become kernel calls, in the layouts that kernels want."""
 
 from edgec.compiler.lowering.pack.context import Decline
 from edgec.compiler.lowering.pack.packer import Notes, PackLayouts

@@ -1,4 +1,7 @@
-"""What all matchers share: the values so far, their layouts, and the calls that are emitted."""
+"""Describe what all matchers share: the values so far, their layouts.
+
+And the calls that are emitted.
+"""
 
 import logging
 import math
@@ -12,12 +15,12 @@ from tvm import IRModule, relax
 from edgec.compiler.ir.blocked_layout import Shape, block_array, blocked_shape, image
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import PackWorkload
 from edgec.compiler.kernels.template import to_text
 from edgec.compiler.lowering.kernel_operators import kernel_call
-from edgec.compiler.lowering.pack.values import QParams, Value
+from edgec.compiler.lowering.pack.values import PackedValue, QParams
 from edgec.compiler.numerics.support import Declined
 
 log = logging.getLogger("edgec.pack")
@@ -25,7 +28,7 @@ log = logging.getLogger("edgec.pack")
 
 @dataclass(frozen=True)
 class Decline:
-    """A kernel that could not compute an operator.
+    """A decline describes a kernel that could not compute an operator.
 
     Attributes:
         label: the operator, by the name of the value that it gives.
@@ -41,12 +44,12 @@ class Decline:
 
 
 class Context:
-    """The state of one packing.
+    """A context is the state of one packing.
 
     Attributes:
         lanes: float32 values in a vector of the target.
         dot: how the target multiplies quantized values; None: it does not.
-        builder: of the new function.
+        builder: the builder of the new function.
         values: what each variable of the old function became.
         old: the old function's bindings so far.
         made: the kernel call that each new variable holds.
@@ -62,7 +65,7 @@ class Context:
         self.dot = dot
         others = {v: f for v, f in module.functions_items() if not isinstance(f, relax.Function)}
         self.builder = relax.BlockBuilder(IRModule(others))
-        self.values: dict[relax.Var, Value] = {}
+        self.values: dict[relax.Var, PackedValue] = {}
         self.old: dict[relax.Var, Any] = {}
         self.made: dict[relax.Var, relax.Call] = {}
         self.largest: dict[relax.Var, int] = {}
@@ -71,7 +74,7 @@ class Context:
         self.declines: list[Decline] = []
         self.on_integers: dict[str, bool] = {}
         self._converted: dict[tuple[relax.Var, bool], relax.Var] = {}
-        self._floats: dict[tuple[relax.Var, QParams], Value] = {}
+        self._floats: dict[tuple[relax.Var, QParams], PackedValue] = {}
 
     def decline(self, declined: Declined, generic: bool = False) -> None:
         """Log that a kernel cannot compute the operator that is being visited.
@@ -106,17 +109,17 @@ class Context:
 
     # Values
 
-    def value(self, expression: Any) -> Value:
+    def value(self, expression: Any) -> PackedValue:
         """Return what an expression of the old function became."""
         if isinstance(expression, relax.Var) and expression in self.values:
             return self.values[expression]
-        return Value(expression, shape_of(expression) or (), False, 1)
+        return PackedValue(expression, shape_of(expression) or (), False, 1)
 
-    def float_value(self, expression: Any) -> Value:
+    def float_value(self, expression: Any) -> PackedValue:
         """Return what an expression became, dequantized."""
         return self.as_floats(self.value(expression))
 
-    def as_floats(self, value: Value) -> Value:
+    def as_floats(self, value: PackedValue) -> PackedValue:
         """Return the value dequantized, in the same layout."""
         qparams = value.qparams
         if qparams is None:
@@ -124,7 +127,7 @@ class Context:
         key = (value.expression, qparams)
         if key not in self._floats:
             scale = constant(np.array([qparams.scale], np.float32))
-            step = Step("multiply", "number")
+            step = EpilogueStep("multiply", "number")
             workload = self.elementwise_workload(value, step, value.shape, None)
             place = self.place(value)
             made = self.emit("edgec.elementwise", [value.expression, scale], workload, place)
@@ -134,7 +137,7 @@ class Context:
 
     # Layouts
 
-    def place(self, value: Value) -> Shape:
+    def place(self, value: PackedValue) -> Shape:
         """Return the shape in memory."""
         return blocked_shape(value.shape, self.lanes) if value.blocked else value.shape
 
@@ -142,13 +145,13 @@ class Context:
         """Return an expression's floats in the layout that the graph states."""
         return self.plain(self.float_value(expression)).expression
 
-    def plain(self, value: Value) -> Value:
+    def plain(self, value: PackedValue) -> PackedValue:
         """Return the value in the layout that the graph states."""
         if not value.blocked:
             return value
         return replace(value, expression=self._convert(value, True), blocked=False)
 
-    def blocked(self, value: Value) -> Value:
+    def blocked(self, value: PackedValue) -> PackedValue:
         """Return the value with its channels in blocks."""
         if value.blocked:
             return value
@@ -158,7 +161,7 @@ class Context:
             return replace(value, expression=packed, blocked=True)
         return replace(value, expression=self._convert(value, False), blocked=True)
 
-    def _convert(self, value: Value, unpack: bool) -> relax.Var:
+    def _convert(self, value: PackedValue, unpack: bool) -> relax.Var:
         key = (value.expression, unpack)
         if key not in self._converted:
             n, channels, h, w = image(value.shape)
@@ -191,10 +194,10 @@ class Context:
 
         Args:
             operator: name of its template.
-            arguments: of the call.
-            workload: of the template.
-            shape: of the result in memory.
-            dtype: of the result.
+            arguments: the arguments of the call.
+            workload: the workload of the template.
+            shape: the shape of the result in memory.
+            dtype: the dtype of the result.
         """
         call = kernel_call(operator, arguments, to_text(workload), shape, dtype, self.label)
         variable = self.builder.emit(call)
@@ -208,7 +211,7 @@ class Context:
         workload: Any,
         shape: Shape,
         qparams: QParams | None = None,
-    ) -> Value:
+    ) -> PackedValue:
         """Emit a kernel that gives an image in blocks; see `emit`.
 
         `qparams` says what the result stands for if it is quantized.
@@ -216,17 +219,21 @@ class Context:
         dtype = qparams.dtype if qparams else "float32"
         place = blocked_shape(shape, self.lanes)
         variable = self.emit(operator, arguments, workload, place, dtype)
-        return Value(variable, shape, True, 1, qparams)
+        return PackedValue(variable, shape, True, 1, qparams)
 
     def elementwise_workload(
-        self, data: Value, step: Step, shape: Shape, planes: tuple[int, int, int] | None
+        self,
+        data: PackedValue,
+        step: EpilogueStep,
+        shape: Shape,
+        planes: tuple[int, int, int] | None,
     ) -> ElementwiseWorkload:
         """Return the workload of one elementwise step.
 
         Args:
             data: what the step is applied to.
             step: the step.
-            shape: of the result.
+            shape: the shape of the result.
             planes: outer, channels and inner extents of a channel operand of a plain value.
         """
         qparams = data.qparams

@@ -1,4 +1,4 @@
-"""Convolutions, ordinary and transposed, on floats and on quantized values."""
+"""Provide convolutions, ordinary and transposed, on floats and on quantized values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from edgec.compiler.kernels.conv.integer_transpose import (
 )
 from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.pool import PoolWorkload
 from edgec.compiler.kernels.template import EXACT_FLOAT
 from edgec.compiler.lowering.pack.context import Context
-from edgec.compiler.lowering.pack.values import QParams, Value, leading, pair
-from edgec.compiler.lowering.pack.weights import stored_groups, stored_half, stored_weight
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.lowering.pack.values import PackedValue, QParams, leading, pair
+from edgec.compiler.lowering.pack.weights import grouped_weight, half_weight, quantized_weight
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.compiler.numerics.support import Declined, Supported
 
 # A network's input of so few channels is read as it is: blocking it would be mostly padding.
@@ -34,18 +34,20 @@ PLAIN_INPUT_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Convolution:
-    """An ordinary or transposed convolution; a signal is an image of one line.
+    """A convolution describes an ordinary or transposed convolution.
+
+    A signal is an image of one line.
 
     Attributes:
         weight: with both dimensions of the window.
-        scales: of its weights, one for each output channel, or [out_channels, groups] for each
-            `group` of the weights of one; None: it has none.
-        shape: of the result, as the graph has it.
+        scales: the scales of its weights, one for each output channel, or [out_channels, groups]
+            for each `group` of the weights of one; None: it has none.
+        shape: the shape of the result, as the graph has it.
         extents: batch, channels, rows and columns of the input, then the output without batch.
         window: kernel, stride, and padding above and to the left.
         dilation: vertical and horizontal.
         groups: independent channel groups.
-        format: in which the weight is stored, a key of `integer_dot.STORED`.
+        format: in which the weight is stored, a key of `quantized_values.LOAD_DTYPES`.
         group: weights of one scale; 0: all of an output channel.
     """
 
@@ -61,11 +63,11 @@ class Convolution:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel is a group of its own."""
+        """Return whether each channel is a group of its own."""
         return self.groups == self.extents[1] == self.extents[4] and self.groups > 1
 
 
-def match_conv(context: Context, call: relax.Call) -> Value | Declined:
+def match_conv(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for a convolution."""
     data = context.value(call.args[0])
     found = _convolution(context, call, "OI", data)
@@ -105,12 +107,12 @@ def match_conv(context: Context, call: relax.Call) -> Value | Declined:
             constant((columns // found.group).astype(np.int32)),
         ]
     elif found.scales is not None:
-        workload = replace(workload, epilogue=(Step("multiply", "channel"),))
+        workload = replace(workload, epilogue=(EpilogueStep("multiply", "channel"),))
         arguments.append(constant(by_channel(found.scales, context.lanes)))
     return context.emit_blocked("edgec.conv", arguments, workload, found.shape)
 
 
-def match_conv_transpose(context: Context, call: relax.Call) -> Value | Declined:
+def match_conv_transpose(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for a transposed convolution."""
     data = context.value(call.args[0])
     found = _convolution(context, call, "IO", data)
@@ -132,10 +134,10 @@ def match_conv_transpose(context: Context, call: relax.Call) -> Value | Declined
 
 def _on_integers(
     context: Context,
-    data: Value,
+    data: PackedValue,
     found: Convolution,
     support: Callable[[Convolution, QParams, Dot, int], Supported | Declined],
-) -> Value | None:
+) -> PackedValue | None:
     """Emit the kernel of integers of a quantized convolution; None if there is none."""
     if found.format != "int8" or found.group or context.dot is None:
         return None
@@ -150,15 +152,15 @@ def _on_integers(
 
 
 def _convolution(
-    context: Context, call: relax.Call, channels: str, data: Value
+    context: Context, call: relax.Call, channels: str, data: PackedValue
 ) -> Convolution | Declined:
     """Return a convolution of data by constant weights, [*channels, …]."""
     weight, shape = value_of(call.args[1]), shape_of(call)
-    rounded = stored_weight(context, call.args[1], channels.index("O"))
+    rounded = quantized_weight(context, call.args[1], channels.index("O"))
     kind = "float32"
     if rounded is not None:
         weight, kind = rounded.values, "int8"
-    half, group = stored_half(context, call.args[1]), stored_groups(context, call.args[1])
+    half, group = half_weight(context, call.args[1]), grouped_weight(context, call.args[1])
     if half is not None:
         weight, kind = half
     if group is not None:
@@ -185,7 +187,7 @@ def _convolution(
 
 
 def _with_floats(found: Convolution, axis: int = 0) -> Convolution:
-    """Return it with floats in place of stored weights, whose output channels are `axis`."""
+    """Return it with floats in place of packed weights, whose output channels are `axis`."""
     weight = found.weight
     if found.format in ("float16", "bfloat16"):
         weight = weight.view(np.dtype(found.format)).astype(np.float32)
@@ -205,7 +207,7 @@ def integer_conv(
 
     Args:
         found: the convolution, its weights int8.
-        qparams: of the data.
+        qparams: the qparams of the data.
         dot: how the target multiplies quantized values.
         lanes: float32 values in a vector.
     """
@@ -221,7 +223,7 @@ def integer_conv(
     if qparams.dtype != dot.data:
         return Declined(f"the target multiplies {dot.data}, not {qparams.dtype}")
     found = _whole_groups(found)
-    epilogue = (Step("multiply", "channel"),)
+    epilogue = (EpilogueStep("multiply", "channel"),)
     conv = ConvWorkload(
         *found.extents, *found.window, found.dilation, found.groups, epilogue=epilogue
     )
@@ -237,9 +239,10 @@ def integer_conv(
 def _sums(dot: Dot, windows: Sequence[NDArray[Any]], qparams: QParams) -> tuple[bool, int]:
     """Tell whether int16 holds all sums of products, and of how many groups of channels at once."""
     fits = [
-        all(dot.fits(window, 1, count, qparams.largest) for window in windows) for count in (1, 2)
+        all(dot.cannot_saturate(window, 1, count, qparams.largest) for window in windows)
+        for count in (1, 2)
     ]
-    return fits[0], 2 if fits[1] and dot.wide is not None else 1
+    return fits[0], 2 if fits[1] and dot.exact_fallback is not None else 1
 
 
 def _whole_groups(found: Convolution) -> Convolution:
@@ -251,7 +254,7 @@ def _whole_groups(found: Convolution) -> Convolution:
     together = next(
         count
         for count in range(1, found.groups + 1)
-        if found.groups % count == 0 and (count * inputs % GROUP == 0 or count == found.groups)
+        if found.groups % count == 0 and (count * inputs % DOT_WIDTH == 0 or count == found.groups)
     )
     weight = np.zeros((outputs, together, inputs, *window), found.weight.dtype)
     place = np.arange(outputs) // (outputs // found.groups) % together
@@ -272,7 +275,7 @@ def integer_conv_transpose(
         return Declined(f"the target multiplies {dot.data}, not {qparams.dtype}")
     if found.scales.size != found.weight.shape[1]:
         return Declined("its weights have no scale for each output channel")
-    epilogue = (Step("multiply", "channel"),)
+    epilogue = (EpilogueStep("multiply", "channel"),)
     conv = ConvTransposeWorkload(*found.extents, *found.window, epilogue)
     padded = any(_is_padded(phase) for phase, _ in conv.phases())
     windows = phase_windows(conv, found.weight)
@@ -300,16 +303,16 @@ def _integer_depthwise(
     weight = found.weight
     if qparams.dtype != dot.data:
         return Declined(f"the target multiplies {dot.data}, not {qparams.dtype}")
-    if not dot.fits(weight, 3, 1, qparams.largest):
+    if not dot.cannot_saturate(weight, 3, 1, qparams.largest):
         return Declined("int16 does not hold sums of two of its products")
     conv = ConvWorkload(
         *found.extents,
         *found.window,
         found.dilation,
         found.groups,
-        epilogue=(Step("multiply", "channel"),),
+        epilogue=(EpilogueStep("multiply", "channel"),),
     )
-    fits = dot.wide is not None and dot.fits(weight, 3, 2, qparams.largest)
+    fits = dot.exact_fallback is not None and dot.cannot_saturate(weight, 3, 2, qparams.largest)
     workload = IntegerDepthwiseWorkload(conv, qparams.zero_point, 2 if fits else 1)
     if not workload.suits(lanes):
         return Declined("the integer kernel of depthwise convolutions has no such window")
@@ -339,7 +342,7 @@ def _depthwise_in_floats(
         *found.extents[5:],
         *found.window,
         found.dilation,
-        (Step("add", "channel"), Step("multiply", "channel")),
+        (EpilogueStep("add", "channel"), EpilogueStep("multiply", "channel")),
         qparams.dtype,
         qparams.zero_point,
     )

@@ -1,4 +1,7 @@
-"""Operators that move values and compute nothing: reshapes, concatenation, slices, splits."""
+"""Provide operators that move values and compute nothing.
+
+Reshapes, concatenation, slices, splits.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,14 +13,14 @@ from edgec.compiler.ir.blocked_layout import Shape, image
 from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 from edgec.compiler.kernels.layout import ChannelMapWorkload
 from edgec.compiler.lowering.pack.context import Context
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 
 _NOT_BLOCKED = Declined("only channels of blocked images have a kernel that moves them")
 _NOT_CHANNELS = Declined("it does not move whole channels known when compiling")
 
 
-def match_reshape(context: Context, call: relax.Call) -> Value | Declined:
+def match_reshape(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Keep a reshape, of values that stay quantized; with a transpose it may shuffle channels."""
     shape = shape_of(call)
     shuffled = _channel_shuffle(context, call)
@@ -27,10 +30,10 @@ def match_reshape(context: Context, call: relax.Call) -> Value | Declined:
         return Declined("its shape is not known when compiling")
     data = context.plain(context.value(call.args[0]))
     variable = context.builder.emit(relax.op.reshape(data.expression, list(shape)))
-    return Value(variable, shape, False, 1, data.qparams)
+    return PackedValue(variable, shape, False, 1, data.qparams)
 
 
-def _channel_shuffle(context: Context, call: relax.Call) -> Value | None:
+def _channel_shuffle(context: Context, call: relax.Call) -> PackedValue | None:
     """Permute channels: reshape [N, g, C / g, H, W], transpose, reshape back.
 
     None if a reshape is not the last of such three.
@@ -55,8 +58,11 @@ def _channel_shuffle(context: Context, call: relax.Call) -> Value | None:
 
 
 def _channel_map(
-    context: Context, inputs: Sequence[Value], picks: tuple[tuple[int, int], ...], shape: Shape
-) -> Value:
+    context: Context,
+    inputs: Sequence[PackedValue],
+    picks: tuple[tuple[int, int], ...],
+    shape: Shape,
+) -> PackedValue:
     """Emit the kernel that gathers channels: `picks` has input and channel of each output."""
     n, _, h, w = image(shape)
     channels = tuple(image(value.shape)[1] for value in inputs)
@@ -72,7 +78,7 @@ def _channel_map(
     return context.emit_blocked("edgec.channel_map", arguments, workload, shape, qparams)
 
 
-def match_concat(context: Context, call: relax.Call) -> Value | Declined:
+def match_concat(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for images one behind the other along channels."""
     shape = shape_of(call)
     fields = context.old.get(call.args[0], call.args[0])
@@ -91,7 +97,7 @@ def match_concat(context: Context, call: relax.Call) -> Value | Declined:
     return _channel_map(context, inputs, picks, shape)
 
 
-def match_slice(context: Context, call: relax.Call) -> Value | Declined:
+def match_slice(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for some of the channels of an image."""
     data, shape = context.value(call.args[0]), shape_of(call)
     if shape is None or not data.blocked:
@@ -110,7 +116,7 @@ def match_slice(context: Context, call: relax.Call) -> Value | Declined:
     return _channel_map(context, [data], picks, shape)
 
 
-def match_take(context: Context, call: relax.Call) -> Value | Declined:
+def match_take(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for channels of an image by their numbers."""
     data, shape, channels = context.value(call.args[0]), shape_of(call), value_of(call.args[1])
     if shape is None or channels is None or channels.ndim != 1:
@@ -123,7 +129,7 @@ def match_take(context: Context, call: relax.Call) -> Value | Declined:
     return _channel_map(context, [data], picks, shape)
 
 
-def match_split(context: Context, item: Any, shape: Shape) -> Value | Declined | None:
+def match_split(context: Context, item: Any, shape: Shape) -> PackedValue | Declined | None:
     """Choose a kernel for one result of a split along channels; None for other tuples."""
     call = context.old.get(item.tuple_value)
     if call is None or op_name(call) != "relax.split":

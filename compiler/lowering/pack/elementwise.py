@@ -1,4 +1,4 @@
-"""Elementwise operators: steps of an epilogue, of one operand or of two."""
+"""Provide elementwise operators: steps of an epilogue, of one operand or of two."""
 
 import math
 
@@ -6,11 +6,15 @@ from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, by_channel
 from edgec.compiler.ir.relax_helpers import constant, op_name, scalar_of, shape_of, value_of
-from edgec.compiler.kernels.emit.epilogue import ON_CODES, Step, activation_step
+from edgec.compiler.kernels.emit.epilogue import (
+    WITH_QUANTIZED_OPERAND,
+    EpilogueStep,
+    activation_step,
+)
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import absorbs, apply
 from edgec.compiler.lowering.pack.quantized import add_integers
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 
 _BROADCAST = Declined("its operand broadcasts along other axes than those of channels")
@@ -26,7 +30,7 @@ BINARY: dict[str, tuple[str, str]] = {
 }
 
 
-def match_unary(context: Context, call: relax.Call) -> Value | Declined:
+def match_unary(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Apply an activation or another function of one value."""
     shape = shape_of(call)
     if shape is None:
@@ -34,7 +38,7 @@ def match_unary(context: Context, call: relax.Call) -> Value | Declined:
     return apply(context, context.value(call.args[0]), activation_step(call), [], shape)
 
 
-def match_binary(context: Context, call: relax.Call) -> Value | Declined:
+def match_binary(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Apply arithmetic with a second operand that broadcasts."""
     shape = shape_of(call)
     if shape is None:
@@ -48,12 +52,14 @@ def match_binary(context: Context, call: relax.Call) -> Value | Declined:
     candidates.sort(key=lambda c: not absorbs(context, c[0]))
     for data, other, step in candidates:
         value = _binary(context, data, other, step, shape)
-        if isinstance(value, Value):
+        if isinstance(value, PackedValue):
             return value
     return _BROADCAST
 
 
-def _binary(context: Context, data: Value, other: Value, op: str, shape: Shape) -> Value | Declined:
+def _binary(
+    context: Context, data: PackedValue, other: PackedValue, op: str, shape: Shape
+) -> PackedValue | Declined:
     """Apply a step with a second operand to data of the shape of the result."""
     if op == "add" and other.quantized is not None:
         summed = add_integers(context, data, other)
@@ -65,18 +71,18 @@ def _binary(context: Context, data: Value, other: Value, op: str, shape: Shape) 
     if other.shape == shape:
         if data.blocked or other.blocked:
             data, other = context.blocked(data), context.blocked(other)
-        if other.qparams is not None and op in ON_CODES:
+        if other.qparams is not None and op in WITH_QUANTIZED_OPERAND:
             operands = [other.expression, other.qparams.numbers]
-            return apply(context, data, Step(op, other.qparams.dtype), operands, shape)
+            return apply(context, data, EpilogueStep(op, other.qparams.dtype), operands, shape)
         operand = context.as_floats(other).expression
-        return apply(context, data, Step(op, "element"), [operand], shape)
+        return apply(context, data, EpilogueStep(op, "element"), [operand], shape)
     other = context.as_floats(other)
     return _per_channel(context, data, other, op, shape)
 
 
 def _per_channel(
-    context: Context, data: Value, other: Value, op: str, shape: Shape
-) -> Value | Declined:
+    context: Context, data: PackedValue, other: PackedValue, op: str, shape: Shape
+) -> PackedValue | Declined:
     """Apply a step whose operand broadcasts along channels, or along columns of a matrix."""
     padded = (1,) * (len(shape) - len(other.shape)) + other.shape
     varying = [axis for axis, extent in enumerate(padded) if extent != 1]
@@ -86,36 +92,36 @@ def _per_channel(
         array = value_of(other.expression)
         if array is not None and 0 not in varying:
             operand = constant(by_channel(array, context.lanes))
-            return apply(context, data, Step(op, "channel"), [operand], shape)
+            return apply(context, data, EpilogueStep(op, "channel"), [operand], shape)
         if padded[:2] != shape[:2] or len(padded) < 3:
             return _BROADCAST
         reshaped = _reshaped(context, other, padded)
         operand = context.blocked(reshaped).expression
-        return apply(context, data, Step(op, "image_channel"), [operand], shape)
+        return apply(context, data, EpilogueStep(op, "image_channel"), [operand], shape)
     first, past = (varying[0], varying[-1] + 1) if varying else (0, 0)
     if padded[first:past] != shape[first:past]:
         return _BROADCAST
     outer, channels = math.prod(shape[:first]), math.prod(shape[first:past])
     planes = (outer, channels, math.prod(shape[past:]))
     operand = context.plain(other).expression
-    return apply(context, data, Step(op, "channel"), [operand], shape, planes)
+    return apply(context, data, EpilogueStep(op, "channel"), [operand], shape, planes)
 
 
-def _reshaped(context: Context, value: Value, shape: Shape) -> Value:
+def _reshaped(context: Context, value: PackedValue, shape: Shape) -> PackedValue:
     if value.shape == shape:
         return value
     plain = context.plain(value).expression
-    return Value(context.builder.emit(relax.op.reshape(plain, list(shape))), shape, False, 1)
+    return PackedValue(context.builder.emit(relax.op.reshape(plain, list(shape))), shape, False, 1)
 
 
-def _with_number(op: str, number: float) -> Step:
+def _with_number(op: str, number: float) -> EpilogueStep:
     """Return a binary step whose operand is a constant number."""
     return (
-        Step("add_number", None, (-number,))
+        EpilogueStep("add_number", None, (-number,))
         if op == "subtract"
-        else Step(f"{op}_number", None, (number,))
+        else EpilogueStep(f"{op}_number", None, (number,))
     )
 
 
-def _is_constant(value: Value) -> bool:
+def _is_constant(value: PackedValue) -> bool:
     return value_of(value.expression) is not None

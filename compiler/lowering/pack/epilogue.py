@@ -1,4 +1,4 @@
-"""Steps on a value: in the epilogue of the kernel that computes it, or in a kernel of their own."""
+"""Apply steps to a value: in the epilogue of its kernel, or in a kernel of their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,22 +10,24 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import constant, op_name
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
-from edgec.compiler.kernels.emit.epilogue import Step, output_dtype
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep, output_dtype
 from edgec.compiler.kernels.template import Template, from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 
 
 @dataclass(frozen=True)
 class OpenKernel:
-    """A kernel call whose epilogue can still be changed: nothing else reads its result.
+    """An open kernel describes a kernel call whose epilogue can still be changed.
+
+    Nothing else reads its result.
 
     Attributes:
         operator: name of its template.
         template: the template.
-        workload: of the call.
-        arguments: of the call.
+        workload: the workload of the call.
+        arguments: the arguments of the call.
         place: shape of the result in memory.
     """
 
@@ -36,12 +38,12 @@ class OpenKernel:
     place: tuple[int, ...]
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[EpilogueStep, ...]:
         """Return the epilogue."""
         kept = getattr(self.workload, self.template.epilogue)
         return kept if isinstance(kept, tuple) else kept.epilogue
 
-    def with_steps(self, steps: tuple[Step, ...]) -> Any:
+    def with_steps(self, steps: tuple[EpilogueStep, ...]) -> Any:
         """Return the workload with another epilogue."""
         kept = getattr(self.workload, self.template.epilogue)
         longer = steps if isinstance(kept, tuple) else replace(kept, epilogue=steps)
@@ -54,7 +56,7 @@ class OpenKernel:
         return context.emit(self.operator, arguments, workload, self.place, dtype)
 
 
-def absorbs(context: Context, data: Value) -> bool:
+def absorbs(context: Context, data: PackedValue) -> bool:
     """Tell whether the kernel that computes a value can take one more step."""
     call = context.made.get(data.expression)
     if call is None or data.uses != 1 or data.qparams is not None:
@@ -62,7 +64,7 @@ def absorbs(context: Context, data: Value) -> bool:
     return bool(TEMPLATES[op_name(call)].epilogue)
 
 
-def open_kernel(context: Context, data: Value) -> OpenKernel | None:
+def open_kernel(context: Context, data: PackedValue) -> OpenKernel | None:
     """Return the kernel that computes a value, if it can take one more step."""
     if not absorbs(context, data):
         return None
@@ -76,20 +78,20 @@ def open_kernel(context: Context, data: Value) -> OpenKernel | None:
 
 def apply(
     context: Context,
-    data: Value,
-    step: Step,
+    data: PackedValue,
+    step: EpilogueStep,
     operands: Sequence[Any],
     shape: Shape,
     planes: tuple[int, int, int] | None = None,
-) -> Value:
+) -> PackedValue:
     """Emit one step on a value: in the epilogue of its kernel, or as a kernel of its own.
 
     Args:
         context: the state of the packing.
         data: the value.
         step: what to do to it.
-        operands: of the step.
-        shape: of the result.
+        operands: the operands of the step.
+        shape: the shape of the result.
         planes: outer, channels and inner extents of a channel operand of a plain value.
     """
     kernel = open_kernel(context, data)
@@ -104,10 +106,10 @@ def apply(
             longer = kernel.with_steps((*kernel.steps, step))
             arguments = [*kernel.arguments, *operands]
             variable = kernel.emit(context, arguments, longer, output_dtype([step]))
-            return Value(variable, shape, data.blocked, 1)
+            return PackedValue(variable, shape, data.blocked, 1)
     workload = context.elementwise_workload(data, step, shape, planes)
     if data.qparams is not None:
-        workload = replace(workload, steps=(Step("multiply", "number"), step))
+        workload = replace(workload, steps=(EpilogueStep("multiply", "number"), step))
         operands = [constant(np.array([data.qparams.scale], np.float32)), *operands]
     variable = context.emit(
         "edgec.elementwise",
@@ -116,7 +118,7 @@ def apply(
         context.place(replace(data, shape=shape)),
         output_dtype([step]),
     )
-    return Value(variable, shape, data.blocked, 1)
+    return PackedValue(variable, shape, data.blocked, 1)
 
 
 def _merged(chain: ElementwiseWorkload, alone: ElementwiseWorkload) -> ElementwiseWorkload | None:

@@ -1,4 +1,4 @@
-"""Matrix products: on floats, on quantized values, and with weight-only quantization."""
+"""Provide matrix products: on floats, on quantized values, and with weight-only quantization."""
 
 import math
 from dataclasses import replace
@@ -9,23 +9,23 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
-from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, StoredMatmulWorkload
+from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, WeightOnlyMatmulWorkload
 from edgec.compiler.lowering.pack.context import Context
-from edgec.compiler.lowering.pack.values import QParams, QuantizedConstant, Value
-from edgec.compiler.lowering.pack.weights import is_grouped, stored_half, stored_weight
+from edgec.compiler.lowering.pack.values import PackedValue, QParams, QuantizedConstant
+from edgec.compiler.lowering.pack.weights import half_weight, is_grouped, quantized_weight
 from edgec.compiler.numerics.affine import unpack_nibbles
 from edgec.compiler.numerics.support import Declined, Supported, integer_matmul_support
 
 
-def match_matmul(context: Context, call: relax.Call) -> Value | Declined:
+def match_matmul(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for a matrix product."""
     for kernel in (_integer_matmul, _weight_only_matmul):
         found = kernel(context, call)
-        if isinstance(found, Value):
+        if isinstance(found, PackedValue):
             return found
         if found is not None:
             context.decline(found)
@@ -46,41 +46,41 @@ def match_matmul(context: Context, call: relax.Call) -> Value | Declined:
     else:
         return Declined("its batches are not those of one matrix for each")
     arguments = [left.expression, right.expression]
-    return Value(context.emit("edgec.matmul", arguments, workload, shape), shape, False, 1)
+    return PackedValue(context.emit("edgec.matmul", arguments, workload, shape), shape, False, 1)
 
 
-def _integer_matmul(context: Context, call: relax.Call) -> Value | Declined | None:
+def _integer_matmul(context: Context, call: relax.Call) -> PackedValue | Declined | None:
     """Emit an exact product of quantized values with constant weights; None for floats."""
     left, shape = context.value(call.args[0]), shape_of(call)
-    stored = stored_weight(context, call.args[1], -1)
+    packed_weight = quantized_weight(context, call.args[1], -1)
     qparams, dynamic = left.qparams, _dynamic_operand(context, call.args[0])
     if dynamic is not None:
         left = dynamic[0]
         qparams = QParams.of(dtype_of(left.expression), 1.0, 0)
     if shape is None or context.dot is None or qparams is None:
         return None
-    if stored is None:
+    if packed_weight is None:
         return Declined("only a constant int8 matrix has a kernel of integers")
-    matrix = stored.values
+    matrix = packed_weight.values
     declined = integer_matmul_support(matrix.shape)
     if declined is not None:
         return declined
-    if len(left.shape) < 2 or stored.scales.size != matrix.shape[1]:
+    if len(left.shape) < 2 or packed_weight.scales.size != matrix.shape[1]:
         return Declined("the kernel of integers multiplies matrices with a scale for each column")
     rows = math.prod(left.shape[:-1])
-    kernel = _integer_kernel(rows, stored, qparams, context.dot)
+    kernel = _integer_kernel(rows, packed_weight, qparams, context.dot)
     if isinstance(kernel, Declined):
         return kernel
     operands = [*map(constant, kernel.operands)]
     if dynamic is not None:
         sums = matrix.astype(np.int64).sum(axis=0)
-        operands[1:] = _scaled(context, dynamic, sums, stored.scales)
+        operands[1:] = _scaled(context, dynamic, sums, packed_weight.scales)
     arguments = [context.plain(left).expression, *operands]
     variable = context.emit(kernel.operator, arguments, kernel.workload, shape)
-    return Value(variable, shape, False, 1)
+    return PackedValue(variable, shape, False, 1)
 
 
-def _dynamic_operand(context: Context, expression: Any) -> tuple[Value, Any, Any] | None:
+def _dynamic_operand(context: Context, expression: Any) -> tuple[PackedValue, Any, Any] | None:
     """Return quantized values whose scale and zero point the graph computes, and these."""
     call = context.old.get(expression)
     if call is None or op_name(call) != "relax.dequantize":
@@ -93,7 +93,7 @@ def _dynamic_operand(context: Context, expression: Any) -> tuple[Value, Any, Any
 
 def _scaled(
     context: Context,
-    dynamic: tuple[Value, Any, Any],
+    dynamic: tuple[PackedValue, Any, Any],
     sums: NDArray[Any],
     scales: NDArray[np.float32],
 ) -> list[Any]:
@@ -102,8 +102,8 @@ def _scaled(
     Args:
         context: the state of the packing.
         dynamic: as `_dynamic_operand` gives it.
-        sums: of the weights of each channel.
-        scales: of the weights.
+        sums: the sums of the weights of each channel.
+        scales: the scales of the weights.
     """
     _, scale, zero = dynamic
     op, emit = relax.op, context.builder.emit
@@ -113,7 +113,7 @@ def _scaled(
     return [emit(bias), emit(op.multiply(scale, constant(np.pad(scales, pad))))]
 
 
-def _weight_only_matmul(context: Context, call: relax.Call) -> Value | None:
+def _weight_only_matmul(context: Context, call: relax.Call) -> PackedValue | None:
     """Emit a product of floats with weights in the form in which they are stored."""
     left, shape = context.float_value(call.args[0]), shape_of(call)
     weight = shape_of(call.args[1])
@@ -124,49 +124,49 @@ def _weight_only_matmul(context: Context, call: relax.Call) -> Value | None:
         return None
     product = MatmulWorkload(1, math.prod(left.shape[:-1]), n, k, packed=True)
     decode = context.old.get(call.args[1])
-    rounded, half = stored_weight(context, call.args[1], -1), stored_half(context, call.args[1])
+    rounded, half = quantized_weight(context, call.args[1], -1), half_weight(context, call.args[1])
     if rounded is not None and rounded.scales.size == n:
-        scaled = replace(product, epilogue=(Step("multiply", "channel"),))
-        workload = StoredMatmulWorkload(scaled, "int8")
+        scaled = replace(product, epilogue=(EpilogueStep("multiply", "channel"),))
+        workload = WeightOnlyMatmulWorkload(scaled, "int8")
         operands = [rounded.values.reshape(k, n), rounded.scales]
     elif half is not None:
-        workload = StoredMatmulWorkload(product, half[1])
+        workload = WeightOnlyMatmulWorkload(product, half[1])
         operands = [half[0].reshape(k, n)]
     elif decode is not None and is_grouped(decode):
         arrays = [value_of(argument) for argument in decode.args]
-        codes, *parameters = [array for array in arrays if array is not None]
+        quantized, *parameters = [array for array in arrays if array is not None]
         kind: Format = "log2" if decode.attrs["format"] == "log2" else "int4"
         group = int(decode.attrs["group"])
         if kind == "int4" and np.all(parameters[1] == MIDDLE):
             del parameters[1]
-        workload = StoredMatmulWorkload(product, kind, group, len(parameters) == 2)
-        operands = [unpack_nibbles(codes)[:, :k].T, *(array.T for array in parameters)]
+        workload = WeightOnlyMatmulWorkload(product, kind, group, len(parameters) == 2)
+        operands = [unpack_nibbles(quantized)[:, :k].T, *(array.T for array in parameters)]
     else:
         return None
     arguments = [context.plain(left).expression, *map(constant, operands)]
     variable = context.emit("edgec.stored_matmul", arguments, workload, shape)
-    return Value(variable, shape, False, 1)
+    return PackedValue(variable, shape, False, 1)
 
 
 def _integer_kernel(
-    rows: int, stored: QuantizedConstant, qparams: QParams, dot: Dot
+    rows: int, packed_weight: QuantizedConstant, qparams: QParams, dot: Dot
 ) -> Supported | Declined:
     """Return the kernel of an exact product of quantized values with constant weights.
 
     Args:
-        rows: of the left matrix.
-        stored: the right one, [K, N].
-        qparams: of the left one.
+        rows: the rows of the left matrix.
+        packed_weight: the right one, [K, N].
+        qparams: the qparams of the left one.
         dot: how the target multiplies quantized values.
     """
-    matrix = stored.values
+    matrix = packed_weight.values
     k, n = matrix.shape
     if qparams.dtype != dot.data:
         return Declined(f"the target multiplies {dot.data}, not {qparams.dtype}")
-    fits = dot.fits(matrix, 0, 1, qparams.largest)
-    product = MatmulWorkload(1, rows, n, k, True, (Step("multiply", "channel"),))
+    fits = dot.cannot_saturate(matrix, 0, 1, qparams.largest)
+    product = MatmulWorkload(1, rows, n, k, True, (EpilogueStep("multiply", "channel"),))
     bias = -qparams.zero_point * matrix.astype(np.int64).sum(axis=0)
-    scale = (stored.scales * qparams.scale).astype(np.float32)
+    scale = (packed_weight.scales * qparams.scale).astype(np.float32)
     operands = (matrix, bias.astype(np.int32), scale)
     return Supported(
         "edgec.integer_matmul", IntegerMatmulWorkload(product, wide=not fits), operands

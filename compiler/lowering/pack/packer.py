@@ -31,7 +31,7 @@ from edgec.compiler.lowering.pack.context import Context, Decline
 from edgec.compiler.lowering.pack.data_movement import match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
 from edgec.compiler.lowering.pack.table import MATCHERS
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 from edgec.compiler.passes.base import Pass
 
@@ -43,7 +43,7 @@ _NO_TEMPLATE = Declined("no kernel template computes it")
 
 @dataclass
 class Notes:
-    """What a packing tells about its operators.
+    """Notes describe what a packing tells about its operators.
 
     Attributes:
         why_in_floats: reason why no operator computes on integers on this target, if there is one.
@@ -97,7 +97,8 @@ class PackLayouts(Pass):
     Attributes:
         lanes: float32 values in a vector of the target.
         dot: how the target multiplies quantized values; None: it does not.
-        names: of values by those of variables, for people; others are called as their variables.
+        names: the names of values by those of variables, for people; others are called as their
+            variables.
         notes: filled by the pass.
     """
 
@@ -121,7 +122,7 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
     for parameter in function.params:
         shape = shape_of(parameter)
         if shape is not None:
-            context.values[parameter] = Value(parameter, shape, False, uses[parameter])
+            context.values[parameter] = PackedValue(parameter, shape, False, uses[parameter])
     (block,) = function.body.blocks
     labels = _labels(block.bindings, names)
     with context.builder.function("main", list(function.params)):
@@ -145,7 +146,7 @@ def _result(context: Context, expression: Any) -> Any:
     return context.plain_expression(expression)
 
 
-def _visit(context: Context, binding: Any, uses: int) -> Value:
+def _visit(context: Context, binding: Any, uses: int) -> PackedValue:
     """Return what a binding of the old function becomes."""
     call = binding.value
     if isinstance(call, relax.Var):
@@ -155,7 +156,7 @@ def _visit(context: Context, binding: Any, uses: int) -> Value:
             return replace(known, uses=known.uses - 1 + uses)
     shape = shape_of(binding.var)
     if shape is not None and value_of(call) is not None:
-        return Value(call, shape, False, uses)
+        return PackedValue(call, shape, False, uses)
     kernels = len(context.made)
     found = _matched(context, binding)
     if found is None:
@@ -168,7 +169,7 @@ def _visit(context: Context, binding: Any, uses: int) -> Value:
     return replace(found, uses=uses)
 
 
-def _matched(context: Context, binding: Any) -> Value | Declined | None:
+def _matched(context: Context, binding: Any) -> PackedValue | Declined | None:
     """Return what the matcher of a binding answers; None if no matcher is for it."""
     call, name = binding.value, op_name(binding.value)
     shape = shape_of(binding.var)
@@ -187,7 +188,7 @@ def _matched(context: Context, binding: Any) -> Value | Declined | None:
     return MATCHERS[name](context, call)
 
 
-def _generic(context: Context, binding: Any, uses: int) -> Value:
+def _generic(context: Context, binding: Any, uses: int) -> PackedValue:
     """Leave an operator as it is, on plain layouts."""
     substitution: dict[Any, Any] = {}
     call = binding.value
@@ -204,8 +205,8 @@ def _generic(context: Context, binding: Any, uses: int) -> Value:
     variable = context.builder.emit(moved, binding.var.name)
     shape = shape_of(variable)
     if shape is None:
-        context.values[binding.var] = Value(variable, (), False, uses)
-    return Value(variable, shape or (), False, uses)
+        context.values[binding.var] = PackedValue(variable, (), False, uses)
+    return PackedValue(variable, shape or (), False, uses)
 
 
 def _labels(bindings: Sequence[Any], names: Mapping[str, str]) -> dict[relax.Var, str]:

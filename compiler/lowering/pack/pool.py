@@ -1,4 +1,4 @@
-"""Pooling, over windows and over whole images, and the extremes of a tensor."""
+"""Provide pooling, over windows and over whole images, and the extremes of a tensor."""
 
 import math
 from dataclasses import replace
@@ -8,17 +8,17 @@ from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import image
 from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.layout import GlobalPoolWorkload
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
-from edgec.compiler.kernels.reduce_minmax import ExtremeWorkload, shares_of
+from edgec.compiler.kernels.reduce_minmax import ReduceMinMaxWorkload, shares_of
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import apply
-from edgec.compiler.lowering.pack.values import Value, leading, pair
+from edgec.compiler.lowering.pack.values import PackedValue, leading, pair
 from edgec.compiler.numerics.support import Declined
 
 
-def match_pool(context: Context, call: relax.Call) -> Value | Declined:
+def match_pool(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for the largest or mean value of windows."""
     data, shape = context.value(call.args[0]), shape_of(call)
     if shape is None or str(call.attrs.layout) not in ("NCHW", "NCW"):
@@ -58,12 +58,12 @@ def match_pool(context: Context, call: relax.Call) -> Value | Declined:
     workload = replace(workload, data=qparams.dtype, zero_point=qparams.zero_point)
     if mode == "max":
         return context.emit_blocked("edgec.pool", [source], workload, shape, qparams)
-    workload = replace(workload, epilogue=(Step("multiply", "number"),))
+    workload = replace(workload, epilogue=(EpilogueStep("multiply", "number"),))
     scale = constant(np.array([qparams.scale], np.float32))
     return context.emit_blocked("edgec.pool", [source, scale], workload, shape)
 
 
-def match_global_pool(context: Context, call: relax.Call) -> Value | Declined:
+def match_global_pool(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for the sum, mean or largest value of each channel."""
     data, shape = context.value(call.args[0]), shape_of(call)
     if shape is None or call.attrs.axis is None or len(data.shape) not in (3, 4):
@@ -82,16 +82,16 @@ def match_global_pool(context: Context, call: relax.Call) -> Value | Declined:
     workload = replace(workload, data=data.qparams.dtype, zero_point=data.qparams.zero_point)
     pooled = context.emit_blocked("edgec.global_pool", [data.expression], workload, shape)
     scale = constant(np.array([data.qparams.scale], np.float32))
-    return apply(context, pooled, Step("multiply", "number"), [scale], shape)
+    return apply(context, pooled, EpilogueStep("multiply", "number"), [scale], shape)
 
 
-def match_max(context: Context, call: relax.Call) -> Value | Declined:
+def match_max(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for the largest value of a tensor or of each channel."""
     found = match_min(context, call)
     return match_global_pool(context, call) if isinstance(found, Declined) else found
 
 
-def match_min(context: Context, call: relax.Call) -> Value | Declined:
+def match_min(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for the smallest or largest of all values."""
     data = context.float_value(call.args[0])
     size = math.prod(data.shape)
@@ -105,8 +105,8 @@ def match_min(context: Context, call: relax.Call) -> Value | Declined:
     mode = op_name(call).removeprefix("relax.")
     while True:
         shares = shares_of(size, context.lanes)
-        workload = ExtremeWorkload(mode, size, shares)  # type: ignore[arg-type]
+        workload = ReduceMinMaxWorkload(mode, size, shares)  # type: ignore[arg-type]
         source = context.emit("edgec.extreme", [source], workload, (shares,) * (shares > 1))
         if shares == 1:
-            return Value(source, (), False, 1)
+            return PackedValue(source, (), False, 1)
         size = shares

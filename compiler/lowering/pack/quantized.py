@@ -10,8 +10,8 @@ from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, shape_of, value_of
-from edgec.compiler.kernels.emit.epilogue import Step
-from edgec.compiler.kernels.table_lookup import LookupWorkload, table_of
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
+from edgec.compiler.kernels.table_lookup import TableLookupWorkload, table_of
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import apply, open_kernel
 from edgec.compiler.lowering.pack.requantize import (
@@ -22,15 +22,15 @@ from edgec.compiler.lowering.pack.requantize import (
     with_bias,
 )
 from edgec.compiler.lowering.pack.values import (
+    PackedValue,
     QParams,
-    Value,
     qparams_of,
     quantized_constant,
 )
 from edgec.compiler.numerics.support import Declined
 
 
-def match_quantize(context: Context, call: relax.Call) -> Value | Declined:
+def match_quantize(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Make a quantize the last step of the epilogue of the kernel before it."""
     qparams, shape = qparams_of(call, str(call.attrs.out_dtype)), shape_of(call)
     if shape is None or dtype_of(call.args[0]) != "float32":
@@ -54,7 +54,7 @@ def match_quantize(context: Context, call: relax.Call) -> Value | Declined:
     if fixed is not None:
         return fixed
     open_ends = float(below), float(above and _is_scaled_accumulator(context, data, numbers[0]))
-    step = Step(f"quantize_{qparams.dtype}", "quantizer", open_ends)
+    step = EpilogueStep(f"quantize_{qparams.dtype}", "quantizer", open_ends)
     result = apply(context, data, step, [constant(numbers)], shape)
     context.largest[result.expression] = int(np.rint(numbers[3])) + qparams.zero_point
     return result
@@ -62,17 +62,17 @@ def match_quantize(context: Context, call: relax.Call) -> Value | Declined:
 
 def _in_fixed_point(
     context: Context,
-    data: Value,
+    data: PackedValue,
     qparams: QParams,
     numbers: NDArray[np.float32],
     ends: tuple[bool, bool],
-) -> Value | None:
+) -> PackedValue | None:
     """Requantize accumulators by one step of the kernel that computes them; None if it cannot.
 
     Args:
         context: the state of the packing.
         data: the floats.
-        qparams: of the result.
+        qparams: the qparams of the result.
         numbers: as `quantizer` gives them.
         ends: whether the smallest and the largest value are those of the type.
     """
@@ -90,11 +90,11 @@ def _in_fixed_point(
 
 def _combined(
     context: Context,
-    data: Value,
+    data: PackedValue,
     qparams: QParams,
     numbers: NDArray[np.float32],
     ends: tuple[bool, bool],
-) -> Value | None:
+) -> PackedValue | None:
     """Emit a sum, or a product with a gate, in 16 bits; None if it is none.
 
     Args as of `_in_fixed_point`.
@@ -116,17 +116,17 @@ def _combined(
     return replace(data, expression=variable)
 
 
-def _is_scaled_accumulator(context: Context, data: Value, inverse: np.float32) -> bool:
+def _is_scaled_accumulator(context: Context, data: PackedValue, inverse: np.float32) -> bool:
     """Tell whether a value is an int32 whose multiple by `inverse` stays below 2**31."""
     kernel = open_kernel(context, data)
     if kernel is None or kernel.template.accumulator != "int32":
         return False
     scale = value_of(kernel.arguments[-1])
-    alone = kernel.steps == (Step("multiply", "channel"),)
+    alone = kernel.steps == (EpilogueStep("multiply", "channel"),)
     return alone and scale is not None and float(np.abs(scale * inverse).max()) < 0.5
 
 
-def _looked_up(context: Context, data: Value, qparams: QParams) -> Value | None:
+def _looked_up(context: Context, data: PackedValue, qparams: QParams) -> PackedValue | None:
     """Emit a function of a quantized value by a table; None if it is none."""
     found = (
         (data.qparams, ()) if data.qparams is not None else _function_of_quantized(context, data)
@@ -139,7 +139,7 @@ def _looked_up(context: Context, data: Value, qparams: QParams) -> Value | None:
     )
     source = data.expression if data.qparams is not None else context.made[data.expression].args[0]
     place = context.place(data)
-    workload = LookupWorkload(math.prod(place))
+    workload = TableLookupWorkload(math.prod(place))
     arguments = [source, constant(table)]
     variable = context.emit("edgec.lookup", arguments, workload, place, qparams.dtype)
     context.largest[variable] = int(table.view(qparams.dtype).max())
@@ -147,8 +147,8 @@ def _looked_up(context: Context, data: Value, qparams: QParams) -> Value | None:
 
 
 def _function_of_quantized(
-    context: Context, data: Value
-) -> tuple[QParams, tuple[Step, ...]] | None:
+    context: Context, data: PackedValue
+) -> tuple[QParams, tuple[EpilogueStep, ...]] | None:
     """Return the steps that a kernel applies to a quantized value, if it does only that."""
     kernel = open_kernel(context, data)
     if kernel is None or kernel.operator != "edgec.elementwise":
@@ -157,7 +157,9 @@ def _function_of_quantized(
     return function_of_quantized(kernel.workload, scale)
 
 
-def _quantize_dynamically(context: Context, call: relax.Call, shape: Shape) -> Value | Declined:
+def _quantize_dynamically(
+    context: Context, call: relax.Call, shape: Shape
+) -> PackedValue | Declined:
     """Quantize by a scale and zero point that the graph computes."""
     scale, zero = call.args[1:]
     dtype = str(call.attrs.out_dtype)
@@ -178,10 +180,12 @@ def _quantize_dynamically(context: Context, call: relax.Call, shape: Shape) -> V
     ]
     together = emit(op.concat([emit(value) for value in numbers], axis=0))
     data = context.float_value(call.args[0])
-    return apply(context, data, Step(f"quantize_{dtype}", "quantizer"), [together], shape)
+    return apply(context, data, EpilogueStep(f"quantize_{dtype}", "quantizer"), [together], shape)
 
 
-def _without_clip(context: Context, data: Value) -> tuple[Value, tuple[float, float] | None]:
+def _without_clip(
+    context: Context, data: PackedValue
+) -> tuple[PackedValue, tuple[float, float] | None]:
     """Return the value without a clip or ReLU at its end, and the bounds of that."""
     kernel = open_kernel(context, data)
     if kernel is None:
@@ -195,7 +199,7 @@ def _without_clip(context: Context, data: Value) -> tuple[Value, tuple[float, fl
     return replace(data, expression=shorter), (low, high)
 
 
-def match_dequantize(context: Context, call: relax.Call) -> Value | Declined | None:
+def match_dequantize(context: Context, call: relax.Call) -> PackedValue | Declined | None:
     """Note what quantized values stand for; None for weights, which their readers look at."""
     rounded, shape = quantized_constant(call), shape_of(call)
     assert shape is not None
@@ -205,7 +209,7 @@ def match_dequantize(context: Context, call: relax.Call) -> Value | Declined | N
         axis = int(call.attrs.axis) % len(shape)
         along = [-1 if i == axis else 1 for i in range(len(shape))]
         floats = (rounded.values * rounded.scales.reshape(along)).astype(np.float32)
-        return Value(constant(floats), shape, False, 1, quantized=rounded)
+        return PackedValue(constant(floats), shape, False, 1, quantized=rounded)
     qparams = qparams_of(call, dtype_of(call.args[0]))
     data = context.value(call.args[0])
     if qparams is None or data.qparams is not None:
@@ -222,7 +226,7 @@ def _for_target(context: Context, qparams: QParams) -> QParams:
     return qparams.as_type(context.dot.data)
 
 
-def add_integers(context: Context, data: Value, other: Value) -> Value | None:
+def add_integers(context: Context, data: PackedValue, other: PackedValue) -> PackedValue | None:
     """Add a bias in units of the products to the accumulators; None if the kernel cannot."""
     kernel, bias = open_kernel(context, data), other.quantized
     if kernel is None or bias is None:

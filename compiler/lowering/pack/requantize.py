@@ -1,4 +1,7 @@
-"""Which kernels compute quantized values, and their constant operands: arithmetic, no packing."""
+"""Decide which kernels compute quantized values, and their constant operands.
+
+Arithmetic, no packing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +12,23 @@ from numpy.typing import NDArray
 
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
-from edgec.compiler.kernels.emit.epilogue import CODES, Step
+from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, EpilogueStep
 from edgec.compiler.kernels.emit.requantize import requantization, scaled_operand, scaled_step
 from edgec.compiler.kernels.integer_elementwise import (
     IntegerElementwiseWorkload,
+    accumulator_fraction,
     multiplier,
     numbers_of,
-    sum_fraction,
 )
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.lowering.pack.epilogue import OpenKernel
 from edgec.compiler.lowering.pack.values import QParams, QuantizedConstant
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 # Epilogues of int32 accumulators to which a bias in units of the products can be added.
 _SCALED_ACCUMULATORS = (
-    (Step("multiply", "channel"),),
-    (Step("add", "channel"), Step("multiply", "channel")),
+    (EpilogueStep("multiply", "channel"),),
+    (EpilogueStep("add", "channel"), EpilogueStep("multiply", "channel")),
 )
 
 
@@ -33,8 +36,8 @@ def quantizer(qparams: QParams, bounds: tuple[float, float] | None) -> NDArray[n
     """Return the operand of a step that quantizes floats.
 
     Args:
-        qparams: of the result.
-        bounds: of a clip of the floats, done on the quantized values.
+        qparams: the qparams of the result.
+        bounds: the bounds of a clip of the floats, done on the quantized values.
     """
     limits = np.iinfo(qparams.dtype)
     inverse = np.float32(1) / qparams.scale
@@ -47,7 +50,7 @@ def quantizer(qparams: QParams, bounds: tuple[float, float] | None) -> NDArray[n
 
 def function_of_quantized(
     workload: ElementwiseWorkload, scale: NDArray[Any] | None
-) -> tuple[QParams, tuple[Step, ...]] | None:
+) -> tuple[QParams, tuple[EpilogueStep, ...]] | None:
     """Return parameters of a quantized value, and the steps that a chain applies to it.
 
     Args:
@@ -58,9 +61,13 @@ def function_of_quantized(
         None if the chain is no function of one quantized value.
     """
     begin, *steps = workload.steps
-    if begin != Step("multiply", "number") or scale is None or any(s.operand for s in steps):
+    if (
+        begin != EpilogueStep("multiply", "number")
+        or scale is None
+        or any(s.operand for s in steps)
+    ):
         return None
-    if workload.data not in CODES:
+    if workload.data not in QUANTIZED_DTYPES:
         return None
     return QParams.of(workload.data, scale.reshape(()), workload.zero_point), tuple(steps)
 
@@ -97,22 +104,22 @@ def requantized(
     qparams: QParams,
     numbers: NDArray[np.float32],
     ends: tuple[bool, bool],
-) -> tuple[Step, list[Any]] | None:
+) -> tuple[EpilogueStep, list[Any]] | None:
     """Return the step that requantizes a kernel's accumulators, and the kernel's arguments.
 
     Args:
         kernel: with floats after the accumulators.
-        qparams: of the result.
+        qparams: the qparams of the result.
         numbers: as `quantizer` gives them.
         ends: whether the smallest and the largest value are those of the type.
 
     Returns:
         None if more than a scale, or a scale and a hard swish, comes before, or numbers do not fit.
     """
-    scaled = Step("multiply", "channel")
+    scaled = EpilogueStep("multiply", "channel")
     if not kernel.template.fixed_point:
         return None
-    swish = kernel.steps == (scaled, Step("hard_swish"))
+    swish = kernel.steps == (scaled, EpilogueStep("hard_swish"))
     if not swish and kernel.steps != (scaled,):
         return None
     arguments = kernel.arguments
@@ -146,10 +153,10 @@ def requantized(
 
 @dataclass(frozen=True)
 class Combination:
-    """A kernel that computes quantized values of quantized values, element by element.
+    """A combination is a kernel that computes on quantized values, element by element.
 
     Attributes:
-        workload: of the template.
+        workload: the workload of the template.
         operands: all of its arguments.
     """
 
@@ -170,40 +177,40 @@ def combined(
     None if it is neither, or 16 bits are too few.
 
     Args:
-        workload: of the chain on floats.
-        arguments: of its kernel.
+        workload: the workload of the chain on floats.
+        arguments: the arguments of its kernel.
         gate: the kernel that dequantizes the gate, None if there is none.
-        qparams: of the result.
+        qparams: the qparams of the result.
         numbers: as `quantizer` gives them.
         ends: whether the smallest and the largest value are those of the type.
     """
-    if len(workload.steps) != 2 or workload.steps[0] != Step("multiply", "number"):
+    if len(workload.steps) != 2 or workload.steps[0] != EpilogueStep("multiply", "number"):
         return None
     scale = scalar_of(arguments[1])
     whole = workload.inner % workload.lanes == 0 and workload.lanes > 1
     if scale is None or workload.data != qparams.dtype or not whole:
         return None
-    if workload.inner < GROUP * workload.lanes:
+    if workload.inner < DOT_WIDTH * workload.lanes:
         return None
     factors, zeros = [float(scale) / float(qparams.scale)], [workload.zero_point]
     inputs, step = [arguments[0]], workload.steps[1]
-    gated, before = step == Step("multiply", "image_channel"), None
+    gated, before = step == EpilogueStep("multiply", "image_channel"), None
     limits = np.iinfo(qparams.dtype)
-    if step == Step("add", qparams.dtype):
+    if step == EpilogueStep("add", qparams.dtype):
         other = value_of(arguments[3])
         if other is None:
             return None
         factors.append(float(other[0]) / float(qparams.scale))
         zeros.append(int(other[1]))
         inputs.append(arguments[2])
-        fraction = sum_fraction(factors)
+        fraction = accumulator_fraction(factors)
     elif gated and gate is not None:
         before = _qparams_before(gate, qparams.dtype)
         if before is None:
             return None
         factors[0] *= float(before.scale)
         largest = max(limits.max - before.zero_point, before.zero_point - limits.min)
-        fraction = sum_fraction([factors[0] * int(largest)])
+        fraction = accumulator_fraction([factors[0] * int(largest)])
     else:
         return None
     if fraction is None:
@@ -233,6 +240,10 @@ def _qparams_before(call: Any, dtype: str) -> QParams | None:
         return None
     workload = from_text(ElementwiseWorkload, str(call.attrs["workload"]))
     scale = scalar_of(call.args[1]) if len(call.args) > 1 else None
-    if workload.steps != (Step("multiply", "number"),) or workload.data != dtype or scale is None:
+    if (
+        workload.steps != (EpilogueStep("multiply", "number"),)
+        or workload.data != dtype
+        or scale is None
+    ):
         return None
     return QParams.of(dtype, scale, workload.zero_point)

@@ -1,16 +1,16 @@
-"""Image resizing by tables of taps."""
+"""Provide image resizing by tables of taps."""
 
 from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import constant, shape_of
 from edgec.compiler.kernels.resize import ResizeWorkload
 from edgec.compiler.lowering.pack.context import Context
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.resize_table import resize_table
 from edgec.compiler.numerics.support import Declined
 
 
-def match_resize(context: Context, call: relax.Call) -> Value | Declined:
+def match_resize(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for an image of another size."""
     data, shape = context.value(call.args[0]), shape_of(call)
     attributes = call.attrs

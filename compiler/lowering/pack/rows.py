@@ -1,4 +1,4 @@
-"""Softmax, layer normalization and reductions, row by row."""
+"""Provide softmax, layer normalization and reductions, row by row."""
 
 import math
 
@@ -6,13 +6,13 @@ from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 from edgec.compiler.kernels.row_reduce import RowReduceWorkload
-from edgec.compiler.kernels.softmax_norm import Operation, RowWorkload
+from edgec.compiler.kernels.softmax_norm import Operation, SoftmaxNormWorkload
 from edgec.compiler.lowering.pack.context import Context
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 
 
-def match_softmax(context: Context, call: relax.Call) -> Value | Declined:
+def match_softmax(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for softmax or its logarithm."""
     data = context.float_value(call.args[0])
     rank = len(data.shape)
@@ -21,7 +21,7 @@ def match_softmax(context: Context, call: relax.Call) -> Value | Declined:
     axis = int(call.attrs.axis) % rank
     logarithm = op_name(call) == "relax.nn.log_softmax"
     operation: Operation = "log_softmax" if logarithm else "softmax"
-    workload = RowWorkload(
+    workload = SoftmaxNormWorkload(
         operation,
         math.prod(data.shape) // data.shape[axis],
         data.shape[axis],
@@ -29,10 +29,10 @@ def match_softmax(context: Context, call: relax.Call) -> Value | Declined:
     )
     source = context.plain(data).expression
     variable = context.emit("edgec.rows", [source], workload, data.shape)
-    return Value(variable, data.shape, False, 1)
+    return PackedValue(variable, data.shape, False, 1)
 
 
-def match_layer_norm(context: Context, call: relax.Call) -> Value | Declined:
+def match_layer_norm(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for layer normalization."""
     data = context.float_value(call.args[0])
     rank = len(data.shape)
@@ -44,13 +44,13 @@ def match_layer_norm(context: Context, call: relax.Call) -> Value | Declined:
         return Declined("its scale and bias are not constant")
     columns = math.prod(data.shape[axes[0] :])
     rows = math.prod(data.shape) // columns
-    workload = RowWorkload("layer_norm", rows, columns, float(call.attrs.epsilon))
+    workload = SoftmaxNormWorkload("layer_norm", rows, columns, float(call.attrs.epsilon))
     arguments = [context.plain(data).expression, *call.args[1:]]
     variable = context.emit("edgec.rows", arguments, workload, data.shape)
-    return Value(variable, data.shape, False, 1)
+    return PackedValue(variable, data.shape, False, 1)
 
 
-def match_row_reduce(context: Context, call: relax.Call) -> Value | Declined:
+def match_row_reduce(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for the sum, mean, smallest or largest value over the last axes."""
     data, shape = context.float_value(call.args[0]), shape_of(call)
     rank = len(data.shape)
@@ -64,4 +64,4 @@ def match_row_reduce(context: Context, call: relax.Call) -> Value | Declined:
     operation = op_name(call).removeprefix("relax.")
     workload = RowReduceWorkload(operation, rows, columns)  # type: ignore[arg-type]
     source = context.plain(data).expression
-    return Value(context.emit("edgec.row_reduce", [source], workload, shape), shape, False, 1)
+    return PackedValue(context.emit("edgec.row_reduce", [source], workload, shape), shape, False, 1)

@@ -1,4 +1,4 @@
-"""Which matcher chooses the kernel of an operator."""
+"""Decide which matcher chooses the kernel of an operator."""
 
 from collections.abc import Callable
 
@@ -17,18 +17,18 @@ from edgec.compiler.lowering.pack.matmul import match_matmul
 from edgec.compiler.lowering.pack.pool import match_global_pool, match_max, match_min, match_pool
 from edgec.compiler.lowering.pack.resize import match_resize
 from edgec.compiler.lowering.pack.rows import match_layer_norm, match_row_reduce, match_softmax
-from edgec.compiler.lowering.pack.values import Value
+from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.activations import BY_OPERATOR
 from edgec.compiler.numerics.support import Declined
 
-Matcher = Callable[[Context, relax.Call], Value | Declined]
+Matcher = Callable[[Context, relax.Call], PackedValue | Declined]
 
 
 def first_of(*matchers: Matcher) -> Matcher:
     """Return a matcher that asks several in turn; the last one's reason is the one that is told."""
 
-    def match(context: Context, call: relax.Call) -> Value | Declined:
-        found: Value | Declined = Declined("nothing was asked")
+    def match(context: Context, call: relax.Call) -> PackedValue | Declined:
+        found: PackedValue | Declined = Declined("nothing was asked")
         for matcher in matchers:
             found = matcher(context, call)
             if not isinstance(found, Declined):

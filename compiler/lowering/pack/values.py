@@ -1,4 +1,4 @@
-"""Values of a module that is being packed."""
+"""Provide values of a module that is being packed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import constant, scalar_of, value_of
-from edgec.compiler.kernels.emit.epilogue import CODES, OperandKind
+from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, OperandKind
 
 
 @dataclass(frozen=True)
 class QParams:
-    """What quantized values stand for: (value - zero_point) * scale.
+    """Quantization parameters say what quantized values stand for: (value - zero_point) * scale.
 
     Attributes:
         dtype: uint8 or int8.
-        scale: of a step.
+        scale: the scale of a step.
         zero_point: the quantized value of 0.
         largest: quantized value that occurs, as far as is known.
     """
@@ -35,7 +35,7 @@ class QParams:
 
     @property
     def numbers(self) -> Any:
-        """Scale and zero point as an operand."""
+        """Return scale and zero point as an operand."""
         return constant(np.array([self.scale, self.zero_point], np.float32))
 
     def as_type(self, dtype: str) -> "QParams":
@@ -47,7 +47,7 @@ class QParams:
 
 @dataclass(frozen=True)
 class QuantizedConstant:
-    """A quantized constant with a scale for each channel and zero point 0.
+    """A quantized constant has a scale for each channel and zero point 0.
 
     Attributes:
         values: int8 or int32, of any shape.
@@ -59,8 +59,8 @@ class QuantizedConstant:
 
 
 @dataclass(frozen=True)
-class Value:
-    """What a variable of the old function became.
+class PackedValue:
+    """A packed value describes what a variable of the old function became.
 
     Attributes:
         expression: variable or constant of the new function.
@@ -82,7 +82,7 @@ class Value:
 def qparams_of(call: Any, dtype: str) -> QParams | None:
     """Return a constant scale and zero point for the whole tensor, None if they are not that."""
     scale, zero_point = (scalar_of(argument) for argument in call.args[1:])
-    if scale is None or zero_point is None or dtype not in CODES:
+    if scale is None or zero_point is None or dtype not in QUANTIZED_DTYPES:
         return None
     return QParams.of(dtype, scale, zero_point)
 
@@ -92,7 +92,7 @@ def quantized_constant(call: Any, axis: int | None = None) -> QuantizedConstant 
 
     Args:
         call: the dequantize.
-        axis: that the scales must go along, any if None.
+        axis: the axis that the scales must go along, any if None.
     """
     arrays = [value_of(argument) for argument in call.args]
     values, scales, zeros = arrays

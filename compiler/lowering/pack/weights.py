@@ -1,4 +1,4 @@
-"""Constant weights in the form in which a quantized graph stores them."""
+"""Provide constant weights in the form in which a quantized graph stores them."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from edgec.compiler.numerics.affine import log2_values, unpack_nibbles
 _GROUPED = ("int4", "log2")
 
 
-def stored_groups(
+def grouped_weight(
     context: Context, expression: Any
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], int] | None:
     """Return 4-bit weights, first axis that of the rows, as int8 less their zero points.
@@ -32,16 +32,16 @@ def stored_groups(
     if packed is None:
         return None
     shape, group = [int(extent) for extent in call.attrs["shape"]], int(call.attrs["group"])
-    codes, scales = unpack_nibbles(packed)[:, : math.prod(shape[1:])], parameters[0]
+    quantized, scales = unpack_nibbles(packed)[:, : math.prod(shape[1:])], parameters[0]
     assert scales is not None
     if call.attrs["format"] == "log2":
         # The least of them is 2**-6.
-        whole = (log2_values(codes) * 64).astype(np.int8)
+        whole = (log2_values(quantized) * 64).astype(np.int8)
         return whole.reshape(shape), (scales / 64).astype(np.float32), group
     zeros = parameters[1]
     assert zeros is not None
-    along = np.repeat(zeros, group, axis=1)[:, : codes.shape[1]]
-    less = codes.astype(np.int8) - along.astype(np.int8)
+    along = np.repeat(zeros, group, axis=1)[:, : quantized.shape[1]]
+    less = quantized.astype(np.int8) - along.astype(np.int8)
     return less.reshape(shape), scales, group
 
 
@@ -50,18 +50,18 @@ def is_grouped(call: relax.Call) -> bool:
     return op_name(call) == "edgec.decode_weight" and call.attrs["format"] in _GROUPED
 
 
-def stored_half(context: Context, expression: Any) -> tuple[NDArray[np.uint16], Format] | None:
+def half_weight(context: Context, expression: Any) -> tuple[NDArray[np.uint16], Format] | None:
     """Return bits and format of constant weights that are stored as half floats."""
     call = context.old.get(expression)
     if call is None or op_name(call) != "edgec.decode_weight":
         return None
-    codes = value_of(call.args[0])
-    if codes is None or call.attrs["format"] != "float":
+    quantized = value_of(call.args[0])
+    if quantized is None or call.attrs["format"] != "float":
         return None
-    return codes.view(np.uint16), "float16" if codes.dtype == np.float16 else "bfloat16"
+    return quantized.view(np.uint16), "float16" if quantized.dtype == np.float16 else "bfloat16"
 
 
-def stored_weight(context: Context, expression: Any, axis: int) -> QuantizedConstant | None:
+def quantized_weight(context: Context, expression: Any, axis: int) -> QuantizedConstant | None:
     """Return the constant int8 weights behind a dequantize, whose outputs are along an axis."""
     call = context.old.get(expression)
     if call is None or op_name(call) != "relax.dequantize":

@@ -1,1 +1,1 @@
-"""How weights are rounded, and what is corrected after that."""
+"""Describe how weights are rounded, and what is corrected after that."""

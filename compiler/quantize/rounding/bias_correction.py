@@ -1,4 +1,4 @@
-"""Biases that take back the mean of what rounding the weights adds.
+"""Provide biases that take back the mean of what rounding the weights adds.
 
 E[W x] - E[W_q x] = (W - W_q) E[x]  for each output channel (Nagel et al. 2019, section 4.2, with
 the mean measured instead of derived).
@@ -16,7 +16,7 @@ from edgec.compiler.quantize.encode import Quantization
 def corrected_bias(
     quantization: Quantization, operator: Operator, moments: Moments
 ) -> Floats | None:
-    """The new bias of an operator, None if it has none that could take the correction."""
+    """Return the new bias of an operator, None if it has none that could take the correction."""
     bias = quantization.biases.get(operator.name)
     if bias is None or operator.weight is None:
         return None

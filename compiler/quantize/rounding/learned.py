@@ -1,4 +1,4 @@
-"""Up or down for each weight, learned (AdaRound: Nagel et al. 2020, arXiv:2004.10568).
+"""Provide up or down for each weight, learned (AdaRound: Nagel et al. 2020, arXiv:2004.10568).
 
 With H = E[x x^T] of what a sum reads, the variables V of the fractions h(V) are found by Adam:
 
@@ -17,9 +17,9 @@ from edgec.compiler.calibration.moments import Moments
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.weight_rows import to_rows
 from edgec.compiler.numerics.affine import ChannelWeight, Floats
-from edgec.compiler.quantize.encode import StoredWeight
-from edgec.compiler.quantize.recipe import Resolved
-from edgec.compiler.quantize.rounding.second_order import with_codes
+from edgec.compiler.quantize.encode import PackedWeight
+from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe
+from edgec.compiler.quantize.rounding.second_order import with_quantized
 
 STEPS = 300
 RATE = 0.1
@@ -29,27 +29,29 @@ _DECAYS = 0.9, 0.999
 
 
 def round_learned(
-    operator: Operator, stored: StoredWeight, moments: Moments, resolved: Resolved
-) -> StoredWeight:
-    """int8 codes with the same scales and a smaller expected error; other formats as they are.
+    operator: Operator, packed_weight: PackedWeight, moments: Moments, resolved: ResolvedRecipe
+) -> PackedWeight:
+    """Return int8 values with the same scales and a smaller expected error.
+
+    Other formats as they are.
 
     Args:
         operator: whose weights.
-        stored: them, rounded to the nearest.
-        moments: of what the operator reads.
-        resolved: the codes that the target wants.
+        packed_weight: them, rounded to the nearest.
+        moments: the moments of what the operator reads.
+        resolved: the quantized values that the target wants.
     """
-    if not isinstance(stored, ChannelWeight) or operator.weight is None:
-        return stored
+    if not isinstance(packed_weight, ChannelWeight) or operator.weight is None:
+        return packed_weight
     rows = to_rows(operator.weight.array, operator)
     parts = rows.reshape(len(moments.second), -1, rows.shape[1])
-    ratio = parts / stored.scales.reshape(*parts.shape[:2], 1)
-    codes = _learn(ratio, moments.second, resolved.largest_weight)
-    return with_codes(stored, codes.reshape(rows.shape), operator, resolved)
+    ratio = parts / packed_weight.scales.reshape(*parts.shape[:2], 1)
+    quantized = _learn(ratio, moments.second, resolved.largest_weight)
+    return with_quantized(packed_weight, quantized.reshape(rows.shape), operator, resolved)
 
 
 def _learn(ratio: Floats, second: Floats, largest: int) -> NDArray[np.int64]:
-    """Codes of weights in units of their scales, [groups, rows, columns]."""
+    """Return quantized values of weights in units of their scales, [groups, rows, columns]."""
     # In units in which rounding to the nearest costs about 1 for each weight.
     power = np.diagonal(second, axis1=1, axis2=2).mean(axis=1)
     hessian = (second * (12 / np.maximum(power, 1e-12))[:, None, None]).astype(np.float32)
@@ -61,9 +63,9 @@ def _learn(ratio: Floats, second: Floats, largest: int) -> NDArray[np.int64]:
         sigmoid = 1 / (1 + np.exp(-variables))
         fraction = np.clip(1.2 * sigmoid - 0.1, 0, 1)
         slope = 1.2 * sigmoid * (1 - sigmoid) * ((fraction > 0) & (fraction < 1))
-        codes = low + fraction
-        inside = np.abs(codes) <= largest
-        gradient = 2 * (np.clip(codes, -largest, largest) - ratio) @ hessian * inside
+        quantized = low + fraction
+        inside = np.abs(quantized) <= largest
+        gradient = 2 * (np.clip(quantized, -largest, largest) - ratio) @ hessian * inside
         done = step / STEPS
         if done > WARM_UP:
             beta = 2 + 9 * (1 + np.cos(np.pi * (done - WARM_UP) / (1 - WARM_UP)))

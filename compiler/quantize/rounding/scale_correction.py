@@ -1,4 +1,4 @@
-"""Scales that give the outputs of rounded weights back their spread.
+"""Provide scales that give the outputs of rounded weights back their spread.
 
 Batch norms are constants of the convolutions before them. What they took for the mean and the
 variance of a channel is off once the weights are rounded, so both are estimated again, as Sun et
@@ -18,20 +18,20 @@ import numpy as np
 from edgec.compiler.calibration.moments import Moments
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.weight_rows import to_rows
-from edgec.compiler.quantize.encode import HalfWeight, Quantization, StoredWeight
+from edgec.compiler.quantize.encode import HalfWeight, PackedWeight, Quantization
 
 # A channel whose rounded weights are this far from its weights has nothing left to scale.
 _LIMITS = 0.5, 2.0
 
 
-def restandardized(
+def scale_corrected(
     quantization: Quantization, operator: Operator, moments: Moments
-) -> StoredWeight:
-    """The stored weights of an operator with scales that are multiplied by the factors."""
-    stored = quantization.weights[operator.name]
+) -> PackedWeight:
+    """Return the packed weights of an operator with scales that are multiplied by the factors."""
+    packed_weight = quantization.weights[operator.name]
     assert operator.weight is not None
-    if isinstance(stored, HalfWeight):
-        return stored
+    if isinstance(packed_weight, HalfWeight):
+        return packed_weight
     groups, length = moments.mean.shape
     covariance = moments.second.astype(np.float64)
     if operator.bias is not None:
@@ -46,5 +46,5 @@ def restandardized(
     shared = (spread * exact).sum(axis=2)
     factor = np.where(power > 0, shared / np.where(power > 0, power, 1), 1.0).reshape(-1)
     factor = np.clip(factor, *_LIMITS)
-    along = factor.reshape(-1, *[1] * (stored.scales.ndim - 1))
-    return replace(stored, scales=(stored.scales * along).astype(np.float32))
+    along = factor.reshape(-1, *[1] * (packed_weight.scales.ndim - 1))
+    return replace(packed_weight, scales=(packed_weight.scales * along).astype(np.float32))

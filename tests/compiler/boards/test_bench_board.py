@@ -83,12 +83,12 @@ def bundle(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def nonzero(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unique(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose shapes depend on its data, on TVM's virtual machine."""
-    folder = tmp_path_factory.mktemp("nonzero")
-    finds = node("NonZero", ["x"], ["y"])
-    dtypes = {"y": TensorProto.INT64}
-    return save(make_model([finds], {"x": [3, 4]}, ["y"], dtypes=dtypes), folder)
+    folder = tmp_path_factory.mktemp("unique")
+    finds = node("Unique", ["x"], ["y"], sorted=1)
+    dtypes = {"x": TensorProto.INT64, "y": TensorProto.INT64}
+    return save(make_model([finds], {"x": [12]}, ["y"], dtypes=dtypes), folder)
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -252,20 +252,20 @@ def test_times_of_a_board(bundle: Bundle, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_shapes_that_depend_on_data(
-    nonzero: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unique: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """TVM has NonZero in Python only: refused before a board is asked for anything."""
-    bundle = compile_model(nonzero, "rpi4", output=tmp_path / "board.edgec")
+    """TVM has Unique in Python only: refused before a board is asked for anything."""
+    bundle = compile_model(unique, "rpi4", output=tmp_path / "board.edgec")
     for command in ("deploy", "run", "verify"):
         assert main([command, str(bundle.path), "--board", "qemu-rpi4"]) == 4
-        assert "it calls relax.run.nonzero, which TVM has in Python" in capsys.readouterr().err
+        assert "it calls relax.run.unique, which TVM has in Python" in capsys.readouterr().err
     assert main(["bench", str(bundle.path), "--board", "qemu-rpi4"]) == 4
     assert "instructions are counted of static models only" in capsys.readouterr().err
 
 
-def test_shapes_that_depend_on_data_run_here(nonzero: Path, tmp_path: Path) -> None:
+def test_shapes_that_depend_on_data_run_here(unique: Path, tmp_path: Path) -> None:
     """In a process that has not compiled, and so has not imported TVM."""
-    bundle = compile_model(nonzero, "native", output=tmp_path / "here.edgec")
+    bundle = compile_model(unique, "native", output=tmp_path / "here.edgec")
     command = [sys.executable, "-m", "edgec.compiler", "verify", str(bundle.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from support.breaking_network import breaking_network
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc
-from edgec.compiler.boards.capabilities import BoardFacts, check_compatible
+from edgec.compiler.boards.capabilities import BoardCapabilities, check_compatible
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
 from edgec.compiler.boards.qemu import find_board, start_board, stop_board
@@ -100,7 +100,7 @@ def test_run_and_verify_on_the_board(
 
 
 def test_a_changed_expectation_fails_on_the_board(running: Board, bundle: Bundle) -> None:
-    with rpc.open_session(running) as session:
+    with rpc.open_board_session(running) as session:
         name, _ = rpc.push_bundle(session, bundle)
         model = session.load(bundle, name)
         inputs, expected = bundle.vectors()[0]
@@ -133,15 +133,17 @@ def test_the_check_refuses_a_cpu_without_a_feature(
 def test_the_check_says_what_is_in_the_way(
     running: Board, bundle: Bundle, change: dict[str, object], message: str
 ) -> None:
-    with rpc.open_session(running) as session:
-        facts = session.facts()
-    check_compatible(bundle.manifest, facts)
+    with rpc.open_board_session(running) as session:
+        capabilities = session.capabilities()
+    check_compatible(bundle.manifest, capabilities)
     with pytest.raises(BundleError, match=message):
-        check_compatible(bundle.manifest, BoardFacts(**{**facts.model_dump(), **change}))
+        check_compatible(
+            bundle.manifest, BoardCapabilities(**{**capabilities.model_dump(), **change})
+        )
 
 
 def test_file_names_stay_in_their_folder(running: Board) -> None:
-    with rpc.open_session(running) as session:
+    with rpc.open_board_session(running) as session:
         for name in ("../x", "/x", ".x", "a/b", ""):
             with pytest.raises(BoardError, match="bad file name"), session.step("try", 10):
                 session.call("append", name, bytearray(b"x"))
@@ -152,7 +154,7 @@ def test_garbage_is_no_model_and_the_board_serves_on(
 ) -> None:
     garbage = tmp_path / "garbage.so"
     garbage.write_bytes(b"no library" * 100)
-    with rpc.open_session(running) as session:
+    with rpc.open_board_session(running) as session:
         session.push(garbage, "garbage.so")
         with pytest.raises(BoardError, match=r"load the model: .*invalid ELF header"):
             session.load(bundle, "garbage.so")
@@ -179,12 +181,12 @@ def test_a_peer_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_second_client_waits_its_turn(running: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    with rpc.open_session(running) as session:
+    with rpc.open_board_session(running) as session:
         monkeypatch.setattr(rpc, "GREET_SECONDS", 1.0)
         with pytest.raises(BoardError, match="connect: no answer in 1 s"):
             open_and_leave(running)
         monkeypatch.undo()
-        assert session.facts().architecture == "aarch64"
+        assert session.capabilities().architecture == "aarch64"
     open_and_leave(running)
 
 
@@ -199,18 +201,18 @@ def test_a_session_that_dies_takes_no_other_with_it(
     running: Board, bundle: Bundle, own_state: Path
 ) -> None:
     server = json.loads((own_state / "state.json").read_bytes())["pid"]
-    with rpc.open_session(running) as session:
+    with rpc.open_board_session(running) as session:
         (child,) = set(processes(str(own_state / "files"))) - {server}
         os.kill(child, signal.SIGKILL)
         with pytest.raises(BoardError, match="the connection broke: the model crashed or ran out"):
-            session.facts()
+            session.capabilities()
     assert deploy_bundle(bundle, running, Silent()).parity.passed
 
 
 def test_a_full_disk(running: Board, bundle: Bundle, own_state: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.so"
     file.write_bytes(bytes(100_000))
-    with rpc.open_session(running) as session:
+    with rpc.open_board_session(running) as session:
         (own_state / "files" / "session" / "full.so").symlink_to("/dev/full")
         with pytest.raises(BoardError, match=r"send the model, .*No space left on device"):
             session.push(file, "full.so")
@@ -265,7 +267,7 @@ def test_a_network_cut_in_the_middle_of_an_upload(
     with breaking_network(running.link.port, 2_000_000) as port:
         link = running.link.model_copy(update={"port": port})
         with (
-            rpc.open_session(running.model_copy(update={"link": link})) as session,
+            rpc.open_board_session(running.model_copy(update={"link": link})) as session,
             pytest.raises(
                 BoardError, match="send the model, at 1048576 of 4000000 bytes: the conn"
             ),
@@ -279,11 +281,11 @@ def test_a_network_cut_in_the_middle_of_an_upload(
 def test_a_server_killed_in_a_session(bundle: Bundle, own_state: Path) -> None:
     stop_board(NAME)
     board = start_board(NAME, Silent())
-    with rpc.open_session(board) as session:
+    with rpc.open_board_session(board) as session:
         for pid in processes(str(own_state / "files")):
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(BoardError, match="the connection broke"):
-            session.facts()
+            session.capabilities()
     assert find_board(NAME).link is None, "the state file of a dead server counts for nothing"
     again = start_board(NAME, Silent())
     assert deploy_bundle(bundle, again, Silent()).parity.passed
@@ -347,7 +349,7 @@ def test_a_lock_of_a_process_that_died(stopped: None, own_state: Path) -> None:
 
 
 def open_and_leave(board: Board) -> None:
-    with rpc.open_session(board):
+    with rpc.open_board_session(board):
         pass
 
 

@@ -21,7 +21,7 @@ from support.ssh_board import SshBoard, free_port
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc, ssh
-from edgec.compiler.boards.artifacts import SERVER, qemu_parts, server_parts
+from edgec.compiler.boards.artifacts import SERVER, qemu_artifacts, server_artifacts
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
 from edgec.compiler.boards.server import SCRIPT
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the O
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
     """The far side; `ssh pi` leads there."""
-    command = qemu_parts(load_target("rpi4"), Silent()).emulation.command
+    command = qemu_artifacts(load_target("rpi4"), Silent()).emulation.command
     first, *others = command[: command.index("-cpu")]
     # Where proot shows this machine's files to the emulator.
     emulator = " ".join([first, *(re.sub("(^|:)/", r"\1/host-rootfs/", word) for word in others)])
@@ -329,7 +329,7 @@ def test_a_network_cut_in_an_upload(
     file.write_bytes(os.urandom(4_000_000))
     with (
         breaking_network(far.port, 2_000_000) as port,
-        rpc.open_session(linked(ready, ssh_port=port)) as session,
+        rpc.open_board_session(linked(ready, ssh_port=port)) as session,
         pytest.raises(BoardError, match="send the model, at 1048576 of 4000000 bytes: ssh: "),
     ):
         session.push(file, "large.so")
@@ -341,11 +341,11 @@ def test_a_network_cut_in_an_upload(
 
 
 def test_a_server_killed_in_a_session(far: SshBoard, ready: Board, bundle: Bundle) -> None:
-    with rpc.open_session(ready) as session:
+    with rpc.open_board_session(ready) as session:
         for pid in servers(far):
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(BoardError, match="the connection broke"):
-            session.facts()
+            session.capabilities()
     assert tunnels() == []
     assert start_server(ready)
     assert deploy_bundle(bundle, ready, Silent()).parity.passed
@@ -356,8 +356,8 @@ def test_a_client_killed_in_a_session_leaves_no_ssh(far: SshBoard, ready: Board)
     script = (
         "import sys, time\n"
         "from edgec.compiler.boards.config import Board\n"
-        "from edgec.compiler.boards.rpc import open_session\n"
-        "with open_session(Board.model_validate_json(sys.argv[1])):\n"
+        "from edgec.compiler.boards.rpc import open_board_session\n"
+        "with open_board_session(Board.model_validate_json(sys.argv[1])):\n"
         "    print('there', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -409,7 +409,7 @@ systemctl --user is-active edgec-server || :
 )
 def test_a_service_of_systemd(tmp_path: Path) -> None:
     folder = tmp_path / ".local/share/edgec/server-mine"
-    shutil.copytree(server_parts("x86_64", Silent(), first_step=1, steps=2), folder)
+    shutil.copytree(server_artifacts("x86_64", Silent(), first_step=1, steps=2), folder)
     (folder / SERVER).chmod(0o700)
     port = str(free_port())
     spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -447,5 +447,5 @@ def processes(text: str) -> list[int]:
 
 
 def open_and_leave(board: Board) -> None:
-    with rpc.open_session(board):
+    with rpc.open_board_session(board):
         pass

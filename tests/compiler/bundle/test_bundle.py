@@ -58,9 +58,9 @@ def test_two_compiles_give_the_same_bytes(digits_bundle: Path, tmp_path: Path) -
         "sys.exit(main(['compile', sys.argv[1], '--shape', 'image=1,1,8,8', '-q', "
         "'-o', sys.argv[2]]))"
     )
-    from edgec.models import load_recipe
+    from edgec.models import load_model_recipe
 
-    model = load_recipe("digits").write(tmp_path / "digits.onnx")
+    model = load_model_recipe("digits").write(tmp_path / "digits.onnx")
     other = tmp_path / "other.edgec"
     subprocess.run(
         [sys.executable, "-c", program, str(model), str(other)],

@@ -11,7 +11,7 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.codegen.emit_c import Weights, grain, program_source
-from edgec.compiler.ir.program import Step, Value
+from edgec.compiler.ir.program import KernelCall, Value
 from edgec.compiler.runtime.library import load_model
 
 
@@ -74,12 +74,12 @@ def test_the_same_program_gives_the_same_source(tmp_path: Path) -> None:
 )
 def test_small_steps_are_not_shared(flops: int, tasks: int, expected: int) -> None:
     buffer = Value("temporary", (16,), "float32")
-    assert grain(Step("k", (buffer,), tasks, "", "conv", flops=flops)) == expected
+    assert grain(KernelCall("k", (buffer,), tasks, "", "conv", flops=flops)) == expected
 
 
 def test_moving_bytes_is_work_too() -> None:
     buffer = Value("temporary", (1_000_000,), "float32")
-    assert grain(Step("k", (buffer,), 40, "", "pack")) == 1
+    assert grain(KernelCall("k", (buffer,), 40, "", "pack")) == 1
 
 
 def test_a_returned_input_is_copied(tmp_path: Path) -> None:

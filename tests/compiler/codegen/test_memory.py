@@ -10,7 +10,7 @@ from support.kernel_runs import Built, compile_graph
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
-from edgec.compiler.ir.program import Program, Step, Value
+from edgec.compiler.ir.program import KernelCall, Program, Value
 
 
 def live_ranges(program: Program) -> dict[int, tuple[Value, set[int]]]:
@@ -122,7 +122,7 @@ def programs(draw: st.DrawFn) -> Program:
     for number, value in enumerate(values):
         read = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
         views = [Value("temporary", (1, sizes[i]), "float32", base=values[i]) for i in sorted(read)]
-        steps.append(Step(f"k{number}", (*views, value), 1, "", "generic"))
+        steps.append(KernelCall(f"k{number}", (*views, value), 1, "", "generic"))
     return Program([], [], steps)
 
 

@@ -36,8 +36,8 @@ def test_an_error_is_made_up_for_once() -> None:
     """Not by each of the layers behind it, as if the others did not."""
     model = deep()
     step = Channels(ratio=0.35, multiple=1, allocate="uniform")
-    repaired = step.apply(model.graph, model.work)
-    plain = step.model_copy(update={"repair": False}).apply(model.graph, model.work)
+    repaired = step.apply(model.graph, model.context)
+    plain = step.model_copy(update={"repair": False}).apply(model.graph, model.context)
     share = costs_of(Graph(repaired, {})).macs / costs_of(model.graph).macs
     assert share < 0.65
     assert model.accuracy(repaired).sqnr_db > model.accuracy(plain).sqnr_db + 6

@@ -31,19 +31,19 @@ def test_stages_give_the_values_of_the_whole(tmp_path: Path) -> None:
     by_name = {name: variable for variable, name in graph.names.items()}
     wide, inner, result = (by_name[name] for name in ("wide", "inner", "y"))
     (image,) = graph.parameters
-    assert model.work.samples is not None
-    samples = list(model.work.samples)
+    assert model.context.samples is not None
+    samples = list(model.context.samples)
     wanted = [[image], [wide], [inner, wide], [result]]
     new = random(4, 4, 1, 1, seed=2)
     changed = {inner: with_weight(graph.definitions[inner], new)}
-    staged = StagedModel(graph, model.work.signature, wanted, samples, tmp_path, evaluate_here)
+    staged = StagedModel(graph, model.context.signature, wanted, samples, tmp_path, evaluate_here)
     whole = FloatModel(
         type(graph)(with_weights(graph, {inner: new}), graph.value_names),
-        model.work.signature,
+        model.context.signature,
         [],
         evaluate_here,
     )
-    old = FloatModel(graph, model.work.signature, [wide, inner], evaluate_here)
+    old = FloatModel(graph, model.context.signature, [wide, inner], evaluate_here)
     for stage, variables in enumerate(wanted):
         staged.run(stage, changed)
         for number, sample in enumerate(samples):
@@ -64,10 +64,10 @@ def test_stages_give_the_values_of_the_whole(tmp_path: Path) -> None:
 def test_what_is_not_wanted_is_not_computed(tmp_path: Path) -> None:
     model = small_model(NODES, WEIGHTS, (2, 3, 4, 4))
     by_name = {name: variable for variable, name in model.graph.names.items()}
-    assert model.work.samples is not None
-    samples = list(model.work.samples)
+    assert model.context.samples is not None
+    samples = list(model.context.samples)
     staged = StagedModel(
-        model.graph, model.work.signature, [[by_name["wide"]]], samples, tmp_path, evaluate_here
+        model.graph, model.context.signature, [[by_name["wide"]]], samples, tmp_path, evaluate_here
     )
     staged.run(0, {})
     assert len(list(tmp_path.iterdir())) == len(samples)

@@ -22,7 +22,7 @@ from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.verify_bundle import verify_bundle
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_recipe
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 

@@ -1,4 +1,4 @@
-"""Operators on codes become operators on floats that give the same codes, or stay."""
+"""Operators on quantized values become operators on floats with the same result, or stay."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 MS = "com.microsoft"
-CODES = ("s", "z")
+QUANTIZED = ("s", "z")
 WEIGHTS = {
     "s": np.float32(0.05),
     "z": np.uint8(120),
@@ -31,31 +31,43 @@ WEIGHTS = {
 
 CASES: dict[str, list[Any]] = {
     "QLinearConv": [
-        node("QLinearConv", ["x", *CODES, "w", "ws", "wz", "t", "u", "bias"], ["y"], pads=[1] * 4)
+        node(
+            "QLinearConv", ["x", *QUANTIZED, "w", "ws", "wz", "t", "u", "bias"], ["y"], pads=[1] * 4
+        )
     ],
-    "no bias": [node("QLinearConv", ["x", *CODES, "w", "ws", "wz", "t", "u"], ["y"])],
-    "QLinearMatMul": [node("QLinearMatMul", ["x", *CODES, "m", "ms", "mz", "t", "u"], ["y"])],
+    "no bias": [node("QLinearConv", ["x", *QUANTIZED, "w", "ws", "wz", "t", "u"], ["y"])],
+    "QLinearMatMul": [node("QLinearMatMul", ["x", *QUANTIZED, "m", "ms", "mz", "t", "u"], ["y"])],
     "QGemm": [
         node("Reshape", ["x", "flat"], ["f"]),
-        node("QGemm", ["f", *CODES, "m", "ms", "mz", "mb", "t", "u"], ["y"], alpha=0.5, domain=MS),
+        node(
+            "QGemm", ["f", *QUANTIZED, "m", "ms", "mz", "mb", "t", "u"], ["y"], alpha=0.5, domain=MS
+        ),
     ],
-    "QLinearAdd": [node("QLinearAdd", ["x", *CODES, "x", *CODES, "t", "u"], ["y"], domain=MS)],
-    "QLinearMul": [node("QLinearMul", ["x", *CODES, "x", *CODES, "t", "u"], ["y"], domain=MS)],
+    "QLinearAdd": [
+        node("QLinearAdd", ["x", *QUANTIZED, "x", *QUANTIZED, "t", "u"], ["y"], domain=MS)
+    ],
+    "QLinearMul": [
+        node("QLinearMul", ["x", *QUANTIZED, "x", *QUANTIZED, "t", "u"], ["y"], domain=MS)
+    ],
     "QLinearConcat": [
-        node("QLinearConcat", ["t", "u", "x", *CODES, "x", *CODES], ["y"], axis=1, domain=MS)
+        node(
+            "QLinearConcat", ["t", "u", "x", *QUANTIZED, "x", *QUANTIZED], ["y"], axis=1, domain=MS
+        )
     ],
-    "QLinearSigmoid": [node("QLinearSigmoid", ["x", *CODES, "p", "low"], ["y"], domain=MS)],
+    "QLinearSigmoid": [node("QLinearSigmoid", ["x", *QUANTIZED, "p", "low"], ["y"], domain=MS)],
     "QLinearLeakyRelu": [
-        node("QLinearLeakyRelu", ["x", *CODES, "t", "u"], ["y"], alpha=0.2, domain=MS)
+        node("QLinearLeakyRelu", ["x", *QUANTIZED, "t", "u"], ["y"], alpha=0.2, domain=MS)
     ],
     "QLinearSoftmax": [
-        node("QLinearSoftmax", ["x", *CODES, "p", "low"], ["y"], opset=17, domain=MS)
+        node("QLinearSoftmax", ["x", *QUANTIZED, "p", "low"], ["y"], opset=17, domain=MS)
     ],
     "QLinearGlobalAveragePool": [
-        node("QLinearGlobalAveragePool", ["x", *CODES, "t", "u"], ["y"], domain=MS)
+        node("QLinearGlobalAveragePool", ["x", *QUANTIZED, "t", "u"], ["y"], domain=MS)
     ],
     "QLinearAveragePool": [
-        node("QLinearAveragePool", ["x", *CODES, "t", "u"], ["y"], kernel_shape=[2, 2], domain=MS)
+        node(
+            "QLinearAveragePool", ["x", *QUANTIZED, "t", "u"], ["y"], kernel_shape=[2, 2], domain=MS
+        )
     ],
     "moves": [
         node("MaxPool", ["x"], ["a"], kernel_shape=[2, 2]),
@@ -67,7 +79,7 @@ SCALES = {"QLinearSigmoid": ["p", "low"], "QLinearSoftmax": ["p", "low"], "moves
 
 
 def model_of(case: str, weights: dict[str, Any] | None = None) -> ModelProto:
-    """Floats in, floats out, codes between."""
+    """Floats in, floats out, quantized values between."""
     arrays = {
         **{name: np.asarray(array) for name, array in WEIGHTS.items()},
         "flat": np.array([-1, 9], np.int64),
@@ -99,7 +111,7 @@ def test_the_same_codes(case: str) -> None:
     }
     assert "QGemm" not in kinds(expanded)
     for item in expanded.graph.node:
-        # Nothing but DequantizeLinear reads codes.
+        # Nothing but DequantizeLinear reads quantized values.
         if any(
             "QuantizeLinear" in n.op_type and n.output[0] in item.input for n in model.graph.node
         ):

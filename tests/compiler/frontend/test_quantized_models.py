@@ -22,7 +22,7 @@ quantization = importlib.import_module(f"{onnxruntime.__name__}.quantization")
 HERE = [name for name in ("x86-64-v3", "x86-64-v4-vnni") if not why_not_here(load_target(name))]
 SHAPE = (1, 3, 19, 17)
 
-# What products and windows of codes are computed by.
+# What products and windows of quantized values are computed by.
 ON_CODES = {"integer_conv": 3, "integer_matmul": 1}
 
 
@@ -155,8 +155,8 @@ def test_nothing_saturates(tmp_path: Path) -> None:
             tmp_path / "model.onnx", target, options, output=tmp_path / f"{target}.edgec"
         )
         # 255 * 144 / 144 steps either way, cut to the 127 above and 128 below zero.
-        codes = bundle.run({"x": x})["y"][0, :, 0, 0] / (16 * 9)
-        np.testing.assert_array_equal(codes, np.resize([127, -128], 8))
+        quantized = bundle.run({"x": x})["y"][0, :, 0, 0] / (16 * 9)
+        np.testing.assert_array_equal(quantized, np.resize([127, -128], 8))
 
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
@@ -167,10 +167,10 @@ def test_uint8_weights(tmp_path: Path, form: str) -> None:
 
 
 def test_codes_that_a_run_gives_out_are_exact(tmp_path: Path) -> None:
-    """A quantization whose codes are seen divides, as ONNX says; others multiply."""
-    random_codes = np.random.default_rng(0).integers(-100, 100, 4000)
+    """A quantization whose quantized values are seen divides, as ONNX says; others multiply."""
+    random_quantized = np.random.default_rng(0).integers(-100, 100, 4000)
     arrays = {"s": np.array(0.3, np.float32), "z": np.array(3, np.int8)}
-    x = ((random_codes + 0.5).astype(np.float32) * np.float32(0.3)).reshape(1, -1)
+    x = ((random_quantized + 0.5).astype(np.float32) * np.float32(0.3)).reshape(1, -1)
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         node("DequantizeLinear", ["q", "s", "z"], ["y"]),

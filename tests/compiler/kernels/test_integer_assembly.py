@@ -1,4 +1,4 @@
-"""What LLVM makes of the inner loops on codes: the instructions meant, in registers."""
+"""What LLVM makes of the inner loops on quantized values: the instructions meant, in registers."""
 
 import re
 
@@ -13,7 +13,7 @@ from edgec.compiler.kernels.conv.integer import (
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.emitter import to_object
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.integer import (
@@ -36,8 +36,8 @@ def inner_loops(target: str, decision: ConvDecision | None = None) -> list[list[
     machine = load_target(target)
     x86 = machine.architecture == "x86_64"
     steps = (
-        Step("multiply", "channel"),
-        Step("quantize_uint8" if x86 else "quantize_int8", "quantizer"),
+        EpilogueStep("multiply", "channel"),
+        EpilogueStep("quantize_uint8" if x86 else "quantize_int8", "quantizer"),
     )
     conv = ConvWorkload(1, 64, 56, 56, 64, 56, 56, (3, 3), padding=(1, 1), epilogue=steps)
     workload = IntegerConvWorkload(conv, 3)
@@ -97,7 +97,7 @@ def test_too_many_accumulators_are_noticed() -> None:
 def test_products_by_smmla() -> None:
     """Two rows by two columns at a time, half the instructions of sdot, in registers."""
     machine = load_target("armv8.6-i8mm")
-    steps = (Step("multiply", "channel"), Step("quantize_int8", "quantizer"))
+    steps = (EpilogueStep("multiply", "channel"), EpilogueStep("quantize_int8", "quantizer"))
     workload = IntegerMatmulWorkload(MatmulWorkload(1, 64, 64, 128, True, steps))
     decision = default_integer_matmul_decision(workload, machine)
     kernel = emit_integer_matmul(workload, decision, machine, "kernel")
@@ -112,7 +112,7 @@ def test_products_by_smmla() -> None:
 def products_written(decision: ConvDecision | None) -> int:
     """How many `vpdpbusd` the code of a small convolution holds."""
     machine = load_target("x86-64-v4-vnni")
-    steps = (Step("multiply", "channel"), Step("quantize_uint8", "quantizer"))
+    steps = (EpilogueStep("multiply", "channel"), EpilogueStep("quantize_uint8", "quantizer"))
     conv = ConvWorkload(1, 64, 8, 8, 16, 8, 8, (3, 3), padding=(1, 1), epilogue=steps)
     workload = IntegerConvWorkload(conv)
     decision = decision or default_integer_decision(workload, machine)

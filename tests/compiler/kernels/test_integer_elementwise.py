@@ -1,4 +1,4 @@
-"""Sums and gates on codes: bit-identical to NumPy integers, and near real numbers."""
+"""Sums and gates on quantized values: bit-identical to NumPy integers, and near real numbers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from support.integer_graphs import Array, Code, open_module
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels.integer_elementwise import LEAST_FRACTION, sum_fraction
+from edgec.compiler.kernels.integer_elementwise import LEAST_FRACTION, accumulator_fraction
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 
@@ -23,13 +23,13 @@ class Case:
 
     Attributes:
         shape: [N, C, H, W].
-        codes: of the image, the other operand and the result.
+        quantized: of the image, the other operand and the result.
         gated: whether the other operand is a gate.
         relu: whether one follows.
     """
 
     shape: tuple[int, int, int, int]
-    codes: tuple[Code, Code, Code]
+    quantized: tuple[Code, Code, Code]
     gated: bool = False
     relu: bool = False
 
@@ -55,51 +55,51 @@ class Case:
             with builder.dataflow():
                 # Windows of one pixel: what comes out is blocked.
                 left, right = (
-                    builder.emit(op.nn.max_pool2d(codes.dequantize(builder, parameter)))
-                    for codes, parameter in zip(self.codes, parameters, strict=False)
+                    builder.emit(op.nn.max_pool2d(quantized.dequantize(builder, parameter)))
+                    for quantized, parameter in zip(self.quantized, parameters, strict=False)
                 )
                 value = builder.emit((op.multiply if self.gated else op.add)(left, right))
                 if self.relu:
                     value = builder.emit(op.nn.relu(value))
-                result = builder.emit_output(self.codes[2].quantize(builder, value))
+                result = builder.emit_output(self.quantized[2].quantize(builder, value))
             builder.emit_func_output(result)
         return builder.get()
 
     def exact(self) -> Array:
-        """Codes before they are rounded and clipped, in float64."""
+        """Quantized values before they are rounded and clipped, in float64."""
         left, right = (
             (array.astype(np.float64) - code.zero_point) * float(np.float32(code.scale))
-            for array, code in zip(self.arrays().values(), self.codes, strict=False)
+            for array, code in zip(self.arrays().values(), self.quantized, strict=False)
         )
         value = left * right if self.gated else left + right
         value = np.maximum(value, 0) if self.relu else value
-        return value / float(np.float32(self.codes[2].scale)) + self.codes[2].zero_point
+        return value / float(np.float32(self.quantized[2].scale)) + self.quantized[2].zero_point
 
     def expected(self) -> Array:
         """The arithmetic that `integer_elementwise` states, on int64."""
-        scales = [float(np.float32(code.scale)) for code in self.codes]
+        scales = [float(np.float32(code.scale)) for code in self.quantized]
         left, right = (
             array.astype(np.int64) - code.zero_point
-            for array, code in zip(self.arrays().values(), self.codes, strict=False)
+            for array, code in zip(self.arrays().values(), self.quantized, strict=False)
         )
-        zero = self.codes[2].zero_point
+        zero = self.quantized[2].zero_point
         if self.gated:
             factor = scales[0] / scales[2] * scales[1]
-            largest = max(255 - self.codes[1].zero_point, self.codes[1].zero_point)
-            fraction = sum_fraction([factor * largest])
+            largest = max(255 - self.quantized[1].zero_point, self.quantized[1].zero_point)
+            fraction = accumulator_fraction([factor * largest])
             assert fraction is not None
             by = np.rint(right.astype(np.float32) * np.float32(factor * 2 ** (8 + fraction)))
             total = ((left << 7) * by.astype(np.int64) + 2**14) >> 15
         else:
             factors = [scale / scales[2] for scale in scales[:2]]
-            fraction = sum_fraction(factors)
+            fraction = accumulator_fraction(factors)
             assert fraction is not None
             total = sum(
                 ((value << 7) * round(factor * 2 ** (8 + fraction)) + 2**14) >> 15
                 for value, factor in zip((left, right), factors, strict=True)
             )
-        codes = (total + (zero << fraction) + (1 << (fraction - 1))) >> fraction
-        return np.clip(codes, zero if self.relu else 0, 255).astype(np.uint8)
+        quantized = (total + (zero << fraction) + (1 << (fraction - 1))) >> fraction
+        return np.clip(quantized, zero if self.relu else 0, 255).astype(np.uint8)
 
 
 # No scale is a multiple of another: half a code is rare.
@@ -117,13 +117,13 @@ CASES = {
     "sum of few": replace(SUM, shape=(1, 8, 2, 2)),
     "sum, ends of all ranges": replace(
         SUM,
-        codes=(Code("uint8", 0.02, 255), Code("uint8", 0.02, 0), Code("uint8", 0.01, 255)),
+        quantized=(Code("uint8", 0.02, 255), Code("uint8", 0.02, 0), Code("uint8", 0.01, 255)),
     ),
     "sum of many": replace(SUM, shape=(1, 33, 31, 37)),
     "gate": GATE,
     "gate, relu": replace(GATE, relu=True),
     "gate of both signs": replace(
-        GATE, codes=(GATE.codes[0], Code("uint8", 0.01, 100), GATE.codes[2])
+        GATE, quantized=(GATE.quantized[0], Code("uint8", 0.01, 100), GATE.quantized[2])
     ),
 }
 
@@ -150,16 +150,18 @@ def test_codes_are_those_of_real_numbers(name: str) -> None:
 
 def test_a_scale_that_is_off_shows(tmp_path: Path) -> None:
     """The comparison sees a zero point that is off by one."""
-    code = SUM.codes[1]
-    other = replace(SUM, codes=(SUM.codes[0], replace(code, zero_point=8), SUM.codes[2]))
+    code = SUM.quantized[1]
+    other = replace(
+        SUM, quantized=(SUM.quantized[0], replace(code, zero_point=8), SUM.quantized[2])
+    )
     built = open_module(other.module(), load_target(TARGETS[-1]), tmp_path)
     assert not np.array_equal(built.run(SUM.arrays())["y"], SUM.expected())
 
 
 def test_too_large_a_factor_stays_float(tmp_path: Path) -> None:
     """A code of an operand is worth a hundred of the result."""
-    assert sum_fraction([100.0]) is None
-    case = replace(SUM, codes=(Code("uint8", 4.0, 128), *SUM.codes[1:]))
+    assert accumulator_fraction([100.0]) is None
+    case = replace(SUM, quantized=(Code("uint8", 4.0, 128), *SUM.quantized[1:]))
     built = open_module(case.module(), load_target(TARGETS[-1]), tmp_path)
     assert "elementwise" in built.templates
     values = np.rint(np.clip(case.exact(), 0, 255))

@@ -11,7 +11,7 @@ from support.kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branch
 from support.onnx_graphs import node, random
 from tvm import IRModule, relax
 
-from edgec.compiler.kernels import layout as moves
+from edgec.compiler.kernels import layout
 from edgec.compiler.kernels.layout import PackWorkload, emit_pack
 from edgec.targets import load_target
 
@@ -111,8 +111,8 @@ def test_channel_maps(target: str, tmp_path: Path) -> None:
     check_branches(MAPS, target, tmp_path)
 
 
-def mean_of_codes(shape: list[int]) -> IRModule:
-    """The mean of each plane of codes of scale 0.5 and zero point 3."""
+def mean_of_quantized(shape: list[int]) -> IRModule:
+    """The mean of each plane of quantized values of scale 0.5 and zero point 3."""
     code = Code("uint8", 0.5, 3)
     parameter = relax.Var("x", relax.TensorType(shape, "uint8"))
     builder = relax.BlockBuilder()
@@ -129,9 +129,12 @@ def mean_of_codes(shape: list[int]) -> IRModule:
 def test_means_of_codes_are_exact(
     plane: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All codes 255 and any codes; with more of them in an int16 than it holds, it is wrong."""
+    """All quantized values 255 and any quantized values.
+
+    With more of them in an int16 than it holds, it is wrong.
+    """
     target = load_target("x86-64-v3")
-    built = open_module(mean_of_codes([2, 11, *plane]), target, tmp_path)
+    built = open_module(mean_of_quantized([2, 11, *plane]), target, tmp_path)
     assert "global_pool" in built.templates
     x = np.random.default_rng(1).integers(0, 256, (2, 11, *plane)).astype(np.uint8)
     x[0] = 255
@@ -139,7 +142,7 @@ def test_means_of_codes_are_exact(
     expected = sums.astype(np.float32) * np.float32(1 / np.prod(plane)) * np.float32(0.5)
     np.testing.assert_array_equal(built.run({"x": x})["y"], expected)
     if np.prod(plane) > 1000:
-        monkeypatch.setattr(moves, "_SUMMED", 200)
+        monkeypatch.setattr(layout, "_SUMMED", 200)
         (tmp_path / "forced").mkdir()
-        forced = open_module(mean_of_codes([2, 11, *plane]), target, tmp_path / "forced")
+        forced = open_module(mean_of_quantized([2, 11, *plane]), target, tmp_path / "forced")
         assert not np.array_equal(forced.run({"x": x})["y"], expected)

@@ -8,7 +8,7 @@ import pytest
 from support.kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branches
 from support.onnx_graphs import node, random
 
-from edgec.compiler.kernels.softmax_norm import RowWorkload, emit_rows
+from edgec.compiler.kernels.softmax_norm import SoftmaxNormWorkload, emit_softmax_norm
 from edgec.targets import load_target
 
 
@@ -47,12 +47,14 @@ def test_rows(target: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", X86_TARGETS)
 def test_large_values_do_not_overflow(target: str, tmp_path: Path) -> None:
     workloads = {
-        name: RowWorkload(operation, 2, 21)
+        name: SoftmaxNormWorkload(operation, 2, 21)
         for name, operation in (("k0", "softmax"), ("k1", "log_softmax"))
     }
     machine = load_target(target)
     kernels = LoadedKernels(
-        {name: emit_rows(work, machine, name) for name, work in workloads.items()}, target, tmp_path
+        {name: emit_softmax_norm(work, machine, name) for name, work in workloads.items()},
+        target,
+        tmp_path,
     )
     x = 1000 * random(2, 21)
     wide = x.astype(np.float64)
@@ -66,8 +68,10 @@ def test_large_values_do_not_overflow(target: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", X86_TARGETS)
 @pytest.mark.parametrize("columns", [1, 5, 16, 50])
 def test_root_mean_square(columns: int, target: str, tmp_path: Path) -> None:
-    work = RowWorkload("rms_norm", 3, columns, 1e-3)
-    kernels = LoadedKernels({"k": emit_rows(work, load_target(target), "k")}, target, tmp_path)
+    work = SoftmaxNormWorkload("rms_norm", 3, columns, 1e-3)
+    kernels = LoadedKernels(
+        {"k": emit_softmax_norm(work, load_target(target), "k")}, target, tmp_path
+    )
     x, gamma = random(3, columns), random(columns, seed=1)
     wide = x.astype(np.float64)
     root = np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-3)

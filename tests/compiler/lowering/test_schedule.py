@@ -13,5 +13,5 @@ def test_subnormal_weights_become_zero_and_nothing_else_does() -> None:
     np.testing.assert_array_equal(without_subnormals(array), expected)
     normal = array[:6]
     assert without_subnormals(normal) is normal
-    codes = np.array([1, -1], np.int8)
-    assert without_subnormals(codes) is codes
+    quantized = np.array([1, -1], np.int8)
+    assert without_subnormals(quantized) is quantized

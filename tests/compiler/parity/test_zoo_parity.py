@@ -14,10 +14,10 @@ from onnx import numpy_helper
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.parity.verify_bundle import verify_bundle
-from edgec.models import Recipe, load_recipe, recipes
+from edgec.models import ModelRecipe, load_model_recipe, recipes
 
 
-def compile_recipe(recipe: Recipe, folder: Path, target: str = "native") -> Bundle:
+def compile_recipe(recipe: ModelRecipe, folder: Path, target: str = "native") -> Bundle:
     model = recipe.write(folder / f"{recipe.name}.onnx")
     options = CompileOptions(
         shapes=dict(recipe.shapes),
@@ -59,7 +59,7 @@ def randomize_weights(path: Path, seed: int = 0) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
 def test_recipe(name: str, tmp_path: Path) -> None:
-    bundle = compile_recipe(load_recipe(name), tmp_path)
+    bundle = compile_recipe(load_model_recipe(name), tmp_path)
     assert bundle.manifest.parity.checked_on == "target"
     assert verify_bundle(bundle).passed
 
@@ -70,7 +70,7 @@ def test_recipe(name: str, tmp_path: Path) -> None:
     ["light_squeezenet", "light_shufflenet", "light_inception_v2", "light_resnet50"],
 )
 def test_light_models_with_random_weights(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name)
+    recipe = load_model_recipe(name)
     path = recipe.write(tmp_path / "model.onnx")
     randomize_weights(path)
     bundle = compile_model(path, output=tmp_path / "model.edgec")

@@ -1,4 +1,4 @@
-"""ExpandWeights: stored weights become float constants, activations stay in codes."""
+"""ExpandWeights: packed weights become float constants, activations stay in quantized values."""
 
 import numpy as np
 import pytest
@@ -16,15 +16,15 @@ SCALES = np.linspace(0.01, 0.03, 6).astype(np.float32)
 
 
 def stored_module() -> IRModule:
-    """A product of quantized x with a stored weight."""
+    """A product of quantized x with a packed weight."""
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((2, 4), "float32"))
     scale, zero = constant(np.float32(0.05)), constant(np.int8(0))
     zeros = constant(np.zeros(6, np.int8))
     with builder.function("main", [x]):
         with builder.dataflow():
-            codes = builder.emit(op.quantize(x, scale, zero, axis=0, out_dtype="int8"))
-            data = builder.emit(op.dequantize(codes, scale, zero, axis=0, out_dtype="float32"))
+            quantized = builder.emit(op.quantize(x, scale, zero, axis=0, out_dtype="int8"))
+            data = builder.emit(op.dequantize(quantized, scale, zero, axis=0, out_dtype="float32"))
             weight = builder.emit(
                 op.dequantize(
                     constant(STORED), constant(SCALES), zeros, axis=1, out_dtype="float32"

@@ -1,4 +1,4 @@
-"""QuantizeBeforeConcat: the same codes, and where it stays away."""
+"""QuantizeBeforeConcat: the same quantized values, and where it stays away."""
 
 from collections import Counter
 from typing import Any
@@ -27,13 +27,13 @@ def module_of(scales: list[float], *, seen: bool = False) -> IRModule:
             fields = []
             for scale in scales:
                 inner = parameters(scale, 100)
-                codes = builder.emit(op.quantize(x, *inner, axis=0, out_dtype="uint8"))
+                quantized = builder.emit(op.quantize(x, *inner, axis=0, out_dtype="uint8"))
                 fields.append(
-                    builder.emit(op.dequantize(codes, *inner, axis=0, out_dtype="float32"))
+                    builder.emit(op.dequantize(quantized, *inner, axis=0, out_dtype="float32"))
                 )
             joined = builder.emit(op.concat(fields, axis=1))
-            codes = builder.emit(op.quantize(joined, *outer, axis=0, out_dtype="uint8"))
-            floats = builder.emit(op.dequantize(codes, *outer, axis=0, out_dtype="float32"))
+            quantized = builder.emit(op.quantize(joined, *outer, axis=0, out_dtype="uint8"))
+            floats = builder.emit(op.dequantize(quantized, *outer, axis=0, out_dtype="float32"))
             if seen:
                 floats = builder.emit(op.add(floats, joined))
             result = builder.emit_output(floats)

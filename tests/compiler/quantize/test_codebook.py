@@ -13,18 +13,21 @@ ROWS *= np.linspace(0.1, 9, 24, dtype=np.float32)[:, None]
 
 @pytest.mark.parametrize(("entries", "share"), [(16, 0.54), (256, 1.04)])
 def test_bytes_are_indices_and_one_table(entries: int, share: float) -> None:
-    stored = fit_codebook(ROWS, entries)
-    assert stored.size - stored.table.nbytes - stored.scales.nbytes <= share * ROWS.size
-    assert stored.indices.shape == ROWS.shape
-    assert len(np.unique(stored.indices)) > 0.9 * entries
+    packed_weight = fit_codebook(ROWS, entries)
+    assert (
+        packed_weight.size - packed_weight.table.nbytes - packed_weight.scales.nbytes
+        <= share * ROWS.size
+    )
+    assert packed_weight.indices.shape == ROWS.shape
+    assert len(np.unique(packed_weight.indices)) > 0.9 * entries
 
 
 def test_entries_are_better_than_even_ones() -> None:
-    """Uniform codes with the same number of values are the control."""
-    stored = fit_codebook(ROWS, 16)
+    """Uniform quantized values with the same number of values are the control."""
+    packed_weight = fit_codebook(ROWS, 16)
     scales = np.abs(ROWS).max(axis=1, keepdims=True)
     even = np.rint(ROWS / scales * 7) / 7 * scales
-    assert sqnr_db(ROWS, stored.values) > sqnr_db(ROWS, even) + 1
+    assert sqnr_db(ROWS, packed_weight.values) > sqnr_db(ROWS, even) + 1
 
 
 def test_values_that_are_few_are_exact() -> None:
@@ -37,7 +40,9 @@ def test_what_is_important_is_nearer() -> None:
     importance = np.where(np.arange(99) < 30, 100.0, 0.01)[None]
     rows = np.where(np.arange(99) < 30, 0.1 * ROWS, ROWS)
     plain, weighted = fit_codebook(rows, 16), fit_codebook(rows, 16, importance)
-    error = [np.square(stored.values - rows)[:, :30].mean() for stored in (plain, weighted)]
+    error = [
+        np.square(packed_weight.values - rows)[:, :30].mean() for packed_weight in (plain, weighted)
+    ]
     assert error[1] < 0.2 * error[0]
 
 
@@ -47,6 +52,6 @@ def test_zeros_stay_zero() -> None:
 
 
 def test_other_indices_are_stored_in_the_same_form() -> None:
-    stored = fit_codebook(ROWS, 16)
-    other = (stored.indices + 1) % 16
-    assert np.array_equal(stored.with_indices(other).indices, other)
+    packed_weight = fit_codebook(ROWS, 16)
+    other = (packed_weight.indices + 1) % 16
+    assert np.array_equal(packed_weight.with_indices(other).indices, other)

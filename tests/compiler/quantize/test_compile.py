@@ -12,7 +12,7 @@ from support.onnx_graphs import make_model, node
 
 from edgec.compiler import Bundle, verify_bundle
 from edgec.compiler.cli.main import main
-from edgec.compiler.quantize.report import _PLOT_HEIGHT
+from edgec.compiler.quantize.quantization_report import _PLOT_HEIGHT
 
 SHAPE = ("--shape", "image=1,1,8,8")
 
@@ -72,7 +72,7 @@ def test_the_report_shows_every_operator(made: tuple[Bundle, Path]) -> None:
     page = (made[1] / "report.html").read_text()
     for name in ("relu0", "relu1", "relu2", "pooled", "logits"):
         assert f"<td>{name}<td>" in page
-    # A histogram of each value that is codes, with bars.
+    # A histogram of each value that is quantized values, with bars.
     assert page.count(f"height={_PLOT_HEIGHT}>") == 6
     assert page.count("<rect") > 200
 

@@ -15,8 +15,8 @@ from edgec.compiler.ir.relax_helpers import shape_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions
+from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
-from edgec.compiler.quantize.recipe import RECIPES, Recipe
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Digits:
 
     def quantized(
         self,
-        recipe: Recipe,
+        recipe: QuantizationRecipe,
         target: str = "native",
         metric: Metric = same_top1,
         **more: object,
@@ -88,7 +88,7 @@ def test_stored_weights_give_what_expanded_ones_give(model: Digits) -> None:
             for m in (module, ExpandWeights()(module))
         ]
         difference = np.abs(results[0] - results[1]).max(axis=1)
-        # A value between two codes may go to either, seldom.
+        # A value between two quantized values may go to either, seldom.
         assert np.mean(difference > 1e-4) < 0.1
         assert difference.max() < 0.02
 

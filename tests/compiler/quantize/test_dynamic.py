@@ -1,4 +1,4 @@
-"""Activations whose scales each run computes, in products of codes."""
+"""Activations whose scales each run computes, in products of quantized values."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.numerics.affine import quantize_channels
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 
@@ -30,14 +30,14 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def expected(x: np.ndarray, target: str) -> np.ndarray:
-    """Codes of both sides, in NumPy."""
+    """Quantized values of both sides, in NumPy."""
     low, high = min(x.min(), 0), max(x.max(), 0)
     scale = (high - low) / 255 or 1
     zero = np.rint(-low / scale)
-    codes = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    quantized = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
     # Sums of what meets in an int16 are bounded where there is no VNNI.
     weight = quantize_channels(WEIGHT, 1, 127, None if "vnni" in target else 0)
-    return scale * codes @ (weight.codes * weight.scales.astype(np.float64)) + BIAS
+    return scale * quantized @ (weight.quantized * weight.scales.astype(np.float64)) + BIAS
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1, 0), (30, 0), (1, 5), (1, -9), (0, 0)])
@@ -46,7 +46,7 @@ def test_equals_numpy(bundle: Bundle, factor: float, shift: float) -> None:
     x = (random(21, 64, seed=7) * np.float32(factor) + np.float32(shift)).astype(np.float32)
     found = bundle.run({"x": x})["y"]
     wanted = expected(x.astype(np.float64), bundle.manifest.target.name)
-    # A value between two codes may go to either: that moves a few results by a step.
+    # A value between two quantized values may go to either: that moves a few results by a step.
     off = np.abs(found - wanted) / max(1e-6, np.abs(wanted).max())
     assert np.median(off) < 1e-5
     assert off.max() < 0.01

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: the same function, better codes."""
+"""Cross-layer equalization: the same function, better quantized values."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import quantize_numbers
 from edgec.compiler.quantize.equalize import equalize
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
-from edgec.compiler.quantize.plan import make_plan
-from edgec.compiler.quantize.recipe import RECIPES, resolve
+from edgec.compiler.quantize.plan import plan_quantization
+from edgec.compiler.quantize.quantization_recipe import RECIPES, resolve
 from edgec.targets import load_target
 
 X = random(1, 6, 10, 10, seed=3)
@@ -56,7 +56,7 @@ def run(module: IRModule, graph: Graph) -> np.ndarray:
 
 def int8_db(graph: Graph) -> float:
     """Signal-to-noise ratio of the output under int8 [dB]."""
-    plan = make_plan(graph, RECIPES["int8"])
+    plan = plan_quantization(graph, RECIPES["int8"])
     values = FloatModel(graph, signature(graph), plan.tensors, evaluate_here).values({"x": X})
     names = [graph.names[variable] for variable in plan.tensors]
     ranges = {name: (float(values[name].min()), float(values[name].max())) for name in names}

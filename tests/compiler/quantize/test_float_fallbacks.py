@@ -11,7 +11,7 @@ from support.onnx_graphs import make_model, node, random
 from edgec.compiler.backend import pack_dense
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.program import Program, Step
+from edgec.compiler.ir.program import KernelCall, Program
 from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes, matmul
@@ -20,8 +20,8 @@ from edgec.compiler.quantize import plan as planning
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
-from edgec.compiler.quantize.plan import make_plan
-from edgec.compiler.quantize.recipe import RECIPES, resolve
+from edgec.compiler.quantize.plan import plan_quantization
+from edgec.compiler.quantize.quantization_recipe import RECIPES, resolve
 from edgec.targets import load_target, target_names
 
 WEIGHTS = {
@@ -78,7 +78,7 @@ class Compiled:
         silent = [f.name for f in self.fallbacks if not f.why or "without a reason" in f.why]
         assert not silent, f"no reason is given for {silent}"
 
-    def steps_of(self, names: Sequence[str]) -> list[Step]:
+    def steps_of(self, names: Sequence[str]) -> list[KernelCall]:
         """Return the steps that compute values of these names."""
         own = [step for step in self.program.steps if step.label in names]
         return [step for step in own if step.template != "pack" and not _dequantizes(step)]
@@ -88,7 +88,7 @@ class Compiled:
         return all(step.arguments[0].dtype == "float32" for step in self.steps_of(names))
 
 
-def _dequantizes(step: Step) -> bool:
+def _dequantizes(step: KernelCall) -> bool:
     """Tell whether a step does nothing else."""
     alone = step.template == "elementwise" and step.workload.count('"op"') == 1
     return alone and '"multiply"' in step.workload and step.arguments[0].dtype != "float32"
@@ -102,7 +102,7 @@ def compiled(
     model = canonical_model(make_model(nodes, {"x": list(shape)}, ["y"], weights))
     graph = Graph(model.module, model.value_names)
     machine = load_target(target)
-    plan = make_plan(graph, RECIPES[recipe])
+    plan = plan_quantization(graph, RECIPES[recipe])
     ranges = {graph.names[v]: (-1.0 - i, 2.0 + i) for i, v in enumerate(plan.tensors)}
     quantization = quantize_numbers(plan, resolve(RECIPES[recipe], machine), ranges)
     module = InsertQuantization(quantization)(graph.module)

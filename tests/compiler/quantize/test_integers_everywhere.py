@@ -12,7 +12,7 @@ from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards.artifacts import emulation
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import Recipe
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
@@ -25,7 +25,7 @@ HERE = [
 
 
 def network() -> onnx.ModelProto:
-    """Every operator that is computed on codes, with zero points that are not 0."""
+    """Every operator that is computed on quantized values, with zero points that are not 0."""
     weights = {
         "w0": random(18, 3, 3, 3, seed=1),
         "b0": random(18, seed=2),
@@ -77,8 +77,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def compiled(source: tuple[Path, Path], target: str, folder: Path) -> Bundle:
-    # Weights of 7 bits everywhere, so that all targets have the same codes.
-    quantize = QuantizeOptions(recipe=Recipe(weight_bits=7))
+    # Weights of 7 bits everywhere, so that all targets have the same quantized values.
+    quantize = QuantizeOptions(recipe=QuantizationRecipe(weight_bits=7))
     options = CompileOptions(
         quantize=quantize, samples=SampleOptions(source=str(source[1])), runner=True
     )

@@ -13,15 +13,15 @@ from edgec.compiler.calibration.ranges import calibrate, count_values
 from edgec.compiler.calibration.samples import Sample, Samples
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.quantize.plan import Plan, make_plan
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.plan import QuantizationPlan, plan_quantization
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 
 SHAPE = (1, 8, 128, 128)
 BATCH_BYTES = 4 * 8 * 128 * 128
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[Plan, FloatModel]:
+def network() -> tuple[QuantizationPlan, FloatModel]:
     nodes = [
         node("Conv", ["x", "w"], ["a"], pads=[1] * 4),
         node("Relu", ["a"], ["r"]),
@@ -29,7 +29,7 @@ def network() -> tuple[Plan, FloatModel]:
     ]
     graph = make_model(nodes, {"x": SHAPE}, ["y"], {"w": random(8, 8, 3, 3, seed=1)})
     canonical = canonical_model(graph)
-    plan = make_plan(Graph(canonical.module, canonical.value_names), RECIPES["int8"])
+    plan = plan_quantization(Graph(canonical.module, canonical.value_names), RECIPES["int8"])
     return plan, FloatModel(plan.graph, canonical.signature, plan.tensors, evaluate_here)
 
 
@@ -41,7 +41,9 @@ def samples(count: int) -> Samples:
     return Samples("made up", count, read)
 
 
-def peak_bytes(network: tuple[Plan, FloatModel], count: int, kept: list[Sample] | None) -> int:
+def peak_bytes(
+    network: tuple[QuantizationPlan, FloatModel], count: int, kept: list[Sample] | None
+) -> int:
     """Of everything that looks at samples; `kept` holds on to them."""
     plan, model = network
     names = [plan.graph.names[variable] for variable in plan.tensors]
@@ -59,7 +61,9 @@ def peak_bytes(network: tuple[Plan, FloatModel], count: int, kept: list[Sample] 
         tracemalloc.stop()
 
 
-def test_memory_does_not_grow_with_the_samples(network: tuple[Plan, FloatModel]) -> None:
+def test_memory_does_not_grow_with_the_samples(
+    network: tuple[QuantizationPlan, FloatModel],
+) -> None:
     few, many = (peak_bytes(network, count, None) for count in (3, 18))
     assert many < few + BATCH_BYTES
     # Whole batches kept are seen.

@@ -13,8 +13,13 @@ from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
-from edgec.compiler.quantize.plan import Plan, make_plan
-from edgec.compiler.quantize.recipe import RECIPES, Override, Recipe, resolve
+from edgec.compiler.quantize.plan import QuantizationPlan, plan_quantization
+from edgec.compiler.quantize.quantization_recipe import (
+    RECIPES,
+    Override,
+    QuantizationRecipe,
+    resolve,
+)
 from edgec.targets import load_target
 
 IMAGE = (1, 8, 6, 6)
@@ -26,17 +31,19 @@ def conv(x: str, y: str, weight: str = "w", *bias: str) -> Any:
     return node("Conv", [x, weight, *bias], [y], pads=pads)
 
 
-def planned(nodes: list[Any], outputs: list[str], recipe: Recipe = RECIPES["int8"]) -> Plan:
+def planned(
+    nodes: list[Any], outputs: list[str], recipe: QuantizationRecipe = RECIPES["int8"]
+) -> QuantizationPlan:
     module = to_relax(make_model(nodes, {"x": IMAGE}, outputs, WEIGHT))
-    return make_plan(Graph(apply_passes(module, CANONICALIZE), {}), recipe)
+    return plan_quantization(Graph(apply_passes(module, CANONICALIZE), {}), recipe)
 
 
-def numbers(plan: Plan, recipe: Recipe = RECIPES["int8"]) -> Quantization:
+def numbers(plan: QuantizationPlan, recipe: QuantizationRecipe = RECIPES["int8"]) -> Quantization:
     ranges = {plan.graph.names[v]: (-1.0 - i, 2.0 + i) for i, v in enumerate(plan.tensors)}
     return quantize_numbers(plan, resolve(recipe, load_target("x86-64-v3")), ranges)
 
 
-def kept(plan: Plan) -> list[tuple[str, str]]:
+def kept(plan: QuantizationPlan) -> list[tuple[str, str]]:
     return [(o.kind, o.keep) for o in plan.operators]
 
 
@@ -87,7 +94,7 @@ def test_moves_share_one_scale_and_one_zero_point() -> None:
 
 
 def test_overrides_keep_operators_float() -> None:
-    recipe = Recipe.model_validate(
+    recipe = QuantizationRecipe.model_validate(
         {"override": [{"match": "a", "keep": "float"}, {"match": "z", "keep": "weight-only"}]}
     )
     plan = planned([conv("x", "a"), conv("a", "c", "v"), conv("c", "z")], ["z"], recipe)
@@ -102,18 +109,18 @@ def test_a_bias_is_int32_in_units_of_the_products() -> None:
     (block,) = module["main"].body.blocks
     calls = [b.value for b in block.bindings if op_name(b.value) == "relax.dequantize"]
     (bias,) = [c for c in calls if value_of(c.args[0]) is not None and "32" in str(c.args[0].ty)]
-    codes, scales = value_of(bias.args[0]), value_of(bias.args[1])
-    assert codes is not None
+    quantized, scales = value_of(bias.args[0]), value_of(bias.args[1])
+    assert quantized is not None
     assert scales is not None
-    assert codes.dtype == np.int32
+    assert quantized.dtype == np.int32
     (scale,) = quantization.scales.values()
-    stored = quantization.weights["a"]
-    assert np.allclose(scales, stored.scales * scale.scale)  # type: ignore[union-attr]
-    assert np.all(np.abs(codes.ravel() * scales - WEIGHT["b"]) <= scales / 2 * 1.001)
+    packed_weight = quantization.weights["a"]
+    assert np.allclose(scales, packed_weight.scales * scale.scale)  # type: ignore[union-attr]
+    assert np.all(np.abs(quantized.ravel() * scales - WEIGHT["b"]) <= scales / 2 * 1.001)
 
 
 def test_seven_bit_activations_are_cut_before_they_are_rounded() -> None:
-    recipe = Recipe(activation_bits=7)
+    recipe = QuantizationRecipe(activation_bits=7)
     plan = planned([conv("x", "a")], ["a"], recipe)
     module = InsertQuantization(numbers(plan, recipe))(plan.graph.module)
     counts: Counter[str] = operators(module)
@@ -136,7 +143,9 @@ def test_zero_points_are_constants() -> None:
     assert scalar_of(call.args[2]) == 85
 
 
-def fallbacks(plan: Plan, recipe: Recipe = RECIPES["int8"]) -> tuple[FloatFallback, ...]:
+def fallbacks(
+    plan: QuantizationPlan, recipe: QuantizationRecipe = RECIPES["int8"]
+) -> tuple[FloatFallback, ...]:
     """What the plan alone leaves on floats."""
     return float_fallbacks(numbers(plan, recipe), lambda _names: None)
 
@@ -152,10 +161,12 @@ def test_float_fallbacks_of_the_plan_are_named_with_their_reason() -> None:
     assert (softmax.operator, add.operator) == ("nn.softmax", "add")
     assert softmax.why == "it has no integer kernel"
     assert "no operator with an integer kernel reads" in add.why
-    plan = planned(nodes, ["y"], Recipe(extent="full"))
-    assert [f.operator for f in fallbacks(plan, Recipe(extent="full"))] == ["nn.softmax"]
+    plan = planned(nodes, ["y"], QuantizationRecipe(extent="full"))
+    assert [f.operator for f in fallbacks(plan, QuantizationRecipe(extent="full"))] == [
+        "nn.softmax"
+    ]
     first = plan.operators[0].names[0]
-    kept_float = Recipe(override=(Override(match=first, keep="float"),))
+    kept_float = QuantizationRecipe(override=(Override(match=first, keep="float"),))
     reasons = fallbacks(planned(nodes, ["y"], kept_float), kept_float)
     assert (reasons[0].operator, "override" in reasons[0].why) == ("conv", True)
     assert fallbacks(planned(nodes, ["y"], RECIPES["log2"]), RECIPES["log2"]) == ()

@@ -1,4 +1,4 @@
-"""The side of each operator that gives up bits for the int16 sums of AVX2."""
+"""The saturation mode of each operator, for the int16 accumulators of AVX2."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.numerics.affine import quantize_channels
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import Recipe, resolve
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, resolve
 from edgec.compiler.quantize.saturation import GAIN_DB, NEEDS_DB, _choice
 from edgec.targets import load_target
 
@@ -50,7 +50,7 @@ def operators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("sides")
     onnx.save(network(), folder / "network.onnx")
     np.save(folder / "samples.npy", np.random.default_rng(9).random((4, 16, 12, 12), np.float32))
-    quantize = QuantizeOptions(recipe=Recipe(), report=folder / "report.json")
+    quantize = QuantizeOptions(recipe=QuantizationRecipe(), report=folder / "report.json")
     samples = SampleOptions(source=str(folder / "samples.npy"))
     options = CompileOptions(quantize=quantize, samples=samples)
     # Against the reference, which knows nothing of int16: what saturates would be noticed.
@@ -83,7 +83,7 @@ def test_both_keep_8_bits_where_either_costs_too_much() -> None:
         return _choice(
             {"weights": 10 ** (-weights / 10), "activations": full},
             {"weights": full, "activations": 10 ** (-narrow / 10)},
-        ).side
+        ).mode
 
     assert choice(NEEDS_DB - 1, NEEDS_DB - 2) == "none"
     assert choice(NEEDS_DB + 2, NEEDS_DB - 2) == "weights"
@@ -95,15 +95,15 @@ def test_both_keep_8_bits_where_either_costs_too_much() -> None:
 @pytest.mark.parametrize(
     ("recipe", "target", "chooses"),
     [
-        (Recipe(), "x86-64-v3", True),
-        (Recipe(), "x86-64-v4-vnni", False),
-        (Recipe(), "rpi5", False),
-        (Recipe(weight_bits=7), "x86-64-v3", False),
-        (Recipe(activation_bits=7), "x86-64-v3", False),
-        (Recipe(activations="dynamic"), "x86-64-v3", False),
+        (QuantizationRecipe(), "x86-64-v3", True),
+        (QuantizationRecipe(), "x86-64-v4-vnni", False),
+        (QuantizationRecipe(), "rpi5", False),
+        (QuantizationRecipe(weight_bits=7), "x86-64-v3", False),
+        (QuantizationRecipe(activation_bits=7), "x86-64-v3", False),
+        (QuantizationRecipe(activations="dynamic"), "x86-64-v3", False),
     ],
 )
-def test_who_chooses(recipe: Recipe, target: str, chooses: bool) -> None:
+def test_who_chooses(recipe: QuantizationRecipe, target: str, chooses: bool) -> None:
     assert resolve(recipe, load_target(target)).chooses == chooses
 
 

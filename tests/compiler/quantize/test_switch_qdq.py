@@ -11,8 +11,8 @@ from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
 from edgec.compiler.quantize.insert_qdq import InsertQuantization
-from edgec.compiler.quantize.plan import make_plan
-from edgec.compiler.quantize.recipe import RECIPES, resolve
+from edgec.compiler.quantize.plan import plan_quantization
+from edgec.compiler.quantize.quantization_recipe import RECIPES, resolve
 from edgec.compiler.quantize.switch_qdq import SWITCHES, SwitchQuantization
 from edgec.targets import load_target
 
@@ -32,7 +32,7 @@ def quantization() -> Quantization:
         node("Conv", ["r", "v"], ["y"]),
     ]
     module = to_relax(make_model(nodes, {"x": X.shape}, ["y"], weights))
-    plan = make_plan(Graph(apply_passes(module, CANONICALIZE), {}), RECIPES["int8"])
+    plan = plan_quantization(Graph(apply_passes(module, CANONICALIZE), {}), RECIPES["int8"])
     ranges = {plan.graph.names[variable]: (-4.0, 4.0) for variable in plan.tensors}
     return quantize_numbers(plan, resolve(RECIPES["int8"], load_target("x86-64-v3")), ranges)
 
@@ -57,7 +57,8 @@ def test_all_on_is_the_quantized_model(quantization: Quantization) -> None:
     module = InsertQuantization(quantization)(quantization.plan.graph.module)
     expected = run_reference(module, SIGNATURE, {"x": X})["y"]
     found = switched(quantization, [1, 1])
-    # A value that lies between two codes may go either way; what quantizing costs is far more.
+    # A value that lies between two quantized values may go either way; what quantizing costs is far
+    # more.
     lost = np.abs(expected - floats).mean()
     assert np.abs(found - expected).mean() < 0.05 * lost
 

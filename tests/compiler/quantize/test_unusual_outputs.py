@@ -8,11 +8,11 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.calibration.samples import SampleOptions, samples_from_tensors
+from edgec.compiler.compress.compression_recipe import load_compression
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import load_compression
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import load_recipe
+from edgec.compiler.quantize.quantization_recipe import load_recipe
 
 ANCHORS = random(6, 4, seed=9)
 

@@ -19,14 +19,14 @@ from edgec.compiler.cli.tune import parse_time, print_tuned
 from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels import templates
 from edgec.compiler.lowering.tuning_records import Database, best_records
-from edgec.compiler.tune.devices import Host, MeasureFailed, Measurement, Rest
+from edgec.compiler.tune.devices import Backoff, Host, MeasureFailed, Measurement
 from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.measure import statistics_of
 from edgec.compiler.tune.options import TuneOptions
 from edgec.compiler.tune.report_data import TuneReport
 from edgec.compiler.tune.rounds import KernelBuilder, Round
 from edgec.compiler.tune.session import Tuner
-from edgec.compiler.tune.tasks import Plan, make_plan
+from edgec.compiler.tune.tasks import TuningPlan, plan_tuning
 from edgec.targets import load_target
 
 SHAPE = ["--shape", "image=1,1,8,8"]
@@ -52,12 +52,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(digits: Path) -> Plan:
-    return make_plan(digits, TARGET, CompileOptions(shapes={"image": (1, 1, 8, 8)}))
+def plan(digits: Path) -> TuningPlan:
+    return plan_tuning(digits, TARGET, CompileOptions(shapes={"image": (1, 1, 8, 8)}))
 
 
 def tuned(
-    plan: Plan, folder: Path, events: Events, device: Any = None, **options: Any
+    plan: TuningPlan, folder: Path, events: Events, device: Any = None, **options: Any
 ) -> TuneReport:
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -68,12 +68,12 @@ def tuned(
 
 
 @pytest.fixture(scope="module")
-def first(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def first(plan: TuningPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("tune")
     return folder, tuned(plan, folder, Events(), trials=24)
 
 
-def test_every_trial_is_written_down(first: tuple[Path, TuneReport], plan: Plan) -> None:
+def test_every_trial_is_written_down(first: tuple[Path, TuneReport], plan: TuningPlan) -> None:
     folder, report = first
     database = Database.read(folder / "db.jsonl")
     trials = [r for r in database.records if not r.confirmed]
@@ -86,7 +86,7 @@ def test_every_trial_is_written_down(first: tuple[Path, TuneReport], plan: Plan)
     assert report.history[-1][1] == 24
 
 
-def test_a_finished_run_is_not_repeated(first: tuple[Path, TuneReport], plan: Plan) -> None:
+def test_a_finished_run_is_not_repeated(first: tuple[Path, TuneReport], plan: TuningPlan) -> None:
     folder, _ = first
     before = len(Database.read(folder / "db.jsonl").records)
     report = tuned(plan, folder, Events(), trials=24)
@@ -110,7 +110,7 @@ def test_compile_uses_the_records_and_says_so(
     del report
 
 
-def test_records_decide_the_code(digits: Path, tmp_path: Path, plan: Plan) -> None:
+def test_records_decide_the_code(digits: Path, tmp_path: Path, plan: TuningPlan) -> None:
     """A record of a decision that is not the default gives another library."""
     from edgec.compiler.lowering.tuning_records import append, make_record
 
@@ -137,7 +137,7 @@ def test_records_of_another_target_are_refused(
 
 
 def test_a_wrong_kernel_is_rejected(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: TuningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every decision but the defaults gets other weights: none of them may be chosen."""
     defaults = {task.default for task in plan.tasks}
@@ -186,7 +186,7 @@ class Breaking(Host):
 
 
 def test_one_crashing_kernel_does_not_spoil_the_others(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: TuningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgec.compiler.tune.devices.REST_SECONDS", (0.01,))
     task = plan.tasks[0]
@@ -215,7 +215,7 @@ class Noisy(Host):
     the ones that confirm. Later ones are as at the end of the list.
     """
 
-    def __init__(self, kernels: KernelBuilder, plan: Plan, whims: list[float]) -> None:
+    def __init__(self, kernels: KernelBuilder, plan: TuningPlan, whims: list[float]) -> None:
         super().__init__(1, kernels)
         self.plan, self.whims, self.comparisons, self.steps = plan, whims, 0, 0
 
@@ -250,7 +250,7 @@ class Noisy(Host):
     ],
 )
 def test_a_loss_is_neither_recorded_nor_recommended(
-    plan: Plan,
+    plan: TuningPlan,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     whims: list[float],
@@ -398,10 +398,10 @@ def test_disturbed_runs_do_not_count() -> None:
 
 
 def test_a_device_rests_longer_each_time() -> None:
-    rest = Rest()
-    pauses = [rest.failed() for _ in range(9)]
+    backoff = Backoff()
+    pauses = [backoff.failed() for _ in range(9)]
     assert pauses == sorted(pauses)
     assert pauses[-1] == pauses[-2]
-    assert rest.seconds > 0
-    assert rest.succeeded()
-    assert rest.failures == 0
+    assert backoff.seconds > 0
+    assert backoff.succeeded()
+    assert backoff.failures == 0

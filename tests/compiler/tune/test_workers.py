@@ -14,7 +14,7 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.tune import workers as workers_module
 from edgec.compiler.tune.compile_kernel import BuiltKernel
 from edgec.compiler.tune.rounds import KernelBuilder
-from edgec.compiler.tune.tasks import make_plan
+from edgec.compiler.tune.tasks import plan_tuning
 from edgec.compiler.tune.workers import CRASHED, Failure, Workers
 from edgec.targets import load_target
 
@@ -24,7 +24,7 @@ CORES = sorted(os.sched_getaffinity(0))
 
 @pytest.fixture(scope="module")
 def items(digits: Path) -> list[tuple[Key, str]]:
-    plan = make_plan(digits, TARGET, CompileOptions(shapes={"image": (1, 1, 8, 8)}))
+    plan = plan_tuning(digits, TARGET, CompileOptions(shapes={"image": (1, 1, 8, 8)}))
     return [
         (task.key, decision) for task in plan.tasks[:2] for decision in list(task.estimates)[:2]
     ]

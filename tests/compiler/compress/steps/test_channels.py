@@ -15,12 +15,12 @@ from tvm import IRModule, relax
 
 from edgec.compiler.backend import evaluate_here
 from edgec.compiler.compress.channel_groups.dependencies import Dependencies, Group
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
+from edgec.compiler.compress.compression_report import report_fields, write_compression_report
 from edgec.compiler.compress.compressor import compress_model
 from edgec.compiler.compress.costs import costs_of
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
-from edgec.compiler.compress.report import report_fields, write_report
-from edgec.compiler.compress.step import Work
+from edgec.compiler.compress.step import StepContext
 from edgec.compiler.compress.steps.channels import Channels
 from edgec.compiler.errors import UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
@@ -28,7 +28,7 @@ from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.runtime.inputs import generate_inputs
-from edgec.models import load_recipe, recipes
+from edgec.models import load_model_recipe, recipes
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,19 @@ def model(digits: Path) -> DigitsModel:
 
 
 @pytest.fixture(scope="module")
-def work(model: DigitsModel) -> Work:
+def context(model: DigitsModel) -> StepContext:
     graph = Graph(model.module, model.imported.value_names)
     return work_on(graph, model.imported.signature, model.samples)
 
 
 @pytest.fixture(scope="module")
-def blind(work: Work) -> Work:
-    return work_on(work.original, work.signature)
+def blind(context: StepContext) -> StepContext:
+    return work_on(context.original, context.signature)
 
 
-def share_left(module: IRModule, work: Work) -> float:
+def share_left(module: IRModule, context: StepContext) -> float:
     """Of the multiplications."""
-    return costs_of(Graph(module, {})).macs / costs_of(work.original).macs
+    return costs_of(Graph(module, {})).macs / costs_of(context.original).macs
 
 
 def channels_left(module: IRModule) -> list[int]:
@@ -58,51 +58,53 @@ def channels_left(module: IRModule) -> list[int]:
     return [shape[-1] if len(shape) == 2 else shape[0] for shape in shapes]
 
 
-def test_chosen_and_repaired_channels_beat_random_ones(model: DigitsModel, work: Work) -> None:
-    chosen = Channels(ratio=0.75, multiple=1, allocate="error").apply(work.original, work)
-    chance = Channels(ratio=0.75, multiple=1, score="random").apply(work.original, work)
-    assert share_left(chosen, work) == pytest.approx(0.25, abs=0.02)
-    assert share_left(chance, work) == pytest.approx(0.25, abs=0.02)
+def test_chosen_and_repaired_channels_beat_random_ones(
+    model: DigitsModel, context: StepContext
+) -> None:
+    chosen = Channels(ratio=0.75, multiple=1, allocate="error").apply(context.original, context)
+    chance = Channels(ratio=0.75, multiple=1, score="random").apply(context.original, context)
+    assert share_left(chosen, context) == pytest.approx(0.25, abs=0.02)
+    assert share_left(chance, context) == pytest.approx(0.25, abs=0.02)
     top1 = model.top1(chosen)
     assert top1 > model.float_top1 - 0.04
     assert top1 > model.top1(chance) + 0.02
 
 
-def test_effects_decide_and_repair_is_needed(model: DigitsModel, work: Work) -> None:
-    repaired = Channels(ratio=0.5).apply(work.original, work)
-    assert share_left(repaired, work) <= 0.5
+def test_effects_decide_and_repair_is_needed(model: DigitsModel, context: StepContext) -> None:
+    repaired = Channels(ratio=0.5).apply(context.original, context)
+    assert share_left(repaired, context) <= 0.5
     assert model.top1(repaired) > model.float_top1 - 0.02
-    plain = Channels(ratio=0.5, repair=False).apply(work.original, work)
+    plain = Channels(ratio=0.5, repair=False).apply(context.original, context)
     assert model.top1(plain) < 0.8
 
 
 @pytest.mark.parametrize("score", ["magnitude", "redundancy", "random"])
-def test_scores_that_need_no_samples(score: Any, blind: Work) -> None:
+def test_scores_that_need_no_samples(score: Any, blind: StepContext) -> None:
     module = Channels(ratio=0.4, score=score).apply(blind.original, blind)
     assert 0.3 < share_left(module, blind) <= 0.6
     lanes = blind.target.float_lanes
     assert all(count % lanes == 0 for count in channels_left(module)[:-1])
 
 
-def test_a_budget_of_weights(blind: Work) -> None:
+def test_a_budget_of_weights(blind: StepContext) -> None:
     module = Channels(ratio=0.5, budget="weights", multiple=2).apply(blind.original, blind)
     left, before = costs_of(Graph(module, {})).weights, costs_of(blind.original).weights
     assert left / before == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_budget_of_time(blind: Work) -> None:
+def test_a_budget_of_time(blind: StepContext) -> None:
     module = Channels(ratio=0.1, budget="latency").apply(blind.original, blind)
     assert share_left(module, blind) < 1
 
 
-def test_uniform_takes_as_much_from_each_layer(blind: Work) -> None:
+def test_uniform_takes_as_much_from_each_layer(blind: StepContext) -> None:
     module = Channels(ratio=0.5, allocate="uniform", multiple=1).apply(blind.original, blind)
     before = channels_left(blind.original.module)
     shares = [a / b for a, b in zip(channels_left(module)[:-1], before[:-1], strict=True)]
     assert np.ptp(shares) < 0.06
 
 
-def test_skipped_layers_keep_their_channels(blind: Work) -> None:
+def test_skipped_layers_keep_their_channels(blind: StepContext) -> None:
     names = [o.name for o in costs_of(blind.original).operators]
     step = Channels(ratio=0.3, skip=(names[1],), multiple=1)
     left = channels_left(step.apply(blind.original, blind))
@@ -111,12 +113,12 @@ def test_skipped_layers_keep_their_channels(blind: Work) -> None:
     assert left[2] < before[2]
 
 
-def test_too_much_is_refused(blind: Work) -> None:
+def test_too_much_is_refused(blind: StepContext) -> None:
     with pytest.raises(UnsupportedModelError, match=r"99% asked for, but only \d+% can go"):
         Channels(ratio=0.99).apply(blind.original, blind)
 
 
-def test_a_model_without_free_channels_is_refused(blind: Work) -> None:
+def test_a_model_without_free_channels_is_refused(blind: StepContext) -> None:
     single = small_model([node("Conv", ["x", "w"], ["y"])], {"w": random(8, 3, 1, 1)}, (1, 3, 4, 4))
     with pytest.raises(UnsupportedModelError, match="no channels that could be removed"):
         Channels(ratio=0.1).apply(single.graph, single.blind)
@@ -141,7 +143,7 @@ def test_repair_loses_nothing_where_nothing_is_lost() -> None:
     """Of eight channels over three inputs five are superfluous."""
     model = twins()
     step = Channels(ratio=0.6, multiple=1, allocate="error")
-    module = step.apply(model.graph, model.work)
+    module = step.apply(model.graph, model.context)
     assert channels_left(module) == [3, 4]
     # The damping of the moments is what is left.
     assert model.accuracy(module).sqnr_db > 30
@@ -169,7 +171,7 @@ def test_the_report_names_layers_and_times(model: DigitsModel, tmp_path: Path) -
     assert fields["before"]["latency_ms"] > 0
     names = [layer["name"] for layer in fields["before"]["layers"]]
     assert names == [layer["name"] for layer in step["layers"]]
-    write_report(tmp_path / "a.html", result)
+    write_compression_report(tmp_path / "a.html", result)
     page = (tmp_path / "a.html").read_text()
     assert all(name in page for name in names)
 
@@ -183,7 +185,7 @@ def imported(path: Path, shapes: Any, freeze: Any) -> tuple[CanonicalModel, Grap
 
 
 def recipe_graph(name: str, folder: Path) -> tuple[CanonicalModel, Graph]:
-    recipe = load_recipe(name)
+    recipe = load_model_recipe(name)
     path = recipe.write(folder / "model.onnx")
     frozen = {key: np.array(value) for key, value in recipe.freeze.items()}
     return imported(path, dict(recipe.shapes), frozen)
@@ -191,16 +193,18 @@ def recipe_graph(name: str, folder: Path) -> tuple[CanonicalModel, Graph]:
 
 def some_of_each(dependencies: Dependencies) -> list[Group]:
     """A third of each family, spread over it."""
-    families: dict[Any, list[Group]] = {}
+    coupled_channels: dict[Any, list[Group]] = {}
     for group in dependencies.groups:
-        families.setdefault(group.family, []).append(group)
-    return [group for family in families.values() for group in family[1::3]]
+        coupled_channels.setdefault(group.coupled, []).append(group)
+    return [group for coupled in coupled_channels.values() for group in coupled[1::3]]
 
 
 def masked(dependencies: Dependencies, groups: list[Group]) -> IRModule:
     """The module of the old shapes with zeros where groups are read."""
     kept = dependencies.kept(groups)
-    reads = {s.weight: s.read for s in dependencies.sums if s.weight and s.read is not None}
+    reads = {
+        s.weight: s.read for s in dependencies.linear_operators if s.weight and s.read is not None
+    }
 
     def zeroed(place: Any) -> Any:
         array, axis = dependencies.array(place).copy(), reads[place]

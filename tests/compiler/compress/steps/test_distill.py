@@ -9,9 +9,9 @@ import pytest
 from sklearn.datasets import load_digits
 from support.digits_model import DigitsModel, digits_model
 
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
 from edgec.compiler.compress.steps.distill import Distill, _cross_entropy, _divergence
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.compress.training import Schedule, rate_at

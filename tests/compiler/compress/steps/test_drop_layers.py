@@ -33,7 +33,7 @@ def model() -> SmallModel:
 
 
 def test_the_block_that_adds_least_goes(model: SmallModel) -> None:
-    module = Layers(ratio=0.2, repair=False).apply(model.graph, model.work)
+    module = Layers(ratio=0.2, repair=False).apply(model.graph, model.context)
     (_, second, _) = find_blocks(model.graph)
     assert operators(module)["conv2d"] == operators(model.graph.module)["conv2d"] - 2
     expected = without_blocks(model.graph, [second])
@@ -49,7 +49,7 @@ def test_another_block_costs_more(model: SmallModel) -> None:
 
 def test_repair_makes_up_for_some_of_it(model: SmallModel) -> None:
     plain, repaired = (
-        model.accuracy(Layers(ratio=0.4, repair=repair).apply(model.graph, model.work)).sqnr_db
+        model.accuracy(Layers(ratio=0.4, repair=repair).apply(model.graph, model.context)).sqnr_db
         for repair in (False, True)
     )
     assert repaired > plain + 1
@@ -58,16 +58,16 @@ def test_repair_makes_up_for_some_of_it(model: SmallModel) -> None:
 def test_skipped_operators_keep_their_block(model: SmallModel) -> None:
     step = Layers(ratio=0.2, repair=False, skip=("d1",))
     (_, second, _) = find_blocks(model.graph)
-    kept = step.apply(model.graph, model.work)
+    kept = step.apply(model.graph, model.context)
     assert np.any(model.run(kept)["y"] != model.run(without_blocks(model.graph, [second]))["y"])
 
 
 def test_more_than_there_is_is_refused(model: SmallModel) -> None:
     with pytest.raises(UnsupportedModelError, match="all 3 residual blocks together are 9"):
-        Layers(ratio=0.999).apply(model.graph, model.work)
+        Layers(ratio=0.999).apply(model.graph, model.context)
 
 
 def test_no_block_is_said() -> None:
     chain = small_model([node("Conv", ["x", "w"], ["y"])], {"w": random(3, 3, 1, 1)}, (1, 3, 4, 4))
     with pytest.raises(UnsupportedModelError, match="no residual block"):
-        Layers(ratio=0.1).apply(chain.graph, chain.work)
+        Layers(ratio=0.1).apply(chain.graph, chain.context)

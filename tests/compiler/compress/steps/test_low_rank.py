@@ -10,9 +10,9 @@ from support.digits_model import DigitsModel, digits_model
 from support.relax_runs import run_module
 from tvm import IRModule, relax
 
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import CompressionRecipe, load_compression
 from edgec.compiler.compress.steps.low_rank import LowRank
 from edgec.compiler.errors import RecipeError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.digits_model import DigitsModel, digits_model
 
+from edgec.compiler.compress.compression_recipe import load_compression
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.compress.options import CompressOptions
-from edgec.compiler.compress.recipe import load_compression
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.errors import RecipeError, UnsupportedModelError, UsageError
 from edgec.compiler.ir.anchors import find_operators

@@ -17,8 +17,8 @@ MS = "com.microsoft"
 KINDS = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 
 
-def codes(dtype: str, *shape: int, seed: int = 0) -> Array:
-    """Codes over the whole range of a type."""
+def quantized(dtype: str, *shape: int, seed: int = 0) -> Array:
+    """Quantized values over the whole range of a type."""
     info = ml_dtypes.iinfo(dtype)
     random = np.random.default_rng(seed)
     values = random.integers(int(info.min), int(info.max) + 1, shape)
@@ -74,8 +74,8 @@ def test_quantize_and_dequantize(
     nodes, weights, outputs = [], {"s": scale(*shape)}, {}
     types = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
     for name in types:
-        kind = _kind(codes(name, 1))
-        weights[name] = codes(name, *shape, seed=1)
+        kind = _kind(quantized(name, 1))
+        weights[name] = quantized(name, *shape, seed=1)
         nodes += [
             node("QuantizeLinear", ["x", "s", name], [f"q_{name}"], **attributes),
             node("DequantizeLinear", [f"q_{name}", "s", name], [f"d_{name}"], **attributes),
@@ -145,14 +145,14 @@ def test_integer_convolutions(
     symmetric = np.zeros(channels, right)
     weights = {
         "xs": scale(),
-        "xz": codes(left, seed=1),
-        "w": codes(right, *kernel, seed=2),
+        "xz": quantized(left, seed=1),
+        "w": quantized(right, *kernel, seed=2),
         "ws": scale(channels),
-        "wz": symmetric if right == "int8" else codes(right, 1, seed=3).repeat(channels),
+        "wz": symmetric if right == "int8" else quantized(right, 1, seed=3).repeat(channels),
         "w1": scale(seed=4),
-        "z1": codes(right, seed=3),
+        "z1": quantized(right, seed=3),
         "ys": np.float32(4).reshape(()),
-        "yz": codes(left, seed=5),
+        "yz": quantized(left, seed=5),
         "b": np.random.default_rng(6).integers(-9999, 9999, channels).astype(np.int32),
     }
     nodes = [
@@ -168,7 +168,7 @@ def test_integer_convolutions(
             node("ConvInteger", ["x", "w"], ["j"], **attributes),
         ]
         outputs |= {"i": TensorProto.INT32, "j": TensorProto.INT32}
-    check(tmp_path, nodes, {"x": codes(left, *shape)}, weights, outputs, opset=21)
+    check(tmp_path, nodes, {"x": quantized(left, *shape)}, weights, outputs, opset=21)
 
 
 @pytest.mark.parametrize(
@@ -176,15 +176,15 @@ def test_integer_convolutions(
 )
 def test_integer_matrix_products(tmp_path: Path, left: str, right: str) -> None:
     weights = {
-        "az": codes(left, seed=1),
-        "b": codes(right, 40, 9, seed=2),
-        "bz": codes(right, seed=3),
-        "bzs": codes(right, 9, seed=3),
+        "az": quantized(left, seed=1),
+        "b": quantized(right, 40, 9, seed=2),
+        "bz": quantized(right, seed=3),
+        "bzs": quantized(right, 9, seed=3),
         "as": scale(),
         "bs": scale(seed=1),
         "bss": scale(9, seed=1),
         "ys": np.float32(3).reshape(()),
-        "yz": codes(left, seed=5),
+        "yz": quantized(left, seed=5),
         "c": np.random.default_rng(6).integers(-9999, 9999, 9).astype(np.int32),
         "f": floats(9, seed=7),
     }
@@ -204,7 +204,7 @@ def test_integer_matrix_products(tmp_path: Path, left: str, right: str) -> None:
         ),
         node("QGemm", ["m", "as", "az", "b", "bs", "bz"], ["y7"], domain=MS),
     ]
-    inputs = {"x": codes(left, 2, 5, 40), "m": codes(left, 5, 40), "v": floats(5, 40)}
+    inputs = {"x": quantized(left, 2, 5, 40), "m": quantized(left, 5, 40), "v": floats(5, 40)}
     outputs = {"y0": 6, "y1": 6, "y2": KINDS[left], "y3": KINDS[left], "y4": 1, "y5": 1}
     outputs |= {"y6": KINDS[left], "y7": 1}
     check(tmp_path, nodes, inputs, weights, outputs, opset=21)
@@ -212,7 +212,7 @@ def test_integer_matrix_products(tmp_path: Path, left: str, right: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_quantized_operators(tmp_path: Path, dtype: str) -> None:
-    """On all pairs of codes where there are two operands."""
+    """On all pairs of quantized values where there are two operands."""
     zero = 1 if dtype == "int8" else 129
     every = np.arange(256, dtype=np.uint8).view(dtype)
     weights = {
@@ -261,8 +261,8 @@ def test_quantized_operators(tmp_path: Path, dtype: str) -> None:
     inputs = {
         "x": every.reshape(256, 1),
         "y": every.reshape(1, 256),
-        "k": codes(dtype, 256, 20),
-        "i": codes(dtype, 2, 3, 9, 7),
+        "k": quantized(dtype, 256, 20),
+        "i": quantized(dtype, 2, 3, 9, 7),
         "v": floats(30),
     }
     outputs = {item.output[0]: KINDS[dtype] for item in nodes} | {"dequantized": 1}
@@ -286,7 +286,7 @@ def test_refusals(tmp_path: Path, operator: Any, message: str) -> None:
         "s": scale(),
         "s3": scale(3),
         "z": np.array(0, np.uint8),
-        "w": codes("uint8", 2, 2, 1, 1),
+        "w": quantized("uint8", 2, 2, 1, 1),
     }
     if operator.op_type == "QLinearConv":
         operator.domain = MS

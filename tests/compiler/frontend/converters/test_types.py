@@ -12,7 +12,7 @@ from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.storage import E8M0, FLOATS, INTEGER_BITS, STORAGE
 
-CODES = np.arange(256, dtype=np.uint8)
+ENCODED = np.arange(256, dtype=np.uint8)
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 
 
@@ -33,7 +33,7 @@ def run(folder: Path, array: np.ndarray, target: np.dtype, **attributes: int) ->
 @pytest.mark.parametrize("name", sorted(STORAGE))
 def test_decode_every_code(tmp_path: Path, name: str) -> None:
     count = 1 << INTEGER_BITS.get(name, 8)
-    values = CODES[:count].view(np.dtype(name))
+    values = ENCODED[:count].view(np.dtype(name))
     found = run(tmp_path, values, np.dtype(np.float32))
     np.testing.assert_array_equal(found, values.astype(np.float32))
 

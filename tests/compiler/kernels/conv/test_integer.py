@@ -1,4 +1,4 @@
-"""Convolutions of codes: bit-identical to NumPy integers, on every instruction set."""
+"""Convolutions of quantized values: bit-identical to NumPy integers, on every instruction set."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
 from edgec.compiler.kernels.emit import epilogue
-from edgec.compiler.kernels.emit.quantized_values import codes_of
+from edgec.compiler.kernels.emit.quantized_values import quantize_floats
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
@@ -185,7 +185,7 @@ def test_groups_are_summed_only_where_int16_holds_them(
 def test_ends_of_codes_are_open_where_narrowing_clips(
     result: Code, relu: bool, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With all ends open, a ReLU or what reaches 2**31 codes is wrong."""
+    """With all ends open, a ReLU or what reaches 2**31 quantized values is wrong."""
     case = replace(TRANSPOSED["windows side by side"], result=result, relu=relu)
     target = load_target("x86-64-v3")
     data, expected = case.arrays()[0], case.expected()
@@ -194,7 +194,7 @@ def test_ends_of_codes_are_open_where_narrowing_clips(
     np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
     if ends != "[1.0,1.0]":
         monkeypatch.setattr(
-            epilogue, "codes_of", lambda x, y, dtype, *_: codes_of(x, y, dtype, 1, 1)
+            epilogue, "quantize_floats", lambda x, y, dtype, *_: quantize_floats(x, y, dtype, 1, 1)
         )
         (tmp_path / "forced").mkdir()
         forced = open_module(case.module(), target, tmp_path / "forced")
@@ -232,4 +232,4 @@ def test_fits_is_the_exact_bound(pair: tuple[int, int], largest: int, fits: bool
     sums = [largest * sum(w for w in pair if sign * w > 0) for sign in (1, -1)]
     assert all(-32768 <= total <= 32767 for total in sums) == fits
     weight = np.array([[1, 2, *pair]], np.int8)
-    assert dot.fits(weight, 1, largest=largest) == fits
+    assert dot.cannot_saturate(weight, 1, largest=largest) == fits

@@ -1,4 +1,7 @@
-"""Depthwise convolutions of codes: bit-identical to NumPy integers, on every instruction set."""
+"""Depthwise convolutions of quantized values.
+
+Bit-identical to NumPy integers, on every instruction set.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Convolutions with stored weights: what the quantized graph gives by TVM's own code."""
+"""Convolutions with packed weights: what the quantized graph gives by TVM's own code."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import CompileOptions, compile_model, verify_bundle
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 
 WEIGHTS = {
     "a": random(18, 3, 3, 3) / 4,

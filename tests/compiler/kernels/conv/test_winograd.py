@@ -19,7 +19,7 @@ from edgec.compiler.kernels.conv.winograd import (
     winograd_space,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.epilogue import Step
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.targets import Target, load_target
@@ -81,7 +81,11 @@ LARGEST_ERROR = {2: 1e-6, 4: 4e-6}
 @pytest.mark.parametrize("target", X86_TARGETS)
 def test_precision(target: str, tmp_path: Path) -> None:
     """Against double precision, next to an epilogue, with padding channels that hold NaN."""
-    steps = (Step("add", "channel"), Step("add", "element"), Step("leaky_relu", None, (0.1,)))
+    steps = (
+        EpilogueStep("add", "channel"),
+        EpilogueStep("add", "element"),
+        EpilogueStep("leaky_relu", None, (0.1,)),
+    )
     work = workload(batch=2, in_channels=101, in_h=15, in_w=18, out_channels=43, out_h=15, out_w=18)
     work = replace(work, epilogue=steps)
     machine = load_target(target)

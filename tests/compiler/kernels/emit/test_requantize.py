@@ -1,4 +1,4 @@
-"""Sums to codes in 16 bits: how near to real numbers, and what decides that."""
+"""Sums to quantized values in 16 bits: how near to real numbers, and what decides that."""
 
 from dataclasses import replace
 from pathlib import Path

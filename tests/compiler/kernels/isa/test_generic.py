@@ -21,7 +21,7 @@ from edgec.compiler.kernels.isa import ISAS, Dot, Generic, Isa, isa_of
 from edgec.compiler.kernels.isa.dot import one_by_one
 from edgec.compiler.kernels.isa.x86 import X86
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES
+from edgec.compiler.quantize.quantization_recipe import RECIPES
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import Target, load_target
 from edgec.targets.isa import INSTRUCTION_SETS

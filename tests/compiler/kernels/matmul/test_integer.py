@@ -1,4 +1,4 @@
-"""Matrix products of codes: bit-identical to NumPy integers."""
+"""Matrix products of quantized values: bit-identical to NumPy integers."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def expected(m: int, n: int, k: int, largest: int = 63) -> Any:
     data, weight, scales, bias = arrays(m, n, k, largest)
     sums = (data.astype(np.int64) - DATA.zero_point) @ weight.astype(np.int64) + bias
     units = (scales * np.float32(DATA.scale)).astype(np.float32)
-    return RESULT.codes(np.maximum(sums.astype(np.float32) * units, np.float32(-0.5)))
+    return RESULT.quantized(np.maximum(sums.astype(np.float32) * units, np.float32(-0.5)))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -70,5 +70,5 @@ def test_rows_of_no_whole_groups_stay_float(tmp_path: Path) -> None:
     shape = (5, 12, 30)
     built = open_module(module(*shape), load_target("x86-64-v3"), tmp_path)
     assert "integer_matmul" not in built.templates
-    codes = built.run({"x": arrays(*shape)[0]})["y"].astype(int)
-    assert np.abs(codes - expected(*shape)).max() <= 1
+    quantized = built.run({"x": arrays(*shape)[0]})["y"].astype(int)
+    assert np.abs(quantized - expected(*shape)).max() <= 1

@@ -1,4 +1,4 @@
-"""Products with stored weights against NumPy: every format, group size and odd shape."""
+"""Products with packed weights against NumPy: every format, group size and odd shape."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.numerics.affine import quantize_channels, quantize_groups, quantize_log2
 from edgec.compiler.quantize.options import QuantizeOptions
-from edgec.compiler.quantize.recipe import RECIPES, Recipe
+from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
@@ -49,7 +49,7 @@ class Case:
             return stored.astype(np.float32), [stored], self._half
         if self.format == "int8":
             channel = quantize_channels(floats, 1, 127)
-            return channel.values, [channel.codes, channel.scales], self._channel
+            return channel.values, [channel.quantized, channel.scales], self._channel
         rows = np.ascontiguousarray(floats.T)
         if self.format == "log2":
             group = quantize_log2(rows, self.group)
@@ -65,11 +65,11 @@ class Case:
         return channel_constant(builder, *stored, 1)
 
     def _groups(self, builder: Any, stored: Any) -> Any:
-        codes, *parameters = map(constant, stored)
+        quantized, *parameters = map(constant, stored)
         kind, shape = self.format, (self.k, self.n)
         return builder.emit(
             decode_weight(
-                codes, parameters, format=kind, shape=shape, group=self.group, rows_last=True
+                quantized, parameters, format=kind, shape=shape, group=self.group, rows_last=True
             )
         )
 
@@ -146,7 +146,7 @@ def test_equals_numpy(name: str, target: str, tmp_path: Path) -> None:
         assert not wrong(case, built.run)
 
 
-INT4 = Recipe(activations="float", weights="int4")
+INT4 = QuantizationRecipe(activations="float", weights="int4")
 ASYMMETRIC = INT4.model_copy(update={"weight_group": 64, "symmetric_weights": False})
 ELSEWHERE = {
     "rpi4 int4 asymmetric": ASYMMETRIC,

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from support.onnx_graphs import make_model, node, random, to_relax
 
-from edgec.compiler.calibration.moments import Moments, choose_sums, input_sums
+from edgec.compiler.calibration.moments import Moments, choose_patches, input_patches
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import apply_passes
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
-from edgec.compiler.quantize.plan import make_plan
-from edgec.compiler.quantize.recipe import RECIPES, resolve
+from edgec.compiler.quantize.plan import plan_quantization
+from edgec.compiler.quantize.quantization_recipe import RECIPES, resolve
 from edgec.compiler.quantize.rounding.learned import round_learned
-from edgec.compiler.quantize.rounding.scale_correction import restandardized
+from edgec.compiler.quantize.rounding.scale_correction import scale_corrected
 from edgec.compiler.quantize.rounding.second_order import expected_error, round_second_order
 from edgec.targets import load_target
 
@@ -31,7 +31,7 @@ def quantized(kind: str, recipe: str) -> tuple[Quantization, Operator]:
         nodes, shape = [node("Conv", ["x", "w"], ["y"], group=24, pads=[2] * 4)], (1, 24, 9, 9)
         weight = random(24, 1, 5, 5, seed=1)
     module = to_relax(make_model(nodes, {"x": shape}, ["y"], {"w": weight}))
-    plan = make_plan(Graph(apply_passes(module, CANONICALIZE), {}), RECIPES[recipe])
+    plan = plan_quantization(Graph(apply_passes(module, CANONICALIZE), {}), RECIPES[recipe])
     ranges = {plan.graph.names[v]: (0.0, 1.0) for v in plan.tensors}
     numbers = quantize_numbers(plan, resolve(RECIPES[recipe], load_target("x86-64-v3")), ranges)
     return numbers, plan.weighted()[0]
@@ -48,8 +48,8 @@ def moments(operator: Operator, numbers: Quantization, *, seed: int = 5) -> Mome
         else:
             smooth = np.repeat(np.repeat(draw.normal(size=(1, 24, 3, 3)), 3, 2), 3, 3)
             data = np.maximum(smooth + 0.3 * draw.normal(size=smooth.shape), 0).astype(np.float32)
-        places = choose_sums(operator, 1024, draw)
-        parts.append(input_sums(operator, numbers.plan.graph, data, places))
+        places = choose_patches(operator, 1024, draw)
+        parts.append(input_patches(operator, numbers.plan.graph, data, places))
     sums = np.concatenate(parts, axis=1)
     return Moments(sums.transpose(0, 2, 1) @ sums / sums.shape[1], sums.mean(axis=1))
 
@@ -68,10 +68,10 @@ def test_rounding_that_knows_the_inputs_costs_less(kind: str, rounding: str) -> 
     of = moments(operator, numbers)
 
     def cost(known: Moments) -> float:
-        stored = ROUNDINGS[rounding](
+        packed_weight = ROUNDINGS[rounding](
             operator, numbers.weights[operator.name], known, numbers.resolved
         )
-        return error_db(operator, numbers.with_weights({operator.name: stored}), of)
+        return error_db(operator, numbers.with_weights({operator.name: packed_weight}), of)
 
     nearest = error_db(operator, numbers, of)
     assert cost(of) < nearest - 3
@@ -92,7 +92,7 @@ def test_learned_codes_are_the_neighbours_of_the_weights(kind: str) -> None:
     assert operator.weight is not None
     off = np.abs(numbers.with_weights({operator.name: after}).weight_values(operator))
     assert off.max() <= np.abs(operator.weight.array).max() * 1.001
-    step = after.codes.astype(int) - before.codes  # type: ignore[union-attr]
+    step = after.quantized.astype(int) - before.quantized  # type: ignore[union-attr]
     assert set(np.unique(step)) == {-1, 0, 1}
 
 
@@ -101,11 +101,13 @@ def test_learned_codes_are_the_neighbours_of_the_weights(kind: str) -> None:
 def test_spread_that_is_given_back_lowers_the_error(kind: str, recipe: str) -> None:
     numbers, operator = quantized(kind, recipe)
     of = moments(operator, numbers)
-    stored = restandardized(numbers, operator, of)
+    packed_weight = scale_corrected(numbers, operator, of)
     nearest = error_db(operator, numbers, of)
-    assert error_db(operator, numbers.with_weights({operator.name: stored}), of) < nearest - 0.2
+    assert (
+        error_db(operator, numbers.with_weights({operator.name: packed_weight}), of) < nearest - 0.2
+    )
     # The factors of other channels make it worse.
     before = numbers.weights[operator.name]
-    factors = stored.scales / before.scales  # type: ignore[union-attr]
+    factors = packed_weight.scales / before.scales  # type: ignore[union-attr]
     wrong = replace(before, scales=before.scales * factors[::-1])  # type: ignore[union-attr]
     assert error_db(operator, numbers.with_weights({operator.name: wrong}), of) > nearest

@@ -1,4 +1,4 @@
-"""What a model recipe is: where a real, trained network comes from, and how to compile it.
+"""Describe what a model recipe is: where a real, trained network comes from, and how to compile it.
 
 No recipe carries another's weights. Each names a package of the Python index, or one that is
 installed with edgec, and the digest of the file in it.
@@ -33,12 +33,14 @@ class Source(ABC):
 
     @abstractmethod
     def read(self) -> bytes:
-        """The file's content."""
+        """Return the file's content."""
 
 
 @dataclass(frozen=True)
 class PackageFile(Source):
-    """A file inside a wheel of the Python index; the package is not installed.
+    """A package file describes a file inside a wheel of the Python index.
+
+    The package is not installed.
 
     Attributes:
         requirement: package and exact version, as pip reads it.
@@ -84,7 +86,7 @@ class PackageFile(Source):
 
 @dataclass(frozen=True)
 class InstalledFile(Source):
-    """A file of a package that is installed with edgec.
+    """An installed file describes a file of a package that is installed with edgec.
 
     Attributes:
         package: import name.
@@ -95,13 +97,13 @@ class InstalledFile(Source):
     path: str
 
     def read(self) -> bytes:
-        """The file's content."""
+        """Return the file's content."""
         return resources.files(self.package).joinpath(self.path).read_bytes()
 
 
 @dataclass(frozen=True)
 class BuiltGraph(Source):
-    """A graph that edgec writes itself around the trained weights of another file.
+    """A built graph is written by edgec around the trained weights of another file.
 
     Attributes:
         weights: gives the weight file.
@@ -128,8 +130,8 @@ class BuiltGraph(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One real model.
+class ModelRecipe:
+    """A model recipe describes one real model.
 
     Attributes:
         name: what it is asked for by.
@@ -148,10 +150,10 @@ class Recipe:
     freeze: Mapping[str, int] = field(default_factory=dict)
 
     def arguments(self) -> str:
-        """Arguments of `edgec compile` that the model needs.
+        """Return arguments of `edgec compile` that the model needs.
 
-        >>> from edgec.models import load_recipe
-        >>> load_recipe("pp-ocr-cls").arguments()
+        >>> from edgec.models import load_model_recipe
+        >>> load_model_recipe("pp-ocr-cls").arguments()
         '--shape x=1,3,48,192'
         """
         shapes = [
@@ -160,7 +162,7 @@ class Recipe:
         return " ".join([*shapes, *(f"--freeze {n}={v}" for n, v in self.freeze.items())])
 
     def describe(self) -> dict[str, str]:
-        """The recipe for JSON."""
+        """Return the recipe for JSON."""
         return {
             "name": self.name,
             "description": self.description,

@@ -52,7 +52,7 @@ the peak. Times of a kernel are those of one call inside the model.</p>
 """
 
 
-def write_report(
+def write_tuning_report(
     path: Path,
     report: TuneReport,
     model: str,
@@ -88,7 +88,7 @@ def write_report(
 
 
 def _plot(report: TuneReport) -> str:
-    """Time of the model against trials, as SVG."""
+    """Return time of the model against trials, as SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")

@@ -1,4 +1,7 @@
-"""How fast a bundle is on a board: times of a real one, instructions where QEMU plays it."""
+"""Describe how fast a bundle is on a board.
+
+Times of a real one, instructions where QEMU plays it.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from edgec.compiler.bench.compare import Latency, StepTime, step_times
 from edgec.compiler.boards.capabilities import check_bundle, check_compatible, check_target
 from edgec.compiler.boards.config import Board
 from edgec.compiler.boards.instructions import InstructionCount, count_instructions
-from edgec.compiler.boards.rpc import open_session, push_bundle
+from edgec.compiler.boards.rpc import open_board_session, push_bundle
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
 from edgec.compiler.ir.signature import Tensors
@@ -23,10 +26,10 @@ PROFILED_RUNS = 10
 
 @dataclass(frozen=True)
 class BoardTimes:
-    """What was measured on a board.
+    """Board times describe what was measured on a board.
 
     Attributes:
-        threads: that computed.
+        threads: the threads that computed.
         latency: times of single runs, on the board's clock.
         steps: profile, in the order of execution; empty if it was not asked for, and for TVM's
             virtual machine.
@@ -61,9 +64,9 @@ def time_on_board(
         BoardError: the board cannot be reached, or failed.
     """
     check_bundle(bundle)
-    with open_session(board) as session:
-        facts = session.facts()
-        check_compatible(bundle.manifest, facts)
+    with open_board_session(board) as session:
+        capabilities = session.capabilities()
+        check_compatible(bundle.manifest, capabilities)
         name, _ = push_bundle(session, bundle)
         model = session.load(bundle, name, threads)
         model.time(inputs, 1)
@@ -72,7 +75,7 @@ def time_on_board(
         rounds: list[Sequence[float]] = []
         while not rounds or sum(map(sum, rounds)) < seconds:
             rounds.append(model.time(inputs, burst))
-        actual = threads or facts.cores
+        actual = threads or capabilities.cores
         steps: tuple[StepTime, ...] = ()
         if profile:
             samples = [model.profile(inputs) for _ in range(PROFILED_RUNS)]
@@ -89,13 +92,13 @@ def time_on_board(
 def count_on_board(
     bundle: Bundle, target: Target, inputs: Tensors, progress: Progress
 ) -> InstructionCount:
-    """Count instructions on a QEMU board's processor; the board need not be running.
+    """Return count instructions on a QEMU board's processor; the board need not be running.
 
     Args:
         bundle: what to measure.
         target: what QEMU plays; see `config.emulated_target`.
         inputs: input tensors.
-        progress: told what is set up the first time.
+        progress: reports what is set up the first time.
 
     Raises:
         BundleError: the board cannot run this bundle.

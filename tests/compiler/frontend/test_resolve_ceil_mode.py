@@ -9,7 +9,7 @@ import pytest
 from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import compile_model
-from edgec.compiler.frontend.settle_ceil_mode import settle_ceil_mode
+from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 
@@ -42,9 +42,9 @@ def test_only_what_it_can_say_exactly_is_written_anew() -> None:
     attributes = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1] * 4}
     counted = node("AveragePool", ["x"], ["y"], count_include_pad=1, **attributes)
     model = make_model([counted], {"x": [1, 1, 8, 8]}, ["y"])
-    assert settle_ceil_mode(model) is model
+    assert resolve_ceil_mode(model) is model
     plain = make_model([node("MaxPool", ["x"], ["y"], **attributes)], {"x": [1, 1, 8, 8]}, ["y"])
-    (settled,) = settle_ceil_mode(plain).graph.node
-    found = {item.name: onnx.helper.get_attribute_value(item) for item in settled.attribute}
+    (resolved,) = resolve_ceil_mode(plain).graph.node
+    found = {item.name: onnx.helper.get_attribute_value(item) for item in resolved.attribute}
     assert found["pads"] == [1, 1, 2, 2]
     assert "ceil_mode" not in found

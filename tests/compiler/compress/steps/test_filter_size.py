@@ -7,8 +7,8 @@ import pytest
 from support.onnx_graphs import node, random
 from support.small_models import SmallModel, small_model
 
-from edgec.compiler.compress.step import Work
-from edgec.compiler.compress.steps.shrink_kernels import Kernels
+from edgec.compiler.compress.step import StepContext
+from edgec.compiler.compress.steps.filter_size import FilterSize
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
@@ -49,15 +49,15 @@ def kernels(graph: Graph) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("given", [False, True])
 def test_only_small_margins_go(given: bool) -> None:
     model = network(0.02)
-    work: Work = model.work if given else model.blind
-    module = Kernels(energy=0.05).apply(model.graph, work)
+    context: StepContext = model.context if given else model.blind
+    module = FilterSize(energy=0.05).apply(model.graph, context)
     assert kernels(Graph(module, {})) == [(1, 1), (3, 3), (3, 3)]
     assert model.accuracy(module).sqnr_db > 20
 
 
 def test_margins_of_zero_are_not_missed() -> None:
     model = network(0.0)
-    module = Kernels(energy=1e-6).apply(model.graph, model.blind)
+    module = FilterSize(energy=1e-6).apply(model.graph, model.blind)
     assert kernels(Graph(module, {})) == [(1, 1), (3, 3), (3, 3)]
     expected, actual = model.run(model.graph.module)["y"], model.run(module)["y"]
     # Sums of some tens of values of order 10, in another order.
@@ -67,7 +67,9 @@ def test_margins_of_zero_are_not_missed() -> None:
 def test_repair_makes_up_for_some_of_it() -> None:
     model = network(0.3)
     plain, repaired = (
-        model.accuracy(Kernels(energy=0.6, repair=repair).apply(model.graph, model.work)).sqnr_db
+        model.accuracy(
+            FilterSize(energy=0.6, repair=repair).apply(model.graph, model.context)
+        ).sqnr_db
         for repair in (False, True)
     )
     assert repaired > plain + 1
@@ -76,11 +78,11 @@ def test_repair_makes_up_for_some_of_it() -> None:
 def test_large_margins_stay() -> None:
     model = network(1.0)
     with pytest.raises(UnsupportedModelError, match=r"for 1% of its energy \(3 have one\)"):
-        Kernels(energy=0.01).apply(model.graph, model.work)
+        FilterSize(energy=0.01).apply(model.graph, model.context)
 
 
 def test_a_kernel_without_padding_stays() -> None:
     weights = {"w": with_margin(random(3, 3, 3, 3), 1, 0.0)}
     model = small_model([node("Conv", ["x", "w"], ["y"])], weights, (1, 3, 6, 6))
     with pytest.raises(UnsupportedModelError, match="0 have one"):
-        Kernels(energy=0.5).apply(model.graph, model.blind)
+        FilterSize(energy=0.5).apply(model.graph, model.blind)

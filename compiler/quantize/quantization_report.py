@@ -1,4 +1,4 @@
-"""The report of a quantization: JSON for programs, one HTML page for people."""
+"""Provide the report of a quantization: JSON for programs, one HTML page for people."""
 
 import dataclasses
 import html
@@ -14,7 +14,7 @@ from edgec.compiler.numerics.observers import BINS, Histogram
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
-from edgec.compiler.quantize.saturation import Choice
+from edgec.compiler.quantize.saturation import SaturationChoice
 from edgec.compiler.support.html_report import STYLE, save_report
 
 _BAR_WIDTH = 220
@@ -45,18 +45,18 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
                 **_operator(operator, quantization),
                 "alone_sqnr_db": alone[operator.name].sqnr_db if operator.name in alone else None,
                 "alone_score": alone[operator.name].score if operator.name in alone else None,
-                **_side(model.choices.get(operator.name)),
+                **_saturation_mode(model.choices.get(operator.name)),
             }
             for operator in quantization.plan.operators
         ],
         "values": [
             {
                 "name": graph.names[variable],
-                "low": (scale.codes.low - scale.zero_point) * scale.scale,
-                "high": (scale.codes.high - scale.zero_point) * scale.scale,
+                "low": (scale.qtype.low - scale.zero_point) * scale.scale,
+                "high": (scale.qtype.high - scale.zero_point) * scale.scale,
                 "scale": scale.scale,
                 "zero_point": scale.zero_point,
-                "dtype": scale.codes.dtype,
+                "dtype": scale.qtype.dtype,
                 "shares_scale_with": graph.names[quantization.plan.shared[variable]],
                 **_histogram(scale, model.histograms.get(graph.names[variable])),
             }
@@ -65,20 +65,23 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
     }
 
 
-def _side(choice: Choice | None) -> dict[str, Any]:
-    """Which side gives up bits, and the signal-to-noise ratio of either."""
+def _saturation_mode(choice: SaturationChoice | None) -> dict[str, Any]:
+    """Return the saturation mode, and the signal-to-noise ratio of each."""
     if choice is None:
         return {}
-    return {"gives_up_bits": choice.side, "side_sqnr_db": dict(choice.db)}
+    return {"gives_up_bits": choice.mode, "side_sqnr_db": dict(choice.db)}
 
 
 def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
-    """Of the float values: bins over all of them, and the share beyond the codes."""
+    """Return the histogram of the float values: bins over all of them.
+
+    And the share beyond the quantized values.
+    """
     if histogram is None or histogram.width == 0:
         return {}
     edges = histogram.start + histogram.width * np.arange(BINS + 1)
     low, high = (
-        (code - scale.zero_point) * scale.scale for code in (scale.codes.low, scale.codes.high)
+        (code - scale.zero_point) * scale.scale for code in (scale.qtype.low, scale.qtype.high)
     )
     centres = (edges[:-1] + edges[1:]) / 2
     outside = histogram.counts[(centres < low) | (centres > high)].sum()
@@ -97,21 +100,24 @@ def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
 def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
     fields: dict[str, Any] = {"name": operator.name, "kind": operator.kind, "keep": operator.keep}
     if operator.name in quantization.weights and operator.weight is not None:
-        stored = quantization.weights[operator.name]
+        packed_weight = quantization.weights[operator.name]
         values = quantization.weight_values(operator)
         fields["weight_sqnr_db"] = sqnr_db(operator.weight.array, values)
-        if isinstance(stored, ChannelWeight):
-            fields["weight_scales"] = [float(stored.scales.min()), float(stored.scales.max())]
+        if isinstance(packed_weight, ChannelWeight):
+            fields["weight_scales"] = [
+                float(packed_weight.scales.min()),
+                float(packed_weight.scales.max()),
+            ]
     return fields
 
 
-def write_report(
+def write_quantization_report(
     path: Path, model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
 ) -> None:
     """Write a .json or .html file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         model: the quantized model.
         fallbacks: what computes on floats in the packed program.
 
@@ -145,19 +151,19 @@ def _page(fields: Mapping[str, Any]) -> str:
 
 
 def _operators_table(operators: list[dict[str, Any]]) -> str:
-    """Operators, the one that costs most by itself first."""
+    """Return operators, the one that costs most by itself first."""
     ranked = sorted(
         operators, key=lambda o: (o["alone_sqnr_db"] is None, o["alone_sqnr_db"] or 0.0)
     )
     rows = [
         f"<tr><td>{html.escape(o['name'])}<td>{o['kind']}<td>{o['keep']}"
-        f"<td>{_side_text(o)}"
+        f"<td>{_saturation_text(o)}"
         f"<td class=n>{_db(o.get('weight_sqnr_db'))}<td class=n>{_db(o['alone_sqnr_db'])}"
         f"<td>{_bar(o['alone_sqnr_db'])}"
         for o in ranked
     ]
     head = (
-        "<tr><th>operator<th>kind<th>treated as<th>gives up bits<th>SQNR of its weights [dB]"
+        "<tr><th>operator<th>kind<th>treated as<th>saturation mode<th>SQNR of its weights [dB]"
         "<th>SQNR of the model with it alone [dB]<th>"
     )
     return f"<h2>Operators</h2><table>{head}{''.join(rows)}</table>"
@@ -193,11 +199,11 @@ def _values_table(values: list[dict[str, Any]]) -> str:
     return f"<h2>Values</h2><table>{head}{''.join(rows)}</table>"
 
 
-def _side_text(operator: dict[str, Any]) -> str:
-    """The side taken, and what each would give."""
+def _saturation_text(operator: dict[str, Any]) -> str:
+    """Return the mode taken, and what each would give."""
     if "gives_up_bits" not in operator:
         return ""
-    each = ", ".join(f"{side} {db:.1f}" for side, db in operator["side_sqnr_db"].items())
+    each = ", ".join(f"{mode} {db:.1f}" for mode, db in operator["side_sqnr_db"].items())
     return f"{operator['gives_up_bits']} ({each} dB)"
 
 
@@ -206,7 +212,7 @@ def _percent(share: float | None) -> str:
 
 
 def _plot(value: dict[str, Any]) -> str:
-    """Logarithms of the counts, and the ends of the codes as lines."""
+    """Logarithms of the counts, and the ends of the quantized values as lines."""
     histogram = value.get("histogram")
     if histogram is None:
         return ""
@@ -235,7 +241,7 @@ def _db(value: float | None) -> str:
 
 
 def _bar(value: float | None) -> str:
-    """Up to 60 dB."""
+    """Return up to 60 dB."""
     if value is None:
         return ""
     width = _BAR_WIDTH * min(max(value, 0.0), 60.0) / 60
@@ -243,7 +249,7 @@ def _bar(value: float | None) -> str:
 
 
 def _range(low: float, high: float, lowest: float, highest: float) -> str:
-    """A range within the widest one, with a line at 0."""
+    """Return a range within the widest one, with a line at 0."""
     unit = _BAR_WIDTH / max(highest - lowest, 1e-30)
     start, width, zero = (low - lowest) * unit, max((high - low) * unit, 1), -lowest * unit
     return (

@@ -1,4 +1,4 @@
-"""Repairs of rounding, without labels, in the order in which they run."""
+"""Correct a model after rounding, without labels, step by step."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,30 +11,32 @@ from edgec.compiler.calibration.moments import (
 )
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.ir.anchors import Operator
-from edgec.compiler.quantize.encode import Quantization, StoredWeight
+from edgec.compiler.quantize.encode import PackedWeight, Quantization
 from edgec.compiler.quantize.options import Rounding
-from edgec.compiler.quantize.recipe import Resolved
+from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe
 from edgec.compiler.quantize.rounding.bias_correction import corrected_bias
 from edgec.compiler.quantize.rounding.learned import round_learned
-from edgec.compiler.quantize.rounding.scale_correction import restandardized
+from edgec.compiler.quantize.rounding.scale_correction import scale_corrected
 from edgec.compiler.quantize.rounding.second_order import round_second_order
 from edgec.compiler.support.progress import Progress, Silent, counted
 
 
-def _as_stored(
-    _operator: Operator, stored: StoredWeight, _moments: Moments, _resolved: Resolved
-) -> StoredWeight:
-    return stored
+def _unchanged(
+    _operator: Operator, packed_weight: PackedWeight, _moments: Moments, _resolved: ResolvedRecipe
+) -> PackedWeight:
+    return packed_weight
 
 
-_ROUNDINGS: dict[Rounding, Callable[[Operator, StoredWeight, Moments, Resolved], StoredWeight]] = {
-    "nearest": _as_stored,
+_ROUNDINGS: dict[
+    Rounding, Callable[[Operator, PackedWeight, Moments, ResolvedRecipe], PackedWeight]
+] = {
+    "nearest": _unchanged,
     "second-order": round_second_order,
     "learned": round_learned,
 }
 
 
-def repair(
+def correct_after_training(
     quantization: Quantization,
     model: FloatModel | None,
     samples: Samples | None,
@@ -58,11 +60,11 @@ def repair(
         found = measure_moments(model, operators, samples, progress)
     shown = progress or Silent()
     for operator, moments in counted(found, shown, "rounding", len(operators)):
-        stored = quantization.weights[operator.name]
-        better = _ROUNDINGS[rounding](operator, stored, moments, resolved)
+        packed_weight = quantization.weights[operator.name]
+        better = _ROUNDINGS[rounding](operator, packed_weight, moments, resolved)
         quantization = quantization.with_weights({operator.name: better})
         if samples is not None:
-            spread = restandardized(quantization, operator, moments)
+            spread = scale_corrected(quantization, operator, moments)
             quantization = quantization.with_weights({operator.name: spread})
         bias = corrected_bias(quantization, operator, moments) if samples is not None else None
         if bias is not None:

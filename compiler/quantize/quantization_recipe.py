@@ -1,4 +1,4 @@
-"""Recipes: what becomes an integer, and of which kind.
+"""Provide recipes: what becomes an integer, and of which kind.
 
 A recipe has a name or is a TOML file:
 
@@ -6,7 +6,7 @@ A recipe has a name or is a TOML file:
 base = "int8"              # a named recipe to start from
 activations = "static"     # static, dynamic, or float
 weights = "int8"           # int8, int4, log2, codebook16, codebook256, fp16, bf16, or float
-extent = "partial"         # full: the results are codes as well
+extent = "partial"         # full: the results are quantized as well
 
 [[override]]
 match = "conv0*"           # names of values of an operator, * and ? as in file names
@@ -29,7 +29,7 @@ from typing import Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgec.compiler.errors import RecipeError, did_you_mean
-from edgec.compiler.numerics.affine import Codes
+from edgec.compiler.numerics.affine import QuantizedType
 from edgec.compiler.support.toml_file import explain, read_toml
 from edgec.targets.isa import SUMS
 from edgec.targets.target import Target
@@ -48,8 +48,8 @@ OperatorKind = Literal[
 ]
 """Types of operators, as overrides name them; `move` changes no value (reshape, slice, pad)."""
 
-Side = Literal["weights", "activations", "none"]
-"""Which side of products gives up bits for the target's int16 sums, see `sides`."""
+SaturationMode = Literal["weights", "activations", "none"]
+"""How products are kept from saturating the target's int16 accumulators, see `saturation`."""
 
 Activations = Literal["static", "dynamic", "float"]
 Weights = Literal["int8", "int4", "log2", "codebook16", "codebook256", "fp16", "bf16", "float"]
@@ -60,7 +60,7 @@ class _Settings(BaseModel):
 
 
 class Override(_Settings):
-    """Operators that are treated otherwise.
+    """An override describes operators that are treated otherwise.
 
     Attributes:
         match: glob over the names of an operator's values.
@@ -79,7 +79,7 @@ class Override(_Settings):
         return self
 
     def applies(self, names: tuple[str, ...], kind: str) -> bool:
-        """Whether an operator is meant.
+        """Return whether an operator is meant.
 
         >>> Override(match="conv*", keep="float").applies(("conv0", "relu0"), "conv")
         True
@@ -90,23 +90,24 @@ class Override(_Settings):
         return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
-class Recipe(_Settings):
-    """What becomes an integer.
+class QuantizationRecipe(_Settings):
+    """A quantization recipe describes what becomes an integer.
 
     Attributes:
         name: shown and written into the manifest.
         activations: `static`: ranges from calibration; `dynamic`: each run finds the range of
             each input of a convolution or matrix product; `float`: none.
-        activation_bits: of the 8 that hold a code; None: what the target needs to be exact.
-        symmetric_activations: whether the zero point is the middle of the codes.
-        weights: int8 with a scale for each output channel; 4-bit codes with a scale for each
+        activation_bits: the activation bits of the 8 that hold a value; None: what the target needs
+            to be exact.
+        symmetric_activations: whether the zero point is the middle of the quantized values.
+        weights: int8 with a scale for each output channel; 4-bit values with a scale for each
             group; `log2`: powers of two in 4 bits; codebooks: values of a table for the whole
             tensor, with a scale for each output channel; half floats.
-        weight_bits: of int8 weights; None: what the target needs to be exact.
+        weight_bits: the weight bits of int8 weights; None: what the target needs to be exact.
         weight_group: weights that share a scale, in int4 and log2.
         symmetric_weights: int4 only; int8 weights always are.
         equalize: even out the ranges of channels between two convolutions first.
-        extent: `full`: what the network gives is rounded to codes as well; `partial`: what only
+        extent: `full`: what the network gives is rounded to qtype as well; `partial`: what only
             floats read stays float.
         override: exceptions; the first that applies counts.
     """
@@ -138,40 +139,40 @@ class Recipe(_Settings):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether ranges come from calibration."""
+        """Return whether ranges come from calibration."""
         return self.activations == "static"
 
     @property
     def codebook(self) -> int:
-        """Entries of a codebook, 0 if weights are stored otherwise."""
+        """Return entries of a codebook, 0 if weights are stored otherwise."""
         return {"codebook16": 16, "codebook256": 256}.get(self.weights, 0)
 
     def keep(self, names: tuple[str, ...], kind: str) -> str:
-        """How an operator is treated: `integer`, `weight-only` or `float`."""
+        """Return how an operator is treated: `integer`, `weight-only` or `float`."""
         for override in self.override:
             if override.applies(names, kind):
                 return override.keep
         return "integer" if self.activations != "float" else "weight-only"
 
 
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, QuantizationRecipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe(name="int8"),
-        Recipe(name="int8-dynamic", activations="dynamic"),
-        Recipe(name="int8-weight-only", activations="float", weight_bits=8),
-        Recipe(name="int4-weight-only", activations="float", weights="int4"),
-        Recipe(name="fp16", activations="float", weights="fp16"),
-        Recipe(name="bf16", activations="float", weights="bf16"),
-        Recipe(name="log2", activations="float", weights="log2"),
-        Recipe(name="codebook-16", activations="float", weights="codebook16"),
-        Recipe(name="codebook-256", activations="float", weights="codebook256"),
+        QuantizationRecipe(name="int8"),
+        QuantizationRecipe(name="int8-dynamic", activations="dynamic"),
+        QuantizationRecipe(name="int8-weight-only", activations="float", weight_bits=8),
+        QuantizationRecipe(name="int4-weight-only", activations="float", weights="int4"),
+        QuantizationRecipe(name="fp16", activations="float", weights="fp16"),
+        QuantizationRecipe(name="bf16", activations="float", weights="bf16"),
+        QuantizationRecipe(name="log2", activations="float", weights="log2"),
+        QuantizationRecipe(name="codebook-16", activations="float", weights="codebook16"),
+        QuantizationRecipe(name="codebook-256", activations="float", weights="codebook256"),
     )
 }
 
 
-def load_recipe(name: str | Path) -> Recipe:
-    """The recipe of this name, or of this file if the name ends in `.toml`.
+def load_recipe(name: str | Path) -> QuantizationRecipe:
+    """Return the recipe of this name, or of this file if the name ends in `.toml`.
 
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or bad value.
@@ -190,38 +191,37 @@ def load_recipe(name: str | Path) -> Recipe:
         raise RecipeError(f"recipe file {path}: base = {base!r}; known: {', '.join(RECIPES)}")
     start = RECIPES[base].model_dump(exclude={"name"}) if base else {}
     try:
-        return Recipe.model_validate({"name": path.stem, **start, **fields})
+        return QuantizationRecipe.model_validate({"name": path.stem, **start, **fields})
     except ValidationError as error:
-        raise RecipeError(
-            f"recipe file {path}: {explain(error, lambda at: Override if at else Recipe)}"
-        ) from None
+        what = explain(error, lambda at: Override if at else QuantizationRecipe)
+        raise RecipeError(f"recipe file {path}: {what}") from None
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A recipe on a target.
+class ResolvedRecipe:
+    """A resolved recipe describes a recipe on a target.
 
     Attributes:
         recipe: what was wanted.
-        activations: codes of activations.
-        largest_weight: codes of int8 weights are in [-largest, largest].
+        activations: quantized type of activations.
+        largest_weight: quantized values of int8 weights are in [-largest, largest].
         paired: whether weights keep to `LARGEST_SUM` where their products meet in int16.
-        why: the choice of codes, in one line; empty if activations stay float.
-        chooses: whether the side that gives up bits is chosen for each operator.
-        sides: what was chosen, by name of an operator; others keep to `paired`.
+        why: the choice of quantized values, in one line; empty if activations stay float.
+        chooses: whether a saturation mode is chosen for each operator.
+        saturation_modes: what was chosen, by name of an operator; others keep to `paired`.
     """
 
-    recipe: Recipe
-    activations: Codes
+    recipe: QuantizationRecipe
+    activations: QuantizedType
     largest_weight: int
     paired: bool
     why: str
     chooses: bool = False
-    sides: Mapping[str, Side] = field(default_factory=dict)
+    saturation_modes: Mapping[str, SaturationMode] = field(default_factory=dict)
 
 
-def resolve(recipe: Recipe, target: Target) -> Resolved:
-    """Choose codes that the target's instructions multiply exactly.
+def resolve(recipe: QuantizationRecipe, target: Target) -> ResolvedRecipe:
+    """Choose quantized values that the target's instructions multiply exactly.
 
     Some instruction sets add products in int16 (`pairs_saturate`): of two weights, and of two
     such pairs where that is exact. So weights of one sign that meet there keep to a sum of
@@ -234,7 +234,7 @@ def resolve(recipe: Recipe, target: Target) -> Resolved:
     dtype = target.instruction_set.activation_dtype
     activation_bits, weight_bits = recipe.activation_bits or 8, recipe.weight_bits or 8
     narrow = recipe.symmetric_activations and dtype == "int8"
-    codes = Codes.of(dtype, activation_bits, narrow=narrow)
+    qtype = QuantizedType.of(dtype, activation_bits, narrow=narrow)
     largest = 127 if weight_bits == 8 else 63
     integer = recipe.activations != "float"
     paired = integer and (saturating or weight_bits == 7)
@@ -244,12 +244,12 @@ def resolve(recipe: Recipe, target: Target) -> Resolved:
         if target.why_in_floats:
             reason = f"products are in floats, as {target.why_in_floats},"
         why = (
-            f"activations {codes.dtype} in [{codes.low}, {codes.high}], weights in "
+            f"activations {qtype.dtype} in [{qtype.low}, {qtype.high}], weights in "
             f"[-{largest}, {largest}]: {reason} on {target.name}"
         )
     free = recipe.activation_bits is None and recipe.weight_bits is None
     chooses = saturating and free and recipe.activations == "static"
-    return Resolved(recipe, codes, largest, paired, why, chooses)
+    return ResolvedRecipe(recipe, qtype, largest, paired, why, chooses)
 
 
 KINDS: tuple[str, ...] = get_args(OperatorKind)

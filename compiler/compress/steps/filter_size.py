@@ -1,4 +1,4 @@
-"""Smaller kernels: 3x3 becomes 1x1, 5x5 becomes 3x3 where what lies outside hardly matters."""
+"""Shrink filters: 3x3 becomes 1x1, 5x5 becomes 3x3 where what lies outside hardly matters."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,10 +9,10 @@ from pydantic import Field
 from tvm import IRModule, relax
 
 from edgec.compiler.calibration.float_model import FloatModel
-from edgec.compiler.calibration.moments import Moments, measure_moments, sum_length
-from edgec.compiler.compress.channel_groups.scores import centered, left_over
+from edgec.compiler.calibration.moments import Moments, measure_moments, patch_length
+from edgec.compiler.compress.channel_groups.scores import centered, corrected_error
 from edgec.compiler.compress.reconstruct import MAX_LENGTH, reconstruct
-from edgec.compiler.compress.step import Step, Work
+from edgec.compiler.compress.step import CompressionStep, StepContext
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
@@ -20,8 +20,8 @@ from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.rewrite import convolution_attributes
 
 
-class Kernels(Step):
-    """Each convolution gets the smallest kernel that loses no more than it may.
+class FilterSize(CompressionStep):
+    """Each convolution gets the smallest kernel size that loses no more than it may.
 
     With samples, what counts is the error in the convolution's output after the weights that are
     left are adjusted, as a share of the output's energy; without, the energy of the weights.
@@ -35,14 +35,16 @@ class Kernels(Step):
     energy: float = Field(gt=0, lt=1)
     repair: bool = True
 
-    def apply(self, graph: Graph, work: Work) -> IRModule:
+    def apply(self, graph: Graph, context: StepContext) -> IRModule:
         """Cut kernels and paddings."""
         candidates = [o for o in self.weighted(graph) if _can_shrink(o, graph)]
         moments: dict[Any, Moments] = {}
-        if work.samples is not None and candidates:
-            small = [o for o in candidates if sum_length(o) <= MAX_LENGTH]
-            model = FloatModel(graph, work.signature, [o.inputs[0] for o in small], work.evaluate)
-            measured = measure_moments(model, small, work.samples, work.progress)
+        if context.samples is not None and candidates:
+            small = [o for o in candidates if patch_length(o) <= MAX_LENGTH]
+            model = FloatModel(
+                graph, context.signature, [o.inputs[0] for o in small], context.evaluate
+            )
+            measured = measure_moments(model, small, context.samples, context.progress)
             moments = {o.anchor: found for o, found in measured}
         margins = {o.anchor: self._margins(o, graph, moments.get(o.anchor)) for o in candidates}
         margins = {anchor: found for anchor, found in margins.items() if any(found)}
@@ -52,15 +54,15 @@ class Kernels(Step):
                 f"energy ({len(candidates)} have one): allow more"
             )
         module = _shrunk(graph, margins)
-        if work.samples is None or not self.repair:
+        if context.samples is None or not self.repair:
             return module
         origins = [variable for variable, _ in graph.bindings]
-        return reconstruct(module, graph, origins, work, lambda _, values: values)
+        return reconstruct(module, graph, origins, context, lambda _, values: values)
 
     def _margins(
         self, operator: Operator, graph: Graph, moments: Moments | None
     ) -> tuple[int, int]:
-        """How many rows above and below, and columns beside, can go."""
+        """Return how many rows above and below, and columns beside, can go."""
         for margins in _choices(operator, graph):
             if self._loss(operator, moments, margins) <= self.energy:
                 return margins
@@ -77,7 +79,7 @@ class Kernels(Step):
         second = centered(moments, operator.bias is not None)
         rows = array.reshape(len(second), len(array) // len(second), -1)
         columns = np.flatnonzero(np.tile(outside.reshape(-1), array.shape[1]))
-        return left_over(rows, second, columns)
+        return corrected_error(rows, second, columns)
 
 
 def _can_shrink(operator: Operator, graph: Graph) -> bool:
@@ -85,7 +87,7 @@ def _can_shrink(operator: Operator, graph: Graph) -> bool:
 
 
 def _choices(operator: Operator, graph: Graph) -> list[tuple[int, int]]:
-    """Margins that padding makes up for, the largest first."""
+    """Return margins that padding makes up for, the largest first."""
     assert operator.weight is not None
     if operator.weight.array.ndim != 4:
         return []
@@ -105,7 +107,7 @@ def _middle(kernel: tuple[int, ...], margins: tuple[int, int]) -> tuple[slice, s
 
 def _shrunk(graph: Graph, margins: dict[Any, tuple[int, int]]) -> IRModule:
     def change(
-        _builder: relax.BlockBuilder, variable: Any, value: Any, _now: Callable[[Any], Any]
+        _builder: relax.BlockBuilder, variable: Any, value: Any, _current: Callable[[Any], Any]
     ) -> Any:
         if variable in margins:
             rows, columns = margins[variable]
@@ -118,7 +120,7 @@ def _shrunk(graph: Graph, margins: dict[Any, tuple[int, int]]) -> IRModule:
             value = relax.Call(value.op, [value.args[0], constant(middle)], attributes)
         return value
 
-    return graph.revalued(change)
+    return graph.map_values(change)
 
 
 def _array(graph: Graph, variable: Any) -> NDArray[np.float32]:

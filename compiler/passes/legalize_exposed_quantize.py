@@ -1,9 +1,9 @@
-"""Compute codes that a run gives out exactly as ONNX says.
+"""Compute quantized values that a run returns exactly as ONNX says.
 
 Between kernels a value is multiplied by the reciprocal of the scale before it is rounded, and the
-codes are those of the type that the target multiplies. Nobody can tell, up to values that lie
-between two codes. Codes that something else than a dequantize reads are computed by a division,
-in code of their own.
+quantized values are those of the type that the target multiplies. Nobody can tell, up to values
+that lie between two quantized values. Quantized values that something else than a dequantize reads
+are computed by a division, in code of their own.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from edgec.compiler.passes.base import CallRewriter, Pass
 
 
 @dataclass(frozen=True)
-class SettleSeenCodes(Pass):
-    """Turn quantizations whose codes are seen into TIR.
+class LegalizeExposedQuantize(Pass):
+    """Turn quantizations whose results are exposed into TIR.
 
-    1. Something else than a dequantize reads the codes, or the model returns them.
+    1. Something else than a dequantize reads the quantized values, or the model returns them.
     """
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main`."""
-        return _Rewriter(module).run()
+        return _LegalizeExposedQuantizeRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _LegalizeExposedQuantizeRewriter(CallRewriter):
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)
         self.seen = _seen(module["main"])
@@ -43,7 +43,7 @@ class _Rewriter(CallRewriter):
 
 
 def _seen(function: relax.Function) -> set[relax.Var]:
-    """Variables that something else than a dequantize reads."""
+    """Return variables that something else than a dequantize reads."""
     bindings = [b for block in function.body.blocks for b in block.bindings]
     values = [b.value for b in bindings if op_name(b.value) != "relax.dequantize"]
     return {

@@ -1,4 +1,4 @@
-"""Recipes of compression: steps in order.
+"""Provide recipes of compression: steps in order.
 
 On the command line, names with a number, joined by commas: `low-rank-50,distill`. As a TOML file:
 
@@ -25,27 +25,27 @@ from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgec.compiler.compress.step import Step
+from edgec.compiler.compress.step import CompressionStep
 from edgec.compiler.compress.steps.channels import Channels
 from edgec.compiler.compress.steps.distill import Distill
 from edgec.compiler.compress.steps.drop_layers import Layers
+from edgec.compiler.compress.steps.filter_size import FilterSize
 from edgec.compiler.compress.steps.low_rank import LowRank
-from edgec.compiler.compress.steps.shrink_kernels import Kernels
 from edgec.compiler.compress.steps.sparse import Sparse
 from edgec.compiler.errors import RecipeError, did_you_mean
 from edgec.compiler.support.toml_file import Place, explain, read_toml
 
 AnyStep = Annotated[
-    Channels | Distill | Kernels | Layers | LowRank | Sparse, Field(discriminator="kind")
+    Channels | Distill | FilterSize | Layers | LowRank | Sparse, Field(discriminator="kind")
 ]
 _STEPS = {s.model_fields["kind"].default: s for s in get_args(get_args(AnyStep)[0])}
 
 # What a name with a number means; the number is a percentage.
-_NAMED: dict[str, Callable[[float], Step]] = {
+_NAMED: dict[str, Callable[[float], CompressionStep]] = {
     "block-N": lambda share: Sparse(ratio=share, pattern="block"),
     "channels-N": lambda share: Channels(ratio=share),
     "distill": lambda _: Distill(),
-    "kernels-N": lambda share: Kernels(energy=share),
+    "kernels-N": lambda share: FilterSize(energy=share),
     "layers-N": lambda share: Layers(ratio=share),
     "low-rank-N": lambda share: LowRank(ratio=share),
     "sparse-N": lambda share: Sparse(ratio=share),
@@ -53,7 +53,7 @@ _NAMED: dict[str, Callable[[float], Step]] = {
 
 
 class CompressionRecipe(BaseModel):
-    """Steps, in order.
+    """A compression recipe describes steps, in order.
 
     Attributes:
         name: shown and written into the manifest.
@@ -67,7 +67,7 @@ class CompressionRecipe(BaseModel):
 
 
 def load_compression(text: str) -> CompressionRecipe:
-    """The recipe of this file if the text ends in `.toml`, else of these names.
+    """Return the recipe of this file if the text ends in `.toml`, else of these names.
 
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or bad value.
@@ -84,7 +84,7 @@ def load_compression(text: str) -> CompressionRecipe:
         raise RecipeError(f"--compress {text}: {explain(error, _table_at)}") from None
 
 
-def _named(name: str) -> Step:
+def _named(name: str) -> CompressionStep:
     groups = re.fullmatch(r"sparse-(\d+:\d+)", name)
     if groups:
         return Sparse(pattern=groups[1])

@@ -3,7 +3,12 @@ from pathlib import Path
 import pytest
 
 from edgec.compiler.errors import RecipeError
-from edgec.compiler.quantize.recipe import RECIPES, Recipe, load_recipe, resolve
+from edgec.compiler.quantize.quantization_recipe import (
+    RECIPES,
+    QuantizationRecipe,
+    load_recipe,
+    resolve,
+)
 from edgec.targets import load_target
 
 
@@ -29,7 +34,7 @@ def test_a_file_starts_from_its_base_and_takes_its_own_name(tmp_path: Path) -> N
 
 
 def test_the_first_override_counts() -> None:
-    recipe = Recipe.model_validate(
+    recipe = QuantizationRecipe.model_validate(
         {
             "override": [
                 {"match": "head*", "keep": "weight-only"},
@@ -82,8 +87,8 @@ def test_codes_are_what_the_target_multiplies_exactly(
     target: str, dtype: str, low: int, high: int, largest: int
 ) -> None:
     resolved = resolve(RECIPES["int8"], load_target(target))
-    codes = resolved.activations
-    assert (codes.dtype, codes.low, codes.high) == (dtype, low, high)
+    qtype = resolved.activations
+    assert (qtype.dtype, qtype.low, qtype.high) == (dtype, low, high)
     assert resolved.largest_weight == largest
     assert target in resolved.why
 
@@ -91,17 +96,17 @@ def test_codes_are_what_the_target_multiplies_exactly(
 @pytest.mark.parametrize(
     ("recipe", "target", "paired"),
     [
-        (Recipe(), "x86-64-v3", True),
-        (Recipe(weight_bits=8, activation_bits=8), "x86-64-v4", True),
-        (Recipe(activations="dynamic"), "x86-64-v3", True),
-        (Recipe(), "x86-64-v4-vnni", False),
-        (Recipe(), "rpi4", False),
-        # The same codes everywhere.
-        (Recipe(weight_bits=7), "rpi5", True),
+        (QuantizationRecipe(), "x86-64-v3", True),
+        (QuantizationRecipe(weight_bits=8, activation_bits=8), "x86-64-v4", True),
+        (QuantizationRecipe(activations="dynamic"), "x86-64-v3", True),
+        (QuantizationRecipe(), "x86-64-v4-vnni", False),
+        (QuantizationRecipe(), "rpi4", False),
+        # The same quantized values everywhere.
+        (QuantizationRecipe(weight_bits=7), "rpi5", True),
         (RECIPES["int8-weight-only"], "x86-64-v3", False),
     ],
 )
 def test_weights_keep_to_what_int16_holds_where_it_is_used(
-    recipe: Recipe, target: str, paired: bool
+    recipe: QuantizationRecipe, target: str, paired: bool
 ) -> None:
     assert resolve(recipe, load_target(target)).paired is paired

@@ -1,4 +1,4 @@
-"""The report of a compression: what each step gained and cost, by layer."""
+"""Provide the report of a compression: what each step gained and cost, by layer."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def _costs(costs: Costs) -> dict[str, Any]:
     }
 
 
-def write_report(
+def write_compression_report(
     path: Path, model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """Write a .json or .html file.
@@ -114,7 +114,7 @@ def _steps_table(stages: list[dict[str, Any]], batches: int) -> str:
 
 
 def _layers_table(stages: list[dict[str, Any]]) -> str:
-    """Layers of the original, and what each step left of them."""
+    """Return layers of the original, and what each step left of them."""
     found = [{layer["name"]: layer for layer in stage["layers"]} for stage in stages]
     names = list(dict.fromkeys(name for layers in found for name in layers))
     rows = []
@@ -129,7 +129,7 @@ def _layers_table(stages: list[dict[str, Any]]) -> str:
 
 
 def _kernels_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What runs sparse, and why the rest does not."""
+    """Return what runs sparse, and why the rest does not."""
     if not rows:
         return ""
     cells = "".join(

@@ -1,10 +1,10 @@
-"""Bring constants that a model stores as codes into the form that kernels take.
+"""Bring quantized constants into the form that kernels take.
 
     reshape(dequantize(W))            ->  dequantize(reshape(W))
     permute_dims(dequantize(W))       ->  dequantize(permute_dims(W))
     dequantize(W uint8, s, 128)       ->  dequantize(W - 128 as int8, s, 0)
 
-What has no form as codes around zero becomes floats, and so does what is no weight of a matrix
+What cannot be quantized around zero becomes floats, and so does what is no weight of a matrix
 product or a convolution and no bias in int32.
 """
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
-from edgec.compiler.numerics.pair_sums import GROUP
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.compiler.passes.base import CallRewriter, Pass
 
-# Kernels take codes as their weights.
+# Kernels take quantized values as their weights.
 _PRODUCTS = (
     "relax.matmul",
     "relax.nn.conv1d",
@@ -33,24 +33,24 @@ _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatt
 
 
 @dataclass(frozen=True)
-class SettleStored(Pass):
+class NormalizeQuantizedConstants(Pass):
     """Rewrite dequantizations of constants.
 
-    1. Codes less their zero point are int8, or int32 where they were.
+    1. Quantized values less their zero point are int8, or int32 where they were.
     2. Scales of each channel go along one axis of the result.
-    3. No kernel reads other codes.
+    3. No kernel reads other quantized values.
     """
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main` from front to back."""
-        return _Rewriter(module).run()
+        return _NormalizeQuantizedConstantsRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _NormalizeQuantizedConstantsRewriter(CallRewriter):
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)
-        self.readings = _readings(module["main"])
+        self.roles = _roles(module["main"])
 
     def visit_dataflow_var_(self, variable: relax.Var) -> relax.Expr:
         visited = super().visit_dataflow_var_(variable)
@@ -62,14 +62,14 @@ class _Rewriter(CallRewriter):
         name = op_name(call)
         if name == "relax.dequantize":
             arrays = [value_of(argument) for argument in call.args]
-            codes, scales, zeros = arrays
-            if codes is None or scales is None or zeros is None:
+            quantized, scales, zeros = arrays
+            if quantized is None or scales is None or zeros is None:
                 return None
             # (3)
-            only = {"summand"} if codes.dtype == np.int32 else {"weight"}
-            as_floats = codes.ndim == 0 or self.readings[self.binding] != only
-            axis = int(call.attrs.axis) % max(codes.ndim, 1)
-            return _settled(codes, scales, zeros, axis, as_floats=as_floats)
+            only = {"summand"} if quantized.dtype == np.int32 else {"weight"}
+            as_floats = quantized.ndim == 0 or self.roles[self.binding] != only
+            axis = int(call.attrs.axis) % max(quantized.ndim, 1)
+            return _normalized(quantized, scales, zeros, axis, as_floats=as_floats)
         shape = shape_of(call)
         if shape is None or name not in (*_RESHAPES, "relax.permute_dims"):
             return None
@@ -77,46 +77,57 @@ class _Rewriter(CallRewriter):
         arrays = [value_of(argument) for argument in inner.args] if inner is not None else [None]
         if inner is None or any(array is None for array in arrays):
             return None
-        codes, scales, zeros = (array for array in arrays if array is not None)
-        axis = int(inner.attrs.axis) % codes.ndim
+        quantized, scales, zeros = (array for array in arrays if array is not None)
+        axis = int(inner.attrs.axis) % quantized.ndim
         if name == "relax.permute_dims":
-            axes = [int(a) % codes.ndim for a in call.attrs.axes or reversed(range(codes.ndim))]
-            return _dequantize(np.transpose(codes, axes), scales, zeros, axes.index(axis))
-        moved = _moved(axis, codes.shape, shape) if scales.size > 1 else _longest(shape)
+            axes = [
+                int(a) % quantized.ndim for a in call.attrs.axes or reversed(range(quantized.ndim))
+            ]
+            return _dequantize(np.transpose(quantized, axes), scales, zeros, axes.index(axis))
+        moved = (
+            _axis_after_reshape(axis, quantized.shape, shape)
+            if scales.size > 1
+            else _longest(shape)
+        )
         # (2)
-        return None if moved is None else _dequantize(codes.reshape(shape), scales, zeros, moved)
+        return (
+            None if moved is None else _dequantize(quantized.reshape(shape), scales, zeros, moved)
+        )
 
 
-def _readings(function: relax.Function) -> dict[relax.Var, set[str]]:
-    """As what each variable is read: `weight` of a product, `summand`, or `other`."""
-    readings: dict[relax.Var, set[str]] = defaultdict(set)
+def _roles(function: relax.Function) -> dict[relax.Var, set[str]]:
+    """Return as what each variable is read: `weight` of a product, `summand`, or `other`."""
+    roles: dict[relax.Var, set[str]] = defaultdict(set)
     # From back to front: what moves a value reads it as its own readers do.
     for binding in reversed(function.body.blocks[0].bindings):
         name, value = op_name(binding.value), binding.value
         for variable in relax.analysis.free_vars(value):
             if name in (*_RESHAPES, "relax.permute_dims") or isinstance(value, relax.Var):
-                readings[variable] |= readings[binding.var]
+                roles[variable] |= roles[binding.var]
             elif name in _PRODUCTS and variable == value.args[1] and _suits(name, variable):
-                readings[variable].add("weight")
+                roles[variable].add("weight")
             else:
-                readings[variable].add("summand" if name == "relax.add" else "other")
-    return readings
+                roles[variable].add("summand" if name == "relax.add" else "other")
+    return roles
 
 
 def _suits(operator: str, weight: relax.Var) -> bool:
-    """Whether kernels read codes of such a weight: those of matrices read whole groups."""
+    """Return whether kernels read quantized values of such a weight.
+
+    Those of matrices read whole groups.
+    """
     shape = shape_of(weight)
     if shape is None or operator != "relax.matmul":
         return shape is not None
-    return len(shape) == 2 and shape[0] % GROUP == 0
+    return len(shape) == 2 and shape[0] % DOT_WIDTH == 0
 
 
 def _longest(shape: tuple[int, ...]) -> int:
     return int(np.argmax(shape)) if shape else 0
 
 
-def _moved(axis: int, before: tuple[int, ...], after: tuple[int, ...]) -> int | None:
-    """Where an axis is after a reshape, None if it is split or merged."""
+def _axis_after_reshape(axis: int, before: tuple[int, ...], after: tuple[int, ...]) -> int | None:
+    """Return where an axis is after a reshape, None if it is split or merged."""
     outer = math.prod(before[:axis])
     for moved, extent in enumerate(after):
         if extent == before[axis] and math.prod(after[:moved]) == outer:
@@ -124,25 +135,30 @@ def _moved(axis: int, before: tuple[int, ...], after: tuple[int, ...]) -> int | 
     return None
 
 
-def _settled(
-    codes: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any], axis: int, *, as_floats: bool
+def _normalized(
+    quantized: NDArray[Any],
+    scales: NDArray[Any],
+    zeros: NDArray[Any],
+    axis: int,
+    *,
+    as_floats: bool,
 ) -> relax.Expr | None:
-    along = [-1 if index == axis else 1 for index in range(codes.ndim)]
+    along = [-1 if index == axis else 1 for index in range(quantized.ndim)]
     spread = [a.reshape(along) if a.size > 1 else a.reshape(()) for a in (scales, zeros)]
-    wide = codes.astype(np.int64) - spread[1]
-    kind = np.int32 if codes.dtype == np.int32 else np.int8
+    wide = quantized.astype(np.int64) - spread[1]
+    kind = np.int32 if quantized.dtype == np.int32 else np.int8
     limits = np.iinfo(kind)
     # (1)
     if as_floats or wide.min() < limits.min or wide.max() > limits.max:
         return constant((wide * spread[0].astype(np.float64)).astype(np.float32))
-    if codes.dtype == kind and not zeros.any():
+    if quantized.dtype == kind and not zeros.any():
         return None
     return _dequantize(wide.astype(kind), scales, np.zeros(scales.shape, kind), axis)
 
 
 def _dequantize(
-    codes: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any], axis: int
+    quantized: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any], axis: int
 ) -> relax.Call:
     return relax.op.dequantize(
-        constant(codes), constant(scales), constant(zeros), axis=axis, out_dtype="float32"
+        constant(quantized), constant(scales), constant(zeros), axis=axis, out_dtype="float32"
     )

@@ -1,4 +1,4 @@
-"""Remove transposes and reshapes that move nothing.
+"""Remove transposes and reshapes that change nothing.
 
     reshape(reshape(x, a), b)             ->  reshape(x, b)
     reshape(x, shape of x)                ->  x
@@ -22,7 +22,7 @@ _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatt
 
 
 @dataclass(frozen=True)
-class RemoveRedundantMoves(Pass):
+class RemoveRedundantLayoutOps(Pass):
     """Merge chains of transposes and reshapes, and drop those that change nothing.
 
     1. All shapes are static.
@@ -30,11 +30,11 @@ class RemoveRedundantMoves(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite `main` from front to back, so that chains collapse in one run."""
-        return _Rewriter(module).run()
+        return _RemoveRedundantLayoutOpsRewriter(module).run()
 
 
 @relax.expr_functor.mutator
-class _Rewriter(CallRewriter):
+class _RemoveRedundantLayoutOpsRewriter(CallRewriter):
     def rewrite(self, call: relax.Call) -> relax.Expr | None:
         name = op_name(call)
         if name not in (*_RESHAPES, "relax.permute_dims"):
@@ -76,7 +76,7 @@ class _Rewriter(CallRewriter):
 
 
 def _permutation(call: relax.Call, rank: int) -> tuple[int, ...]:
-    """Axes of a permute_dims, counted from the front; none given reverses them."""
+    """Return axes of a permute_dims, counted from the front; none given reverses them."""
     if call.attrs.axes is None:
         return tuple(reversed(range(rank)))
     return tuple(int(axis) % rank for axis in call.attrs.axes)

@@ -1,9 +1,9 @@
-"""What the analytic models of the kernels have in common."""
+"""Describe what the analytic models of the kernels have in common."""
 
 import math
 from collections.abc import Sequence
 
-from edgec.compiler.kernels.emit.epilogue import Step, cost
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep, cost
 from edgec.targets.target import Target
 
 FLOAT_BYTES = 4
@@ -31,7 +31,9 @@ STORE_INSTRUCTIONS_PER_CYCLE = 2
 
 
 def tile_room(vectors: int, target: Target) -> int:
-    """Pixels of a register tile with `vectors` weight vectors: all accumulators in registers.
+    """Return pixels of a register tile with `vectors` weight vectors.
+
+    All accumulators in registers.
 
     Where a multiply-add broadcasts a lane, the compiler keeps a vector of each pixel's channels
     in registers; elsewhere one broadcast value at a time.
@@ -41,18 +43,18 @@ def tile_room(vectors: int, target: Target) -> int:
 
 
 def load_cycles(pixels: int, vectors: int, target: Target) -> float:
-    """Cycles to load the operands of one step of a register tile."""
+    """Return cycles to load the operands of one step of a register tile."""
     values = pixels / target.float_lanes if target.multiplies_by_lane else pixels
     return (values + vectors) / target.load_units
 
 
 def multiply_cycles(fmas: int, target: Target) -> float:
-    """Cycles of one step of a register tile of `fmas` independent accumulators."""
+    """Return cycles of one step of a register tile of `fmas` independent accumulators."""
     waiting = FMA_LATENCY_CYCLES if fmas < FMA_LATENCY_CYCLES * target.fma_units else 0.0
     return max(fmas / target.fma_units, waiting)
 
 
-def tile_overhead_cycles(fmas: int, epilogue: Sequence[Step]) -> float:
+def tile_overhead_cycles(fmas: int, epilogue: Sequence[EpilogueStep]) -> float:
     """Return the cycles around the products of a register tile of `fmas` accumulators."""
     stores = fmas * (STORE_INSTRUCTIONS + cost(epilogue)) / STORE_INSTRUCTIONS_PER_CYCLE
     return TILE_START_CYCLES + stores

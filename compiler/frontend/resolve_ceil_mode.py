@@ -11,7 +11,7 @@ from onnx import helper
 _POOLING = ("AveragePool", "LpPool", "MaxPool")
 
 
-def settle_ceil_mode(model: onnx.ModelProto) -> onnx.ModelProto:
+def resolve_ceil_mode(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a model of static shapes without such pooling, where a pooling's shape is known.
 
     Average pooling that counts its padding stays, as more padding would count as well.
@@ -41,7 +41,7 @@ def _is_open(node: onnx.NodeProto) -> bool:
 
 
 def _shape(model: onnx.ModelProto, name: str) -> tuple[int, ...] | None:
-    """Shape of a value as ONNX infers it now, None if it is not known."""
+    """Return shape of a value as ONNX infers it now, None if it is not known."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.name == name and value.type.tensor_type.HasField("shape"):

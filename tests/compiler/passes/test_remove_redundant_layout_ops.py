@@ -1,4 +1,4 @@
-"""RemoveRedundantMoves: reshapes and transposes that move nothing."""
+"""RemoveRedundantLayoutOps: reshapes and transposes that move nothing."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import tvm_ffi
 from support.onnx_graphs import make_model, node, operators, to_relax
 from support.relax_runs import run_module
 
-from edgec.compiler.passes import RemoveRedundantMoves
+from edgec.compiler.passes import RemoveRedundantLayoutOps
 
-MOVES = {
+LAYOUT_OPS = {
     "reshape of reshape": (
         [node("Reshape", ["x", "s1"], ["a"]), node("Reshape", ["a", "s2"], ["y"])],
         {"reshape": 1},
@@ -44,7 +44,7 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize(("nodes", "expected"), MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize(("nodes", "expected"), LAYOUT_OPS.values(), ids=LAYOUT_OPS)
 def test_moves(nodes: list[Any], expected: dict[str, int]) -> None:
     last = nodes[-1].output[0]
     nodes = [*nodes, node("Relu", [last], ["out"])]
@@ -55,7 +55,7 @@ def test_moves(nodes: list[Any], expected: dict[str, int]) -> None:
         "axis": np.array([0]),
     }
     before = to_relax(make_model(nodes, {"x": [2, 5, 8]}, ["out"], weights))
-    after = RemoveRedundantMoves()(before)
+    after = RemoveRedundantLayoutOps()(before)
     assert operators(after) == {**expected, "relu": 1}
     np.testing.assert_array_equal(run_module(before), run_module(after))
-    assert tvm_ffi.structural_equal(RemoveRedundantMoves()(after), after)
+    assert tvm_ffi.structural_equal(RemoveRedundantLayoutOps()(after), after)
