@@ -21,7 +21,7 @@ def convert_elu(node: Node) -> relax.Expr:
 
 
 def convert_celu(node: Node) -> relax.Expr:
-    """Celu: max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
+    """Convert Celu: max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
     data = node.input(0)
     dtype, alpha = dtype_of(data), node.attributes.get("alpha", 1.0)
     zero = scalar(0, dtype)
@@ -33,7 +33,7 @@ def convert_celu(node: Node) -> relax.Expr:
 
 
 def convert_selu(node: Node) -> relax.Expr:
-    """Selu: gamma * x above zero, gamma * alpha * (exp(x) - 1) below."""
+    """Convert Selu: gamma * x above zero, gamma * alpha * (exp(x) - 1) below."""
     data = node.input(0)
     dtype = dtype_of(data)
     # The float32 numbers that the specification defines.
@@ -48,7 +48,7 @@ def convert_selu(node: Node) -> relax.Expr:
 
 
 def convert_thresholded_relu(node: Node) -> relax.Expr:
-    """ThresholdedRelu: x above alpha, else 0."""
+    """Convert ThresholdedRelu: x above alpha, else 0."""
     data = node.input(0)
     dtype = dtype_of(data)
     alpha = scalar(node.attributes.get("alpha", 1.0), dtype)

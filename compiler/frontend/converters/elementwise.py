@@ -88,7 +88,7 @@ def convert_sign(node: Node) -> relax.Expr:
 
 
 def convert_equal(node: Node) -> relax.Expr:
-    """Equal: truths are compared as numbers."""
+    """Convert Equal: truths are compared as numbers."""
     dtype = "uint8" if dtype_of(node.input(0)) == "bool" else dtype_of(node.input(0))
     return relax.op.equal(*(node.cast(node.input(index), dtype) for index in (0, 1)))
 
