@@ -101,6 +101,9 @@ def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
                 outputs[step] = emit(op.where(mask, new[0], zeros))
                 new = [emit(op.where(mask, *pair)) for pair in zip(new, states, strict=True)]
             states = new
+        if steps and masks[0] is not None:
+            # ONNX leaves open how a sequence of no steps ends; in ONNX Runtime with zeros.
+            states = [emit(op.where(masks[0], state, zeros)) for state in states]
         sequences.append(emit(op.stack(outputs, axis=0)))
         last.append(states)
     results = [emit(op.stack(sequences, axis=1))]
