@@ -1,5 +1,6 @@
 """Provide one ONNX node on its way into Relax, and the contract of a converter."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -211,9 +212,21 @@ def known_extent(extent: Any) -> int | None:
     return int(extent) if isinstance(extent, int | IntImm) else None
 
 
+# An operator as TVM prints it, with its name among what nobody asked for.
+_PRINTED_OPERATOR = re.compile(
+    r'ir\.Op\(span=None[^\n]*?name="(?:relax\.|tirx\.)?([\w.]+)"[^\n]*?support_level=\d+\)'
+)
+_OMITTED = "# Metadata omitted. Use show_meta=True in script() method to show it."
+
+
 def last_line(error: Exception) -> str:
-    """Return what an error of TVM says in the end, after its stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Return what an error of TVM says in the end, after its stack.
+
+    >>> last_line(ValueError('In ir.Op(span=None, name="relax.add", support_level=10): no'))
+    'In add: no'
+    """
+    text = _PRINTED_OPERATOR.sub(r"\1", str(error)).replace(_OMITTED, "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]
 
 
