@@ -4,7 +4,6 @@ The settings, what was done and what it costs.
 """
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -34,9 +33,8 @@ from edgec.compiler.parity.compare import three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
+from edgec.compiler.support.versions import tool_versions
 from edgec.targets import Target
-
-TOOLS = ("apache-tvm", "apache-tvm-ffi", "edgec", "numpy", "onnx", "onnxruntime", "onnxscript")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,7 @@ def describe_compilation(
                 outputs=tuple(_vector_path("output", i) for i in range(len(signature.outputs))),
             ),
         ),
-        tools={name: importlib.metadata.version(name) for name in TOOLS},
+        tools=tool_versions(),
         files={},
     )
 
@@ -166,7 +164,6 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
     if model is None or options is None:
         return None
     samples, recipe, accuracy = compilation.samples, options.recipe, model.accuracy
-    operators = model.quantization.plan.operators
     return QuantizationRecord(
         recipe=recipe.model_dump(mode="json"),
         quantized_types=model.quantization.resolved.why,
@@ -174,7 +171,7 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         observer=options.observer if recipe.needs_samples else "",
         repaired=options.repair,
         rounding=options.rounding if options.repair else "nearest",
-        quantized=sum(o.keep != "float" and not o.shares_scale for o in operators),
+        quantized=len(model.quantization.plan.quantized()),
         kept_float=model.kept_float,
         float_fallbacks={f.name: f"{f.operator}: {f.why}" for f in compilation.fallbacks},
         sqnr_db=_all_three_digits(compilation.sqnr_db),

@@ -50,6 +50,7 @@ from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbac
 from edgec.compiler.quantize.quantization_report import write_quantization_report
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.support.files import scratch_folder
+from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target, load_target
@@ -108,6 +109,7 @@ def compile_model(
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
     progress = progress or Silent()
+    subject = Subject(path.name, target.name)
     dump = Dump(options.dump) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
@@ -161,7 +163,7 @@ def compile_model(
                 quantized.quantization, packed.notes.why_floats, quantized.kept_float
             )
             if options.quantize.report is not None:
-                write_quantization_report(options.quantize.report, quantized, fallbacks)
+                write_quantization_report(options.quantize.report, quantized, subject, fallbacks)
         compilation = Compilation(
             source=source,
             target=target,
@@ -178,7 +180,7 @@ def compile_model(
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compress and options.compress.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compress.report, compressed, rows)
+            write_compression_report(options.compress.report, compressed, subject, rows)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))

@@ -29,6 +29,24 @@ def test_every_package_on_disk_is_listed() -> None:
     assert set(settings["packages"]) == on_disk
 
 
+def test_every_file_of_data_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]
+    forgotten = [
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix not in {".py", ".pyc"}
+        if not any(
+            path.match(pattern)
+            for pattern in patterns.get(
+                ".".join(("edgec", *path.parent.relative_to(ROOT).parts)), ()
+            )
+        )
+    ]
+    assert forgotten == []
+
+
 def test_no_module_is_loaded_under_a_bare_name() -> None:
     assert [name for name in sys.modules if name.split(".")[0] in FOLDERS] == []
 

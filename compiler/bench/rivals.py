@@ -32,7 +32,7 @@ class Rival(Protocol):
         """Run once, on the inputs that it was loaded with."""
 
     def outputs(self) -> dict[str, NDArray[Any]]:
-        """Outputs of a run, by name."""
+        """Return outputs of a run, by name."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="value=1G|file=4G|nodes=500000",
         help="Let a model ask for larger values, more data or more nodes.  "
-        "[default: value=256M, file=2G, nodes=200000]",
+        "[default: value=640M, file=2G, nodes=200000]",
     )
     return shape(freeze(limit(command)))
 

@@ -1,4 +1,4 @@
-"""`edgec run`: a bundle, once."""
+"""Provide `edgec run`: a bundle, once."""
 
 from collections.abc import Sequence
 from pathlib import Path

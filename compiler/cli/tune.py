@@ -65,7 +65,7 @@ def parse_time(text: str) -> float:
 @shape_options
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option("--dry-run", is_flag=True, help="List the tasks, do nothing.")
-@click.option("--report", type=as_path, metavar="FILE.html", help="Write a report.")
+@click.option("--report", type=as_path, metavar="FILE.html|.json", help="What each kernel gained.")
 @click.option("--log", type=as_path, metavar="FILE", help="Write down every event.")
 @quiet_option
 @click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")

@@ -95,7 +95,7 @@ class Screen:
         )
 
     def _done(self) -> float:
-        """Part of the run that is over, as far as limits tell."""
+        """Return part of the run that is over, as far as limits tell."""
         last, parts = self._last, [0.0]
         if self._options.seconds:
             parts.append(self._tuner.seconds / self._options.seconds)

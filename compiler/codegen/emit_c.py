@@ -112,7 +112,7 @@ def constants_source(program: Program, weights: str) -> str:
 
 
 def _kernels(program: Program) -> list[str]:
-    """Names in the order of their first use."""
+    """Return names in the order of their first use."""
     return list(dict.fromkeys(step.kernel for step in program.steps))
 
 

@@ -1,13 +1,24 @@
 """Provide the report of a compression: what each step gained and cost, by layer."""
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgec.compiler.compress.compressor import CompressedModel, StepResult
 from edgec.compiler.compress.costs import Costs
-from edgec.compiler.support.html_report import STYLE, save_report
+from edgec.compiler.support.html_report import (
+    Cell,
+    Column,
+    Report,
+    Subject,
+    Table,
+    Tone,
+    db_cell,
+    gain_cell,
+    number_cell,
+    save_report,
+    score_cell,
+)
 
 
 def report_fields(
@@ -61,93 +72,153 @@ def _costs(costs: Costs) -> dict[str, Any]:
 
 
 def write_compression_report(
-    path: Path, model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = ()
+    path: Path,
+    model: CompressedModel,
+    subject: Subject,
+    kernels: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write a .json or .html file.
 
     Args:
         path: its name ends in .json or .html.
         model: the compressed model.
+        subject: which model it is, and for which target.
         kernels: what runs operators with many zero weights.
 
     Raises:
         OutputError: it cannot be written.
     """
-    save_report(path, report_fields(model, kernels), _page)
+    fields = report_fields(model, kernels)
+    save_report(path, fields, compression_page(fields, subject))
 
 
-def _page(fields: Mapping[str, Any]) -> str:
+def compression_page(fields: Mapping[str, Any], subject: Subject) -> Report:
+    """Return the page of what `report_fields` gives."""
     stages = [{"settings": {"kind": "original"}, **fields["before"]}, *fields["steps"]]
-    return "\n".join(
-        [
-            f"<!doctype html><meta charset=utf-8><title>compression</title><style>{STYLE}</style>",
-            "<h1>Compression</h1>",
+    first, last = stages[0], stages[-1]
+    macs, weights = (
+        Cell(f"{first[key]:,} before, {last[key]:,} after", tone=_growth(first[key], last[key]))
+        for key in ("macs", "weights")
+    )
+    return Report(
+        kind="Compression",
+        subject=subject,
+        facts={
+            "Steps": Cell(", ".join(step["settings"]["kind"] for step in fields["steps"])),
+            "Multiplications": macs,
+            "Weights": weights,
+            "Speed on this machine": gain_cell(first["latency_ms"], last["latency_ms"]),
+            f"Metric over {fields['batches']} batches": score_cell(last.get("score")),
+            "SQNR [dB]": db_cell(last.get("sqnr_db")),
+        },
+        sections=[
             _steps_table(stages, fields["batches"]),
             _layers_table(stages),
             _kernels_table(fields["kernels"]),
-        ]
+        ],
     )
 
 
-def _steps_table(stages: list[dict[str, Any]], batches: int) -> str:
-    first, rows = stages[0], []
-    for stage in stages:
+def _growth(before: float, after: float) -> Tone:
+    """Return how a cost is shown: more than before is a loss."""
+    return "loss" if after > before else ""
+
+
+def _steps_table(stages: list[dict[str, Any]], batches: int) -> Table:
+    first = stages[0]
+
+    def row(stage: dict[str, Any]) -> list[Cell]:
         settings = {
             k: v for k, v in stage["settings"].items() if k != "kind" and v not in (None, [])
         }
-        written = ", ".join(f"{key} = {value}" for key, value in settings.items())
-        rows.append(
-            f"<tr><td>{stage['settings']['kind']}<td>{html.escape(written)}"
-            f"<td class=n>{stage['macs']:,}<td class=n>{stage['macs'] / first['macs']:.1%}"
-            f"<td class=n>{stage['weights']:,}<td class=n>{stage['nonzeros']:,}"
-            f"<td class=n>{stage['bytes'] / 1024:,.0f}"
-            f"<td class=n>{_number(stage['latency_ms'], 3)}"
-            f"<td class=n>{_number(stage.get('score'), 4)}"
-            f"<td class=n>{_number(stage.get('sqnr_db'), 1)}"
-        )
-    head = (
-        "<tr><th>step<th>settings<th>multiplications<th>of the original<th>weights<th>not zero"
-        "<th>as float32 [KiB]<th>latency on this machine [ms]"
-        f"<th>metric over {batches} batches<th>SQNR [dB]"
+        share = stage["macs"] / first["macs"] if first["macs"] else 1.0
+        latency = gain_cell(first["latency_ms"], stage["latency_ms"])
+        return [
+            Cell(stage["settings"]["kind"]),
+            number_cell(stage["macs"]),
+            Cell(
+                f"{share:.1%}" + ", a loss" * (share > 1),
+                share,
+                _growth(1, share),
+                bar=min(share, 1.0),
+            ),
+            number_cell(stage["weights"]),
+            number_cell(stage["nonzeros"]),
+            number_cell(stage["bytes"] / 1024),
+            number_cell(stage["latency_ms"], 3),
+            latency,
+            score_cell(stage.get("score")),
+            db_cell(stage.get("sqnr_db")),
+            Cell(", ".join(f"{key} = {value}" for key, value in settings.items())),
+        ]
+
+    columns = (
+        Column("step"),
+        Column("multiplications", numbers=True),
+        Column("of the original", numbers=True),
+        Column("weights", numbers=True),
+        Column("not zero", numbers=True),
+        Column("as float32 [KiB]", numbers=True),
+        Column("latency on this machine [ms]", numbers=True),
+        Column("speed", numbers=True),
+        Column(f"metric over {batches} batches", numbers=True),
+        Column("SQNR [dB]", numbers=True),
+        Column("settings", wide=True),
     )
-    return f"<h2>Steps</h2><table>{head}{''.join(rows)}</table>"
+    return Table("Steps", columns, [row(stage) for stage in stages])
 
 
-def _layers_table(stages: list[dict[str, Any]]) -> str:
-    """Return layers of the original, and what each step left of them."""
+def _layers_table(stages: list[dict[str, Any]]) -> Table:
+    """Return the layers and what each step left of them, the most expensive first."""
     found = [{layer["name"]: layer for layer in stage["layers"]} for stage in stages]
     names = list(dict.fromkeys(name for layers in found for name in layers))
+    left = {name: found[-1][name]["macs"] if name in found[-1] else 0 for name in names}
+    most = max(left.values(), default=0) or 1
     rows = []
-    for name in names:
+    for name in sorted(names, key=lambda name: -left[name]):
         kind = next(layers[name]["kind"] for layers in found if name in layers)
-        cells = "".join(_layer_cells(layers.get(name)) for layers in found)
-        rows.append(f"<tr><td>{html.escape(name)}<td>{kind}{cells}")
-    kinds = "".join(f"<th colspan=3>{stage['settings']['kind']}" for stage in stages)
-    head = f"<tr><th>layer<th>kind{kinds}"
-    under = "<tr><th><th>" + "<th>shape<th>multiplications<th>zeros" * len(stages)
-    return f"<h2>Layers</h2><table>{head}{under}{''.join(rows)}</table>"
+        bar = Cell(f"{left[name]:,}", left[name], bar=left[name] / most)
+        cells = [cell for layers in found for cell in _layer_cells(layers.get(name))]
+        rows.append([Cell(name), bar, Cell(kind), *cells])
+    columns = [Column("layer"), Column("multiplications left", numbers=True), Column("kind")]
+    for number, stage in enumerate(stages):
+        kind = stage["settings"]["kind"]
+        group = f"{number}. {kind}" if number else kind
+        columns += [
+            Column("shape", group=group),
+            Column("multiplications", numbers=True, group=group),
+            Column("zeros", numbers=True, group=group),
+        ]
+    note = "The longest bar has most of the multiplications that are left."
+    return Table("Layers", columns, rows, note)
 
 
-def _kernels_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what runs sparse, and why the rest does not."""
-    if not rows:
-        return ""
-    cells = "".join(
-        f"<tr><td>{html.escape(row['name'])}<td class=n>{row['density']:.0%}"
-        f"<td>{'sparse' if row['sparse'] else 'dense'}<td>{html.escape(row['reason'])}"
-        for row in rows
-    )
-    head = "<tr><th>operator<th>not zero<th>kernel<th>because"
-    return f"<h2>Kernels of operators with many zeros</h2><table>{head}{cells}</table>"
-
-
-def _layer_cells(layer: Mapping[str, Any] | None) -> str:
+def _layer_cells(layer: Mapping[str, Any] | None) -> list[Cell]:
     if layer is None:
-        return "<td>gone<td><td>"
-    shape = "x".join(map(str, layer["shape"]))
-    zeros = f"{layer['zeros'] / layer['weights']:.1%}" if layer["zeros"] else ""
-    return f"<td>{shape}<td class=n>{layer['macs']:,}<td class=n>{zeros}"
+        return [Cell("gone"), Cell(), Cell()]
+    share = layer["zeros"] / layer["weights"] if layer["zeros"] else None
+    return [
+        Cell("x".join(map(str, layer["shape"]))),
+        number_cell(layer["macs"]),
+        Cell() if share is None else Cell(f"{share:.1%}", share),
+    ]
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _kernels_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what runs sparse, and why the rest does not."""
+    cells = [
+        [
+            Cell(row["name"]),
+            Cell(f"{row['density']:.0%}", row["density"], bar=row["density"]),
+            Cell("sparse" if row["sparse"] else "dense"),
+            Cell(row["reason"]),
+        ]
+        for row in sorted(rows, key=lambda row: -row["density"])
+    ]
+    columns = (
+        Column("operator"),
+        Column("not zero", numbers=True),
+        Column("kernel"),
+        Column("because", wide=True),
+    )
+    return Table("Kernels of operators with many zeros", columns, cells)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
 from edgec.compiler.errors import UsageError
+from edgec.compiler.support.html_report import check_report_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,7 @@ class CompressOptions:
         """
         if isinstance(self.recipe, str | Path):
             object.__setattr__(self, "recipe", load_compression(str(self.recipe)))
-        if self.report is not None and self.report.suffix not in (".html", ".json"):
-            raise UsageError(
-                f"--compress-report {self.report}: expected a name ending in .html or .json"
-            )
+        check_report_name(self.report, "--compress-report")
         trained = [step.kind for step in self.recipe.step].count("distill")
         if self.checkpoint is not None and trained != 1:
             raise UsageError(

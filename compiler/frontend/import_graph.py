@@ -222,12 +222,12 @@ class _Walk:
                     self.deciders[name] = self._deciding(proto) or self._bounds_behind(proto)
 
     def _deciding(self, proto: onnx.NodeProto) -> tuple[str, ...]:
-        """The model's inputs that decide shapes of a node's inputs which only a run tells."""
+        """Return the model's inputs that decide shapes of a node which only a run knows."""
         found = [name for value in proto.input for name in self.deciders.get(value, ())]
         return tuple(dict.fromkeys(found))
 
     def _bounds_behind(self, proto: onnx.NodeProto) -> tuple[str, ...]:
-        """The model's inputs from which the bounds of a node are computed that opens a shape."""
+        """Return the model's inputs from which a node that opens a shape gets its bounds."""
         places = [place for place in _BOUNDS.get(proto.op_type, ()) if place < len(proto.input)]
         found = [name for place in places for name in self._inputs_behind(proto, place)]
         return tuple(dict.fromkeys(found))

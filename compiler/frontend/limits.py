@@ -33,7 +33,7 @@ class Limits:
     """
 
     file_bytes: int = 2**31
-    value_bytes: int = 2**28
+    value_bytes: int = 5 * 2**27
     nodes: int = 200_000
 
     def check_value(self, what: str, shape: Sequence[int], data_type: int) -> None:

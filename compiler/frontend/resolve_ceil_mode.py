@@ -25,7 +25,7 @@ def resolve_ceil_mode(model: onnx.ModelProto) -> onnx.ModelProto:
         # Each changes the shapes behind it.
         shape = _shape(result, node.input[0]) if _is_open(node) else None
         if shape is not None:
-            _settle(node, shape[2:])
+            _resolve(node, shape[2:])
     return result
 
 
@@ -51,7 +51,7 @@ def _shape(model: onnx.ModelProto, name: str) -> tuple[int, ...] | None:
     return None
 
 
-def _settle(node: onnx.NodeProto, extents: tuple[int, ...]) -> None:
+def _resolve(node: onnx.NodeProto, extents: tuple[int, ...]) -> None:
     given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     rank = len(extents)
     kernel = given["kernel_shape"]

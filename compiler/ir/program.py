@@ -105,7 +105,7 @@ class Program:
         return list(found.values())
 
     def temporaries(self) -> list[Value]:
-        """Temporaries in the order of their first use."""
+        """Return temporaries in the order of their first use."""
         found: dict[int, Value] = {}
         for step in self.steps:
             for value in step.arguments:

@@ -225,7 +225,7 @@ def _runs(picks: Sequence[tuple[int, int]], c: int) -> list[_Run]:
 
 @dataclass(frozen=True)
 class GlobalPoolWorkload:
-    """The mean, sum or largest value of each channel's plane, blocked.
+    """This workload takes the mean, sum or largest value of each channel's plane, blocked.
 
     Attributes:
         mode: what is computed.

@@ -18,7 +18,7 @@ Operation = Literal["sum", "mean", "min", "max"]
 
 @dataclass(frozen=True)
 class RowReduceWorkload:
-    """A reduction of each row of a row-major float32 matrix to one value.
+    """This workload reduces each row of a row-major float32 matrix to one value.
 
     Attributes:
         operation: what a row becomes. NaN in a row gives NaN.

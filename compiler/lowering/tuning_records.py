@@ -260,7 +260,7 @@ def summarize(records: Sequence[Record]) -> dict[Key, dict[str, float]]:
 
 
 def best_records(records: Sequence[Record]) -> dict[Key, Record]:
-    """The record to use for each kernel.
+    """Return the record to use for each kernel.
 
     A confirmed one if there is one (of several the fastest), else the decision of the best
     median. What was measured in an emulator gives way to what was measured on a machine.

@@ -136,7 +136,7 @@ class ChannelWeight:
 
 
 def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
-    """Scale of each channel that brings its largest magnitude to the largest quantized value.
+    """Return the scales that bring each channel's largest magnitude to the largest value.
 
     1 if all 0.
     """

@@ -61,7 +61,7 @@ class MovingAverage:
         self.ends = low, high
 
     def range(self) -> Range:
-        """The mean extremes."""
+        """Return the mean extremes."""
         assert self.ends is not None
         return self.ends
 

@@ -132,7 +132,7 @@ class OutputParity:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The comparison of all outputs of one run."""
+    """A parity report describes the comparison of all outputs of one run."""
 
     outputs: tuple[OutputParity, ...]
 

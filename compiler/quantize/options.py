@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from edgec.compiler.errors import UsageError
 from edgec.compiler.numerics.observers import ObserverName
 from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, load_recipe
+from edgec.compiler.support.html_report import check_report_name
 
 Rounding = Literal["nearest", "second-order", "learned"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
@@ -50,8 +51,7 @@ class QuantizeOptions:
             raise UsageError(f"--min-sqnr {self.min_sqnr_db:g} is no ratio; 30 is 30 dB")
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise UsageError(f"--max-drop {self.max_drop:g} is no share; 0.01 is one point")
-        if self.report is not None and self.report.suffix not in (".html", ".json"):
-            raise UsageError(f"--report {self.report}: expected a name ending in .html or .json")
+        check_report_name(self.report, "--report")
 
     @property
     def has_bar(self) -> bool:

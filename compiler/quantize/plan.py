@@ -35,6 +35,10 @@ class QuantizationPlan:
         every = [*self.graph.parameters, *self.graph.definitions]
         return [variable for variable in every if variable in self.shared]
 
+    def quantized(self) -> list[Operator]:
+        """Return the operators that round something; moves of quantized values do not."""
+        return [o for o in self.operators if o.keep != "float" and not o.shares_scale]
+
     def weighted(self) -> list[Operator]:
         """Return operators whose weights are quantized."""
         return [o for o in self.operators if o.weight is not None and o.keep != "float"]

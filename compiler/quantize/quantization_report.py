@@ -1,7 +1,7 @@
 """Provide the report of a quantization: JSON for programs, one HTML page for people."""
 
 import dataclasses
-import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,19 @@ from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.quantize.saturation import SaturationChoice
-from edgec.compiler.support.html_report import STYLE, save_report
+from edgec.compiler.support.html_report import (
+    Cell,
+    Column,
+    Report,
+    Subject,
+    Table,
+    db_cell,
+    number_cell,
+    save_report,
+    score_cell,
+)
 
-_BAR_WIDTH = 220
 _SHOWN_BINS = 128
-_PLOT_HEIGHT = 40
 
 
 def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()) -> dict[str, Any]:
@@ -38,6 +46,7 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
             "sqnr_db": accuracy.sqnr_db,
             "by_output": accuracy.by_output,
         },
+        "quantized": len(quantization.plan.quantized()),
         "kept_float": list(model.kept_float),
         "islands": [dataclasses.asdict(fallback) for fallback in fallbacks],
         "operators": [
@@ -73,15 +82,13 @@ def _saturation_mode(choice: SaturationChoice | None) -> dict[str, Any]:
 
 
 def _histogram(scale: Scale, histogram: Histogram | None) -> dict[str, Any]:
-    """Return the histogram of the float values: bins over all of them.
-
-    And the share beyond the quantized values.
-    """
+    """Return bins over all float values, and the share half a step beyond the quantized ones."""
     if histogram is None or histogram.width == 0:
         return {}
     edges = histogram.start + histogram.width * np.arange(BINS + 1)
     low, high = (
-        (code - scale.zero_point) * scale.scale for code in (scale.qtype.low, scale.qtype.high)
+        (code - scale.zero_point) * scale.scale
+        for code in (scale.qtype.low - 0.5, scale.qtype.high + 0.5)
     )
     centres = (edges[:-1] + edges[1:]) / 2
     outside = histogram.counts[(centres < low) | (centres > high)].sum()
@@ -112,91 +119,140 @@ def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
 
 
 def write_quantization_report(
-    path: Path, model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
+    path: Path, model: QuantizedModel, subject: Subject, fallbacks: Sequence[FloatFallback] = ()
 ) -> None:
     """Write a .json or .html file.
 
     Args:
         path: the path of the file.
         model: the quantized model.
+        subject: which model it is, and for which target.
         fallbacks: what computes on floats in the packed program.
 
     Raises:
         OutputError: it cannot be written.
     """
-    save_report(path, report_fields(model, fallbacks), _page)
+    fields = report_fields(model, fallbacks)
+    save_report(path, fields, quantization_page(fields, subject))
 
 
-def _page(fields: Mapping[str, Any]) -> str:
+def quantization_page(fields: Mapping[str, Any], subject: Subject) -> Report:
+    """Return the page of what `report_fields` gives."""
     accuracy = fields["accuracy"]
-    parts = [
-        f"<!doctype html><meta charset=utf-8><title>quantization</title><style>{STYLE}</style>",
-        f"<h1>Recipe {html.escape(fields['recipe']['name'])}</h1>",
-        f"<p>{html.escape(fields['codes'])}</p>",
-    ]
+    facts = {
+        "Recipe": Cell(fields["recipe"]["name"]),
+        "Quantized values": Cell(fields["codes"]),
+        "Operators": _count(fields["quantized"]),
+        "Returned to float": Cell(", ".join(fields["kept_float"]), tone="warning"),
+    }
     if accuracy:
-        parts.append(
-            f"<p>Over {accuracy['batches']} batches: metric {accuracy['score']:.4f}, "
-            f"signal-to-noise ratio {accuracy['sqnr_db']:.1f} dB.</p>"
+        facts[f"Metric over {accuracy['batches']} batches"] = score_cell(accuracy["score"])
+        facts["SQNR [dB]"] = db_cell(accuracy["sqnr_db"])
+    return Report(
+        kind="Quantization",
+        subject=subject,
+        facts=facts,
+        sections=[
+            _operators_table(fields["operators"]),
+            _fallbacks_table(fields["islands"]),
+            _values_table(fields["values"]),
+        ],
+    )
+
+
+def _count(quantized: int) -> Cell:
+    """Return how many operators are quantized; none is a warning."""
+    return Cell(f"{quantized} quantized", tone="" if quantized else "warning")
+
+
+def _noise(db: float | None) -> float:
+    """Return noise as a part of the signal, by amplitude; at most 100, which NaN is, too."""
+    if db is None:
+        return 0.0
+    return 100.0 if math.isnan(db) else 10.0 ** (-max(db, -40.0) / 20)
+
+
+def _operators_table(operators: list[dict[str, Any]]) -> Table:
+    """Return the operators, the one that costs most by itself first.
+
+    Where nothing was measured by operator, the weights stand for it.
+    """
+    measured = any(o["alone_sqnr_db"] is not None for o in operators)
+    noises = [
+        _noise(o["alone_sqnr_db"] if measured else o.get("weight_sqnr_db")) for o in operators
+    ]
+    most = max(noises, default=0.0) or 1.0
+    rows = [
+        [
+            Cell(o["name"]),
+            Cell(f"{noise:.2%}", noise, "loss" if noise >= 1 else "", bar=noise / most)
+            if noise
+            else Cell(),
+            db_cell(o["alone_sqnr_db"]),
+            score_cell(o["alone_score"]),
+            db_cell(o.get("weight_sqnr_db")),
+            Cell(o["kind"]),
+            Cell(o["keep"]),
+            Cell(_saturation_text(o)),
+        ]
+        for noise, o in sorted(
+            zip(noises, operators, strict=True), key=lambda pair: pair[0], reverse=True
         )
-    if fields["kept_float"]:
-        kept = ", ".join(map(html.escape, fields["kept_float"]))
-        parts.append(f"<p>Returned to float: {kept}.</p>")
-    parts += [
-        _operators_table(fields["operators"]),
-        _fallbacks_table(fields["islands"]),
-        _values_table(fields["values"]),
     ]
-    return "\n".join(parts)
-
-
-def _operators_table(operators: list[dict[str, Any]]) -> str:
-    """Return operators, the one that costs most by itself first."""
-    ranked = sorted(
-        operators, key=lambda o: (o["alone_sqnr_db"] is None, o["alone_sqnr_db"] or 0.0)
+    columns = (
+        Column("operator"),
+        Column("noise of the model with it alone" if measured else "noise of its weights", True),
+        Column("SQNR of the model with it alone [dB]", numbers=True),
+        Column("metric with it alone", numbers=True),
+        Column("SQNR of its weights [dB]", numbers=True),
+        Column("kind"),
+        Column("treated as"),
+        Column("gives up bits"),
     )
+    note = "Noise is a part of the signal, by amplitude. The longest bar costs most."
+    return Table("Operators", columns, rows, note)
+
+
+def _fallbacks_table(fallbacks: list[dict[str, Any]]) -> Table:
+    columns = (Column("operator"), Column("kind"), Column("why", wide=True))
+    rows = [[Cell(f["name"]), Cell(f["operator"]), Cell(f["why"])] for f in fallbacks]
+    return Table("Computed on floats", columns, rows)
+
+
+def _values_table(values: list[dict[str, Any]]) -> Table:
+    """Return the values that are quantized values.
+
+    The one that loses most beyond their ends first.
+    """
+    lowest = min((v["low"] for v in values), default=0.0)
+    widest = max(max((v["high"] for v in values), default=0.0) - lowest, 1e-30)
     rows = [
-        f"<tr><td>{html.escape(o['name'])}<td>{o['kind']}<td>{o['keep']}"
-        f"<td>{_saturation_text(o)}"
-        f"<td class=n>{_db(o.get('weight_sqnr_db'))}<td class=n>{_db(o['alone_sqnr_db'])}"
-        f"<td>{_bar(o['alone_sqnr_db'])}"
-        for o in ranked
+        [
+            Cell(v["name"]),
+            _histogram_cell(v),
+            _percent(v.get("clipped_share")),
+            Cell(v["dtype"]),
+            Cell(f"{v['low']:.4g}", v["low"]),
+            Cell(f"{v['high']:.4g}", v["high"]),
+            _span_cell(v, lowest, widest),
+            Cell(f"{v['scale']:.4g}", v["scale"]),
+            number_cell(v["zero_point"]),
+        ]
+        for v in sorted(values, key=lambda v: -v.get("clipped_share", 0.0))
     ]
-    head = (
-        "<tr><th>operator<th>kind<th>treated as<th>saturation mode<th>SQNR of its weights [dB]"
-        "<th>SQNR of the model with it alone [dB]<th>"
+    columns = (
+        Column("value"),
+        Column("distribution"),
+        Column("clipped", numbers=True),
+        Column("type"),
+        Column("low", numbers=True),
+        Column("high", numbers=True),
+        Column("range"),
+        Column("scale", numbers=True),
+        Column("zero point", numbers=True),
     )
-    return f"<h2>Operators</h2><table>{head}{''.join(rows)}</table>"
-
-
-def _fallbacks_table(fallbacks: list[dict[str, Any]]) -> str:
-    if not fallbacks:
-        return ""
-    rows = [
-        f"<tr><td>{html.escape(i['name'])}<td>{i['operator']}<td>{html.escape(i['why'])}"
-        for i in fallbacks
-    ]
-    head = "<tr><th>operator<th>kind<th>why"
-    return f"<h2>Computed on floats</h2><table>{head}{''.join(rows)}</table>"
-
-
-def _values_table(values: list[dict[str, Any]]) -> str:
-    if not values:
-        return ""
-    low = min(v["low"] for v in values)
-    high = max(v["high"] for v in values)
-    rows = [
-        f"<tr><td>{html.escape(v['name'])}<td>{v['dtype']}<td class=n>{v['low']:.4g}"
-        f"<td class=n>{v['high']:.4g}<td class=n>{v['scale']:.4g}<td class=n>{v['zero_point']}"
-        f"<td class=n>{_percent(v.get('clipped_share'))}"
-        f"<td>{_range(v['low'], v['high'], low, high)}<td>{_plot(v)}"
-        for v in values
-    ]
-    head = (
-        "<tr><th>value<th>codes<th>low<th>high<th>scale<th>zero point<th>clipped<th>range"
-        "<th>values, logarithm of the counts; lines: ends of the codes"
-    )
-    return f"<h2>Values</h2><table>{head}{''.join(rows)}</table>"
+    note = "Distributions show the logarithm of the counts; lines are the ends of the type."
+    return Table("Values", columns, rows, note)
 
 
 def _saturation_text(operator: dict[str, Any]) -> str:
@@ -207,52 +263,28 @@ def _saturation_text(operator: dict[str, Any]) -> str:
     return f"{operator['gives_up_bits']} ({each} dB)"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.3%}"
+def _percent(share: float | None) -> Cell:
+    return Cell() if share is None else Cell(f"{share:.3%}", share)
 
 
-def _plot(value: dict[str, Any]) -> str:
-    """Logarithms of the counts, and the ends of the quantized values as lines."""
+def _span_cell(value: dict[str, Any], lowest: float, widest: float) -> Cell:
+    """Return the range of a value within the widest one, and where 0 is."""
+    start, end, zero = ((x - lowest) / widest for x in (value["low"], value["high"], 0.0))
+    return Cell(span=(start, end, zero))
+
+
+def _histogram_cell(value: dict[str, Any]) -> Cell:
+    """Return logarithms of the counts, and the ends of the quantized values as lines."""
     histogram = value.get("histogram")
     if histogram is None:
-        return ""
+        return Cell()
     heights = np.log1p(np.array(histogram["counts"], np.float64))
     filled = np.flatnonzero(heights)
     first, last = int(filled[0]), int(filled[-1]) + 1
-    heights = heights[first:last] * (_PLOT_HEIGHT / heights.max())
-    bar = _BAR_WIDTH / len(heights)
-    bars = "".join(
-        f"<rect x={index * bar:.1f} y={_PLOT_HEIGHT - height:.1f} width={bar:.1f} "
-        f"height={height:.1f} />"
-        for index, height in enumerate(heights)
-    )
     start = histogram["start"] + first * histogram["width"]
-    ends = [(value[end] - start) / histogram["width"] * bar for end in ("low", "high")]
-    lines = "".join(
-        f"<line x1={end:.1f} x2={end:.1f} y1=0 y2={_PLOT_HEIGHT} />"
-        for end in ends
-        if 0 <= end <= _BAR_WIDTH
-    )
-    return f"<svg width={_BAR_WIDTH} height={_PLOT_HEIGHT}>{bars}{lines}</svg>"
-
-
-def _db(value: float | None) -> str:
-    return "" if value is None or value == float("inf") else f"{value:.1f}"
-
-
-def _bar(value: float | None) -> str:
-    """Return up to 60 dB."""
-    if value is None:
-        return ""
-    width = _BAR_WIDTH * min(max(value, 0.0), 60.0) / 60
-    return f"<svg width={_BAR_WIDTH} height=12><rect width={width:.0f} height=12 /></svg>"
-
-
-def _range(low: float, high: float, lowest: float, highest: float) -> str:
-    """Return a range within the widest one, with a line at 0."""
-    unit = _BAR_WIDTH / max(highest - lowest, 1e-30)
-    start, width, zero = (low - lowest) * unit, max((high - low) * unit, 1), -lowest * unit
-    return (
-        f"<svg width={_BAR_WIDTH} height=12><rect x={start:.0f} width={width:.0f} height=12 />"
-        f"<line x1={zero:.0f} x2={zero:.0f} y1=0 y2=12 /></svg>"
+    width = histogram["width"] * (last - first)
+    marks = [(value[end] - start) / width for end in ("low", "high")]
+    return Cell(
+        heights=(heights[first:last] / heights.max()).tolist(),
+        marks=[mark for mark in marks if 0 <= mark <= 1],
     )

@@ -46,9 +46,7 @@ class SwitchedModel:
         metric: Metric,
         evaluate: Evaluate,
     ) -> None:
-        self.operators = [
-            o for o in quantization.plan.operators if o.keep != "float" and not o.shares_scale
-        ]
+        self.operators = quantization.plan.quantized()
         module = SwitchQuantization(quantization, self.operators)()
         switches = TensorSpec(SWITCHES, (len(self.operators),), "float32")
         inputs = (*signature.inputs, switches)

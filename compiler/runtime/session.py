@@ -244,7 +244,7 @@ def _aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
 
 
 class VmSession:
-    """A session on TVM's virtual machine, loaded; see `open_session`.
+    """A session runs a model on TVM's virtual machine; see `open_session`.
 
     Any thread may call it. TVM's threads belong to the thread that calls them, so one thread of
     the session's own does, and a new one in a child of fork.

@@ -1,4 +1,4 @@
-"""Phases of a long run: shown, timed, and what they give written down."""
+"""Provide phases of a long run: shown, timed, and what they give written down."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -18,6 +18,7 @@ from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.support.files import check_output_file
+from edgec.compiler.support.html_report import Subject
 from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Device, Host
 from edgec.compiler.tune.events import LogFile, Several
 from edgec.compiler.tune.options import TuneOptions
@@ -25,7 +26,7 @@ from edgec.compiler.tune.report_data import TuneReport, TuningObserver
 from edgec.compiler.tune.rounds import KernelBuilder
 from edgec.compiler.tune.session import Tuner
 from edgec.compiler.tune.tasks import Task, plan_tuning, select_tasks
-from edgec.compiler.tune.tuning_report import write_tuning_report
+from edgec.compiler.tune.tuning_report import Conditions, write_tuning_report
 from edgec.targets import Target, load_target
 
 _SCRATCH = "edgec-tune-"
@@ -114,11 +115,13 @@ def tune_model(
         write_tuning_report(
             options.report,
             result,
-            name,
-            target,
-            first.machine,
-            first.threads,
-            emulated=first.emulated,
+            Subject(name, target.name),
+            Conditions(
+                machine=first.machine,
+                threads=first.threads,
+                peak_gflops=target.peak_gflops * first.threads,
+                emulated=first.emulated,
+            ),
         )
     return result
 

@@ -26,7 +26,7 @@ LEAST_RUNS = 8
 HOST_GRACE_SECONDS = 60.0
 BOARD_GRACE_SECONDS = 900.0
 # How long a device rests after it failed; twice as long each time, up to the last.
-REST_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+BACKOFF_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 
 
 class MeasureFailed(Exception):  # noqa: N818 - an outcome
@@ -289,7 +289,7 @@ class Backoff:
 
     def failed(self) -> float:
         """Rest for a while; how long."""
-        pause = REST_SECONDS[min(self.failures, len(REST_SECONDS) - 1)]
+        pause = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]
         self.failures += 1
         self._until = time.monotonic() + pause
         return pause

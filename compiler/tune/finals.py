@@ -1,4 +1,4 @@
-"""The end of a tuning run: the best decisions in turn, checked and written down."""
+"""End a tuning run: the best decisions take turns, are checked and written down."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,11 @@
-"""The settings of a tuning run."""
+"""Provide the settings of a tuning run."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from edgec.compiler.errors import UsageError
+from edgec.compiler.support.html_report import check_report_name
 from edgec.compiler.support.limits import check_count, check_positive, check_seed, check_threads
 
 Strategy = Literal["evolutionary", "random", "exhaustive"]
@@ -24,7 +25,7 @@ class TuneOptions:
         tasks: numbers, ranges or parts of labels, as `0,2-5,conv`; empty for all.
         strategy: see `search.py`.
         seed: the seed of everything random.
-        report: .html file.
+        report: .html or .json file.
         log: file that every event is appended to.
     """
 
@@ -56,3 +57,4 @@ class TuneOptions:
         for name in ("report", "log"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
+        check_report_name(self.report, "--report")

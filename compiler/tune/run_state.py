@@ -75,7 +75,7 @@ class RunState:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Return the seconds since the run began."""
         return time.monotonic() - self._started
 
     def record(

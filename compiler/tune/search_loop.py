@@ -1,4 +1,4 @@
-"""The search of a tuning run: choose decisions, build them, time them, write them down."""
+"""Search in a tuning run: choose decisions, build them, time them, write them down."""
 
 import random
 import time
@@ -37,7 +37,7 @@ class _Job:
 
 
 class SearchLoop:
-    """The rounds of a run, on as many devices at a time as there are."""
+    """A search loop makes the rounds of a run, on as many devices at a time as there are."""
 
     def __init__(self, run: RunState) -> None:
         self.run = run

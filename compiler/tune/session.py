@@ -24,7 +24,7 @@ __all__ = ["TuneOptions", "TuneReport", "Tuner"]
 
 
 class Tuner:
-    """One run over one plan."""
+    """A tuner is one run over one plan."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Tuner:
 
     @property
     def measured(self) -> int:
-        """Trials of this run, all of which are in the database."""
+        """Return the trials of this run, all of which are in the database."""
         return self._run.measured
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Return the seconds since the run began."""
         return self._run.seconds
 
     def run(self, devices: Callable[[KernelBuilder], Sequence[Device]]) -> TuneReport:

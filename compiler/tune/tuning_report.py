@@ -1,105 +1,145 @@
-"""The report of a tuning run: one HTML file that needs nothing else."""
+"""Write the report of a tuning run: what each kernel gained, and the time of the model meanwhile."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgec.compiler.errors import OutputError
-from edgec.compiler.tune.report_data import TuneReport
-from edgec.targets.target import Target
+from edgec.compiler.support.html_report import (
+    Cell,
+    Column,
+    Figure,
+    Report,
+    Subject,
+    Table,
+    gain_cell,
+    number_cell,
+    save_report,
+    time_cell,
+)
+from edgec.compiler.tune.events import report_fields
+from edgec.compiler.tune.report_data import TaskResult, TuneReport
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Tuning of {{ model }} for {{ target.name }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; color: #222 }
-table { border-collapse: collapse; width: 100%; font-size: 13px }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid #ddd }
-th:nth-child(-n+2), td:nth-child(-n+2), td.text, th.text { text-align: left }
-code { font-size: 11px; word-break: break-all }
-.bad { color: #a00 }
-svg { max-width: 100%; height: auto }
-</style>
-<h1>{{ model }} for {{ target.name }}</h1>
-<p>{{ "%.3f"|format(report.before * 1e3) }} ms by the default decisions,
-<b>{{ "%.3f"|format(report.after * 1e3) }} ms</b> tuned:
-{{ "%.2f"|format(report.before / report.after) }} times as fast.
-{{ report.trials }} trials in {{ "%.0f"|format(report.seconds) }} s on {{ machine }},
-{{ threads }} thread{{ "s" if threads > 1 }}; ended because {{ report.reason }}.
-{% if emulated %}<b>Measured in an emulator: these times say little about the real board.</b>
-{% endif %}{% if report.noisy %}<b>The machine was noisy while the results were compared.</b>
-{% endif %}</p>
-{{ plot }}
-<h2>Kernels</h2>
-<table>
-<tr><th>task<th>operators<th>calls<th>before µs<th>after µs<th>gain<th>GFLOP/s before<th>after
-<th>of peak<th>trials<th class="text">decision</tr>
-{% for r in report.tasks %}
-<tr><td>{{ r.task.number }}<td>{{ r.task.label }}<td>{{ r.task.steps|length }}
-<td>{{ "%.1f"|format(r.before * 1e6) }}<td>{{ "%.1f"|format(r.after * 1e6) }}
-<td>{{ "%.2f"|format(r.before / r.after) }}
-<td>{{ "%.0f"|format(r.gflops(r.before)) }}<td>{{ "%.0f"|format(r.gflops(r.after)) }}
-<td>{{ "%.0f"|format(100 * r.gflops(r.after) / (target.peak_gflops * threads)) }} %
-<td>{{ r.trials }}<td class="text"><code>{{ r.decision }}</code>
-{% if r.rejected %}<br><span class="bad">rejected: {{ r.rejected }}</span>{% endif %}</tr>
-{% endfor %}
-</table>
-<p>Speed counts the arithmetic of the operators as they are defined; a fast algorithm may exceed
-the peak. Times of a kernel are those of one call inside the model.</p>
-</html>
-"""
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Conditions describe where a run was measured.
+
+    Attributes:
+        machine: its name.
+        threads: the threads that the model ran on.
+        peak_gflops: the peak rate of them together [GFLOP/s].
+        emulated: whether the machine is an emulator.
+    """
+
+    machine: str
+    threads: int
+    peak_gflops: float
+    emulated: bool
 
 
 def write_tuning_report(
-    path: Path,
-    report: TuneReport,
-    model: str,
-    target: Target,
-    machine: str,
-    threads: int,
-    *,
-    emulated: bool,
+    path: Path, report: TuneReport, subject: Subject, conditions: Conditions
 ) -> None:
-    """Write the report.
+    """Write a .json or .html file.
 
     Raises:
         OutputError: it cannot be written.
     """
-    import jinja2
-    import markupsafe
+    save_report(path, report_fields(report), tune_page(report, subject, conditions))
 
-    environment = jinja2.Environment(autoescape=True)
-    page = environment.from_string(_PAGE).render(
-        model=model,
-        target=target,
-        report=report,
-        machine=machine,
-        threads=threads,
-        emulated=emulated,
-        plot=markupsafe.Markup(_plot(report)),
+
+def tune_page(report: TuneReport, subject: Subject, conditions: Conditions) -> Report:
+    """Return the page of a run."""
+    threads = f"{conditions.threads} thread{'s' * (conditions.threads != 1)}"
+    warnings = {
+        "Emulator": conditions.emulated
+        and "measured in an emulator: these times say little about the real board",
+        "Noise": report.noisy and "the machine was noisy while the results were compared",
+    }
+    return Report(
+        kind="Tuning",
+        subject=subject,
+        facts={
+            "By the default decisions": time_cell(report.before),
+            "Tuned": time_cell(report.after),
+            "Gain": gain_cell(report.before, report.after),
+            "Measured": Cell(f"on {conditions.machine}, {threads}"),
+            "Search": Cell(f"{report.trials} trials in {report.seconds:.0f} s"),
+            "Ended because": Cell(report.reason),
+            **{name: Cell(text, tone="warning") for name, text in warnings.items() if text},
+        },
+        sections=[
+            Figure("Time of the model during the search", _curve(report)),
+            _kernels(report, conditions.peak_gflops),
+        ],
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _plot(report: TuneReport) -> str:
+_COLUMNS = (
+    Column("operators"),
+    Column("time in the model [µs]", numbers=True),
+    Column("gain", numbers=True),
+    Column("calls", numbers=True),
+    Column("before [µs]", numbers=True),
+    Column("after [µs]", numbers=True),
+    Column("before [GFLOP/s]", numbers=True),
+    Column("after [GFLOP/s]", numbers=True),
+    Column("of peak [%]", numbers=True),
+    Column("trials", numbers=True),
+    Column("task", numbers=True),
+    Column("decision", code=True),
+)
+
+
+def _kernels(report: TuneReport, peak_gflops: float) -> Table:
+    """Return the kernels, the one that takes most time first."""
+    times = {result.task.number: result.after * len(result.task.steps) for result in report.tasks}
+    longest = max(times.values(), default=0.0) or 1.0
+
+    def row(result: TaskResult) -> list[Cell]:
+        total, gflops = times[result.task.number], result.gflops(result.after)
+        gain = gain_cell(result.before, result.after)
+        return [
+            Cell(result.task.label),
+            Cell(f"{total * 1e6:,.1f}", total, bar=total / longest),
+            gain,
+            number_cell(len(result.task.steps)),
+            number_cell(result.before * 1e6, 1),
+            number_cell(result.after * 1e6, 1),
+            number_cell(result.gflops(result.before), 1),
+            number_cell(gflops, 1),
+            number_cell(100 * gflops / peak_gflops),
+            number_cell(result.trials),
+            number_cell(result.task.number),
+            Cell(result.decision, note=result.rejected and f"rejected: {result.rejected}"),
+        ]
+
+    ranked = sorted(report.tasks, key=lambda result: -times[result.task.number])
+    return Table(
+        "Kernels",
+        _COLUMNS,
+        [row(result) for result in ranked],
+        "The longest bar takes most of the model's time. Speed counts the arithmetic of the "
+        "operators as they are defined; a fast algorithm may exceed the peak. Times of a kernel "
+        "are those of one call inside the model.",
+    )
+
+
+def _curve(report: TuneReport) -> str:
     """Return time of the model against trials, as SVG."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes: Any = figure.subplots()
+    drawing = Drawing(figsize=(6.4, 3), layout="constrained")
+    axes: Any = drawing.subplots()
     trials = [point[1] for point in report.history]
     times = [point[2] * 1e3 for point in report.history]
-    axes.step(trials, times, where="post")
-    axes.set_xlabel("trials")
-    axes.set_ylabel("model [ms], kernels by their best so far")
+    axes.step(trials, times, where="post", color="#3b6fc4")
+    axes.set_xlabel("trials", fontsize=12)
+    axes.set_ylabel("model [ms], best so far", fontsize=12)
+    axes.tick_params(labelsize=12)
     axes.grid(alpha=0.3)
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
+    drawing.savefig(stream, format="svg", metadata={"Date": None})
     svg = stream.getvalue()
     return svg[svg.index("<svg") :]

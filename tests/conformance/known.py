@@ -56,7 +56,7 @@ def _toml(text: str) -> str:
 def update_known(
     known: dict[str, Known], cases: Sequence[Case], outcomes: dict[str, Outcome]
 ) -> dict[str, Known]:
-    """The list after a run: reasons stay where the status is the same.
+    """Return the list after a run: reasons stay where the status is the same.
 
     Cases that did not run stay, those that no longer exist are for the caller to leave out.
     """

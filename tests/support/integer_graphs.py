@@ -329,7 +329,7 @@ def build_module(
 def open_module(
     module: IRModule, target: Target, folder: Path, decide: Decide = default_decide
 ) -> BuiltModule:
-    """A module ready to run here."""
+    """Return a module that is ready to run here."""
     library = folder / "model.so"
     program, signature = build_module(module, target, library, decide)
     session = open_session(library, target, signature, "static", 2)

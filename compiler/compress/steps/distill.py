@@ -293,7 +293,7 @@ class _Run:
         return {o.name: np.concatenate([part[o.name] for part in parts]) for o in self.outputs}
 
     def _spread(self) -> dict[str, float]:
-        """Mean square of the teacher's values around their mean, by name."""
+        """Return mean square of the teacher's values around their mean, by name."""
         sums: dict[str, list[float]] = {}
         for index in self.train_set[:_SPREAD_SAMPLES]:
             for name, array in self._expected(self.samples[index]).items():

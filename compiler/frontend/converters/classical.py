@@ -67,7 +67,7 @@ def convert_binarizer(node: Node) -> relax.Expr:
 
 
 def convert_imputer(node: Node) -> relax.Expr:
-    """Imputer: other values in place of NaN, or of another number that stands for nothing."""
+    """Convert Imputer: other values in place of NaN, or of another missing value."""
     data, attributes = node.input(0), node.attributes
     if dtype_of(data) == "float32":
         missing, filler = (
@@ -176,7 +176,7 @@ def _table(node: Node, side: str) -> NDArray[Any]:
 
 
 def convert_linear_regressor(node: Node) -> relax.Expr:
-    """LinearRegressor: x [N, F] times coefficients [targets, F], plus intercepts [targets]."""
+    """Convert LinearRegressor: x [N, F] times coefficients [targets, F], plus intercepts."""
     scores = _linear(node, int(node.attributes.get("targets", 1)))
     return transformed(node, scores)
 

@@ -1,4 +1,4 @@
-"""GroupQueryAttention of `com.microsoft`, what decoders exported for ONNX Runtime consist of."""
+"""Convert GroupQueryAttention of `com.microsoft`, of which exported decoders consist."""
 
 import math
 from typing import Any
@@ -138,7 +138,7 @@ def _column(node: Node, offset: int | relax.Expr, rank: int) -> relax.Expr:
 def _placed(
     node: Node, past: relax.Expr | None, new: relax.Expr, offset: Any, total: int
 ) -> relax.Expr:
-    """Rows [B, M, T, D]: old ones [B, M, P, D] up to an offset, new [B, M, L, D], then zeros."""
+    """Return rows [B, M, T, D]: old [B, M, P, D] up to an offset, new [B, M, L, D], zeros."""
     batch, groups, length, size = static_shape(new)
     kept = 0 if past is None else static_shape(past)[2]
     zero = tirx.const(0, dtype_of(new))

@@ -213,8 +213,8 @@ def integer_conv(
     """
     assert found.scales is not None
     scale = by_channel((found.scales * qparams.scale).astype(np.float32), lanes)
-    sums = found.weight.astype(np.int64).sum(axis=(1, 2, 3))
-    bias = by_channel(-qparams.zero_point * sums, lanes)
+    weight_sums = found.weight.astype(np.int64).sum(axis=(1, 2, 3))
+    bias = by_channel(-qparams.zero_point * weight_sums, lanes)
     if found.is_depthwise:
         depthwise = _integer_depthwise(found, qparams, dot, bias, scale, lanes)
         if isinstance(depthwise, Supported):
@@ -228,7 +228,7 @@ def integer_conv(
         *found.extents, *found.window, found.dilation, found.groups, epilogue=epilogue
     )
     border = qparams.zero_point if _is_padded(conv) else 0
-    fits, together = _sums(dot, [found.weight], qparams)
+    fits, together = _fitting_groups(dot, [found.weight], qparams)
     workload = IntegerConvWorkload(conv, border, together, wide=not fits)
     operands = [found.weight, bias.astype(np.int32)]
     if workload.has_rows:
@@ -236,7 +236,9 @@ def integer_conv(
     return Supported("edgec.integer_conv", workload, (*operands, scale))
 
 
-def _sums(dot: Dot, windows: Sequence[NDArray[Any]], qparams: QParams) -> tuple[bool, int]:
+def _fitting_groups(
+    dot: Dot, windows: Sequence[NDArray[Any]], qparams: QParams
+) -> tuple[bool, int]:
     """Tell whether int16 holds all sums of products, and of how many groups of channels at once."""
     fits = [
         all(dot.cannot_saturate(window, 1, count, qparams.largest) for window in windows)
@@ -279,11 +281,11 @@ def integer_conv_transpose(
     conv = ConvTransposeWorkload(*found.extents, *found.window, epilogue)
     padded = any(_is_padded(phase) for phase, _ in conv.phases())
     windows = phase_windows(conv, found.weight)
-    fits, together = _sums(dot, windows, qparams)
+    fits, together = _fitting_groups(dot, windows, qparams)
     border = qparams.zero_point if padded else 0
     workload = IntegerConvTransposeWorkload(conv, border, together, wide=not fits)
-    sums = (window.astype(np.int64).sum(axis=(1, 2, 3)) for window in windows)
-    biases = [by_channel(-qparams.zero_point * total, lanes) for total in sums]
+    weight_sums = (window.astype(np.int64).sum(axis=(1, 2, 3)) for window in windows)
+    biases = [by_channel(-qparams.zero_point * total, lanes) for total in weight_sums]
     operands = [found.weight, np.concatenate(biases).astype(np.int32)]
     if workload.has_rows:
         operands.append(np.concatenate([_row_sums(border, w, lanes) for w in windows]))
@@ -332,9 +334,9 @@ def _depthwise_in_floats(
     found: Convolution, qparams: QParams, bias: NDArray[Any], scale: NDArray[Any]
 ) -> Supported | Declined:
     """Return the kernel of whole numbers in float32 for a depthwise convolution."""
-    sums = np.abs(found.weight.astype(np.int64)).sum(axis=(1, 2, 3))
+    weight_sums = np.abs(found.weight.astype(np.int64)).sum(axis=(1, 2, 3))
     # The sum of the products with the values, and that with the zero point.
-    if 512 * sums.max() >= EXACT_FLOAT:
+    if 512 * weight_sums.max() >= EXACT_FLOAT:
         return Declined("float32 does not hold its sums exactly")
     workload = PoolWorkload(
         "depthwise",

@@ -73,8 +73,8 @@ def _integer_matmul(context: Context, call: relax.Call) -> PackedValue | Decline
         return kernel
     operands = [*map(constant, kernel.operands)]
     if dynamic is not None:
-        sums = matrix.astype(np.int64).sum(axis=0)
-        operands[1:] = _scaled(context, dynamic, sums, packed_weight.scales)
+        weight_sums = matrix.astype(np.int64).sum(axis=0)
+        operands[1:] = _scaled(context, dynamic, weight_sums, packed_weight.scales)
     arguments = [context.plain(left).expression, *operands]
     variable = context.emit(kernel.operator, arguments, kernel.workload, shape)
     return PackedValue(variable, shape, False, 1)
@@ -94,7 +94,7 @@ def _dynamic_operand(context: Context, expression: Any) -> tuple[PackedValue, An
 def _scaled(
     context: Context,
     dynamic: tuple[PackedValue, Any, Any],
-    sums: NDArray[Any],
+    weight_sums: NDArray[Any],
     scales: NDArray[np.float32],
 ) -> list[Any]:
     """Emit bias and scale of each channel, computed in each run, padded to whole vectors.
@@ -102,14 +102,14 @@ def _scaled(
     Args:
         context: the state of the packing.
         dynamic: as `_dynamic_operand` gives it.
-        sums: the sums of the weights of each channel.
+        weight_sums: the sums of the weights of each channel.
         scales: the scales of the weights.
     """
     _, scale, zero = dynamic
     op, emit = relax.op, context.builder.emit
-    pad = (0, -sums.size % context.lanes)
+    pad = (0, -weight_sums.size % context.lanes)
     whole = emit(op.astype(zero, "int32"))
-    bias = op.multiply(whole, constant(np.pad(-sums, pad).astype(np.int32)))
+    bias = op.multiply(whole, constant(np.pad(-weight_sums, pad).astype(np.int32)))
     return [emit(bias), emit(op.multiply(scale, constant(np.pad(scales, pad))))]
 
 

@@ -23,7 +23,7 @@ HERE = [name for name in ("x86-64-v3", "x86-64-v4-vnni") if not why_not_here(loa
 SHAPE = (1, 3, 19, 17)
 
 # What products and windows of quantized values are computed by.
-ON_CODES = {"integer_conv": 3, "integer_matmul": 1}
+ON_QUANTIZED = {"integer_conv": 3, "integer_matmul": 1}
 
 
 def network() -> onnx.ModelProto:
@@ -118,7 +118,7 @@ def test_integers_from_end_to_end(tmp_path: Path, form: str) -> None:
         used = kernels(bundle)
         assert used["generic"] == 0
         assert used["conv"] == used["matmul"] == 0
-        assert {name: used[name] for name in ON_CODES} == ON_CODES
+        assert {name: used[name] for name in ON_QUANTIZED} == ON_QUANTIZED
         results.append(bundle.run({"x": random(*SHAPE, seed=2)})["y"])
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])

@@ -142,7 +142,7 @@ def test_means_of_codes_are_exact(
     expected = sums.astype(np.float32) * np.float32(1 / np.prod(plane)) * np.float32(0.5)
     np.testing.assert_array_equal(built.run({"x": x})["y"], expected)
     if np.prod(plane) > 1000:
-        monkeypatch.setattr(layout, "_SUMMED", 200)
+        monkeypatch.setattr(layout, "_VECTORS_PER_INT16", 200)
         (tmp_path / "forced").mkdir()
         forced = open_module(mean_of_quantized([2, 11, *plane]), target, tmp_path / "forced")
         assert not np.array_equal(forced.run({"x": x})["y"], expected)

@@ -11,7 +11,7 @@ from edgec.compiler.ir.relax_helpers import constant, op_name, value_of
 from edgec.compiler.passes.expand_weights import ExpandWeights
 
 op = relax.op
-STORED = np.random.default_rng(0).integers(-128, 128, (4, 6)).astype(np.int8)
+PACKED = np.random.default_rng(0).integers(-128, 128, (4, 6)).astype(np.int8)
 SCALES = np.linspace(0.01, 0.03, 6).astype(np.float32)
 
 
@@ -27,7 +27,7 @@ def stored_module() -> IRModule:
             data = builder.emit(op.dequantize(quantized, scale, zero, axis=0, out_dtype="float32"))
             weight = builder.emit(
                 op.dequantize(
-                    constant(STORED), constant(SCALES), zeros, axis=1, out_dtype="float32"
+                    constant(PACKED), constant(SCALES), zeros, axis=1, out_dtype="float32"
                 )
             )
             result = builder.emit_output(builder.emit(op.matmul(data, weight)))
@@ -44,7 +44,7 @@ def test_weights_become_floats_and_activations_stay() -> None:
     (product,) = [b.value for b in bindings if "matmul" in str(getattr(b.value, "op", ""))]
     weight = value_of(product.args[1])
     assert weight is not None
-    np.testing.assert_allclose(weight, STORED.astype(np.float32) * SCALES, rtol=1e-6)
+    np.testing.assert_allclose(weight, PACKED.astype(np.float32) * SCALES, rtol=1e-6)
     np.testing.assert_allclose(run_module(before), run_module(after), rtol=1e-5, atol=1e-6)
 
 

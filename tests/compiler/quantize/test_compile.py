@@ -1,6 +1,7 @@
 """Quantized compiles from end to end, through the command line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from support.onnx_graphs import make_model, node
 
 from edgec.compiler import Bundle, verify_bundle
 from edgec.compiler.cli.main import main
-from edgec.compiler.quantize.quantization_report import _PLOT_HEIGHT
 
 SHAPE = ("--shape", "image=1,1,8,8")
 
@@ -70,11 +70,16 @@ def test_it_verifies_against_its_graph_and_against_the_floats(
 
 def test_the_report_shows_every_operator(made: tuple[Bundle, Path]) -> None:
     page = (made[1] / "report.html").read_text()
+    assert "<h1>Quantization of digits.onnx for native</h1>" in page
+    assert '<dd class="">5 quantized</dd>' in page
     for name in ("relu0", "relu1", "relu2", "pooled", "logits"):
-        assert f"<td>{name}<td>" in page
+        assert re.search(rf"<td[^>]*>{name}\s*</td>", page)
     # A histogram of each value that is quantized values, with bars.
-    assert page.count(f"height={_PLOT_HEIGHT}>") == 6
-    assert page.count("<rect") > 200
+    histograms = re.findall(r'class="area" d="([^"]*)"', page)
+    assert len(histograms) == 6
+    assert sum(path.count("h1") for path in histograms) > 200
+    # The pixels are 0 to 1, as their quantized values are: none is clipped.
+    assert re.search(r"image\s*</td>.*?0\.000%", page, re.DOTALL)[0].count("<tr>") == 0
 
 
 def test_the_cache_is_used_edited_and_checked(

@@ -188,7 +188,7 @@ class Breaking(Host):
 def test_one_crashing_kernel_does_not_spoil_the_others(
     plan: TuningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgec.compiler.tune.devices.REST_SECONDS", (0.01,))
+    monkeypatch.setattr("edgec.compiler.tune.devices.BACKOFF_SECONDS", (0.01,))
     task = plan.tasks[0]
     bad = {d for d in task.estimates if d != task.default}
     scratch = tmp_path / "scratch"
@@ -371,6 +371,7 @@ def test_the_command_line_lists_reports_and_says_what_is_missing(
     assert [event["trials"] for event in events if event["event"] == "round"][-1] == 8
     assert len({r.key for r in Database.read(tmp_path / "db").records}) == 1
     page = report.read_text()
+    assert "<h1>Tuning of digits.onnx for native</h1>" in page
     assert "<svg" in page
     assert "GFLOP/s" in page
     assert len(log.read_text().splitlines()) == len(events)

@@ -28,6 +28,7 @@ from edgec.compiler.ir.anchors import find_operators
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.support.html_report import Subject
 from edgec.models import load_model_recipe, recipes
 
 
@@ -171,8 +172,9 @@ def test_the_report_names_layers_and_times(model: DigitsModel, tmp_path: Path) -
     assert fields["before"]["latency_ms"] > 0
     names = [layer["name"] for layer in fields["before"]["layers"]]
     assert names == [layer["name"] for layer in step["layers"]]
-    write_compression_report(tmp_path / "a.html", result)
+    write_compression_report(tmp_path / "a.html", result, Subject("digits.onnx", "native"))
     page = (tmp_path / "a.html").read_text()
+    assert "<h1>Compression of digits.onnx for native</h1>" in page
     assert all(name in page for name in names)
 
 
@@ -211,7 +213,7 @@ def masked(dependencies: Dependencies, groups: list[Group]) -> IRModule:
         np.moveaxis(array, axis, 0)[~kept[dependencies.constants[place][axis]]] = 0
         return constant(array)
 
-    def rewrite(builder: Any, variable: Any, value: Any, _now: Any) -> Any:
+    def rewrite(builder: Any, variable: Any, value: Any, _current: Any) -> Any:
         if value is None:
             return variable
         if (variable, -1) in reads:

@@ -167,7 +167,7 @@ def test_groups_are_summed_only_where_int16_holds_them(
     built = open_module(case.module(), target, tmp_path)
     assert not any("together" in step.workload for step in built.program.steps)
     np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
-    monkeypatch.setattr(Dot, "fits", lambda *_: True)
+    monkeypatch.setattr(Dot, "cannot_saturate", lambda *_: True)
     (tmp_path / "forced").mkdir()
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert any('"together":2' in step.workload for step in forced.program.steps)
@@ -207,7 +207,7 @@ def test_what_would_saturate_is_not_multiplied_in_int16(
     """Weights of 8 bits overflow the pairs of vpmaddubsw; forced, it is wrong."""
     case = CASES["8 bits on both sides, extreme"]
     data, expected, target = case.arrays()[0], case.expected(), load_target("x86-64-v3")
-    monkeypatch.setattr(Dot, "fits", lambda *_: True)
+    monkeypatch.setattr(Dot, "cannot_saturate", lambda *_: True)
     (tmp_path / "forced").mkdir()
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert "integer_conv" in forced.templates

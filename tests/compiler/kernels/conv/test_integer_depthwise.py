@@ -96,7 +96,7 @@ def test_what_would_saturate_is_left_to_floats(
     built = open_module(case.module(), target, tmp_path)
     assert "integer_depthwise" not in built.templates
     np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
-    monkeypatch.setattr(Dot, "fits", lambda *_: True)
+    monkeypatch.setattr(Dot, "cannot_saturate", lambda *_: True)
     (tmp_path / "forced").mkdir()
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert "integer_depthwise" in forced.templates

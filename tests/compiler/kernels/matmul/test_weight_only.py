@@ -45,8 +45,8 @@ class Case:
         floats = random(self.k, self.n, seed=self.k + self.n) / np.float32(self.k**0.5)
         if self.format in ("float16", "bfloat16"):
             kind = np.float16 if self.format == "float16" else ml_dtypes.bfloat16
-            stored = floats.astype(kind)
-            return stored.astype(np.float32), [stored], self._half
+            packed_weight = floats.astype(kind)
+            return packed_weight.astype(np.float32), [packed_weight], self._half
         if self.format == "int8":
             channel = quantize_channels(floats, 1, 127)
             return channel.values, [channel.quantized, channel.scales], self._channel
@@ -57,15 +57,17 @@ class Case:
         group = quantize_groups(rows, self.group, symmetric=self.symmetric)
         return group.values.T, [group.packed, group.scales, group.zero_points], self._groups
 
-    def _half(self, builder: Any, stored: Any) -> Any:
+    def _half(self, builder: Any, packed_weight: Any) -> Any:
         shape = (self.k, self.n)
-        return builder.emit(decode_weight(constant(stored[0]), [], format="float", shape=shape))
+        return builder.emit(
+            decode_weight(constant(packed_weight[0]), [], format="float", shape=shape)
+        )
 
-    def _channel(self, builder: Any, stored: Any) -> Any:
-        return channel_constant(builder, *stored, 1)
+    def _channel(self, builder: Any, packed_weight: Any) -> Any:
+        return channel_constant(builder, *packed_weight, 1)
 
-    def _groups(self, builder: Any, stored: Any) -> Any:
-        quantized, *parameters = map(constant, stored)
+    def _groups(self, builder: Any, packed_weight: Any) -> Any:
+        quantized, *parameters = map(constant, packed_weight)
         kind, shape = self.format, (self.k, self.n)
         return builder.emit(
             decode_weight(
@@ -76,10 +78,12 @@ class Case:
     def module(self) -> Any:
         x = relax.Var("x", relax.TensorType([self.m, self.k], "float32"))
         builder = relax.BlockBuilder()
-        _, stored, emit = self.weight()
+        _, packed_weight, emit = self.weight()
         with builder.function("main", [x]):
             with builder.dataflow():
-                value = builder.emit(op.matmul(x, emit(builder, stored), out_dtype="float32"))
+                value = builder.emit(
+                    op.matmul(x, emit(builder, packed_weight), out_dtype="float32")
+                )
                 value = builder.emit(op.add(value, constant(self.bias)))
                 result = builder.emit_output(op.nn.relu(value))
             builder.emit_func_output(result)
