@@ -101,7 +101,7 @@ class DamageOneWeight(Pass):
 def test_a_damaged_weight_fails_and_is_located(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
+    monkeypatch.setattr(canonical, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     output = tmp_path / "bad.edgec"
     with pytest.raises(
         ParityError,
@@ -134,7 +134,7 @@ def test_stages_are_checked_on_request(
 ) -> None:
     options = CompileOptions(shapes=SHAPES, check_stages=True)
     compile_model(digits, options=options, output=tmp_path / "good.edgec")
-    monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
+    monkeypatch.setattr(canonical, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     with pytest.raises(ParityError, match="parity failed after canonicalize"):
         compile_model(digits, options=options, output=tmp_path / "bad.edgec")
 
@@ -142,7 +142,7 @@ def test_stages_are_checked_on_request(
 def test_parity_off_is_recorded(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
+    monkeypatch.setattr(canonical, "CANONICALIZE", (*CANONICALIZE, DamageOneWeight()))
     options = CompileOptions(shapes=SHAPES, parity=False)
     bundle = compile_model(digits, options=options, output=tmp_path / "unchecked.edgec")
     assert bundle.manifest.parity.checked_on == "nothing"
