@@ -132,7 +132,8 @@ def build_vm_library(module: IRModule, target: Target, library: Path) -> None:
     executable = relax.build(module, tvm.target.Target(target.llvm()))
 
     def link(path: str, objects: Sequence[str], **_: Any) -> None:
-        link_shared([Path(name) for name in objects], Path(path), target)
+        # The virtual machine that loads it has TVM's runtime.
+        link_shared([Path(name) for name in objects], Path(path), target, complete=False)
 
     link.output_format = "so"  # type: ignore[attr-defined]
     executable.export_library(str(library), fcompile=link)

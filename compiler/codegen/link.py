@@ -42,6 +42,7 @@ def link_shared(
     checked: bool = True,
     exports: Sequence[str] = (),
     soname: str = "",
+    complete: bool = True,
 ) -> None:
     """Link objects, and compile and link C and assembly sources, into a shared library.
 
@@ -56,11 +57,15 @@ def link_shared(
         exports: patterns of names, all names if there are none; what no exported function needs
             is left out.
         soname: what programs that are linked with it look for; the file's name if it is empty.
+        complete: whether to refuse functions that neither the objects nor the C library have; the
+            program that loads it brings them otherwise.
 
     Raises:
         ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
     options = ["-shared", "-fPIC", *_SMALL, f"-Wl,-soname,{soname or output.name}"]
+    if complete:
+        options.append("-Wl,-z,defs")
     if exports:
         script = output.parent / "exports.txt"
         script.write_text(f"{{ global: {'; '.join(exports)}; local: *; }};\n")

@@ -22,6 +22,7 @@ from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
 from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
+from edgec.compiler.frontend.resolve_resize_scales import resolve_resize_scales
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
 from edgec.compiler.ir.signature import Signature
@@ -99,7 +100,7 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(resolve_ceil_mode(special.proto), limits))
+        graph = show(simplify(resolve_resize_scales(resolve_ceil_mode(special.proto)), limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:

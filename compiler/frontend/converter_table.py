@@ -34,6 +34,7 @@ from edgec.compiler.frontend.converters.convolution import convert_conv, convert
 from edgec.compiler.frontend.converters.dynamic_lstm import convert_dynamic_quantize_lstm
 from edgec.compiler.frontend.converters.elementwise import (
     convert_clip,
+    convert_equal,
     convert_hard_sigmoid,
     convert_hard_swish,
     convert_identity,
@@ -62,7 +63,7 @@ from edgec.compiler.frontend.converters.types import (
     convert_cast,
     convert_cast_like,
 )
-from edgec.compiler.frontend.node import Converter, Refusal
+from edgec.compiler.frontend.node import Converter, Refusal, in_float32
 from edgec.compiler.frontend.tvm_frontend import tvm_converter
 
 CONVERTERS: dict[tuple[str, str], Converter] = {
@@ -74,6 +75,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     # elementwise
     ("", "Clip"): convert_clip,
     ("", "Dropout"): convert_identity,
+    ("", "Equal"): convert_equal,
     ("", "HardSigmoid"): convert_hard_sigmoid,
     ("", "HardSwish"): convert_hard_swish,
     ("", "Identity"): convert_identity,
@@ -83,8 +85,11 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Sign"): convert_sign,
     ("", "Sum"): convert_variadic,
     # activations
+    ("", "Celu"): activations.convert_celu,
     ("", "Elu"): activations.convert_elu,
     ("", "Mish"): activations.convert_mish,
+    ("", "Selu"): activations.convert_selu,
+    ("", "ThresholdedRelu"): activations.convert_thresholded_relu,
     # arithmetic
     ("", "BitShift"): arithmetic.convert_bit_shift,
     ("", "Div"): arithmetic.convert_div,
@@ -273,6 +278,15 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ): microsoft.convert_skip_simplified_layer_normalization,
 }
 
+# Computed in float32 where the model has 16-bit floats: some of their steps exist in wider floats
+# only, others would round too often.
+NOT_IN_HALF = frozenset(
+    {
+        ("", name)
+        for name in ("ArgMax", "ArgMin", "Celu", "Hardmax", "IsNaN", "Pow", "RoiAlign", "Selu")
+    }
+)
+
 # Written out as ONNX defines them before the import, although TVM has a converter.
 EXPANDED: frozenset[tuple[str, str]] = frozenset()
 
@@ -286,7 +300,7 @@ def find_converter(domain: str, op_type: str) -> Converter:
     converter = CONVERTERS.get((domain, op_type)) or tvm_converter(domain, op_type)
     if converter is None:
         raise Refusal("the operator is not supported")
-    return converter
+    return in_float32(converter) if (domain, op_type) in NOT_IN_HALF else converter
 
 
 def is_known(domain: str, op_type: str) -> bool:

@@ -330,7 +330,8 @@ def _identifier(name: str) -> str:
     '_model_22_Concat_10'
     """
     text = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return text if re.match(r"[A-Za-z_]", text) else f"v_{text}"
+    # The functions of a module share its names with all values.
+    return text if re.match(r"[A-Za-z_]", text) and text != "main" else f"v_{text}"
 
 
 def _constant(tensor: onnx.TensorProto) -> relax.Expr:

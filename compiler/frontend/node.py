@@ -1,7 +1,8 @@
 """Provide one ONNX node on its way into Relax, and the contract of a converter."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,31 @@ Converter = Callable[[Node], relax.Expr | Sequence[relax.Expr | None]]
 """Turns a node into one expression per output; outputs at the end may be left out, text is None."""
 
 
+def in_float32(converter: Converter) -> Converter:
+    """Return a converter that computes in float32 where its node has 16-bit floats."""
+    narrow = ("float16", "bfloat16")
+
+    def convert(node: Node) -> relax.Expr | Sequence[relax.Expr | None]:
+        dtypes = [None if value is None else dtype_of(value) for value in node.inputs]
+        given = next((dtype for dtype in dtypes if dtype in narrow), None)
+        if given is None:
+            return converter(node)
+        inputs = [
+            node.cast(value, "float32") if value is not None and dtype in narrow else value
+            for value, dtype in zip(node.inputs, dtypes, strict=True)
+        ]
+        results = converter(replace(node, inputs=tuple(inputs)))
+        if not isinstance(results, Sequence):
+            results = [results]
+        values = [None if result is None else node.emit(result) for result in results]
+        return [
+            node.cast(value, given) if value is not None and dtype_of(value) == "float32" else value
+            for value in values
+        ]
+
+    return convert
+
+
 def constant_value(expression: relax.Expr | None) -> NDArray[Any] | None:
     """Return the array behind a constant expression, None if it is none."""
     if isinstance(expression, GenericConst):
@@ -186,9 +212,21 @@ def known_extent(extent: Any) -> int | None:
     return int(extent) if isinstance(extent, int | IntImm) else None
 
 
+# An operator as TVM prints it, with its name among what nobody asked for.
+_PRINTED_OPERATOR = re.compile(
+    r'ir\.Op\(span=None[^\n]*?name="(?:relax\.|tirx\.)?([\w.]+)"[^\n]*?support_level=\d+\)'
+)
+_OMITTED = "# Metadata omitted. Use show_meta=True in script() method to show it."
+
+
 def last_line(error: Exception) -> str:
-    """Return what an error of TVM says in the end, after its stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Return what an error of TVM says in the end, after its stack.
+
+    >>> last_line(ValueError('In ir.Op(span=None, name="relax.add", support_level=10): no'))
+    'In add: no'
+    """
+    text = _PRINTED_OPERATOR.sub(r"\1", str(error)).replace(_OMITTED, "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]
 
 

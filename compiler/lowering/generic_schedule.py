@@ -22,6 +22,11 @@ from edgec.targets.target import Target
 # Below this many iterations of all loops together a block is one task.
 PARALLEL_GRAIN = 4096
 
+# What only the C library has, for one element.
+_OF_THE_C_LIBRARY = frozenset({"cosh", "sinh"})
+# What TVM computes in float32 and float64 only.
+_NOT_IN_HALF = _OF_THE_C_LIBRARY | {"acos", "acosh", "asin", "asinh", "atan", "atanh"}
+
 
 def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     """Schedule every block of a function with static shapes.
@@ -158,12 +163,23 @@ def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:
 
 
 def _with_vector_math(body: Any) -> Any:
-    """Replace calls of the C library by vector code, before loops become vectors."""
+    """Replace what LLVM has no vectors of by what it has, before loops become vectors.
+
+    TVM counts all of these functions among those that vectors have. Calls of the C library stay
+    calls, one for each element.
+    """
 
     def replace(call: Any) -> Any:
         operator = getattr(call.op, "name", "").removeprefix("tirx.")
-        if operator in FUNCTIONS and str(call.ty.dtype) == "float32":
+        dtype = str(call.ty.dtype)
+        if operator in FUNCTIONS and dtype == "float32":
             return FUNCTIONS[operator](call.args[0])
+        if operator in _NOT_IN_HALF and dtype in ("float16", "bfloat16"):
+            wide = getattr(tirx, operator)(call.args[0].astype("float32"))
+            return replace(wide).astype(dtype)
+        if operator in _OF_THE_C_LIBRARY:
+            name = f"{operator}f" if dtype == "float32" else operator
+            return tirx.call_pure_extern(dtype, name, call.args[0])
         return call
 
     return tvm_ffi.structural_map(body, [(Call, replace)])
@@ -185,9 +201,12 @@ def _with_nan(body: Any) -> Any:
             return kind(node.b, node.a)
         if isinstance(node.a, tirx.FloatImm):
             return node
-        wide = "float32" if dtype in ("bfloat16", "float16") else dtype
+        if dtype == "bfloat16":
+            # Without a variable: a narrowing from float32, as this is lowered, repeats its operand.
+            a, b = node.a.astype("float32"), node.b.astype("float32")
+            return tirx.Select(tirx.isnan(a), a, kind(a, b)).astype(dtype)
         value = tirx.Var("value", dtype)
-        kept = tirx.isnan(value.astype(wide) if wide != dtype else value)
+        kept = tirx.isnan(value.astype("float32") if dtype == "float16" else value)
         return tirx.Let(value, node.a, tirx.Select(kept, value, kind(value, node.b)))
 
     return tvm_ffi.structural_map(body, [(tirx.Max, replace), (tirx.Min, replace)])

@@ -90,6 +90,10 @@ class ParityCheck:
 
     def _where(self, stages: Mapping[str, IRModule]) -> str:
         """Say in a clause which stage and operator is the first that is off."""
+        simplified = run_original(self.canonical.graph, self.original.inputs)
+        report = compare(self.original.outputs, simplified, self.original.tolerance)
+        if not report.passed:
+            return f"; the simplified graph is off already: {report.problems()}"
         for name, module in stages.items():
             first = first_divergence(
                 module,
@@ -101,6 +105,8 @@ class ParityCheck:
             )
             if first is not None:
                 return f"; the first value that is off after {name} is {first}"
+            if not _report(self.evaluate(module, self.original.signature), self.original).passed:
+                return f"; the outputs are off after {name}, no value on the way to them is"
         return "; all stages up to canonicalize agree, code generation does not"
 
 

@@ -1,8 +1,11 @@
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from support.onnx_graphs import make_model, node, random, save
 from tvm import IRModule, relax
 
@@ -15,6 +18,7 @@ from edgec.compiler.errors import (
     UsageError,
 )
 from edgec.compiler.frontend import canonical
+from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.ir.relax_helpers import constant, value_of
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import CallRewriter, Pass
@@ -110,6 +114,24 @@ def test_a_damaged_weight_fails_and_is_located(
     ):
         compile_model(digits, options=CompileOptions(shapes=SHAPES), output=output)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_simplification_is_located(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every later stage agrees with the damaged graph, so the comparison begins before them."""
+
+    def damage(*arguments: Any) -> onnx.ModelProto:
+        model = simplify(*arguments)
+        tensor = next(item for item in model.graph.initializer if len(item.dims) == 4)
+        weight = numpy_helper.to_array(tensor).copy()
+        weight[0] += 0.5
+        tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+        return model
+
+    monkeypatch.setattr(canonical, "simplify", damage)
+    with pytest.raises(ParityError, match=r"; the simplified graph is off already: logits"):
+        compile_model(digits, options=CompileOptions(shapes=SHAPES), output=tmp_path / "bad.edgec")
 
 
 def test_stages_are_checked_on_request(

@@ -21,6 +21,7 @@ from edgec.compiler.frontend.node import (
     scalar,
     static_shape,
 )
+from edgec.compiler.frontend.te_operators import constant_tensor
 from edgec.compiler.ir.signature import dtype_name
 
 op = relax.op
@@ -146,7 +147,7 @@ class Mask:
         lowest = np.array(-np.inf, self.dtype)
         terms = list(self.biases)
         if self.allowed is not None and not self.allowed.all():
-            terms.append(relax.const(np.where(self.allowed, np.zeros_like(lowest), lowest)))
+            terms.append(constant_tensor(np.where(self.allowed, np.zeros_like(lowest), lowest)))
         if self.conditions:
             allowed = reduce(lambda a, b: node.call(op.logical_and, a, b), self.conditions)
             zero = scalar(0, self.dtype)
@@ -285,8 +286,8 @@ def _padded(node: Node, mask: relax.Expr, total: int) -> relax.Expr:
     fill = np.full((*shape[:-1], missing), False if dtype == "bool" else -np.inf, dtype)
     known = constant_value(mask)
     if known is not None:
-        return relax.const(np.concatenate([known, fill], -1))
-    return node.call(op.concat, [mask, relax.const(fill)], axis=len(shape) - 1)
+        return constant_tensor(np.concatenate([known, fill], -1))
+    return node.call(op.concat, [mask, constant_tensor(fill)], axis=len(shape) - 1)
 
 
 def convert_rotary_embedding(node: Node) -> relax.Expr:

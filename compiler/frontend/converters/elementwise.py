@@ -7,8 +7,10 @@ import numpy as np
 from tvm import relax
 
 from edgec.compiler.frontend.node import (
+    FLOATS,
     Node,
     Refusal,
+    accumulator_dtype,
     constant_value,
     dtype_of,
     scalar,
@@ -76,10 +78,19 @@ def _hard_sigmoid(node: Node, data: relax.Expr, alpha: float, beta: float) -> re
 def convert_sign(node: Node) -> relax.Expr:
     """Convert Sign: -1, 0 or 1; NaN stays NaN."""
     data = node.input(0)
-    sign = relax.op.sign(data)
-    if dtype_of(data) not in ("float32", "float64"):
-        return sign
-    return relax.op.where(node.call(relax.op.isnan, data), data, node.emit(sign))
+    dtype = dtype_of(data)
+    if dtype.startswith("u"):
+        return relax.op.minimum(data, scalar(1, dtype))
+    if dtype not in FLOATS:
+        return relax.op.sign(data)
+    missing = node.call(relax.op.isnan, node.cast(data, accumulator_dtype(dtype)))
+    return relax.op.where(missing, data, node.call(relax.op.sign, data))
+
+
+def convert_equal(node: Node) -> relax.Expr:
+    """Convert Equal: truths are compared as numbers."""
+    dtype = "uint8" if dtype_of(node.input(0)) == "bool" else dtype_of(node.input(0))
+    return relax.op.equal(*(node.cast(node.input(index), dtype) for index in (0, 1)))
 
 
 _VARIADIC = {

@@ -23,6 +23,7 @@ from edgec.compiler.frontend.converters.attention import (
 from edgec.compiler.frontend.converters.convolution import convert_conv
 from edgec.compiler.frontend.converters.normalization import layer_norm, moments, rms_norm
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
+from edgec.compiler.frontend.te_operators import constant_tensor
 
 op = relax.op
 
@@ -169,7 +170,7 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
         block = node.constant(4, "g_idx").astype(np.int64)
     offsets, factors = (item.astype(np.float32)[:, block] for item in (zeros, scales))
     weight = ((values - offsets) * factors).T.astype(scales.dtype)
-    product = node.call(op.matmul, data, relax.const(np.ascontiguousarray(weight)))
+    product = node.call(op.matmul, data, constant_tensor(weight))
     bias = node.optional(5)
     return product if bias is None else op.add(product, bias)
 

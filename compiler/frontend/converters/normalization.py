@@ -22,6 +22,7 @@ from edgec.compiler.frontend.node import (
     scalar,
     static_shape,
 )
+from edgec.compiler.frontend.te_operators import constant_tensor
 
 op = relax.op
 
@@ -287,13 +288,13 @@ def _standardize(
     if dtype == "float32":
         scales = np.ones(inner, dtype) if scale is None else np.broadcast_to(scale, inner)
         biases = np.zeros(inner, dtype) if bias is None else np.broadcast_to(bias, inner)
-        constants = [relax.const(np.ascontiguousarray(item)) for item in (scales, biases)]
+        constants = [constant_tensor(item) for item in (scales, biases)]
         return node.call(op.nn.layer_norm, data, *constants, axes=list(axes), epsilon=epsilon)
     mean, inverse = moments(node, data, axes, epsilon)
     result = node.call(op.multiply, node.call(op.subtract, data, mean), inverse)
     if scale is not None:
-        result = node.call(op.multiply, result, relax.const(scale))
-    return result if bias is None else node.call(op.add, result, relax.const(bias))
+        result = node.call(op.multiply, result, constant_tensor(scale))
+    return result if bias is None else node.call(op.add, result, constant_tensor(bias))
 
 
 def _fits(array: NDArray[Any] | None, inner: tuple[int, ...]) -> bool:

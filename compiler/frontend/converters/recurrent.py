@@ -21,6 +21,7 @@ from edgec.compiler.frontend.node import (
     scalar,
     static_shape,
 )
+from edgec.compiler.frontend.te_operators import constant_tensor
 
 # Each step is a dozen operators: of a thousand, a compile takes minutes.
 MAX_STEPS = 4096
@@ -80,7 +81,7 @@ def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
     _check_shapes(node, kind, batch, batch_first)
     activations = _activations(node, kind.default_activations, directions)
     masks = _masks(node, steps, batch)
-    zeros = relax.const(np.zeros((batch, hidden), dtype_of(data)))
+    zeros = constant_tensor(np.zeros((batch, hidden), dtype_of(data)))
 
     sequences, last = [], []
     for d in range(directions):
@@ -100,6 +101,9 @@ def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
                 outputs[step] = emit(op.where(mask, new[0], zeros))
                 new = [emit(op.where(mask, *pair)) for pair in zip(new, states, strict=True)]
             states = new
+        if steps and masks[0] is not None:
+            # ONNX leaves open how a sequence of no steps ends; in ONNX Runtime with zeros.
+            states = [emit(op.where(masks[0], state, zeros)) for state in states]
         sequences.append(emit(op.stack(outputs, axis=0)))
         last.append(states)
     results = [emit(op.stack(sequences, axis=1))]
@@ -150,7 +154,7 @@ def _masks(node: Node, steps: int, batch: int) -> list[relax.Expr | None]:
     known = constant_value(lengths)
     if known is not None:
         running = np.arange(steps)[:, None] < known.reshape(1, batch)
-        return [None if row.all() else relax.const(row[:, None]) for row in running]
+        return [None if row.all() else constant_tensor(row[:, None]) for row in running]
     column = node.emit(relax.op.reshape(lengths, (batch, 1)))
     dtype = dtype_of(lengths)
     return [node.emit(relax.op.greater(column, scalar(t, dtype))) for t in range(steps)]
@@ -225,7 +229,7 @@ class _Cell(ABC):
         """Return W or R of this direction, [I or H, GH]."""
         known = constant_value(self.node.input(index))
         if known is not None:
-            return relax.const(np.ascontiguousarray(known[self.direction].T))
+            return constant_tensor(known[self.direction].T)
         matrix = _take(self.node, self.node.input(index), self.direction)
         return self.node.emit(relax.op.permute_dims(matrix, [1, 0]))
 
@@ -241,7 +245,7 @@ class _Cell(ABC):
     ) -> tuple[relax.Expr | None, relax.Expr | None]:
         known = constant_value(of_input), constant_value(recurrent)
         if known[0] is not None and known[1] is not None:
-            return relax.const(known[0] + known[1]), None
+            return constant_tensor(known[0] + known[1]), None
         return self.node.emit(relax.op.add(of_input, recurrent)), None
 
     def _activated(self, which: int, value: relax.Expr) -> relax.Expr:
@@ -292,7 +296,7 @@ class _Gru(_Cell):
         known = constant_value(self.recurrence)
         begin, end = begin * self.hidden, end * self.hidden
         if known is not None:
-            return relax.const(np.ascontiguousarray(known[:, begin:end]))
+            return constant_tensor(known[:, begin:end])
         part = relax.op.strided_slice(self.recurrence, axes=[1], begin=[begin], end=[end])
         return self.node.emit(part)
 
@@ -377,7 +381,7 @@ def _parts(node: Node, tensor: relax.Expr, direction: int, count: int) -> list[r
     """Return a row of a matrix in equal parts, constant if the matrix is."""
     known = constant_value(tensor)
     if known is not None:
-        return [relax.const(np.ascontiguousarray(p)) for p in np.split(known[direction], count)]
+        return [constant_tensor(p) for p in np.split(known[direction], count)]
     parts = node.emit(relax.op.split(_take(node, tensor, direction), count, axis=0))
     return [node.emit(relax.TupleGetItem(parts, index)) for index in range(count)]
 

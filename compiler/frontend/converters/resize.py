@@ -338,23 +338,27 @@ def axis_table(
 def _coordinates(item: Axis, mode: str) -> NDArray[np.float64]:
     """Return where output positions lie in the input; formulas of the ONNX specification.
 
+    Corners are those of the whole number of output positions, as in ONNX Runtime and PyTorch; the
+    reference evaluator takes the extent before it is rounded, which moves the last corner inward
+    or outward.
+
     Dividing by the scale is written so that a position between two pixels comes out exactly.
     """
     x = np.arange(item.after, dtype=np.float64)
     width = item.before * item.scale
     match mode:
         case "align_corners":
-            return x * 0 if width == 1 else x * (item.before - 1) / (width - 1)
+            return x * 0 if item.after == 1 else x * (item.before - 1) / (item.after - 1)
         case "asymmetric":
             return x * item.before / width
         case "tf_crop_and_resize":
             start, end = item.roi
             last = item.before - 1
-            if width == 1:
+            if item.after == 1:
                 return x * 0 + (start + end) * last / 2
-            return start * last + x * (end - start) * last / (width - 1)
+            return start * last + x * (end - start) * last / (item.after - 1)
         case "pytorch_half_pixel":
-            return x * 0 - 0.5 if width == 1 else (x + 0.5) * item.before / width - 0.5
+            return x * 0 if item.after == 1 else (x + 0.5) * item.before / width - 0.5
         case "half_pixel":
             return (x + 0.5) * item.before / width - 0.5
         case "half_pixel_symmetric":

@@ -123,3 +123,32 @@ def test_a_projection_that_the_exporter_lost_is_refused(tmp_path: Path) -> None:
         UnsupportedModelError, match=r"initial_c \[1, 2, 7\] instead of .*proj_size"
     ):
         compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("constant", [False, True], ids=["input", "constant"])
+def test_sequences_of_no_steps(op_type: str, constant: bool, tmp_path: Path) -> None:
+    """They end with zeros, as in ONNX Runtime; the lengths that edgec makes up are 0 and 1."""
+    gates, hidden = {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type], 4
+    states = ["h", "c"] if op_type == "LSTM" else ["h"]
+    outputs = ["y", *(f"last_{name}" for name in states)]
+    lengths = np.array([0, 2, 6], np.int32)
+    weights = {"w": random(1, gates * hidden, 5), "r": random(1, gates * hidden, hidden, seed=1)}
+    shapes = {"x": [6, 3, 5], "lengths": [3], **{name: [1, 3, hidden] for name in states}}
+    inputs = {"x": random(6, 3, 5, seed=2), "lengths": lengths}
+    inputs.update({name: random(1, 3, hidden, seed=3) for name in states})
+    if constant:
+        weights["lengths"] = lengths
+        del shapes["lengths"], inputs["lengths"]
+    operands = ["x", "w", "r", "", "lengths", *states]
+    layer = node(op_type, operands, outputs, hidden_size=hidden)
+    dtypes = {"lengths": TensorProto.INT32}
+    model = save(make_model([layer], shapes, outputs, weights, dtypes=dtypes), tmp_path)
+    # Both compiles compare with ONNX Runtime.
+    compile_model(model, output=tmp_path / "made-up.edgec")
+    options = CompileOptions(inputs=inputs)
+    bundle = compile_model(model, options=options, output=tmp_path / "given.edgec")
+    found = bundle.run(inputs)
+    for name in states:
+        assert not found[f"last_{name}"][:, 0].any()
+        assert found[f"last_{name}"][:, 1:].all()

@@ -203,7 +203,11 @@ def test_resize(tmp_path: Path) -> None:
         "roi": np.array([0, 0, 0.2, -0.3, 1, 1, 0.7, 1.2], np.float32),
     }
     crop = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.0}
-    specs = [("Resize", ["x", "", "scales"], item) for item in RESIZES]
+    specs = [
+        ("Resize", ["x", "", "scales"], item)
+        for item in RESIZES
+        if item.get("coordinate_transformation_mode") != "align_corners"
+    ]
     specs += [("Resize", ["x", "", "", "sizes"], item) for item in RESIZES]
     specs += [("Resize", ["x", "", "twice"], {"mode": mode}) for mode in ("nearest", "linear")]
     specs.append(("Resize", ["x", "roi", "", "sizes"], {"mode": "linear", **crop}))
@@ -211,6 +215,20 @@ def test_resize(tmp_path: Path) -> None:
     specs.append(("Resize", ["x", "", "", "fit"], {"mode": "linear", **policy}))
     nodes = numbered(specs)
     check(tmp_path, nodes, {"x": random(1, 2, 8, 9)}, weights, opset=19, reference=True)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_corners_stay_corners(mode: str, tmp_path: Path) -> None:
+    """Extents that scales do not give exactly are whole, as ONNX Runtime and PyTorch have it."""
+    attributes = {"mode": mode, "coordinate_transformation_mode": "align_corners"}
+    nodes = [node("Resize", ["x", "", "scales"], ["y"], **attributes)]
+    weights = {"scales": np.array([1, 1, 1.7, 0.6], np.float32)}
+    x = random(1, 2, 8, 9)
+    check(tmp_path, nodes, {"x": x}, weights, opset=19)
+    bundle = compile_model(tmp_path / "model.onnx", output=tmp_path / "corners.edgec")
+    y = bundle.run({"x": x})["y"]
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        np.testing.assert_allclose(y[..., row, column], x[..., row, column], rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 17), (1, 8, 9, 11), (1, 2, 5, 7, 7)], ids=len)

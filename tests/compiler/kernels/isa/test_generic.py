@@ -224,7 +224,7 @@ def _wide(isa: Isa) -> Dot:
     """What multiplies any weights."""
     dot = isa.dot()
     assert dot is not None
-    return dot.wide or dot
+    return dot.exact_fallback or dot
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -1,0 +1,73 @@
+"""Loop nests that become vectors compute what vectors lack element by element."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from onnx import TensorProto
+from support.onnx_graphs import make_model, node, save
+
+from edgec.compiler import CompileOptions, compile_model
+
+DTYPES = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.BFLOAT16: ml_dtypes.bfloat16,
+}
+# In the units of the last place of each dtype.
+TOLERANCES = {np.float32: 1e-5, np.float64: 1e-5, np.float16: 2e-3, ml_dtypes.bfloat16: 1e-2}
+FUNCTIONS = {
+    "Sinh": np.sinh,
+    "Cosh": np.cosh,
+    "Asin": np.arcsin,
+    "Acos": np.arccos,
+    "Atan": np.arctan,
+    "Asinh": np.arcsinh,
+    "Acosh": np.arccosh,
+    "Atanh": np.arctanh,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=TensorProto.DataType.Name)
+def test_functions_of_the_c_library(dtype: int, tmp_path: Path) -> None:
+    """Extents that fill vectors: other extents are computed one by one."""
+    kind = DTYPES[dtype]
+    x = np.linspace(-0.95, 0.95, 64).reshape(2, 32).astype(kind)
+    above = (x + 2).astype(kind)
+    nodes = [node(name, ["above" if name == "Acosh" else "x"], [name]) for name in FUNCTIONS]
+    model = make_model(
+        nodes,
+        {"x": [2, 32], "above": [2, 32]},
+        list(FUNCTIONS),
+        opset=22,
+        dtypes=dict.fromkeys(["x", "above", *FUNCTIONS], dtype),
+    )
+    inputs = {"x": x, "above": above}
+    options = CompileOptions(inputs=inputs)
+    bundle = compile_model(save(model, tmp_path), options=options, output=tmp_path / "x.edgec")
+    outputs = bundle.run(inputs)
+    for name, function in FUNCTIONS.items():
+        assert outputs[name].dtype == kind
+        given = inputs["above" if name == "Acosh" else "x"].astype(np.float64)
+        found, bound = outputs[name].astype(np.float64), TOLERANCES[kind]
+        np.testing.assert_allclose(found, function(given), rtol=bound, atol=bound, err_msg=name)
+
+
+def test_maxima_of_bfloat16_pass_nan(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 32)).astype(ml_dtypes.bfloat16)
+    z = x[::-1].copy()
+    x[1, 3] = z[2, 5] = np.nan
+    specs = {"Max": ["x", "z"], "Min": ["x", "z"], "ReduceMax": ["x"], "ReduceMin": ["z"]}
+    nodes = [node(name, inputs, [name]) for name, inputs in specs.items()]
+    dtypes = dict.fromkeys(["x", "z", *specs], TensorProto.BFLOAT16)
+    shapes = {"x": [4, 32], "z": [4, 32]}
+    model = make_model(nodes, shapes, list(specs), opset=18, dtypes=dtypes)
+    bundle = compile_model(save(model, tmp_path), output=tmp_path / "x.edgec")
+    outputs = bundle.run({"x": x, "z": z})
+    wide, other = x.astype(np.float32), z.astype(np.float32)
+    np.testing.assert_array_equal(outputs["Max"].astype(np.float32), np.maximum(wide, other))
+    np.testing.assert_array_equal(outputs["Min"].astype(np.float32), np.minimum(wide, other))
+    assert np.isnan(outputs["ReduceMax"].astype(np.float32)).all()
+    assert np.isnan(outputs["ReduceMin"].astype(np.float32)).all()
