@@ -4,14 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from edgec.compiler.calibration.accuracy import MAX_MEASURED, batches_to_resolve
 from edgec.compiler.errors import UsageError
-from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.numerics.observers import ObserverName
 from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, load_recipe
 from edgec.compiler.support.html_report import check_report_name
+
+if TYPE_CHECKING:
+    from edgec.compiler.ir.signature import TensorSpec
 
 Rounding = Literal["nearest", "second-order", "learned"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
@@ -61,7 +62,7 @@ class QuantizeOptions:
         """Return whether operators may have to return to float."""
         return self.max_drop is not None or self.min_sqnr_db is not None
 
-    def batches_to_measure(self, outputs: Sequence[TensorSpec], own_metric: bool) -> int:
+    def batches_to_measure(self, outputs: "Sequence[TensorSpec]", own_metric: bool) -> int:
         """Return how many batches of samples the accuracy is measured on, where there are enough.
 
         Args:
@@ -71,18 +72,24 @@ class QuantizeOptions:
         Raises:
             UsageError: there is nothing that `max_drop` could be measured by.
         """
+        # Imported here: options are read without ONNX.
+        from edgec.compiler.calibration.accuracy import MAX_MEASURED, batches_to_resolve
+
         if self.max_drop is None or own_metric:
             return MAX_MEASURED
         return max(MAX_MEASURED, batches_to_resolve(self.max_drop, outputs))
 
     def check_resolution(
-        self, batches: int, outputs: Sequence[TensorSpec], own_metric: bool
+        self, batches: int, outputs: "Sequence[TensorSpec]", own_metric: bool
     ) -> None:
         """Refuse a `max_drop` that is less than one answer among all of the samples.
 
         Raises:
             UsageError: says how many batches it takes.
         """
+        # Imported here: options are read without ONNX.
+        from edgec.compiler.calibration.accuracy import batches_to_resolve
+
         if self.max_drop is None or own_metric:
             return
         needed = batches_to_resolve(self.max_drop, outputs)

@@ -23,13 +23,13 @@ class SmallModel:
 
     Attributes:
         graph: the module.
-        work: with samples.
+        context: with samples.
         blind: without.
         test: another batch.
     """
 
     graph: Graph
-    work: StepContext
+    context: StepContext
     blind: StepContext
     test: Mapping[str, np.ndarray]
 
@@ -41,7 +41,7 @@ class SmallModel:
 
     def run(self, module: IRModule) -> dict[str, np.ndarray]:
         """Return outputs for the other batch."""
-        return run_reference(module, self.work.signature, self.test)
+        return run_reference(module, self.context.signature, self.test)
 
 
 def small_model(
@@ -59,5 +59,5 @@ def small_model(
     signature = imported.signature
     samples = samples_from_tensors({"x": inputs[: -shape[0]]}, signature.inputs)
     test = {"x": inputs[-shape[0] :]}
-    work, blind = work_on(graph, signature, samples), work_on(graph, signature)
-    return SmallModel(graph, work, blind, test)
+    context, blind = work_on(graph, signature, samples), work_on(graph, signature)
+    return SmallModel(graph, context, blind, test)

@@ -104,9 +104,9 @@ def test_a_missing_linker(call: Call, digits: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_compile_and_leaves_nothing(tmp_path: Path, number: int) -> None:
-    from edgec.models import load_recipe
+    from edgec.models import load_model_recipe
 
-    model = load_recipe("light_inception_v1").write(tmp_path / "net.onnx")
+    model = load_model_recipe("light_inception_v1").write(tmp_path / "net.onnx")
     work = tmp_path / "work"
     work.mkdir()
     environment = {**os.environ, "TMPDIR": str(work)}
