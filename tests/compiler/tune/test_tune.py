@@ -18,6 +18,7 @@ from edgec.compiler.cli.main import main
 from edgec.compiler.cli.tune import parse_time, print_tuned
 from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels import templates
+from edgec.compiler.kernels.template import to_text
 from edgec.compiler.lowering.tuning_records import Database, best_records
 from edgec.compiler.tune.devices import Backoff, Host, MeasureFailed, Measurement
 from edgec.compiler.tune.finals import Finals
@@ -145,7 +146,7 @@ def test_a_wrong_kernel_is_rejected(
 
     def pack(workload: Any, decision: Any, target: Any, position: int, array: Any) -> Any:
         packed = template.pack(workload, decision, target, position, array)
-        wrong = position == 1 and templates.to_text(decision) not in defaults
+        wrong = position == 1 and to_text(decision) not in defaults
         return packed * np.float32(1.001) if wrong else packed
 
     from dataclasses import replace
