@@ -149,6 +149,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Pad"): shapes.convert_pad,
     ("", "Range"): shapes.convert_range,
     ("", "Reshape"): shapes.convert_reshape,
+    ("", "OptionalHasElement"): shapes.convert_optional_has_element,
     ("", "Shape"): shapes.convert_shape,
     ("", "Size"): shapes.convert_size,
     ("", "Slice"): shapes.convert_slice,

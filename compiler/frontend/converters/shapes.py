@@ -484,3 +484,8 @@ def convert_space_to_depth(node: Node) -> relax.Expr:
     )
     moved = relax.op.permute_dims(node.emit(relax.op.reshape(data, split)), order)
     return relax.op.reshape(node.emit(moved), (n, c * block**2, h // block, w // block))
+
+
+def convert_optional_has_element(node: Node) -> relax.Expr:
+    """Convert OptionalHasElement: a tensor is there, an input that is left out is not."""
+    return constant_tensor(np.array(node.optional(0) is not None))
