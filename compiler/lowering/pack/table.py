@@ -24,16 +24,12 @@ from edgec.compiler.numerics.support import Declined
 Matcher = Callable[[Context, relax.Call], PackedValue | Declined]
 
 
-def first_of(*matchers: Matcher) -> Matcher:
-    """Return a matcher that asks several in turn; the last one's reason is the one that is told."""
+def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
+    """Return a matcher that asks another one where the first declines; its reason is told then."""
 
     def match(context: Context, call: relax.Call) -> PackedValue | Declined:
-        found: PackedValue | Declined = Declined("nothing was asked")
-        for matcher in matchers:
-            found = matcher(context, call)
-            if not isinstance(found, Declined):
-                break
-        return found
+        found = matcher(context, call)
+        return fallback(context, call) if isinstance(found, Declined) else found
 
     return match
 

@@ -14,18 +14,11 @@ from edgec.compiler.bundle.runner import EXECUTOR, FOLDER
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.ir.storage import STORAGE, decode_table
 from edgec.compiler.parity.compare import Tolerance, compare
+from edgec.compiler.runtime.library import TensorStruct
 from edgec.targets import load_target
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("dtype", ctypes.c_char_p),
-        ("rank", ctypes.c_int32),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("bytes", ctypes.c_size_t),
-    )
-
+class _Tensor(TensorStruct):
     @classmethod
     def of(cls, array: np.ndarray) -> "_Tensor":
         shape = (ctypes.c_int64 * max(1, array.ndim))(*array.shape)
