@@ -124,6 +124,7 @@ def compile_model(
             original = Expected.of_original(
                 source.original, canonical, options.inputs, samples, options.seed
             )
+        metric = options.samples.metric or ""
         context = ModelContext(
             signature=signature,
             target=target,
@@ -167,7 +168,7 @@ def compile_model(
             )
             if options.quantization.report is not None:
                 write_quantization_report(
-                    options.quantization.report, quantized, subject, fallbacks
+                    options.quantization.report, quantized, subject, fallbacks, metric
                 )
         compilation = Compilation(
             source=source,
@@ -185,7 +186,7 @@ def compile_model(
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compression.report, compressed, subject, rows)
+            write_compression_report(options.compression.report, compressed, subject, rows, metric)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))

@@ -197,6 +197,11 @@ def load_recipe(name: str | Path) -> QuantizationRecipe:
         raise RecipeError(f"recipe file {path}: {what}") from None
 
 
+def as_recipe(given: QuantizationRecipe | str | Path) -> QuantizationRecipe:
+    """Return a recipe, given as it is or as of `load_recipe`."""
+    return given if isinstance(given, QuantizationRecipe) else load_recipe(given)
+
+
 @dataclass(frozen=True)
 class ResolvedRecipe:
     """A resolved recipe describes a recipe on a target.
