@@ -5,7 +5,7 @@
     dequantize(W uint8, s, 128)       ->  dequantize(W - 128 as int8, s, 0)
 
 What cannot be quantized around zero becomes floats, and so does what is no weight of a matrix
-product or a convolution and no bias in int32.
+product or a convolution, no table whose rows are looked up, and no bias in int32.
 """
 
 import math
@@ -104,22 +104,28 @@ def _roles(function: relax.Function) -> dict[relax.Var, set[str]]:
         for variable in relax.analysis.free_vars(value):
             if name in (*_RESHAPES, "relax.permute_dims") or isinstance(value, relax.Var):
                 roles[variable] |= roles[binding.var]
-            elif name in _PRODUCTS and variable == value.args[1] and _suits(name, variable):
+            elif _is_weight(value, variable):
                 roles[variable].add("weight")
             else:
                 roles[variable].add("summand" if name == "relax.add" else "other")
     return roles
 
 
-def _suits(operator: str, weight: relax.Var) -> bool:
-    """Return whether kernels read quantized values of such a weight.
+def _is_weight(call: relax.Call, variable: relax.Var) -> bool:
+    """Return whether a kernel reads quantized values of a variable as the weights of a call.
 
-    Those of matrices read whole groups.
+    Those of matrices read whole groups; rows of a table are looked up along its first axis.
     """
-    shape = shape_of(weight)
-    if shape is None or operator != "relax.matmul":
-        return shape is not None
-    return len(shape) == 2 and shape[0] % DOT_WIDTH == 0
+    name, shape = op_name(call), shape_of(variable)
+    if shape is None:
+        return False
+    if name == "relax.take":
+        axis = call.attrs.axis
+        rows = len(shape) == 2 and axis is not None and int(axis) % 2 == 0
+        return rows and variable == call.args[0]
+    if name not in _PRODUCTS or variable != call.args[1]:
+        return False
+    return name != "relax.matmul" or (len(shape) == 2 and shape[0] % DOT_WIDTH == 0)
 
 
 def _longest(shape: tuple[int, ...]) -> int:
