@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
@@ -44,14 +45,22 @@ def calibrate(
     observers: dict[str, RangeObserver] = {name: make_observer(observer) for name in names}
     for values in observe(model, samples, "calibrate", progress):
         for name, watcher in observers.items():
-            array = values[name]
-            if not np.isfinite(array).all():
-                raise CalibrationError(
-                    f"{name} is not finite for a sample of {samples.source}; "
-                    "check the samples and their preprocessing"
-                )
-            watcher.see(array)
+            check_finite(name, values[name], samples)
+            watcher.see(values[name])
     return {name: watcher.range() for name, watcher in observers.items()}
+
+
+def check_finite(name: str, array: NDArray[Any], samples: Samples) -> None:
+    """Refuse values that no range holds.
+
+    Raises:
+        CalibrationError: one is infinite or not a number.
+    """
+    if not np.isfinite(array).all():
+        raise CalibrationError(
+            f"{name} is not finite for a sample of {samples.source}; "
+            "check the samples and their preprocessing"
+        )
 
 
 def count_values(

@@ -36,7 +36,13 @@ from edgec.compiler.quantize.sensitivity import (
     SwitchedModel,
     operators_to_keep_float,
 )
-from edgec.compiler.quantize.smooth import find_divisors, measure_channels, smooth, smoothable
+from edgec.compiler.quantize.smooth import (
+    Channels,
+    find_divisors,
+    measure_channels,
+    smooth,
+    smoothable,
+)
 from edgec.compiler.support.progress import Progress
 
 # Below this a quantized model answers something else than the float one.
@@ -203,6 +209,7 @@ def _calibrated(
     if cache is not None and cached:
         ranges, divisors = read_ranges(cache, model_sha256)
     groups = smoothable(plan) if options.recipe.smooth else {}
+    channels: dict[str, Channels] = {}
     if groups and model is not None and samples is not None and not cached:
         channels = measure_channels(model, [*groups], samples, progress)
         divisors = find_divisors(graph, groups, channels)
@@ -212,11 +219,15 @@ def _calibrated(
         plan = plan_quantization(graph, resolved.recipe)
         by = {graph.names[v]: (name, divisors[name]) for name, v in quotients.items()}
         model = model and model.with_quotients(graph, by)
+        if channels:
+            # Whole ranges, for which the divisors were chosen: there are no outliers to clip.
+            ranges = {name: channels[of].range(divisor) for name, (of, divisor) in by.items()}
     if plan.tensors and not cached:
         assert samples is not None
         assert model is not None
-        names = [graph.names[variable] for variable in plan.tensors]
-        ranges = calibrate(model, names, samples, options.observer, progress)
+        names = [graph.names[v] for v in plan.tensors if graph.names[v] not in ranges]
+        if names:
+            ranges |= calibrate(model, names, samples, options.observer, progress)
         if cache is not None:
             write_ranges(cache, ranges, model_sha256, options.observer, divisors)
     return _Calibrated(plan, model, ranges)

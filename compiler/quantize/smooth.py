@@ -17,7 +17,7 @@ these products give, over rounding errors that are uniform and independent:
 with a the step of the activations and w[o] those of the weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,19 +26,25 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.calibration.float_model import FloatModel, observe
+from edgec.compiler.calibration.ranges import check_finite
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.ir.anchors import Operator, is_normalization
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import constant, shape_of
 from edgec.compiler.numerics.affine import Floats
+from edgec.compiler.numerics.observers import Range
 from edgec.compiler.quantize.plan import QuantizationPlan
+from edgec.compiler.quantize.shared_weights import shared_weights
 from edgec.compiler.support.progress import Progress
 
 ALPHAS = np.linspace(0.0, 1.0, 21)
 
 # Noise that is left of it, at most: a division for each value must be worth its while.
 WORTHWHILE = 0.8
+
+# Channels of less than this part of the largest are taken for so large.
+LEAST = 1e-4
 
 _LEVELS, _WEIGHT_LEVELS = 255, 127
 
@@ -73,6 +79,10 @@ class Channels:
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Channels(low, high, square / batches, batches)
 
+    def range(self, divisor: Floats) -> Range:
+        """Return the ends of all values when each channel is divided."""
+        return float((self.low / divisor).min()), float((self.high / divisor).max())
+
 
 def smoothing(channels: Channels, weights: Sequence[Floats]) -> Floats | None:
     """Return s by channel, float32 with a mean logarithm of 0; None if it is not worth while.
@@ -84,14 +94,13 @@ def smoothing(channels: Channels, weights: Sequence[Floats]) -> Floats | None:
     matrix = np.concatenate(weights, axis=1).astype(np.float64)
     read = np.maximum(-channels.low, channels.high).astype(np.float64)
     own = np.abs(matrix).max(axis=1)
-    some = (read > 0) & (own > 0)
-    if not some.any():
+    if not (read.any() and own.any()):
         return None
-    logarithms = [np.log(np.where(some, values, 1)) for values in (read, own)]
+    logarithms = [np.log(np.maximum(sizes, LEAST * sizes.max())) for sizes in (read, own)]
 
     def scales(alpha: float) -> NDArray[np.float64]:
         powers = alpha * logarithms[0] - (1 - alpha) * logarithms[1]
-        return np.where(some, np.exp(powers - powers[some].mean()), 1.0)
+        return np.exp(powers - powers.mean())
 
     tried = [scales(alpha) for alpha in ALPHAS]
     noises = [_noise(channels, matrix, s) for s in tried]
@@ -114,56 +123,70 @@ def _noise(channels: Channels, matrix: NDArray[np.float64], scales: NDArray[np.f
 def smoothable(plan: QuantizationPlan) -> dict[Any, list[Operator]]:
     """Return the products that read each value that may be smoothed; none without normalization.
 
-    1. They are products of integers with one constant matrix.
+    1. They are products of integers with one constant matrix, which no other product shares.
     2. The value is computed on floats: dividing it costs next to nothing then, and what it was
        computed from is not rounded. A normalization gives such values, and so does what follows
        another product.
+    3. Nothing else rounds it.
     """
-    graph, operators = plan.graph, plan.operators
+    graph = plan.graph
     if not any(is_normalization(graph, variable) for variable in graph.definitions):
         return {}
+    integer = [operator for operator in plan.operators if operator.keep == "integer"]
+    products = [o for o in integer if o.kind == "matmul" and o.weight is not None]
     found: dict[Any, list[Operator]] = {}
-    results = {operator.result: operator for operator in operators if operator.keep == "integer"}
-    for operator in operators:
-        weight = operator.weight
+    for group in shared_weights(graph, products):
+        weight = group[0].weight
         # (1)
-        if operator.kind != "matmul" or operator.keep != "integer" or weight is None:
-            continue
-        # (2)
-        if weight.array.ndim == 2 and _is_computed_on_floats(graph, operator.inputs[0], results):
-            found.setdefault(operator.inputs[0], []).append(operator)
-    return found
+        if len(group) == 1 and weight is not None and weight.array.ndim == 2:
+            found.setdefault(group[0].inputs[0], []).append(group[0])
+    makers = {operator.result: operator for operator in integer}
+    readers: dict[Any, set[Operator]] = {}
+    for operator in integer:
+        for variable in operator.inputs:
+            readers.setdefault(variable, set()).add(operator)
 
+    def may_be_divided(variable: Any) -> bool:
+        reading: Collection[Operator] = found[variable]
+        while readers[variable] == set(reading):
+            maker = makers.get(variable)
+            if maker is None or maker.kind != "move":
+                # (2)
+                computed = variable not in graph.parameters
+                return computed and (maker is None or maker.kind == "matmul")
+            variable, reading = maker.inputs[0], [maker]
+        # (3)
+        return False
 
-def _is_computed_on_floats(graph: Graph, variable: Any, results: Mapping[Any, Operator]) -> bool:
-    operator = results.get(variable)
-    while operator is not None and operator.kind == "move":
-        variable = operator.inputs[0]
-        operator = results.get(variable)
-    return variable not in graph.parameters and (operator is None or operator.kind == "matmul")
+    return {value: group for value, group in found.items() if may_be_divided(value)}
 
 
 def measure_channels(
     model: FloatModel, values: Sequence[Any], samples: Samples, progress: Progress | None = None
-) -> dict[Any, Channels]:
-    """Return the channels of values over all samples."""
-    names = {value: model.graph.names[value] for value in values}
-    found: dict[Any, Channels] = {}
+) -> dict[str, Channels]:
+    """Return the channels of values over all samples, by name.
+
+    Raises:
+        CalibrationError: no samples, or a value is not finite.
+    """
+    names = [model.graph.names[value] for value in values]
+    found: dict[str, Channels] = {}
     for seen in observe(model, samples, "channels", progress):
-        for value, name in names.items():
+        for name in names:
+            check_finite(name, seen[name], samples)
             now = Channels.of(seen[name])
-            found[value] = found[value].joined(now) if value in found else now
+            found[name] = found[name].joined(now) if name in found else now
     return found
 
 
 def find_divisors(
-    graph: Graph, groups: Mapping[Any, Sequence[Operator]], channels: Mapping[Any, Channels]
+    graph: Graph, groups: Mapping[Any, Sequence[Operator]], channels: Mapping[str, Channels]
 ) -> dict[str, Floats]:
     """Return s by the name of each value for which it is worth while."""
     found: dict[str, Floats] = {}
     for value, operators in groups.items():
         weights = [operator.weight.array for operator in operators if operator.weight is not None]
-        scales = smoothing(channels[value], weights)
+        scales = smoothing(channels[graph.names[value]], weights)
         if scales is not None:
             found[graph.names[value]] = scales
     return found
