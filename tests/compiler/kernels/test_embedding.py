@@ -50,7 +50,8 @@ BRANCHES = {
 }
 
 
-@pytest.mark.parametrize("target", X86_TARGETS)
+# Vectors of the most and of the fewest lanes.
+@pytest.mark.parametrize("target", {X86_TARGETS[0], X86_TARGETS[-1]})
 def test_rows_are_dequantized(target: str, tmp_path: Path) -> None:
     check_branches(BRANCHES, target, tmp_path)
 
