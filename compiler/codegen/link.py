@@ -5,9 +5,10 @@ every architecture and glibc version; a target file may name another driver inst
 """
 
 import importlib.util
+import os
 import shutil
 import subprocess
-import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,19 +112,23 @@ def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target:
         "-ldl",
         "-lpthread",
     ]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=output.parent,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ToolchainError(
-            f"linking for {target.name} took over {TIMEOUT_SECONDS} s: {' '.join(command[:4])}"
-        ) from None
+    # Zig keeps a copy of all that it compiles, weights among it, for a next time that never comes.
+    # Only what it makes of the C library serves every link; that is in a cache of its own.
+    with tempfile.TemporaryDirectory(prefix="edgec-zig-") as objects_of_zig:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=output.parent,
+                env={**os.environ, "ZIG_LOCAL_CACHE_DIR": objects_of_zig},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ToolchainError(
+                f"linking for {target.name} took over {TIMEOUT_SECONDS} s: {' '.join(command[:4])}"
+            ) from None
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = " ".join(lines[:3])[:400] or f"exit code {done.returncode}"
@@ -137,9 +142,12 @@ def driver(target: Target) -> list[str]:
         ToolchainError: it is not installed.
     """
     if target.linker == "zig":
-        if importlib.util.find_spec("ziglang") is None:
+        package = importlib.util.find_spec("ziglang")
+        if package is None or not package.submodule_search_locations:
             raise ToolchainError("package ziglang is not installed; pip install ziglang")
-        return [sys.executable, "-m", "ziglang", "cc", "-target", zig_triple(target)]
+        # The program itself: `python -m ziglang` only finds it, at the price of another Python.
+        program = Path(package.submodule_search_locations[0]) / "zig"
+        return [str(program), "cc", "-target", zig_triple(target)]
     path = shutil.which(target.linker)
     if path is None:
         raise ToolchainError(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.codegen.build import write_object, write_sources
+from edgec.compiler.codegen.build import write_sources
+from edgec.compiler.codegen.kernel_objects import write_object
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.ir.program import KernelCall, Program, Value

@@ -159,7 +159,7 @@ def compiled(built: Built, folder: Path, compiler: list[str], *options: str) -> 
     made = built.library.parent
     command = [
         *(*compiler, "-std=gnu11", "-g", "-O1", *options, f"-I{folder}", f"-I{made}", str(source)),
-        *(str(made / "constants.S"), str(made / "kernels.o")),
+        *(str(made / "constants.S"), *map(str, sorted(made.glob("*.o")))),
         *("-o", str(folder / "stress"), "-lm", "-lpthread"),
     ]
     done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
