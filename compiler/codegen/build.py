@@ -17,7 +17,8 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 from edgec.compiler.codegen.emit_c import UNIT_BYTES, Weights, constants_source, program_source
-from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, SOURCES, soname
+from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, soname
+from edgec.compiler.codegen.executor_object import executor_object
 from edgec.compiler.codegen.kernel_objects import compile_kernels
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
@@ -65,7 +66,7 @@ def build_program(
     constants = program.constants()
     _check_space(library.parent, sum(value.size_bytes for value in constants))
     kernels = compile_kernels(program.functions, target, library.parent, progress)
-    plan, sources = write_sources(program, outputs, library.parent, name, index_bounds)
+    plan, sources = write_sources(program, outputs, target, library.parent, name, index_bounds)
     link_shared([*kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
     return plan
 
@@ -73,6 +74,7 @@ def build_program(
 def write_sources(
     program: Program,
     outputs: tuple[TensorSpec, ...],
+    target: Target,
     folder: Path,
     name: str = "model",
     index_bounds: Mapping[str, int] = MappingProxyType({}),
@@ -80,16 +82,20 @@ def write_sources(
     """Write a program's tables and weights, to be linked with its kernels.
 
     Returns:
-        The plan of its memory, and the files to compile, the executor in them.
+        The plan of its memory, and the files to compile and link, the executor among them.
+
+    Raises:
+        ToolchainError: the compiler of the executor is missing or fails.
     """
     weights = _write_weights(program, folder / "weights.bin")
     plan = plan_memory(program)
     tables = program_source(program, plan, weights, outputs, name, index_bounds)
     (folder / "program.c").write_text(tables)
     (folder / "constants.S").write_text(constants_source(program, "weights.bin"))
-    for file in (*HEADERS, *SOURCES):
+    for file in HEADERS:
         shutil.copyfile(FOLDER / file, folder / file)
-    return plan, [folder / "program.c", folder / "constants.S"]
+    executor = executor_object(target, folder)
+    return plan, [folder / "program.c", folder / "constants.S", executor]
 
 
 def _write_weights(program: Program, path: Path) -> Weights:

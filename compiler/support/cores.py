@@ -1,58 +1,67 @@
-"""Count the cores that this process may use."""
+"""Count the cores that this process may use, by the rule of `codegen/executor/cores.c`.
+
+Those of its affinity, and no more than the CPU quota of its control groups pays for (cgroups of
+both versions; a quota of 1.5 cores counts as 2).
+"""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-_MOUNT = Path("/sys/fs/cgroup")
 
 
-def usable_cores() -> int:
-    """Return the cores of this process's affinity that the quota of its control groups pays for.
-
-    A quota of 1.5 cores counts as 2.
-    """
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min([cores, *_quotas(_OWN_GROUPS, _MOUNT)]))
-
-
-def _quotas(own_groups: Path, mount: Path) -> Iterator[int]:
-    """Yield the cores that each control group of the process pays for, where it has a limit.
+def usable_cores(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
+    """Return how many cores this process may use, at least 1.
 
     Args:
-        own_groups: lines of number, controllers and group: `0::/a/b` in version 2 of control
-            groups, `3:cpu,cpuacct:/a/b` in version 1.
-        mount: where control groups are mounted.
+        groups: where control groups are mounted.
+        own_groups: the list of those that this process is in, as the system gives it:
+            `0::/a/b` of version 2, `3:cpu,cpuacct:/a/b` of version 1.
     """
+    cores = len(os.sched_getaffinity(0))
     for line in _text(own_groups).splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            roots = [mount]
+        _, controllers, group = [*line.split(":", 2), "", ""][:3]
+        if not group:
+            continue
+        if not controllers:
+            mounts = [groups]
         elif "cpu" in controllers.split(","):
-            roots = [mount / controllers, mount / "cpu"]
+            mounts = [groups / controllers, groups / "cpu"]
         else:
             continue
-        for root in roots:
-            folder = root / group.strip("/")
-            for place in (folder, *folder.parents):
-                yield from _quota(place)
-                if place == root:
-                    break
+        path = PurePosixPath(group.lstrip("/"))
+        for mount in mounts:
+            # A group's own quota, and that of all that contain it, as far as they are mounted.
+            for folder in (path, *path.parents):
+                cores = min(cores, _paid_cores(mount / folder) or cores)
+    return max(1, cores)
 
 
-def _quota(group: Path) -> Iterator[int]:
-    numbers = _text(group / "cpu.max").split() or [
-        *_text(group / "cpu.cfs_quota_us").split(),
-        *_text(group / "cpu.cfs_period_us").split(),
-    ]
-    # "max" and -1 are no limit.
-    if len(numbers) == 2 and numbers[0].isdigit():
-        yield -(-int(numbers[0]) // int(numbers[1]))
+def _paid_cores(folder: Path) -> int:
+    """Return the cores that a group's quota pays for; 0: it has none."""
+    limit = _numbers(folder / "cpu.max")
+    if len(limit) < 2:
+        limit = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
+    if len(limit) < 2 or limit[0] <= 0 or limit[1] <= 0:
+        return 0
+    quota, period = limit[:2]
+    return -(-quota // period)
+
+
+def _numbers(path: Path) -> list[int]:
+    """Return the whole numbers that a file begins with; none if it begins with a word ("max")."""
+    numbers = []
+    for word in _text(path).split():
+        try:
+            numbers.append(int(word))
+        except ValueError:
+            break
+    return numbers
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

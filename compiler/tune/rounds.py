@@ -261,7 +261,7 @@ class RoundBuilder:
             TensorSpec(f"out{number}", value.shape, value.dtype)
             for number, value in enumerate(program.outputs)
         )
-        _, sources = write_sources(program, names, folder)
+        _, sources = write_sources(program, names, self._target, folder)
         library = folder / "model.so"
         link_shared([*objects, *sources], library, self._target, checked=False)
         sizes = tuple(value.size_bytes for value in program.outputs)
