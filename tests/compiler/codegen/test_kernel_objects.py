@@ -1,6 +1,7 @@
 """A library is the same with a cold and a warm cache, and a warm one compiles nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from support.onnx_graphs import make_model, node, random
 from edgec.compiler.codegen import kernel_objects
 from edgec.compiler.codegen.build import build_program
 from edgec.compiler.codegen.kernel_objects import compile_kernels
+from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 
@@ -67,6 +69,31 @@ def test_another_target_is_another_content(cold: Built, cache: Path, tmp_path: P
     name, function = next(iter(cold.program.functions.items()))
     compile_kernels({name: function}, load_target("rpi4"), tmp_path)
     assert len(set(entries(cache)) - before) == 1
+
+
+class Told(Silent):
+    """Remembers what parts there were, and how many were done."""
+
+    def __init__(self) -> None:
+        self.titles: list[tuple[str, int | None]] = []
+        self.done = 0
+
+    @contextmanager
+    def parts(self, title: str, total: int | None) -> Iterator[Callable[[], None]]:
+        self.titles.append((title, total))
+
+        def advance() -> None:
+            self.done += 1
+
+        yield advance
+
+
+def test_progress_is_told_of_every_kernel(cold: Built, tmp_path: Path) -> None:
+    told = Told()
+    paths = compile_kernels(cold.program.functions, cold.target, tmp_path, told)
+    assert told.titles == [("kernels", len(paths))]
+    assert told.done == len(paths)
+    assert [path.stem for path in paths] == list(cold.program.functions)
 
 
 def test_no_kernels_are_no_objects(cold: Built, tmp_path: Path) -> None:
