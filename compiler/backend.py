@@ -25,6 +25,7 @@ from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, 
 from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
+from edgec.compiler.support.progress import Progress
 from edgec.targets import Target, load_target
 
 
@@ -90,6 +91,7 @@ def build(
     library: Path,
     name: str = "model",
     index_bounds: Mapping[str, int] = MappingProxyType({}),
+    progress: Progress | None = None,
 ) -> tuple[Executor, int]:
     """Generate code and link it; see `build_program` for the arguments.
 
@@ -99,7 +101,7 @@ def build(
     """
     if isinstance(scheduled, Program):
         outputs = signature.outputs
-        plan = build_program(scheduled, outputs, target, library, name, index_bounds)
+        plan = build_program(scheduled, outputs, target, library, name, index_bounds, progress)
         return "static", plan.arena_bytes
     build_vm_library(scheduled, target, library)
     return "machine", 0

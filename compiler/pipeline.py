@@ -200,7 +200,7 @@ def compile_model(
         name = model_identifier(options.name or path.stem)
         with phase("build"):
             executor, arena_bytes = build(
-                scheduled, signature, target, library, name, expected.index_bounds
+                scheduled, signature, target, library, name, expected.index_bounds, progress
             )
 
         with phase("verify"):

@@ -12,11 +12,12 @@ from support.kernel_runs import Built, compile_graph
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.codegen.emit_c import grain
-from edgec.compiler.codegen.executor import FOLDER
+from edgec.compiler.codegen.executor import FOLDER, SOURCES, UNIT
 
 # Includes the executor, so that it can look inside.
 PROGRAM = r"""
 #include "program.c"
+#include "unit.c"
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
@@ -157,9 +158,23 @@ def compiled(built: Built, folder: Path, compiler: list[str], *options: str) -> 
     source = folder / "stress.c"
     source.write_text(PROGRAM)
     made = built.library.parent
+    kernels = [path for path in sorted(made.glob("*.o")) if path.name != "executor.o"]
+    for name in (UNIT, *SOURCES):
+        if not (made / name).exists():
+            shutil.copyfile(FOLDER / name, made / name)
     command = [
-        *(*compiler, "-std=gnu11", "-g", "-O1", *options, f"-I{folder}", f"-I{made}", str(source)),
-        *(str(made / "constants.S"), str(made / "kernels.o")),
+        *(
+            *compiler,
+            "-std=gnu11",
+            "-D_GNU_SOURCE",
+            "-g",
+            "-O1",
+            *options,
+            f"-I{folder}",
+            f"-I{made}",
+            str(source),
+        ),
+        *(str(made / "constants.S"), *map(str, kernels)),
         *("-o", str(folder / "stress"), "-lm", "-lpthread"),
     ]
     done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
