@@ -261,6 +261,20 @@ def test_a_data_race_is_found(built: Built, tmp_path: Path) -> None:
     assert not verdict
 
 
+def test_a_step_that_begins_slowly(built: Built, tmp_path: Path) -> None:
+    """Others look at the pool while it is between two steps: they must find nothing to do."""
+    text = (FOLDER / "threads.c").read_text()
+    within = "    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);\n"
+    assert text.count(within) == 1
+    made = shutil.copytree(built.library.parent, tmp_path / "made")
+    (made / "threads.c").write_text(text.replace(within, f"{within}    usleep(50);\n"))
+    slow = Built(built.model, built.program, built.plan, made / built.library.name, built.target)
+    program = compiled(slow, tmp_path, compilers()[0])
+    assert program is not None
+    done = run(program, "callers")
+    assert done.returncode == 0, done.stderr
+
+
 CORES = '#include "cores.c"\nint main(void) { printf("%d", usable_cores()); return 0; }\n'
 
 
