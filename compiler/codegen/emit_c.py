@@ -76,6 +76,7 @@ def program_source(
 
 
 def _model(program: Program, plan: MemoryPlan, name: str) -> Iterable[str]:
+    yield f'_Static_assert({len(program.steps)} < 1 << EDGEC_STEP_BITS, "steps of a model");'
     yield "const edgec_model model = {"
     fields = {
         "abi": "EDGEC_ABI",
