@@ -124,6 +124,8 @@ def compile_model(
             original = Expected.of_original(
                 source.original, canonical, options.inputs, samples, options.seed
             )
+        if original.advice:
+            progress.warn(original.advice)
         context = ModelContext(
             signature=signature,
             target=target,
