@@ -126,6 +126,7 @@ def compile_model(
             )
         if original.advice:
             progress.warn(original.advice)
+        metric = options.samples.metric or ""
         context = ModelContext(
             signature=signature,
             target=target,
@@ -169,7 +170,7 @@ def compile_model(
             )
             if options.quantization.report is not None:
                 write_quantization_report(
-                    options.quantization.report, quantized, subject, fallbacks
+                    options.quantization.report, quantized, subject, fallbacks, metric
                 )
         compilation = Compilation(
             source=source,
@@ -187,7 +188,7 @@ def compile_model(
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compression.report, compressed, subject, rows)
+            write_compression_report(options.compression.report, compressed, subject, rows, metric)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
