@@ -24,7 +24,7 @@ from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageIn
 from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
 from edgec.compiler.frontend.resolve_resize_scales import resolve_resize_scales
 from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
+from edgec.compiler.frontend.specialize import Shape, specialize
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import apply_passes
@@ -36,14 +36,14 @@ class CanonicalModel:
     """A canonical model is as the passes of compression, quantization and lowering expect it.
 
     Attributes:
-        special: the ONNX model with static shapes, and what was frozen in it.
+        frozen: what the frozen inputs became, in the dtype and shape of the original input.
         graph: the simplified ONNX model.
         imported: the same as Relax, before any pass.
         module: the canonical module.
         embedded: what the model does with images before the original begins, if anything.
     """
 
-    special: SpecializedModel
+    frozen: Mapping[str, NDArray[Any]]
     graph: onnx.ModelProto
     imported: ImportedModel
     module: IRModule
@@ -105,4 +105,4 @@ def canonical_model(
         imported = show(import_model(graph))
     with phase("canonicalize") as show:
         module = show(apply_passes(imported.module, CANONICALIZE))
-    return CanonicalModel(special, graph, imported, module, embedded)
+    return CanonicalModel(special.frozen, graph, imported, module, embedded)

@@ -77,7 +77,7 @@ class Expected:
 
         def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
             fed = prepared(inputs, canonical.embedded)
-            return run_original(original, {**fed, **canonical.special.frozen})
+            return run_original(original, {**fed, **canonical.frozen})
 
         if given:
             inputs = check_inputs(signature.inputs, given)
