@@ -73,7 +73,7 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
                     else constant(0, w.dtype, c)
                     for lane in range(c)
                 ]
-                for lane, vector in enumerate(_transpose(e, rows)):
+                for lane, vector in enumerate(transpose_square(e, rows)):
                     if w.unpack:
                         place = (first + lane) * w.plane + square * c
                     else:
@@ -103,7 +103,7 @@ def _row(
     return e.load(data, (first + lane) * w.plane + square * c, c)
 
 
-def _transpose(e: Emitter, rows: list[Any]) -> list[Any]:
+def transpose_square(e: Emitter, rows: list[Any]) -> list[Any]:
     """Transpose a square of vectors by log2(c) rounds of interleaving."""
     c = len(rows)
     # After each round vector i interleaves vectors i and i + c / 2 of the round before.

@@ -10,6 +10,7 @@ from edgec.compiler.kernels import (
     row_reduce,
     softmax_norm,
     table_lookup,
+    transpose,
 )
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
@@ -43,4 +44,5 @@ TEMPLATES: dict[str, Template] = {
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,
     "edgec.stored_matmul": weight_only.TEMPLATE,
+    "edgec.transpose": transpose.TEMPLATE,
 }

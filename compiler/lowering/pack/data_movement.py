@@ -10,12 +10,20 @@ from typing import Any
 from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, image
-from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.layout import ChannelMapWorkload
+from edgec.compiler.kernels.transpose import TransposeWorkload
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 
+# Size of a value of a dtype that a kernel moves.
+_BYTES = {
+    **dict.fromkeys(("bool", "int8", "uint8"), 1),
+    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
+    **dict.fromkeys(("float32", "int32", "uint32"), 4),
+    **dict.fromkeys(("float64", "int64", "uint64"), 8),
+}
 _NOT_BLOCKED = Declined("only channels of blocked images have a kernel that moves them")
 _NOT_CHANNELS = Declined("it does not move whole channels known when compiling")
 
@@ -30,6 +38,22 @@ def match_reshape(context: Context, call: relax.Call) -> PackedValue | Declined:
         return Declined("its shape is not known when compiling")
     data = context.plain(context.value(call.args[0]))
     variable = context.builder.emit(relax.op.reshape(data.expression, list(shape)))
+    return PackedValue(variable, shape, False, 1, data.qparams)
+
+
+def match_transpose(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel that permutes axes, of values that stay quantized."""
+    shape = shape_of(call)
+    data = context.plain(context.value(call.args[0]))
+    dtype = dtype_of(data.expression)
+    size = _BYTES.get(dtype)
+    if shape is None or size is None or 0 in shape:
+        return Declined(f"no kernel moves values of {dtype}")
+    rank = len(shape)
+    axes = call.attrs.axes
+    axes = range(rank)[::-1] if axes is None else [int(axis) % rank for axis in axes]
+    workload = TransposeWorkload(data.shape, tuple(axes), size)
+    variable = context.emit("edgec.transpose", [data.expression], workload, shape, dtype)
     return PackedValue(variable, shape, False, 1, data.qparams)
 
 

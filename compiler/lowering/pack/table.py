@@ -11,6 +11,7 @@ from edgec.compiler.lowering.pack.data_movement import (
     match_reshape,
     match_slice,
     match_take,
+    match_transpose,
 )
 from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
 from edgec.compiler.lowering.pack.matmul import match_matmul
@@ -34,7 +35,10 @@ def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
     return match
 
 
-# All of their tensors are float32; quantize, dequantize and split are matched by the packer.
+# Those whose tensors may have any dtype: they only move values.
+ANY_DTYPE = frozenset({"relax.permute_dims"})
+
+# Tensors of the others are float32; quantize, dequantize and split are matched by the packer.
 MATCHERS: dict[str, Matcher] = {
     **dict.fromkeys(BY_OPERATOR, match_unary),
     **dict.fromkeys(BINARY, match_binary),
@@ -55,6 +59,7 @@ MATCHERS: dict[str, Matcher] = {
     "relax.nn.max_pool1d": match_pool,
     "relax.nn.max_pool2d": match_pool,
     "relax.nn.softmax": match_softmax,
+    "relax.permute_dims": match_transpose,
     "relax.reshape": match_reshape,
     "relax.strided_slice": match_slice,
     "relax.sum": first_of(match_global_pool, match_row_reduce),
