@@ -3,7 +3,9 @@
 One row is one operator on data of about 1 MB; the rows of `networks` have the shapes of a
 diffusion U-Net at 128 x 128 and of a 3-D segmentation network. Both runtimes compute on one thread
 of one process, in turns; the ratio is the median over the turns, above 1 where edgec is faster.
-The difference of outputs shows that both compute the same. `generic` marks code without a kernel.
+Times are of the processor, which other programs on a busy machine do not lengthen. The difference
+of outputs shows that both compute the same. `generic` lists steps without a kernel; `--steps`
+shows the shortest time of every step.
 """
 
 import argparse
@@ -37,6 +39,7 @@ class Row:
         ratio: median over the turns of theirs to ours.
         difference: largest difference of two outputs, relative to the largest value.
         generic: labels of steps without a kernel template.
+        steps: kernel and shortest time [us] of each step.
     """
 
     ours_us: float
@@ -44,6 +47,7 @@ class Row:
     ratio: float
     difference: float
     generic: tuple[str, ...]
+    steps: tuple[tuple[str, float], ...] = ()
 
 
 def measure(case: OperatorCase, seconds: float) -> Row:
@@ -69,6 +73,7 @@ def measure(case: OperatorCase, seconds: float) -> Row:
         ours, theirs = _in_turns(
             _run_of(session, inputs), lambda: rival.run_with_iobinding(binding), seconds
         )
+        steps = _steps(session, inputs)
     ratio = statistics.median(t / o for o, t in zip(ours, theirs, strict=True))
     micro = 1e6
     return Row(
@@ -77,6 +82,7 @@ def measure(case: OperatorCase, seconds: float) -> Row:
         ratio,
         difference,
         generic,
+        steps,
     )
 
 
@@ -116,6 +122,16 @@ def _difference(found: Any, expected: Any) -> float:
     return float(np.abs(one - other).max() / max(1e-30, np.abs(other).max()))
 
 
+def _steps(session: Session, inputs: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return template, label and shortest time [us] of each step."""
+    if not isinstance(session, StaticSession):
+        return ()
+    prepared = session.prepare(inputs)
+    shortest = np.min([session.run_timed(prepared) for _ in range(7)], axis=0) / 1e3
+    names = (f"{step.template} {step.label}" for step in session.steps())
+    return tuple(zip(names, map(float, shortest), strict=True))
+
+
 def _in_turns(
     ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float
 ) -> tuple[list[float], list[float]]:
@@ -130,10 +146,10 @@ def _in_turns(
 
 
 def _time(run: Callable[[], Any], count: int) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(count):
         run()
-    return (time.perf_counter() - start) / count
+    return (time.thread_time() - start) / count
 
 
 def main() -> None:
@@ -141,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for each operator")
     parser.add_argument("--only", default="", help="operators whose name holds this")
     parser.add_argument("--networks", action="store_true", help="only shapes of the networks")
+    parser.add_argument("--steps", action="store_true", help="time the steps, too")
     arguments = parser.parse_args()
     cases = NETWORKS if arguments.networks else (*NETWORKS, *CASES)
     print(f"{'operator':44}{'edgec us':>10}{'rival us':>10}{'ratio':>8}{'differs':>10}  generic")
@@ -149,7 +166,7 @@ def main() -> None:
             continue
         try:
             row = measure(case, arguments.seconds)
-        except Exception as error:  # noqa: BLE001 - one operator less, the others go on
+        except Exception as error:
             print(f"{case.name:44}cannot: {str(error).strip().splitlines()[-1][:120]}", flush=True)
             continue
         print(
@@ -157,6 +174,8 @@ def main() -> None:
             f"{row.difference:10.1e}  {', '.join(row.generic)[:60]}",
             flush=True,
         )
+        for name, microseconds in row.steps if arguments.steps else ():
+            print(f"    {name:50}{microseconds:10.0f}", flush=True)
 
 
 if __name__ == "__main__":
