@@ -4,7 +4,7 @@ Along one axis, with stride s, dilation d, K taps and p cut off in front,
 
     out[o] = sum over k with s | o + p - k d  of  in[(o + p - k d) / s] * w[k]
 
-The outputs o = s q + r of one phase r use every (s / g)-th tap, where g = gcd(s, d), and neighbouring
+The outputs o = s q + r of one phase r use every (s / g)-th tap, g = gcd(s, d), and neighbouring
 taps read inputs that are d / g apart: each phase is an ordinary convolution of stride 1, its taps
 reversed. Phases that read the same inputs are one convolution with more output channels. Then
 phases move from channels to space (Shi et al. 2016).

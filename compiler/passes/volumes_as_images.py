@@ -6,11 +6,11 @@ that it reaches, side by side along channels:
     conv3d(x, w)[d]  =  conv2d([x[d s + k r - p] for each tap k], [w[:, :, k] for each tap k])
 
 with zeros for images beyond the volume; in groups, where channels may not mix, the sum of one
-convolution for each tap. Pooling takes the largest value, or the mean, of images and then of
-windows in them. What computes element by element, or by channel, goes on on images.
+convolution for each tap. A window of one value reads each volume as one tall image. What computes
+element by element, or by channel, goes on on images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -24,6 +24,7 @@ from edgec.compiler.passes.base import CallRewriter, Pass
 
 # From a volume to its images, apart from the batch, and back.
 _SWAP = [0, 2, 1, 3, 4]
+FEW_CHANNELS = 8
 _BINARY = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
 
 op = relax.op
@@ -31,11 +32,10 @@ op = relax.op
 
 @dataclass(frozen=True)
 class VolumesAsImages(Pass):
-    """Replace `nn.conv3d`, `nn.max_pool3d` and `nn.avg_pool3d` by operators on images.
+    """Replace `nn.conv3d` by operators on images.
 
     1. NCDHW, static shapes.
-    2. A convolution's weight is constant.
-    3. A mean counts padding only where no window reaches past it.
+    2. The weight is constant.
     """
 
     def apply(self, module: IRModule) -> IRModule:
@@ -51,8 +51,6 @@ class _VolumesAsImagesRewriter(CallRewriter):
             return None
         if name == "relax.nn.conv3d":
             return self._convolution(call)
-        if name in ("relax.nn.max_pool3d", "relax.nn.avg_pool3d"):
-            return self._pool(call)
         if name in BY_OPERATOR or name in _BINARY or name == "relax.concat":
             return self._elementwise(call, shape)
         return None
@@ -108,6 +106,8 @@ class _VolumesAsImagesRewriter(CallRewriter):
             "dilation": dilation,
             "groups": int(attrs.groups),
         }
+        if set(weight.shape[2:]) == {1} and {depth, *strides} == {1} and not any(pads):
+            return self._pointwise(call, before, shape)
         images = self._images(call.args[0])
         if int(attrs.groups) == 1:
             gathered = self._gathered(images, before, taps)
@@ -125,7 +125,27 @@ class _VolumesAsImagesRewriter(CallRewriter):
             )
             for tap in range(weight.shape[2])
         ]
-        return self._volume(self._chained(op.add, parts), shape[0])
+        return self._volume(
+            reduce(lambda one, other: self.emit(op.add(one, other)), parts), shape[0]
+        )
+
+    def _pointwise(
+        self, call: relax.Call, before: tuple[int, ...], shape: tuple[int, ...]
+    ) -> relax.Expr:
+        """Return a convolution of single values, on volumes as tall images or on their images."""
+        weight, groups = value_of(call.args[1]), int(call.attrs.groups)
+        assert weight is not None
+        kernel, images = constant(weight[:, :, 0]), self._known_images(call.args[0])
+        if images is not None:
+            return self._volume(self.emit(op.nn.conv2d(images, kernel, groups=groups)), shape[0])
+        n, channels, depth, high, wide = before
+        if n == 1 and groups == 1 and len(weight) <= FEW_CHANNELS:
+            # In blocks of channels most of a vector would be empty.
+            matrix = self.emit(op.reshape(call.args[0], [channels, depth * high * wide]))
+            product = op.matmul(constant(weight.reshape(len(weight), channels)), matrix)
+            return op.reshape(self.emit(product), shape)
+        tall = self.emit(op.reshape(call.args[0], [n, channels, depth * high, wide]))
+        return op.reshape(self.emit(op.nn.conv2d(tall, kernel, groups=groups)), shape)
 
     def _gathered(
         self, images: relax.Expr, volume: Sequence[int], taps: NDArray[np.int64]
@@ -152,54 +172,6 @@ class _VolumesAsImagesRewriter(CallRewriter):
     def _picked(self, stack: relax.Expr, numbers: NDArray[np.int64]) -> relax.Expr:
         """Return some of the images [N, D, C * H * W]."""
         return self.emit(op.take(stack, constant(numbers.astype(np.int32)), 1, mode="clip"))
-
-    def _pool(self, call: relax.Call) -> relax.Expr | None:
-        attrs, shape, before = call.attrs, shape_of(call), shape_of(call.args[0])
-        if str(attrs.layout) != "NCDHW" or before is None or shape is None:
-            return None
-        count, *window = (int(extent) for extent in attrs.pool_size)
-        depth, *strides = (int(step) for step in attrs.strides)
-        reach, *dilation = (int(step) for step in attrs.dilation)
-        pads = [int(pad) for pad in attrs.padding]
-        mean = op_name(call) == "relax.nn.avg_pool3d"
-        padded = mean and bool(attrs.count_include_pad)
-        taps = _taps(shape[2], count, depth, reach, pads[0])
-        # (3)
-        if padded and taps.max() >= before[2] + pads[3]:
-            return None
-        inside = (taps >= 0) & (taps < before[2])
-        n, channels, extent, *plane = before
-        size = channels * int(np.prod(plane))
-        stack = self.emit(op.reshape(self._images(call.args[0]), [n, extent, size]))
-        # An image beyond the volume counts as one of the same window that is in it, or not at all.
-        nearest = np.where(inside, taps, np.clip(taps, 0, extent - 1))
-        parts = [self._picked(stack, nearest[:, tap]) for tap in range(count)]
-        if mean:
-            share = inside / (count if padded else inside.sum(1, keepdims=True))
-            dtype = dtype_of(call)
-            factors = [
-                constant(share[:, tap].reshape(1, -1, 1).astype(dtype)) for tap in range(count)
-            ]
-            pairs = zip(parts, factors, strict=True)
-            parts = [self.emit(op.multiply(part, factor)) for part, factor in pairs]
-        pooled = self._chained(op.add if mean else op.maximum, parts)
-        images = self.emit(op.reshape(pooled, [n * shape[2], channels, *plane]))
-        settings = {
-            "pool_size": window,
-            "strides": strides,
-            "padding": [*pads[1:3], *pads[4:6]],
-            "dilation": dilation,
-        }
-        if mean:
-            result = op.nn.avg_pool2d(images, **settings, count_include_pad=padded)
-        else:
-            result = op.nn.max_pool2d(images, **settings)
-        return self._volume(self.emit(result), n)
-
-    def _chained(
-        self, operator: Callable[..., relax.Expr], parts: Sequence[relax.Expr]
-    ) -> relax.Expr:
-        return reduce(lambda one, other: self.emit(operator(one, other)), parts)
 
     def _elementwise(self, call: relax.Call, shape: tuple[int, ...]) -> relax.Expr | None:
         """Return what goes on on images: all operands are made of images or broadcast to them."""

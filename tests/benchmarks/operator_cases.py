@@ -45,6 +45,11 @@ class OperatorCase:
         kept = {name: array for name, array in self.weights.items() if array.size}
         dtypes = {**dict.fromkeys(names, onnx.TensorProto.UNDEFINED), **kinds}
         model = make_model([made], shapes, names, kept, opset=self.opset, dtypes=dtypes)
+        known = [array.dtype for array in self.inputs.values()]
+        for output in model.graph.output:
+            if not output.type.tensor_type.elem_type:
+                kind = onnx.helper.np_dtype_to_tensor_dtype(known[0])
+                output.type.tensor_type.elem_type = kind
         return model
 
 

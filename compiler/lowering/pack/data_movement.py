@@ -14,6 +14,7 @@ from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of, value_o
 from edgec.compiler.kernels.layout import ChannelMapWorkload
 from edgec.compiler.kernels.transpose import TransposeWorkload
 from edgec.compiler.lowering.pack.context import Context
+from edgec.compiler.lowering.pack.epilogue import open_kernel
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 
@@ -37,6 +38,12 @@ def match_reshape(context: Context, call: relax.Call) -> PackedValue | Declined:
     if shape is None:
         return Declined("its shape is not known when compiling")
     data = context.plain(context.value(call.args[0]))
+    kernel = open_kernel(context, data)
+    if kernel is not None and kernel.operator == "edgec.standardize":
+        # It gives its rows in any shape; so more can follow in its epilogue.
+        shaped = replace(kernel, place=shape)
+        variable = shaped.emit(context, kernel.arguments, kernel.workload)
+        return PackedValue(variable, shape, False, 1)
     variable = context.builder.emit(relax.op.reshape(data.expression, list(shape)))
     return PackedValue(variable, shape, False, 1, data.qparams)
 
