@@ -137,6 +137,9 @@ class _Scheduler:
         text = str(call.attrs["workload"])
         workload = from_text(template.workload, text)
         decision = self.decide(operator, workload, self.target)
+        weight = value_of(call.args[1]) if len(call.args) > 1 else None
+        if weight is not None:
+            decision = template.for_weights(workload, decision, self.target, weight)
         key = f"{operator} {text} {to_text(decision)}"
         short = operator.removeprefix("edgec.")
         name = self.names.get(key)

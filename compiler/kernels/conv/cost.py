@@ -1,11 +1,13 @@
 """Provide the analytic model of direct convolution, and the decision that it recommends."""
 
 import math
+from collections.abc import Collection
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.weights import block_size, input_channels
 from edgec.compiler.kernels.conv.windows import tile_spans, valid_tap_runs
-from edgec.compiler.kernels.conv.winograd import (
+from edgec.compiler.kernels.conv.winograd_decision import (
+    TILE_SIZES,
     WinogradDecision,
     estimate_winograd_cycles,
     winograd_space,
@@ -138,16 +140,21 @@ def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecis
     )
 
 
-def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
-    """Return the better of the best direct decision and the best by Winograd's F(2x2, 3x3).
+def default_decision(
+    workload: ConvWorkload, target: Target, tile_sizes: Collection[int] = TILE_SIZES
+) -> ConvDecision | WinogradDecision:
+    """Return the better of the best direct decision and the best by Winograd's algorithm.
 
-    F(4x4, 3x3) is left to the tuner: it costs digits, and only the tuner checks the results.
+    Args:
+        workload: the convolution.
+        target: where.
+        tile_sizes: rows of output pixels of the tiles to consider; see `decision_for_weights`.
     """
     direct = default_direct_decision(workload, target)
     others = [
         (estimate_winograd_cycles(workload, decision, target), decision)
         for decision in winograd_space(workload, target)
-        if decision.out == 2
+        if decision.out in tile_sizes
     ]
     cycles, winograd = min(others, key=lambda pair: pair[0], default=(math.inf, None))
     if winograd is None or cycles >= estimate_cycles(workload, direct, target):

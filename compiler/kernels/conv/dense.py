@@ -23,12 +23,11 @@ from edgec.compiler.kernels.conv.weights import (
     pack_weight,
     packed_size,
 )
-from edgec.compiler.kernels.conv.winograd import (
+from edgec.compiler.kernels.conv.winograd_decision import (
     WinogradDecision,
     estimate_winograd_cycles,
-    pack_winograd,
-    winograd_size,
 )
+from edgec.compiler.kernels.conv.winograd_weights import exact_enough, pack_winograd, winograd_size
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.template import Template
 from edgec.targets.target import Target
@@ -80,6 +79,23 @@ def _pack_transpose(
     return pack_transposed_weight(workload, decision, array, target.float_lanes)
 
 
+def decision_for_weights(
+    workload: ConvWorkload,
+    decision: ConvDecision | WinogradDecision,
+    target: Target,
+    weight: NDArray[Any],
+) -> ConvDecision | WinogradDecision:
+    """Return the decision, or one without F(4x4, 3x3) where that is not exact with these weights.
+
+    F(2x2, 3x3) always is: it rounds less than the direct sum, as it adds fewer products.
+    """
+    if not isinstance(decision, WinogradDecision) or decision.out == 2:
+        return decision
+    if exact_enough(weight, decision.out):
+        return decision
+    return default_decision(workload, target, tile_sizes=(2,))
+
+
 TEMPLATE = Template(
     ConvWorkload,
     ConvDecision | WinogradDecision,
@@ -91,6 +107,7 @@ TEMPLATE = Template(
     _weight_size,
     epilogue="epilogue",
     sparse="edgec.sparse_conv",
+    for_weights=decision_for_weights,
 )
 
 TRANSPOSE_TEMPLATE = Template(

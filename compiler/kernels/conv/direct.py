@@ -30,11 +30,9 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.decision import ConvDecision, flattened
 from edgec.compiler.kernels.conv.weights import block_size, input_channels, packed_size
 from edgec.compiler.kernels.conv.windows import Span, tile_spans, valid_rows, valid_tap_runs
-from edgec.compiler.kernels.conv.winograd import (
-    WinogradDecision,
-    emit_winograd,
-    winograd_size,
-)
+from edgec.compiler.kernels.conv.winograd import emit_winograd
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
+from edgec.compiler.kernels.conv.winograd_weights import winograd_size
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
