@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
-from edgec.compiler.kernels.conv.weights import block_size, input_channels
+from edgec.compiler.kernels.conv.weights import block_size, mean_depth
 from edgec.compiler.kernels.conv.windows import tile_spans, valid_tap_runs
 from edgec.compiler.kernels.conv.winograd_decision import (
     TILE_SIZES,
@@ -65,9 +65,8 @@ def estimate_cycles(
     flat = flattened(workload)
     c = target.float_lanes
     size = block or block_size(flat, c)
-    channels = input_channels(flat, decision.tile_o, c, size)
-    taps = flat.kernel[0] * flat.kernel[1]
-    depth = ((channels.blocks - 1) * size + channels.last) * taps
+    out_tiles = math.ceil(math.ceil(flat.out_channels / c) / decision.tile_o)
+    depth = mean_depth(flat, decision.tile_o, c, block)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
     multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
@@ -83,18 +82,18 @@ def estimate_cycles(
     step = max(multiply, load, issue, stream)
     starts_w = math.ceil(flat.out_w / decision.tile_w)
     starts_h = math.ceil(flat.out_h / decision.tile_h)
-    tiles = flat.batch * len(channels.starts) * starts_w * starts_h
+    tiles = flat.batch * out_tiles * starts_w * starts_h
     overhead = tile_overhead_cycles(fmas, flat.epilogue)
     loops = depth / max(1, size) * CHANNEL_LOOP_CYCLES
     lines = starts_h if not decision.segment else math.ceil(starts_w / decision.segment)
-    tasks = flat.batch * lines * len(channels.starts)
+    tasks = flat.batch * lines * out_tiles
     compute = tiles * (depth * step + loops + overhead) * imbalance_of(tasks, target)
     keeps = half_l2(target)
     rows_read = min(1.0, flat.kernel[0] / flat.stride[0])
     in_bytes = FLOAT_BYTES * flat.in_channels * flat.in_h * flat.in_w * rows_read
-    weight_bytes = panel_bytes * len(channels.starts)
+    weight_bytes = panel_bytes * out_tiles
     if decision.rows_first:
-        again = len(channels.starts) if in_bytes > keeps else 1
+        again = out_tiles if in_bytes > keeps else 1
         far = in_bytes * again + weight_bytes / PREFETCH_GAIN
     else:
         again = lines if weight_bytes > keeps else 1

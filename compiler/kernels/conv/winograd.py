@@ -93,6 +93,7 @@ class _Winograd:
         self.rows, self.columns = tiles_of(workload, decision.out)
         self.block = decision.register_tiles * decision.repeats
         self.blocks = math.ceil(self.rows * self.columns / self.block)
+        self.share = math.ceil(self.out_tiles / decision.splits)
         self.width = decision.vectors * c
         # Values from one position to the next in patches and in products.
         self.patch_step = _apart(self.in_blocks * self.block * c)
@@ -101,8 +102,15 @@ class _Winograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
-            self.image = e.let("image", tirx.floordiv(task, self.blocks))
             number = tirx.floormod(task, self.blocks)
+            rest = e.let("rest", tirx.floordiv(task, self.blocks))
+            split = tirx.floormod(rest, p.splits)
+            self.image = e.let("image", tirx.floordiv(rest, p.splits))
+            first = e.let("first_out_tile", split * self.share)
+            left = tirx.IntImm("int32", self.out_tiles) - first
+            count: Any = self.share
+            if self.out_tiles % p.splits:
+                count = e.let("out_tiles", tirx.min(tirx.IntImm("int32", self.share), left))
             last = tirx.IntImm("int32", self.rows * self.columns - self.block)
             self.first = e.let("first_tile", tirx.min(number * self.block, last))
             self.patches = e.local("patches", p.positions * self.patch_step, "float32")
@@ -110,7 +118,7 @@ class _Winograd:
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
-            with e.loop("out_tile", self.out_tiles) as out_tile:
+            with e.loop("out_tile", count, first) as out_tile:
                 with (
                     e.loop("product", p.positions) as position,
                     e.loop("repeat", p.repeats) as part,
@@ -118,7 +126,7 @@ class _Winograd:
                     self._multiply(out_tile, position, part)
                 with e.loop("result", self.block) as tile:
                     self._scatter(out_tile, tile)
-        return Kernel(e.function(name), self.work.batch * self.blocks)
+        return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile of this task."""

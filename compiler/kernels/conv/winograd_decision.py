@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import cost
@@ -39,12 +39,14 @@ class WinogradDecision:
         vectors: blocks of output channels in a register tile.
         repeats: register tiles in a task.
         out: rows and columns of output pixels in a tile, 2 or 4.
+        splits: tasks that share the output channels of the same tiles; each makes its patches.
     """
 
     register_tiles: int
     vectors: int
     repeats: int
     out: int = 2
+    splits: int = field(default=1, metadata={"omit_if_default": True})
 
     @property
     def patch(self) -> int:
@@ -96,8 +98,15 @@ def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecis
                     values = channels + vectors * target.float_lanes
                     held = decision.positions * tiles * repeats * values * FLOAT_BYTES
                     if tiles * repeats <= count and held <= STACK_BYTES:
-                        decisions.append(decision)
+                        tasks = workload.batch * math.ceil(count / (tiles * repeats))
+                        most = math.ceil(blocks / vectors) if tasks < FEW_TASKS else 1
+                        splits = range(1, min(target.cores, most) + 1)
+                        decisions += [replace(decision, splits=number) for number in splits]
     return decisions
+
+
+# As many tasks keep up to four cores busy without sharing output channels.
+FEW_TASKS = 12
 
 
 # What patches and products may take of a thread's stack: threads have 8 MiB on Linux. More than the
@@ -116,9 +125,11 @@ def estimate_winograd_cycles(
     c = target.float_lanes
     tiles, vectors = decision.register_tiles, decision.vectors
     in_blocks = math.ceil(workload.in_channels / c)
-    out_tiles = math.ceil(math.ceil(workload.out_channels / c) / vectors)
+    all_out_tiles = math.ceil(math.ceil(workload.out_channels / c) / vectors)
+    out_tiles = math.ceil(all_out_tiles / decision.splits)
     block = tiles * decision.repeats
-    tasks = workload.batch * math.ceil(math.prod(tiles_of(workload, decision.out)) / block)
+    blocks = workload.batch * math.ceil(math.prod(tiles_of(workload, decision.out)) / block)
+    tasks = blocks * decision.splits
     fmas = tiles * vectors
     load, issue = (
         load_cycles(tiles, vectors, target),
@@ -132,11 +143,11 @@ def estimate_winograd_cycles(
     gather = block * in_blocks * transform
     scatter = block * out_tiles * vectors * (transform + 2 * cost(workload.epilogue))
     panel_bytes = FLOAT_BYTES * depth * vectors * c
-    weight_bytes = decision.positions * panel_bytes * out_tiles
+    weight_bytes = decision.positions * panel_bytes * all_out_tiles
     patch_bytes = FLOAT_BYTES * decision.positions * depth * block
     product_bytes = FLOAT_BYTES * decision.positions * block * vectors * c
     # Each repetition reads the weights of a position again, most of which it has asked for in time.
-    near = weight_bytes / PREFETCH_GAIN
+    near = weight_bytes / decision.splits / PREFETCH_GAIN
     if panel_bytes > half_l1(target):
         near *= decision.repeats
     if product_bytes > target.l1d_kib * KIB:
@@ -148,9 +159,10 @@ def estimate_winograd_cycles(
     else:
         near += 2 * patch_bytes
     task = products + gather + scatter + near / NEAR_BYTES_PER_CYCLE + far / FAR_BYTES_PER_CYCLE
-    again = tasks if weight_bytes > half_l2(target) else 1
-    # What no cache holds comes over a bus that all cores share.
-    sharing = target.cores if weight_bytes > max(target.l2_kib, target.l3_kib) * KIB else 1
+    again = blocks if weight_bytes > half_l2(target) else 1
+    # What no cache holds comes over a bus that all cores share, and two of them fill.
+    held = weight_bytes <= max(target.l2_kib, target.l3_kib) * KIB
+    sharing = 1.0 if held else max(1.0, target.cores / 2)
     fetch = sharing * weight_bytes / FAR_BYTES_PER_CYCLE
     # Weights come while a task computes; where it computes little, it waits for most of them.
     waits = again * max(fetch / PREFETCH_GAIN, fetch - task * tasks / again / 2)
