@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tvm import IRModule
 
 from edgec.compiler.codegen.build import build_program, build_vm_library
+from edgec.compiler.codegen.in_place import move_channels_in_place
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, Tensors
@@ -80,9 +81,11 @@ def schedule(
     if not is_static(lowered):
         return schedule_for_vm(canonical, target)
     try:
-        return schedule_program(lowered, target, signature, decide)
+        program = schedule_program(lowered, target, signature, decide)
     except NotStatic:
         return schedule_for_vm(canonical, target)
+    move_channels_in_place(program)
+    return program
 
 
 def build(

@@ -227,7 +227,8 @@ def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
     if root.role == "constant":
         place, number = "WEIGHT", weights.offsets[id(root)] // UNIT_BYTES
     elif root.role == "temporary":
-        place, number = "ARENA", plan.offsets[id(root)] // UNIT_BYTES
+        offset = plan.offsets[id(root)] + value.offset_in_root
+        place, number = "ARENA", offset // UNIT_BYTES
     else:
         place, number = root.role.upper(), root.number
     return f"EDGEC_BUFFER(EDGEC_{place}, {number})"
