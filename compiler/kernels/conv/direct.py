@@ -303,15 +303,35 @@ class DirectConv:
             existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():
             base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            for first, count in valid_tap_runs(valid, self.border):
-                inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
-                    weights = e.let(
-                        "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
-                    )
-                    at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
-                    self._prefetch(weights, used)
-                    self.accumulate(at, weights, existing, inside, lines)
+            self.window_row(base, rows + kh * (taps_w * used), used, existing, valid, lines)
+
+    def window_row(
+        self,
+        base: Any,
+        rows: Any,
+        used: int,
+        existing: Any,
+        valid: Sequence[Sequence[bool]],
+        lines: Sequence[bool],
+    ) -> None:
+        """Accumulate one row of the window.
+
+        Args:
+            base: where the input of the first pixel, tap and channel is.
+            rows: the row of the packed weight for the first tap and channel.
+            used: channels of the block.
+            existing: those of them that are not padding.
+            valid: by pixel of a line and tap, whether its input exists.
+            lines: by line, whether its input exists; one holds for all.
+        """
+        w, e = self.work, self.emit
+        for first, count in valid_tap_runs(valid, self.border):
+            inside = [pixel[first] for pixel in valid]
+            with e.loop("kw", self.hide_from_llvm(count), first) as kw:
+                weights = e.let("weights", wide((rows + kw * used) * self.width))
+                at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
+                self._prefetch(weights, used)
+                self.accumulate(at, weights, existing, inside, lines)
 
     def _prefetch(self, weights: Any, used: int) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.

@@ -28,7 +28,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, SCALED_NUMBERS, EpilogueStep
-from edgec.compiler.kernels.vectors import add_saturating, broadcast, round_to_int32, shuffle
+from edgec.compiler.kernels.vectors import add_saturating, broadcast, shuffle
 
 LEAST_FRACTION = 4
 _MOST_FRACTION = 7
@@ -224,7 +224,7 @@ class _Scaled(_Maker):
         floats = f"float32x{self.lanes}"
         return self.e.isa.narrow_pair(
             [
-                round_to_int32(tirx.Cast(floats, accumulator) * self.scales)
+                self.e.isa.round_to_int32(tirx.Cast(floats, accumulator) * self.scales)
                 for accumulator in accumulators
             ]
         )

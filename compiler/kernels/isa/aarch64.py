@@ -4,6 +4,7 @@
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
     smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
     sqxtn             to half the bits, saturated; sqrshrn shifts and rounds before that
+    fcvtns            float32 to int32, ties to even
     sqrdmulh          (a * b + 2**14) >> 15
     sshl              shifts by numbers of each lane, to the right where they are below 0
     tbl, tbx          picks from 64 bytes; beyond, tbl gives 0 and tbx leaves what it is given
@@ -58,6 +59,12 @@ class AArch64(Generic):
         if lanes_of(left) != 2 * _LANES:
             return super().multiply_high_rounded(left, right)
         return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
+
+    def round_to_int32(self, value: Any) -> Any:
+        """Use one instruction, where LLVM rounds to a float and then converts it."""
+        if lanes_of(value) != _LANES:
+            return super().round_to_int32(value)
+        return intrinsic("aarch64.neon.fcvtns.v4i32.v4f32", "int32x4", value)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
         """Use one instruction, in either direction."""

@@ -11,7 +11,7 @@ import numpy as np
 from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
-from edgec.compiler.kernels.vectors import constant, lanes_of, shuffle, vector_dtype
+from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -69,6 +69,10 @@ class Generic:
         rounded = product + constant(1 << 14, "int32", lanes)
         high = tirx.shift_right(rounded, constant(15, "int32", lanes))
         return tirx.Cast(vector_dtype("int16", lanes), high)
+
+    def round_to_int32(self, value: Any) -> Any:
+        """Leave it to LLVM."""
+        return intrinsic("lrint", vector_dtype("int32", lanes_of(value)), value)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
         """Return to the left, then to the right, one of both by 0."""
