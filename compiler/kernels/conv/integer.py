@@ -39,7 +39,7 @@ from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
-from edgec.compiler.kernels.vectors import shuffle, vector_dtype
+from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -126,8 +126,8 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
 
 def _row_registers(work: ConvWorkload, pixels: int, vectors: int, dot: Dot) -> int:
     """Return registers of a tile where a row of the window is accumulated at once."""
-    taps = min(work.kernel[1], _TAPS_TOGETHER) if dot.loads_per_group > 1 else 1
-    data = math.ceil(_row_groups(work, pixels) / DOT_WIDTH) * dot.loads_per_group // 2
+    taps = 1 if dot.by_lane else min(work.kernel[1], _TAPS_TOGETHER)
+    data = math.ceil(_row_groups(work, pixels) / DOT_WIDTH)
     return pixels * vectors + taps * vectors + max(1, min(data, 4))
 
 
@@ -174,8 +174,8 @@ def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Targ
     taps, vectors = work.kernel[1], decision.tile_o
     groups = decision.tile_h * _row_groups(work, decision.tile_w)
     products = decision.tile_h * decision.tile_w * vectors * taps * dot.instructions
-    spread = 0 if dot.loads_per_group == 1 else groups * dot.loads_per_group
-    loads = groups * dot.loads_per_group / (2 * DOT_WIDTH) + vectors * taps / 2
+    spread = 0 if dot.by_lane else groups
+    loads = groups / (2 * DOT_WIDTH) + vectors * taps / 2
     together = _BLOCKS_TOGETHER if math.prod(work.kernel) == 1 else 1
     counting = _ROW_INSTRUCTIONS / together
     units = (products + spread) / target.fma_units
@@ -251,7 +251,7 @@ def emit_phases(
     blocks_in = math.ceil(workload.conv.in_channels / c)
     channels = math.ceil(work.out_channels / c) * c
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
-    data = e.buffer("data", groups * dot.loads_per_group, dot.load_dtype)
+    data = e.buffer("data", groups, "int32")
     weight = e.buffer("weight", sum(sizes), "int32")
     bias = e.buffer("bias", len(phases) * channels, "int32")
     rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
@@ -343,16 +343,22 @@ class _IntegerConv(DirectConv):
             super().accumulate_taps(column, valid, window)
             return
         turns, left = divmod(self.channels.blocks, together)
-        with self.emit.loop("block", turns) as turn:
+        with self.emit.loop("block", self.hide_from_llvm(turns)) as turn:
             for number in range(together):
                 self._block(turn * together + number, 1, column, valid, window)
         for number in range(left):
             self._block(turns * together + number, 1, column, valid, window)
 
+    def turns(self, blocks: int) -> Any:
+        return self.hide_from_llvm(blocks) if self.block == 1 else blocks
+
     def _blocks_together(self) -> int:
         """Return blocks of input channels in a turn, where a tap of one is too little for it."""
-        few = self.block == 1 and math.prod(self.work.kernel) == 1
-        return min(_BLOCKS_TOGETHER, self.channels.blocks) if few else 1
+        if self.block > 1 or math.prod(self.work.kernel) > 1:
+            return 1
+        # Without a loop LLVM would keep products, and spill them.
+        most = self.channels.blocks // (1 if self.dot.by_lane else 2)
+        return max(1, min(_BLOCKS_TOGETHER, most))
 
     def window_row(
         self,
@@ -372,12 +378,12 @@ class _IntegerConv(DirectConv):
         weights = e.let("weights", wide(rows * self.width))
         at = e.let("at", wide(base))
         self._prefetch(weights, taps)
-        values: dict[int, tuple[Any, ...]] = {}
+        values: dict[int, Any] = {}
         for line in range(self.plan.tile_h):
             places = {self._place(line, x, tap) for x, tap in self._read(line, valid, lines)}
             if places:
                 values |= self._near(at, sorted(places))
-        step = taps if self.dot.loads_per_group == 1 else _TAPS_TOGETHER
+        step = taps if self.dot.by_lane else _TAPS_TOGETHER
         for first in range(0, taps, step):
             self._add_taps(at, weights, range(first, min(first + step, taps)), values, valid, lines)
 
@@ -399,7 +405,7 @@ class _IntegerConv(DirectConv):
         at: Any,
         weights: Any,
         taps: range,
-        values: dict[int, tuple[Any, ...]],
+        values: dict[int, Any],
         valid: Sequence[Sequence[bool]],
         lines: Sequence[bool],
     ) -> None:
@@ -416,7 +422,7 @@ class _IntegerConv(DirectConv):
                     place = self._place(line, x, tap) if (x, tap) in inside else None
                     if place is not None or self.border:
                         products.append((place, tap, line * p.tile_w + x))
-        if self.dot.loads_per_group == 1:
+        if self.dot.by_lane:
             products.sort(key=lambda product: product[1])
         else:
             products.sort(key=lambda product: -1 if product[0] is None else product[0])
@@ -429,25 +435,25 @@ class _IntegerConv(DirectConv):
             if place is None:
                 value = self.outside()
             elif place != last:
-                value = values.get(place) or self.read(at + place)
+                value = values[place] if place in values else self.read(at + place)
+                value = value if self.dot.by_lane else e.let("x", value)
             last = place
             for o, vector in enumerate(vectors[tap]):
                 position = pixel * p.tile_o + o
                 total = self.add(e.load(self.acc, position), [value], [vector])
                 e.store(self.acc, position, total)
 
-    def _near(self, base: Any, groups: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+    def _near(self, base: Any, groups: Sequence[int]) -> dict[int, Any]:
         """Return groups of a line in every lane, by their place: four are loaded at once."""
-        found: dict[int, tuple[Any, ...]] = {}
-        parts, e = self.dot.loads_per_group, self.emit
+        found: dict[int, Any] = {}
+        e = self.emit
         while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:
             first = min(groups[len(found)], groups[-1] - DOT_WIDTH + 1)
-            four = e.let("four", e.load(self.data, (base + first) * parts, DOT_WIDTH * parts))
+            four = e.let("four", e.load(self.data, base + first, DOT_WIDTH))
             for place in groups[len(found) :]:
                 if place >= first + DOT_WIDTH:
                     break
-                lanes = [(place - first) * parts + part for part in range(parts)]
-                found[place] = tuple(shuffle([four], [lane] * self.c) for lane in lanes)
+                found[place] = self.dot.spread(four, place - first, self.c)
         return found
 
     def _prefetch(self, weights: Any, used: int) -> None:
