@@ -13,7 +13,13 @@ from tvm import IRModule
 
 from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
-from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, Manifest, ModelRecord, ParityRecord
+from edgec.compiler.bundle.manifest import (
+    LIBRARY,
+    ExecutionRecord,
+    Manifest,
+    ModelRecord,
+    ParityRecord,
+)
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext

@@ -223,10 +223,14 @@ class DirectConv:
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
         )
         if full:
-            with self.emit.loop("block", full) as block:
+            with self.emit.loop("block", self.turns(full)) as block:
                 self._block(block, self.block, column, valid, window)
         if full < self.channels.blocks:
             self._block(full, self.channels.last, column, valid, window)
+
+    def turns(self, blocks: int) -> Any:
+        """Return how often the loop over blocks of input channels turns."""
+        return blocks
 
     def start(self, o: int) -> Any:
         """Return what accumulators of a vector of output channels begin with."""
@@ -287,15 +291,33 @@ class DirectConv:
         for kh, top, lines in window():
             first_pixel = ((source + top) * w.in_w + left) * self.block
             base = e.let("base", first_pixel + skipped)
-            for first, count in valid_tap_runs(valid, self.border):
-                inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
-                    weights = e.let(
-                        "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
-                    )
-                    at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
-                    self._prefetch(weights, used)
-                    self.accumulate(at, weights, used, inside, lines)
+            self.window_row(base, rows + kh * (taps_w * used), used, valid, lines)
+
+    def window_row(
+        self,
+        base: Any,
+        rows: Any,
+        used: Any,
+        valid: Sequence[Sequence[bool]],
+        lines: Sequence[bool],
+    ) -> None:
+        """Accumulate one row of the window.
+
+        Args:
+            base: where the input of the first pixel, tap and channel is.
+            rows: the row of the packed weight for the first tap and channel.
+            used: channels of the block.
+            valid: by pixel of a line and tap, whether its input exists.
+            lines: by line, whether its input exists; one holds for all.
+        """
+        w, e = self.work, self.emit
+        for first, count in valid_tap_runs(valid, self.border):
+            inside = [pixel[first] for pixel in valid]
+            with e.loop("kw", self.hide_from_llvm(count), first) as kw:
+                weights = e.let("weights", wide((rows + kw * used) * self.width))
+                at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
+                self._prefetch(weights, used)
+                self.accumulate(at, weights, used, inside, lines)
 
     def _prefetch(self, weights: Any, used: Any) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.

@@ -284,7 +284,7 @@ def test_a_step_that_begins_slowly(built: Built, tmp_path: Path) -> None:
     assert text.count(within) == 1
     made = shutil.copytree(built.library.parent, tmp_path / "made")
     (made / "threads.c").write_text(text.replace(within, f"{within}    usleep(50);\n"))
-    slow = Built(built.model, built.program, built.plan, made / built.library.name, built.target)
+    slow = replace(built, library=made / built.library.name)
     program = compiled(slow, tmp_path, compilers()[0])
     assert program is not None
     done = run(program, "callers")
