@@ -76,6 +76,7 @@ def program_source(
 
 
 def _model(program: Program, plan: MemoryPlan, name: str) -> Iterable[str]:
+    yield f'_Static_assert({len(program.steps)} < 1 << EDGEC_STEP_BITS, "steps of a model");'
     yield "const edgec_model model = {"
     fields = {
         "abi": "EDGEC_ABI",
@@ -226,7 +227,8 @@ def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
     if root.role == "constant":
         place, number = "WEIGHT", weights.offsets[id(root)] // UNIT_BYTES
     elif root.role == "temporary":
-        place, number = "ARENA", plan.offsets[id(root)] // UNIT_BYTES
+        offset = plan.offsets[id(root)] + value.offset_in_root
+        place, number = "ARENA", offset // UNIT_BYTES
     else:
         place, number = root.role.upper(), root.number
     return f"EDGEC_BUFFER(EDGEC_{place}, {number})"

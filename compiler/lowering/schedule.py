@@ -141,6 +141,9 @@ class _Scheduler:
         text = str(call.attrs["workload"])
         workload = from_text(template.workload, text)
         decision = self.decide(operator, workload, self.target)
+        weight = value_of(call.args[1]) if len(call.args) > 1 else None
+        if weight is not None:
+            decision = template.for_weights(workload, decision, self.target, weight)
         short = operator.removeprefix("edgec.")
         name = kernel_name(short, f"{text} {to_text(decision)}")
         if name not in self.tasks:

@@ -12,9 +12,14 @@ struct edgec_session {
   /* Aligned copies of inputs and outputs whose memory is not aligned. */
   void** staged_inputs;
   void** staged_outputs;
-  void** buffers; /* of the kernel that runs */
   const void** inputs;
   void** outputs;
+  /* Of the step that runs. */
+  int32_t step;
+  const edgec_buffer* places; /* of the next step's buffers */
+  void** buffers;
+  uint64_t* nanoseconds; /* that each step took, if anybody wants to know */
+  uint64_t began_ns;
   char error[256]; /* of the last run */
 };
 
@@ -48,7 +53,7 @@ void session_close(edgec_session* session) {
 edgec_session* session_open(int32_t threads) {
   edgec_session* session = calloc(1, sizeof *session);
   if (!session) return NULL;
-  session->pool = pool_open(threads);
+  session->pool = pool_open(session, threads);
   session->arena = allocate(EDGEC_ARENA_BYTES);
   session->staged_inputs = calloc((size_t)EDGEC_INPUT_COUNT + 1, sizeof(void*));
   session->staged_outputs = calloc((size_t)EDGEC_OUTPUT_COUNT + 1, sizeof(void*));
@@ -82,10 +87,29 @@ static void* resolve(const edgec_session* session, edgec_buffer buffer) {
   }
 }
 
-static uint64_t now_ns(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+static void begin_steps(edgec_session* session, uint64_t* nanoseconds) {
+  session->step = -1;
+  session->places = edgec_buffers;
+  session->nanoseconds = nanoseconds;
+  if (nanoseconds) session->began_ns = now_ns();
+}
+
+static const edgec_step_entry* next_step(edgec_session* session) {
+  if (session->nanoseconds && session->step >= 0) {
+    const uint64_t now = now_ns();
+    session->nanoseconds[session->step] = now - session->began_ns;
+    session->began_ns = now;
+  }
+  if (++session->step == EDGEC_STEP_COUNT) return NULL;
+  const edgec_step_entry* step = &edgec_steps[session->step];
+  for (int32_t b = 0; b < step->buffer_count; ++b)
+    session->buffers[b] = resolve(session, *session->places++);
+  return step;
+}
+
+static void run_tasks(edgec_session* session, const edgec_step_entry* step, int32_t begin,
+                      int32_t end) {
+  call_kernel(step, session->buffers, begin, end);
 }
 
 static int32_t fail_memory(edgec_session* session) {
@@ -129,19 +153,8 @@ int32_t run_timed(edgec_session* session, const void* const* inputs, void* const
     if (!session->outputs[i]) return fail_memory(session);
   }
   if (check_indices(session)) return EDGEC_BAD_INDEX;
-  const edgec_buffer* buffer = edgec_buffers;
-  uint64_t before = nanoseconds ? now_ns() : 0;
-  for (int32_t s = 0; s < EDGEC_STEP_COUNT; ++s) {
-    const edgec_step_entry* step = &edgec_steps[s];
-    void** buffers = session->buffers;
-    for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, *buffer++);
-    pool_run(session->pool, step, buffers);
-    if (nanoseconds) {
-      uint64_t after = now_ns();
-      nanoseconds[s] = after - before;
-      before = after;
-    }
-  }
+  begin_steps(session, nanoseconds);
+  pool_run(session->pool);
   for (int32_t c = 0; c < EDGEC_COPY_COUNT; ++c) {
     const edgec_copy* copy = &edgec_copies[c];
     memcpy(session->outputs[copy->output], resolve(session, copy->from),

@@ -24,6 +24,9 @@ typedef struct {
   int32_t buffer_count; /* its buffers follow those of the step before */
 } edgec_step_entry;
 
+/* A model has fewer than 2 to this power of them. */
+#define EDGEC_STEP_BITS 20
+
 /* An output that no kernel writes. */
 typedef struct {
   edgec_buffer from;
