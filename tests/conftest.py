@@ -1,5 +1,6 @@
-"""Which tests are slow, beside those that say so: `make check` leaves them out."""
+"""Which tests are slow, beside those that say so, and the core that each worker keeps to."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ SLOW = (
     "models",
     "test_fuzz_operators.py",
 )
+
+
+def pytest_configure() -> None:
+    """Give each worker of pytest-xdist a core of its own.
+
+    Models, ONNX Runtime and BLAS would else compute on every core in every worker, and threads that
+    wait for one another's turn cost minutes.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

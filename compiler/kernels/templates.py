@@ -10,7 +10,10 @@ from edgec.compiler.kernels import (
     resize,
     row_reduce,
     softmax_norm,
+    standardize,
     table_lookup,
+    transpose,
+    volume_pool,
 )
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
@@ -44,5 +47,8 @@ TEMPLATES: dict[str, Template] = {
     "edgec.rows": softmax_norm.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,
+    "edgec.standardize": standardize.TEMPLATE,
     "edgec.stored_matmul": weight_only.TEMPLATE,
+    "edgec.transpose": transpose.TEMPLATE,
+    "edgec.volume_pool": volume_pool.TEMPLATE,
 }
