@@ -23,7 +23,7 @@ struct edgec_session {
   char error[256]; /* of the last run */
 };
 
-static edgec_step_info step_info(int32_t index) {
+edgec_step_info step_info(int32_t index) {
   const char* label = edgec_texts;
   for (int32_t passed = 2 * index; passed; --passed) label += strlen(label) + 1;
   return (edgec_step_info){label, label + strlen(label) + 1, edgec_steps[index].flops};
@@ -34,7 +34,7 @@ static void* allocate(size_t bytes) {
   return posix_memalign(&memory, EDGEC_ALIGNMENT, bytes ? bytes : 1) ? NULL : memory;
 }
 
-static void session_close(edgec_session* session) {
+void session_close(edgec_session* session) {
   if (!session) return;
   pool_close(session->pool);
   free(session->arena);
@@ -50,7 +50,7 @@ static void session_close(edgec_session* session) {
   free(session);
 }
 
-static edgec_session* session_open(int32_t threads) {
+edgec_session* session_open(int32_t threads) {
   edgec_session* session = calloc(1, sizeof *session);
   if (!session) return NULL;
   session->pool = pool_open(session, threads);
@@ -138,8 +138,8 @@ static int32_t check_indices(edgec_session* session) {
   return 0;
 }
 
-static int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
-                         uint64_t* nanoseconds) {
+int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
+                  uint64_t* nanoseconds) {
   pool_own(session->pool);
   session->error[0] = 0;
   for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
@@ -166,34 +166,14 @@ static int32_t run_timed(edgec_session* session, const void* const* inputs, void
   return 0;
 }
 
-static int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs) {
+int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs) {
   return run_timed(session, inputs, outputs, NULL);
 }
 
-static int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
+int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
 
-static const char* last_error(const edgec_session* session) { return session->error; }
+const char* last_error(const edgec_session* session) { return session->error; }
 
-/* A table with addresses, which the loader has to correct: the only one. */
-static const edgec_model model = {
-    .abi = EDGEC_ABI,
-    .input_count = EDGEC_INPUT_COUNT,
-    .output_count = EDGEC_OUTPUT_COUNT,
-    .inputs = edgec_inputs,
-    .outputs = edgec_outputs,
-    .arena_bytes = EDGEC_ARENA_BYTES,
-    .open = session_open,
-    .close = session_close,
-    .threads = session_threads,
-    .run = run,
-    .run_timed = run_timed,
-    .step_count = EDGEC_STEP_COUNT,
-    .step = step_info,
-    .index_bounds = edgec_index_bounds,
-    .error = last_error,
-};
-
-const edgec_model* EDGEC_MODEL(void) { return &model; }
 const edgec_model* edgec_loaded_model(void) { return &model; }
 
 /* Code that TVM generates asks here for temporaries that are too large for the stack. It calls

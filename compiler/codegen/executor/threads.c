@@ -30,10 +30,8 @@
 
 /* A ticket: number of the run, the step and its first task that was not taken. */
 #define TASK_BITS 32
-#define STEP_BITS 20
+#define STEP_BITS EDGEC_STEP_BITS
 #define PLACE(run, step) ((uint64_t)(run) << STEP_BITS | (uint64_t)(step))
-
-_Static_assert(EDGEC_STEP_COUNT < 1 << STEP_BITS, "steps of a model");
 
 typedef struct {
   edgec_session* session; /* whose steps they are */

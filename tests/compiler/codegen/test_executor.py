@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from support.kernel_runs import Built, compile_graph
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.codegen.emit_c import grain
-from edgec.compiler.codegen.executor import FOLDER
+from edgec.compiler.codegen.executor import FOLDER, SOURCES, UNIT
 from edgec.compiler.support.cores import usable_cores
 
 # Includes the executor, so that it can look inside.
 PROGRAM = r"""
 #include "program.c"
+#include "unit.c"
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
@@ -196,9 +198,23 @@ def compiled(built: Built, folder: Path, compiler: list[str], *options: str) -> 
     source = folder / "stress.c"
     source.write_text(PROGRAM)
     made = built.library.parent
+    kernels = [path for path in sorted(made.glob("*.o")) if path.name != "executor.o"]
+    for name in (UNIT, *SOURCES):
+        if not (made / name).exists():
+            shutil.copyfile(FOLDER / name, made / name)
     command = [
-        *(*compiler, "-std=gnu11", "-g", "-O1", *options, f"-I{folder}", f"-I{made}", str(source)),
-        *(str(made / "constants.S"), str(made / "kernels.o")),
+        *(
+            *compiler,
+            "-std=gnu11",
+            "-D_GNU_SOURCE",
+            "-g",
+            "-O1",
+            *options,
+            f"-I{folder}",
+            f"-I{made}",
+            str(source),
+        ),
+        *(str(made / "constants.S"), *map(str, kernels)),
         *("-o", str(folder / "stress"), "-lm", "-lpthread"),
     ]
     done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
@@ -254,7 +270,7 @@ def test_a_data_race_is_found(built: Built, tmp_path: Path) -> None:
     assert text.count(right) == 1
     made = shutil.copytree(built.library.parent, tmp_path / "made")
     (made / "threads.c").write_text(text.replace(right, wrong))
-    broken = Built(built.model, built.program, built.plan, made / built.library.name, built.target)
+    broken = replace(built, library=made / built.library.name)
     verdict = race_free(broken, tmp_path)
     if verdict is None:
         pytest.skip("no compiler here has ThreadSanitizer")
@@ -268,7 +284,7 @@ def test_a_step_that_begins_slowly(built: Built, tmp_path: Path) -> None:
     assert text.count(within) == 1
     made = shutil.copytree(built.library.parent, tmp_path / "made")
     (made / "threads.c").write_text(text.replace(within, f"{within}    usleep(50);\n"))
-    slow = Built(built.model, built.program, built.plan, made / built.library.name, built.target)
+    slow = replace(built, library=made / built.library.name)
     program = compiled(slow, tmp_path, compilers()[0])
     assert program is not None
     done = run(program, "callers")
