@@ -26,6 +26,7 @@ from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
 from edgec.compiler.support.free_memory import return_free_memory
+from edgec.compiler.support.progress import Progress
 from edgec.targets import Target, load_target
 
 
@@ -62,6 +63,7 @@ def schedule(
     target: Target,
     signature: Signature,
     decide: Decide = default_decide,
+    progress: Progress | None = None,
 ) -> Program | IRModule:
     """Choose the code of every operator.
 
@@ -71,6 +73,7 @@ def schedule(
         target: what to write code for.
         signature: inputs and outputs.
         decide: chooses among a template's decisions.
+        progress: is told of each operator.
 
     Returns:
         A program for the static executor, or a module for the virtual machine if shapes or
@@ -79,7 +82,7 @@ def schedule(
     if not is_static(lowered):
         return schedule_for_vm(canonical, target)
     try:
-        return schedule_program(lowered, target, signature, decide)
+        return schedule_program(lowered, target, signature, decide, progress)
     except NotStatic:
         return schedule_for_vm(canonical, target)
 
@@ -118,11 +121,13 @@ def compile_module(
 class HostModel:
     """A host model is a canonical module that is compiled for this machine and loaded."""
 
-    def __init__(self, module: IRModule, signature: Signature) -> None:
+    def __init__(
+        self, module: IRModule, signature: Signature, progress: Progress | None = None
+    ) -> None:
         host = load_target("native")
         with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
             library = Path(folder) / "model.so"
-            executor = compile_module(module, signature, host, library)
+            executor = compile_module(module, signature, host, library, progress=progress)
             return_free_memory()
             self._session: Session = open_session(library, host, signature, executor)
 
@@ -135,6 +140,8 @@ class HostModel:
         return self._session.run_shared(inputs)
 
 
-def evaluate_here(module: IRModule, signature: Signature) -> HostModel:
+def evaluate_here(
+    module: IRModule, signature: Signature, progress: Progress | None = None
+) -> HostModel:
     """Compile a canonical module for this machine, by the stages that the model goes through."""
-    return HostModel(module, signature)
+    return HostModel(module, signature, progress)
