@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tvm import IRModule
 
 from edgec.compiler.codegen.build import build_program, build_vm_library
+from edgec.compiler.codegen.in_place import move_channels_in_place
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, Tensors
@@ -82,9 +83,11 @@ def schedule(
     if not is_static(lowered):
         return schedule_for_vm(canonical, target)
     try:
-        return schedule_program(lowered, target, signature, decide, progress)
+        program = schedule_program(lowered, target, signature, decide, progress)
     except NotStatic:
         return schedule_for_vm(canonical, target)
+    move_channels_in_place(program)
+    return program
 
 
 def build(
@@ -94,6 +97,7 @@ def build(
     library: Path,
     name: str = "model",
     index_bounds: Mapping[str, int] = MappingProxyType({}),
+    progress: Progress | None = None,
 ) -> tuple[Executor, int]:
     """Generate code and link it; see `build_program` for the arguments.
 
@@ -103,19 +107,26 @@ def build(
     """
     if isinstance(scheduled, Program):
         outputs = signature.outputs
-        plan = build_program(scheduled, outputs, target, library, name, index_bounds)
+        plan = build_program(scheduled, outputs, target, library, name, index_bounds, progress)
         return "static", plan.arena_bytes
     build_vm_library(scheduled, target, library)
     return "machine", 0
 
 
 def compile_module(
-    module: IRModule, signature: Signature, target: Target, library: Path, **kwargs: Any
+    module: IRModule,
+    signature: Signature,
+    target: Target,
+    library: Path,
+    decide: Decide = default_decide,
+    progress: Progress | None = None,
 ) -> Executor:
     """Return all of it, for a canonical module."""
     # The packed module is gone before the build.
-    scheduled = schedule(lower(pack(module, target), target), module, target, signature, **kwargs)
-    return build(scheduled, signature, target, library)[0]
+    lowered = lower(pack(module, target), target)
+    scheduled = schedule(lowered, module, target, signature, decide, progress)
+    del lowered
+    return build(scheduled, signature, target, library, progress=progress)[0]
 
 
 class HostModel:

@@ -134,6 +134,9 @@ def compile_model(
             )
         # Nobody reads the file's weights from here on.
         del source
+        if original.advice:
+            progress.warn(original.advice)
+        metric = options.samples.metric or ""
         context = ModelContext(
             signature=signature,
             target=target,
@@ -177,7 +180,7 @@ def compile_model(
             )
             if options.quantization.report is not None:
                 write_quantization_report(
-                    options.quantization.report, quantized, subject, fallbacks
+                    options.quantization.report, quantized, subject, fallbacks, metric
                 )
         compilation = Compilation(
             model=record,
@@ -195,7 +198,7 @@ def compile_model(
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compression.report, compressed, subject, rows)
+            write_compression_report(options.compression.report, compressed, subject, rows, metric)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
@@ -210,7 +213,7 @@ def compile_model(
         name = model_identifier(options.name or path.stem)
         with phase("build"):
             executor, arena_bytes = build(
-                scheduled, signature, target, library, name, expected.index_bounds
+                scheduled, signature, target, library, name, expected.index_bounds, progress
             )
 
         with phase("verify"):

@@ -48,6 +48,15 @@ class Moments:
     count: int = 0
 
 
+def joined_moments(every: Sequence[Moments]) -> Moments:
+    """Return the moments of all that several operators of one shape read."""
+    total = sum(moments.count for moments in every)
+    shares = [np.float32(m.count / total if total else 1 / len(every)) for m in every]
+    second = sum((m.second * share for m, share in zip(every, shares, strict=True)), np.float32(0))
+    mean = sum((m.mean * share for m, share in zip(every, shares, strict=True)), np.float32(0))
+    return Moments(np.asarray(second), np.asarray(mean), total)
+
+
 def has_moments(operator: Operator) -> bool:
     """Return whether an operator's weights are rows of independent dot products."""
     if operator.weight is None:

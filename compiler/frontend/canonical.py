@@ -21,8 +21,6 @@ from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
-from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
-from edgec.compiler.frontend.resolve_resize_scales import resolve_resize_scales
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, specialize
 from edgec.compiler.ir.signature import Signature
@@ -100,7 +98,7 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(resolve_resize_scales(resolve_ceil_mode(special.proto)), limits))
+        graph = show(simplify(special.proto, limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:
