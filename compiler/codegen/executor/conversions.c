@@ -1,10 +1,8 @@
-/* Conversions by the names that LLVM calls on 32-bit Arm. Between floats and 64-bit integers the
- * Arm ABI names them __aeabi_l2f and so on and passes floats in integer registers; libraries of
- * compilers need not have others. The C compiler calls those. */
+/* Conversions by the names that LLVM calls where a processor has no instruction for them. Between
+ * floats and 64-bit integers the ABI of 32-bit Arm names them __aeabi_l2f and so on and passes
+ * floats in integer registers; libraries of compilers need not have others. The C compiler calls
+ * those. */
 #ifdef __arm__
-
-#include <stdint.h>
-#include <string.h>
 
 #define EDGEC_CONVERSION(name, from, to) \
   __attribute__((visibility("hidden"))) to name(from value) { return (to)value; }
@@ -18,9 +16,15 @@ EDGEC_CONVERSION(__fixdfdi, double, long long)
 EDGEC_CONVERSION(__fixunssfdi, float, unsigned long long)
 EDGEC_CONVERSION(__fixunsdfdi, double, unsigned long long)
 
-/* Double to half, to the nearest, ties to even. LLVM passes the double in integer registers, where
- * the libraries of some compilers (zig's) expect it in one for floats. */
-__attribute__((visibility("hidden"), pcs("aapcs"))) uint16_t __truncdfhf2(double value) {
+#endif
+
+#if defined __arm__ || defined __riscv
+
+#include <stdint.h>
+#include <string.h>
+
+/* To the nearest, ties to even. */
+static uint16_t half_of(double value) {
   uint64_t bits;
   memcpy(&bits, &value, sizeof bits);
   uint16_t sign = (uint16_t)(bits >> 48) & 0x8000;
@@ -40,6 +44,28 @@ __attribute__((visibility("hidden"), pcs("aapcs"))) uint16_t __truncdfhf2(double
   /* A carry out of the fraction goes into the exponent, as it should. */
   if (rest > half || (rest == half && (kept & 1))) kept++;
   return (uint16_t)(sign | kept);
+}
+
+#endif
+
+#ifdef __arm__
+
+/* LLVM passes the double in integer registers, where the libraries of some compilers (zig's) expect
+ * it in one for floats. */
+__attribute__((visibility("hidden"), pcs("aapcs"))) uint16_t __truncdfhf2(double value) {
+  return half_of(value);
+}
+
+#endif
+
+#ifdef __riscv
+
+/* LLVM wants the half in a register for floats, where TVM's own gives it in one for integers. */
+__attribute__((visibility("hidden"))) _Float16 __truncsfhf2(float value) {
+  uint16_t bits = half_of(value);
+  _Float16 half;
+  memcpy(&half, &bits, sizeof half);
+  return half;
 }
 
 #endif
