@@ -22,7 +22,7 @@ from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
 from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
+from edgec.compiler.frontend.specialize import Shape, specialize
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import apply_passes
@@ -34,14 +34,14 @@ class CanonicalModel:
     """A canonical model is as the passes of compression, quantization and lowering expect it.
 
     Attributes:
-        special: the ONNX model with static shapes, and what was frozen in it.
+        frozen: what the frozen inputs became, in the dtype and shape of the original input.
         graph: the simplified ONNX model.
         imported: the same as Relax, before any pass.
         module: the canonical module.
         embedded: what the model does with images before the original begins, if anything.
     """
 
-    special: SpecializedModel
+    frozen: Mapping[str, NDArray[Any]]
     graph: onnx.ModelProto
     imported: ImportedModel
     module: IRModule
@@ -103,4 +103,4 @@ def canonical_model(
         imported = show(import_model(graph))
     with phase("canonicalize") as show:
         module = show(apply_passes(imported.module, CANONICALIZE))
-    return CanonicalModel(special, graph, imported, module, embedded)
+    return CanonicalModel(special.frozen, graph, imported, module, embedded)

@@ -79,7 +79,7 @@ class Expected:
 
         def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
             fed = prepared(inputs, canonical.embedded)
-            return run_original(original, {**fed, **canonical.special.frozen})
+            return run_original(original, {**fed, **canonical.frozen})
 
         advice = ""
         if given:
