@@ -588,6 +588,7 @@ def _matrices() -> list[OperatorCase]:
         }
         found.append(OperatorCase(f"QLinearMatMul {data}", "QLinearMatMul", x, parts))
         image = {"x": _whole(*_IMAGE, dtype=data, low=low, high=high)}
+        parts = dict(parts)
         parts["w"] = _whole(64, 64, 3, 3, dtype="int8", low=-127, high=127)
         found.append(
             OperatorCase(f"QLinearConv {data}", "QLinearConv", image, parts, {"pads": [1] * 4})
