@@ -123,9 +123,9 @@ class Node:
         if dtype_of(expression) == dtype:
             return expression
         array = constant_value(expression)
-        if array is not None and dtype == "float32" and array.dtype.itemsize == 2:
-            if dtype_of(expression) in FLOATS:
-                return relax.const(array.astype(np.float32), dtype)
+        half = dtype_of(expression) in ("float16", "bfloat16")
+        if array is not None and half and dtype == "float32":
+            return relax.const(array.astype(np.float32), dtype)
         return self.call(relax.op.astype, expression, dtype)
 
 

@@ -87,6 +87,8 @@ _ASIN = (
 # (sinh(x) - x) / x^3 in x^2, for |x| <= 1.
 _SINH = (1 / 39916800, 1 / 362880, 1 / 5040, 1 / 120, 1 / 6)
 
+_BITS_OF_2_23 = 0x4B000000
+
 
 def _like(value: Any, number: float) -> Any:
     return constant(number, "float32", lanes_of(value))
@@ -245,10 +247,14 @@ def sinh(x: Any) -> Any:
 def round_even(x: Any) -> Any:
     """Return the nearest whole number, ties to even.
 
-    Floats of 2**23 and more are whole; to smaller ones it is added and subtracted.
+    Floats of 2**23 and more are whole; the sum of smaller ones and it has the whole number in its
+    last bits. (A simplifier would cancel a difference of floats.)
     """
+    lanes = lanes_of(x)
+    integer = vector_dtype("int32", lanes)
     magnitude, whole = tirx.abs(x), _like(x, 2.0**23)
-    rounded = (magnitude + whole) - whole
+    bits = tirx.reinterpret(integer, magnitude + whole) - constant(_BITS_OF_2_23, "int32", lanes)
+    rounded = tirx.Cast(vector_dtype("float32", lanes), bits)
     signed = select(x < _like(x, 0), _like(x, 0) - rounded, rounded)
     return select(magnitude < whole, signed, x)
 
