@@ -1,4 +1,7 @@
-"""List models of one operator, for `benchmark_operators.py`."""
+"""List models of one operator, for `benchmark_operators.py`.
+
+This file is long because it is a table of all operators.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
