@@ -2,6 +2,7 @@
 
 from edgec.compiler.kernels import (
     elementwise,
+    embedding,
     integer_elementwise,
     layout,
     pool,
@@ -29,6 +30,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.conv": conv.TEMPLATE,
     "edgec.conv_transpose": conv.TRANSPOSE_TEMPLATE,
     "edgec.elementwise": elementwise.TEMPLATE,
+    "edgec.embedding": embedding.TEMPLATE,
     "edgec.extreme": reduce_minmax.TEMPLATE,
     "edgec.global_pool": layout.GLOBAL_POOL_TEMPLATE,
     "edgec.integer_conv": integer_conv.TEMPLATE,

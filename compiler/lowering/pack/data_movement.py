@@ -3,6 +3,7 @@
 Reshapes, concatenation, slices, splits.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, image
-from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
+from edgec.compiler.kernels.embedding import EmbeddingWorkload
 from edgec.compiler.kernels.layout import ChannelMapWorkload, PackWorkload
 from edgec.compiler.kernels.transpose import TransposeWorkload
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import open_kernel
 from edgec.compiler.lowering.pack.values import PackedValue
+from edgec.compiler.lowering.pack.weights import half_weight, quantized_weight
 from edgec.compiler.numerics.support import Declined
 
 # Size of a value of a dtype that a kernel moves.
@@ -171,7 +174,10 @@ def match_slice(context: Context, call: relax.Call) -> PackedValue | Declined:
 
 
 def match_take(context: Context, call: relax.Call) -> PackedValue | Declined:
-    """Choose a kernel for channels of an image by their numbers."""
+    """Choose a kernel for rows of a quantized table, or channels of an image by their numbers."""
+    rows = _embedding(context, call)
+    if rows is not None:
+        return rows
     data, shape, channels = context.value(call.args[0]), shape_of(call), value_of(call.args[1])
     if shape is None or channels is None or channels.ndim != 1:
         return _NOT_CHANNELS
@@ -181,6 +187,27 @@ def match_take(context: Context, call: relax.Call) -> PackedValue | Declined:
         return _NOT_CHANNELS
     picks = tuple((0, int(channel) % data.shape[1]) for channel in channels)
     return _channel_map(context, [data], picks, shape)
+
+
+def _embedding(context: Context, call: relax.Call) -> PackedValue | None:
+    """Emit the look-up of rows in a table that is stored quantized; None for other tables."""
+    table, shape, kind = shape_of(call.args[0]), shape_of(call), dtype_of(call.args[1])
+    if table is None or shape is None or len(table) != 2 or kind not in ("int32", "int64"):
+        return None
+    # Places in the table are counted in int32.
+    if call.attrs.axis is None or int(call.attrs.axis) % 2 or math.prod(table) >= 2**31:
+        return None
+    rounded, half = quantized_weight(context, call.args[0], 0), half_weight(context, call.args[0])
+    if rounded is not None:
+        weight, operands = "int8", [rounded.values, rounded.scales]
+    elif half is not None:
+        weight, operands = half[1], [half[0]]
+    else:
+        return None
+    indices = context.plain(context.value(call.args[1])).expression
+    workload = EmbeddingWorkload(math.prod(shape) // table[1], *table, kind, weight)  # type: ignore[arg-type]
+    arguments = [indices, *map(constant, operands)]
+    return PackedValue(context.emit("edgec.embedding", arguments, workload, shape), shape, False, 1)
 
 
 def match_split(context: Context, item: Any, shape: Shape) -> PackedValue | Declined | None:
