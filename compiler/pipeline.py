@@ -45,7 +45,7 @@ from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
-from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
+from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share, warn_of_generic
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.outputs import check_before_work
@@ -205,6 +205,9 @@ def compile_model(
         with phase("schedule") as show:
             scheduled = show(schedule(lowered, module, target, signature, decide, progress))
         progress.detail(describe_generic(scheduled, target))
+        slow = warn_of_generic(scheduled, target)
+        if slow:
+            progress.warn(slow)
         if packed.notes.describe():
             progress.detail(packed.notes.describe())
         if options.runner and not isinstance(scheduled, Program):
