@@ -22,6 +22,7 @@ input values of one window column for the next, and spill accumulators for it.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,23 @@ from edgec.compiler.kernels.emit.epilogue import (
 from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
+
+
+@dataclass(frozen=True)
+class ChannelRun:
+    """A channel run describes consecutive channels of a block of input channels.
+
+    Attributes:
+        rows: the first row of their weights.
+        source: the first line of the block in the input.
+        used: how many channels.
+        skipped: channels of the block before the first of them.
+    """
+
+    rows: Any
+    source: Any
+    used: Any
+    skipped: Any = 0
 
 
 class DirectConv:
@@ -258,44 +276,25 @@ class DirectConv:
         first_row = self.tile * self.depth + block * (taps_h * taps_w * self.block)
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
-        self.add_channels(rows, source, used, column, valid, window)
+        self.add_channels(ChannelRun(rows, source, used), column, valid, window)
 
     def add_channels(
-        self,
-        rows: Any,
-        source: Any,
-        used: Any,
-        column: Any,
-        valid: Sequence[Sequence[bool]],
-        window: Any,
-        skipped: Any = 0,
+        self, run: ChannelRun, column: Any, valid: Sequence[Sequence[bool]], window: Any
     ) -> None:
-        """Add the products of `used` channels of a block of input channels.
-
-        Args:
-            rows: the first row of their weights.
-            source: the first line of the block in the input.
-            used: how many channels.
-            column: the first output pixel of the register tile.
-            valid: for each pixel and column of the window, whether it is inside.
-            window: gives the rows of the window.
-            skipped: channels of the block before the first of them.
-        """
-        w, e = self.work, self.emit
-        taps_w = w.kernel[1]
+        """Add the products of some channels of a block of input channels."""
+        w, e, taps_w = self.work, self.emit, self.work.kernel[1]
         left = column * w.stride[1] - w.padding[1]
         for kh, top, lines in window():
-            first_pixel = ((source + top) * w.in_w + left) * self.block
-            base = e.let("base", first_pixel + skipped)
+            first_pixel = ((run.source + top) * w.in_w + left) * self.block
+            base = e.let("base", first_pixel + run.skipped)
             for first, count in valid_tap_runs(valid, self.border):
                 inside = [pixel[first] for pixel in valid]
                 with e.loop("kw", self.hide_from_llvm(count), first) as kw:
-                    weights = e.let(
-                        "weights", wide((rows + (kh * taps_w + kw) * used) * self.width)
-                    )
+                    row = run.rows + (kh * taps_w + kw) * run.used
+                    weights = e.let("weights", wide(row * self.width))
                     at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
-                    self._prefetch(weights, used)
-                    self.accumulate(at, weights, used, inside, lines)
+                    self._prefetch(weights, run.used)
+                    self.accumulate(at, weights, run.used, inside, lines)
 
     def _prefetch(self, weights: Any, used: Any) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.
