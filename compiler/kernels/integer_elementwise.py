@@ -30,7 +30,6 @@ from edgec.compiler.kernels.vectors import (
     add_saturating,
     broadcast,
     constant,
-    round_to_int32,
     shuffle,
     vector_dtype,
 )
@@ -139,7 +138,7 @@ def emit_integer_elementwise(
         if w.gated:
             floats = tirx.Cast(vector_dtype("float32", c), e.load(gates, task * c, c))
             shift, scale = (broadcast(e.load(factor, place), c) for place in (1, 0))
-            whole = round_to_int32((floats - shift) * scale)
+            whole = e.isa.round_to_int32((floats - shift) * scale)
             gate = e.let("gate", tirx.Cast(vector_dtype("int16", c), whole))
             multipliers = [e.let("gates", shuffle([gate] * 2, [*range(c)] * 2))]
         else:

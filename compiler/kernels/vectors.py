@@ -61,11 +61,6 @@ def fused_multiply_add(x: Any, y: Any, z: Any) -> Any:
     return intrinsic("fma", z.ty, x, y, z)
 
 
-def round_to_int32(value: Any) -> Any:
-    """Return floats as int32, ties to even; what is far beyond differs between processors."""
-    return intrinsic("lrint", vector_dtype("int32", lanes_of(value)), value)
-
-
 def add_saturating(left: Any, right: Any) -> Any:
     """Return the sum of signed integers, which stays in their type."""
     return intrinsic("sadd.sat", left.ty, left, right)

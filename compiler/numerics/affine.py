@@ -147,7 +147,11 @@ def channel_scales(weight: Floats, axis: int, largest: int) -> Floats:
 
 
 def quantize_channels(
-    weight: Floats, axis: int, largest: int, reduced_axis: int | None = None
+    weight: Floats,
+    axis: int,
+    largest: int,
+    reduced_axis: int | None = None,
+    least: Floats | None = None,
 ) -> ChannelWeight:
     """Return symmetric quantized values in [-largest, largest], rounded to the nearest.
 
@@ -157,6 +161,7 @@ def quantize_channels(
         largest: quantized value.
         reduced_axis: axis along which quantized values keep to `LARGEST_PAIR_SUM`, by a larger
             scale of the channel; None: they need not.
+        least: what scales are not below, float32 by channel.
 
     >>> quantize_channels(np.float32([[127, 1], [0, 0]]), 0, 127).quantized.tolist()
     [[127, 1], [0, 0]]
@@ -171,6 +176,8 @@ def quantize_channels(
         # Rounding can add a half to each of the weights.
         room = LARGEST_PAIR_SUM - GROUPS_PER_SUM
         scales = (scales * np.maximum(most / room, 1)).astype(np.float32)
+    if least is not None:
+        scales = np.maximum(scales, least)
     whole = np.rint(weight / _along(scales, axis, weight.ndim))
     return ChannelWeight(np.clip(whole, -largest, largest).astype(np.int8), scales, axis)
 

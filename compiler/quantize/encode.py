@@ -118,22 +118,57 @@ def quantize_numbers(
         shared = plan.shared[variable]
         qtype = resolved.activations.halved() if shared in narrow else resolved.activations
         scales[variable] = affine_scale(*united[shared], qtype, symmetric=symmetric)
-    weights = {o.name: quantize_weight(o, resolved) for o in plan.weighted()}
+    weights = {
+        o.name: quantize_weight(o, resolved, _least_scales(o, scales)) for o in plan.weighted()
+    }
     biases = {o.name: o.bias[1] for o in plan.weighted() if o.bias is not None}
     return Quantization(plan, resolved, scales, weights, biases)
 
 
-def quantize_weight(operator: Operator, resolved: ResolvedRecipe) -> PackedWeight:
-    """Return weights of one operator in the recipe's format, rounded to the nearest."""
+# No products of a table's values are summed: all 8 bits hold a value on every target.
+LARGEST_IN_TABLE = 127
+
+
+def _least_scales(operator: Operator, scales: Mapping[Any, Scale]) -> Floats | None:
+    """Return what the scales of weights must not be below for the bias to be an int32 as well.
+
+    A channel that training has let die has weights near 0 and a bias. In units of its products
+    that bias would be beyond int32, and one such channel would keep the whole operator's epilogue
+    in floats. What is left of its weights is less than 2**-29 of the bias for each step of data.
+    """
+    data = scales.get(operator.inputs[0])
+    if operator.bias is None or data is None or operator.kind not in _BIASED:
+        return None
+    reach = np.abs(operator.bias[1].astype(np.float64))
+    return (reach / (_LARGEST_BIAS * float(data.scale))).astype(np.float32)
+
+
+# Operators with a bias for each channel of their weights, and the largest in units of products.
+_BIASED = ("conv", "depthwise_conv")
+_LARGEST_BIAS = 2.0**28
+
+
+def quantize_weight(
+    operator: Operator, resolved: ResolvedRecipe, least: Floats | None = None
+) -> PackedWeight:
+    """Return weights of one operator in the recipe's format, rounded to the nearest.
+
+    Args:
+        operator: of the plan.
+        resolved: the recipe on the target.
+        least: what the scales of int8 weights are not below, by channel.
+    """
     assert operator.weight is not None
     weight, recipe = operator.weight, resolved.recipe
+    if operator.kind == "embedding" and recipe.weights not in ("fp16", "bf16"):
+        return quantize_channels(weight.array, weight.axis, LARGEST_IN_TABLE)
     if recipe.weights in ("fp16", "bf16"):
         kind = np.float16 if recipe.weights == "fp16" else ml_dtypes.bfloat16
         return HalfWeight(weight.array.astype(kind))
     if recipe.weights == "int8":
         largest = resolved.largest_weight
         reduced_axis = pair_sum_axis(operator, resolved)
-        return quantize_channels(weight.array, weight.axis, largest, reduced_axis)
+        return quantize_channels(weight.array, weight.axis, largest, reduced_axis, least)
     if recipe.codebook:
         rows = to_rows(weight.array, operator)
         found = fit_codebook(rows, recipe.codebook)

@@ -15,7 +15,11 @@ from edgec.compiler.ir.operators import hard_swish
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.kernels.emit.requantize import Requantization, requantization
+from edgec.compiler.kernels.emit.requantize import (
+    Requantization,
+    requantization,
+    swished_requantization,
+)
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import Decide, default_decide, schedule_program
 from edgec.compiler.runtime.session import open_session
@@ -167,7 +171,7 @@ class ConvCase:
         return op.nn.conv2d if lines else op.nn.conv1d
 
     def expected(self, floats: bool = False) -> Array:
-        """Compute it in NumPy: exact integers, then one product, 16 bits, or float32.
+        """Compute it in NumPy: exact integers, then 16 bits or float32.
 
         Args:
             floats: whether the kernel that is meant has only the last way.
@@ -176,16 +180,7 @@ class ConvCase:
         plan = self.fixed_point()
         if plan is not None and not floats:
             return self._in_16_bits(sums, plan)
-        if floats or self.transposed or self.swish:
-            return self.result.quantized(
-                self._activated(sums.astype(np.float32) * np.float32(units))
-            )
-        scale = (units / float(np.float32(self.result.scale))).astype(np.float32)
-        limits, zero = np.iinfo(self.result.dtype), self.result.zero_point
-        quantized = np.rint(sums.astype(np.float32) * scale) + zero
-        return np.clip(quantized, zero if self.relu else limits.min, limits.max).astype(
-            limits.dtype
-        )
+        return self.result.quantized(self._activated(sums.astype(np.float32) * np.float32(units)))
 
     def exact(self) -> Array:
         """Quantized values before they are rounded and clipped, less the zero point, in float64."""
@@ -197,9 +192,9 @@ class ConvCase:
         return values * np.clip(values + 3, 0, 6) / 6 if self.swish else values
 
     def fixed_point(self) -> Requantization | None:
-        """Return what the compiler plans for a hard swish, None where it uses floats."""
+        """Return what the compiler plans, None where it uses floats."""
         _, weight, scales, bias = self.arrays()
-        if self.transposed or not self.swish:
+        if self.transposed:
             return None
         flat = weight.reshape(len(weight), -1).astype(np.int64)
         limits = np.iinfo(self.data.dtype)
@@ -208,22 +203,30 @@ class ConvCase:
         most, least = products.max(axis=0).sum(axis=1), products.min(axis=0).sum(axis=1)
         reach = np.maximum(np.abs(most + bias), np.abs(least + bias))
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
-        high = int(np.iinfo(self.result.dtype).max) - self.result.zero_point
-        return requantization(units, reach, float(np.float32(self.result.scale)), high)
+        scale, (low, high) = float(np.float32(self.result.scale)), self._ends()
+        if self.swish:
+            return swished_requantization(units, reach, scale, high)
+        return requantization(units / scale, reach, max(high, -low) + 1)
+
+    def _ends(self) -> tuple[int, int]:
+        """Return the smallest and the largest quantized value less the zero point."""
+        limits, zero = np.iinfo(self.result.dtype), self.result.zero_point
+        return 0 if self.relu else int(limits.min) - zero, int(limits.max) - zero
 
     def _in_16_bits(self, sums: Array, plan: Requantization) -> Array:
-        """Return the arithmetic that `fixed_point` states, on int64."""
+        """Return the arithmetic that `requantize` states, on int64."""
         fraction, zero = plan.fraction, self.result.zero_point
         down = plan.shifts.astype(np.int64).reshape(self.along)
         half = np.where(down > 0, 1 << np.maximum(down - 1, 0), 0)
         words = ((sums + half) << np.maximum(-down, 0)) >> np.maximum(down, 0)
         by = plan.multipliers.astype(np.int64).reshape(self.along)
         value = (np.clip(words, -(2**15), 2**15 - 1) * by + 2**14) >> 15
-        gate = np.clip(value + plan.three, 0, 2 * plan.three) << plan.raised
-        value = (value * gate + 2**14) >> 15
-        quantized = (value + (zero << fraction) + (1 << (fraction - 1))) >> fraction
-        limits = np.iinfo(self.result.dtype)
-        return np.clip(quantized, limits.min, limits.max).astype(self.result.dtype)
+        if plan.gate is not None:
+            three, raised = plan.gate.three, plan.gate.raised
+            gate = np.clip(value + three, 0, 2 * three) << raised
+            value = (value * gate + 2**14) >> 15
+        quantized = (value + (1 << (fraction - 1))) >> fraction
+        return (np.clip(quantized, *self._ends()) + zero).astype(self.result.dtype)
 
     def sums(self) -> tuple[Array, Array]:
         """Return whole sums, bias included, and what one of each channel is worth."""

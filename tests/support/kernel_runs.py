@@ -20,7 +20,7 @@ from edgec.compiler.codegen.memory import MemoryPlan
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import graph_depth
 from edgec.compiler.ir.program import Program, Value
-from edgec.compiler.ir.signature import Signature, graph_signature
+from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.emit.emitter import to_object
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.templates import TEMPLATES
@@ -66,6 +66,7 @@ class Built:
         plan: its memory.
         library: its code.
         target: what it was compiled for.
+        signature: its inputs and outputs.
     """
 
     model: onnx.ModelProto
@@ -73,10 +74,7 @@ class Built:
     plan: MemoryPlan
     library: Path
     target: Target
-
-    @property
-    def signature(self) -> Signature:
-        return graph_signature(self.model.graph)
+    signature: Signature
 
     def inputs(self) -> dict[str, np.ndarray]:
         specs = self.signature.inputs
@@ -124,12 +122,12 @@ def compile_graph(
     canonical = canonical_model(model)
     module, graph = canonical.module, canonical.graph
     lowered = lower(pack(module, machine), machine)
-    signature = graph_signature(graph.graph)
+    signature = canonical.signature
     program = schedule_program(lowered, machine, signature, decide)
     move_channels_in_place(program)
     library = folder / "model.so"
     plan = build_program(program, signature.outputs, machine, library)
-    return Built(graph, program, plan, library, machine)
+    return Built(graph, program, plan, library, machine, signature)
 
 
 def check_branches(

@@ -44,7 +44,7 @@ def estimate_cycles(
     target: Target,
     block: int | None = None,
     instructions: int = 1,
-    together: int = 1,
+    step: float | None = None,
 ) -> float:
     """Return analytic model: the slower of multiplying, loading and issuing, for all tiles.
 
@@ -60,9 +60,10 @@ def estimate_cycles(
         target: where.
         block: input channels in a block; by default what the layout of floats has.
         instructions: for each multiply-add.
-        together: pixels that one instruction loads.
+        step: cycles of a step of the register tile, where this model does not hold for it.
     """
     flat = flattened(workload)
+    given = step is not None
     c = target.float_lanes
     size = block or block_size(flat, c)
     out_tiles = math.ceil(math.ceil(flat.out_channels / c) / decision.tile_o)
@@ -70,21 +71,20 @@ def estimate_cycles(
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
     multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
-    loads = math.ceil(pixels / together)
-    load = load_cycles(loads, vectors, target)
-    issue = (fmas * instructions + loads + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
+    load = load_cycles(pixels, vectors, target)
+    issue = (fmas * instructions + pixels + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
     step_bytes = vectors * c * FLOAT_BYTES
     panel_bytes = depth * step_bytes
     stream = 0.0
     if panel_bytes > half_l1(target):
         near = panel_bytes < half_l2(target)
         stream = step_bytes / (NEAR_BYTES_PER_CYCLE if near else FAR_BYTES_PER_CYCLE)
-    step = max(multiply, load, issue, stream)
+    step = max(step or max(multiply, load, issue), stream)
     starts_w = math.ceil(flat.out_w / decision.tile_w)
     starts_h = math.ceil(flat.out_h / decision.tile_h)
     tiles = flat.batch * out_tiles * starts_w * starts_h
     overhead = tile_overhead_cycles(fmas, flat.epilogue)
-    loops = depth / max(1, size) * CHANNEL_LOOP_CYCLES
+    loops = 0.0 if given else depth / max(1, size) * CHANNEL_LOOP_CYCLES
     lines = starts_h if not decision.segment else math.ceil(starts_w / decision.segment)
     tasks = flat.batch * lines * out_tiles
     compute = tiles * (depth * step + loops + overhead) * imbalance_of(tasks, target)

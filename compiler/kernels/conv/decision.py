@@ -1,6 +1,7 @@
 """Provide decisions about a direct convolution: its register tile, and the order of its tasks."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -58,13 +59,23 @@ def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision | Wi
     return [*direct_space(workload, target), *winograd_space(workload, target)]
 
 
-def direct_space(workload: ConvWorkload, target: Target) -> list[ConvDecision]:
-    """Return decisions whose register tile fits the registers."""
+def direct_space(
+    workload: ConvWorkload, target: Target, room_of: Callable[[int], int] | None = None
+) -> list[ConvDecision]:
+    """Return decisions whose register tile fits the registers.
+
+    Args:
+        workload: the convolution.
+        target: where.
+        room_of: pixels that fit beside so many vectors of weights, see `tile_room`.
+    """
     flat = flattened(workload)
     blocks = math.ceil(flat.out_channels / target.float_lanes)
     decisions = []
     for tile_o in range(1, min(blocks, 8) + 1):
-        room = tile_room(tile_o, target)
+        room = room_of(tile_o) if room_of is not None else tile_room(tile_o, target)
+        if room < 1:
+            continue
         widths = {min(flat.out_w, width) for width in range(1, room + 1)}
         for tile_w in sorted(widths):
             heights = [1]

@@ -44,6 +44,21 @@ from edgec.compiler.kernels.emit.requantize import requantizes, store_requantize
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 
 
+def _chosen(tile: Any, numbers: Sequence[int]) -> Any:
+    """Return the number of a tile, by a chain of comparisons: once for each task."""
+    value: Any = tirx.IntImm("int32", numbers[-1])
+    for index in range(len(numbers) - 2, -1, -1):
+        if numbers[index] != numbers[index + 1]:
+            value = tirx.Select(tile <= index, tirx.IntImm("int32", numbers[index]), value)
+    return value
+
+
+def _positions(plan: ConvDecision) -> list[tuple[int, int, int]]:
+    """Return line, pixel and vector of each accumulator."""
+    lines, pixels, vectors = map(range, (plan.tile_h, plan.tile_w, plan.tile_o))
+    return [(y, x, o) for y in lines for x in pixels for o in vectors]
+
+
 @dataclass(frozen=True)
 class ChannelRun:
     """A channel run describes consecutive channels of a block of input channels.
@@ -148,16 +163,7 @@ class DirectConv:
 
     def start_block(self, tile: Any) -> None:
         """Write first input block of this tile of output channels, in `self.first_block`."""
-        starts = self.channels.starts
-        if len(set(starts)) == 1:
-            self.first_block: Any = starts[0]
-            return
-        # Groups: a chain of comparisons, once per task.
-        value: Any = tirx.IntImm("int32", starts[-1])
-        for index in range(len(starts) - 2, -1, -1):
-            if starts[index] != starts[index + 1]:
-                value = tirx.Select(tile <= index, tirx.IntImm("int32", starts[index]), value)
-        self.first_block = self.emit.let("first_block", value)
+        self.first_block = self.emit.let("first_block", _chosen(tile, self.channels.starts))
 
     def _segment(self, number: Any) -> None:
         """Write some register tiles of a long line.
@@ -230,7 +236,7 @@ class DirectConv:
     def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         e = self.emit
         starts = [self.start(o) for o in range(self.plan.tile_o)]
-        for position, (_, _, o) in enumerate(self._positions()):
+        for position, (_, _, o) in enumerate(_positions(self.plan)):
             e.store(self.acc, position, starts[o])
         self.accumulate_taps(column, valid, window)
         self._store(line, column)
@@ -241,10 +247,14 @@ class DirectConv:
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
         )
         if full:
-            with self.emit.loop("block", full) as block:
+            with self.emit.loop("block", self.turns(full)) as block:
                 self._block(block, self.block, column, valid, window)
         if full < self.channels.blocks:
             self._block(full, self.channels.last, column, valid, window)
+
+    def turns(self, blocks: int) -> Any:
+        """Return how often the loop over blocks of input channels turns."""
+        return blocks
 
     def start(self, o: int) -> Any:
         """Return what accumulators of a vector of output channels begin with."""
@@ -259,13 +269,6 @@ class DirectConv:
             # Blocks past the last are computed, not stored.
             block = tirx.min(block, tirx.IntImm("int32", self.out_blocks - 1))
         return block * self.c
-
-    def _positions(self) -> list[tuple[int, int, int]]:
-        """Return line, pixel and vector of each accumulator."""
-        p = self.plan
-        return [
-            (y, x, o) for y in range(p.tile_h) for x in range(p.tile_w) for o in range(p.tile_o)
-        ]
 
     def _block(
         self, block: Any, used: int, column: Any, valid: Sequence[Sequence[bool]], window: Any
@@ -287,14 +290,34 @@ class DirectConv:
         for kh, top, lines in window():
             first_pixel = ((run.source + top) * w.in_w + left) * self.block
             base = e.let("base", first_pixel + run.skipped)
-            for first, count in valid_tap_runs(valid, self.border):
-                inside = [pixel[first] for pixel in valid]
-                with e.loop("kw", self.hide_from_llvm(count), first) as kw:
-                    row = run.rows + (kh * taps_w + kw) * run.used
-                    weights = e.let("weights", wide(row * self.width))
-                    at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
-                    self._prefetch(weights, run.used)
-                    self.accumulate(at, weights, run.used, inside, lines)
+            rows = run.rows + kh * (taps_w * run.used)
+            self.window_row(base, rows, run.used, valid, lines)
+
+    def window_row(
+        self,
+        base: Any,
+        rows: Any,
+        used: Any,
+        valid: Sequence[Sequence[bool]],
+        lines: Sequence[bool],
+    ) -> None:
+        """Accumulate one row of the window.
+
+        Args:
+            base: where the input of the first pixel, tap and channel is.
+            rows: the row of the packed weight for the first tap and channel.
+            used: channels of the block.
+            valid: by pixel of a line and tap, whether its input exists.
+            lines: by line, whether its input exists; one holds for all.
+        """
+        w, e = self.work, self.emit
+        for first, count in valid_tap_runs(valid, self.border):
+            inside = [pixel[first] for pixel in valid]
+            with e.loop("kw", self.hide_from_llvm(count), first) as kw:
+                weights = e.let("weights", wide((rows + kw * used) * self.width))
+                at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
+                self._prefetch(weights, used)
+                self.accumulate(at, weights, used, inside, lines)
 
     def _prefetch(self, weights: Any, used: Any) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.

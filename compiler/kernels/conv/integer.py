@@ -17,7 +17,7 @@ multiplied like any other. The epilogue begins with the accumulator as float32.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -33,12 +33,13 @@ from edgec.compiler.kernels.conv.direct import DirectConv
 from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
-from edgec.compiler.kernels.vectors import shuffle, vector_dtype
+from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -48,6 +49,15 @@ CODE_BYTES_PER_CYCLE = 2.0
 # Instructions that load what requantizes accumulators, for a vector of channels, with what that
 # pushes out of registers: counted in tiles of two and of five vectors.
 _SCALES = 18
+
+# Around the products of a row of the window: addresses and counting.
+_ROW_INSTRUCTIONS = 8
+
+# Groups of channels in a turn of the loop over them, where a window has one tap.
+_BLOCKS_TOGETHER = 4
+
+# Taps of a row that are multiplied with a value while it is in all lanes.
+_TAPS_TOGETHER = 3
 
 # Groups of weights, 16 KiB, that are not asked for ahead.
 _NEAR_GROUPS = 4096
@@ -98,12 +108,33 @@ def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
 
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
     """Return decisions whose register tile fits the registers."""
-    space = direct_space(workload.grouped, _narrowed(workload, target))
+    work = workload.grouped
     if _block(target) > 1:
-        return space
+        return direct_space(work, _narrowed(workload, target))
+    dot = _dot(workload, target)
+
+    def room_of(vectors: int) -> int:
+        free = target.vector_registers - dot.temporaries
+        widths = range(1, free // vectors + 1)
+        return max((w for w in widths if _row_registers(work, w, vectors, dot) <= free), default=0)
+
+    space = direct_space(work, target, room_of)
     # Four groups are read, and four vectors of quantized values stored, at once.
     whole = [d for d in space if d.tile_w % DOT_WIDTH == 0]
     return whole or space
+
+
+def _row_registers(work: ConvWorkload, pixels: int, vectors: int, dot: Dot) -> int:
+    """Return registers of a tile where a row of the window is accumulated at once."""
+    taps = 1 if dot.by_lane else min(work.kernel[1], _TAPS_TOGETHER)
+    data = math.ceil(_row_groups(work, pixels) / DOT_WIDTH)
+    return pixels * vectors + taps * vectors + max(1, min(data, 4))
+
+
+def _row_groups(work: ConvWorkload, pixels: int) -> int:
+    """Return groups of channels of a line that a row of the window reads for some pixels."""
+    taps, stride = work.kernel[1], work.stride[1]
+    return (pixels - 1) * min(stride, taps) + taps
 
 
 def estimate_integer_cycles(
@@ -123,20 +154,32 @@ def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Tar
 def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
     """Return the cycles by the model of the direct convolution and what it does not know.
 
-    Each vector of a tile loads its scales; where a group has two parts, each is copied to all
-    lanes, and vectors of weights are halved.
+    Each vector of a tile loads its scales.
     """
     dot, work = _dot(workload, target), workload.grouped
-    together = DOT_WIDTH if _block(target) == 1 else 1
-    cycles = estimate_cycles(work, decision, target, _block(target), dot.instructions, together)
+    step = _row_step(work, decision, dot, target) if _block(target) == 1 else None
+    cycles = estimate_cycles(work, decision, target, _block(target), dot.instructions, step)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     blocks = math.ceil(work.out_channels / target.float_lanes)
     tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
     more = vectors * _SCALES
-    if dot.loads_per_group > 1:
-        depth = work.in_channels * math.prod(work.kernel)
-        more += depth * (dot.loads_per_group * pixels + vectors)
     return cycles + work.batch * tiles * more / target.fma_units
+
+
+def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Target) -> float:
+    """Return cycles of a tap of a register tile where a row of the window is one step.
+
+    All instructions count, whether they wait for units of vectors or to be issued.
+    """
+    taps, vectors = work.kernel[1], decision.tile_o
+    groups = decision.tile_h * _row_groups(work, decision.tile_w)
+    products = decision.tile_h * decision.tile_w * vectors * taps * dot.instructions
+    spread = 0 if dot.by_lane else groups
+    loads = groups / (2 * DOT_WIDTH) + vectors * taps / 2
+    together = _BLOCKS_TOGETHER if math.prod(work.kernel) == 1 else 1
+    counting = _ROW_INSTRUCTIONS / together
+    units = (products + spread) / target.fma_units
+    return (units + (products + spread + loads + counting) / ISSUE_WIDTH) / taps
 
 
 def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> ConvDecision:
@@ -208,7 +251,7 @@ def emit_phases(
     blocks_in = math.ceil(workload.conv.in_channels / c)
     channels = math.ceil(work.out_channels / c) * c
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
-    data = e.buffer("data", groups * dot.loads_per_group, dot.load_dtype)
+    data = e.buffer("data", groups, "int32")
     weight = e.buffer("weight", sum(sizes), "int32")
     bias = e.buffer("bias", len(phases) * channels, "int32")
     rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
@@ -294,41 +337,123 @@ class _IntegerConv(DirectConv):
     def read(self, at: Any) -> Any:
         return self.dot.read(self.emit, self.data, at, self.c)
 
-    def multiply(
+    def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
+        together = self._blocks_together()
+        if together == 1:
+            super().accumulate_taps(column, valid, window)
+            return
+        turns, left = divmod(self.channels.blocks, together)
+        with self.emit.loop("block", self.hide_from_llvm(turns)) as turn:
+            for number in range(together):
+                self._block(turn * together + number, 1, column, valid, window)
+        for number in range(left):
+            self._block(turns * together + number, 1, column, valid, window)
+
+    def turns(self, blocks: int) -> Any:
+        return self.hide_from_llvm(blocks) if self.block == 1 else blocks
+
+    def _blocks_together(self) -> int:
+        """Return blocks of input channels in a turn, where a tap of one is too little for it."""
+        if self.block > 1 or math.prod(self.work.kernel) > 1:
+            return 1
+        # Without a loop LLVM would keep products, and spill them.
+        most = self.channels.blocks // (1 if self.dot.by_lane else 2)
+        return max(1, min(_BLOCKS_TOGETHER, most))
+
+    def window_row(
         self,
-        vectors: Sequence[Sequence[Any]],
         base: Any,
-        channels: Sequence[Any],
-        inside: Sequence[bool],
+        rows: Any,
+        used: Any,
+        valid: Sequence[Sequence[bool]],
         lines: Sequence[bool],
     ) -> None:
-        self.near: dict[int, tuple[Any, ...]] = {}
-        if self.block == 1:
-            w, p = self.work, self.plan
-            for y in range(p.tile_h):
-                if lines[y if len(lines) > 1 else 0]:
-                    line = y * w.stride[0] * w.in_w
-                    read = [line + x * w.stride[1] for x in range(p.tile_w) if inside[x]]
-                    self.near |= self._near(base + channels[0], read)
-        super().multiply(vectors, base, channels, inside, lines)
+        """Accumulate it; what the taps of a row share of a group of channels is read once."""
+        w, e = self.work, self.emit
+        if self.block > 1:
+            super().window_row(base, rows, used, valid, lines)
+            return
+        taps = w.kernel[1]
+        weights = e.let("weights", wide(rows * self.width))
+        at = e.let("at", wide(base))
+        self._prefetch(weights, taps)
+        values: dict[int, Any] = {}
+        for line in range(self.plan.tile_h):
+            places = {self._place(line, x, tap) for x, tap in self._read(line, valid, lines)}
+            if places:
+                values |= self._near(at, sorted(places))
+        step = taps if self.dot.by_lane else _TAPS_TOGETHER
+        for first in range(0, taps, step):
+            self._add_taps(at, weights, range(first, min(first + step, taps)), values, valid, lines)
 
-    def _near(self, base: Any, groups: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+    def _place(self, line: int, x: int, tap: int) -> int:
+        """Return where a value is, in groups of channels from the first of the tile."""
+        w = self.work
+        return line * w.stride[0] * w.in_w + x * w.stride[1] + tap * w.dilation[1]
+
+    def _read(
+        self, line: int, valid: Sequence[Sequence[bool]], lines: Sequence[bool]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield pixel and tap of what is read of the image in a line of the tile."""
+        if lines[line if len(lines) > 1 else 0]:
+            for x, pixel in enumerate(valid):
+                yield from ((x, tap) for tap, inside in enumerate(pixel) if inside)
+
+    def _add_taps(
+        self,
+        at: Any,
+        weights: Any,
+        taps: range,
+        values: dict[int, Any],
+        valid: Sequence[Sequence[bool]],
+        lines: Sequence[bool],
+    ) -> None:
+        """Add the products of some taps of a row.
+
+        A value that takes instructions to copy to all lanes is multiplied by all of them at once.
+        """
+        e, p, c = self.emit, self.plan, self.c
+        products = []
+        for line in range(p.tile_h):
+            inside = set(self._read(line, valid, lines))
+            for x in range(p.tile_w):
+                for tap in taps:
+                    place = self._place(line, x, tap) if (x, tap) in inside else None
+                    if place is not None or self.border:
+                        products.append((place, tap, line * p.tile_w + x))
+        if self.dot.by_lane:
+            products.sort(key=lambda product: product[1])
+        else:
+            products.sort(key=lambda product: -1 if product[0] is None else product[0])
+        vectors: dict[int, list[Any]] = {}
+        last, value = None, self.outside() if self.border else None
+        for place, tap, pixel in products:
+            if tap not in vectors:
+                row = [weights + (tap * self.width + o * c) for o in range(p.tile_o)]
+                vectors[tap] = [e.let("w", self.weights_at(each)) for each in row]
+            if place is None:
+                value = self.outside()
+            elif place != last:
+                value = values[place] if place in values else self.read(at + place)
+                value = value if self.dot.by_lane else e.let("x", value)
+            last = place
+            for o, vector in enumerate(vectors[tap]):
+                position = pixel * p.tile_o + o
+                total = self.add(e.load(self.acc, position), [value], [vector])
+                e.store(self.acc, position, total)
+
+    def _near(self, base: Any, groups: Sequence[int]) -> dict[int, Any]:
         """Return groups of a line in every lane, by their place: four are loaded at once."""
-        found: dict[int, tuple[Any, ...]] = {}
-        parts, e = self.dot.loads_per_group, self.emit
+        found: dict[int, Any] = {}
+        e = self.emit
         while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:
             first = min(groups[len(found)], groups[-1] - DOT_WIDTH + 1)
-            four = e.let("four", e.load(self.data, (base + first) * parts, DOT_WIDTH * parts))
+            four = e.let("four", e.load(self.data, base + first, DOT_WIDTH))
             for place in groups[len(found) :]:
                 if place >= first + DOT_WIDTH:
                     break
-                lanes = [(place - first) * parts + part for part in range(parts)]
-                found[place] = tuple(shuffle([four], [lane] * self.c) for lane in lanes)
+                found[place] = self.dot.spread(four, place - first, self.c)
         return found
-
-    def value(self, base: Any, place: int, channel: Any) -> Any:
-        found = self.near.get(place)
-        return found if found is not None else super().value(base, place, channel)
 
     def _prefetch(self, weights: Any, used: int) -> None:
         # What stays in the first level comes by itself.

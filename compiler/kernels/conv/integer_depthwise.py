@@ -17,39 +17,33 @@ Layouts, with c float32 lanes in a vector:
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.windows import padding_rows, valid_rows
-from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter
-from edgec.compiler.kernels.emit.epilogue import (
-    Places,
-    apply,
-    cost,
-    declare_operands,
-    operand_loader,
-    output_dtype,
+from edgec.compiler.kernels.conv.depthwise_tiles import (
+    TiledDepthwise,
+    estimate_tiled_cycles,
+    tiled_space,
 )
+from edgec.compiler.kernels.conv.depthwise_writer import (
+    TASK_CYCLES,
+    DepthwiseDecision,
+    DepthwiseWriter,
+    IntegerDepthwiseWorkload,
+)
+from edgec.compiler.kernels.conv.windows import padding_rows, valid_rows
+from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import STORE_INSTRUCTIONS, imbalance_of
-from edgec.compiler.kernels.emit.quantized_values import store_values
-from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
-from edgec.compiler.kernels.vectors import constant, shuffle, vector_dtype
+from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
-# The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
-RING_BYTES = 32 * 1024
-
-# To hand a task out.
-TASK_CYCLES = 1000
 # To start a register tile.
 TILE_CYCLES = 8
 # Around the products of a row of the window: addresses, loads, counting.
@@ -60,66 +54,6 @@ SINGLE_STORE_CYCLES = 2
 REWRITE_CYCLES = 2
 
 
-@dataclass(frozen=True)
-class IntegerDepthwiseWorkload(QuantizedConvWorkload):
-    """An integer depthwise workload describes a depthwise convolution of quantized values.
-
-    Attributes:
-        conv: as many groups as channels.
-        together: groups of taps, side by side, whose products fit the int16 accumulators of
-            `pair_sums`.
-    """
-
-    conv: ConvWorkload
-    together: int = field(default=1, metadata={"omit_if_default": True})
-
-    @property
-    def tap_groups(self) -> int:
-        """Return groups of taps in a row of the window."""
-        return math.ceil(self.conv.kernel[1] / DOT_WIDTH)
-
-    @property
-    def spread(self) -> int:
-        """Return columns from one group of taps to the next, in windows."""
-        return DOT_WIDTH // self.conv.stride[1]
-
-    @property
-    def columns(self) -> int:
-        """Return rewritten columns of a line."""
-        return self.conv.out_w + (self.tap_groups - 1) * self.spread
-
-    @property
-    def line(self) -> int:
-        """Return columns of a line that are read, padding included."""
-        return (self.columns - 1) * self.conv.stride[1] + DOT_WIDTH
-
-    @property
-    def has_rows(self) -> bool:
-        """Return whether rows of the window can be outside, and count."""
-        conv = self.conv
-        lowest = (conv.out_h - 1) * conv.stride[0] + conv.kernel[0] - conv.padding[0]
-        return self.border != 0 and (conv.padding[0] > 0 or lowest > conv.in_h)
-
-    def suits(self, lanes: int) -> bool:
-        """Return whether groups of taps begin at windows and the lines fit their place."""
-        conv = self.conv
-        whole = DOT_WIDTH % conv.stride[1] == 0 and conv.dilation == (1, 1)
-        return whole and conv.kernel[0] * self.columns * lanes * DOT_WIDTH <= RING_BYTES
-
-
-@dataclass(frozen=True)
-class DepthwiseDecision:
-    """A depthwise decision describes how it is computed.
-
-    Attributes:
-        tile_w: pixels of a line in the register tile.
-        lines: the lines of the output in one task.
-    """
-
-    tile_w: int
-    lines: int
-
-
 def _dot(target: Target) -> Dot:
     dot = dot_of(target)
     assert dot is not None
@@ -128,6 +62,8 @@ def _dot(target: Target) -> Dot:
 
 def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
     """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
+    if _in_registers(target):
+        return tiled_space(workload, target)
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -152,6 +88,8 @@ def estimate_depthwise_cycles(
 
     And of rewriting.
     """
+    if decision.tile_h:
+        return estimate_tiled_cycles(workload, decision, target)
     conv, dot = workload.conv, _dot(target)
     tile = decision.tile_w
     products = conv.kernel[0] * workload.tap_groups * tile
@@ -190,35 +128,18 @@ def emit_integer_depthwise(
     Its buffers are data, weight, bias, rows (if there are any), the operands of the epilogue, and
     output.
     """
+    if decision.tile_h:
+        return TiledDepthwise(workload, decision, target).kernel(name)
     return _IntegerDepthwise(workload, decision, target).kernel(name)
 
 
-class _IntegerDepthwise:
-    def __init__(
-        self, workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target
-    ) -> None:
-        self.dot = _dot(target)
-        self.work, self.plan, self.c = workload, decision, target.float_lanes
-        conv = self.conv = workload.conv
-        self.blocks = math.ceil(conv.in_channels / self.c)
-        # Bytes of a rewritten column.
-        self.step = DOT_WIDTH * self.c
-        e, c = Emitter(target), self.c
-        self.emit = e
-        planes = conv.batch * self.blocks
-        self.data = e.buffer("data", planes * conv.in_h * conv.in_w * c, self.dot.data)
-        size = self.blocks * conv.kernel[0] * workload.tap_groups * c
-        self.weight = e.buffer("weight", size, "int32")
-        self.bias = e.buffer("bias", self.blocks * c, "int32")
-        if workload.has_rows:
-            self.row_sums = e.buffer("rows", conv.kernel[0] * self.blocks * c, "int32")
-        out_size = planes * conv.out_h * conv.out_w * c
-        self.operands = declare_operands(
-            e,
-            conv.epilogue,
-            {"channel": self.blocks * c, "image_channel": planes * c, "element": out_size},
-        )
-        self.output = e.buffer("output", out_size, output_dtype(conv.epilogue))
+def _in_registers(target: Target) -> bool:
+    """Return whether a window is one vector, rearranged by one instruction."""
+    return target.float_lanes == DOT_WIDTH
+
+
+class _IntegerDepthwise(DepthwiseWriter):
+    """Rewrites lines into a ring."""
 
     def kernel(self, name: str) -> Kernel:
         """Return the finished kernel."""
@@ -229,11 +150,10 @@ class _IntegerDepthwise:
             part = e.let("part", tirx.floormod(task, parts))
             plane = e.let("plane", tirx.floordiv(task, parts))
             block = e.let("block", tirx.floormod(plane, self.blocks))
-            held = rows * self.work.columns * self.dot.loads_per_group
-            self.ring = e.local("ring", held * c, self.dot.load_dtype)
+            self.ring = e.local("ring", rows * self.work.columns * c, "int32")
             self.row = e.local("row", self.work.line * c, self.dot.data)
             self.acc = e.local("acc", self.plan.tile_w, vector_dtype("int32", c))
-            self._write_borders()
+            self.write_borders(self.row)
             first = e.let("first_line", part * self.plan.lines)
             count = tirx.min(tirx.IntImm("int32", self.plan.lines), w.out_h - first)
             with e.loop("line_offset", e.let("lines", count)) as offset:
@@ -245,70 +165,18 @@ class _IntegerDepthwise:
                 self._line(plane, block, line)
         return Kernel(e.function(name), w.batch * self.blocks * parts)
 
-    def _border(self, lanes: int) -> Any:
-        return constant(self.work.border, self.dot.data, lanes)
-
-    def _write_borders(self) -> None:
-        """Write the columns of a line beside the image."""
-        left, right = self._inside()
-        for begin, past in ((0, left), (right, self.work.line)):
-            if past > begin:
-                with self.emit.loop("column", past - begin, begin) as column:
-                    self.emit.store(self.row, column * self.c, self._border(self.c))
-
-    def _inside(self) -> tuple[int, int]:
-        """Return columns of a line between which the image is."""
-        left = self.conv.padding[1]
-        return min(left, self.work.line), min(left + self.conv.in_w, self.work.line)
-
     def _rewrite(self, plane: Any, line: Any, kh: Any) -> None:
         """Write a line of the input into the ring."""
         w, e, c = self.conv, self.emit, self.c
         place = e.let("place", line * w.stride[0] + kh)
         source = e.let("source", place - w.padding[0])
         slot = tirx.floormod(place, tirx.IntImm("int32", w.kernel[0]))
-        to = e.let("to", slot * (self.work.columns * self.dot.loads_per_group))
+        to = e.let("to", slot * self.work.columns)
         with e.branch(tirx.all(source >= 0, source < w.in_h)):
-            left, right = self._inside()
-            first = e.let("from", (plane * w.in_h + source) * w.in_w * c)
-            wide, rest = divmod(right - left, DOT_WIDTH)
-            with e.loop("columns", wide) as number:
-                quantized = e.load(self.data, first + number * self.step, self.step)
-                e.store(self.row, left * c + number * self.step, quantized)
-            with e.loop("column", rest) as number:
-                at = wide * self.step + number * c
-                e.store(self.row, left * c + at, e.load(self.data, first + at, c))
+            self.copy_line(plane, source, self.row, 0)
             with e.loop("column", self.work.columns) as column:
                 quantized = e.load(self.row, column * (w.stride[1] * c), self.step)
-                e.store(
-                    self.ring,
-                    (to + column * self.dot.loads_per_group) * c,
-                    self._by_channel(quantized),
-                )
-
-    def _by_channel(self, quantized: Any) -> Any:
-        """Return four columns of c channels as c channels of four columns.
-
-        In the units of `Dot`.
-        """
-        c, parts = self.c, self.dot.loads_per_group
-        # Four channels of each column, then four columns of each channel.
-        words = tirx.reinterpret(vector_dtype("int32", c), quantized)
-        blocks = c // DOT_WIDTH
-        sorted_ = shuffle(
-            [words], [tap * blocks + k for k in range(blocks) for tap in range(DOT_WIDTH)]
-        )
-        turned = tirx.reinterpret(vector_dtype(self.dot.data, self.step), sorted_)
-        each = DOT_WIDTH // parts
-        order = [
-            (lane // DOT_WIDTH * DOT_WIDTH + part * each + tap) * DOT_WIDTH + lane % DOT_WIDTH
-            for part in range(parts)
-            for lane in range(c)
-            for tap in range(each)
-        ]
-        return tirx.reinterpret(
-            vector_dtype(self.dot.load_dtype, parts * c), shuffle([turned], order)
-        )
+                e.store(self.ring, (to + column) * c, self.by_channel(quantized))
 
     def _line(self, plane: Any, block: Any, line: Any) -> None:
         w, e = self.conv, self.emit
@@ -353,18 +221,15 @@ class _IntegerDepthwise:
                 e.store(self.acc, x, start)
             with e.loop("kh", count, first) as kh:
                 self._row(block, line, column, kh)
-            self._store(plane, block, line, column)
+            accumulators = [e.load(self.acc, x) for x in range(tile)]
+            self.store_line(plane, block, line, column, accumulators)
 
     def _row(self, block: Any, line: Any, column: Any, kh: Any) -> None:
         """Write products of one row of the window, `together` groups of taps at a time."""
         w, e, c = self.conv, self.emit, self.c
-        tap_groups, together, parts = (
-            self.work.tap_groups,
-            self.work.together,
-            self.dot.loads_per_group,
-        )
+        tap_groups, together = self.work.tap_groups, self.work.together
         slot = tirx.floormod(line * w.stride[0] + kh, tirx.IntImm("int32", w.kernel[0]))
-        base = e.let("base", (slot * self.work.columns + column) * parts)
+        base = e.let("base", slot * self.work.columns + column)
         at = e.let("weights", (block * w.kernel[0] + kh) * (tap_groups * c))
         for first in range(0, tap_groups, together):
             taken = range(first, min(first + together, tap_groups))
@@ -374,31 +239,9 @@ class _IntegerDepthwise:
             for x in range(self.plan.tile_w):
                 values = []
                 for tap_group in taken:
-                    place = base + (x + tap_group * self.work.spread) * parts
-                    values.append(
-                        tuple(e.load(self.ring, (place + p) * c, c) for p in range(parts))
-                    )
+                    place = base + (x + tap_group * self.work.spread)
+                    values.append(e.load(self.ring, place * c, c))
                 e.store(self.acc, x, self.dot.add(e.load(self.acc, x), values, weights))
-
-    def _store(self, plane: Any, block: Any, line: Any, column: Any) -> None:
-        w, e, c = self.conv, self.emit, self.c
-        to = e.let("to", ((plane * w.out_h + line) * w.out_w + column) * c)
-        values = []
-        if requantizes(w.epilogue):
-            accumulators = [e.load(self.acc, x) for x in range(self.plan.tile_w)]
-            step, operand = w.epilogue[0], self.operands[0]
-            store_requantized(e, step, operand, block * c, self.output, to, accumulators)
-            return
-        for x in range(self.plan.tile_w):
-            places: Places = {
-                "channel": block * c,
-                "image_channel": plane * c,
-                "element": to + x * c,
-            }
-            operand = operand_loader(e, self.operands, places, c)
-            total = tirx.Cast(vector_dtype("float32", c), e.load(self.acc, x))
-            values.append(apply(w.epilogue, total, operand))
-        store_values(e, self.output, to, values)
 
 
 def _pack(

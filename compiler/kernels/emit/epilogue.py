@@ -6,7 +6,7 @@ operands one for each channel of each image, `element` operands one for each ele
 A `number` holds for all. `uint8` and `int8` operands are quantized values, one for each element of
 the output, followed by their scale and zero point. A `quantizer` quantizes the value, as the last
 step: reciprocal of the scale, zero point, smallest and largest quantized value less the zero point.
-A `fixed` or `scaled` operand belongs to a step that requantizes accumulators, the only one; see
+A `fixed` operand belongs to a step that requantizes accumulators, the only one; see
 `requantize`.
 """
 
@@ -23,15 +23,13 @@ from edgec.compiler.kernels.vectors import broadcast, constant, fused_multiply_a
 from edgec.compiler.numerics.activations import ACTIVATIONS, BY_OPERATOR
 
 OperandKind = Literal[
-    "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed", "scaled"
+    "channel", "image_channel", "element", "number", "uint8", "int8", "quantizer", "fixed"
 ]
 
 QUANTIZED_DTYPES: tuple[OperandKind, ...] = ("uint8", "int8")
 
 # What follows the multipliers and shifts of channels in a `fixed` operand.
 FIXED_NUMBERS = 4
-# What follows the scales of channels in a `scaled` operand.
-SCALED_NUMBERS = 3
 
 _PARAMETERS: dict[OperandKind, int] = {"number": 1, "uint8": 2, "int8": 2, "quantizer": 4}
 
@@ -215,8 +213,6 @@ def declare_operands(
         if kind in QUANTIZED_DTYPES:
             quantized = e.buffer(name, sizes["element"], kind)
             operands.append((quantized, e.buffer(f"scale{number}", 2, "float32")))
-        elif kind == "scaled":
-            operands.append(e.buffer(name, sizes["channel"] + SCALED_NUMBERS, "float32"))
         elif kind == "fixed":
             operands.append(e.buffer(name, 2 * sizes["channel"] + FIXED_NUMBERS, "int16"))
         else:

@@ -14,7 +14,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
 from edgec.compiler.kernels.isa import Isa
-from edgec.compiler.kernels.vectors import broadcast, lanes_of, round_to_int32, vector_dtype
+from edgec.compiler.kernels.vectors import broadcast, lanes_of, vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 
@@ -97,7 +97,7 @@ def quantize_floats(value: Any, quantizer: Quantizer, dtype: str, *open_ends: fl
     # What is far below becomes the smallest int32.
     inside = inside if below else tirx.max(inside, low)
     inside = inside if above else tirx.min(inside, high)
-    return round_to_int32(inside) + tirx.Cast(wide, zero_point)
+    return quantizer.isa.round_to_int32(inside) + tirx.Cast(wide, zero_point)
 
 
 def store_values(e: Emitter, buffer: Any, at: Index, values: Sequence[Any]) -> None:

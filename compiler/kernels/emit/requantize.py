@@ -1,20 +1,23 @@
 """Requantize accumulators: write what follows products of quantized values.
 
-An int32 accumulator is requantized by one product in float32; all that follows is in 16 bits:
-
-    result = saturate8(saturate16(round(accumulator * scale / result scale)) + zero_point)
-
-Where a hard swish comes between, there are no floats at all. The accumulator is shifted to int16
-that fills its bits, by n that differs between channels, and multiplied with a number of each
-channel. With f binary digits after the point, and x the result less its zero point:
+An int32 accumulator is shifted to int16 that fills its bits, by n, and multiplied with a number of
+each channel; all that follows is in 16 bits. With f binary digits after the point, and x the result
+less its zero point:
 
     w = saturate16((accumulator + 2**(n - 1)) >> n)   or accumulator << -n; the half is in the bias
-    v = (w * multiplier + 2**14) >> 15             q times the argument
-    v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15         q is such that it is x * 2**f
+    v = (w * multiplier + 2**14) >> 15
     result = saturate8((v + (zero_point << f) + 2**(f - 1)) >> f)
 
-Every step is exact or rounds as IEEE 754 says: all targets give the same quantized values. Before v
-is rounded it is less than 2**(2 - f) of a step away from what real numbers give.
+where v is x * 2**f. Where a hard swish comes between, v is q times its argument, and before the
+result comes one more step; q is such that this gives x * 2**f:
+
+    v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15
+
+n is one for all channels where that leaves enough digits, for processors that shift and narrow by
+one instruction; else it differs between channels.
+
+There are no floats: all targets give the same quantized values. Before v is rounded it is less than
+2**(1 - f) of a step away from what real numbers give, after a hard swish less than 2**(2 - f).
 """
 
 import math
@@ -27,33 +30,46 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
-from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, SCALED_NUMBERS, EpilogueStep
-from edgec.compiler.kernels.vectors import add_saturating, broadcast, round_to_int32, shuffle
+from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, EpilogueStep
+from edgec.compiler.kernels.vectors import add_saturating, broadcast, shuffle
 
 LEAST_FRACTION = 4
+# Digits after the point that one shift for all channels has to leave.
+_LEAST_OF_ONE_SHIFT = 5
 _MOST_FRACTION = 7
-_MOST_LEFT = -8
+_MOST_LEFT, _MOST_RIGHT = -8, 16
 _MOST_RAISED = 4
 _TOP = 2**15 - 1
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A gate describes a hard swish in 16 bits.
+
+    Attributes:
+        three: 3 q.
+        raised: k.
+    """
+
+    three: int
+    raised: int
+
+
+@dataclass(frozen=True)
 class Requantization:
-    """A requantization describes how accumulators pass a hard swish and become quantized.
+    """A requantization describes how accumulators become quantized.
 
     Attributes:
         fraction: f.
         multipliers: int16, of each channel.
         shifts: n of each channel, int16; below 0 to the left.
-        three: 3 q.
-        raised: k.
+        gate: the hard swish between, if there is one.
     """
 
     fraction: int
     multipliers: NDArray[np.int16]
     shifts: NDArray[np.int16]
-    three: int
-    raised: int
+    gate: Gate | None = None
 
     def step(self, dtype: str, below: bool, above: bool) -> EpilogueStep:
         """Return the only step of an epilogue; see `operand`.
@@ -63,8 +79,10 @@ class Requantization:
             below: whether the smallest quantized value is that of the type.
             above: whether the largest is.
         """
-        left = self.shifts.min() < 0
-        numbers = (self.fraction, self.raised, left, below, above)
+        least, most = int(self.shifts.min()), int(self.shifts.max())
+        one = least if least == most and least >= 0 else _BY_CHANNEL
+        raised = self.gate.raised if self.gate is not None else _NO_GATE
+        numbers = (self.fraction, raised, one, least < 0, below, above)
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def operand(self, zero_point: int, low: int, high: int) -> NDArray[np.int16]:
@@ -75,7 +93,8 @@ class Requantization:
             low: smallest quantized value.
             high: largest quantized value.
         """
-        numbers = (zero_point << self.fraction, low, high, self.three)
+        three = self.gate.three if self.gate is not None else 0
+        numbers = (zero_point << self.fraction, low, high, three)
         assert len(numbers) == FIXED_NUMBERS
         return np.concatenate([self.multipliers, self.shifts, np.array(numbers, np.int16)])
 
@@ -85,10 +104,14 @@ class Requantization:
         return (1 << np.maximum(0, self.shifts).astype(np.int32)) >> 1
 
 
-def requantization(
+# In place of the shift of all channels, and of k.
+_BY_CHANNEL, _NO_GATE = -1, -1
+
+
+def swished_requantization(
     scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
 ) -> Requantization | None:
-    """Return the finest one; None if it is coarser than `LEAST_FRACTION`.
+    """Return the finest one with a hard swish; None if it is coarser than `LEAST_FRACTION`.
 
     Args:
         scales: the scales of the accumulators, by channel.
@@ -109,30 +132,37 @@ def requantization(
             multipliers = np.rint(scales * unit * 2.0 ** (shifts + 15))
             if max(6.0 * 2**raised, bound) * unit <= _TOP and multipliers.max() <= _TOP:
                 words = multipliers.astype(np.int16), shifts.astype(np.int16)
-                return Requantization(fraction, *words, round(3 * unit), raised)
+                return Requantization(fraction, *words, Gate(round(3 * unit), raised))
     return None
 
 
-def scaled_step(dtype: str, below: bool, above: bool) -> EpilogueStep:
-    """Return the only step of an epilogue without a hard swish.
+def requantization(factors: NDArray[Any], reach: NDArray[Any], span: int) -> Requantization | None:
+    """Return one without a hard swish, if there is one: with one shift for all channels, else fine.
 
-    Args as of `Requantization.step`.
+    Args:
+        factors: what one of an accumulator is worth, in steps of the result, by channel.
+        reach: largest magnitude of the accumulators, by channel.
+        span: a magnitude beyond which the result less its zero point is at an end.
     """
-    return EpilogueStep(f"requantize_{dtype}", "scaled", (float(below), float(above)))
-
-
-def scaled_operand(
-    scales: NDArray[Any], zero_point: int, low: int, high: int
-) -> NDArray[np.float32]:
-    """Return scales in steps, then the zero point and the ends."""
-    numbers = np.array([zero_point, low, high], np.float32)
-    assert len(numbers) == SCALED_NUMBERS
-    return np.concatenate([scales.astype(np.float32), numbers])
+    factors = factors.astype(np.float64)
+    room = np.log2(_TOP / np.maximum(factors, np.finfo(np.float32).tiny))
+    for same, least in ((True, _LEAST_OF_ONE_SHIFT), (False, LEAST_FRACTION)):
+        for fraction in range(_MOST_FRACTION, least - 1, -1):
+            most = np.floor(room) - fraction - 15
+            most = np.full_like(most, most.min()) if same else most
+            shifts = np.clip(most, 0 if same else _MOST_LEFT, _MOST_RIGHT)
+            multipliers = np.rint(factors * 2.0 ** (shifts + fraction + 15))
+            fits = (reach <= _TOP * 2.0**shifts) | (multipliers >= span * 2**fraction)
+            shifted = reach * 2.0 ** -np.minimum(0, shifts)
+            if (shifts <= most).all() and fits.all() and shifted.max() < 2**31:
+                words = multipliers.astype(np.int16), shifts.astype(np.int16)
+                return Requantization(fraction, *words)
+    return None
 
 
 def requantizes(steps: Sequence[EpilogueStep]) -> bool:
     """Return whether an epilogue is that of this module."""
-    return any(step.operand in ("fixed", "scaled") for step in steps)
+    return any(step.operand == "fixed" for step in steps)
 
 
 def store_requantized(
@@ -157,8 +187,7 @@ def store_requantized(
     """
     lanes = int(accumulators[0].ty.dtype.lanes)
     accumulators = [e.let("sum", value) for value in accumulators]
-    kind = _Scaled if step.operand == "scaled" else _Swished
-    maker = kind(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype))
+    maker = _Maker(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype))
     done = 0
     while done < len(accumulators):
         count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
@@ -171,24 +200,28 @@ def store_requantized(
 class _Maker:
     """A maker requantizes up to four vectors of accumulators."""
 
-    fraction = 0
-    zero: Any
-    low: Any
-    high: Any
-
     def __init__(
         self, e: Emitter, step: EpilogueStep, operand: Any, channel: Index, lanes: int, dtype: str
     ) -> None:
         self.e, self.lanes, self.dtype = e, lanes, dtype
-        self.below, self.above = map(bool, step.parameters[-2:])
+        self.fraction, self.raised, self.shift = map(int, step.parameters[:3])
+        self.left, self.below, self.above = map(bool, step.parameters[3:])
+        size = int(operand.shape[0])
+        numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
+        zero, self.low, self.high, three = numbers
+        self.zero = self.every(e.isa.rounding_offset(zero, self.fraction, dtype))
+        if self.raised != _NO_GATE:
+            self.three = self.every(three)
+            self.six = self.every(three * tirx.const(2, "int16"))
+        if self.shift == _BY_CHANNEL:
+            channels = (size - FIXED_NUMBERS) // 2
+            shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
+            self.shifts = e.let("shifts", shifts)
         # Where `Isa.narrow_pair` puts two vectors: four values of the first, then of the second.
         parts = range(0, lanes, 4)
-        self.order = [part + lane for part in parts for _ in range(2) for lane in range(4)]
-        self.begin(step, operand, channel)
-
-    def begin(self, step: EpilogueStep, operand: Any, channel: Index) -> None:
-        """Load what is the same for all vectors."""
-        raise NotImplementedError
+        order = [part + lane for part in parts for _ in range(2) for lane in range(4)]
+        multipliers = e.load(operand, channel, lanes)
+        self.multipliers = e.let("multipliers", shuffle([multipliers] * 2, order))
 
     def every(self, number: Any) -> Any:
         """Return a number in all lanes of 16 bits."""
@@ -209,50 +242,15 @@ class _Maker:
 
     def words(self, accumulators: Sequence[Any]) -> Any:
         """Return two vectors as one of int16, less the zero point, with fractions."""
-        raise NotImplementedError
-
-
-class _Scaled(_Maker):
-    def begin(self, step: EpilogueStep, operand: Any, channel: Index) -> None:
-        size = int(operand.shape[0])
-        numbers = [self.e.load(operand, size - SCALED_NUMBERS + i) for i in range(SCALED_NUMBERS)]
-        zero, self.low, self.high = (tirx.Cast("int16", number) for number in numbers)
-        self.zero = self.every(zero)
-        self.scales = self.e.let("scales", self.e.load(operand, channel, self.lanes))
-
-    def words(self, accumulators: Sequence[Any]) -> Any:
-        floats = f"float32x{self.lanes}"
-        return self.e.isa.narrow_pair(
-            [
-                round_to_int32(tirx.Cast(floats, accumulator) * self.scales)
-                for accumulator in accumulators
-            ]
-        )
-
-
-class _Swished(_Maker):
-    def begin(self, step: EpilogueStep, operand: Any, channel: Index) -> None:
-        e, lanes = self.e, self.lanes
-        self.fraction, self.raised = map(int, step.parameters[:2])
-        self.left = bool(step.parameters[2])
-        size = int(operand.shape[0])
-        numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
-        zero, self.low, self.high, three = numbers
-        self.zero = self.every(e.isa.rounding_offset(zero, self.fraction, self.dtype))
-        self.three = self.every(three)
-        self.six = self.every(three * tirx.const(2, "int16"))
-        channels = (size - FIXED_NUMBERS) // 2
-        shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
-        self.shifts = e.let("shifts", shifts)
-        multipliers = e.load(operand, channel, lanes)
-        self.multipliers = e.let("multipliers", shuffle([multipliers] * 2, self.order))
-
-    def words(self, accumulators: Sequence[Any]) -> Any:
         isa = self.e.isa
-        words = isa.narrow_pair(
-            [isa.shift_right(accumulator, self.shifts, self.left) for accumulator in accumulators]
-        )
+        if self.shift == _BY_CHANNEL:
+            shifted = [isa.shift_right(each, self.shifts, self.left) for each in accumulators]
+            words = isa.narrow_pair(shifted)
+        else:
+            words = isa.shift_and_narrow_pair(accumulators, self.shift)
         value = self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
+        if self.raised == _NO_GATE:
+            return value
         zeros = broadcast(tirx.const(0, "int16"), 2 * self.lanes)
         gate = tirx.min(tirx.max(add_saturating(value, self.three), zeros), self.six)
         if self.raised:

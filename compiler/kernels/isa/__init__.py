@@ -44,8 +44,14 @@ class Isa(Protocol):
         Four values of the first come first, then four of the second, and so on.
         """
 
+    def shift_and_narrow_pair(self, pair: Sequence[Any], by: int) -> Any:
+        """Return two vectors of int32, shifted right by 0 to 16, as `narrow_pair` does."""
+
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
         """Return (left * right + 2**14) >> 15 of vectors of int16, not both -2**15."""
+
+    def round_to_int32(self, value: Any) -> Any:
+        """Return floats as int32, ties to even; what is far beyond differs between processors."""
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
         """Return int32 shifted by numbers of each lane, to the left where they are below 0.

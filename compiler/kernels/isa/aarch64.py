@@ -3,7 +3,8 @@
     sdot              int8 * int8, four products, accumulated in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
     smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
-    sqxtn             to half the bits, saturated; sqrshrn shifts and rounds before that
+    sqxtn             to half the bits, saturated; sqshrn shifts before that, sqrshrn also rounds
+    fcvtns            float32 to int32, ties to even
     sqrdmulh          (a * b + 2**14) >> 15
     sshl              shifts by numbers of each lane, to the right where they are below 0
     tbl, tbx          picks from 64 bytes; beyond, tbl gives 0 and tbx leaves what it is given
@@ -39,12 +40,27 @@ class AArch64(Generic):
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().dot()
         if self.target.integer_dot == "smlal":
-            return Dot("int8", "int16", 3, 3, one_by_one(_smlal))
-        return Dot("int8", "int32", 1, 0, one_by_one(_sdot))
+            return Dot("int8", 3, 7, one_by_one(_smlal), in_halves=True)
+        return Dot("int8", 1, 0, one_by_one(_sdot), by_lane=True)
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return it with Armv8.6."""
         return _smmla if self.target.integer_dot == "i8mm" and self.dot() else None
+
+    def saturates(self, dtype: str, lanes: int) -> bool:
+        """Return to int8."""
+        return dtype == "int8" and lanes == _LANES
+
+    def narrow(self, values: Sequence[Any], dtype: str) -> Any:
+        """Return to int8 by way of int16."""
+        if not self.saturates(dtype, lanes_of(values[0])):
+            return super().narrow(values, dtype)
+        count = len(values)
+        pairs = [
+            self.narrow_pair([values[i], values[min(i + 1, count - 1)]]) for i in range(0, count, 2)
+        ]
+        parts = [intrinsic("aarch64.neon.sqxtn", "int8x8", pair) for pair in pairs]
+        return shuffle(parts, range(_LANES * count)) if count != 2 else parts[0]
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
         """Return each vector by one instruction."""
@@ -53,11 +69,25 @@ class AArch64(Generic):
         halves = [intrinsic("aarch64.neon.sqxtn", "int16x4", each) for each in pair]
         return shuffle(halves, range(2 * _LANES))
 
+    def shift_and_narrow_pair(self, pair: Sequence[Any], by: int) -> Any:
+        """Return each vector by one instruction."""
+        if by == 0 or lanes_of(pair[0]) != _LANES:
+            return super().shift_and_narrow_pair(pair, by)
+        bits = tirx.IntImm("int32", by)
+        halves = [intrinsic("aarch64.neon.sqshrn", "int16x4", each, bits) for each in pair]
+        return shuffle(halves, range(2 * _LANES))
+
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
         """Use one instruction."""
         if lanes_of(left) != 2 * _LANES:
             return super().multiply_high_rounded(left, right)
         return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
+
+    def round_to_int32(self, value: Any) -> Any:
+        """Use one instruction, where LLVM rounds to a float and then converts it."""
+        if lanes_of(value) != _LANES:
+            return super().round_to_int32(value)
+        return intrinsic("aarch64.neon.fcvtns.v4i32.v4f32", "int32x4", value)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
         """Use one instruction, in either direction."""
@@ -92,21 +122,20 @@ class AArch64(Generic):
         return _fixed_to_float
 
 
-def _sdot(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
-    data, weight = reinterpret(x[0], "int8", 16), reinterpret(w, "int8", 16)
+def _sdot(acc: Any, x: Any, w: Any) -> Any:
+    data, weight = reinterpret(x, "int8", 16), reinterpret(w, "int8", 16)
     # One group in every lane of the last operand can be a lane of a vector.
     return intrinsic("aarch64.neon.sdot", "int32x4", acc, weight, data)
 
 
-def _smlal(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
-    """Values 0 and 1 of each lane are in the first half of the weights, 2 and 3 in the second."""
-    weight = reinterpret(w, "int8", 16)
+def _smlal(acc: Any, x: Any, w: Any) -> Any:
+    """Values 0 and 1 of each lane are in the first half of the vectors, 2 and 3 in the second."""
+    data, weight = reinterpret(x, "int8", 16), reinterpret(w, "int8", 16)
     total: Any = None
-    for number, part in enumerate(x):
-        half = shuffle([weight], range(8 * number, 8 * number + 8))
-        data = tirx.Cast("int16x8", reinterpret(part, "int8", 8))
-        product = data * tirx.Cast("int16x8", half)
-        total = product if total is None else total + product
+    for number in range(2):
+        half = range(8 * number, 8 * number + 8)
+        values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
+        total = values * weights if total is None else total + values * weights
     return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
 
 

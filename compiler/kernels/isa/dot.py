@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.vectors import broadcast
+from edgec.compiler.kernels.vectors import broadcast, lanes_of, reinterpret, shuffle
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH, pair_sums
 
-Add = Callable[[Any, Sequence[tuple[Any, ...]], Sequence[Any]], Any]
+Add = Callable[[Any, Sequence[Any], Sequence[Any]], Any]
 """Gives accumulator plus products, of the accumulator, groups of data, and as many of weights."""
 
 
@@ -27,38 +27,45 @@ class Dot:
 
     Attributes:
         data: dtype of the quantized data.
-        load_dtype: dtype of one load of the data: a group of values, or a part of one.
         instructions: for a group of values and one vector of weights.
         temporaries: registers beside accumulators, weights and one value.
         add: adds products to an accumulator.
         exact_fallback: how weights that would saturate are multiplied; None: none do.
+        in_halves: whether a vector holds values 0 and 1 of the groups of all lanes, then values
+            2 and 3; else group by group.
+        by_lane: whether an instruction multiplies with one lane of a vector of data.
     """
 
     data: str
-    load_dtype: str
     instructions: int
     temporaries: int
     add: Add
     exact_fallback: "Dot | None" = None
+    in_halves: bool = False
+    by_lane: bool = False
 
-    @property
-    def loads_per_group(self) -> int:
-        """Return loads for a group of values."""
-        return DOT_WIDTH * 8 // int(self.load_dtype.removeprefix("int"))
+    def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> Any:
+        """Return a group of values for every lane; `e` is the kernel's `Emitter`."""
+        group = broadcast(e.load(buffer, at), lanes)
+        return e.let("x", self.spread(group, 0, lanes) if self.in_halves else group)
 
-    def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> tuple[Any, ...]:
-        """Return a group of values in every lane; `e` is the kernel's `Emitter`."""
-        return tuple(
-            e.let("x", broadcast(e.load(buffer, at * self.loads_per_group + part), lanes))
-            for part in range(self.loads_per_group)
-        )
+    def spread(self, groups: Any, number: int, lanes: int) -> Any:
+        """Return one of the groups of values that a vector of int32 holds, for every lane."""
+        if not self.in_halves:
+            return shuffle([groups], [number] * lanes)
+        values = reinterpret(groups, self.data, DOT_WIDTH * lanes_of(groups))
+        return reinterpret(shuffle([values], self.order([number] * lanes)), "int32", lanes)
 
-    def repeated(self, value: int, lanes: int) -> tuple[Any, ...]:
+    def order(self, groups: Sequence[int]) -> list[int]:
+        """Return the places of the values of groups, one to a lane, as `add` wants them."""
+        parts = [(0, 1), (2, 3)] if self.in_halves else [tuple(range(DOT_WIDTH))]
+        return [DOT_WIDTH * group + place for part in parts for group in groups for place in part]
+
+    def repeated(self, value: int, lanes: int) -> Any:
         """Return one value in place of all data."""
         byte = np.array([value]).astype(self.data).astype(np.uint8)
-        load_dtype = np.dtype(self.load_dtype)
-        number = int(np.repeat(byte, load_dtype.itemsize).view(load_dtype)[0])
-        return (broadcast(tirx.const(number, self.load_dtype), lanes),) * self.loads_per_group
+        number = int(np.repeat(byte, DOT_WIDTH).view(np.int32)[0])
+        return broadcast(tirx.const(number, "int32"), lanes)
 
     def cannot_saturate(
         self, weight: NDArray[Any], axis: int, groups_per_sum: int = 1, largest: int = 255
@@ -78,17 +85,17 @@ class Dot:
 
     def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
         """Return groups of weights, one to a lane, as `add` wants them; int32."""
-        if self.loads_per_group == 1:
+        if not self.in_halves:
             return weight
-        halves = weight.view(np.int16).reshape(-1, lanes, self.loads_per_group)
+        halves = weight.view(np.int16).reshape(-1, lanes, 2)
         ordered = np.ascontiguousarray(halves.transpose(0, 2, 1))
         return ordered.view(np.int32).reshape(weight.shape)
 
 
-def one_by_one(add: Callable[[Any, tuple[Any, ...], Any], Any]) -> Add:
+def one_by_one(add: Callable[[Any, Any, Any], Any]) -> Add:
     """Return what adds the products of several groups, from what adds those of one."""
 
-    def add_all(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+    def add_all(acc: Any, xs: Sequence[Any], ws: Sequence[Any]) -> Any:
         for x, w in zip(xs, ws, strict=True):
             acc = add(acc, x, w)
         return acc

@@ -11,7 +11,7 @@ import numpy as np
 from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
-from edgec.compiler.kernels.vectors import constant, lanes_of, shuffle, vector_dtype
+from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, shuffle, vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -34,7 +34,7 @@ class Generic:
             return None
         data = self.target.instruction_set.activation_dtype
         # Four bytes of each operand are cut out, widened, multiplied and added.
-        return Dot(data, "int32", 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
+        return Dot(data, 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return None: there is none."""
@@ -61,6 +61,12 @@ class Generic:
         ]
         return _narrowed(shuffle(pair, picks), "int32", "int16")
 
+    def shift_and_narrow_pair(self, pair: Sequence[Any], by: int) -> Any:
+        """Do one after the other."""
+        bits = constant(by, "int32", lanes_of(pair[0]))
+        shifted = [tirx.shift_right(each, bits) if by else each for each in pair]
+        return self.narrow_pair(shifted)
+
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
         """Compute it in int32."""
         lanes = lanes_of(left)
@@ -69,6 +75,10 @@ class Generic:
         rounded = product + constant(1 << 14, "int32", lanes)
         high = tirx.shift_right(rounded, constant(15, "int32", lanes))
         return tirx.Cast(vector_dtype("int16", lanes), high)
+
+    def round_to_int32(self, value: Any) -> Any:
+        """Leave it to LLVM."""
+        return intrinsic("lrint", vector_dtype("int32", lanes_of(value)), value)
 
     def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
         """Return to the left, then to the right, one of both by 0."""
@@ -110,10 +120,10 @@ class Generic:
         return None
 
 
-def _adder(data: str) -> Callable[[Any, tuple[Any, ...], Any], Any]:
+def _adder(data: str) -> Callable[[Any, Any, Any], Any]:
     """Return what adds the four products of each lane to int32."""
 
-    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
+    def add(acc: Any, x: Any, w: Any) -> Any:
         lanes = lanes_of(acc)
 
         def byte(word: Any, number: int, dtype: str) -> Any:
@@ -125,7 +135,7 @@ def _adder(data: str) -> Callable[[Any, tuple[Any, ...], Any], Any]:
             return tirx.shift_right(raised, constant(down, "int32", lanes))
 
         for number in range(DOT_WIDTH):
-            acc = acc + byte(x[0], number, data) * byte(w, number, "int8")
+            acc = acc + byte(x, number, data) * byte(w, number, "int8")
         return acc
 
     return add

@@ -58,9 +58,9 @@ class X86(Generic):
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().dot()
         if self.target.integer_dot == "vnni":
-            return Dot("uint8", "int32", 1, 2, _vnni(self.lanes))
-        wide = Dot("uint8", "int32", 4, 5, _words(self.lanes))
-        return Dot("uint8", "int32", 3, 3, _pairs(self.lanes), wide)
+            return Dot("uint8", 1, 2, _vnni(self.lanes))
+        wide = Dot("uint8", 4, 5, _words(self.lanes))
+        return Dot("uint8", 3, 3, _pairs(self.lanes), wide)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to uint8."""
@@ -155,18 +155,18 @@ class X86(Generic):
 def _vnni(lanes: int) -> Add:
     name = f"x86.avx512.vpdpbusd.{lanes * 32}"
 
-    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
-        data, weight = reinterpret(x[0], "uint8", 4 * lanes), reinterpret(w, "int8", 4 * lanes)
+    def add(acc: Any, x: Any, w: Any) -> Any:
+        data, weight = reinterpret(x, "uint8", 4 * lanes), reinterpret(w, "int8", 4 * lanes)
         return intrinsic(name, f"int32x{lanes}", acc, data, weight)
 
     return one_by_one(add)
 
 
 def _pairs(lanes: int) -> Add:
-    def add(acc: Any, xs: Sequence[tuple[Any, ...]], ws: Sequence[Any]) -> Any:
+    def add(acc: Any, xs: Sequence[Any], ws: Sequence[Any]) -> Any:
         pairs: Any = None
         for x, w in zip(xs, ws, strict=True):
-            data, weight = reinterpret(x[0], "uint8", 4 * lanes), reinterpret(w, "int8", 4 * lanes)
+            data, weight = reinterpret(x, "uint8", 4 * lanes), reinterpret(w, "int8", 4 * lanes)
             more = intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", data, weight)
             pairs = more if pairs is None else pairs + more
         ones = constant(1, "int16", 2 * lanes)
@@ -178,8 +178,8 @@ def _pairs(lanes: int) -> Add:
 def _words(lanes: int) -> Add:
     """Return values 0 and 2 of each group as int16, then 1 and 3."""
 
-    def add(acc: Any, x: tuple[Any, ...], w: Any) -> Any:
-        data, weight = reinterpret(x[0], "uint16", 2 * lanes), reinterpret(w, "int16", 2 * lanes)
+    def add(acc: Any, x: Any, w: Any) -> Any:
+        data, weight = reinterpret(x, "uint16", 2 * lanes), reinterpret(w, "int16", 2 * lanes)
         byte, signed = (broadcast(tirx.const(8, kind), 2 * lanes) for kind in ("uint16", "int16"))
         total: Any = None
         for values, weights in (

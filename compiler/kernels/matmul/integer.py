@@ -157,7 +157,7 @@ class _IntegerMatmul(MatmulWriter):
 
     def declare(self) -> None:
         w, p, e = self.work, self.plan, self.emit
-        self.a = e.buffer("a", w.m * w.k * self.dot.loads_per_group, self.dot.load_dtype)
+        self.a = e.buffer("a", w.m * w.k, "int32")
         self.b = e.buffer("b", w.k * self.tiles_n * self.width, "int32")
         self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
 

@@ -10,8 +10,8 @@ from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, by_channel, image
 from edgec.compiler.ir.relax_helpers import constant, shape_of, value_of
+from edgec.compiler.kernels.conv.depthwise_writer import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
-from edgec.compiler.kernels.conv.integer_depthwise import IntegerDepthwiseWorkload
 from edgec.compiler.kernels.conv.integer_transpose import (
     IntegerConvTransposeWorkload,
     phase_windows,

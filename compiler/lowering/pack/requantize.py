@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, EpilogueStep
-from edgec.compiler.kernels.emit.requantize import requantization, scaled_operand, scaled_step
+from edgec.compiler.kernels.emit.requantize import requantization, swished_requantization
 from edgec.compiler.kernels.integer_elementwise import (
     IntegerElementwiseWorkload,
     accumulator_fraction,
@@ -137,12 +137,11 @@ def requantized(
     low, high = (int(np.rint(end)) + qparams.zero_point for end in numbers[2:])
     if not swish:
         factors = scales.astype(np.float64) / float(qparams.scale)
-        # Where a product reaches 2**31 processors differ.
-        if float((reach * factors).max()) >= 2**30:
-            return None
-        operand = constant(scaled_operand(factors, qparams.zero_point, low, high))
-        return scaled_step(qparams.dtype, *ends), [*arguments[:-1], operand]
-    found = requantization(scales, reach, float(qparams.scale), high - qparams.zero_point)
+        span = max(high - qparams.zero_point, qparams.zero_point - low) + 1
+        found = requantization(factors, reach, span)
+    else:
+        scale, most = float(qparams.scale), high - qparams.zero_point
+        found = swished_requantization(scales, reach, scale, most)
     if found is None:
         return None
     rounded = constant((bias + found.halves).astype(bias.dtype))

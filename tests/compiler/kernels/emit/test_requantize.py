@@ -9,7 +9,12 @@ import pytest
 from support.integer_graphs import Code, ConvCase, open_module
 
 from edgec.compiler.kernels.emit import requantize as fixed_point
-from edgec.compiler.kernels.emit.requantize import LEAST_FRACTION, Requantization, requantization
+from edgec.compiler.kernels.emit.requantize import (
+    LEAST_FRACTION,
+    Requantization,
+    requantization,
+    swished_requantization,
+)
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 
@@ -31,11 +36,12 @@ SWISH = replace(CONV, result=Code("uint8", 0.03, 20), swish=True)
 def test_codes_are_those_of_real_numbers(case: ConvCase) -> None:
     """Off by less than `fixed_point` states, before both are rounded."""
     plan = case.fixed_point()
-    assert (plan is not None) == case.swish
+    assert plan is not None
+    assert (plan.gate is not None) == case.swish
     limits = np.iinfo(case.result.dtype)
     exact = np.clip(case.exact() + case.result.zero_point, limits.min, limits.max)
     error = np.abs(case.expected() - exact)
-    slack = 2.0 ** (2 - plan.fraction) if plan is not None else 1e-4
+    slack = 2.0 ** (1 + case.swish - plan.fraction)
     assert error.max() < 0.5 + slack
     assert error.max() > 0.4
     # As many are rounded the other way as the slack says, on average less than half of it.
@@ -45,7 +51,7 @@ def test_codes_are_those_of_real_numbers(case: ConvCase) -> None:
 def test_channels_have_shifts_of_their_own() -> None:
     """Scales 2000 times apart; with one shift for all no fraction would be left."""
     scales = np.float32([1e-6, 2e-3])
-    plan = requantization(scales, np.array([10**8, 5 * 10**4]), 0.02, 127)
+    plan = swished_requantization(scales, np.array([10**8, 5 * 10**4]), 0.02, 127)
     assert plan is not None
     assert plan.shifts[0] - plan.shifts[1] > 9
     assert plan.fraction > LEAST_FRACTION
@@ -53,7 +59,23 @@ def test_channels_have_shifts_of_their_own() -> None:
 
 
 def test_a_scale_finer_than_sums_stays_float() -> None:
-    assert requantization(np.float32([1.0]), np.array([10]), 1e-9, 127) is None
+    assert swished_requantization(np.float32([1.0]), np.array([10]), 1e-9, 127) is None
+    assert requantization(np.float32([20.0]), np.array([10]), 128) is None
+
+
+@pytest.mark.parametrize(("apart", "same"), [(1.5, True), (100, False)])
+def test_one_shift_where_it_leaves_enough_digits(apart: float, same: bool) -> None:
+    factors = np.array([0.01, 0.01 / apart])
+    plan = requantization(factors, np.array([10**6, 10**6]), 128)
+    assert plan is not None
+    assert (plan.shifts[0] == plan.shifts[1]) == same
+    assert plan.fraction >= 6
+
+
+def test_a_channel_that_reaches_little_needs_no_shift_of_its_own() -> None:
+    plan = requantization(np.array([0.01, 0.0001]), np.array([10**6, 10**4]), 128)
+    assert plan is not None
+    assert plan.shifts[0] == plan.shifts[1]
 
 
 TARGETS = [name for name in ("x86-64-v3", "x86-64-v4") if not why_not_here(load_target(name))]
@@ -69,12 +91,12 @@ def test_a_multiplier_that_is_off_shows(
     (tmp_path / "right").mkdir()
     built = open_module(SWISH.module(), machine, tmp_path / "right")
     np.testing.assert_array_equal(built.run(x)["y"], expected)
-    plan = fixed_point.requantization
+    plan = fixed_point.swished_requantization
 
     def off(scales: np.ndarray, *others: Any, **named: Any) -> Requantization | None:
         return plan(scales * 1.003, *others, **named)
 
-    monkeypatch.setattr("edgec.compiler.lowering.pack.requantize.requantization", off)
+    monkeypatch.setattr("edgec.compiler.lowering.pack.requantize.swished_requantization", off)
     (tmp_path / "off").mkdir()
     wrong = open_module(SWISH.module(), machine, tmp_path / "off")
     assert not np.array_equal(wrong.run(x)["y"], expected)

@@ -102,7 +102,9 @@ def test_equals_integers(
 ) -> None:
     register(monkeypatch, Toy, dtype)
     case = CASES[name] if dtype == "uint8" else CASES[name].signed()
-    built = open_module(case.module(), TOY, tmp_path)
+    # Eight lanes, or four.
+    target = TOY.model_copy(update={"vector_bits": 256 if dtype == "uint8" else 128})
+    built = open_module(case.module(), target, tmp_path)
     assert [t for t in built.templates if t != "pack"] == [KERNELS.get(name, "integer_conv")]
     expected = case.expected()
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], expected)

@@ -1,0 +1,205 @@
+"""Provide depthwise convolution of quantized values in tiles of several lines, without a ring.
+
+Where a vector has four lanes, four columns of a block of channels are one vector of bytes, and one
+instruction makes a window of it: four taps of a channel in each lane. It is multiplied for all
+lines of the tile that it is a row of the window of, so it is made once for several lines.
+
+The lines that a row of tiles reads are copied to where they have the padding's columns beside
+them. Rows of the window above and below the image are known here, as in `direct`.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from tvm import tirx
+
+from edgec.compiler.kernels.conv.depthwise_writer import (
+    RING_BYTES,
+    TASK_CYCLES,
+    DepthwiseDecision,
+    DepthwiseWriter,
+    IntegerDepthwiseWorkload,
+)
+from edgec.compiler.kernels.conv.windows import tile_spans
+from edgec.compiler.kernels.emit.emitter import wide
+from edgec.compiler.kernels.emit.epilogue import cost
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import (
+    ISSUE_WIDTH,
+    STORE_INSTRUCTIONS,
+    imbalance_of,
+)
+from edgec.compiler.kernels.isa import dot_of
+from edgec.compiler.kernels.vectors import vector_dtype
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
+from edgec.targets.target import Target
+
+_MOST_LINES = 6
+# Vectors of weights that stay in registers.
+_HELD_WEIGHTS = 10
+# To load and rearrange a window, to copy a vector, to start a tile and a row of tiles.
+_WINDOW, _COPY, _TILE, _ROW = 2, 1, 12, 60
+
+
+def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
+    """Return tiles whose accumulators and weights fit the registers."""
+    conv, dot = workload.conv, dot_of(target)
+    assert dot is not None
+    weights = min(_HELD_WEIGHTS, conv.kernel[0] * workload.tap_groups)
+    room = max(1, target.vector_registers - weights - dot.temporaries // 2 - 3)
+    decisions = []
+    for tile_h in range(1, min(conv.out_h, _MOST_LINES, room) + 1):
+        held = _lines_read(workload, tile_h) * workload.line * DOT_WIDTH
+        widths = range(1, min(conv.out_w, room // tile_h) + 1)
+        # Four vectors of quantized values are stored at once.
+        whole = [w for w in widths if w % DOT_WIDTH == 0] or [widths[-1]]
+        if tile_h > 1 and held > RING_BYTES:
+            continue
+        tiles = math.ceil(conv.out_h / tile_h)
+        counts = sorted({math.ceil(tiles / parts) for parts in (1, 2, 3, 4, 8, 16)})
+        decisions += [DepthwiseDecision(w, count, tile_h) for w in whole for count in counts]
+    return decisions
+
+
+def _lines_read(workload: IntegerDepthwiseWorkload, tile_h: int) -> int:
+    """Return lines of the image that some lines of the output read."""
+    return (tile_h - 1) * workload.conv.stride[0] + workload.conv.kernel[0]
+
+
+def _columns(workload: IntegerDepthwiseWorkload, tile_w: int) -> list[int]:
+    """Return where the windows of some pixels begin, from that of the first."""
+    stride, groups = workload.conv.stride[1], range(workload.tap_groups)
+    return sorted({x * stride + DOT_WIDTH * g for x in range(tile_w) for g in groups})
+
+
+def estimate_tiled_cycles(
+    workload: IntegerDepthwiseWorkload, decision: DepthwiseDecision, target: Target
+) -> float:
+    """Return how long it takes where each instruction takes as long."""
+    conv, dot = workload.conv, dot_of(target)
+    assert dot is not None
+    high, across = decision.tile_h, decision.tile_w
+    lines = min(_lines_read(workload, high), conv.in_h)
+    products = high * across * min(conv.kernel[0], conv.in_h) * workload.tap_groups
+    windows = lines * len(_columns(workload, across))
+    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue))
+    tile = products * dot.instructions + windows * _WINDOW + store + _TILE
+    rows, tiles = math.ceil(conv.out_h / high), math.ceil(conv.out_w / across)
+    row = tiles * tile + lines * conv.in_w / DOT_WIDTH * _COPY + _ROW
+    planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
+    tasks = planes * math.ceil(rows / decision.lines)
+    spent = 2 * planes * rows * row / (ISSUE_WIDTH * target.fma_units)
+    return spent * imbalance_of(tasks, target) + tasks * TASK_CYCLES
+
+
+class TiledDepthwise(DepthwiseWriter):
+    """Makes windows in registers."""
+
+    def kernel(self, name: str) -> Kernel:
+        """Return the finished kernel."""
+        w, e, p = self.conv, self.emit, self.plan
+        spans = tile_spans(w.window(0), p.tile_h)
+        tiles = sum(len(span.starts) for span in spans)
+        parts = math.ceil(tiles / p.lines)
+        held = _lines_read(self.work, p.tile_h)
+        self.held_line = math.ceil(self.work.line / DOT_WIDTH) * DOT_WIDTH
+        with e.tasks() as task:
+            self.task = task
+            part = e.let("part", tirx.floormod(task, parts))
+            plane = e.let("plane", tirx.floordiv(task, parts))
+            block = e.let("block", tirx.floormod(plane, self.blocks))
+            self.rows = e.local("rows", held * self.held_line * self.c, self.dot.data)
+            self.acc = e.local("acc", p.tile_h * p.tile_w, vector_dtype("int32", self.c))
+            self.write_borders(self.rows, held, self.held_line)
+            first = e.let("first_tile", part * p.lines)
+            count = tirx.min(tirx.IntImm("int32", p.lines), tiles - first)
+            with e.loop("row_tile", e.let("tiles", count)) as offset:
+                tile = e.let("tile", first + offset)
+                position = 0
+                for span in spans:
+                    before, position = position, position + len(span.starts)
+                    with ExitStack() as stack:
+                        if len(spans) > 1:
+                            inside = tirx.all(tile >= before, tile < position)
+                            stack.enter_context(e.branch(inside))
+                        line = e.let("line", (tile - before) * p.tile_h + span.starts[0])
+                        self._row_of_tiles(plane, block, line, span.valid)
+        return Kernel(e.function(name), w.batch * self.blocks * parts)
+
+    def _row_of_tiles(
+        self, plane: Any, block: Any, line: Any, valid: Sequence[Sequence[bool]]
+    ) -> None:
+        """Write some lines of the output; `valid` says by line which rows of the window exist."""
+        w, e, c, tile = self.conv, self.emit, self.c, self.plan.tile_w
+        taps, groups = range(w.kernel[0]), range(self.work.tap_groups)
+        used = sorted(
+            {y * w.stride[0] + kh for y, row in enumerate(valid) for kh in taps if row[kh]}
+        )
+        top = e.let("top", line * w.stride[0] - w.padding[0])
+        for read in used:
+            self.copy_line(plane, top + read, self.rows, read * self.held_line * c)
+        starts = [self._start(block, row) for row in valid]
+        weights = {
+            (kh, group): e.let("w", e.load(self.weight, at * c, c))
+            for kh in taps
+            for group in groups
+            for at in [(block * w.kernel[0] + kh) * self.work.tap_groups + group]
+        }
+        with e.loop("tile", math.ceil(w.out_w / tile)) as number:
+            column = number * tile
+            if w.out_w % tile:
+                column = tirx.min(column, tirx.IntImm("int32", w.out_w - tile))
+            column = e.let("column", column)
+            for y, start in enumerate(starts):
+                for x in range(tile):
+                    e.store(self.acc, y * tile + x, start)
+            self._products(column, used, valid, weights)
+            for y in range(self.plan.tile_h):
+                accumulators = [e.load(self.acc, y * tile + x) for x in range(tile)]
+                self.store_line(plane, block, line + y, column, accumulators)
+
+    def _hidden(self, number: int) -> Any:
+        """Return a number from 0 to 15 in a way that LLVM, for whom tasks can be 2**31, misses."""
+        zero = tirx.shift_right(self.task, tirx.IntImm("int32", 27))
+        return tirx.max(zero, tirx.IntImm("int32", number))
+
+    def _start(self, block: Any, valid: Sequence[bool]) -> Any:
+        """Return what accumulators begin with: the bias, and the padding in rows that are not."""
+        e, c = self.emit, self.c
+        start = e.load(self.bias, block * c, c)
+        if self.work.has_rows:
+            for kh in (kh for kh, inside in enumerate(valid) if not inside):
+                start = start + e.load(self.row_sums, (kh * self.blocks + block) * c, c)
+        return e.let("bias", start)
+
+    def _products(
+        self,
+        column: Any,
+        used: Sequence[int],
+        valid: Sequence[Sequence[bool]],
+        weights: dict[tuple[int, int], Any],
+    ) -> None:
+        """Add all products of a tile, window by window."""
+        w, e, c, tile = self.conv, self.emit, self.c, self.plan.tile_w
+        # Offsets of whole vectors are part of an instruction that loads two; others take one more.
+        # So each place in a vector has an address of its own, whose distance LLVM does not see.
+        bases = [
+            e.let("base", wide(column * (w.stride[1] * c) + self._hidden(number * c)))
+            for number in range(DOT_WIDTH)
+        ]
+        for read in used:
+            rows = [(y, read - y * w.stride[0]) for y in range(len(valid))]
+            rows = [(y, kh) for y, kh in rows if 0 <= kh < w.kernel[0] and valid[y][kh]]
+            for place in _columns(self.work, tile):
+                number = place % DOT_WIDTH
+                at = bases[number] + (read * self.held_line + place - number) * c
+                window = e.let("x", self.by_channel(e.load(self.rows, at, self.step)))
+                for y, kh in rows:
+                    for group in range(self.work.tap_groups):
+                        x, apart = divmod(place - DOT_WIDTH * group, w.stride[1])
+                        if apart == 0 and 0 <= x < tile:
+                            total = e.load(self.acc, y * tile + x)
+                            total = self.dot.add(total, [window], [weights[kh, group]])
+                            e.store(self.acc, y * tile + x, total)
