@@ -44,6 +44,10 @@ from edgec.compiler.kernels.emit.requantize import requantizes, store_requantize
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 
 
+Mask = Sequence[bool]
+"""Says for each pixel, or each line, whether its input exists."""
+
+
 def _chosen(tile: Any, numbers: Sequence[int]) -> Any:
     """Return the number of a tile, by a chain of comparisons: once for each task."""
     value: Any = tirx.IntImm("int32", numbers[-1])
@@ -294,12 +298,7 @@ class DirectConv:
             self.window_row(base, rows, run.used, valid, lines)
 
     def window_row(
-        self,
-        base: Any,
-        rows: Any,
-        used: Any,
-        valid: Sequence[Sequence[bool]],
-        lines: Sequence[bool],
+        self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask
     ) -> None:
         """Accumulate one row of the window.
 
