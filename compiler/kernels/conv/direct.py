@@ -43,7 +43,6 @@ from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 
-
 Mask = Sequence[bool]
 """Says for each pixel, or each line, whether its input exists."""
 
