@@ -125,7 +125,7 @@ def quantize_numbers(
     return Quantization(plan, resolved, scales, weights, biases)
 
 
-def _least_scales(operator: Operator, scales: Mapping[Any, AffineScale]) -> Floats | None:
+def _least_scales(operator: Operator, scales: Mapping[Any, Scale]) -> Floats | None:
     """Return what the scales of weights must not be below for the bias to be an int32 as well.
 
     A channel that training has let die has weights near 0 and a bias. In units of its products
