@@ -17,7 +17,7 @@ typing:
 	done
 
 fast:
-	python -m pytest -q -n auto -m "not slow"
+	python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 test:
-	python -m pytest -q -n auto
+	python -m pytest -q -n auto --dist loadfile

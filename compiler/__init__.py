@@ -8,6 +8,8 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from edgec.compiler.support.tvm_without_torch import hide_torch_from_tvm
+
 if TYPE_CHECKING:
     from edgec.compiler.bench.compare import BenchReport, bench_bundles
     from edgec.compiler.boards.deploy import DeployReport, deploy_bundle
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from edgec.compiler.tune.report_data import TuneReport
 
     __version__: str
+
+# Before any part of the compiler imports TVM.
+hide_torch_from_tvm()
 
 _HOME = {
     "BenchReport": "bench.compare",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tvm import IRModule
 
 from edgec.compiler.codegen.build import build_program, build_vm_library
+from edgec.compiler.codegen.in_place import move_channels_in_place
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, Tensors
@@ -25,6 +26,8 @@ from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, 
 from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
+from edgec.compiler.support.free_memory import return_free_memory
+from edgec.compiler.support.progress import Progress
 from edgec.targets import Target, load_target
 
 
@@ -78,9 +81,11 @@ def schedule(
     if not is_static(lowered):
         return schedule_for_vm(canonical, target)
     try:
-        return schedule_program(lowered, target, signature, decide)
+        program = schedule_program(lowered, target, signature, decide)
     except NotStatic:
         return schedule_for_vm(canonical, target)
+    move_channels_in_place(program)
+    return program
 
 
 def build(
@@ -90,6 +95,7 @@ def build(
     library: Path,
     name: str = "model",
     index_bounds: Mapping[str, int] = MappingProxyType({}),
+    progress: Progress | None = None,
 ) -> tuple[Executor, int]:
     """Generate code and link it; see `build_program` for the arguments.
 
@@ -99,7 +105,7 @@ def build(
     """
     if isinstance(scheduled, Program):
         outputs = signature.outputs
-        plan = build_program(scheduled, outputs, target, library, name, index_bounds)
+        plan = build_program(scheduled, outputs, target, library, name, index_bounds, progress)
         return "static", plan.arena_bytes
     build_vm_library(scheduled, target, library)
     return "machine", 0
@@ -109,8 +115,8 @@ def compile_module(
     module: IRModule, signature: Signature, target: Target, library: Path, **kwargs: Any
 ) -> Executor:
     """Return all of it, for a canonical module."""
-    lowered = lower(pack(module, target), target)
-    scheduled = schedule(lowered, module, target, signature, **kwargs)
+    # The packed module is gone before the build.
+    scheduled = schedule(lower(pack(module, target), target), module, target, signature, **kwargs)
     return build(scheduled, signature, target, library)[0]
 
 
@@ -122,6 +128,7 @@ class HostModel:
         with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
             library = Path(folder) / "model.so"
             executor = compile_module(module, signature, host, library)
+            return_free_memory()
             self._session: Session = open_session(library, host, signature, executor)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:

@@ -26,7 +26,6 @@ from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel
-from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.compare import three_digits
@@ -42,7 +41,7 @@ class Compilation:
     """A compilation describes a compile up to code generation.
 
     Attributes:
-        source: the file.
+        model: the file.
         target: the target that the model is compiled for.
         options: the settings.
         canonical: the model.
@@ -54,7 +53,7 @@ class Compilation:
         expected: what the library must compute.
     """
 
-    source: SourceModel
+    model: ModelRecord
     target: Target
     options: CompileOptions
     canonical: CanonicalModel
@@ -76,11 +75,11 @@ def describe_compilation(
     compilation: Compilation, execution: ExecutionRecord, parity: ParityRecord
 ) -> Manifest:
     """Write the manifest of a bundle, without its files."""
-    options, source = compilation.options, compilation.source
+    options = compilation.options
     expected = compilation.expected
     signature = expected.signature
     return Manifest(
-        model=ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset),
+        model=compilation.model,
         target=compilation.target,
         inputs=_tensor_records(signature.inputs),
         outputs=_tensor_records(signature.outputs),
@@ -88,7 +87,7 @@ def describe_compilation(
             shapes=dict(options.shapes),
             frozen={
                 name: FrozenRecord(dtype=str(array.dtype), values=array.tolist())
-                for name, array in compilation.canonical.special.frozen.items()
+                for name, array in compilation.canonical.frozen.items()
             },
             seed=options.seed,
             index_bounds=dict(expected.index_bounds),

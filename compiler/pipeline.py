@@ -13,7 +13,13 @@ from tvm import IRModule
 
 from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
-from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, Manifest, ParityRecord
+from edgec.compiler.bundle.manifest import (
+    LIBRARY,
+    ExecutionRecord,
+    Manifest,
+    ModelRecord,
+    ParityRecord,
+)
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
@@ -115,6 +121,7 @@ def compile_model(
     with scratch_folder() as scratch:
         with phase("read") as show:
             source = show(read_model(path, options.limits))
+            record = ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset)
         canonical = canonical_model(
             source, options.shapes, options.freeze, options.limits, phase, options.images
         )
@@ -124,6 +131,11 @@ def compile_model(
             original = Expected.of_original(
                 source.original, canonical, options.inputs, samples, options.seed
             )
+        # Nobody reads the file's weights from here on.
+        del source
+        if original.advice:
+            progress.warn(original.advice)
+        metric = options.samples.metric or ""
         context = ModelContext(
             signature=signature,
             target=target,
@@ -144,7 +156,7 @@ def compile_model(
         if options.quantization is not None:
             with phase("quantize") as show:
                 quantized = show(
-                    quantize_model(module, options.quantization, context, source.sha256)
+                    quantize_model(module, options.quantization, context, record.sha256)
                 )
             module = quantized.module
         if compressed is not None or quantized is not None:
@@ -167,10 +179,10 @@ def compile_model(
             )
             if options.quantization.report is not None:
                 write_quantization_report(
-                    options.quantization.report, quantized, subject, fallbacks
+                    options.quantization.report, quantized, subject, fallbacks, metric
                 )
         compilation = Compilation(
-            source=source,
+            model=record,
             target=target,
             options=options,
             canonical=canonical,
@@ -185,7 +197,7 @@ def compile_model(
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compression.report, compressed, subject, rows)
+            write_compression_report(options.compression.report, compressed, subject, rows, metric)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
@@ -200,7 +212,7 @@ def compile_model(
         name = model_identifier(options.name or path.stem)
         with phase("build"):
             executor, arena_bytes = build(
-                scheduled, signature, target, library, name, expected.index_bounds
+                scheduled, signature, target, library, name, expected.index_bounds, progress
             )
 
         with phase("verify"):

@@ -1,5 +1,6 @@
-"""Which tests are slow, beside those that say so: `make check` leaves them out."""
+"""Which tests are slow, beside those that say so, and the core that each worker keeps to."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,13 @@ SLOW = (
     "compiler/quantize/test_compile.py",
     "compiler/quantize/test_digits.py",
     "compiler/quantize/test_dynamic.py",
+    "compiler/quantize/test_embeddings.py",
     "compiler/quantize/test_equalize.py",
     "compiler/quantize/test_float_fallbacks.py",
     "compiler/quantize/test_integers_everywhere.py",
     "compiler/quantize/test_memory.py",
+    "compiler/quantize/test_shared_weights.py",
+    "compiler/quantize/test_smooth.py",
     "compiler/runtime",
     "compiler/test_pipeline.py",
     "compiler/tune/test_tune.py",
@@ -44,6 +48,18 @@ SLOW = (
     "models",
     "test_fuzz_operators.py",
 )
+
+
+def pytest_configure() -> None:
+    """Give each worker of pytest-xdist a core of its own.
+
+    Models, ONNX Runtime and BLAS would else compute on every core in every worker, and threads that
+    wait for one another's turn cost minutes.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

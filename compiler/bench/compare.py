@@ -3,7 +3,8 @@
 These machines are noisy, so nothing is timed on its own. All runtimes live in one process and
 take turns: in each round each one runs a short burst, warm, after a pause in which the threads of
 the one before go to sleep. What counts is the median, and between runtimes the median of the
-ratios of each round.
+ratios of each round. Other work can be a part of the measurement: processes that do nothing but
+keep cores busy, beside all runtimes alike.
 """
 
 import gc
@@ -20,21 +21,27 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgec.compiler.bench.rivals import find_rival
+from edgec.compiler.bench.load import busy_processes
+from edgec.compiler.bench.rivals import find_rival, load_rival
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.errors import BundleError, UsageError
+from edgec.compiler.errors import BundleError, ToolchainError, UsageError
 from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, StepInfo
+from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.support.files import scratch_folder
-from edgec.compiler.support.limits import check_positive, check_threads
+from edgec.compiler.support.limits import check_busy, check_positive, check_threads
 from edgec.compiler.support.processes import run_program
 
 # Long enough for the threads of another runtime to stop spinning.
 PAUSE_SECONDS = 0.005
 BURST_SECONDS = 0.02
+# Beside other work: long enough that the pause before it earns nobody a turn on the core.
+LOADED_BURST_SECONDS = 0.25
+# Of one burst.
+MOST_RUNS = 10_000
 # Loading a bundle and running it once.
 START_UP_SECONDS = 600.0
 
@@ -96,8 +103,10 @@ class BenchReport:
 
     Attributes:
         threads: threads of every runtime.
+        busy: processes that kept cores busy meanwhile.
         bundles: one latency for each bundle.
-        rivals: one for each other runtime.
+        rivals: one for each other runtime that ran.
+        cannot: why others cannot run the model, by name and version.
         ratios: how many times as fast as a rival the first bundle is, by rival.
         steps: profile of the first bundle, in the order of execution; empty for the virtual
             machine.
@@ -108,7 +117,9 @@ class BenchReport:
 
     threads: int
     bundles: tuple[Latency, ...]
+    busy: int = 0
     rivals: tuple[Latency, ...] = ()
+    cannot: dict[str, str] = field(default_factory=dict)
     ratios: dict[str, float] = field(default_factory=dict)
     steps: tuple[StepTime, ...] = ()
     load_ms: dict[str, float] = field(default_factory=dict)
@@ -120,16 +131,20 @@ def bench_bundles(
     *,
     threads: int = 1,
     seconds: float = 3.0,
+    busy: int = 0,
     against: Sequence[str] = (),
     model: str | Path | None = None,
     inputs: Tensors | None = None,
 ) -> BenchReport:
     """Measure bundles, and other runtimes on the ONNX file that they come from.
 
+    A runtime that cannot load or run the model is named in the report; the others are measured.
+
     Args:
         bundles: all of the same model, or their paths.
         threads: for each runtime; 0 is one for each core.
         seconds: measuring time for each runtime.
+        busy: processes that keep cores busy while latencies and the profile are measured.
         against: names in `edgec.compiler.bench.rivals.RIVALS`.
         model: the ONNX file; needed for rivals.
         inputs: input tensors; generated ones otherwise.
@@ -139,6 +154,7 @@ def bench_bundles(
         ToolchainError: a rival's package is missing.
     """
     check_threads(threads)
+    check_busy(busy)
     check_positive("--seconds", seconds)
     opened = [Bundle.of(bundle) for bundle in bundles]
     _check(opened, against, model)
@@ -147,9 +163,10 @@ def bench_bundles(
     if inputs is None:
         inputs = generate_inputs(signature.inputs, 0, manifest.settings.index_bounds)
     sessions = [bundle.open(threads) for bundle in opened]
-    actual = sessions[0].threads if isinstance(sessions[0], StaticSession) else max(threads, 1)
+    actual = threads or usable_cores()
     runners = [_runner(session, inputs) for session in sessions]
     names = [str(bundle.path) for bundle in opened]
+    cannot = {}
     rivals = [find_rival(name) for name in against]
     versions = [rival.version() for rival in rivals]
     with scratch_folder() as scratch:
@@ -159,9 +176,16 @@ def bench_bundles(
         for rival, version in zip(rivals, versions, strict=True):
             folder = scratch / rival.name
             folder.mkdir()
-            runners.append(rival.load(static, inputs, signature, actual, folder))
-            names.append(f"{rival.name} {version}")
-        latencies = take_turns(names, runners, seconds)
+            name = f"{rival.name} {version}"
+            try:
+                runners.append(load_rival(rival, static, inputs, signature, actual, folder))
+                names.append(name)
+            except ToolchainError as error:
+                cannot[name] = str(error)
+        with busy_processes(busy):
+            burst = LOADED_BURST_SECONDS if busy else BURST_SECONDS
+            latencies = take_turns(names, runners, seconds, burst)
+            steps = _profile(sessions[0], inputs, opened[0], actual, min(seconds, 1.0))
     count = len(opened)
     ratios = {
         rival.name: statistics.median(
@@ -173,10 +197,12 @@ def bench_bundles(
     starts = [_start_up(bundle, actual) for bundle in opened]
     return BenchReport(
         threads=actual,
+        busy=busy,
         bundles=tuple(latencies[:count]),
         rivals=tuple(latencies[count:]),
+        cannot=cannot,
         ratios=ratios,
-        steps=_profile(sessions[0], inputs, opened[0], actual),
+        steps=steps,
         load_ms={name: start[0] for name, start in zip(names, starts, strict=False)},
         memory_mib={name: start[1] for name, start in zip(names, starts, strict=False)},
     )
@@ -213,14 +239,18 @@ def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
 
 
 def take_turns(
-    names: Sequence[str], runners: Sequence[Callable[[], None]], seconds: float
+    names: Sequence[str],
+    runners: Sequence[Callable[[], None]],
+    seconds: float,
+    burst_seconds: float = BURST_SECONDS,
 ) -> list[Latency]:
-    """Return time several callables in alternation.
+    """Return the times of several callables, measured in alternation.
 
     Args:
         names: the names of the callables.
         runners: what to time.
         seconds: measuring time for each.
+        burst_seconds: how long one runs before it is the next one's turn.
     """
     bursts = []
     for runner in runners:
@@ -228,7 +258,7 @@ def take_turns(
         start = time.perf_counter()
         runner()
         once = time.perf_counter() - start
-        bursts.append(max(1, min(200, int(BURST_SECONDS / max(once, 1e-7)))))
+        bursts.append(max(1, min(MOST_RUNS, int(burst_seconds / max(once, 1e-7)))))
     times: list[list[float]] = [[] for _ in runners]
     rounds: list[list[float]] = [[] for _ in runners]
     collecting = gc.isenabled()
@@ -257,13 +287,15 @@ def _time_ms(runner: Callable[[], None]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _profile(session: Any, inputs: Tensors, bundle: Bundle, threads: int) -> tuple[StepTime, ...]:
+def _profile(
+    session: Any, inputs: Tensors, bundle: Bundle, threads: int, seconds: float
+) -> tuple[StepTime, ...]:
     if not isinstance(session, StaticSession):
         return ()
     prepared = session.prepare(inputs)
     session.run_timed(prepared)
     samples: list[NDArray[np.uint64]] = []
-    deadline = time.perf_counter() + 1
+    deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(samples) < 5:
         samples.append(session.run_timed(prepared))
     return step_times(session.steps(), samples, bundle.manifest.target.peak_gflops * threads)

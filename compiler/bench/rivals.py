@@ -19,6 +19,7 @@ from edgec.compiler.errors import ToolchainError, UsageError, did_you_mean
 from edgec.compiler.ir.signature import Signature, Tensors
 
 CONVERT_SECONDS = 600
+REASON_CHARACTERS = 200
 
 # Not `-m MNN.tools.mnnconvert`: importing that installs a logging package with pip, which replaces
 # protobuf by one that onnx does not work with, and reports each conversion to the vendor.
@@ -171,8 +172,9 @@ class _Ncnn:
         self._net.opt.num_threads = threads
         for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
             setattr(self._net.opt, option, False)
-        self._net.load_param(str(parameters))
-        self._net.load_model(str(weights))
+        # An operator that ncnn has not is a code here, and a line on standard error.
+        if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
+            raise ToolchainError("ncnn cannot load what pnnx made of the model")
         # pnnx numbers inputs and outputs, and drops the batch dimension.
         self._inputs = {
             f"in{number}": ncnn.Mat(np.ascontiguousarray(inputs[spec.name][0]))
@@ -214,7 +216,7 @@ def _convert(tool: str, command: list[str], result: Path) -> None:
         raise ToolchainError(f"{tool} cannot convert the model: {error}") from None
     if done.returncode != 0 or not result.is_file():
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise ToolchainError(f"{tool} cannot convert the model: {lines[-1][:200]}")
+        raise ToolchainError(f"{tool} cannot convert the model: {lines[-1][:REASON_CHARACTERS]}")
 
 
 RIVALS: Mapping[str, RivalRuntime] = {
@@ -226,6 +228,47 @@ RIVALS: Mapping[str, RivalRuntime] = {
         RivalRuntime("ncnn", ("ncnn", "pnnx"), _Ncnn),
     )
 }
+
+
+def load_rival(
+    rival: RivalRuntime,
+    model: Path,
+    inputs: Tensors,
+    signature: Signature,
+    threads: int,
+    scratch: Path,
+) -> Rival:
+    """Return a runtime with the model loaded and run once.
+
+    Each of them has models that it does not take, and errors of its own types for them.
+
+    Args:
+        rival: the runtime.
+        model: a static ONNX file.
+        inputs: input tensors.
+        signature: inputs and outputs.
+        threads: threads to compute on.
+        scratch: an empty folder.
+
+    Raises:
+        ToolchainError: it cannot; why, in one line.
+    """
+    try:
+        loaded = rival.load(model, inputs, signature, threads, scratch)
+        loaded()
+    except Exception as error:
+        raise ToolchainError(_reason(error)) from None
+    return loaded
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error as one line: its first cause, and of that the last line, which is closest."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip(" -\t") for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)[
+        :REASON_CHARACTERS
+    ]
 
 
 def find_rival(name: str) -> RivalRuntime:

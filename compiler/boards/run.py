@@ -79,6 +79,8 @@ def verify_on(
     *,
     model: str | Path | None = None,
     seeds: tuple[int, ...] = (1,),
+    inputs: Tensors | None = None,
+    expected: Tensors | None = None,
 ) -> "ParityReport":
     """Verify a bundle by what a board computes; see `verify_bundle`.
 
@@ -87,6 +89,8 @@ def verify_on(
         bundle: the bundle or its path.
         model: the ONNX file, to compare on fresh inputs too.
         seeds: one set of fresh inputs each.
+        inputs: inputs to compare on in place of fresh ones.
+        expected: what they must give; None asks the model.
     """
     from edgec.compiler.parity.verify_bundle import verify_bundle
 
@@ -94,7 +98,9 @@ def verify_on(
     for seed in seeds:
         check_seed(seed)
     with model_on(bundle, board) as session:
-        return verify_bundle(bundle, model=model, seeds=seeds, run=session.run)
+        return verify_bundle(
+            bundle, model=model, seeds=seeds, inputs=inputs, expected=expected, run=session.run
+        )
 
 
 def bench_on(

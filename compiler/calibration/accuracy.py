@@ -167,6 +167,11 @@ def score_text(score: float, positions: int, metric: str) -> str:
     )
 
 
+def score_name(positions: int, metric: str) -> str:
+    """Say what a score is the share of, as the head of a column; empty as of `score_text`."""
+    return metric or ("same largest class" if positions else "")
+
+
 def load_metric(name: str | None) -> Metric:
     """Return the metric of `module:function`, top-1 agreement without a name.
 

@@ -3,7 +3,8 @@
 The values in question become further outputs of the model. One batch is in memory at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from edgec.compiler.ir.evaluate import Evaluate
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
 from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
+from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.support.progress import Progress, Silent
 
 
@@ -33,6 +35,7 @@ class FloatModel:
         inputs = dict(zip(graph.parameters, signature.inputs, strict=True))
         wanted = list(dict.fromkeys(variables))
         computed = [v for v in wanted if v not in inputs]
+        self._quotients: Mapping[str, tuple[str, Floats]] = {}
         self._given = {graph.names[v]: inputs[v].name for v in wanted if v in inputs}
         self._results = [output.name for output in signature.outputs]
         specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in computed]
@@ -46,16 +49,32 @@ class FloatModel:
             )
         self._model = evaluate(module, Signature(signature.inputs, outputs))
 
+    def with_quotients(
+        self, graph: Graph, quotients: Mapping[str, tuple[str, Floats]]
+    ) -> "FloatModel":
+        """Return the model of a graph that divides some of the values; nothing is compiled.
+
+        Args:
+            graph: computes the same but for these divisions.
+            quotients: by name of each quotient, the name of a value that is seen and its divisor.
+        """
+        model = copy(self)
+        model.graph, model._quotients = graph, quotients
+        return model
+
     def values(self, sample: Tensors) -> dict[str, NDArray[Any]]:
         """Return the values by name, for one batch."""
-        return {**self._model.run(sample), **self._given_values(sample)}
+        return self._with_others(self._model.run(sample), sample)
 
     def values_shared(self, sample: Tensors) -> dict[str, NDArray[Any]]:
         """Return the same, in arrays that the next run may overwrite: memory holds one batch."""
-        return {**self._model.run_shared(sample), **self._given_values(sample)}
+        return self._with_others(self._model.run_shared(sample), sample)
 
-    def _given_values(self, sample: Tensors) -> Tensors:
-        return {name: sample[source] for name, source in self._given.items()}
+    def _with_others(self, values: Tensors, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """Return the values with inputs and quotients, which the compiled model does not give."""
+        seen = {**values, **{name: sample[source] for name, source in self._given.items()}}
+        quotients = {name: seen[source] / by for name, (source, by) in self._quotients.items()}
+        return {**seen, **quotients}
 
     def results(self, sample: Tensors) -> Tensors:
         """Return what the model gives, for one batch."""

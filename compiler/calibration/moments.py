@@ -8,6 +8,7 @@ rounding must know.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ MAX_PATCHES = 1024
 PATCHES_PER_INPUT = 8
 MIN_PATCHES = 8192
 
-# Matrices that are in memory at a time; operators beyond that are seen in another run.
-MAX_BYTES = 400 * 2**20
+# Sums that are in memory at a time; operators beyond that are seen in another run.
+MAX_BYTES = 256 * 2**20
 
 _SEED = 0
 
@@ -45,6 +46,15 @@ class Moments:
     second: Floats
     mean: Floats
     count: int = 0
+
+
+def joined_moments(every: Sequence[Moments]) -> Moments:
+    """Return the moments of all that several operators of one shape read."""
+    total = sum(moments.count for moments in every)
+    shares = [np.float32(m.count / total if total else 1 / len(every)) for m in every]
+    second = sum((m.second * share for m, share in zip(every, shares, strict=True)), np.float32(0))
+    mean = sum((m.mean * share for m, share in zip(every, shares, strict=True)), np.float32(0))
+    return Moments(np.asarray(second), np.asarray(mean), total)
 
 
 def has_moments(operator: Operator) -> bool:
@@ -91,22 +101,36 @@ def measure_moments(
     samples: Samples,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Operator, Moments]]:
-    """Yield the moments of one operator after the other; `MAX_BYTES` of them in memory."""
-    chunk: list[Operator] = []
+    """Yield the moments of one operator after the other; `MAX_BYTES` of them in memory.
+
+    Operators that read the same vectors, such as the three matrices of an attention, share them.
+    """
+    chunk: dict[Any, list[Operator]] = {}
     size = 0
     for operator in operators:
-        added = 4 * _matrix_size(operator, model.graph)
+        read = _what_is_read(operator, model.graph, samples.count)
+        added = 0 if read in chunk else _bytes(operator, model.graph)
         if chunk and size + added > MAX_BYTES:
-            yield from _measure(model, chunk, samples, progress)
-            chunk, size = [], 0
-        chunk.append(operator)
+            yield from _measure(model, list(chunk.values()), samples, progress)
+            chunk, size, added = {}, 0, _bytes(operator, model.graph)
+        chunk.setdefault(read, []).append(operator)
         size += added
     if chunk:
-        yield from _measure(model, chunk, samples, progress)
+        yield from _measure(model, list(chunk.values()), samples, progress)
 
 
-def _matrix_size(operator: Operator, graph: Graph) -> int:
-    return groups_of(operator, graph) * patch_length(operator) ** 2
+def _what_is_read(operator: Operator, graph: Graph, batches: int | None) -> Any:
+    """Return the same for operators that read the same vectors: all rows of one value."""
+    limit = patches_per_batch(operator, batches)
+    if operator.kind == "matmul" and _places(operator) <= limit:
+        return graph.names[operator.inputs[0]]
+    return operator.anchor
+
+
+def _bytes(operator: Operator, graph: Graph) -> int:
+    """Return the memory that a sum over an operator's patches takes, about."""
+    length = patch_length(operator)
+    return 4 * groups_of(operator, graph) * length * (length + _patches_at_once(length))
 
 
 def patch_length(operator: Operator) -> int:
@@ -116,33 +140,69 @@ def patch_length(operator: Operator) -> int:
     return array.shape[0] if operator.kind == "matmul" else int(array[0].size)
 
 
+def _patches_at_once(length: int) -> int:
+    """Return how many patches are kept for one product: each writes a whole matrix."""
+    return min(length, MAX_PATCHES)
+
+
+class _Sum:
+    """A sum adds up the products of patches, those of several batches at a time."""
+
+    def __init__(self) -> None:
+        self._second: Floats | None = None
+        self._mean: Floats | None = None
+        self._waiting: list[Floats] = []
+        self._count = 0
+
+    def add(self, patches: Floats) -> None:
+        """Add patches [groups, patch length, patches]."""
+        self._waiting.append(patches)
+        if sum(p.shape[2] for p in self._waiting) >= _patches_at_once(patches.shape[1]):
+            self._multiply()
+
+    def _multiply(self) -> None:
+        some = self._waiting
+        patches = some[0] if len(some) == 1 else np.concatenate(some, axis=2)
+        self._waiting = []
+        self._count += patches.shape[2]
+        second, mean = patches @ patches.transpose(0, 2, 1), patches.sum(axis=2)
+        if self._second is None or self._mean is None:
+            self._second, self._mean = second, mean
+        else:
+            self._second += second
+            self._mean += mean
+
+    def moments(self) -> Moments:
+        """Return the moments of all that was added, once."""
+        if self._waiting:
+            self._multiply()
+        assert self._second is not None
+        assert self._mean is not None
+        self._second /= np.float32(self._count)
+        self._mean /= np.float32(self._count)
+        return Moments(self._second, self._mean, self._count)
+
+
 def _measure(
     model: FloatModel,
-    operators: Sequence[Operator],
+    alike: Sequence[Sequence[Operator]],
     samples: Samples,
     progress: Progress | None,
 ) -> Iterator[tuple[Operator, Moments]]:
+    """Yield the moments of operators, of which those in one sequence read the same vectors."""
     random = np.random.default_rng(_SEED)
-    totals: dict[str, list[Floats]] = {}
-    count = dict.fromkeys((o.name for o in operators), 0)
+    sums = [_Sum() for _ in alike]
     graph = model.graph
-    limits = {o.name: patches_per_batch(o, samples.count) for o in operators}
+    limits = [patches_per_batch(operators[0], samples.count) for operators in alike]
     for values in observe(model, samples, "moments", progress):
-        for operator in operators:
-            data = values[graph.names[operator.inputs[0]]]
-            places = choose_patches(operator, limits[operator.name], random)
-            patches = input_patches(operator, graph, data, places)
-            second, mean = patches.transpose(0, 2, 1) @ patches, patches.sum(axis=1)
-            if operator.name in totals:
-                totals[operator.name][0] += second
-                totals[operator.name][1] += mean
-            else:
-                totals[operator.name] = [second, mean]
-            count[operator.name] += patches.shape[1]
-    for operator in operators:
-        second, mean = totals.pop(operator.name)
-        number = np.float32(count[operator.name])
-        yield operator, Moments(second / number, mean / number, count[operator.name])
+        for operators, limit, total in zip(alike, limits, sums, strict=True):
+            first = operators[0]
+            places = choose_patches(first, limit, random)
+            total.add(input_patches(first, graph, values[graph.names[first.inputs[0]]], places))
+    sums.reverse()
+    for operators in alike:
+        moments = sums.pop().moments()
+        yield from ((operator, moments) for operator in operators)
 
 
 def patches_per_batch(operator: Operator, batches: int | None, times: int = 1) -> int:
@@ -155,36 +215,45 @@ def patches_per_batch(operator: Operator, batches: int | None, times: int = 1) -
 
 def choose_patches(operator: Operator, limit: int, random: np.random.Generator) -> NDArray[np.intp]:
     """Return places of the patches of a batch, all of them or `limit` at random."""
-    shape = shape_of(operator.anchor) or ()
-    count = math.prod(shape) // (shape[-1] if operator.kind == "matmul" else shape[1])
+    count = _places(operator)
     return np.arange(count) if count <= limit else random.choice(count, limit, replace=False)
+
+
+def _places(operator: Operator) -> int:
+    """Return how many patches a batch has."""
+    shape = shape_of(operator.anchor) or ()
+    return math.prod(shape) // (shape[-1] if operator.kind == "matmul" else shape[1])
 
 
 def input_patches(
     operator: Operator, graph: Graph, data: NDArray[np.float32], places: NDArray[np.intp]
 ) -> Floats:
-    """Return the input patches in some places of an operator, [groups, patches, patch length].
+    """Return the input patches in some places of an operator, [groups, patch length, patches].
 
     The order in a patch is that of the weights: input channel, then place in the kernel.
     """
     if operator.kind == "matmul":
-        return np.asarray(data, np.float32).reshape(-1, data.shape[-1])[places][None]
+        rows = np.asarray(data, np.float32).reshape(-1, data.shape[-1])
+        return np.ascontiguousarray(rows[places].T)[None]
     assert operator.weight is not None
     attributes = graph.definitions[operator.anchor].attrs
     top, left, bottom, right = (int(n) for n in attributes.padding)
+    if any((top, left, bottom, right)):
+        data = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    batch, channels, height, width = data.shape
     strides = [int(n) for n in attributes.strides]
     dilation = [int(n) for n in attributes.dilation]
     kernel = operator.weight.array.shape[2:]
-    padded = data
-    if any((top, left, bottom, right)):
-        padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))
-    windows = windows[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]
-    # [N, C, H, W, kh, kw] -> [patches, C, kh, kw] -> [groups, patches, C / groups * kh * kw]
-    batch, channels, height, width = windows.shape[:4]
-    image, row, column = np.unravel_index(places, (batch, height, width))
-    patches = windows[image, :, row, column]
+    tall, wide = (
+        (size - (k - 1) * d - 1) // s + 1
+        for size, k, d, s in zip((height, width), kernel, dilation, strides, strict=True)
+    )
+    image, row, column = np.unravel_index(places, (batch, tall, wide))
+    # Where a patch begins in a channel of all images, and how far from there its values are.
+    begin = (image * height + row * strides[0]) * width + column * strides[1]
+    down, along = (np.arange(k) * d for k, d in zip(kernel, dilation, strict=True))
+    offsets = (down[:, None] * width + along).reshape(-1, 1)
+    flat = data.transpose(1, 0, 2, 3).reshape(channels, -1)
+    patches = np.take(flat, offsets + begin, axis=1)
     groups = int(attributes.groups)
-    split = patches.reshape(len(places), groups, channels // groups * kernel[0] * kernel[1])
-    return np.ascontiguousarray(split.transpose(1, 0, 2))
+    return patches.reshape(groups, channels // groups * offsets.size, len(places))

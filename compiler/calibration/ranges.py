@@ -4,15 +4,18 @@ Observers keep numbers or histograms, never the values.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.numerics.observers import (
     Histogram,
     ObserverName,
@@ -42,14 +45,22 @@ def calibrate(
     observers: dict[str, RangeObserver] = {name: make_observer(observer) for name in names}
     for values in observe(model, samples, "calibrate", progress):
         for name, watcher in observers.items():
-            array = values[name]
-            if not np.isfinite(array).all():
-                raise CalibrationError(
-                    f"{name} is not finite for a sample of {samples.source}; "
-                    "check the samples and their preprocessing"
-                )
-            watcher.see(array)
+            check_finite(name, values[name], samples)
+            watcher.see(values[name])
     return {name: watcher.range() for name, watcher in observers.items()}
+
+
+def check_finite(name: str, array: NDArray[Any], samples: Samples) -> None:
+    """Refuse values that no range holds.
+
+    Raises:
+        CalibrationError: one is infinite or not a number.
+    """
+    if not np.isfinite(array).all():
+        raise CalibrationError(
+            f"{name} is not finite for a sample of {samples.source}; "
+            "check the samples and their preprocessing"
+        )
 
 
 def count_values(
@@ -63,18 +74,26 @@ def count_values(
     return counted
 
 
-def write_ranges(path: Path, ranges: dict[str, Range], model: str, observer: str) -> None:
-    """Save ranges, to be read or edited by people.
+def write_ranges(
+    path: Path,
+    ranges: dict[str, Range],
+    model: str,
+    observer: str,
+    divisors: Mapping[str, Floats] = MappingProxyType({}),
+) -> None:
+    """Save ranges, to be read or edited by people; `divisors` are those that values of them have.
 
     Raises:
         OutputError: it cannot be written.
     """
-    fields = {
+    fields: dict[str, Any] = {
         "format": CACHE_FORMAT,
         "model": model,
         "observer": observer,
         "ranges": {name: list(ends) for name, ends in ranges.items()},
     }
+    if divisors:
+        fields["divisors"] = {name: [float(x) for x in by] for name, by in divisors.items()}
     lines = json.dumps(fields, indent=1, ensure_ascii=False)
     # One value, one line.
     for low, high in ranges.values():
@@ -82,8 +101,8 @@ def write_ranges(path: Path, ranges: dict[str, Range], model: str, observer: str
     write_atomically(path, lines + "\n")
 
 
-def read_ranges(path: Path, model: str) -> dict[str, Range]:
-    """Load ranges.
+def read_ranges(path: Path, model: str) -> tuple[dict[str, Range], dict[str, Floats]]:
+    """Load ranges and, for values that are smoothed, their divisors by channel.
 
     Args:
         path: the path of the file.
@@ -120,7 +139,16 @@ def read_ranges(path: Path, model: str) -> dict[str, Range]:
                 f"calibration cache {path}: {name} has {ends!r}, expected [low, high]"
             )
         ranges[name] = (float(ends[0]), float(ends[1]))
-    return ranges
+    divisors = {}
+    given = fields.get("divisors", {})
+    for name, by in given.items() if isinstance(given, dict) else [("the file", given)]:
+        if not isinstance(by, list) or not all(_is_number(x) and x > 0 for x in by):
+            raise CalibrationError(
+                f"calibration cache {path}: {name} has divisors that are no positive numbers; "
+                "delete the file and calibrate again"
+            )
+        divisors[name] = np.array(by, np.float32)
+    return ranges, divisors
 
 
 def _is_number(value: Any) -> bool:

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     help="For every runtime; 0: all cores.",
 )
 @click.option("--seconds", default=3.0, show_default=True, help="Measuring time of each.")
+@click.option(
+    "--busy",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Measure beside N processes that keep cores busy.",
+)
 @click.option("--against", default="", metavar="NAME,…", help=f"{','.join(RIVAL_NAMES)}.")
 @click.option("--model", type=as_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
 @inputs_option
@@ -46,6 +53,7 @@ def bench(
     *,
     threads: int,
     seconds: float,
+    busy: int,
     against: str,
     model: Path | None,
     inputs: Sequence[str],
@@ -64,6 +72,7 @@ def bench(
             bundles,
             threads=threads,
             seconds=seconds,
+            busy=busy,
             against=[name for name in against.split(",") if name],
             model=model,
             inputs=read_inputs(inputs),
@@ -72,6 +81,8 @@ def bench(
         return
     if against or model is not None:
         raise UsageError("--against and --model compare on this machine, not on a board")
+    if busy:
+        raise UsageError("--busy keeps cores of this machine busy, not of a board")
     if len(bundles) != 1:
         raise UsageError("--board measures one bundle at a time")
     from edgec.compiler.boards.instructions import InstructionCount
@@ -154,7 +165,9 @@ def _print_bench(report: "BenchReport", *, profile: bool, as_json: bool) -> None
         print_json(
             {
                 "threads": report.threads,
+                "busy": report.busy,
                 "latency": latencies,
+                "cannot": report.cannot,
                 "ratios": report.ratios,
                 "load_ms": report.load_ms,
                 "memory_mib": report.memory_mib,
@@ -164,9 +177,12 @@ def _print_bench(report: "BenchReport", *, profile: bool, as_json: bool) -> None
         return
     rows = [*report.bundles, *report.rivals]
     columns = list(rows[0].summary())
+    title = f"{report.threads} thread{'s' * (report.threads != 1)}"
+    if report.busy:
+        title += f", {report.busy} busy process{'es' * (report.busy != 1)}"
     print_table(
         [
-            f"{report.threads} thread{'s' * (report.threads != 1)}",
+            title,
             *columns,
             "ratio",
             "load",
@@ -183,5 +199,7 @@ def _print_bench(report: "BenchReport", *, profile: bool, as_json: bool) -> None
             for item in rows
         ],
     )
+    for name, why in report.cannot.items():
+        click.echo(f"{name} cannot: {why}")
     if profile:
         print_profile(report.steps)

@@ -1,11 +1,18 @@
 """Provide `edgec verify`: a bundle's files, then its results."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from edgec.compiler.cli.options import as_path, board_option, json_option
+from edgec.compiler.cli.options import (
+    as_path,
+    board_option,
+    inputs_option,
+    json_option,
+    read_inputs,
+)
 from edgec.compiler.cli.printing import print_json, print_parity
 
 
@@ -18,17 +25,38 @@ from edgec.compiler.cli.printing import print_json, print_parity
     help="The original: compare on fresh inputs too.",
 )
 @click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
+@inputs_option
+@click.option(
+    "--expected",
+    multiple=True,
+    metavar="NAME=FILE.npy|FILE.npz",
+    help="What --input must give, if --model does not tell.",
+)
 @board_option
 @json_option
 def verify(
-    bundle: Path, *, model: Path | None, seeds: tuple[int, ...], board: str | None, as_json: bool
+    bundle: Path,
+    *,
+    model: Path | None,
+    seeds: tuple[int, ...],
+    inputs: Sequence[str],
+    expected: Sequence[str],
+    board: str | None,
+    as_json: bool,
 ) -> None:
     """Check a BUNDLE's files, then its results against the original graph."""
     from edgec.compiler.boards.run import verify_on
     from edgec.compiler.bundle.bundle import Bundle
 
     loaded = Bundle.load(bundle)
-    report = verify_on(board, loaded, model=model, seeds=seeds)
+    report = verify_on(
+        board,
+        loaded,
+        model=model,
+        seeds=seeds,
+        inputs=read_inputs(inputs),
+        expected=read_inputs(expected),
+    )
     if as_json:
         outputs = [dataclasses.asdict(output) for output in report.outputs]
         print_json({"bundle": str(bundle), "passed": report.passed, "outputs": outputs})

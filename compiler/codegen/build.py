@@ -13,16 +13,19 @@ from types import MappingProxyType
 from typing import Any
 
 import tvm
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 from edgec.compiler.codegen.emit_c import UNIT_BYTES, Weights, constants_source, program_source
-from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, SOURCES, soname
+from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, soname
+from edgec.compiler.codegen.executor_object import executor_object
+from edgec.compiler.codegen.kernel_objects import compile_kernels
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
 from edgec.compiler.errors import OutputError
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target
 
 # The constants on their own, in an object and in the library.
@@ -39,6 +42,7 @@ def build_program(
     library: Path,
     name: str = "model",
     index_bounds: Mapping[str, int] = MappingProxyType({}),
+    progress: Progress | None = None,
 ) -> MemoryPlan:
     """Generate code for the static executor and link it.
 
@@ -50,6 +54,7 @@ def build_program(
         name: the name of the model, as `model_identifier` gives it: programs that link several
             models tell them apart by it.
         index_bounds: rows that an input chooses from, by the name of the input.
+        progress: is told of each kernel that is compiled.
 
     Returns:
         The plan of its memory.
@@ -60,16 +65,16 @@ def build_program(
     """
     constants = program.constants()
     _check_space(library.parent, sum(value.size_bytes for value in constants))
-    kernels = library.parent / "kernels.o"
-    write_object(program.functions, target, kernels)
-    plan, sources = write_sources(program, outputs, library.parent, name, index_bounds)
-    link_shared([kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
+    kernels = compile_kernels(program.functions, target, library.parent, progress)
+    plan, sources = write_sources(program, outputs, target, library.parent, name, index_bounds)
+    link_shared([*kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
     return plan
 
 
 def write_sources(
     program: Program,
     outputs: tuple[TensorSpec, ...],
+    target: Target,
     folder: Path,
     name: str = "model",
     index_bounds: Mapping[str, int] = MappingProxyType({}),
@@ -77,24 +82,20 @@ def write_sources(
     """Write a program's tables and weights, to be linked with its kernels.
 
     Returns:
-        The plan of its memory, and the files to compile, the executor in them.
+        The plan of its memory, and the files to compile and link, the executor among them.
+
+    Raises:
+        ToolchainError: the compiler of the executor is missing or fails.
     """
     weights = _write_weights(program, folder / "weights.bin")
     plan = plan_memory(program)
     tables = program_source(program, plan, weights, outputs, name, index_bounds)
     (folder / "program.c").write_text(tables)
     (folder / "constants.S").write_text(constants_source(program, "weights.bin"))
-    for file in (*HEADERS, *SOURCES):
+    for file in HEADERS:
         shutil.copyfile(FOLDER / file, folder / file)
-    return plan, [folder / "program.c", folder / "constants.S"]
-
-
-def write_object(functions: dict[str, tirx.PrimFunc], target: Target, path: Path) -> None:
-    """Generate machine code of kernels into an object file."""
-    llvm = tvm.target.Target(target.llvm())
-    module = tirx.transform.BindTarget(llvm.with_host(llvm))(IRModule(functions))
-    module = tirx.transform.LowerIntrin()(module)
-    tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(path))
+    executor = executor_object(target, folder)
+    return plan, [folder / "program.c", folder / "constants.S", executor]
 
 
 def _write_weights(program: Program, path: Path) -> Weights:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgec.compiler.codegen.executor import SOURCES
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
 from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
@@ -43,7 +42,7 @@ def program_source(
     name: str,
     index_bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
-    """Return the C source of a program's tables, with the executor after them.
+    """Return the C source of a program's tables, which the executor reads.
 
     Args:
         program: the scheduled model.
@@ -56,7 +55,6 @@ def program_source(
     most_buffers = max((len(step.arguments) for step in program.steps), default=0)
     parts = [
         "/* Written by edgec; see program.h for the types. */",
-        "#define _GNU_SOURCE",
         '#include "program.h"',
         "",
         *_tensors("input", [(v.label, v.dtype, v) for v in program.inputs]),
@@ -67,19 +65,39 @@ def program_source(
         _index_bounds(program, index_bounds),
         *_steps(program, plan, weights),
         *_copies(program, plan, weights),
-        f"#define EDGEC_MODEL edgec_model_{name}",
-        f"#define EDGEC_INPUT_COUNT {len(program.inputs)}",
-        f"#define EDGEC_OUTPUT_COUNT {len(program.outputs)}",
-        f"#define EDGEC_STEP_COUNT {len(program.steps)}",
-        f"#define EDGEC_COPY_COUNT {len(program.copies)}",
-        f"#define EDGEC_MOST_BUFFERS {most_buffers}",
-        f"#define EDGEC_ARENA_BYTES {plan.arena_bytes}",
+        f"const int32_t edgec_copy_count = {len(program.copies)};",
+        f"const int32_t edgec_most_buffers = {most_buffers};",
         "",
         *_call(program),
-        *(f'#include "{name}"' for name in SOURCES),
+        *_model(program, plan, name),
         "",
     ]
     return "\n".join(parts)
+
+
+def _model(program: Program, plan: MemoryPlan, name: str) -> Iterable[str]:
+    yield f'_Static_assert({len(program.steps)} < 1 << EDGEC_STEP_BITS, "steps of a model");'
+    yield "const edgec_model model = {"
+    fields = {
+        "abi": "EDGEC_ABI",
+        "input_count": len(program.inputs),
+        "output_count": len(program.outputs),
+        "inputs": "edgec_inputs",
+        "outputs": "edgec_outputs",
+        "arena_bytes": plan.arena_bytes,
+        "open": "session_open",
+        "close": "session_close",
+        "threads": "session_threads",
+        "run": "run",
+        "run_timed": "run_timed",
+        "step_count": len(program.steps),
+        "step": "step_info",
+        "index_bounds": "edgec_index_bounds",
+        "error": "last_error",
+    }
+    yield from (f"  .{field} = {value}," for field, value in fields.items())
+    yield "};"
+    yield f"const edgec_model* edgec_model_{name}(void) {{ return &model; }}"
 
 
 def model_identifier(name: str) -> str:
@@ -124,8 +142,8 @@ def _kernels(program: Program) -> list[str]:
 
 def _call(program: Program) -> Iterable[str]:
     """Yield a function that runs tasks of a step: kernels of as many buffers are called alike."""
-    yield "static void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
-    yield "                        int32_t end) {"
+    yield "void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
+    yield "                 int32_t end) {"
     yield "  const void* kernel = (const char*)edgec_kernels + edgec_kernels[step->kernel];"
     yield "  switch (step->buffer_count) {"
     for count in sorted({len(step.arguments) for step in program.steps}):
@@ -144,7 +162,7 @@ def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
     for number, (_, _, value) in enumerate(values):
         extents = ", ".join(map(str, value.shape)) or "1"
         yield f"static const int64_t {kind}_shape_{number}[] = {{{extents}}};"
-    yield f"static const edgec_tensor edgec_{kind}s[] = {{"
+    yield f"const edgec_tensor edgec_{kind}s[] = {{"
     for number, (name, dtype, value) in enumerate(values):
         yield (
             f"  {{{_text(name)}, {_text(dtype)}, {len(value.shape)}, "
@@ -158,23 +176,23 @@ def _index_bounds(program: Program, bounds: Mapping[str, int]) -> str:
     """Return a table of the rows that each input chooses from; 0 for what are no indices."""
     rows = (bounds.get(v.label, 0) if v.dtype in INDEX_DTYPES else 0 for v in program.inputs)
     numbers = ", ".join(map(str, rows)) or "0"
-    return f"static const int64_t edgec_index_bounds[] = {{{numbers}}};"
+    return f"const int64_t edgec_index_bounds[] = {{{numbers}}};"
 
 
 def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
     yield "/* Of each step its operators and its template. */"
-    yield "static const char edgec_texts[] ="
+    yield "const char edgec_texts[] ="
     for step in program.steps:
         yield f'  {_text(step.label)} "\\0" {_text(step.template)} "\\0"'
     yield '  "";'
-    yield "static const edgec_buffer edgec_buffers[] = {"
+    yield "const edgec_buffer edgec_buffers[] = {"
     for step in program.steps:
         buffers = ", ".join(_buffer(value, plan, weights) for value in step.arguments)
         yield f"  {buffers},"
     yield "  0" if not program.steps else ""
     yield "};"
     numbers = {name: number for number, name in enumerate(_kernels(program))}
-    yield "static const edgec_step_entry edgec_steps[] = {"
+    yield "const edgec_step_entry edgec_steps[] = {"
     for step in program.steps:
         yield (
             f"  {{{step.flops}, {numbers[step.kernel]}, {step.tasks}, {grain(step)}, "
@@ -196,7 +214,7 @@ def grain(step: KernelCall) -> int:
 
 
 def _copies(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
-    yield "static const edgec_copy edgec_copies[] = {"
+    yield "const edgec_copy edgec_copies[] = {"
     for output, source in program.copies:
         yield f"  {{{_buffer(source, plan, weights)}, {output.number}}},"
     if not program.copies:
@@ -209,7 +227,8 @@ def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
     if root.role == "constant":
         place, number = "WEIGHT", weights.offsets[id(root)] // UNIT_BYTES
     elif root.role == "temporary":
-        place, number = "ARENA", plan.offsets[id(root)] // UNIT_BYTES
+        offset = plan.offsets[id(root)] + value.offset_in_root
+        place, number = "ARENA", offset // UNIT_BYTES
     else:
         place, number = root.role.upper(), root.number
     return f"EDGEC_BUFFER(EDGEC_{place}, {number})"

@@ -5,9 +5,10 @@ every architecture and glibc version; a target file may name another driver inst
 """
 
 import importlib.util
+import os
 import shutil
 import subprocess
-import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ TIMEOUT_SECONDS = 600
 CALLS = "-fno-plt"
 # Kernels come as objects: what is compiled here takes less than a microsecond of a run.
 _SMALL = (
+    "-std=gnu11",
+    "-fPIC",
     "-Os",
     "-fomit-frame-pointer",
     "-fno-asynchronous-unwind-tables",
@@ -29,9 +32,11 @@ _SMALL = (
     CALLS,
     "-ffunction-sections",
     "-fdata-sections",
-    "-Wl,--gc-sections",
-    "-Wl,--hash-style=gnu",
 )
+_SMALL_LINK = ("-Wl,--gc-sections", "-Wl,--hash-style=gnu")
+# Neither symbols beyond the dynamic ones nor a build identifier.
+_BARE = ("-s", "-Wl,--build-id=none")
+_LIBRARIES = ("-lm", "-ldl", "-lpthread")
 
 
 def link_shared(
@@ -63,14 +68,14 @@ def link_shared(
     Raises:
         ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
-    options = ["-shared", "-fPIC", *_SMALL, f"-Wl,-soname,{soname or output.name}"]
+    options = ["-shared", *_SMALL, *_SMALL_LINK, f"-Wl,-soname,{soname or output.name}"]
     if complete:
         options.append("-Wl,-z,defs")
     if exports:
         script = output.parent / "exports.txt"
         script.write_text(f"{{ global: {'; '.join(exports)}; local: *; }};\n")
         options.append(f"-Wl,--version-script={script.resolve()}")
-    _link(options, objects, output, target)
+    _run_driver([*options, *_BARE, "-o", output, *objects, *_LIBRARIES], output.parent, target)
     if checked:
         check_library(output, target)
 
@@ -92,38 +97,51 @@ def link_program(
     Raises:
         ToolchainError: the compiler is missing or fails, or the target cannot run what it made.
     """
-    options = ["-O2", *(f"-I{folder}" for folder in includes)]
-    _link(options, sources, output, target)
+    options = ["-std=gnu11", "-O2", *(f"-I{folder}" for folder in includes)]
+    _run_driver([*options, *_BARE, "-o", output, *sources, *_LIBRARIES], output.parent, target)
     check_library(output, target)
 
 
-def _link(options: Sequence[str], objects: Sequence[Path], output: Path, target: Target) -> None:
-    command = [
-        *driver(target),
-        *options,
-        "-std=gnu11",
-        "-s",
-        "-Wl,--build-id=none",
-        "-o",
-        str(output.resolve()),
-        *(str(path.resolve()) for path in objects),
-        "-lm",
-        "-ldl",
-        "-lpthread",
-    ]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=output.parent,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ToolchainError(
-            f"linking for {target.name} took over {TIMEOUT_SECONDS} s: {' '.join(command[:4])}"
-        ) from None
+def compile_object(source: Path, output: Path, target: Target) -> None:
+    """Compile a C source to an object that `link_shared` links.
+
+    Raises:
+        ToolchainError: the compiler is missing or fails.
+    """
+    _run_driver([*_SMALL, "-c", "-o", output, source], output.parent, target)
+
+
+def compiler_identity(target: Target) -> str:
+    """Return what `compile_object` makes of a source depends on, beside the source.
+
+    Raises:
+        ToolchainError: the compiler is missing.
+    """
+    program, *arguments = driver(target)
+    status = Path(program).resolve().stat()
+    return f"{status.st_size} {status.st_mtime_ns} {arguments} {_SMALL}"
+
+
+def _run_driver(arguments: Sequence[str | Path], folder: Path, target: Target) -> None:
+    words = (str(word.resolve()) if isinstance(word, Path) else word for word in arguments)
+    command = [*driver(target), *words]
+    # Zig keeps a copy of all that it compiles, weights among it, for a next time that never comes.
+    # Only what it makes of the C library serves every link; that is in a cache of its own.
+    with tempfile.TemporaryDirectory(prefix="edgec-zig-") as objects_of_zig:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env={**os.environ, "ZIG_LOCAL_CACHE_DIR": objects_of_zig},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ToolchainError(
+                f"linking for {target.name} took over {TIMEOUT_SECONDS} s: {' '.join(command[:4])}"
+            ) from None
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = " ".join(lines[:3])[:400] or f"exit code {done.returncode}"
@@ -137,9 +155,12 @@ def driver(target: Target) -> list[str]:
         ToolchainError: it is not installed.
     """
     if target.linker == "zig":
-        if importlib.util.find_spec("ziglang") is None:
+        package = importlib.util.find_spec("ziglang")
+        if package is None or not package.submodule_search_locations:
             raise ToolchainError("package ziglang is not installed; pip install ziglang")
-        return [sys.executable, "-m", "ziglang", "cc", "-target", zig_triple(target)]
+        # The program itself: `python -m ziglang` only finds it, at the price of another Python.
+        program = Path(package.submodule_search_locations[0]) / "zig"
+        return [str(program), "cc", "-target", zig_triple(target)]
     path = shutil.which(target.linker)
     if path is None:
         raise ToolchainError(

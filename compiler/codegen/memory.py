@@ -43,7 +43,7 @@ def plan_memory(program: Program) -> MemoryPlan:
             root = value.root
             if root.role == "temporary":
                 spans.setdefault(id(root), [number, number])[1] = number
-                sizes[id(root)] = max(value.size_bytes, sizes.get(id(root), 0))
+                sizes[id(root)] = root.size_bytes
     for _, source in program.copies:
         if source.root.role == "temporary":
             spans[id(source.root)][1] = len(program.steps)

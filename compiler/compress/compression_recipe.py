@@ -84,6 +84,11 @@ def load_compression(text: str) -> CompressionRecipe:
         raise RecipeError(f"--compress {text}: {explain(error, _table_at)}") from None
 
 
+def as_compression(given: CompressionRecipe | str | Path) -> CompressionRecipe:
+    """Return a recipe, given as it is or as of `load_compression`."""
+    return given if isinstance(given, CompressionRecipe) else load_compression(str(given))
+
+
 def _named(name: str) -> CompressionStep:
     groups = re.fullmatch(r"sparse-(\d+:\d+)", name)
     if groups:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgec.compiler.calibration.accuracy import score_name, score_text
 from edgec.compiler.compress.compressor import CompressedModel, StepResult
 from edgec.compiler.compress.costs import Costs
 from edgec.compiler.support.html_report import (
@@ -22,7 +23,7 @@ from edgec.compiler.support.html_report import (
 
 
 def report_fields(
-    model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = ()
+    model: CompressedModel, kernels: Sequence[Mapping[str, Any]] = (), metric: str = ""
 ) -> dict[str, Any]:
     """Return everything that is known about a compression, as plain values.
 
@@ -30,8 +31,12 @@ def report_fields(
         model: the compressed model.
         kernels: for each operator with many zeros its name, density, whether it runs sparse, and
             the reason.
+        metric: the name of the user's metric; empty: the largest class is compared.
     """
+    accuracies = [result.accuracy for result in model.steps if result.accuracy]
     return {
+        "metric": metric,
+        "positions": max((accuracy.positions for accuracy in accuracies), default=0),
         "batches": model.measured,
         "before": {**_costs(model.before), "latency_ms": model.latency_before_ms},
         "steps": [_step(result) for result in model.steps],
@@ -76,6 +81,7 @@ def write_compression_report(
     model: CompressedModel,
     subject: Subject,
     kernels: Sequence[Mapping[str, Any]] = (),
+    metric: str = "",
 ) -> None:
     """Write a .json or .html file.
 
@@ -84,11 +90,12 @@ def write_compression_report(
         model: the compressed model.
         subject: which model it is, and for which target.
         kernels: what runs operators with many zero weights.
+        metric: the name of the user's metric; empty: the largest class is compared.
 
     Raises:
         OutputError: it cannot be written.
     """
-    fields = report_fields(model, kernels)
+    fields = report_fields(model, kernels, metric)
     save_report(path, fields, compression_page(fields, subject))
 
 
@@ -108,15 +115,22 @@ def compression_page(fields: Mapping[str, Any], subject: Subject) -> Report:
             "Multiplications": macs,
             "Weights": weights,
             "Speed on this machine": gain_cell(first["latency_ms"], last["latency_ms"]),
-            f"Metric over {fields['batches']} batches": score_cell(last.get("score")),
+            **_score_fact(fields, last),
             "SQNR [dB]": db_cell(last.get("sqnr_db")),
         },
         sections=[
-            _steps_table(stages, fields["batches"]),
+            _steps_table(stages, score_name(fields["positions"], fields["metric"])),
             _layers_table(stages),
             _kernels_table(fields["kernels"]),
         ],
     )
+
+
+def _score_fact(fields: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Cell]:
+    """Return what the score of the last step is the share of; nothing where none was compared."""
+    score = last.get("score")
+    said = "" if score is None else score_text(score, fields["positions"], fields["metric"])
+    return {f"Over {fields['batches']} batches": score_cell(score, said)} if said else {}
 
 
 def _growth(before: float, after: float) -> Tone:
@@ -124,7 +138,7 @@ def _growth(before: float, after: float) -> Tone:
     return "loss" if after > before else ""
 
 
-def _steps_table(stages: list[dict[str, Any]], batches: int) -> Table:
+def _steps_table(stages: list[dict[str, Any]], compared: str) -> Table:
     first = stages[0]
 
     def row(stage: dict[str, Any]) -> list[Cell]:
@@ -147,7 +161,7 @@ def _steps_table(stages: list[dict[str, Any]], batches: int) -> Table:
             number_cell(stage["bytes"] / 1024),
             number_cell(stage["latency_ms"], 3),
             latency,
-            score_cell(stage.get("score")),
+            score_cell(stage.get("score") if compared else None),
             db_cell(stage.get("sqnr_db")),
             Cell(", ".join(f"{key} = {value}" for key, value in settings.items())),
         ]
@@ -161,7 +175,7 @@ def _steps_table(stages: list[dict[str, Any]], batches: int) -> Table:
         Column("as float32 [KiB]", numbers=True),
         Column("latency on this machine [ms]", numbers=True),
         Column("speed", numbers=True),
-        Column(f"metric over {batches} batches", numbers=True),
+        Column(compared, numbers=True),
         Column("SQNR [dB]", numbers=True),
         Column("settings", wide=True),
     )

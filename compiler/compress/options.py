@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.compress.compression_recipe import CompressionRecipe, load_compression
+from edgec.compiler.compress.compression_recipe import CompressionRecipe, as_compression
 from edgec.compiler.errors import UsageError
+from edgec.compiler.support.converted_field import ConvertedField
 from edgec.compiler.support.html_report import check_report_name
 
 
@@ -18,7 +19,9 @@ class CompressOptions:
         checkpoint: file in which `distill` is kept; it goes on from there if it is there.
     """
 
-    recipe: CompressionRecipe
+    recipe: ConvertedField[CompressionRecipe | str | Path, CompressionRecipe] = ConvertedField(
+        as_compression
+    )
     report: Path | None = None
     checkpoint: Path | None = None
 
@@ -28,8 +31,6 @@ class CompressOptions:
         Raises:
             UsageError: says which setting.
         """
-        if isinstance(self.recipe, str | Path):
-            object.__setattr__(self, "recipe", load_compression(str(self.recipe)))
         check_report_name(self.report, "--compress-report")
         trained = [step.kind for step in self.recipe.step].count("distill")
         if self.checkpoint is not None and trained != 1:

@@ -242,7 +242,7 @@ def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
 def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
     """Return what an operator gives.
 
-    In the order of `input_patches`, [groups, patches, outputs].
+    In the order of the places of `input_patches`, [groups, patches, outputs].
     """
     if operator.kind == "matmul":
         return values.reshape(1, -1, values.shape[-1])
@@ -253,15 +253,14 @@ def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
 
 
 def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
-    """Add inputs [groups, patches, length] and outputs [groups, patches, outputs] to a fit."""
-    turned = x.transpose(0, 2, 1)
-    patches = (turned @ x, turned @ y, x.sum(axis=1), y.sum(axis=1))
+    """Add inputs [groups, length, patches] and outputs [groups, patches, outputs] to a fit."""
+    patches = (x @ x.transpose(0, 2, 1), x @ y, x.sum(axis=2), y.sum(axis=1))
     if fit is None:
         xx, xy, sx, sy = (array.astype(np.float64) for array in patches)
-        return _Fit(xx, xy, sx, sy, x.shape[1])
+        return _Fit(xx, xy, sx, sy, x.shape[2])
     for total, array in zip((fit.xx, fit.xy, fit.x, fit.y), patches, strict=True):
         total += array
-    fit.count += x.shape[1]
+    fit.count += x.shape[2]
     return fit
 
 

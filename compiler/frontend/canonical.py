@@ -21,10 +21,8 @@ from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
-from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
-from edgec.compiler.frontend.resolve_resize_scales import resolve_resize_scales
 from edgec.compiler.frontend.simplify import simplify
-from edgec.compiler.frontend.specialize import Shape, SpecializedModel, specialize
+from edgec.compiler.frontend.specialize import Shape, specialize
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.passes import CANONICALIZE
 from edgec.compiler.passes.base import apply_passes
@@ -36,14 +34,14 @@ class CanonicalModel:
     """A canonical model is as the passes of compression, quantization and lowering expect it.
 
     Attributes:
-        special: the ONNX model with static shapes, and what was frozen in it.
+        frozen: what the frozen inputs became, in the dtype and shape of the original input.
         graph: the simplified ONNX model.
         imported: the same as Relax, before any pass.
         module: the canonical module.
         embedded: what the model does with images before the original begins, if anything.
     """
 
-    special: SpecializedModel
+    frozen: Mapping[str, NDArray[Any]]
     graph: onnx.ModelProto
     imported: ImportedModel
     module: IRModule
@@ -100,9 +98,9 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(resolve_resize_scales(resolve_ceil_mode(special.proto)), limits))
+        graph = show(simplify(special.proto, limits))
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:
         module = show(apply_passes(imported.module, CANONICALIZE))
-    return CanonicalModel(special, graph, imported, module, embedded)
+    return CanonicalModel(special.frozen, graph, imported, module, embedded)

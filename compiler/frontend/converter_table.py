@@ -32,6 +32,7 @@ from edgec.compiler.frontend.converters.attention import (
 from edgec.compiler.frontend.converters.control_flow import refuse_control_flow
 from edgec.compiler.frontend.converters.convolution import convert_conv, convert_conv_transpose
 from edgec.compiler.frontend.converters.dynamic_lstm import convert_dynamic_quantize_lstm
+from edgec.compiler.frontend.converters.einsum import convert_einsum
 from edgec.compiler.frontend.converters.elementwise import (
     convert_clip,
     convert_equal,
@@ -187,6 +188,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "ScatterND"): indexing.convert_scatter_nd,
     ("", "TopK"): indexing.convert_top_k,
     # matrix products
+    ("", "Einsum"): convert_einsum,
     ("", "MatMul"): convert_matmul,
     # normalization
     ("", "BatchNormalization"): convert_batch_normalization,
@@ -284,7 +286,17 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
 NOT_IN_HALF = frozenset(
     {
         ("", name)
-        for name in ("ArgMax", "ArgMin", "Celu", "Hardmax", "IsNaN", "Pow", "RoiAlign", "Selu")
+        for name in (
+            "ArgMax",
+            "ArgMin",
+            "Celu",
+            "Einsum",
+            "Hardmax",
+            "IsNaN",
+            "Pow",
+            "RoiAlign",
+            "Selu",
+        )
     }
 )
 

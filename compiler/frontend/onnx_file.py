@@ -16,6 +16,11 @@ from edgec.compiler.errors import LimitError, ModelFileError, UnsupportedModelEr
 from edgec.compiler.frontend.check_file import all_tensors, check_file, regular_file_size
 from edgec.compiler.frontend.convert_opset import CONVERTED_OPSET, convert_opset
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
+from edgec.compiler.support.rehearsal import rehearse
+
+# Converting copies the model a few times.
+CONVERSION_SECONDS = 8
+CONVERSION_MEGABYTES = 4096
 
 NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
@@ -80,6 +85,11 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
         raise ModelFileError(f"{path}: the ONNX checker refuses it: {_line(error)}") from None
     if opset < CONVERTED_OPSET:
         try:
+            problem = rehearse(
+                lambda: convert_opset(model), CONVERSION_SECONDS, CONVERSION_MEGABYTES
+            )
+            if problem:
+                raise RuntimeError(f"ONNX's converter fails, {problem}")
             model = convert_opset(model)
         except Exception as error:
             # It trusts that attributes and operands are there, and fails in many ways.

@@ -1,8 +1,11 @@
-"""Write pooling with ceil_mode in floor mode, with as much padding as its windows need.
+"""Write pooling with ceil_mode with as much padding as its windows need.
 
 A last window that starts behind the input is none (ONNX since operator set 22, ONNX Runtime and
 PyTorch always). ONNX's shape inference of older operator sets counts it, and all that follows
 would have a wrong shape.
+
+What does not count its padding is in floor mode then. Average pooling that counts it keeps its
+mode, as more padding would count as well; only what lies behind a last window goes.
 """
 
 import onnx
@@ -12,10 +15,7 @@ _POOLING = ("AveragePool", "LpPool", "MaxPool")
 
 
 def resolve_ceil_mode(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model of static shapes without such pooling, where a pooling's shape is known.
-
-    Average pooling that counts its padding stays, as more padding would count as well.
-    """
+    """Copy a model of static shapes without such pooling, where a pooling's shape is known."""
     if not any(map(_is_open, model.graph.node)):
         return model
     result = onnx.ModelProto()
@@ -36,7 +36,6 @@ def _is_open(node: onnx.NodeProto) -> bool:
         and node.domain in ("", "ai.onnx")
         and bool(given.get("ceil_mode", 0))
         and given.get("auto_pad", b"NOTSET") == b"NOTSET"
-        and not given.get("count_include_pad", 0)
     )
 
 
@@ -57,14 +56,18 @@ def _resolve(node: onnx.NodeProto, extents: tuple[int, ...]) -> None:
     kernel = given["kernel_shape"]
     strides, dilations = (given.get(name, [1] * rank) for name in ("strides", "dilations"))
     pads = list(given.get("pads", [0] * 2 * rank))
+    counted = bool(given.get("count_include_pad", 0))
     for axis, extent in enumerate(extents):
         reach = (kernel[axis] - 1) * dilations[axis] + 1
         span = extent + pads[axis] + pads[axis + rank] - reach
         last = -(-span // strides[axis])
-        if last * strides[axis] >= extent + pads[axis]:
+        in_padding = last * strides[axis] >= extent + pads[axis]
+        if in_padding:
             last -= 1
-        pads[axis + rank] = max(0, last * strides[axis] + reach - extent - pads[axis])
-    for name in ("ceil_mode", "pads"):
+        if in_padding or not counted:
+            needed = last * strides[axis] + reach - extent - pads[axis]
+            pads[axis + rank] = max(0, needed)
+    for name in ("pads",) if counted else ("ceil_mode", "pads"):
         for item in [item for item in node.attribute if item.name == name]:
             node.attribute.remove(item)
     node.attribute.append(helper.make_attribute("pads", pads))

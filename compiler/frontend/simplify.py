@@ -21,6 +21,9 @@ from edgec.compiler.frontend.expand_functions import expand_functions
 from edgec.compiler.frontend.expand_quantized import expand_quantized
 from edgec.compiler.frontend.fold_constants import ConstantFolding
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
+from edgec.compiler.frontend.rehearse_inference import rehearse_inference
+from edgec.compiler.frontend.resolve_ceil_mode import resolve_ceil_mode
+from edgec.compiler.frontend.resolve_resize_scales import resolve_resize_scales
 
 log = logging.getLogger("edgec.simplify")
 
@@ -59,6 +62,8 @@ def simplify(model: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> onnx.Mo
 def _simplify(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
     for value in model.graph.input:
         _check_value("input", value, limits)
+    rehearse_inference(model)
+    model = resolve_resize_scales(resolve_ceil_mode(model))
     # In C++: the pass of onnx_ir takes minutes for thousands of calls.
     graph = ir.from_proto(inline_local_functions(model) if model.functions else model)
     _state_defaults(graph.graph)

@@ -21,6 +21,9 @@ from edgec.compiler.ir.signature import TensorSpec
 # TVM's number for a function that nothing is fused with.
 _OPAQUE = 8
 
+# TVM's name for what it should believe instead of counting.
+_FLOPS = "estimated_flops"
+
 
 def emit_compute(
     node: Node,
@@ -50,6 +53,7 @@ def emit_procedure(
     inputs: Sequence[relax.Expr],
     outputs: Sequence[TensorSpec],
     body: Callable[..., None],
+    flops: int | None = None,
 ) -> list[relax.Expr]:
     """Emit a loop nest.
 
@@ -59,6 +63,8 @@ def emit_procedure(
         outputs: what they write; a scratch tensor is an output that nobody reads.
         body: writes the statements with TVM's script builder; called with a buffer for each
             input and then for each output.
+        flops: floating-point operations; None counts those of the statements, which must not
+            hold vectors then.
 
     Returns:
         One expression per output.
@@ -94,8 +100,11 @@ def emit_procedure(
             out_buffers=targets,
         )
 
+    attributes = {"op_pattern": _OPAQUE}
+    if flops is not None:
+        attributes[_FLOPS] = flops
     result = node.builder.emit_te(
-        build, *inputs, primfunc_name_hint=name, primfunc_attrs={"op_pattern": _OPAQUE}
+        build, *inputs, primfunc_name_hint=name, primfunc_attrs=attributes
     )
     if len(outputs) == 1:
         return [result]

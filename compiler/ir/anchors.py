@@ -110,6 +110,61 @@ def find_operators(graph: Graph) -> list[Operator]:
     return operators
 
 
+_POWERS = ("relax.divide", "relax.rsqrt", "relax.sqrt", "relax.power", "relax.add")
+
+
+def is_normalization(graph: Graph, variable: Any) -> bool:
+    """Return whether a value is that of a normalization: of layers, or by the mean square.
+
+    x / sqrt(mean(x ** 2) + epsilon) is written in several ways: as a quotient, or as a product
+    with the reciprocal.
+    """
+    value = graph.definitions[variable]
+    name = op_name(value)
+    if name == "relax.nn.layer_norm":
+        return True
+    if name not in ("relax.divide", "relax.multiply"):
+        return False
+    for factor in map(graph.operand, value.args):
+        steps = 0
+        while steps < len(_POWERS) and op_name(graph.definitions.get(factor)) in _POWERS:
+            variables = [a for a in graph.definitions[factor].args if isinstance(a, relax.Var)]
+            if len(variables) != 1:
+                break
+            factor, steps = graph.operand(variables[0]), steps + 1
+        if steps and op_name(graph.definitions.get(factor)) == "relax.mean":
+            return True
+    return False
+
+
+# A table of fewer values stays float: nobody would notice its bytes.
+MIN_TABLE = 4096
+# A row of fewer values has no scale of its own: the table is one of numbers, not of vectors.
+MIN_ROW = 16
+
+
+def find_embeddings(graph: Graph) -> list[Operator]:
+    """Return every look-up of rows in a constant float table, in order.
+
+    1. The rows are known only in a run.
+    2. The table is worth a format of its own.
+    """
+    found: list[Operator] = []
+    for variable, value in graph.bindings:
+        if op_name(value) != "relax.take" or not graph.is_float(variable):
+            continue
+        table, indices = graph.constant(value.args[0]), graph.constant(value.args[1])
+        # (1)
+        if table is None or indices is not None or value.attrs.axis is None:
+            continue
+        # (2)
+        rows = table.ndim == 2 and int(value.attrs.axis) % 2 == 0
+        if rows and table.shape[1] >= MIN_ROW and table.size >= MIN_TABLE:
+            name, weight = graph.names[variable], Weight(np.ascontiguousarray(table), 0)
+            found.append(Operator(name, "embedding", (name,), variable, variable, (), weight))
+    return found
+
+
 def _members(graph: Graph, operator: Operator) -> list[Any]:
     """Return variables from the anchor to the result."""
     names = set(operator.names)

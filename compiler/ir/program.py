@@ -2,7 +2,8 @@
 
 The program is what is left of a Relax function when all shapes are known: no control flow, no
 allocation. Its values are inputs, outputs, constants and temporaries; a value may be a view of
-another (a reshape). `memory.py` gives temporaries their place, `build.py` writes it all as C.
+another (a reshape, some of its channels). `memory.py` gives temporaries their place, `build.py`
+writes it all as C.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,8 @@ class Value:
         dtype: NumPy name.
         array: the array of a constant.
         number: position among inputs or outputs.
-        base: the value that this one is a view of, with the same first byte.
+        base: the value that this one is a view of.
+        offset_bytes: where in its base it begins.
         label: for people.
     """
 
@@ -38,12 +40,18 @@ class Value:
     array: NDArray[Any] | None = None
     number: int = -1
     base: "Value | None" = None
+    offset_bytes: int = 0
     label: str = ""
 
     @property
     def root(self) -> "Value":
         """Return the value whose memory this one uses."""
         return self if self.base is None else self.base.root
+
+    @property
+    def offset_in_root(self) -> int:
+        """Return how many bytes of its root are before it."""
+        return 0 if self.base is None else self.offset_bytes + self.base.offset_in_root
 
     @property
     def size_bytes(self) -> int:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.relax_helpers import constant
+from edgec.compiler.ir.relax_helpers import constant, op_name
 
 
 def with_weights(
@@ -39,9 +40,13 @@ def with_weights(
     return graph.map_values(change)
 
 
-def with_weight(call: Any, array: NDArray[Any]) -> Any:
-    """Return a convolution or matrix product with other weights."""
-    return relax.Call(call.op, [call.args[0], constant(array)], call.attrs)
+def with_weight(call: Any, weight: NDArray[Any] | relax.Expr) -> Any:
+    """Return a convolution, matrix product or look-up of rows with other weights."""
+    if isinstance(weight, np.ndarray):
+        weight = constant(weight)
+    data, rest = call.args[0], list(call.args[1:])
+    arguments = [weight, *rest] if op_name(call) == "relax.take" else [data, weight]
+    return relax.Call(call.op, arguments, call.attrs)
 
 
 def with_bias(graph: Graph, call: Any, array: NDArray[Any]) -> Any:

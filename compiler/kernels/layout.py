@@ -26,6 +26,7 @@ class PackWorkload:
         plane: values of one channel of one image, H * W.
         unpack: from blocked to plain.
         dtype: the dtype of the values.
+        depth: images of a volume: the plain side is [N / depth, C, depth, plane].
     """
 
     batch: int
@@ -33,6 +34,7 @@ class PackWorkload:
     plane: int
     unpack: bool = False
     dtype: str = "float32"
+    depth: int = 1
 
     @property
     def macs(self) -> int:
@@ -47,7 +49,7 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
     into vectors and transposed in registers; what is left over goes value by value.
     """
     w, c = workload, target.float_lanes
-    blocks = math.ceil(w.channels / c)
+    blocks, apart = math.ceil(w.channels / c), w.depth * w.plane
     e = Emitter(target)
     plain, blocked = w.batch * w.channels * w.plane, w.batch * blocks * w.plane * c
     data = e.buffer("data", blocked if w.unpack else plain, w.dtype)
@@ -55,7 +57,9 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
     with e.tasks() as task:
         block = e.let("block", tirx.floormod(task, blocks))
         image = e.let("image", tirx.floordiv(task, blocks))
-        first = e.let("first", image * w.channels + block * c)
+        volume, number = tirx.floordiv(image, w.depth), tirx.floormod(image, w.depth)
+        channel = volume * w.channels + block * c
+        first = e.let("first", (channel * w.depth + number) * w.plane)
         packed = e.let("packed", task * (w.plane * c))
         past = tirx.IntImm("int32", w.channels) - block * c
         count = e.let("count", tirx.min(tirx.IntImm("int32", c), past))
@@ -73,9 +77,9 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
                     else constant(0, w.dtype, c)
                     for lane in range(c)
                 ]
-                for lane, vector in enumerate(_transpose(e, rows)):
+                for lane, vector in enumerate(transpose_square(e, rows)):
                     if w.unpack:
-                        place = (first + lane) * w.plane + square * c
+                        place = first + lane * apart + square * c
                     else:
                         place = packed + (square * c + lane) * c
                     e.store(output, place, vector)
@@ -85,7 +89,7 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
             skip = e.let("skip", tirx.Select(count == c, whole, 0))
         with e.loop("position", w.plane - skip, skip) as position:
             with e.loop("lane", count) as lane:
-                there, here = (first + lane) * w.plane + position, packed + position * c + lane
+                there, here = first + lane * apart + position, packed + position * c + lane
                 source, to = (here, there) if w.unpack else (there, here)
                 e.store(output, to, e.load(data, source))
             if not w.unpack:
@@ -100,10 +104,10 @@ def _row(
 ) -> Any:
     if w.unpack:
         return e.load(data, packed + (square * c + lane) * c, c)
-    return e.load(data, (first + lane) * w.plane + square * c, c)
+    return e.load(data, first + lane * w.depth * w.plane + square * c, c)
 
 
-def _transpose(e: Emitter, rows: list[Any]) -> list[Any]:
+def transpose_square(e: Emitter, rows: list[Any]) -> list[Any]:
     """Transpose a square of vectors by log2(c) rounds of interleaving."""
     c = len(rows)
     # After each round vector i interleaves vectors i and i + c / 2 of the round before.

@@ -1,6 +1,11 @@
-"""Sum, mean, smallest or largest value of each row of a matrix: reductions over the last axes."""
+"""Sum, product, mean, smallest or largest value of each row of a matrix.
+
+These are reductions over the last axes; rows may also lie side by side, so that neighbouring values
+of memory belong to different rows: reductions over axes in the middle.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +18,7 @@ from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import constant, vector_dtype
 from edgec.targets.target import Target
 
-Operation = Literal["sum", "mean", "min", "max"]
+Operation = Literal["sum", "mean", "min", "max", "prod"]
 
 
 @dataclass(frozen=True)
@@ -22,38 +27,93 @@ class RowReduceWorkload:
 
     Attributes:
         operation: what a row becomes. NaN in a row gives NaN.
-        rows: number of rows.
+        rows: number of rows, or of groups of rows side by side.
         columns: values in a row, at least one.
+        inner: rows that lie side by side: the values of one are this far apart.
     """
 
     operation: Operation
     rows: int
     columns: int
+    inner: int = 1
 
     @property
     def macs(self) -> int:
         """Return values read."""
-        return self.rows * self.columns
+        return self.rows * self.columns * self.inner
 
 
 def emit_row_reduce(workload: RowReduceWorkload, target: Target, name: str) -> Kernel:
-    """Write the kernel; its buffers are data [rows * columns] and output [rows].
+    """Write the kernel; its buffers are data [rows, columns, inner] and output [rows, inner].
 
-    A task reduces several short rows. Several accumulators are in flight, as one alone would wait
-    for its own latency.
+    Several accumulators are in flight, as one alone would wait for its own latency.
     """
-    w = workload
+    identity, combine = _operation(workload.operation)
+    if workload.inner > 1:
+        return _emit_side_by_side(workload, target, name, identity, combine)
+    return _emit_rows(workload, target, name, identity, combine)
+
+
+def _operation(operation: Operation) -> tuple[float, Callable[[Any, Any], Any]]:
+    """Return what a reduction begins with, and how it goes on."""
+    if operation in ("sum", "mean"):
+        return 0.0, lambda one, other: one + other
+    if operation == "prod":
+        return 1.0, lambda one, other: one * other
+    if operation == "min":
+        return math.inf, smaller_or_larger("min")
+    return -math.inf, smaller_or_larger("max")
+
+
+def _finished(w: RowReduceWorkload, total: Any, lanes: int) -> Any:
+    return total * constant(1 / w.columns, "float32", lanes) if w.operation == "mean" else total
+
+
+def _emit_side_by_side(
+    w: RowReduceWorkload,
+    target: Target,
+    name: str,
+    identity: float,
+    combine: Callable[[Any, Any], Any],
+) -> Kernel:
+    """Write one task for some vectors of neighbouring rows; the last ones overlap."""
+    c = min(target.float_lanes, 2 ** int(math.log2(w.inner)))
+    count = min(UNROLL, w.inner // c)
+    width = c * count
+    parts = math.ceil(w.inner / width)
+    e = Emitter(target)
+    data = e.buffer("data", w.rows * w.columns * w.inner, "float32")
+    output = e.buffer("output", w.rows * w.inner, "float32")
+    with e.tasks() as task:
+        partial = e.local("partial", count, vector_dtype("float32", c))
+        last = tirx.IntImm("int32", w.inner - width)
+        first = e.let("first", tirx.min(tirx.floormod(task, parts) * width, last))
+        row = e.let("row", tirx.floordiv(task, parts))
+        start = e.let("start", row * (w.columns * w.inner) + first)
+        for part in range(count):
+            e.store(partial, part, constant(identity, "float32", c))
+        with e.loop("column", w.columns) as column:
+            for part in range(count):
+                value = e.load(data, start + column * w.inner + part * c, c)
+                e.store(partial, part, combine(e.load(partial, part), value))
+        for part in range(count):
+            total = _finished(w, e.load(partial, part), c)
+            e.store(output, row * w.inner + first + part * c, total)
+    return Kernel(e.function(name), w.rows * parts)
+
+
+def _emit_rows(
+    w: RowReduceWorkload,
+    target: Target,
+    name: str,
+    identity: float,
+    combine: Callable[[Any, Any], Any],
+) -> Kernel:
+    """Write one task for several short rows."""
     c = min(target.float_lanes, 2 ** int(math.log2(w.columns)))
     vectors = w.columns // c
     count = min(UNROLL, vectors)
     rows_per_task = min(w.rows, max(1, TASK_VECTORS // math.ceil(w.columns / c)))
-    adds = w.operation in ("sum", "mean")
-    identity = 0.0 if adds else math.inf if w.operation == "min" else -math.inf
-    extreme = None if adds else smaller_or_larger("min" if w.operation == "min" else "max")
-
-    def combine(one: Any, other: Any) -> Any:
-        return one + other if extreme is None else extreme(one, other)
-
     e = Emitter(target)
     data = e.buffer("data", w.rows * w.columns, "float32")
     output = e.buffer("output", w.rows, "float32")
@@ -84,10 +144,7 @@ def emit_row_reduce(workload: RowReduceWorkload, target: Target, name: str) -> K
                 e.store(single, 0, combine(e.load(single, 0), e.load(spill, lane)))
             for column in range(vectors * c, w.columns):
                 e.store(single, 0, combine(e.load(single, 0), e.load(data, start + column)))
-            result = e.load(single, 0)
-            if w.operation == "mean":
-                result = result * tirx.const(1 / w.columns, "float32")
-            e.store(output, row, result)
+            e.store(output, row, _finished(w, e.load(single, 0), 1))
     return Kernel(e.function(name), math.ceil(w.rows / rows_per_task))
 
 

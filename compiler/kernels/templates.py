@@ -2,6 +2,7 @@
 
 from edgec.compiler.kernels import (
     elementwise,
+    embedding,
     integer_elementwise,
     layout,
     pool,
@@ -9,7 +10,10 @@ from edgec.compiler.kernels import (
     resize,
     row_reduce,
     softmax_norm,
+    standardize,
     table_lookup,
+    transpose,
+    volume_pool,
 )
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
@@ -26,6 +30,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.conv": conv.TEMPLATE,
     "edgec.conv_transpose": conv.TRANSPOSE_TEMPLATE,
     "edgec.elementwise": elementwise.TEMPLATE,
+    "edgec.embedding": embedding.TEMPLATE,
     "edgec.extreme": reduce_minmax.TEMPLATE,
     "edgec.global_pool": layout.GLOBAL_POOL_TEMPLATE,
     "edgec.integer_conv": integer_conv.TEMPLATE,
@@ -42,5 +47,8 @@ TEMPLATES: dict[str, Template] = {
     "edgec.rows": softmax_norm.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,
+    "edgec.standardize": standardize.TEMPLATE,
     "edgec.stored_matmul": weight_only.TEMPLATE,
+    "edgec.transpose": transpose.TEMPLATE,
+    "edgec.volume_pool": volume_pool.TEMPLATE,
 }

@@ -1,5 +1,6 @@
 """Choose the code of every call in a lowered module, and list the calls as a program."""
 
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,10 @@ from edgec.targets.target import Target
 
 Decide = Callable[[str, Any, Target], Any]
 """Gives the decision for an operator's workload: from records, or the default."""
+
+
+# Fused functions are called after all of their operators.
+_LABEL_CHARACTERS = 48
 
 
 class NotStatic(Exception):  # noqa: N818 - an answer, not a malfunction
@@ -59,7 +64,6 @@ class _Scheduler:
         self.target = target
         self.decide = decide
         self.values: dict[relax.Var, Value | list[Value]] = {}
-        self.names: dict[str, str] = {}
         self.constants: dict[tuple[int, str], Value] = {}
         self.tasks: dict[str, int] = {}
 
@@ -137,11 +141,12 @@ class _Scheduler:
         text = str(call.attrs["workload"])
         workload = from_text(template.workload, text)
         decision = self.decide(operator, workload, self.target)
-        key = f"{operator} {text} {to_text(decision)}"
+        weight = value_of(call.args[1]) if len(call.args) > 1 else None
+        if weight is not None:
+            decision = template.for_weights(workload, decision, self.target, weight)
         short = operator.removeprefix("edgec.")
-        name = self.names.get(key)
-        if name is None:
-            name = self.names[key] = f"{short}_{len(self.names)}"
+        name = kernel_name(short, f"{text} {to_text(decision)}")
+        if name not in self.tasks:
             kernel = template.emit(workload, decision, self.target, name)
             self.program.functions[name] = kernel.function
             self.tasks[name] = kernel.tasks
@@ -186,11 +191,8 @@ class _Scheduler:
         function = self.module[global_var]
         if not isinstance(function, tirx.PrimFunc):
             raise NotStatic(f"a call of {global_var}")
-        key = str(tvm_ffi.structural_hash(function))
-        name = self.names.get(key)
-        if name is None:
-            base = global_var.name_hint if hasattr(global_var, "name_hint") else global_var.name
-            name = self.names[key] = f"generic_{len(self.names)}_{base}"[:60]
+        name = kernel_name("generic", str(tvm_ffi.structural_hash(function)))
+        if name not in self.tasks:
             scheduled = schedule_generic(function, self.target)
             kernel = to_kernel(scheduled, self.target, name)
             self.program.functions[name] = kernel.function
@@ -209,12 +211,22 @@ class _Scheduler:
             name,
             (*arguments, *results),
             self.tasks[name],
-            name.split("_", 2)[-1],
+            global_var.name_hint[:_LABEL_CHARACTERS],
             "generic",
             flops=int(estimate_tir_flops(IRModule({"main": function}))),
         )
         self.program.steps.append(step)
         return results if isinstance(kind, relax.TupleType) else results[0]
+
+
+def kernel_name(template: str, content: str) -> str:
+    """Return a name that only kernels of the same code have, in whatever model.
+
+    Args:
+        template: name of the template, or `generic`.
+        content: what the code depends on, beside the target.
+    """
+    return f"{template}_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def without_subnormals(array: NDArray[Any]) -> NDArray[Any]:

@@ -19,6 +19,9 @@ MOMENTUM = 0.1
 PERCENT = 99.99
 LEVELS = 256
 
+# Values that are counted at a time.
+_PART = 1 << 15
+
 
 class RangeObserver(Protocol):
     """A range observer is given batches and finds a range."""
@@ -95,8 +98,17 @@ class Histogram:
             if zeros:
                 self.counts[min(int(-self.start / self.width), BINS - 1)] += zeros
         self._grow(low, high)
-        index = ((flat.astype(np.float64) - self.start) / self.width).astype(np.int64)
-        self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
+        self._count(flat)
+
+    def _count(self, flat: NDArray[np.float32]) -> None:
+        # By parts that stay in the cache. No value is below the first bin, and none further above
+        # the last one than its upper edge.
+        for start in range(0, flat.size, _PART):
+            place = np.subtract(flat[start : start + _PART], self.start, dtype=np.float64)
+            place /= self.width
+            counts = np.bincount(place.astype(np.intp), minlength=BINS + 1)
+            self.counts += counts[:BINS]
+            self.counts[-1] += counts[BINS]
 
     def _grow(self, low: float, high: float) -> None:
         while low < self.start or high > self.start + BINS * self.width:

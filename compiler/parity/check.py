@@ -60,7 +60,10 @@ class ParityCheck:
             )
         if not report.passed:
             where = self._where(self._stages())
-            raise ParityError(f"parity with the original graph failed: {report.problems()}{where}")
+            advice = f"; {self.original.advice}" if self.original.advice else ""
+            raise ParityError(
+                f"parity with the original graph failed: {report.problems()}{where}{advice}"
+            )
         return ParityRecord(
             checked_on="target" if here else "host",
             max_error={o.name: three_digits(o.max_error) for o in report.outputs},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.errors import ModelFileError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import is_float
 from edgec.compiler.runtime.inputs import DOMAINS, generate_inputs
@@ -28,17 +29,44 @@ def choose_inputs(
         seed: the seed of the numbers.
         index_bounds: the index bounds of integer inputs, see `generate_inputs`.
         run: the original graph.
+
+    Raises:
+        ModelFileError: it cannot be run on generated inputs.
     """
     tried = []
     for domain in DOMAINS:
         inputs = generate_inputs(specs, seed, index_bounds, domain)
-        outputs = run(inputs)
+        try:
+            outputs = run(inputs)
+        except ModelFileError as error:
+            raise ModelFileError(f"{error}; {_options(specs)}") from error
         count = sum(map(_nans, outputs.values()))
         if not count:
             return inputs, outputs
         tried.append((count, inputs, outputs))
     _, inputs, outputs = min(tried, key=lambda item: item[0])
     return inputs, outputs
+
+
+def nan_advice(specs: Sequence[TensorSpec], outputs: Tensors) -> str:
+    """Return what to do about generated inputs that give NaN; empty if the outputs hold none."""
+    found = [
+        f"{_nans(array)} of {array.size} values of {name}"
+        for name, array in outputs.items()
+        if _nans(array)
+    ]
+    if not found:
+        return ""
+    return f"the original model gives NaN for {', '.join(found)}; {_options(specs)}"
+
+
+def _options(specs: Sequence[TensorSpec]) -> str:
+    """Say how to give inputs of one's own."""
+    options = " ".join(f"--input {spec.name}=FILE.npy" for spec in specs)
+    wanted = ", ".join(map(str, specs))
+    return (
+        f"these inputs are generated: if it is made for others, give some by {options} ({wanted})"
+    )
 
 
 def _nans(array: NDArray[Any]) -> int:

@@ -18,7 +18,7 @@ from edgec.compiler.frontend.onnx_facts import (
     quantizes_activations,
 )
 from edgec.compiler.ir.signature import Signature, Tensors
-from edgec.compiler.parity.choose_inputs import choose_inputs
+from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
 from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
@@ -38,6 +38,7 @@ class Expected:
         outputs: by name.
         tolerance: how far a library's outputs may be from these.
         index_bounds: for inputs that are indices, the number of rows that they choose from.
+        advice: what to do about generated inputs that show little; empty if they are good.
     """
 
     signature: Signature
@@ -45,6 +46,7 @@ class Expected:
     outputs: Tensors
     tolerance: Tolerance
     index_bounds: Mapping[str, int]
+    advice: str = ""
 
     @classmethod
     def of_original(
@@ -65,7 +67,7 @@ class Expected:
             seed: the seed of generated inputs.
 
         Raises:
-            EdgecError: the inputs do not fit, or the original cannot be run.
+            EdgecError: the inputs do not fit, or the original cannot be run on them.
         """
         graph, signature = canonical.graph.graph, canonical.signature
         if not given and samples is not None:
@@ -77,17 +79,19 @@ class Expected:
 
         def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
             fed = prepared(inputs, canonical.embedded)
-            return run_original(original, {**fed, **canonical.special.frozen})
+            return run_original(original, {**fed, **canonical.frozen})
 
+        advice = ""
         if given:
             inputs = check_inputs(signature.inputs, given)
             outputs = run(inputs)
         else:
             inputs, outputs = choose_inputs(signature.inputs, seed, bounds, run)
+            advice = nan_advice(signature.inputs, outputs)
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
-        return cls(signature, inputs, outputs, tolerance, bounds)
+        return cls(signature, inputs, outputs, tolerance, bounds, advice)
 
     def of_transformed(self, outputs: Tensors, quantized_activations: bool) -> "Expected":
         """Return what the library of a compressed or quantized module must compute.

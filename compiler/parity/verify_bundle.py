@@ -1,24 +1,23 @@
 """Verify a bundle: its files, then its results.
 
 Opening a bundle checks every digest. Here its own test vectors are run and compared, with the
-tolerance of its manifest; given the original ONNX file, fresh inputs are compared as well.
+tolerance of its manifest; given the original ONNX file, fresh inputs are compared as well, or those
+that the user gives.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.errors import BundleError
+from edgec.compiler.errors import BundleError, TensorInputError, UsageError, did_you_mean
 from edgec.compiler.frontend.onnx_file import SourceModel, read_model
-from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing
 from edgec.compiler.ir.signature import Tensors
-from edgec.compiler.parity.choose_inputs import choose_inputs
+from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
 from edgec.compiler.parity.compare import (
-    ORACLE_ABSOLUTE_ERROR,
     OutputParity,
     ParityReport,
     Tolerance,
@@ -26,10 +25,14 @@ from edgec.compiler.parity.compare import (
 )
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
+from edgec.compiler.runtime.inputs import check_inputs
 from edgec.compiler.support.limits import check_seed
 
 # Another order of sums moves a value to the next quantized value here and there.
 NOISE_MARGIN_DB = 1.0
+
+# A changed model's noise is not the same for other inputs than those of its test vectors.
+OTHER_INPUTS_MARGIN_DB = 6.0
 
 
 def verify_bundle(
@@ -37,6 +40,8 @@ def verify_bundle(
     *,
     model: str | Path | None = None,
     seeds: tuple[int, ...] = (1,),
+    inputs: Tensors | None = None,
+    expected: Tensors | None = None,
     run: Callable[[Tensors], Tensors] | None = None,
 ) -> ParityReport:
     """Run a bundle on known inputs and compare.
@@ -44,7 +49,9 @@ def verify_bundle(
     Args:
         bundle: an opened bundle, or its path; its files are what its manifest says.
         model: the ONNX file it was compiled from, to compare on fresh inputs too.
-        seeds: one set of fresh inputs each.
+        seeds: one set of fresh inputs each, where no `inputs` are given.
+        inputs: inputs of the bundle by name, to compare on these in place of fresh ones.
+        expected: what the outputs, or some of them, must be for `inputs`; None asks the model.
         run: computes the outputs; else the bundle is run here.
 
     Returns:
@@ -52,68 +59,129 @@ def verify_bundle(
 
     Raises:
         BundleError: the bundle is for another machine, or `model` is another model.
+        TensorInputError: the inputs do not fit, or an expected output is none of the bundle's.
+        UsageError: inputs without anything to compare with, or expected outputs without inputs.
     """
     bundle = Bundle.of(bundle)
     for seed in seeds:
         check_seed(seed)
+    _check_given(bundle, inputs, expected, model is not None)
     manifest = bundle.manifest
     tolerance = Tolerance(**manifest.tolerance.model_dump())
-    runs = bundle.vectors()
-    floats: list[ParityReport] = []
-    if model is not None:
-        source = read_model(Path(model))
-        if source.sha256 != manifest.model.sha256:
-            raise BundleError(
-                f"{bundle.path} was compiled from another file than {model}: its source has "
-                f"SHA-256 {manifest.model.sha256[:12]}…, this one {source.sha256[:12]}…"
-            )
-        frozen, record = _frozen(bundle), manifest.settings.preprocess
-        embedded = None if record is None else record.embedded
-        if manifest.quantization is not None:
-            # Random values are not what it was calibrated for: its own inputs, against the floats.
-            reached = manifest.quantization.sqnr_db
-            compute = run or bundle.run
-            for inputs, _ in runs:
-                original = _original(source, frozen, embedded, inputs)
-                floats.append(_against_floats(original, compute(inputs), reached))
-            seeds = ()
-        for seed in seeds:
-            bounds = manifest.settings.index_bounds
-            original_of = partial(_original, source, frozen, embedded)
-            runs.append(choose_inputs(manifest.signature.inputs, seed, bounds, original_of))
     compute = run or bundle.run
-    reports = [compare(expected, compute(inputs), tolerance) for inputs, expected in runs]
-    return _worst([*reports, *floats])
+    vectors = bundle.vectors()
+    reports = [compare(outputs, compute(fed), tolerance) for fed, outputs in vectors]
+    original = None if model is None else _Original.read(bundle, model)
+    changed = manifest.quantization or manifest.compression
+    reached: Mapping[str, float] = {} if changed is None else changed.sqnr_db
+
+    def with_noise(wanted: Tensors, found: Tensors, margin_db: float) -> ParityReport:
+        return _with_noise(wanted, found, tolerance, reached, margin_db)
+
+    if inputs is not None:
+        if expected is None:
+            assert original is not None
+            expected = original.run(inputs)
+        actual = compute(inputs)
+        if changed is None:
+            found = {name: actual[name] for name in expected}
+            reports.append(compare(expected, found, tolerance))
+        else:
+            reports.append(with_noise(expected, actual, OTHER_INPUTS_MARGIN_DB))
+    elif original is not None and changed is not None:
+        # Random values are not what it was calibrated for: its own inputs, against the floats.
+        reports += [
+            with_noise(original.run(fed), compute(fed), NOISE_MARGIN_DB) for fed, _ in vectors
+        ]
+    elif original is not None:
+        specs, bounds = manifest.signature.inputs, manifest.settings.index_bounds
+        for seed in seeds:
+            fed, outputs = choose_inputs(specs, seed, bounds, original.run)
+            report = compare(outputs, compute(fed), tolerance)
+            reports.append(_with_advice(report, nan_advice(specs, outputs)))
+    return _worst(reports)
 
 
-def _original(
-    source: SourceModel, frozen: Tensors, embedded: EmbeddedPreprocessing | None, inputs: Tensors
-) -> dict[str, np.ndarray]:
-    return run_original(source.original, {**prepared(inputs, embedded), **frozen})
+def _check_given(
+    bundle: Bundle, inputs: Tensors | None, expected: Tensors | None, model: bool
+) -> None:
+    signature, settings = bundle.manifest.signature, bundle.manifest.settings
+    if inputs is None:
+        if expected is not None:
+            raise UsageError("--expected belongs to --input, which is not given")
+        return
+    check_inputs(signature.inputs, inputs, settings.index_bounds)
+    if expected is None and not model:
+        raise UsageError(
+            "--input needs what to compare with: --model FILE.onnx, the original, or "
+            "--expected FILE.npz, the outputs"
+        )
+    known = [spec.name for spec in signature.outputs]
+    unknown = [f"{name}{did_you_mean(name, known)}" for name in expected or {} if name not in known]
+    if unknown:
+        raise TensorInputError(
+            f"--expected names {', '.join(unknown)}; the outputs are {', '.join(known)}"
+        )
 
 
-def _against_floats(
-    original: Tensors, actual: Tensors, reached: Mapping[str, float]
+@dataclass(frozen=True)
+class _Original:
+    """The original model, fed with the inputs of a bundle."""
+
+    bundle: Bundle
+    source: SourceModel
+
+    @classmethod
+    def read(cls, bundle: Bundle, file: str | Path) -> "_Original":
+        source, known = read_model(Path(file)), bundle.manifest.model.sha256
+        if source.sha256 != known:
+            raise BundleError(
+                f"{bundle.path} was compiled from another file than {file}: its source has "
+                f"SHA-256 {known[:12]}…, this one {source.sha256[:12]}…"
+            )
+        return cls(bundle, source)
+
+    @cached_property
+    def _frozen(self) -> dict[str, np.ndarray]:
+        settings = self.bundle.manifest.settings
+        return {
+            name: np.asarray(value.values, value.dtype) for name, value in settings.frozen.items()
+        }
+
+    def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
+        record = self.bundle.manifest.settings.preprocess
+        embedded = None if record is None else record.embedded
+        return run_original(self.source.original, {**prepared(inputs, embedded), **self._frozen})
+
+
+def _with_noise(
+    original: Tensors,
+    actual: Tensors,
+    tolerance: Tolerance,
+    reached: Mapping[str, float],
+    margin_db: float,
 ) -> ParityReport:
-    """Return a quantized model against the original.
-
-    By the noise that it had when it was compiled.
-    """
+    """Return a changed model against the original, by the noise that it had when compiled."""
     outputs: list[OutputParity] = []
     for name, expected in original.items():
         # Without a ratio it is no float output: quantized values decide, and they were compared
         # already.
         if name in reached:
-            tolerance = Tolerance(0.0, ORACLE_ABSOLUTE_ERROR, reached[name] - NOISE_MARGIN_DB)
-            outputs += compare({name: expected}, {name: actual[name]}, tolerance).outputs
+            enough = replace(tolerance, sqnr_db=reached[name] - margin_db)
+            outputs += compare({name: expected}, {name: actual[name]}, enough).outputs
     return ParityReport(tuple(outputs))
 
 
-def _frozen(bundle: Bundle) -> dict[str, np.ndarray]:
-    return {
-        name: np.asarray(value.values, value.dtype)
-        for name, value in bundle.manifest.settings.frozen.items()
-    }
+def _with_advice(report: ParityReport, advice: str) -> ParityReport:
+    """Return a report whose failures say what may be done about them."""
+    if not advice:
+        return report
+    return ParityReport(
+        tuple(
+            output if output.passed else replace(output, problem=f"{output.problem}; {advice}")
+            for output in report.outputs
+        )
+    )
 
 
 def _worst(reports: list[ParityReport]) -> ParityReport:

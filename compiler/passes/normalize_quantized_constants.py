@@ -5,7 +5,7 @@
     dequantize(W uint8, s, 128)       ->  dequantize(W - 128 as int8, s, 0)
 
 What cannot be quantized around zero becomes floats, and so does what is no weight of a matrix
-product or a convolution and no bias in int32.
+product or a convolution, no table whose rows are looked up, and no bias in int32.
 """
 
 import math
@@ -66,9 +66,12 @@ class _NormalizeQuantizedConstantsRewriter(CallRewriter):
             if quantized is None or scales is None or zeros is None:
                 return None
             # (3)
-            only = {"summand"} if quantized.dtype == np.int32 else {"weight"}
-            as_floats = quantized.ndim == 0 or self.roles[self.binding] != only
             axis = int(call.attrs.axis) % max(quantized.ndim, 1)
+            allowed = {"summand"} if quantized.dtype == np.int32 else {"weight"}
+            if quantized.dtype != np.int32 and (axis == 0 or scales.size == 1):
+                allowed.add("table")
+            roles = self.roles[self.binding]
+            as_floats = quantized.ndim == 0 or not roles or not roles <= allowed
             return _normalized(quantized, scales, zeros, axis, as_floats=as_floats)
         shape = shape_of(call)
         if shape is None or name not in (*_RESHAPES, "relax.permute_dims"):
@@ -96,30 +99,43 @@ class _NormalizeQuantizedConstantsRewriter(CallRewriter):
 
 
 def _roles(function: relax.Function) -> dict[relax.Var, set[str]]:
-    """Return as what each variable is read: `weight` of a product, `summand`, or `other`."""
+    """Return as what each variable is read: `weight` of a product, `table`, `summand`, `other`."""
     roles: dict[relax.Var, set[str]] = defaultdict(set)
     # From back to front: what moves a value reads it as its own readers do.
     for binding in reversed(function.body.blocks[0].bindings):
         name, value = op_name(binding.value), binding.value
         for variable in relax.analysis.free_vars(value):
-            if name in (*_RESHAPES, "relax.permute_dims") or isinstance(value, relax.Var):
+            if isinstance(value, relax.Var):
                 roles[variable] |= roles[binding.var]
-            elif name in _PRODUCTS and variable == value.args[1] and _suits(name, variable):
+            elif name in (*_RESHAPES, "relax.permute_dims"):
+                # The rows of a table that was moved are not its own.
+                moved = {"other" if role == "table" else role for role in roles[binding.var]}
+                roles[variable] |= moved
+            elif _is_table(value, variable):
+                roles[variable].add("table")
+            elif _is_weight(value, variable):
                 roles[variable].add("weight")
             else:
                 roles[variable].add("summand" if name == "relax.add" else "other")
     return roles
 
 
-def _suits(operator: str, weight: relax.Var) -> bool:
-    """Return whether kernels read quantized values of such a weight.
+def _is_weight(call: relax.Call, variable: relax.Var) -> bool:
+    """Return whether a kernel reads quantized values of a variable as the weights of a call.
 
     Those of matrices read whole groups.
     """
-    shape = shape_of(weight)
-    if shape is None or operator != "relax.matmul":
-        return shape is not None
-    return len(shape) == 2 and shape[0] % DOT_WIDTH == 0
+    name, shape = op_name(call), shape_of(variable)
+    if shape is None or name not in _PRODUCTS or variable != call.args[1]:
+        return False
+    return name != "relax.matmul" or (len(shape) == 2 and shape[0] % DOT_WIDTH == 0)
+
+
+def _is_table(call: relax.Call, variable: relax.Var) -> bool:
+    """Return whether a kernel looks up rows of a variable, quantized with a scale for each."""
+    if op_name(call) != "relax.take" or variable != call.args[0] or call.attrs.axis is None:
+        return False
+    return len(shape_of(variable) or ()) == 2 and int(call.attrs.axis) % 2 == 0
 
 
 def _longest(shape: tuple[int, ...]) -> int:

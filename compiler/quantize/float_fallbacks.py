@@ -7,6 +7,7 @@ from typing import Any
 from tvm import relax
 
 from edgec.compiler.ir.anchors import Operator
+from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.plan import integer_support
@@ -56,7 +57,7 @@ def float_fallbacks(
     known = {name for operator in plan.operators for name in operator.names}
     found: dict[Any, FloatFallback] = {}
     for operator in plan.operators:
-        why = _why_planned(operator, recipe, returned)
+        why = _why_planned(plan.graph, operator, recipe, returned)
         if why is None:
             why = why_floats(operator.names)
         if why is not None:
@@ -74,7 +75,7 @@ def float_fallbacks(
 
 
 def _why_planned(
-    operator: Operator, recipe: QuantizationRecipe, returned: tuple[str, ...]
+    graph: Graph, operator: Operator, recipe: QuantizationRecipe, returned: tuple[str, ...]
 ) -> str | None:
     """Return why the quantizer leaves an operator on floats; None if it does not."""
     if operator.keep == "integer":
@@ -84,7 +85,7 @@ def _why_planned(
     for override in recipe.override:
         if override.applies(operator.names, operator.kind):
             return f"an override of the recipe keeps it {override.keep}"
-    declined = integer_support(operator)
+    declined = integer_support(graph, operator)
     if declined is not None:
         return declined.reason
     if recipe.activations == "dynamic":

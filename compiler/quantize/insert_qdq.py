@@ -22,6 +22,7 @@ from tvm import IRModule, relax
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.operators import decode_weight
 from edgec.compiler.ir.relax_helpers import constant, shape_of
+from edgec.compiler.ir.rewrite import with_weight
 from edgec.compiler.numerics.affine import ChannelWeight, Floats, QuantizedType, Scale
 from edgec.compiler.passes.base import Pass
 from edgec.compiler.quantize.codebook import CodebookWeight
@@ -76,12 +77,13 @@ class _Inserter:
     def _replaced(self, builder: relax.BlockBuilder, variable: Any, value: Any) -> Any:
         operator = self.anchors.get(variable)
         if operator is not None:
-            data = value.args[0]
-            if operator.keep == "integer" and self._is_dynamic:
-                data = self._fake_quantize_dynamically(builder, data)
             packed_weight = self.quantization.weights[operator.name]
             weight = builder.emit(weight_expression(packed_weight, operator))
-            return relax.Call(value.op, [data, weight], value.attrs)
+            value = with_weight(value, weight)
+            if operator.keep == "integer" and self._is_dynamic:
+                data = self._fake_quantize_dynamically(builder, value.args[0])
+                value = relax.Call(value.op, [data, weight], value.attrs)
+            return value
         operator = self.biases.get(variable)
         if operator is not None:
             bias = bias_expression(self.quantization, operator, shape_of(variable) or ())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.numerics.observers import ObserverName
-from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, load_recipe
+from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, as_recipe
+from edgec.compiler.support.converted_field import ConvertedField
 from edgec.compiler.support.html_report import check_report_name
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class QuantizeOptions:
         report: .html or .json file.
     """
 
-    recipe: QuantizationRecipe
+    recipe: ConvertedField[QuantizationRecipe | str | Path, QuantizationRecipe] = ConvertedField(
+        as_recipe
+    )
     observer: ObserverName = "mse"
     cache: Path | None = None
     repair: bool = True
@@ -49,8 +52,6 @@ class QuantizeOptions:
         Raises:
             UsageError: says which setting.
         """
-        if isinstance(self.recipe, str | Path):
-            object.__setattr__(self, "recipe", load_recipe(self.recipe))
         if self.min_sqnr_db is not None and not math.isfinite(self.min_sqnr_db):
             raise UsageError(f"--min-sqnr {self.min_sqnr_db:g} is no ratio; 30 is 30 dB")
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:

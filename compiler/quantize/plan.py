@@ -9,7 +9,7 @@ reader reads the rounded value.
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgec.compiler.ir.anchors import Operator, find_operators
+from edgec.compiler.ir.anchors import Operator, find_embeddings, find_operators, is_normalization
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.numerics.support import Declined, integer_matmul_support
 from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe
@@ -54,9 +54,11 @@ def plan_quantization(
         recipe: what is wanted.
         float_operators: names of operators that stay float whatever the recipe says.
     """
+    order = {variable: place for place, variable in enumerate(graph.definitions)}
+    every = [*find_operators(graph), *find_embeddings(graph)]
     found = [
-        replace(operator, keep=_keep(operator, recipe, float_operators))
-        for operator in find_operators(graph)
+        replace(operator, keep=_keep(graph, operator, recipe, float_operators))
+        for operator in sorted(every, key=lambda operator: order[operator.anchor])
     ]
     plan = QuantizationPlan(graph, found)
     if recipe.activations != "static":
@@ -84,21 +86,29 @@ def plan_quantization(
 _ANCHORS = ("conv", "conv_transpose", "depthwise_conv", "matmul")
 
 
-def integer_support(operator: Operator) -> Declined | None:
+def integer_support(graph: Graph, operator: Operator) -> Declined | None:
     """Return why no target has an integer kernel for an operator; None if one may have.
 
     The packer asks the same kernels. What depends on the target is left to it.
     """
-    if operator.kind == "matmul" and operator.weight is not None:
-        return integer_matmul_support(operator.weight.array.shape)
-    return None
+    if operator.kind == "embedding":
+        return Declined("rows of its int8 table become floats as they are read")
+    if operator.kind == "multiply" and is_normalization(graph, operator.anchor):
+        return Declined("a normalization has no kernel of integers")
+    if operator.kind != "matmul":
+        return None
+    if operator.weight is None:
+        return Declined("only a constant int8 matrix has a kernel of integers")
+    return integer_matmul_support(operator.weight.array.shape)
 
 
-def _keep(operator: Operator, recipe: QuantizationRecipe, float_operators: frozenset[str]) -> str:
+def _keep(
+    graph: Graph, operator: Operator, recipe: QuantizationRecipe, float_operators: frozenset[str]
+) -> str:
     if operator.name in float_operators:
         return "float"
     keep = recipe.keep(operator.names, operator.kind)
-    if keep == "integer" and integer_support(operator) is not None:
+    if keep == "integer" and integer_support(graph, operator) is not None:
         keep = "weight-only"
     if keep == "weight-only" and operator.weight is None:
         return "float"

@@ -41,12 +41,14 @@ OperatorKind = Literal[
     "conv",
     "conv_transpose",
     "depthwise_conv",
+    "embedding",
     "matmul",
     "move",
     "multiply",
     "pool",
 ]
-"""Types of operators, as overrides name them; `move` changes no value (reshape, slice, pad)."""
+"""Types of operators, as overrides name them; `move` changes no value (reshape, slice, pad),
+`embedding` reads rows of a constant table."""
 
 SaturationMode = Literal["weights", "activations", "none"]
 """How products are kept from saturating the target's int16 accumulators, see `saturation`."""
@@ -107,6 +109,8 @@ class QuantizationRecipe(_Settings):
         weight_group: weights that share a scale, in int4 and log2.
         symmetric_weights: int4 only; int8 weights always are.
         equalize: even out the ranges of channels between two convolutions first.
+        smooth: move channels of activations that outweigh others into the weights of the matrix
+            products that read them; static activations of networks with normalizations only.
         extent: `full`: what the network gives is rounded to qtype as well; `partial`: what only
             floats read stays float.
         override: exceptions; the first that applies counts.
@@ -121,6 +125,7 @@ class QuantizationRecipe(_Settings):
     weight_group: Literal[32, 64, 128] = 32
     symmetric_weights: bool = True
     equalize: bool = False
+    smooth: bool = True
     extent: Literal["full", "partial"] = "partial"
     override: tuple[Override, ...] = Field(default=())
 
@@ -195,6 +200,11 @@ def load_recipe(name: str | Path) -> QuantizationRecipe:
     except ValidationError as error:
         what = explain(error, lambda at: Override if at else QuantizationRecipe)
         raise RecipeError(f"recipe file {path}: {what}") from None
+
+
+def as_recipe(given: QuantizationRecipe | str | Path) -> QuantizationRecipe:
+    """Return a recipe, given as it is or as of `load_recipe`."""
+    return given if isinstance(given, QuantizationRecipe) else load_recipe(given)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgec.compiler.calibration.accuracy import score_name, score_text
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.numerics.affine import ChannelWeight, Scale, sqnr_db
 from edgec.compiler.numerics.observers import BINS, Histogram
@@ -30,8 +31,16 @@ from edgec.compiler.support.html_report import (
 _SHOWN_BINS = 128
 
 
-def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()) -> dict[str, Any]:
-    """Return everything that is known about a quantization, as plain values."""
+def report_fields(
+    model: QuantizedModel, fallbacks: Sequence[FloatFallback] = (), metric: str = ""
+) -> dict[str, Any]:
+    """Return everything that is known about a quantization, as plain values.
+
+    Args:
+        model: the quantized model.
+        fallbacks: what computes on floats in the packed program.
+        metric: the name of the user's metric; empty: the largest class is compared.
+    """
     quantization = model.quantization
     alone = {s.operator.name: s.accuracy for s in model.sensitivity}
     graph = quantization.plan.graph
@@ -43,6 +52,8 @@ def report_fields(model: QuantizedModel, fallbacks: Sequence[FloatFallback] = ()
         and {
             "batches": model.measured,
             "score": accuracy.score,
+            "metric": metric,
+            "positions": accuracy.positions,
             "sqnr_db": accuracy.sqnr_db,
             "by_output": accuracy.by_output,
         },
@@ -119,7 +130,11 @@ def _operator(operator: Operator, quantization: Quantization) -> dict[str, Any]:
 
 
 def write_quantization_report(
-    path: Path, model: QuantizedModel, subject: Subject, fallbacks: Sequence[FloatFallback] = ()
+    path: Path,
+    model: QuantizedModel,
+    subject: Subject,
+    fallbacks: Sequence[FloatFallback] = (),
+    metric: str = "",
 ) -> None:
     """Write a .json or .html file.
 
@@ -128,11 +143,12 @@ def write_quantization_report(
         model: the quantized model.
         subject: which model it is, and for which target.
         fallbacks: what computes on floats in the packed program.
+        metric: the name of the user's metric; empty: the largest class is compared.
 
     Raises:
         OutputError: it cannot be written.
     """
-    fields = report_fields(model, fallbacks)
+    fields = report_fields(model, fallbacks, metric)
     save_report(path, fields, quantization_page(fields, subject))
 
 
@@ -145,15 +161,19 @@ def quantization_page(fields: Mapping[str, Any], subject: Subject) -> Report:
         "Operators": _count(fields["quantized"]),
         "Returned to float": Cell(", ".join(fields["kept_float"]), tone="warning"),
     }
+    compared = ""
     if accuracy:
-        facts[f"Metric over {accuracy['batches']} batches"] = score_cell(accuracy["score"])
+        compared = score_name(accuracy["positions"], accuracy["metric"])
+        said = score_text(accuracy["score"], accuracy["positions"], accuracy["metric"])
+        if said:
+            facts[f"Over {accuracy['batches']} batches"] = score_cell(accuracy["score"], said)
         facts["SQNR [dB]"] = db_cell(accuracy["sqnr_db"])
     return Report(
         kind="Quantization",
         subject=subject,
         facts=facts,
         sections=[
-            _operators_table(fields["operators"]),
+            _operators_table(fields["operators"], compared),
             _fallbacks_table(fields["islands"]),
             _values_table(fields["values"]),
         ],
@@ -172,7 +192,7 @@ def _noise(db: float | None) -> float:
     return 100.0 if math.isnan(db) else 10.0 ** (-max(db, -40.0) / 20)
 
 
-def _operators_table(operators: list[dict[str, Any]]) -> Table:
+def _operators_table(operators: list[dict[str, Any]], compared: str) -> Table:
     """Return the operators, the one that costs most by itself first.
 
     Where nothing was measured by operator, the weights stand for it.
@@ -189,7 +209,7 @@ def _operators_table(operators: list[dict[str, Any]]) -> Table:
             if noise
             else Cell(),
             db_cell(o["alone_sqnr_db"]),
-            score_cell(o["alone_score"]),
+            score_cell(o["alone_score"] if compared else None),
             db_cell(o.get("weight_sqnr_db")),
             Cell(o["kind"]),
             Cell(o["keep"]),
@@ -203,7 +223,7 @@ def _operators_table(operators: list[dict[str, Any]]) -> Table:
         Column("operator"),
         Column("noise of the model with it alone" if measured else "noise of its weights", True),
         Column("SQNR of the model with it alone [dB]", numbers=True),
-        Column("metric with it alone", numbers=True),
+        Column(f"{compared} with it alone", numbers=True),
         Column("SQNR of its weights [dB]", numbers=True),
         Column("kind"),
         Column("treated as"),

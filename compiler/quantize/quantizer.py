@@ -20,6 +20,7 @@ from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.numerics.observers import Histogram, Range
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.quantize.encode import Quantization, quantize_numbers
@@ -34,6 +35,13 @@ from edgec.compiler.quantize.sensitivity import (
     Sensitivity,
     SwitchedModel,
     operators_to_keep_float,
+)
+from edgec.compiler.quantize.smooth import (
+    Channels,
+    find_divisors,
+    measure_channels,
+    smooth,
+    smoothable,
 )
 from edgec.compiler.support.progress import Progress
 
@@ -95,14 +103,10 @@ def quantize_model(
     signature, samples, progress = context.signature, context.samples, context.progress
     if options.recipe.equalize:
         module = equalize(Graph(module, context.value_names))
-    graph = Graph(module, context.value_names)
     resolved = resolve(options.recipe, context.target)
-    plan = plan_quantization(graph, resolved.recipe)
-    float_model = None
-    if samples is not None:
-        read = [operator.inputs[0] for operator in plan.weighted()]
-        float_model = FloatModel(graph, signature, [*plan.tensors, *read], context.evaluate)
-    ranges = _ranges(plan, float_model, options, samples, model_sha256, progress)
+    calibrated = _calibrated(module, resolved, options, context, model_sha256)
+    graph, plan, ranges = calibrated.plan.graph, calibrated.plan, calibrated.ranges
+    module, float_model = graph.module, calibrated.model
     choices: dict[str, SaturationChoice] = {}
     if resolved.chooses and samples is not None and float_model is not None:
         choices = choose_saturation_modes(plan, resolved, ranges, float_model, samples, progress)
@@ -168,26 +172,65 @@ def _reached(accuracy: Accuracy) -> str:
     return f"signal-to-noise ratio {accuracy.sqnr_db:.1f} dB, {text}"
 
 
-def _ranges(
-    plan: QuantizationPlan,
-    model: FloatModel | None,
+@dataclass(frozen=True)
+class _Calibrated:
+    """A calibrated model is a plan with what samples say about its values.
+
+    Attributes:
+        plan: of the module, whose values may have been smoothed.
+        model: the float model on this machine; None without samples.
+        ranges: by name, of every value that is quantized.
+    """
+
+    plan: QuantizationPlan
+    model: FloatModel | None
+    ranges: Mapping[str, Range]
+
+
+def _calibrated(
+    module: IRModule,
+    resolved: ResolvedRecipe,
     options: QuantizeOptions,
-    samples: Samples | None,
+    context: ModelContext,
     model_sha256: str,
-    progress: Progress,
-) -> dict[str, Range]:
-    if not plan.tensors:
-        return {}
-    cache = options.cache
-    if cache is not None and cache.exists():
-        return read_ranges(cache, model_sha256)
-    assert samples is not None
-    assert model is not None
-    names = [plan.graph.names[variable] for variable in plan.tensors]
-    ranges = calibrate(model, names, samples, options.observer, progress)
-    if cache is not None:
-        write_ranges(cache, ranges, model_sha256, options.observer)
-    return ranges
+) -> _Calibrated:
+    samples, progress = context.samples, context.progress
+    graph = Graph(module, context.value_names)
+    plan = plan_quantization(graph, resolved.recipe)
+    model = None
+    if samples is not None:
+        read = [variable for operator in plan.weighted() for variable in operator.inputs[:1]]
+        seen = [*plan.tensors, *read]
+        model = FloatModel(graph, context.signature, seen, context.evaluate)
+    cache = options.cache if plan.tensors else None
+    cached = cache is not None and cache.exists()
+    ranges: dict[str, Range] = {}
+    divisors: dict[str, Floats] = {}
+    if cache is not None and cached:
+        ranges, divisors = read_ranges(cache, model_sha256)
+    groups = smoothable(plan) if options.recipe.smooth else {}
+    channels: dict[str, Channels] = {}
+    if groups and model is not None and samples is not None and not cached:
+        channels = measure_channels(model, [*groups], samples, progress)
+        divisors = find_divisors(graph, groups, channels)
+    module, quotients = smooth(graph, groups, divisors)
+    if quotients:
+        graph = Graph(module, context.value_names)
+        plan = plan_quantization(graph, resolved.recipe)
+        by = {graph.names[v]: (name, divisors[name]) for name, v in quotients.items()}
+        model = model and model.with_quotients(graph, by)
+        if channels:
+            # Whole ranges, for which the divisors were chosen: there are no outliers to clip.
+            ranges = {name: channels[of].range(divisor) for name, (of, divisor) in by.items()}
+    if plan.tensors and not cached:
+        assert samples is not None
+        assert model is not None
+        names = [graph.names[v] for v in plan.tensors if graph.names[v] not in ranges]
+        if names:
+            ranges |= calibrate(model, names, samples, options.observer, progress)
+        if cache is not None:
+            write_ranges(cache, ranges, model_sha256, options.observer, divisors)
+    return _Calibrated(plan, model, ranges)
 
 
 def _numbers(

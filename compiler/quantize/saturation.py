@@ -29,6 +29,7 @@ from edgec.compiler.numerics.observers import Range
 from edgec.compiler.quantize.encode import quantize_numbers, quantize_weight
 from edgec.compiler.quantize.plan import QuantizationPlan
 from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe, SaturationMode
+from edgec.compiler.quantize.shared_weights import shared_weights
 from edgec.compiler.support.progress import Progress
 
 # Batches that inputs are rounded of.
@@ -86,6 +87,11 @@ def choose_saturation_modes(
             {mode: _weight_noise(operator, each) for mode, each in everywhere.items()},
             {mode: noise[name] for mode, noise in rounded.items()},
         )
+    for group in shared_weights(plan.graph, operators):
+        modes = {found[operator.name].mode for operator in group}
+        if len(modes) > 1:
+            # One weight for all of them: as each of them can multiply it.
+            found |= {o.name: replace(found[o.name], mode="weights") for o in group}
     return _agreed(plan, operators, found)
 
 

@@ -17,6 +17,7 @@ from tvm import IRModule, relax
 
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.relax_helpers import constant
+from edgec.compiler.ir.rewrite import with_weight
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.insert_qdq import fake_quantize
 
@@ -75,11 +76,10 @@ class _Switcher:
             arguments = [stand_ins.get(a, a) if isinstance(a, relax.Var) else a for a in arguments]
         if operator.weight is None:
             return emit(relax.Call(value.op, arguments, value.attrs), variable.name)
-        exact = emit(
-            relax.Call(value.op, [arguments[0], constant(operator.weight.array)], value.attrs)
-        )
+        value = relax.Call(value.op, arguments, value.attrs)
         lost = self.quantization.weight_values(operator) - operator.weight.array
-        error = emit(relax.Call(value.op, [arguments[0], constant(lost)], value.attrs))
+        exact = emit(with_weight(value, operator.weight.array))
+        error = emit(with_weight(value, lost))
         return emit(op.add(exact, emit(op.multiply(error, switch))), variable.name)
 
     def _switched(self, builder: relax.BlockBuilder, variable: Any, data: Any, on: Any) -> Any:

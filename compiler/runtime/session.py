@@ -7,7 +7,6 @@ the compiler) is loaded for that.
 
 import ctypes
 import importlib.util
-import os
 import platform
 import re
 import tempfile
@@ -30,6 +29,7 @@ from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.fork import watch_forks
 from edgec.compiler.runtime.inputs import check_inputs
 from edgec.compiler.runtime.library import BAD_INDEX, load_model, pointers
+from edgec.compiler.support.cores import usable_cores
 from edgec.targets.native import CPUINFO, cpu_flags
 from edgec.targets.target import Target
 
@@ -278,7 +278,7 @@ class VmSession:
         self._ffi = tvm_ffi
         self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self._signature = signature
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or usable_cores()
         self._index_bounds = index_bounds
         machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
         machine["vm_initialization"](self._CPU, 0, self._POOLED_ALLOCATOR)

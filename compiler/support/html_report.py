@@ -165,13 +165,18 @@ def gain_cell(before: float | None, after: float | None) -> Cell:
     return Cell(text, gain, "gain") if gain > 1 else Cell(f"{text}, a loss", gain, "loss")
 
 
-def score_cell(score: float | None) -> Cell:
-    """Return the metric of a model against the original, 1 at best; what is missing is a loss."""
+def score_cell(score: float | None, text: str = "") -> Cell:
+    """Return how far a model agrees with the original, 1 at best; what is missing is a loss.
+
+    Args:
+        score: how far it agrees; None: nothing was measured.
+        text: says it in words; by default the number alone is shown.
+    """
     if score is None:
         return Cell()
     if score >= 1:
-        return Cell(f"{score:.4f}", score)
-    return Cell(f"{score:.4f}, a loss of {1 - score:.4g}", score, "loss")
+        return Cell(text or f"{score:.4f}", score)
+    return Cell(text or f"{score:.4f}, a loss of {1 - score:.4g}", score, "loss")
 
 
 def db_cell(value: float | None) -> Cell:

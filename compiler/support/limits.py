@@ -32,6 +32,15 @@ def check_threads(threads: int) -> None:
     check_count("--threads", threads, 0, MAX_THREADS)
 
 
+def check_busy(processes: int) -> None:
+    """Refuse a number of busy processes that cannot be.
+
+    Raises:
+        UsageError: it is negative or absurd.
+    """
+    check_count("--busy", processes, 0, MAX_THREADS)
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that random number generators do not take.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from edgec.compiler.support.free_memory import return_free_memory
 from edgec.compiler.support.progress import Progress
 
 _T = TypeVar("_T")
@@ -71,3 +72,5 @@ class Phases:
         if self._written is not None:
             for result in results:
                 self._written(number, name, result)
+        results.clear()
+        return_free_memory()

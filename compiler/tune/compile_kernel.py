@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.codegen.build import write_object
+from edgec.compiler.codegen.kernel_objects import write_object
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key

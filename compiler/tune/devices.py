@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from edgec.compiler.boards.config import Board
 from edgec.compiler.errors import ToolchainError
+from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.tune import measure
 from edgec.compiler.tune.rounds import KernelBuilder, Round
 from edgec.targets.native import cpu_name
@@ -91,7 +92,7 @@ class Host:
         self.name = "this machine"
         self.machine = cpu_name()
         self.emulated = False
-        self.threads = min(threads or len(cores), len(cores))
+        self.threads = min(threads or usable_cores(), len(cores))
         self.cores = cores[: self.threads]
         self.others = set(cores[self.threads :])
         self.apart = bool(self.others)

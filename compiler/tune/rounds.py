@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.codegen.build import write_object, write_sources
+from edgec.compiler.codegen.build import write_sources
+from edgec.compiler.codegen.kernel_objects import write_object
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.ir.program import KernelCall, Program, Value
@@ -260,7 +261,7 @@ class RoundBuilder:
             TensorSpec(f"out{number}", value.shape, value.dtype)
             for number, value in enumerate(program.outputs)
         )
-        _, sources = write_sources(program, names, folder)
+        _, sources = write_sources(program, names, self._target, folder)
         library = folder / "model.so"
         link_shared([*objects, *sources], library, self._target, checked=False)
         sizes = tuple(value.size_bytes for value in program.outputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Database, summarize
+from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.tune.cost_model import features_of
 from edgec.compiler.tune.devices import Device, Host
 from edgec.compiler.tune.finals import Finals
@@ -36,7 +37,7 @@ class Tuner:
         folder: Path,
         observer: TuningObserver,
     ) -> None:
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         self._run = RunState(plan, tasks, target, database, options, folder, observer, cores)
 
     @property

@@ -123,6 +123,10 @@ def _beside_rivals(arguments: argparse.Namespace) -> None:
     product = make_model([node("MatMul", ["x", "w"], ["y"])], {"x": (SIZE, SIZE)}, ["y"], weights)
     for name, model in {**cases, f"matmul {SIZE} cubed": product}.items():
         report = compare(model, arguments.threads, arguments.seconds)
+        for rival, why in report.cannot.items():
+            print(f"{name}: {rival} cannot: {why}", flush=True)
+        if report.cannot:
+            continue
         (ratio,) = report.ratios.values()
         kernel = max(report.steps, key=lambda step: step.gflops * step.median_us)
         ours, theirs = report.bundles[0].median_ms * 1e3, report.rivals[0].median_ms * 1e3

@@ -2,7 +2,9 @@
 
     python tests/benchmarks/benchmark_models.py --threads 1
 
-Prints one line per model and the geometric mean of the ratios; above 1 edgec is faster. With
+Prints one line per model and the geometric mean of the ratios over the models that a runtime can
+run; above 1 edgec is faster. `--busy 1` measures all of them beside a process that keeps a core
+busy. With
 `--where` also how a model's time divides over the kernel templates, and what each reaches.
 """
 
@@ -49,12 +51,18 @@ def where_time_goes(steps: Sequence[StepTime]) -> str:
     return ", ".join(parts)
 
 
+def mean(ratios: Sequence[float]) -> float:
+    """Return the geometric mean; of no ratios, no number."""
+    return statistics.geometric_mean(ratios) if ratios else float("nan")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", default="native")
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--busy", type=int, default=0)
     parser.add_argument("--where", action="store_true")
     parser.add_argument("--against", default="onnxruntime,openvino")
     arguments = parser.parse_args()
@@ -77,18 +85,25 @@ def main() -> None:
                 [bundle],
                 threads=arguments.threads,
                 seconds=arguments.seconds,
+                busy=arguments.busy,
                 against=rivals,
                 model=model,
             )
         line = f"{name:22}{report.bundles[0].median_ms:10.3f}"
-        for rival, latency in zip(rivals, report.rivals, strict=True):
-            ratio = report.ratios[latency.name]
+        measured = {latency.name.split()[0]: latency for latency in report.rivals}
+        for rival in rivals:
+            if rival not in measured:
+                line += f"{'cannot':>17}{'':7}"
+                continue
+            ratio = report.ratios[measured[rival].name]
             ratios[rival].append(ratio)
-            line += f"{latency.median_ms:17.3f}{ratio:7.2f}"
+            line += f"{measured[rival].median_ms:17.3f}{ratio:7.2f}"
         print(line, flush=True)
+        for rival, why in report.cannot.items():
+            print(f"    {rival} cannot: {why}", flush=True)
         if arguments.where:
             print(f"    {where_time_goes(report.steps)}", flush=True)
-    means = "".join(f"{statistics.geometric_mean(ratios[rival]):24.2f}" for rival in rivals)
+    means = "".join(f"{mean(ratios[rival]):24.2f}" for rival in rivals)
     print(f"{'geometric mean':32}{means}")
 
 

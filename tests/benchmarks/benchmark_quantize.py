@@ -6,8 +6,8 @@ fastest. The int8 build, the float build and the others then take turns. Prints 
 and the geometric means of the ratios; above 1 the int8 build is faster.
 
 The other runtimes choose their instructions themselves. `--rivals-isa AVX2` holds OpenVINO to AVX2;
-ONNX Runtime has no such switch. `--busy` compares the fastest runs in place of medians, where the
-machine does other work meanwhile. Photographs are those of scikit-learn and, where it is
+ONNX Runtime has no such switch. `--fastest` compares the fastest runs in place of medians, where
+the machine does other work meanwhile. Photographs are those of scikit-learn and, where it is
 installed, of scikit-image, and crops of them.
 """
 
@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import take_turns
-from edgec.compiler.bench.rivals import RIVALS, Rival
+from edgec.compiler.bench.rivals import RIVALS, Rival, load_rival
 from edgec.compiler.calibration.samples import SampleOptions, Samples, open_samples
+from edgec.compiler.errors import ToolchainError
 from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
@@ -125,12 +126,19 @@ def quantized_files(model: Path, samples: Samples, folder: Path) -> dict[str, Pa
 def fastest(
     runtime: str, files: dict[str, Path], bundle: Bundle, inputs: Tensors, threads: int, tmp: Path
 ) -> tuple[str, Rival]:
-    """Return variant that a runtime runs fastest, and its loaded model."""
-    signature = bundle.manifest.signature
-    loaded = {
-        name: RIVALS[runtime].load(path, inputs, signature, threads, tmp)
-        for name, path in files.items()
-    }
+    """Return variant that a runtime runs fastest, and its loaded model.
+
+    Raises:
+        ToolchainError: it can run none.
+    """
+    signature, loaded, why = bundle.manifest.signature, {}, None
+    for name, path in files.items():
+        try:
+            loaded[name] = load_rival(RIVALS[runtime], path, inputs, signature, threads, tmp)
+        except ToolchainError as error:
+            why = error
+    if why is not None and not loaded:
+        raise why
     times = take_turns(list(loaded), list(loaded.values()), 0.5)
     best = min(times, key=lambda latency: min(latency.times_ms)).name
     return best, loaded[best]
@@ -178,9 +186,12 @@ def measure(
     files = quantized_files(static, samples, folder)
     used = {}
     for rival in rivals:
-        used[rival], runners[rival] = fastest(rival, files, int8, inputs, threads, folder)
+        try:
+            used[rival], runners[rival] = fastest(rival, files, int8, inputs, threads, folder)
+        except ToolchainError as error:
+            print(f"    {rival} cannot: {error}", flush=True)
     ours, *others = take_turns(list(runners), list(runners.values()), arguments.seconds)
-    if arguments.busy:
+    if arguments.fastest:
         times = {latency.name: min(latency.times_ms) for latency in (ours, *others)}
         ratios = {latency.name: times[latency.name] / times["int8"] for latency in others}
     else:
@@ -201,7 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", default="native")
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--fastest", action="store_true")
     parser.add_argument("--against", default="onnxruntime,openvino")
     parser.add_argument("--rivals-isa", help="the most that OpenVINO may use, AVX2 for example")
     arguments = parser.parse_args()
@@ -216,13 +227,20 @@ def main() -> None:
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             times, ratios, used, share = measure(name, Path(folder), rivals, arguments)
-        cells = "".join(f"{times[other]:15.3f}{ratios[other]:6.2f}" for other in others)
+        cells = "".join(
+            f"{times[other]:15.3f}{ratios[other]:6.2f}"
+            if other in times
+            else f"{'cannot':>15}{'':6}"
+            for other in others
+        )
         chosen = ", ".join(f"{rival}: {variant}" for rival, variant in used.items())
         print(f"{name:20}{times['int8']:9.3f}{cells}{share:7.2f}   {chosen}", flush=True)
         sizes.append(share)
-        for other in others:
-            means[other].append(ratios[other])
-    cells = "".join(f"{statistics.geometric_mean(means[other]):21.2f}" for other in others)
+        for other, ratio in ratios.items():
+            means[other].append(ratio)
+    cells = "".join(
+        f"{statistics.geometric_mean(means[other] or [float('nan')]):21.2f}" for other in others
+    )
     print(f"{'geometric mean':29}{cells}{max(sizes):7.2f} at most")
     bars = "".join(f"{BARS.get(other, 0):21.2f}" for other in others)
     print(f"{'bar':29}{bars}{SIZE_BAR:7.2f}")

@@ -82,14 +82,17 @@ def main() -> None:
         tuned, untuned = report.bundles
         pairs = zip(untuned.rounds_ms, tuned.rounds_ms, strict=True)
         gains.append(statistics.median(before / after for before, after in pairs))
-        leads.append(min(report.ratios[latency.name] for latency in report.rivals))
+        for rival, why in report.cannot.items():
+            print(f"    {rival} cannot: {why}", flush=True)
+        leads.append(min(report.ratios.values(), default=float("nan")))
         times = "".join(f"{latency.median_ms:17.3f}" for latency in report.rivals)
         print(
             f"{name:20}{untuned.median_ms:11.3f}{tuned.median_ms:10.3f}{gains[-1]:6.2f}{times}"
             f"{leads[-1]:15.2f}",
             flush=True,
         )
-    means = [statistics.geometric_mean(values) for values in (gains, leads)]
+    known = [lead for lead in leads if lead == lead]
+    means = [statistics.geometric_mean(values) for values in (gains, known or [float("nan")])]
     print(f"{'geometric mean':41}{means[0]:6.2f}{'':{17 * len(rivals)}}{means[1]:15.2f}")
 
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,58 @@ def test_each_verb_has_a_typed_call() -> None:
             assert parameter.annotation is not inspect.Parameter.empty, (name, parameter)
 
 
+def _bare_any(annotation: ast.expr | None) -> bool:
+    """Whether an annotation says Any, other than of an array's elements."""
+    if annotation is None:
+        return False
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        annotation = ast.parse(annotation.value, mode="eval").body
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "NDArray":
+        return False
+    inner = [child for child in ast.iter_child_nodes(annotation) if isinstance(child, ast.expr)]
+    return ast.unparse(annotation) == "Any" or any(_bare_any(child) for child in inner)
+
+
+def _public_annotations(source: str) -> list[tuple[str, ast.expr | None]]:
+    """Names and annotations of the parameters, results and fields of a class or function."""
+    (item,) = ast.parse(source).body
+    members = item.body if isinstance(item, ast.ClassDef) else [item]
+    found: list[tuple[str, ast.expr | None]] = []
+    for member in members:
+        if isinstance(member, ast.AnnAssign):
+            found.append((ast.unparse(member.target), member.annotation))
+        if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
+            given = member.args
+            every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+            found += [(f"{member.name}({a.arg})", a.annotation) for a in every]
+            found.append((member.name, member.returns))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(edgec.compiler.__all__) - {"__version__"}))
+def test_no_public_signature_says_any(name: str) -> None:
+    annotations = _public_annotations(inspect.getsource(getattr(edgec.compiler, name)))
+    assert [what for what, annotation in annotations if _bare_any(annotation)] == []
+
+
+def test_a_bare_any_is_found() -> None:
+    source = "def f(a: int, b: 'dict[str, Any]', c: NDArray[Any]) -> Any: ..."
+    annotations = _public_annotations(source)
+    assert [what for what, annotation in annotations if _bare_any(annotation)] == ["f(b)", "f"]
+
+
+def test_recipes_are_taken_by_name_and_held_as_recipes() -> None:
+    """The constructor's type has the name of a recipe in it, the attribute's has not."""
+    for kind, recipe in (("Quantize", "int8"), ("Compress", "channels-25")):
+        options = getattr(edgec.compiler, f"{kind}Options")
+        held = options(recipe=recipe).recipe
+        assert held.name == recipe
+        assert options(recipe=held).recipe is held
+        assert replace(options(recipe=recipe)).recipe == held
+        with pytest.raises(TypeError, match="recipe"):
+            options()
+
+
 def test_names_of_compression_steps() -> None:
     assert (
         tuple(importlib.import_module("edgec.compiler.compress.compression_recipe")._NAMED)
@@ -93,6 +146,7 @@ def test_no_function_takes_ten_positional_arguments() -> None:
 
 SCRIPT = """\
 import sys
+from dataclasses import replace
 from pathlib import Path
 from edgec.compiler import CompileOptions, TuneOptions, bench_bundles, tune_model
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from support.onnx_graphs import make_model, node, save
 
@@ -66,6 +67,28 @@ def test_nan_passes(case: str, tmp_path: Path) -> None:
         axis = {"reduce-max": 1, "reduce-min": 0}.get(case)
         expected = np.isnan(inputs["x"]).any(axis=axis, keepdims=True)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_positions_of_extremes(tmp_path: Path) -> None:
+    """As in ONNX Runtime: NaN stands as the first value, and is passed over elsewhere."""
+    nan, low = np.nan, -np.inf
+    rows = [[1, nan, 3, 2], [nan, 1, 2, 3], [nan] * 4, [3, nan, 3, nan], [low, nan, low, low]]
+    x = np.array(rows, np.float32)
+    nodes = [
+        node(kind, ["x"], [f"{kind}{axis}{last}"], axis=axis - 2, select_last_index=last)
+        for kind in ("ArgMax", "ArgMin")
+        for axis in (0, 1)
+        for last in (0, 1)
+    ]
+    outputs = [item.output[0] for item in nodes]
+    dtypes = dict.fromkeys(outputs, onnx.TensorProto.INT64)
+    model = save(make_model(nodes, {"x": [5, 4]}, outputs, dtypes=dtypes), tmp_path)
+    # The compile compares with ONNX Runtime.
+    options = CompileOptions(inputs={"x": x})
+    bundle = compile_model(model, options=options, output=tmp_path / "b.edgec")
+    found = bundle.run({"x": x})
+    assert found["ArgMax10"].ravel().tolist() == [2, 0, 0, 0, 0]
+    assert found["ArgMax11"].ravel().tolist() == [2, 0, 0, 2, 3]
 
 
 @pytest.mark.parametrize("op_type", ["Log", "Sqrt", "Asin"])

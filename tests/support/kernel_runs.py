@@ -14,12 +14,13 @@ from support.onnx_graphs import Shape, make_model, random
 
 from edgec.compiler.backend import pack
 from edgec.compiler.codegen.build import build_program
+from edgec.compiler.codegen.in_place import move_channels_in_place
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import MemoryPlan
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import graph_depth
 from edgec.compiler.ir.program import Program, Value
-from edgec.compiler.ir.signature import Signature, graph_signature
+from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.emit.emitter import to_object
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.templates import TEMPLATES
@@ -65,6 +66,7 @@ class Built:
         plan: its memory.
         library: its code.
         target: what it was compiled for.
+        signature: its inputs and outputs.
     """
 
     model: onnx.ModelProto
@@ -72,10 +74,7 @@ class Built:
     plan: MemoryPlan
     library: Path
     target: Target
-
-    @property
-    def signature(self) -> Signature:
-        return graph_signature(self.model.graph)
+    signature: Signature
 
     def inputs(self) -> dict[str, np.ndarray]:
         specs = self.signature.inputs
@@ -92,17 +91,20 @@ class Built:
     def templates_of(self, output: str) -> list[str]:
         """Return templates of the steps that one output depends on."""
         names = [spec.name for spec in self.signature.outputs]
-        written: dict[int, Any] = {}
+        # Several steps write the parts of one value.
+        written: dict[int, list[Any]] = {}
         for step in self.program.steps:
-            written[id(step.arguments[-1].root)] = step
+            written.setdefault(id(step.arguments[-1].root), []).append(step)
         found: list[Any] = []
+        visited: list[Any] = []
 
         def visit(value: Value) -> None:
-            step = written.get(id(value.root))
-            if step is not None and step not in found:
-                for argument in step.arguments[:-1]:
-                    visit(argument)
-                found.append(step)
+            for step in written.get(id(value.root), []):
+                if step not in visited:
+                    visited.append(step)
+                    for argument in step.arguments[:-1]:
+                        visit(argument)
+                    found.append(step)
 
         number = names.index(output)
         roots = {v.root.number: v for s in self.program.steps for v in s.arguments[-1:]}
@@ -120,11 +122,12 @@ def compile_graph(
     canonical = canonical_model(model)
     module, graph = canonical.module, canonical.graph
     lowered = lower(pack(module, machine), machine)
-    signature = graph_signature(graph.graph)
+    signature = canonical.signature
     program = schedule_program(lowered, machine, signature, decide)
+    move_channels_in_place(program)
     library = folder / "model.so"
     plan = build_program(program, signature.outputs, machine, library)
-    return Built(graph, program, plan, library, machine)
+    return Built(graph, program, plan, library, machine, signature)
 
 
 def check_branches(

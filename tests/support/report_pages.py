@@ -19,7 +19,14 @@ def quantization_fields(alone: dict[str, float], **changed: Any) -> dict[str, An
     return {
         "recipe": {"name": "int8"},
         "codes": f"sums in int32 for {HOSTILE}",
-        "accuracy": {"batches": 64, "score": 0.9375, "sqnr_db": 24.5, "by_output": {}},
+        "accuracy": {
+            "batches": 64,
+            "score": 0.9375,
+            "metric": "",
+            "positions": 64,
+            "sqnr_db": 24.5,
+            "by_output": {},
+        },
         "quantized": len(alone),
         "kept_float": [HOSTILE],
         "islands": [{"name": HOSTILE, "operator": "nn.softmax", "why": f"no integers {HOSTILE}"}],
@@ -85,6 +92,8 @@ def compression_fields(after_ms: float, score: float) -> dict[str, Any]:
 
     return {
         "batches": 16,
+        "metric": "",
+        "positions": 100,
         "before": {**costs(4000, 90000, 700), "latency_ms": 2.0},
         "steps": [step("channels", 2000, 40000, 700), step("sparse", 2000, 40000)],
         "kernels": [{"name": HOSTILE, "density": 0.3, "sparse": False, "reason": HOSTILE}],

@@ -1,10 +1,11 @@
-"""Provide the static executor: C sources that every compiled library contains."""
+"""Provide the static executor: C sources of what every compiled library contains."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 HEADERS = ("edgec.h", "program.h")
-# In this order they make one file, after a program's tables.
+# They make one file, `UNIT`.
+UNIT = "unit.c"
 SOURCES = ("cores.c", "threads.c", "executor.c", "ffi.c", "conversions.c")
 # What a library shows to those who load it.
 EXPORTS = ("edgec_model_*", "edgec_loaded_model", "__tvm_ffi_edgec_*")

@@ -12,13 +12,18 @@ struct edgec_session {
   /* Aligned copies of inputs and outputs whose memory is not aligned. */
   void** staged_inputs;
   void** staged_outputs;
-  void** buffers; /* of the kernel that runs */
   const void** inputs;
   void** outputs;
+  /* Of the step that runs. */
+  int32_t step;
+  const edgec_buffer* places; /* of the next step's buffers */
+  void** buffers;
+  uint64_t* nanoseconds; /* that each step took, if anybody wants to know */
+  uint64_t began_ns;
   char error[256]; /* of the last run */
 };
 
-static edgec_step_info step_info(int32_t index) {
+edgec_step_info step_info(int32_t index) {
   const char* label = edgec_texts;
   for (int32_t passed = 2 * index; passed; --passed) label += strlen(label) + 1;
   return (edgec_step_info){label, label + strlen(label) + 1, edgec_steps[index].flops};
@@ -29,7 +34,7 @@ static void* allocate(size_t bytes) {
   return posix_memalign(&memory, EDGEC_ALIGNMENT, bytes ? bytes : 1) ? NULL : memory;
 }
 
-static void session_close(edgec_session* session) {
+void session_close(edgec_session* session) {
   if (!session) return;
   pool_close(session->pool);
   free(session->arena);
@@ -45,10 +50,10 @@ static void session_close(edgec_session* session) {
   free(session);
 }
 
-static edgec_session* session_open(int32_t threads) {
+edgec_session* session_open(int32_t threads) {
   edgec_session* session = calloc(1, sizeof *session);
   if (!session) return NULL;
-  session->pool = pool_open(threads);
+  session->pool = pool_open(session, threads);
   session->arena = allocate(EDGEC_ARENA_BYTES);
   session->staged_inputs = calloc((size_t)EDGEC_INPUT_COUNT + 1, sizeof(void*));
   session->staged_outputs = calloc((size_t)EDGEC_OUTPUT_COUNT + 1, sizeof(void*));
@@ -82,10 +87,29 @@ static void* resolve(const edgec_session* session, edgec_buffer buffer) {
   }
 }
 
-static uint64_t now_ns(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+static void begin_steps(edgec_session* session, uint64_t* nanoseconds) {
+  session->step = -1;
+  session->places = edgec_buffers;
+  session->nanoseconds = nanoseconds;
+  if (nanoseconds) session->began_ns = now_ns();
+}
+
+static const edgec_step_entry* next_step(edgec_session* session) {
+  if (session->nanoseconds && session->step >= 0) {
+    const uint64_t now = now_ns();
+    session->nanoseconds[session->step] = now - session->began_ns;
+    session->began_ns = now;
+  }
+  if (++session->step == EDGEC_STEP_COUNT) return NULL;
+  const edgec_step_entry* step = &edgec_steps[session->step];
+  for (int32_t b = 0; b < step->buffer_count; ++b)
+    session->buffers[b] = resolve(session, *session->places++);
+  return step;
+}
+
+static void run_tasks(edgec_session* session, const edgec_step_entry* step, int32_t begin,
+                      int32_t end) {
+  call_kernel(step, session->buffers, begin, end);
 }
 
 static int32_t fail_memory(edgec_session* session) {
@@ -114,8 +138,8 @@ static int32_t check_indices(edgec_session* session) {
   return 0;
 }
 
-static int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
-                         uint64_t* nanoseconds) {
+int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
+                  uint64_t* nanoseconds) {
   pool_own(session->pool);
   session->error[0] = 0;
   for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
@@ -129,19 +153,8 @@ static int32_t run_timed(edgec_session* session, const void* const* inputs, void
     if (!session->outputs[i]) return fail_memory(session);
   }
   if (check_indices(session)) return EDGEC_BAD_INDEX;
-  const edgec_buffer* buffer = edgec_buffers;
-  uint64_t before = nanoseconds ? now_ns() : 0;
-  for (int32_t s = 0; s < EDGEC_STEP_COUNT; ++s) {
-    const edgec_step_entry* step = &edgec_steps[s];
-    void** buffers = session->buffers;
-    for (int32_t b = 0; b < step->buffer_count; ++b) buffers[b] = resolve(session, *buffer++);
-    pool_run(session->pool, step, buffers);
-    if (nanoseconds) {
-      uint64_t after = now_ns();
-      nanoseconds[s] = after - before;
-      before = after;
-    }
-  }
+  begin_steps(session, nanoseconds);
+  pool_run(session->pool);
   for (int32_t c = 0; c < EDGEC_COPY_COUNT; ++c) {
     const edgec_copy* copy = &edgec_copies[c];
     memcpy(session->outputs[copy->output], resolve(session, copy->from),
@@ -153,34 +166,14 @@ static int32_t run_timed(edgec_session* session, const void* const* inputs, void
   return 0;
 }
 
-static int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs) {
+int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs) {
   return run_timed(session, inputs, outputs, NULL);
 }
 
-static int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
+int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
 
-static const char* last_error(const edgec_session* session) { return session->error; }
+const char* last_error(const edgec_session* session) { return session->error; }
 
-/* A table with addresses, which the loader has to correct: the only one. */
-static const edgec_model model = {
-    .abi = EDGEC_ABI,
-    .input_count = EDGEC_INPUT_COUNT,
-    .output_count = EDGEC_OUTPUT_COUNT,
-    .inputs = edgec_inputs,
-    .outputs = edgec_outputs,
-    .arena_bytes = EDGEC_ARENA_BYTES,
-    .open = session_open,
-    .close = session_close,
-    .threads = session_threads,
-    .run = run,
-    .run_timed = run_timed,
-    .step_count = EDGEC_STEP_COUNT,
-    .step = step_info,
-    .index_bounds = edgec_index_bounds,
-    .error = last_error,
-};
-
-const edgec_model* EDGEC_MODEL(void) { return &model; }
 const edgec_model* edgec_loaded_model(void) { return &model; }
 
 /* Code that TVM generates asks here for temporaries that are too large for the stack. It calls

@@ -1,37 +1,57 @@
-/* A pool of threads that share the tasks of a step.
+/* A pool of threads that share the tasks of steps.
  *
- * The thread that runs the model is one of them. A worker joins a step by taking a task, and the
- * step is over when every task is done: a worker that is descheduled, or asleep, without a task
- * holds nobody up. Those that wait spin for a moment, because the next step follows within
- * microseconds, and then sleep.
+ * The thread that runs the model is one of them, and they are all alike: each takes a task, then
+ * the next, and whoever finishes the last one of a step begins the step that follows. A thread that
+ * the system does not run, or that sleeps, holds nobody up as long as it has no task. So a thread
+ * offers its core to others between two tasks, before the system takes it away in the middle of
+ * one. Threads without a task spin for a moment, because the next step follows within microseconds,
+ * and then sleep.
  *
- * Which step is shared and which of its tasks is next are one number, the ticket. A worker reads
- * the ticket, then the step, then takes a task by changing the ticket: that succeeds only while
- * the ticket is the one it read, and the step is not replaced before all its tasks are done. */
+ * Which step is shared and which of its tasks is next are one number, the ticket. A task is taken
+ * by changing the ticket, which succeeds only while it is the one that was read: so what was read
+ * a long time ago does no harm, and as the ticket alone says which step it is of, neither does one
+ * that has come round again. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
-#define SPINS 4000 /* some tens of microseconds */
+/* How long a thread spins before it sleeps: some times what it takes to wake it. */
+#define SPIN_NS 50000
+/* How long a thread computes before it offers its core to others: less than the turn that Linux
+ * gives while others wait (0.7 ms times 1 + log2 of the cores, from 6.6 on; more before). */
+#define TURN_NS 1300000
+/* The clock is read after so many tasks, of a microsecond or more each. */
+#define TASKS_PER_LOOK 8
+/* How often a thread that waits looks at the ticket between two looks at the clock. */
+#define LOOKS 32
+
+/* A ticket: number of the run, the step and its first task that was not taken. */
+#define TASK_BITS 32
+#define STEP_BITS EDGEC_STEP_BITS
+#define PLACE(run, step) ((uint64_t)(run) << STEP_BITS | (uint64_t)(step))
 
 typedef struct {
+  edgec_session* session; /* whose steps they are */
   int32_t threads;
   pid_t process; /* whose threads they are: a child of fork has none of them */
   pthread_t* workers;
-  _Atomic(const edgec_step_entry*) step;
-  _Atomic(void* const*) buffers;
-  _Alignas(64) _Atomic(uint64_t) ticket; /* number of the step << 32 | first task not taken */
-  _Alignas(64) atomic_int done;          /* tasks of the step */
+  _Alignas(64) _Atomic(uint64_t) ticket;
+  _Alignas(64) atomic_int done; /* tasks of the step */
+  atomic_int sleepers;
   atomic_int caller_sleeps;
-  atomic_int sleepers; /* workers */
   atomic_int stop;
   pthread_mutex_t lock;
-  pthread_cond_t wake, finished;
+  pthread_cond_t wake;
 } edgec_pool;
 
-/* Between steps, and before the first one. */
-static const edgec_step_entry no_tasks;
+/* In executor.c: note that the step before is done, and make the next one ready; NULL if there is
+ * none. Between two steps one thread calls it. */
+static const edgec_step_entry* next_step(edgec_session* session);
+static void run_tasks(edgec_session* session, const edgec_step_entry* step, int32_t begin,
+                      int32_t end);
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -41,97 +61,126 @@ static void relax(void) {
 #endif
 }
 
-static uint32_t step_of(uint64_t ticket) { return (uint32_t)(ticket >> 32); }
+static uint64_t now_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
 
-static void finish(edgec_pool* pool, int32_t count, int32_t tasks) {
-  if (atomic_fetch_add(&pool->done, count) + count < tasks) return;
-  if (!atomic_load(&pool->caller_sleeps)) return;
+/* What of a ticket says which step of which run it is of. */
+static uint64_t place_of(uint64_t ticket) { return ticket >> TASK_BITS; }
+
+static int32_t step_at(uint64_t place) { return (int32_t)(place & ((1 << STEP_BITS) - 1)); }
+
+/* Let others that wait for this core have it, if there are any and this thread had it for long;
+ * the time. */
+static uint64_t give_way(uint64_t* since) {
+  const uint64_t now = now_ns();
+  if (now - *since < TURN_NS) return now;
+  sched_yield();
+  return *since = now_ns();
+}
+
+static void wake(edgec_pool* pool, int32_t threads) {
   pthread_mutex_lock(&pool->lock);
-  pthread_cond_signal(&pool->finished);
+  while (threads-- > 0) pthread_cond_signal(&pool->wake);
   pthread_mutex_unlock(&pool->lock);
 }
 
-/* Take tasks of the step that is being shared until there are none; its number. */
-static uint32_t work(edgec_pool* pool) {
+static int32_t least(int32_t left, int32_t right) { return left < right ? left : right; }
+
+/* Run steps that are not worth sharing, until there is one that is, or none is left. */
+static void advance(edgec_pool* pool, uint64_t run) {
+  const edgec_step_entry* step;
+  while ((step = next_step(pool->session)) && step->tasks <= step->grain)
+    run_tasks(pool->session, step, 0, step->tasks);
+  if (step) {
+    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
+    atomic_store(&pool->ticket, PLACE(run, step - edgec_steps) << TASK_BITS);
+    const int32_t sleepers = atomic_load(&pool->sleepers);
+    if (sleepers) wake(pool, least(sleepers, (step->tasks - 1) / step->grain));
+  } else {
+    atomic_store(&pool->ticket, PLACE(run, EDGEC_STEP_COUNT) << TASK_BITS);
+    /* A signal could wake a worker in its place. */
+    if (atomic_load(&pool->caller_sleeps)) wake(pool, pool->threads);
+  }
+}
+
+/* Take tasks until there are none; the place where there are none. */
+static uint64_t work(edgec_pool* pool, uint64_t* since) {
   uint64_t ticket = atomic_load(&pool->ticket);
-  for (;;) {
-    const edgec_step_entry* step = atomic_load_explicit(&pool->step, memory_order_relaxed);
-    void* const* buffers = atomic_load_explicit(&pool->buffers, memory_order_relaxed);
+  for (uint32_t taken = 0;;) {
+    const uint64_t place = place_of(ticket);
+    if (step_at(place) == EDGEC_STEP_COUNT) return place;
+    const edgec_step_entry* step = &edgec_steps[step_at(place)];
     const int32_t begin = (int32_t)(uint32_t)ticket, left = step->tasks - begin;
-    if (left <= 0) return step_of(ticket);
-    const int32_t count = step->grain < left ? step->grain : left;
-    if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + (uint32_t)count)) continue;
-    const int32_t tasks = step->tasks;
-    call_kernel(step, buffers, begin, begin + count);
-    finish(pool, count, tasks);
+    if (left <= 0) return place;
+    const int32_t count = least(step->grain, left);
+    if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + (uint64_t)count)) continue;
+    run_tasks(pool->session, step, begin, begin + count);
+    if (atomic_fetch_add(&pool->done, count) + count == step->tasks)
+      advance(pool, place >> STEP_BITS);
+    if (++taken % TASKS_PER_LOOK == 0) give_way(since);
     ticket = atomic_load(&pool->ticket);
   }
 }
 
-static void wait_for_step(edgec_pool* pool, uint32_t seen) {
-  for (int spin = 0; spin < SPINS; ++spin) {
-    if (step_of(atomic_load_explicit(&pool->ticket, memory_order_relaxed)) != seen) return;
-    relax();
-  }
+static int same_place(edgec_pool* pool, uint64_t place) {
+  return place_of(atomic_load(&pool->ticket)) == place;
+}
+
+/* Wait until there is another step, or none any more. */
+static void wait_for_step(edgec_pool* pool, uint64_t place, uint64_t* since, int is_caller) {
+  uint64_t began = 0, now = 0;
+  do {
+    for (int look = 0; look < LOOKS; ++look) {
+      if (!same_place(pool, place)) return;
+      relax();
+    }
+    now = give_way(since);
+    if (!began) began = now;
+  } while (now - began < SPIN_NS);
   pthread_mutex_lock(&pool->lock);
+  if (is_caller) atomic_store(&pool->caller_sleeps, 1);
   atomic_fetch_add(&pool->sleepers, 1);
-  while (step_of(atomic_load(&pool->ticket)) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+  while (same_place(pool, place)) pthread_cond_wait(&pool->wake, &pool->lock);
   atomic_fetch_sub(&pool->sleepers, 1);
+  if (is_caller) atomic_store(&pool->caller_sleeps, 0);
   pthread_mutex_unlock(&pool->lock);
+  *since = now_ns();
 }
 
 static void* worker(void* argument) {
   edgec_pool* pool = argument;
-  for (uint32_t seen = 0;;) {
-    wait_for_step(pool, seen);
-    if (atomic_load(&pool->stop)) return NULL;
-    seen = work(pool);
+  uint64_t since = now_ns(), place = PLACE(0, EDGEC_STEP_COUNT);
+  while (!atomic_load(&pool->stop)) {
+    wait_for_step(pool, place, &since, 0);
+    place = work(pool, &since);
   }
+  return NULL;
 }
 
-/* Begin a step that `helpers` workers can help with. */
-static void announce(edgec_pool* pool, int32_t helpers) {
-  const uint64_t step = step_of(atomic_load_explicit(&pool->ticket, memory_order_relaxed)) + 1u;
-  atomic_store(&pool->ticket, step << 32);
-  if (!atomic_load(&pool->sleepers)) return;
-  pthread_mutex_lock(&pool->lock);
-  for (int32_t woken = 0; woken < helpers && woken < atomic_load(&pool->sleepers); ++woken)
-    pthread_cond_signal(&pool->wake);
-  pthread_mutex_unlock(&pool->lock);
-}
-
-static void wait_for_tasks(edgec_pool* pool, int32_t tasks) {
-  for (int spin = 0; spin < SPINS; ++spin) {
-    if (atomic_load(&pool->done) == tasks) return;
-    relax();
-  }
-  pthread_mutex_lock(&pool->lock);
-  atomic_store(&pool->caller_sleeps, 1);
-  while (atomic_load(&pool->done) != tasks) pthread_cond_wait(&pool->finished, &pool->lock);
-  atomic_store(&pool->caller_sleeps, 0);
-  pthread_mutex_unlock(&pool->lock);
-}
-
-static void pool_run(edgec_pool* pool, const edgec_step_entry* step, void* const* buffers) {
-  if (pool->threads == 1 || step->tasks <= step->grain) {
-    call_kernel(step, buffers, 0, step->tasks);
+/* Run all steps of the session once. */
+static void pool_run(edgec_pool* pool) {
+  if (pool->threads == 1) {
+    const edgec_step_entry* step;
+    while ((step = next_step(pool->session))) run_tasks(pool->session, step, 0, step->tasks);
     return;
   }
-  atomic_store_explicit(&pool->step, step, memory_order_relaxed);
-  atomic_store_explicit(&pool->buffers, buffers, memory_order_relaxed);
-  atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
-  announce(pool, (step->tasks - 1) / step->grain);
-  work(pool);
-  wait_for_tasks(pool, step->tasks);
+  uint64_t since = now_ns();
+  advance(pool, (place_of(atomic_load(&pool->ticket)) >> STEP_BITS) + 1);
+  for (;;) {
+    const uint64_t place = work(pool, &since);
+    if (step_at(place) == EDGEC_STEP_COUNT) return;
+    wait_for_step(pool, place, &since, 1);
+  }
 }
 
 /* Start the workers of this process; how many threads there are then. */
 static int32_t start(edgec_pool* pool) {
   pthread_mutex_init(&pool->lock, NULL);
   pthread_cond_init(&pool->wake, NULL);
-  pthread_cond_init(&pool->finished, NULL);
-  atomic_store(&pool->step, &no_tasks);
-  atomic_store(&pool->ticket, 0);
+  atomic_store(&pool->ticket, PLACE(0, EDGEC_STEP_COUNT) << TASK_BITS);
   atomic_store(&pool->sleepers, 0);
   atomic_store(&pool->caller_sleeps, 0);
   pool->process = getpid();
@@ -152,11 +201,11 @@ static void pool_close(edgec_pool* pool) {
   if (!pool) return;
   /* A child of fork has no threads to wait for, and nobody wakes those that its lock knows of. */
   if (pool->process == getpid()) {
-    atomic_store(&pool->step, &no_tasks);
     atomic_store(&pool->stop, 1);
-    announce(pool, pool->threads);
+    const uint64_t run = place_of(atomic_load(&pool->ticket)) >> STEP_BITS;
+    atomic_store(&pool->ticket, PLACE(run + 1, EDGEC_STEP_COUNT) << TASK_BITS);
+    wake(pool, pool->threads);
     for (int32_t i = 0; i + 1 < pool->threads; ++i) pthread_join(pool->workers[i], NULL);
-    pthread_cond_destroy(&pool->finished);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
   }
@@ -164,11 +213,11 @@ static void pool_close(edgec_pool* pool) {
   free(pool);
 }
 
-static edgec_pool* pool_open(int32_t threads) {
+static edgec_pool* pool_open(edgec_session* session, int32_t threads) {
   if (threads <= 0) threads = usable_cores();
   edgec_pool* pool = NULL;
   if (posix_memalign((void**)&pool, 64, sizeof *pool)) return NULL;
-  *pool = (edgec_pool){.threads = threads};
+  *pool = (edgec_pool){.session = session, .threads = threads};
   pool->workers = calloc((size_t)threads, sizeof *pool->workers);
   if (!pool->workers) {
     free(pool);

@@ -10,7 +10,6 @@ zero stay zero, so that what was pruned stays pruned.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.ir.rewrite import with_weights
 from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.support.npy_files import NpyError, read_arrays
 
 # Images that one thread evaluates at a time, and what their values may take.
@@ -112,16 +112,12 @@ class Distill(CompressionStep):
         parameters = _parameters(graph, operators)
         network = Network(graph, parameters)
         assert context.samples is not None
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads()) as pool:
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
             values = _Run(self, network, parameters, context, pool).train()
         anchors = {operator.anchor for operator in operators}
         weights = {v: array for (v, _), array in values.items() if v in anchors}
         biases = {v: array for (v, _), array in values.items() if v not in anchors}
         return with_weights(graph, weights, biases)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _parameters(graph: Graph, operators: Iterable[Operator]) -> dict[Parameter, NDArray[Any]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as script
 
+from edgec.compiler.frontend.converters.reduction import arg_extreme
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor, emit_compute, emit_procedure
 from edgec.compiler.ir.signature import TensorSpec
@@ -278,7 +279,7 @@ def argmax_label(
     """Return the label of the best score of each row, None where labels are text."""
     if labels is None:
         return None
-    best = node.call(op.argmax, scores, 1)
+    best = node.call(op.squeeze, arg_extreme(node, scores, 1), [1])
     return op.take(constant_tensor(labels), best, axis=0, mode="clip")
 
 

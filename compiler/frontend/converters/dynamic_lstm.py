@@ -32,6 +32,8 @@ def convert_dynamic_quantize_lstm(node: Node) -> list[relax.Expr]:
 class _Cell(Lstm):
     """A cell is an LSTM whose two products are of integers."""
 
+    loop = None
+
     def weigh(self, data: relax.Expr) -> relax.Expr:
         """Return X Wᵀ, [T, N, GH]."""
         return self._product(data, self.weight, 8)

@@ -13,6 +13,7 @@ import numpy as np
 from tvm import relax, te, tirx, topi
 
 from edgec.compiler.frontend.converters.convolution import convolve
+from edgec.compiler.frontend.converters.exact_integers import exact_convolution, exact_matmul
 from edgec.compiler.frontend.converters.types import cast, encode
 from edgec.compiler.frontend.node import Node, Refusal, constant_value, dtype_of, static_shape
 from edgec.compiler.ir.signature import dtype_name
@@ -266,8 +267,25 @@ def convert_conv_integer(node: Node) -> relax.Expr:
     zero_point = node.optional(3)
     if zero_point is not None:
         zero_point = _by_channel(node, zero_point, 0, len(static_shape(weight)))
-    data = centered(node, node.input(0), _one(node, node.optional(2)))
-    return convolve(node, data, centered(node, weight, zero_point), "int32")
+    return integer_convolution(node, _one(node, node.optional(2)), weight, zero_point)
+
+
+def integer_convolution(
+    node: Node, data_zero: relax.Expr | None, weight: relax.Expr, weight_zero: relax.Expr | None
+) -> relax.Expr:
+    """Return the convolution of 8-bit values without their zero points, in int32.
+
+    Args:
+        node: has the data as input 0, and the attributes.
+        data_zero: zero point of the data, one value.
+        weight: [O, C / group, *kernel].
+        weight_zero: one value, or one for each output channel.
+    """
+    exact = exact_convolution(node, data_zero, weight, weight_zero)
+    if exact is not None:
+        return exact
+    data = centered(node, node.input(0), data_zero)
+    return node.emit(convolve(node, data, centered(node, weight, weight_zero), "int32"))
 
 
 def convert_qlinear_conv(node: Node) -> relax.Expr:
@@ -279,9 +297,8 @@ def convert_qlinear_conv(node: Node) -> relax.Expr:
         raise Refusal("channels last are not supported")
     weight = node.input(3)
     rank = len(static_shape(weight))
-    data = centered(node, node.input(0), _one(node, node.input(2)))
-    weight = centered(node, weight, _by_channel(node, node.input(5), 0, rank))
-    total = node.emit(convolve(node, data, weight, "int32"))
+    weight_zero = _by_channel(node, node.input(5), 0, rank)
+    total = integer_convolution(node, _one(node, node.input(2)), weight, weight_zero)
     bias = node.optional(8)
     if bias is not None:
         total = node.emit(op.add(total, _by_channel(node, bias, 1, rank)))
@@ -353,6 +370,9 @@ def integer_product(
     right_zero: relax.Expr | None,
 ) -> relax.Expr:
     """Return matrix product of two tensors of 8-bit values without their zero points, in int32."""
+    exact = exact_matmul(node, left, _by_row(node, left_zero), right, right_zero)
+    if exact is not None:
+        return exact
     return node.emit(
         op.matmul(
             centered(node, left, _by_row(node, left_zero)),

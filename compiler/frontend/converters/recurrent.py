@@ -1,4 +1,8 @@
-"""Provide recurrent operators, unrolled over their (static) sequence length.
+"""Provide recurrent operators over their (static) sequence length.
+
+Short sequences are unrolled: quantization and training see products and functions. Long ones are
+a loop (`recurrent_loops.py`), if the layer is one of those that PyTorch and Keras export; others
+are unrolled up to a bound.
 
 D is the number of directions, T the sequence length, N the batch, I the inputs, H hidden_size
 and G the number of gates. With layout 1 the batch comes first: X [N, T, I], states [N, D, H],
@@ -6,13 +10,17 @@ Y [N, T, D, H].
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from tvm import relax
 
+from edgec.compiler.frontend.converters.recurrent_activations import (
+    Activation,
+    find_activations,
+)
+from edgec.compiler.frontend.converters.recurrent_loops import Kind, Recurrence, emit_loop
 from edgec.compiler.frontend.node import (
     Node,
     Refusal,
@@ -23,12 +31,12 @@ from edgec.compiler.frontend.node import (
 )
 from edgec.compiler.frontend.te_operators import constant_tensor
 
-# Each step is a dozen operators: of a thousand, a compile takes minutes.
+# Sequences of more steps are a loop.
+LOOP_STEPS = 16
+
+# Each unrolled step is a dozen operators: of a thousand, a compile takes minutes.
 MAX_STEPS = 4096
 
-Activation = Callable[[relax.Expr], relax.Expr]
-_Emit = Callable[[relax.Expr], relax.Expr]
-_Formula = Callable[[_Emit, relax.Expr, relax.Expr, relax.Expr], relax.Expr]
 States = list[relax.Expr]
 
 
@@ -66,20 +74,24 @@ def convert_rnn(node: Node) -> list[relax.Expr]:
 
 
 def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
-    """Return unroll the cells of all directions over the sequence."""
+    """Return the cells of all directions, run over the sequence."""
     emit, op = node.emit, relax.op
     batch_first = bool(node.attributes.get("layout", 0))
     data = node.input(0)
     if batch_first:
         data = emit(op.permute_dims(data, [1, 0, 2]))
     steps, batch, _ = static_shape(data)
-    if steps > MAX_STEPS:
-        raise Refusal(f"it runs {steps} steps; at most {MAX_STEPS} are unrolled")
+    why_no_loop = _why_no_loop(node, kind, dtype_of(data), steps)
+    if steps > MAX_STEPS and why_no_loop:
+        raise Refusal(
+            f"it runs {steps} steps; at most {MAX_STEPS} are unrolled, and {why_no_loop} is in no "
+            "loop"
+        )
     if not steps:
         raise Refusal("sequences of length 0 are not supported")
     directions, _, hidden = static_shape(node.input(2))
     _check_shapes(node, kind, batch, batch_first)
-    activations = _activations(node, kind.default_activations, directions)
+    activations = find_activations(node, kind.default_activations, directions)
     masks = _masks(node, steps, batch)
     zeros = constant_tensor(np.zeros((batch, hidden), dtype_of(data)))
 
@@ -90,6 +102,11 @@ def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
         reverse = node.attributes.get("direction", "forward") == "reverse" or d == 1
         # All inputs' share of all gates in one matrix product: [T, N, GH].
         projected = cell.project(data)
+        if steps > LOOP_STEPS and not why_no_loop:
+            sequence, states = emit_loop(node, cell.recurrence_of(reverse), projected, states)
+            sequences.append(node.call(op.expand_dims, sequence, 1))
+            last.append(states)
+            continue
         outputs = [zeros] * steps
         for step in reversed(range(steps)) if reverse else range(steps):
             new = cell.step(_take(node, projected, step), states)
@@ -104,14 +121,35 @@ def convert_cells(node: Node, kind: "type[_Cell]") -> list[relax.Expr]:
         if steps and masks[0] is not None:
             # ONNX leaves open how a sequence of no steps ends; in ONNX Runtime with zeros.
             states = [emit(op.where(masks[0], state, zeros)) for state in states]
-        sequences.append(emit(op.stack(outputs, axis=0)))
+        sequences.append(emit(op.expand_dims(emit(op.stack(outputs, axis=0)), 1)))
         last.append(states)
-    results = [emit(op.stack(sequences, axis=1))]
+    results = [emit(op.concat(sequences, axis=1)) if directions > 1 else sequences[0]]
     results += [emit(op.stack(list(states), axis=0)) for states in zip(*last, strict=True)]
     if batch_first:
         orders = ([2, 0, 1, 3], *[[1, 0, 2]] * (len(results) - 1))
         return [op.permute_dims(r, order) for r, order in zip(results, orders, strict=True)]
     return results
+
+
+def _why_no_loop(node: Node, kind: "type[_Cell]", dtype: str, steps: int) -> str:
+    """Return what about a layer no loop has; empty if there is nothing."""
+    attributes = node.attributes
+    names = [name.lower() for name in attributes.get("activations") or ()]
+    default = [name.lower() for name in kind.default_activations]
+    if not kind.loop:
+        return f"an operator {node.op_type}"
+    if dtype != "float32":
+        return dtype
+    if names and names != default * (len(names) // len(default)):
+        return "an activation that is not the default"
+    for name in ("clip", "input_forget"):
+        if attributes.get(name):
+            return name
+    lengths = node.optional(4)
+    known = constant_value(lengths)
+    if lengths is not None and (known is None or known.min() < steps):
+        return "sequence_lens"
+    return "a peephole" if node.optional(7) is not None else ""
 
 
 def _check_shapes(node: Node, kind: "type[_Cell]", batch: int, batch_first: bool) -> None:
@@ -181,9 +219,11 @@ class _Cell(ABC):
         gates: how many; weights have a block of rows for each.
         default_activations: where the node names none.
         initial_states: inputs of the node that hold them.
+        loop: what `recurrent_loops.py` calls it; None if it is not there.
     """
 
     gates: ClassVar[int]
+    loop: ClassVar[Kind | None] = None
     default_activations: ClassVar[Sequence[str]]
     initial_states: ClassVar[Sequence[int]] = (5,)
 
@@ -208,6 +248,11 @@ class _Cell(ABC):
     @abstractmethod
     def step(self, projected: relax.Expr, states: States) -> States:
         """Return new states [N, H] from old ones and the input's share of the gates, [N, GH]."""
+
+    def recurrence_of(self, reverse: bool) -> Recurrence:
+        """Return what a loop over the steps needs."""
+        assert self.loop is not None
+        return Recurrence(self.loop, (self.recurrence,), None, reverse)
 
     def project(self, data: relax.Expr) -> relax.Expr:
         """Return X Wᵀ and the biases, [T, N, GH]."""
@@ -267,6 +312,7 @@ class _Rnn(_Cell):
 
     gates = 1
     default_activations = ("Tanh",)
+    loop = "RNN"
 
     def step(self, projected: relax.Expr, states: States) -> States:
         emit = self.node.emit
@@ -284,6 +330,7 @@ class _Gru(_Cell):
 
     gates = 3
     default_activations = ("Sigmoid", "Tanh")
+    loop = "GRU"
 
     def __init__(self, node: Node, *args: Any) -> None:
         self.linear_before_reset = bool(node.attributes.get("linear_before_reset", 0))
@@ -291,6 +338,15 @@ class _Gru(_Cell):
         # Columns of z and r, and of n.
         self.of_gates = self._columns(0, 2)
         self.of_hidden = self._columns(2, 3)
+
+    def recurrence_of(self, reverse: bool) -> Recurrence:
+        """Return what a loop over the steps needs."""
+        if not self.linear_before_reset:
+            return Recurrence("GRU", (self.of_gates, self.of_hidden), None, reverse)
+        bias = self.recurrent_bias
+        if bias is None:
+            bias = constant_tensor(np.zeros(3 * self.hidden, self.dtype))
+        return Recurrence("GRU", (self.recurrence,), bias, reverse)
 
     def _columns(self, begin: int, end: int) -> relax.Expr:
         known = constant_value(self.recurrence)
@@ -343,6 +399,7 @@ class Lstm(_Cell):
     gates = 4
     default_activations = ("Sigmoid", "Tanh", "Tanh")
     initial_states = (5, 6)
+    loop: ClassVar[Kind | None] = "LSTM"
 
     def __init__(self, node: Node, *args: Any) -> None:
         super().__init__(node, *args)
@@ -384,90 +441,3 @@ def _parts(node: Node, tensor: relax.Expr, direction: int, count: int) -> list[r
         return [constant_tensor(p) for p in np.split(known[direction], count)]
     parts = node.emit(relax.op.split(_take(node, tensor, direction), count, axis=0))
     return [node.emit(relax.TupleGetItem(parts, index)) for index in range(count)]
-
-
-def _activations(node: Node, default: Sequence[str], directions: int) -> list[list[Activation]]:
-    """Return activations of each direction.
-
-    Their parameters stand in two lists, of which each activation takes as many as it has.
-    """
-    names = list(node.attributes.get("activations") or list(default) * directions)
-    if len(names) != len(default) * directions:
-        raise Refusal(f"{len(names)} activations, {len(default)} for each direction are expected")
-    alphas = iter(node.attributes.get("activation_alpha", ()))
-    betas = iter(node.attributes.get("activation_beta", ()))
-    built: list[Activation] = []
-    for name in names:
-        if name.lower() not in _ACTIVATIONS:
-            raise Refusal(f"activation {name} is not supported")
-        function, alpha, beta = _ACTIVATIONS[name.lower()]
-        alpha = 0.0 if alpha is None else next(alphas, alpha)
-        beta = 0.0 if beta is None else next(betas, beta)
-        built.append(partial(_activated, node, function, alpha, beta))
-    size = len(default)
-    return [built[size * d : size * (d + 1)] for d in range(directions)]
-
-
-def _activated(
-    node: Node, function: _Formula, alpha: float, beta: float, value: relax.Expr
-) -> relax.Expr:
-    dtype = dtype_of(value)
-    return function(node.emit, value, scalar(alpha, dtype), scalar(beta, dtype))
-
-
-def _affine(emit: _Emit, x: relax.Expr, alpha: relax.Expr, beta: relax.Expr) -> relax.Expr:
-    return relax.op.add(emit(relax.op.multiply(x, alpha)), beta)
-
-
-def _leaky_relu(emit: _Emit, x: relax.Expr, alpha: relax.Expr, _: relax.Expr) -> relax.Expr:
-    negative = relax.op.less(x, scalar(0, dtype_of(x)))
-    return relax.op.where(emit(negative), emit(relax.op.multiply(x, alpha)), x)
-
-
-def _thresholded_relu(emit: _Emit, x: relax.Expr, alpha: relax.Expr, _: relax.Expr) -> relax.Expr:
-    return relax.op.where(emit(relax.op.greater(x, alpha)), x, scalar(0, dtype_of(x)))
-
-
-def _scaled_tanh(emit: _Emit, x: relax.Expr, alpha: relax.Expr, beta: relax.Expr) -> relax.Expr:
-    return relax.op.multiply(alpha, emit(relax.op.tanh(emit(relax.op.multiply(beta, x)))))
-
-
-def _hard_sigmoid(emit: _Emit, x: relax.Expr, alpha: relax.Expr, beta: relax.Expr) -> relax.Expr:
-    dtype = dtype_of(x)
-    floored = emit(relax.op.maximum(emit(_affine(emit, x, alpha, beta)), scalar(0, dtype)))
-    return relax.op.minimum(floored, scalar(1, dtype))
-
-
-def _elu(emit: _Emit, x: relax.Expr, alpha: relax.Expr, _: relax.Expr) -> relax.Expr:
-    dtype = dtype_of(x)
-    power = emit(relax.op.exp(emit(relax.op.minimum(x, scalar(0, dtype)))))
-    below = emit(relax.op.multiply(alpha, emit(relax.op.subtract(power, scalar(1, dtype)))))
-    return relax.op.add(emit(relax.op.maximum(x, scalar(0, dtype))), below)
-
-
-def _softsign(emit: _Emit, x: relax.Expr, *_: relax.Expr) -> relax.Expr:
-    return relax.op.divide(x, emit(relax.op.add(scalar(1, dtype_of(x)), emit(relax.op.abs(x)))))
-
-
-def _softplus(emit: _Emit, x: relax.Expr, *_: relax.Expr) -> relax.Expr:
-    """Return log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
-    dtype = dtype_of(x)
-    small = emit(relax.op.exp(emit(relax.op.negative(emit(relax.op.abs(x))))))
-    tail = emit(relax.op.log(emit(relax.op.add(scalar(1, dtype), small))))
-    return relax.op.add(emit(relax.op.maximum(x, scalar(0, dtype))), tail)
-
-
-_ACTIVATIONS: dict[str, tuple[_Formula, float | None, float | None]] = {
-    "affine": (_affine, 1.0, 0.0),
-    "elu": (_elu, 1.0, None),
-    "hardsigmoid": (_hard_sigmoid, 0.2, 0.5),
-    "leakyrelu": (_leaky_relu, 0.01, None),
-    "relu": (lambda emit, x, *_: relax.op.nn.relu(x), None, None),
-    "scaledtanh": (_scaled_tanh, 1.0, 1.0),
-    "sigmoid": (lambda emit, x, *_: relax.op.sigmoid(x), None, None),
-    "softplus": (_softplus, None, None),
-    "softsign": (_softsign, None, None),
-    "tanh": (lambda emit, x, *_: relax.op.tanh(x), None, None),
-    "thresholdedrelu": (_thresholded_relu, 1.0, None),
-}
-"""Each with the defaults of its alpha and beta, None where it has none."""

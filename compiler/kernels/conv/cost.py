@@ -1,11 +1,13 @@
 """Provide the analytic model of direct convolution, and the decision that it recommends."""
 
 import math
+from collections.abc import Collection
 
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
-from edgec.compiler.kernels.conv.weights import block_size, input_channels
+from edgec.compiler.kernels.conv.weights import block_size, mean_depth
 from edgec.compiler.kernels.conv.windows import tile_spans, valid_tap_runs
-from edgec.compiler.kernels.conv.winograd import (
+from edgec.compiler.kernels.conv.winograd_decision import (
+    TILE_SIZES,
     WinogradDecision,
     estimate_winograd_cycles,
     winograd_space,
@@ -64,9 +66,8 @@ def estimate_cycles(
     given = step is not None
     c = target.float_lanes
     size = block or block_size(flat, c)
-    channels = input_channels(flat, decision.tile_o, c, size)
-    taps = flat.kernel[0] * flat.kernel[1]
-    depth = ((channels.blocks - 1) * size + channels.last) * taps
+    out_tiles = math.ceil(math.ceil(flat.out_channels / c) / decision.tile_o)
+    depth = mean_depth(flat, decision.tile_o, c, block)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     fmas = pixels * vectors
     multiply = max(multiply_cycles(fmas, target), fmas * instructions / target.fma_units)
@@ -81,18 +82,18 @@ def estimate_cycles(
     step = max(step or max(multiply, load, issue), stream)
     starts_w = math.ceil(flat.out_w / decision.tile_w)
     starts_h = math.ceil(flat.out_h / decision.tile_h)
-    tiles = flat.batch * len(channels.starts) * starts_w * starts_h
+    tiles = flat.batch * out_tiles * starts_w * starts_h
     overhead = tile_overhead_cycles(fmas, flat.epilogue)
     loops = 0.0 if given else depth / max(1, size) * CHANNEL_LOOP_CYCLES
     lines = starts_h if not decision.segment else math.ceil(starts_w / decision.segment)
-    tasks = flat.batch * lines * len(channels.starts)
+    tasks = flat.batch * lines * out_tiles
     compute = tiles * (depth * step + loops + overhead) * imbalance_of(tasks, target)
     keeps = half_l2(target)
     rows_read = min(1.0, flat.kernel[0] / flat.stride[0])
     in_bytes = FLOAT_BYTES * flat.in_channels * flat.in_h * flat.in_w * rows_read
-    weight_bytes = panel_bytes * len(channels.starts)
+    weight_bytes = panel_bytes * out_tiles
     if decision.rows_first:
-        again = len(channels.starts) if in_bytes > keeps else 1
+        again = out_tiles if in_bytes > keeps else 1
         far = in_bytes * again + weight_bytes / PREFETCH_GAIN
     else:
         again = lines if weight_bytes > keeps else 1
@@ -138,16 +139,21 @@ def default_direct_decision(workload: ConvWorkload, target: Target) -> ConvDecis
     )
 
 
-def default_decision(workload: ConvWorkload, target: Target) -> ConvDecision | WinogradDecision:
-    """Return the better of the best direct decision and the best by Winograd's F(2x2, 3x3).
+def default_decision(
+    workload: ConvWorkload, target: Target, tile_sizes: Collection[int] = TILE_SIZES
+) -> ConvDecision | WinogradDecision:
+    """Return the better of the best direct decision and the best by Winograd's algorithm.
 
-    F(4x4, 3x3) is left to the tuner: it costs digits, and only the tuner checks the results.
+    Args:
+        workload: the convolution.
+        target: where.
+        tile_sizes: rows of output pixels of the tiles to consider; see `decision_for_weights`.
     """
     direct = default_direct_decision(workload, target)
     others = [
         (estimate_winograd_cycles(workload, decision, target), decision)
         for decision in winograd_space(workload, target)
-        if decision.out == 2
+        if decision.out in tile_sizes
     ]
     cycles, winograd = min(others, key=lambda pair: pair[0], default=(math.inf, None))
     if winograd is None or cycles >= estimate_cycles(workload, direct, target):

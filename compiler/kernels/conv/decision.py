@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from edgec.compiler.kernels.conv.winograd import WinogradDecision, winograd_space
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, winograd_space
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.machine_model import tile_room
 from edgec.targets.target import Target

@@ -27,14 +27,9 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.decision import ConvDecision, flattened
-from edgec.compiler.kernels.conv.weights import block_size, input_channels, packed_size
+from edgec.compiler.kernels.conv.decision import ConvDecision
+from edgec.compiler.kernels.conv.weights import block_size, input_channels
 from edgec.compiler.kernels.conv.windows import Span, tile_spans, valid_rows, valid_tap_runs
-from edgec.compiler.kernels.conv.winograd import (
-    WinogradDecision,
-    emit_winograd,
-    winograd_size,
-)
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
@@ -43,41 +38,9 @@ from edgec.compiler.kernels.emit.epilogue import (
     begins_with_bias,
     operand_loader,
 )
-from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
-from edgec.targets.target import Target
-
-
-def emit_conv(
-    workload: ConvWorkload,
-    decision: ConvDecision | WinogradDecision,
-    target: Target,
-    name: str,
-) -> Kernel:
-    """Write the kernel.
-
-    Its buffers are data, packed weight, scales and groups if it has them, one for each binary
-    step of the epilogue, and output. Channel operands are padded to whole
-    blocks, element operands have the output's layout.
-    """
-    e = Emitter(target)
-    if isinstance(decision, WinogradDecision):
-        size = winograd_size(workload, decision, target.float_lanes)
-        buffers = ConvBuffers.declare(e, workload, size, target.float_lanes)
-        return emit_winograd(workload, decision, target, name, buffers, e)
-    work = flattened(workload)
-    size = packed_size(work, decision, target)
-    width = decision.tile_o * target.float_lanes
-    tiles = math.ceil(work.out_channels / width)
-    rows = size // width // tiles
-    scales = tiles * work.scale_groups * width
-    buffers = ConvBuffers.declare(e, work, size, target.float_lanes, rows, scales)
-    conv = DirectConv(work, decision, target.float_lanes, e, buffers, 0)
-    with e.tasks() as task:
-        conv.body(task)
-    return Kernel(e.function(name), conv.tasks)
 
 
 class DirectConv:
@@ -157,7 +120,7 @@ class DirectConv:
         count = p.tile_h * p.tile_w * p.tile_o
         self.acc = e.local("acc", count, vector_dtype(self.dtype, self.c))
         self.image, self.tile, self.task, self.row = image, tile, task, row
-        self._start_block(tile)
+        self.start_block(tile)
         if p.segment:
             self._segment(row)
         elif p.tile_h == 1:
@@ -165,7 +128,7 @@ class DirectConv:
         else:
             self._lines(row, self.rows)
 
-    def _start_block(self, tile: Any) -> None:
+    def start_block(self, tile: Any) -> None:
         """Write first input block of this tile of output channels, in `self.first_block`."""
         starts = self.channels.starts
         if len(set(starts)) == 1:
@@ -299,22 +262,42 @@ class DirectConv:
         first_row = self.tile * self.depth + block * (taps_h * taps_w * self.block)
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
+        self.add_channels(rows, source, used, column, valid, window)
+
+    def add_channels(
+        self,
+        rows: Any,
+        source: Any,
+        used: Any,
+        column: Any,
+        valid: Sequence[Sequence[bool]],
+        window: Any,
+        skipped: Any = 0,
+    ) -> None:
+        """Add the products of `used` channels of a block of input channels.
+
+        Args:
+            rows: the first row of their weights.
+            source: the first line of the block in the input.
+            used: how many channels.
+            column: the first output pixel of the register tile.
+            valid: for each pixel and column of the window, whether it is inside.
+            window: gives the rows of the window.
+            skipped: channels of the block before the first of them.
+        """
+        w, e = self.work, self.emit
+        taps_w = w.kernel[1]
         left = column * w.stride[1] - w.padding[1]
-        existing: Any = used
-        if w.groups > 1 and w.in_channels % self.block and self.dtype == "float32":
-            # Zero weights do not help against a NaN that padding channels may hold.
-            past = w.in_channels - (self.first_block + block) * self.block
-            existing = e.let("existing", tirx.min(tirx.IntImm("int32", used), past))
         for kh, top, lines in window():
-            base = e.let("base", ((source + top) * w.in_w + left) * self.block)
-            self.window_row(base, rows + kh * (taps_w * used), used, existing, valid, lines)
+            first_pixel = ((source + top) * w.in_w + left) * self.block
+            base = e.let("base", first_pixel + skipped)
+            self.window_row(base, rows + kh * (taps_w * used), used, valid, lines)
 
     def window_row(
         self,
         base: Any,
         rows: Any,
-        used: int,
-        existing: Any,
+        used: Any,
         valid: Sequence[Sequence[bool]],
         lines: Sequence[bool],
     ) -> None:
@@ -324,7 +307,6 @@ class DirectConv:
             base: where the input of the first pixel, tap and channel is.
             rows: the row of the packed weight for the first tap and channel.
             used: channels of the block.
-            existing: those of them that are not padding.
             valid: by pixel of a line and tap, whether its input exists.
             lines: by line, whether its input exists; one holds for all.
         """
@@ -335,16 +317,17 @@ class DirectConv:
                 weights = e.let("weights", wide((rows + kw * used) * self.width))
                 at = e.let("at", wide(base + kw * (w.dilation[1] * self.block)))
                 self._prefetch(weights, used)
-                self.accumulate(at, weights, existing, inside, lines)
+                self.accumulate(at, weights, used, inside, lines)
 
-    def _prefetch(self, weights: Any, used: int) -> None:
+    def _prefetch(self, weights: Any, used: Any) -> None:
         """Ask for this pass's share of the weights of the next tile of output channels.
 
         A tile of output channels passes over its weights once for each register tile of the
         image. Without this, the first pass waits for the third-level cache, the others do not.
         """
         line = CACHE_LINE_BYTES // np.dtype(str(self.weight.ty.dtype.dtype)).itemsize
-        share = math.ceil(used * self.width / line / self.passes)
+        most = used if isinstance(used, int) else self.block
+        share = math.ceil(most * self.width / line / self.passes)
         following = weights + self.depth * self.width
         for number in range(share):
             place = (self.passed * share + number) * line

@@ -364,15 +364,14 @@ class _IntegerConv(DirectConv):
         self,
         base: Any,
         rows: Any,
-        used: int,
-        existing: Any,
+        used: Any,
         valid: Sequence[Sequence[bool]],
         lines: Sequence[bool],
     ) -> None:
         """Accumulate it; what the taps of a row share of a group of channels is read once."""
         w, e = self.work, self.emit
         if self.block > 1:
-            super().window_row(base, rows, used, existing, valid, lines)
+            super().window_row(base, rows, used, valid, lines)
             return
         taps = w.kernel[1]
         weights = e.let("weights", wide(rows * self.width))

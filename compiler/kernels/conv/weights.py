@@ -60,6 +60,42 @@ def input_channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> In
     return InputChannels(blocks, size, starts)
 
 
+@lru_cache(maxsize=256)
+def group_spans(workload: ConvWorkload, tile_o: int, c: int) -> tuple[tuple[int, int], ...]:
+    """Return the first input channel that each tile reads, and the one past its last.
+
+    Args:
+        workload: a convolution in groups, on floats.
+        tile_o: blocks of output channels in a tile.
+        c: lanes.
+    """
+    out_group = workload.out_channels // workload.groups
+    in_group = workload.in_channels // workload.groups
+    spans = []
+    for first in range(0, workload.out_channels, tile_o * c):
+        last = min(workload.out_channels, first + tile_o * c) - 1
+        spans.append((first // out_group * in_group, (last // out_group + 1) * in_group))
+    return tuple(spans)
+
+
+def mean_depth(workload: ConvWorkload, tile_o: int, c: int, block: int | None = None) -> float:
+    """Return the products that a tile adds for each output, on average.
+
+    Args:
+        workload: the convolution.
+        tile_o: blocks of output channels in a tile.
+        c: lanes.
+        block: channels in a block of the input; None: what the layout of floats has.
+    """
+    taps = math.prod(workload.kernel)
+    if workload.groups > 1 and block is None:
+        spans = group_spans(workload, tile_o, c)
+        return taps * sum(past - first for first, past in spans) / len(spans)
+    size = block or block_size(workload, c)
+    channels = input_channels(workload, tile_o, c, size)
+    return taps * ((channels.blocks - 1) * size + channels.last)
+
+
 def pack_weight(
     workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int, size: int
 ) -> NDArray[Any]:
@@ -99,6 +135,42 @@ def pack_weight(
     return np.stack(tiles)
 
 
+def pack_grouped_weight(
+    workload: ConvWorkload, decision: ConvDecision, weight: NDArray[Any], c: int
+) -> NDArray[Any]:
+    """Return weights of groups in the order in which the kernel of `grouped.py` reads them.
+
+    Args:
+        workload: the convolution.
+        decision: its register tile.
+        weight: [out_channels, in_channels / groups, kh, kw].
+        c: lanes.
+
+    Returns:
+        [tiles, rows of the tile that reads most, tile_o * c], zero where an output channel does
+        not exist or belongs to another group than the input channel, and past a tile's rows.
+    """
+    spans = group_spans(workload, decision.tile_o, c)
+    width = decision.tile_o * c
+    in_group = workload.in_channels // workload.groups
+    out_group = workload.out_channels // workload.groups
+    taps = math.prod(workload.kernel)
+    rows = taps * max(past - first for first, past in spans)
+    packed = np.zeros((len(spans), rows, width), weight.dtype)
+    for tile, (first, past) in enumerate(spans):
+        every = np.zeros((past - first, *workload.kernel, width), weight.dtype)
+        for lane in range(min(width, workload.out_channels - tile * width)):
+            out = tile * width + lane
+            start = out // out_group * in_group - first
+            every[start : start + in_group, :, :, lane] = weight[out]
+        # Blocks of input channels, cut where the activations are.
+        cuts = range(first // c * c + c, past, c)
+        parts = np.split(every, [cut - first for cut in cuts])
+        used = np.concatenate([part.transpose(1, 2, 0, 3).reshape(-1, width) for part in parts])
+        packed[tile, : len(used)] = used
+    return packed
+
+
 def pack_scales(decision: ConvDecision, scales: NDArray[Any], c: int) -> NDArray[Any]:
     """Return scales [out_channels, groups] as [tiles, groups, tile_o * c]."""
     width = decision.tile_o * c
@@ -118,6 +190,10 @@ def packed_size(
 ) -> int:
     """Return values in a packed weight."""
     c = target.float_lanes
+    if workload.groups > 1 and block is None:
+        spans = group_spans(workload, decision.tile_o, c)
+        rows = math.prod(workload.kernel) * max(past - first for first, past in spans)
+        return len(spans) * rows * decision.tile_o * c
     size = block or block_size(workload, c)
     channels = input_channels(workload, decision.tile_o, c, size)
     depth = (channels.blocks - 1) * size + channels.last

@@ -46,201 +46,19 @@ This file is long because the changes of basis, their cost and the kernel are on
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
+from edgec.compiler.kernels.conv.winograd_weights import R, S
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
-from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, cost, operand_loader
+from edgec.compiler.kernels.emit.epilogue import OperandLoader, Places, apply, operand_loader
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.machine_model import (
-    FAR_BYTES_PER_CYCLE,
-    FLOAT_BYTES,
-    ISSUE_WIDTH,
-    KIB,
-    LOOP_STEP_INSTRUCTIONS,
-    NEAR_BYTES_PER_CYCLE,
-    TILE_START_CYCLES,
-    half_l2,
-    imbalance_of,
-    load_cycles,
-    multiply_cycles,
-    tile_room,
-)
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.vectors import broadcast, constant, lanes_of, vector_dtype
 from edgec.targets.target import Target
-
-_R, _S = math.sqrt(0.5), math.sqrt(2)
-_G = {
-    2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
-    4: np.array(
-        [
-            [6, 0, 0],
-            [-4, -4 * _R, -2],
-            [-4, 4 * _R, -2],
-            [1, _S, 2],
-            [1, -_S, 2],
-            [0, 0, 6],
-        ]
-    )
-    / 6,
-}
-
-
-@dataclass(frozen=True)
-class WinogradDecision:
-    """A winograd decision describes how the tiles of an image are computed.
-
-    Attributes:
-        register_tiles: tiles in a register tile.
-        vectors: blocks of output channels in a register tile.
-        repeats: register tiles in a task.
-        out: rows and columns of output pixels in a tile, 2 or 4.
-    """
-
-    register_tiles: int
-    vectors: int
-    repeats: int
-    out: int = 2
-
-    @property
-    def patch(self) -> int:
-        """Return rows and columns of input that a tile depends on."""
-        return self.out + 2
-
-    @property
-    def positions(self) -> int:
-        """Return values in a patch."""
-        return self.patch**2
-
-
-def suits_winograd(workload: ConvWorkload) -> bool:
-    """Return whether a convolution is 3x3, of this kind.
-
-    And its weights can be transformed beforehand.
-    """
-    return (
-        workload.kernel == (3, 3)
-        and workload.weight == "float32"
-        and workload.stride == (1, 1)
-        and workload.dilation == (1, 1)
-        and workload.groups == 1
-        and not workload.plain_input
-        and workload.out_extent == (workload.out_h, workload.out_w)
-        and min(workload.padding) >= 0
-    )
-
-
-def _tiles(workload: ConvWorkload, out: int) -> tuple[int, int]:
-    return math.ceil(workload.out_h / out), math.ceil(workload.out_w / out)
-
-
-def winograd_space(workload: ConvWorkload, target: Target) -> list[WinogradDecision]:
-    """Return decisions whose register tile fits the registers, its patches and products half of L2.
-
-    Those of F(4x4, 3x3) are for the tuner only.
-    """
-    if not suits_winograd(workload):
-        return []
-    blocks = math.ceil(workload.out_channels / target.float_lanes)
-    channels = math.ceil(workload.in_channels / target.float_lanes) * target.float_lanes
-    decisions = []
-    for out in _G:
-        count = math.prod(_tiles(workload, out))
-        for vectors in range(1, min(blocks, 4) + 1):
-            room = tile_room(vectors, target)
-            for tiles in range(1, min(count, room) + 1):
-                for repeats in (1, 2, 3, 4, 6, 8):
-                    decision = WinogradDecision(tiles, vectors, repeats, out)
-                    values = channels + vectors * target.float_lanes
-                    held = decision.positions * tiles * repeats * values * FLOAT_BYTES
-                    if tiles * repeats <= count and held <= half_l2(target):
-                        decisions.append(decision)
-    return decisions
-
-
-def estimate_winograd_cycles(
-    workload: ConvWorkload, decision: WinogradDecision, target: Target
-) -> float:
-    """Return the cycles by `cost.estimate_cycles` for the products.
-
-    And passes for the transforms.
-    """
-    c = target.float_lanes
-    tiles, vectors = decision.register_tiles, decision.vectors
-    in_blocks = math.ceil(workload.in_channels / c)
-    out_tiles = math.ceil(math.ceil(workload.out_channels / c) / vectors)
-    block = tiles * decision.repeats
-    tasks = workload.batch * math.ceil(math.prod(_tiles(workload, decision.out)) / block)
-    fmas = tiles * vectors
-    load, issue = (
-        load_cycles(tiles, vectors, target),
-        (fmas + tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH,
-    )
-    step = max(multiply_cycles(fmas, target), load, issue)
-    depth = workload.in_channels
-    around = TILE_START_CYCLES + MOVE_CYCLES * fmas
-    products = out_tiles * decision.positions * decision.repeats * (depth * step + around)
-    transform = TRANSFORM_CYCLES_PER_VALUE * decision.positions
-    gather = block * in_blocks * transform
-    scatter = block * out_tiles * vectors * (transform + 2 * cost(workload.epilogue))
-    weight_bytes = FLOAT_BYTES * decision.positions * depth * out_tiles * vectors * c
-    again = tasks if weight_bytes > half_l2(target) else 1
-    # Patches are fetched to be overwritten, and written back; what products read is half hidden.
-    patch_bytes = FLOAT_BYTES * decision.positions * depth * block
-    near = weight_bytes + (2 + out_tiles / 2) * patch_bytes
-    product_bytes = FLOAT_BYTES * decision.positions * block * vectors * c
-    if product_bytes > target.l1d_kib * KIB:
-        near += out_tiles * 2 * product_bytes
-    image_bytes = FLOAT_BYTES * workload.in_channels * workload.in_h * workload.in_w
-    far = weight_bytes * again / WEIGHTS_PREFETCH_GAIN + workload.batch * image_bytes
-    task = products + gather + scatter + near / NEAR_BYTES_PER_CYCLE
-    return tasks * task * imbalance_of(tasks, target) + far / FAR_BYTES_PER_CYCLE
-
-
-# A load, two to four operations and a store for each value of a patch or tile.
-TRANSFORM_CYCLES_PER_VALUE = 1.5
-# To move an accumulator between memory and a register.
-MOVE_CYCLES = 2
-# How much less a core waits for weights that it asks for in time: they are many.
-WEIGHTS_PREFETCH_GAIN = 2.0
-
-
-def pack_winograd(
-    workload: ConvWorkload, decision: WinogradDecision, weight: NDArray[Any], c: int
-) -> NDArray[Any]:
-    """Return G g G' of every window, in the order in which the kernel reads it.
-
-    Args:
-        workload: the convolution.
-        decision: its register tile.
-        weight: [out_channels, in_channels, 3, 3].
-        c: lanes.
-
-    Returns:
-        [tiles of output channels, positions, in_channels, vectors * c], zero past the last channel.
-    """
-    width, positions = decision.vectors * c, decision.positions
-    g = _G[decision.out]
-    tiles = math.ceil(workload.out_channels / width)
-    changed = np.einsum("ai,ocij,bj->oabc", g, weight.astype(np.float64), g, optimize=True)
-    padded = np.zeros((tiles * width, positions, workload.in_channels), weight.dtype)
-    padded[: workload.out_channels] = changed.reshape(-1, positions, workload.in_channels)
-    order = padded.reshape(tiles, width, positions, workload.in_channels)
-    return np.ascontiguousarray(order.transpose(0, 2, 3, 1))
-
-
-def winograd_size(workload: ConvWorkload, decision: WinogradDecision, c: int) -> int:
-    """Return values in a packed weight."""
-    width = decision.vectors * c
-    return (
-        math.ceil(workload.out_channels / width) * decision.positions * workload.in_channels * width
-    )
 
 
 def emit_winograd(
@@ -272,9 +90,10 @@ class _Winograd:
         self.in_blocks = math.ceil(workload.in_channels / c)
         self.out_blocks = math.ceil(workload.out_channels / c)
         self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
-        self.rows, self.columns = _tiles(workload, decision.out)
+        self.rows, self.columns = tiles_of(workload, decision.out)
         self.block = decision.register_tiles * decision.repeats
         self.blocks = math.ceil(self.rows * self.columns / self.block)
+        self.share = math.ceil(self.out_tiles / decision.splits)
         self.width = decision.vectors * c
         # Values from one position to the next in patches and in products.
         self.patch_step = _apart(self.in_blocks * self.block * c)
@@ -283,8 +102,15 @@ class _Winograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
-            self.image = e.let("image", tirx.floordiv(task, self.blocks))
             number = tirx.floormod(task, self.blocks)
+            rest = e.let("rest", tirx.floordiv(task, self.blocks))
+            split = tirx.floormod(rest, p.splits)
+            self.image = e.let("image", tirx.floordiv(rest, p.splits))
+            first = e.let("first_out_tile", split * self.share)
+            left = tirx.IntImm("int32", self.out_tiles) - first
+            count: Any = self.share
+            if self.out_tiles % p.splits:
+                count = e.let("out_tiles", tirx.min(tirx.IntImm("int32", self.share), left))
             last = tirx.IntImm("int32", self.rows * self.columns - self.block)
             self.first = e.let("first_tile", tirx.min(number * self.block, last))
             self.patches = e.local("patches", p.positions * self.patch_step, "float32")
@@ -292,7 +118,7 @@ class _Winograd:
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
-            with e.loop("out_tile", self.out_tiles) as out_tile:
+            with e.loop("out_tile", count, first) as out_tile:
                 with (
                     e.loop("product", p.positions) as position,
                     e.loop("repeat", p.repeats) as part,
@@ -300,7 +126,7 @@ class _Winograd:
                     self._multiply(out_tile, position, part)
                 with e.loop("result", self.block) as tile:
                     self._scatter(out_tile, tile)
-        return Kernel(e.function(name), self.work.batch * self.blocks)
+        return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile of this task."""
@@ -477,10 +303,10 @@ def _change_4(d: Sequence[Any], e: Emitter) -> list[Any]:
     odd = [e.let("odd", d[3] - _times(2, d[1])), e.let("odd", d[3] - _times(0.5, d[1]))]
     rows = (
         d[0] - _times(2.5, d[2]) + d[4],
-        even[0] + _times(_R, odd[0]),
-        even[0] - _times(_R, odd[0]),
-        even[1] + _times(_S, odd[1]),
-        even[1] - _times(_S, odd[1]),
+        even[0] + _times(R, odd[0]),
+        even[0] - _times(R, odd[0]),
+        even[1] + _times(S, odd[1]),
+        even[1] - _times(S, odd[1]),
         d[1] - _times(2.5, d[3]) + d[5],
     )
     return [e.let("t", row) for row in rows]
@@ -496,9 +322,9 @@ def _total_4(m: Sequence[Any], e: Emitter) -> list[Any]:
     differences = [e.let("difference", m[1] - m[2]), e.let("difference", m[3] - m[4])]
     rows = (
         m[0] + sums[0] + sums[1],
-        _times(_R, differences[0]) + _times(_S, differences[1]),
+        _times(R, differences[0]) + _times(S, differences[1]),
         _times(0.5, sums[0]) + _times(2, sums[1]),
-        m[5] + _times(_R**3, differences[0]) + _times(_S**3, differences[1]),
+        m[5] + _times(R**3, differences[0]) + _times(S**3, differences[1]),
     )
     return [e.let("s", row) for row in rows]
 

@@ -3,6 +3,7 @@
 Reshapes, concatenation, slices, splits.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,23 @@ from typing import Any
 from tvm import relax
 
 from edgec.compiler.ir.blocked_layout import Shape, image
-from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
-from edgec.compiler.kernels.layout import ChannelMapWorkload
+from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
+from edgec.compiler.kernels.embedding import EmbeddingWorkload
+from edgec.compiler.kernels.layout import ChannelMapWorkload, PackWorkload
+from edgec.compiler.kernels.transpose import TransposeWorkload
 from edgec.compiler.lowering.pack.context import Context
+from edgec.compiler.lowering.pack.epilogue import open_kernel
 from edgec.compiler.lowering.pack.values import PackedValue
+from edgec.compiler.lowering.pack.weights import half_weight, quantized_weight
 from edgec.compiler.numerics.support import Declined
 
+# Size of a value of a dtype that a kernel moves.
+_BYTES = {
+    **dict.fromkeys(("bool", "int8", "uint8"), 1),
+    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
+    **dict.fromkeys(("float32", "int32", "uint32"), 4),
+    **dict.fromkeys(("float64", "int64", "uint64"), 8),
+}
 _NOT_BLOCKED = Declined("only channels of blocked images have a kernel that moves them")
 _NOT_CHANNELS = Declined("it does not move whole channels known when compiling")
 
@@ -29,7 +41,52 @@ def match_reshape(context: Context, call: relax.Call) -> PackedValue | Declined:
     if shape is None:
         return Declined("its shape is not known when compiling")
     data = context.plain(context.value(call.args[0]))
+    kernel = open_kernel(context, data)
+    if kernel is not None and kernel.operator == "edgec.standardize":
+        # It gives its rows in any shape; so more can follow in its epilogue.
+        shaped = replace(kernel, place=shape)
+        variable = shaped.emit(context, kernel.arguments, kernel.workload)
+        return PackedValue(variable, shape, False, 1)
     variable = context.builder.emit(relax.op.reshape(data.expression, list(shape)))
+    return PackedValue(variable, shape, False, 1, data.qparams)
+
+
+def match_transpose(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel that permutes axes, of values that stay quantized."""
+    shape = shape_of(call)
+    volumes = _volumes(context, call)
+    if volumes is not None:
+        return volumes
+    data = context.plain(context.value(call.args[0]))
+    dtype = dtype_of(data.expression)
+    size = _BYTES.get(dtype)
+    if shape is None or size is None or 0 in shape:
+        return Declined(f"no kernel moves values of {dtype}")
+    rank = len(shape)
+    axes = call.attrs.axes
+    axes = range(rank)[::-1] if axes is None else [int(axis) % rank for axis in axes]
+    workload = TransposeWorkload(data.shape, tuple(axes), size)
+    variable = context.emit("edgec.transpose", [data.expression], workload, shape, dtype)
+    return PackedValue(variable, shape, False, 1, data.qparams)
+
+
+def _volumes(context: Context, call: relax.Call) -> PackedValue | None:
+    """Return volumes [N, C, D, H, W] of blocked images [N * D, C, H, W]; None for all else.
+
+    The kernel that brings the images into a plain layout puts them side by side.
+    """
+    split, shape = context.old.get(call.args[0]), shape_of(call)
+    if split is None or op_name(split) != "relax.reshape" or shape is None or len(shape) != 5:
+        return None
+    data, axes = context.value(split.args[0]), [int(axis) for axis in call.attrs.axes or ()]
+    n, channels, depth, high, wide = shape
+    if not data.blocked or data.shape != (n * depth, channels, high, wide):
+        return None
+    if axes != [0, 2, 1, 3, 4]:
+        return None
+    dtype = dtype_of(data.expression)
+    workload = PackWorkload(n * depth, channels, high * wide, True, dtype, depth)
+    variable = context.emit("edgec.pack", [data.expression], workload, shape, dtype)
     return PackedValue(variable, shape, False, 1, data.qparams)
 
 
@@ -117,7 +174,10 @@ def match_slice(context: Context, call: relax.Call) -> PackedValue | Declined:
 
 
 def match_take(context: Context, call: relax.Call) -> PackedValue | Declined:
-    """Choose a kernel for channels of an image by their numbers."""
+    """Choose a kernel for rows of a quantized table, or channels of an image by their numbers."""
+    rows = _embedding(context, call)
+    if rows is not None:
+        return rows
     data, shape, channels = context.value(call.args[0]), shape_of(call), value_of(call.args[1])
     if shape is None or channels is None or channels.ndim != 1:
         return _NOT_CHANNELS
@@ -127,6 +187,27 @@ def match_take(context: Context, call: relax.Call) -> PackedValue | Declined:
         return _NOT_CHANNELS
     picks = tuple((0, int(channel) % data.shape[1]) for channel in channels)
     return _channel_map(context, [data], picks, shape)
+
+
+def _embedding(context: Context, call: relax.Call) -> PackedValue | None:
+    """Emit the look-up of rows in a table that is stored quantized; None for other tables."""
+    table, shape, kind = shape_of(call.args[0]), shape_of(call), dtype_of(call.args[1])
+    if table is None or shape is None or len(table) != 2 or kind not in ("int32", "int64"):
+        return None
+    # Places in the table are counted in int32.
+    if call.attrs.axis is None or int(call.attrs.axis) % 2 or math.prod(table) >= 2**31:
+        return None
+    rounded, half = quantized_weight(context, call.args[0], 0), half_weight(context, call.args[0])
+    if rounded is not None:
+        weight, operands = "int8", [rounded.values, rounded.scales]
+    elif half is not None:
+        weight, operands = half[1], [half[0]]
+    else:
+        return None
+    indices = context.plain(context.value(call.args[1])).expression
+    workload = EmbeddingWorkload(math.prod(shape) // table[1], *table, kind, weight)  # type: ignore[arg-type]
+    arguments = [indices, *map(constant, operands)]
+    return PackedValue(context.emit("edgec.embedding", arguments, workload, shape), shape, False, 1)
 
 
 def match_split(context: Context, item: Any, shape: Shape) -> PackedValue | Declined | None:

@@ -102,6 +102,9 @@ def apply(
             alone = context.elementwise_workload(data, step, shape, planes)
             merged = _merged(kernel.workload, alone)
             fits, kernel = merged is not None, replace(kernel, workload=merged or kernel.workload)
+        if kernel.operator == "edgec.standardize":
+            held = kernel.workload.with_planes(planes)
+            fits, kernel = held is not None, replace(kernel, workload=held or kernel.workload)
         if fits:
             longer = kernel.with_steps((*kernel.steps, step))
             arguments = [*kernel.arguments, *operands]

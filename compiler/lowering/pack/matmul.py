@@ -81,11 +81,11 @@ def _integer_matmul(context: Context, call: relax.Call) -> PackedValue | Decline
 
 
 def _dynamic_operand(context: Context, expression: Any) -> tuple[PackedValue, Any, Any] | None:
-    """Return quantized values whose scale and zero point the graph computes, and these."""
+    """Return quantized values whose zero point the graph computes, their scale and zero point."""
     call = context.old.get(expression)
     if call is None or op_name(call) != "relax.dequantize":
         return None
-    if any(shape_of(x) != () or value_of(x) is not None for x in call.args[1:]):
+    if any(shape_of(x) != () for x in call.args[1:]) or value_of(call.args[2]) is not None:
         return None
     scale, zero = (context.plain_expression(argument) for argument in call.args[1:])
     return context.value(call.args[0]), scale, zero

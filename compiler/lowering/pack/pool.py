@@ -12,6 +12,8 @@ from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.layout import GlobalPoolWorkload
 from edgec.compiler.kernels.pool import Mode, PoolWorkload
 from edgec.compiler.kernels.reduce_minmax import ReduceMinMaxWorkload, shares_of
+from edgec.compiler.kernels.volume_pool import LONGEST_ROW, VolumePoolWorkload
+from edgec.compiler.kernels.volume_pool import Mode as VolumeMode
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import apply
 from edgec.compiler.lowering.pack.values import PackedValue, leading, pair
@@ -61,6 +63,43 @@ def match_pool(context: Context, call: relax.Call) -> PackedValue | Declined:
     workload = replace(workload, epilogue=(EpilogueStep("multiply", "number"),))
     scale = constant(np.array([qparams.scale], np.float32))
     return context.emit_blocked("edgec.pool", [source, scale], workload, shape)
+
+
+def match_volume_pool(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel for the largest or mean value of windows of volumes."""
+    data, shape, attrs = context.float_value(call.args[0]), shape_of(call), call.attrs
+    if shape is None or str(attrs.layout) != "NCDHW" or data.shape[4] > LONGEST_ROW:
+        return Declined(f"no kernel pools such volumes in layout {attrs.layout}")
+    kernel, stride, dilation, padding = (
+        tuple(int(number) for number in numbers)
+        for numbers in (attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding)
+    )
+    mode: VolumeMode = "max"
+    if "avg" in op_name(call):
+        mode = "average_padded" if attrs.count_include_pad else "average"
+        if set(dilation) != {1}:
+            return Declined("no kernel takes the mean of dilated windows")
+        ends = [
+            (count - 1) * step + taps - before > extent + after
+            for count, step, taps, before, extent, after in zip(
+                shape[2:], stride, kernel, padding[:3], data.shape[2:], padding[3:], strict=True
+            )
+        ]
+        if mode == "average_padded" and any(ends):
+            return Declined("a window reaches past the padding: it divides by less")
+    workload = VolumePoolWorkload(
+        mode,
+        math.prod(data.shape[:2]),
+        data.shape[2:],  # type: ignore[arg-type]
+        shape[2:],  # type: ignore[arg-type]
+        kernel,  # type: ignore[arg-type]
+        stride,  # type: ignore[arg-type]
+        padding[:3],  # type: ignore[arg-type]
+        dilation,  # type: ignore[arg-type]
+    )
+    source = context.plain(data).expression
+    variable = context.emit("edgec.volume_pool", [source], workload, shape)
+    return PackedValue(variable, shape, False, 1)
 
 
 def match_global_pool(context: Context, call: relax.Call) -> PackedValue | Declined:

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 from edgec.compiler.kernels.row_reduce import RowReduceWorkload
 from edgec.compiler.kernels.softmax_norm import Operation, SoftmaxNormWorkload
+from edgec.compiler.kernels.standardize import StandardizeWorkload
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
@@ -44,6 +46,11 @@ def match_layer_norm(context: Context, call: relax.Call) -> PackedValue | Declin
         return Declined("its scale and bias are not constant")
     columns = math.prod(data.shape[axes[0] :])
     rows = math.prod(data.shape) // columns
+    if columns > 1 and np.all(parameters[0] == 1) and not np.any(parameters[1]):
+        plain = StandardizeWorkload(rows, columns, float(call.attrs.epsilon))
+        source = context.plain(data).expression
+        variable = context.emit("edgec.standardize", [source], plain, data.shape)
+        return PackedValue(variable, data.shape, False, 1)
     workload = SoftmaxNormWorkload("layer_norm", rows, columns, float(call.attrs.epsilon))
     arguments = [context.plain(data).expression, *call.args[1:]]
     variable = context.emit("edgec.rows", arguments, workload, data.shape)
@@ -51,17 +58,23 @@ def match_layer_norm(context: Context, call: relax.Call) -> PackedValue | Declin
 
 
 def match_row_reduce(context: Context, call: relax.Call) -> PackedValue | Declined:
-    """Choose a kernel for the sum, mean, smallest or largest value over the last axes."""
+    """Choose a kernel for sum, product, mean, smallest or largest value over neighbouring axes."""
     data, shape = context.float_value(call.args[0]), shape_of(call)
     rank = len(data.shape)
     axes = range(rank) if call.attrs.axis is None else [int(a) % rank for a in call.attrs.axis]
-    if shape is None or sorted(axes) != list(range(rank - len(axes), rank)) or not len(axes):
-        return Declined("it does not reduce the last axes")
-    columns = math.prod(data.shape[rank - len(axes) :])
-    rows = math.prod(data.shape[: rank - len(axes)])
-    if not rows or not columns:
+    # Axes of one value are reduced by leaving them out.
+    long = [axis for axis in range(rank) if data.shape[axis] != 1]
+    reduced = [place for place, axis in enumerate(long) if axis in axes]
+    if shape is None or reduced != list(
+        range(min(reduced, default=0), max(reduced, default=0) + 1)
+    ):
+        return Declined("it does not reduce neighbouring axes")
+    extents = [data.shape[axis] for axis in long]
+    columns = math.prod(extents[place] for place in reduced)
+    rows, inner = math.prod(extents[: reduced[0]]), math.prod(extents[reduced[-1] + 1 :])
+    if not rows or not columns or not inner:
         return Declined("it reduces nothing")
     operation = op_name(call).removeprefix("relax.")
-    workload = RowReduceWorkload(operation, rows, columns)  # type: ignore[arg-type]
+    workload = RowReduceWorkload(operation, rows, columns, inner)  # type: ignore[arg-type]
     source = context.plain(data).expression
     return PackedValue(context.emit("edgec.row_reduce", [source], workload, shape), shape, False, 1)

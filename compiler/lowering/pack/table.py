@@ -11,10 +11,17 @@ from edgec.compiler.lowering.pack.data_movement import (
     match_reshape,
     match_slice,
     match_take,
+    match_transpose,
 )
 from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
 from edgec.compiler.lowering.pack.matmul import match_matmul
-from edgec.compiler.lowering.pack.pool import match_global_pool, match_max, match_min, match_pool
+from edgec.compiler.lowering.pack.pool import (
+    match_global_pool,
+    match_max,
+    match_min,
+    match_pool,
+    match_volume_pool,
+)
 from edgec.compiler.lowering.pack.resize import match_resize
 from edgec.compiler.lowering.pack.rows import match_layer_norm, match_row_reduce, match_softmax
 from edgec.compiler.lowering.pack.values import PackedValue
@@ -34,7 +41,10 @@ def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
     return match
 
 
-# All of their tensors are float32; quantize, dequantize and split are matched by the packer.
+# Those whose tensors may have any dtype: they only move values.
+ANY_DTYPE = frozenset({"relax.permute_dims"})
+
+# Tensors of the others are float32; quantize, dequantize and split are matched by the packer.
 MATCHERS: dict[str, Matcher] = {
     **dict.fromkeys(BY_OPERATOR, match_unary),
     **dict.fromkeys(BINARY, match_binary),
@@ -46,6 +56,7 @@ MATCHERS: dict[str, Matcher] = {
     "relax.min": first_of(match_min, match_row_reduce),
     "relax.nn.avg_pool1d": match_pool,
     "relax.nn.avg_pool2d": match_pool,
+    "relax.nn.avg_pool3d": match_volume_pool,
     "relax.nn.conv1d": match_conv,
     "relax.nn.conv1d_transpose": match_conv_transpose,
     "relax.nn.conv2d": match_conv,
@@ -54,7 +65,10 @@ MATCHERS: dict[str, Matcher] = {
     "relax.nn.log_softmax": match_softmax,
     "relax.nn.max_pool1d": match_pool,
     "relax.nn.max_pool2d": match_pool,
+    "relax.nn.max_pool3d": match_volume_pool,
     "relax.nn.softmax": match_softmax,
+    "relax.permute_dims": match_transpose,
+    "relax.prod": match_row_reduce,
     "relax.reshape": match_reshape,
     "relax.strided_slice": match_slice,
     "relax.sum": first_of(match_global_pool, match_row_reduce),

@@ -1,12 +1,14 @@
 """Correct a model after rounding, without labels, step by step."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import (
     Moments,
     assumed_moments,
     has_moments,
+    joined_moments,
     measure_moments,
 )
 from edgec.compiler.calibration.samples import Samples
@@ -18,6 +20,7 @@ from edgec.compiler.quantize.rounding.bias_correction import corrected_bias
 from edgec.compiler.quantize.rounding.learned import round_learned
 from edgec.compiler.quantize.rounding.scale_correction import scale_corrected
 from edgec.compiler.quantize.rounding.second_order import round_second_order
+from edgec.compiler.quantize.shared_weights import shared_weights
 from edgec.compiler.support.progress import Progress, Silent, counted
 
 
@@ -51,7 +54,10 @@ def correct_after_training(
     if quantization.resolved.recipe.weights in ("fp16", "bf16", "float"):
         return quantization
     plan, resolved = quantization.plan, quantization.resolved
-    operators = [operator for operator in plan.weighted() if has_moments(operator)]
+    weighted = [operator for operator in plan.weighted() if has_moments(operator)]
+    groups = shared_weights(plan.graph, weighted)
+    # Those that share their weights one after the other.
+    operators = [operator for group in groups for operator in group]
     found: Iterator[tuple[Operator, Moments]]
     if samples is None:
         found = ((o, assumed_moments(o, plan.graph)) for o in operators)
@@ -59,14 +65,20 @@ def correct_after_training(
         assert model is not None
         found = measure_moments(model, operators, samples, progress)
     shown = progress or Silent()
-    for operator, moments in counted(found, shown, "rounding", len(operators)):
-        packed_weight = quantization.weights[operator.name]
-        better = _ROUNDINGS[rounding](operator, packed_weight, moments, resolved)
-        quantization = quantization.with_weights({operator.name: better})
-        if samples is not None:
-            spread = scale_corrected(quantization, operator, moments)
-            quantization = quantization.with_weights({operator.name: spread})
-        bias = corrected_bias(quantization, operator, moments) if samples is not None else None
-        if bias is not None:
-            quantization = quantization.with_biases({operator.name: bias})
+    moments_of = counted(found, shown, "rounding", len(operators))
+    for group in groups:
+        # One weight for all of them, rounded for what all of them read.
+        each = {operator.name: moments for operator, moments in islice(moments_of, len(group))}
+        first, names = group[0], [operator.name for operator in group]
+        moments = joined_moments([*each.values()]) if len(group) > 1 else each[first.name]
+        better = _ROUNDINGS[rounding](first, quantization.weights[first.name], moments, resolved)
+        quantization = quantization.with_weights(dict.fromkeys(names, better))
+        if samples is None:
+            continue
+        spread = scale_corrected(quantization, first, moments)
+        quantization = quantization.with_weights(dict.fromkeys(names, spread))
+        for operator in group:
+            bias = corrected_bias(quantization, operator, each[operator.name])
+            if bias is not None:
+                quantization = quantization.with_biases({operator.name: bias})
     return quantization

@@ -1,5 +1,7 @@
 """Benchmarks: figures that agree with each other, runtimes that compute the same."""
 
+import os
+import resource
 import shutil
 import statistics
 import time
@@ -8,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support.onnx_graphs import make_model, node, save
+from support.onnx_graphs import make_model, node, random, save
 
-from edgec.compiler import Bundle, compile_model
+from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import bench_bundles, take_turns
+from edgec.compiler.bench.load import busy_processes
 from edgec.compiler.bench.rivals import find_rival
 from edgec.compiler.errors import BundleError, TensorInputError, UsageError
 from edgec.compiler.frontend.specialize import specialize
@@ -19,6 +22,9 @@ from edgec.compiler.parity.compare import Tolerance, compare
 from edgec.compiler.runtime.inputs import generate_inputs
 
 SHAPE = {"image": (1, 1, 8, 8)}
+WEIGHTS = {"table": random(9, 5)}
+INT64 = {"x": onnx.TensorProto.INT64}
+NO_PARITY = CompileOptions(parity=False)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,35 @@ def test_report(bundle: Bundle, digits: Path) -> None:
     assert report.ratios == {theirs.name: statistics.median(ratios)}
     assert report.load_ms[ours.name] > 0
     assert 0 < report.memory_mib[ours.name] < 100
+
+
+def test_a_runtime_that_cannot_is_named_and_the_others_are_measured(tmp_path: Path) -> None:
+    """MNN fails on an int64 input, with an error that only its cause explains."""
+    pytest.importorskip("MNN")
+    model = make_model(
+        [node("Gather", ["table", "x"], ["y"])], {"x": [4]}, ["y"], WEIGHTS, dtypes=INT64
+    )
+    path = save(model, tmp_path)
+    bundle = compile_model(path, options=NO_PARITY, output=tmp_path / "gather.edgec")
+    against = ["mnn", "onnxruntime"]
+    report = bench_bundles([bundle], seconds=0.02, against=against, model=path)
+    names = {name: f"{name} {find_rival(name).version()}" for name in against}
+    assert [latency.name for latency in report.rivals] == [names["onnxruntime"]]
+    assert report.ratios.keys() == {names["onnxruntime"]}
+    (why,) = report.cannot.values()
+    assert report.cannot.keys() == {names["mnn"]}
+    assert why == "numpy type does not match"
+
+
+def test_busy_processes_take_a_core_and_end() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with busy_processes(2):
+        time.sleep(0.1)
+        with pytest.raises(RuntimeError), busy_processes(1):
+            raise RuntimeError
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > before
 
 
 def test_profile(bundle: Bundle) -> None:
@@ -79,7 +114,8 @@ def test_both_compute_the_same(bundle: Bundle, digits: Path, tmp_path: Path) -> 
 def test_two_bundles_of_a_model(bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "copy.edgec"
     shutil.copytree(bundle.path, copy)
-    report = bench_bundles([bundle, Bundle.load(copy)], threads=1, seconds=0.1)
+    report = bench_bundles([bundle, Bundle.load(copy)], threads=2, seconds=0.1, busy=1)
+    assert (report.threads, report.busy) == (2, 1)
     names = [str(bundle.path), str(copy)]
     assert [latency.name for latency in report.bundles] == names
     assert list(report.load_ms) == list(report.memory_mib) == names

@@ -14,6 +14,8 @@ from edgec.compiler.bench.rivals import RIVALS
     ("arguments", "message"),
     [
         (["--threads", "-3"], "--threads -3: expected 0 to"),
+        (["--busy", "-1"], "--busy -1: expected 0 to"),
+        (["--board", "qemu-rpi4", "--busy", "1"], "cores of this machine busy"),
         (["--seconds", "-1"], "--seconds -1: a number above 0"),
         (["--seconds", "nan"], "--seconds nan: a number above 0"),
         (["--seconds", "inf"], "--seconds inf: a number above 0"),

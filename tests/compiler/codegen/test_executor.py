@@ -1,9 +1,12 @@
 """The executor in C: threads of a caller's own, fork, and what the kernel lets a process use."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,13 @@ from support.kernel_runs import Built, compile_graph
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.codegen.emit_c import grain
-from edgec.compiler.codegen.executor import FOLDER
+from edgec.compiler.codegen.executor import FOLDER, SOURCES, UNIT
+from edgec.compiler.support.cores import usable_cores
 
 # Includes the executor, so that it can look inside.
 PROGRAM = r"""
 #include "program.c"
+#include "unit.c"
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
@@ -110,6 +115,7 @@ static int stopped_worker(void) {
   sem_init(&go_on, 0, 0);
   signal(SIGUSR1, stop);
   int good = right(session, 7, 2);
+  usleep(2000); /* It sleeps. */
   pthread_kill(session->pool->workers[0], SIGUSR1);
   while (sem_wait(&stopped)) continue;
   good &= right(session, 8, 5);
@@ -119,12 +125,47 @@ static int stopped_worker(void) {
   return good;
 }
 
+/* A worker that has a core only while another process does not, and so is stopped with tasks. */
+static int crowded_worker(void) {
+  edgec_session* session = model.open(2);
+  cpu_set_t mine, one;
+  sched_getaffinity(0, sizeof mine, &mine);
+  int core = 0;
+  while (!CPU_ISSET(core, &mine)) ++core;
+  CPU_ZERO(&one);
+  CPU_SET(core, &one);
+  const pid_t busy = fork();
+  if (!busy) {
+    sched_setaffinity(0, sizeof one, &one);
+    for (;;) getppid();
+  }
+  pthread_setaffinity_np(session->pool->workers[0], sizeof one, &one);
+  const int good = right(session, 10, 10 * RUNS);
+  kill(busy, SIGKILL);
+  waitpid(busy, NULL, 0);
+  model.close(session);
+  return good;
+}
+
+/* Sessions that end just when their workers begin, or just when these are done. */
+static int short_lives(void) {
+  int good = 1;
+  for (int i = 0; i < 200; ++i) {
+    edgec_session* session = model.open(3);
+    if (i % 4 == 1) good &= right(session, (unsigned)i, 1);
+    model.close(session);
+  }
+  return good;
+}
+
 int main(int count, char** arguments) {
   (void)count;
   alarm(200);
   if (!strcmp(arguments[1], "callers")) return !many_callers();
   if (!strcmp(arguments[1], "forks")) return !forks();
   if (!strcmp(arguments[1], "stopped")) return !stopped_worker();
+  if (!strcmp(arguments[1], "crowded")) return !crowded_worker();
+  if (!strcmp(arguments[1], "short")) return !short_lives();
   return 2;
 }
 """
@@ -157,9 +198,23 @@ def compiled(built: Built, folder: Path, compiler: list[str], *options: str) -> 
     source = folder / "stress.c"
     source.write_text(PROGRAM)
     made = built.library.parent
+    kernels = [path for path in sorted(made.glob("*.o")) if path.name != "executor.o"]
+    for name in (UNIT, *SOURCES):
+        if not (made / name).exists():
+            shutil.copyfile(FOLDER / name, made / name)
     command = [
-        *(*compiler, "-std=gnu11", "-g", "-O1", *options, f"-I{folder}", f"-I{made}", str(source)),
-        *(str(made / "constants.S"), str(made / "kernels.o")),
+        *(
+            *compiler,
+            "-std=gnu11",
+            "-D_GNU_SOURCE",
+            "-g",
+            "-O1",
+            *options,
+            f"-I{folder}",
+            f"-I{made}",
+            str(source),
+        ),
+        *(str(made / "constants.S"), *map(str, kernels)),
         *("-o", str(folder / "stress"), "-lm", "-lpthread"),
     ]
     done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
@@ -172,10 +227,15 @@ def run(program: Path, mode: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("mode", ["callers", "forks", "stopped"])
-def test_sessions(built: Built, tmp_path: Path, mode: str) -> None:
-    program = compiled(built, tmp_path, compilers()[0])
+@pytest.fixture(scope="module")
+def program(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = compiled(built, tmp_path_factory.mktemp("stress"), compilers()[0])
     assert program is not None
+    return program
+
+
+@pytest.mark.parametrize("mode", ["callers", "forks", "stopped", "crowded", "short"])
+def test_sessions(program: Path, mode: str) -> None:
     done = run(program, mode)
     assert done.returncode == 0, done.stderr
 
@@ -203,44 +263,59 @@ def test_no_data_race(built: Built, tmp_path: Path) -> None:
 
 
 def test_a_data_race_is_found(built: Built, tmp_path: Path) -> None:
-    """The negative control: a caller that goes on while workers still have tasks."""
+    """The negative control: a step begins while others still have tasks of the one before."""
     text = (FOLDER / "threads.c").read_text()
-    right, wrong = "  wait_for_tasks(pool, step->tasks);\n", "  (void)wait_for_tasks;\n"
+    right = "if (atomic_fetch_add(&pool->done, count) + count == step->tasks)"
+    wrong = "if (begin + count == step->tasks)"
     assert text.count(right) == 1
     made = shutil.copytree(built.library.parent, tmp_path / "made")
     (made / "threads.c").write_text(text.replace(right, wrong))
-    broken = Built(built.model, built.program, built.plan, made / built.library.name, built.target)
+    broken = replace(built, library=made / built.library.name)
     verdict = race_free(broken, tmp_path)
     if verdict is None:
         pytest.skip("no compiler here has ThreadSanitizer")
     assert not verdict
 
 
+def test_a_step_that_begins_slowly(built: Built, tmp_path: Path) -> None:
+    """Others look at the pool while it is between two steps: they must find nothing to do."""
+    text = (FOLDER / "threads.c").read_text()
+    within = "    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);\n"
+    assert text.count(within) == 1
+    made = shutil.copytree(built.library.parent, tmp_path / "made")
+    (made / "threads.c").write_text(text.replace(within, f"{within}    usleep(50);\n"))
+    slow = replace(built, library=made / built.library.name)
+    program = compiled(slow, tmp_path, compilers()[0])
+    assert program is not None
+    done = run(program, "callers")
+    assert done.returncode == 0, done.stderr
+
+
 CORES = '#include "cores.c"\nint main(void) { printf("%d", usable_cores()); return 0; }\n'
 
 
-def usable(folder: Path, groups: str, files: dict[str, str], cores: int) -> int:
-    """What a process of these control groups may use, on the first of this machine's cores."""
-    for name, text in files.items():
-        path = folder / "cgroups" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (folder / "own").write_text(groups)
+@pytest.fixture(scope="module")
+def count_cores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that reads control groups from the folder it is called in."""
+    folder = tmp_path_factory.mktemp("cores")
     (folder / "main.c").write_text(CORES)
     command = [
         *(*compilers()[0], "-D_GNU_SOURCE", f"-I{FOLDER}", "main.c", "-o", "main"),
-        *(f'-DEDGEC_CGROUPS="{folder}/cgroups"', f'-DEDGEC_OWN_CGROUPS="{folder}/own"'),
+        *('-DEDGEC_CGROUPS="cgroups"', '-DEDGEC_OWN_CGROUPS="own"'),
     ]
     subprocess.run(command, cwd=folder, check=True)
-    mine = sorted(os.sched_getaffinity(0))[:cores]
-    found = subprocess.run(
-        [str(folder / "main")],
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, mine),
-    )
-    return int(found.stdout)
+    return folder / "main"
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Keep this process, and what it starts, on the first of this machine's cores."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 CORES_HERE = min(2, len(os.sched_getaffinity(0)))
@@ -274,18 +349,24 @@ CORES_HERE = min(2, len(os.sched_getaffinity(0)))
         ("0::/\n", {"cpu.max": "nonsense"}, CORES_HERE),
     ],
 )
-def test_quotas(tmp_path: Path, groups: str, files: dict[str, str], expected: int) -> None:
-    assert usable(tmp_path, groups, files, 2) == expected
+def test_quotas(
+    tmp_path: Path, count_cores: Path, groups: str, files: dict[str, str], expected: int
+) -> None:
+    """The executor and Python have one rule."""
+    for name, text in files.items():
+        path = tmp_path / "cgroups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "own").write_text(groups)
+    with on_cores(2):
+        assert int(subprocess.check_output(count_cores, cwd=tmp_path)) == expected
+        assert usable_cores(tmp_path / "cgroups", tmp_path / "own") == expected
 
 
-def test_affinity(tmp_path: Path, built: Built) -> None:
-    assert usable(tmp_path, "", {}, 1) == 1
-    mine = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, sorted(mine)[:1])
-        assert built.open(0).threads == 1
-    finally:
-        os.sched_setaffinity(0, mine)
+def test_affinity(built: Built) -> None:
+    with on_cores(1):
+        assert built.open(0).threads == usable_cores() == 1
+    assert built.open(0).threads == usable_cores()
     np.testing.assert_array_equal(
         built.open(1).run(built.inputs())["y"], built.open(3).run(built.inputs())["y"]
     )

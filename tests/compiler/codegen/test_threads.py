@@ -9,12 +9,13 @@ from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.codegen.emit_c import grain
 
-# Enough work in every kind of kernel to be shared.
+# Enough work in every kind of kernel to be shared; 42 channels are whole blocks nowhere, so that a
+# kernel joins them.
 NODES = [
     node("Conv", ["x", "first"], ["a"], strides=[2, 2], pads=[1] * 4),
     node("Conv", ["a", "dense"], ["b"], pads=[1] * 4),
     node("Add", ["a", "b"], ["c"]),
-    node("Conv", ["c", "depthwise"], ["d"], pads=[1] * 4, group=40),
+    node("Conv", ["c", "depthwise"], ["d"], pads=[1] * 4, group=42),
     node("MaxPool", ["d"], ["e"], kernel_shape=[3, 3], pads=[1] * 4),
     node("Concat", ["c", "e"], ["f"], axis=1),
     node("Reshape", ["f", "matrix"], ["g"]),
@@ -24,10 +25,10 @@ NODES = [
     node("ReduceSum", ["j", "columns"], ["y"], keepdims=0),
 ]
 WEIGHTS = {
-    "first": random(40, 3, 3, 3),
-    "dense": 0.1 * random(40, 40, 3, 3),
-    "depthwise": random(40, 1, 3, 3),
-    "matrix": np.array([80, 2500]),
+    "first": random(42, 3, 3, 3),
+    "dense": 0.1 * random(42, 42, 3, 3),
+    "depthwise": random(42, 1, 3, 3),
+    "matrix": np.array([84, 2500]),
     "wide": 0.05 * random(2500, 64),
     "columns": np.array([1]),
 }

@@ -37,12 +37,22 @@ def test_pooling_in_ceil_mode(
     np.testing.assert_allclose(bundle.run({"x": data})["y"], expected, atol=1e-5)
 
 
-def test_only_what_it_can_say_exactly_is_written_anew() -> None:
-    """More padding would count where padding counts."""
+def test_padding_that_counts(tmp_path: Path) -> None:
+    """The last window of the columns starts in the padding, that of the rows does not end in it."""
+    attributes = {"kernel_shape": [3, 3], "strides": [3, 2], "ceil_mode": 1, "pads": [1] * 4}
+    pool = node("AveragePool", ["x"], ["p"], count_include_pad=1, **attributes)
+    nodes = [pool, node("Flatten", ["p"], ["f"]), node("Relu", ["f"], ["y"])]
+    # 14 rows: five windows, not six. 8 columns: five windows, the last with a column more.
+    model = make_model(nodes, {"x": [1, 2, 14, 8]}, ["y"])
+    resolved = resolve_ceil_mode(model).graph.node[0]
+    found = {item.name: onnx.helper.get_attribute_value(item) for item in resolved.attribute}
+    assert found["pads"] == [1, 1, 0, 1]
+    assert found["ceil_mode"] == 1
+    compile_model(save(model, tmp_path), output=tmp_path / "m.edgec")
+
+
+def test_pads_instead_of_ceil_mode() -> None:
     attributes = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1] * 4}
-    counted = node("AveragePool", ["x"], ["y"], count_include_pad=1, **attributes)
-    model = make_model([counted], {"x": [1, 1, 8, 8]}, ["y"])
-    assert resolve_ceil_mode(model) is model
     plain = make_model([node("MaxPool", ["x"], ["y"], **attributes)], {"x": [1, 1, 8, 8]}, ["y"])
     (resolved,) = resolve_ceil_mode(plain).graph.node
     found = {item.name: onnx.helper.get_attribute_value(item) for item in resolved.attribute}

@@ -11,7 +11,7 @@ from edgec.compiler.kernels.row_reduce import Operation, RowReduceWorkload, emit
 from edgec.targets import load_target
 
 ONNX = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin"}
-NUMPY = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}
+NUMPY = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "prod": np.prod}
 COLUMNS = (1, 2, 3, 7, 8, 16, 17, 40, 333, 5000)
 
 
@@ -27,6 +27,12 @@ def reduction(operation: str, shape: list[int], axes: list[int], keep: int = 0) 
 BRANCHES = {
     **{f"{name} of the last axis": reduction(name, [5, 37], [-1]) for name in ONNX},
     **{f"{name} of two axes, kept": reduction(name, [3, 4, 5, 6], [2, 3], 1) for name in ONNX},
+    **{f"{name} in the middle": reduction(name, [3, 4, 5, 19], [1, 2]) for name in ONNX},
+    "mean of axes that one of extent 1 parts": reduction("mean", [1, 3, 4, 5], [0, 2, 3]),
+    "sum of short rows side by side": reduction("sum", [70, 3], [0]),
+    "products": Branch(
+        [node("ReduceProd", ["x"], ["y"], axes=[1])], {"x": [3, 4, 19]}, ["row_reduce"]
+    ),
 }
 
 

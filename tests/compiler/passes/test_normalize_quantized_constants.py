@@ -114,3 +114,35 @@ def test_what_no_kernel_takes_becomes_a_constant() -> None:
     after = NormalizeQuantizedConstants()(module_of(quantized(6, 4), ZEROS, 0, op.negative))
     assert [op_name(call) for call in calls(after)] == ["relax.negative", "relax.matmul"]
     assert value_of(calls(after)[0].args[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("axis", "move", "stays"),
+    [
+        (0, same, True),
+        # No kernel reads a row with a scale for each column.
+        (1, same, False),
+        (0, lambda table: op.permute_dims(table, [1, 0]), False),
+    ],
+)
+def test_rows_of_a_table_stay_quantized(axis: int, move: Any, stays: bool) -> None:
+    builder = relax.BlockBuilder()
+    indices = relax.Var("i", relax.TensorType((5,), "int64"))
+    zeros = np.full(6, 128, np.uint8)
+    table = np.clip(quantized(6, 6, dtype="uint8"), 1, 255)
+    with builder.function("main", [indices]):
+        with builder.dataflow():
+            floats = op.dequantize(
+                constant(table), constant(SCALES), constant(zeros), axis=axis, out_dtype="float32"
+            )
+            moved = builder.emit(move(builder.emit(floats)))
+            chosen = builder.emit(op.add(indices, constant(np.array([0, 5, 3, 3, 1]))))
+            rows = builder.emit(op.take(moved, chosen, axis=0, mode="clip"))
+            result = builder.emit_output(rows)
+        builder.emit_func_output(result)
+    module = builder.get()
+    after = NormalizeQuantizedConstants()(module)
+    found = [call for call in calls(after) if op_name(call) == "relax.dequantize"]
+    assert len(found) == stays
+    assert all(value_of(call.args[0]).dtype == np.int8 for call in found)  # type: ignore[union-attr]
+    np.testing.assert_allclose(run_module(module), run_module(after), rtol=1e-6)

@@ -124,7 +124,7 @@ def test_a_product_of_depth_six_is_named_with_its_reason() -> None:
 def test_the_packer_declines_what_the_plan_would_have_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(planning, "integer_support", lambda _operator: None)
+    monkeypatch.setattr(planning, "integer_support", lambda _graph, _operator: None)
     result = compiled(DEPTH_SIX, (4, 6), "x86-64-v3")
     assert result.quantization.plan.operators[0].keep == "integer"
     result.check()

@@ -80,7 +80,6 @@ def check(bundle: Bundle, exact: Bundle, bound: float) -> None:
         ("int8-weight-only", 0.02),
         ("int4-weight-only", 0.2),
         ("fp16", 1e-2),
-        ("bf16", 1e-2),
         ("log2", 0.6),
         ("codebook-16", 0.2),
     ],

@@ -154,6 +154,24 @@ def test_without_samples_the_weights_are_ranked() -> None:
     assert not any("metric" in head or "alone" in head for head in page.rows[0])
 
 
+@pytest.mark.parametrize("positions", [64, 0])
+def test_a_score_says_what_it_is_the_share_of(positions: int) -> None:
+    """Of a metric of the user's it has the name; where nothing was compared it is left out."""
+    own = quantization_fields({"a": 20.0})
+    own["accuracy"] |= {"metric": "mine:words", "positions": 0}
+    page = Page(render(quantization_page(own, SUBJECT)))
+    assert page.facts["Over 64 batches"] == "mine:words 0.9375"
+    assert "mine:words with it alone" in page.rows[0]
+    own["accuracy"] |= {"metric": "", "positions": positions}
+    page = Page(render(quantization_page(own, SUBJECT)))
+    assert ("Over 64 batches" in page.facts) == (positions > 0)
+    assert ("same largest class with it alone" in page.rows[0]) == (positions > 0)
+    compressed = compression_fields(1.0, 0.99) | {"positions": positions}
+    page = Page(render(compression_page(compressed, SUBJECT)))
+    assert ("Over 16 batches" in page.facts) == (positions > 0)
+    assert ("same largest class" in page.rows[0]) == (positions > 0)
+
+
 def test_the_kernel_that_takes_most_time_comes_first() -> None:
     times = {"small": (2e-5, 1e-5), "large": (9e-5, 8e-5)}
     text = render(tune_page(tune_report(times), SUBJECT, CONDITIONS))
@@ -173,11 +191,14 @@ def test_a_loss_is_called_a_loss() -> None:
     assert compressed.facts["Speed on this machine"].text == "0.80 times, a loss"
     page = Page(render(compressed))
     assert page.facts["SQNR [dB]"] == "-1.5, a loss"
-    assert page.facts["Metric over 16 batches"] == "0.9900, a loss of 0.01"
+    assert page.facts["Over 16 batches"] == ("the largest class agrees in 99.00% of 100 positions")
+    assert 'class="loss">the largest class' in render(compressed)
     assert "0.80 times, a loss" in page.row("channels")
 
     quantized = Page(render(pages()["quantization"]))
-    assert quantized.facts["Metric over 64 batches"] == "0.9375, a loss of 0.0625"
+    assert (
+        quantized.facts["Over 64 batches"] == "the largest class agrees in 93.75% of 64 positions"
+    )
     assert "-3.0, a loss" in quantized.row("lost")
 
 
@@ -186,7 +207,9 @@ def test_a_gain_is_none() -> None:
     compressed = compression_page(compression_fields(1.0, 1.0), SUBJECT)
     assert better.facts["Gain"].text == "2.00 times"
     assert compressed.facts["Speed on this machine"] == Cell("2.00 times", 2.0, "gain")
-    assert compressed.facts["Metric over 16 batches"].text == "1.0000"
+    assert compressed.facts["Over 16 batches"].text.startswith(
+        "the largest class agrees in 100.00%"
+    )
     assert "loss" not in Page(render(better)).row("a")[2]
 
 

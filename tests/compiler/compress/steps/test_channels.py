@@ -29,7 +29,7 @@ from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.support.html_report import Subject
-from edgec.models import load_model_recipe, recipes
+from edgec.models import load_model_recipe
 
 
 @pytest.fixture(scope="module")
@@ -265,9 +265,13 @@ def test_light_models_shrink(name: str) -> None:
     check_shapes(*imported(LIGHT / f"{name}.onnx", {}, {}))
 
 
+# One of each kind of network; the others differ from these in size alone.
+KINDS = ("pp-ocr-cls", "pp-ocr-det", "pp-ocr-rec", "efficientnet-lite0", "minilm-l6", "yolov8n-320")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
-def test_every_model_shrinks(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_model_shrinks(name: str, tmp_path: Path) -> None:
     check_shapes(*recipe_graph(name, tmp_path))
 
 

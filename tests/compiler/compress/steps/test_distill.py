@@ -71,11 +71,11 @@ class Killed(Silent):
 
 
 def test_a_killed_run_gives_the_same_bits(model: DigitsModel, tmp_path: Path) -> None:
-    settings = Distill(epochs=4, noise=0.1, shift=1, mix=True, features=0.1)
+    settings = Distill(epochs=2, noise=0.1, shift=1, mix=True, features=0.1)
     whole = weights_of(model, distilled(model, settings))
     file = tmp_path / "run" / "state.npz"
     with pytest.raises(KeyboardInterrupt):
-        distilled(model, settings, file, Killed(15))
+        distilled(model, settings, file, Killed(8))
     resumed = weights_of(model, distilled(model, settings, file))
     assert all(map(np.array_equal, whole, resumed))
     # Another seed is the control.

@@ -8,19 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.conv_workloads import conv_workload
 from support.kernel_runs import X86_TARGETS, Branch, LoadedKernels, check_branches
 from support.onnx_graphs import node, random
 
-from edgec.compiler.kernels.conv.cost import default_decision
-from edgec.compiler.kernels.conv.winograd import (
-    WinogradDecision,
-    pack_winograd,
-    suits_winograd,
-    winograd_space,
-)
+from edgec.compiler.kernels.conv.winograd_decision import winograd_space
+from edgec.compiler.kernels.conv.winograd_weights import pack_winograd
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
-from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.targets import Target, load_target
 
@@ -86,7 +81,9 @@ def test_precision(target: str, tmp_path: Path) -> None:
         EpilogueStep("add", "element"),
         EpilogueStep("leaky_relu", None, (0.1,)),
     )
-    work = workload(batch=2, in_channels=101, in_h=15, in_w=18, out_channels=43, out_h=15, out_w=18)
+    work = conv_workload(
+        batch=2, in_channels=101, in_h=15, in_w=18, out_channels=43, out_h=15, out_w=18
+    )
     work = replace(work, epilogue=steps)
     machine = load_target(target)
     c = machine.float_lanes
@@ -131,79 +128,3 @@ def blocked(array: np.ndarray, c: int) -> np.ndarray:
     whole = np.full((n, blocks * c, h, w), np.nan, np.float32)
     whole[:, :channels] = array
     return np.ascontiguousarray(whole.reshape(n, blocks, c, h, w).transpose(0, 1, 3, 4, 2))
-
-
-def workload(**changes: Any) -> ConvWorkload:
-    fields: dict[str, Any] = {
-        "batch": 1,
-        "in_channels": 64,
-        "in_h": 56,
-        "in_w": 56,
-        "out_channels": 64,
-        "out_h": 56,
-        "out_w": 56,
-        "kernel": (3, 3),
-        "padding": (1, 1),
-    }
-    return ConvWorkload(**{**fields, **changes})
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kernel": (5, 5)},
-        {"stride": (2, 2)},
-        {"dilation": (2, 2)},
-        {"groups": 2},
-        {"plain_input": True},
-        {"out_step": (2, 2), "full_out": (112, 112)},
-    ],
-)
-def test_other_convolutions_are_left(changes: dict[str, Any]) -> None:
-    assert suits_winograd(workload())
-    assert not suits_winograd(workload(**changes))
-    assert winograd_space(workload(**changes), load_target("x86-64-v3")) == []
-
-
-def test_model_prefers_it_for_many_tiles_only() -> None:
-    target = load_target("x86-64-v4")
-    assert isinstance(default_decision(workload(), target), WinogradDecision)
-    # A few tiles do not pay for reading 16 / 9 of the weights.
-    small = workload(in_channels=512, out_channels=512, in_h=7, in_w=7, out_h=7, out_w=7)
-    assert not isinstance(default_decision(small, target), WinogradDecision)
-
-
-@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "rpi4"])
-def test_larger_tiles_are_for_the_tuner(target: str) -> None:
-    machine = load_target(target)
-    space = winograd_space(workload(), machine)
-    default = default_decision(workload(), machine)
-    assert default in [decision for decision in space if decision.out == 2]
-
-    def estimate(decision: WinogradDecision) -> float:
-        return TEMPLATES["edgec.conv"].estimate(workload(), decision, machine)
-
-    # The model expects more of them, and still leaves them.
-    best = min(space, key=estimate)
-    assert best.out == 4
-    assert estimate(best) < 0.9 * estimate(default)
-
-
-def test_records_from_before_there_was_a_choice() -> None:
-    text = '{"register_tiles":4,"vectors":1,"repeats":1}'
-    assert from_text(WinogradDecision, text) == WinogradDecision(4, 1, 1, out=2)
-
-
-@pytest.mark.parametrize(
-    ("out", "sums"),
-    [
-        (2, [1, 1.5, 0.5, 1]),
-        (4, [1, -1 - 2**0.5 / 3, -1 + 2**0.5 / 3, 0.5 + 2**0.5 / 6, 0.5 - 2**0.5 / 6, 1]),
-    ],
-)
-def test_weights_of_a_constant_window(out: int, sums: Sequence[float]) -> None:
-    """G g G' of all ones: the sums of the rows of G, multiplied with each other."""
-    decision = WinogradDecision(register_tiles=4, vectors=1, repeats=1, out=out)
-    packed = pack_winograd(workload(), decision, np.ones((64, 64, 3, 3), np.float32), 16)
-    assert packed.shape == (4, (out + 2) ** 2, 64, 16)
-    np.testing.assert_allclose(packed[0, :, 0, 0], np.outer(sums, sums).ravel(), rtol=1e-6)

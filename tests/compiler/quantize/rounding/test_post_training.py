@@ -50,8 +50,8 @@ def moments(operator: Operator, numbers: Quantization, *, seed: int = 5) -> Mome
             data = np.maximum(smooth + 0.3 * draw.normal(size=smooth.shape), 0).astype(np.float32)
         places = choose_patches(operator, 1024, draw)
         parts.append(input_patches(operator, numbers.plan.graph, data, places))
-    sums = np.concatenate(parts, axis=1)
-    return Moments(sums.transpose(0, 2, 1) @ sums / sums.shape[1], sums.mean(axis=1))
+    sums = np.concatenate(parts, axis=2)
+    return Moments(sums @ sums.transpose(0, 2, 1) / sums.shape[2], sums.mean(axis=2))
 
 
 def error_db(operator: Operator, numbers: Quantization, of: Moments) -> float:
