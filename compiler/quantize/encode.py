@@ -125,6 +125,10 @@ def quantize_numbers(
     return Quantization(plan, resolved, scales, weights, biases)
 
 
+# No products of a table's values are summed: all 8 bits hold a value on every target.
+LARGEST_IN_TABLE = 127
+
+
 def _least_scales(operator: Operator, scales: Mapping[Any, Scale]) -> Floats | None:
     """Return what the scales of weights must not be below for the bias to be an int32 as well.
 
@@ -156,6 +160,8 @@ def quantize_weight(
     """
     assert operator.weight is not None
     weight, recipe = operator.weight, resolved.recipe
+    if operator.kind == "embedding" and recipe.weights not in ("fp16", "bf16"):
+        return quantize_channels(weight.array, weight.axis, LARGEST_IN_TABLE)
     if recipe.weights in ("fp16", "bf16"):
         kind = np.float16 if recipe.weights == "fp16" else ml_dtypes.bfloat16
         return HalfWeight(weight.array.astype(kind))
