@@ -29,7 +29,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
-from edgec.compiler.kernels.conv.direct import DirectConv
+from edgec.compiler.kernels.conv.direct import DirectConv, Mask
 from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload, QuantizedConvWorkload
@@ -361,12 +361,7 @@ class _IntegerConv(DirectConv):
         return max(1, min(_BLOCKS_TOGETHER, most))
 
     def window_row(
-        self,
-        base: Any,
-        rows: Any,
-        used: Any,
-        valid: Sequence[Sequence[bool]],
-        lines: Sequence[bool],
+        self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask
     ) -> None:
         """Accumulate it; what the taps of a row share of a group of channels is read once."""
         w, e = self.work, self.emit
@@ -391,9 +386,7 @@ class _IntegerConv(DirectConv):
         w = self.work
         return line * w.stride[0] * w.in_w + x * w.stride[1] + tap * w.dilation[1]
 
-    def _read(
-        self, line: int, valid: Sequence[Sequence[bool]], lines: Sequence[bool]
-    ) -> Iterator[tuple[int, int]]:
+    def _read(self, line: int, valid: Sequence[Mask], lines: Mask) -> Iterator[tuple[int, int]]:
         """Yield pixel and tap of what is read of the image in a line of the tile."""
         if lines[line if len(lines) > 1 else 0]:
             for x, pixel in enumerate(valid):
@@ -405,8 +398,8 @@ class _IntegerConv(DirectConv):
         weights: Any,
         taps: range,
         values: dict[int, Any],
-        valid: Sequence[Sequence[bool]],
-        lines: Sequence[bool],
+        valid: Sequence[Mask],
+        lines: Mask,
     ) -> None:
         """Add the products of some taps of a row.
 
