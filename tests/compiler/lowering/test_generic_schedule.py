@@ -104,6 +104,7 @@ def test_sums_are_tiles_of_vectors(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["image"], expected, 1e-4, 1e-5)
     assert not np.allclose(found["image"], run_original(model, inputs)["image"] + 0.001, 1e-4, 1e-5)
     # Sums of a tile are variables of its own, not values of the result in memory.
-    functions = [str(f) for name, f in built.program.functions.items() if "matmul" in name]
+    steps = [step for step in built.program.steps if "matmul" in step.label]
+    functions = [str(built.program.functions[step.kernel]) for step in steps]
     assert functions
     assert all('scope="local"' in text for text in functions)
