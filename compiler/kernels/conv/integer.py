@@ -23,14 +23,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.direct import DirectConv, Mask
-from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
+from edgec.compiler.kernels.conv.weights import groups_of, pack_weight, packed_size
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
@@ -210,19 +209,6 @@ def pack_integer_weight(
     c = target.float_lanes
     packed = pack_weight(workload.grouped, decision, groups_of(weight), c, _block(target))
     return _dot(workload, target).arrange(packed, c)
-
-
-def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
-    """Return weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
-
-    >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
-    [[16777217, 2]]
-    """
-    outputs, inputs, *window = weight.shape
-    padded = np.zeros((outputs, math.ceil(inputs / DOT_WIDTH) * DOT_WIDTH, *window), np.int8)
-    padded[:, :inputs] = weight
-    split = padded.reshape(outputs, -1, DOT_WIDTH, *window)
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]
 
 
 def emit_integer_conv(
