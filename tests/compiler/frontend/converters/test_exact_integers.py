@@ -19,8 +19,8 @@ def whole(*shape: int, dtype: str, low: int, high: int, seed: int = 0) -> np.nda
 DEPTH = 1100
 WEIGHTS = {
     "w": np.full((DEPTH, 8), 127, np.int8) - whole(DEPTH, 8, dtype="int8", low=0, high=3),
-    "u": whole(16, 8, dtype="uint8", low=0, high=255),
-    "u_zero": np.array(3, np.uint8),
+    "u": np.append(whole(15, 8, dtype="uint8", low=0, high=255), np.full((1, 8), 255, np.uint8), 0),
+    "u_zero": np.array(0, np.uint8),
     "x_zero": np.array(200, np.uint8),
     "k": whole(6, 4, 3, 3, dtype="int8", low=-128, high=127),
     "s": np.float32(0.02),
