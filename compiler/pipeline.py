@@ -6,6 +6,7 @@ room; the names in `PHASES` are what progress, dumps and the table of times call
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -44,7 +45,7 @@ from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
-from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
+from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share, warn_of_generic
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.outputs import check_before_work
@@ -139,7 +140,7 @@ def compile_model(
         context = ModelContext(
             signature=signature,
             target=target,
-            evaluate=evaluate_here,
+            evaluate=partial(evaluate_here, progress=progress),
             value_names=canonical.value_names,
             samples=samples,
             inputs=original.inputs,
@@ -168,7 +169,7 @@ def compile_model(
                 outputs = quantized.outputs if quantized is not None else None
                 # By code that is not ours, if it is to be compared.
                 if options.parity or outputs is None:
-                    outputs = run_reference(module, signature, original.inputs)
+                    outputs = run_reference(module, signature, original.inputs, progress)
                 expected = original.of_transformed(outputs, on_integers)
         with phase("pack") as show:
             packed = show(_Packed.make(module, target, canonical.value_names))
@@ -202,8 +203,11 @@ def compile_model(
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
         with phase("schedule") as show:
-            scheduled = show(schedule(lowered, module, target, signature, decide))
+            scheduled = show(schedule(lowered, module, target, signature, decide, progress))
         progress.detail(describe_generic(scheduled, target))
+        slow = warn_of_generic(scheduled, target)
+        if slow:
+            progress.warn(slow)
         if packed.notes.describe():
             progress.detail(packed.notes.describe())
         if options.runner and not isinstance(scheduled, Program):

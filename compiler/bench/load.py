@@ -24,15 +24,13 @@ def busy_processes(count: int) -> Iterator[None]:
         count: how many; each takes what it gets of one core.
     """
     with contextlib.ExitStack() as running:
-        processes = [
-            running.enter_context(
-                subprocess.Popen([sys.executable, "-I", "-S", "-c", _SPIN], stdout=subprocess.PIPE)
-            )
-            for _ in range(count)
-        ]
-        for process in processes:
-            # Called before the process is waited for.
+        processes = []
+        for _ in range(count):
+            command = [sys.executable, "-I", "-S", "-c", _SPIN]
+            process = running.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            # Leaving the block kills it first, and then waits for it.
             running.callback(process.kill)
+            processes.append(process)
         for process in processes:
             assert process.stdout is not None
             process.stdout.readline()

@@ -6,7 +6,7 @@ such, and writes down every element of a vector of any length that is moved as a
 
 import onnx
 
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import LimitError, UnsupportedModelError
 from edgec.compiler.support.rehearsal import rehearse
 
 # For a graph of a thousand nodes it takes some milliseconds and megabytes.
@@ -25,7 +25,8 @@ def rehearse_inference(model: onnx.ModelProto) -> None:
         model: a model of static inputs; stays as it is.
 
     Raises:
-        UnsupportedModelError: the inference ends that process, or takes too long or too much.
+        LimitError: the inference takes too much memory.
+        UnsupportedModelError: it ends that process, or does not end itself.
     """
     small = _without_weights(model)
     seconds = int(SECONDS + SECONDS_PER_NODE * len(model.graph.node))
@@ -33,7 +34,8 @@ def rehearse_inference(model: onnx.ModelProto) -> None:
         lambda: onnx.shape_inference.infer_shapes(small, data_prop=True), seconds, MEGABYTES
     )
     if problem:
-        raise UnsupportedModelError(
+        kind = LimitError if problem.endswith("MB") else UnsupportedModelError
+        raise kind(
             f"ONNX's shape inference fails on the graph, {problem}: a value in it has a negative "
             "extent or is far too large (negative pads, repeats or sizes, for example)"
         )

@@ -15,7 +15,7 @@ from onnx.inliner import inline_local_functions
 from onnx_ir.passes import Sequential, common
 from onnxscript import optimizer
 
-from edgec.compiler.errors import EdgecError, UnsupportedModelError
+from edgec.compiler.errors import EdgecError, LimitError, UnsupportedModelError
 from edgec.compiler.frontend.control_flow import flatten_control_flow
 from edgec.compiler.frontend.expand_functions import expand_functions
 from edgec.compiler.frontend.expand_quantized import expand_quantized
@@ -62,7 +62,12 @@ def simplify(model: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> onnx.Mo
 def _simplify(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
     for value in model.graph.input:
         _check_value("input", value, limits)
-    rehearse_inference(model)
+    try:
+        rehearse_inference(model)
+    except LimitError:
+        # A constant that is too large is named by what folds it.
+        ConstantFolding(ir.from_proto(model), limits, _is_folded).run()
+        raise
     model = resolve_resize_scales(resolve_ceil_mode(model))
     # In C++: the pass of onnx_ir takes minutes for thousands of calls.
     graph = ir.from_proto(inline_local_functions(model) if model.functions else model)

@@ -5,6 +5,7 @@ tolerance of its manifest; given the original ONNX file, fresh inputs are compar
 that the user gives.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -120,7 +121,7 @@ def _check_given(
     unknown = [f"{name}{did_you_mean(name, known)}" for name in expected or {} if name not in known]
     if unknown:
         raise TensorInputError(
-            f"--expected names {', '.join(unknown)}; the outputs are {', '.join(known)}"
+            f"--expected names {', '.join(unknown)} (outputs: {', '.join(known)})"
         )
 
 
@@ -154,6 +155,18 @@ class _Original:
         return run_original(self.source.original, {**prepared(inputs, embedded), **self._frozen})
 
 
+def _chance_db(count: int) -> float:
+    """Return how far the noise of so many values may be off where roundings fall otherwise.
+
+    The noise is another sample of the same power, and the power of `count` values deviates by
+    `sqrt(2 / count)` of itself; three times that.
+
+    >>> f"{_chance_db(10):.1f} {_chance_db(1000):.1f}"
+    '3.7 0.5'
+    """
+    return 10 * math.log10(1 + 3 * math.sqrt(2 / max(1, count)))
+
+
 def _with_noise(
     original: Tensors,
     actual: Tensors,
@@ -167,7 +180,8 @@ def _with_noise(
         # Without a ratio it is no float output: quantized values decide, and they were compared
         # already.
         if name in reached:
-            enough = replace(tolerance, sqnr_db=reached[name] - margin_db)
+            margin = max(margin_db, _chance_db(expected.size))
+            enough = replace(tolerance, sqnr_db=reached[name] - margin)
             outputs += compare({name: expected}, {name: actual[name]}, enough).outputs
     return ParityReport(tuple(outputs))
 

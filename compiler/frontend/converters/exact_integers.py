@@ -3,7 +3,7 @@
 Quantized values are dequantized with scale 1: kernels of integers recognize that, and kernels of
 floats compute the same, as float32 holds every whole number below 2**24. Weights whose sums could
 be larger are computed in shares of the depth, which are added as integers. Weights less their zero
-point that int8 does not hold are the sum of two that it does.
+point that int8 does not hold are the sum of some that it does.
 """
 
 import math
@@ -91,13 +91,23 @@ def _summed(
         return None
     total: relax.Expr | None = None
     for begin, end in shares:
-        low = np.clip(weights[begin:end], -128, 127)
-        for part in (low, weights[begin:end] - low):
-            if part is not low and not part.any():
-                continue
-            whole = node.cast(node.emit(product(begin, end, part.astype(np.int8))), "int32")
+        for part in _parts(weights[begin:end]):
+            whole = node.cast(node.emit(product(begin, end, part)), "int32")
             total = whole if total is None else node.call(op.add, total, whole)
     return total
+
+
+def _parts(weights: NDArray[np.int16]) -> Iterator[NDArray[np.int8]]:
+    """Yield weights that int8 holds, whose sum is the given ones; those of -255 to 255 take three.
+
+    >>> [part.tolist() for part in _parts(np.array([[255, -3]], np.int16))]
+    [[[127, -3]], [[127, 0]], [[1, 0]]]
+    """
+    rest, first = weights, True
+    while first or rest.any():
+        part = np.clip(rest, -128, 127)
+        yield part.astype(np.int8)
+        rest, first = rest - part, False
 
 
 def _shares(weights: NDArray[np.int16]) -> Iterator[tuple[int, int]]:

@@ -23,14 +23,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
-from edgec.compiler.kernels.conv.direct import DirectConv
-from edgec.compiler.kernels.conv.weights import pack_weight, packed_size
+from edgec.compiler.kernels.conv.direct import DirectConv, Mask
+from edgec.compiler.kernels.conv.weights import groups_of, pack_weight, packed_size
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
@@ -212,19 +211,6 @@ def pack_integer_weight(
     return _dot(workload, target).arrange(packed, c)
 
 
-def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
-    """Return weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
-
-    >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
-    [[16777217, 2]]
-    """
-    outputs, inputs, *window = weight.shape
-    padded = np.zeros((outputs, math.ceil(inputs / DOT_WIDTH) * DOT_WIDTH, *window), np.int8)
-    padded[:, :inputs] = weight
-    split = padded.reshape(outputs, -1, DOT_WIDTH, *window)
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]
-
-
 def emit_integer_conv(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target, name: str
 ) -> Kernel:
@@ -361,12 +347,7 @@ class _IntegerConv(DirectConv):
         return max(1, min(_BLOCKS_TOGETHER, most))
 
     def window_row(
-        self,
-        base: Any,
-        rows: Any,
-        used: Any,
-        valid: Sequence[Sequence[bool]],
-        lines: Sequence[bool],
+        self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask
     ) -> None:
         """Accumulate it; what the taps of a row share of a group of channels is read once."""
         w, e = self.work, self.emit
@@ -391,9 +372,7 @@ class _IntegerConv(DirectConv):
         w = self.work
         return line * w.stride[0] * w.in_w + x * w.stride[1] + tap * w.dilation[1]
 
-    def _read(
-        self, line: int, valid: Sequence[Sequence[bool]], lines: Sequence[bool]
-    ) -> Iterator[tuple[int, int]]:
+    def _read(self, line: int, valid: Sequence[Mask], lines: Mask) -> Iterator[tuple[int, int]]:
         """Yield pixel and tap of what is read of the image in a line of the tile."""
         if lines[line if len(lines) > 1 else 0]:
             for x, pixel in enumerate(valid):
@@ -405,8 +384,8 @@ class _IntegerConv(DirectConv):
         weights: Any,
         taps: range,
         values: dict[int, Any],
-        valid: Sequence[Sequence[bool]],
-        lines: Sequence[bool],
+        valid: Sequence[Mask],
+        lines: Mask,
     ) -> None:
         """Add the products of some taps of a row.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
@@ -198,3 +199,16 @@ def packed_size(
     channels = input_channels(workload, decision.tile_o, c, size)
     depth = (channels.blocks - 1) * size + channels.last
     return len(channels.starts) * depth * math.prod(workload.kernel) * decision.tile_o * c
+
+
+def groups_of(weight: NDArray[Any]) -> NDArray[Any]:
+    """Return weights int8 [outputs, inputs, …] as int32 [outputs, groups, …].
+
+    >>> groups_of(np.array([[1, 0, 0, 1, 2]], np.int8)).tolist()
+    [[16777217, 2]]
+    """
+    outputs, inputs, *window = weight.shape
+    padded = np.zeros((outputs, math.ceil(inputs / DOT_WIDTH) * DOT_WIDTH, *window), np.int8)
+    padded[:, :inputs] = weight
+    split = padded.reshape(outputs, -1, DOT_WIDTH, *window)
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]

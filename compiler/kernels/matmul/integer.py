@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.integer import groups_of
+from edgec.compiler.kernels.conv.weights import groups_of
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import Dot, dot_of, isa_of
 from edgec.compiler.kernels.matmul.dense import (

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from support.onnx_graphs import make_model, node, random
 
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import LimitError, UnsupportedModelError
 from edgec.compiler.frontend import rehearse_inference as room
 from edgec.compiler.frontend.rehearse_inference import rehearse_inference
 from edgec.compiler.frontend.simplify import simplify
@@ -35,8 +35,18 @@ def test_a_vector_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MEGABYTES", 100)
     nodes = [node("Tile", ["x", "n"], ["t"]), node("Squeeze", ["t"], ["y"])]
     model = _unchecked(nodes, [3], {"n": np.array([2**30])})
-    with pytest.raises(UnsupportedModelError, match="over 100 MB"):
+    with pytest.raises(LimitError, match="over 100 MB"):
         rehearse_inference(model)
+
+
+def test_an_equation_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long is not looked at again to say more about it."""
+    monkeypatch.setattr(room, "SECONDS", 1)
+    layer = node("Einsum", ["x", "z"], ["y"], equation="bij,bjk->bik")
+    model = make_model([layer], {"x": [5, 2, 3], "z": [5, 3, 4]}, ["y"])
+    model.graph.node[0].attribute[0].s = b"> bik, k"
+    with pytest.raises(UnsupportedModelError, match="over 1 s"):
+        simplify(model)
 
 
 def test_weights_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,6 @@ def test_is_left(branch: Branch) -> None:
 def test_numbers(tmp_path: Path) -> None:
     cases = {f"{o} channels, {k}x{k}": spread(o, k) for o, k in [(1, 2), (3, 2), (1, 4)]}
     # One convolution, the move of channels to space, the bias.
-    uses = ["conv", "generic", "elementwise"]
+    uses = ["conv", "transpose", "elementwise"]
     branches = {n: Branch(b.nodes, b.inputs, uses, b.weights) for n, b in cases.items()}
     check_branches(branches, "native", tmp_path)

@@ -47,7 +47,7 @@ BY_INPUTS = {
     "transposed": Branch(
         [node("Transpose", ["z"], ["t"], perm=[0, 2, 1]), node("MatMul", ["x", "t"], ["y"])],
         {"x": [2, 9, 16], "z": [2, 21, 16]},
-        ["generic", "matmul"],
+        ["transpose", "matmul"],
     ),
 }
 
