@@ -14,6 +14,7 @@ from tvm import IRModule, relax, te, topi
 from tvm.ir import GenericConst
 
 from edgec.compiler.ir.relax_helpers import is_static, op_name, substitute
+from edgec.compiler.lowering.fold_exact import fold_exact
 from edgec.targets.target import Target
 
 KEPT_SMALL = ("relax.dequantize", "edgec.decode_weight")
@@ -39,7 +40,7 @@ def lower(module: IRModule, target: Target) -> IRModule:
             relax.transform.DeadCodeElimination(["main"]),
         ]
     )
-    opened, bound = _open_constants(module)
+    opened, bound = _open_constants(fold_exact(module))
     with tvm.target.Target(target.llvm()):
         lowered = passes(opened)
     return relax.transform.BindParams("main", bound)(lowered) if bound else lowered

@@ -28,7 +28,8 @@ class Pass(ABC):
         relax.analysis.well_formed(result)
         if not tvm_ffi.structural_equal(module["main"].ty, result["main"].ty):
             raise AssertionError(f"{self!r} changed the signature of main")
-        log.debug("%r: %s", self, _difference(module, result))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%r: %s", self, _difference(module, result))
         return result
 
     @abstractmethod
