@@ -64,6 +64,7 @@ def schedule(
     target: Target,
     signature: Signature,
     decide: Decide = default_decide,
+    progress: Progress | None = None,
 ) -> Program | IRModule:
     """Choose the code of every operator.
 
@@ -73,6 +74,7 @@ def schedule(
         target: what to write code for.
         signature: inputs and outputs.
         decide: chooses among a template's decisions.
+        progress: is told of each operator.
 
     Returns:
         A program for the static executor, or a module for the virtual machine if shapes or
@@ -81,7 +83,7 @@ def schedule(
     if not is_static(lowered):
         return schedule_for_vm(canonical, target)
     try:
-        program = schedule_program(lowered, target, signature, decide)
+        program = schedule_program(lowered, target, signature, decide, progress)
     except NotStatic:
         return schedule_for_vm(canonical, target)
     move_channels_in_place(program)
@@ -112,22 +114,31 @@ def build(
 
 
 def compile_module(
-    module: IRModule, signature: Signature, target: Target, library: Path, **kwargs: Any
+    module: IRModule,
+    signature: Signature,
+    target: Target,
+    library: Path,
+    decide: Decide = default_decide,
+    progress: Progress | None = None,
 ) -> Executor:
     """Return all of it, for a canonical module."""
     # The packed module is gone before the build.
-    scheduled = schedule(lower(pack(module, target), target), module, target, signature, **kwargs)
-    return build(scheduled, signature, target, library)[0]
+    lowered = lower(pack(module, target), target)
+    scheduled = schedule(lowered, module, target, signature, decide, progress)
+    del lowered
+    return build(scheduled, signature, target, library, progress=progress)[0]
 
 
 class HostModel:
     """A host model is a canonical module that is compiled for this machine and loaded."""
 
-    def __init__(self, module: IRModule, signature: Signature) -> None:
+    def __init__(
+        self, module: IRModule, signature: Signature, progress: Progress | None = None
+    ) -> None:
         host = load_target("native")
         with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
             library = Path(folder) / "model.so"
-            executor = compile_module(module, signature, host, library)
+            executor = compile_module(module, signature, host, library, progress=progress)
             return_free_memory()
             self._session: Session = open_session(library, host, signature, executor)
 
@@ -140,6 +151,8 @@ class HostModel:
         return self._session.run_shared(inputs)
 
 
-def evaluate_here(module: IRModule, signature: Signature) -> HostModel:
+def evaluate_here(
+    module: IRModule, signature: Signature, progress: Progress | None = None
+) -> HostModel:
     """Compile a canonical module for this machine, by the stages that the model goes through."""
-    return HostModel(module, signature)
+    return HostModel(module, signature, progress)

@@ -37,7 +37,7 @@ from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
-from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share
+from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share, warn_of_generic
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.outputs import check_before_work
@@ -145,7 +145,7 @@ def compile_model(
                 outputs = quantized.outputs if quantized is not None else None
                 # By code that is not ours, if it is to be compared.
                 if options.parity or outputs is None:
-                    outputs = run_reference(module, signature, original.inputs)
+                    outputs = run_reference(module, signature, original.inputs, progress)
                 expected = original.of_transformed(outputs, on_integers)
         with phase("pack") as show:
             packed = show(_Packed.make(module, target, canonical.value_names))
@@ -179,8 +179,11 @@ def compile_model(
             lowered = show(lower(packed.module, target))
         decide = RecordedDecisions(_tuned(options, target, progress))
         with phase("schedule") as show:
-            scheduled = show(schedule(lowered, module, target, signature, decide))
+            scheduled = show(schedule(lowered, module, target, signature, decide, progress))
         progress.detail(describe_generic(scheduled, target))
+        slow = warn_of_generic(scheduled, target)
+        if slow:
+            progress.warn(slow)
         if packed.notes.describe():
             progress.detail(packed.notes.describe())
         if options.runner and not isinstance(scheduled, Program):

@@ -4,6 +4,7 @@ A compile and a tuning run go through it, so that both see the same kernels.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx
 from tvm import IRModule
@@ -73,7 +74,7 @@ def transform_model(
     context = ModelContext(
         signature=canonical.signature,
         target=target,
-        evaluate=evaluate_here,
+        evaluate=partial(evaluate_here, progress=progress),
         value_names=canonical.value_names,
         samples=samples,
         inputs=inputs,

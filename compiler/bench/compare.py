@@ -25,7 +25,9 @@ from edgec.compiler.bench.load import busy_processes
 from edgec.compiler.bench.rivals import find_rival, load_rival
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError, ToolchainError, UsageError
+from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
 from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
@@ -228,14 +230,25 @@ def _runner(session: Any, inputs: Tensors) -> Callable[[], None]:
 
 
 def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
-    """Write the ONNX file with the bundle's shapes and frozen inputs."""
+    """Write the ONNX file with the bundle's shapes, frozen inputs and preprocessing.
+
+    So all compute the same on the same inputs.
+    """
     source = read_model(model)
     manifest = bundle.manifest
     if source.sha256 != manifest.model.sha256:
         raise BundleError(f"{bundle.path} was compiled from another file than {model}")
     settings = manifest.settings
     frozen = {n: np.asarray(v.values, v.dtype) for n, v in settings.frozen.items()}
-    onnx.save(specialize(source.proto, settings.shapes, frozen).proto, path)
+    record = settings.preprocess
+    embedded = None if record is None else record.embedded
+    # The shapes are those of the original's inputs.
+    proto = specialize(source.proto, settings.shapes, frozen).proto
+    if embedded is not None:
+        proto, _ = embed_preprocessing(
+            proto, ImageInput(preprocess=embedded.preprocess, size=embedded.size)
+        )
+    onnx.save(proto, path)
 
 
 def take_turns(

@@ -289,7 +289,10 @@ NOT_IN_HALF = frozenset(
         for name in (
             "ArgMax",
             "ArgMin",
+            "AveragePool",
             "Celu",
+            "Conv",
+            "ConvTranspose",
             "Einsum",
             "Hardmax",
             "IsNaN",

@@ -116,9 +116,16 @@ class Node:
         return self.builder.match_cast(value, relax.TensorType(symbols, dtype_of(value)))
 
     def cast(self, expression: relax.Expr, dtype: str) -> relax.Expr:
-        """Return a value in a dtype, itself if it has it already."""
+        """Return a value in a dtype, itself if it has it already.
+
+        A constant of 16-bit floats stays one.
+        """
         if dtype_of(expression) == dtype:
             return expression
+        array = constant_value(expression)
+        half = dtype_of(expression) in ("float16", "bfloat16")
+        if array is not None and half and dtype == "float32":
+            return relax.const(array.astype(np.float32), dtype)
         return self.call(relax.op.astype, expression, dtype)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -55,7 +55,7 @@ class GraphCost:
     """A graph cost describes how large a graph is.
 
     Attributes:
-        parameters: values in initializers.
+        parameters: values in initializers and Constant nodes, those of subgraphs too.
         parameter_bytes: their size.
         macs: multiply-accumulates of one inference; None if a shape is unknown.
         macs_by_operator: the same by operator type.
@@ -73,7 +73,7 @@ def graph_cost(graph: onnx.GraphProto) -> GraphCost:
     """Count a graph's operators, parameters and multiply-accumulates."""
     shapes = value_shapes(graph)
     parameters = parameter_bytes = 0
-    for tensor in graph.initializer:
+    for tensor in _stored(graph):
         elements = math.prod(tensor.dims)
         parameters += elements
         parameter_bytes += elements * _element_bits(tensor.data_type) // 8
@@ -94,6 +94,19 @@ def graph_cost(graph: onnx.GraphProto) -> GraphCost:
         dict(by_operator.most_common()),
         dict(operators.most_common()),
     )
+
+
+def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors that a graph and its subgraphs hold."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _stored(attribute.g)
+            for inner in attribute.graphs:
+                yield from _stored(inner)
 
 
 def _full_name(node: onnx.NodeProto) -> str:

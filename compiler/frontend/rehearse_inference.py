@@ -25,8 +25,8 @@ def rehearse_inference(model: onnx.ModelProto) -> None:
         model: a model of static inputs; stays as it is.
 
     Raises:
-        LimitError: the inference takes too long or too much.
-        UnsupportedModelError: it ends that process.
+        LimitError: the inference takes too much memory.
+        UnsupportedModelError: it ends that process, or does not end itself.
     """
     small = _without_weights(model)
     seconds = int(SECONDS + SECONDS_PER_NODE * len(model.graph.node))
@@ -34,7 +34,7 @@ def rehearse_inference(model: onnx.ModelProto) -> None:
         lambda: onnx.shape_inference.infer_shapes(small, data_prop=True), seconds, MEGABYTES
     )
     if problem:
-        kind = LimitError if problem.startswith("it takes") else UnsupportedModelError
+        kind = LimitError if problem.endswith("MB") else UnsupportedModelError
         raise kind(
             f"ONNX's shape inference fails on the graph, {problem}: a value in it has a negative "
             "extent or is far too large (negative pads, repeats or sizes, for example)"

@@ -181,7 +181,7 @@ def _fix_shapes(inputs: list[onnx.ValueInfoProto], shapes: Mapping[str, Shape]) 
             if dim.dim_param in by_name:
                 dim.dim_value = by_name[dim.dim_param]
         open_dims = [
-            f"{index} ({dim.dim_param or dim.dim_value or 'unnamed'})"
+            f"{index} ({_what_stands(dim)})"
             for index, dim in enumerate(tensor.shape.dim)
             if dim.dim_value <= 0
         ]
@@ -196,6 +196,12 @@ def _fix_shapes(inputs: list[onnx.ValueInfoProto], shapes: Mapping[str, Shape]) 
             )
     if problems:
         raise ShapeError("; ".join(problems))
+
+
+def _what_stands(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """Return what the file says of a dimension that is open."""
+    number = f"{dim.dim_value} in the file" if dim.HasField("dim_value") else "unnamed"
+    return dim.dim_param or number
 
 
 def _apply_shape(value: onnx.ValueInfoProto, shape: Shape, by_name: dict[str, int]) -> None:

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
+# Types that NumPy has, whose values it reads where they are.
+_INTEGERS = (f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_SHARED = frozenset(("bool", "float16", "float32", "float64", *_INTEGERS))
+
 
 def count_uses(function: relax.Function) -> Counter[relax.Var]:
     """Return how often each variable is read; reading it twice in one call counts twice.
@@ -68,8 +72,18 @@ def constant(array: NDArray[Any]) -> GenericConst:
 
 
 def value_of(expression: Any) -> NDArray[Any] | None:
-    """Return the array behind a constant, None for anything else."""
-    return expression.value.numpy() if isinstance(expression, GenericConst) else None
+    """Return the array behind a constant, None for anything else.
+
+    It is the constant's own memory, which nobody may change: weights are in memory once.
+    """
+    if not isinstance(expression, GenericConst):
+        return None
+    tensor = expression.value
+    if str(tensor.dtype) not in _SHARED:
+        return np.asarray(tensor.numpy())
+    array = np.from_dlpack(tensor)
+    array.flags.writeable = False
+    return array
 
 
 def scalar_of(expression: Any) -> float | None:

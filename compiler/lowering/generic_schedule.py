@@ -6,6 +6,7 @@ It knows nothing about what a function computes, only which loops carry no depen
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import Call, PointerType, PrimType
+from tvm.sym import Analyzer
 from tvm.tirx.stmt import IterVar
 
 from edgec.compiler.kernels.emit.kernel import Kernel
@@ -21,6 +23,11 @@ from edgec.targets.target import Target
 
 # Below this many iterations of all loops together a block is one task.
 PARALLEL_GRAIN = 4096
+
+# An element that sums read more often is computed before them.
+MOST_READS = 8
+# Rows and vectors of columns of a tile of sums.
+TILE_ROWS, TILE_VECTORS = 4, 2
 
 # What only the C library has, for one element.
 _OF_THE_C_LIBRARY = frozenset({"cosh", "sinh"})
@@ -33,16 +40,26 @@ def schedule_generic(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
     Elementwise producers are inlined first. In each block that is left, the outer spatial
     loops are fused and marked parallel, and the innermost spatial loop is vectorized if it is
-    the innermost loop of all. A function that TVM wrote as plain loops stays as it is.
+    the innermost loop of all, or if its neighbours are in memory: sums then are tiles in
+    registers. A function that TVM wrote as plain loops stays as it is.
     """
     if not has_root_block(function):
         return function
+    try:
+        return _scheduled(function, target, tiles=True)
+    except s_tir.ScheduleError:
+        # Several results of one reduction, for example.
+        return _scheduled(function, target, tiles=False)
+
+
+def _scheduled(function: tirx.PrimFunc, target: Target, tiles: bool) -> tirx.PrimFunc:
+    """Return a function with all blocks scheduled; `tiles` allows tiles of sums."""
     schedule = s_tir.Schedule(_with_infinite_starts(function))
     root = schedule.get_sblock("root")
     for block in schedule.get_child_blocks(root):
         _inline(schedule, block)
     for block in schedule.get_child_blocks(root):
-        _schedule_block(schedule, block, target)
+        _schedule_block(schedule, block, target, tiles)
     # The schedule gave it a public name of its own.
     return schedule.mod["main"].without_attr("global_symbol")
 
@@ -85,8 +102,18 @@ def _with_infinite_starts(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _inline(schedule: s_tir.Schedule, block: Any) -> None:
-    """Inline a block into its consumers if it only computes elements from elements."""
-    if not schedule.get_consumers(block) or not _is_spatial(schedule, block):
+    """Inline a block into its consumers if it only computes elements from elements.
+
+    One whose elements a sum reads many times is computed once, into memory.
+    """
+    consumers = schedule.get_consumers(block)
+    if not consumers or not _is_spatial(schedule, block):
+        return
+    size = _iterations(schedule, block)
+    if any(
+        not _is_spatial(schedule, consumer) and _iterations(schedule, consumer) > MOST_READS * size
+        for consumer in consumers
+    ):
         return
     try:
         schedule.compute_inline(block)
@@ -99,7 +126,14 @@ def _is_spatial(schedule: s_tir.Schedule, block: Any) -> bool:
     return all(v.iter_type == IterVar.DataPar for v in schedule.get(block).iter_vars)
 
 
-def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> None:
+def _iterations(schedule: s_tir.Schedule, block: Any) -> int:
+    """Return how often a block runs; 0 if only a run tells."""
+    extents = [variable.dom.extent for variable in schedule.get(block).iter_vars]
+    known = [int(extent) for extent in extents if isinstance(extent, tirx.IntImm)]
+    return math.prod(known) if len(known) == len(extents) else 0
+
+
+def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target, tiles: bool) -> None:
     kinds = [variable.iter_type for variable in schedule.get(block).iter_vars]
     loops = schedule.get_loops(block)
     if len(loops) != len(kinds) or not loops:
@@ -116,6 +150,11 @@ def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> Non
     if spatial == 0:
         return
     total = math.prod(sizes)
+    if tiles and 0 < spatial < len(kinds) and _reads_neighbours(schedule, block, spatial - 1):
+        lanes = math.gcd(sizes[spatial - 1], target.float_lanes)
+        if lanes > 1 and total // math.prod(sizes[:spatial]) > 1:
+            _tile_sums(schedule, block, spatial, sizes, lanes)
+            return
     if spatial == len(kinds):
         # Vectors along the last dimension, where memory is contiguous.
         lanes = math.gcd(sizes[-1], target.float_lanes)
@@ -128,6 +167,63 @@ def _schedule_block(schedule: s_tir.Schedule, block: Any, target: Target) -> Non
     fused = schedule.fuse(*loops[:spatial]) if spatial > 1 else loops[0]
     if total >= PARALLEL_GRAIN:
         schedule.parallel(fused)
+
+
+def _reads_neighbours(schedule: s_tir.Schedule, block: Any, place: int) -> bool:
+    """Return whether neighbours along a loop read neighbours in memory, or the same."""
+    found = schedule.get(block)
+    variable = found.iter_vars[place].var
+    analyzer, neighbours = Analyzer(), False
+
+    def following(expression: Any) -> Any:
+        moved = [(tirx.Var, lambda v: v + 1 if v.same_as(variable) else v)]
+        return tvm_ffi.structural_map(expression, moved)
+
+    for region in found.reads:
+        steps = [analyzer.simplify(following(r.min) - r.min) for r in region.region]
+        if not all(isinstance(step, tirx.IntImm) for step in steps):
+            return False
+        *outer, last = [int(step) for step in steps]
+        if any(outer) or last not in (0, 1):
+            return False
+        neighbours |= last == 1
+    return neighbours
+
+
+def _tile_sums(
+    schedule: s_tir.Schedule, block: Any, spatial: int, sizes: list[int], lanes: int
+) -> None:
+    """Compute a tile of sums in registers: some rows of vectors, while one loop nest reduces."""
+    loops = schedule.get_loops(block)
+    reduced = loops[spatial:]
+    vectors = math.gcd(sizes[spatial - 1] // lanes, TILE_VECTORS)
+    outer, vector, lane = schedule.split(loops[spatial - 1], [None, vectors, lanes])
+    before = list(loops[: spatial - 1])
+    inside = [vector, lane]
+    if before:
+        rows = math.gcd(sizes[spatial - 2], TILE_ROWS)
+        before[-1], row = schedule.split(before[-1], [None, rows])
+        inside = [row, *inside]
+    schedule.reorder(*before, outer, *reduced, *inside)
+    tile = schedule.cache_write(block, 0, "local")
+    schedule.reverse_compute_at(tile, outer)
+    _in_registers(schedule, inside)
+    _, last = schedule.split(schedule.get_loops(tile)[-1], [None, lanes])
+    schedule.vectorize(last)
+    fused = schedule.fuse(*before, outer) if before else outer
+    if math.prod(sizes) >= PARALLEL_GRAIN:
+        schedule.parallel(fused)
+    # Last of all: then it is no reduction any more, and no loop of it may change.
+    start = schedule.decompose_reduction(block, reduced[0])
+    _in_registers(schedule, schedule.get_loops(start)[-len(inside) :])
+
+
+def _in_registers(schedule: s_tir.Schedule, loops: Sequence[Any]) -> None:
+    """Make the last loop a vector and unroll those around it."""
+    *unrolled, last = loops
+    for loop in unrolled:
+        schedule.unroll(loop)
+    schedule.vectorize(last)
 
 
 def to_kernel(function: tirx.PrimFunc, target: Target, name: str) -> Kernel:

@@ -10,7 +10,7 @@ as it is, and kernels make floats of it.
 from typing import Any
 
 import tvm
-from tvm import IRModule, relax
+from tvm import IRModule, relax, te, topi
 from tvm.ir import GenericConst
 
 from edgec.compiler.ir.relax_helpers import is_static, op_name, substitute
@@ -31,7 +31,7 @@ def lower(module: IRModule, target: Target) -> IRModule:
         return module
     passes = tvm.ir.transform.Sequential(
         [
-            relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
+            relax.transform.LegalizeOps(OWN_LEGALIZATION, skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
             relax.transform.FuseOps(),
@@ -43,6 +43,31 @@ def lower(module: IRModule, target: Target) -> IRModule:
     with tvm.target.Target(target.llvm()):
         lowered = passes(opened)
     return relax.transform.BindParams("main", bound)(lowered) if bound else lowered
+
+
+def _legalize_take(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Return elements at positions that are known to be there, without TVM's warning about them."""
+    data, indices = call.args
+    mode, axis = str(call.attrs.mode), call.attrs.axis
+    if mode != "fast" or axis is None:
+        return builder.call_te(topi.take, data, indices, axis, mode=mode)
+    before = int(axis) % len(data.ty.shape.values)
+
+    def take(source: te.Tensor, places: te.Tensor) -> te.Tensor:
+        count = len(places.shape)
+        shape = (*source.shape[:before], *places.shape, *source.shape[before + 1 :])
+
+        def element(*at: Any) -> Any:
+            place = places(*at[before : before + count])
+            return source(*at[:before], place, *at[before + count :])
+
+        return te.compute(shape, element, name="take")
+
+    return builder.call_te(take, data, indices, primfunc_name_hint="take")
+
+
+OWN_LEGALIZATION = {"relax.take": _legalize_take}
+"""Operators that TVM legalizes otherwise than edgec wants."""
 
 
 def _open_constants(module: IRModule) -> tuple[IRModule, dict[str, Any]]:

@@ -17,6 +17,7 @@ from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.template import Template, from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.generic_schedule import schedule_generic, to_kernel
+from edgec.compiler.support.progress import Progress, Silent, counted
 from edgec.targets.target import Target
 
 Decide = Callable[[str, Any, Target], Any]
@@ -42,7 +43,11 @@ def default_decide(operator: str, workload: Any, target: Target) -> Any:
 
 
 def schedule_program(
-    module: IRModule, target: Target, signature: Signature, decide: Decide = default_decide
+    module: IRModule,
+    target: Target,
+    signature: Signature,
+    decide: Decide = default_decide,
+    progress: Progress | None = None,
 ) -> Program:
     """Turn a lowered module into a program.
 
@@ -51,11 +56,12 @@ def schedule_program(
         target: what to write code for.
         signature: inputs and outputs of `main`.
         decide: chooses among a template's decisions.
+        progress: is told of each operator.
 
     Raises:
         NotStatic: the module holds something that only a virtual machine can run.
     """
-    return _Scheduler(module, target, decide).run(signature)
+    return _Scheduler(module, target, decide).run(signature, progress or Silent())
 
 
 class _Scheduler:
@@ -67,15 +73,15 @@ class _Scheduler:
         self.constants: dict[tuple[int, str], Value] = {}
         self.tasks: dict[str, int] = {}
 
-    def run(self, signature: Signature) -> Program:
+    def run(self, signature: Signature, progress: Progress) -> Program:
         function = self.module["main"]
         inputs = [input_value(spec, i) for i, spec in enumerate(signature.inputs)]
         self.program = Program(inputs, [])
         for parameter, value in zip(function.params, inputs, strict=True):
             self.values[parameter] = value
-        for block in function.body.blocks:
-            for binding in block.bindings:
-                self.values[binding.var] = self._visit(binding)
+        bindings = [binding for block in function.body.blocks for binding in block.bindings]
+        for binding in counted(bindings, progress, "operators", len(bindings)):
+            self.values[binding.var] = self._visit(binding)
         self._outputs(function.body.body)
         return self.program
 

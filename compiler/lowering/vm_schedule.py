@@ -4,6 +4,7 @@ import tvm
 from tvm import IRModule, relax, tirx
 
 from edgec.compiler.lowering.generic_schedule import schedule_generic
+from edgec.compiler.lowering.legalize import OWN_LEGALIZATION
 from edgec.targets.target import Target
 
 
@@ -15,7 +16,7 @@ def schedule_for_vm(module: IRModule, target: Target) -> IRModule:
     """
     passes = tvm.ir.transform.Sequential(
         [
-            relax.transform.LegalizeOps(),
+            relax.transform.LegalizeOps(OWN_LEGALIZATION),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
             relax.transform.FuseOps(),

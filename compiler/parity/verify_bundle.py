@@ -120,7 +120,7 @@ def _check_given(
     unknown = [f"{name}{did_you_mean(name, known)}" for name in expected or {} if name not in known]
     if unknown:
         raise TensorInputError(
-            f"--expected names {', '.join(unknown)}; the outputs are {', '.join(known)}"
+            f"--expected names {', '.join(unknown)} (outputs: {', '.join(known)})"
         )
 
 

@@ -136,8 +136,10 @@ def _least_scales(operator: Operator, scales: Mapping[Any, Scale]) -> Floats | N
     that bias would be beyond int32, and one such channel would keep the whole operator's epilogue
     in floats. What is left of its weights is less than 2**-29 of the bias for each step of data.
     """
+    if operator.bias is None or operator.kind not in _BIASED:
+        return None
     data = scales.get(operator.inputs[0])
-    if operator.bias is None or data is None or operator.kind not in _BIASED:
+    if data is None:
         return None
     reach = np.abs(operator.bias[1].astype(np.float64))
     return (reach / (_LARGEST_BIAS * float(data.scale))).astype(np.float32)

@@ -12,6 +12,7 @@ from edgec.compiler.ir.relax_helpers import op_name
 from edgec.compiler.quantize.encode import Quantization
 from edgec.compiler.quantize.plan import integer_support
 from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe
+from edgec.compiler.quantize.smooth import is_smoothing
 
 # These change no numbers, or none that could be rounded.
 _SILENT = ("relax.shape_of", "relax.astype", "relax.split")
@@ -69,7 +70,8 @@ def float_fallbacks(
             continue
         if graph.is_float(variable) or isinstance(value.ty, relax.TupleType):
             kind = name.removeprefix("relax.").removeprefix("edgec.")
-            why = "it has no integer kernel"
+            smoothed = is_smoothing(graph, variable)
+            why = "it smooths what is rounded next" if smoothed else "it has no integer kernel"
             found[variable] = FloatFallback(graph.names[variable], kind, why)
     return tuple(found[variable] for variable in graph.definitions if variable in found)
 

@@ -8,6 +8,7 @@ from tvm import IRModule
 from edgec.compiler.calibration.accuracy import (
     MAX_MEASURED,
     Accuracy,
+    Metric,
     measure,
     same_top1,
     score_text,
@@ -142,13 +143,14 @@ def quantize_model(
         if accuracy is None or accuracy.reaches(options.max_drop, options.min_sqnr_db):
             break
         if len(floats) == len(ranked):
-            raise ParityError(f"quantization costs too much: {_reached(accuracy)}")
+            raise ParityError(f"quantization costs too much: {_reached(accuracy, context.metric)}")
         # The switched model was off by what its readers share; return one more.
         floats = tuple(s.operator.name for s in ranked[: len(floats) + 1])
     if accuracy is not None and accuracy.sqnr_db < FLOOR_DB:
         raise ParityError(
-            f"nothing is left of the float model: {_reached(accuracy)}, at least {FLOOR_DB:g} dB "
-            "are expected; check the samples and their preprocessing, or take a finer recipe"
+            f"nothing is left of the float model: {_reached(accuracy, context.metric)}, "
+            f"at least {FLOOR_DB:g} dB are expected; check the samples and their preprocessing, "
+            "or take a finer recipe"
         )
     histograms: Mapping[str, Histogram] = {}
     if options.report is not None and float_model is not None and samples is not None:
@@ -167,9 +169,10 @@ def quantize_model(
     )
 
 
-def _reached(accuracy: Accuracy) -> str:
-    text = score_text(accuracy.score, accuracy.positions, "" if accuracy.positions else "metric")
-    return f"signal-to-noise ratio {accuracy.sqnr_db:.1f} dB, {text}"
+def _reached(accuracy: Accuracy, metric: Metric) -> str:
+    name = "" if metric is same_top1 else getattr(metric, "__name__", "metric")
+    score = score_text(accuracy.score, accuracy.positions, name)
+    return f"signal-to-noise ratio {accuracy.sqnr_db:.1f} dB" + (f", {score}" if score else "")
 
 
 @dataclass(frozen=True)

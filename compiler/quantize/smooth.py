@@ -31,7 +31,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
 from edgec.compiler.ir.anchors import Operator, is_normalization
 from edgec.compiler.ir.graph import Graph
-from edgec.compiler.ir.relax_helpers import constant, shape_of
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of
 from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.numerics.observers import Range
 from edgec.compiler.quantize.plan import QuantizationPlan
@@ -79,7 +79,7 @@ class Channels:
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Channels(low, high, square / batches, batches)
 
-    def range(self, divisor: Floats) -> Range:
+    def range(self, divisor: NDArray[Any]) -> Range:
         """Return the ends of all values when each channel is divided."""
         return float((self.low / divisor).min()), float((self.high / divisor).max())
 
@@ -91,9 +91,9 @@ def smoothing(channels: Channels, weights: Sequence[Floats]) -> Floats | None:
         channels: of what is read.
         weights: of all products that read it, [channels, outputs] each.
     """
-    matrix = np.concatenate(weights, axis=1).astype(np.float64)
+    sizes_of_weights = np.abs(np.concatenate(weights, axis=1))
     read = np.maximum(-channels.low, channels.high).astype(np.float64)
-    own = np.abs(matrix).max(axis=1)
+    own = sizes_of_weights.max(axis=1).astype(np.float64)
     if not (read.any() and own.any()):
         return None
     logarithms = [np.log(np.maximum(sizes, LEAST * sizes.max())) for sizes in (read, own)]
@@ -103,19 +103,25 @@ def smoothing(channels: Channels, weights: Sequence[Floats]) -> Floats | None:
         return np.exp(powers - powers.mean())
 
     tried = [scales(alpha) for alpha in ALPHAS]
-    noises = [_noise(channels, matrix, s) for s in tried]
-    best = int(np.argmin(noises))
-    if noises[best] > WORTHWHILE * _noise(channels, matrix, np.ones(len(read))):
+    noises = [_noise(channels, sizes_of_weights, s) for s in [*tried, np.ones(len(read))]]
+    best = int(np.argmin(noises[:-1]))
+    if noises[best] > WORTHWHILE * noises[-1]:
         return None
     return tried[best].astype(np.float32)
 
 
-def _noise(channels: Channels, matrix: NDArray[np.float64], scales: NDArray[np.float64]) -> float:
-    """Return the expected squared error of all outputs for one input."""
-    step = ((channels.high / scales).max() - (channels.low / scales).min()) / _LEVELS
-    smoothed = matrix * scales[:, None]
-    steps = np.abs(smoothed).max(axis=0) / _WEIGHT_LEVELS
-    of_activations = step**2 * float(np.square(smoothed).sum())
+def _noise(channels: Channels, sizes: Floats, scales: NDArray[np.float64]) -> float:
+    """Return the expected squared error of all outputs for one input.
+
+    Args:
+        channels: of the input.
+        sizes: magnitudes of the weights.
+        scales: s by channel.
+    """
+    low, high = channels.range(scales)
+    smoothed = sizes * scales[:, None].astype(np.float32)
+    steps = smoothed.max(axis=0).astype(np.float64) / _WEIGHT_LEVELS
+    of_activations = ((high - low) / _LEVELS) ** 2 * float(np.square(smoothed).sum())
     of_weights = float(np.square(steps).sum()) * float((channels.square / scales**2).sum())
     return (of_activations + of_weights) / 12
 
@@ -159,6 +165,18 @@ def smoothable(plan: QuantizationPlan) -> dict[Any, list[Operator]]:
         return False
 
     return {value: group for value, group in found.items() if may_be_divided(value)}
+
+
+def is_smoothing(graph: Graph, variable: Any) -> bool:
+    """Return whether a value is a quotient that `smooth` made, or could have made."""
+    call = graph.definitions[variable]
+    readers = graph.readers.get(variable, [])
+    return (
+        op_name(call) == "relax.divide"
+        and graph.constant(call.args[1]) is not None
+        and bool(readers)
+        and all(op_name(reader.call) == "relax.matmul" for reader in readers)
+    )
 
 
 def measure_channels(

@@ -1,4 +1,7 @@
-"""List models of one operator, for `benchmark_operators.py`."""
+"""List models of one operator, for `benchmark_operators.py`.
+
+This file is long because it is a table of all operators.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -588,6 +591,7 @@ def _matrices() -> list[OperatorCase]:
         }
         found.append(OperatorCase(f"QLinearMatMul {data}", "QLinearMatMul", x, parts))
         image = {"x": _whole(*_IMAGE, dtype=data, low=low, high=high)}
+        parts = dict(parts)
         parts["w"] = _whole(64, 64, 3, 3, dtype="int8", low=-127, high=127)
         found.append(
             OperatorCase(f"QLinearConv {data}", "QLinearConv", image, parts, {"pads": [1] * 4})

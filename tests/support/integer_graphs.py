@@ -16,7 +16,10 @@ from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.kernels.emit.requantize import (
+    LOGISTIC,
+    Logistic,
     Requantization,
+    logistic_requantization,
     requantization,
     swished_requantization,
 )
@@ -86,6 +89,7 @@ class ConvCase:
         extreme: whether all data and weights are at the ends of their ranges.
         relu: whether one follows.
         swish: whether a hard swish follows.
+        silu: whether a SiLU follows.
         transposed: whether it is a transposed convolution.
     """
 
@@ -99,6 +103,7 @@ class ConvCase:
     extreme: bool = False
     relu: bool = False
     swish: bool = False
+    silu: bool = False
     transposed: bool = False
 
     def signed(self) -> "ConvCase":
@@ -153,6 +158,8 @@ class ConvCase:
                 )
                 if self.relu:
                     value = builder.emit(op.nn.relu(value))
+                if self.silu:
+                    value = builder.emit(op.nn.silu(value))
                 if self.swish:
                     value = builder.emit(hard_swish(value))
                 result = builder.emit_output(self.result.quantize(builder, value))
@@ -189,6 +196,8 @@ class ConvCase:
 
     def _activated(self, values: Array) -> Array:
         values = np.maximum(values, 0) if self.relu else values
+        if self.silu:
+            return values / (1 + np.exp(-values))
         return values * np.clip(values + 3, 0, 6) / 6 if self.swish else values
 
     def fixed_point(self) -> Requantization | None:
@@ -204,6 +213,8 @@ class ConvCase:
         reach = np.maximum(np.abs(most + bias), np.abs(least + bias))
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
         scale, (low, high) = float(np.float32(self.result.scale)), self._ends()
+        if self.silu:
+            return logistic_requantization(units, reach, scale, high)
         if self.swish:
             return swished_requantization(units, reach, scale, high)
         return requantization(units / scale, reach, max(high, -low) + 1)
@@ -221,7 +232,9 @@ class ConvCase:
         words = ((sums + half) << np.maximum(-down, 0)) >> np.maximum(down, 0)
         by = plan.multipliers.astype(np.int64).reshape(self.along)
         value = (np.clip(words, -(2**15), 2**15 - 1) * by + 2**14) >> 15
-        if plan.gate is not None:
+        if isinstance(plan.gate, Logistic):
+            value = _silu(value, plan.gate)
+        elif plan.gate is not None:
             three, raised = plan.gate.three, plan.gate.raised
             gate = np.clip(value + three, 0, 2 * three) << raised
             value = (value * gate + 2**14) >> 15
@@ -240,6 +253,20 @@ class ConvCase:
         assert np.abs(sums).max() < 2**31
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
         return sums, units.reshape(self.along).astype(np.float64)
+
+
+def _silu(value: Array, gate: Logistic) -> Array:
+    """Return what `requantize` states of a SiLU."""
+
+    def times(left: Array, right: Array | int) -> Array:
+        return (left * right + 2**14) >> 15
+
+    size = np.abs(value)
+    t = np.minimum(times(size, gate.factor) << gate.doublings, 2**15 - 1)
+    total = np.full_like(t, LOGISTIC[-1])
+    for coefficient in LOGISTIC[-2::-1]:
+        total = times(total, 2**15 - 1 - 2 * t) + coefficient
+    return np.maximum(value, 0) - times(size, total)
 
 
 def convolve(

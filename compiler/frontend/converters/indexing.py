@@ -194,6 +194,10 @@ def convert_one_hot(node: Node) -> relax.Expr:
     return emit_compute(node, [indices, values], (*shape[:axis], depth, *shape[axis:]), element)
 
 
+# So many are kept in order while a row is read; to sort the row is faster for more.
+_FEW_BEST = 128
+
+
 def convert_top_k(node: Node) -> list[relax.Expr]:
     """Convert TopK: the k first of a stable sort, so that equal values keep their order."""
     data = node.input(0)
@@ -208,8 +212,12 @@ def convert_top_k(node: Node) -> list[relax.Expr]:
     lines = (math.prod(shape) // extent, extent)
     moved = node.emit(relax.op.permute_dims(data, order))
     rows = node.emit(relax.op.reshape(moved, lines))
-    ranking = argsort_rows(node, rows, descending=bool(node.attributes.get("largest", 1)))
-    best = node.emit(relax.op.strided_slice(ranking, [1], [0], [count]))
+    largest = bool(node.attributes.get("largest", 1))
+    if 0 < count <= _FEW_BEST:
+        best = _select_rows(node, rows, count, largest)
+    else:
+        ranking = argsort_rows(node, rows, descending=largest)
+        best = node.emit(relax.op.strided_slice(ranking, [1], [0], [count]))
 
     def element(x: Any, ranked: Any, at: list[Any]) -> Any:
         return x[at[0], ranked[at[0], at[1]]]
@@ -224,6 +232,51 @@ def convert_top_k(node: Node) -> list[relax.Expr]:
         relax.op.permute_dims(node.emit(relax.op.reshape(result, (*outer, count))), back)
         for result in results
     ]
+
+
+def _select_rows(node: Node, rows: relax.Expr, count: int, largest: bool) -> relax.Expr:
+    """Return positions of the first values of each sorted row; equal values keep their order.
+
+    The best so far are kept in order. Most values are no better than the last of them.
+
+    Args:
+        node: whose builder emits it.
+        rows: [lines, n].
+        count: how many.
+        largest: greatest first.
+
+    Returns:
+        int32 [lines, count].
+    """
+    lines, n = static_shape(rows)
+    kept = TensorSpec("", (lines, count), dtype_of(rows))
+    positions = TensorSpec("", (lines, count), "int32")
+
+    def body(x: Any, best: Any, position: Any) -> None:
+        def insert(line: Any, at: Any, held: Any) -> None:
+            """Put a value among the `held` best, and move those that follow."""
+            value = x[line, at]
+            script.buffer_store(best, value, [line, held])
+            script.buffer_store(position, at, [line, held])
+            with script.serial(0, held) as step:
+                place = held - 1 - step
+                before = best[line, place]
+                better = value > before if largest else value < before
+                with script.If(better), script.Then():
+                    script.buffer_store(best, before, [line, place + 1])
+                    script.buffer_store(position, position[line, place], [line, place + 1])
+                    script.buffer_store(best, value, [line, place])
+                    script.buffer_store(position, at, [line, place])
+
+        with script.parallel(0, lines) as line:
+            with script.serial(0, count) as at:
+                insert(line, at, at)
+            with script.serial(0, n - count) as rest:
+                value, last = x[line, count + rest], best[line, count - 1]
+                with script.If(value > last if largest else value < last), script.Then():
+                    insert(line, count + rest, count - 1)
+
+    return emit_procedure(node, [rows], [kept, positions], body)[1]
 
 
 def argsort_rows(node: Node, rows: relax.Expr, descending: bool) -> relax.Expr:

@@ -53,14 +53,14 @@ def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
     for tile_h in range(1, min(conv.out_h, _MOST_LINES, room) + 1):
         held = _lines_read(workload, tile_h) * workload.line * DOT_WIDTH
         widths = range(1, min(conv.out_w, room // tile_h) + 1)
-        # Four vectors of quantized values are stored at once.
-        whole = [w for w in widths if w % DOT_WIDTH == 0] or [widths[-1]]
         if tile_h > 1 and held > RING_BYTES:
             continue
         tiles = math.ceil(conv.out_h / tile_h)
         counts = sorted({math.ceil(tiles / parts) for parts in (1, 2, 3, 4, 8, 16)})
-        decisions += [DepthwiseDecision(w, count, tile_h) for w in whole for count in counts]
-    return decisions
+        decisions += [DepthwiseDecision(w, count, tile_h) for w in widths for count in counts]
+    # Four vectors of quantized values are stored at once.
+    whole = [d for d in decisions if d.tile_w % DOT_WIDTH == 0]
+    return whole or decisions
 
 
 def _lines_read(workload: IntegerDepthwiseWorkload, tile_h: int) -> int:
@@ -133,7 +133,7 @@ class TiledDepthwise(DepthwiseWriter):
     ) -> None:
         """Write some lines of the output; `valid` says by line which rows of the window exist."""
         w, e, c, tile = self.conv, self.emit, self.c, self.plan.tile_w
-        taps, groups = range(w.kernel[0]), range(self.work.tap_groups)
+        taps = range(w.kernel[0])
         used = sorted(
             {y * w.stride[0] + kh for y, row in enumerate(valid) for kh in taps if row[kh]}
         )
@@ -141,13 +141,14 @@ class TiledDepthwise(DepthwiseWriter):
         for read in used:
             self.copy_line(plane, top + read, self.rows, read * self.held_line * c)
         starts = [self._start(block, row) for row in valid]
-        weights = {
-            (kh, group): e.let("w", e.load(self.weight, at * c, c))
-            for kh in taps
-            for group in groups
-            for at in [(block * w.kernel[0] + kh) * self.work.tap_groups + group]
-        }
-        with e.loop("tile", math.ceil(w.out_w / tile)) as number:
+        held = {} if self.dot.in_halves else self._weights(block, 0)
+        tiles: Any = math.ceil(w.out_w / tile)
+        if not held and tiles > 1:
+            # As many, but LLVM does not see that.
+            tiles = tirx.max(tirx.IntImm("int32", tiles), self.task - tirx.IntImm("int32", 2**30))
+        with e.loop("tile", tiles) as number:
+            # Halves of vectors that LLVM moves out of the loop are none that one instruction takes.
+            weights = held or self._weights(block, self._hidden(0, number))
             column = number * tile
             if w.out_w % tile:
                 column = tirx.min(column, tirx.IntImm("int32", w.out_w - tile))
@@ -160,9 +161,19 @@ class TiledDepthwise(DepthwiseWriter):
                 accumulators = [e.load(self.acc, y * tile + x) for x in range(tile)]
                 self.store_line(plane, block, line + y, column, accumulators)
 
-    def _hidden(self, number: int) -> Any:
-        """Return a number from 0 to 15 in a way that LLVM, for whom tasks can be 2**31, misses."""
-        zero = tirx.shift_right(self.task, tirx.IntImm("int32", 27))
+    def _weights(self, block: Any, base: Any) -> dict[tuple[int, int], Any]:
+        """Load weights, by row of the window and group of taps."""
+        w, e, c = self.conv, self.emit, self.c
+        rows = [(kh, group) for kh in range(w.kernel[0]) for group in range(self.work.tap_groups)]
+        first = e.let("weights", block * (len(rows) * c) + base)
+        return {
+            row: e.let("w", e.load(self.weight, first + number * c, c))
+            for number, row in enumerate(rows)
+        }
+
+    def _hidden(self, number: int, count: Any = None) -> Any:
+        """Return a number from 0 to 15 in a way that LLVM, for whom counts can be 2**31, misses."""
+        zero = tirx.shift_right(self.task if count is None else count, tirx.IntImm("int32", 27))
         return tirx.max(zero, tirx.IntImm("int32", number))
 
     def _start(self, block: Any, valid: Sequence[bool]) -> Any:

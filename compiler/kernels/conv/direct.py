@@ -22,6 +22,7 @@ input values of one window column for the next, and spill accumulators for it.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,41 @@ from edgec.compiler.kernels.emit.epilogue import (
 from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
+
+Mask = Sequence[bool]
+"""Says for each pixel, or each line, whether its input exists."""
+
+
+def _chosen(tile: Any, numbers: Sequence[int]) -> Any:
+    """Return the number of a tile, by a chain of comparisons: once for each task."""
+    value: Any = tirx.IntImm("int32", numbers[-1])
+    for index in range(len(numbers) - 2, -1, -1):
+        if numbers[index] != numbers[index + 1]:
+            value = tirx.Select(tile <= index, tirx.IntImm("int32", numbers[index]), value)
+    return value
+
+
+def _positions(plan: ConvDecision) -> list[tuple[int, int, int]]:
+    """Return line, pixel and vector of each accumulator."""
+    lines, pixels, vectors = map(range, (plan.tile_h, plan.tile_w, plan.tile_o))
+    return [(y, x, o) for y in lines for x in pixels for o in vectors]
+
+
+@dataclass(frozen=True)
+class ChannelRun:
+    """A channel run describes consecutive channels of a block of input channels.
+
+    Attributes:
+        rows: the first row of their weights.
+        source: the first line of the block in the input.
+        used: how many channels.
+        skipped: channels of the block before the first of them.
+    """
+
+    rows: Any
+    source: Any
+    used: Any
+    skipped: Any = 0
 
 
 class DirectConv:
@@ -130,16 +166,7 @@ class DirectConv:
 
     def start_block(self, tile: Any) -> None:
         """Write first input block of this tile of output channels, in `self.first_block`."""
-        starts = self.channels.starts
-        if len(set(starts)) == 1:
-            self.first_block: Any = starts[0]
-            return
-        # Groups: a chain of comparisons, once per task.
-        value: Any = tirx.IntImm("int32", starts[-1])
-        for index in range(len(starts) - 2, -1, -1):
-            if starts[index] != starts[index + 1]:
-                value = tirx.Select(tile <= index, tirx.IntImm("int32", starts[index]), value)
-        self.first_block = self.emit.let("first_block", value)
+        self.first_block = self.emit.let("first_block", _chosen(tile, self.channels.starts))
 
     def _segment(self, number: Any) -> None:
         """Write some register tiles of a long line.
@@ -212,7 +239,7 @@ class DirectConv:
     def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         e = self.emit
         starts = [self.start(o) for o in range(self.plan.tile_o)]
-        for position, (_, _, o) in enumerate(self._positions()):
+        for position, (_, _, o) in enumerate(_positions(self.plan)):
             e.store(self.acc, position, starts[o])
         self.accumulate_taps(column, valid, window)
         self._store(line, column)
@@ -246,13 +273,6 @@ class DirectConv:
             block = tirx.min(block, tirx.IntImm("int32", self.out_blocks - 1))
         return block * self.c
 
-    def _positions(self) -> list[tuple[int, int, int]]:
-        """Return line, pixel and vector of each accumulator."""
-        p = self.plan
-        return [
-            (y, x, o) for y in range(p.tile_h) for x in range(p.tile_w) for o in range(p.tile_o)
-        ]
-
     def _block(
         self, block: Any, used: int, column: Any, valid: Sequence[Sequence[bool]], window: Any
     ) -> None:
@@ -262,44 +282,22 @@ class DirectConv:
         first_row = self.tile * self.depth + block * (taps_h * taps_w * self.block)
         rows = e.let("rows", first_row + self.weight_base // self.width)
         source = (self.image * self.in_blocks + self.first_block + block) * w.in_h
-        self.add_channels(rows, source, used, column, valid, window)
+        self.add_channels(ChannelRun(rows, source, used), column, valid, window)
 
     def add_channels(
-        self,
-        rows: Any,
-        source: Any,
-        used: Any,
-        column: Any,
-        valid: Sequence[Sequence[bool]],
-        window: Any,
-        skipped: Any = 0,
+        self, run: ChannelRun, column: Any, valid: Sequence[Sequence[bool]], window: Any
     ) -> None:
-        """Add the products of `used` channels of a block of input channels.
-
-        Args:
-            rows: the first row of their weights.
-            source: the first line of the block in the input.
-            used: how many channels.
-            column: the first output pixel of the register tile.
-            valid: for each pixel and column of the window, whether it is inside.
-            window: gives the rows of the window.
-            skipped: channels of the block before the first of them.
-        """
-        w, e = self.work, self.emit
-        taps_w = w.kernel[1]
+        """Add the products of some channels of a block of input channels."""
+        w, e, taps_w = self.work, self.emit, self.work.kernel[1]
         left = column * w.stride[1] - w.padding[1]
         for kh, top, lines in window():
-            first_pixel = ((source + top) * w.in_w + left) * self.block
-            base = e.let("base", first_pixel + skipped)
-            self.window_row(base, rows + kh * (taps_w * used), used, valid, lines)
+            first_pixel = ((run.source + top) * w.in_w + left) * self.block
+            base = e.let("base", first_pixel + run.skipped)
+            rows = run.rows + kh * (taps_w * run.used)
+            self.window_row(base, rows, run.used, valid, lines)
 
     def window_row(
-        self,
-        base: Any,
-        rows: Any,
-        used: Any,
-        valid: Sequence[Sequence[bool]],
-        lines: Sequence[bool],
+        self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask
     ) -> None:
         """Accumulate one row of the window.
 

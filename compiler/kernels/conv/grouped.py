@@ -16,7 +16,7 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.decision import ConvDecision
-from edgec.compiler.kernels.conv.direct import DirectConv
+from edgec.compiler.kernels.conv.direct import ChannelRun, DirectConv
 from edgec.compiler.kernels.conv.weights import group_spans
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
@@ -58,5 +58,5 @@ class GroupedConv(DirectConv):
             used = e.let("used", tirx.min(self.past, (block + 1) * size) - begin)
             rows = e.let("rows", self.tile * self.depth + (begin - self.first) * taps)
             source = (self.image * self.in_blocks + block) * w.in_h
-            skipped = begin - block * size
-            self.add_channels(rows, source, used, column, valid, window, skipped)
+            run = ChannelRun(rows, source, used, skipped=begin - block * size)
+            self.add_channels(run, column, valid, window)

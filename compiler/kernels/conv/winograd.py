@@ -107,10 +107,10 @@ class _Winograd:
             split = tirx.floormod(rest, p.splits)
             self.image = e.let("image", tirx.floordiv(rest, p.splits))
             first = e.let("first_out_tile", split * self.share)
-            left = tirx.IntImm("int32", self.out_tiles) - first
             count: Any = self.share
             if self.out_tiles % p.splits:
-                count = e.let("out_tiles", tirx.min(tirx.IntImm("int32", self.share), left))
+                left = tirx.max(self.out_tiles - first, tirx.IntImm("int32", 0))
+                count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
             last = tirx.IntImm("int32", self.rows * self.columns - self.block)
             self.first = e.let("first_tile", tirx.min(number * self.block, last))
             self.patches = e.local("patches", p.positions * self.patch_step, "float32")

@@ -13,16 +13,22 @@ result comes one more step; q is such that this gives x * 2**f:
 
     v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15
 
+Where a SiLU comes between, v is its argument; with t an eighth of the argument's size, at most 1,
+in 15 binary digits, and p the logistic function of -8 t by a polynomial, before the result comes
+
+    v = max(v, 0) - ((|v| * p + 2**14) >> 15)
+
 n is one for all channels where that leaves enough digits, for processors that shift and narrow by
 one instruction; else it differs between channels.
 
 There are no floats: all targets give the same quantized values. Before v is rounded it is less than
-2**(1 - f) of a step away from what real numbers give, after a hard swish less than 2**(2 - f).
+2**(1 - f) of a step away from what real numbers give, after a hard swish less than 2**(2 - f),
+after a SiLU less than 2**(1 - f) and 2**-11 of its argument.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +37,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, EpilogueStep
-from edgec.compiler.kernels.vectors import add_saturating, broadcast, shuffle
+from edgec.compiler.kernels.vectors import add_saturating, broadcast, constant, shuffle
 
 LEAST_FRACTION = 4
 # Digits after the point that one shift for all channels has to leave.
@@ -56,6 +62,25 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Logistic:
+    """A logistic describes a SiLU in 16 bits.
+
+    Attributes:
+        factor: what makes t of |v|, before it is doubled: 2**14 to 2**15 - 1.
+        doublings: how often t is doubled, and stays at 1.
+    """
+
+    factor: int
+    doublings: int
+
+
+# p by powers of 1 - 2 t, in 15 binary digits: a fit of least largest error, 2.7e-4, with the
+# rounding of each step counted.
+LOGISTIC = (595, 2301, 4235, 5664, 6106, 2342, -2733, -2121)
+_LOGISTIC_REACH = 8.0
+
+
+@dataclass(frozen=True)
 class Requantization:
     """A requantization describes how accumulators become quantized.
 
@@ -63,13 +88,13 @@ class Requantization:
         fraction: f.
         multipliers: int16, of each channel.
         shifts: n of each channel, int16; below 0 to the left.
-        gate: the hard swish between, if there is one.
+        gate: the hard swish or SiLU between, if there is one.
     """
 
     fraction: int
     multipliers: NDArray[np.int16]
     shifts: NDArray[np.int16]
-    gate: Gate | None = None
+    gate: Gate | Logistic | None = None
 
     def step(self, dtype: str, below: bool, above: bool) -> EpilogueStep:
         """Return the only step of an epilogue; see `operand`.
@@ -81,8 +106,12 @@ class Requantization:
         """
         least, most = int(self.shifts.min()), int(self.shifts.max())
         one = least if least == most and least >= 0 else _BY_CHANNEL
-        raised = self.gate.raised if self.gate is not None else _NO_GATE
-        numbers = (self.fraction, raised, one, least < 0, below, above)
+        kind, raised = _NO_GATE, 0
+        if isinstance(self.gate, Gate):
+            kind, raised = _HARD_SWISH, self.gate.raised
+        elif isinstance(self.gate, Logistic):
+            kind, raised = _SILU, self.gate.doublings
+        numbers = (self.fraction, kind, raised, one, least < 0, below, above)
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def operand(self, zero_point: int, low: int, high: int) -> NDArray[np.int16]:
@@ -93,8 +122,10 @@ class Requantization:
             low: smallest quantized value.
             high: largest quantized value.
         """
-        three = self.gate.three if self.gate is not None else 0
-        numbers = (zero_point << self.fraction, low, high, three)
+        number = 0
+        if self.gate is not None:
+            number = self.gate.three if isinstance(self.gate, Gate) else self.gate.factor
+        numbers = (zero_point << self.fraction, low, high, number)
         assert len(numbers) == FIXED_NUMBERS
         return np.concatenate([self.multipliers, self.shifts, np.array(numbers, np.int16)])
 
@@ -104,8 +135,9 @@ class Requantization:
         return (1 << np.maximum(0, self.shifts).astype(np.int32)) >> 1
 
 
-# In place of the shift of all channels, and of k.
-_BY_CHANNEL, _NO_GATE = -1, -1
+# In place of the shift of all channels.
+_BY_CHANNEL = -1
+_NO_GATE, _HARD_SWISH, _SILU = range(3)
 
 
 def swished_requantization(
@@ -136,18 +168,44 @@ def swished_requantization(
     return None
 
 
-def requantization(factors: NDArray[Any], reach: NDArray[Any], span: int) -> Requantization | None:
-    """Return one without a hard swish, if there is one: with one shift for all channels, else fine.
+def logistic_requantization(
+    scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
+) -> Requantization | None:
+    """Return one with a SiLU; None if it is coarser than `LEAST_FRACTION`.
+
+    Args as of `swished_requantization`.
+    """
+    # Below this argument a SiLU is less than half a step from 0.
+    arguments = np.arange(1.0, 24.0, 0.5)
+    near = arguments / (1 + np.exp(arguments)) < scale / 2
+    lowest = float(arguments[near][0] if near.any() else arguments[-1])
+    span = math.ceil(max(high, lowest / scale)) + 1
+    fraction = min(_MOST_FRACTION, math.floor(math.log2(_TOP / span)))
+    found = requantization(scales / scale, reach, span, fraction)
+    if found is None:
+        return None
+    # The argument that v could be at most.
+    most = 2**15 * scale / 2**found.fraction
+    doublings = max(0, math.ceil(math.log2(most / _LOGISTIC_REACH)))
+    factor = round(2**15 * most / (_LOGISTIC_REACH * 2**doublings))
+    return replace(found, gate=Logistic(min(factor, _TOP), doublings))
+
+
+def requantization(
+    factors: NDArray[Any], reach: NDArray[Any], span: int, most_fraction: int = _MOST_FRACTION
+) -> Requantization | None:
+    """Return one without a gate, if there is one: with one shift for all channels, else fine.
 
     Args:
         factors: what one of an accumulator is worth, in steps of the result, by channel.
         reach: largest magnitude of the accumulators, by channel.
         span: a magnitude beyond which the result less its zero point is at an end.
+        most_fraction: f at most.
     """
     factors = factors.astype(np.float64)
     room = np.log2(_TOP / np.maximum(factors, np.finfo(np.float32).tiny))
     for same, least in ((True, _LEAST_OF_ONE_SHIFT), (False, LEAST_FRACTION)):
-        for fraction in range(_MOST_FRACTION, least - 1, -1):
+        for fraction in range(most_fraction, least - 1, -1):
             most = np.floor(room) - fraction - 15
             most = np.full_like(most, most.min()) if same else most
             shifts = np.clip(most, 0 if same else _MOST_LEFT, _MOST_RIGHT)
@@ -204,15 +262,16 @@ class _Maker:
         self, e: Emitter, step: EpilogueStep, operand: Any, channel: Index, lanes: int, dtype: str
     ) -> None:
         self.e, self.lanes, self.dtype = e, lanes, dtype
-        self.fraction, self.raised, self.shift = map(int, step.parameters[:3])
-        self.left, self.below, self.above = map(bool, step.parameters[3:])
+        self.fraction, self.kind, self.raised, self.shift = map(int, step.parameters[:4])
+        self.left, self.below, self.above = map(bool, step.parameters[4:])
         size = int(operand.shape[0])
         numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
-        zero, self.low, self.high, three = numbers
+        zero, self.low, self.high, number = numbers
         self.zero = self.every(e.isa.rounding_offset(zero, self.fraction, dtype))
-        if self.raised != _NO_GATE:
-            self.three = self.every(three)
-            self.six = self.every(three * tirx.const(2, "int16"))
+        if self.kind != _NO_GATE:
+            self.number = self.every(number)
+        if self.kind == _HARD_SWISH:
+            self.six = self.every(number * tirx.const(2, "int16"))
         if self.shift == _BY_CHANNEL:
             channels = (size - FIXED_NUMBERS) // 2
             shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
@@ -249,14 +308,35 @@ class _Maker:
         else:
             words = isa.shift_and_narrow_pair(accumulators, self.shift)
         value = self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
-        if self.raised == _NO_GATE:
+        if self.kind == _NO_GATE:
             return value
-        zeros = broadcast(tirx.const(0, "int16"), 2 * self.lanes)
-        gate = tirx.min(tirx.max(add_saturating(value, self.three), zeros), self.six)
+        return self.silu(value) if self.kind == _SILU else self.hard_swish(value)
+
+    def hard_swish(self, value: Any) -> Any:
+        """Return v times the gate."""
+        gate = tirx.min(tirx.max(add_saturating(value, self.number), self.same(0)), self.six)
         if self.raised:
-            by = broadcast(tirx.const(self.raised, "int16"), 2 * self.lanes)
-            gate = tirx.shift_left(gate, by)
-        return isa.multiply_high_rounded(value, gate)
+            gate = tirx.shift_left(gate, self.same(self.raised))
+        return self.e.isa.multiply_high_rounded(value, gate)
+
+    def silu(self, value: Any) -> Any:
+        """Return v times the logistic function."""
+        isa, let = self.e.isa, self.e.let
+        size = let("size", tirx.max(value, self.same(0) - value))
+        t = let("t", isa.multiply_high_rounded(size, self.number))
+        for _ in range(self.raised):
+            t = let("t", add_saturating(t, t))
+        place = let("place", self.same(_TOP) - t - t)
+        *others, most = LOGISTIC
+        total = self.same(most)
+        for coefficient in reversed(others):
+            product = isa.multiply_high_rounded(total, place)
+            total = let("p", product + self.same(coefficient))
+        return tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
+
+    def same(self, number: int) -> Any:
+        """Return a constant in all lanes of 16 bits."""
+        return constant(number, "int16", 2 * self.lanes)
 
 
 def bounded(quantized: Any, low: Any, high: Any) -> Any:

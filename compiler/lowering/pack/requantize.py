@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, EpilogueStep
-from edgec.compiler.kernels.emit.requantize import requantization, swished_requantization
+from edgec.compiler.kernels.emit.requantize import (
+    logistic_requantization,
+    requantization,
+    swished_requantization,
+)
 from edgec.compiler.kernels.integer_elementwise import (
     IntegerElementwiseWorkload,
     accumulator_fraction,
@@ -99,6 +103,14 @@ def with_bias(kernel: OpenKernel, size: int, bias: QuantizedConstant) -> list[An
     return [*arguments[:2], constant(total.astype(operand.dtype)), *arguments[3:]]
 
 
+# What can come between accumulators times their scale and the result, and what plans it.
+GATES: dict[tuple[EpilogueStep, ...], Any] = {
+    (): None,
+    (EpilogueStep("hard_swish"),): swished_requantization,
+    (EpilogueStep("silu"),): logistic_requantization,
+}
+
+
 def requantized(
     kernel: OpenKernel,
     qparams: QParams,
@@ -114,14 +126,14 @@ def requantized(
         ends: whether the smallest and the largest value are those of the type.
 
     Returns:
-        None if more than a scale, or a scale and a hard swish, comes before, or numbers do not fit.
+        None if more comes before than a scale and a gate, or numbers do not fit.
     """
     scaled = EpilogueStep("multiply", "channel")
     if not kernel.template.fixed_point:
         return None
-    swish = kernel.steps == (scaled, EpilogueStep("hard_swish"))
-    if not swish and kernel.steps != (scaled,):
+    if kernel.steps[:1] != (scaled,) or kernel.steps[1:] not in GATES:
         return None
+    gated = GATES[kernel.steps[1:]]
     arguments = kernel.arguments
     weight, bias, scales = (value_of(arguments[place]) for place in (1, 2, -1))
     limits = np.iinfo(dtype_of(arguments[0]))
@@ -135,13 +147,12 @@ def requantized(
     reach = np.zeros(scales.size)
     reach[: len(flat)] = np.maximum(np.abs(most), np.abs(least))
     low, high = (int(np.rint(end)) + qparams.zero_point for end in numbers[2:])
-    if not swish:
+    if gated is None:
         factors = scales.astype(np.float64) / float(qparams.scale)
         span = max(high - qparams.zero_point, qparams.zero_point - low) + 1
         found = requantization(factors, reach, span)
     else:
-        scale, most = float(qparams.scale), high - qparams.zero_point
-        found = swished_requantization(scales, reach, scale, most)
+        found = gated(scales, reach, float(qparams.scale), high - qparams.zero_point)
     if found is None:
         return None
     rounded = constant((bias + found.halves).astype(bias.dtype))

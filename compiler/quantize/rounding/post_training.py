@@ -1,7 +1,6 @@
 """Correct a model after rounding, without labels, step by step."""
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import (
@@ -30,9 +29,9 @@ def _unchanged(
     return packed_weight
 
 
-_ROUNDINGS: dict[
-    Rounding, Callable[[Operator, PackedWeight, Moments, ResolvedRecipe], PackedWeight]
-] = {
+_Round = Callable[[Operator, PackedWeight, Moments, ResolvedRecipe], PackedWeight]
+
+_ROUNDINGS: dict[Rounding, _Round] = {
     "nearest": _unchanged,
     "second-order": round_second_order,
     "learned": round_learned,
@@ -53,7 +52,7 @@ def correct_after_training(
     """
     if quantization.resolved.recipe.weights in ("fp16", "bf16", "float"):
         return quantization
-    plan, resolved = quantization.plan, quantization.resolved
+    plan = quantization.plan
     weighted = [operator for operator in plan.weighted() if has_moments(operator)]
     groups = shared_weights(plan.graph, weighted)
     # Those that share their weights one after the other.
@@ -65,20 +64,37 @@ def correct_after_training(
         assert model is not None
         found = measure_moments(model, operators, samples, progress)
     shown = progress or Silent()
-    moments_of = counted(found, shown, "rounding", len(operators))
-    for group in groups:
-        # One weight for all of them, rounded for what all of them read.
-        each = {operator.name: moments for operator, moments in islice(moments_of, len(group))}
-        first, names = group[0], [operator.name for operator in group]
-        moments = joined_moments([*each.values()]) if len(group) > 1 else each[first.name]
-        better = _ROUNDINGS[rounding](first, quantization.weights[first.name], moments, resolved)
-        quantization = quantization.with_weights(dict.fromkeys(names, better))
-        if samples is None:
-            continue
-        spread = scale_corrected(quantization, first, moments)
-        quantization = quantization.with_weights(dict.fromkeys(names, spread))
-        for operator in group:
-            bias = corrected_bias(quantization, operator, each[operator.name])
-            if bias is not None:
-                quantization = quantization.with_biases({operator.name: bias})
+    group_of = {operator.name: group for group in groups for operator in group}
+    # Until all of a group have been seen; they come in the order that takes least memory.
+    seen: dict[str, Moments] = {}
+    for operator, own in counted(found, shown, "rounding", len(operators)):
+        seen[operator.name] = own
+        group = group_of[operator.name]
+        if all(other.name in seen for other in group):
+            each = {other.name: seen.pop(other.name) for other in group}
+            quantization = _corrected(quantization, group, each, _ROUNDINGS[rounding], samples)
+    return quantization
+
+
+def _corrected(
+    quantization: Quantization,
+    group: Sequence[Operator],
+    each: Mapping[str, Moments],
+    rounded: _Round,
+    samples: Samples | None,
+) -> Quantization:
+    """Return one weight for all of a group, rounded for what all of them read, and their biases."""
+    first, names = group[0], [operator.name for operator in group]
+    moments = joined_moments([*each.values()]) if len(group) > 1 else each[first.name]
+    packed_weight = quantization.weights[first.name]
+    better = rounded(first, packed_weight, moments, quantization.resolved)
+    quantization = quantization.with_weights(dict.fromkeys(names, better))
+    if samples is None:
+        return quantization
+    spread = scale_corrected(quantization, first, moments)
+    quantization = quantization.with_weights(dict.fromkeys(names, spread))
+    for operator in group:
+        bias = corrected_bias(quantization, operator, each[operator.name])
+        if bias is not None:
+            quantization = quantization.with_biases({operator.name: bias})
     return quantization

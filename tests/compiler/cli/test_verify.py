@@ -36,5 +36,5 @@ def test_inputs_of_ones_own(call: Call, digits_bundle: Path, digits: Path, tmp_p
     assert code == 1
     assert "logits" in out
     assert "times the error allowed" in err
-    check_error(call(*given, "--expected", "logit=logits.npy"), 4, "did you mean 'logits'")
+    check_error(call(*given, "--expected", "logit=logits.npy"), 4, "did you mean logits?")
     check_error(call("verify", digits_bundle, "--expected", "outputs.npz"), 2, "--input")

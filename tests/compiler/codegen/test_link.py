@@ -1,5 +1,6 @@
 """Linked files have every function that they call."""
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from onnx import TensorProto
 from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import compile_model
+from edgec.compiler.codegen.executor import FOLDER
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.options import CompileOptions
@@ -51,3 +53,27 @@ def test_conversions_of_64_bits_on_32(float_dtype: int, wide_dtype: int, tmp_pat
     unresolved = {symbol.name for symbol in symbols if symbol["st_shndx"] == "SHN_UNDEF"}
     assert not {name for name in unresolved if name.startswith(("__fix", "__float"))}
     assert "free" in unresolved
+
+
+def test_halves_of_processors_without_them(tmp_path: Path) -> None:
+    """To the nearest, ties to even: all halves, what lies between them, and what is beyond."""
+    source = tmp_path / "halves.c"
+    source.write_text(
+        f"""#define __riscv 1
+#include "{FOLDER / "conversions.c"}"
+void halves(const float* x, _Float16* y, int n) {{
+  for (int i = 0; i < n; i++) y[i] = __truncsfhf2(x[i]);
+}}"""
+    )
+    library = tmp_path / "halves.so"
+    link_shared([source], library, load_target("native"))
+    exact = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ordered = np.sort(exact[np.isfinite(exact)])
+    between = (ordered[1:] + ordered[:-1]) / 2
+    around = [np.nextafter(between, np.float32(end)) for end in (-np.inf, np.inf)]
+    values = np.concatenate([exact, between, *around, np.float32([65519, 65520, 1e30, 1e-40])])
+    found = np.empty(len(values), np.float16)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (values, found)]
+    ctypes.CDLL(str(library)).halves(*pointers, len(values))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(found, values.astype(np.float16))

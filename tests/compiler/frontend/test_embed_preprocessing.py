@@ -10,7 +10,7 @@ from onnx import TensorProto
 from PIL import Image
 from support.onnx_graphs import make_model, node, random, save
 
-from edgec.compiler import Bundle, CompileOptions, compile_model
+from edgec.compiler import Bundle, CompileOptions, bench_bundles, compile_model
 from edgec.compiler.bundle.manifest import PreprocessRecord
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.cli.main import main
@@ -127,6 +127,10 @@ def test_a_bundle_takes_bytes_and_verifies(tmp_path: Path) -> None:
     ((inputs, _),) = bundle.vectors()
     assert inputs["x"].max() > 200
     assert verify_bundle(bundle, model=path).passed
+    # Rivals take the images as well: what they run prepares them, too.
+    report = bench_bundles([bundle], seconds=0.02, against=["onnxruntime"], model=path)
+    assert not report.cannot
+    assert len(report.rivals) == 1
     # Another order of the channels is another model: the comparison must see it.
     report = verify_bundle(
         bundle, model=path, run=lambda given: bundle.run({"x": given["x"][..., ::-1].copy()})

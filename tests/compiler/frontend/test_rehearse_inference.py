@@ -39,6 +39,16 @@ def test_a_vector_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
         rehearse_inference(model)
 
 
+def test_an_equation_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long is not looked at again to say more about it."""
+    monkeypatch.setattr(room, "SECONDS", 1)
+    layer = node("Einsum", ["x", "z"], ["y"], equation="bij,bjk->bik")
+    model = make_model([layer], {"x": [5, 2, 3], "z": [5, 3, 4]}, ["y"])
+    model.graph.node[0].attribute[0].s = b"> bik, k"
+    with pytest.raises(UnsupportedModelError, match="over 1 s"):
+        simplify(model)
+
+
 def test_weights_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rehearsal has their types, as the inference has, but not their bytes."""
     seen: list[onnx.ModelProto] = []

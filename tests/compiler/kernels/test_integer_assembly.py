@@ -24,9 +24,10 @@ from edgec.compiler.kernels.matmul.integer import (
 from edgec.targets import Target, load_target
 
 INSTRUCTIONS = {
-    "rpi4": ("smull", "smlal", "sadalp"),
+    "rpi4": ("smull", "smlal2", "sadalp"),
     "rpi5": ("sdot",),
     "x86-64-v3": ("vpmaddubsw", "vpmaddwd"),
+    "x86-64-v3-vnni": ("vpdpbusd",),
     "x86-64-v4-vnni": ("vpdpbusd",),
 }
 
@@ -49,7 +50,7 @@ def inner_loops(target: str, decision: ConvDecision | None = None) -> list[list[
 def loops_of(kernel: Kernel, machine: Target, first: str) -> list[list[str]]:
     """Innermost loops of a kernel that hold an instruction."""
     module = to_object({"kernel": kernel.function}, tvm.target.Target(machine.llvm()))
-    lines = str(module.inspect_source("s")).splitlines()
+    lines = str(module.inspect_source("s")).replace("\t{vex}\t", "\t").splitlines()
     labels: dict[str, int] = {}
     spans = []
     for number, line in enumerate(lines):

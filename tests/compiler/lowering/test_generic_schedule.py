@@ -6,9 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto
+from support.kernel_runs import compile_graph
 from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.parity.oracle import run_original
 
 DTYPES = {
     TensorProto.FLOAT: np.float32,
@@ -71,3 +73,37 @@ def test_maxima_of_bfloat16_pass_nan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(outputs["Min"].astype(np.float32), np.minimum(wide, other))
     assert np.isnan(outputs["ReduceMax"].astype(np.float32)).all()
     assert np.isnan(outputs["ReduceMin"].astype(np.float32)).all()
+
+
+def test_sums_are_tiles_of_vectors(tmp_path: Path) -> None:
+    """Doubles, integers, weights that only a run knows; extents that fill tiles and do not."""
+    generator = np.random.default_rng(0)
+    doubles = {"a": generator.standard_normal((6, 5)), "b": generator.standard_normal((5, 32))}
+    whole = {"c": generator.integers(-99, 99, (3, 7), "int32")}
+    whole["d"] = generator.integers(-99, 99, (7, 24), "int32")
+    images = {
+        "x": generator.standard_normal((1, 3, 6, 16)).astype(np.float32),
+        "w": generator.standard_normal((4, 3, 3, 3)).astype(np.float32),
+    }
+    inputs = {**doubles, **whole, **images}
+    nodes = [
+        node("MatMul", ["a", "b"], ["double"]),
+        node("MatMul", ["c", "d"], ["whole"]),
+        node("Conv", ["x", "w"], ["image"], pads=[1] * 4),
+    ]
+    dtypes = dict.fromkeys(["a", "b", "double"], TensorProto.DOUBLE)
+    dtypes.update(dict.fromkeys(["c", "d", "whole"], TensorProto.INT32))
+    shapes = {name: array.shape for name, array in inputs.items()}
+    model = make_model(nodes, shapes, ["double", "whole", "image"], dtypes=dtypes)
+    built = compile_graph(model, "native", tmp_path)
+    session = built.open(threads=1)
+    found = session.run(inputs)
+    np.testing.assert_allclose(found["double"], inputs["a"] @ inputs["b"], rtol=1e-12)
+    np.testing.assert_array_equal(found["whole"], inputs["c"] @ inputs["d"])
+    expected = run_original(model, inputs)["image"]
+    np.testing.assert_allclose(found["image"], expected, 1e-4, 1e-5)
+    assert not np.allclose(found["image"], run_original(model, inputs)["image"] + 0.001, 1e-4, 1e-5)
+    # Sums of a tile are variables of its own, not values of the result in memory.
+    functions = [str(f) for name, f in built.program.functions.items() if "matmul" in name]
+    assert functions
+    assert all('scope="local"' in text for text in functions)

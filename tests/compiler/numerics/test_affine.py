@@ -71,6 +71,14 @@ def test_channels_are_off_by_half_a_step_at_most(largest: int) -> None:
     assert np.all(np.abs(packed_weight.values - weight) <= step * 0.5001)
 
 
+def test_scales_are_not_below_the_least() -> None:
+    """So the bias of a channel that training let die is an int32 in units of its products."""
+    weight = np.float32([[1e-12, -1e-12], [127, 1]])
+    packed_weight = quantize_channels(weight, 0, 127, least=np.float32([1e-6, 1e-6]))
+    assert packed_weight.scales.tolist() == [np.float32(1e-6), 1]
+    assert packed_weight.quantized.tolist() == [[0, 0], [127, 1]]
+
+
 @pytest.mark.parametrize(
     ("shape", "axis", "reduced_axis"),
     [((40, 30, 3, 3), 0, 1), ((64, 1, 5, 5), 0, -1), ((50, 20), 1, -2), ((8, 6, 3), 0, 1)],

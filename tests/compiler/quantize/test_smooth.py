@@ -18,6 +18,7 @@ from edgec.compiler.errors import CalibrationError
 from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.quantize.float_fallbacks import float_fallbacks
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.plan import plan_quantization
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe
@@ -120,6 +121,8 @@ def test_outliers_cost_less_and_the_residual_is_not_rounded(tmp_path: Path) -> N
     """Without smoothing what is normalized has one scale for all; a cache keeps the divisors."""
     cache_file = tmp_path / "ranges.json"
     smoothed = case().quantize(recipe="int8", repair=False, cache=cache_file)
+    said = float_fallbacks(smoothed.quantization, lambda _names: None)
+    assert "it smooths what is rounded next" in {f.why for f in said if f.operator == "divide"}
     plain = case().quantize(recipe=QuantizationRecipe(name="plain", smooth=False), repair=False)
     assert smoothed.accuracy is not None
     assert plain.accuracy is not None

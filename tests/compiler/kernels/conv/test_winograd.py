@@ -55,9 +55,8 @@ def winograd_only(out: int, seed: int) -> Any:
 
 @pytest.mark.parametrize("target", X86_TARGETS)
 @pytest.mark.parametrize("out", [2, 4])
-@pytest.mark.parametrize("seed", range(2))
-def test_against_onnx_runtime(target: str, out: int, seed: int, tmp_path: Path) -> None:
-    check_branches(BRANCHES, target, tmp_path, winograd_only(out, seed))
+def test_against_onnx_runtime(target: str, out: int, tmp_path: Path) -> None:
+    check_branches(BRANCHES, target, tmp_path, winograd_only(out, seed=out))
 
 
 def direct_sum(work: ConvWorkload, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -99,6 +98,8 @@ def test_precision(target: str, tmp_path: Path) -> None:
         )
         for out in LARGEST_ERROR
     }
+    # Four tasks share three tiles of output channels (four where vectors have 4 lanes).
+    decisions[4] = replace(decisions[4], vectors=math.ceil(math.ceil(43 / c) / 5), splits=4)
     kernels = {
         f"out{out}": template.emit(work, decision, machine, f"out{out}")
         for out, decision in decisions.items()

@@ -9,16 +9,19 @@ import pytest
 from support.integer_graphs import Code, ConvCase, open_module
 
 from edgec.compiler.kernels.emit import requantize as fixed_point
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.requantize import (
     LEAST_FRACTION,
     Requantization,
     requantization,
     swished_requantization,
 )
+from edgec.compiler.lowering.pack.requantize import GATES
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
 
 CONV = ConvCase([1, 40, 9, 11], [37, 40, 3, 3], attributes={"padding": (1, 1, 1, 1)}, largest=63)
+SILU = replace(CONV, result=Code("uint8", 0.03, 10), silu=True)
 SWISH = replace(CONV, result=Code("uint8", 0.03, 20), swish=True)
 
 
@@ -28,6 +31,9 @@ SWISH = replace(CONV, result=Code("uint8", 0.03, 20), swish=True)
         CONV,
         replace(CONV, result=Code("uint8", 0.001, 255)),
         replace(CONV, relu=True),
+        SILU,
+        replace(SILU, result=Code("uint8", 0.009, 31)),
+        replace(SILU, result=Code("uint8", 0.2, 2)),
         SWISH,
         replace(SWISH, result=Code("uint8", 0.012, 31)),
         replace(SWISH, result=Code("uint8", 0.12, 3)),
@@ -37,11 +43,11 @@ def test_codes_are_those_of_real_numbers(case: ConvCase) -> None:
     """Off by less than `fixed_point` states, before both are rounded."""
     plan = case.fixed_point()
     assert plan is not None
-    assert (plan.gate is not None) == case.swish
+    assert (plan.gate is not None) == (case.swish or case.silu)
     limits = np.iinfo(case.result.dtype)
     exact = np.clip(case.exact() + case.result.zero_point, limits.min, limits.max)
     error = np.abs(case.expected() - exact)
-    slack = 2.0 ** (1 + case.swish - plan.fraction)
+    slack = 2.0 ** (1 + case.swish - plan.fraction) + case.silu * 255 / 2**11
     assert error.max() < 0.5 + slack
     assert error.max() > 0.4
     # As many are rounded the other way as the slack says, on average less than half of it.
@@ -96,7 +102,7 @@ def test_a_multiplier_that_is_off_shows(
     def off(scales: np.ndarray, *others: Any, **named: Any) -> Requantization | None:
         return plan(scales * 1.003, *others, **named)
 
-    monkeypatch.setattr("edgec.compiler.lowering.pack.requantize.swished_requantization", off)
+    monkeypatch.setitem(GATES, (EpilogueStep("hard_swish"),), off)
     (tmp_path / "off").mkdir()
     wrong = open_module(SWISH.module(), machine, tmp_path / "off")
     assert not np.array_equal(wrong.run(x)["y"], expected)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ BLOCK = 1 << 16
 
 # Largest relative error in units of 2**-23.
 BOUNDS = {"exp": 2, "sigmoid": 4, "tanh": 4, "erf": 3}
+# The functions that kernels use as well; of the others only a sample is tried.
+EVERYWHERE = tuple(BOUNDS)
 EXACT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exp": np.exp,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
@@ -45,7 +48,7 @@ def evaluate(
     """Computes a function by name, in vectors or value by value (`exp_1`)."""
     target = load_target(request.param)
     kernels = {}
-    for name, function in FUNCTIONS.items():
+    for name, function in ((name, FUNCTIONS[name]) for name in EVERYWHERE):
         for lanes in (target.float_lanes, 1):
             e = Emitter(target)
             x, y = e.buffer("x", BLOCK, "float32"), e.buffer("y", BLOCK, "float32")
@@ -72,7 +75,7 @@ def relative_error(name: str, x: np.ndarray, actual: np.ndarray) -> float:
     return float((np.abs(wide - expected[normal]) / np.abs(expected[normal])).max() * 2**23)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 def test_error_is_within_its_bound(
     name: str, evaluate: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
@@ -83,13 +86,13 @@ def test_error_is_within_its_bound(
     assert relative_error(name, POINTS, worse) > BOUNDS[name]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 def test_scalars_are_as_good(name: str, evaluate: Callable[[str, np.ndarray], np.ndarray]) -> None:
     some = POINTS[::7]
     assert relative_error(name, some, evaluate(f"{name}_1", some)) <= BOUNDS[name]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 @pytest.mark.parametrize("lanes", ["", "_1"], ids=["vector", "scalar"])
 def test_special_values(
     name: str, lanes: str, evaluate: Callable[[str, np.ndarray], np.ndarray]
@@ -102,7 +105,7 @@ def test_special_values(
     np.testing.assert_array_equal(result[1:], [low, high, low, high, middle, middle])
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 def test_denormal_inputs_and_results(
     name: str, evaluate: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
@@ -124,3 +127,47 @@ def test_results_never_leave_their_range(
         result = evaluate(name, POINTS)
         assert result.min() >= low
         assert result.max() <= high
+
+
+# Where they are tried, the largest error relative to the result or to `scale`, and values at the
+# ends: minus infinity, infinity.
+SAMPLED: dict[str, tuple[float, float, float, Callable[[np.ndarray], np.ndarray]]] = {
+    "acos": (-1, 1, 4, np.arccos),
+    "asin": (-1, 1, 4, np.arcsin),
+    "atan": (-50, 50, 4, np.arctan),
+    "cos": (-1000, 1000, 4, np.cos),
+    "cosh": (-88, 88, 5, np.cosh),
+    "nearbyint": (-100, 100, 0, np.rint),
+    "round": (-100, 100, 0, np.rint),
+    "sin": (-1000, 1000, 4, np.sin),
+    "sinh": (-88, 88, 5, np.sinh),
+}
+
+
+def test_functions_of_generic_code(tmp_path: Path) -> None:
+    target = load_target("native")
+    assert set(SAMPLED) | set(EVERYWHERE) == set(FUNCTIONS)
+    size = 1 << 12
+    kernels = {}
+    for name in SAMPLED:
+        e = Emitter(target)
+        x, y = e.buffer("x", size, "float32"), e.buffer("y", size, "float32")
+        with e.tasks() as task:
+            at = task * target.float_lanes
+            e.store(y, at, FUNCTIONS[name](e.load(x, at, target.float_lanes)))
+        kernels[name] = Kernel(e.function(name), size // target.float_lanes)
+    run = LoadedKernels(kernels, "native", tmp_path)
+    for name, (low, high, bound, exact) in SAMPLED.items():
+        x = np.linspace(low, high, size).astype(np.float32)
+        x[:5] = [0.5, -0.5, 1, -1, 0]
+        with np.errstate(invalid="ignore"):
+            expected = exact(x.astype(np.float64))
+        found = run(name, x, size=size).astype(np.float64)
+        # Near a zero crossing sine and cosine are as exact as the angle.
+        near = np.maximum(np.abs(expected), 1e-3 if name in ("sin", "cos", "acos") else 1e-30)
+        error = float((np.abs(found - expected) / near).max() * 2**23)
+        assert error <= bound, (name, error)
+        x[:3] = [np.nan, np.inf, -np.inf]
+        with np.errstate(invalid="ignore"):
+            ends = exact(x[:3].astype(np.float64)).astype(np.float32)
+        np.testing.assert_allclose(run(name, x, size=size)[:3], ends, 1e-6, err_msg=name)

@@ -55,6 +55,7 @@ CASES = {
         result=Code("uint8", 0.03, 20),
         swish=True,
     ),
+    "SiLU": ConvCase([1, 20, 5, 6], [9, 20, 1, 1], result=Code("uint8", 0.03, 10), silu=True),
     "depthwise": ConvCase(
         [1, 20, 9, 8], [20, 1, 3, 3], groups=20, attributes={"padding": (1, 1, 1, 1)}
     ),
@@ -217,7 +218,7 @@ OPERATIONS: dict[str, tuple[Sequence[Array], Callable[[Isa, list[Any]], Any]]] =
     ),
     "dot": (
         [_sums(16, 8) >> 4, _words(16, 16).view(np.int32), _words(16, 16)[::-1].view(np.int32)],
-        lambda isa, x: _wide(isa).add(x[0], [(x[1],)], [x[2]]),
+        lambda isa, x: _wide(isa).add(x[0], [x[1]], [x[2]]),
     ),
 }
 
