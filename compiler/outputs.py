@@ -25,16 +25,24 @@ def check_before_work(output: Path, options: CompileOptions, target: Target) -> 
         check_output_folder(options.dump)
     if options.records is not None:
         Database.read(options.records)
-    if options.compression is not None:
-        if options.compression.report is not None:
-            check_output_file(options.compression.report)
-        if options.compression.checkpoint is not None:
-            check_output_file(options.compression.checkpoint, make_folders=True)
+    for given in (options.compression, options.quantization):
+        if given is not None and given.report is not None:
+            check_output_file(given.report)
+    check_before_transform(options)
+    driver(target)
+
+
+def check_before_transform(options: CompileOptions) -> None:
+    """Refuse what would fail after compression and quantization: what they keep, and the metric.
+
+    Raises:
+        OutputError: a file cannot be written.
+        UsageError: the metric does not exist.
+    """
+    if options.compression is not None and options.compression.checkpoint is not None:
+        check_output_file(options.compression.checkpoint, make_folders=True)
     if options.quantization is not None:
-        if options.quantization.report is not None:
-            check_output_file(options.quantization.report)
         cache = options.quantization.cache
         if cache is not None and not cache.is_file():
             check_output_file(cache, make_folders=True)
     load_metric(options.samples.metric)
-    driver(target)

@@ -5,8 +5,7 @@ room; the names in `PHASES` are what progress, dumps and the table of times call
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -22,24 +21,17 @@ from edgec.compiler.bundle.manifest import (
     ParityRecord,
 )
 from edgec.compiler.bundle.runner import runner_files
-from edgec.compiler.calibration.accuracy import load_metric
-from edgec.compiler.calibration.context import ModelContext
-from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.compress.compression_report import (
     write_compression_report as write_compression_report,
 )
-from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.describe import Compilation, describe_compilation, vector_files
-from edgec.compiler.errors import BadInputError, UnsupportedModelError, UsageError
+from edgec.compiler.errors import BadInputError, UnsupportedModelError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
-from edgec.compiler.frontend.onnx_facts import quantizes_activations
 from edgec.compiler.frontend.onnx_file import read_model
-from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import Signature
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
@@ -55,11 +47,11 @@ from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.reference import run_reference
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantization_report import write_quantization_report
-from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
+from edgec.compiler.transform import open_samples, transform_model
 from edgec.targets import Target, load_target
 
 PHASES = (
@@ -127,7 +119,7 @@ def compile_model(
             source, options.shapes, options.freeze, options.limits, phase, options.images
         )
         module, signature = canonical.module, canonical.signature
-        samples = _samples(options, canonical.graph, signature)
+        samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
             original = Expected.of_original(
                 source.original, canonical, options.inputs, samples, options.seed
@@ -136,31 +128,15 @@ def compile_model(
         del source
         if original.advice:
             progress.warn(original.advice)
-        metric = options.samples.metric or ""
-        context = ModelContext(
-            signature=signature,
-            target=target,
-            evaluate=partial(evaluate_here, progress=progress),
-            value_names=canonical.value_names,
-            samples=samples,
-            inputs=original.inputs,
-            metric=load_metric(options.samples.metric),
-            progress=progress,
+        # The phases compress and quantize.
+        transformed = transform_model(
+            canonical, target, options, samples, original.inputs, record.sha256, progress, phase
         )
-        compressed: CompressedModel | None = None
-        quantized: QuantizedModel | None = None
+        module = transformed.module
+        compressed, quantized = transformed.compressed, transformed.quantized
+        metric = options.samples.metric or ""
         expected = original
-        if options.compression is not None:
-            with phase("compress") as show:
-                compressed = show(compress_model(module, options.compression, context))
-            module = compressed.module
-        if options.quantization is not None:
-            with phase("quantize") as show:
-                quantized = show(
-                    quantize_model(module, options.quantization, context, record.sha256)
-                )
-            module = quantized.module
-        if compressed is not None or quantized is not None:
+        if transformed.is_changed:
             on_integers = (
                 options.quantization is not None
                 and options.quantization.recipe.activations != "float"
@@ -313,29 +289,3 @@ def _phases(options: CompileOptions) -> list[str]:
     }
     asked["expect"] = any(asked.values())
     return [phase for phase in PHASES if asked.get(phase, True)]
-
-
-def _samples(
-    options: CompileOptions, graph: onnx.ModelProto, signature: Signature
-) -> Samples | None:
-    """Return the samples of a quantized compile, opened before anything takes long."""
-    options_given = [o for o in (options.compression, options.quantization) if o is not None]
-    if not options_given:
-        return None
-    if quantizes_activations(graph.graph):
-        raise UsageError(
-            "this model is quantized already (it has QuantizeLinear nodes); compile it without "
-            "--compress and --quantize, or start from the float model"
-        )
-    chosen = options.samples
-    if options.images is not None:
-        # The model prepares them: samples are the images themselves.
-        bare = Preprocess(resize=options.images.preprocess.resize, scale=1, layout="nhwc")
-        chosen = replace(chosen, preprocess=bare)
-    samples = chosen.open(signature.inputs)
-    for given in options_given:
-        given.check_samples(samples is not None)
-    if options.quantization is not None and samples is not None and samples.count is not None:
-        own_metric = options.samples.metric is not None
-        options.quantization.check_resolution(samples.count, signature.outputs, own_metric)
-    return samples

@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("codegen",),
     ("runtime",),
     ("options", "backend"),
+    ("transform",),
     ("bundle",),
     ("parity",),
     ("inspection", "describe", "outputs"),

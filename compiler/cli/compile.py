@@ -9,6 +9,7 @@ import click
 from edgec.compiler.cli.options import (
     as_path,
     change_options,
+    change_report_options,
     changes,
     inputs_option,
     json_option,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @shape_options
 @inputs_option
 @change_options
+@change_report_options
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")

@@ -99,68 +99,79 @@ def progress_of(quiet: bool, verbose: bool = False) -> "Progress":
     return Silent() if quiet else Steps(verbose)
 
 
+_CHANGES = (
+    click.option(
+        "--compress",
+        metavar="RECIPE",
+        help=f"{', '.join(STEP_NAMES)} (N in percent), joined by commas; or *.toml.",
+    ),
+    click.option(
+        "--checkpoint", type=as_path, metavar="FILE.npz", help="Keep the training of distill."
+    ),
+    click.option(
+        "--quantize",
+        metavar="RECIPE",
+        help=f"{', '.join(RECIPES)}; or *.toml.",
+    ),
+    click.option("--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."),
+    click.option(
+        "--preprocess",
+        metavar="KEY=VALUE,…",
+        help="Of images: resize=stretch|crop|pad, mean=, std=, scale=, color=, layout=.",
+    ),
+    click.option(
+        "--embed-preprocess",
+        is_flag=True,
+        help="Make --preprocess part of the model: it takes uint8 images [N, H, W, C].",
+    ),
+    click.option(
+        "--image-size",
+        metavar="HEIGHTxWIDTH",
+        help="Of the images that an embedded preprocessing resizes.",
+    ),
+    click.option("--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"),
+    click.option("--calibration-limit", type=int, metavar="N", help="Batches, at most 300."),
+    click.option(
+        "--calibration-cache", type=as_path, metavar="FILE.json", help="Keep the ranges there."
+    ),
+    click.option("--no-repair", is_flag=True, help="Round to the nearest, biases as they are."),
+    click.option(
+        "--rounding", type=click.Choice(ROUNDINGS), help="Of weights.  [default: second-order]"
+    ),
+    click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one answer in 100."),
+    click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
+    click.option(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="Instead of the share of equal largest classes.",
+    ),
+)
+_CHANGE_REPORTS = (
+    click.option(
+        "--compress-report",
+        type=as_path,
+        metavar="FILE.html|.json",
+        help="What each step gained and cost.",
+    ),
+    click.option(
+        "--report", type=as_path, metavar="FILE.html|.json", help="What each operator costs."
+    ),
+)
+
+
 def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return what changes a model's numbers; `changes` reads it."""
-    options = (
-        click.option(
-            "--compress",
-            metavar="RECIPE",
-            help=f"{', '.join(STEP_NAMES)} (N in percent), joined by commas; or *.toml.",
-        ),
-        click.option(
-            "--compress-report",
-            type=as_path,
-            metavar="FILE.html|.json",
-            help="What each step gained and cost.",
-        ),
-        click.option(
-            "--checkpoint", type=as_path, metavar="FILE.npz", help="Keep the training of distill."
-        ),
-        click.option(
-            "--quantize",
-            metavar="RECIPE",
-            help=f"{', '.join(RECIPES)}; or *.toml.",
-        ),
-        click.option(
-            "--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."
-        ),
-        click.option(
-            "--preprocess",
-            metavar="KEY=VALUE,…",
-            help="Of images: resize=stretch|crop|pad, mean=, std=, scale=, color=, layout=.",
-        ),
-        click.option(
-            "--embed-preprocess",
-            is_flag=True,
-            help="Make --preprocess part of the model: it takes uint8 images [N, H, W, C].",
-        ),
-        click.option(
-            "--image-size",
-            metavar="HEIGHTxWIDTH",
-            help="Of the images that an embedded preprocessing resizes.",
-        ),
-        click.option(
-            "--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"
-        ),
-        click.option("--calibration-limit", type=int, metavar="N", help="Batches, at most 300."),
-        click.option(
-            "--calibration-cache", type=as_path, metavar="FILE.json", help="Keep the ranges there."
-        ),
-        click.option("--no-repair", is_flag=True, help="Round to the nearest, biases as they are."),
-        click.option(
-            "--rounding", type=click.Choice(ROUNDINGS), help="Of weights.  [default: second-order]"
-        ),
-        click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one answer in 100."),
-        click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
-        click.option(
-            "--metric",
-            metavar="MODULE:FUNCTION",
-            help="Instead of the share of equal largest classes.",
-        ),
-        click.option(
-            "--report", type=as_path, metavar="FILE.html|.json", help="What each operator costs."
-        ),
-    )
+    return _with_options(command, _CHANGES)
+
+
+def change_report_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return reports on what changed a model's numbers; `changes` reads them, too."""
+    return _with_options(command, _CHANGE_REPORTS)
+
+
+def _with_options(
+    command: Callable[..., Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
@@ -192,7 +203,7 @@ def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -
         names: the names of the fields, by option.
         owner: option that they need; empty if it is given.
     """
-    given = {name: settings[name] for name in names if settings[name] not in (None, False)}
+    given = {name: settings[name] for name in names if settings.get(name) not in (None, False)}
     if given and owner:
         name = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{name} belongs to {owner}, which is not given")

@@ -5,13 +5,16 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgec.compiler.cli.options import (
     as_path,
+    change_options,
+    changes,
     model_options,
+    progress_of,
     quiet_option,
     shape_options,
     target_option,
@@ -63,6 +66,7 @@ def parse_time(text: str) -> float:
 @click.option("--tasks", default="", metavar="0,2-5,…", help="Only these: numbers or operators.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default=STRATEGIES[0], show_default=True)
 @shape_options
+@change_options
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option("--dry-run", is_flag=True, help="List the tasks, do nothing.")
 @click.option("--report", type=as_path, metavar="FILE.html|.json", help="What each kernel gained.")
@@ -83,12 +87,15 @@ def tune(
     shapes: Sequence[str],
     freeze: Sequence[str],
     limits: Sequence[str],
+    compress: str | None,
+    quantize: str | None,
     seed: int,
     dry_run: bool,
     report: Path | None,
     log: Path | None,
     quiet: bool,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Search for the fastest kernels of a MODEL on a target.
 
@@ -111,7 +118,9 @@ def tune(
     )
     from edgec.compiler.options import CompileOptions
 
-    compile_options = CompileOptions(**model_options(shapes, freeze, limits), seed=seed)
+    compile_options = CompileOptions(
+        **model_options(shapes, freeze, limits), **changes(compress, quantize, settings), seed=seed
+    )
     from edgec.compiler.tune.api import tune_model, tuning_tasks
 
     if dry_run or database is None:
@@ -127,7 +136,15 @@ def tune(
                 return JsonEvents()
             return Several([] if quiet else [stack.enter_context(Screen(tuner))])
 
-        found = tune_model(model, target, database, options, compile_options, watch=watch)
+        found = tune_model(
+            model,
+            target,
+            database,
+            options,
+            compile_options,
+            watch=watch,
+            progress=progress_of(quiet or as_json),
+        )
     if not as_json:
         print_tuned(found, database)
 

@@ -19,6 +19,7 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.support.files import check_output_file
 from edgec.compiler.support.html_report import Subject
+from edgec.compiler.support.progress import Progress
 from edgec.compiler.tune.devices import BoardDevice, CountingDevice, Device, Host
 from edgec.compiler.tune.events import LogFile, Several
 from edgec.compiler.tune.options import TuneOptions
@@ -43,7 +44,7 @@ def tuning_tasks(
     Args:
         model: the ONNX file, or what was read from one.
         target: a target, its name, or the path of a target file.
-        options: shapes and frozen inputs.
+        options: what shapes the model: shapes, frozen inputs, compression and quantization.
         tasks: which of them; see `TuneOptions`.
     """
     target = target if isinstance(target, Target) else load_target(target)
@@ -58,6 +59,7 @@ def tune_model(
     compile_options: CompileOptions | None = None,
     *,
     watch: Callable[[Tuner], TuningObserver] | None = None,
+    progress: Progress | None = None,
 ) -> TuneReport:
     """Search for the fastest kernels of a model on a target.
 
@@ -68,8 +70,9 @@ def tune_model(
         target: a target, its name, or the path of a target file.
         database: file of records; read, and added to.
         options: how long, where and how to search; `seconds` or `trials` must be given.
-        compile_options: shapes and frozen inputs.
+        compile_options: what shapes the model: shapes, frozen inputs, compression and quantization.
         watch: makes the observer that is notified of every event.
+        progress: reports what takes long before the search: calibration and rounding.
 
     Raises:
         UsageError: the settings contradict each other or the target.
@@ -86,7 +89,8 @@ def tune_model(
     if options.report is not None:
         check_output_file(options.report, make_folders=True)
     boards = _boards(options, target)
-    plan = plan_tuning(model, target, compile_options or CompileOptions(seed=options.seed))
+    compile_options = compile_options or CompileOptions(seed=options.seed)
+    plan = plan_tuning(model, target, compile_options, progress)
     chosen = select_tasks(plan.tasks, options.tasks)
     _check_some_answer(boards)
     slots: list[Device] = []

@@ -1,10 +1,13 @@
 """End a tuning run: the best decisions take turns, are checked and written down."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgec.compiler.lowering.tuning_records import append
 from edgec.compiler.tune.devices import Measurement
@@ -18,8 +21,10 @@ FINAL_PROCESSES = 3
 LEAST_GAIN = 0.01
 # How often what was chosen is compared with the defaults before they are taken instead.
 CONFIRMATIONS = 3
-# Largest difference from the default's result, as part of the largest value.
+# Largest difference from the default's result, as part of the largest value, where sums of floats
+# depend on their order; and what it may move where the result is quantized then.
 ROUNDING = 1e-4
+QUANTUM = 1
 # What comparing the finalists takes.
 FINAL_MEASUREMENTS = FINAL_PROCESSES * (FINALISTS + 3)
 
@@ -43,6 +48,29 @@ def _median(times: Sequence[_Times]) -> _Times:
         statistics.median(item.model for item in times),
         {n: statistics.median(item.calls[n] for item in times) for n in times[0].calls},
     )
+
+
+def why_differs(expected: NDArray[Any], found: NDArray[Any], *, exact: bool) -> str:
+    """Return how a kernel's result differs from the default's; empty if it is as good.
+
+    Args:
+        expected: the default's, of any dtype.
+        found: the same shape and dtype.
+        exact: whether the kernel sums integers: then every order gives the same bits.
+
+    >>> why_differs(np.array([1, 2], np.uint8), np.array([1, 3], np.uint8), exact=True)
+    'differs in 1 of 2 values'
+    """
+    if exact:
+        kind = f"u{expected.itemsize}"
+        different = int((expected.view(kind) != found.view(kind)).sum())
+        return f"differs in {different} of {expected.size} values" if different else ""
+    if np.issubdtype(expected.dtype, np.integer):
+        steps = int(np.abs(expected.astype(np.int64) - found.astype(np.int64)).max(initial=0))
+        return f"differs by {steps} steps of quantization" if steps > QUANTUM else ""
+    largest = float(np.abs(expected).max(initial=1e-30))
+    difference = float(np.abs(expected - found).max(initial=0.0)) / largest
+    return "" if difference <= ROUNDING else f"differs by {difference:.1e} of the largest value"
 
 
 class Finals:
@@ -160,13 +188,13 @@ class Finals:
             unchecked = {n: d for n, d in chosen.items() if (n, d) not in right}
             if not unchecked:
                 return chosen, rejected
-            for number, difference in self._differences(unchecked).items():
+            for number, why in self._differences(unchecked).items():
                 decision, search = unchecked[number], self.run.searches[number]
-                if difference <= ROUNDING:
+                if not why:
                     right.add((number, decision))
                     continue
                 wrong.add((number, decision))
-                rejected[number] = f"{decision} differs by {difference:.1e} of the largest value"
+                rejected[number] = f"{decision} {why}"
                 self.run.fail(search, decision, rejected[number])
                 self.run.observer.event("rejected", task=search.task.label, why=rejected[number])
 
@@ -189,18 +217,22 @@ class Finals:
             self.run.rounds.discard(variant)
         return processes
 
-    def _differences(self, batch: Mapping[int, str]) -> dict[int, float]:
-        """Return by how much each result differs from the default's, in parts of the largest."""
+    def _differences(self, batch: Mapping[int, str]) -> dict[int, str]:
+        """Return how each result differs from the default's; empty where it does not."""
         built = self.run.rounds.build_check(batch)
         outputs = built.library.parent / "outputs.bin"
         self.run.slots.patiently(lambda device: device.compute(built, outputs))
         data = outputs.read_bytes()
-        found, position = {}, 0
-        for index, number in enumerate(batch):
-            size = built.output_bytes[2 * index]
-            pair = np.frombuffer(data, np.float32, size // 2, position).reshape(2, -1)
-            position += 2 * size
-            largest = float(np.abs(pair[0]).max(initial=1e-30))
-            found[number] = float(np.abs(pair[0] - pair[1]).max(initial=0.0)) / largest
+        # Those of the model come before them.
+        position = len(data) - sum(built.output_bytes[-2 * len(batch) :])
+        found = {}
+        for number in batch:
+            step = self.run.plan.program.steps[self.run.plan.tasks[number].steps[0]]
+            result = step.arguments[-1]
+            count = math.prod(result.shape)
+            pair = np.frombuffer(data, result.dtype, 2 * count, position).reshape(2, count)
+            position += pair.nbytes
+            reads_integers = np.issubdtype(step.arguments[0].dtype, np.integer)
+            found[number] = why_differs(pair[0], pair[1], exact=reads_integers)
         self.run.rounds.discard(built)
         return found

@@ -1,8 +1,9 @@
 """Provide a round: the model with one decision for every kernel, as a library that can be timed.
 
 Kernels are compiled one by one in worker processes, each into an object file of its own that
-later rounds use again. Weights that a kernel reads in an order of its own are not packed: memory of
-their size, filled with numbers of their scale, takes their place as an input.
+later rounds use again. Float weights that a kernel reads in an order of its own are not packed:
+memory of their size, filled with numbers of their scale, takes their place as an input. Weights of
+other types are packed for each decision: they are small, and not every bit pattern is one of them.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.lowering.schedule import kernel_name, without_subnormals
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.tune.compile_kernel import BuiltKernel
 from edgec.compiler.tune.tasks import Task, TuningPlan
@@ -155,16 +157,36 @@ class RoundBuilder:
                 root = value.root
                 if root.role != "constant" or id(root) in seen:
                     continue
-                if not self._is_packed(number, position):
+                if not self._is_packed(number, position) and not self._is_repacked(
+                    number, position
+                ):
                     seen.add(id(root))
                     assert root.array is not None
                     yield root, root.array
 
     def _is_packed(self, step: int, position: int) -> bool:
+        """Return whether memory of its size takes the place of a weight."""
         task = self._task_of.get(step)
         if task is None or position != _WEIGHT:
             return False
-        return TEMPLATES[task.key.operator].weight_size is not None
+        sized = TEMPLATES[task.key.operator].weight_size is not None
+        return sized and not self._is_repacked(step, position)
+
+    def _is_repacked(self, step: int, position: int) -> bool:
+        """Return whether a constant belongs to weights that each decision packs: no floats."""
+        constants = self.plan.program.steps[step].constants
+        if step not in self._task_of or position not in constants or _WEIGHT not in constants:
+            return False
+        return constants[_WEIGHT].dtype != np.float32
+
+    def _packed(self, task: Task, step: int, position: int, decision: str) -> Value:
+        """Return a constant of a step in the order that a decision reads."""
+        template = TEMPLATES[task.key.operator]
+        raw = self.plan.program.steps[step].constants[position]
+        parsed = from_text(template.decision, decision)
+        packed = template.pack(task.workload, parsed, self._target, position, raw)
+        packed = without_subnormals(packed)
+        return Value("constant", packed.shape, str(packed.dtype), array=packed)
 
     def build(self, decisions: Mapping[int, str]) -> Round:
         """Build a round.
@@ -187,65 +209,70 @@ class RoundBuilder:
             raise ToolchainError(f"cannot compile {first.label}: {reason}")
         by_task = {n: built[tasks[n].key, d] for n, d in kept.items()}
         by_task |= {task.number: defaults[task.key, task.default] for task in lost}
-        program, inputs = self._program(by_task)
+        used = {n: kept.get(n, tasks[n].default) for n in by_task}
+        program, inputs = self._program(by_task, used)
         objects = sorted({kernel.path for kernel in by_task.values()})
         if self._fixed.exists():
             objects.append(self._fixed)
         return self._link(program, inputs, objects, kept)
 
     def build_check(self, changes: Mapping[int, str]) -> Round:
-        """Build a round that computes some tasks twice, by their default and by another decision.
+        """Build a round that computes the model by its defaults, and some tasks twice beside it.
 
-        Its outputs are, for each of them in order, the default's result and the other's, from the
-        model's own weights and the same random data.
+        Its last outputs are, for each of these tasks in order, the default's result and that of
+        another decision, from the model's own weights and from what the model computed before the
+        task's first step.
         """
-        chosen = [(self.plan.tasks[number], decision) for number, decision in changes.items()]
-        pairs = [(task.key, d) for task, other in chosen for d in (task.default, other)]
-        built = self._kernels.build(pairs)
-        program = Program([], [])
-        inputs: list[dict[str, Any]] = []
-        for task, other in chosen:
-            step = self.plan.program.steps[task.steps[0]]
-            shared: dict[int, Value] = {}
-            for decision in (task.default, other):
-                kernel = built[task.key, decision]
-                arguments = self._checked_arguments(task, step, decision, shared, inputs)
-                program.inputs += [v for v in shared.values() if v not in program.inputs]
-                shape = (step.arguments[-1].size_bytes,)
-                result = Value("output", shape, "uint8", number=len(program.outputs))
-                program.outputs.append(result)
-                arguments.append(result)
-                program.steps.append(
-                    KernelCall(
-                        kernel.name, tuple(arguments), kernel.tasks, task.label, step.template
-                    )
-                )
+        source, tasks = self.plan.program, self.plan.tasks
+        defaults = [(task.key, task.default) for task in tasks]
+        built = self._kernels.build(
+            [*defaults, *((tasks[number].key, changes[number]) for number in changes)]
+        )
+        results: dict[int, list[Value]] = {}
+        for number in changes:
+            size = source.steps[tasks[number].steps[0]].arguments[-1].size_bytes
+            first = len(source.outputs) + 2 * len(results)
+            results[number] = [
+                Value("output", (size,), "uint8", number=first + each) for each in (0, 1)
+            ]
+        outputs = [*source.outputs, *(value for pair in results.values() for value in pair)]
+        program = Program(list(source.inputs), outputs, copies=source.copies)
+        for index, step in enumerate(source.steps):
+            task = self._task_of.get(index)
+            if task is None:
+                program.steps.append(step)
+                continue
+            if task.number in changes and index == task.steps[0]:
+                pair = (task.default, changes[task.number])
+                for decision, result in zip(pair, results[task.number], strict=True):
+                    kernel = built[task.key, decision]
+                    program.steps.append(self._call(task, index, decision, kernel, result))
+            kernel = built[task.key, task.default]
+            result = step.arguments[-1]
+            program.steps.append(self._call(task, index, task.default, kernel, result))
+        inputs = [{"bytes": value.size_bytes, **self._file(value)} for value in source.inputs]
         objects = sorted({kernel.path for kernel in built.values()})
+        if self._fixed.exists():
+            objects.append(self._fixed)
         return self._link(program, inputs, objects, changes)
 
-    def _checked_arguments(
-        self,
-        task: Task,
-        step: KernelCall,
-        decision: str,
-        shared: dict[int, Value],
-        inputs: list[dict[str, Any]],
-    ) -> list[Value]:
-        template = TEMPLATES[task.key.operator]
-        arguments = []
-        for position, value in enumerate(step.arguments[:-1]):
-            if position in step.constants:
-                parsed = from_text(template.decision, decision)
-                raw = step.constants[position]
-                packed = template.pack(task.workload, parsed, self._target, position, raw)
-                arguments.append(Value("constant", packed.shape, str(packed.dtype), array=packed))
-                continue
-            if position not in shared:
-                size = value.size_bytes
-                shared[position] = Value("input", (size,), "uint8", number=len(inputs), label="x")
-                inputs.append({"bytes": size, "scale": 1.0})
-            arguments.append(shared[position])
-        return arguments
+    def _call(
+        self, task: Task, index: int, decision: str, kernel: BuiltKernel, result: Value
+    ) -> KernelCall:
+        """Return a step of the model by a decision, its constants packed for that."""
+        step = self.plan.program.steps[index]
+        arguments = step.arguments[:-1]
+        if kernel_name(step.template, f"{step.workload} {decision}") != step.kernel:
+            # They are not packed for this one yet.
+            arguments = tuple(
+                self._packed(task, index, position, decision)
+                if position in step.constants
+                else value
+                for position, value in enumerate(arguments)
+            )
+        return dataclasses.replace(
+            step, kernel=kernel.name, arguments=(*arguments, result), tasks=kernel.tasks
+        )
 
     def _link(
         self,
@@ -267,8 +294,13 @@ class RoundBuilder:
         sizes = tuple(value.size_bytes for value in program.outputs)
         return Round(self._count, decisions, library, tuple(inputs), sizes, len(program.steps))
 
-    def _program(self, kernels: Mapping[int, BuiltKernel]) -> tuple[Program, list[dict[str, Any]]]:
-        """Return the program with other kernels, all of its constants turned into inputs."""
+    def _program(
+        self, kernels: Mapping[int, BuiltKernel], decisions: Mapping[int, str]
+    ) -> tuple[Program, list[dict[str, Any]]]:
+        """Return the program with other kernels, constants turned into inputs.
+
+        Except for those that belong to a decision.
+        """
         source = self.plan.program
         program = Program([], source.outputs, [], {}, source.copies)
         inputs: list[dict[str, Any]] = []
@@ -288,7 +320,9 @@ class RoundBuilder:
             arguments = []
             for position, value in enumerate(step.arguments):
                 root = value.root
-                if kernel and self._is_packed(number, position) and root.role == "constant":
+                if task and self._is_repacked(number, position):
+                    value = self._packed(task, number, position, decisions[task.number])
+                elif kernel and self._is_packed(number, position) and root.role == "constant":
                     scale = 1 / math.sqrt(_reduction(step))
                     value = add(kernel.weight_values * 4, {"scale": scale})
                 elif root.role in ("constant", "input"):

@@ -11,7 +11,9 @@ import onnx
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
 from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.frontend.model_argument import write_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
+from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.kernels.template import from_text, to_text
@@ -21,7 +23,12 @@ from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
-from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.outputs import check_before_transform
+from edgec.compiler.runtime.inputs import generate_inputs, rounded_to_half
+from edgec.compiler.support.files import scratch_folder
+from edgec.compiler.support.phases import Phases
+from edgec.compiler.support.progress import Progress, Silent
+from edgec.compiler.transform import open_samples, transform_model
 from edgec.targets.target import Target
 
 
@@ -83,18 +90,46 @@ class TuningPlan:
 
 
 def plan_tuning(
-    model: str | Path | onnx.ModelProto, target: Target, options: CompileOptions
+    model: str | Path | onnx.ModelProto,
+    target: Target,
+    options: CompileOptions,
+    progress: Progress | None = None,
 ) -> TuningPlan:
     """Return everything that a compile does before it chooses decisions, and the list of kernels.
+
+    Args:
+        model: the ONNX file, or what was read from one.
+        target: the target that it is tuned for.
+        options: what shapes the model: shapes, frozen inputs, compression and quantization.
+        progress: reports what takes long; by default nothing does.
 
     Raises:
         UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
+    check_before_transform(options)
+    if isinstance(model, onnx.ModelProto):
+        with scratch_folder() as scratch:
+            source = read_model(write_model(model, scratch), options.limits)
+    else:
+        source = read_model(Path(model), options.limits)
     canonical = canonical_model(
-        model, options.shapes, options.freeze, options.limits, images=options.images
+        source, options.shapes, options.freeze, options.limits, images=options.images
     )
-    module, signature = canonical.module, canonical.signature
+    signature = canonical.signature
+    samples = open_samples(options, canonical.graph, signature)
+    if samples is not None:
+        inputs = rounded_to_half(next(iter(samples)))
+    else:
+        bounds = index_bounds(canonical.graph.graph)
+        inputs = generate_inputs(signature.inputs, options.seed, bounds)
+    progress = progress or Silent()
+    asked = {"compress": options.compression, "quantize": options.quantization}
+    phases = Phases(progress, [name for name, given in asked.items() if given is not None])
+    transformed = transform_model(
+        canonical, target, options, samples, inputs, source.sha256, progress, phases
+    )
+    module = transformed.module
     lowered = lower(pack(module, target, canonical.value_names), target)
     program = schedule(lowered, module, target, signature)
     if not isinstance(program, Program):
@@ -102,8 +137,6 @@ def plan_tuning(
             "shapes in this model depend on data, so its kernels have no sizes to tune for; "
             "freeze the input that they depend on (--freeze)"
         )
-    bounds = index_bounds(canonical.graph.graph)
-    inputs = generate_inputs(signature.inputs, options.seed, bounds)
     return TuningPlan(program, signature, inputs, _tasks(program, target))
 
 

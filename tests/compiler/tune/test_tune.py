@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
+from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.cli.main import main
 from edgec.compiler.cli.tune import parse_time, print_tuned
 from edgec.compiler.errors import UsageError
 from edgec.compiler.kernels import templates
 from edgec.compiler.kernels.template import to_text
 from edgec.compiler.lowering.tuning_records import Database, best_records
+from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.tune.devices import Backoff, Host, MeasureFailed, Measurement
 from edgec.compiler.tune.finals import Finals
 from edgec.compiler.tune.measure import statistics_of
@@ -148,8 +151,6 @@ def test_a_wrong_kernel_is_rejected(
         packed = template.pack(workload, decision, target, position, array)
         wrong = position == 1 and to_text(decision) not in defaults
         return packed * np.float32(1.001) if wrong else packed
-
-    from dataclasses import replace
 
     monkeypatch.setitem(templates.TEMPLATES, "edgec.conv", replace(template, pack=pack))
     medians = Finals.medians
@@ -287,6 +288,53 @@ def test_a_loss_is_neither_recorded_nor_recommended(
     printed = capsys.readouterr().out
     assert ("compile with: --records" in printed) == (gain > 1)
     assert ("too noisy to tell" in printed) == (gain == 1)
+
+
+def test_integer_kernels_are_tuned_and_checked_bit_by_bit(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel that is off by one in a weight is rejected, others are taken and change no bit."""
+    generator = np.random.default_rng(0)
+    samples = tmp_path / "samples.npy"
+    np.save(samples, generator.random((4, 1, 8, 8), np.float32))
+    ranges = tmp_path / "ranges.json"
+    settings: dict[str, Any] = {
+        "shapes": {"image": (1, 1, 8, 8)},
+        "samples": SampleOptions(source=str(samples)),
+        "quantize": QuantizeOptions(recipe="int8", repair=False, cache=ranges),
+    }
+    plan = plan_tuning(digits, TARGET, CompileOptions(**settings))
+    defaults = {task.key: task.default for task in plan.tasks}
+    template = templates.TEMPLATES["edgec.integer_matmul"]
+
+    def pack(workload: Any, decision: Any, target: Any, position: int, array: Any) -> Any:
+        packed = template.pack(workload, decision, target, position, array)
+        wrong = position == 1 and to_text(decision) not in defaults.values()
+        return packed + np.int32(1) if wrong else packed
+
+    with monkeypatch.context() as patch:
+        changed = replace(template, pack=pack)
+        patch.setitem(templates.TEMPLATES, "edgec.integer_matmul", changed)
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        events, database = Events(), tmp_path / "db.jsonl"
+        options = TuneOptions(trials=8, strategy="random")
+        tuner = Tuner(plan, plan.tasks, TARGET, database, options, scratch, events)
+        tuner.run(lambda kernels: [Noisy(kernels, plan, [0.8])])
+    rejected = {event["why"].split(" ", 1)[1] for event in events.of("rejected")}
+    assert rejected == {"differs in 10 of 10 values"}
+    best = best_records(Database.read(database).records)
+    assert set(best) == set(defaults)
+    changed_kernels = {k.operator for k, r in best.items() if r.decision_text != defaults[k]}
+    assert changed_kernels == {"edgec.integer_conv"}
+    image = {"image": generator.random((1, 1, 8, 8), np.float32)}
+    outputs = []
+    for number, records in enumerate([None, database]):
+        options_with = CompileOptions(**settings, records=records, parity=False)
+        bundle = compile_model(digits, TARGET, options_with, output=tmp_path / f"{number}.edgec")
+        outputs.append(bundle.open().run(image))
+        assert (bundle.manifest.execution.tuned_share > 0.8) == (number == 1)
+    np.testing.assert_array_equal(*(found["logits"] for found in outputs))
 
 
 def test_killed_three_times_it_completes(digits: Path, tmp_path: Path) -> None:
