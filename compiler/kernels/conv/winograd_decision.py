@@ -60,12 +60,23 @@ class WinogradDecision:
 
 
 def suits_winograd(workload: ConvWorkload) -> bool:
-    """Return whether a convolution is 3x3, of this kind.
+    """Return whether a convolution is 3x3, of this kind, with weights known when compiling.
 
-    And its weights can be transformed beforehand.
+    Each of its outputs must see a part of the image: what sees padding alone is exactly 0, which
+    differences of products are not.
     """
+    sees_image = all(
+        padding <= 2 and out - 1 - padding < extent
+        for padding, out, extent in zip(
+            workload.padding,
+            (workload.out_h, workload.out_w),
+            (workload.in_h, workload.in_w),
+            strict=True,
+        )
+    )
     return (
-        workload.kernel == (3, 3)
+        sees_image
+        and workload.kernel == (3, 3)
         and workload.weight == "float32"
         and workload.stride == (1, 1)
         and workload.dilation == (1, 1)
