@@ -130,17 +130,30 @@ def compile_module(
 
 
 class HostModel:
-    """A host model is a canonical module that is compiled for this machine and loaded."""
+    """A host model is a canonical module that is compiled for this machine and loaded.
+
+    Args:
+        module: the canonical module.
+        signature: inputs and outputs.
+        progress: is told of each operator and kernel.
+        target: what to generate code for, which this machine can run; None: this machine.
+        decide: chooses among a template's decisions.
+    """
 
     def __init__(
-        self, module: IRModule, signature: Signature, progress: Progress | None = None
+        self,
+        module: IRModule,
+        signature: Signature,
+        progress: Progress | None = None,
+        target: Target | None = None,
+        decide: Decide = default_decide,
     ) -> None:
-        host = load_target("native")
+        target = target or load_target("native")
         with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
             library = Path(folder) / "model.so"
-            executor = compile_module(module, signature, host, library, progress=progress)
+            executor = compile_module(module, signature, target, library, decide, progress)
             return_free_memory()
-            self._session: Session = open_session(library, host, signature, executor)
+            self._session: Session = open_session(library, target, signature, executor)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""

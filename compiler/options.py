@@ -113,6 +113,11 @@ class CompileOptions:
         """Return what `quantize` means, whatever form it was given in."""
         return cast("QuantizeOptions | None", self.quantize)
 
+    @property
+    def changes_numbers(self) -> bool:
+        """Return whether the library computes other numbers than the original model."""
+        return self.compression is not None or self.quantization is not None
+
 
 def _extents(name: str, shape: object) -> tuple[int, ...]:
     """Return a shape, of a list as well; every extent fits the 64 bits of ONNX."""

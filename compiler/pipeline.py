@@ -126,11 +126,22 @@ def compile_model(
             )
         # Nobody reads the file's weights from here on.
         del source
+        if options.changes_numbers and not options.check_stages:
+            canonical = canonical.without_origin()
         if original.advice:
             progress.warn(original.advice)
+        decide = RecordedDecisions(_tuned(options, target, progress))
         # The phases compress and quantize.
         transformed = transform_model(
-            canonical, target, options, samples, original.inputs, record.sha256, progress, phase
+            canonical,
+            target,
+            options,
+            samples,
+            original.inputs,
+            record.sha256,
+            progress,
+            phase,
+            decide,
         )
         module = transformed.module
         compressed, quantized = transformed.compressed, transformed.quantized
@@ -177,7 +188,6 @@ def compile_model(
             write_compression_report(options.compression.report, compressed, subject, rows, metric)
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
-        decide = RecordedDecisions(_tuned(options, target, progress))
         with phase("schedule") as show:
             scheduled = show(schedule(lowered, module, target, signature, decide, progress))
         progress.detail(describe_generic(scheduled, target))

@@ -9,7 +9,7 @@ from functools import partial
 import onnx
 from tvm import IRModule
 
-from edgec.compiler.backend import evaluate_here
+from edgec.compiler.backend import HostModel, evaluate_here
 from edgec.compiler.calibration.accuracy import load_metric
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
@@ -19,8 +19,10 @@ from edgec.compiler.frontend.canonical import CanonicalModel, Phase
 from edgec.compiler.frontend.onnx_facts import quantizes_activations
 from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.lowering.schedule import Decide, default_decide
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.quantize.quantizer import QuantizedModel, quantize_model
+from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.support.phases import untold
 from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
@@ -55,6 +57,7 @@ def transform_model(
     model_sha256: str,
     progress: Progress,
     phase: Phase = untold,
+    decide: Decide = default_decide,
 ) -> TransformedModel:
     """Compress and quantize a canonical model, as far as the options ask for it.
 
@@ -67,14 +70,17 @@ def transform_model(
         model_sha256: digest of the ONNX file, which cached ranges belong to.
         progress: reports what takes long.
         phase: notified of each phase; by default nothing is.
+        decide: chooses among a template's decisions, as for the library.
 
     Raises:
         EdgecError: see `compress_model` and `quantize_model`.
     """
+    as_built = partial(HostModel, progress=progress, target=target, decide=decide)
     context = ModelContext(
         signature=canonical.signature,
         target=target,
         evaluate=partial(evaluate_here, progress=progress),
+        evaluate_as_built=None if why_not_here(target) else as_built,
         value_names=canonical.value_names,
         samples=samples,
         inputs=inputs,

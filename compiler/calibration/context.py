@@ -21,6 +21,8 @@ class ModelContext:
         signature: inputs and outputs of the model.
         target: the target that the model is compiled for.
         evaluate: compiles a module for this machine.
+        evaluate_as_built: compiles a module as the target's library is compiled, kernel for kernel,
+            and runs it; None where this machine cannot run the target's code.
         value_names: ONNX names by those of Relax variables.
         samples: unlabelled inputs; None if none were given.
         inputs: one input by name, for timing.
@@ -31,6 +33,7 @@ class ModelContext:
     signature: Signature
     target: Target
     evaluate: Evaluate
+    evaluate_as_built: Evaluate | None = None
     value_names: Mapping[str, str] = field(default_factory=dict)
     samples: Samples | None = None
     inputs: Tensors = field(default_factory=dict)

@@ -57,6 +57,14 @@ class CanonicalModel:
         """Return ONNX names by the names of Relax variables."""
         return self.imported.value_names
 
+    def without_origin(self) -> "CanonicalModel":
+        """Return the model with an empty ONNX graph, and the module in place of the imported one.
+
+        Both hold all weights once more; they serve to say where a float model is off, no other.
+        """
+        imported = replace(self.imported, module=self.module)
+        return replace(self, graph=onnx.ModelProto(), imported=imported)
+
 
 class Phase(Protocol):
     """Opens a phase by its name; what it gives is handed what the phase made."""

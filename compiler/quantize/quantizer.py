@@ -65,8 +65,8 @@ class QuantizedModel:
         choices: the saturation mode of each operator, by name, where the target needs one.
         histograms: the histograms of the float values that is quantized, by name, if a report is
             wanted.
-        outputs: the outputs of the module for the context's inputs, by float kernels; None without
-            samples.
+        outputs: the outputs of the module for the context's inputs, by edgec's own kernels; None
+            without samples.
     """
 
     module: IRModule
@@ -261,11 +261,15 @@ def _accuracy(
 ) -> tuple[Accuracy | None, int, Tensors | None]:
     """Return the accuracy against the float model, and the number of batches.
 
-    And the outputs for the test inputs.
+    And the outputs for the test inputs. What is measured runs the kernels of the library, which is
+    built of the same objects then, where this machine can; elsewhere float kernels that round.
     """
     if floats is None or samples is None:
         return None, 0, None
-    rounded = context.evaluate(ExpandWeights()(quantized), context.signature)
+    if context.evaluate_as_built is not None:
+        rounded = context.evaluate_as_built(quantized, context.signature)
+    else:
+        rounded = context.evaluate(ExpandWeights()(quantized), context.signature)
     accuracy, batches = measure(
         floats.results, rounded.run, samples, context.metric, context.progress
     )
