@@ -75,8 +75,17 @@ def work(jobs: "Connection[Any, Any]", bundle: Path | None) -> None:
                     said = f"exit code {error.exit_code}: {error}"
             except BaseException:
                 said = traceback.format_exc(limit=-2)
-            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            used = _most_memory()
             jobs.send(said or (f"{used >> 20} MB" if used > BYTES else ""))
+
+
+def _most_memory() -> int:
+    """Return the most memory that this process has held [bytes].
+
+    `getrusage` counts what its parent held when it started.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def fuzz(kind: str, count: int, bundle: Path | None, first: int = 0) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import tvm
 
 from edgec.compiler.kernels.conv.decision import ConvDecision
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.emitter import to_object
 from edgec.compiler.kernels.matmul.dense import MatmulDecision, MatmulWorkload
@@ -87,8 +88,12 @@ def multiplying_loops(text: str) -> list[Loop]:
 @pytest.mark.parametrize("case", CASES)
 def test_inner_loops_multiply_in_registers(case: str) -> None:
     operator, workload = CASES[case]
-    loops = multiplying_loops(assembly(case, TEMPLATES[operator].default(workload, TARGET)))
+    decision = TEMPLATES[operator].default(workload, TARGET)
+    loops = multiplying_loops(assembly(case, decision))
     assert loops
+    if isinstance(decision, WinogradDecision):
+        # Its transforms multiply as well, a little, and on the way to and from memory.
+        loops = [max(loops, key=lambda loop: loop.share)]
     # One broadcast load for each multiply-add, or fewer.
     assert min(loop.share for loop in loops) > 0.4
     assert [loop.stack for loop in loops] == [0] * len(loops)
