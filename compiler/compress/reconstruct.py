@@ -14,13 +14,11 @@ that was fitted to the error of another would, once that is corrected, make up f
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.calibration.moments import (
@@ -31,6 +29,7 @@ from edgec.compiler.calibration.moments import (
     patch_length,
     patches_per_batch,
 )
+from edgec.compiler.compress.least_squares import Fit, fit_of
 from edgec.compiler.compress.staged_model import StagedModel
 from edgec.compiler.compress.step import StepContext
 from edgec.compiler.errors import CalibrationError
@@ -102,12 +101,13 @@ def reconstruct(
             changed.run(number, corrected)
             original.run(number, {})
             for operator, result in zip(stage, outputs[number], strict=True):
-                limit = patches_per_batch(operator, len(samples), TIMES_PATCHES)
                 pairs = (
                     (changed.value(operator.inputs[0], i), kept(result, original.value(result, i)))
                     for i in range(len(samples))
                 )
-                weights[operator.anchor], bias = _corrected(operator, graph, pairs, limit, random)
+                weights[operator.anchor], bias = _corrected(
+                    operator, graph, pairs, len(samples), random
+                )
                 call = graph.definitions[operator.anchor]
                 corrected[operator.anchor] = with_weight(call, weights[operator.anchor])
                 if operator.bias is not None:
@@ -187,46 +187,43 @@ def _result(operator: Operator) -> Any:
     return operator.bias[0] if operator.bias is not None else operator.anchor
 
 
-@dataclass
-class _Fit:
-    """A fit describes sums over what was seen of one operator.
-
-    Attributes:
-        xx: inputs times inputs, [groups, length, length].
-        xy: inputs times outputs, [groups, length, outputs].
-        x: inputs, [groups, length].
-        y: outputs, [groups, outputs].
-        count: number of patches seen.
-    """
-
-    xx: NDArray[np.float64]
-    xy: NDArray[np.float64]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    count: int
-
-
 def _corrected(
     operator: Operator,
     graph: Graph,
     pairs: Iterable[tuple[Floats, Floats]],
-    limit: int,
+    batches: int,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """Return weights and bias from what an operator reads and shall give.
 
-    By `limit` patches a batch.
+    Args:
+        operator: the operator.
+        graph: the graph of the operator.
+        pairs: inputs and outputs of one batch after another.
+        batches: how many there are.
+        random: chooses patches.
     """
-    fits: list[_Fit | None] = [None, None]
+    limit = patches_per_batch(operator, batches, TIMES_PATCHES)
+    assert operator.weight is not None
+    about_mean = operator.bias is not None
+    fits: dict[bool, Fit] = {}
     for number, (data, values) in enumerate(pairs):
         chosen = choose_patches(operator, limit, random)
         y = _rows(operator, graph, values)[:, chosen]
         x = input_patches(operator, graph, data, chosen)
         held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        fits[held_out] = _fitted(fits[held_out], x, y)
-    fit, other = fits
-    assert fit is not None
-    return _solve(operator, fit, other)
+        if held_out not in fits:
+            fits[held_out] = fit_of(x.shape[1], batches * len(chosen), about_mean)
+        fits[held_out].add(x, y)
+    fit = fits[False]
+    old = to_rows(operator.weight.array, operator).astype(np.float64)
+    old = old.reshape(groups_of(operator, graph), -1, old.shape[-1])
+    if True in fits:
+        best = fits[True].nearest(chain([old], fit.adjusted(old, DAMPING)))
+    else:
+        (best,) = fit.adjusted(old, DAMPING[-1:])
+    rows = best.reshape(-1, best.shape[2]).astype(np.float32)
+    return from_rows(rows, operator), fit.bias(best).reshape(-1).astype(np.float32)
 
 
 def _bias_constant(graph: Graph, operator: Operator, bias: Floats) -> Floats:
@@ -250,81 +247,3 @@ def _rows(operator: Operator, graph: Graph, values: Floats) -> Floats:
     batch, channels = values.shape[:2]
     split = values.reshape(batch, groups, channels // groups, -1)
     return split.transpose(1, 0, 3, 2).reshape(groups, -1, channels // groups)
-
-
-def _fitted(fit: _Fit | None, x: Floats, y: Floats) -> _Fit:
-    """Add inputs [groups, length, patches] and outputs [groups, patches, outputs] to a fit."""
-    patches = (x @ x.transpose(0, 2, 1), x @ y, x.sum(axis=2), y.sum(axis=1))
-    if fit is None:
-        xx, xy, sx, sy = (array.astype(np.float64) for array in patches)
-        return _Fit(xx, xy, sx, sy, x.shape[2])
-    for total, array in zip((fit.xx, fit.xy, fit.x, fit.y), patches, strict=True):
-        total += array
-    fit.count += x.shape[2]
-    return fit
-
-
-def _solve(operator: Operator, fit: _Fit, held_out: _Fit | None) -> tuple[Floats, Floats]:
-    """Return weights, and the bias by output channel that fits them."""
-    assert operator.weight is not None
-    groups = len(fit.xx)
-    old = to_rows(operator.weight.array, operator).astype(np.float64)
-    old = old.reshape(groups, len(old) // groups, -1)
-    about_mean = operator.bias is not None
-    xx, xy = _moments(fit, about_mean)
-    lost = xy - xx @ old.transpose(0, 2, 1)
-    if held_out is None:
-        best = _adjusted(old, xx, lost, fit.count, DAMPING[-1])
-    else:
-        candidates = (_adjusted(old, xx, lost, fit.count, damping) for damping in DAMPING)
-        best = _nearest(chain([old], candidates), *_moments(held_out, about_mean))
-    bias = (fit.y - np.einsum("goi,gi->go", best, fit.x)) / fit.count
-    rows = best.reshape(-1, best.shape[2]).astype(np.float32)
-    return from_rows(rows, operator), bias.reshape(-1).astype(np.float32)
-
-
-def _moments(fit: _Fit, about_mean: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return e[x x^T] and E[x y^T], about the means if a bias takes them up."""
-    xx, xy = fit.xx / fit.count, fit.xy / fit.count
-    if about_mean:
-        x, y = fit.x / fit.count, fit.y / fit.count
-        xx = xx - x[:, :, None] * x[:, None, :]
-        xy = xy - x[:, :, None] * y[:, None, :]
-    return xx, xy
-
-
-def _adjusted(
-    old: NDArray[np.float64],
-    xx: NDArray[np.float64],
-    lost: NDArray[np.float64],
-    count: int,
-    damping: float,
-) -> NDArray[np.float64]:
-    """Return weights by least squares, [groups, outputs, inputs].
-
-    Args:
-        old: the weights as they are.
-        xx: E[x x^T], [groups, inputs, inputs].
-        lost: E[x (y - W x)^T], [groups, inputs, outputs].
-        count: sums that were seen.
-        damping: added to the diagonal, as a share of its mean.
-    """
-    diagonal = np.einsum("gii->gi", xx)
-    # A sum of n inputs seen m times: the fewer, the closer the weights stay to what they are.
-    ridge = (xx.shape[1] / count) * diagonal + damping * diagonal.mean(axis=1)[:, None] + 1e-12
-    damped = xx.copy()
-    np.einsum("gii->gi", damped)[...] += ridge
-    change = np.linalg.solve(damped, lost)
-    return np.asarray(old + change.transpose(0, 2, 1))
-
-
-def _nearest(
-    candidates: Iterable[NDArray[np.float64]], xx: NDArray[np.float64], xy: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the weights with the least expected squared error, given moments of other batches."""
-
-    def error(rows: NDArray[np.float64]) -> float:
-        # But for a constant.
-        return float(np.sum((rows @ xx) * rows) - 2 * np.sum(rows * xy.transpose(0, 2, 1)))
-
-    return min(candidates, key=error)

@@ -13,7 +13,7 @@ import ml_dtypes
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
-from tvm.ir import Call, PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType, TensorLoad
 from tvm.sym import Analyzer
 from tvm.tirx.stmt import IterVar
 
@@ -26,6 +26,9 @@ PARALLEL_GRAIN = 4096
 
 # An element that sums read more often is computed before them.
 MOST_READS = 8
+# Loads that the copies of an inlined element may have together: a chain of elements that are read
+# several times each would grow with the power of its length.
+MOST_LOADS = 16
 # Rows and vectors of columns of a tile of sums.
 TILE_ROWS, TILE_VECTORS = 4, 2
 
@@ -104,7 +107,8 @@ def _with_infinite_starts(function: tirx.PrimFunc) -> tirx.PrimFunc:
 def _inline(schedule: s_tir.Schedule, block: Any) -> None:
     """Inline a block into its consumers if it only computes elements from elements.
 
-    One whose elements a sum reads many times is computed once, into memory.
+    One whose elements a sum reads many times, or whose copies would be long, is computed once, into
+    memory.
     """
     consumers = schedule.get_consumers(block)
     if not consumers or not _is_spatial(schedule, block):
@@ -115,11 +119,25 @@ def _inline(schedule: s_tir.Schedule, block: Any) -> None:
         for consumer in consumers
     ):
         return
+    found = schedule.get(block)
+    results = [region.source for region in found.writes]
+    copies = sum(len(_loads(schedule.get(consumer), results)) for consumer in consumers)
+    if copies > 1 and copies * len(_loads(found)) > MOST_LOADS:
+        return
     try:
         schedule.compute_inline(block)
     except s_tir.ScheduleError:
         # A consumer that reads it through more than one index, for example.
         return
+
+
+def _loads(block: s_tir.SBlock, buffers: Sequence[Any] | None = None) -> list[Any]:
+    """Return what a block loads, each as often as it does, from any buffer or from some."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(block.body, [(TensorLoad, found.append)])
+    if buffers is None:
+        return found
+    return [load for load in found if any(load.source.same_as(buffer) for buffer in buffers)]
 
 
 def _is_spatial(schedule: s_tir.Schedule, block: Any) -> bool:

@@ -25,6 +25,12 @@ NEEDING_SAMPLES: tuple[Score, ...] = ("repair", "activation")
 # Added to the diagonal, as a share of its mean, so that a matrix of moments has an inverse.
 DAMPING = 0.01
 
+# Share of the inputs that are gone from which on what is left is worth a copy.
+SHRINKING = 0.25
+
+# Size of a triangular matrix that is inverted as a whole.
+SMALL = 64
+
 
 @dataclass(frozen=True)
 class ChannelBlock:
@@ -285,14 +291,14 @@ class _State:
     ) -> None:
         self.rows = rows.copy()
         self.total = energy(rows, second) or 1.0
-        self.columns = columns
+        self.columns = list(columns)
+        self.gone = np.zeros(rows.shape[2], bool)
         self.inverse: Floats | None = None
         if second is not None:
             diagonal = np.einsum("gii->gi", second).mean(axis=1)
             ridge = np.maximum(DAMPING * diagonal, 1e-12)[:, None, None]
-            self.inverse = np.linalg.inv(
-                second + (ridge * np.eye(second.shape[1])).astype(np.float32)
-            )
+            damped = second + (ridge * np.eye(second.shape[1])).astype(np.float32)
+            self.inverse = np.stack([inverse_of(matrix) for matrix in damped])
 
     def saliencies(self, left: Sequence[int]) -> NDArray[np.float64]:
         saliencies = np.zeros(len(left))
@@ -314,8 +320,9 @@ class _State:
             diagonal = inverse[columns[:, 0], columns[:, 0]]
             return np.asarray(np.square(weights).sum(axis=(0, 2)) / diagonal)
         blocks = inverse[columns[:, :, None], columns[:, None, :]]
-        solved = np.linalg.solve(blocks, weights.transpose(1, 2, 0))
-        return np.asarray(np.einsum("nkr,rnk->n", solved, weights))
+        found = np.ascontiguousarray(weights.transpose(1, 2, 0))
+        solved = np.linalg.solve(blocks, found @ found.transpose(0, 2, 1))
+        return np.asarray(np.einsum("nkk->n", solved))
 
     def remove(self, chosen: Sequence[int]) -> float:
         columns = np.concatenate([self.columns[i] for i in chosen])
@@ -328,13 +335,55 @@ class _State:
                 error += float(np.square(weights).sum())
             else:
                 inverse = self.inverse[group]
-                factor = np.linalg.solve(inverse[np.ix_(columns, columns)], inverse[columns])
-                solved = np.linalg.solve(inverse[np.ix_(columns, columns)], weights.T)
+                both = np.concatenate([inverse[columns], weights.T], axis=1)
+                both = np.linalg.solve(inverse[np.ix_(columns, columns)], both)
+                factor, solved = np.split(both, [len(inverse)], axis=1)
                 error += float(np.sum(weights.T * solved))
                 rows -= weights @ factor
                 inverse -= inverse[:, columns] @ factor
             rows[:, columns] = 0
+        self.gone[columns] = True
+        if self.gone.mean() > SHRINKING:
+            self._shrink()
         return error / self.total
+
+    def _shrink(self) -> None:
+        """Leave out inputs that are gone, so that less is computed for the next."""
+        kept = np.flatnonzero(~self.gone)
+        places = np.full(len(self.gone), -1)
+        places[kept] = np.arange(len(kept))
+        # Those of channels that are gone are not looked at again.
+        self.columns = [places[columns] for columns in self.columns]
+        self.rows = np.ascontiguousarray(self.rows[:, :, kept])
+        if self.inverse is not None:
+            self.inverse = self.inverse[:, kept[:, None], kept]
+        self.gone = np.zeros(len(kept), bool)
+
+
+def inverse_of(matrix: Floats) -> Floats:
+    """Return the inverse of a symmetric matrix.
+
+    By Cholesky's factors where they exist: rounding may have made it indefinite.
+    """
+    try:
+        factor = np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.inv(matrix))
+    inverse = _inverse_of_lower(factor)
+    return np.asarray(inverse.T @ inverse)
+
+
+def _inverse_of_lower(matrix: Floats) -> Floats:
+    """Return the inverse of a lower triangular matrix, by that of its halves."""
+    size = len(matrix)
+    if size <= SMALL:
+        return np.tril(np.linalg.inv(matrix))
+    half = size // 2
+    inverse = np.zeros_like(matrix)
+    first = inverse[:half, :half] = _inverse_of_lower(matrix[:half, :half])
+    last = inverse[half:, half:] = _inverse_of_lower(matrix[half:, half:])
+    inverse[half:, :half] = -(last @ (matrix[half:, :half] @ first))
+    return inverse
 
 
 def corrected_error(rows: Floats, second: Floats, columns: NDArray[np.int64]) -> float:

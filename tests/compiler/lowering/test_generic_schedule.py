@@ -108,3 +108,24 @@ def test_sums_are_tiles_of_vectors(tmp_path: Path) -> None:
     functions = [str(built.program.functions[step.kernel]) for step in steps]
     assert functions
     assert all('scope="local"' in text for text in functions)
+
+
+def test_a_chain_does_not_grow_with_the_power_of_its_length(tmp_path: Path) -> None:
+    """Each step reads what the step before it computes three times."""
+    steps, x = 8, np.arange(-16, 16).reshape(4, 8)
+    weights = {"three": np.array(3), "two": np.array(2), "one": np.array(1)}
+    nodes, value, expected = [], "x", x
+    for step in range(steps):
+        less, double, next_one = f"less {step}", f"double {step}", f"next {step}"
+        nodes += [
+            node("Less", [value, "three"], [less]),
+            node("Mul", [value, "two"], [double]),
+            node("Add", [value, "one"], [next_one]),
+            node("Where", [less, double, next_one], [f"x{step}"]),
+        ]
+        value, expected = f"x{step}", np.where(expected < 3, expected * 2, expected + 1)
+    dtypes = {"x": TensorProto.INT64, value: TensorProto.INT64}
+    model = make_model(nodes, {"x": x.shape}, [value], weights, dtypes=dtypes)
+    built = compile_graph(model, "native", tmp_path)
+    np.testing.assert_array_equal(built.open(threads=1).run({"x": x})[value], expected)
+    assert sum(len(str(function)) for function in built.program.functions.values()) < 100_000
