@@ -28,7 +28,7 @@ PARALLEL_GRAIN = 4096
 MOST_READS = 8
 # Loads that the copies of an inlined element may have together: a chain of elements that are read
 # several times each would grow with the power of its length.
-MOST_LOADS = 16
+MOST_LOADS = 32
 # Rows and vectors of columns of a tile of sums.
 TILE_ROWS, TILE_VECTORS = 4, 2
 
