@@ -110,7 +110,8 @@ def test_a_signal_stops_a_compile_and_leaves_nothing(tmp_path: Path, number: int
     model = load_model_recipe("light_inception_v1").write(tmp_path / "net.onnx")
     work = tmp_path / "work"
     work.mkdir()
-    environment = {**os.environ, "TMPDIR": str(work)}
+    # No kernel is known: it has something to do.
+    environment = {**os.environ, "TMPDIR": str(work), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     process = subprocess.Popen(
         [sys.executable, "-m", "edgec.compiler", "compile", str(model), "-o", "out.edgec"],
         cwd=work,
