@@ -6,7 +6,7 @@ It knows nothing about what a function computes, only which loops carry no depen
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -287,16 +287,28 @@ def _with_vector_math(body: Any) -> Any:
         operator = getattr(call.op, "name", "").removeprefix("tirx.")
         dtype = str(call.ty.dtype)
         if operator in FUNCTIONS and dtype == "float32":
-            return FUNCTIONS[operator](call.args[0])
+            return _of_variable(FUNCTIONS[operator], call.args[0])
         if operator in _NOT_IN_HALF and dtype in ("float16", "bfloat16"):
-            wide = getattr(tirx, operator)(call.args[0].astype("float32"))
-            return replace(wide).astype(dtype)
+            argument = call.args[0].astype("float32")
+            if operator in FUNCTIONS:
+                # Without a variable: a narrowing, as it is lowered, repeats its operand.
+                return FUNCTIONS[operator](argument).astype(dtype)
+            return replace(getattr(tirx, operator)(argument)).astype(dtype)
         if operator in _OF_THE_C_LIBRARY:
             name = f"{operator}f" if dtype == "float32" else operator
             return tirx.call_pure_extern(dtype, name, call.args[0])
         return call
 
     return tvm_ffi.structural_map(body, [(Call, replace)])
+
+
+def _of_variable(function: Callable[[Any], Any], argument: Any) -> Any:
+    """Return a function of an argument that is computed once.
+
+    It stands in the result several times: functions of functions would grow with its power.
+    """
+    value = tirx.Var("argument", str(argument.ty.dtype))
+    return tirx.Let(value, argument, function(value))
 
 
 def _with_nan(body: Any) -> Any:
