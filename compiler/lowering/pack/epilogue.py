@@ -56,6 +56,10 @@ class OpenKernel:
         return context.emit(self.operator, arguments, workload, self.place, dtype)
 
 
+# Steps of one epilogue: a longer chain goes through memory, as its code would not end.
+MOST_STEPS = 48
+
+
 def absorbs(context: Context, data: PackedValue) -> bool:
     """Tell whether the kernel that computes a value can take one more step."""
     call = context.made.get(data.expression)
@@ -95,7 +99,7 @@ def apply(
         planes: outer, channels and inner extents of a channel operand of a plain value.
     """
     kernel = open_kernel(context, data)
-    if kernel is not None:
+    if kernel is not None and len(kernel.steps) < MOST_STEPS:
         # In the other kernels the channels of a plain value are its last dimension.
         fits = planes is None or planes[1:] == (shape[-1], 1)
         if kernel.operator == "edgec.elementwise":
