@@ -118,7 +118,7 @@ def compile_model(
         canonical = canonical_model(
             source, options.shapes, options.freeze, options.limits, phase, options.images
         )
-        module, signature = canonical.module, canonical.signature
+        signature = canonical.signature
         samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
             original = Expected.of_original(
@@ -147,7 +147,7 @@ def compile_model(
         compressed, quantized = transformed.compressed, transformed.quantized
         metric = options.samples.metric or ""
         expected = original
-        if transformed.is_changed:
+        if options.changes_numbers:
             on_integers = (
                 options.quantization is not None
                 and options.quantization.recipe.activations != "float"

@@ -42,11 +42,6 @@ class TransformedModel:
     compressed: CompressedModel | None = None
     quantized: QuantizedModel | None = None
 
-    @property
-    def is_changed(self) -> bool:
-        """Return whether it computes other numbers than the original."""
-        return self.compressed is not None or self.quantized is not None
-
 
 def transform_model(
     canonical: CanonicalModel,

@@ -239,11 +239,9 @@ def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
     if source.sha256 != manifest.model.sha256:
         raise BundleError(f"{bundle.path} was compiled from another file than {model}")
     settings = manifest.settings
-    frozen = {n: np.asarray(v.values, v.dtype) for n, v in settings.frozen.items()}
-    record = settings.preprocess
-    embedded = None if record is None else record.embedded
+    embedded = settings.embedded
     # The shapes are those of the original's inputs.
-    proto = specialize(source.proto, settings.shapes, frozen).proto
+    proto = specialize(source.proto, settings.shapes, settings.frozen_values).proto
     if embedded is not None:
         proto, _ = embed_preprocessing(
             proto, ImageInput(preprocess=embedded.preprocess, size=embedded.size)

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.errors import BundleError, IntegrityError
@@ -101,6 +103,16 @@ class SettingsRecord(_Record):
     seed: int
     index_bounds: dict[str, int]
     preprocess: PreprocessRecord | None = None
+
+    @property
+    def frozen_values(self) -> dict[str, NDArray[Any]]:
+        """Return the value by name of each input that became a constant."""
+        return {name: np.asarray(v.values, v.dtype) for name, v in self.frozen.items()}
+
+    @property
+    def embedded(self) -> EmbeddedPreprocessing | None:
+        """Return what the model does with its images; None if nothing was made a part of it."""
+        return None if self.preprocess is None else self.preprocess.embedded
 
 
 class ToleranceRecord(_Record):

@@ -19,14 +19,9 @@ def executor_object(target: Target, folder: Path) -> Path:
         ToolchainError: the compiler is missing or fails.
     """
     path = folder / "executor.o"
-    cache = ContentCache("executors", CACHE_BYTES)
     digest = hashlib.sha256(compiler_identity(target).encode())
     for name in (UNIT, *HEADERS, *SOURCES):
         digest.update((FOLDER / name).read_bytes())
-    content = cache.get(digest.hexdigest())
-    if content is not None:
-        path.write_bytes(content)
-    else:
-        compile_object(FOLDER / UNIT, path, target)
-        cache.put(digest.hexdigest(), path.read_bytes())
+    cache = ContentCache("executors", CACHE_BYTES)
+    cache.write(digest.hexdigest(), path, lambda to: compile_object(FOLDER / UNIT, to, target))
     return path

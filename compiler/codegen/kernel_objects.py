@@ -77,12 +77,7 @@ class _Kernels:
         path = self._folder / f"{name}.o"
         code = tvm.ir.save_json(function)
         key = hashlib.sha256(f"{self._makers}{name}{code}".encode()).hexdigest()
-        content = self._cache.get(key)
-        if content is not None:
-            path.write_bytes(content)
-        else:
-            write_object({name: function}, self._target, path)
-            self._cache.put(key, path.read_bytes())
+        self._cache.write(key, path, lambda to: write_object({name: function}, self._target, to))
         return path
 
 

@@ -8,7 +8,6 @@ that the user gives.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -142,17 +141,10 @@ class _Original:
             )
         return cls(bundle, source)
 
-    @cached_property
-    def _frozen(self) -> dict[str, np.ndarray]:
-        settings = self.bundle.manifest.settings
-        return {
-            name: np.asarray(value.values, value.dtype) for name, value in settings.frozen.items()
-        }
-
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
-        record = self.bundle.manifest.settings.preprocess
-        embedded = None if record is None else record.embedded
-        return run_original(self.source.original, {**prepared(inputs, embedded), **self._frozen})
+        settings = self.bundle.manifest.settings
+        fed = {**prepared(inputs, settings.embedded), **settings.frozen_values}
+        return run_original(self.source.original, fed)
 
 
 def _chance_db(count: int) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -52,6 +53,21 @@ class ContentCache:
         except OSError:
             return None
         return content
+
+    def write(self, key: str, path: Path, make: Callable[[Path], None]) -> None:
+        """Write a file: with the content that was stored, or by making it, which is stored then.
+
+        Args:
+            key: see `get`.
+            path: the file.
+            make: writes the file it is given.
+        """
+        content = self.get(key)
+        if content is not None:
+            path.write_bytes(content)
+        else:
+            make(path)
+            self.put(key, path.read_bytes())
 
     def put(self, key: str, content: bytes) -> None:
         """Store a content, and remove what has not been used for longest if there is too much."""

@@ -17,7 +17,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.direct import ChannelRun, DirectConv
-from edgec.compiler.kernels.conv.weights import group_spans
+from edgec.compiler.kernels.conv.weights import grouped_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
 
@@ -35,8 +35,7 @@ class GroupedConv(DirectConv):
         weight_base: int,
     ) -> None:
         super().__init__(workload, decision, c, emit, buffers, weight_base)
-        counts = [past - first for first, past in group_spans(workload, decision.tile_o, c)]
-        self.depth = max(counts) * math.prod(workload.kernel)
+        self.depth = grouped_rows(workload, decision.tile_o, c)
 
     def start_block(self, tile: Any) -> None:
         """Write the first input channel of a tile, and the one past its last."""

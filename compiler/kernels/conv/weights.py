@@ -48,14 +48,9 @@ def input_channels(workload: ConvWorkload, tile_o: int, c: int, size: int) -> In
     tiles = math.ceil(math.ceil(workload.out_channels / c) / tile_o)
     if workload.groups == 1:
         return InputChannels(total, workload.in_channels - (total - 1) * size, (0,) * tiles)
-    out_group = workload.out_channels // workload.groups
-    in_group = workload.in_channels // workload.groups
-    spans = []
-    for tile in range(tiles):
-        first = tile * tile_o * c // out_group
-        past = min(workload.out_channels, (tile + 1) * tile_o * c)
-        final = (past - 1) // out_group
-        spans.append((first * in_group // size, math.ceil((final + 1) * in_group / size)))
+    spans = [
+        (first // size, math.ceil(past / size)) for first, past in group_spans(workload, tile_o, c)
+    ]
     blocks = max(end - start for start, end in spans)
     starts = tuple(min(start, total - blocks) for start, _ in spans)
     return InputChannels(blocks, size, starts)
@@ -66,7 +61,7 @@ def group_spans(workload: ConvWorkload, tile_o: int, c: int) -> tuple[tuple[int,
     """Return the first input channel that each tile reads, and the one past its last.
 
     Args:
-        workload: a convolution in groups, on floats.
+        workload: a convolution in groups.
         tile_o: blocks of output channels in a tile.
         c: lanes.
     """
@@ -77,6 +72,12 @@ def group_spans(workload: ConvWorkload, tile_o: int, c: int) -> tuple[tuple[int,
         last = min(workload.out_channels, first + tile_o * c) - 1
         spans.append((first // out_group * in_group, (last // out_group + 1) * in_group))
     return tuple(spans)
+
+
+def grouped_rows(workload: ConvWorkload, tile_o: int, c: int) -> int:
+    """Return the rows of packed weights of the tile that reads most; see `group_spans`."""
+    spans = group_spans(workload, tile_o, c)
+    return math.prod(workload.kernel) * max(past - first for first, past in spans)
 
 
 def mean_depth(workload: ConvWorkload, tile_o: int, c: int, block: int | None = None) -> float:
@@ -155,8 +156,7 @@ def pack_grouped_weight(
     width = decision.tile_o * c
     in_group = workload.in_channels // workload.groups
     out_group = workload.out_channels // workload.groups
-    taps = math.prod(workload.kernel)
-    rows = taps * max(past - first for first, past in spans)
+    rows = grouped_rows(workload, decision.tile_o, c)
     packed = np.zeros((len(spans), rows, width), weight.dtype)
     for tile, (first, past) in enumerate(spans):
         every = np.zeros((past - first, *workload.kernel, width), weight.dtype)
@@ -192,9 +192,8 @@ def packed_size(
     """Return values in a packed weight."""
     c = target.float_lanes
     if workload.groups > 1 and block is None:
-        spans = group_spans(workload, decision.tile_o, c)
-        rows = math.prod(workload.kernel) * max(past - first for first, past in spans)
-        return len(spans) * rows * decision.tile_o * c
+        tiles = len(group_spans(workload, decision.tile_o, c))
+        return tiles * grouped_rows(workload, decision.tile_o, c) * decision.tile_o * c
     size = block or block_size(workload, c)
     channels = input_channels(workload, decision.tile_o, c, size)
     depth = (channels.blocks - 1) * size + channels.last
