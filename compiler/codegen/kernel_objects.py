@@ -14,7 +14,7 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import to_object
+from edgec.compiler.kernels.emit import emitter
 from edgec.compiler.support.content_cache import ContentCache
 from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.support.progress import Progress, Silent, counted
@@ -60,7 +60,7 @@ def compile_kernels(
 
 def write_object(functions: dict[str, tirx.PrimFunc], target: Target, path: Path) -> None:
     """Generate machine code of kernels into an object file."""
-    to_object(functions, tvm.target.Target(target.llvm())).write_to_file(str(path))
+    emitter.to_object(functions, tvm.target.Target(target.llvm())).write_to_file(str(path))
 
 
 class _Kernels:
@@ -83,5 +83,6 @@ class _Kernels:
 
 @cache
 def _makers() -> str:
-    """Return what made a kernel, beside its code and the target."""
-    return f"{tool_versions()}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+    """Return what made a kernel, beside its code and the target: tools, and what calls LLVM."""
+    source = Path(emitter.__file__).read_bytes()
+    return f"{tool_versions()}{hashlib.sha256(source).hexdigest()}"

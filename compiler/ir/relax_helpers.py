@@ -1,6 +1,8 @@
 """Provide questions about Relax expressions, and constants of them."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,32 @@ def shape_of(expression: relax.Expr) -> tuple[int, ...] | None:
 def dtype_of(expression: relax.Expr) -> str:
     """Return dtype name of a tensor expression."""
     return str(expression.ty.dtype.dtype)
+
+
+def with_bindings(
+    module: IRModule,
+    bindings: Sequence[tuple[relax.Var, Any]],
+    known: Mapping[Any, Any] = MappingProxyType({}),
+    parameters: Sequence[relax.Var] = (),
+) -> IRModule:
+    """Return a module in which `main` computes other values; its other functions stay.
+
+    Args:
+        module: of one dataflow block.
+        bindings: variables of `main` and what they are now, in terms of variables of `main`.
+        known: what stands in the place of variables that are computed no longer.
+        parameters: parameters behind those that `main` has.
+    """
+    function = module["main"]
+    others = {v: f for v, f in module.functions_items() if v.name_hint != "main"}
+    builder, made = relax.BlockBuilder(IRModule(others)), dict(known)
+    with builder.function("main", [*function.params, *parameters], dict(function.attrs or {})):
+        with builder.dataflow():
+            for variable, value in bindings:
+                made[variable] = builder.emit(substitute(value, made), variable.name)
+            result = builder.emit_output(substitute(function.body.body, made))
+        builder.emit_func_output(result)
+    return builder.get()
 
 
 def substitute(expression: Any, values: dict[Any, Any]) -> Any:

@@ -17,8 +17,8 @@ from edgec.compiler.ir.relax_helpers import (
     dtype_of,
     op_name,
     shape_of,
-    substitute,
     value_of,
+    with_bindings,
 )
 
 Array = NDArray[Any]
@@ -42,10 +42,9 @@ _SAME_ORDER = frozenset({"relax.reshape", "relax.expand_dims", "relax.squeeze"})
 
 def fold_exact(module: IRModule) -> IRModule:
     """Return the module with constants in the place of calls whose values are exact."""
-    function = module["main"]
     known: dict[Any, Any] = {}
     bindings = []
-    for block in function.body.blocks:
+    for block in module["main"].body.blocks:
         for binding in block.bindings:
             call = binding.value
             if isinstance(call, relax.Call):
@@ -56,17 +55,7 @@ def fold_exact(module: IRModule) -> IRModule:
             bindings.append((binding.var, call))
     if not known:
         return module
-    builder = relax.BlockBuilder(
-        IRModule({v: f for v, f in module.functions_items() if v.name_hint != "main"})
-    )
-    made = dict(known)
-    with builder.function("main", list(function.params), dict(function.attrs or {})):
-        with builder.dataflow():
-            for variable, value in bindings:
-                made[variable] = builder.emit(substitute(value, made), variable.name)
-            result = builder.emit_output(substitute(function.body.body, made))
-        builder.emit_func_output(result)
-    return builder.get()
+    return with_bindings(module, bindings, known)
 
 
 def _folded(call: relax.Call, arguments: list[Any]) -> Array | None:

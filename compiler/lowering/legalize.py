@@ -13,7 +13,7 @@ import tvm
 from tvm import IRModule, relax, te, topi
 from tvm.ir import GenericConst
 
-from edgec.compiler.ir.relax_helpers import is_static, op_name, substitute
+from edgec.compiler.ir.relax_helpers import is_static, op_name, with_bindings
 from edgec.compiler.lowering.fold_exact import fold_exact
 from edgec.targets.target import Target
 
@@ -76,11 +76,10 @@ def _open_constants(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
 
     Whose values are unknown to passes.
     """
-    function = module["main"]
     bound: dict[str, Any] = {}
     parameters: list[relax.Var] = []
     bindings = []
-    for block in function.body.blocks:
+    for block in module["main"].body.blocks:
         for binding in block.bindings:
             value = binding.value
             if op_name(value) in KEPT_SMALL and isinstance(value.args[0], GenericConst):
@@ -92,14 +91,4 @@ def _open_constants(module: IRModule) -> tuple[IRModule, dict[str, Any]]:
             bindings.append((binding.var, value))
     if not bound:
         return module, bound
-    builder = relax.BlockBuilder(
-        IRModule({v: f for v, f in module.functions_items() if v.name_hint != "main"})
-    )
-    made: dict[Any, Any] = {}
-    with builder.function("main", [*function.params, *parameters]):
-        with builder.dataflow():
-            for variable, value in bindings:
-                made[variable] = builder.emit(substitute(value, made), variable.name)
-            result = builder.emit_output(made.get(function.body.body, function.body.body))
-        builder.emit_func_output(result)
-    return builder.get(), bound
+    return with_bindings(module, bindings, parameters=parameters), bound

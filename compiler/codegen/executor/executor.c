@@ -38,9 +38,9 @@ void session_close(edgec_session* session) {
   if (!session) return;
   pool_close(session->pool);
   free(session->arena);
-  for (int32_t i = 0; session->staged_inputs && i < EDGEC_INPUT_COUNT; ++i)
+  for (int32_t i = 0; session->staged_inputs && i < model.input_count; ++i)
     free(session->staged_inputs[i]);
-  for (int32_t i = 0; session->staged_outputs && i < EDGEC_OUTPUT_COUNT; ++i)
+  for (int32_t i = 0; session->staged_outputs && i < model.output_count; ++i)
     free(session->staged_outputs[i]);
   free(session->staged_inputs);
   free(session->staged_outputs);
@@ -54,12 +54,12 @@ edgec_session* session_open(int32_t threads) {
   edgec_session* session = calloc(1, sizeof *session);
   if (!session) return NULL;
   session->pool = pool_open(session, threads);
-  session->arena = allocate(EDGEC_ARENA_BYTES);
-  session->staged_inputs = calloc((size_t)EDGEC_INPUT_COUNT + 1, sizeof(void*));
-  session->staged_outputs = calloc((size_t)EDGEC_OUTPUT_COUNT + 1, sizeof(void*));
-  session->inputs = calloc((size_t)EDGEC_INPUT_COUNT + 1, sizeof(void*));
-  session->outputs = calloc((size_t)EDGEC_OUTPUT_COUNT + 1, sizeof(void*));
-  session->buffers = calloc((size_t)EDGEC_MOST_BUFFERS + 1, sizeof(void*));
+  session->arena = allocate(model.arena_bytes);
+  session->staged_inputs = calloc((size_t)model.input_count + 1, sizeof(void*));
+  session->staged_outputs = calloc((size_t)model.output_count + 1, sizeof(void*));
+  session->inputs = calloc((size_t)model.input_count + 1, sizeof(void*));
+  session->outputs = calloc((size_t)model.output_count + 1, sizeof(void*));
+  session->buffers = calloc((size_t)edgec_most_buffers + 1, sizeof(void*));
   if (!session->pool || !session->arena || !session->buffers || !session->staged_inputs ||
       !session->staged_outputs || !session->inputs || !session->outputs) {
     session_close(session);
@@ -100,7 +100,7 @@ static const edgec_step_entry* next_step(edgec_session* session) {
     session->nanoseconds[session->step] = now - session->began_ns;
     session->began_ns = now;
   }
-  if (++session->step == EDGEC_STEP_COUNT) return NULL;
+  if (++session->step == model.step_count) return NULL;
   const edgec_step_entry* step = &edgec_steps[session->step];
   for (int32_t b = 0; b < step->buffer_count; ++b)
     session->buffers[b] = resolve(session, *session->places++);
@@ -119,7 +119,7 @@ static int32_t fail_memory(edgec_session* session) {
 
 /* Kernels take the nearest row for an index that is in none; a caller has to hear of it. */
 static int32_t check_indices(edgec_session* session) {
-  for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
+  for (int32_t i = 0; i < model.input_count; ++i) {
     const int64_t rows = edgec_index_bounds[i];
     if (!rows) continue;
     const int narrow = !strcmp(edgec_inputs[i].dtype, "int32");
@@ -142,25 +142,25 @@ int32_t run_timed(edgec_session* session, const void* const* inputs, void* const
                   uint64_t* nanoseconds) {
   pool_own(session->pool);
   session->error[0] = 0;
-  for (int32_t i = 0; i < EDGEC_INPUT_COUNT; ++i) {
+  for (int32_t i = 0; i < model.input_count; ++i) {
     void* memory = stage(&session->staged_inputs[i], inputs[i], edgec_inputs[i].bytes);
     if (!memory) return fail_memory(session);
     if (memory != inputs[i]) memcpy(memory, inputs[i], edgec_inputs[i].bytes);
     session->inputs[i] = memory;
   }
-  for (int32_t i = 0; i < EDGEC_OUTPUT_COUNT; ++i) {
+  for (int32_t i = 0; i < model.output_count; ++i) {
     session->outputs[i] = stage(&session->staged_outputs[i], outputs[i], edgec_outputs[i].bytes);
     if (!session->outputs[i]) return fail_memory(session);
   }
   if (check_indices(session)) return EDGEC_BAD_INDEX;
   begin_steps(session, nanoseconds);
   pool_run(session->pool);
-  for (int32_t c = 0; c < EDGEC_COPY_COUNT; ++c) {
+  for (int32_t c = 0; c < edgec_copy_count; ++c) {
     const edgec_copy* copy = &edgec_copies[c];
     memcpy(session->outputs[copy->output], resolve(session, copy->from),
            edgec_outputs[copy->output].bytes);
   }
-  for (int32_t i = 0; i < EDGEC_OUTPUT_COUNT; ++i)
+  for (int32_t i = 0; i < model.output_count; ++i)
     if (session->outputs[i] != outputs[i])
       memcpy(outputs[i], session->outputs[i], edgec_outputs[i].bytes);
   return 0;

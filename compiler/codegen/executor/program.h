@@ -46,13 +46,6 @@ extern const edgec_model model;
 extern const int32_t edgec_copy_count, edgec_most_buffers; /* of one kernel */
 void call_kernel(const edgec_step_entry* step, void* const* buffers, int32_t begin, int32_t end);
 
-#define EDGEC_INPUT_COUNT model.input_count
-#define EDGEC_OUTPUT_COUNT model.output_count
-#define EDGEC_STEP_COUNT model.step_count
-#define EDGEC_ARENA_BYTES model.arena_bytes
-#define EDGEC_COPY_COUNT edgec_copy_count
-#define EDGEC_MOST_BUFFERS edgec_most_buffers
-
 /* In constants.S: the weights, and how far from this table the code of each kernel is. */
 extern const unsigned char edgec_weights[];
 extern const int32_t edgec_kernels[];

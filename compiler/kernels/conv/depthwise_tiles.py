@@ -10,7 +10,6 @@ them. Rows of the window above and below the image are known here, as in `direct
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from tvm import tirx
@@ -22,7 +21,7 @@ from edgec.compiler.kernels.conv.depthwise_writer import (
     DepthwiseWriter,
     IntegerDepthwiseWorkload,
 )
-from edgec.compiler.kernels.conv.windows import tile_spans
+from edgec.compiler.kernels.conv.windows import each_span, tile_spans
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.kernel import Kernel
@@ -117,15 +116,8 @@ class TiledDepthwise(DepthwiseWriter):
             count = tirx.min(tirx.IntImm("int32", p.lines), tiles - first)
             with e.loop("row_tile", e.let("tiles", count)) as offset:
                 tile = e.let("tile", first + offset)
-                position = 0
-                for span in spans:
-                    before, position = position, position + len(span.starts)
-                    with ExitStack() as stack:
-                        if len(spans) > 1:
-                            inside = tirx.all(tile >= before, tile < position)
-                            stack.enter_context(e.branch(inside))
-                        line = e.let("line", (tile - before) * p.tile_h + span.starts[0])
-                        self._row_of_tiles(plane, block, line, span.valid)
+                for span, line in each_span(e, tile, spans, p.tile_h):
+                    self._row_of_tiles(plane, block, line, span.valid)
         return Kernel(e.function(name), w.batch * self.blocks * parts)
 
     def _row_of_tiles(

@@ -30,7 +30,13 @@ from tvm import tirx
 
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.weights import block_size, input_channels
-from edgec.compiler.kernels.conv.windows import Span, tile_spans, valid_rows, valid_tap_runs
+from edgec.compiler.kernels.conv.windows import (
+    Span,
+    each_span,
+    tile_spans,
+    valid_rows,
+    valid_tap_runs,
+)
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
@@ -203,25 +209,18 @@ class DirectConv:
     def _lines(self, row: Any, spans: Sequence[Span]) -> None:
         """Write several output lines; which rows of the window are inside is known here."""
         w, e = self.work, self.emit
-        position = 0
-        for span in spans:
-            first, position = position, position + len(span.starts)
-            with ExitStack() as stack:
-                if len(spans) > 1:
-                    inside = tirx.all(row >= first, row < position)
-                    stack.enter_context(e.branch(inside))
-                start = e.let("line", (row - first) * self.plan.tile_h + span.starts[0])
-                top = e.let("top", start * w.stride[0] - w.padding[0])
+        for span, start in each_span(e, row, spans, self.plan.tile_h):
+            top = e.let("top", start * w.stride[0] - w.padding[0])
 
-                def window(
-                    span: Span = span, top: Any = top
-                ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
-                    for first, count in valid_tap_runs(span.valid, self.border):
-                        valid = tuple(pixel[first] for pixel in span.valid)
-                        with e.loop("kh", self.hide_from_llvm(count), first) as kh:
-                            yield kh, top + kh * w.dilation[0], valid
+            def window(
+                span: Span = span, top: Any = top
+            ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
+                for first, count in valid_tap_runs(span.valid, self.border):
+                    valid = tuple(pixel[first] for pixel in span.valid)
+                    with e.loop("kh", self.hide_from_llvm(count), first) as kh:
+                        yield kh, top + kh * w.dilation[0], valid
 
-                self._columns(start, window)
+            self._columns(start, window)
 
     def _columns(self, line: Any, window: Any) -> None:
         """Write all register tiles along a line (or along tile_h lines)."""

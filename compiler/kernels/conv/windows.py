@@ -6,7 +6,8 @@ says for each pixel and tap whether it is inside. Rows are found at run time, on
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,6 +72,26 @@ class Span:
 
     starts: range
     valid: tuple[tuple[bool, ...], ...]
+
+
+def each_span(
+    emit: Emitter, tile: Any, spans: Sequence[Span], size: int
+) -> Iterator[tuple[Span, Any]]:
+    """Yield each span in a branch for the tiles that are of it, with the position they begin at.
+
+    Args:
+        emit: writes the branches.
+        tile: the number of a tile, over all spans.
+        spans: of one dimension.
+        size: positions in a tile.
+    """
+    past = 0
+    for span in spans:
+        first, past = past, past + len(span.starts)
+        with ExitStack() as stack:
+            if len(spans) > 1:
+                stack.enter_context(emit.branch(tirx.all(tile >= first, tile < past)))
+            yield span, emit.let("line", (tile - first) * size + span.starts[0])
 
 
 @lru_cache(maxsize=1024)
