@@ -24,7 +24,7 @@ from edgec.compiler.errors import BoardError, BundleError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import held_as
 from edgec.compiler.runtime.inputs import check_inputs
-from edgec.compiler.runtime.session import StepInfo
+from edgec.compiler.runtime.static_session import StepInfo
 
 # Another session may be on the board: it serves one after the other.
 GREET_SECONDS = 30.0
