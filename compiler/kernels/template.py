@@ -68,8 +68,6 @@ class Template:
         why_dense: reason why there is none, for kernels that read constant weights as operand 1.
         for_weights: the decision to take where operand 1 is this constant: what one rounds may
             depend on the weights.
-        in_place: writes the code of a kernel of the same buffers whose result is the memory of
-            operand 0, of which it leaves most as it is; None: there is none.
     """
 
     workload: type[Any]
@@ -88,7 +86,6 @@ class Template:
     sparse: str = ""
     why_dense: str = ""
     for_weights: Callable[[Any, Any, Target, Array], Any] = lambda _w, decision, _t, _a: decision
-    in_place: Callable[[Any, Target, str], Kernel] | None = None
 
 
 def undecided(
