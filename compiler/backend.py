@@ -171,7 +171,10 @@ class HostModel:
 
 
 def evaluate_here(
-    module: IRModule, signature: Signature, progress: Progress | None = None
+    module: IRModule,
+    signature: Signature,
+    progress: Progress | None = None,
+    states: Sequence[State] = (),
 ) -> HostModel:
     """Compile a canonical module for this machine, by the stages that the model goes through."""
-    return HostModel(module, signature, progress)
+    return HostModel(module, signature, progress, states=states)

@@ -80,7 +80,8 @@ def program_source(
 
 
 def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) -> Iterable[str]:
-    yield '_Static_assert(sizeof edgec_steps / sizeof *edgec_steps < 1 << EDGEC_STEP_BITS, "steps");'
+    count = sum(len(program.steps) for program in programs)
+    yield f'_Static_assert({count} < 1 << EDGEC_STEP_BITS, "steps of a model");'
     yield "static const edgec_program programs[] = {"
     inputs = outputs = 0
     for program in programs:

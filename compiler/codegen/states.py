@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from edgec.compiler.ir.program import Program, Value
 from edgec.compiler.ir.signature import State
-from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.template import from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.schedule import kernel_name
 from edgec.targets.target import Target
@@ -68,25 +68,29 @@ def _renumber(program: Program) -> None:
 
 def _write_in_place(program: Program, value: Value, result: Value, target: Target) -> bool:
     """Let the step that computes a result write into a state, if it is of the first kind."""
-    for number, step in enumerate(program.steps):
-        root = step.arguments[-1].root
-        if root.role == "output" and root.number == result.number:
-            break
-    else:
+    roots = _roots(program, result)
+    writing = [n for n, step in enumerate(program.steps) if step.arguments[-1].root in roots]
+    if len(writing) != 1:
         return False
+    number = writing[0]
+    step = program.steps[number]
     template = TEMPLATES.get(f"edgec.{step.template}")
-    if template is None or template.in_place is None or step.arguments[0].root is not value:
+    if template is None or not template.in_place or step.arguments[0].root is not value:
         return False
     later = [v for other in program.steps[number + 1 :] for v in other.arguments]
     later += [*step.arguments[1:], *(source for _, source in program.copies)]
     if any(v.root is value for v in later):
         return False
     workload = from_text(template.workload, step.workload)
-    name = kernel_name(f"{step.template}_in_place", step.workload)
-    kernel = template.in_place(workload, target, name)
+    workload = replace(workload, **{template.in_place: True})
+    text, decision = to_text(workload), template.default(workload, target)
+    name = kernel_name(step.template, f"{text} {to_text(decision)}")
+    kernel = template.emit(workload, decision, target, name)
     program.functions[name] = kernel.function
-    program.steps[number] = replace(step, kernel=name, tasks=kernel.tasks)
+    program.steps[number] = replace(
+        step, kernel=name, tasks=kernel.tasks, workload=text, flops=2 * workload.macs
+    )
     if all(other.kernel != step.kernel for other in program.steps):
         del program.functions[step.kernel]
-    root.base = value
+    step.arguments[-1].root.base = value
     return True

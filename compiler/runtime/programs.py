@@ -67,7 +67,7 @@ class Programs:
 
         Returns:
             The inputs, and by output the shape of what belongs to the inputs as they were given:
-            extents of outputs that are the same share of an input's extent in every program are cut.
+            extents of outputs that are the same share of an input's in every program are cut.
 
         Raises:
             TensorInputError: no program holds them; says what each one takes.

@@ -26,7 +26,13 @@ from edgec.targets.target import Target
 
 
 class Session(Protocol):
-    """A session is a loaded model."""
+    """A session is a loaded model.
+
+    Attributes:
+        lock: who holds it alone uses the session.
+    """
+
+    lock: threading.RLock
 
     def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name.
@@ -38,6 +44,9 @@ class Session(Protocol):
 
     def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run like `run`, but the next run may overwrite the arrays."""
+
+    def run_padded(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run like `run`, on inputs filled up with zeros; see `StaticSession.run_padded`."""
 
     def reset(self) -> None:
         """Begin anew: all state is zeros."""

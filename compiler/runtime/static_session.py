@@ -226,9 +226,7 @@ class StaticSession:
     def _run(self, prepared: Prepared, outputs: list[NDArray[Any]], times: Any = None) -> None:
         given, results = pointers(prepared.arrays), pointers(outputs)
         with self.lock:
-            status = self._model.run_program(
-                self._handle, prepared.program, given, results, times
-            )
+            status = self._model.run_program(self._handle, prepared.program, given, results, times)
             self._check(status)
 
     def _check(self, status: int) -> None:

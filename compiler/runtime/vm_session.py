@@ -1,4 +1,7 @@
-"""Run a model of data-dependent shape on TVM's virtual machine, whose runtime is loaded for that."""
+"""Run a model of data-dependent shape on TVM's virtual machine.
+
+Its runtime is loaded for that.
+"""
 
 import ctypes
 import importlib.util
@@ -70,6 +73,10 @@ class VmSession:
 
     def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name, in arrays of their own: see `run`."""
+        return self.run(inputs)
+
+    def run_padded(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run: these models have one program."""
         return self.run(inputs)
 
     def reset(self) -> None:
