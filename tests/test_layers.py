@@ -14,6 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("support",),
     ("targets",),
+    ("tokenizer",),
     ("numerics",),
     ("ir",),
     # The quantizer asks kernels what they can compute.
@@ -28,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options", "backend"),
     ("transform",),
     ("bundle",),
+    ("generation",),
     ("parity",),
     ("inspection", "describe", "outputs"),
     ("pipeline",),

@@ -102,6 +102,10 @@ class Bundle:
         """Return the compiled model."""
         return self._folder / LIBRARY
 
+    def file(self, name: str) -> Path:
+        """Return where a file of the bundle is, as long as the bundle is open."""
+        return self._folder / name
+
     def vectors(self) -> list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
         """Test inputs and expected outputs by name; see `VectorRecord` for their order."""
         signatures = self.manifest.signatures

@@ -7,8 +7,6 @@ a few conversations, and the result is compared with Jinja's on others.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from datetime import datetime
-from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -95,26 +93,24 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise BadInputError(f"the chat template is no Jinja: {error}") from None
 
-    def render(self, messages: Sequence[Message], *, now: datetime | None = None) -> str:
+    def render(self, messages: Sequence[Message]) -> str:
         """Return the prompt that messages make, ready for the answer.
 
         Args:
             messages: each has `role` and `content`.
-            now: the date for templates that ask for one; without it they take their own.
+
+        A template that asks for today's date takes its own: a prompt is the same every day.
 
         Raises:
             BadInputError: the template refuses the messages.
         """
-        values: dict[str, Any] = dict(self._special_tokens)
-        if now is not None:
-            values["strftime_now"] = now.strftime
         try:
             return self._template.render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
-                **values,
+                **self._special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, OverflowError) as error:
             raise BadInputError(f"the chat template refuses these messages: {error}") from None

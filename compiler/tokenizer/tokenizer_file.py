@@ -56,7 +56,11 @@ def byte_characters() -> dict[str, int]:
 
 
 def tokenizer_file(
-    content: str, *, stop_tokens: Sequence[int] = (), chat: ChatPieces = NO_CHAT
+    content: str,
+    *,
+    stop_tokens: Sequence[int] = (),
+    chat: ChatPieces = NO_CHAT,
+    digest: bytes = bytes(32),
 ) -> bytes:
     """Return the content of tokenizer.bin.
 
@@ -64,6 +68,7 @@ def tokenizer_file(
         content: of tokenizer.json.
         stop_tokens: tokens that a model says when its text is complete.
         chat: the words of the model's chats.
+        digest: 32 bytes that tell the model from others.
 
     Raises:
         ModelFileError: the content is no tokenizer, or contradicts itself.
@@ -74,7 +79,7 @@ def tokenizer_file(
     except ValueError as error:
         raise ModelFileError(f"tokenizer.json is no JSON: {error}") from None
     try:
-        return _Writer(described, stop_tokens, chat).content()
+        return _Writer(described, stop_tokens, chat, digest).content()
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ModelFileError(
             f"tokenizer.json is damaged or of another version: {type(error).__name__} {error}"
@@ -95,12 +100,15 @@ class _Strings:
 
 
 class _Writer:
-    def __init__(self, described: Json, stop_tokens: Sequence[int], chat: ChatPieces) -> None:
+    def __init__(
+        self, described: Json, stop_tokens: Sequence[int], chat: ChatPieces, digest: bytes
+    ) -> None:
         self._described = described
         self._model: Json = described["model"]
         self._added: Sequence[Json] = described.get("added_tokens") or []
         self._stop_tokens = list(stop_tokens)
         self._chat = chat
+        self._digest = digest
         self._normalizer = normalizer_steps(described.get("normalizer"))
         self._pretokenizer = pretokenizer_steps(described.get("pre_tokenizer"))
         self._decoding: Decoding = decoding(described.get("decoder"))
@@ -160,6 +168,7 @@ class _Writer:
             _ids(prefix),
             _ids(suffix),
             _ids(self._checked(self._stop_tokens)),
+            self._digest,
             self._chat_pieces(),
         ]
         sections[3] = bytes(self._strings.data)

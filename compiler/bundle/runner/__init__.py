@@ -21,10 +21,13 @@ from edgec.compiler.bundle.manifest import RUNNER, Manifest
 from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
 from edgec.compiler.codegen.link import link_program
 from edgec.compiler.ir.storage import STORAGE, decode_table
+from edgec.compiler.tokenizer.native import FOLDER as GENERATION
+from edgec.compiler.tokenizer.native import HEADERS as GENERATION_HEADERS
+from edgec.compiler.tokenizer.native import SOURCES as GENERATION_SOURCES
 
 FOLDER = Path(__file__).parent
-SOURCES = ("runner.c", "npy.c", "parity.c")
-EMBEDDED = (*SOURCES, "npy.h", "parity.h", "session.hpp")
+SOURCES = ("runner.c", "npy.c", "parity.c", "talk.c")
+EMBEDDED = (*SOURCES, "npy.h", "parity.h", "talk.h", "session.hpp")
 # In these NAME stands for the model's name.
 TEMPLATES = ("app.cpp", "two_models.cpp", "CMakeLists.txt")
 _HEADER = """\
@@ -58,7 +61,8 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
     """
     program = library.with_name(RUNNER)
     sources = [FOLDER / name for name in SOURCES]
-    link_program(sources, program, manifest.target, includes=[EXECUTOR])
+    sources += [GENERATION / name for name in GENERATION_SOURCES]
+    link_program(sources, program, manifest.target, includes=[EXECUTOR, GENERATION])
     name = manifest.execution.c_name
     return {
         RUNNER: program,
@@ -66,6 +70,10 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
         "embed/edgec.h": EXECUTOR / "edgec.h",
         f"embed/edgec_{name}.h": _named(_HEADER, name),
         **{f"embed/{file}": FOLDER / file for file in EMBEDDED},
+        **{
+            f"embed/{file}": GENERATION / file
+            for file in (*GENERATION_SOURCES, *GENERATION_HEADERS)
+        },
         **{f"embed/{file}": _named((FOLDER / file).read_text(), name) for file in TEMPLATES},
     }
 

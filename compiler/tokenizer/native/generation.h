@@ -31,6 +31,9 @@ int32_t edgec_token_count(const edgec_tokenizer* tokenizer);
 /* Whether a model says by this token that its text is complete. */
 int edgec_is_stop_token(const edgec_tokenizer* tokenizer, int32_t id);
 
+/* 32 bytes that tell the model of this tokenizer from others. */
+const unsigned char* edgec_model_digest(const edgec_tokenizer* tokenizer);
+
 /* The tokens of a text, in memory that edgec_free takes; their number, or an error above.
  * `template_tokens`: whether those that begin and end a text, if it has them, are put around it. */
 int64_t edgec_encode(const edgec_tokenizer* tokenizer, const char* text, size_t bytes,

@@ -52,6 +52,7 @@ enum section {
   PREFIX,      /* uint32: tokens that begin a text */
   SUFFIX,      /* uint32: tokens that end a text */
   STOP_TOKENS, /* uint32: tokens that a model says when its text is complete */
+  DIGEST,       /* 32 bytes that tell the model from others */
   CHAT,        /* string references: see `chat_piece`; empty if there is no form for chats */
   SECTION_COUNT
 };
@@ -136,6 +137,7 @@ struct edgec_tokenizer {
   const uint32_t *prefix, *suffix, *stop_tokens, *chat;
   size_t normalizer_steps, pretokenizer_steps, string_bytes, tokens, vocabulary, merge_count;
   size_t added_count, prefix_count, suffix_count, stop_count;
+  const unsigned char* digest;
   bool has_chat;
   double unknown_score; /* of Unigram */
   /* Positions in `added` of tokens looked for in the given text, and in the normalized one. */

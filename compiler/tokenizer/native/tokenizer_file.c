@@ -33,7 +33,7 @@ static bool read_sections(reader* reader) {
   memcpy(reader->sections, reader->data + strlen(TOKENIZER_MAGIC), sizeof reader->sections);
   static const size_t row_bytes[SECTION_COUNT] = {
       4, sizeof(step), sizeof(step), 1, 4, 1, 1, 4, sizeof(merge), 8, 4, sizeof(added_token), 4, 4,
-      4, 8};
+      4, 1, 8};
   for (int i = 0; i < SECTION_COUNT; ++i) {
     uint32_t offset = reader->sections[i][0], size = reader->sections[i][1];
     if (offset % 8 || offset < head || offset > reader->bytes || size > reader->bytes - offset)
@@ -151,7 +151,9 @@ static bool read_ids(reader* reader, edgec_tokenizer* tokenizer) {
 }
 
 static bool read_chat(reader* reader, edgec_tokenizer* tokenizer) {
-  size_t pieces;
+  size_t pieces, digest;
+  tokenizer->digest = rows(reader, DIGEST, 1, &digest);
+  if (digest != 32) return refuse(reader, "the digest");
   tokenizer->chat = rows(reader, CHAT, 8, &pieces);
   tokenizer->has_chat = pieces == CHAT_PIECES;
   if (pieces && !tokenizer->has_chat) return refuse(reader, "the words of chats");
@@ -226,6 +228,10 @@ void edgec_tokenizer_close(edgec_tokenizer* tokenizer) {
 }
 
 int32_t edgec_token_count(const edgec_tokenizer* tokenizer) { return (int32_t)tokenizer->tokens; }
+
+const unsigned char* edgec_model_digest(const edgec_tokenizer* tokenizer) {
+  return tokenizer->digest;
+}
 
 int edgec_is_stop_token(const edgec_tokenizer* tokenizer, int32_t id) {
   for (size_t i = 0; i < tokenizer->stop_count; ++i)
