@@ -92,6 +92,7 @@ def describe_compilation(
             seed=options.seed,
             index_bounds=dict(expected.index_bounds),
             preprocess=_preprocess_record(compilation),
+            context=options.context,
         ),
         execution=execution,
         tolerance=ToleranceRecord(**dataclasses.asdict(expected.tolerance)),

@@ -12,7 +12,8 @@ from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.expand_functions import has_body
 from edgec.compiler.frontend.model_argument import as_path
 from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
-from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.model_source import read_model
+from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import dtype_name
@@ -96,7 +97,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()
-    source = read_model(path, options.limits)
+    source = read_model(path, options.limits, options.context)
     try:
         special = specialize(source.proto, options.shapes, options.freeze)
     except ShapeError as error:

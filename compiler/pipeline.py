@@ -29,7 +29,7 @@ from edgec.compiler.describe import Compilation, describe_compilation, vector_fi
 from edgec.compiler.errors import BadInputError, UnsupportedModelError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
-from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
@@ -113,7 +113,7 @@ def compile_model(
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path, options.limits))
+            source = show(read_model(path, options.limits, options.context))
             record = ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset)
         canonical = canonical_model(
             source, options.shapes, options.freeze, options.limits, phase, options.images

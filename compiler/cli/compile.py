@@ -60,6 +60,7 @@ def compile_command(
     shapes: Sequence[str],
     freeze: Sequence[str],
     limits: Sequence[str],
+    context: int | None,
     inputs: Sequence[str],
     compress: str | None,
     quantize: str | None,
@@ -83,7 +84,7 @@ def compile_command(
     from edgec.targets import load_target
 
     options = CompileOptions(
-        **model_options(shapes, freeze, limits),
+        **model_options(shapes, freeze, limits, context),
         inputs=read_inputs(inputs),
         seed=seed,
         **changes(compress, quantize, settings),

@@ -16,6 +16,7 @@ from edgec.compiler.errors import LimitError, ModelFileError, UnsupportedModelEr
 from edgec.compiler.frontend.check_file import all_tensors, check_file, regular_file_size
 from edgec.compiler.frontend.convert_opset import CONVERTED_OPSET, convert_opset
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
+from edgec.compiler.language.language_model import LanguageModel
 from edgec.compiler.support.rehearsal import rehearse
 
 # Converting copies the model a few times.
@@ -24,23 +25,31 @@ CONVERSION_MEGABYTES = 4096
 
 NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
+# ONNX Runtime's own operator, which it puts among those of ONNX: exported decoders have it, and
+# the checker refuses what it does not know there.
+_SIMPLIFIED = "SimplifiedLayerNormalization"
+
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A source model describes an ONNX model as it was found.
+    """A source model describes a model as it was found.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of a language model.
         sha256: digest of the file, and of its external data behind it, in hexadecimal.
         proto: the model with external data loaded, of `CONVERTED_OPSET` if it was older; not to
             be changed.
         opset: version of the default operator set in the file.
+        language: what is known of a language model beside its graph; None for other models.
+        tokenizer: the content of its `tokenizer.json`.
     """
 
     path: Path
     sha256: str
     proto: onnx.ModelProto
     opset: int
+    language: LanguageModel | None = None
+    tokenizer: str = ""
 
     @property
     def name(self) -> str:
@@ -49,11 +58,12 @@ class SourceModel:
 
     @property
     def original(self) -> Path | onnx.ModelProto:
-        """Return what says how the model computes: the file, unless it is too old to be run."""
-        return self.path if self.opset >= CONVERTED_OPSET else self.proto
+        """Return what says how the model computes: the file, if ONNX Runtime runs it as it is."""
+        is_file = self.language is None and self.opset >= CONVERTED_OPSET
+        return self.path if is_file else self.proto
 
 
-def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
+def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     """Read and check one ONNX file.
 
     Args:
@@ -78,6 +88,7 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data cannot be read: {_line(error)}") from None
     opset = _default_opset(path, model)
+    _know_simplified_layer_norm()
     try:
         # The path form of the checker has no 2 GiB limit.
         onnx.checker.check_model(str(path))
@@ -98,6 +109,43 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
                 f"and cannot: {_line(error)}"
             ) from None
     return SourceModel(path, digest.hexdigest(), model, opset)
+
+
+def _know_simplified_layer_norm() -> None:
+    """Tell the checker of the operator; once for the process."""
+    if onnx.defs.has(_SIMPLIFIED, ""):
+        return
+    schema = onnx.defs.OpSchema
+    one = schema.FormalParameterOption.Single
+    several = schema.FormalParameterOption.Optional
+    onnx.defs.register_schema(
+        schema(
+            _SIMPLIFIED,
+            "",
+            1,
+            inputs=[
+                schema.FormalParameter("X", "T", param_option=one),
+                schema.FormalParameter("scale", "V", param_option=one),
+            ],
+            outputs=[
+                schema.FormalParameter("Y", "V", param_option=one),
+                schema.FormalParameter("inv_std_var", "U", param_option=several),
+            ],
+            type_constraints=[
+                (
+                    name,
+                    ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"],
+                    "",
+                )
+                for name in "TUV"
+            ],
+            attributes=[
+                schema.Attribute("axis", schema.AttrType.INT, required=False),
+                schema.Attribute("epsilon", schema.AttrType.FLOAT, required=False),
+                schema.Attribute("stash_type", schema.AttrType.INT, required=False),
+            ],
+        )
+    )
 
 
 def _read(path: Path, limits: Limits) -> bytes:
