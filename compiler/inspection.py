@@ -11,8 +11,8 @@ from edgec.compiler.bundle.manifest import MANIFEST
 from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.expand_functions import has_body
 from edgec.compiler.frontend.model_argument import as_path
-from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
 from edgec.compiler.frontend.model_source import read_model
+from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize

@@ -328,6 +328,6 @@ class _Writer:
         split = graph.integers(0, 0, groups, weight.group)
         sums = graph.node("Reshape", [value, split], f"{name}.groups")
         sums = graph.node("ReduceSum", [sums, graph.integers(-1)], f"{name}.sums", keepdims=0)
-        columns = graph.weight(f"{source}.offsets", offsets.T)
+        columns = graph.weight(f"{source}.offset_columns", offsets.T)
         rest = graph.node("MatMul", [sums, columns], f"{name}.rest")
         graph.node("Add", [f"{name}.codes", rest], name)

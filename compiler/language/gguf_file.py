@@ -125,7 +125,7 @@ class _Cursor:
     def __init__(self, path: Path, data: NDArray[np.uint8]) -> None:
         self.path = path
         self.data = data
-        self.view = memoryview(data)
+        self.view = data.data
         self.position = 0
 
     def wrong(self, what: str) -> ModelFileError:

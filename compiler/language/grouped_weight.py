@@ -104,7 +104,6 @@ def halves_from_pairs(heads: int, size: int, turned: int) -> NDArray[np.int64]:
     >>> halves_from_pairs(heads=1, size=8, turned=6).tolist()
     [0, 2, 4, 1, 3, 5, 6, 7]
     """
-    head = np.concatenate(
-        [np.arange(0, turned, 2), np.arange(1, turned, 2), np.arange(turned, size)]
-    )
-    return (np.arange(heads)[:, np.newaxis] * size + head).reshape(-1).astype(np.int64)
+    parts = (np.arange(0, turned, 2), np.arange(1, turned, 2), np.arange(turned, size))
+    order: NDArray[np.int64] = np.concatenate(parts)
+    return (np.arange(heads)[:, np.newaxis] * size + order).reshape(-1)

@@ -30,7 +30,7 @@ class ExternalWeights:
     def store(self, name: str, values: np.ndarray) -> TensorProto:
         """Return a tensor whose data is in the file."""
         values = np.ascontiguousarray(values)
-        view = memoryview(values.reshape(-1).view(np.uint8))
+        view = values.reshape(-1).view(np.uint8).data
         digest = hashlib.blake2b(view, digest_size=32).digest()
         if digest not in self._offsets:
             start = -(-self._end // _ALIGNMENT) * _ALIGNMENT

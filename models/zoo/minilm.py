@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgec.compiler.support.graph_builder import GraphBuilder
 from edgec.compiler.language.safetensors_file import parse_safetensors
+from edgec.compiler.support.graph_builder import GraphBuilder
 
 HEAD_SIZE = 32
 NORM_EPSILON = 1e-12

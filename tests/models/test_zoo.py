@@ -1,7 +1,6 @@
 """Graphs that edgec writes around the weights of others: shapes, arithmetic, known answers."""
 
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -13,8 +12,9 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from support.language_files import safetensors_file
 
-from edgec.compiler.errors import BadInputError, ToolchainError
+from edgec.compiler.errors import BadInputError
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.models import load_model_recipe
 from edgec.models.model_recipe import BuiltGraph, Source
@@ -158,38 +158,6 @@ def test_torch_file_cannot_call_anything(monkeypatch):
 def test_other_files_are_refused(data):
     with pytest.raises(BadInputError, match=r"none that PyTorch before 1\.6 wrote"):
         read_torch(data)
-
-
-def safetensors_file(tensors: dict[str, np.ndarray]) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    body = b""
-    for name, values in tensors.items():
-        header[name] = {
-            "dtype": {"float32": "F32", "int64": "I64", "int8": "I8"}[values.dtype.name],
-            "shape": list(values.shape),
-            "data_offsets": [len(body), len(body) + values.nbytes],
-        }
-        body += values.tobytes()
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + body
-
-
-def test_safetensors_are_read():
-    tensors = {
-        "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "indices": np.arange(4)[None],
-        "number": np.float32(2.5).reshape(()),
-    }
-    read = read_safetensors(safetensors_file(tensors))
-    assert list(read) == list(tensors)
-    for name, values in tensors.items():
-        np.testing.assert_array_equal(read[name], values)
-        assert read[name].dtype == values.dtype
-
-
-def test_safetensors_of_other_types_are_refused():
-    with pytest.raises(BadInputError, match="tensor codes has data type I8; read are F32, F16"):
-        read_safetensors(safetensors_file({"codes": np.zeros(3, np.int8)}))
 
 
 # EfficientNet-Lite0
