@@ -5,7 +5,7 @@ the checks on the way to a bundle are handed `evaluate_here`, which compiles for
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import IRModule
 
-from edgec.compiler.codegen.build import build_program, build_vm_library
+from edgec.compiler.codegen.build import build_library, build_vm_library
 from edgec.compiler.codegen.in_place import move_channels_in_place
+from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import is_static
-from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
@@ -91,25 +92,24 @@ def schedule(
 
 
 def build(
-    scheduled: Program | IRModule,
-    signature: Signature,
+    scheduled: Sequence[Program | IRModule],
     target: Target,
     library: Path,
     name: str = "model",
-    index_bounds: Mapping[str, int] = MappingProxyType({}),
+    digest: bytes = bytes(32),
     progress: Progress | None = None,
 ) -> tuple[Executor, int]:
-    """Generate code and link it; see `build_program` for the arguments.
+    """Generate code and link it; see `build_library` for the arguments.
 
     Returns:
         What runs it, and the bytes of memory that a run needs beside weights, inputs and outputs
         (0 where only a run can tell).
     """
-    if isinstance(scheduled, Program):
-        outputs = signature.outputs
-        plan = build_program(scheduled, outputs, target, library, name, index_bounds, progress)
-        return "static", plan.arena_bytes
-    build_vm_library(scheduled, target, library)
+    programs = [program for program in scheduled if isinstance(program, Program)]
+    if programs:
+        return "static", build_library(programs, target, library, name, digest, progress)
+    (module,) = (module for module in scheduled if isinstance(module, IRModule))
+    build_vm_library(module, target, library)
     return "machine", 0
 
 
@@ -120,13 +120,16 @@ def compile_module(
     library: Path,
     decide: Decide = default_decide,
     progress: Progress | None = None,
+    states: Sequence[State] = (),
 ) -> Executor:
     """Return all of it, for a canonical module."""
     # The packed module is gone before the build.
     lowered = lower(pack(module, target), target)
     scheduled = schedule(lowered, module, target, signature, decide, progress)
     del lowered
-    return build(scheduled, signature, target, library, progress=progress)[0]
+    if isinstance(scheduled, Program):
+        keep_states(scheduled, states, target)
+    return build([scheduled], target, library, progress=progress)[0]
 
 
 class HostModel:
@@ -138,6 +141,7 @@ class HostModel:
         progress: is told of each operator and kernel.
         target: what to generate code for, which this machine can run; None: this machine.
         decide: chooses among a template's decisions.
+        states: inputs and outputs that it keeps from run to run; they leave the signature.
     """
 
     def __init__(
@@ -147,13 +151,15 @@ class HostModel:
         progress: Progress | None = None,
         target: Target | None = None,
         decide: Decide = default_decide,
+        states: Sequence[State] = (),
     ) -> None:
         target = target or load_target("native")
         with tempfile.TemporaryDirectory(prefix="edgec-model-") as folder:
             library = Path(folder) / "model.so"
-            executor = compile_module(module, signature, target, library, decide, progress)
+            executor = compile_module(module, signature, target, library, decide, progress, states)
             return_free_memory()
-            self._session: Session = open_session(library, target, signature, executor)
+            called = without_states(signature, states)
+            self._session: Session = open_session(library, target, called, executor)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
@@ -165,7 +171,10 @@ class HostModel:
 
 
 def evaluate_here(
-    module: IRModule, signature: Signature, progress: Progress | None = None
+    module: IRModule,
+    signature: Signature,
+    progress: Progress | None = None,
+    states: Sequence[State] = (),
 ) -> HostModel:
     """Compile a canonical module for this machine, by the stages that the model goes through."""
-    return HostModel(module, signature, progress)
+    return HostModel(module, signature, progress, states=states)

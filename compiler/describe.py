@@ -3,9 +3,12 @@
 The settings, what was done and what it costs.
 """
 
-import dataclasses
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from edgec.compiler.bundle.manifest import (
     CompressionRecord,
@@ -16,8 +19,10 @@ from edgec.compiler.bundle.manifest import (
     ModelRecord,
     ParityRecord,
     PreprocessRecord,
+    ProgramRecord,
     QuantizationRecord,
     SettingsRecord,
+    StateRecord,
     TensorRecord,
     ToleranceRecord,
     VectorRecord,
@@ -27,9 +32,10 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.signature import TensorSpec
-from edgec.compiler.options import CompileOptions
-from edgec.compiler.parity.compare import three_digits
+from edgec.compiler.options import CompileOptions, ProgramShapes
+from edgec.compiler.parity.compare import Tolerance, three_digits
 from edgec.compiler.parity.expected import Expected
+from edgec.compiler.parity.stream import Step
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.support.versions import tool_versions
@@ -41,6 +47,7 @@ class Compilation:
     """A compilation describes a compile up to code generation.
 
     Attributes:
+        program: which program, and its shapes.
         model: the file.
         target: the target that the model is compiled for.
         options: the settings.
@@ -53,6 +60,7 @@ class Compilation:
         expected: what the library must compute.
     """
 
+    program: ProgramShapes
     model: ModelRecord
     target: Target
     options: CompileOptions
@@ -72,17 +80,16 @@ class Compilation:
 
 
 def describe_compilation(
-    compilation: Compilation, execution: ExecutionRecord, parity: ParityRecord
+    programs: Sequence[Compilation], execution: ExecutionRecord, parity: ParityRecord
 ) -> Manifest:
-    """Write the manifest of a bundle, without its files."""
+    """Write the manifest of a bundle, without its files; programs differ in their shapes alone."""
+    compilation = programs[0]
     options = compilation.options
-    expected = compilation.expected
-    signature = expected.signature
     return Manifest(
         model=compilation.model,
         target=compilation.target,
-        inputs=_tensor_records(signature.inputs),
-        outputs=_tensor_records(signature.outputs),
+        programs=tuple(map(_program_record, programs)),
+        states=state_records(compilation.expected),
         settings=SettingsRecord(
             shapes=dict(options.shapes),
             frozen={
@@ -90,40 +97,101 @@ def describe_compilation(
                 for name, array in compilation.canonical.frozen.items()
             },
             seed=options.seed,
-            index_bounds=dict(expected.index_bounds),
+            index_bounds=dict(compilation.expected.index_bounds),
             preprocess=_preprocess_record(compilation),
             context=options.context,
         ),
         execution=execution,
-        tolerance=ToleranceRecord(**dataclasses.asdict(expected.tolerance)),
+        tolerance=_tolerance([program.expected.tolerance for program in programs]),
         parity=parity,
         compression=_compression_record(compilation),
         quantization=_quantization_record(compilation),
-        vectors=(
+        vectors=tuple(
             VectorRecord(
-                inputs=tuple(_vector_path("input", i) for i in range(len(signature.inputs))),
-                outputs=tuple(_vector_path("output", i) for i in range(len(signature.outputs))),
-            ),
+                program=program.program.name,
+                inputs=tuple(_vector_path(n, "input", i) for i in range(len(step.inputs))),
+                outputs=tuple(_vector_path(n, "output", i) for i in range(len(step.outputs))),
+            )
+            for n, (program, step) in enumerate(_steps(programs))
         ),
         tools=tool_versions(),
         files={},
     )
 
 
-def vector_files(expected: Expected) -> dict[str, bytes]:
+def state_records(expected: Expected) -> tuple[StateRecord, ...]:
+    """Return what a session keeps."""
+    specs = {spec.name: spec for spec in expected.signature.inputs}
+    records = []
+    for state in expected.states:
+        spec = specs[state.input]
+        shape = tuple(extent or 0 for extent in spec.shape)
+        size = math.prod(shape) * np.dtype(spec.dtype).itemsize
+        records.append(
+            StateRecord(
+                input=state.input,
+                output=state.output,
+                shape=shape,
+                dtype=spec.dtype,
+                size_bytes=size,
+            )
+        )
+    return tuple(records)
+
+
+def state_digest(programs: Sequence[Compilation]) -> bytes:
+    """Return what tells the state of this model from that of others: 32 bytes.
+
+    Its source, what was made of it and the states; not the target, nor the shapes of inputs.
+    """
+    first = programs[0]
+    parts = [first.model.sha256, *(str(record) for record in state_records(first.expected))]
+    for options in (first.options.compression, first.options.quantization):
+        parts.append("" if options is None else options.recipe.model_dump_json())
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
     """Return the files of the test vectors by their paths in the bundle."""
-    signature, files = expected.signature, {}
-    for kind, specs, tensors in (
-        ("input", signature.inputs, expected.inputs),
-        ("output", signature.outputs, expected.outputs),
-    ):
-        for index, spec in enumerate(specs):
-            files[_vector_path(kind, index)] = save_vector(tensors[spec.name])
+    files = {}
+    for number, (program, step) in enumerate(_steps(programs)):
+        signature = program.expected.called
+        for kind, specs, tensors in (
+            ("input", signature.inputs, step.inputs),
+            ("output", signature.outputs, step.outputs),
+        ):
+            for index, spec in enumerate(specs):
+                files[_vector_path(number, kind, index)] = save_vector(tensors[spec.name])
     return files
 
 
-def _vector_path(kind: str, index: int) -> str:
-    return f"vectors/0/{kind}-{index}.npy"
+def _steps(programs: Sequence[Compilation]) -> list[tuple[Compilation, Step]]:
+    return [(program, step) for program in programs for step in program.expected.called_steps]
+
+
+def _vector_path(number: int, kind: str, index: int) -> str:
+    return f"vectors/{number}/{kind}-{index}.npy"
+
+
+def _program_record(compilation: Compilation) -> ProgramRecord:
+    signature, shapes = compilation.expected.called, compilation.program.shapes
+    common = compilation.options.shapes
+    return ProgramRecord(
+        name=compilation.program.name,
+        shapes={n: shape for n, shape in shapes.items() if common.get(n) != shape},
+        inputs=_tensor_records(signature.inputs),
+        outputs=_tensor_records(signature.outputs),
+    )
+
+
+def _tolerance(tolerances: Sequence[Tolerance]) -> ToleranceRecord:
+    """Return what is enough for every program."""
+    ratios = [t.sqnr_db for t in tolerances if t.sqnr_db is not None]
+    return ToleranceRecord(
+        relative=max(t.relative for t in tolerances),
+        absolute=max(t.absolute for t in tolerances),
+        sqnr_db=min(ratios, default=None),
+    )
 
 
 def _preprocess_record(compilation: Compilation) -> PreprocessRecord | None:

@@ -97,11 +97,12 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()
+    shapes = options.one_variant("inspect").shapes
     source = read_model(path, options.limits, options.context)
     try:
-        special = specialize(source.proto, options.shapes, options.freeze)
+        special = specialize(source.proto, shapes, options.freeze)
     except ShapeError as error:
-        if options.shapes or options.freeze:
+        if shapes or options.freeze:
             raise
         return _report(source, source.proto, str(error), _unknown_operators(source.proto))
     # Imported here: a bundle is inspected without TVM.

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,10 +14,15 @@ from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import TensorInputError, UsageError
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
+from edgec.compiler.ir.signature import State
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
 from edgec.compiler.support.npy_files import NpyError, read_arrays
+
+# What tells extents of several programs, and how a program may be called.
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_PROGRAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 if TYPE_CHECKING:
     # Its steps load TVM.
@@ -39,10 +44,17 @@ class CompileOptions:
 
     Attributes:
         shapes: full shape by input name, for inputs that the model leaves open.
+        programs: shapes by the name of a program, each taken with those of `shapes`: the bundle
+            holds the model for each of them, the weights once. None makes one program.
+        states: inputs whose next values are outputs, as `State` or as text "INPUT=OUTPUT": a
+            session keeps them, and callers neither pass nor get them. None takes those of names
+            that exporters give them, see `frontend/states.py`; an empty tuple takes none.
         limits: the limits of what the model file may ask for.
         freeze: value by input name; the input becomes a constant and leaves the interface.
         context: tokens that the cache of a language model holds; None takes those that it was made
             for, at most 4,096.
+        prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
+            program, `decode`, takes one.
         inputs: test inputs by name, instead of generated ones.
         seed: the seed of the generated test inputs.
         images: makes the preparation of images a part of the model; None leaves it outside.
@@ -63,9 +75,12 @@ class CompileOptions:
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    programs: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    states: Sequence[State | str] | None = None
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
     context: int | None = None
+    prefill_chunk: int | None = None
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     images: ImageInput | None = None
@@ -90,7 +105,8 @@ class CompileOptions:
             RecipeError: an unknown recipe.
         """
         check_seed(self.seed)
-        check_count("--context", self.context, 1, _MAX_CONTEXT)
+        check_count("--context", self.context, 2, _MAX_CONTEXT)
+        check_count("--prefill-chunk", self.prefill_chunk, 2, _MAX_CONTEXT)
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")
@@ -102,6 +118,9 @@ class CompileOptions:
         shapes = {name: _extents(name, shape) for name, shape in self.shapes.items()}
         freeze = {name: np.asarray(value) for name, value in self.freeze.items()}
         object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "programs", _programs(self.programs))
+        if self.states is not None:
+            object.__setattr__(self, "states", _states(self.states))
         object.__setattr__(self, "freeze", freeze)
         for name, array in freeze.items():
             if array.dtype.kind not in "biufcV":
@@ -120,9 +139,79 @@ class CompileOptions:
         return cast("QuantizeOptions | None", self.quantize)
 
     @property
+    def kept_states(self) -> tuple[State, ...] | None:
+        """Return `states`, whatever form they were given in."""
+        return cast("tuple[State, ...] | None", self.states)
+
+    @property
+    def variants(self) -> tuple["ProgramShapes", ...]:
+        """Return the name and all given shapes of each program."""
+        if not self.programs:
+            return (ProgramShapes("", self.shapes),)
+        return tuple(
+            ProgramShapes(name, {**self.shapes, **shapes}) for name, shapes in self.programs.items()
+        )
+
+    def one_variant(self, verb: str) -> "ProgramShapes":
+        """Return the only program, for a verb that looks at one.
+
+        Raises:
+            UsageError: there are several.
+        """
+        if len(self.variants) > 1:
+            raise UsageError(
+                f"{verb} takes one set of shapes at a time, {len(self.variants)} were given: "
+                f"{', '.join(v.name for v in self.variants)}"
+            )
+        return self.variants[0]
+
+    @property
     def changes_numbers(self) -> bool:
         """Return whether the library computes other numbers than the original model."""
         return self.compression is not None or self.quantization is not None
+
+
+@dataclass(frozen=True)
+class ProgramShapes:
+    """Program shapes make the model to one of the programs of a bundle.
+
+    Attributes:
+        name: the program; empty if it is the only one and has no name.
+        shapes: full shape by input name.
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def _programs(
+    programs: Mapping[str, Mapping[str, object]],
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    for name in programs:
+        if not isinstance(name, str) or not _PROGRAM_NAME.fullmatch(name):
+            raise UsageError(
+                f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
+            )
+    made = {
+        name: {key: _extents(key, shape) for key, shape in shapes.items()}
+        for name, shapes in programs.items()
+    }
+    for name, shapes in made.items():
+        same = [other for other in made if made[other] == shapes and other != name]
+        if same:
+            raise UsageError(f"programs {name} and {same[0]} have the same shapes")
+    return made
+
+
+def _states(states: object) -> tuple[State, ...]:
+    if isinstance(states, str) or not isinstance(states, Iterable):
+        raise UsageError(f"states are a list of INPUT=OUTPUT; {states!r} was given")
+    made = tuple(s if isinstance(s, State) else parse_state(s) for s in states)
+    for names in ([s.input for s in made], [s.output for s in made]):
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UsageError(f"--state names {twice[0]} twice")
+    return made
 
 
 def _extents(name: str, shape: object) -> tuple[int, ...]:
@@ -187,6 +276,77 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not equals:
         raise UsageError(f"{text!r} is no shape; write NAME=1,3,224,224")
     return name, shape
+
+
+def parse_shapes(
+    texts: Sequence[str],
+) -> tuple[dict[str, tuple[int, ...]], dict[str, dict[str, tuple[int, ...]]]]:
+    """Read the shapes of one program, or those of several from `name=1,3,48,{160,320}`.
+
+    What stands in braces is one extent for each program; braces of several extents or inputs go
+    together. A program is named by its extents, or by what stands before them.
+
+    Returns:
+        Shapes that all programs have, and by program those that differ.
+
+    Raises:
+        UsageError: a text is not of that form, names an input twice, or braces of different
+            lengths are to go together.
+
+    >>> parse_shapes(["x=1,3,48,{160,320}", "y=1,8"])
+    ({'y': (1, 8)}, {'160': {'x': (1, 3, 48, 160)}, '320': {'x': (1, 3, 48, 320)}})
+    >>> parse_shapes(["ids=1,{prefill:64,decode:1}"])[1]
+    {'prefill': {'ids': (1, 64)}, 'decode': {'ids': (1, 1)}}
+    """
+    inputs = [text.rpartition("=")[0] for text in texts]
+    if len(set(inputs)) < len(inputs):
+        raise UsageError("--shape is given twice for the same input")
+    choices = {
+        (text, place): match.group(1).split(",")
+        for text in texts
+        for place, match in enumerate(_BRACES.finditer(text))
+    }
+    common = dict(parse_shape(text) for text in texts if "{" not in text)
+    counts = {len(options) for options in choices.values()}
+    if not choices:
+        return dict(map(parse_shape, texts)), {}
+    if len(counts) > 1:
+        raise UsageError(
+            f"braces of --shape go together, so all have the same number of extents: {counts} "
+            "were given"
+        )
+    programs: dict[str, dict[str, tuple[int, ...]]] = {}
+    for number in range(counts.pop()):
+        labels: list[str] = []
+        shapes = {}
+        for text in texts:
+            if "{" in text:
+                picks = iter(options[number] for (of, _), options in choices.items() if of == text)
+                parts = [pick.rpartition(":") for pick in picks]
+                labels += [label or extent for label, _, extent in parts]
+                extents = iter(extent for _, _, extent in parts)
+                name, shape = parse_shape(_BRACES.sub(lambda _, e=extents: next(e), text))
+                shapes[name] = shape
+        label = "x".join(dict.fromkeys(labels))
+        if label in programs:
+            raise UsageError(f"two programs of --shape are named {label}")
+        programs[label] = shapes
+    return common, programs
+
+
+def parse_state(text: object) -> State:
+    """Read `input=output`.
+
+    Raises:
+        UsageError: it is not of that form.
+
+    >>> parse_state("h=hn")
+    State(input='h', output='hn')
+    """
+    name, equals, output = text.partition("=") if isinstance(text, str) else ("", "", "")
+    if not name or not equals or not output:
+        raise UsageError(f"{text!r} is no state; write INPUT=OUTPUT")
+    return State(name, output)
 
 
 def parse_value(text: str) -> tuple[str, NDArray[Any]]:

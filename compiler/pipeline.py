@@ -4,8 +4,10 @@
 room; the names in `PHASES` are what progress, dumps and the table of times call them.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -22,16 +24,27 @@ from edgec.compiler.bundle.manifest import (
 )
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.codegen.emit_c import model_identifier
+from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import (
     write_compression_report as write_compression_report,
 )
-from edgec.compiler.describe import Compilation, describe_compilation, vector_files
-from edgec.compiler.errors import BadInputError, UnsupportedModelError
+from edgec.compiler.describe import (
+    Compilation,
+    describe_compilation,
+    state_digest,
+    state_records,
+    vector_files,
+)
+from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
-from edgec.compiler.frontend.model_source import read_model
+from edgec.compiler.frontend.model_source import is_language_model, read_model
+from edgec.compiler.frontend.onnx_file import SourceModel
+from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
+from edgec.compiler.language.language_model import DECODE, DEFAULT_CHUNK, PREFILL
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
@@ -39,17 +52,20 @@ from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
 from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share, warn_of_generic
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
-from edgec.compiler.options import CompileOptions
+from edgec.compiler.options import CompileOptions, ProgramShapes
 from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
-from edgec.compiler.parity.compare import three_digits
+from edgec.compiler.parity.compare import three_digits, worst_of
 from edgec.compiler.parity.expected import Expected
-from edgec.compiler.parity.reference import run_reference
+from edgec.compiler.parity.reference import run_reference_steps
+from edgec.compiler.parity.stream import Step
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantization_report import write_quantization_report
+from edgec.compiler.runtime.executor import Executor
+from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.html_report import Subject
-from edgec.compiler.support.phases import Phases
+from edgec.compiler.support.phases import Phases, Show
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.compiler.transform import open_samples, transform_model
 from edgec.targets import Target, load_target
@@ -107,30 +123,132 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
+    chunked = is_language_model(path) and not options.shapes and not options.programs
+    if chunked:
+        options = _with_chunks(options, options.prefill_chunk or DEFAULT_CHUNK)
     progress = progress or Silent()
-    subject = Subject(path.name, target.name)
     dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
             source = show(read_model(path, options.limits, options.context))
-            record = ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset)
+        if chunked and source.language is not None:
+            options = _with_chunks(options, source.language.chunk(options.prefill_chunk))
+        compile_ = _Compile(target, options, progress, phase, path.name)
+        # Nobody reads the file's weights when the last program has its reference.
+        sources = [source]
+        del source
+        programs: list[_CompiledProgram] = []
+        for variant in options.variants:
+            programs.append(compile_.program(variant, sources))
+            _check_states(programs)
+        library = scratch / LIBRARY
+        name = model_identifier(options.name or path.stem)
+        compilations = [program.compilation for program in programs]
+        with phase("build"):
+            scheduled = [program.scheduled for program in programs]
+            digest = state_digest(compilations)
+            executor, arena_bytes = build(scheduled, target, library, name, digest, progress)
+        with phase("verify"):
+            parity = _verify(programs, library, executor, target)
+        first = programs[0]
+        execution = ExecutionRecord(
+            executor=executor,
+            arena_bytes=arena_bytes,
+            c_name=name if executor == "static" else "",
+            tuned_share=three_digits(tuned_share(first.scheduled, compile_.decide.used, target)),
+        )
+        manifest = describe_compilation(compilations, execution, parity)
+        files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
+        with phase("bundle"):
+            bundle = _package(output, manifest, files, options)
+    if dump is not None:
+        dump.write_times(phase.seconds)
+    return bundle
+
+
+def _with_chunks(options: CompileOptions, chunk: int) -> CompileOptions:
+    """Return options with the two programs of a language model."""
+    tokens = {PREFILL: chunk, DECODE: 1}
+    return replace(
+        options, programs={name: {"input_ids": (1, count)} for name, count in tokens.items()}
+    )
+
+
+@dataclass(frozen=True)
+class _CompiledProgram:
+    """A compiled program is ready to be built.
+
+    Attributes:
+        compilation: what the manifest says of it.
+        module: its module before it was packed.
+        scheduled: the program, or a module for the virtual machine.
+    """
+
+    compilation: Compilation
+    module: IRModule
+    scheduled: Program | IRModule
+
+
+class _Compile:
+    """Compiles programs of one model, up to code generation.
+
+    Attributes:
+        decide: chooses among a template's decisions.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        options: CompileOptions,
+        progress: Progress,
+        phases: Phases,
+        name: str,
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._progress = progress
+        self._phases = phases
+        self._subject = Subject(name, target.name)
+        self.decide = RecordedDecisions(_tuned(options, target, progress))
+
+    def program(self, variant: ProgramShapes, sources: list[SourceModel]) -> _CompiledProgram:
+        """Compile the model for one set of shapes.
+
+        Args:
+            variant: the shapes.
+            sources: the file; the last program takes it out.
+        """
+        options, target, progress, decide = (
+            self._options,
+            self._target,
+            self._progress,
+            self.decide,
+        )
+
+        def phase(name: str) -> AbstractContextManager[Show]:
+            return self._phases(_phase_of(name, variant))
+
+        source = sources[0]
+        record = ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset)
         canonical = canonical_model(
-            source, options.shapes, options.freeze, options.limits, phase, options.images
+            source, variant.shapes, options.freeze, options.limits, phase, options.images
         )
         signature = canonical.signature
+        states = find_states(signature, options.kept_states)
         samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
+            given = _fitting(options, variant, signature, states)
             original = Expected.of_original(
-                source.original, canonical, options.inputs, samples, options.seed
+                source.original, canonical, given, samples, options.seed, states
             )
-        # Nobody reads the file's weights from here on.
         del source
-        if options.changes_numbers and not options.check_stages:
+        if variant == options.variants[-1]:
+            sources.clear()
+        if not options.check_stages and (options.changes_numbers or len(options.variants) > 1):
             canonical = canonical.without_origin()
         if original.advice:
             progress.warn(original.advice)
-        decide = RecordedDecisions(_tuned(options, target, progress))
         # The phases compress and quantize.
         transformed = transform_model(
             canonical,
@@ -155,9 +273,12 @@ def compile_model(
             with phase("expect"):
                 outputs = quantized.outputs if quantized is not None else None
                 # By code that is not ours, if it is to be compared.
-                if options.parity or outputs is None:
-                    outputs = run_reference(module, signature, original.inputs, progress)
-                expected = original.of_transformed(outputs, on_integers)
+                if options.parity or states or outputs is None:
+                    inputs = [step.inputs for step in original.called_steps]
+                    steps = run_reference_steps(module, signature, inputs, states, progress)
+                else:
+                    steps = (Step(original.inputs, outputs),)
+                expected = original.of_transformed(steps, on_integers)
         with phase("pack") as show:
             packed = show(_Packed.make(module, target, canonical.value_names))
         fallbacks: tuple[FloatFallback, ...] = ()
@@ -167,9 +288,10 @@ def compile_model(
             )
             if options.quantization.report is not None:
                 write_quantization_report(
-                    options.quantization.report, quantized, subject, fallbacks, metric
+                    options.quantization.report, quantized, self._subject, fallbacks, metric
                 )
         compilation = Compilation(
+            program=variant,
             model=record,
             target=target,
             options=options,
@@ -185,7 +307,9 @@ def compile_model(
             progress.detail(describe_kernels(packed.rows))
         if compressed is not None and options.compression and options.compression.report:
             rows = [asdict(row) for row in packed.rows]
-            write_compression_report(options.compression.report, compressed, subject, rows, metric)
+            write_compression_report(
+                options.compression.report, compressed, self._subject, rows, metric
+            )
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         with phase("schedule") as show:
@@ -196,35 +320,80 @@ def compile_model(
             progress.warn(slow)
         if packed.notes.describe():
             progress.detail(packed.notes.describe())
-        if options.runner and not isinstance(scheduled, Program):
-            raise UnsupportedModelError(_NO_RUNNER)
-        library = scratch / LIBRARY
-        name = model_identifier(options.name or path.stem)
-        with phase("build"):
-            executor, arena_bytes = build(
-                scheduled, signature, target, library, name, expected.index_bounds, progress
+        if isinstance(scheduled, Program):
+            scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
+            keep_states(scheduled, states, target)
+        elif options.runner or states or len(options.variants) > 1:
+            raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
+        return _CompiledProgram(compilation, module, scheduled)
+
+
+def _fitting(
+    options: CompileOptions,
+    variant: ProgramShapes,
+    signature: Signature,
+    states: Sequence[State],
+) -> Tensors | None:
+    """Return the test inputs that the user gave, if they are of this program's shapes."""
+    if options.inputs is None or len(options.variants) == 1:
+        return options.inputs
+    shapes = {s.name: s.shape for s in without_states(signature, states).inputs}
+    given = {name: array.shape for name, array in options.inputs.items()}
+    return options.inputs if given == shapes else None
+
+
+def _check_states(programs: Sequence[_CompiledProgram]) -> None:
+    """Refuse programs whose states are not the same.
+
+    Raises:
+        ShapeError: says how they differ.
+    """
+    first, last = (state_records(p.compilation.expected) for p in (programs[0], programs[-1]))
+    for before, after in zip(first, last, strict=True):
+        if before != after:
+            names = [p.compilation.program.name for p in (programs[0], programs[-1])]
+            raise ShapeError(
+                f"state {before.input} is {list(before.shape)} {before.dtype} in program "
+                f"{names[0]} and {list(after.shape)} {after.dtype} in {names[1]}; programs share "
+                "their state, so it has one shape (--no-state makes it an input)"
             )
 
-        with phase("verify"):
-            parity = ParityRecord(checked_on="nothing")
-            if options.parity:
-                check = ParityCheck(canonical, original, expected, evaluate_here)
-                if options.check_stages:
-                    check.check_stages()
-                parity = check.check_library(library, executor, target, module)
-        execution = ExecutionRecord(
-            executor=executor,
-            arena_bytes=arena_bytes,
-            c_name=name if executor == "static" else "",
-            tuned_share=three_digits(tuned_share(scheduled, decide.used, target)),
+
+def _verify(
+    programs: Sequence[_CompiledProgram], library: Path, executor: Executor, target: Target
+) -> ParityRecord:
+    """Compare what the library computes with what it must.
+
+    Raises:
+        ParityError: they differ; says where that begins.
+    """
+    options = programs[0].compilation.options
+    if not options.parity:
+        return ParityRecord(checked_on="nothing")
+    here, session = not why_not_here(target), None
+    if here:
+        called = {p.compilation.program.name: p.compilation.expected.called for p in programs}
+        session = open_session(library, target, called, executor)
+    reports = []
+    for program in programs:
+        expected = program.compilation.expected
+        check = ParityCheck(
+            program.compilation.canonical,
+            program.compilation.original,
+            expected,
+            evaluate_here,
+            partial(evaluate_here, states=expected.states),
+            program.compilation.program.name,
         )
-        manifest = describe_compilation(compilation, execution, parity)
-        files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(expected)}
-        with phase("bundle"):
-            bundle = _package(output, manifest, files, options)
-    if dump is not None:
-        dump.write_times(phase.seconds)
-    return bundle
+        if options.check_stages:
+            check.check_stages()
+        reports.append(check.check_library(session, program.module))
+    report = worst_of(reports)
+    return ParityRecord(
+        checked_on="target" if here else "host",
+        max_error={o.name: three_digits(o.max_error) for o in report.outputs},
+        allowed_share={o.name: three_digits(o.allowed_share) for o in report.outputs},
+    )
 
 
 @dataclass(frozen=True)
@@ -252,6 +421,12 @@ class _Packed:
 _NO_RUNNER = (
     "the runner cannot run this model: shapes in it depend on data, so it needs TVM's virtual "
     "machine, and the runner has only the static executor; compile without --runner"
+)
+
+
+_NOT_STATIC = (
+    "shapes in this model depend on data, so it needs TVM's virtual machine, which has neither "
+    "programs nor state; compile it for one set of shapes, without --state"
 )
 
 
@@ -298,4 +473,12 @@ def _phases(options: CompileOptions) -> list[str]:
         "quantize": options.quantization is not None,
     }
     asked["expect"] = any(asked.values())
-    return [phase for phase in PHASES if asked.get(phase, True)]
+    phases = [phase for phase in PHASES if asked.get(phase, True)]
+    first, last = phases.index("specialize"), phases.index("build")
+    each = [_phase_of(name, v) for v in options.variants for name in phases[first:last]]
+    return [*phases[:first], *each, *phases[last:]]
+
+
+def _phase_of(name: str, variant: ProgramShapes) -> str:
+    """Return what a phase of a program is called where there are several."""
+    return f"{name}-{variant.name}" if variant.name else name

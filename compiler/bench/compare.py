@@ -31,7 +31,7 @@ from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
-from edgec.compiler.runtime.session import StaticSession, StepInfo
+from edgec.compiler.runtime.static_session import StaticSession, StepInfo
 from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.limits import check_busy, check_positive, check_threads

@@ -11,7 +11,7 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import LIBRARY, Manifest
 from edgec.compiler.codegen.elf import llvm_features
 from edgec.compiler.errors import BundleError
-from edgec.compiler.runtime.session import IN_PYTHON
+from edgec.compiler.runtime.vm_session import IN_PYTHON
 from edgec.targets.isa import INSTRUCTION_SETS
 from edgec.targets.target import Target
 

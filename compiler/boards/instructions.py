@@ -62,6 +62,7 @@ def count_instructions(
     target: Target,
     inputs: Sequence[NDArray[Any]],
     progress: Progress | None = None,
+    program: int = 0,
 ) -> InstructionCount:
     """Count the instructions of one inference under QEMU.
 
@@ -70,6 +71,7 @@ def count_instructions(
         target: what it is to run on; it names an emulator.
         inputs: in the model's order, of its shapes and dtypes.
         progress: reports what is set up the first time.
+        program: which program of the model.
 
     Raises:
         ToolchainError: QEMU cannot be fetched or has no plugins, or the model fails.
@@ -86,6 +88,7 @@ def count_instructions(
         command = [
             *(*parts.command, "-plugin", f"{folder}/plugin.so,out={folder}/marks,{clock}"),
             *(str(parts.program), str(library.resolve()), str(folder / "inputs")),
+            str(program),
         ]
         failure = f"{library.name} does not run under QEMU"
         output = run_program(command, failure, COUNT_SECONDS)

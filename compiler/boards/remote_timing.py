@@ -15,7 +15,7 @@ from edgec.compiler.boards.rpc import open_board_session, push_bundle
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError
 from edgec.compiler.ir.signature import Tensors
-from edgec.compiler.runtime.inputs import check_inputs
+from edgec.compiler.runtime.programs import Programs
 from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target
 
@@ -80,7 +80,7 @@ def time_on_board(
         if profile:
             samples = [model.profile(inputs) for _ in range(PROFILED_RUNS)]
             peak = bundle.manifest.target.peak_gflops * actual
-            steps = step_times(model.steps(), samples, peak)
+            steps = step_times(model.steps(inputs), samples, peak)
     latency = Latency(
         str(bundle.path),
         tuple(time * 1e3 for times in rounds for time in times),
@@ -111,5 +111,5 @@ def count_on_board(
             "instructions are counted of static models only"
         )
     check_target(manifest, target)
-    checked = check_inputs(manifest.signature.inputs, inputs)
-    return count_instructions(bundle.library, target, list(checked.values()), progress)
+    program, checked = Programs(manifest.signatures).fitting(inputs)
+    return count_instructions(bundle.library, target, list(checked.values()), progress, program)

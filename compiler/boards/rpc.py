@@ -23,8 +23,8 @@ from edgec.compiler.bundle.manifest import LIBRARY, Manifest
 from edgec.compiler.errors import BoardError, BundleError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.ir.storage import held_as
-from edgec.compiler.runtime.inputs import check_inputs
-from edgec.compiler.runtime.session import StepInfo
+from edgec.compiler.runtime.programs import Programs
+from edgec.compiler.runtime.static_session import StepInfo
 
 # Another session may be on the board: it serves one after the other.
 GREET_SECONDS = 30.0
@@ -175,7 +175,7 @@ class BoardModel:
 
     def __init__(self, session: BoardSession, manifest: Manifest) -> None:
         self._session = session
-        self._signature = manifest.signature
+        self._programs = Programs(manifest.signatures)
         self._index_bounds = manifest.settings.index_bounds
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
@@ -186,36 +186,40 @@ class BoardModel:
                 beyond its table.
             BoardError: the board failed.
         """
-        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
+        program, checked = self._programs.fitting(inputs, self._index_bounds)
         with self._session.step("run the model", RUN_SECONDS):
-            outputs = self._run(list(checked.values()))
-        return {
-            spec.name: array for spec, array in zip(self._signature.outputs, outputs, strict=True)
-        }
+            outputs = self._run(program, list(checked.values()))
+        specs = self._programs.all[program].outputs
+        return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
+
+    def reset(self) -> None:
+        """Begin anew: all state is zeros."""
 
     def time(self, inputs: Tensors, repeat: int) -> list[float]:
         """Seconds of each of some runs, measured on the board."""
-        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
+        program, checked = self._programs.fitting(inputs, self._index_bounds)
         with self._session.step("time the model", RUN_SECONDS):
-            return self._time(list(checked.values()), repeat)
+            return self._time(program, list(checked.values()), repeat)
 
     def profile(self, inputs: Tensors) -> NDArray[np.uint64]:
         """Return nanoseconds of each of `steps()` in one run, measured on the board."""
-        checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
+        program, checked = self._programs.fitting(inputs, self._index_bounds)
         with self._session.step("time the kernels", RUN_SECONDS):
-            return self._profile(list(checked.values()))
+            return self._profile(program, list(checked.values()))
 
-    def steps(self) -> list[StepInfo]:
-        """Return the kernel calls of the model; none if TVM's virtual machine runs it."""
+    def steps(self, inputs: Tensors) -> list[StepInfo]:
+        """Return the kernel calls of a run on inputs; none if TVM's virtual machine runs it."""
+        del inputs
         return []
 
-    def _profile(self, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
+    def _profile(self, program: int, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
+        del program, inputs
         return np.zeros(0, np.uint64)
 
-    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run(self, program: int, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         raise NotImplementedError
 
-    def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+    def _time(self, program: int, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
         raise NotImplementedError
 
 
@@ -232,40 +236,44 @@ class _StaticModel(BoardModel):
         if not self._handle:
             raise RuntimeError("no memory or no threads for the model")
 
-    def _tensors(self, inputs: list[NDArray[Any]]) -> tuple[list[Any], list[Any]]:
+    def _tensors(self, program: int, inputs: list[NDArray[Any]]) -> tuple[list[Any], list[Any]]:
         given = [self._session.tensor(array) for array in inputs]
-        return given, [self._empty(_bytes(spec)) for spec in self._signature.outputs]
+        return given, [self._empty(_bytes(spec)) for spec in self._programs.all[program].outputs]
 
     def _empty(self, size: int) -> Any:
         return tvm.runtime.empty((size,), "uint8", self._device)
 
-    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        given, results = self._tensors(inputs)
-        self._check(self._module["edgec_run"](self._handle, *given, *results))
+    def _run(self, program: int, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        given, results = self._tensors(program, inputs)
+        self._check(self._module["edgec_run"](self._handle, program, *given, *results))
         return [
             tensor.numpy().view(np.dtype(spec.dtype)).reshape(_shape(spec))
-            for spec, tensor in zip(self._signature.outputs, results, strict=True)
+            for spec, tensor in zip(self._programs.all[program].outputs, results, strict=True)
         ]
 
-    def steps(self) -> list[StepInfo]:
+    def reset(self) -> None:
+        with self._session.step("reset the state", CALL_SECONDS):
+            self._module["edgec_reset"](self._handle)
+
+    def steps(self, inputs: Tensors) -> list[StepInfo]:
+        program, _ = self._programs.fitting(inputs)
         with self._session.step("ask for the kernels", CALL_SECONDS):
             text = self._empty(STEP_TEXT_BYTES)
-            return [
-                self._step(text, number) for number in range(self._module["edgec_step_count"]())
-            ]
+            count = self._module["edgec_step_count"](program)
+            return [self._step(text, program, number) for number in range(count)]
 
-    def _step(self, text: Any, number: int) -> StepInfo:
-        self._module["edgec_step"](number, text)
+    def _step(self, text: Any, program: int, number: int) -> StepInfo:
+        self._module["edgec_step"](program, number, text)
         label, template, flops, *_ = text.numpy().tobytes().decode(errors="replace").split("\0")
         return StepInfo(label, template, int(flops))
 
-    def _profile(self, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
-        count = int(self._module["edgec_step_count"]())
+    def _profile(self, program: int, inputs: list[NDArray[Any]]) -> NDArray[np.uint64]:
+        count = int(self._module["edgec_step_count"](program))
         if count == 0:
             return np.zeros(0, np.uint64)
-        given, results = self._tensors(inputs)
+        given, results = self._tensors(program, inputs)
         times = self._empty(8 * count)
-        self._check(self._module["edgec_run_timed"](self._handle, *given, *results, times))
+        self._check(self._module["edgec_run_timed"](self._handle, program, *given, *results, times))
         found: NDArray[np.uint64] = times.numpy().view(np.uint64)
         return found
 
@@ -273,10 +281,10 @@ class _StaticModel(BoardModel):
         if int(status) != 0:
             raise RuntimeError(f"the model gave status {status}: no memory on the board")
 
-    def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
-        given, results = self._tensors(inputs)
+    def _time(self, program: int, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+        given, results = self._tensors(program, inputs)
         timer = self._module.time_evaluator("edgec_run", self._device, number=1, repeat=repeat)
-        return list(timer(self._handle, *given, *results).results)
+        return list(timer(self._handle, program, *given, *results).results)
 
 
 class _VmModel(BoardModel):
@@ -284,7 +292,7 @@ class _VmModel(BoardModel):
 
     def __init__(self, session: BoardSession, module: Any, device: Any, manifest: Manifest) -> None:
         super().__init__(session, manifest)
-        for spec in (*self._signature.inputs, *self._signature.outputs):
+        for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
             if np.dtype(spec.dtype).isbuiltin != 1 or held_as(spec.dtype) != spec.dtype:
                 raise BundleError(
                     f"{spec}: a model that TVM's virtual machine runs takes only NumPy's own "
@@ -297,14 +305,16 @@ class _VmModel(BoardModel):
         tensors = [tvm.runtime.tensor(array, self._device) for array in inputs]
         self._vm.set_input("main", *tensors)
 
-    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run(self, program: int, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        del program  # There is one.
         self._set(inputs)
         self._vm.invoke_stateful("main")
         results = self._vm.get_outputs("main")
         listed = list(results) if isinstance(results, list | tuple) else [results]
         return [tensor.numpy() for tensor in listed]
 
-    def _time(self, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+    def _time(self, program: int, inputs: list[NDArray[Any]], repeat: int) -> list[float]:
+        del program  # There is one.
         self._set(inputs)
         timer: Callable[[str], Any] = self._vm.time_evaluator(
             "invoke_stateful", self._device, number=1, repeat=repeat

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class _Runs(Protocol):
     def run(self, inputs: Tensors) -> Tensors: ...
 
+    def reset(self) -> None: ...
+
 
 @contextmanager
 def model_on(bundle: Bundle, board: str | None, threads: int = 0) -> Iterator[_Runs]:
@@ -99,7 +101,7 @@ def verify_on(
         check_seed(seed)
     with model_on(bundle, board) as session:
         return verify_bundle(
-            bundle, model=model, seeds=seeds, inputs=inputs, expected=expected, run=session.run
+            bundle, model=model, seeds=seeds, inputs=inputs, expected=expected, session=session
         )
 
 

@@ -46,7 +46,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._folder = folder
-        self._sessions: dict[int, Session | SessionPool] = {}  # by number of threads
+        self._sessions: dict[int, Session] = {}  # by number of threads
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -103,15 +103,20 @@ class Bundle:
         return self._folder / LIBRARY
 
     def vectors(self) -> list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
-        """Test inputs and expected outputs by name."""
-        signature = self.manifest.signature
+        """Test inputs and expected outputs by name; see `VectorRecord` for their order."""
+        signatures = self.manifest.signatures
         return [
             (
-                self._read_tensors(signature.inputs, vector.inputs),
-                self._read_tensors(signature.outputs, vector.outputs),
+                self._read_tensors(signatures[vector.program].inputs, vector.inputs),
+                self._read_tensors(signatures[vector.program].outputs, vector.outputs),
             )
             for vector in self.manifest.vectors
         ]
+
+    def begins(self, vector: int) -> bool:
+        """Return whether a vector is its program's first: all state is zeros then."""
+        vectors = self.manifest.vectors
+        return vector == 0 or vectors[vector - 1].program != vectors[vector].program
 
     def _read_tensors(
         self, specs: tuple[TensorSpec, ...], files: tuple[str, ...]
@@ -121,16 +126,21 @@ class Bundle:
             for spec, file in zip(specs, files, strict=True)
         }
 
-    def run(self, inputs: Tensors | NDArray[Any], threads: int = 0) -> dict[str, NDArray[Any]]:
-        """Run the model here.
+    def run(
+        self, inputs: Tensors | NDArray[Any], threads: int = 0, *, pad: bool = False
+    ) -> dict[str, NDArray[Any]]:
+        """Run the model here, by the program that takes inputs of these shapes.
 
         Any thread of Python may call this, also in a child of fork. Callers take turns; for more
-        throughput with many callers open several sessions of one thread each, see `open`.
+        throughput with many callers open several sessions of one thread each, see `open`. A model
+        with state begins anew each time; `open` gives a session that keeps it.
 
         Args:
             inputs: every input by name, with the shape and dtype of the manifest; of a model of
                 one input the array itself will do.
             threads: threads to compute on; 0 is one for each core that this process may use.
+            pad: fill inputs that fit no program up with zeros for one of larger shapes, and cut its
+                outputs. Only for models that take zeros for nothing.
 
         Returns:
             Outputs by name.
@@ -138,12 +148,19 @@ class Bundle:
         Raises:
             TensorInputError: the inputs do not fit, or hold an index beyond its table.
             BundleError: the bundle is for another machine.
+            UsageError: a model with state is to pad.
         """
         session = self._sessions.get(threads)
         if session is None:
             # Threads that come here at once open one each, and all use the first.
-            session = self._sessions.setdefault(threads, self.open(threads))
-        return session.run(inputs)
+            session = self._sessions.setdefault(threads, self._session(threads))
+        if pad:
+            return session.run_padded(inputs)
+        if not self.manifest.states:
+            return session.run(inputs)
+        with session.lock:
+            session.reset()
+            return session.run(inputs)
 
     def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool":
         """Load the model, to run it with `run` of what this returns.
@@ -157,31 +174,45 @@ class Bundle:
                 once, each on one core. The weights are in memory once, the values between the
                 operators once for each session.
 
+        A model with state gives one session at a time: it is one stream, and its `reset`, `save`
+        and `load` begin anew, keep and take up its state.
+
         Raises:
             UsageError: there cannot be so many.
             BundleError: the bundle is for another machine.
         """
-        if threads < 0 or sessions < 1:
+        _check_counts(threads, sessions)
+        if sessions > 1 and self.manifest.states:
             raise UsageError(
-                f"{sessions} sessions of {threads} threads were asked for; give at least one "
-                "session, and 0 threads (all cores) or more"
+                "a session of a model with state is one stream: open one for each stream"
             )
         # Imported here: reading a bundle needs no runtime.
-        from edgec.compiler.runtime.session import SessionPool, open_session
+        from edgec.compiler.runtime.session import SessionPool
 
-        manifest = self.manifest
-        opened = [
-            open_session(
-                self.library,
-                manifest.target,
-                manifest.signature,
-                manifest.execution.executor,
-                threads,
-                manifest.settings.index_bounds,
-            )
-            for _ in range(sessions)
-        ]
+        opened = [self._session(threads) for _ in range(sessions)]
         return opened[0] if sessions == 1 else SessionPool(opened)
+
+    def _session(self, threads: int) -> "Session":
+        from edgec.compiler.runtime.session import open_session
+
+        _check_counts(threads, 1)
+        manifest = self.manifest
+        return open_session(
+            self.library,
+            manifest.target,
+            manifest.signatures,
+            manifest.execution.executor,
+            threads,
+            manifest.settings.index_bounds,
+        )
+
+
+def _check_counts(threads: int, sessions: int) -> None:
+    if threads < 0 or sessions < 1:
+        raise UsageError(
+            f"{sessions} sessions of {threads} threads were asked for; give at least one "
+            "session, and 0 threads (all cores) or more"
+        )
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.errors import BundleError, IntegrityError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
-from edgec.compiler.ir.signature import Signature, TensorSpec
+from edgec.compiler.ir.signature import Signature, State, TensorSpec
 from edgec.compiler.runtime.executor import Executor
 from edgec.targets.target import Target
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
@@ -248,9 +248,66 @@ class ExecutionRecord(_Record):
     tuned_share: float = 0.0
 
 
-class VectorRecord(_Record):
-    """A vector record describes files of one test vector, in the order of inputs and outputs."""
+class ProgramRecord(_Record):
+    """A program record describes the model for one set of shapes.
 
+    Attributes:
+        name: what tells it from others; empty if it is the only one and has no name.
+        shapes: given shape by input name, beyond those of the settings.
+        inputs: what callers pass.
+        outputs: what they get.
+    """
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+    @property
+    def signature(self) -> Signature:
+        """Return inputs and outputs."""
+        return Signature(
+            tuple(record.spec() for record in self.inputs),
+            tuple(record.spec() for record in self.outputs),
+        )
+
+
+class StateRecord(_Record):
+    """A state record describes what a session keeps from run to run.
+
+    Attributes:
+        input: the name of the input that it was in the ONNX file, and is called by.
+        output: the name of the output that its next value was.
+        shape: extents.
+        dtype: as for inputs.
+        size_bytes: the size of its values.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str
+    size_bytes: int
+
+    @property
+    def state(self) -> State:
+        """Return the same without what is known of its tensor."""
+        return State(self.input, self.output)
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Return the input that it was."""
+        return TensorSpec(self.input, self.shape, self.dtype)
+
+
+class VectorRecord(_Record):
+    """A vector record describes files of one test vector, in the order of inputs and outputs.
+
+    Vectors of one program follow one another: where there is state, it is that of the vector
+    before, and zeros at a program's first.
+    """
+
+    program: str = ""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -258,11 +315,11 @@ class VectorRecord(_Record):
 class Manifest(_Record):
     """A manifest describes what a bundle says of itself; `manifest.json`."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     model: ModelRecord
     target: Target
-    inputs: tuple[TensorRecord, ...]
-    outputs: tuple[TensorRecord, ...]
+    programs: tuple[ProgramRecord, ...]
+    states: tuple[StateRecord, ...] = ()
     settings: SettingsRecord
     execution: ExecutionRecord
     tolerance: ToleranceRecord
@@ -274,12 +331,24 @@ class Manifest(_Record):
     files: dict[str, FileRecord]
 
     @property
+    def inputs(self) -> tuple[TensorRecord, ...]:
+        """Return the inputs of the first program."""
+        return self.programs[0].inputs
+
+    @property
+    def outputs(self) -> tuple[TensorRecord, ...]:
+        """Return the outputs of the first program."""
+        return self.programs[0].outputs
+
+    @property
     def signature(self) -> Signature:
-        """Return inputs and outputs."""
-        return Signature(
-            tuple(record.spec() for record in self.inputs),
-            tuple(record.spec() for record in self.outputs),
-        )
+        """Return inputs and outputs of the first program."""
+        return self.programs[0].signature
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """Return inputs and outputs of each program by its name."""
+        return {program.name: program.signature for program in self.programs}
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes; its last key is the digest of everything else."""
@@ -301,9 +370,12 @@ class Manifest(_Record):
             digest = fields.pop("digest")
         except (ValueError, KeyError, AttributeError, TypeError):
             raise damaged from None
-        if fields.get("format") != FORMAT:
+        found = fields.get("format")
+        if found != FORMAT:
+            newer = isinstance(found, int) and found > FORMAT
+            advice = "read it with a newer edgec" if newer else "compile the model again"
             raise BundleError(
-                f"bundle format {fields.get('format')!r}; this edgec reads format {FORMAT}"
+                f"bundle format {found!r}; this edgec reads format {FORMAT}: {advice}"
             )
         body = _canonical(fields)
         if digest != hashlib.sha256(body).hexdigest():

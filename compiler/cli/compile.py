@@ -21,6 +21,7 @@ from edgec.compiler.cli.options import (
     target_option,
 )
 from edgec.compiler.cli.printing import print_json, print_table, size_text, warn
+from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.bundle.bundle import Bundle
@@ -34,6 +35,21 @@ if TYPE_CHECKING:
     "--output", "-o", type=as_path, metavar="PATH", help="Bundle folder, or a file ending in .tar."
 )
 @shape_options
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="An output that is the next value of an input: kept in the session.  "
+    "[default: those of names that exporters give them]",
+)
+@click.option("--no-state", is_flag=True, help="Keep none: all inputs and outputs are passed.")
+@click.option(
+    "--prefill-chunk",
+    type=int,
+    metavar="N",
+    help="Tokens of a prompt that a language model takes at once.  [default: 64]",
+)
 @inputs_option
 @change_options
 @change_report_options
@@ -61,6 +77,9 @@ def compile_command(
     freeze: Sequence[str],
     limits: Sequence[str],
     context: int | None,
+    prefill_chunk: int | None,
+    states: Sequence[str],
+    no_state: bool,
     inputs: Sequence[str],
     compress: str | None,
     quantize: str | None,
@@ -79,12 +98,16 @@ def compile_command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Compile an ONNX MODEL for a target into a bundle."""
+    """Compile MODEL, an ONNX or GGUF file or a Hugging Face folder, for a target into a bundle."""
     from edgec.compiler.options import CompileOptions
     from edgec.targets import load_target
 
+    if states and no_state:
+        raise UsageError("--state and --no-state contradict each other")
     options = CompileOptions(
         **model_options(shapes, freeze, limits, context),
+        prefill_chunk=prefill_chunk,
+        states=states if states or no_state else None,
         inputs=read_inputs(inputs),
         seed=seed,
         **changes(compress, quantize, settings),
@@ -127,6 +150,14 @@ def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
     manifest = bundle.manifest
     size = size_text(sum(record.size_bytes for record in manifest.files.values()))
     click.echo(f"{bundle.path}: {manifest.model.name} for {manifest.target.name}, {size}")
+    if len(manifest.programs) > 1:
+        click.echo(f"  programs: {', '.join(program.name for program in manifest.programs)}")
+    if manifest.states:
+        kept = ", ".join(
+            f"{record.input} (next: {record.output})" for record in manifest.states[:4]
+        )
+        more = f" and {len(manifest.states) - 4} more" if len(manifest.states) > 4 else ""
+        click.echo(f"  state, kept in the session: {kept}{more}")
     share = manifest.execution.tuned_share
     if show_records or share:
         click.echo(f"  tuned: kernels of {share:.0%} of the estimated time")

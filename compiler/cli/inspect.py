@@ -56,8 +56,11 @@ def _print_bundle(bundle: "Bundle") -> None:
         ["", ""],
         [
             ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
-            *[["input", str(record.spec())] for record in manifest.inputs],
-            *[["output", str(record.spec())] for record in manifest.outputs],
+            *_program_rows(manifest),
+            *[
+                ["state", f"{r.spec}, next value {r.output}, {r.size_bytes} bytes"]
+                for r in manifest.states
+            ],
             *[["shape given", f"{name} {plain(list(s))}"] for name, s in settings.shapes.items()],
             *[
                 ["frozen input", f"{name} {value.dtype} = {_shortened(str(value.values))}"]
@@ -80,6 +83,16 @@ def _print_bundle(bundle: "Bundle") -> None:
             *[["tool", f"{name} {version}"] for name, version in manifest.tools.items()],
         ],
     )
+
+
+def _program_rows(manifest: "Manifest") -> list[list[str]]:
+    rows: list[list[str]] = []
+    for program in manifest.programs:
+        if program.name:
+            rows.append(["program", program.name])
+        rows += [["input", str(record.spec())] for record in program.inputs]
+        rows += [["output", str(record.spec())] for record in program.outputs]
+    return rows
 
 
 def _compression_rows(manifest: "Manifest") -> list[list[str]]:

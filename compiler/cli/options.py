@@ -46,7 +46,8 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "shapes",
         multiple=True,
         metavar="NAME=1,3,224,224",
-        help="Full shape of an input that the model leaves open.",
+        help="Full shape of an input that the model leaves open; 'NAME=1,3,48,{160,320}' (quoted) "
+        "for several programs.",
     )
     freeze = click.option(
         "--freeze",
@@ -75,10 +76,12 @@ def model_options(
     shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str], context: int | None
 ) -> dict[str, Any]:
     """Return fields of `CompileOptions` from the options of `shape_options`."""
-    from edgec.compiler.options import parse_limits, parse_shape, parse_value
+    from edgec.compiler.options import parse_limits, parse_shapes, parse_value
 
+    common, programs = parse_shapes(shapes)
     return {
-        "shapes": _unique("--shape", [parse_shape(text) for text in shapes]),
+        "shapes": common,
+        "programs": programs,
         "freeze": _unique("--freeze", [parse_value(text) for text in freeze]),
         "limits": parse_limits(limits),
         "context": context,

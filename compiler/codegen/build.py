@@ -1,6 +1,6 @@
-"""Lead from a program to a shared library, or from a module for the virtual machine to one.
+"""Lead from programs to a shared library, or from a module for the virtual machine to one.
 
-The static executor's library holds the kernels, the program's tables, the executor's C sources
+The static executor's library holds the kernels, the programs' tables, the executor's C sources
 and the weights; it needs nothing but the C library. Models of data-dependent shape go to TVM's
 Relax virtual machine instead, whose library needs TVM's runtime.
 """
@@ -8,11 +8,12 @@ Relax virtual machine instead, whose library needs TVM's runtime.
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import tvm
+from numpy.typing import NDArray
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
@@ -21,10 +22,9 @@ from edgec.compiler.codegen.executor import EXPORTS, FOLDER, HEADERS, soname
 from edgec.compiler.codegen.executor_object import executor_object
 from edgec.compiler.codegen.kernel_objects import compile_kernels
 from edgec.compiler.codegen.link import link_shared
-from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
+from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, plan_memory
 from edgec.compiler.errors import OutputError
 from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target
 
@@ -35,86 +35,104 @@ CODE_BYTES = 32 * 2**20
 SMALL_BYTES = 1024
 
 
-def build_program(
-    program: Program,
-    outputs: tuple[TensorSpec, ...],
+def build_library(
+    programs: Sequence[Program],
     target: Target,
     library: Path,
     name: str = "model",
-    index_bounds: Mapping[str, int] = MappingProxyType({}),
+    digest: bytes = bytes(32),
     progress: Progress | None = None,
-) -> MemoryPlan:
+) -> int:
     """Generate code for the static executor and link it.
 
     Args:
-        program: the scheduled model.
-        outputs: their names.
+        programs: the scheduled programs of the model, of the same states.
         target: what to generate code for.
         library: the shared library to write; its folder takes the intermediate files.
         name: the name of the model, as `model_identifier` gives it: programs that link several
             models tell them apart by it.
-        index_bounds: rows that an input chooses from, by the name of the input.
+        digest: 32 bytes that tell the model's saved state from that of others.
         progress: is told of each kernel that is compiled.
 
     Returns:
-        The plan of its memory.
+        The bytes of the arena, which is as large as the largest program's.
 
     Raises:
         ToolchainError: the linker is missing or fails.
         OutputError: the disk of `library` is too full.
     """
-    constants = program.constants()
-    _check_space(library.parent, sum(value.size_bytes for value in constants))
-    kernels = compile_kernels(program.functions, target, library.parent, progress)
-    plan, sources = write_sources(program, outputs, target, library.parent, name, index_bounds)
+    arrays = {id(v.array): v.size_bytes for program in programs for v in program.constants()}
+    _check_space(library.parent, sum(arrays.values()))
+    functions = {name: code for program in programs for name, code in program.functions.items()}
+    kernels = compile_kernels(functions, target, library.parent, progress)
+    arena_bytes, sources = write_sources(programs, target, library.parent, name, digest)
     link_shared([*kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
-    return plan
+    return arena_bytes
 
 
 def write_sources(
-    program: Program,
-    outputs: tuple[TensorSpec, ...],
+    programs: Sequence[Program],
     target: Target,
     folder: Path,
     name: str = "model",
-    index_bounds: Mapping[str, int] = MappingProxyType({}),
-) -> tuple[MemoryPlan, list[Path]]:
-    """Write a program's tables and weights, to be linked with its kernels.
+    digest: bytes = bytes(32),
+) -> tuple[int, list[Path]]:
+    """Write the tables and weights of programs, to be linked with their kernels.
 
     Returns:
-        The plan of its memory, and the files to compile and link, the executor among them.
+        The bytes of the arena, and the files to compile and link, the executor among them.
 
     Raises:
         ToolchainError: the compiler of the executor is missing or fails.
     """
-    weights = _write_weights(program, folder / "weights.bin")
-    plan = plan_memory(program)
-    tables = program_source(program, plan, weights, outputs, name, index_bounds)
+    constants = _constants(programs)
+    with (folder / "weights.bin").open("wb") as stream:
+        position = 0
+        for offset, array in constants.arrays:
+            stream.write(bytes(offset - position))
+            stream.write(array.tobytes())
+            position = offset + array.nbytes
+    plans = [plan_memory(program) for program in programs]
+    tables = program_source(programs, plans, Weights(constants.offsets), name, digest)
     (folder / "program.c").write_text(tables)
-    (folder / "constants.S").write_text(constants_source(program, "weights.bin"))
+    (folder / "constants.S").write_text(constants_source(programs, "weights.bin"))
     for file in HEADERS:
         shutil.copyfile(FOLDER / file, folder / file)
     executor = executor_object(target, folder)
-    return plan, [folder / "program.c", folder / "constants.S", executor]
+    arena_bytes = max(plan.arena_bytes for plan in plans)
+    return arena_bytes, [folder / "program.c", folder / "constants.S", executor]
 
 
-def _write_weights(program: Program, path: Path) -> Weights:
-    """Write every constant once, small ones aligned to a vector and others to a cache line."""
+@dataclass(frozen=True)
+class _Constants:
+    """Constants describe the weights of a library, each content once.
+
+    Attributes:
+        offsets: byte offset by `id` of the value.
+        arrays: byte offset and values, in the order of the offsets.
+    """
+
+    offsets: Mapping[int, int]
+    arrays: Sequence[tuple[int, NDArray[Any]]]
+
+
+def _constants(programs: Sequence[Program]) -> _Constants:
+    """Place every constant once, small ones aligned to a vector and others to a cache line."""
     offsets: dict[int, int] = {}
     known: dict[bytes, int] = {}
+    arrays: list[tuple[int, NDArray[Any]]] = []
     position = 0
-    with path.open("wb") as stream:
-        for value in program.constants():
-            assert value.array is not None
-            data = value.array.tobytes()
-            digest = hashlib.sha256(data).digest()
-            if digest not in known:
-                padding = -position % (UNIT_BYTES if len(data) < SMALL_BYTES else ALIGNMENT_BYTES)
-                stream.write(bytes(padding) + data)
-                known[digest] = position + padding
-                position += padding + len(data)
-            offsets[id(value)] = known[digest]
-    return Weights(offsets)
+    for value in (value for program in programs for value in program.constants()):
+        array = value.array
+        assert array is not None
+        digest = hashlib.sha256(array.tobytes()).digest()
+        if digest not in known:
+            alignment = UNIT_BYTES if array.nbytes < SMALL_BYTES else ALIGNMENT_BYTES
+            known[digest] = position + -position % alignment
+            arrays.append((known[digest], array))
+            position = known[digest] + array.nbytes
+        offsets[id(value)] = known[digest]
+    return _Constants(offsets, arrays)
 
 
 def build_vm_library(module: IRModule, target: Target, library: Path) -> None:

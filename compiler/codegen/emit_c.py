@@ -1,22 +1,22 @@
-"""Write a program's tables as C, the form in which the executor reads them.
+"""Write a model's tables as C, the form in which the executor reads them.
 
 The generated file is small and meant to be read: inputs and outputs, then one line per kernel
-call with its buffers.
+call with its buffers. The tables of several programs follow one another.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan
 from edgec.compiler.ir.program import KernelCall, Program, Value
-from edgec.compiler.ir.signature import TensorSpec
 
 # Handing a task to a thread costs about a microsecond: give it more than that to do.
 GRAIN_FLOPS = 100_000
 # Places in the weights and in the arena are counted in these: EDGEC_UNIT of program.h.
 UNIT_BYTES = 16
+# What is left of a buffer's 32 bits beside its place: 8 GiB.
+MOST_UNITS = 2**29
 # What ONNX allows for indices of Gather.
 INDEX_DTYPES = ("int32", "int64")
 # Bytes that count like one operation, for kernels that only move values.
@@ -35,69 +35,111 @@ class Weights:
 
 
 def program_source(
-    program: Program,
-    plan: MemoryPlan,
+    programs: Sequence[Program],
+    plans: Sequence[MemoryPlan],
     weights: Weights,
-    outputs: tuple[TensorSpec, ...],
     name: str,
-    index_bounds: Mapping[str, int] = MappingProxyType({}),
+    digest: bytes = bytes(32),
 ) -> str:
-    """Return the C source of a program's tables, which the executor reads.
+    """Return the C source of a model's tables, which the executor reads.
 
     Args:
-        program: the scheduled model.
-        plan: the plan of its memory.
-        weights: where its constants are.
-        outputs: their names.
+        programs: the scheduled programs of the model.
+        plans: the plan of the memory of each.
+        weights: where their constants are.
         name: the name of the model, as `model_identifier` gives it.
-        index_bounds: rows that an input chooses from, by the name of the input.
+        digest: 32 bytes that tell the model's saved state from that of others.
     """
-    most_buffers = max((len(step.arguments) for step in program.steps), default=0)
+    steps = [step for program in programs for step in program.steps]
+    most_buffers = max((len(step.arguments) for step in steps), default=0)
+    inputs = [value for program in programs for value in program.inputs]
+    outputs = [value for program in programs for value in program.outputs]
     parts = [
         "/* Written by edgec; see program.h for the types. */",
         '#include "program.h"',
         "",
-        *_tensors("input", [(v.label, v.dtype, v) for v in program.inputs]),
-        *_tensors(
-            "output",
-            [(s.name, s.dtype, v) for s, v in zip(outputs, program.outputs, strict=True)],
-        ),
-        _index_bounds(program, index_bounds),
-        *_steps(program, plan, weights),
-        *_copies(program, plan, weights),
-        f"const int32_t edgec_copy_count = {len(program.copies)};",
+        *_tensors("input", inputs),
+        *_tensors("output", outputs),
+        *_tensors("state", programs[0].states),
+        _index_bounds(programs),
+        *_steps(programs, plans, weights),
+        *_copies(programs, plans, weights),
+        _numbers("edgec_swaps", [number for program in programs for number in program.swaps]),
+        *_parts(programs),
+        f"const int32_t edgec_input_count = {len(inputs)};",
+        f"const int32_t edgec_output_count = {len(outputs)};",
+        f"const int32_t edgec_step_count = {len(steps)};",
         f"const int32_t edgec_most_buffers = {most_buffers};",
+        f"const unsigned char edgec_digest[32] = {{{', '.join(map(str, digest))}}};",
         "",
-        *_call(program),
-        *_model(program, plan, name),
+        *_call(steps),
+        *_model(programs, plans, name),
         "",
     ]
     return "\n".join(parts)
 
 
-def _model(program: Program, plan: MemoryPlan, name: str) -> Iterable[str]:
-    yield f'_Static_assert({len(program.steps)} < 1 << EDGEC_STEP_BITS, "steps of a model");'
+def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) -> Iterable[str]:
+    count = sum(len(program.steps) for program in programs)
+    yield f'_Static_assert({count} < 1 << EDGEC_STEP_BITS, "steps of a model");'
+    yield "static const edgec_program programs[] = {"
+    inputs = outputs = 0
+    for program in programs:
+        yield (
+            f"  {{{_text(program.name)}, {len(program.inputs)}, {len(program.outputs)}, "
+            f"edgec_inputs + {inputs}, edgec_outputs + {outputs}, edgec_index_bounds + {inputs}, "
+            f"{len(program.steps)}}},"
+        )
+        inputs += len(program.inputs)
+        outputs += len(program.outputs)
+    yield "};"
     yield "const edgec_model model = {"
+    first = programs[0]
     fields = {
         "abi": "EDGEC_ABI",
-        "input_count": len(program.inputs),
-        "output_count": len(program.outputs),
+        "input_count": len(first.inputs),
+        "output_count": len(first.outputs),
         "inputs": "edgec_inputs",
         "outputs": "edgec_outputs",
-        "arena_bytes": plan.arena_bytes,
+        "arena_bytes": max(plan.arena_bytes for plan in plans),
         "open": "session_open",
         "close": "session_close",
         "threads": "session_threads",
         "run": "run",
         "run_timed": "run_timed",
-        "step_count": len(program.steps),
+        "step_count": len(first.steps),
         "step": "step_info",
         "index_bounds": "edgec_index_bounds",
         "error": "last_error",
+        "program_count": len(programs),
+        "programs": "programs",
+        "run_program": "run_program",
+        "program_step": "program_step",
+        "state_count": len(first.states),
+        "states": "edgec_states",
+        "state": "state_of",
+        "reset": "reset_state",
+        "saved_bytes": f"EDGEC_SAVED_HEADER + {sum(v.size_bytes for v in first.states)}",
+        "save": "save_state",
+        "restore": "restore_state",
     }
     yield from (f"  .{field} = {value}," for field, value in fields.items())
     yield "};"
     yield f"const edgec_model* edgec_model_{name}(void) {{ return &model; }}"
+
+
+def _parts(programs: Sequence[Program]) -> Iterable[str]:
+    """Yield where each program's steps, buffers, copies and swaps begin."""
+    yield "const edgec_part edgec_parts[] = {"
+    step = buffer = copy = swap = 0
+    for program in programs:
+        copies, swaps = len(program.copies), len(program.swaps)
+        yield f"  {{{step}, {buffer}, {copy}, {copies}, {swap}, {swaps}}},"
+        step += len(program.steps)
+        buffer += sum(len(step.arguments) for step in program.steps)
+        copy += copies
+        swap += swaps
+    yield "};"
 
 
 def model_identifier(name: str) -> str:
@@ -109,12 +151,12 @@ def model_identifier(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]+", "_", name).strip("_") or "model"
 
 
-def constants_source(program: Program, weights: str) -> str:
+def constants_source(programs: Sequence[Program], weights: str) -> str:
     """Return the assembly of what C cannot say: a file of weights.
 
     And distances to kernels' code.
     """
-    names = _kernels(program)
+    names = _kernels(programs)
     parts = [
         '    .section .rodata.edgec_weights, "a"',
         f"    .balign {ALIGNMENT_BYTES}",
@@ -135,18 +177,18 @@ def constants_source(program: Program, weights: str) -> str:
     return "\n".join(parts)
 
 
-def _kernels(program: Program) -> list[str]:
+def _kernels(programs: Iterable[Program]) -> list[str]:
     """Return names in the order of their first use."""
-    return list(dict.fromkeys(step.kernel for step in program.steps))
+    return list(dict.fromkeys(step.kernel for program in programs for step in program.steps))
 
 
-def _call(program: Program) -> Iterable[str]:
+def _call(steps: Sequence[KernelCall]) -> Iterable[str]:
     """Yield a function that runs tasks of a step: kernels of as many buffers are called alike."""
     yield "void call_kernel(const edgec_step_entry* step, void* const* b, int32_t begin,"
     yield "                 int32_t end) {"
     yield "  const void* kernel = (const char*)edgec_kernels + edgec_kernels[step->kernel];"
     yield "  switch (step->buffer_count) {"
-    for count in sorted({len(step.arguments) for step in program.steps}):
+    for count in sorted({len(step.arguments) for step in steps}):
         pointers = "void*, " * count
         arguments = "".join(f"b[{index}], " for index in range(count))
         yield (
@@ -158,47 +200,60 @@ def _call(program: Program) -> Iterable[str]:
     yield ""
 
 
-def _tensors(kind: str, values: list[tuple[str, str, Value]]) -> Iterable[str]:
-    for number, (_, _, value) in enumerate(values):
+def _tensors(kind: str, values: Sequence[Value]) -> Iterable[str]:
+    for number, value in enumerate(values):
         extents = ", ".join(map(str, value.shape)) or "1"
         yield f"static const int64_t {kind}_shape_{number}[] = {{{extents}}};"
     yield f"const edgec_tensor edgec_{kind}s[] = {{"
-    for number, (name, dtype, value) in enumerate(values):
+    for number, value in enumerate(values):
         yield (
-            f"  {{{_text(name)}, {_text(dtype)}, {len(value.shape)}, "
+            f"  {{{_text(value.label)}, {_text(value.dtype)}, {len(value.shape)}, "
             f"{kind}_shape_{number}, {value.size_bytes}}},"
         )
+    if not values:
+        yield "  {0}"
     yield "};"
     yield ""
 
 
-def _index_bounds(program: Program, bounds: Mapping[str, int]) -> str:
+def _index_bounds(programs: Iterable[Program]) -> str:
     """Return a table of the rows that each input chooses from; 0 for what are no indices."""
-    rows = (bounds.get(v.label, 0) if v.dtype in INDEX_DTYPES else 0 for v in program.inputs)
-    numbers = ", ".join(map(str, rows)) or "0"
-    return f"const int64_t edgec_index_bounds[] = {{{numbers}}};"
+    rows = [
+        program.index_bounds.get(value.label, 0) if value.dtype in INDEX_DTYPES else 0
+        for program in programs
+        for value in program.inputs
+    ]
+    return _numbers("edgec_index_bounds", rows, "int64_t")
 
 
-def _steps(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
+def _numbers(name: str, numbers: Sequence[int], kind: str = "int32_t") -> str:
+    return f"const {kind} {name}[] = {{{', '.join(map(str, numbers)) or '0'}}};"
+
+
+def _steps(
+    programs: Sequence[Program], plans: Sequence[MemoryPlan], weights: Weights
+) -> Iterable[str]:
+    steps = [step for program in programs for step in program.steps]
     yield "/* Of each step its operators and its template. */"
     yield "const char edgec_texts[] ="
-    for step in program.steps:
+    for step in steps:
         yield f'  {_text(step.label)} "\\0" {_text(step.template)} "\\0"'
     yield '  "";'
     yield "const edgec_buffer edgec_buffers[] = {"
-    for step in program.steps:
-        buffers = ", ".join(_buffer(value, plan, weights) for value in step.arguments)
-        yield f"  {buffers},"
-    yield "  0" if not program.steps else ""
+    for program, plan in zip(programs, plans, strict=True):
+        for step in program.steps:
+            buffers = ", ".join(_buffer(value, plan, weights) for value in step.arguments)
+            yield f"  {buffers},"
+    yield "  0" if not steps else ""
     yield "};"
-    numbers = {name: number for number, name in enumerate(_kernels(program))}
+    numbers = {name: number for number, name in enumerate(_kernels(programs))}
     yield "const edgec_step_entry edgec_steps[] = {"
-    for step in program.steps:
+    for step in steps:
         yield (
             f"  {{{step.flops}, {numbers[step.kernel]}, {step.tasks}, {grain(step)}, "
             f"{len(step.arguments)}}}, /* {step.kernel} */"
         )
-    if not program.steps:
+    if not steps:
         yield "  {0}"
     yield "};"
     yield ""
@@ -213,11 +268,15 @@ def grain(step: KernelCall) -> int:
     return max(1, min(step.tasks, step.tasks * GRAIN_FLOPS // work))
 
 
-def _copies(program: Program, plan: MemoryPlan, weights: Weights) -> Iterable[str]:
+def _copies(
+    programs: Sequence[Program], plans: Sequence[MemoryPlan], weights: Weights
+) -> Iterable[str]:
     yield "const edgec_copy edgec_copies[] = {"
-    for output, source in program.copies:
-        yield f"  {{{_buffer(source, plan, weights)}, {output.number}}},"
-    if not program.copies:
+    for program, plan in zip(programs, plans, strict=True):
+        for output, source in program.copies:
+            places = (_buffer(value, plan, weights) for value in (source, output))
+            yield f"  {{{', '.join(places)}, {output.size_bytes}}},"
+    if not any(program.copies for program in programs):
         yield "  {0}"
     yield "};"
 
@@ -231,6 +290,7 @@ def _buffer(value: Value, plan: MemoryPlan, weights: Weights) -> str:
         place, number = "ARENA", offset // UNIT_BYTES
     else:
         place, number = root.role.upper(), root.number
+    assert number < MOST_UNITS
     return f"EDGEC_BUFFER(EDGEC_{place}, {number})"
 
 

@@ -16,7 +16,7 @@ from tvm import tirx
 
 from edgec.compiler.ir.signature import TensorSpec
 
-Role = Literal["input", "output", "constant", "temporary"]
+Role = Literal["input", "output", "constant", "temporary", "state"]
 
 
 @dataclass(eq=False)
@@ -28,7 +28,8 @@ class Value:
         shape: extents.
         dtype: NumPy name.
         array: the array of a constant.
-        number: position among inputs or outputs.
+        number: position among inputs or outputs; of state n it is 2 n, and 2 n + 1 for what becomes
+            the state after the run.
         base: the value that this one is a view of.
         offset_bytes: where in its base it begins.
         label: for people.
@@ -89,12 +90,16 @@ class Program:
     """A program describes a model ready to be built.
 
     Attributes:
-        inputs: in the order of the signature.
+        inputs: in the order of the signature; labels are their names.
         outputs: likewise.
         steps: in the order of execution.
         functions: code by kernel name.
-        copies: outputs that no kernel writes (an input or a constant that is returned), with
-            their source.
+        copies: outputs and next values of states that no kernel writes (an input or a constant
+            that is returned), with their source.
+        name: what tells it from other programs of the model.
+        index_bounds: rows that an input chooses from, by the name of the input.
+        states: what a session keeps from run to run, see `codegen/states.py`.
+        swaps: numbers of the states whose next values are written beside the present ones.
     """
 
     inputs: list[Value]
@@ -102,6 +107,10 @@ class Program:
     steps: list[KernelCall] = field(default_factory=list)
     functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     copies: list[tuple[Value, Value]] = field(default_factory=list)
+    name: str = ""
+    index_bounds: Mapping[str, int] = field(default_factory=dict)
+    states: list[Value] = field(default_factory=list)
+    swaps: list[int] = field(default_factory=list)
 
     def constants(self) -> list[Value]:
         """Return constants that steps read, in the order of their first use."""

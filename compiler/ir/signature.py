@@ -3,7 +3,7 @@
 Names, shapes and dtypes, without any framework's types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,32 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state is an input whose next value is an output: a recurrent state, or a cache.
+
+    Attributes:
+        input: the name of the input.
+        output: the name of the output.
+    """
+
+    input: str
+    output: str
+
+    def __str__(self) -> str:
+        """Write it as `--state` takes it."""
+        return f"{self.input}={self.output}"
+
+
+def without_states(signature: Signature, states: Sequence[State]) -> Signature:
+    """Return the signature that callers see: what a session keeps is neither input nor output."""
+    kept, updated = {s.input for s in states}, {s.output for s in states}
+    return Signature(
+        tuple(spec for spec in signature.inputs if spec.name not in kept),
+        tuple(spec for spec in signature.outputs if spec.name not in updated),
+    )
 
 
 def dtype_name(elem_type: int) -> str:

@@ -66,6 +66,8 @@ class Template:
         fixed_point: whether one step of the epilogue can requantize its accumulators.
         sparse: template that computes the same with sparse weights; empty: there is none.
         why_dense: reason why there is none, for kernels that read constant weights as operand 1.
+        in_place: field of the workload that says that the result has the memory of operand 0, which
+            the code then does not read; empty: there is no such kernel.
         for_weights: the decision to take where operand 1 is this constant: what one rounds may
             depend on the weights.
     """
@@ -85,6 +87,7 @@ class Template:
     fixed_point: bool = False
     sparse: str = ""
     why_dense: str = ""
+    in_place: str = ""
     for_weights: Callable[[Any, Any, Target, Array], Any] = lambda _w, decision, _t, _a: decision
 
 

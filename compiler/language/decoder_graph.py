@@ -82,17 +82,17 @@ class _Writer:
     graph: GraphBuilder
 
     def __post_init__(self) -> None:
-        self.lengths: str = ""
+        self.lengths = self.last = ""
         self.tables: dict[int, tuple[str, str]] = {}
         self.total = self.graph.weight("total_length", np.array(self.context, np.int32))
 
     def model(self, name: str) -> onnx.ModelProto:
         decoder, graph = self.decoder, self.graph
-        self.lengths = self.key_lengths()
+        self.count_tokens()
         value = self.embeddings()
         for layer in range(decoder.layers):
             value = self.block(value, layer)
-        value = graph.node("Gather", [value, "last"], "last_hidden", axis=1)
+        value = graph.node("Gather", [value, self.last], "last_hidden", axis=1)
         value = self.norm(value, "output_norm")
         self.output(value)
         self.present_length()
@@ -117,18 +117,19 @@ class _Writer:
             ],
         )
 
-    def key_lengths(self) -> str:
-        """Return the number of keys less one, int32 [1]: past_length + S - 1."""
+    def count_tokens(self) -> None:
+        """Find the number of keys less one, int32 [1], past_length + S - 1; and `last` below S."""
         graph = self.graph
         shape = graph.node("Shape", ["input_ids"], "tokens.shape")
         count = graph.node("Gather", [shape, graph.integers(1)], "tokens.count")
         before = graph.node("Sub", [count, graph.integers(1)], "tokens.before_last")
+        self.last = graph.node("Min", ["last", before], "tokens.last")
         before = graph.node("Cast", [before], "tokens.int32", to=TensorProto.INT32)
-        return graph.node("Add", ["past_length", before], "key_lengths")
+        self.lengths = graph.node("Add", ["past_length", before], "key_lengths")
 
     def present_length(self) -> None:
         graph = self.graph
-        new = graph.node("Add", ["last", graph.integers(1)], "new_tokens")
+        new = graph.node("Add", [self.last, graph.integers(1)], "new_tokens")
         new = graph.node("Cast", [new], "new_tokens.int32", to=TensorProto.INT32)
         graph.node("Add", ["past_length", new], "present_length")
 

@@ -11,6 +11,9 @@ from edgec.compiler.language.architectures import Decoder, WeightSource
 DEFAULT_CONTEXT = 4096
 DEFAULT_CHUNK = 64
 
+# Programs of a bundle: one takes a chunk of a prompt, the other a token.
+PREFILL, DECODE = "prefill", "decode"
+
 
 class LanguageModel(BaseModel):
     """A language model describes how text goes into a decoder and comes out of it.
@@ -44,6 +47,19 @@ class LanguageModel(BaseModel):
     unknown_token: int | None = None
     padding_token: int | None = None
     chat_template: str = ""
+
+    def chunk(self, asked: int | None) -> int:
+        """Return tokens of the program `prefill`: what was asked for, or what the cache allows.
+
+        Raises:
+            UsageError: the cache does not hold so many and one more.
+        """
+        most = max(1, self.context - 1)
+        if asked is not None and asked > most:
+            raise UsageError(
+                f"--prefill-chunk {asked}: a context of {self.context} tokens allows {most}"
+            )
+        return min(asked or DEFAULT_CHUNK, most)
 
 
 @dataclass(frozen=True)

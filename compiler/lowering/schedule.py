@@ -82,13 +82,14 @@ class _Scheduler:
         bindings = [binding for block in function.body.blocks for binding in block.bindings]
         for binding in counted(bindings, progress, "operators", len(bindings)):
             self.values[binding.var] = self._visit(binding)
-        self._outputs(function.body.body)
+        self._outputs(function.body.body, signature)
         return self.program
 
-    def _outputs(self, result: Any) -> None:
+    def _outputs(self, result: Any, signature: Signature) -> None:
         found = self._value(result)
-        for number, value in enumerate(found if isinstance(found, list) else [found]):
-            output = Value("output", value.shape, value.dtype, number=number, label=value.label)
+        values = found if isinstance(found, list) else [found]
+        for number, (value, spec) in enumerate(zip(values, signature.outputs, strict=True)):
+            output = Value("output", value.shape, spec.dtype, number=number, label=spec.name)
             self.program.outputs.append(output)
             root = value.root
             if root.role == "temporary":

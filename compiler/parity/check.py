@@ -5,21 +5,17 @@ And what to blame.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from tvm import IRModule
 
-from edgec.compiler.bundle.manifest import ParityRecord
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.evaluate import Evaluate, Runnable
-from edgec.compiler.parity.compare import ParityReport, compare, three_digits
+from edgec.compiler.parity.compare import ParityReport, compare, worst_of
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.locate import first_divergence
 from edgec.compiler.parity.oracle import run_original
-from edgec.compiler.runtime.executor import Executor
-from edgec.compiler.runtime.session import open_session, why_not_here
-from edgec.targets import Target
+from edgec.compiler.runtime.session import Session
 
 
 @dataclass(frozen=True)
@@ -31,44 +27,51 @@ class ParityCheck:
         original: what the original graph computes.
         expected: what the library must compute: the same, unless it is compressed or quantized.
         evaluate: compiles a module for this machine.
+        evaluate_kept: the same, and what it gives keeps the states.
+        program: what tells the program from others; empty if there is one.
     """
 
     canonical: CanonicalModel
     original: Expected
     expected: Expected
     evaluate: Evaluate
+    evaluate_kept: Evaluate
+    program: str = ""
 
-    def check_library(
-        self, library: Path, executor: Executor, target: Target, module: IRModule
-    ) -> ParityRecord:
+    def check_library(self, session: Session | None, module: IRModule) -> ParityReport:
         """Run the library, or its module on this machine if the target's code cannot run here.
+
+        A model with state is run several times from its beginning.
 
         Raises:
             ParityError: the outputs are out of tolerance; says where that begins.
         """
-        here = not why_not_here(target)
-        signature = self.expected.signature
         runnable: Runnable
-        if here:
-            runnable = open_session(library, target, signature, executor)
+        if session is not None:
+            session.reset()
+            runnable = session
         else:
-            runnable = self.evaluate(module, signature)
-        report = _report(runnable, self.expected)
+            runnable = self.evaluate_kept(module, self.expected.signature)
+        report = worst_of(
+            compare(step.outputs, runnable.run(step.inputs), self.expected.tolerance)
+            for step in self.expected.called_steps
+        )
         if not report.passed and self.expected is not self.original:
             raise ParityError(
-                f"the library does not compute the changed graph: {report.problems()}"
+                f"the library does not compute the changed graph{self._of}: {report.problems()}"
             )
         if not report.passed:
             where = self._where(self._stages())
             advice = f"; {self.original.advice}" if self.original.advice else ""
             raise ParityError(
-                f"parity with the original graph failed: {report.problems()}{where}{advice}"
+                f"parity with the original graph{self._of} failed: "
+                f"{report.problems()}{where}{advice}"
             )
-        return ParityRecord(
-            checked_on="target" if here else "host",
-            max_error={o.name: three_digits(o.max_error) for o in report.outputs},
-            allowed_share={o.name: three_digits(o.allowed_share) for o in report.outputs},
-        )
+        return report
+
+    @property
+    def _of(self) -> str:
+        return f" of program {self.program}" if self.program else ""
 
     def check_stages(self) -> None:
         """Compare after each stage that gives a model.

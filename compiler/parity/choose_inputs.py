@@ -20,8 +20,8 @@ def choose_inputs(
     specs: Sequence[TensorSpec],
     seed: int,
     index_bounds: Mapping[str, int],
-    run: Callable[[Tensors], dict[str, NDArray[Any]]],
-) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    run: Callable[[Tensors], Tensors],
+) -> tuple[dict[str, NDArray[Any]], Tensors]:
     """Return inputs of the first domain without NaN, and the outputs; else those of fewest NaN.
 
     Args:

@@ -20,7 +20,8 @@ such a graph that are not within the tolerance pass if their signal-to-noise rat
 `quantized_sqnr_db`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -164,6 +165,17 @@ def compare(expected: Tensors, actual: Tensors, tolerance: Tolerance) -> ParityR
     extra = sorted(set(actual) - set(expected))
     reports += [_failed(name, "is not an output of the original graph") for name in extra]
     return ParityReport(tuple(reports))
+
+
+def worst_of(reports: Iterable[ParityReport]) -> ParityReport:
+    """Return each output's worst comparison, with the worst noise ratio."""
+    outputs: dict[str, OutputParity] = {}
+    for report in reports:
+        for output in report.outputs:
+            known = outputs.setdefault(output.name, output)
+            worse = max(known, output, key=lambda o: (not o.passed, o.allowed_share))
+            outputs[output.name] = replace(worse, sqnr_db=min(known.sqnr_db, output.sqnr_db))
+    return ParityReport(tuple(outputs.values()))
 
 
 def scale_of(expected: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,4 +1,7 @@
-"""Describe what a compiled model must compute: test inputs, and the outputs that they must give."""
+"""Describe what a compiled model must compute: test inputs, and the outputs that they must give.
+
+A model with state is run several times.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.calibration.accuracy import Comparison, same_top1
 from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.errors import ModelFileError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.frontend.onnx_facts import (
     graph_depth,
@@ -17,11 +21,12 @@ from edgec.compiler.frontend.onnx_facts import (
     least_precise_float,
     quantizes_activations,
 )
-from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
 from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
+from edgec.compiler.parity.stream import STEPS, Step, Stream
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
 
 # Values of a pixel.
@@ -33,20 +38,40 @@ class Expected:
     """Test inputs, and what a model makes of them.
 
     Attributes:
-        signature: inputs and outputs.
-        inputs: by name.
-        outputs: by name.
+        signature: inputs and outputs, states among them.
+        steps: runs one after the other; one if there is no state.
         tolerance: how far a library's outputs may be from these.
         index_bounds: for inputs that are indices, the number of rows that they choose from.
+        states: what a session keeps from run to run.
         advice: what to do about generated inputs that show little; empty if they are good.
     """
 
     signature: Signature
-    inputs: Tensors
-    outputs: Tensors
+    steps: tuple[Step, ...]
     tolerance: Tolerance
     index_bounds: Mapping[str, int]
+    states: tuple[State, ...] = ()
     advice: str = ""
+
+    @property
+    def inputs(self) -> Tensors:
+        """Return the inputs of the first run, states among them."""
+        return self.steps[0].inputs
+
+    @property
+    def outputs(self) -> Tensors:
+        """Return the outputs of the first run, states among them."""
+        return self.steps[0].outputs
+
+    @property
+    def called(self) -> Signature:
+        """Return inputs and outputs without states."""
+        return without_states(self.signature, self.states)
+
+    @property
+    def called_steps(self) -> tuple[Step, ...]:
+        """Return the runs without states."""
+        return tuple(step.called(self.states) for step in self.steps)
 
     @classmethod
     def of_original(
@@ -56,6 +81,7 @@ class Expected:
         given: Tensors | None,
         samples: Samples | None,
         seed: int,
+        states: tuple[State, ...] = (),
     ) -> "Expected":
         """Run the original graph.
 
@@ -65,6 +91,7 @@ class Expected:
             given: test inputs; None takes the first sample, or generates some.
             samples: what a compressed or quantized model was calibrated with.
             seed: the seed of generated inputs.
+            states: what is kept from run to run.
 
         Raises:
             EdgecError: the inputs do not fit, or the original cannot be run on them.
@@ -81,26 +108,38 @@ class Expected:
             fed = prepared(inputs, canonical.embedded)
             return run_original(original, {**fed, **canonical.frozen})
 
-        advice = ""
+        specs = without_states(signature, states).inputs
         if given:
-            inputs = check_inputs(signature.inputs, given)
-            outputs = run(inputs)
-        else:
-            inputs, outputs = choose_inputs(signature.inputs, seed, bounds, run)
-            advice = nan_advice(signature.inputs, outputs)
+            names = {state.input for state in states}
+            given = check_inputs(specs, {n: a for n, a in given.items() if n not in names})
+        stream = Stream(run, states, signature.inputs)
+        steps: list[Step] = []
+        for number in range(STEPS if states else 1):
+            try:
+                if given:
+                    steps.append(stream.step(given))
+                else:
+                    chosen = choose_inputs(specs, seed + number, bounds, stream.peek)
+                    steps.append(stream.keep(*chosen))
+            except ModelFileError:
+                # A cache may be full by then.
+                if not steps:
+                    raise
+                break
+        advice = "" if given else nan_advice(specs, steps[0].outputs)
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
-        return cls(signature, inputs, outputs, tolerance, bounds, advice)
+        return cls(signature, tuple(steps), tolerance, bounds, states, advice)
 
-    def of_transformed(self, outputs: Tensors, quantized_activations: bool) -> "Expected":
+    def of_transformed(self, steps: tuple[Step, ...], quantized_activations: bool) -> "Expected":
         """Return what the library of a compressed or quantized module must compute.
 
         Args:
-            outputs: what the module gives for the same inputs.
+            steps: what the module gives for the same inputs.
             quantized_activations: whether it rounds activations.
         """
-        transformed = replace(self, outputs=outputs)
+        transformed = replace(self, steps=steps)
         if not quantized_activations:
             return transformed
         # A kernel sums in another order: what lies between two quantized values moves.

@@ -6,9 +6,11 @@ that the user gives.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,10 +25,12 @@ from edgec.compiler.parity.compare import (
     ParityReport,
     Tolerance,
     compare,
+    worst_of,
 )
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
-from edgec.compiler.runtime.inputs import check_inputs
+from edgec.compiler.parity.stream import STEPS, Stream
+from edgec.compiler.runtime.programs import Programs
 from edgec.compiler.support.limits import check_seed
 
 # Another order of sums moves a value to the next quantized value here and there.
@@ -43,7 +47,7 @@ def verify_bundle(
     seeds: tuple[int, ...] = (1,),
     inputs: Tensors | None = None,
     expected: Tensors | None = None,
-    run: Callable[[Tensors], Tensors] | None = None,
+    session: "Runs | None" = None,
 ) -> ParityReport:
     """Run a bundle on known inputs and compare.
 
@@ -53,7 +57,7 @@ def verify_bundle(
         seeds: one set of fresh inputs each, where no `inputs` are given.
         inputs: inputs of the bundle by name, to compare on these in place of fresh ones.
         expected: what the outputs, or some of them, must be for `inputs`; None asks the model.
-        run: computes the outputs; else the bundle is run here.
+        session: computes the outputs; else the bundle is run here.
 
     Returns:
         Per output the worst of all runs.
@@ -69,10 +73,15 @@ def verify_bundle(
     _check_given(bundle, inputs, expected, model is not None)
     manifest = bundle.manifest
     tolerance = Tolerance(**manifest.tolerance.model_dump())
-    compute = run or bundle.run
+    session = session or bundle.open()
     vectors = bundle.vectors()
-    reports = [compare(outputs, compute(fed), tolerance) for fed, outputs in vectors]
+    reports = []
+    for number, (fed, outputs) in enumerate(vectors):
+        if bundle.begins(number):
+            session.reset()
+        reports.append(compare(outputs, session.run(fed), tolerance))
     original = None if model is None else _Original.read(bundle, model)
+    states = [record.state for record in manifest.states]
     changed = manifest.quantization or manifest.compression
     reached: Mapping[str, float] = {} if changed is None else changed.sqnr_db
 
@@ -80,10 +89,11 @@ def verify_bundle(
         return _with_noise(wanted, found, tolerance, reached, margin_db)
 
     if inputs is not None:
+        session.reset()
         if expected is None:
             assert original is not None
-            expected = original.run(inputs)
-        actual = compute(inputs)
+            expected = original.stream().step(inputs).called(states).outputs
+        actual = session.run(inputs)
         if changed is None:
             found = {name: actual[name] for name in expected}
             reports.append(compare(expected, found, tolerance))
@@ -91,16 +101,35 @@ def verify_bundle(
             reports.append(with_noise(expected, actual, OTHER_INPUTS_MARGIN_DB))
     elif original is not None and changed is not None:
         # Random values are not what it was calibrated for: its own inputs, against the floats.
-        reports += [
-            with_noise(original.run(fed), compute(fed), NOISE_MARGIN_DB) for fed, _ in vectors
-        ]
+        for number, (fed, _) in enumerate(vectors):
+            if bundle.begins(number):
+                stream = original.stream()
+                session.reset()
+            wanted = stream.step(fed).called(states).outputs
+            reports.append(with_noise(wanted, session.run(fed), NOISE_MARGIN_DB))
     elif original is not None:
-        specs, bounds = manifest.signature.inputs, manifest.settings.index_bounds
-        for seed in seeds:
-            fed, outputs = choose_inputs(specs, seed, bounds, original.run)
-            report = compare(outputs, compute(fed), tolerance)
-            reports.append(_with_advice(report, nan_advice(specs, outputs)))
-    return _worst(reports)
+        bounds = manifest.settings.index_bounds
+        for program, seed in product(manifest.programs, seeds):
+            session.reset()
+            stream, signature = original.stream(), program.signature
+            for number in range(STEPS if states else 1):
+                fed, outputs = choose_inputs(signature.inputs, seed + number, bounds, stream.peek)
+                wanted = stream.keep(fed, outputs).called(states).outputs
+                report = compare(wanted, session.run(fed), tolerance)
+                reports.append(_with_advice(report, nan_advice(signature.inputs, wanted)))
+    return worst_of(reports)
+
+
+class Runs(Protocol):
+    """What runs the model of a bundle, here or on a board."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return outputs by name."""
+        ...
+
+    def reset(self) -> None:
+        """Begin anew: all state is zeros."""
+        ...
 
 
 def _check_given(
@@ -111,7 +140,7 @@ def _check_given(
         if expected is not None:
             raise UsageError("--expected belongs to --input, which is not given")
         return
-    check_inputs(signature.inputs, inputs, settings.index_bounds)
+    Programs(bundle.manifest.signatures).fitting(inputs, settings.index_bounds)
     if expected is None and not model:
         raise UsageError(
             "--input needs what to compare with: --model FILE.onnx, the original, or "
@@ -142,6 +171,12 @@ class _Original:
                 f"SHA-256 {known[:12]}…, this one {source.sha256[:12]}…"
             )
         return cls(bundle, source)
+
+    def stream(self) -> Stream:
+        """Return the original as a session runs a program of the bundle."""
+        records = self.bundle.manifest.states
+        specs = [record.spec for record in records]
+        return Stream(self.run, [record.state for record in records], specs)
 
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
         settings = self.bundle.manifest.settings
@@ -190,14 +225,3 @@ def _with_advice(report: ParityReport, advice: str) -> ParityReport:
             for output in report.outputs
         )
     )
-
-
-def _worst(reports: list[ParityReport]) -> ParityReport:
-    """Return each output's worst comparison, with the worst noise ratio."""
-    outputs: dict[str, OutputParity] = {}
-    for report in reports:
-        for output in report.outputs:
-            known = outputs.setdefault(output.name, output)
-            worse = max(known, output, key=lambda o: (not o.passed, o.allowed_share))
-            outputs[output.name] = replace(worse, sqnr_db=min(known.sqnr_db, output.sqnr_db))
-    return ParityReport(tuple(outputs.values()))

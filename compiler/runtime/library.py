@@ -8,8 +8,9 @@ Calls of its functions let other Python threads run meanwhile.
 import ctypes
 from typing import Any
 
-ABI = 3
+ABI = 4
 BAD_INDEX = -2
+OTHER_STATE = -3
 Pointers = ctypes.POINTER(ctypes.c_void_p)
 
 
@@ -32,6 +33,20 @@ class TensorStruct(ctypes.Structure):
         ("rank", ctypes.c_int32),
         ("shape", ctypes.POINTER(ctypes.c_int64)),
         ("bytes", ctypes.c_size_t),
+    )
+
+
+class ProgramStruct(ctypes.Structure):
+    """A program struct is `edgec_program`."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("input_count", ctypes.c_int32),
+        ("output_count", ctypes.c_int32),
+        ("inputs", ctypes.POINTER(TensorStruct)),
+        ("outputs", ctypes.POINTER(TensorStruct)),
+        ("index_bounds", ctypes.POINTER(ctypes.c_int64)),
+        ("step_count", ctypes.c_int32),
     )
 
 
@@ -60,6 +75,26 @@ class ModelStruct(ctypes.Structure):
         ("step", ctypes.CFUNCTYPE(StepInfoStruct, ctypes.c_int32)),
         ("index_bounds", ctypes.POINTER(ctypes.c_int64)),
         ("error", ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)),
+        ("program_count", ctypes.c_int32),
+        ("programs", ctypes.POINTER(ProgramStruct)),
+        (
+            "run_program",
+            ctypes.CFUNCTYPE(
+                *(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, Pointers, Pointers),
+                ctypes.POINTER(ctypes.c_uint64),
+            ),
+        ),
+        ("program_step", ctypes.CFUNCTYPE(StepInfoStruct, ctypes.c_int32, ctypes.c_int32)),
+        ("state_count", ctypes.c_int32),
+        ("states", ctypes.POINTER(TensorStruct)),
+        ("state", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)),
+        ("reset", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
+        ("saved_bytes", ctypes.c_size_t),
+        ("save", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)),
+        (
+            "restore",
+            ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
+        ),
     )
 
 

@@ -68,7 +68,7 @@ class Phases:
         start = time.monotonic()
         with self._progress.step(number, len(self._names), name):
             yield show
-        self.seconds[name] = time.monotonic() - start
+        self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - start
         if self._written is not None:
             for result in results:
                 self._written(number, name, result)

@@ -69,7 +69,7 @@ class _RemoteModel:
             given = [session.tensor(filled(spec)) for spec in model["inputs"]]
             self._taken = [session.tensor(np.zeros(n, np.uint8)) for n in model["output_bytes"]]
             self._times = session.tensor(np.zeros(8 * model["steps"], np.uint8))
-        self._arguments = [self._handle, *given, *self._taken, self._times]
+        self._arguments = [self._handle, 0, *given, *self._taken, self._times]
 
     def run(self) -> list[int]:
         """See `measure.Run`."""

@@ -24,7 +24,6 @@ from edgec.compiler.codegen.kernel_objects import write_object
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.ir.program import KernelCall, Program, Value
-from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.schedule import kernel_name, without_subnormals
@@ -284,11 +283,7 @@ class RoundBuilder:
         self._count += 1
         folder = self._folder / f"round-{self._count}"
         folder.mkdir()
-        names = tuple(
-            TensorSpec(f"out{number}", value.shape, value.dtype)
-            for number, value in enumerate(program.outputs)
-        )
-        _, sources = write_sources(program, names, self._target, folder)
+        _, sources = write_sources([program], self._target, folder)
         library = folder / "model.so"
         link_shared([*objects, *sources], library, self._target, checked=False)
         sizes = tuple(value.size_bytes for value in program.outputs)

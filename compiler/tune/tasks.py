@@ -114,7 +114,11 @@ def plan_tuning(
     else:
         source = read_model(Path(model), options.limits, options.context)
     canonical = canonical_model(
-        source, options.shapes, options.freeze, options.limits, images=options.images
+        source,
+        options.one_variant("tune").shapes,
+        options.freeze,
+        options.limits,
+        images=options.images,
     )
     signature = canonical.signature
     samples = open_samples(options, canonical.graph, signature)

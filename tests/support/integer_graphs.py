@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm import IRModule, relax
 
 from edgec.compiler.backend import pack
-from edgec.compiler.codegen.build import build_program
+from edgec.compiler.codegen.build import build_library
 from edgec.compiler.ir.operators import hard_swish
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import constant
@@ -352,7 +352,7 @@ def build_module(
     inputs = tuple(spec(p.name, p.ty) for p in function.params)
     signature = Signature(inputs, (spec("y", function.ret_ty),))
     program = schedule_program(lower(pack(module, target), target), target, signature, decide)
-    build_program(program, signature.outputs, target, library)
+    build_library([program], target, library)
     return program, signature
 
 

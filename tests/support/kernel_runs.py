@@ -13,10 +13,10 @@ from onnx import NodeProto
 from support.onnx_graphs import Shape, make_model, random
 
 from edgec.compiler.backend import pack
-from edgec.compiler.codegen.build import build_program
+from edgec.compiler.codegen.build import build_library
 from edgec.compiler.codegen.in_place import move_channels_in_place
 from edgec.compiler.codegen.link import link_shared
-from edgec.compiler.codegen.memory import MemoryPlan
+from edgec.compiler.codegen.memory import MemoryPlan, plan_memory
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.onnx_facts import graph_depth
 from edgec.compiler.ir.program import Program, Value
@@ -126,8 +126,8 @@ def compile_graph(
     program = schedule_program(lowered, machine, signature, decide)
     move_channels_in_place(program)
     library = folder / "model.so"
-    plan = build_program(program, signature.outputs, machine, library)
-    return Built(graph, program, plan, library, machine, signature)
+    build_library([program], machine, library)
+    return Built(graph, program, plan_memory(program), library, machine, signature)
 
 
 def check_branches(

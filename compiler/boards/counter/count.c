@@ -41,7 +41,7 @@ static void* find(const char* name) {
 }
 
 int main(int count, char** arguments) {
-  if (count != 3) fail("usage: count MODEL.SO INPUTS");
+  if (count != 4) fail("usage: count MODEL.SO INPUTS PROGRAM");
   library = dlopen(arguments[1], RTLD_NOW);
   if (!library) fail(dlerror());
   __typeof__(edgec_loaded_model)* const loaded_model = find("edgec_loaded_model");
@@ -49,12 +49,14 @@ int main(int count, char** arguments) {
   if (model->abi != EDGEC_ABI) fail("the model is of another version of edgec");
 
   FILE* file = fopen(arguments[2], "rb");
-  int32_t inputs = model->input_count, outputs = model->output_count;
-  int32_t steps = model->step_count;
+  const int32_t number = atoi(arguments[3]);
+  const edgec_program* const program = &model->programs[number];
+  int32_t inputs = program->input_count, outputs = program->output_count;
+  int32_t steps = program->step_count;
   void** buffers = allocate((size_t)(inputs + outputs) * sizeof(void*));
   uint64_t* nanoseconds = allocate((size_t)steps * sizeof(uint64_t));
   for (int32_t i = 0; i < inputs + outputs; ++i) {
-    const edgec_tensor* tensor = i < inputs ? &model->inputs[i] : &model->outputs[i - inputs];
+    const edgec_tensor* tensor = i < inputs ? &program->inputs[i] : &program->outputs[i - inputs];
     buffers[i] = allocate(tensor->bytes);
     if (i < inputs && (!file || fread(buffers[i], 1, tensor->bytes, file) != tensor->bytes))
       fail("cannot read the inputs");
@@ -62,14 +64,16 @@ int main(int count, char** arguments) {
   edgec_session* session = model->open(1);
   const void* const* given = (const void* const*)buffers;
   if (!session) fail("no memory");
-  if (model->run(session, given, buffers + inputs)) fail(model->error(session));
+  if (model->run_program(session, number, given, buffers + inputs, NULL))
+    fail(model->error(session));
   mark(); /* resolves the function */
   mark();
   mark();
-  if (model->run_timed(session, given, buffers + inputs, nanoseconds)) fail(model->error(session));
+  if (model->run_program(session, number, given, buffers + inputs, nanoseconds))
+    fail(model->error(session));
   mark();
   for (int32_t i = 0; i < steps; ++i) {
-    edgec_step_info step = model->step(i);
+    edgec_step_info step = model->program_step(number, i);
     printf("%s%c%s%c%lld%c", step.label, 0, step.template_, 0, (long long)step.flops, 0);
   }
   return 0;

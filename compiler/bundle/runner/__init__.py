@@ -84,5 +84,7 @@ def _expectations(manifest: Manifest) -> Iterator[str]:
         if output.dtype in STORAGE:
             values = decode_table(output.dtype, "float64")
             yield f"codes {number} {' '.join(map(repr, values.tolist()))}"
+    names = list(manifest.signatures)
     for vector in manifest.vectors:
-        yield f"vector {' '.join((*vector.inputs, *vector.outputs))}"
+        number = str(names.index(vector.program))
+        yield f"vector {' '.join((number, *vector.inputs, *vector.outputs))}"

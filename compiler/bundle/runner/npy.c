@@ -8,6 +8,7 @@
 
 #define MAGIC "\x93NUMPY"
 #define LONGEST_HEADER 65536
+#define LONGEST_AXIS 2147483647
 
 static const struct {
   const char* dtype;
@@ -46,9 +47,15 @@ static const char* value_of(const char* header, const char* key) {
   return found + strspn(found, "': ");
 }
 
-static int same_shape(const char* text, const edgec_tensor* tensor) {
+/* Whether a shape is that of a tensor, behind an axis of `steps` if that is not NULL. */
+static int same_shape(const char* text, const edgec_tensor* tensor, int64_t* steps) {
   char* end;
   if (*text++ != '(') return 0;
+  if (steps) {
+    *steps = strtoll(text, &end, 10);
+    if (*steps < 1 || *steps > LONGEST_AXIS || end == text) return 0;
+    text = end;
+  }
   for (int32_t axis = 0; axis < tensor->rank; ++axis) {
     text += strspn(text, ", ");
     if (strtoll(text, &end, 10) != tensor->shape[axis] || end == text) return 0;
@@ -97,6 +104,20 @@ static int read_header(FILE* file, char* header) {
   return 0;
 }
 
+int64_t npy_fits(const char* path, const edgec_tensor* tensor, int steps) {
+  static char header[LONGEST_HEADER];
+  int64_t count = 1;
+  FILE* file = fopen(path, "rb");
+  if (!file) return 0;
+  int damaged = read_header(file, header);
+  fclose(file);
+  if (damaged) return 0;
+  const char* dtype = value_of(header, "'descr'");
+  int halves = same_code(dtype, "f2") && !strcmp(tensor->dtype, "float32");
+  if (!halves && !same_code(dtype, code_of(tensor->dtype))) return 0;
+  return same_shape(value_of(header, "'shape'"), tensor, steps ? &count : NULL) ? count : 0;
+}
+
 static int read_tensor(FILE* file, const char* path, const edgec_tensor* tensor, void* data,
                        char* message, size_t size) {
   static char header[LONGEST_HEADER];
@@ -107,7 +128,7 @@ static int read_tensor(FILE* file, const char* path, const edgec_tensor* tensor,
   const char* dtype = value_of(header, "'descr'");
   const char* shape = value_of(header, "'shape'");
   const int halves = same_code(dtype, "f2") && !strcmp(tensor->dtype, "float32");
-  if (!(halves || same_code(dtype, code_of(tensor->dtype))) || !same_shape(shape, tensor)) {
+  if (!(halves || same_code(dtype, code_of(tensor->dtype))) || !same_shape(shape, tensor, NULL)) {
     char wanted[256];
     write_shape(tensor, wanted, sizeof wanted);
     snprintf(message, size, "%s holds %.*s of shape %.*s; %s is %s (%s) of shape %s", path,

@@ -2,6 +2,7 @@
  *
  *     ./run --input image.npy --output scores.npy
  *     ./run --repeat 100 --threads 4
+ *     ./run --steps --input chunks.npy --output scores.npy --save stream.state
  *     ./run --verify
  *
  * It is meant to be read. It loads whatever model is beside it; how a program of your own links
@@ -30,6 +31,11 @@ static const char usage[] =
     "usage: ./run [options]\n"
     "  --input [NAME=]FILE.npy    an input; without any, those of the first test vector are used\n"
     "  --output [NAME=]FILE.npy   where to write an output\n"
+    "  --program NAME             which of several; else the one that takes the inputs\n"
+    "  --steps                    inputs and outputs have one more axis in front: run once for each\n"
+    "                             entry, with the state that the run before left\n"
+    "  --load FILE                begin with this state\n"
+    "  --save FILE                where to write the state after --steps, or after one run\n"
     "  --repeat N                 timed runs after the first one (default 1)\n"
     "  --threads N                threads to compute on (default 0: one for each core that it may use)\n"
     "  --verify                   run the bundle's test vectors and compare their outputs\n"
@@ -76,6 +82,8 @@ static void in_bundle(const char* name, char path[PATH_MAX]) {
 typedef struct {
   const edgec_model* code;
   edgec_session* session;
+  int32_t number; /* of the program, and memory for one run of it */
+  const edgec_program* program;
   void** inputs;
   void** outputs;
 } model;
@@ -96,20 +104,39 @@ static const edgec_model* load_code(void) {
   return code;
 }
 
-static model load(const edgec_model* code, int32_t threads) {
-  model loaded = {code, code->open(threads), NULL, NULL};
+/* Memory for tensors, each for so many steps. */
+static void** allocate_all(int32_t count, const edgec_tensor* tensors, size_t steps) {
+  void** all = allocate((size_t)count * sizeof(void*));
+  for (int32_t i = 0; i < count; ++i) all[i] = allocate(steps * tensors[i].bytes);
+  return all;
+}
+
+static void free_all(int32_t count, void** all) {
+  for (int32_t i = 0; i < count; ++i) free(all[i]);
+  free(all);
+}
+
+static void use_program(model* model, int32_t number) {
+  if (model->program) {
+    free_all(model->program->input_count, model->inputs);
+    free_all(model->program->output_count, model->outputs);
+  }
+  model->number = number;
+  model->program = &model->code->programs[number];
+  model->inputs = allocate_all(model->program->input_count, model->program->inputs, 1);
+  model->outputs = allocate_all(model->program->output_count, model->program->outputs, 1);
+}
+
+static model load(const edgec_model* code, int32_t threads, int32_t number) {
+  model loaded = {code, code->open(threads), 0, NULL, NULL, NULL};
   if (!loaded.session) fail(BAD_INPUT, "no threads, or no memory for %zu bytes", code->arena_bytes);
-  loaded.inputs = allocate((size_t)code->input_count * sizeof(void*));
-  loaded.outputs = allocate((size_t)code->output_count * sizeof(void*));
-  for (int32_t i = 0; i < code->input_count; ++i)
-    loaded.inputs[i] = allocate(code->inputs[i].bytes);
-  for (int32_t i = 0; i < code->output_count; ++i)
-    loaded.outputs[i] = allocate(code->outputs[i].bytes);
+  use_program(&loaded, number);
   return loaded;
 }
 
 static void run_once(model* model) {
-  if (model->code->run(model->session, (const void* const*)model->inputs, model->outputs))
+  const void* const* inputs = (const void* const*)model->inputs;
+  if (model->code->run_program(model->session, model->number, inputs, model->outputs, NULL))
     fail(BAD_INPUT, "%s", model->code->error(model->session));
 }
 
@@ -124,12 +151,18 @@ static void read_tensor(const char* path, const edgec_tensor* tensor, void* data
  *
  *     tolerance RELATIVE ABSOLUTE
  *     codes OUTPUT V0 V1 … V255     values of the bytes of an output whose dtype is a code
- *     vector FILE FILE …            inputs, then outputs, each in the model's order */
+ *     vector PROGRAM FILE FILE …    inputs, then outputs, each in the program's order; vectors of a
+ *                                   program follow one another, and so does its state */
+typedef struct {
+  int32_t program;
+  char (*files)[PATH_MAX];
+} test_vector;
+
 typedef struct {
   parity_tolerance tolerance;
   double** codes; /* by output, NULL where the bytes are numbers */
-  char (*files)[PATH_MAX];
-  int32_t vectors;
+  test_vector* vectors;
+  int32_t count;
 } expectations;
 
 static void read_codes(FILE* file, expectations* known, int32_t outputs) {
@@ -142,9 +175,24 @@ static void read_codes(FILE* file, expectations* known, int32_t outputs) {
       fail(BAD_INPUT, VECTORS " is damaged");
 }
 
+static test_vector read_test_vector(FILE* file, const edgec_model* code) {
+  test_vector vector = {0, NULL};
+  char name[1024];
+  if (fscanf(file, "%d", &vector.program) != 1 || vector.program < 0 ||
+      vector.program >= code->program_count)
+    fail(BAD_INPUT, VECTORS " is damaged");
+  const edgec_program* program = &code->programs[vector.program];
+  const int32_t tensors = program->input_count + program->output_count;
+  vector.files = allocate((size_t)tensors * sizeof *vector.files);
+  for (int32_t i = 0; i < tensors; ++i) {
+    if (fscanf(file, "%1023s", name) != 1) fail(BAD_INPUT, VECTORS " is damaged");
+    in_bundle(name, vector.files[i]);
+  }
+  return vector;
+}
+
 static expectations read_expectations(const model* model) {
-  char path[PATH_MAX], word[16], name[1024];
-  int32_t tensors = model->code->input_count + model->code->output_count;
+  char path[PATH_MAX], word[16];
   expectations known = {{0, 0, 0}, NULL, NULL, 0};
   in_bundle(VECTORS, path);
   FILE* file = fopen(path, "r");
@@ -159,26 +207,21 @@ static expectations read_expectations(const model* model) {
     } else if (!strcmp(word, "codes")) {
       read_codes(file, &known, model->code->output_count);
     } else if (!strcmp(word, "vector")) {
-      size_t first = (size_t)(known.vectors++ * tensors);
-      known.files = realloc(known.files, (first + (size_t)tensors + 1) * sizeof *known.files);
-      if (!known.files) fail(BAD_INPUT, "no memory");
-      for (int32_t i = 0; i < tensors; ++i) {
-        if (fscanf(file, "%1023s", name) != 1) fail(BAD_INPUT, VECTORS " is damaged");
-        in_bundle(name, known.files[first + (size_t)i]);
-      }
+      known.vectors = realloc(known.vectors, (size_t)(known.count + 1) * sizeof *known.vectors);
+      if (!known.vectors) fail(BAD_INPUT, "no memory");
+      known.vectors[known.count++] = read_test_vector(file, model->code);
     } else {
       fail(BAD_INPUT, VECTORS " is damaged");
     }
   }
   fclose(file);
-  if (!known.vectors) fail(BAD_INPUT, VECTORS " names no vector");
+  if (!known.count) fail(BAD_INPUT, VECTORS " names no vector");
   return known;
 }
 
-static void read_vector(model* model, const expectations* known, int32_t vector) {
-  int32_t tensors = model->code->input_count + model->code->output_count;
-  for (int32_t i = 0; i < model->code->input_count; ++i)
-    read_tensor(known->files[vector * tensors + i], &model->code->inputs[i], model->inputs[i]);
+static void read_vector(model* model, const test_vector* vector) {
+  for (int32_t i = 0; i < model->program->input_count; ++i)
+    read_tensor(vector->files[i], &model->program->inputs[i], model->inputs[i]);
 }
 
 /* ---- JSON ---- */
@@ -203,16 +246,20 @@ static void print_number(double value) {
 /* Print the comparison of every vector's outputs; whether all are within their tolerance. */
 static int verify(model* model) {
   expectations known = read_expectations(model);
-  int32_t tensors = model->code->input_count + model->code->output_count;
   int passed = 1;
   printf(",\n \"verify\": [");
-  for (int32_t vector = 0; vector < known.vectors; ++vector) {
-    read_vector(model, &known, vector);
+  for (int32_t vector = 0; vector < known.count; ++vector) {
+    const test_vector* test = &known.vectors[vector];
+    if (!vector || test->program != test[-1].program) {
+      use_program(model, test->program);
+      model->code->reset(model->session);
+    }
+    read_vector(model, test);
     run_once(model);
-    for (int32_t i = 0; i < model->code->output_count; ++i) {
-      const edgec_tensor* tensor = &model->code->outputs[i];
+    for (int32_t i = 0; i < model->program->output_count; ++i) {
+      const edgec_tensor* tensor = &model->program->outputs[i];
       void* expected = allocate(tensor->bytes);
-      read_tensor(known.files[vector * tensors + model->code->input_count + i], tensor, expected);
+      read_tensor(test->files[model->program->input_count + i], tensor, expected);
       parity_result result =
           parity_compare(tensor, expected, model->outputs[i], known.codes[i], known.tolerance);
       free(expected);
@@ -270,8 +317,9 @@ static void time_runs(model* model, int32_t repeat) {
 typedef struct {
   const char** input_files; /* by input, NULL where none is given */
   const char** output_files;
+  const char *program, *state_to_load, *state_to_save;
   int32_t inputs_given, repeat, threads;
-  int verify;
+  int steps, verify;
 } request;
 
 /* Put the file of NAME=FILE, or of FILE if there is one tensor only, where it belongs. */
@@ -307,7 +355,7 @@ static int32_t whole_number(const char* option, const char* value, long least, l
 
 static request read_arguments(const edgec_model* code, int count, char** arguments) {
   int32_t inputs = code->input_count, outputs = code->output_count;
-  request asked = {NULL, NULL, 0, 1, 0, 0};
+  request asked = {.repeat = 1};
   asked.input_files = calloc((size_t)inputs + 1, sizeof(char*));
   asked.output_files = calloc((size_t)outputs + 1, sizeof(char*));
   if (!asked.input_files || !asked.output_files) fail(BAD_INPUT, "no memory");
@@ -317,8 +365,8 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
       fputs(usage, stdout);
       exit(0);
     }
-    if (!strcmp(option, "--verify")) {
-      asked.verify = 1;
+    if (!strcmp(option, "--verify") || !strcmp(option, "--steps")) {
+      *(option[2] == 'v' ? &asked.verify : &asked.steps) = 1;
       continue;
     }
     const char* value = i + 1 < count ? arguments[++i] : NULL;
@@ -328,6 +376,12 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
       ++asked.inputs_given;
     } else if (!strcmp(option, "--output")) {
       assign(option, value, asked.output_files, outputs, code->outputs);
+    } else if (!strcmp(option, "--program")) {
+      asked.program = value;
+    } else if (!strcmp(option, "--load")) {
+      asked.state_to_load = value;
+    } else if (!strcmp(option, "--save")) {
+      asked.state_to_save = value;
     } else if (!strcmp(option, "--repeat")) {
       asked.repeat = whole_number(option, value, 1, 1000000);
     } else if (!strcmp(option, "--threads")) {
@@ -336,43 +390,150 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
       fail(USAGE, "unknown option %s; see ./run --help", option);
     }
   }
+  if ((asked.state_to_load || asked.state_to_save) && !code->state_count)
+    fail(USAGE, "--load and --save are for models with state; this one has none");
+  for (int32_t i = 0; asked.inputs_given && i < inputs; ++i)
+    if (!asked.input_files[i])
+      fail(USAGE, "input %s is missing; add --input %s=FILE.npy", code->inputs[i].name,
+           code->inputs[i].name);
+  if (asked.steps && !asked.inputs_given) fail(USAGE, "--steps needs --input");
   return asked;
+}
+
+/* The program that is asked for by its name, or takes the inputs; the first one if none does, so that
+ * reading them says what is wrong. */
+static int32_t choose_program(const edgec_model* code, const request* asked) {
+  for (int32_t p = 0; p < code->program_count; ++p) {
+    const edgec_program* program = &code->programs[p];
+    int fits = 1;
+    if (asked->program) {
+      if (!strcmp(asked->program, program->name)) return p;
+      continue;
+    }
+    for (int32_t i = 0; fits && asked->inputs_given && i < program->input_count; ++i)
+      fits = npy_fits(asked->input_files[i], &program->inputs[i], asked->steps);
+    if (fits) return p;
+  }
+  if (!asked->program && code->program_count == 1) return 0;
+  fprintf(stderr, "run: error: no program %s; there are", asked->program ? asked->program
+                                                                      : "takes these inputs");
+  for (int32_t p = 0; p < code->program_count; ++p) fprintf(stderr, " %s", code->programs[p].name);
+  fputs("\n", stderr);
+  exit(asked->program ? USAGE : BAD_INPUT);
 }
 
 static void read_inputs(model* model, const request* asked) {
   if (!asked->inputs_given) {
     expectations known = read_expectations(model);
-    read_vector(model, &known, 0);
+    const test_vector* vector = known.vectors;
+    while (vector->program != model->number) ++vector;
+    read_vector(model, vector);
     return;
   }
-  for (int32_t i = 0; i < model->code->input_count; ++i) {
-    if (!asked->input_files[i])
-      fail(USAGE, "input %s is missing; add --input %s=FILE.npy", model->code->inputs[i].name,
-           model->code->inputs[i].name);
-    read_tensor(asked->input_files[i], &model->code->inputs[i], model->inputs[i]);
-  }
+  for (int32_t i = 0; i < model->program->input_count; ++i)
+    read_tensor(asked->input_files[i], &model->program->inputs[i], model->inputs[i]);
+}
+
+static void write_output(const char* path, const edgec_tensor* tensor, const void* data) {
+  char message[1024];
+  if (path && npy_write(path, tensor, data, message, sizeof message)) fail(BAD_INPUT, "%s", message);
 }
 
 static void write_outputs(const model* model, const request* asked) {
-  char message[1024];
-  for (int32_t i = 0; i < model->code->output_count; ++i)
-    if (asked->output_files[i] && npy_write(asked->output_files[i], &model->code->outputs[i],
-                                            model->outputs[i], message, sizeof message))
-      fail(BAD_INPUT, "%s", message);
+  for (int32_t i = 0; i < model->program->output_count; ++i)
+    write_output(asked->output_files[i], &model->program->outputs[i], model->outputs[i]);
+}
+
+/* ---- state, and inputs of many steps ---- */
+
+static void load_state(model* model, const char* path) {
+  FILE* file = fopen(path, "rb");
+  if (!file) fail(BAD_INPUT, "cannot read the state %s", path);
+  unsigned char* saved = allocate(model->code->saved_bytes + 1);
+  size_t bytes = fread(saved, 1, model->code->saved_bytes + 1, file);
+  fclose(file);
+  if (model->code->restore(model->session, saved, bytes))
+    fail(BAD_INPUT, "%s: %s", path, model->code->error(model->session));
+  free(saved);
+}
+
+static void save_state(const model* model, const char* path) {
+  unsigned char* saved = allocate(model->code->saved_bytes);
+  model->code->save(model->session, saved);
+  FILE* file = fopen(path, "wb");
+  size_t written = file ? fwrite(saved, 1, model->code->saved_bytes, file) : 0;
+  if (!file || fclose(file) || written != model->code->saved_bytes)
+    fail(BAD_INPUT, "cannot write the state %s", path);
+  free(saved);
+}
+
+/* A tensor with an axis of `steps` in front. */
+static edgec_tensor stacked(const edgec_tensor* tensor, int64_t steps) {
+  edgec_tensor many = *tensor;
+  int64_t* shape = allocate((size_t)(tensor->rank + 1) * sizeof *shape);
+  shape[0] = steps;
+  memcpy(shape + 1, tensor->shape, (size_t)tensor->rank * sizeof *shape);
+  many.rank = tensor->rank + 1;
+  many.shape = shape;
+  many.bytes = tensor->bytes * (size_t)steps;
+  return many;
+}
+
+/* Run once for each entry of the inputs' first axis; how many there are. */
+static int64_t run_steps(model* model, const request* asked) {
+  const edgec_program* program = model->program;
+  if (!program->input_count) fail(USAGE, "--steps is for models with inputs");
+  const int64_t steps = npy_fits(asked->input_files[0], &program->inputs[0], 1);
+  void** inputs = allocate_all(program->input_count, program->inputs, (size_t)steps);
+  void** outputs = allocate_all(program->output_count, program->outputs, (size_t)steps);
+  for (int32_t i = 0; i < program->input_count; ++i) {
+    edgec_tensor many = stacked(&program->inputs[i], steps);
+    read_tensor(asked->input_files[i], &many, inputs[i]);
+  }
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int32_t i = 0; i < program->input_count; ++i)
+      memcpy(model->inputs[i], (char*)inputs[i] + (size_t)step * program->inputs[i].bytes,
+             program->inputs[i].bytes);
+    run_once(model);
+    for (int32_t i = 0; i < program->output_count; ++i)
+      memcpy((char*)outputs[i] + (size_t)step * program->outputs[i].bytes, model->outputs[i],
+             program->outputs[i].bytes);
+  }
+  for (int32_t i = 0; i < program->output_count; ++i) {
+    edgec_tensor many = stacked(&program->outputs[i], steps);
+    write_output(asked->output_files[i], &many, outputs[i]);
+  }
+  free_all(program->input_count, inputs);
+  free_all(program->output_count, outputs);
+  return steps;
 }
 
 int main(int count, char** arguments) {
   double start = now_ms();
   const edgec_model* code = load_code();
   request asked = read_arguments(code, count, arguments);
-  model opened = load(code, asked.threads);
+  model opened = load(code, asked.threads, choose_program(code, &asked));
   double loaded = now_ms();
-  read_inputs(&opened, &asked);
-  run_once(&opened);
+  if (asked.state_to_load) load_state(&opened, asked.state_to_load);
+  int64_t steps = 1;
+  if (asked.steps) {
+    steps = run_steps(&opened, &asked);
+  } else {
+    read_inputs(&opened, &asked);
+    run_once(&opened);
+  }
   double first = now_ms();
-  write_outputs(&opened, &asked);
+  if (!asked.steps) write_outputs(&opened, &asked);
+  if (asked.state_to_save) save_state(&opened, asked.state_to_save);
 
   printf("{\"threads\": %d, \"repeat\": %d,\n", code->threads(opened.session), asked.repeat);
+  if (code->program_count > 1) {
+    printf(" \"program\": ");
+    print_text(opened.program->name);
+    printf(",\n");
+  }
+  if (asked.steps)
+    printf(" \"steps\": %lld, \"steps_ms\": %.6g,\n", (long long)steps, first - loaded);
   printf(" \"load_ms\": %.6g, \"first_result_ms\": %.6g,\n", loaded - start, first - start);
   time_runs(&opened, asked.repeat);
   int passed = !asked.verify || verify(&opened);

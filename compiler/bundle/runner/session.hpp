@@ -27,27 +27,33 @@ inline Buffer allocate(std::size_t bytes) {
   return buffer;
 }
 
-// One for each thread that runs the model; they share its weights.
+// One for each thread or stream that runs the model; they share its weights.
 class Session {
  public:
-  // 0 threads means to compute on all cores.
-  explicit Session(const edgec_model& model, int threads = 0)
-      : model_(model), session_(model.open(threads), model.close) {
+  // 0 threads means to compute on all cores. Programs of one model that are to share their state
+  // need one edgec_session: see edgec.h.
+  explicit Session(const edgec_model& model, int threads = 0, int program = 0)
+      : model_(model), program_(program), session_(model.open(threads), model.close) {
     if (!session_) throw std::bad_alloc();
-    for (int i = 0; i < model.input_count; ++i) add(model.inputs[i], inputs_);
-    for (int i = 0; i < model.output_count; ++i) add(model.outputs[i], outputs_);
+    const edgec_program& shapes = model.programs[program];
+    for (int i = 0; i < shapes.input_count; ++i) add(shapes.inputs[i], inputs_);
+    for (int i = 0; i < shapes.output_count; ++i) add(shapes.outputs[i], outputs_);
   }
 
-  // Memory of model.inputs[index] and model.outputs[index], dense and row-major.
+  // Memory of the program's inputs[index] and outputs[index], dense and row-major.
   void* input(int index) { return inputs_[index]; }
   const void* output(int index) const { return outputs_[index]; }
 
   // Throws std::out_of_range if an input holds an index that is in no row of its table.
   void run() {
-    const int status = model_.run(session_.get(), inputs_.data(), outputs_.data());
+    const int status =
+        model_.run_program(session_.get(), program_, inputs_.data(), outputs_.data(), nullptr);
     if (status == EDGEC_BAD_INDEX) throw std::out_of_range(model_.error(session_.get()));
     if (status != 0) throw std::bad_alloc();
   }
+
+  // Begin anew, if the model has state: all of it is zeros.
+  void reset() { model_.reset(session_.get()); }
 
  private:
   void add(const edgec_tensor& tensor, std::vector<void*>& pointers) {
@@ -56,6 +62,7 @@ class Session {
   }
 
   const edgec_model& model_;
+  const int program_;
   std::unique_ptr<edgec_session, void (*)(edgec_session*)> session_;
   std::vector<Buffer> buffers_;
   std::vector<void*> inputs_, outputs_;

@@ -20,10 +20,10 @@
 extern "C" {
 #endif
 
-#define EDGEC_ABI 3
+#define EDGEC_ABI 4
 
-/* What `run` gives: 0, or why it did not run. */
-enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2 };
+/* What `run` and `restore` give: 0, or why they did nothing. */
+enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2, EDGEC_OTHER_STATE = -3 };
 
 typedef struct edgec_session edgec_session;
 
@@ -40,6 +40,17 @@ typedef struct {
   const char* template_; /* which kernel template computes them */
   int64_t flops;
 } edgec_step_info;
+
+/* A program of a model: the model for one set of shapes. Programs of one model share its weights,
+ * and in a session its state. */
+typedef struct {
+  const char* name;
+  int32_t input_count, output_count;
+  const edgec_tensor* inputs;
+  const edgec_tensor* outputs;
+  const int64_t* index_bounds; /* see below */
+  int32_t step_count;
+} edgec_program;
 
 typedef struct {
   int32_t abi; /* version of this interface: EDGEC_ABI */
@@ -77,6 +88,33 @@ typedef struct {
   /* Why the last run of the session failed, in one line; empty if it did not. Valid until the next
    * run. */
   const char* (*error)(const edgec_session* session);
+
+  /* What is said above of inputs, outputs and steps is said of the first program, which `run` runs.
+   * Most models have one. */
+  int32_t program_count;
+  const edgec_program* programs;
+
+  /* Run any program; `nanoseconds` may be NULL. */
+  int32_t (*run_program)(edgec_session* session, int32_t program, const void* const* inputs,
+                         void* const* outputs, uint64_t* nanoseconds);
+  edgec_step_info (*program_step)(int32_t program, int32_t index);
+
+  /* State: tensors that a session keeps from one run to the next, whichever program is run. They
+   * are neither inputs nor outputs, and begin as zeros. */
+  int32_t state_count;
+  const edgec_tensor* states;
+
+  /* The values of a state, to be read or changed between two runs; the next run may move them. */
+  void* (*state)(edgec_session* session, int32_t index);
+
+  /* Begin anew: all state is zeros. */
+  void (*reset)(edgec_session* session);
+
+  /* Write all state as `saved_bytes` bytes, and read it again: on any machine, by the same model;
+   * EDGEC_OTHER_STATE, and nothing changes, if these bytes are of another one. */
+  size_t saved_bytes;
+  void (*save)(const edgec_session* session, void* saved);
+  int32_t (*restore)(edgec_session* session, const void* saved, size_t bytes);
 } edgec_model;
 
 /* The model of a library that was loaded by dlopen: every library has this function, so a program

@@ -100,7 +100,7 @@ static void advance(edgec_pool* pool, uint64_t run) {
     const int32_t sleepers = atomic_load(&pool->sleepers);
     if (sleepers) wake(pool, least(sleepers, (step->tasks - 1) / step->grain));
   } else {
-    atomic_store(&pool->ticket, PLACE(run, model.step_count) << TASK_BITS);
+    atomic_store(&pool->ticket, PLACE(run, edgec_step_count) << TASK_BITS);
     /* A signal could wake a worker in its place. */
     if (atomic_load(&pool->caller_sleeps)) wake(pool, pool->threads);
   }
@@ -111,7 +111,7 @@ static uint64_t work(edgec_pool* pool, uint64_t* since) {
   uint64_t ticket = atomic_load(&pool->ticket);
   for (uint32_t taken = 0;;) {
     const uint64_t place = place_of(ticket);
-    if (step_at(place) == model.step_count) return place;
+    if (step_at(place) == edgec_step_count) return place;
     const edgec_step_entry* step = &edgec_steps[step_at(place)];
     const int32_t begin = (int32_t)(uint32_t)ticket, left = step->tasks - begin;
     if (left <= 0) return place;
@@ -152,7 +152,7 @@ static void wait_for_step(edgec_pool* pool, uint64_t place, uint64_t* since, int
 
 static void* worker(void* argument) {
   edgec_pool* pool = argument;
-  uint64_t since = now_ns(), place = PLACE(0, model.step_count);
+  uint64_t since = now_ns(), place = PLACE(0, edgec_step_count);
   while (!atomic_load(&pool->stop)) {
     wait_for_step(pool, place, &since, 0);
     place = work(pool, &since);
@@ -171,7 +171,7 @@ static void pool_run(edgec_pool* pool) {
   advance(pool, (place_of(atomic_load(&pool->ticket)) >> STEP_BITS) + 1);
   for (;;) {
     const uint64_t place = work(pool, &since);
-    if (step_at(place) == model.step_count) return;
+    if (step_at(place) == edgec_step_count) return;
     wait_for_step(pool, place, &since, 1);
   }
 }
@@ -180,7 +180,7 @@ static void pool_run(edgec_pool* pool) {
 static int32_t start(edgec_pool* pool) {
   pthread_mutex_init(&pool->lock, NULL);
   pthread_cond_init(&pool->wake, NULL);
-  atomic_store(&pool->ticket, PLACE(0, model.step_count) << TASK_BITS);
+  atomic_store(&pool->ticket, PLACE(0, edgec_step_count) << TASK_BITS);
   atomic_store(&pool->sleepers, 0);
   atomic_store(&pool->caller_sleeps, 0);
   pool->process = getpid();
@@ -203,7 +203,7 @@ static void pool_close(edgec_pool* pool) {
   if (pool->process == getpid()) {
     atomic_store(&pool->stop, 1);
     const uint64_t run = place_of(atomic_load(&pool->ticket)) >> STEP_BITS;
-    atomic_store(&pool->ticket, PLACE(run + 1, model.step_count) << TASK_BITS);
+    atomic_store(&pool->ticket, PLACE(run + 1, edgec_step_count) << TASK_BITS);
     wake(pool, pool->threads);
     for (int32_t i = 0; i + 1 < pool->threads; ++i) pthread_join(pool->workers[i], NULL);
     pthread_cond_destroy(&pool->wake);

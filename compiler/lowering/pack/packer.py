@@ -30,7 +30,7 @@ from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.lowering.pack.context import Context, Decline
 from edgec.compiler.lowering.pack.data_movement import match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
-from edgec.compiler.lowering.pack.table import ANY_DTYPE, MATCHERS
+from edgec.compiler.lowering.pack.table import ANY_DTYPE, MATCHERS, WITH_INDICES
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 from edgec.compiler.passes.base import Pass
@@ -183,8 +183,7 @@ def _matched(context: Context, binding: Any) -> PackedValue | Declined | None:
         return None
     if name not in MATCHERS:
         return _NO_TEMPLATE
-    # Rows and channels are taken by integers.
-    arguments = call.args[:1] if name == "relax.take" else call.args
+    arguments = call.args[: WITH_INDICES.get(name, len(call.args))]
     if name not in ANY_DTYPE and not all(_is_float32(x) for x in (binding.var, *arguments)):
         return Declined("kernel templates compute on float32 tensors of known shapes only")
     return MATCHERS[name](context, call)

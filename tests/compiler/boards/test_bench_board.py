@@ -37,16 +37,14 @@ static char session;
 static edgec_session* open(int32_t threads) {
   return threads == 1 ? (edgec_session*)&session : NULL;
 }
-static edgec_step_info step(int32_t index) {
+static edgec_step_info step(int32_t program, int32_t index) {
+  (void)program;
   return index ? (edgec_step_info){"b", "slow", 7} : (edgec_step_info){"a", "fast", 5};
 }
-static int32_t run(edgec_session* s, const void* const* inputs, void* const* outputs) {
-  (void)s, (void)inputs, (void)outputs;
-  return 0;
-}
-static int32_t run_timed(edgec_session* s, const void* const* inputs, void* const* outputs,
-                         uint64_t* nanoseconds) {
-  (void)s, (void)inputs, (void)outputs, (void)nanoseconds;
+static int32_t run(edgec_session* s, int32_t program, const void* const* inputs,
+                   void* const* outputs, uint64_t* nanoseconds) {
+  (void)s, (void)program, (void)inputs, (void)outputs;
+  if (!nanoseconds) return 0;
   look();
   spin(1000);
   look();
@@ -54,9 +52,12 @@ static int32_t run_timed(edgec_session* s, const void* const* inputs, void* cons
   look();
   return 0;
 }
+static const edgec_program programs[] = {
+  {.input_count = 1, .output_count = 1, .inputs = &tensor, .outputs = &tensor, .step_count = 2},
+};
 static const edgec_model model = {
-  .abi = EDGEC_ABI, .input_count = 1, .output_count = 1, .inputs = &tensor, .outputs = &tensor,
-  .open = open, .run = run, .run_timed = run_timed, .step_count = 2, .step = step,
+  .abi = EDGEC_ABI, .open = open, .program_count = 1, .programs = programs,
+  .run_program = run, .program_step = step,
 };
 const edgec_model* edgec_loaded_model(void) { return &model; }
 """

@@ -114,10 +114,14 @@ def test_no_bundle(tmp_path: Path) -> None:
         Bundle.load(tmp_path)
 
 
-def test_newer_format(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("found", "advice"), [(3, "read it with a newer edgec"), (1, "compile the model again")]
+)
+def test_other_formats(copy: Path, found: int, advice: str) -> None:
     text = (copy / MANIFEST).read_text()
-    (copy / MANIFEST).write_text(text.replace('"format": 1', '"format": 2'))
-    with pytest.raises(BundleError, match="bundle format 2; this edgec reads format 1"):
+    (copy / MANIFEST).write_text(text.replace('"format": 2', f'"format": {found}'))
+    wanted = f"bundle format {found}; this edgec reads format 2: {advice}"
+    with pytest.raises(BundleError, match=wanted):
         Bundle.load(copy)
 
 

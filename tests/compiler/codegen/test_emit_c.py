@@ -55,8 +55,7 @@ def test_the_same_program_gives_the_same_source(tmp_path: Path) -> None:
         built = compile_graph(model, "native", tmp_path)
         program = built.program
         weights = Weights({id(value): 64 * i for i, value in enumerate(program.constants())})
-        outputs = built.signature.outputs
-        sources.append(program_source(program, built.plan, weights, outputs, "m"))
+        sources.append(program_source([program], [built.plan], weights, "m"))
     assert sources[0] == sources[1]
     assert sources[0].count("EDGEC_INPUT, 0)") == 1
     assert sources[0].count("EDGEC_OUTPUT, 0)") == 1

@@ -9,7 +9,7 @@ from support.kernel_runs import Built, compile_graph
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.codegen import kernel_objects
-from edgec.compiler.codegen.build import build_program
+from edgec.compiler.codegen.build import build_library
 from edgec.compiler.codegen.kernel_objects import compile_kernels
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
@@ -44,7 +44,7 @@ def entries(cache: Path) -> list[Path]:
 
 
 def rebuilt(cold: Built, folder: Path) -> bytes:
-    build_program(cold.program, cold.signature.outputs, cold.target, folder / "model.so")
+    build_library([cold.program], cold.target, folder / "model.so")
     return (folder / "model.so").read_bytes()
 
 

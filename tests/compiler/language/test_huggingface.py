@@ -119,7 +119,7 @@ def test_settings_that_cannot_be(
 
 def test_more_context_than_the_model_has(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     write_folder(tmp_path, config_of("llama"), tensors)
-    with pytest.raises(UsageError, match=r"--context 65: .* 1 to 64 tokens"):
+    with pytest.raises(UsageError, match=r"--context 65: .* 2 to 64 tokens"):
         read_huggingface(tmp_path, context=65)
 
 

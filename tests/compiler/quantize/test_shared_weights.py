@@ -48,7 +48,7 @@ def stored_bytes(nodes: Sequence[Any], recipe: str, folder: Path) -> int:
         lower(pack(quantized.module, target), target), target, model.signature
     )
     assert isinstance(program, Program)
-    write_sources(program, model.signature.outputs, target, folder)
+    write_sources([program], target, folder)
     return (folder / "weights.bin").stat().st_size
 
 

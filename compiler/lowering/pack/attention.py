@@ -1,0 +1,86 @@
+"""Provide attention over a cache, and what happens to a cache."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax
+
+from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of
+from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
+from edgec.compiler.kernels.attention.rotation import Rotation
+from edgec.compiler.lowering.pack.context import Context
+from edgec.compiler.lowering.pack.values import PackedValue
+from edgec.compiler.numerics.support import Declined
+
+# Places in a buffer are counted in int32.
+_MOST_VALUES = 2**31 - 1
+_HEADS_FIRST = [0, 2, 1, 3]
+
+
+def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel that replaces rows of a cache; it turns them if that is asked for."""
+    shape = shape_of(call)
+    rows, rotation, tables = _rotated(context, call.args[1], call.args[2])
+    rows, token_major = _token_major(context, rows)
+    count = shape_of(call.args[1])
+    declined = _declined(shape, count, call.args[2])
+    if declined is not None or shape is None or count is None:
+        return declined or Declined("its shape is not known when compiling")
+    batch, heads, total, size = shape
+    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation)
+    offset = context.plain(context.value(call.args[2])).expression
+    arguments = [
+        context.plain_expression(call.args[0]),
+        context.plain_expression(rows),
+        offset,
+        *map(context.plain_expression, tables),
+    ]
+    variable = context.emit("edgec.cache_append", arguments, workload, shape)
+    return PackedValue(variable, shape, False, 1)
+
+
+def _rotated(
+    context: Context, data: Any, offset: Any
+) -> tuple[Any, Rotation | None, Sequence[Any]]:
+    """Return what a rotation by the same offset turns, the rotation and its tables.
+
+    Any other value is returned as it is.
+    """
+    call = context.old.get(data)
+    if call is None or op_name(call) != "edgec.rotary" or not call.args[3].same_as(offset):
+        return data, None, ()
+    rotation = _rotation(call)
+    if rotation is None:
+        return data, None, ()
+    return call.args[0], rotation, call.args[1:3]
+
+
+def _rotation(call: relax.Call) -> Rotation | None:
+    """Return what a rotary embedding does; None where its tables are not known well enough."""
+    table = shape_of(call.args[1])
+    if table is None or shape_of(call.args[2]) != table:
+        return None
+    return Rotation(table[0], table[1], bool(call.attrs["interleaved"]))
+
+
+def _token_major(context: Context, data: Any) -> tuple[Any, bool]:
+    """Return [B, S, H, D] if the value [B, H, S, D] is made of that; and whether it is."""
+    call = context.old.get(data)
+    if call is not None and op_name(call) == "relax.permute_dims":
+        axes = [int(axis) for axis in call.attrs.axes or ()]
+        if axes == _HEADS_FIRST:
+            return call.args[0], True
+    return data, False
+
+
+def _declined(*operands: Any) -> Declined | None:
+    """Return why no kernel takes operands: shapes, and an offset at last."""
+    *shapes, offset = operands
+    if any(shape is None for shape in shapes) or shape_of(offset) is None:
+        return Declined("its shape is not known when compiling")
+    if any(math.prod(shape) > _MOST_VALUES or 0 in shape for shape in shapes):
+        return Declined("it has no values, or more than an index counts")
+    if dtype_of(offset) != "int64":
+        return Declined("its offset is not int64")
+    return None
