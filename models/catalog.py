@@ -161,7 +161,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
         suffix=".gguf",
-        context=256,
+        context=1024,
     ),
     _silero(
         "",
