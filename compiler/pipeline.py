@@ -123,7 +123,8 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
-    chunked = is_language_model(path) and not options.shapes and not options.programs
+    is_language = options.context is not None or is_language_model(path)
+    chunked = is_language and not options.shapes and not options.programs
     if chunked:
         options = _with_chunks(options, options.prefill_chunk or DEFAULT_CHUNK)
     progress = progress or Silent()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from edgec.compiler.errors import LimitError, UsageError
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
-from edgec.compiler.frontend.onnx_file import SourceModel, read_onnx
+from edgec.compiler.frontend.onnx_file import SourceModel, external_files, read_onnx
 from edgec.compiler.language.decoder_graph import write_decoder
+from edgec.compiler.language.exported_decoder import is_exported_decoder, read_exported
 from edgec.compiler.language.gguf_file import is_gguf
 from edgec.compiler.language.gguf_model import read_gguf_model
 from edgec.compiler.language.huggingface import is_folder, read_huggingface
@@ -27,7 +28,7 @@ def read_model(
         path: an ONNX file, a GGUF file, or a folder with `config.json`.
         limits: the limits of what it may ask for.
         context: tokens that a language model's cache holds; by default those that it was made
-            for, at most 4,096.
+            for, at most 4,096. An ONNX file is a language model only with a context.
 
     Raises:
         ModelFileError: missing, unreadable, or contradicting itself.
@@ -36,11 +37,8 @@ def read_model(
         UsageError: a context for a model that is none of language.
     """
     if not is_language_model(path):
-        if context is not None:
-            raise UsageError(
-                f"--context is for language models (GGUF, Hugging Face); {path} is none"
-            )
-        return read_onnx(path, limits)
+        source = read_onnx(path, limits)
+        return source if context is None else _with_cache(source, context)
     files = [path] if path.is_file() else list(path.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     if size > limits.file_bytes:
@@ -62,3 +60,15 @@ def read_model(
         language=model.language,
         tokenizer=model.tokenizer,
     )
+
+
+def _with_cache(source: SourceModel, context: int) -> SourceModel:
+    """Return an exported decoder with a cache of so many rows."""
+    path, proto = source.path, source.proto
+    if not is_exported_decoder(proto):
+        raise UsageError(
+            "--context is for language models: GGUF files, Hugging Face folders and decoders that "
+            f"ONNX Runtime GenAI's tools exported; {path} is none"
+        )
+    tokenizer, language = read_exported(proto, context, path, external_files(path))
+    return replace(source, sha256=language.digest, language=language, tokenizer=tokenizer)

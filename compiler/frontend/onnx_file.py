@@ -82,7 +82,7 @@ def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     check_file(path, model, limits)
     digest = hashlib.sha256(data)
     try:
-        for file in _external_files(path, model):
+        for file in external_files(path, model):
             _add_file(digest, file)
         load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -188,8 +188,9 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     return model
 
 
-def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Return files beside the model that hold its weights, sorted."""
+def external_files(path: Path, model: onnx.ModelProto | None = None) -> list[Path]:
+    """Return files beside a model that hold its weights, sorted; None reads the model's file."""
+    model = onnx.load(path, load_external_data=False) if model is None else model
     locations = {
         entry.value
         for tensor in all_tensors(model)

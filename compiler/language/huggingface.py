@@ -6,11 +6,8 @@
 form of a chat. Settings are those of the configurations of `transformers`.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +16,9 @@ from edgec.compiler.errors import ModelFileError, UnsupportedModelError
 from edgec.compiler.language import rotary
 from edgec.compiler.language.architectures import Decoder, Family, family
 from edgec.compiler.language.check_tensors import check_tensors
+from edgec.compiler.language.folder_text import describe_text, read_json
 from edgec.compiler.language.grouped_weight import Matrix
-from edgec.compiler.language.language_model import LanguageModel, ModelSource, chosen_context
+from edgec.compiler.language.language_model import ModelSource, chosen_context
 from edgec.compiler.language.rotary import Rotary
 from edgec.compiler.language.safetensors_file import SafeTensor, Tensors, read_safetensors
 from edgec.compiler.language.settings import Settings
@@ -28,9 +26,6 @@ from edgec.compiler.language.settings import Settings
 CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_TOKENIZER = "tokenizer.json"
-_TEMPLATE = "chat_template.jinja"
-_MAX_JSON = 100_000_000
 
 # What `config.json` calls a model where it is not the name of the family.
 _MODEL_TYPES = {"gemma3_text": "gemma3"}
@@ -77,7 +72,7 @@ def read_huggingface(folder: Path, context: int | None = None) -> ModelSource:
         ModelFileError: a file is missing, is not what its name says, or contradicts another.
         UnsupportedModelError: an architecture or a setting that is not known.
     """
-    config = Settings(folder / CONFIG, _json(folder / CONFIG))
+    config = Settings(folder / CONFIG, read_json(folder / CONFIG))
     name = config.text("model_type")
     kind = family(_MODEL_TYPES.get(name, name), config.path)
     _refuse_others(config)
@@ -86,24 +81,16 @@ def read_huggingface(folder: Path, context: int | None = None) -> ModelSource:
     tensors, files = _tensors(folder)
     weights = _FolderWeights(tensors, decoder, config.flag("tie_word_embeddings", kind.tied))
     check_tensors(folder, decoder, weights.names, weights.shape)
-    tokenizer, language = _language(folder, config, decoder, rows, files)
+    tokenizer, language = describe_text(
+        folder,
+        config,
+        [folder / CONFIG, *files],
+        architecture=kind.name,
+        context=rows,
+        trained_context=decoder.trained_context,
+        vocabulary=decoder.vocabulary,
+    )
     return ModelSource(decoder, weights, language, tokenizer)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise ModelFileError(f"{path} has {path.stat().st_size} bytes, too many for settings")
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise ModelFileError(f"{path} is no JSON") from None
-    if not isinstance(content, dict):
-        raise ModelFileError(f"{path} holds no object")
-    return content
 
 
 def _refuse_others(config: Settings) -> None:
@@ -271,7 +258,7 @@ def _tensors(folder: Path) -> tuple[Tensors, list[Path]]:
     """Return all tensors, and the files that they are in."""
     if not (folder / _INDEX).is_file():
         return read_safetensors(folder / _WEIGHTS), [folder / _WEIGHTS]
-    names = _json(folder / _INDEX).get("weight_map")
+    names = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise ModelFileError(f"{folder / _INDEX} has no weight_map of files")
     files = sorted(set(names.values()))
@@ -357,99 +344,3 @@ class _FolderWeights:
         if not tensor.is_float:
             raise UnsupportedModelError(f"tensor {source} holds {tensor.dtype}, no floats")
         return SafeTensor(tensor.dtype, tensor.shape, tensor.data[rows]).floats()
-
-
-# Text
-
-
-def _language(
-    folder: Path, config: Settings, decoder: Decoder, context: int, files: Sequence[Path]
-) -> tuple[str, LanguageModel]:
-    """Return the tokenizer and what is to be known of it."""
-    content = _json(folder / _TOKENIZER)
-    tokens = _token_numbers(content, folder / _TOKENIZER)
-    described: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            described[name] = _json(folder / name)
-    about = described.get("tokenizer_config.json", {})
-    generation = described.get("generation_config.json", {})
-
-    def special(name: str) -> int | None:
-        text = about.get(f"{name}_token")
-        text = text.get("content") if isinstance(text, dict) else text
-        if isinstance(text, str) and text in tokens:
-            return tokens[text]
-        number = config.get(f"{name}_token_id")
-        return number if type(number) is int and 0 <= number < decoder.vocabulary else None
-
-    ends: dict[int, None] = {}
-    for given in (special("eos"), config.get("eos_token_id"), generation.get("eos_token_id")):
-        for token in given if isinstance(given, list) else [given]:
-            if type(token) is int and 0 <= token < decoder.vocabulary:
-                ends[token] = None
-    begin = special("bos")
-    language = LanguageModel(
-        name=str(config.get("_name_or_path") or folder.resolve().name),
-        architecture=decoder.family.name,
-        context=context,
-        trained_context=decoder.trained_context,
-        vocabulary=decoder.vocabulary,
-        digest=_digest([folder / CONFIG, folder / _TOKENIZER, *files]),
-        begin_token=begin,
-        add_begin=begin is not None and _adds(content, about, begin, tokens),
-        end_tokens=tuple(ends),
-        unknown_token=special("unk"),
-        padding_token=special("pad"),
-        chat_template=_template(folder, about),
-    )
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")), language
-
-
-def _token_numbers(content: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """Return the numbers of all tokens of a `tokenizer.json`."""
-    model, added = content.get("model"), content.get("added_tokens") or []
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    try:
-        if isinstance(vocabulary, dict):
-            tokens = {str(text): int(number) for text, number in vocabulary.items()}
-        elif isinstance(vocabulary, list):
-            tokens = {str(item[0]): number for number, item in enumerate(vocabulary)}
-        else:
-            raise TypeError
-        return tokens | {str(item["content"]): int(item["id"]) for item in added}
-    except (TypeError, ValueError, KeyError, IndexError):
-        raise ModelFileError(f"{path} has no vocabulary of tokens") from None
-
-
-def _adds(
-    content: Mapping[str, Any], about: Mapping[str, Any], begin: int, tokens: Mapping[str, int]
-) -> bool:
-    """Return whether the tokenizer puts the first token before a text."""
-    processor = json.dumps(content.get("post_processor"), ensure_ascii=False)
-    names = [text for text, number in tokens.items() if number == begin]
-    written = any(json.dumps(name, ensure_ascii=False) in processor for name in names)
-    return written or about.get("add_bos_token") is True
-
-
-def _template(folder: Path, about: Mapping[str, Any]) -> str:
-    if (folder / _TEMPLATE).is_file():
-        try:
-            return (folder / _TEMPLATE).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise ModelFileError(f"{folder / _TEMPLATE} is no text") from None
-    template = about.get("chat_template")
-    if isinstance(template, list):
-        named = {
-            item.get("name"): item.get("template") for item in template if isinstance(item, dict)
-        }
-        template = named.get("default")
-    return template if isinstance(template, str) else ""
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

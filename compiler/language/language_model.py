@@ -87,6 +87,6 @@ def chosen_context(asked: int | None, trained: int, path: Path) -> int:
     """
     if asked is None:
         return min(trained, DEFAULT_CONTEXT)
-    if not 1 <= asked <= trained:
-        raise UsageError(f"--context {asked}: {path} was made for 1 to {trained} tokens of context")
+    if not 2 <= asked <= trained:
+        raise UsageError(f"--context {asked}: {path} was made for 2 to {trained} tokens of context")
     return asked
