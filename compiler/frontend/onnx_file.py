@@ -6,6 +6,7 @@ one line. What comes out has passed the ONNX checker and holds all its weights.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -24,10 +25,6 @@ CONVERSION_SECONDS = 8
 CONVERSION_MEGABYTES = 4096
 
 NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
-
-# ONNX Runtime's own operator, which it puts among those of ONNX: exported decoders have it, and
-# the checker refuses what it does not know there.
-_SIMPLIFIED = "SimplifiedLayerNormalization"
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data cannot be read: {_line(error)}") from None
     opset = _default_opset(path, model)
-    _know_simplified_layer_norm()
+    _know_simplified_layer_normalization()
     try:
         # The path form of the checker has no 2 GiB limit.
         onnx.checker.check_model(str(path))
@@ -111,39 +108,29 @@ def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     return SourceModel(path, digest.hexdigest(), model, opset)
 
 
-def _know_simplified_layer_norm() -> None:
-    """Tell the checker of the operator; once for the process."""
-    if onnx.defs.has(_SIMPLIFIED, ""):
-        return
-    schema = onnx.defs.OpSchema
-    one = schema.FormalParameterOption.Single
-    several = schema.FormalParameterOption.Optional
+@cache
+def _know_simplified_layer_normalization() -> None:
+    """Tell the ONNX checker of the one operator that ONNX Runtime adds to ONNX's own domain.
+
+    Every decoder for ONNX Runtime GenAI has it.
+    """
+    parameter, schema = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema
+    kinds = [f"tensor({name})" for name in ("float16", "bfloat16", "float", "double")]
+    optional = parameter("inv_std_var", "U", param_option=schema.FormalParameterOption.Optional)
+    attributes = {
+        "axis": onnx.helper.make_attribute("axis", -1),
+        "epsilon": onnx.helper.make_attribute("epsilon", 1e-5),
+        "stash_type": onnx.helper.make_attribute("stash_type", 1),
+    }
     onnx.defs.register_schema(
         schema(
-            _SIMPLIFIED,
+            "SimplifiedLayerNormalization",
             "",
             1,
-            inputs=[
-                schema.FormalParameter("X", "T", param_option=one),
-                schema.FormalParameter("scale", "V", param_option=one),
-            ],
-            outputs=[
-                schema.FormalParameter("Y", "V", param_option=one),
-                schema.FormalParameter("inv_std_var", "U", param_option=several),
-            ],
-            type_constraints=[
-                (
-                    name,
-                    ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"],
-                    "",
-                )
-                for name in "TUV"
-            ],
-            attributes=[
-                schema.Attribute("axis", schema.AttrType.INT, required=False),
-                schema.Attribute("epsilon", schema.AttrType.FLOAT, required=False),
-                schema.Attribute("stash_type", schema.AttrType.INT, required=False),
-            ],
+            inputs=[parameter("X", "T"), parameter("scale", "V")],
+            outputs=[parameter("Y", "V"), optional],
+            type_constraints=[(letter, kinds, "") for letter in "TUV"],
+            attributes=[schema.Attribute(name, value, "") for name, value in attributes.items()],
         )
     )
 
