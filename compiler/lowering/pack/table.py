@@ -14,7 +14,7 @@ from edgec.compiler.lowering.pack.data_movement import (
     match_transpose,
 )
 from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
-from edgec.compiler.lowering.pack.matmul import match_matmul
+from edgec.compiler.lowering.pack.matmul import match_grouped_matmul, match_matmul
 from edgec.compiler.lowering.pack.pool import (
     match_global_pool,
     match_max,
@@ -48,6 +48,7 @@ ANY_DTYPE = frozenset({"relax.permute_dims"})
 MATCHERS: dict[str, Matcher] = {
     **dict.fromkeys(BY_OPERATOR, match_unary),
     **dict.fromkeys(BINARY, match_binary),
+    "edgec.grouped_matmul": match_grouped_matmul,
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
     "relax.matmul": match_matmul,
