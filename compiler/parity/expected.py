@@ -19,8 +19,14 @@ from edgec.compiler.frontend.onnx_facts import (
 )
 from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
-from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
-from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.compare import (
+    Tolerance,
+    allowed_rounding_sqnr_db,
+    compare,
+    quantized_sqnr_db,
+    tolerance_for,
+)
+from edgec.compiler.parity.oracle import run_original, run_rounded
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
 
@@ -91,6 +97,12 @@ class Expected:
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
+        fed = {**prepared(inputs, canonical.embedded), **canonical.frozen}
+        rounded = None if tolerance.sqnr_db is not None else run_rounded(original, fed)
+        if rounded is not None:
+            own = compare(outputs, rounded, tolerance).outputs
+            enough = allowed_rounding_sqnr_db(min((o.sqnr_db for o in own), default=math.inf))
+            tolerance = replace(tolerance, sqnr_db=enough)
         return cls(signature, inputs, outputs, tolerance, bounds, advice)
 
     def of_transformed(self, outputs: Tensors, quantized_activations: bool) -> "Expected":
