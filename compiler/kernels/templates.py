@@ -3,6 +3,7 @@
 from edgec.compiler.kernels import (
     elementwise,
     embedding,
+    grouped_embedding,
     integer_elementwise,
     layout,
     pool,
@@ -34,6 +35,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.embedding": embedding.TEMPLATE,
     "edgec.extreme": reduce_minmax.TEMPLATE,
     "edgec.global_pool": layout.GLOBAL_POOL_TEMPLATE,
+    "edgec.grouped_embedding": grouped_embedding.TEMPLATE,
     "edgec.grouped_product": grouped_matmul.TEMPLATE,
     "edgec.integer_conv": integer_conv.TEMPLATE,
     "edgec.integer_conv_transpose": integer_transpose.TEMPLATE,

@@ -43,6 +43,15 @@ class QuantizedRows:
     sums: NDArray[np.int32]
 
 
+def group_is_supported(group: int) -> bool:
+    """Return whether kernels have groups of so many values.
+
+    >>> [size for size in (8, 16, 32, 48, 64, 256, 512) if group_is_supported(size)]
+    [16, 32, 64, 256]
+    """
+    return group == 16 or (group % 32 == 0 and 0 < group <= LARGEST_GROUP)
+
+
 def quantize_rows(rows: NDArray[np.float32], group: int) -> QuantizedRows:
     """Return rows [M, K] float32 as codes of 8 bits with a step for each group.
 

@@ -16,9 +16,8 @@ No sums cross columns: what a register holds are columns side by side.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
@@ -26,12 +25,20 @@ from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, half_l1
 from edgec.compiler.kernels.emit.quantized_values import weight_to_float
-from edgec.compiler.kernels.isa import GroupedDot, isa_of
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
     MatmulWriter,
     pad_columns,
+)
+from edgec.compiler.kernels.matmul.grouped_layout import (
+    Floats,
+    ZeroPoints,
+    dot_of_codes,
+    pack_weights,
+    panel_vectors,
+    stored_floats,
+    zero_points_dtype,
 )
 from edgec.compiler.kernels.matmul.quantize_rows import RowLayout
 from edgec.compiler.kernels.template import Template
@@ -43,9 +50,6 @@ from edgec.compiler.kernels.vectors import (
     vector_dtype,
 )
 from edgec.targets.target import Target
-
-Floats = Literal["float16", "float32"]
-ZeroPoints = Literal["", "codes", "float16", "float32"]
 
 # Rows of A up to which a register tile holds them all.
 DIRECT_ROWS = 4
@@ -100,23 +104,11 @@ class GroupedMatmulWorkload:
         return self.matmul.m <= DIRECT_ROWS
 
 
-def dot_of_codes(bits: int, target: Target) -> GroupedDot:
-    """Return how the target multiplies codes; it has a way."""
-    dot = isa_of(target).grouped_dot(bits)
-    assert dot is not None
-    return dot
-
-
-def _panel_vectors(dot: GroupedDot) -> int:
-    """Return vectors of sums that belong to a vector of weights."""
-    return 4 // dot.depth
-
-
 def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> list[MatmulDecision]:
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
     dot = dot_of_codes(workload.bits, target)
-    spread = _panel_vectors(dot)
+    spread = panel_vectors(dot)
     panels = math.ceil(w.n / (lanes * spread))
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
     decisions = []
@@ -134,7 +126,7 @@ def estimate_grouped_cycles(
 ) -> float:
     """Return cycles of multiplying, unpacking and finishing groups."""
     w, dot = workload.matmul, dot_of_codes(workload.bits, target)
-    rows, panels = decision.tile_m, decision.tile_n // _panel_vectors(dot)
+    rows, panels = decision.tile_m, decision.tile_n // panel_vectors(dot)
     units = workload.group / dot.depth
     unpack = UNPACK_INSTRUCTIONS if workload.bits == 4 else 1.0
     tiles_m = math.ceil(w.m / rows)
@@ -158,43 +150,6 @@ def default_grouped_decision(workload: GroupedMatmulWorkload, target: Target) ->
     )
 
 
-def pack_codes(
-    workload: GroupedMatmulWorkload, target: Target, packed: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Return codes in the order of the kernel, uint8 [panels, bytes].
-
-    Args:
-        workload: the product; its number of rows does not matter.
-        target: what the kernel is for.
-        packed: uint8 [N, bytes]: whole groups of codes of each column, low bits first.
-    """
-    bits, depth = workload.bits, dot_of_codes(workload.bits, target).depth
-    columns = 4 * target.float_lanes // depth
-    panels = math.ceil(len(packed) / columns)
-    # Behind the end of a column activations are 0, behind the last column nothing is stored.
-    whole = np.zeros((panels * columns, workload.layout.codes * bits // 8), np.uint8)
-    whole[: len(packed)] = packed
-    if bits == 8:
-        if dot_of_codes(bits, target).signed:
-            whole ^= 128
-        units = whole.reshape(panels, columns, -1, depth)
-        return np.ascontiguousarray(units.transpose(0, 2, 1, 3)).reshape(panels, -1)
-    codes = np.stack([whole & 15, whole >> 4], axis=-1).reshape(panels, columns, -1, 2, depth)
-    low, high = codes[:, :, :, 0], codes[:, :, :, 1]
-    return np.ascontiguousarray((low | high << 4).transpose(0, 2, 1, 3)).reshape(panels, -1)
-
-
-def _pack_groups(
-    workload: GroupedMatmulWorkload, target: Target, array: NDArray[Any]
-) -> NDArray[Any]:
-    """Return numbers of groups [N, groups] as [panels, groups, columns]."""
-    columns = 4 * target.float_lanes // dot_of_codes(workload.bits, target).depth
-    panels = math.ceil(len(array) / columns)
-    whole = np.zeros((panels * columns, array.shape[1]), array.dtype)
-    whole[: len(array)] = array
-    return np.ascontiguousarray(whole.reshape(panels, columns, -1).transpose(0, 2, 1))
-
-
 def _pack(
     workload: GroupedMatmulWorkload,
     decision: MatmulDecision,
@@ -202,14 +157,8 @@ def _pack(
     position: int,
     array: NDArray[Any],
 ) -> NDArray[Any]:
-    if position == 1:
-        return pack_codes(workload, target, array)
-    if position == 2:
-        return _pack_groups(workload, target, array)
-    if position == 3 and workload.zeros:
-        if workload.bits == 8 and dot_of_codes(8, target).signed:
-            array = array ^ 128 if workload.zeros == "codes" else array - array.dtype.type(128)
-        return _pack_groups(workload, target, array)
+    if position <= 2 or (position == 3 and workload.zeros):
+        return pack_weights(workload.bits, target, position, array)
     return pad_columns(workload.matmul, decision, array)
 
 
@@ -237,7 +186,7 @@ class _GroupedMatmul(MatmulWriter):
         self.layout = workload.layout
         self.dot = dot_of_codes(workload.bits, target)
         # Vectors of sums for each vector of weights, and columns of it.
-        self.spread = _panel_vectors(self.dot)
+        self.spread = panel_vectors(self.dot)
         self.columns = decision.lanes * self.spread
         # A vector of weights, in bytes; units that share one; units of a group.
         self.vector = 4 * decision.lanes
@@ -256,13 +205,11 @@ class _GroupedMatmul(MatmulWriter):
             self.a_halves = e.view(self.a, w.m * layout.bytes // 2, "int16")
         self.b = e.buffer("b", panels * self.panel_bytes, "uint8")
         count = panels * layout.groups * self.columns
-        self.scales = e.buffer("scales", count, _stored(g.scales))
+        self.scales = e.buffer("scales", count, stored_floats(g.scales))
         self.zeros = None
-        if g.zeros == "codes":
-            signed = g.bits == 8 and self.dot.signed
-            self.zeros = e.buffer("zero_points", count, "int8" if signed else "uint8")
-        elif g.zeros:
-            self.zeros = e.buffer("zero_points", count, _stored(g.zeros))
+        if g.zeros:
+            kind = zero_points_dtype(g.bits, g.zeros, self.target)
+            self.zeros = e.buffer("zero_points", count, kind)
 
     def kernel(self) -> Kernel:
         p, e = self.plan, self.emit
@@ -548,11 +495,6 @@ class _GroupedMatmul(MatmulWriter):
             ]
 
         return load
-
-
-def _stored(kind: str) -> str:
-    """Return what a kernel reads floats as."""
-    return "uint16" if kind == "float16" else kind
 
 
 TEMPLATE = Template(

@@ -12,7 +12,8 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_o
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
-from edgec.compiler.kernels.matmul.grouped import GroupedMatmulWorkload, ZeroPoints
+from edgec.compiler.kernels.matmul.grouped import GroupedMatmulWorkload
+from edgec.compiler.kernels.matmul.grouped_layout import ZeroPoints
 from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul.quantize_rows import QuantizeRowsWorkload
 from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, WeightOnlyMatmulWorkload
@@ -20,7 +21,7 @@ from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue, QParams, QuantizedConstant
 from edgec.compiler.lowering.pack.weights import half_weight, is_grouped, quantized_weight
 from edgec.compiler.numerics.affine import unpack_nibbles
-from edgec.compiler.numerics.grouped_product import LARGEST_GROUP
+from edgec.compiler.numerics.grouped_product import group_is_supported
 from edgec.compiler.numerics.support import Declined, Supported, integer_matmul_support
 
 
@@ -162,7 +163,7 @@ def match_grouped_matmul(context: Context, call: relax.Call) -> PackedValue | De
     if shape is None or any(array is None for array in arrays):
         return Declined("its weights are not constant")
     codes, scales, *zeros = arrays
-    if group % 16 or group > LARGEST_GROUP or (group > 16 and group % 32):
+    if not group_is_supported(group):
         return Declined(f"no kernel has groups of {group}")
     k, n = data.shape[-1], codes.shape[0]
     product = MatmulWorkload(1, math.prod(data.shape[:-1]), n, k, packed=True)

@@ -184,8 +184,8 @@ def _matched(context: Context, binding: Any) -> PackedValue | Declined | None:
     if name not in MATCHERS:
         return _NO_TEMPLATE
     # Rows and channels are taken by integers; grouped weights are codes.
-    mixed = name in ("relax.take", "edgec.grouped_matmul")
-    arguments = call.args[:1] if mixed else call.args
+    arguments = call.args[:1] if name in ("relax.take", "edgec.grouped_matmul") else call.args
+    arguments = () if name == "edgec.grouped_take" else arguments
     if name not in ANY_DTYPE and not all(_is_float32(x) for x in (binding.var, *arguments)):
         return Declined("kernel templates compute on float32 tensors of known shapes only")
     return MATCHERS[name](context, call)

@@ -8,6 +8,7 @@ from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.conv import match_conv, match_conv_transpose
 from edgec.compiler.lowering.pack.data_movement import (
     match_concat,
+    match_grouped_take,
     match_reshape,
     match_slice,
     match_take,
@@ -23,7 +24,12 @@ from edgec.compiler.lowering.pack.pool import (
     match_volume_pool,
 )
 from edgec.compiler.lowering.pack.resize import match_resize
-from edgec.compiler.lowering.pack.rows import match_layer_norm, match_row_reduce, match_softmax
+from edgec.compiler.lowering.pack.rows import (
+    match_layer_norm,
+    match_rms_norm,
+    match_row_reduce,
+    match_softmax,
+)
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.activations import BY_OPERATOR
 from edgec.compiler.numerics.support import Declined
@@ -49,6 +55,7 @@ MATCHERS: dict[str, Matcher] = {
     **dict.fromkeys(BY_OPERATOR, match_unary),
     **dict.fromkeys(BINARY, match_binary),
     "edgec.grouped_matmul": match_grouped_matmul,
+    "edgec.grouped_take": match_grouped_take,
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
     "relax.matmul": match_matmul,
@@ -67,6 +74,7 @@ MATCHERS: dict[str, Matcher] = {
     "relax.nn.max_pool1d": match_pool,
     "relax.nn.max_pool2d": match_pool,
     "relax.nn.max_pool3d": match_volume_pool,
+    "relax.nn.rms_norm": match_rms_norm,
     "relax.nn.softmax": match_softmax,
     "relax.permute_dims": match_transpose,
     "relax.prod": match_row_reduce,

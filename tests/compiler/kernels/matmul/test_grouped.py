@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from support.integer_graphs import Array, open_module
+from support.integer_graphs import Array, build_module, open_module
+from support.kernel_runs import X86_TARGETS
 from support.onnx_graphs import random
 from tvm import IRModule, relax
 
-from edgec.compiler.ir.operators import grouped_matmul
+from edgec.compiler.ir.operators import grouped_matmul, grouped_take
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.numerics.grouped_product import grouped_product, quantize_rows
 from edgec.compiler.runtime.session import why_not_here
@@ -45,22 +47,20 @@ class Case:
         # Eighths are exact in every sum.
         return codes, scales, zeros if self.zeros == "uint8" else (zeros / 8).astype(self.zeros)
 
-    def module(self) -> IRModule:
+    def operands(self) -> list[Any]:
+        """Return codes, scales and zero points as constants."""
         codes, scales, zeros = self.weights()
         packed = codes if self.bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
+        points = None if zeros is None else constant(zeros)
+        return [constant(packed.reshape(self.n, -1)), constant(scales), points]
+
+    def module(self) -> IRModule:
         x = relax.Var("x", relax.TensorType([self.m, self.k], "float32"))
         builder = relax.BlockBuilder()
         with builder.function("main", [x]):
             with builder.dataflow():
                 value = builder.emit(
-                    grouped_matmul(
-                        x,
-                        constant(packed.reshape(self.n, -1)),
-                        constant(scales),
-                        None if zeros is None else constant(zeros),
-                        bits=self.bits,
-                        group=self.group,
-                    )
+                    grouped_matmul(x, *self.operands(), bits=self.bits, group=self.group)
                 )
                 result = builder.emit_output(relax.op.multiply(value, constant(self.factor)))
             builder.emit_func_output(result)
@@ -108,3 +108,55 @@ def test_equals_numpy(case: Case, target: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, case.expected(x))
     x[0, -1] *= np.float32(1.5)
     assert (found != case.expected(x)).any()
+
+
+def test_packed_weights_do_not_depend_on_rows(tmp_path: Path) -> None:
+    """Programs of different numbers of rows, and a table of the same values, share them."""
+    constants = []
+    for rows in (1, 64):
+        case = Case(rows, 96, 75, zeros="uint8")
+        program, _ = build_module(case.module(), load_target("native"), tmp_path / f"{rows}.so")
+        constants.append([a.array for a in program.steps[-1].arguments if a.array is not None])
+    for one, other in zip(*constants, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [len(each) for each in constants] == [4, 4]
+
+
+@pytest.mark.parametrize("target", X86_TARGETS)
+def test_rows_of_a_table_are_looked_up(target: str, tmp_path: Path) -> None:
+    for number, case in enumerate((Case(1, 96, 75, zeros="uint8"), Case(1, 80, 37, 8, 16))):
+        codes, scales, zeros = case.weights()
+        indices = np.array([[3, case.n - 1, -2, 0]], np.int64)
+        given = relax.Var("x", relax.TensorType(indices.shape, "int64"))
+        builder = relax.BlockBuilder()
+        with builder.function("main", [given]):
+            with builder.dataflow():
+                table = case.operands()
+                attributes = {"bits": case.bits, "group": case.group, "columns": case.k}
+                rows = builder.emit(grouped_take(*table, given, **attributes))
+                result = builder.emit_output(rows)
+            builder.emit_func_output(result)
+        machine = load_target(target)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        built = open_module(builder.get(), machine, folder)
+        generic = bool(machine.why_in_floats)
+        assert built.templates == ["generic" if generic else "grouped_embedding"]
+        points = 1 << case.bits - 1 if zeros is None else zeros[..., np.newaxis]
+        values = (codes.astype(np.float32) - points) * scales[..., np.newaxis].astype(np.float32)
+        floats = values.astype(np.float32).reshape(case.n, -1)[:, : case.k]
+        np.testing.assert_array_equal(built.run({"x": indices})["y"], floats[indices])
+
+
+def test_targets_without_integers_compute_in_floats(tmp_path: Path) -> None:
+    """4 bits are unpacked to floats; 8 bits run the definition as generic code."""
+    for bits, template in ((4, "stored_matmul"), (8, "generic")):
+        case = Case(3, 96, 21, bits, scales="float32")
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        built = open_module(case.module(), load_target("x86-64-v2"), folder)
+        assert template in built.templates
+        x = case.data()
+        found, expected = built.run({"x": x})["y"], case.expected(x)
+        noise = np.square(found - expected).sum() / np.square(expected).sum()
+        assert noise < (1e-3 if bits == 4 else 1e-12)
