@@ -19,12 +19,13 @@ from edgec.compiler.kernels.matmul.grouped_layout import (
     dot_of_codes,
     less_middle,
     pack_weights,
-    panel_columns,
+    place_in_unit,
     stored_floats,
     zero_points_dtype,
 )
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import select
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
@@ -65,7 +66,7 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     [count, columns]. A task is one row.
     """
     w, e = workload, Emitter(target)
-    depth, columns = dot_of_codes(w.bits, target).depth, panel_columns(w.bits, target)
+    dot, columns = dot_of_codes(w.bits, target), target.float_lanes
     panels, groups = math.ceil(w.rows / columns), math.ceil(w.columns / w.group)
     panel_bytes = groups * w.group * columns * w.bits // 8
     indices = e.buffer("indices", w.count, w.index)
@@ -80,8 +81,8 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     output = e.buffer("output", w.count * w.columns, "float32")
     halves = e.isa.converts_float16
     middle = 0 if signed else 1 << w.bits - 1
-    # Values of a row whose codes are in a run of neighbouring bytes.
-    run = depth * 8 // w.bits
+    # Values of a row in the units that share bytes.
+    run = DOT_WIDTH * 8 // w.bits
 
     def zero_point(at: Any) -> Any:
         if zeros is None:
@@ -98,8 +99,11 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
         row = e.let("row", tirx.Cast("int32", tirx.max(tirx.min(given, last), none)))
         panel = e.let("panel", tirx.floordiv(row, columns))
         column = e.let("column", tirx.floormod(row, columns))
-        start = tirx.Cast("int64", panel) * panel_bytes + tirx.Cast("int64", column * depth)
-        start = e.let("start", start)
+        start = e.let("start", tirx.Cast("int64", panel) * panel_bytes)
+        places = [
+            tirx.Cast("int64", e.let("place", place_in_unit(dot, columns, column, value)))
+            for value in range(DOT_WIDTH)
+        ]
         to = e.let("to", task * w.columns)
 
         def values(group: Any, first: Any, size: int) -> None:
@@ -109,12 +113,12 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
             zero = e.let("zero", zero_point(at))
             with e.loop("run", math.ceil(size / run)) as number:
                 place = e.let("place", first + number * run)
-                byte = start + tirx.Cast("int64", tirx.floordiv(place, run)) * (columns * depth)
+                byte = start + tirx.Cast("int64", tirx.floordiv(place, run)) * (columns * DOT_WIDTH)
                 byte = e.let("byte", byte)
                 for value in range(run):
-                    stored = tirx.Cast("int32", e.load(codes, byte + value % depth))
+                    stored = tirx.Cast("int32", e.load(codes, byte + places[value % DOT_WIDTH]))
                     if w.bits == 4:
-                        shift = tirx.const(4 * (value // depth), "int32")
+                        shift = tirx.const(4 * (value // DOT_WIDTH), "int32")
                         stored = (stored >> shift) & tirx.const(15, "int32")
                     result = (tirx.Cast("float32", stored) - zero) * scale
                     if size % run == 0:

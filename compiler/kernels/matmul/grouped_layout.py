@@ -1,7 +1,7 @@
 """Lay out weights of 4 or 8 bits with a scale for each group, for all kernels that read them.
 
-A weight [N, K] is kept in panels of as many columns as a vector of weights has (`GroupedDot`). A
-panel holds all units of its columns, one behind the other; those of 4 bits two to a byte. Scales
+A weight [N, K] is kept in panels of as many columns as a vector of floats has values. A panel
+holds all units (`GroupedDot`) of its columns; those of 4 bits two to a byte. Scales
 and zero points are beside it, [panels, groups, columns]. The layout depends on the target alone.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.isa import GroupedDot, isa_of
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 Floats = Literal["float16", "float32"]
@@ -25,14 +26,11 @@ def dot_of_codes(bits: int, target: Target) -> GroupedDot:
     return dot
 
 
-def panel_vectors(dot: GroupedDot) -> int:
-    """Return vectors of sums that belong to a vector of weights."""
-    return 4 // dot.depth
-
-
-def panel_columns(bits: int, target: Target) -> int:
-    """Return columns of a panel."""
-    return target.float_lanes * panel_vectors(dot_of_codes(bits, target))
+def place_in_unit(dot: GroupedDot, columns: int, column: Any, value: int) -> Any:
+    """Return where one of the four values of a column is in the unit of a panel."""
+    if dot.in_halves:
+        return value // 2 * (2 * columns) + column * 2 + value % 2
+    return column * DOT_WIDTH + value
 
 
 def less_middle(bits: int, target: Target) -> bool:
@@ -67,7 +65,7 @@ def pack_weights(bits: int, target: Target, position: int, array: NDArray[Any]) 
     if position == 3 and less_middle(bits, target):
         whole = array.dtype == np.uint8
         array = (array ^ 128).view(np.int8) if whole else array - array.dtype.type(128)
-    columns = panel_columns(bits, target)
+    columns = target.float_lanes
     panels = math.ceil(len(array) / columns)
     padded = np.zeros((panels * columns, array.shape[1]), array.dtype)
     padded[: len(array)] = array
@@ -75,16 +73,18 @@ def pack_weights(bits: int, target: Target, position: int, array: NDArray[Any]) 
 
 
 def _pack_codes(bits: int, target: Target, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    depth, columns = dot_of_codes(bits, target).depth, panel_columns(bits, target)
+    columns = target.float_lanes
     panels = math.ceil(len(packed) / columns)
     # Behind the end of a column activations are 0, behind the last column nothing is stored.
     padded = np.zeros((panels * columns, packed.shape[1]), np.uint8)
     padded[: len(packed)] = packed
-    if bits == 8:
-        if less_middle(bits, target):
-            padded ^= 128
-        units = padded.reshape(panels, columns, -1, depth)
-        return np.ascontiguousarray(units.transpose(0, 2, 1, 3)).reshape(panels, -1)
-    codes = np.stack([padded & 15, padded >> 4], axis=-1).reshape(panels, columns, -1, 2, depth)
-    low, high = codes[:, :, :, 0], codes[:, :, :, 1]
-    return np.ascontiguousarray((low | high << 4).transpose(0, 2, 1, 3)).reshape(panels, -1)
+    if bits == 4:
+        # Of eight values of a column the first four share bytes with the last four.
+        codes = np.stack([padded & 15, padded >> 4], axis=-1).reshape(-1, 2, DOT_WIDTH)
+        padded = (codes[:, 0] | codes[:, 1] << 4).reshape(panels * columns, -1)
+    elif less_middle(bits, target):
+        padded ^= 128
+    units = padded.reshape(panels, columns, -1, DOT_WIDTH).transpose(0, 2, 1, 3)
+    if dot_of_codes(bits, target).in_halves:
+        units = units.reshape(*units.shape[:3], 2, 2).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(units).reshape(panels, -1)
