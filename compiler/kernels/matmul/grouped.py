@@ -30,6 +30,7 @@ from edgec.compiler.kernels.matmul.dense import (
     pad_columns,
 )
 from edgec.compiler.kernels.matmul.grouped_layout import (
+    PANEL,
     Floats,
     ZeroPoints,
     dot_of_codes,
@@ -107,9 +108,11 @@ def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> lis
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
     most = min(MOST_TILE_VECTORS, math.ceil(w.n / lanes))
+    # Few rows read one panel, as it lies in memory.
+    first = min(most, PANEL // lanes) if workload.direct else 1
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
     decisions = []
-    for vectors in range(1, most + 1):
+    for vectors in range(first, most + 1):
         for m in rows:
             # Sums, weights, one unit of activations, and one to compute with.
             used = m * vectors + vectors + 2
@@ -140,10 +143,10 @@ def estimate_grouped_cycles(
 
 
 def default_grouped_decision(workload: GroupedMatmulWorkload, target: Target) -> MatmulDecision:
-    """Return the decision of the lowest estimate; ties go to the one with more rows."""
+    """Return the decision of the lowest estimate; of few rows, one panel at a time."""
     return min(
         grouped_matmul_space(workload, target),
-        key=lambda d: (estimate_grouped_cycles(workload, d, target), -d.tile_m, d.tile_n),
+        key=lambda d: (d.tile_n * workload.direct, estimate_grouped_cycles(workload, d, target)),
     )
 
 
@@ -155,7 +158,7 @@ def _pack(
     array: NDArray[Any],
 ) -> NDArray[Any]:
     if position <= 2 or (position == 3 and workload.zeros):
-        return pack_weights(workload.bits, target, position, array)
+        return pack_weights(workload.bits, workload.group, target, position, array)
     return pad_columns(workload.matmul, decision, array)
 
 
@@ -190,13 +193,15 @@ class _GroupedMatmul(MatmulWriter):
 
     def declare(self) -> None:
         w, g, e, layout = self.work, self.grouped, self.emit, self.layout
-        panels, columns = self.vectors, self.plan.lanes
-        self.panel_bytes = layout.codes * columns * g.bits // 8
+        panels = math.ceil(w.n / PANEL)
+        # Of a group of one vector of columns, and of all of a panel.
+        self.group_bytes = g.group * self.plan.lanes * g.bits // 8
+        self.step_bytes = g.group * PANEL * g.bits // 8
         self.a = e.buffer("a", w.m * layout.bytes, "int8")
         self.a_floats = e.view(self.a, w.m * layout.bytes // 4, "float32")
         self.a_words = e.view(self.a, w.m * layout.bytes // 4, "int32")
-        self.b = e.buffer("b", panels * self.panel_bytes, "uint8")
-        count = panels * layout.groups * columns
+        self.b = e.buffer("b", panels * layout.groups * self.step_bytes, "uint8")
+        count = panels * layout.groups * PANEL
         self.scales = e.buffer("scales", count, stored_floats(g.scales))
         self.zeros = None
         if g.zeros:
@@ -214,7 +219,6 @@ class _GroupedMatmul(MatmulWriter):
             self.batch = tirx.IntImm("int32", 0)
             self.tile = e.let("tile", tirx.floordiv(task, tasks_m))
             self.part = e.let("part", tirx.floormod(task, tasks_m))
-            self.first_panel = e.let("first_panel", self.tile * p.tile_n)
             self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
             self.sums = e.local("sums", p.tile_m * p.tile_n, vector_dtype("int32", p.lanes))
             write = self._direct if self.grouped.direct else self._blocks
@@ -238,17 +242,24 @@ class _GroupedMatmul(MatmulWriter):
             for m in range(p.tile_m):
                 e.store(self.acc, m * p.tile_n + v, starts[v])
         codes = self._codes(vectors)
-        each = self.grouped.group * p.lanes * self.grouped.bits // 8
         with e.loop("group", self.layout.groups, wide=True) as group:
-            at = [start + group * each for start in codes]
+            at = [start + group * self.step_bytes for start in codes]
             self._group(group, vectors, self._packed(at), self._scales(group, vectors))
         for v in range(vectors):
             self._store(v, e.let("column", self._column(v)))
 
+    def _vector(self, v: int) -> tuple[Any, Any]:
+        """Return the panel of a vector of this tile, and which of the panel's vectors it is."""
+        number = wide(self.tile * self.plan.tile_n + v)
+        each = PANEL // self.plan.lanes
+        return tirx.floordiv(number, each), tirx.floormod(number, each)
+
     def _codes(self, vectors: int) -> list[Any]:
-        """Return where each panel of this tile begins."""
-        let, first = self.emit.let, wide(self.first_panel)
-        return [let("codes", (first + v) * self.panel_bytes) for v in range(vectors)]
+        """Return where the first group of each vector of columns begins."""
+        panel_bytes, found = self.layout.groups * self.step_bytes, []
+        for panel, part in map(self._vector, range(vectors)):
+            found.append(self.emit.let("codes", panel * panel_bytes + part * self.group_bytes))
+        return found
 
     def _packed(self, at: list[Any]) -> Callable[[Any, int], list[list[Any]]]:
         """Return what loads weights [unit][panel] of units that share bytes, at a number."""
@@ -271,9 +282,8 @@ class _GroupedMatmul(MatmulWriter):
         """Return scale and zero point of each vector of columns in a group."""
         e, lanes, g = self.emit, self.plan.lanes, self.grouped
         found = []
-        for v in range(vectors):
-            at = (wide(self.first_panel + v) * self.layout.groups + group) * lanes
-            at = e.let("at", at)
+        for panel, part in map(self._vector, range(vectors)):
+            at = e.let("at", (panel * self.layout.groups + group) * PANEL + part * lanes)
             halves = e.isa.converts_float16
             scale = e.let(
                 "scale", weight_to_float(e.load(self.scales, at, lanes), g.scales, halves)
@@ -414,7 +424,7 @@ class _GroupedMatmul(MatmulWriter):
                     if g.bits == 4:
                         weights = self._unpacked(offset * (vectors * group_bytes), vectors)
                     else:
-                        weights = self._packed([at + group * group_bytes for at in codes])
+                        weights = self._packed([at + group * self.step_bytes for at in codes])
                     self._group(group, vectors, weights, self._scales(group, vectors))
                 self._move(self.acc, 0, totals, base, vectors)
 
@@ -446,12 +456,13 @@ class _GroupedMatmul(MatmulWriter):
         """Write codes of groups from `first` on, one to a byte: [unit][panel] vectors."""
         e = self.emit
         pairs = self.units // 2
-        with e.loop("pair", count * pairs, wide=True) as pair:
-            load = self._packed([at + (first * pairs) * self.vector for at in codes])
-            for n, values in enumerate(load(pair * 2, 2)):
-                for v, value in enumerate(values):
-                    at = ((pair * 2 + n) * vectors + v) * self.vector
-                    e.store(self.panel, at, value)
+        with e.loop("group", count, wide=True) as number:
+            load = self._packed([at + (first + number) * self.step_bytes for at in codes])
+            with e.loop("pair", pairs, wide=True) as pair:
+                for n, values in enumerate(load(pair * 2, 2)):
+                    unit = (number * pairs + pair) * 2 + n
+                    for v, value in enumerate(values):
+                        e.store(self.panel, (unit * vectors + v) * self.vector, value)
 
     def _unpacked(self, at: Any, vectors: int) -> Callable[[Any, int], list[list[Any]]]:
         e = self.emit
