@@ -23,8 +23,14 @@ from edgec.compiler.frontend.onnx_facts import (
 )
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
-from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
-from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.compare import (
+    Tolerance,
+    allowed_rounding_sqnr_db,
+    compare,
+    quantized_sqnr_db,
+    tolerance_for,
+)
+from edgec.compiler.parity.oracle import run_original, run_rounded
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Step, Stream
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
@@ -130,6 +136,12 @@ class Expected:
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
+        fed = {**prepared(steps[0].inputs, canonical.embedded), **canonical.frozen}
+        rounded = None if tolerance.sqnr_db is not None else run_rounded(original, fed)
+        if rounded is not None:
+            own = compare(steps[0].outputs, rounded, tolerance).outputs
+            enough = allowed_rounding_sqnr_db(min((o.sqnr_db for o in own), default=math.inf))
+            tolerance = replace(tolerance, sqnr_db=enough)
         return cls(signature, tuple(steps), tolerance, bounds, states, advice)
 
     def of_transformed(self, steps: tuple[Step, ...], quantized_activations: bool) -> "Expected":
