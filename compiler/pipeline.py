@@ -240,6 +240,9 @@ class _Compile:
         samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
             given = _fitting(options, variant, signature, states)
+            if given is None and source.language is not None:
+                tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
+                given = source.language.test_inputs(tokens or 1, options.seed)
             original = Expected.of_original(
                 source.original, canonical, given, samples, options.seed, states
             )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgec.compiler.errors import UsageError
@@ -60,6 +62,14 @@ class LanguageModel(BaseModel):
                 f"--prefill-chunk {asked}: a context of {self.context} tokens allows {most}"
             )
         return min(asked or DEFAULT_CHUNK, most)
+
+    def test_inputs(self, tokens: int, seed: int) -> dict[str, NDArray[np.int64]]:
+        """Return random tokens without padding, for a program that takes so many.
+
+        The first tokens of a text alone say little: their activations are far larger than others.
+        """
+        ids = np.random.default_rng(seed).integers(0, self.vocabulary, (1, tokens))
+        return {"input_ids": ids, "last": np.array([tokens - 1])}
 
 
 @dataclass(frozen=True)
