@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from support.decoder_runs import DecoderRun
 from support.gguf_files import write_gguf
 from support.language_files import config_of, random_tensors
@@ -13,6 +14,7 @@ from edgec.compiler.errors import EdgecError, ModelFileError, UnsupportedModelEr
 from edgec.compiler.language.decoder_graph import write_decoder
 from edgec.compiler.language.gguf_file import read_gguf
 from edgec.compiler.language.gguf_model import read_gguf_model
+from edgec.models import load_model_recipe
 
 IDS = np.random.default_rng(1).integers(0, 61, 20).tolist()
 CHUNKS = [(7, 1), (8, 0)]
@@ -118,3 +120,13 @@ def test_an_unknown_architecture(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", config, random_tensors(config), architecture="falcon")
     with pytest.raises(UnsupportedModelError, match=r"'falcon'; known are llama \(Llama\), "):
         read_gguf_model(tmp_path / "m.gguf")
+
+
+@pytest.mark.slow
+def test_smollm2_knows_the_capital_of_france(tmp_path: Path) -> None:
+    path = load_model_recipe("smollm2-135m").write(tmp_path / "m.gguf")
+    model = read_gguf_model(path, context=32)
+    tokenizer = tokenizers.Tokenizer.from_str(model.tokenizer)
+    tokens = tokenizer.encode("The capital of France is").ids
+    run = DecoderRun(write_decoder(model.decoder, model.weights, 32, tmp_path))
+    assert tokenizer.decode([int(run.step(tokens, padding=3).argmax())]) == " Paris"
