@@ -158,9 +158,13 @@ class Bundle:
         if session is None:
             # Threads that come here at once open one each, and all use the first.
             session = self._sessions.setdefault(threads, self._session(threads))
+        if pad:
+            return session.run_padded(inputs)
+        if not self.manifest.states:
+            return session.run(inputs)
         with session.lock:
             session.reset()
-            return session.run_padded(inputs) if pad else session.run(inputs)
+            return session.run(inputs)
 
     def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool":
         """Load the model, to run it with `run` of what this returns.
@@ -181,11 +185,7 @@ class Bundle:
             UsageError: there cannot be so many.
             BundleError: the bundle is for another machine.
         """
-        if threads < 0 or sessions < 1:
-            raise UsageError(
-                f"{sessions} sessions of {threads} threads were asked for; give at least one "
-                "session, and 0 threads (all cores) or more"
-            )
+        _check_counts(threads, sessions)
         if sessions > 1 and self.manifest.states:
             raise UsageError(
                 "a session of a model with state is one stream: open one for each stream"
@@ -199,6 +199,7 @@ class Bundle:
     def _session(self, threads: int) -> "Session":
         from edgec.compiler.runtime.session import open_session
 
+        _check_counts(threads, 1)
         manifest = self.manifest
         return open_session(
             self.library,
@@ -207,6 +208,14 @@ class Bundle:
             manifest.execution.executor,
             threads,
             manifest.settings.index_bounds,
+        )
+
+
+def _check_counts(threads: int, sessions: int) -> None:
+    if threads < 0 or sessions < 1:
+        raise UsageError(
+            f"{sessions} sessions of {threads} threads were asked for; give at least one "
+            "session, and 0 threads (all cores) or more"
         )
 
 

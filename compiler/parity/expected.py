@@ -4,7 +4,7 @@ A model with state is run several times.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,14 @@ from edgec.compiler.frontend.onnx_facts import (
 )
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
-from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
-from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.compare import (
+    Tolerance,
+    allowed_rounding_sqnr_db,
+    compare,
+    quantized_sqnr_db,
+    tolerance_for,
+)
+from edgec.compiler.parity.oracle import run_original, run_rounded
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Step, Stream
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
@@ -130,6 +136,10 @@ class Expected:
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
+        if tolerance.sqnr_db is None:
+            own_db = _rounding_sqnr_db(original, canonical, steps, states, tolerance)
+            if own_db is not None:
+                tolerance = replace(tolerance, sqnr_db=allowed_rounding_sqnr_db(own_db))
         return cls(signature, tuple(steps), tolerance, bounds, states, advice)
 
     def of_transformed(self, steps: tuple[Step, ...], quantized_activations: bool) -> "Expected":
@@ -152,3 +162,30 @@ class Expected:
         comparison = Comparison(same_top1)
         comparison.add(self.outputs, other.outputs)
         return dict(comparison.result().by_output)
+
+
+def _rounding_sqnr_db(
+    original: onnx.ModelProto,
+    canonical: CanonicalModel,
+    steps: Sequence[Step],
+    states: Sequence[State],
+    tolerance: Tolerance,
+) -> float | None:
+    """Return how near the original stays to itself when it rounds activations as it may [dB].
+
+    The worst output of all runs, each with the state that the rounded run before left. None if
+    nothing is allowed to be rounded.
+    """
+    first = steps[0].inputs
+    state = {s.input: first[s.input] for s in states}
+    ratios = []
+    for step in steps:
+        fed = {**prepared({**step.inputs, **state}, canonical.embedded), **canonical.frozen}
+        found = run_rounded(original, fed)
+        if found is None:
+            return None
+        exact = step.called(states).outputs
+        report = compare(exact, {name: found[name] for name in exact}, tolerance)
+        ratios += [output.sqnr_db for output in report.outputs]
+        state = {s.input: found[s.output] for s in states}
+    return min(ratios, default=math.inf)

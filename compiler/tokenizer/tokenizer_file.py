@@ -224,9 +224,9 @@ class _Writer:
             for byte in range(256)
         ]
         missing = [name for name in names if name not in self._vocabulary]
-        if missing:
+        if missing and kind == _BYTES_IF_UNKNOWN:
             raise unsupported("model", f"without a token for the byte {missing[0]}")
-        return _ids([self._vocabulary[name] for name in names])
+        return _ids([self._vocabulary.get(name, NONE) for name in names])
 
     def _flags(self) -> bytes:
         flags = bytearray(self._count)

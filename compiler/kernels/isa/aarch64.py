@@ -20,6 +20,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
 
 _LANES = 4
@@ -46,6 +47,16 @@ class AArch64(Generic):
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return it with Armv8.6."""
         return _smmla if self.target.integer_dot == "i8mm" and self.dot() else None
+
+    def grouped_dot(self, bits: int) -> GroupedDot | None:
+        """Return products of int8, of which those in int16 are added while they fit."""
+        if self.target.why_in_floats or self.target.integer_dot == "generic":
+            return super().grouped_dot(bits)
+        if self.target.integer_dot == "smlal":
+            # 8 * 2 * 15 * 127 = 30,480 and 2 * 128 * 127 = 32,512
+            most = 8 if bits == 4 else 1
+            return GroupedDot(True, most, _halves, _widen_halves, True, True, 2, 1)
+        return GroupedDot(True, 0, _sdot, never, by_lane=True)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to int8."""
@@ -137,6 +148,20 @@ def _smlal(acc: Any, x: Any, w: Any) -> Any:
         values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
         total = values * weights if total is None else total + values * weights
     return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
+
+
+def _halves(sums: Any, data: Any, weights: Any) -> Any:
+    """Return products of values 0 and 1 of each column, and those of 2 and 3 added to them."""
+    units, codes = reinterpret(data, "int8", 16), reinterpret(weights, "int8", 16)
+    for number in range(2):
+        half = range(8 * number, 8 * number + 8)
+        left, right = (tirx.Cast("int16x8", shuffle([each], half)) for each in (units, codes))
+        sums = left * right if sums is None else sums + left * right
+    return sums
+
+
+def _widen_halves(sums: Any, partial: Any) -> Any:
+    return sums + intrinsic("aarch64.neon.saddlp", "int32x4", partial)
 
 
 def _smmla(acc: Any, rows: Any, columns: Any) -> Any:

@@ -121,16 +121,12 @@ static void add_symbol(buffer* symbols, uint32_t id) {
 static void split_symbols(encoder* encoder, span word) {
   const edgec_tokenizer* tokenizer = encoder->tokenizer;
   const uint32_t* settings = tokenizer->settings;
-  bool unknown_before = false;
+  bool unknown_before = false, bytes = settings[BYTE_TOKENS] == BYTES_ARE_SYMBOLS;
   encoder->symbols.size = 0;
-  if (settings[BYTE_TOKENS] == BYTES_ARE_SYMBOLS) {
-    for (size_t i = 0; i < word.size; ++i)
-      add_symbol(&encoder->symbols, tokenizer->byte_ids[(unsigned char)word.data[i]]);
-    return;
-  }
-  for (size_t at = 0, size; at < word.size; at += size) {
-    utf8_code(word.data + at, &size);
-    uint32_t id = find_token(tokenizer, (span){word.data + at, size});
+  for (size_t at = 0, size = 1; at < word.size; at += size) {
+    if (!bytes) utf8_code(word.data + at, &size);
+    uint32_t id = bytes ? tokenizer->byte_ids[(unsigned char)word.data[at]]
+                        : find_token(tokenizer, (span){word.data + at, size});
     bool unknown = id == NO_TOKEN;
     if (!unknown) {
       add_symbol(&encoder->symbols, id);

@@ -140,10 +140,14 @@ static bool read_ids(reader* reader, edgec_tokenizer* tokenizer) {
   size_t bytes = tokenizer->settings[BYTE_TOKENS] == BYTES_NONE ? 0 : 256;
   uint32_t unknown = tokenizer->settings[UNKNOWN];
   bool replaced = unknown != NO_TOKEN || tokenizer->settings[BYTE_TOKENS] == BYTES_IF_UNKNOWN;
+  /* A vocabulary over bytes may lack some; one that falls back to bytes has all. */
+  bool lacks = tokenizer->settings[BYTE_TOKENS] == BYTES_ARE_SYMBOLS;
+  for (size_t i = 0; i < bytes; ++i)
+    if (tokenizer->byte_ids[i] >= tokenizer->tokens && !(lacks && tokenizer->byte_ids[i] == NO_TOKEN))
+      return refuse(reader, "the token of a byte");
   if (!ids_fit(tokenizer, tokenizer->prefix, tokenizer->prefix_count) ||
       !ids_fit(tokenizer, tokenizer->suffix, tokenizer->suffix_count) ||
       !ids_fit(tokenizer, tokenizer->stop_tokens, tokenizer->stop_count) ||
-      !ids_fit(tokenizer, tokenizer->byte_ids, bytes) ||
       (unknown != NO_TOKEN && unknown >= tokenizer->tokens) ||
       (tokenizer->settings[MODEL] == UNIGRAM && !replaced))
     return refuse(reader, "the id of a token");
