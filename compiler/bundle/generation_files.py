@@ -53,9 +53,7 @@ def generation_files(
             chat = _chat(language, tokenizer)
         except UnsupportedModelError as reason:
             progress.warn(str(reason))
-    content = tokenizer_file(
-        tokenizer, stop_tokens=language.end_tokens, chat=chat, digest=digest
-    )
+    content = tokenizer_file(tokenizer, stop_tokens=language.end_tokens, chat=chat, digest=digest)
     library = scratch / GENERATION
     build_generation(library, target)
     return {
@@ -75,9 +73,7 @@ def build_generation(library: Path, target: Target) -> None:
     link_shared(sources, library, target, exports=["edgec_*"], includes=[EXECUTOR])
 
 
-def special_tokens(
-    language: LanguageModel, text_of: Callable[[int], str]
-) -> Mapping[str, str]:
+def special_tokens(language: LanguageModel, text_of: Callable[[int], str]) -> Mapping[str, str]:
     """Return the texts of special tokens by the names that chat templates know them by."""
     tokens = {
         "bos_token": language.begin_token,

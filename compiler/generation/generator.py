@@ -35,6 +35,10 @@ _CONTEXT_FULL = -11
 _MESSAGE_BYTES = 512
 
 
+class ContextFullError(BadInputError):
+    """A prompt is longer than the context."""
+
+
 class Generator:
     """A generator is one conversation, or one text, with the language model of a bundle.
 
@@ -68,7 +72,7 @@ class Generator:
         self._functions = load_generation(bundle.file(GENERATION))
         self.tokenizer = Tokenizer(self._functions, bundle.file(TOKENIZER).read_bytes())
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        self._handle: int | None = self._functions.generator_open(
+        self._handle: int = self._functions.generator_open(
             *session.addresses, message, _MESSAGE_BYTES
         )
         if not self._handle:
@@ -124,7 +128,7 @@ class Generator:
         Raises:
             UsageError: the number of tokens is negative.
             BadInputError: the prompt is empty, not UTF-8, has no form in the model's chats, or is
-                longer than the context.
+                longer than the context (`ContextFullError`).
         """
         began = time.perf_counter()
         if max_tokens < 0:
@@ -135,9 +139,10 @@ class Generator:
         return Reply(
             self._functions,
             self.tokenizer,
-            self._handle or 0,
+            self._handle,
             self._session.lock,
             sampling or Sampling(),
+            owner=self,
             began=began,
             prompt_tokens=len(tokens),
             computed_tokens=self._read(tokens),
@@ -173,7 +178,7 @@ class Generator:
         with self._session.lock:
             computed = self._functions.generator_read(self._handle, ids, len(tokens))
         if computed == _CONTEXT_FULL:
-            raise BadInputError(self._error())
+            raise ContextFullError(self._error())
         if computed < 0:
             raise GenerationError(self._error())
         return int(computed)
@@ -198,7 +203,9 @@ class Generator:
 
 def _check_message(message: Mapping[str, str]) -> None:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise BadInputError(f"a message is {message!r}; a mapping with role and content is expected")
+        raise BadInputError(
+            f"a message is {message!r}; a mapping with role and content is expected"
+        )
     for name in ("role", "content"):
         if not isinstance(message[name], str):
             raise BadInputError(f"{name} of a message is {message[name]!r}; a text is expected")

@@ -57,6 +57,7 @@ class Reply:
         lock: threading.RLock,
         sampling: Sampling,
         *,
+        owner: object,
         began: float,
         prompt_tokens: int,
         computed_tokens: int,
@@ -67,6 +68,8 @@ class Reply:
         self._functions = functions
         self._tokenizer = tokenizer
         self._generator = generator
+        # What closes the generator lives as long as the reply.
+        self._owner = owner
         self._lock = lock
         self._began = began
         self._ended: float | None = None

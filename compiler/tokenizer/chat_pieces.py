@@ -7,6 +7,7 @@ a few conversations, and the result is compared with Jinja's on others.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -57,7 +58,7 @@ class ChatPieces:
             ("user", None): self.user_to_answer,
         }
         roles = [None, *(message["role"] for message in messages), None]
-        between = [words[pair] for pair in zip(roles, roles[1:], strict=False)]
+        between = [words[pair] for pair in pairwise(roles)]
         if None in between:
             raise KeyError("words")
         contents = [message["content"] for message in messages]
@@ -157,6 +158,7 @@ def _pieces(template: ChatTemplate) -> ChatPieces:
     if (single, at_end) != (before, end):
         raise ValueError("it depends on the number of messages")
     spaced = template.render([_message("user", f" \n{first}\n ")])
+    begin: tuple[str | None, str | None]
     try:
         with_system = template.render([_message("system", system), turns[0]])
         before_system, to_first, _ = _between(with_system, system, first)

@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.tokenizer.chat_pieces import NO_CHAT, ChatPieces
 from edgec.compiler.tokenizer.tokenizer_steps import (
     Decoding,
-    First,
     Json,
     Normalize,
     Step,
@@ -160,7 +158,7 @@ class _Writer:
             ).tobytes(),
             b"".join(self._all_texts.get(id_, b"") for id_ in range(self._count)),
             self._flags(),
-            _ids(sorted((id_ for id_ in self._texts if self._texts[id_]), key=self._texts.get)),
+            _ids([id_ for text, id_ in sorted((t, i) for i, t in self._texts.items()) if text]),
             self._merges(),
             self._scores(),
             self._byte_ids(),
@@ -324,8 +322,8 @@ class _Writer:
 def normalized(text: str, steps: Sequence[Step]) -> str:
     """Return a text after the steps of normalization, as the C computes it.
 
-    >>> normalized("a b", [Step(Normalize.PREPEND, first="_"), Step(Normalize.REPLACE, 0, " ", "_")])
-    '_a_b'
+    >>> normalized("a b", [Step(Normalize.REPLACE, first=" ", second="_")])
+    'a_b'
     """
     for step in steps:
         if not text:

@@ -138,9 +138,7 @@ def _normalizer_step(part: Json) -> Iterator[Step]:
         case "Prepend":
             yield Step(Normalize.PREPEND, first=part["prepend"])
         case "Replace":
-            yield Step(
-                Normalize.REPLACE, first=_text(part, "normalizer"), second=part["content"]
-            )
+            yield Step(Normalize.REPLACE, first=_text(part, "normalizer"), second=part["content"])
         case kind:
             raise unsupported("normalizer", kind)
 

@@ -1,4 +1,4 @@
-"""Write the tables of characters that the tokenizer in C needs, as the package `tokenizers` sees them.
+"""Write the tables of characters for the tokenizer in C, as the package `tokenizers` sees them.
 
     python tests/support/make_unicode_tables.py > compiler/tokenizer/native/unicode_tables.h
 
@@ -49,7 +49,9 @@ def combining_classes() -> dict[int, int]:
             continue
         mark = chr(code)
         # Two marks change places if the class of the first is the higher one.
-        after = [v for v, r in representatives.items() if NFD.normalize_str(f"a{r}{mark}")[1] == mark]
+        after = [
+            v for v, r in representatives.items() if NFD.normalize_str(f"a{r}{mark}")[1] == mark
+        ]
         before = [v for v, r in representatives.items() if NFD.normalize_str(f"a{mark}{r}")[1] == r]
         (same,) = set(representatives) - set(after) - set(before) if after or before else (0,)
         if same:
