@@ -15,7 +15,7 @@ from edgec.compiler.kernels import (
     transpose,
     volume_pool,
 )
-from edgec.compiler.kernels.attention import append_rows
+from edgec.compiler.kernels.attention import append_rows, cached_attention
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
 from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
@@ -28,6 +28,7 @@ from edgec.compiler.kernels.template import Template
 
 TEMPLATES: dict[str, Template] = {
     "edgec.cache_append": append_rows.TEMPLATE,
+    "edgec.cache_attention": cached_attention.TEMPLATE,
     "edgec.channel_map": layout.CHANNEL_MAP_TEMPLATE,
     "edgec.conv": conv.TEMPLATE,
     "edgec.conv_transpose": conv.TRANSPOSE_TEMPLATE,

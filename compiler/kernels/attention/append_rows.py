@@ -23,6 +23,8 @@ from edgec.targets.target import Target
 
 # Values that a task moves, about.
 TASK_VALUES = 16384
+# No offset is taken for a larger one: sums with it stay in int32.
+FAR = 2**30
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def emit_append_rows(workload: AppendRowsWorkload, target: Target, name: str) ->
         plane = e.let("plane", tirx.floordiv(task, parts))
         sequence = e.let("sequence", tirx.floordiv(plane, w.heads))
         head = e.let("head", tirx.floormod(plane, w.heads))
-        offset = e.let("offset", whole_offset(e, offsets, sequence, w.total, w.count))
+        offset = whole_offset(e, offsets, sequence)
         begin = e.let("begin", part * each)
         left = tirx.min(tirx.IntImm("int32", each), tirx.IntImm("int32", rows) - begin)
 
@@ -110,11 +112,11 @@ def emit_append_rows(workload: AppendRowsWorkload, target: Target, name: str) ->
     return Kernel(e.function(name), w.batch * w.heads * parts)
 
 
-def whole_offset(e: Emitter, offsets: Any, sequence: Any, total: int, count: int) -> Any:
-    """Return the offset of a sequence as int32; far ones as the nearest that write no row."""
-    given = e.let("given", e.load(offsets, sequence))
-    low, high = tirx.const(-count, "int64"), tirx.const(total, "int64")
-    return tirx.Cast("int32", tirx.max(tirx.min(given, high), low))
+def whole_offset(e: Emitter, offsets: Any, sequence: Any) -> Any:
+    """Return the offset of a sequence as int32, of those far beyond any cache the nearest."""
+    low, high = (tirx.const(end, "int64") for end in (-FAR, FAR))
+    given = tirx.max(tirx.min(e.load(offsets, sequence), high), low)
+    return e.let("offset", tirx.Cast("int32", given))
 
 
 TEMPLATE = undecided(AppendRowsWorkload, emit_append_rows, in_place="in_place")

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm import relax
 
+from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of
 from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
+from edgec.compiler.kernels.attention.cached_attention import CachedAttentionWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
+from edgec.compiler.kernels.template import from_text
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
@@ -37,6 +41,61 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
         *map(context.plain_expression, tables),
     ]
     variable = context.emit("edgec.cache_append", arguments, workload, shape)
+    return PackedValue(variable, shape, False, 1)
+
+
+def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel of attention over a cache; it turns queries if that is asked for."""
+    query, keys, values, offset = call.args
+    shape, place = shape_of(call), shape_of(values)
+    declined = _declined(shape, shape_of(query), shape_of(keys), place, offset)
+    if declined is not None or shape is None or place is None:
+        return declined or Declined("its shape is not known when compiling")
+    rows, rotation, tables = _rotated(context, query, offset)
+    rows, token_major = _token_major(context, rows)
+    batch, heads, count, size = shape_of(query) or ()
+    workload = CachedAttentionWorkload(
+        batch,
+        heads,
+        place[1],
+        count,
+        place[2],
+        size,
+        place[3],
+        float(call.attrs["scale"]),
+        int(call.attrs["window"]),
+        float(call.attrs["softcap"]),
+        token_major,
+        rotation=rotation,
+    )
+    arguments = [
+        *map(context.plain_expression, (rows, keys, values)),
+        context.plain(context.value(offset)).expression,
+        *map(context.plain_expression, tables),
+    ]
+    variable = context.emit("edgec.cache_attention", arguments, workload, shape)
+    return PackedValue(variable, shape, False, 1)
+
+
+def token_major_attention(
+    context: Context, data: PackedValue, axes: Sequence[int], shape: Shape
+) -> PackedValue | None:
+    """Return attention that gives the rows of a token side by side; None if it is not asked for.
+
+    Args:
+        context: the state of the packing.
+        data: what is transposed.
+        axes: how.
+        shape: the shape behind that.
+    """
+    made = context.made.get(data.expression)
+    if made is None or op_name(made) != "edgec.cache_attention" or list(axes) != _HEADS_FIRST:
+        return None
+    workload = from_text(CachedAttentionWorkload, str(made.attrs["workload"]))
+    if data.uses != 1 or workload.token_major_output:
+        return None
+    asked = replace(workload, token_major_output=True)
+    variable = context.emit("edgec.cache_attention", made.args, asked, shape)
     return PackedValue(variable, shape, False, 1)
 
 
