@@ -15,15 +15,23 @@ from edgec.compiler.ir.operators import register
 _LOWEST = -3.0e38
 
 
-def append_rows(past: relax.Expr, new: relax.Expr, offset: relax.Expr) -> relax.Call:
+def append_rows(
+    past: relax.Expr, new: relax.Expr, offset: relax.Expr, *, clear: bool = False
+) -> relax.Call:
     """Return a cache with rows offset to offset + S - 1 replaced, as far as it has these.
 
     Args:
         past: [B, H, T, D].
         new: [B, H, S, D].
         offset: int64 [B], the first row to be replaced of each sequence.
+        clear: rows behind the new ones mean nothing: they become zeros, as ONNX Runtime gives them.
+            In place they are left as they are.
     """
-    return relax.Call(ir.Op.get("edgec.append_rows"), [past, new, offset])
+    return relax.Call(
+        ir.Op.get("edgec.append_rows"),
+        [past, new, offset],
+        ir.make_node("ir.DictAttrs", clear=bool(clear)),
+    )
 
 
 def rotary(
@@ -88,13 +96,18 @@ def _clipped(value: Any, last: Any) -> Any:
     return tirx.max(tirx.min(value, tirx.const(last, "int64")), tirx.const(0, "int64"))
 
 
-def _compute_append_rows(past: te.Tensor, new: te.Tensor, offset: te.Tensor) -> te.Tensor:
-    count = int(new.shape[2])
+def _compute_append_rows(
+    past: te.Tensor, new: te.Tensor, offset: te.Tensor, clear: bool
+) -> te.Tensor:
+    count, zero = int(new.shape[2]), tirx.const(0, past.dtype)
 
     def element(b: Any, h: Any, t: Any, d: Any) -> Any:
         step = tirx.Cast("int64", t) - offset[b]
         inside = tirx.all(step >= 0, step < tirx.const(count, "int64"))
-        return tirx.Select(inside, new[b, h, _clipped(step, count - 1), d], past[b, h, t, d])
+        old = past[b, h, t, d]
+        if clear:
+            old = tirx.Select(step < 0, old, zero)
+        return tirx.Select(inside, new[b, h, _clipped(step, count - 1), d], old)
 
     return te.compute(past.shape, element, name="append_rows")
 
@@ -193,7 +206,7 @@ def _compute_cached_attention(
 
 
 def _legalize_append_rows(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    return builder.call_te(_compute_append_rows, *call.args)
+    return builder.call_te(_compute_append_rows, *call.args, clear=bool(call.attrs["clear"]))
 
 
 def _legalize_rotary(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

@@ -82,10 +82,14 @@ def load_kernel(kernel: Kernel, machine: Target, folder: Path) -> Callable[..., 
     return run
 
 
-def appended(past: np.ndarray, new: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def appended(
+    past: np.ndarray, new: np.ndarray, offset: np.ndarray, clear: bool = False
+) -> np.ndarray:
     """Return a cache [B, H, T, D] with new rows [B, H, S, D] from offset [B] on."""
     result = past.copy()
     for sequence, start in enumerate(offset):
+        if clear:
+            result[sequence, :, max(0, start + new.shape[2]) :] = 0
         for step in range(new.shape[2]):
             if 0 <= start + step < past.shape[2]:
                 result[sequence, :, start + step] = new[sequence, :, step]

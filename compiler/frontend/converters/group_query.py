@@ -134,7 +134,7 @@ def _over_cache(
     for index, rows in ((3, keys), (4, values)):
         past = node.optional(index)
         if past is not None and static_shape(past)[2] == total:
-            caches.append(node.call(append_rows, past, rows, offset))
+            caches.append(node.call(append_rows, past, rows, offset, clear=True))
         else:
             caches.append(_placed(node, past, rows, offset, total))
     result = node.call(

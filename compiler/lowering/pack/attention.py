@@ -31,8 +31,8 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
     declined = _declined(shape, count, call.args[2])
     if declined is not None or shape is None or count is None:
         return declined or Declined("its shape is not known when compiling")
-    batch, heads, total, size = shape
-    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation)
+    (batch, heads, total, size), clear = shape, bool(call.attrs["clear"])
+    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation, clear)
     offset = context.plain(context.value(call.args[2])).expression
     arguments = [
         context.plain_expression(call.args[0]),
