@@ -51,7 +51,7 @@ def rotary(
         data: [B, H, S, D].
         cosines: of the angles of each position, [P, R / 2].
         sines: likewise.
-        offset: int64 [B], the position of the first row of each sequence.
+        offset: int64 [B], the position of the first row of each sequence, or [B, S], of each row.
         interleaved: how pairs lie.
     """
     return relax.Call(
@@ -116,9 +116,11 @@ def _compute_rotary(
     data: te.Tensor, cosines: te.Tensor, sines: te.Tensor, offset: te.Tensor, interleaved: bool
 ) -> te.Tensor:
     positions, half = (int(extent) for extent in cosines.shape)
+    each = len(offset.shape) == 2
 
     def element(b: Any, h: Any, s: Any, d: Any) -> Any:
-        row = _clipped(tirx.Cast("int64", s) + offset[b], positions - 1)
+        position = offset[b, s] if each else offset[b] + tirx.Cast("int64", s)
+        row = _clipped(position, positions - 1)
         turned = tirx.min(d, 2 * half - 1)
         if interleaved:
             pair, second = tirx.floordiv(turned, 2), tirx.floormod(turned, 2).equal(1)

@@ -15,7 +15,7 @@ from edgec.compiler.kernels import (
     transpose,
     volume_pool,
 )
-from edgec.compiler.kernels.attention import append_rows, cached_attention
+from edgec.compiler.kernels.attention import append_rows, cached_attention, rotate_rows
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
 from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
@@ -46,6 +46,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.pack": layout.PACK_TEMPLATE,
     "edgec.pool": pool.TEMPLATE,
     "edgec.resize": resize.TEMPLATE,
+    "edgec.rotate_rows": rotate_rows.TEMPLATE,
     "edgec.row_reduce": row_reduce.TEMPLATE,
     "edgec.rows": softmax_norm.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,

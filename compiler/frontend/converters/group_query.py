@@ -11,11 +11,10 @@ from edgec.compiler.frontend.converters.attention import (
     attend,
     int64,
     merge_heads,
-    pick,
-    rotate,
     split_heads,
 )
 from edgec.compiler.frontend.converters.microsoft import split_parts
+from edgec.compiler.frontend.converters.rotary import rotate_at
 from edgec.compiler.frontend.node import (
     Node,
     Refusal,
@@ -24,7 +23,7 @@ from edgec.compiler.frontend.node import (
     static_shape,
 )
 from edgec.compiler.frontend.te_operators import emit_compute
-from edgec.compiler.ir.cache_operators import append_rows, cached_attention, rotary
+from edgec.compiler.ir.cache_operators import append_rows, cached_attention
 
 op = relax.op
 
@@ -75,15 +74,18 @@ def convert_group_query_attention(node: Node) -> list[relax.Expr]:
     offset: int | relax.Expr = past
     if not simple:
         offset = _offsets(node, length, first=wanted == length)
+    if attributes.get("do_rotary", 0):
+        start = int64(np.full(static_shape(query)[0], past)) if simple else offset
+        positions = start if node.optional(9) is None else node.input(9)
+        tables, interleaved = (node.input(7), node.input(8)), attributes.get("rotary_interleaved")
+        dim = 2 * static_shape(tables[0])[1]
+        queries, keys = (
+            rotate_at(node, item, tables, positions, dim, bool(interleaved))
+            for item in (queries, keys)
+        )
     plain = attributes.get("causal", 1) and node.optional(10) is None
     if not simple and plain and dtype_of(queries) == "float32":
         return _over_cache(node, queries, (keys, values), offset, total)
-    if attributes.get("do_rotary", 0):
-        positions = node.optional(9)
-        if positions is None:
-            steps = int64(np.arange(length)[np.newaxis])
-            positions = node.call(op.add, steps, _column(node, offset, 2))
-        queries, keys = (_turned(node, item, positions) for item in (queries, keys))
     if not simple:
         keys, values = (
             _placed(node, node.optional(index), new, offset, total)
@@ -119,19 +121,9 @@ def _over_cache(
         offset: int64 [B], rows before the new ones.
         total: rows of the caches.
     """
-    attributes, (keys, values) = node.attributes, new
-    if attributes.get("do_rotary", 0):
-        positions, interleaved = node.optional(9), bool(attributes.get("rotary_interleaved", 0))
-        tables = node.input(7), node.input(8)
-        if positions is None:
-            queries, keys = (
-                node.call(rotary, item, *tables, offset, interleaved=interleaved)
-                for item in (queries, keys)
-            )
-        else:
-            queries, keys = (_turned(node, item, positions) for item in (queries, keys))
+    attributes = node.attributes
     caches = []
-    for index, rows in ((3, keys), (4, values)):
+    for index, rows in zip((3, 4), new, strict=True):
         past = node.optional(index)
         if past is not None and static_shape(past)[2] == total:
             caches.append(node.call(append_rows, past, rows, offset, clear=True))
@@ -152,15 +144,6 @@ def _over_cache(
 def _scale(node: Node, size: int) -> float:
     """Return the factor of the logits, for keys of a size."""
     return node.attributes.get("scale", 0.0) or 1 / math.sqrt(size)
-
-
-def _turned(node: Node, item: relax.Expr, positions: relax.Expr) -> relax.Expr:
-    """Return heads [B, N, L, D] turned by the angles of positions [B, L]."""
-    cosines, sines = (
-        node.call(op.expand_dims, pick(node, node.input(index), positions), 1) for index in (7, 8)
-    )
-    interleaved = bool(node.attributes.get("rotary_interleaved", 0))
-    return rotate(node, item, cosines, sines, 2 * static_shape(cosines)[3], interleaved)
 
 
 def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:

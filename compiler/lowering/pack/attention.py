@@ -11,8 +11,10 @@ from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of
 from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
 from edgec.compiler.kernels.attention.cached_attention import CachedAttentionWorkload
+from edgec.compiler.kernels.attention.rotate_rows import RotateRowsWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
 from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
@@ -77,10 +79,32 @@ def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | 
     return PackedValue(variable, shape, False, 1)
 
 
-def token_major_attention(
+def match_rotary(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel that turns rows; a kernel that reads them may turn them itself."""
+    data, cosines, sines, positions = call.args
+    shape, rotation = shape_of(call), _rotation(call)
+    declined = _declined(shape, shape_of(cosines), positions)
+    if declined is not None or shape is None or rotation is None:
+        return declined or Declined("its tables are not known well enough")
+    rows, token_major = _token_major(context, data)
+    batch, heads, count, size = shape
+    each = len(shape_of(positions) or ()) == 2
+    workload = RotateRowsWorkload(batch, heads, count, size, rotation, each, token_major)
+    arguments = [
+        context.plain_expression(rows),
+        context.plain(context.value(positions)).expression,
+        *map(context.plain_expression, (cosines, sines)),
+    ]
+    variable = context.emit("edgec.rotate_rows", arguments, workload, shape)
+    return PackedValue(variable, shape, False, 1)
+
+
+def tokens_side_by_side(
     context: Context, data: PackedValue, axes: Sequence[int], shape: Shape
 ) -> PackedValue | None:
-    """Return attention that gives the rows of a token side by side; None if it is not asked for.
+    """Return what a kernel of heads gives with the heads of a token side by side.
+
+    None if that is not asked for, or not of a kernel that can.
 
     Args:
         context: the state of the packing.
@@ -89,14 +113,16 @@ def token_major_attention(
         shape: the shape behind that.
     """
     made = context.made.get(data.expression)
-    if made is None or op_name(made) != "edgec.cache_attention" or list(axes) != _HEADS_FIRST:
+    if made is None or data.uses != 1 or list(axes) != _HEADS_FIRST:
         return None
-    workload = from_text(CachedAttentionWorkload, str(made.attrs["workload"]))
-    if data.uses != 1 or workload.token_major_output:
+    operator = op_name(made)
+    if operator not in ("edgec.cache_attention", "edgec.rotate_rows"):
+        return None
+    workload = from_text(TEMPLATES[operator].workload, str(made.attrs["workload"]))
+    if workload.token_major_output:
         return None
     asked = replace(workload, token_major_output=True)
-    variable = context.emit("edgec.cache_attention", made.args, asked, shape)
-    return PackedValue(variable, shape, False, 1)
+    return PackedValue(context.emit(operator, made.args, asked, shape), shape, False, 1)
 
 
 def _rotated(
