@@ -45,7 +45,7 @@ def test_rows_of_token_major_tensors_are_turned_and_appended(size: int, interlea
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
         # The negative control: one row later is another result.
         assert not np.allclose(found, appended(arrays["past"], turned, offset + 1, clear))
-    reference = by_legalization(arrays, build, **angles)
+    (reference,) = by_legalization(arrays, build, **angles)
     np.testing.assert_allclose(reference, expected, rtol=1e-6, atol=1e-6)
 
 
