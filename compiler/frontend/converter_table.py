@@ -27,7 +27,7 @@ from edgec.compiler.frontend.converters.attention import (
     convert_attention,
     convert_causal_conv_with_state,
     convert_linear_attention,
-    convert_rotary_embedding,
+    convert_tensor_scatter,
 )
 from edgec.compiler.frontend.converters.control_flow import refuse_control_flow
 from edgec.compiler.frontend.converters.convolution import convert_conv, convert_conv_transpose
@@ -59,6 +59,7 @@ from edgec.compiler.frontend.converters.normalization import (
     convert_softmax,
 )
 from edgec.compiler.frontend.converters.recurrent import convert_gru, convert_lstm, convert_rnn
+from edgec.compiler.frontend.converters.rotary import convert_rotary_embedding
 from edgec.compiler.frontend.converters.types import (
     convert_bit_cast,
     convert_cast,
@@ -73,6 +74,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "CausalConvWithState"): convert_causal_conv_with_state,
     ("", "LinearAttention"): convert_linear_attention,
     ("", "RotaryEmbedding"): convert_rotary_embedding,
+    ("", "TensorScatter"): convert_tensor_scatter,
     # elementwise
     ("", "Clip"): convert_clip,
     ("", "Dropout"): convert_identity,

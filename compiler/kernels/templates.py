@@ -15,7 +15,7 @@ from edgec.compiler.kernels import (
     transpose,
     volume_pool,
 )
-from edgec.compiler.kernels.attention import append_rows
+from edgec.compiler.kernels.attention import append_rows, cached_attention, rotate_rows
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
 from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
@@ -28,6 +28,7 @@ from edgec.compiler.kernels.template import Template
 
 TEMPLATES: dict[str, Template] = {
     "edgec.cache_append": append_rows.TEMPLATE,
+    "edgec.cache_attention": cached_attention.TEMPLATE,
     "edgec.channel_map": layout.CHANNEL_MAP_TEMPLATE,
     "edgec.conv": conv.TEMPLATE,
     "edgec.conv_transpose": conv.TRANSPOSE_TEMPLATE,
@@ -45,6 +46,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.pack": layout.PACK_TEMPLATE,
     "edgec.pool": pool.TEMPLATE,
     "edgec.resize": resize.TEMPLATE,
+    "edgec.rotate_rows": rotate_rows.TEMPLATE,
     "edgec.row_reduce": row_reduce.TEMPLATE,
     "edgec.rows": softmax_norm.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,

@@ -16,12 +16,11 @@ from edgec.compiler.frontend.converters.attention import (
     attend,
     int64,
     merge_heads,
-    pick,
-    rotate,
     split_heads,
 )
 from edgec.compiler.frontend.converters.convolution import convert_conv
 from edgec.compiler.frontend.converters.normalization import layer_norm, moments, rms_norm
+from edgec.compiler.frontend.converters.rotary import pick, rotate_at
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor
 
@@ -418,15 +417,11 @@ def convert_rotary_embedding(node: Node) -> relax.Expr:
     shape = static_shape(data)
     dim = attributes.get("rotary_embedding_dim", 0) or 2 * static_shape(node.input(2))[1]
     packed = len(shape) == 3
-    length = shape[1] if packed else shape[2]
-    if static_shape(positions) == (1,):
-        offsets = relax.const(np.arange(length)[np.newaxis], dtype_of(positions))
-        positions = node.call(op.add, offsets, positions)
-    cosines, sines = (pick(node, node.input(index), positions) for index in (2, 3))
-    if packed:
-        heads = attributes.get("num_heads", 0) or shape[2] // dim
-        data = node.call(op.reshape, data, (shape[0], length, heads, shape[2] // heads))
-    axis = 2 if packed else 1
-    cosines, sines = (node.call(op.expand_dims, item, axis) for item in (cosines, sines))
+    heads = attributes.get("num_heads", 0) or (shape[2] // dim if packed else shape[1])
+    rows = split_heads(node, data, heads) if packed else data
+    if static_shape(positions) == (1,) and shape[0] > 1:
+        positions = node.call(op.broadcast_to, positions, shape[:1])
     interleaved = bool(attributes.get("interleaved", 0))
-    return op.reshape(rotate(node, data, cosines, sines, dim, interleaved), shape)
+    tables = node.input(2), node.input(3)
+    turned = rotate_at(node, rows, tables, positions, dim, interleaved)
+    return merge_heads(node, turned) if packed else turned

@@ -2,13 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm import relax
 
+from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of
 from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
+from edgec.compiler.kernels.attention.cached_attention import CachedAttentionWorkload
+from edgec.compiler.kernels.attention.rotate_rows import RotateRowsWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
@@ -27,8 +33,8 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
     declined = _declined(shape, count, call.args[2])
     if declined is not None or shape is None or count is None:
         return declined or Declined("its shape is not known when compiling")
-    batch, heads, total, size = shape
-    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation)
+    (batch, heads, total, size), clear = shape, bool(call.attrs["clear"])
+    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation, clear)
     offset = context.plain(context.value(call.args[2])).expression
     arguments = [
         context.plain_expression(call.args[0]),
@@ -38,6 +44,85 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
     ]
     variable = context.emit("edgec.cache_append", arguments, workload, shape)
     return PackedValue(variable, shape, False, 1)
+
+
+def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel of attention over a cache; it turns queries if that is asked for."""
+    query, keys, values, offset = call.args
+    shape, place = shape_of(call), shape_of(values)
+    declined = _declined(shape, shape_of(query), shape_of(keys), place, offset)
+    if declined is not None or shape is None or place is None:
+        return declined or Declined("its shape is not known when compiling")
+    rows, rotation, tables = _rotated(context, query, offset)
+    rows, token_major = _token_major(context, rows)
+    batch, heads, count, size = shape_of(query) or ()
+    workload = CachedAttentionWorkload(
+        batch,
+        heads,
+        place[1],
+        count,
+        place[2],
+        size,
+        place[3],
+        float(call.attrs["scale"]),
+        int(call.attrs["window"]),
+        float(call.attrs["softcap"]),
+        token_major,
+        rotation=rotation,
+    )
+    arguments = [
+        *map(context.plain_expression, (rows, keys, values)),
+        context.plain(context.value(offset)).expression,
+        *map(context.plain_expression, tables),
+    ]
+    variable = context.emit("edgec.cache_attention", arguments, workload, shape)
+    return PackedValue(variable, shape, False, 1)
+
+
+def match_rotary(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel that turns rows; a kernel that reads them may turn them itself."""
+    data, cosines, sines, positions = call.args
+    shape, rotation = shape_of(call), _rotation(call)
+    declined = _declined(shape, shape_of(cosines), positions)
+    if declined is not None or shape is None or rotation is None:
+        return declined or Declined("its tables are not known well enough")
+    rows, token_major = _token_major(context, data)
+    batch, heads, count, size = shape
+    each = len(shape_of(positions) or ()) == 2
+    workload = RotateRowsWorkload(batch, heads, count, size, rotation, each, token_major)
+    arguments = [
+        context.plain_expression(rows),
+        context.plain(context.value(positions)).expression,
+        *map(context.plain_expression, (cosines, sines)),
+    ]
+    variable = context.emit("edgec.rotate_rows", arguments, workload, shape)
+    return PackedValue(variable, shape, False, 1)
+
+
+def tokens_side_by_side(
+    context: Context, data: PackedValue, axes: Sequence[int], shape: Shape
+) -> PackedValue | None:
+    """Return what a kernel of heads gives with the heads of a token side by side.
+
+    None if that is not asked for, or not of a kernel that can.
+
+    Args:
+        context: the state of the packing.
+        data: what is transposed.
+        axes: how.
+        shape: the shape behind that.
+    """
+    made = context.made.get(data.expression)
+    if made is None or data.uses != 1 or list(axes) != _HEADS_FIRST:
+        return None
+    operator = op_name(made)
+    if operator not in ("edgec.cache_attention", "edgec.rotate_rows"):
+        return None
+    workload = from_text(TEMPLATES[operator].workload, str(made.attrs["workload"]))
+    if workload.token_major_output:
+        return None
+    asked = replace(workload, token_major_output=True)
+    return PackedValue(context.emit(operator, made.args, asked, shape), shape, False, 1)
 
 
 def _rotated(

@@ -15,6 +15,7 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_o
 from edgec.compiler.kernels.embedding import EmbeddingWorkload
 from edgec.compiler.kernels.layout import ChannelMapWorkload, PackWorkload
 from edgec.compiler.kernels.transpose import TransposeWorkload
+from edgec.compiler.lowering.pack.attention import tokens_side_by_side
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import open_kernel
 from edgec.compiler.lowering.pack.values import PackedValue
@@ -65,6 +66,9 @@ def match_transpose(context: Context, call: relax.Call) -> PackedValue | Decline
     rank = len(shape)
     axes = call.attrs.axes
     axes = range(rank)[::-1] if axes is None else [int(axis) % rank for axis in axes]
+    tokens = tokens_side_by_side(context, data, axes, shape)
+    if tokens is not None:
+        return tokens
     workload = TransposeWorkload(data.shape, tuple(axes), size)
     variable = context.emit("edgec.transpose", [data.expression], workload, shape, dtype)
     return PackedValue(variable, shape, False, 1, data.qparams)

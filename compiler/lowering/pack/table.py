@@ -4,7 +4,11 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from edgec.compiler.lowering.pack.attention import match_append_rows
+from edgec.compiler.lowering.pack.attention import (
+    match_append_rows,
+    match_cached_attention,
+    match_rotary,
+)
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.conv import match_conv, match_conv_transpose
 from edgec.compiler.lowering.pack.data_movement import (
@@ -46,13 +50,20 @@ def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
 ANY_DTYPE = frozenset({"relax.permute_dims"})
 
 # How many operands of those are values; integers behind them say which.
-WITH_INDICES = {"edgec.append_rows": 2, "relax.take": 1}
+WITH_INDICES = {
+    "edgec.append_rows": 2,
+    "edgec.cached_attention": 3,
+    "edgec.rotary": 3,
+    "relax.take": 1,
+}
 
 # Tensors of the others are float32; quantize, dequantize and split are matched by the packer.
 MATCHERS: dict[str, Matcher] = {
     **dict.fromkeys(BY_OPERATOR, match_unary),
     **dict.fromkeys(BINARY, match_binary),
     "edgec.append_rows": match_append_rows,
+    "edgec.cached_attention": match_cached_attention,
+    "edgec.rotary": match_rotary,
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
     "relax.matmul": match_matmul,
