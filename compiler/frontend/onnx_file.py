@@ -6,6 +6,7 @@ one line. What comes out has passed the ONNX checker and holds all its weights.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -78,6 +79,7 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data cannot be read: {_line(error)}") from None
     opset = _default_opset(path, model)
+    _know_simplified_layer_normalization()
     try:
         # The path form of the checker has no 2 GiB limit.
         onnx.checker.check_model(str(path))
@@ -98,6 +100,33 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
                 f"and cannot: {_line(error)}"
             ) from None
     return SourceModel(path, digest.hexdigest(), model, opset)
+
+
+@cache
+def _know_simplified_layer_normalization() -> None:
+    """Tell the ONNX checker of the one operator that ONNX Runtime adds to ONNX's own domain.
+
+    Every decoder for ONNX Runtime GenAI has it.
+    """
+    parameter, schema = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema
+    kinds = [f"tensor({name})" for name in ("float16", "bfloat16", "float", "double")]
+    optional = parameter("inv_std_var", "U", param_option=schema.FormalParameterOption.Optional)
+    attributes = {
+        "axis": onnx.helper.make_attribute("axis", -1),
+        "epsilon": onnx.helper.make_attribute("epsilon", 1e-5),
+        "stash_type": onnx.helper.make_attribute("stash_type", 1),
+    }
+    onnx.defs.register_schema(
+        schema(
+            "SimplifiedLayerNormalization",
+            "",
+            1,
+            inputs=[parameter("X", "T"), parameter("scale", "V")],
+            outputs=[parameter("Y", "V"), optional],
+            type_constraints=[(letter, kinds, "") for letter in "TUV"],
+            attributes=[schema.Attribute(name, value, "") for name, value in attributes.items()],
+        )
+    )
 
 
 def _read(path: Path, limits: Limits) -> bytes:

@@ -6,10 +6,14 @@ Composite activations are what networks spell out in several nodes. As one opera
 stages see what the network means: one epilogue to fuse, one function to tabulate.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import ir, relax, te, tirx
+import numpy as np
+from tvm import ir, relax, te, tirx, topi
+
+from edgec.compiler.numerics.grouped_product import LARGEST, SMALLEST
 
 
 def hard_sigmoid(data: relax.Expr, alpha: float, beta: float) -> relax.Call:
@@ -136,6 +140,149 @@ def _legalize_decode_weight(builder: relax.BlockBuilder, call: relax.Call) -> re
     )
 
 
+def grouped_matmul(
+    data: relax.Expr,
+    codes: relax.Expr,
+    scales: relax.Expr,
+    zeros: relax.Expr | None,
+    *,
+    bits: int,
+    group: int,
+) -> relax.Call:
+    """Return data times weights of a few bits, data rounded to 8 bits for each row and group.
+
+    The arithmetic is that of `numerics.grouped_product`.
+
+    Args:
+        data: float32 [..., K].
+        codes: uint8 [N, bytes]: whole groups of codes of each column, low bits first.
+        scales: float16 or float32 [N, groups].
+        zeros: uint8 (one to a byte), float16 or float32 [N, groups]; None: 2 ^ (bits - 1).
+        bits: of a code, 4 or 8.
+        group: consecutive values of a column that share a scale.
+    """
+    attributes = {"bits": bits, "group": group}
+    arguments = [data, codes, scales] if zeros is None else [data, codes, scales, zeros]
+    return relax.Call(
+        ir.Op.get("edgec.grouped_matmul"), arguments, ir.make_node("ir.DictAttrs", **attributes)
+    )
+
+
+def grouped_take(
+    codes: relax.Expr,
+    scales: relax.Expr,
+    zeros: relax.Expr | None,
+    indices: relax.Expr,
+    *,
+    bits: int,
+    group: int,
+    columns: int,
+) -> relax.Call:
+    """Return rows of a table of a few bits as float32 [..., columns].
+
+    Args:
+        codes: uint8 [rows, bytes], as of `grouped_matmul`.
+        scales: likewise.
+        zeros: likewise.
+        indices: int32 or int64 [...]; those below 0 count from the end of the table.
+        bits: of a code, 4 or 8.
+        group: consecutive values of a row that share a scale.
+        columns: values of a row.
+    """
+    attributes = {"bits": bits, "group": group, "columns": columns}
+    arguments = [indices, codes, scales] if zeros is None else [indices, codes, scales, zeros]
+    return relax.Call(
+        ir.Op.get("edgec.grouped_take"), arguments, ir.make_node("ir.DictAttrs", **attributes)
+    )
+
+
+def _grouped_value(bits: int, group: int, tensors: Sequence[te.Tensor], n: Any, k: Any) -> Any:
+    """Return the float of a code: row n, value k of codes, scales and perhaps zero points."""
+    codes, scales, *zeros = tensors
+    each, mask = 8 // bits, (1 << bits) - 1
+    byte = codes(n, k // each).astype("int32")
+    code = ((byte >> ((k % each).astype("int32") * bits)) & mask).astype("float32")
+    zero = zeros[0](n, k // group).astype("float32") if zeros else float(1 << bits - 1)
+    return (code - zero) * scales(n, k // group).astype("float32")
+
+
+def _compute_grouped_take(
+    indices: te.Tensor, *tensors: te.Tensor, bits: int, group: int, columns: int
+) -> te.Tensor:
+    rows = int(tensors[0].shape[0])
+
+    def element(*at: Any) -> Any:
+        given = indices(*at[:-1])
+        none, past, last = (tirx.const(number, given.ty.dtype) for number in (0, rows, rows - 1))
+        row = tirx.max(tirx.min(tirx.Select(given < none, given + past, given), last), none)
+        return _grouped_value(bits, group, tensors, row, at[-1])
+
+    return te.compute((*indices.shape, columns), element, name="grouped_take")
+
+
+def _legalize_grouped_take(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    attributes = {name: int(call.attrs[name]) for name in ("bits", "group", "columns")}
+    return builder.call_te(_compute_grouped_take, *call.args, **attributes)
+
+
+def _grouped_take_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
+    shape = [*call.args[0].ty.shape.values, int(call.attrs["columns"])]
+    return relax.TensorType(shape, "float32")
+
+
+def _compute_rounded(data: te.Tensor, group: int) -> te.Tensor:
+    """Return [M, K] float32 as what its codes stand for."""
+    rows, columns = data.shape
+    groups = -(-int(columns) // group)
+    k = te.reduce_axis((0, group), "k")
+
+    def magnitude(m: Any, g: Any) -> Any:
+        at = g * group + k
+        inside = tirx.if_then_else(at < columns, data(m, tirx.min(at, columns - 1)), 0.0)
+        return te.max(tirx.abs(inside), axis=k)
+
+    largest = te.compute((rows, groups), magnitude, name="largest")
+
+    def rounded(m: Any, at: Any) -> Any:
+        most = largest(m, at // group)
+        inverse = tirx.Select(most >= float(SMALLEST), float(LARGEST) / most, 0.0)
+        return tirx.nearbyint(data(m, at) * inverse) * (most * float(np.float32(1 / LARGEST)))
+
+    return te.compute((rows, columns), rounded, name="rounded")
+
+
+def _compute_grouped_matmul(
+    data: te.Tensor,
+    *tensors: te.Tensor,
+    bits: int,
+    group: int,
+) -> te.Tensor:
+    columns = int(data.shape[-1])
+    rows = topi.reshape(data, (math.prod(int(extent) for extent in data.shape[:-1]), columns))
+    values = _compute_rounded(rows, group)
+    k = te.reduce_axis((0, columns), "k")
+
+    def element(m: Any, n: Any) -> Any:
+        return te.sum(values(m, k) * _grouped_value(bits, group, tensors, n, k), axis=k)
+
+    product = te.compute((rows.shape[0], tensors[0].shape[0]), element, name="grouped_matmul")
+    return topi.reshape(product, (*data.shape[:-1], tensors[0].shape[0]))
+
+
+def _legalize_grouped_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    return builder.call_te(
+        _compute_grouped_matmul,
+        *call.args,
+        bits=int(call.attrs["bits"]),
+        group=int(call.attrs["group"]),
+    )
+
+
+def _grouped_matmul_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
+    data, codes = call.args[0].ty, call.args[1].ty
+    return relax.TensorType([*data.shape.values[:-1], codes.shape.values[0]], "float32")
+
+
 def _same_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
     return call.args[0].ty
 
@@ -155,5 +302,7 @@ def _decoded_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
 
 
 register("edgec.decode_weight", _decoded_type, _legalize_decode_weight)
+register("edgec.grouped_matmul", _grouped_matmul_type, _legalize_grouped_matmul)
+register("edgec.grouped_take", _grouped_take_type, _legalize_grouped_take)
 register("edgec.hard_sigmoid", _same_type, _legalize_hard_sigmoid)
 register("edgec.hard_swish", _same_type, _legalize_hard_swish)

@@ -3,6 +3,7 @@
 from edgec.compiler.kernels import (
     elementwise,
     embedding,
+    grouped_embedding,
     integer_elementwise,
     layout,
     pool,
@@ -21,9 +22,10 @@ from edgec.compiler.kernels.conv import integer as integer_conv
 from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
 from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
+from edgec.compiler.kernels.matmul import grouped as grouped_matmul
 from edgec.compiler.kernels.matmul import integer as integer_matmul
+from edgec.compiler.kernels.matmul import quantize_rows, weight_only
 from edgec.compiler.kernels.matmul import sparse as sparse_matmul
-from edgec.compiler.kernels.matmul import weight_only
 from edgec.compiler.kernels.template import Template
 
 TEMPLATES: dict[str, Template] = {
@@ -36,6 +38,8 @@ TEMPLATES: dict[str, Template] = {
     "edgec.embedding": embedding.TEMPLATE,
     "edgec.extreme": reduce_minmax.TEMPLATE,
     "edgec.global_pool": layout.GLOBAL_POOL_TEMPLATE,
+    "edgec.grouped_embedding": grouped_embedding.TEMPLATE,
+    "edgec.grouped_product": grouped_matmul.TEMPLATE,
     "edgec.integer_conv": integer_conv.TEMPLATE,
     "edgec.integer_conv_transpose": integer_transpose.TEMPLATE,
     "edgec.integer_depthwise": integer_depthwise.TEMPLATE,
@@ -45,6 +49,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.matmul": matmul.TEMPLATE,
     "edgec.pack": layout.PACK_TEMPLATE,
     "edgec.pool": pool.TEMPLATE,
+    "edgec.quantize_rows": quantize_rows.TEMPLATE,
     "edgec.resize": resize.TEMPLATE,
     "edgec.rotate_rows": rotate_rows.TEMPLATE,
     "edgec.row_reduce": row_reduce.TEMPLATE,

@@ -85,6 +85,23 @@ def quantized_sqnr_db(own_db: float) -> float:
     return max(LOWEST_SQNR_DB, min(QUANTIZED_SQNR_DB, own_db - TWO_ROUNDINGS_DB))
 
 
+def allowed_rounding_sqnr_db(own_db: float) -> float:
+    """Return the signal-to-noise ratio that is enough where a file lets activations be rounded.
+
+    A library may be off as far as ONNX Runtime is when it takes the same permission; of few
+    values, and rounded in other places, as far again.
+
+    Args:
+        own_db: ratio of ONNX Runtime's worst output with rounding to exact products [dB].
+
+    >>> allowed_rounding_sqnr_db(42.0), allowed_rounding_sqnr_db(float("inf"))
+    (36.0, 20.0)
+    """
+    if own_db == np.inf:
+        return QUANTIZED_SQNR_DB
+    return max(LOWEST_SQNR_DB, own_db - 2 * TWO_ROUNDINGS_DB)
+
+
 def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:
     """Return tolerance from the least precise float dtype in the graph and its depth.
 

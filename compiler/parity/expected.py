@@ -4,7 +4,7 @@ A model with state is run several times.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,14 @@ from edgec.compiler.frontend.onnx_facts import (
 )
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
-from edgec.compiler.parity.compare import Tolerance, quantized_sqnr_db, tolerance_for
-from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.compare import (
+    Tolerance,
+    allowed_rounding_sqnr_db,
+    compare,
+    quantized_sqnr_db,
+    tolerance_for,
+)
+from edgec.compiler.parity.oracle import run_original, run_rounded
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Step, Stream
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
@@ -130,6 +136,15 @@ class Expected:
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
+        if tolerance.sqnr_db is None:
+
+            def run_allowed(inputs: Tensors) -> dict[str, NDArray[Any]] | None:
+                fed = prepared(inputs, canonical.embedded)
+                return run_rounded(original, {**fed, **canonical.frozen})
+
+            own_db = _rounding_db(run_allowed, steps, states, tolerance)
+            if own_db is not None:
+                tolerance = replace(tolerance, sqnr_db=allowed_rounding_sqnr_db(own_db))
         return cls(signature, tuple(steps), tolerance, bounds, states, advice)
 
     def of_transformed(self, steps: tuple[Step, ...], quantized_activations: bool) -> "Expected":
@@ -152,3 +167,25 @@ class Expected:
         comparison = Comparison(same_top1)
         comparison.add(self.outputs, other.outputs)
         return dict(comparison.result().by_output)
+
+
+def _rounding_db(
+    run: Callable[[Tensors], dict[str, NDArray[Any]] | None],
+    steps: Sequence[Step],
+    states: tuple[State, ...],
+    tolerance: Tolerance,
+) -> float | None:
+    """Return the noise of the rounding that a file allows, at the worst output of any run [dB].
+
+    None if it allows none. States go from run to run, with the noise that they got.
+    """
+    kept: dict[str, NDArray[Any]] = {}
+    worst = math.inf
+    for step in steps:
+        outputs = run({**step.inputs, **kept})
+        if outputs is None:
+            return None
+        kept = {state.input: outputs[state.output] for state in states}
+        compared = compare(step.outputs, outputs, tolerance).outputs
+        worst = min([worst, *(output.sqnr_db for output in compared)])
+    return worst

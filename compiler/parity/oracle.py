@@ -43,11 +43,27 @@ def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, ND
         return _run_reference(model, inputs, str(error))
 
 
+def run_rounded(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]] | None:
+    """Return the outputs with activations rounded where `accuracy_level` allows it.
+
+    None if nothing allows it, or ONNX Runtime cannot run the model.
+    """
+    try:
+        if _without_rounding(model) is None:
+            return None
+        given = str(model) if isinstance(model, Path) else model.SerializeToString()
+        return run_onnx_session(open_onnx_session(given), inputs)
+    except Exception:
+        # ONNX Runtime's exceptions have no common base but this one.
+        return None
+
+
 def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
     """Return the model with exact products of 4-bit weights; None if it has them.
 
     `accuracy_level` allows ONNX Runtime to round the activations of MatMulNBits to 8 bits. That is
-    a permission, not a part of what the model computes: nobody is compared with it.
+    a permission, not a part of what the model computes: nobody is compared with it, but who takes
+    it may be off as far as ONNX Runtime is, see `run_rounded`.
     """
     if isinstance(model, Path):
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -23,9 +23,12 @@ from edgec.compiler.frontend.converters.normalization import layer_norm, moments
 from edgec.compiler.frontend.converters.rotary import pick, rotate_at
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor
+from edgec.compiler.ir.operators import grouped_matmul
 
 op = relax.op
 
+# The accuracy level of ONNX Runtime that lets activations be rounded to int8.
+ROUNDED_TO_INT8 = 4
 # Bits of a packed weight.
 BITS = (2, 4, 8)
 
@@ -140,7 +143,7 @@ def convert_fused_matmul(node: Node) -> relax.Expr:
 def convert_matmul_nbits(node: Node) -> relax.Expr:
     """Convert MatMulNBits: A [..., K] times a weight of 2, 4 or 8 bits.
 
-    Which becomes a float constant.
+    With an accuracy level of 4 codes of 4 or 8 bits stay codes, else it becomes a float constant.
 
     B [N, blocks, bytes] holds the columns' blocks of `block_size` values along K, low bits
     first; scales [N * blocks]; zero_points packed likewise to whole bytes per column, or as
@@ -156,9 +159,8 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
     data = node.input(0)
     blocks = -(-rows // size)
     packed = node.constant(1, "B").reshape(columns, blocks, -1)
-    values = unpack(packed, bits).reshape(columns, blocks * size)[:, :rows]
     scales = node.constant(2, "scales").reshape(columns, blocks)
-    zeros: NDArray[Any] = np.full((columns, blocks), 1 << bits - 1)
+    zeros: NDArray[Any] | None = None
     if node.optional(3) is not None:
         points = node.constant(3, "zero_points")
         if points.dtype == np.uint8:
@@ -167,11 +169,44 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
     block = np.arange(rows) // size
     if node.optional(4) is not None:
         block = node.constant(4, "g_idx").astype(np.int64)
-    offsets, factors = (item.astype(np.float32)[:, block] for item in (zeros, scales))
-    weight = ((values - offsets) * factors).T.astype(scales.dtype)
-    product = node.call(op.matmul, data, constant_tensor(weight))
+    in_order = np.array_equal(block, np.arange(rows) // size)
+    if attributes.get("accuracy_level", 0) == ROUNDED_TO_INT8 and in_order and bits in (4, 8):
+        product = _grouped_product(node, data, packed, scales, zeros, bits, size)
+    else:
+        values = unpack(packed, bits).reshape(columns, blocks * size)[:, :rows]
+        points = np.full((columns, blocks), 1 << bits - 1) if zeros is None else zeros
+        offsets, factors = (item.astype(np.float32)[:, block] for item in (points, scales))
+        weight = ((values - offsets) * factors).T.astype(scales.dtype)
+        product = node.call(op.matmul, data, constant_tensor(weight))
     bias = node.optional(5)
     return product if bias is None else op.add(product, bias)
+
+
+def _grouped_product(
+    node: Node,
+    data: relax.Expr,
+    packed: NDArray[np.uint8],
+    scales: NDArray[Any],
+    zeros: NDArray[Any] | None,
+    bits: int,
+    group: int,
+) -> relax.Expr:
+    """Return the product with weights that stay codes; activations are rounded to int8."""
+    dtype = dtype_of(data)
+    if scales.dtype != np.float16:
+        scales = scales.astype(np.float32)
+    if zeros is not None and zeros.dtype != np.uint8:
+        # Codes of 8 bits may be kept less 128, which half floats are too coarse for.
+        zeros = zeros.astype(np.float16 if zeros.dtype == np.float16 and bits == 4 else np.float32)
+    product = grouped_matmul(
+        node.cast(data, "float32"),
+        relax.const(np.ascontiguousarray(packed.reshape(len(packed), -1))),
+        relax.const(scales),
+        None if zeros is None else relax.const(np.ascontiguousarray(zeros)),
+        bits=bits,
+        group=group,
+    )
+    return node.cast(node.emit(product), dtype)
 
 
 def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

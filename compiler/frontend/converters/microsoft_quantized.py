@@ -15,7 +15,9 @@ from edgec.compiler.frontend.converters.quantization import (
     scaled_sums,
 )
 from edgec.compiler.frontend.converters.types import cast
-from edgec.compiler.frontend.node import Node, Refusal, dtype_of, static_shape
+from edgec.compiler.frontend.node import Node, Refusal, constant_value, dtype_of, static_shape
+from edgec.compiler.ir.operators import grouped_take
+from edgec.compiler.numerics.grouped_product import group_is_supported
 
 op = relax.op
 
@@ -45,6 +47,9 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
     data, indices, scales and zero_points, one for each block of `block_size` values along
     `quantize_axis`. The table stays quantized; only what is picked is dequantized.
     """
+    rows = _grouped_rows(node)
+    if rows is not None:
+        return rows
     attributes = node.attributes
     source, quantized = node.dtype(0), node.input(0)
     size, bits = attributes.get("block_size", 128), attributes.get("bits", 4)
@@ -91,6 +96,35 @@ def convert_gather_block_quantized(node: Node) -> relax.Expr:
         result = node.call(op.subtract, result, relax.const(float(1 << bits - 1), "float32"))
     factor = node.cast(values(scales, in_blocks, True), "float32")
     return node.cast(node.call(op.multiply, result, factor), target)
+
+
+def _grouped_rows(node: Node) -> relax.Expr | None:
+    """Return rows of a constant table uint8 [rows, bytes] whose values stay codes; else None."""
+    attributes = node.attributes
+    size, bits = attributes.get("block_size", 128), attributes.get("bits", 4)
+    codes, scales = (constant_value(node.input(index)) for index in (0, 2))
+    if node.dtype(0) != "uint8" or codes is None or scales is None or bits not in (4, 8):
+        return None
+    along = attributes.get("quantize_axis", 1) % codes.ndim
+    # Blocks of the table are whole, and as kernels have them.
+    whole = codes.ndim == 2 and codes.shape[1] * 8 == scales.shape[1] * size * bits
+    if attributes.get("gather_axis", 0) or along != 1 or not whole or not group_is_supported(size):
+        return None
+    zeros = None
+    if node.optional(3) is not None:
+        points = unpack(node.constant(3, "zero_points"), bits)[..., : scales.shape[1]]
+        zeros = relax.const(np.ascontiguousarray(points))
+    numbers = scales if scales.dtype == np.float16 else scales.astype(np.float32)
+    found = grouped_take(
+        node.input(0),
+        relax.const(numbers),
+        zeros,
+        node.input(1),
+        bits=bits,
+        group=size,
+        columns=codes.shape[1] * 8 // bits,
+    )
+    return node.cast(node.emit(found), dtype_of(node.input(2)))
 
 
 def _wrapped(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:

@@ -52,6 +52,7 @@ class Emitter:
         self.isa = isa_of(target)
         self._scopes: list[list[Any]] = [[]]
         self._parameters: list[Any] = []
+        self._pointers: dict[Any, Any] = {}
         self.begin = tirx.Var("begin", "int32")
         self.end = tirx.Var("end", "int32")
 
@@ -60,8 +61,15 @@ class Emitter:
         pointer = tirx.Var(f"{name}_pointer", PointerType(PrimType(dtype)))
         buffer = tirx.decl_buffer((size,), dtype, name=name)
         self._parameters.append(pointer)
+        self._pointers[buffer] = pointer
         self.add(tirx.DeclBuffer(buffer, data=pointer))
         return buffer
+
+    def view(self, buffer: Any, size: int, dtype: str) -> Any:
+        """Return the memory of a parameter as elements of another dtype."""
+        other = tirx.decl_buffer((size,), dtype, name=f"{buffer.name}_{dtype}")
+        self.add(tirx.DeclBuffer(other, data=self._pointers[buffer]))
+        return other
 
     def local(self, name: str, size: int, dtype: str) -> Any:
         """Return a buffer on the stack; one that is only indexed by constants becomes registers."""

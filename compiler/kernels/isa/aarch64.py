@@ -20,7 +20,9 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, Vectors, never
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 _LANES = 4
 # Bytes of a table that one register holds, and that one instruction picks from.
@@ -46,6 +48,16 @@ class AArch64(Generic):
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return it with Armv8.6."""
         return _smmla if self.target.integer_dot == "i8mm" and self.dot() else None
+
+    def grouped_dot(self, bits: int) -> GroupedDot | None:
+        """Return products of int8, of which those in int16 are added while they fit."""
+        if self.target.why_in_floats or self.target.integer_dot == "generic":
+            return super().grouped_dot(bits)
+        if self.target.integer_dot == "smlal":
+            # 16 * 15 * 127 = 30,480 and 2 * 128 * 127 = 32,512
+            most = 16 if bits == 4 else 2
+            return GroupedDot(2, True, most, _halves, _widen_halves, False, 2, 2)
+        return GroupedDot(DOT_WIDTH, True, 0, _sdot_group, never, by_lane=True)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to int8."""
@@ -137,6 +149,29 @@ def _smlal(acc: Any, x: Any, w: Any) -> Any:
         values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
         total = values * weights if total is None else total + values * weights
     return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
+
+
+def _sdot_group(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+    start = constant(0, "int32", _LANES) if sums is None else sums[0]
+    return [_sdot(start, data, weights)]
+
+
+def _halves(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+    """Return products of the first and of the last four columns, a lane for each value."""
+    units, codes = reinterpret(data, "int8", 16), reinterpret(weights, "int8", 16)
+    found = []
+    for number in range(2):
+        half = range(8 * number, 8 * number + 8)
+        left, right = (tirx.Cast("int16x8", shuffle([each], half)) for each in (units, codes))
+        found.append(left * right if sums is None else sums[number] + left * right)
+    return found
+
+
+def _widen_halves(sums: Vectors, partial: Vectors) -> Vectors:
+    return [
+        total + intrinsic("aarch64.neon.saddlp", "int32x4", part)
+        for total, part in zip(sums, partial, strict=True)
+    ]
 
 
 def _smmla(acc: Any, rows: Any, columns: Any) -> Any:

@@ -11,7 +11,15 @@ import numpy as np
 from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
-from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, shuffle, vector_dtype
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, Vectors, never
+from edgec.compiler.kernels.vectors import (
+    constant,
+    intrinsic,
+    lanes_of,
+    reinterpret,
+    shuffle,
+    vector_dtype,
+)
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -39,6 +47,19 @@ class Generic:
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return None: there is none."""
         return None
+
+    def grouped_dot(self, bits: int) -> GroupedDot | None:
+        """Compute it in int32."""
+        if self.target.why_in_floats:
+            return None
+        lanes, add = self.lanes, _adder("int8")
+
+        def multiply(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+            start = constant(0, "int32", lanes) if sums is None else sums[0]
+            words = (reinterpret(each, "int32", lanes) for each in (data, weights))
+            return [add(start, *words)]
+
+        return GroupedDot(DOT_WIDTH, True, 0, multiply, never, instructions=6 * DOT_WIDTH)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return False: it never does."""

@@ -4,6 +4,7 @@
     vpmaddubsw        uint8 * int8, adds pairs in int16: `Dot.fits` says whether weights allow it,
                       and whether two such sums can be added before they are widened
     vpmaddwd          int16 * int16, sums in int32: for all other weights
+    vpsignb           negates where another vector is below 0
     vpackssdw         two vectors of int32 to int16, in each 128 bits four of either
     vpackuswb         two vectors of int16 to uint8, in each 128 bits eight of either
     vpmulhrsw         (a * b + 2**14) >> 15
@@ -22,12 +23,14 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, Vectors, never
 from edgec.compiler.kernels.vectors import (
     broadcast,
     constant,
     intrinsic,
     lanes_of,
     reinterpret,
+    select,
     shuffle,
     subtract_saturating,
 )
@@ -42,6 +45,7 @@ _PACK_BYTES = {8: "x86.avx2.packuswb", 16: "x86.avx512.packuswb.512"}
 _MULTIPLY_HIGH = {8: "x86.avx2.pmul.hr.sw", 16: "x86.avx512.pmul.hr.sw.512"}
 _PAIRS_OF_BYTES = {8: "x86.avx2.pmadd.ub.sw", 16: "x86.avx512.pmaddubs.w.512"}
 _PAIRS_OF_WORDS = {8: "x86.avx2.pmadd.wd", 16: "x86.avx512.pmaddw.d.512"}
+_SIGN = {8: "x86.avx2.psign.b"}
 _PICK = {8: "x86.avx2.pshuf.b", 16: "x86.avx512.pshuf.b.512"}
 
 
@@ -61,6 +65,20 @@ class X86(Generic):
             return Dot("uint8", 1, 2, _vnni(self.lanes))
         wide = Dot("uint8", 4, 5, _words(self.lanes))
         return Dot("uint8", 3, 3, _pairs(self.lanes), wide)
+
+    def grouped_dot(self, bits: int) -> GroupedDot | None:
+        """Return products of codes as uint8 and activations as int8."""
+        if self.target.why_in_floats or self.target.integer_dot == "generic":
+            return super().grouped_dot(bits)
+        if self.target.integer_dot == "vnni":
+            return GroupedDot(DOT_WIDTH, False, 0, _unsigned_vnni(self.lanes), never)
+        widen = _widen_pairs(self.lanes)
+        if bits == 4:
+            # 8 * 2 * 15 * 127 = 30,480
+            most, multiply = 8, _nibble_pairs(self.lanes)
+            return GroupedDot(DOT_WIDTH, False, most, multiply, widen, False, 2, 2)
+        # 2 * 128 * 127 = 32,512
+        return GroupedDot(DOT_WIDTH, True, 1, _signed_pairs(self.lanes), widen, False, 3, 2)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to uint8."""
@@ -192,3 +210,57 @@ def _words(lanes: int) -> Add:
         return acc + total
 
     return one_by_one(add)
+
+
+def _unsigned_vnni(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
+    name = f"x86.avx512.vpdpbusd.{lanes * 32}"
+
+    def multiply(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+        start = constant(0, "int32", lanes) if sums is None else sums[0]
+        codes, units = (
+            reinterpret(weights, "uint8", 4 * lanes),
+            reinterpret(data, "int8", 4 * lanes),
+        )
+        return [intrinsic(name, f"int32x{lanes}", start, codes, units)]
+
+    return multiply
+
+
+def _nibble_pairs(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
+    def multiply(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+        codes, units = (
+            reinterpret(weights, "uint8", 4 * lanes),
+            reinterpret(data, "int8", 4 * lanes),
+        )
+        pairs = intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", codes, units)
+        return [pairs if sums is None else sums[0] + pairs]
+
+    return multiply
+
+
+def _signed_pairs(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
+    """Return products of |weight| and the activation with the sign of the weight."""
+    kind = f"int8x{4 * lanes}"
+
+    def multiply(_sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+        codes, units = reinterpret(weights, "int8", 4 * lanes), reinterpret(data, "int8", 4 * lanes)
+        none = constant(0, "int8", 4 * lanes)
+        # -128 stays, which is 128 as uint8.
+        size = reinterpret(tirx.max(codes, none - codes), "uint8", 4 * lanes)
+        if lanes in _SIGN:
+            signed = intrinsic(_SIGN[lanes], kind, units, codes)
+        else:
+            signed = select(codes < none, none - units, units)
+        return [intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", size, signed)]
+
+    return multiply
+
+
+def _widen_pairs(lanes: int) -> Callable[[Vectors, Vectors], Vectors]:
+    ones = constant(1, "int16", 2 * lanes)
+
+    def widen(sums: Vectors, partial: Vectors) -> Vectors:
+        more = intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", partial[0], ones)
+        return [sums[0] + more]
+
+    return widen

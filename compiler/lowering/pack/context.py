@@ -18,6 +18,7 @@ from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import PackWorkload
+from edgec.compiler.kernels.matmul.quantize_rows import QuantizeRowsWorkload
 from edgec.compiler.kernels.template import to_text
 from edgec.compiler.lowering.kernel_operators import kernel_call
 from edgec.compiler.lowering.pack.values import PackedValue, QParams
@@ -73,6 +74,7 @@ class Context:
         self.operator = ""
         self.declines: list[Decline] = []
         self.on_integers: dict[str, bool] = {}
+        self._rows: dict[tuple[Any, QuantizeRowsWorkload], relax.Var] = {}
         self._converted: dict[tuple[relax.Var, bool], relax.Var] = {}
         self._floats: dict[tuple[relax.Var, QParams], PackedValue] = {}
 
@@ -179,6 +181,14 @@ class Context:
                     "edgec.pack", [value.expression], workload, shape, dtype
                 )
         return self._converted[key]
+
+    def quantized_rows(self, value: Any, workload: QuantizeRowsWorkload) -> relax.Var:
+        """Return the rows of a plain value quantized by groups; all who read them share them."""
+        key = (value, workload)
+        if key not in self._rows:
+            shape = (workload.rows, workload.layout.bytes)
+            self._rows[key] = self.emit("edgec.quantize_rows", [value], workload, shape, "int8")
+        return self._rows[key]
 
     # Calls
 

@@ -13,7 +13,9 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape, image
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.embedding import EmbeddingWorkload
+from edgec.compiler.kernels.grouped_embedding import GroupedEmbeddingWorkload
 from edgec.compiler.kernels.layout import ChannelMapWorkload, PackWorkload
+from edgec.compiler.kernels.matmul.grouped_layout import ZeroPoints
 from edgec.compiler.kernels.transpose import TransposeWorkload
 from edgec.compiler.lowering.pack.attention import tokens_side_by_side
 from edgec.compiler.lowering.pack.context import Context
@@ -212,6 +214,31 @@ def _embedding(context: Context, call: relax.Call) -> PackedValue | None:
     workload = EmbeddingWorkload(math.prod(shape) // table[1], *table, kind, weight)  # type: ignore[arg-type]
     arguments = [indices, *map(constant, operands)]
     return PackedValue(context.emit("edgec.embedding", arguments, workload, shape), shape, False, 1)
+
+
+def match_grouped_take(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose the kernel that looks up rows of a table with a scale for each group."""
+    shape, kind = shape_of(call), dtype_of(call.args[0])
+    codes, scales, *zeros = (value_of(argument) for argument in call.args[1:])
+    if shape is None or kind not in ("int32", "int64") or codes is None or scales is None:
+        return Declined("its table is not constant")
+    if context.dot is None:
+        return Declined("only a target that multiplies integers keeps tables as its products do")
+    names: dict[str, ZeroPoints] = {"uint8": "codes", "float16": "float16", "float32": "float32"}
+    points = names[str(zeros[0].dtype)] if zeros and zeros[0] is not None else ""
+    workload = GroupedEmbeddingWorkload(
+        math.prod(shape[:-1]),
+        len(codes),
+        shape[-1],
+        kind,  # type: ignore[arg-type]
+        int(call.attrs["bits"]),
+        int(call.attrs["group"]),
+        str(scales.dtype),  # type: ignore[arg-type]
+        points,
+    )
+    indices = context.plain(context.value(call.args[0])).expression
+    variable = context.emit("edgec.grouped_embedding", [indices, *call.args[1:]], workload, shape)
+    return PackedValue(variable, shape, False, 1)
 
 
 def match_split(context: Context, item: Any, shape: Shape) -> PackedValue | Declined | None:

@@ -57,6 +57,18 @@ def match_layer_norm(context: Context, call: relax.Call) -> PackedValue | Declin
     return PackedValue(variable, data.shape, False, 1)
 
 
+def match_rms_norm(context: Context, call: relax.Call) -> PackedValue | Declined:
+    """Choose a kernel for normalization by the root mean square."""
+    data, gamma = context.plain(context.float_value(call.args[0])), value_of(call.args[1])
+    rank, axes = len(data.shape), sorted(int(axis) for axis in call.attrs.axes)
+    if axes != list(range(rank - len(axes), rank)) or gamma is None:
+        return Declined("it does not normalize the last axes by a constant scale")
+    rows = math.prod(data.shape) // gamma.size
+    workload = SoftmaxNormWorkload("rms_norm", rows, gamma.size, float(call.attrs.epsilon))
+    variable = context.emit("edgec.rows", [data.expression, call.args[1]], workload, data.shape)
+    return PackedValue(variable, data.shape, False, 1)
+
+
 def match_row_reduce(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for sum, product, mean, smallest or largest value over neighbouring axes."""
     data, shape = context.float_value(call.args[0]), shape_of(call)

@@ -13,13 +13,14 @@ from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.conv import match_conv, match_conv_transpose
 from edgec.compiler.lowering.pack.data_movement import (
     match_concat,
+    match_grouped_take,
     match_reshape,
     match_slice,
     match_take,
     match_transpose,
 )
 from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
-from edgec.compiler.lowering.pack.matmul import match_matmul
+from edgec.compiler.lowering.pack.matmul import match_grouped_matmul, match_matmul
 from edgec.compiler.lowering.pack.pool import (
     match_global_pool,
     match_max,
@@ -28,7 +29,12 @@ from edgec.compiler.lowering.pack.pool import (
     match_volume_pool,
 )
 from edgec.compiler.lowering.pack.resize import match_resize
-from edgec.compiler.lowering.pack.rows import match_layer_norm, match_row_reduce, match_softmax
+from edgec.compiler.lowering.pack.rows import (
+    match_layer_norm,
+    match_rms_norm,
+    match_row_reduce,
+    match_softmax,
+)
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.activations import BY_OPERATOR
 from edgec.compiler.numerics.support import Declined
@@ -49,10 +55,12 @@ def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
 # Those whose tensors may have any dtype: they only move values.
 ANY_DTYPE = frozenset({"relax.permute_dims"})
 
-# How many operands of those are values; integers behind them say which.
+# How many operands of those are values; behind them are integers that say which, or codes.
 WITH_INDICES = {
     "edgec.append_rows": 2,
     "edgec.cached_attention": 3,
+    "edgec.grouped_matmul": 1,
+    "edgec.grouped_take": 0,
     "edgec.rotary": 3,
     "relax.take": 1,
 }
@@ -64,6 +72,8 @@ MATCHERS: dict[str, Matcher] = {
     "edgec.append_rows": match_append_rows,
     "edgec.cached_attention": match_cached_attention,
     "edgec.rotary": match_rotary,
+    "edgec.grouped_matmul": match_grouped_matmul,
+    "edgec.grouped_take": match_grouped_take,
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
     "relax.matmul": match_matmul,
@@ -82,6 +92,7 @@ MATCHERS: dict[str, Matcher] = {
     "relax.nn.max_pool1d": match_pool,
     "relax.nn.max_pool2d": match_pool,
     "relax.nn.max_pool3d": match_volume_pool,
+    "relax.nn.rms_norm": match_rms_norm,
     "relax.nn.softmax": match_softmax,
     "relax.permute_dims": match_transpose,
     "relax.prod": match_row_reduce,

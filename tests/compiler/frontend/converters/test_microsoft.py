@@ -111,6 +111,35 @@ def test_matmul_nbits(tmp_path: Path, bits: int) -> None:
     compiled(tmp_path, nodes, {"x": [2, 3, k]}, "ade", weights)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_matmul_nbits_with_rounded_activations(tmp_path: Path, bits: int) -> None:
+    """Codes stay codes: whole zero points, zero points as numbers, and none."""
+    k, n, size = 80, 40, 16
+    numbers = np.random.default_rng(0)
+    points = numbers.integers(0, 256, (n, -(-5 * bits // 8)), np.uint8)
+    weights = {
+        "b": numbers.integers(0, 256, (n, 5, size * bits // 8), np.uint8),
+        "s": np.abs(random(n, 5)) / 8,
+        "z": points,
+        "f": random(n, 5, seed=2) + (1 << bits - 1),
+        "c": random(n),
+    }
+    attributes = {"K": k, "N": n, "bits": bits, "block_size": size, "accuracy_level": 4}
+    operands = [["x", "b", "s"], ["x", "b", "s", "z", "", "c"]]
+    # ONNX Runtime has no numbers as zero points of 8 bits.
+    operands += [["x", "b", "s", "f"]] * (bits == 4)
+    nodes = [
+        microsoft("MatMulNBits", inputs, [name], **attributes)
+        for inputs, name in zip(operands, "ade", strict=False)
+    ]
+    used = {name: weights[name] for inputs in operands for name in inputs[1:] if name}
+    names = list("ade"[: len(nodes)])
+    path = save(make_model(nodes, {"x": [2, 3, k]}, names, used), tmp_path)
+    bundle = compile_model(path, output=tmp_path / "model.edgec")
+    steps = [step.template for step in bundle.open().steps()]
+    assert steps == ["quantize_rows", *["grouped_product"] * len(nodes)]
+
+
 def test_attention(tmp_path: Path) -> None:
     nodes = [
         microsoft("Attention", ["x", "w", "b"], ["a"], num_heads=2),

@@ -1,0 +1,511 @@
+"""Write products of int8 activations by weights of 4 or 8 bits with a scale for each group.
+
+`numerics.grouped_product` states the arithmetic, `quantize_rows` writes the activations. The
+packed weights depend on neither the number of rows nor the decision: programs that differ in rows
+share them. For each panel of columns, as many as a vector of weights has (`GroupedDot`), they
+hold all units of its columns, one behind the other; those of 4 bits two to a byte. Scales and
+zero points are beside them, [panels, groups, columns].
+
+Few rows of A (`direct`): one register tile holds them all; weights are read once, in order, and
+unpacked in registers. Many rows: one task unpacks a block of rows of B for its columns into a
+buffer that fits the first-level cache, and multiplies it with tiles of A.
+
+No sums cross columns: what a register holds are columns side by side.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.kernels.emit.emitter import wide
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, half_l1
+from edgec.compiler.kernels.emit.quantized_values import weight_to_float
+from edgec.compiler.kernels.matmul.dense import (
+    MatmulDecision,
+    MatmulWorkload,
+    MatmulWriter,
+    pad_columns,
+)
+from edgec.compiler.kernels.matmul.grouped_layout import (
+    Floats,
+    ZeroPoints,
+    dot_of_codes,
+    pack_weights,
+    panel_vectors,
+    stored_floats,
+    zero_points_dtype,
+)
+from edgec.compiler.kernels.matmul.quantize_rows import RowLayout
+from edgec.compiler.kernels.template import Template
+from edgec.compiler.kernels.vectors import (
+    broadcast,
+    constant,
+    fused_multiply_add,
+    shuffle,
+    vector_dtype,
+)
+from edgec.targets.target import Target
+
+# Rows of A up to which a register tile holds them all.
+DIRECT_ROWS = 4
+# Rows and vectors of a register tile.
+MOST_TILE_ROWS, MOST_TILE_VECTORS = 8, 4
+# Bytes of accumulators of one task.
+TASK_BYTES = 64 * 1024
+# Values of a column that are multiplied without a loop.
+STRAIGHT = 32
+# To finish a group of a vector of sums: convert, scale, add; and to unpack a vector of weights.
+GROUP_END_INSTRUCTIONS = 4.0
+UNPACK_INSTRUCTIONS = 1.5
+TILE_CYCLES = 40
+
+
+@dataclass(frozen=True)
+class GroupedMatmulWorkload:
+    """A workload of this kind describes a product of quantized rows by grouped weights.
+
+    Attributes:
+        matmul: its extents, the second operand packed, and epilogue.
+        bits: of a code, 4 or 8.
+        group: rows of B that share a scale, a multiple of 16.
+        scales: dtype of scales.
+        zeros: what zero points are kept as; empty: all are the middle of the codes.
+    """
+
+    matmul: MatmulWorkload
+    bits: int
+    group: int
+    scales: Floats = "float32"
+    zeros: ZeroPoints = ""
+
+    @property
+    def macs(self) -> int:
+        """Return multiply-accumulates."""
+        return self.matmul.macs
+
+    @property
+    def epilogue(self) -> Any:
+        """Return steps after the accumulation."""
+        return self.matmul.epilogue
+
+    @property
+    def layout(self) -> RowLayout:
+        """Return where the parts of a quantized row are."""
+        return RowLayout(self.matmul.k, self.group)
+
+    @property
+    def direct(self) -> bool:
+        """Return whether one register tile holds all rows of A."""
+        return self.matmul.m <= DIRECT_ROWS
+
+
+def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> list[MatmulDecision]:
+    """Return tiles that fit the registers; all rows in one tile where they are few."""
+    w, lanes = workload.matmul, target.float_lanes
+    dot = dot_of_codes(workload.bits, target)
+    spread = panel_vectors(dot)
+    panels = math.ceil(w.n / (lanes * spread))
+    rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
+    decisions = []
+    for vectors in range(spread, MOST_TILE_VECTORS + 1, spread):
+        for m in rows:
+            # Sums, weights, one unit of activations, and one to compute with.
+            used = m * vectors + vectors // spread + 2
+            if vectors // spread <= panels and (used <= target.vector_registers or len(rows) == 1):
+                decisions.append(MatmulDecision(m, vectors, lanes))
+    return decisions
+
+
+def estimate_grouped_cycles(
+    workload: GroupedMatmulWorkload, decision: MatmulDecision, target: Target
+) -> float:
+    """Return cycles of multiplying, unpacking and finishing groups."""
+    w, dot = workload.matmul, dot_of_codes(workload.bits, target)
+    rows, panels = decision.tile_m, decision.tile_n // panel_vectors(dot)
+    units = workload.group / dot.depth
+    unpack = UNPACK_INSTRUCTIONS if workload.bits == 4 else 1.0
+    tiles_m = math.ceil(w.m / rows)
+    tiles_n = math.ceil(math.ceil(w.n / decision.lanes) / decision.tile_n)
+    widen = units / dot.most * dot.widen_instructions if dot.most else 0.0
+    multiply = rows * panels * (units * dot.instructions + widen)
+    finish = rows * decision.tile_n * GROUP_END_INSTRUCTIONS
+    busy = (multiply + finish) / target.fma_units
+    loads = units * rows / (4 if dot.by_lane else 1) + (0 if workload.direct else units * panels)
+    group = max(busy, (multiply + finish + loads) / ISSUE_WIDTH)
+    unpacking = workload.layout.groups * units * panels * unpack / target.fma_units
+    each = workload.layout.groups * group + TILE_CYCLES
+    return tiles_n * (tiles_m * each + unpacking)
+
+
+def default_grouped_decision(workload: GroupedMatmulWorkload, target: Target) -> MatmulDecision:
+    """Return the decision of the lowest estimate; ties go to the one with more rows."""
+    return min(
+        grouped_matmul_space(workload, target),
+        key=lambda d: (estimate_grouped_cycles(workload, d, target), -d.tile_m, d.tile_n),
+    )
+
+
+def _pack(
+    workload: GroupedMatmulWorkload,
+    decision: MatmulDecision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position <= 2 or (position == 3 and workload.zeros):
+        return pack_weights(workload.bits, target, position, array)
+    return pad_columns(workload.matmul, decision, array)
+
+
+def emit_grouped_matmul(
+    workload: GroupedMatmulWorkload, decision: MatmulDecision, target: Target, name: str
+) -> Kernel:
+    """Write the kernel.
+
+    Its buffers are quantized rows, codes, scales, zero points where there are any, the epilogue's
+    operands, and C.
+    """
+    return _GroupedMatmul(workload, decision, target, name).kernel()
+
+
+class _GroupedMatmul(MatmulWriter):
+    def __init__(
+        self,
+        workload: GroupedMatmulWorkload,
+        decision: MatmulDecision,
+        target: Target,
+        name: str,
+    ) -> None:
+        self.grouped = workload
+        self.target = target
+        self.layout = workload.layout
+        self.dot = dot_of_codes(workload.bits, target)
+        # Vectors of sums for each vector of weights, and columns of it.
+        self.spread = panel_vectors(self.dot)
+        self.columns = decision.lanes * self.spread
+        # A vector of weights, in bytes; units that share one; units of a group.
+        self.vector = 4 * decision.lanes
+        self.shared = 8 // workload.bits
+        self.units = workload.group // self.dot.depth
+        super().__init__(workload.matmul, decision, target, name)
+
+    def declare(self) -> None:
+        w, g, e, layout = self.work, self.grouped, self.emit, self.layout
+        panels = math.ceil(w.n / self.columns)
+        self.panel_bytes = layout.codes * self.columns * g.bits // 8
+        self.a = e.buffer("a", w.m * layout.bytes, "int8")
+        self.a_floats = e.view(self.a, w.m * layout.bytes // 4, "float32")
+        self.a_words = e.view(self.a, w.m * layout.bytes // 4, "int32")
+        if self.dot.depth == 2:
+            self.a_halves = e.view(self.a, w.m * layout.bytes // 2, "int16")
+        self.b = e.buffer("b", panels * self.panel_bytes, "uint8")
+        count = panels * layout.groups * self.columns
+        self.scales = e.buffer("scales", count, stored_floats(g.scales))
+        self.zeros = None
+        if g.zeros:
+            kind = zero_points_dtype(g.bits, g.zeros, self.target)
+            self.zeros = e.buffer("zero_points", count, kind)
+
+    def kernel(self) -> Kernel:
+        p, e = self.plan, self.emit
+        tasks_m = 1
+        if not self.grouped.direct:
+            most = max(1, TASK_BYTES // (4 * p.tile_m * self.width))
+            tasks_m = math.ceil(self.tiles_m / most)
+            self.tiles = math.ceil(self.tiles_m / tasks_m)
+        with e.tasks() as task:
+            self.batch = tirx.IntImm("int32", 0)
+            self.tile = e.let("tile", tirx.floordiv(task, tasks_m))
+            self.part = e.let("part", tirx.floormod(task, tasks_m))
+            self.first_panel = e.let("first_panel", self.tile * (p.tile_n // self.spread))
+            self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
+            self.sums = e.local("sums", p.tile_m * p.tile_n, vector_dtype("int32", p.lanes))
+            write = self._direct if self.grouped.direct else self._blocks
+            whole, rest = divmod(self.vectors, p.tile_n)
+            if rest == 0:
+                write(p.tile_n)
+            else:
+                with e.branch(self.tile < whole):
+                    write(p.tile_n)
+                with e.branch(self.tile == whole):
+                    write(rest)
+        return Kernel(e.function(self.name), tasks_m * self.tiles_n)
+
+    # Few rows
+
+    def _direct(self, vectors: int) -> None:
+        p, e = self.plan, self.emit
+        self.row = tirx.IntImm("int32", 0)
+        starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
+        panels = math.ceil(vectors / self.spread)
+        for v in range(panels * self.spread):
+            for m in range(p.tile_m):
+                e.store(self.acc, m * p.tile_n + v, starts[min(v, vectors - 1)])
+        codes = [
+            wide(e.let("codes", (self.first_panel + n) * self.panel_bytes)) for n in range(panels)
+        ]
+        each = self.grouped.group * self.columns * self.grouped.bits // 8
+        with e.loop("group", self.layout.groups, wide=True) as group:
+            at = [start + group * each for start in codes]
+            self._group(group, panels, self._packed(at), self._scales(group, panels))
+        for v in range(vectors):
+            self._store(v, e.let("column", self._column(v)))
+
+    def _packed(self, at: list[Any]) -> Callable[[Any, int], list[list[Any]]]:
+        """Return what loads weights [unit][panel] of units that share bytes, at a number."""
+        e = self.emit
+
+        def load(first: Any, _count: int) -> list[list[Any]]:
+            place = first * (self.vector // self.shared)
+            words = [e.let("codes", e.load(self.b, start + place, self.vector)) for start in at]
+            if self.shared == 1:
+                return [words]
+            low, bits = constant(15, "uint8", self.vector), constant(4, "uint8", self.vector)
+            return [
+                [e.let("low", word & low) for word in words],
+                [e.let("high", tirx.shift_right(word, bits)) for word in words],
+            ]
+
+        return load
+
+    def _scales(self, group: Any, panels: int) -> list[tuple[Any, Any]]:
+        """Return scale and zero point of each vector of columns in a group."""
+        e, lanes, g = self.emit, self.plan.lanes, self.grouped
+        found = []
+        for v in range(panels * self.spread):
+            panel = self.first_panel + v // self.spread
+            at = wide(panel) * (self.layout.groups * self.columns) + group * self.columns
+            at = e.let("at", at + v % self.spread * lanes)
+            halves = e.isa.converts_float16
+            scale = e.let(
+                "scale", weight_to_float(e.load(self.scales, at, lanes), g.scales, halves)
+            )
+            zero = None
+            if self.zeros is not None:
+                stored = e.load(self.zeros, at, lanes)
+                if g.zeros == "codes":
+                    zero = tirx.Cast(vector_dtype("float32", lanes), stored)
+                else:
+                    zero = weight_to_float(stored, g.zeros, halves)
+                zero = e.let("zero", zero)
+            found.append((scale, zero))
+        return found
+
+    # Products of a group
+
+    def _group(
+        self,
+        group: Any,
+        panels: int,
+        weights: Callable[[Any, int], list[list[Any]]],
+        scales: list[tuple[Any, Any]],
+    ) -> None:
+        """Add the products of a group to `acc`.
+
+        Args:
+            group: its number.
+            panels: vectors of weights side by side.
+            weights: gives vectors [unit][panel] of as many units as share bytes.
+            scales: scale and zero point of each vector of sums.
+        """
+        p, e, layout = self.plan, self.emit, self.layout
+        rows = [wide(self.row + m) * (layout.bytes // 4) for m in range(p.tile_m)]
+        less = []
+        for row in rows:
+            word = e.load(self.a_words, row + layout.less_sums + group)
+            less.append(e.let("less", broadcast(word, p.lanes)))
+        for m in range(p.tile_m):
+            start: Any = constant(0, "int32", p.lanes)
+            if self.zeros is None and not (self.grouped.bits == 8 and self.dot.signed):
+                # The middle of the codes times the sum of activations.
+                start = e.let("start", less[m] << constant(self.grouped.bits - 1, "int32", p.lanes))
+            for v in range(panels * self.spread):
+                e.store(self.sums, m * p.tile_n + v, start)
+        straight = min(self.grouped.group, STRAIGHT) // self.dot.depth
+        with e.loop("part", self.units // straight, wide=True) as part:
+            first = part * straight
+            words = [row + group * (self.grouped.group // 4) for row in rows]
+            self._units(first, straight, weights, words)
+        for m, row in enumerate(rows):
+            step = broadcast(e.load(self.a_floats, row + layout.steps + group), p.lanes)
+            step = e.let("step", step)
+            less_sum = e.let("less", tirx.Cast(vector_dtype("float32", p.lanes), less[m]))
+            for v in range(panels * self.spread):
+                place, (scale, zero) = m * p.tile_n + v, scales[v]
+                floats = vector_dtype("float32", p.lanes)
+                total = tirx.Cast(floats, e.load(self.sums, place))
+                if zero is not None:
+                    total = fused_multiply_add(zero, less_sum, total)
+                factor = e.let("factor", step * scale)
+                total = fused_multiply_add(total, factor, e.load(self.acc, place))
+                e.store(self.acc, place, total)
+
+    def _units(
+        self,
+        first: Any,
+        count: int,
+        weights: Callable[[Any, int], list[list[Any]]],
+        words: list[Any],
+    ) -> None:
+        """Multiply `count` units from one on; `words` is where the group of each row begins."""
+        dot = self.dot
+        most = min(dot.most or count, count)
+        partial: dict[tuple[int, int], Any] = {}
+        held: dict[int, Any] = {}
+        for unit in range(0, count, self.shared):
+            loaded = weights(first + unit, self.shared)
+            for n, vectors in enumerate(loaded):
+                number = unit + n
+                for m, word in enumerate(words):
+                    data = self._unit(held, m, word, first, number)
+                    for panel, weight in enumerate(vectors):
+                        self._multiply(partial, m, panel, data, weight)
+                if dot.most and (number + 1) % most == 0:
+                    for (m, panel), sums in partial.items():
+                        self._put(m, panel, dot.widen(self._sums(m, panel), sums))
+                    partial = {}
+        assert not partial, "partial sums are left"
+
+    def _multiply(
+        self, partial: dict[tuple[int, int], Any], m: int, panel: int, data: Any, weight: Any
+    ) -> None:
+        if not self.dot.most:
+            self._put(m, panel, self.dot.multiply(self._sums(m, panel), data, weight))
+            return
+        sums = self.dot.multiply(partial.get((m, panel)), data, weight)
+        partial[m, panel] = [self.emit.let("partial", each) for each in sums]
+
+    def _unit(self, held: dict[int, Any], m: int, word: Any, first: Any, number: int) -> Any:
+        """Return a unit of activations for all columns."""
+        e, lanes, depth = self.emit, self.plan.lanes, self.dot.depth
+        if depth == 2:
+            at = word * 2 + first + number
+            return e.let("x", broadcast(e.load(self.a_halves, at), 2 * lanes))
+        if not self.dot.by_lane:
+            return e.let("x", broadcast(e.load(self.a_words, word + first + number), lanes))
+        lane = number % lanes
+        if lane == 0:
+            held[m] = e.let("xs", e.load(self.a_words, word + first + number, lanes))
+        return shuffle([held[m]], [lane] * lanes)
+
+    def _sums(self, m: int, panel: int) -> list[Any]:
+        place = m * self.plan.tile_n + panel * self.spread
+        return [self.emit.load(self.sums, place + v) for v in range(self.spread)]
+
+    def _put(self, m: int, panel: int, sums: Any) -> None:
+        place = m * self.plan.tile_n + panel * self.spread
+        for v, total in enumerate(sums):
+            self.emit.store(self.sums, place + v, total)
+
+    # Many rows
+
+    def _blocks(self, vectors: int) -> None:
+        p, g, e = self.plan, self.grouped, self.emit
+        panels = math.ceil(vectors / self.spread)
+        tile = p.tile_m * p.tile_n
+        totals = e.local("totals", self.tiles * tile, vector_dtype("float32", p.lanes))
+        starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
+        with e.loop("row_tile", self.tiles) as number:
+            for v in range(panels * self.spread):
+                for m in range(p.tile_m):
+                    place = number * tile + m * p.tile_n + v
+                    e.store(totals, place, starts[min(v, vectors - 1)])
+        codes = [
+            wide(e.let("codes", (self.first_panel + n) * self.panel_bytes)) for n in range(panels)
+        ]
+        group_bytes = g.group * self.columns
+        most = max(1, half_l1(self.target) // (group_bytes * panels))
+        block = min(most, self.layout.groups)
+        if g.bits == 4:
+            self.panel = e.local("panel", block * panels * group_bytes, "uint8")
+
+        def multiply(first: Any, count: int) -> None:
+            if g.bits == 4:
+                self._unpack(first, count, panels, codes)
+            with e.loop("row_tile", self.tiles) as number:
+                base = e.let("base", number * tile)
+                self.row = self._first_row(number)
+                self._move(totals, base, self.acc, 0, panels)
+                with e.loop("group", count, wide=True) as offset:
+                    group = first + offset
+                    if g.bits == 4:
+                        weights = self._unpacked(offset * (panels * group_bytes), panels)
+                    else:
+                        weights = self._packed([at + group * group_bytes for at in codes])
+                    self._group(group, panels, weights, self._scales(group, panels))
+                self._move(self.acc, 0, totals, base, panels)
+
+        whole, rest = divmod(self.layout.groups, block)
+        with e.loop("block", whole, wide=True) as number:
+            multiply(e.let("first", wide(number) * block), block)
+        if rest:
+            multiply(tirx.IntImm("int64", whole * block), rest)
+        with e.loop("row_tile", self.tiles) as number:
+            self.row = self._first_row(number)
+            self._move(totals, number * tile, self.acc, 0, panels)
+            for v in range(vectors):
+                self._store(v, e.let("column", self._column(v)))
+
+    def _first_row(self, number: Any) -> Any:
+        """Return the first row of a tile of this task; the last tile overlaps the one before."""
+        first = (self.part * self.tiles + number) * self.plan.tile_m
+        last = self.work.m - self.plan.tile_m
+        return self.emit.let("first_row", tirx.min(first, tirx.IntImm("int32", last)))
+
+    def _move(self, source: Any, start: Any, to: Any, place: Any, panels: int) -> None:
+        p, e = self.plan, self.emit
+        for v in range(panels * self.spread):
+            for m in range(p.tile_m):
+                at = m * p.tile_n + v
+                e.store(to, place + at, e.load(source, start + at))
+
+    def _unpack(self, first: Any, count: int, panels: int, codes: list[Any]) -> None:
+        """Write codes of groups from `first` on, one to a byte: [unit][panel] vectors."""
+        e = self.emit
+        pairs = self.units // 2
+        with e.loop("pair", count * pairs, wide=True) as pair:
+            load = self._packed([at + (first * pairs) * self.vector for at in codes])
+            for n, vectors in enumerate(load(pair * 2, 2)):
+                for panel, value in enumerate(vectors):
+                    at = ((pair * 2 + n) * panels + panel) * self.vector
+                    e.store(self.panel, at, value)
+
+    def _unpacked(self, at: Any, panels: int) -> Callable[[Any, int], list[list[Any]]]:
+        e = self.emit
+
+        def load(first: Any, count: int) -> list[list[Any]]:
+            return [
+                [
+                    e.let(
+                        "codes",
+                        e.load(
+                            self.panel,
+                            at + ((first + n) * panels + panel) * self.vector,
+                            self.vector,
+                        ),
+                    )
+                    for panel in range(panels)
+                ]
+                for n in range(count)
+            ]
+
+        return load
+
+
+TEMPLATE = Template(
+    GroupedMatmulWorkload,
+    MatmulDecision,
+    grouped_matmul_space,
+    default_grouped_decision,
+    emit_grouped_matmul,
+    _pack,
+    estimate_grouped_cycles,
+    epilogue="matmul",
+    output_channels=0,
+    why_dense="there are no sparse kernels for packed weights",
+)

@@ -1,0 +1,162 @@
+"""Products of int8 activations by grouped weights: bit-identical to NumPy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.integer_graphs import Array, build_module, open_module
+from support.kernel_runs import X86_TARGETS
+from support.onnx_graphs import random
+from tvm import IRModule, relax
+
+from edgec.compiler.ir.operators import grouped_matmul, grouped_take
+from edgec.compiler.ir.relax_helpers import constant
+from edgec.compiler.numerics.grouped_product import grouped_product, quantize_rows
+from edgec.compiler.runtime.session import why_not_here
+from edgec.targets import load_target
+
+NAMES = ("x86-64-v4-vnni", "x86-64-v4", "x86-64-v3")
+TARGETS = [name for name in NAMES if not why_not_here(load_target(name))]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A product [m, k] by [k, n], then a bias."""
+
+    m: int
+    k: int
+    n: int
+    bits: int = 4
+    group: int = 32
+    scales: str = "float16"
+    zeros: str = ""
+
+    def weights(self) -> tuple[Array, Array, Array | None]:
+        """Return codes uint8 [n, groups, group], scales and zero points [n, groups]."""
+        numbers = np.random.default_rng(self.k + self.n)
+        groups = -(-self.k // self.group)
+        codes = numbers.integers(0, 1 << self.bits, (self.n, groups, self.group), np.uint8)
+        codes[0] = (1 << self.bits) - 1
+        codes[-1] = 0
+        scales = (0.01 + numbers.random((self.n, groups))).astype(self.scales)
+        zeros = numbers.integers(0, 1 << self.bits, (self.n, groups), np.uint8)
+        if not self.zeros:
+            return codes, scales, None
+        # Eighths are exact in every sum.
+        return codes, scales, zeros if self.zeros == "uint8" else (zeros / 8).astype(self.zeros)
+
+    def operands(self) -> list[Any]:
+        """Return codes, scales and zero points as constants."""
+        codes, scales, zeros = self.weights()
+        packed = codes if self.bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
+        points = None if zeros is None else constant(zeros)
+        return [constant(packed.reshape(self.n, -1)), constant(scales), points]
+
+    def module(self) -> IRModule:
+        x = relax.Var("x", relax.TensorType([self.m, self.k], "float32"))
+        builder = relax.BlockBuilder()
+        with builder.function("main", [x]):
+            with builder.dataflow():
+                value = builder.emit(
+                    grouped_matmul(x, *self.operands(), bits=self.bits, group=self.group)
+                )
+                result = builder.emit_output(relax.op.multiply(value, constant(self.factor)))
+            builder.emit_func_output(result)
+        return builder.get()
+
+    @property
+    def factor(self) -> Array:
+        """Return powers of two of each column."""
+        return (2.0 ** (np.arange(self.n) % 3)).astype(np.float32)[np.newaxis]
+
+    def data(self) -> Array:
+        """Return rows with a group of zeros, and one of a single large value."""
+        x = random(self.m, self.k, seed=9)
+        x[0, : self.group] = 0
+        x[-1, -1] = 1000
+        return x
+
+    def expected(self, x: Array) -> Array:
+        codes, scales, zeros = self.weights()
+        points = np.full(scales.shape, 1 << self.bits - 1) if zeros is None else zeros
+        return grouped_product(quantize_rows(x, self.group), codes, scales, points) * self.factor
+
+
+# One row, few, many; a short last group, columns that are no whole vector, one tile and several.
+CASES = [
+    Case(1, 64, 70),
+    Case(1, 300, 5, group=16, scales="float32", zeros="uint8"),
+    Case(3, 256, 33, group=128, zeros="float16"),
+    Case(21, 96, 75, zeros="uint8"),
+    Case(9, 530, 21, group=256),
+    Case(1, 64, 70, bits=8, zeros="uint8"),
+    Case(2, 100, 37, bits=8),
+    Case(13, 96, 40, bits=8, group=16, zeros="float32"),
+    Case(10, 512, 33, bits=8, group=256, scales="float32"),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_numpy(case: Case, target: str, tmp_path: Path) -> None:
+    built = open_module(case.module(), load_target(target), tmp_path)
+    assert built.templates == ["quantize_rows", "grouped_product"]
+    x = case.data()
+    found = built.run({"x": x})["y"]
+    np.testing.assert_array_equal(found, case.expected(x))
+    x[0, -1] *= np.float32(1.5)
+    assert (found != case.expected(x)).any()
+
+
+def test_packed_weights_do_not_depend_on_rows(tmp_path: Path) -> None:
+    """Programs of different numbers of rows, and a table of the same values, share them."""
+    constants = []
+    for rows in (1, 64):
+        case = Case(rows, 96, 75, zeros="uint8")
+        program, _ = build_module(case.module(), load_target("native"), tmp_path / f"{rows}.so")
+        constants.append([a.array for a in program.steps[-1].arguments if a.array is not None])
+    for one, other in zip(*constants, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [len(each) for each in constants] == [4, 4]
+
+
+@pytest.mark.parametrize("target", X86_TARGETS)
+def test_rows_of_a_table_are_looked_up(target: str, tmp_path: Path) -> None:
+    for number, case in enumerate((Case(1, 96, 75, zeros="uint8"), Case(1, 80, 37, 8, 16))):
+        codes, scales, zeros = case.weights()
+        indices = np.array([[3, case.n - 1, -2, 0]], np.int64)
+        given = relax.Var("x", relax.TensorType(indices.shape, "int64"))
+        builder = relax.BlockBuilder()
+        with builder.function("main", [given]):
+            with builder.dataflow():
+                table = case.operands()
+                attributes = {"bits": case.bits, "group": case.group, "columns": case.k}
+                rows = builder.emit(grouped_take(*table, given, **attributes))
+                result = builder.emit_output(rows)
+            builder.emit_func_output(result)
+        machine = load_target(target)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        built = open_module(builder.get(), machine, folder)
+        generic = bool(machine.why_in_floats)
+        assert built.templates == ["generic" if generic else "grouped_embedding"]
+        points = 1 << case.bits - 1 if zeros is None else zeros[..., np.newaxis]
+        values = (codes.astype(np.float32) - points) * scales[..., np.newaxis].astype(np.float32)
+        floats = values.astype(np.float32).reshape(case.n, -1)[:, : case.k]
+        np.testing.assert_array_equal(built.run({"x": indices})["y"], floats[indices])
+
+
+def test_targets_without_integers_compute_in_floats(tmp_path: Path) -> None:
+    """4 bits are unpacked to floats; 8 bits run the definition as generic code."""
+    for bits, template in ((4, "stored_matmul"), (8, "generic")):
+        case = Case(3, 96, 21, bits, scales="float32")
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        built = open_module(case.module(), load_target("x86-64-v2"), folder)
+        assert template in built.templates
+        x = case.data()
+        found, expected = built.run({"x": x})["y"], case.expected(x)
+        noise = np.square(found - expected).sum() / np.square(expected).sum()
+        assert noise < (1e-3 if bits == 4 else 1e-12)
