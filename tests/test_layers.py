@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inspection", "describe", "outputs"),
     ("pipeline",),
     ("bench",),
-    ("boards",),
+    ("boards", "serve"),
     ("tune",),
     ("compiler",),
     ("models",),

@@ -19,6 +19,7 @@ from edgec.compiler.cli.deploy import deploy
 from edgec.compiler.cli.inspect import inspect
 from edgec.compiler.cli.models import models
 from edgec.compiler.cli.run import run
+from edgec.compiler.cli.serve import serve
 from edgec.compiler.cli.targets import targets
 from edgec.compiler.cli.tune import tune
 from edgec.compiler.cli.verify import verify
@@ -88,6 +89,7 @@ for _command in (
     compile_command,
     tune,
     run,
+    serve,
     verify,
     bench,
     inspect,
