@@ -47,6 +47,7 @@ class CompileOptions:
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
+        sign: the keys that sign the bundle, by name or file.
         name: the name of the model in C programs, by default that of its file; programs that link
             several bundles tell them apart by it.
         records: database of tuning records whose decisions are used.
@@ -69,6 +70,7 @@ class CompileOptions:
     quantize: QuantizeOptions | QuantizationRecipe | str | Path | None = None
     parity: bool = True
     runner: bool = False
+    sign: Sequence[str | Path] = ()
     name: str = ""
     records: Path | None = None
     ready_records: bool = True

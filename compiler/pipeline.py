@@ -52,6 +52,7 @@ from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.compiler.transform import open_samples, transform_model
+from edgec.compiler.trust.keys import load_signing_key
 from edgec.targets import Target, load_target
 
 PHASES = (
@@ -288,7 +289,8 @@ def _package(
         library = files[LIBRARY]
         assert isinstance(library, Path)
         files = {**files, **runner_files(manifest, library)}
-    return write_bundle(output, manifest, files)
+    keys = [load_signing_key(key) for key in options.sign]
+    return write_bundle(output, manifest, files, keys)
 
 
 def _phases(options: CompileOptions) -> list[str]:

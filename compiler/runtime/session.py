@@ -60,6 +60,7 @@ def open_session(
     executor: Executor,
     threads: int = 0,
     index_bounds: Mapping[str, int] = MappingProxyType({}),
+    title: str = "",
 ) -> Session:
     """Load a library, and return a session that any thread may call.
 
@@ -70,6 +71,7 @@ def open_session(
         executor: what runs it.
         threads: threads to compute on; 0 is one for each core that this process may use.
         index_bounds: rows that an input chooses from, by name; a static library knows its own.
+        title: what the library is called in messages; by default by its path.
 
     Raises:
         BundleError: this machine cannot run code for the target, or the library is damaged.
@@ -77,15 +79,16 @@ def open_session(
     obstacle = why_not_here(target)
     if obstacle:
         raise BundleError(
-            f"{library.parent.name}/{library.name} is for target {target.name}: {obstacle}; "
+            f"{title or f'{library.parent.name}/{library.name}'} is for target {target.name}: {obstacle}; "
             "compile for --target native, or run it on its board"
         )
     # The dynamic loader takes a path that it has loaded once for the same library, even if
     # another file is there by now: a bundle that was compiled again would run its old code.
     # So every load is under a name that was never used before.
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
-        alias = Path(folder) / library.name
-        alias.symlink_to(library.resolve())
+        alias = Path(folder) / "model.so"
+        # Not resolved: a file in memory has no other name.
+        alias.symlink_to(library.absolute())
         try:
             if executor == "static":
                 return StaticSession(alias, signature, threads)
