@@ -58,10 +58,10 @@ def list_keys(as_json: bool) -> None:
 def trust(key: str, name: str | None) -> None:
     """Let bundles run here that KEY signed: its text, its name or its file."""
     from edgec.compiler.trust.keys import load_public_key
-    from edgec.compiler.trust.policy import Policy, load_policy, policy_file
+    from edgec.compiler.trust.policy import policy_to_change
 
     public = load_public_key(key)
-    policy = load_policy() or Policy(policy_file())
+    policy = policy_to_change()
     name = name or _own_name(key)
     policy.with_trusted(name, public).write()
     click.echo(f"{policy.path} trusts {name} ({public})")
@@ -75,9 +75,9 @@ def trust(key: str, name: str | None) -> None:
 def revoke(key: str, name: str | None) -> None:
     """Refuse bundles that only KEY signed: its name in the policy, its text or its file."""
     from edgec.compiler.trust.keys import load_public_key
-    from edgec.compiler.trust.policy import Policy, load_policy, policy_file
+    from edgec.compiler.trust.policy import policy_to_change
 
-    policy = load_policy() or Policy(policy_file())
+    policy = policy_to_change()
     public = policy.trusted.get(key) or load_public_key(key)
     known = [other for other, trusted in policy.trusted.items() if trusted == public]
     name = name or (known[0] if known else _own_name(key))

@@ -78,9 +78,10 @@ def open_session(
     """
     obstacle = why_not_here(target)
     if obstacle:
+        title = title or f"{library.parent.name}/{library.name}"
         raise BundleError(
-            f"{title or f'{library.parent.name}/{library.name}'} is for target {target.name}: {obstacle}; "
-            "compile for --target native, or run it on its board"
+            f"{title} is for target {target.name}: {obstacle}; compile for --target "
+            "native, or run it on its board"
         )
     # The dynamic loader takes a path that it has loaded once for the same library, even if
     # another file is there by now: a bundle that was compiled again would run its old code.

@@ -34,8 +34,8 @@ class PublicKey:
     def parse(cls, text: str) -> "PublicKey":
         """Read a key's text.
 
-        >>> PublicKey.parse("ed25519:" + "0f" * 32).data[:2]
-        b'\\x0f\\x0f'
+        >>> PublicKey.parse("ed25519:" + "61" * 32).data[:2]
+        b'aa'
 
         Raises:
             KeyFileError: it is none.

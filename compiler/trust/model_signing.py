@@ -8,11 +8,11 @@ own, in a file of its own: a Sigstore bundle 0.3 with a DSSE envelope around an 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -24,7 +24,11 @@ from edgec.compiler.trust.keys import read_key_file
 from edgec.compiler.trust.signature import SIGNATURE, Digest
 
 _TYPE = "application/vnd.in-toto+json"
-_HASHES = {"secp256r1": SHA256, "secp384r1": SHA384, "secp521r1": SHA512}
+_HASHES: dict[str, Callable[[], HashAlgorithm]] = {
+    "secp256r1": SHA256,
+    "secp384r1": SHA384,
+    "secp521r1": SHA512,
+}
 
 
 def model_signature(name: str, files: Mapping[str, Digest], key: Path) -> str:

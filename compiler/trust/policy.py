@@ -1,7 +1,8 @@
 """Provide the policy of a machine: whose bundles run on it.
 
 It is a TOML file: the one that the variable EDGEC_TRUST names, else `trust.toml` in the user's
-configuration folder, else `/etc/edgec/trust.toml`. The runner reads it as well (`native/policy.c`), so it has no more than this:
+configuration folder, else `/etc/edgec/trust.toml`. The runner reads it as well (`native/policy.c`),
+so it has no more than this:
 
 ```toml
 require_signature = true
@@ -161,6 +162,16 @@ def load_policy() -> Policy | None:
         {name: PublicKey.parse(key) for name, key in tables.trusted.items()},
         {name: PublicKey.parse(key) for name, key in tables.revoked.items()},
     )
+
+
+def policy_to_change() -> Policy:
+    """Return the policy of this machine, or one that asks for signatures and trusts nobody.
+
+    Raises:
+        TrustError: it cannot be read, or is damaged.
+    """
+    path = policy_file()
+    return (load_policy() if os.path.lexists(path) else None) or Policy(path)
 
 
 def check_trust(bundle: Path, signature: Signature | None) -> None:

@@ -7,8 +7,6 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(
-    f"{name}.c"
-    for name in ("files", "policy", "sha256", "signature", "trust", "monocypher-ed25519")
-) + ("monocypher.c",)
-FILES = (*SOURCES, *(source.replace(".c", ".h") for source in SOURCES), "MONOCYPHER-LICENCE.md")
+_NAMES = ("files", "policy", "sha256", "signature", "trust", "monocypher", "monocypher-ed25519")
+SOURCES = tuple(f"{name}.c" for name in _NAMES)
+FILES = (*SOURCES, *(f"{name}.h" for name in _NAMES), "MONOCYPHER-LICENCE.md")
