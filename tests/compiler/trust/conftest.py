@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.signed_bundle import SignedBundle, make_signed_bundle
