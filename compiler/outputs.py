@@ -8,6 +8,7 @@ from edgec.compiler.codegen.link import driver
 from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.support.files import check_output_file, check_output_folder
+from edgec.compiler.trust.identities import load_recipient
 from edgec.compiler.trust.keys import load_signing_key
 from edgec.targets import Target
 
@@ -34,6 +35,8 @@ def check_before_work(output: Path, options: CompileOptions, target: Target) -> 
     driver(target)
     for key in options.sign:
         load_signing_key(key)
+    for recipient in options.encrypt_for:
+        load_recipient(recipient)
 
 
 def check_before_transform(options: CompileOptions) -> None:

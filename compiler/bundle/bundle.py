@@ -3,7 +3,7 @@
 ```text
 model.edgec/
 ├── manifest.json     what it is, how it was made, digest of each file and of itself
-├── model.so          code and weights for the target
+├── model.so          code and weights for the target; model.so.age if they are encrypted
 ├── signature.txt     if it was signed: who signed which files; see `edgec.compiler.trust`
 └── vectors/0/…       test inputs and the original graph's outputs, as .npy
 ```
@@ -24,11 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from edgec.compiler.bundle.manifest import LIBRARY, MANIFEST, RUNNER, FileRecord, Manifest
+from edgec.compiler.bundle.manifest import (
+    ENCRYPTED,
+    LIBRARY,
+    MANIFEST,
+    RUNNER,
+    FileRecord,
+    Manifest,
+)
 from edgec.compiler.bundle.npy import load_npy
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError, UsageError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error, write_atomically
+from edgec.compiler.trust.identities import load_identities
 from edgec.compiler.trust.keys import SigningKey
 from edgec.compiler.trust.memory_file import MemoryFile, checked_chunks
 from edgec.compiler.trust.policy import check_trust, load_policy
@@ -114,22 +122,38 @@ class Bundle:
 
         Raises:
             TrustError: the policy of this machine refuses the bundle.
+            BundleError: it is encrypted, so it is in memory only.
         """
         check_trust(self.path, self.signature)
+        if self.encrypted:
+            raise BundleError(
+                f"bundle {self.path} is encrypted, and its library would be sent in the clear; "
+                "take the bundle to the board and run it there: compile it with --runner"
+            )
         return self._folder / LIBRARY
 
+    @property
+    def encrypted(self) -> bool:
+        """Return whether the library is for some recipients only."""
+        return ENCRYPTED in self.manifest.files
+
     def _loadable(self) -> Path:
-        """Return the library as it may be loaded here: of a policy, a copy that was checked.
+        """Return the library as it is loaded here: in memory if it is encrypted or trusted.
 
         Raises:
             TrustError: the policy of this machine refuses the bundle.
+            KeyFileError: it is encrypted for others.
         """
-        library = self.library
-        if self.signature is None or load_policy() is None:
-            return library
+        check_trust(self.path, self.signature)
+        signature = self.signature if load_policy() is not None else None
+        if signature is None and not self.encrypted:
+            return self.library
         if self._in_memory is None:
-            expected = self.signature.files[LIBRARY]
-            self._in_memory = MemoryFile(LIBRARY, checked_chunks(library, expected, self.path))
+            name = ENCRYPTED if self.encrypted else LIBRARY
+            identities = load_identities() if self.encrypted else ()
+            expected = signature.files[name] if signature else None
+            chunks = checked_chunks(self._folder / name, expected, self.path, identities)
+            self._in_memory = MemoryFile(LIBRARY, chunks)
         return self._in_memory.path
 
     def vectors(self) -> list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:

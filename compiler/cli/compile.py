@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 @click.option("--name", default="", help="Of the model in C programs; default: the file's.")
 @click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
 @click.option("--sign", multiple=True, metavar="KEY", help="Sign it; see edgec keys new.")
+@click.option(
+    "--encrypt-for",
+    multiple=True,
+    metavar="RECIPIENT",
+    help="Only they can run it; may be repeated.",
+)
 @click.option("--records", type=as_path, metavar="DB", help="Use the decisions that were tuned.")
 @click.option("--no-ready-records", is_flag=True, help="Not those that come with edgec.")
 @click.option(
@@ -70,6 +76,7 @@ def compile_command(
     name: str,
     runner: bool,
     sign: tuple[str, ...],
+    encrypt_for: tuple[str, ...],
     records: Path | None,
     no_ready_records: bool,
     records_threads: int | None,
@@ -94,6 +101,7 @@ def compile_command(
         name=name,
         runner=runner,
         sign=sign,
+        encrypt_for=encrypt_for,
         records=records,
         ready_records=not no_ready_records,
         records_threads=records_threads,

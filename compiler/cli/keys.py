@@ -18,10 +18,17 @@ _key_name = click.option("--name", help="What the policy calls it; default: the 
 
 @keys.command()
 @click.argument("name")
-def new(name: str) -> None:
+@click.option("--encryption", is_flag=True, help="One that decrypts bundles, for a board.")
+def new(name: str, *, encryption: bool) -> None:
     """Make a signing key called NAME."""
+    from edgec.compiler.trust.identities import new_identity
     from edgec.compiler.trust.keys import keys_folder, new_key
 
+    if encryption:
+        identity = new_identity(name)
+        secret = keys_folder() / f"{name}.identity"
+        click.echo(f"{identity.recipient}\n  secret in {secret}: it belongs on the board alone")
+        return
     key = new_key(name)
     click.echo(f"{key.public}\n  secret in {keys_folder() / f'{name}.pem'}: keep it, and a copy")
 
@@ -30,11 +37,13 @@ def new(name: str) -> None:
 @json_option
 def list_keys(as_json: bool) -> None:
     """Show own keys, and those that the policy trusts or revokes."""
+    from edgec.compiler.trust.identities import own_recipients
     from edgec.compiler.trust.keys import own_keys
     from edgec.compiler.trust.policy import load_policy, policy_file
 
     policy = load_policy()
     rows = [("own", name, str(key)) for name, key in own_keys().items()]
+    rows += [("recipient", name, str(key)) for name, key in own_recipients().items()]
     if policy is not None:
         rows += [("trusted", name, str(key)) for name, key in policy.trusted.items()]
         rows += [("revoked", name, str(key)) for name, key in policy.revoked.items()]

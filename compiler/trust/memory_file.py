@@ -9,10 +9,11 @@ import fcntl
 import hashlib
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from edgec.compiler.errors import BadInputError, TrustError
+from edgec.compiler.errors import BadInputError, EdgecError, TrustError
+from edgec.compiler.trust.age import Identity, decrypt
 from edgec.compiler.trust.signature import Digest
 
 CHUNK_BYTES = 1 << 20
@@ -47,22 +48,39 @@ class MemoryFile:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
 
-def checked_chunks(path: Path, expected: Digest | None, bundle: Path) -> Iterable[bytes]:
-    """Yield a file's bytes, and compare them with its digest before ending.
+def checked_chunks(
+    path: Path, expected: Digest | None, bundle: Path, identities: Sequence[Identity] = ()
+) -> Iterator[bytes]:
+    """Yield a file's content, and compare the file with its digest before ending.
 
     Args:
         path: the file.
         expected: what was signed; None to take any.
         bundle: what the bundle is called in messages.
+        identities: who reads it, if it is encrypted.
 
     Raises:
-        TrustError: at the end, if they are others.
+        TrustError: at the end, if the file is another.
+        KeyFileError: it is encrypted for others.
+        IntegrityError: it is encrypted and damaged.
     """
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            if expected is not None:
-                digest.update(chunk)
-            yield chunk
+
+        class Hashed:
+            def read(self, size: int, /) -> bytes:
+                data = stream.read(size)
+                if expected is not None:
+                    digest.update(data)
+                return data
+
+        if identities:
+            size = os.fstat(stream.fileno()).st_size
+            try:
+                yield from decrypt(Hashed(), size, identities)
+            except EdgecError as error:
+                raise type(error)(f"bundle {bundle}, {path.name}: {error}") from None
+        else:
+            yield from iter(lambda: Hashed().read(CHUNK_BYTES), b"")
     if expected is not None and digest.hexdigest() != expected.sha256:
         raise TrustError(f"bundle {bundle}: {path.name} was changed while it was opened")

@@ -49,12 +49,15 @@ const edgec_model* edgec_model_NAME(void);
 """
 
 
-def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
+def runner_files(
+    manifest: Manifest, library: Path, *, embed: bool = True
+) -> dict[str, bytes | Path]:
     """Build the runner.
 
     Args:
         manifest: the manifest of the bundle; its model runs on the static executor.
         library: the compiled model; the program is written beside it.
+        embed: whether applications can be built from the bundle: not if its library is encrypted.
 
     Returns:
         What the bundle holds besides, by path in the bundle.
@@ -64,10 +67,17 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
     """
     program = library.with_name(RUNNER)
     _build(program, manifest.target)
-    name = manifest.execution.c_name
-    return {
+    expectations = "".join(f"{line}\n" for line in _expectations(manifest))
+    files: dict[str, bytes | Path] = {
         RUNNER: program,
-        "vectors/vectors.txt": "".join(f"{line}\n" for line in _expectations(manifest)).encode(),
+        "vectors/vectors.txt": expectations.encode(),
+    }
+    return files | (_embedded(manifest.execution.c_name) if embed else {})
+
+
+def _embedded(name: str) -> dict[str, bytes | Path]:
+    """Return what an application is built from, for a model of this name."""
+    return {
         "embed/edgec.h": EXECUTOR / "edgec.h",
         f"embed/edgec_{name}.h": _named(_HEADER, name),
         **{f"embed/{file}": FOLDER / file for file in EMBEDDED},

@@ -5,7 +5,8 @@
 #include "files.h"
 
 /* Check a bundle by its signature and by the policy of this machine, and give the path to load its
- * library from. Of a bundle that a policy trusts, that is a copy in memory which nobody can change.
+ * library from. Of a bundle that a policy trusts, or that is encrypted, that is in memory, where
+ * nobody can change it.
  *
  * bundle:   its folder
  * library:  the path to load
