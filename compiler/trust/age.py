@@ -3,7 +3,8 @@
 A file's random key is wrapped for each recipient by X25519; the content is ChaCha20-Poly1305 in
 chunks of 64 KiB, whose nonces are their numbers and say which is the last. So an order other than
 the file's, or an end before its end, is not authentic. Other programs of this format (age, rage)
-read what is written here. `native/age.c` decrypts the same.
+read what is written here; of what they write, files with recipients of other kinds are refused.
+`native/age.c` decrypts the same.
 """
 
 import base64
