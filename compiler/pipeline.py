@@ -16,6 +16,7 @@ from tvm import IRModule
 from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
 from edgec.compiler.bundle.manifest import (
+    ENCRYPTED,
     LIBRARY,
     ExecutionRecord,
     Manifest,
@@ -66,6 +67,9 @@ from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Phases, Show
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.compiler.transform import open_samples, transform_model
+from edgec.compiler.trust.age import encrypt_file
+from edgec.compiler.trust.identities import load_recipient
+from edgec.compiler.trust.keys import load_signing_key
 from edgec.targets import Target, load_target
 
 PHASES = (
@@ -444,11 +448,22 @@ def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[
 def _package(
     output: Path, manifest: Manifest, files: dict[str, bytes | Path], options: CompileOptions
 ) -> Bundle:
+    """Write the bundle, with what was asked for: the runner, encryption, signatures."""
+    library = files[LIBRARY]
+    assert isinstance(library, Path)
+    encrypted = bool(options.encrypt_for)
     if options.runner:
-        library = files[LIBRARY]
-        assert isinstance(library, Path)
-        files = {**files, **runner_files(manifest, library)}
-    return write_bundle(output, manifest, files)
+        files = {**files, **runner_files(manifest, library, embed=not encrypted)}
+    if encrypted:
+        encrypt_file(
+            library,
+            library.with_name(ENCRYPTED),
+            [load_recipient(given) for given in options.encrypt_for],
+        )
+        del files[LIBRARY]
+        files[ENCRYPTED] = library.with_name(ENCRYPTED)
+    keys = [load_signing_key(key) for key in options.sign]
+    return write_bundle(output, manifest, files, keys)
 
 
 def _phases(options: CompileOptions) -> list[str]:

@@ -13,6 +13,7 @@ FOLDERS = ("compiler", "targets", "models")
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("support",),
+    ("trust",),
     ("targets",),
     ("numerics",),
     ("ir",),
