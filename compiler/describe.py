@@ -99,6 +99,7 @@ def describe_compilation(
             seed=options.seed,
             index_bounds=dict(compilation.expected.index_bounds),
             preprocess=_preprocess_record(compilation),
+            context=options.context,
         ),
         execution=execution,
         tolerance=_tolerance([program.expected.tolerance for program in programs]),

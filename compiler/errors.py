@@ -73,7 +73,7 @@ class BadInputError(EdgecError):
 
 
 class ModelFileError(BadInputError):
-    """The file is no valid ONNX model."""
+    """The file is no valid model of its format."""
 
 
 class LimitError(BadInputError):

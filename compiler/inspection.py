@@ -11,8 +11,9 @@ from edgec.compiler.bundle.manifest import MANIFEST
 from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.expand_functions import has_body
 from edgec.compiler.frontend.model_argument import as_path
+from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_facts import GraphCost, graph_cost
-from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import dtype_name
@@ -97,7 +98,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
         return Bundle.load(path)
     options = options or CompileOptions()
     shapes = options.one_variant("inspect").shapes
-    source = read_model(path, options.limits)
+    source = read_model(path, options.limits, options.context)
     try:
         special = specialize(source.proto, shapes, options.freeze)
     except ShapeError as error:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.compression_recipe import CompressionRecipe
     from edgec.compiler.compress.options import CompressOptions
 
+_MAX_CONTEXT = 2**31 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
@@ -50,6 +52,10 @@ class CompileOptions:
             that exporters give them, see `frontend/states.py`; an empty tuple takes none.
         limits: the limits of what the model file may ask for.
         freeze: value by input name; the input becomes a constant and leaves the interface.
+        context: tokens that the cache of a language model holds; None takes those that it was made
+            for, at most 4,096.
+        prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
+            program, `decode`, takes one.
         inputs: test inputs by name, instead of generated ones.
         seed: the seed of the generated test inputs.
         images: makes the preparation of images a part of the model; None leaves it outside.
@@ -76,6 +82,8 @@ class CompileOptions:
     states: Sequence[State | str] | None = None
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
+    context: int | None = None
+    prefill_chunk: int | None = None
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     images: ImageInput | None = None
@@ -102,6 +110,8 @@ class CompileOptions:
             RecipeError: an unknown recipe.
         """
         check_seed(self.seed)
+        check_count("--context", self.context, 2, _MAX_CONTEXT)
+        check_count("--prefill-chunk", self.prefill_chunk, 2, _MAX_CONTEXT)
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")

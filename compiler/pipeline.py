@@ -6,7 +6,7 @@ room; the names in `PHASES` are what progress, dumps and the table of times call
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,11 +39,13 @@ from edgec.compiler.describe import (
 from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
-from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.model_source import is_language_model, read_model
+from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
+from edgec.compiler.language.language_model import DECODE, DEFAULT_CHUNK, PREFILL
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
@@ -125,12 +127,18 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
+    is_language = options.context is not None or is_language_model(path)
+    chunked = is_language and not options.shapes and not options.programs
+    if chunked:
+        options = _with_chunks(options, options.prefill_chunk or DEFAULT_CHUNK)
     progress = progress or Silent()
     dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path, options.limits))
+            source = show(read_model(path, options.limits, options.context))
+        if chunked and source.language is not None:
+            options = _with_chunks(options, source.language.chunk(options.prefill_chunk))
         compile_ = _Compile(target, options, progress, phase, path.name)
         # Nobody reads the file's weights when the last program has its reference.
         sources = [source]
@@ -162,6 +170,14 @@ def compile_model(
     if dump is not None:
         dump.write_times(phase.seconds)
     return bundle
+
+
+def _with_chunks(options: CompileOptions, chunk: int) -> CompileOptions:
+    """Return options with the two programs of a language model."""
+    tokens = {PREFILL: chunk, DECODE: 1}
+    return replace(
+        options, programs={name: {"input_ids": (1, count)} for name, count in tokens.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -228,6 +244,9 @@ class _Compile:
         samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
             given = _fitting(options, variant, signature, states)
+            if given is None and source.language is not None:
+                tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
+                given = source.language.test_inputs(tokens or 1, options.seed)
             original = Expected.of_original(
                 source.original, canonical, given, samples, options.seed, states
             )

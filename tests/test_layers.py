@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # The quantizer asks kernels what they can compute.
     ("kernels",),
     ("passes",),
+    ("language",),
     ("frontend",),
     ("calibration",),
     ("compress", "quantize"),

@@ -26,7 +26,7 @@ from edgec.compiler.bench.rivals import find_rival, load_rival
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError, ToolchainError, UsageError
 from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
-from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.frontend.specialize import specialize
 from edgec.compiler.ir.signature import Tensors
@@ -234,8 +234,8 @@ def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
 
     So all compute the same on the same inputs.
     """
-    source = read_model(model)
     manifest = bundle.manifest
+    source = read_model(model, context=manifest.settings.context)
     if source.sha256 != manifest.model.sha256:
         raise BundleError(f"{bundle.path} was compiled from another file than {model}")
     settings = manifest.settings

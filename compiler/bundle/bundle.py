@@ -208,9 +208,13 @@ class Bundle:
         if session is None:
             # Threads that come here at once open one each, and all use the first.
             session = self._sessions.setdefault(threads, self._session(threads))
+        if pad:
+            return session.run_padded(inputs)
+        if not self.manifest.states:
+            return session.run(inputs)
         with session.lock:
             session.reset()
-            return session.run_padded(inputs) if pad else session.run(inputs)
+            return session.run(inputs)
 
     def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool":
         """Load the model, to run it with `run` of what this returns.
@@ -232,11 +236,7 @@ class Bundle:
             BundleError: the bundle is for another machine.
             TrustError: the policy of this machine refuses the bundle.
         """
-        if threads < 0 or sessions < 1:
-            raise UsageError(
-                f"{sessions} sessions of {threads} threads were asked for; give at least one "
-                "session, and 0 threads (all cores) or more"
-            )
+        _check_counts(threads, sessions)
         if sessions > 1 and self.manifest.states:
             raise UsageError(
                 "a session of a model with state is one stream: open one for each stream"
@@ -250,6 +250,7 @@ class Bundle:
     def _session(self, threads: int) -> "Session":
         from edgec.compiler.runtime.session import open_session
 
+        _check_counts(threads, 1)
         manifest = self.manifest
         return open_session(
             self._loadable(),
@@ -259,6 +260,14 @@ class Bundle:
             threads,
             manifest.settings.index_bounds,
             f"{self.path.name}/{LIBRARY}",
+        )
+
+
+def _check_counts(threads: int, sessions: int) -> None:
+    if threads < 0 or sessions < 1:
+        raise UsageError(
+            f"{sessions} sessions of {threads} threads were asked for; give at least one "
+            "session, and 0 threads (all cores) or more"
         )
 
 

@@ -98,6 +98,7 @@ class SettingsRecord(_Record):
         seed: the seed of the generated test inputs.
         index_bounds: upper bound by name, for integer inputs that index tables, and for pixels.
         preprocess: what the model does with its images, if that was made a part of it.
+        context: tokens that the cache of a language model holds; None for other models.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -105,6 +106,7 @@ class SettingsRecord(_Record):
     seed: int
     index_bounds: dict[str, int]
     preprocess: PreprocessRecord | None = None
+    context: int | None = None
 
     @property
     def frozen_values(self) -> dict[str, NDArray[Any]]:

@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     "[default: those of names that exporters give them]",
 )
 @click.option("--no-state", is_flag=True, help="Keep none: all inputs and outputs are passed.")
+@click.option(
+    "--prefill-chunk",
+    type=int,
+    metavar="N",
+    help="Tokens of a prompt that a language model takes at once.  [default: 64]",
+)
 @inputs_option
 @change_options
 @change_report_options
@@ -77,6 +83,8 @@ def compile_command(
     shapes: Sequence[str],
     freeze: Sequence[str],
     limits: Sequence[str],
+    context: int | None,
+    prefill_chunk: int | None,
     states: Sequence[str],
     no_state: bool,
     inputs: Sequence[str],
@@ -99,14 +107,15 @@ def compile_command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Compile an ONNX MODEL for a target into a bundle."""
+    """Compile MODEL, an ONNX or GGUF file or a Hugging Face folder, for a target into a bundle."""
     from edgec.compiler.options import CompileOptions
     from edgec.targets import load_target
 
     if states and no_state:
         raise UsageError("--state and --no-state contradict each other")
     options = CompileOptions(
-        **model_options(shapes, freeze, limits),
+        **model_options(shapes, freeze, limits, context),
+        prefill_chunk=prefill_chunk,
         states=states if states or no_state else None,
         inputs=read_inputs(inputs),
         seed=seed,

@@ -27,6 +27,7 @@ def inspect(
     shapes: Sequence[str],
     freeze: Sequence[str],
     limits: Sequence[str],
+    context: int | None,
     nodes: bool,
     as_json: bool,
 ) -> None:
@@ -34,7 +35,7 @@ def inspect(
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
 
-    found = inspect_path(path, CompileOptions(**model_options(shapes, freeze, limits)))
+    found = inspect_path(path, CompileOptions(**model_options(shapes, freeze, limits, context)))
     if isinstance(found, ModelReport):
         _print_model(found, nodes, as_json)
     elif as_json:

@@ -10,10 +10,12 @@ from edgec.compiler.cli.printing import print_json, print_table
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--output", "-o", type=as_path, metavar="FILE.onnx", help="Default: NAME.onnx.")
+@click.option(
+    "--output", "-o", type=as_path, metavar="FILE", help="Default: NAME.onnx, or NAME.gguf."
+)
 @json_option
 def models(name: str | None, output: Path | None, as_json: bool) -> None:
-    """List the model recipes, or fetch the one called NAME into an ONNX file."""
+    """List the model recipes, or fetch the one called NAME into a file."""
     from edgec.compiler.support.files import check_output_file
     from edgec.models import load_model_recipe, recipes
 
@@ -28,7 +30,7 @@ def models(name: str | None, output: Path | None, as_json: bool) -> None:
             )
         return
     recipe = load_model_recipe(name)
-    path = output or Path(f"{recipe.name}.onnx")
+    path = output or Path(recipe.file_name)
     # Before a download.
     check_output_file(path)
     recipe.write(path)

@@ -63,11 +63,17 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Let a model ask for larger values, more data or more nodes.  "
         "[default: value=640M, file=2G, nodes=200000]",
     )
-    return shape(freeze(limit(command)))
+    context = click.option(
+        "--context",
+        type=int,
+        metavar="N",
+        help="Tokens that a language model's cache holds.  [default: the model's, at most 4096]",
+    )
+    return shape(freeze(limit(context(command))))
 
 
 def model_options(
-    shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str]
+    shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str], context: int | None
 ) -> dict[str, Any]:
     """Return fields of `CompileOptions` from the options of `shape_options`."""
     from edgec.compiler.options import parse_limits, parse_shapes, parse_value
@@ -78,6 +84,7 @@ def model_options(
         "programs": programs,
         "freeze": _unique("--freeze", [parse_value(text) for text in freeze]),
         "limits": parse_limits(limits),
+        "context": context,
     }
 
 

@@ -87,6 +87,7 @@ def tune(
     shapes: Sequence[str],
     freeze: Sequence[str],
     limits: Sequence[str],
+    context: int | None,
     compress: str | None,
     quantize: str | None,
     seed: int,
@@ -119,7 +120,9 @@ def tune(
     from edgec.compiler.options import CompileOptions
 
     compile_options = CompileOptions(
-        **model_options(shapes, freeze, limits), **changes(compress, quantize, settings), seed=seed
+        **model_options(shapes, freeze, limits, context),
+        **changes(compress, quantize, settings),
+        seed=seed,
     )
     from edgec.compiler.tune.api import tune_model, tuning_tasks
 

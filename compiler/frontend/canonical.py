@@ -19,7 +19,8 @@ from tvm import IRModule
 from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
 from edgec.compiler.frontend.import_graph import ImportedModel, import_model
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
-from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.model_source import read_model
+from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, ImageInput
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import Shape, specialize

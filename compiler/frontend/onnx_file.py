@@ -17,6 +17,7 @@ from edgec.compiler.errors import LimitError, ModelFileError, UnsupportedModelEr
 from edgec.compiler.frontend.check_file import all_tensors, check_file, regular_file_size
 from edgec.compiler.frontend.convert_opset import CONVERTED_OPSET, convert_opset
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
+from edgec.compiler.language.language_model import LanguageModel
 from edgec.compiler.support.rehearsal import rehearse
 
 # Converting copies the model a few times.
@@ -28,20 +29,24 @@ NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A source model describes an ONNX model as it was found.
+    """A source model describes a model as it was found.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of a language model.
         sha256: digest of the file, and of its external data behind it, in hexadecimal.
         proto: the model with external data loaded, of `CONVERTED_OPSET` if it was older; not to
             be changed.
         opset: version of the default operator set in the file.
+        language: what is known of a language model beside its graph; None for other models.
+        tokenizer: the content of its `tokenizer.json`.
     """
 
     path: Path
     sha256: str
     proto: onnx.ModelProto
     opset: int
+    language: LanguageModel | None = None
+    tokenizer: str = ""
 
     @property
     def name(self) -> str:
@@ -50,11 +55,12 @@ class SourceModel:
 
     @property
     def original(self) -> Path | onnx.ModelProto:
-        """Return what says how the model computes: the file, unless it is too old to be run."""
-        return self.path if self.opset >= CONVERTED_OPSET else self.proto
+        """Return what says how the model computes: the file, if ONNX Runtime runs it as it is."""
+        is_file = self.language is None and self.opset >= CONVERTED_OPSET
+        return self.path if is_file else self.proto
 
 
-def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
+def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     """Read and check one ONNX file.
 
     Args:
@@ -73,7 +79,7 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     check_file(path, model, limits)
     digest = hashlib.sha256(data)
     try:
-        for file in _external_files(path, model):
+        for file in external_files(path, model):
             _add_file(digest, file)
         load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -169,8 +175,9 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     return model
 
 
-def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Return files beside the model that hold its weights, sorted."""
+def external_files(path: Path, model: onnx.ModelProto | None = None) -> list[Path]:
+    """Return files beside a model that hold its weights, sorted; None reads the model's file."""
+    model = onnx.load(path, load_external_data=False) if model is None else model
     locations = {
         entry.value
         for tensor in all_tensors(model)

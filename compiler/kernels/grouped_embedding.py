@@ -14,17 +14,19 @@ from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.matmul.grouped_layout import (
+    PANEL,
     Floats,
     ZeroPoints,
     dot_of_codes,
     less_middle,
     pack_weights,
-    panel_columns,
+    place_in_unit,
     stored_floats,
     zero_points_dtype,
 )
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import select
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 
@@ -65,13 +67,14 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     [count, columns]. A task is one row.
     """
     w, e = workload, Emitter(target)
-    depth, columns = dot_of_codes(w.bits, target).depth, panel_columns(w.bits, target)
-    panels, groups = math.ceil(w.rows / columns), math.ceil(w.columns / w.group)
-    panel_bytes = groups * w.group * columns * w.bits // 8
+    dot, columns = dot_of_codes(w.bits, target), target.float_lanes
+    panels, groups = math.ceil(w.rows / PANEL), math.ceil(w.columns / w.group)
+    group_bytes, step_bytes = (w.group * each * w.bits // 8 for each in (columns, PANEL))
+    panel_bytes = groups * step_bytes
     indices = e.buffer("indices", w.count, w.index)
     signed = less_middle(w.bits, target)
     codes = e.buffer("codes", panels * panel_bytes, "int8" if signed else "uint8")
-    count = panels * groups * columns
+    count = panels * groups * PANEL
     scales = e.buffer("scales", count, stored_floats(w.scales))
     zeros = None
     if w.zeros:
@@ -80,8 +83,8 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     output = e.buffer("output", w.count * w.columns, "float32")
     halves = e.isa.converts_float16
     middle = 0 if signed else 1 << w.bits - 1
-    # Values of a row whose codes are in a run of neighbouring bytes.
-    run = depth * 8 // w.bits
+    # Values of a row in the units that share bytes.
+    run = DOT_WIDTH * 8 // w.bits
 
     def zero_point(at: Any) -> Any:
         if zeros is None:
@@ -96,25 +99,32 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
         past, last, none = (tirx.const(value, w.index) for value in (w.rows, w.rows - 1, 0))
         given = e.let("given", select(given < none, given + past, given))
         row = e.let("row", tirx.Cast("int32", tirx.max(tirx.min(given, last), none)))
-        panel = e.let("panel", tirx.floordiv(row, columns))
+        panel = e.let("panel", tirx.floordiv(row, PANEL))
+        part = e.let("part", tirx.floormod(tirx.floordiv(row, columns), PANEL // columns))
         column = e.let("column", tirx.floormod(row, columns))
-        start = tirx.Cast("int64", panel) * panel_bytes + tirx.Cast("int64", column * depth)
+        start = tirx.Cast("int64", panel) * panel_bytes + tirx.Cast("int64", part * group_bytes)
         start = e.let("start", start)
+        places = [
+            tirx.Cast("int64", e.let("place", place_in_unit(dot, columns, column, value)))
+            for value in range(DOT_WIDTH)
+        ]
         to = e.let("to", task * w.columns)
 
         def values(group: Any, first: Any, size: int) -> None:
             """Write `size` values from one on, the first of a run."""
-            at = e.let("at", panel * (groups * columns) + group * columns + column)
+            at = (panel * groups + group) * PANEL + part * columns + column
+            at = e.let("at", at)
             scale = e.let("scale", weight_to_float(e.load(scales, at), w.scales, halves))
             zero = e.let("zero", zero_point(at))
+            first_byte = e.let("first_byte", start + tirx.Cast("int64", group) * step_bytes)
             with e.loop("run", math.ceil(size / run)) as number:
                 place = e.let("place", first + number * run)
-                byte = start + tirx.Cast("int64", tirx.floordiv(place, run)) * (columns * depth)
+                byte = first_byte + tirx.Cast("int64", number) * (columns * DOT_WIDTH)
                 byte = e.let("byte", byte)
                 for value in range(run):
-                    stored = tirx.Cast("int32", e.load(codes, byte + value % depth))
+                    stored = tirx.Cast("int32", e.load(codes, byte + places[value % DOT_WIDTH]))
                     if w.bits == 4:
-                        shift = tirx.const(4 * (value // depth), "int32")
+                        shift = tirx.const(4 * (value // DOT_WIDTH), "int32")
                         stored = (stored >> shift) & tirx.const(15, "int32")
                     result = (tirx.Cast("float32", stored) - zero) * scale
                     if size % run == 0:
@@ -134,5 +144,7 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
 TEMPLATE = undecided(
     GroupedEmbeddingWorkload,
     emit_grouped_embedding,
-    pack=lambda w, _d, target, position, array: pack_weights(w.bits, target, position, array),
+    pack=lambda w, _d, target, position, array: pack_weights(
+        w.bits, w.group, target, position, array
+    ),
 )

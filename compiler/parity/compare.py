@@ -94,12 +94,10 @@ def allowed_rounding_sqnr_db(own_db: float) -> float:
     Args:
         own_db: ratio of ONNX Runtime's worst output with rounding to exact products [dB].
 
-    >>> allowed_rounding_sqnr_db(42.0), allowed_rounding_sqnr_db(float("inf"))
-    (36.0, 20.0)
+    >>> allowed_rounding_sqnr_db(42.0), allowed_rounding_sqnr_db(18.0)
+    (20.0, 12.0)
     """
-    if own_db == np.inf:
-        return QUANTIZED_SQNR_DB
-    return max(LOWEST_SQNR_DB, own_db - 2 * TWO_ROUNDINGS_DB)
+    return max(LOWEST_SQNR_DB, min(QUANTIZED_SQNR_DB, own_db - 2 * TWO_ROUNDINGS_DB))
 
 
 def tolerance_for(dtype: str, depth: int, quantizes: bool = False) -> Tolerance:

@@ -4,7 +4,7 @@ A model with state is run several times.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,12 +137,7 @@ class Expected:
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
         )
         if tolerance.sqnr_db is None:
-
-            def run_allowed(inputs: Tensors) -> dict[str, NDArray[Any]] | None:
-                fed = prepared(inputs, canonical.embedded)
-                return run_rounded(original, {**fed, **canonical.frozen})
-
-            own_db = _rounding_db(run_allowed, steps, states, tolerance)
+            own_db = _rounding_sqnr_db(original, canonical, steps, states, tolerance)
             if own_db is not None:
                 tolerance = replace(tolerance, sqnr_db=allowed_rounding_sqnr_db(own_db))
         return cls(signature, tuple(steps), tolerance, bounds, states, advice)
@@ -169,23 +164,28 @@ class Expected:
         return dict(comparison.result().by_output)
 
 
-def _rounding_db(
-    run: Callable[[Tensors], dict[str, NDArray[Any]] | None],
+def _rounding_sqnr_db(
+    original: onnx.ModelProto,
+    canonical: CanonicalModel,
     steps: Sequence[Step],
-    states: tuple[State, ...],
+    states: Sequence[State],
     tolerance: Tolerance,
 ) -> float | None:
-    """Return the noise of the rounding that a file allows, at the worst output of any run [dB].
+    """Return how near the original stays to itself when it rounds activations as it may [dB].
 
-    None if it allows none. States go from run to run, with the noise that they got.
+    The worst output of all runs, each with the state that the rounded run before left. None if
+    nothing is allowed to be rounded.
     """
-    kept: dict[str, NDArray[Any]] = {}
-    worst = math.inf
+    first = steps[0].inputs
+    state = {s.input: first[s.input] for s in states}
+    ratios = []
     for step in steps:
-        outputs = run({**step.inputs, **kept})
-        if outputs is None:
+        fed = {**prepared({**step.inputs, **state}, canonical.embedded), **canonical.frozen}
+        found = run_rounded(original, fed)
+        if found is None:
             return None
-        kept = {state.input: outputs[state.output] for state in states}
-        compared = compare(step.outputs, outputs, tolerance).outputs
-        worst = min([worst, *(output.sqnr_db for output in compared)])
-    return worst
+        exact = step.called(states).outputs
+        report = compare(exact, {name: found[name] for name in exact}, tolerance)
+        ratios += [output.sqnr_db for output in report.outputs]
+        state = {s.input: found[s.output] for s in states}
+    return min(ratios, default=math.inf)

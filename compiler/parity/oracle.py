@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.parity.state_rounding import state_rounding
 from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_session
 
 
@@ -51,8 +52,15 @@ def run_rounded(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDA
     try:
         if _without_rounding(model) is None:
             return None
-        given = str(model) if isinstance(model, Path) else model.SerializeToString()
-        return run_onnx_session(open_onnx_session(given), inputs)
+        copy = onnx.ModelProto()
+        if isinstance(model, Path):
+            copy = onnx.load(model, load_external_data=False)
+        else:
+            copy.CopyFrom(model)
+        state_rounding(copy)
+        folder = model.resolve().parent if isinstance(model, Path) else None
+        session = open_onnx_session(copy.SerializeToString(), weights=folder)
+        return run_onnx_session(session, inputs)
     except Exception:
         # ONNX Runtime's exceptions have no common base but this one.
         return None

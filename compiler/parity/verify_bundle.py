@@ -16,7 +16,8 @@ import numpy as np
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError, TensorInputError, UsageError, did_you_mean
-from edgec.compiler.frontend.onnx_file import SourceModel, read_model
+from edgec.compiler.frontend.model_source import read_model
+from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
 from edgec.compiler.parity.compare import (
@@ -162,7 +163,8 @@ class _Original:
 
     @classmethod
     def read(cls, bundle: Bundle, file: str | Path) -> "_Original":
-        source, known = read_model(Path(file)), bundle.manifest.model.sha256
+        context, known = bundle.manifest.settings.context, bundle.manifest.model.sha256
+        source = read_model(Path(file), context=context)
         if source.sha256 != known:
             raise BundleError(
                 f"{bundle.path} was compiled from another file than {file}: its source has "

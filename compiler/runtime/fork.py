@@ -5,6 +5,9 @@ in it. So a fork waits until no session runs, and in the child every session beg
 lock and new threads.
 """
 
+# Handlers of forks run in the reverse order of their registration. A session that runs may be about
+# to take a lock of this module's, so ours are registered after its own, and run before them.
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 import weakref

@@ -12,8 +12,8 @@ from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import write_model
+from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
-from edgec.compiler.frontend.onnx_file import read_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.kernels.template import from_text, to_text
@@ -112,7 +112,7 @@ def plan_tuning(
         with scratch_folder() as scratch:
             source = read_model(write_model(model, scratch), options.limits)
     else:
-        source = read_model(Path(model), options.limits)
+        source = read_model(Path(model), options.limits, options.context)
     canonical = canonical_model(
         source,
         options.one_variant("tune").shapes,

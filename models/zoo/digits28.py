@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgec.models.zoo.graph_builder import GraphBuilder
+from edgec.compiler.support.graph_builder import GraphBuilder
 
 LAYERS = (("conv0", 32, 1), ("conv1", 64, 2), ("conv2", 128, 2), ("conv3", 192, 2))
 """Name, channels and stride of the convolutions, 3x3."""

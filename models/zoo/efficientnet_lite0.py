@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgec.models.zoo.graph_builder import GraphBuilder
+from edgec.compiler.support.graph_builder import GraphBuilder
 from edgec.models.zoo.torch_file import read_torch
 
 IMAGE_SIZE = 224

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgec.models.zoo.graph_builder import GraphBuilder
-from edgec.models.zoo.safetensors_file import read_safetensors
+from edgec.compiler.language.safetensors_file import parse_safetensors
+from edgec.compiler.support.graph_builder import GraphBuilder
 
 HEAD_SIZE = 32
 NORM_EPSILON = 1e-12
@@ -25,7 +25,8 @@ MIN_LENGTH = 1e-12
 
 def build(data: bytes) -> onnx.ModelProto:
     """Return the ONNX model of a weight file; layers and widths are those of the weights."""
-    return _Encoder(read_safetensors(data)).model()
+    tensors = parse_safetensors(np.frombuffer(data, np.uint8), "the weights of MiniLM")
+    return _Encoder({name: tensor.data for name, tensor in tensors.items()}).model()
 
 
 class _Encoder:

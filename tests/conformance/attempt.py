@@ -61,7 +61,7 @@ class _Attempt:
         """
         from edgec.compiler.backend import build, pack, schedule
         from edgec.compiler.frontend.import_graph import import_model
-        from edgec.compiler.frontend.onnx_file import read_model
+        from edgec.compiler.frontend.model_source import read_model
         from edgec.compiler.frontend.simplify import simplify
         from edgec.compiler.frontend.specialize import specialize
         from edgec.compiler.lowering.legalize import lower

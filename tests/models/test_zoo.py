@@ -1,7 +1,6 @@
 """Graphs that edgec writes around the weights of others: shapes, arithmetic, known answers."""
 
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -13,16 +12,16 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from support.language_files import safetensors_file
 
-from edgec.compiler.errors import BadInputError, ToolchainError
+from edgec.compiler.errors import BadInputError
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.models import load_model_recipe
 from edgec.models.model_recipe import BuiltGraph, Source
-from edgec.models.zoo import efficientnet_lite0, minilm, smollm2
-from edgec.models.zoo.safetensors_file import read_safetensors
+from edgec.models.zoo import efficientnet_lite0, minilm
 from edgec.models.zoo.torch_file import read_torch
 
-BUILT = ("efficientnet-lite0", "minilm-l6", "smollm2-135m")
+BUILT = ("efficientnet-lite0", "minilm-l6")
 
 
 def run(model: onnx.ModelProto | bytes, **inputs: np.ndarray) -> list[np.ndarray]:
@@ -59,7 +58,6 @@ def test_recipe_shapes_name_the_inputs(name):
     model = {
         "efficientnet-lite0": lambda: efficientnet_lite0.build_graph(narrow_efficientnet()),
         "minilm-l6": lambda: minilm.build(tiny_bert()),
-        "smollm2-135m": lambda: smollm2.build(tiny_llama()[0]),
     }[name]()
     given = {input_name: len(shape) for input_name, shape in load_model_recipe(name).shapes.items()}
     assert given == {k: len(shape) for k, shape in shapes(model.graph.input).items()}
@@ -160,38 +158,6 @@ def test_torch_file_cannot_call_anything(monkeypatch):
 def test_other_files_are_refused(data):
     with pytest.raises(BadInputError, match=r"none that PyTorch before 1\.6 wrote"):
         read_torch(data)
-
-
-def safetensors_file(tensors: dict[str, np.ndarray]) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    body = b""
-    for name, values in tensors.items():
-        header[name] = {
-            "dtype": {"float32": "F32", "int64": "I64", "int8": "I8"}[values.dtype.name],
-            "shape": list(values.shape),
-            "data_offsets": [len(body), len(body) + values.nbytes],
-        }
-        body += values.tobytes()
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + body
-
-
-def test_safetensors_are_read():
-    tensors = {
-        "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "indices": np.arange(4)[None],
-        "number": np.float32(2.5).reshape(()),
-    }
-    read = read_safetensors(safetensors_file(tensors))
-    assert list(read) == list(tensors)
-    for name, values in tensors.items():
-        np.testing.assert_array_equal(read[name], values)
-        assert read[name].dtype == values.dtype
-
-
-def test_safetensors_of_other_types_are_refused():
-    with pytest.raises(BadInputError, match="tensor codes has data type I8; read are F32, F16"):
-        read_safetensors(safetensors_file({"codes": np.zeros(3, np.int8)}))
 
 
 # EfficientNet-Lite0
@@ -331,126 +297,6 @@ def test_minilm_ignores_padding():
     assert np.abs(seen[1] - embeddings[1]).max() > 1e-2
 
 
-# SmolLM2
-
-
-def tiny_llama(width: int = 32, heads: int = 4, key_heads: int = 2, own_output: bool = False):
-    """A GGUF file, and the weights that its codes mean."""
-    gguf = pytest.importorskip("gguf")
-    from tempfile import TemporaryDirectory
-
-    random = np.random.default_rng(0)
-    weights: dict[str, np.ndarray] = {}
-    with TemporaryDirectory() as folder:
-        path = f"{folder}/tiny.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        writer.add_block_count(2)
-        writer.add_head_count(heads)
-        writer.add_head_count_kv(key_heads)
-        writer.add_rope_freq_base(100.0)
-        writer.add_layer_norm_rms_eps(1e-5)
-
-        def vector(name: str) -> None:
-            weights[name] = random.uniform(0.5, 1.5, width).astype(np.float32)
-            writer.add_tensor(name, weights[name])
-
-        def matrix(name: str, outputs: int, inputs: int) -> None:
-            kind = gguf.GGMLQuantizationType.Q4_1
-            values = random.normal(0, inputs**-0.5 * 2, (outputs, inputs)).astype(np.float32)
-            quantized = gguf.quants.quantize(values, kind)
-            weights[name] = gguf.quants.dequantize(quantized, kind)
-            writer.add_tensor(name, quantized, raw_dtype=kind)
-
-        matrix("token_embd.weight", 11, width)
-        for block in range(2):
-            vector(f"blk.{block}.attn_norm.weight")
-            vector(f"blk.{block}.ffn_norm.weight")
-            matrix(f"blk.{block}.attn_q.weight", width, width)
-            matrix(f"blk.{block}.attn_k.weight", width // heads * key_heads, width)
-            matrix(f"blk.{block}.attn_v.weight", width // heads * key_heads, width)
-            matrix(f"blk.{block}.attn_output.weight", width, width)
-            matrix(f"blk.{block}.ffn_gate.weight", 64, width)
-            matrix(f"blk.{block}.ffn_up.weight", 64, width)
-            matrix(f"blk.{block}.ffn_down.weight", width, 64)
-        vector("output_norm.weight")
-        if own_output:
-            matrix("output.weight", 11, width)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        with open(path, "rb") as file:  # noqa: PTH123
-            return file.read(), weights
-
-
-def llama_logits(weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
-    """Llama in GGUF's own terms: rotary pairs are neighbours, heads are taken one by one."""
-    length, size = len(ids), 8
-
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * weights[f"{name}.weight"]
-
-    def project(x: np.ndarray, name: str) -> np.ndarray:
-        return x @ weights[f"{name}.weight"].T
-
-    def rotate(x: np.ndarray) -> np.ndarray:
-        turns = np.exp(1j * np.outer(np.arange(length), 100.0 ** (-np.arange(0, size, 2) / size)))
-        pairs = (x[:, 0::2] + 1j * x[:, 1::2]) * turns
-        return np.stack([pairs.real, pairs.imag], axis=-1).reshape(length, size)
-
-    x = weights["token_embd.weight"][ids].astype(np.float64)
-    for block in ("blk.0", "blk.1"):
-        y = norm(x, f"{block}.attn_norm")
-        query, key, value = (project(y, f"{block}.attn_{part}") for part in "qkv")
-        heads = []
-        for head in range(4):
-            own = slice(head * size, head * size + size)
-            shared = slice(head // 2 * size, head // 2 * size + size)
-            scores = rotate(query[:, own]) @ rotate(key[:, shared]).T / np.sqrt(size)
-            shares = np.exp(scores) * np.tri(length)
-            heads.append(shares / shares.sum(-1, keepdims=True) @ value[:, shared])
-        x = x + project(np.concatenate(heads, axis=-1), f"{block}.attn_output")
-        y = norm(x, f"{block}.ffn_norm")
-        gate = project(y, f"{block}.ffn_gate")
-        gate = gate / (1 + np.exp(-gate))
-        x = x + project(gate * project(y, f"{block}.ffn_up"), f"{block}.ffn_down")
-    output = weights.get("output.weight", weights["token_embd.weight"])
-    return norm(x, "output_norm") @ output.T
-
-
-TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
-
-
-def test_smollm2_structure():
-    model = smollm2.build(tiny_llama()[0])
-    onnx.checker.check_model(model, full_check=True)
-    assert shapes(model.graph.input) == {"input_ids": [1, "sequence"]}
-    assert shapes(model.graph.output) == {"logits": [1, "sequence", 11]}
-    assert {node.domain for node in model.graph.node} == {""}
-    assert [opset.domain for opset in model.opset_import] == [""]
-
-
-@pytest.mark.parametrize("own_output", [False, True])
-def test_smollm2_computes_llama(own_output):
-    data, weights = tiny_llama(own_output=own_output)
-    [logits] = run(smollm2.build(data), input_ids=np.array([TOKENS]))
-    # Float32 against float64; logits are of the order of 10.
-    np.testing.assert_allclose(logits[0], llama_logits(weights, TOKENS), rtol=0, atol=1e-4)
-
-
-def test_smollm2_needs_the_rotary_layout_changed(monkeypatch):
-    data, weights = tiny_llama()
-    monkeypatch.setattr(smollm2, "halves_from_pairs", lambda weight, heads: weight)
-    [logits] = run(smollm2.build(data), input_ids=np.array([TOKENS]))
-    assert np.abs(logits[0] - llama_logits(weights, TOKENS)).max() > 0.1
-
-
-def test_missing_gguf_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ToolchainError, match=r"pip install 'edgec\[models\]'"):
-        smollm2.build(b"")
-
-
 # The trained networks
 
 
@@ -476,14 +322,3 @@ def test_minilm_finds_related_sentences():
     # "That is a happy person" against the same with "very", with "dog", and "Today is a sunny day".
     cosines = embeddings[1:] @ embeddings[0]
     np.testing.assert_allclose(cosines, [0.943, 0.695, 0.257], rtol=0, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_smollm2_knows_the_capital_of_france():
-    pytest.importorskip("gguf")
-    prompt = [504, 3575, 282, 4649, 314]
-    model = load_model_recipe("smollm2-135m").source.read()
-    [logits] = run(model, input_ids=np.array([prompt]))
-    assert logits.shape == (1, 5, 49152)
-    # " Paris"
-    assert logits[0, -1].argmax() == 7042

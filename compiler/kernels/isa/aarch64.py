@@ -20,9 +20,8 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
-from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, Vectors, never
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
-from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
 _LANES = 4
 # Bytes of a table that one register holds, and that one instruction picks from.
@@ -54,10 +53,10 @@ class AArch64(Generic):
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().grouped_dot(bits)
         if self.target.integer_dot == "smlal":
-            # 16 * 15 * 127 = 30,480 and 2 * 128 * 127 = 32,512
-            most = 16 if bits == 4 else 2
-            return GroupedDot(2, True, most, _halves, _widen_halves, False, 2, 2)
-        return GroupedDot(DOT_WIDTH, True, 0, _sdot_group, never, by_lane=True)
+            # 8 * 2 * 15 * 127 = 30,480 and 2 * 128 * 127 = 32,512
+            most = 8 if bits == 4 else 1
+            return GroupedDot(True, most, _halves, _widen_halves, True, True, 2, 1)
+        return GroupedDot(True, 0, _sdot, never, by_lane=True)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to int8."""
@@ -151,27 +150,18 @@ def _smlal(acc: Any, x: Any, w: Any) -> Any:
     return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
 
 
-def _sdot_group(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
-    start = constant(0, "int32", _LANES) if sums is None else sums[0]
-    return [_sdot(start, data, weights)]
-
-
-def _halves(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
-    """Return products of the first and of the last four columns, a lane for each value."""
+def _halves(sums: Any, data: Any, weights: Any) -> Any:
+    """Return products of values 0 and 1 of each column, and those of 2 and 3 added to them."""
     units, codes = reinterpret(data, "int8", 16), reinterpret(weights, "int8", 16)
-    found = []
     for number in range(2):
         half = range(8 * number, 8 * number + 8)
         left, right = (tirx.Cast("int16x8", shuffle([each], half)) for each in (units, codes))
-        found.append(left * right if sums is None else sums[number] + left * right)
-    return found
+        sums = left * right if sums is None else sums + left * right
+    return sums
 
 
-def _widen_halves(sums: Vectors, partial: Vectors) -> Vectors:
-    return [
-        total + intrinsic("aarch64.neon.saddlp", "int32x4", part)
-        for total, part in zip(sums, partial, strict=True)
-    ]
+def _widen_halves(sums: Any, partial: Any) -> Any:
+    return sums + intrinsic("aarch64.neon.saddlp", "int32x4", partial)
 
 
 def _smmla(acc: Any, rows: Any, columns: Any) -> Any:

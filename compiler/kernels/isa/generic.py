@@ -11,7 +11,7 @@ import numpy as np
 from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
-from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, Vectors, never
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import (
     constant,
     intrinsic,
@@ -54,12 +54,10 @@ class Generic:
             return None
         lanes, add = self.lanes, _adder("int8")
 
-        def multiply(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
-            start = constant(0, "int32", lanes) if sums is None else sums[0]
-            words = (reinterpret(each, "int32", lanes) for each in (data, weights))
-            return [add(start, *words)]
+        def multiply(sums: Any, data: Any, weights: Any) -> Any:
+            return add(sums, *(reinterpret(each, "int32", lanes) for each in (data, weights)))
 
-        return GroupedDot(DOT_WIDTH, True, 0, multiply, never, instructions=6 * DOT_WIDTH)
+        return GroupedDot(True, 0, multiply, never, instructions=6 * DOT_WIDTH)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return False: it never does."""

@@ -23,7 +23,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
-from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, Vectors, never
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import (
     broadcast,
     constant,
@@ -71,14 +71,16 @@ class X86(Generic):
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().grouped_dot(bits)
         if self.target.integer_dot == "vnni":
-            return GroupedDot(DOT_WIDTH, False, 0, _unsigned_vnni(self.lanes), never)
+            return GroupedDot(False, 0, _unsigned_vnni(self.lanes), never)
         widen = _widen_pairs(self.lanes)
         if bits == 4:
             # 8 * 2 * 15 * 127 = 30,480
             most, multiply = 8, _nibble_pairs(self.lanes)
-            return GroupedDot(DOT_WIDTH, False, most, multiply, widen, False, 2, 2)
+            return GroupedDot(False, most, multiply, widen, instructions=2, widen_instructions=2)
         # 2 * 128 * 127 = 32,512
-        return GroupedDot(DOT_WIDTH, True, 1, _signed_pairs(self.lanes), widen, False, 3, 2)
+        return GroupedDot(
+            True, 1, _signed_pairs(self.lanes), widen, instructions=3, widen_instructions=2
+        )
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to uint8."""
@@ -212,37 +214,36 @@ def _words(lanes: int) -> Add:
     return one_by_one(add)
 
 
-def _unsigned_vnni(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
+def _unsigned_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:
     name = f"x86.avx512.vpdpbusd.{lanes * 32}"
 
-    def multiply(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
-        start = constant(0, "int32", lanes) if sums is None else sums[0]
+    def multiply(sums: Any, data: Any, weights: Any) -> Any:
         codes, units = (
             reinterpret(weights, "uint8", 4 * lanes),
             reinterpret(data, "int8", 4 * lanes),
         )
-        return [intrinsic(name, f"int32x{lanes}", start, codes, units)]
+        return intrinsic(name, f"int32x{lanes}", sums, codes, units)
 
     return multiply
 
 
-def _nibble_pairs(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
-    def multiply(sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+def _nibble_pairs(lanes: int) -> Callable[[Any, Any, Any], Any]:
+    def multiply(sums: Any, data: Any, weights: Any) -> Any:
         codes, units = (
             reinterpret(weights, "uint8", 4 * lanes),
             reinterpret(data, "int8", 4 * lanes),
         )
         pairs = intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", codes, units)
-        return [pairs if sums is None else sums[0] + pairs]
+        return pairs if sums is None else sums + pairs
 
     return multiply
 
 
-def _signed_pairs(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
+def _signed_pairs(lanes: int) -> Callable[[Any, Any, Any], Any]:
     """Return products of |weight| and the activation with the sign of the weight."""
     kind = f"int8x{4 * lanes}"
 
-    def multiply(_sums: Vectors | None, data: Any, weights: Any) -> Vectors:
+    def multiply(_sums: Any, data: Any, weights: Any) -> Any:
         codes, units = reinterpret(weights, "int8", 4 * lanes), reinterpret(data, "int8", 4 * lanes)
         none = constant(0, "int8", 4 * lanes)
         # -128 stays, which is 128 as uint8.
@@ -251,16 +252,15 @@ def _signed_pairs(lanes: int) -> Callable[[Vectors | None, Any, Any], Vectors]:
             signed = intrinsic(_SIGN[lanes], kind, units, codes)
         else:
             signed = select(codes < none, none - units, units)
-        return [intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", size, signed)]
+        return intrinsic(_PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}", size, signed)
 
     return multiply
 
 
-def _widen_pairs(lanes: int) -> Callable[[Vectors, Vectors], Vectors]:
+def _widen_pairs(lanes: int) -> Callable[[Any, Any], Any]:
     ones = constant(1, "int16", 2 * lanes)
 
-    def widen(sums: Vectors, partial: Vectors) -> Vectors:
-        more = intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", partial[0], ones)
-        return [sums[0] + more]
+    def widen(sums: Any, partial: Any) -> Any:
+        return sums + intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", partial, ones)
 
     return widen

@@ -1,10 +1,8 @@
 """Write products of int8 activations by weights of 4 or 8 bits with a scale for each group.
 
-`numerics.grouped_product` states the arithmetic, `quantize_rows` writes the activations. The
-packed weights depend on neither the number of rows nor the decision: programs that differ in rows
-share them. For each panel of columns, as many as a vector of weights has (`GroupedDot`), they
-hold all units of its columns, one behind the other; those of 4 bits two to a byte. Scales and
-zero points are beside them, [panels, groups, columns].
+`numerics.grouped_product` states the arithmetic, `quantize_rows` writes the activations,
+`grouped_layout` keeps the weights. Their layout depends on neither the number of rows nor the
+decision: programs that differ in rows share them.
 
 Few rows of A (`direct`): one register tile holds them all; weights are read once, in order, and
 unpacked in registers. Many rows: one task unpacks a block of rows of B for its columns into a
@@ -32,11 +30,11 @@ from edgec.compiler.kernels.matmul.dense import (
     pad_columns,
 )
 from edgec.compiler.kernels.matmul.grouped_layout import (
+    PANEL,
     Floats,
     ZeroPoints,
     dot_of_codes,
     pack_weights,
-    panel_vectors,
     stored_floats,
     zero_points_dtype,
 )
@@ -46,9 +44,11 @@ from edgec.compiler.kernels.vectors import (
     broadcast,
     constant,
     fused_multiply_add,
+    reinterpret,
     shuffle,
     vector_dtype,
 )
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 # Rows of A up to which a register tile holds them all.
@@ -107,16 +107,16 @@ class GroupedMatmulWorkload:
 def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> list[MatmulDecision]:
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
-    dot = dot_of_codes(workload.bits, target)
-    spread = panel_vectors(dot)
-    panels = math.ceil(w.n / (lanes * spread))
+    most = min(MOST_TILE_VECTORS, math.ceil(w.n / lanes))
+    # Few rows read one panel, as it lies in memory.
+    first = min(most, PANEL // lanes) if workload.direct else 1
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
     decisions = []
-    for vectors in range(spread, MOST_TILE_VECTORS + 1, spread):
+    for vectors in range(first, most + 1):
         for m in rows:
             # Sums, weights, one unit of activations, and one to compute with.
-            used = m * vectors + vectors // spread + 2
-            if vectors // spread <= panels and (used <= target.vector_registers or len(rows) == 1):
+            used = m * vectors + vectors + 2
+            if used <= target.vector_registers or len(rows) == 1:
                 decisions.append(MatmulDecision(m, vectors, lanes))
     return decisions
 
@@ -126,8 +126,8 @@ def estimate_grouped_cycles(
 ) -> float:
     """Return cycles of multiplying, unpacking and finishing groups."""
     w, dot = workload.matmul, dot_of_codes(workload.bits, target)
-    rows, panels = decision.tile_m, decision.tile_n // panel_vectors(dot)
-    units = workload.group / dot.depth
+    rows, panels = decision.tile_m, decision.tile_n
+    units = workload.group / DOT_WIDTH
     unpack = UNPACK_INSTRUCTIONS if workload.bits == 4 else 1.0
     tiles_m = math.ceil(w.m / rows)
     tiles_n = math.ceil(math.ceil(w.n / decision.lanes) / decision.tile_n)
@@ -143,10 +143,10 @@ def estimate_grouped_cycles(
 
 
 def default_grouped_decision(workload: GroupedMatmulWorkload, target: Target) -> MatmulDecision:
-    """Return the decision of the lowest estimate; ties go to the one with more rows."""
+    """Return the decision of the lowest estimate; of few rows, one panel at a time."""
     return min(
         grouped_matmul_space(workload, target),
-        key=lambda d: (estimate_grouped_cycles(workload, d, target), -d.tile_m, d.tile_n),
+        key=lambda d: (d.tile_n * workload.direct, estimate_grouped_cycles(workload, d, target)),
     )
 
 
@@ -158,7 +158,7 @@ def _pack(
     array: NDArray[Any],
 ) -> NDArray[Any]:
     if position <= 2 or (position == 3 and workload.zeros):
-        return pack_weights(workload.bits, target, position, array)
+        return pack_weights(workload.bits, workload.group, target, position, array)
     return pad_columns(workload.matmul, decision, array)
 
 
@@ -185,26 +185,23 @@ class _GroupedMatmul(MatmulWriter):
         self.target = target
         self.layout = workload.layout
         self.dot = dot_of_codes(workload.bits, target)
-        # Vectors of sums for each vector of weights, and columns of it.
-        self.spread = panel_vectors(self.dot)
-        self.columns = decision.lanes * self.spread
         # A vector of weights, in bytes; units that share one; units of a group.
         self.vector = 4 * decision.lanes
         self.shared = 8 // workload.bits
-        self.units = workload.group // self.dot.depth
+        self.units = workload.group // DOT_WIDTH
         super().__init__(workload.matmul, decision, target, name)
 
     def declare(self) -> None:
         w, g, e, layout = self.work, self.grouped, self.emit, self.layout
-        panels = math.ceil(w.n / self.columns)
-        self.panel_bytes = layout.codes * self.columns * g.bits // 8
+        panels = math.ceil(w.n / PANEL)
+        # Of a group of one vector of columns, and of all of a panel.
+        self.group_bytes = g.group * self.plan.lanes * g.bits // 8
+        self.step_bytes = g.group * PANEL * g.bits // 8
         self.a = e.buffer("a", w.m * layout.bytes, "int8")
         self.a_floats = e.view(self.a, w.m * layout.bytes // 4, "float32")
         self.a_words = e.view(self.a, w.m * layout.bytes // 4, "int32")
-        if self.dot.depth == 2:
-            self.a_halves = e.view(self.a, w.m * layout.bytes // 2, "int16")
-        self.b = e.buffer("b", panels * self.panel_bytes, "uint8")
-        count = panels * layout.groups * self.columns
+        self.b = e.buffer("b", panels * layout.groups * self.step_bytes, "uint8")
+        count = panels * layout.groups * PANEL
         self.scales = e.buffer("scales", count, stored_floats(g.scales))
         self.zeros = None
         if g.zeros:
@@ -222,7 +219,6 @@ class _GroupedMatmul(MatmulWriter):
             self.batch = tirx.IntImm("int32", 0)
             self.tile = e.let("tile", tirx.floordiv(task, tasks_m))
             self.part = e.let("part", tirx.floormod(task, tasks_m))
-            self.first_panel = e.let("first_panel", self.tile * (p.tile_n // self.spread))
             self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
             self.sums = e.local("sums", p.tile_m * p.tile_n, vector_dtype("int32", p.lanes))
             write = self._direct if self.grouped.direct else self._blocks
@@ -242,19 +238,28 @@ class _GroupedMatmul(MatmulWriter):
         p, e = self.plan, self.emit
         self.row = tirx.IntImm("int32", 0)
         starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
-        panels = math.ceil(vectors / self.spread)
-        for v in range(panels * self.spread):
+        for v in range(vectors):
             for m in range(p.tile_m):
-                e.store(self.acc, m * p.tile_n + v, starts[min(v, vectors - 1)])
-        codes = [
-            wide(e.let("codes", (self.first_panel + n) * self.panel_bytes)) for n in range(panels)
-        ]
-        each = self.grouped.group * self.columns * self.grouped.bits // 8
+                e.store(self.acc, m * p.tile_n + v, starts[v])
+        codes = self._codes(vectors)
         with e.loop("group", self.layout.groups, wide=True) as group:
-            at = [start + group * each for start in codes]
-            self._group(group, panels, self._packed(at), self._scales(group, panels))
+            at = [start + group * self.step_bytes for start in codes]
+            self._group(group, vectors, self._packed(at), self._scales(group, vectors))
         for v in range(vectors):
             self._store(v, e.let("column", self._column(v)))
+
+    def _vector(self, v: int) -> tuple[Any, Any]:
+        """Return the panel of a vector of this tile, and which of the panel's vectors it is."""
+        number = wide(self.tile * self.plan.tile_n + v)
+        each = PANEL // self.plan.lanes
+        return tirx.floordiv(number, each), tirx.floormod(number, each)
+
+    def _codes(self, vectors: int) -> list[Any]:
+        """Return where the first group of each vector of columns begins."""
+        panel_bytes, found = self.layout.groups * self.step_bytes, []
+        for panel, part in map(self._vector, range(vectors)):
+            found.append(self.emit.let("codes", panel * panel_bytes + part * self.group_bytes))
+        return found
 
     def _packed(self, at: list[Any]) -> Callable[[Any, int], list[list[Any]]]:
         """Return what loads weights [unit][panel] of units that share bytes, at a number."""
@@ -273,14 +278,12 @@ class _GroupedMatmul(MatmulWriter):
 
         return load
 
-    def _scales(self, group: Any, panels: int) -> list[tuple[Any, Any]]:
+    def _scales(self, group: Any, vectors: int) -> list[tuple[Any, Any]]:
         """Return scale and zero point of each vector of columns in a group."""
         e, lanes, g = self.emit, self.plan.lanes, self.grouped
         found = []
-        for v in range(panels * self.spread):
-            panel = self.first_panel + v // self.spread
-            at = wide(panel) * (self.layout.groups * self.columns) + group * self.columns
-            at = e.let("at", at + v % self.spread * lanes)
+        for panel, part in map(self._vector, range(vectors)):
+            at = e.let("at", (panel * self.layout.groups + group) * PANEL + part * lanes)
             halves = e.isa.converts_float16
             scale = e.let(
                 "scale", weight_to_float(e.load(self.scales, at, lanes), g.scales, halves)
@@ -301,7 +304,7 @@ class _GroupedMatmul(MatmulWriter):
     def _group(
         self,
         group: Any,
-        panels: int,
+        vectors: int,
         weights: Callable[[Any, int], list[list[Any]]],
         scales: list[tuple[Any, Any]],
     ) -> None:
@@ -309,9 +312,9 @@ class _GroupedMatmul(MatmulWriter):
 
         Args:
             group: its number.
-            panels: vectors of weights side by side.
-            weights: gives vectors [unit][panel] of as many units as share bytes.
-            scales: scale and zero point of each vector of sums.
+            vectors: of weights, side by side.
+            weights: gives weights [unit][vector] of as many units as share bytes.
+            scales: scale and zero point of each vector.
         """
         p, e, layout = self.plan, self.emit, self.layout
         rows = [wide(self.row + m) * (layout.bytes // 4) for m in range(p.tile_m)]
@@ -324,9 +327,9 @@ class _GroupedMatmul(MatmulWriter):
             if self.zeros is None and not (self.grouped.bits == 8 and self.dot.signed):
                 # The middle of the codes times the sum of activations.
                 start = e.let("start", less[m] << constant(self.grouped.bits - 1, "int32", p.lanes))
-            for v in range(panels * self.spread):
+            for v in range(vectors):
                 e.store(self.sums, m * p.tile_n + v, start)
-        straight = min(self.grouped.group, STRAIGHT) // self.dot.depth
+        straight = min(self.grouped.group, STRAIGHT) // DOT_WIDTH
         with e.loop("part", self.units // straight, wide=True) as part:
             first = part * straight
             words = [row + group * (self.grouped.group // 4) for row in rows]
@@ -335,7 +338,7 @@ class _GroupedMatmul(MatmulWriter):
             step = broadcast(e.load(self.a_floats, row + layout.steps + group), p.lanes)
             step = e.let("step", step)
             less_sum = e.let("less", tirx.Cast(vector_dtype("float32", p.lanes), less[m]))
-            for v in range(panels * self.spread):
+            for v in range(vectors):
                 place, (scale, zero) = m * p.tile_n + v, scales[v]
                 floats = vector_dtype("float32", p.lanes)
                 total = tirx.Cast(floats, e.load(self.sums, place))
@@ -353,92 +356,77 @@ class _GroupedMatmul(MatmulWriter):
         words: list[Any],
     ) -> None:
         """Multiply `count` units from one on; `words` is where the group of each row begins."""
-        dot = self.dot
+        e, dot = self.emit, self.dot
         most = min(dot.most or count, count)
-        partial: dict[tuple[int, int], Any] = {}
+        partial: dict[int, Any] = {}
         held: dict[int, Any] = {}
         for unit in range(0, count, self.shared):
-            loaded = weights(first + unit, self.shared)
-            for n, vectors in enumerate(loaded):
+            for n, vectors in enumerate(weights(first + unit, self.shared)):
                 number = unit + n
                 for m, word in enumerate(words):
-                    data = self._unit(held, m, word, first, number)
-                    for panel, weight in enumerate(vectors):
-                        self._multiply(partial, m, panel, data, weight)
-                if dot.most and (number + 1) % most == 0:
-                    for (m, panel), sums in partial.items():
-                        self._put(m, panel, dot.widen(self._sums(m, panel), sums))
+                    data = self._unit(held, m, word + first, number)
+                    for v, weight in enumerate(vectors):
+                        place = m * self.plan.tile_n + v
+                        if not dot.most:
+                            total = dot.multiply(e.load(self.sums, place), data, weight)
+                            e.store(self.sums, place, total)
+                            continue
+                        sums = dot.multiply(partial.get(place), data, weight)
+                        partial[place] = e.let("partial", sums)
+                if (number + 1) % most == 0:
+                    for place, sums in partial.items():
+                        e.store(self.sums, place, dot.widen(e.load(self.sums, place), sums))
                     partial = {}
         assert not partial, "partial sums are left"
 
-    def _multiply(
-        self, partial: dict[tuple[int, int], Any], m: int, panel: int, data: Any, weight: Any
-    ) -> None:
-        if not self.dot.most:
-            self._put(m, panel, self.dot.multiply(self._sums(m, panel), data, weight))
-            return
-        sums = self.dot.multiply(partial.get((m, panel)), data, weight)
-        partial[m, panel] = [self.emit.let("partial", each) for each in sums]
-
-    def _unit(self, held: dict[int, Any], m: int, word: Any, first: Any, number: int) -> Any:
+    def _unit(self, held: dict[int, Any], m: int, first: Any, number: int) -> Any:
         """Return a unit of activations for all columns."""
-        e, lanes, depth = self.emit, self.plan.lanes, self.dot.depth
-        if depth == 2:
-            at = word * 2 + first + number
-            return e.let("x", broadcast(e.load(self.a_halves, at), 2 * lanes))
+        e, lanes = self.emit, self.plan.lanes
         if not self.dot.by_lane:
-            return e.let("x", broadcast(e.load(self.a_words, word + first + number), lanes))
+            return e.let("x", broadcast(e.load(self.a_words, first + number), lanes))
         lane = number % lanes
         if lane == 0:
-            held[m] = e.let("xs", e.load(self.a_words, word + first + number, lanes))
-        return shuffle([held[m]], [lane] * lanes)
-
-    def _sums(self, m: int, panel: int) -> list[Any]:
-        place = m * self.plan.tile_n + panel * self.spread
-        return [self.emit.load(self.sums, place + v) for v in range(self.spread)]
-
-    def _put(self, m: int, panel: int, sums: Any) -> None:
-        place = m * self.plan.tile_n + panel * self.spread
-        for v, total in enumerate(sums):
-            self.emit.store(self.sums, place + v, total)
+            held[m] = e.let("xs", e.load(self.a_words, first + number, lanes))
+        if not self.dot.in_halves:
+            return shuffle([held[m]], [lane] * lanes)
+        values = reinterpret(held[m], "int8", DOT_WIDTH * lanes)
+        halves = [(DOT_WIDTH * lane + at, DOT_WIDTH * lane + at + 1) for at in (0, 2)]
+        return e.let("x", shuffle([values], [each for pair in halves for each in pair * lanes]))
 
     # Many rows
 
     def _blocks(self, vectors: int) -> None:
         p, g, e = self.plan, self.grouped, self.emit
-        panels = math.ceil(vectors / self.spread)
         tile = p.tile_m * p.tile_n
         totals = e.local("totals", self.tiles * tile, vector_dtype("float32", p.lanes))
         starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
         with e.loop("row_tile", self.tiles) as number:
-            for v in range(panels * self.spread):
+            for v in range(vectors):
                 for m in range(p.tile_m):
                     place = number * tile + m * p.tile_n + v
-                    e.store(totals, place, starts[min(v, vectors - 1)])
-        codes = [
-            wide(e.let("codes", (self.first_panel + n) * self.panel_bytes)) for n in range(panels)
-        ]
-        group_bytes = g.group * self.columns
-        most = max(1, half_l1(self.target) // (group_bytes * panels))
+                    e.store(totals, place, starts[v])
+        codes = self._codes(vectors)
+        group_bytes = g.group * p.lanes
+        most = max(1, half_l1(self.target) // (group_bytes * vectors))
         block = min(most, self.layout.groups)
         if g.bits == 4:
-            self.panel = e.local("panel", block * panels * group_bytes, "uint8")
+            self.panel = e.local("panel", block * vectors * group_bytes, "uint8")
 
         def multiply(first: Any, count: int) -> None:
             if g.bits == 4:
-                self._unpack(first, count, panels, codes)
+                self._unpack(first, count, vectors, codes)
             with e.loop("row_tile", self.tiles) as number:
                 base = e.let("base", number * tile)
                 self.row = self._first_row(number)
-                self._move(totals, base, self.acc, 0, panels)
+                self._move(totals, base, self.acc, 0, vectors)
                 with e.loop("group", count, wide=True) as offset:
                     group = first + offset
                     if g.bits == 4:
-                        weights = self._unpacked(offset * (panels * group_bytes), panels)
+                        weights = self._unpacked(offset * (vectors * group_bytes), vectors)
                     else:
-                        weights = self._packed([at + group * group_bytes for at in codes])
-                    self._group(group, panels, weights, self._scales(group, panels))
-                self._move(self.acc, 0, totals, base, panels)
+                        weights = self._packed([at + group * self.step_bytes for at in codes])
+                    self._group(group, vectors, weights, self._scales(group, vectors))
+                self._move(self.acc, 0, totals, base, vectors)
 
         whole, rest = divmod(self.layout.groups, block)
         with e.loop("block", whole, wide=True) as number:
@@ -447,7 +435,7 @@ class _GroupedMatmul(MatmulWriter):
             multiply(tirx.IntImm("int64", whole * block), rest)
         with e.loop("row_tile", self.tiles) as number:
             self.row = self._first_row(number)
-            self._move(totals, number * tile, self.acc, 0, panels)
+            self._move(totals, number * tile, self.acc, 0, vectors)
             for v in range(vectors):
                 self._store(v, e.let("column", self._column(v)))
 
@@ -457,25 +445,26 @@ class _GroupedMatmul(MatmulWriter):
         last = self.work.m - self.plan.tile_m
         return self.emit.let("first_row", tirx.min(first, tirx.IntImm("int32", last)))
 
-    def _move(self, source: Any, start: Any, to: Any, place: Any, panels: int) -> None:
+    def _move(self, source: Any, start: Any, to: Any, place: Any, vectors: int) -> None:
         p, e = self.plan, self.emit
-        for v in range(panels * self.spread):
+        for v in range(vectors):
             for m in range(p.tile_m):
                 at = m * p.tile_n + v
                 e.store(to, place + at, e.load(source, start + at))
 
-    def _unpack(self, first: Any, count: int, panels: int, codes: list[Any]) -> None:
+    def _unpack(self, first: Any, count: int, vectors: int, codes: list[Any]) -> None:
         """Write codes of groups from `first` on, one to a byte: [unit][panel] vectors."""
         e = self.emit
         pairs = self.units // 2
-        with e.loop("pair", count * pairs, wide=True) as pair:
-            load = self._packed([at + (first * pairs) * self.vector for at in codes])
-            for n, vectors in enumerate(load(pair * 2, 2)):
-                for panel, value in enumerate(vectors):
-                    at = ((pair * 2 + n) * panels + panel) * self.vector
-                    e.store(self.panel, at, value)
+        with e.loop("group", count, wide=True) as number:
+            load = self._packed([at + (first + number) * self.step_bytes for at in codes])
+            with e.loop("pair", pairs, wide=True) as pair:
+                for n, values in enumerate(load(pair * 2, 2)):
+                    unit = (number * pairs + pair) * 2 + n
+                    for v, value in enumerate(values):
+                        e.store(self.panel, (unit * vectors + v) * self.vector, value)
 
-    def _unpacked(self, at: Any, panels: int) -> Callable[[Any, int], list[list[Any]]]:
+    def _unpacked(self, at: Any, vectors: int) -> Callable[[Any, int], list[list[Any]]]:
         e = self.emit
 
         def load(first: Any, count: int) -> list[list[Any]]:
@@ -485,11 +474,11 @@ class _GroupedMatmul(MatmulWriter):
                         "codes",
                         e.load(
                             self.panel,
-                            at + ((first + n) * panels + panel) * self.vector,
+                            at + ((first + n) * vectors + panel) * self.vector,
                             self.vector,
                         ),
                     )
-                    for panel in range(panels)
+                    for panel in range(vectors)
                 ]
                 for n in range(count)
             ]

@@ -1,21 +1,24 @@
 """Lay out weights of 4 or 8 bits with a scale for each group, for all kernels that read them.
 
-A weight [N, K] is kept in panels of as many columns as a vector of weights has (`GroupedDot`). A
-panel holds all units of its columns, one behind the other; those of 4 bits two to a byte. Scales
-and zero points are beside it, [panels, groups, columns]. The layout depends on the target alone.
+A weight [N, K] is kept in panels of 16 columns, so that one row of activations reads it as it lies
+in memory. A panel holds its groups one behind the other; a group, for each vector of columns, their
+units (`GroupedDot`), those of 4 bits two to a byte. Scales and zero points are beside it,
+[panels, groups, columns]. The layout depends on the target alone.
 """
 
-import math
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.isa import GroupedDot, isa_of
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 Floats = Literal["float16", "float32"]
 ZeroPoints = Literal["", "codes", "float16", "float32"]
+
+PANEL = 16
 
 
 def dot_of_codes(bits: int, target: Target) -> GroupedDot:
@@ -25,14 +28,11 @@ def dot_of_codes(bits: int, target: Target) -> GroupedDot:
     return dot
 
 
-def panel_vectors(dot: GroupedDot) -> int:
-    """Return vectors of sums that belong to a vector of weights."""
-    return 4 // dot.depth
-
-
-def panel_columns(bits: int, target: Target) -> int:
-    """Return columns of a panel."""
-    return target.float_lanes * panel_vectors(dot_of_codes(bits, target))
+def place_in_unit(dot: GroupedDot, columns: int, column: Any, value: int) -> Any:
+    """Return where one of the four values of a column is in a vector of `columns` of them."""
+    if dot.in_halves:
+        return value // 2 * (2 * columns) + column * 2 + value % 2
+    return column * DOT_WIDTH + value
 
 
 def less_middle(bits: int, target: Target) -> bool:
@@ -52,39 +52,47 @@ def zero_points_dtype(bits: int, kind: ZeroPoints, target: Target) -> str:
     return "int8" if less_middle(bits, target) else "uint8"
 
 
-def pack_weights(bits: int, target: Target, position: int, array: NDArray[Any]) -> NDArray[Any]:
+def pack_weights(
+    bits: int, group: int, target: Target, position: int, array: NDArray[Any]
+) -> NDArray[Any]:
     """Return codes (position 1), scales (2) or zero points (3) of a weight as kernels read them.
 
     Args:
         bits: of a code.
+        group: values that share a scale.
         target: whose kernels.
         position: which operand.
         array: codes uint8 [N, bytes], whole groups of each column, low bits first; or numbers of
             groups [N, groups].
     """
     if position == 1:
-        return _pack_codes(bits, target, array)
+        return _pack_codes(bits, group, target, array)
     if position == 3 and less_middle(bits, target):
         whole = array.dtype == np.uint8
         array = (array ^ 128).view(np.int8) if whole else array - array.dtype.type(128)
-    columns = panel_columns(bits, target)
-    panels = math.ceil(len(array) / columns)
-    padded = np.zeros((panels * columns, array.shape[1]), array.dtype)
-    padded[: len(array)] = array
-    return np.ascontiguousarray(padded.reshape(panels, columns, -1).transpose(0, 2, 1))
+    padded = _whole_panels(array)
+    return np.ascontiguousarray(padded.reshape(-1, PANEL, padded.shape[1]).transpose(0, 2, 1))
 
 
-def _pack_codes(bits: int, target: Target, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    depth, columns = dot_of_codes(bits, target).depth, panel_columns(bits, target)
-    panels = math.ceil(len(packed) / columns)
-    # Behind the end of a column activations are 0, behind the last column nothing is stored.
-    padded = np.zeros((panels * columns, packed.shape[1]), np.uint8)
-    padded[: len(packed)] = packed
-    if bits == 8:
-        if less_middle(bits, target):
-            padded ^= 128
-        units = padded.reshape(panels, columns, -1, depth)
-        return np.ascontiguousarray(units.transpose(0, 2, 1, 3)).reshape(panels, -1)
-    codes = np.stack([padded & 15, padded >> 4], axis=-1).reshape(panels, columns, -1, 2, depth)
-    low, high = codes[:, :, :, 0], codes[:, :, :, 1]
-    return np.ascontiguousarray((low | high << 4).transpose(0, 2, 1, 3)).reshape(panels, -1)
+def _whole_panels(array: NDArray[Any]) -> NDArray[Any]:
+    """Return rows up to a whole panel; what is behind the last column is not stored."""
+    return np.pad(array, ((0, -len(array) % PANEL), (0, 0)))
+
+
+def _pack_codes(
+    bits: int, group: int, target: Target, packed: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    padded, lanes = _whole_panels(packed), target.float_lanes
+    if bits == 4:
+        # Of eight values of a column the first four share bytes with the last four.
+        codes = np.stack([padded & 15, padded >> 4], axis=-1).reshape(-1, 2, DOT_WIDTH)
+        padded = (codes[:, 0] | codes[:, 1] << 4).reshape(padded.shape)
+    elif less_middle(bits, target):
+        padded ^= 128
+    units = group * bits // 8 // DOT_WIDTH
+    # Panel, vector, column, group, unit, value.
+    parts = padded.reshape(-1, PANEL // lanes, lanes, packed.shape[1] // units // 4, units, 4)
+    ordered = parts.transpose(0, 3, 1, 4, 2, 5)
+    if dot_of_codes(bits, target).in_halves:
+        ordered = ordered.reshape(*ordered.shape[:5], 2, 2).swapaxes(4, 5)
+    return np.ascontiguousarray(ordered).reshape(len(parts), -1)

@@ -183,6 +183,7 @@ def _matched(context: Context, binding: Any) -> PackedValue | Declined | None:
         return None
     if name not in MATCHERS:
         return _NO_TEMPLATE
+    # Operands behind them are codes, or say which.
     arguments = call.args[: WITH_INDICES.get(name, len(call.args))]
     if name not in ANY_DTYPE and not all(_is_float32(x) for x in (binding.var, *arguments)):
         return Declined("kernel templates compute on float32 tensors of known shapes only")

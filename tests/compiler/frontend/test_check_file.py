@@ -11,7 +11,7 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler.errors import EdgecError, LimitError, ModelFileError, UnsupportedModelError
 from edgec.compiler.frontend.limits import Limits
-from edgec.compiler.frontend.onnx_file import read_model
+from edgec.compiler.frontend.onnx_file import read_onnx
 from edgec.compiler.frontend.simplify import simplify
 from edgec.compiler.frontend.specialize import specialize
 
@@ -24,7 +24,7 @@ def matmul_model() -> onnx.ModelProto:
 def refused(model: onnx.ModelProto, folder: Path, kind: type[EdgecError], match: str) -> None:
     path = save(model, folder)
     with pytest.raises(kind, match=match) as caught:
-        read_model(path)
+        read_onnx(path)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code in (3, 4)
 
@@ -57,7 +57,7 @@ def test_packed_values_are_counted(tmp_path: Path) -> None:
     model = matmul_model()
     packed = helper.make_tensor("p", TensorProto.INT4, [3], [1, 2, 3])
     model.graph.initializer.append(packed)
-    read_model(save(model, tmp_path))
+    read_onnx(save(model, tmp_path))
 
 
 @pytest.mark.parametrize("place", ["initializer", "input", "cast"])
@@ -88,7 +88,7 @@ def test_names_are_utf8(tmp_path: Path, name: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString().replace(name, b"\xff" * len(name)))
     with pytest.raises(ModelFileError, match=r"is '\\\\xff.*not UTF-8"):
-        read_model(path)
+        read_onnx(path)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_external_data_is_bounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["device", "folder"])
 def test_the_model_is_a_regular_file(tmp_path: Path, what: str) -> None:
     with pytest.raises(ModelFileError, match=r"no regular file|a folder"):
-        read_model(Path("/dev/zero") if what == "device" else tmp_path)
+        read_onnx(Path("/dev/zero") if what == "device" else tmp_path)
 
 
 def nested_functions(depth: int) -> onnx.ModelProto:

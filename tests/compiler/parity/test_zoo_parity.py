@@ -18,9 +18,10 @@ from edgec.models import ModelRecipe, load_model_recipe, recipes
 
 
 def compile_recipe(recipe: ModelRecipe, folder: Path, target: str = "native") -> Bundle:
-    model = recipe.write(folder / f"{recipe.name}.onnx")
+    model = recipe.write(folder / recipe.file_name)
     options = CompileOptions(
         shapes=dict(recipe.shapes),
+        context=recipe.context or None,
         freeze={name: np.array(value) for name, value in recipe.freeze.items()},
     )
     return compile_model(model, target, options, output=folder / f"{recipe.name}.edgec")

@@ -1,20 +1,25 @@
 """Products of int8 activations by grouped weights: bit-identical to NumPy."""
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from support.integer_graphs import Array, build_module, open_module
 from support.kernel_runs import X86_TARGETS
-from support.onnx_graphs import random
+from support.onnx_graphs import make_model, node, random, save
 from tvm import IRModule, relax
 
+from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler.boards.artifacts import emulation
 from edgec.compiler.ir.operators import grouped_matmul, grouped_take
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.numerics.grouped_product import grouped_product, quantize_rows
 from edgec.compiler.runtime.session import why_not_here
+from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
 NAMES = ("x86-64-v4-vnni", "x86-64-v4", "x86-64-v3")
@@ -160,3 +165,69 @@ def test_targets_without_integers_compute_in_floats(tmp_path: Path) -> None:
         found, expected = built.run({"x": x})["y"], case.expected(x)
         noise = np.square(found - expected).sum() / np.square(expected).sum()
         assert noise < (1e-3 if bits == 4 else 1e-12)
+
+
+def test_arithmetic_without_instructions(tmp_path: Path) -> None:
+    target = load_target("x86-64-v3").model_copy(update={"integer_dot": "generic"})
+    for case in (Case(2, 64, 21, zeros="uint8"), Case(5, 64, 21, bits=8)):
+        built = open_module(case.module(), target, tmp_path)
+        x = case.data()
+        np.testing.assert_array_equal(built.run({"x": x})["y"], case.expected(x))
+
+
+ELSEWHERE = (Case(9, 96, 37, zeros="uint8"), Case(9, 96, 21, bits=8), Case(1, 96, 37))
+
+
+def network() -> onnx.ModelProto:
+    """Products of many rows and of one, and rows of a table, one behind the other."""
+    nodes, weights, parts = [], {}, []
+    nodes.append(node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=1))
+    for number, case in enumerate(ELSEWHERE):
+        codes, scales, zeros = case.weights()
+        packed = codes if case.bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
+        names = [f"b{number}", f"s{number}"]
+        weights.update(zip(names, (packed, scales.astype(np.float32)), strict=True))
+        if zeros is not None:
+            names.append(f"z{number}")
+            padded = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
+            weights[names[-1]] = padded[:, ::2] | padded[:, 1::2] << 4
+        inputs = ["most" if case.m == 1 else "x", *names]
+        attributes = {"K": case.k, "N": case.n, "bits": case.bits, "block_size": case.group}
+        product = {"domain": "com.microsoft", "accuracy_level": 4}
+        nodes.append(node("MatMulNBits", inputs, [f"p{number}"], **product, **attributes))
+        parts.append(f"p{number}")
+    nodes.append(node("ArgMax", ["x"], ["rows"], axis=0, keepdims=0))
+    table = [*weights["b1"].shape[:1], -1]
+    weights["t"] = weights["b1"].reshape(table)
+    gather = {"domain": "com.microsoft", "block_size": 32, "bits": 8}
+    nodes.append(node("GatherBlockQuantized", ["t", "rows", "s1"], ["g"], **gather))
+    weights["flat"] = np.array([1, -1])
+    flat = []
+    for name in (*parts, "g"):
+        nodes.append(node("Reshape", [name, "flat"], [f"{name}_flat"]))
+        flat.append(f"{name}_flat")
+    nodes.append(node("Concat", flat, ["y"], axis=1))
+    return make_model(nodes, {"x": [9, 96]}, ["y"], weights)
+
+
+@pytest.mark.parametrize("target", ["rpi4", "rpi5"])
+def test_equals_numpy_on_other_processors(target: str, tmp_path: Path) -> None:
+    options = CompileOptions(runner=True)
+    bundle = compile_model(save(network(), tmp_path), target, options, output=tmp_path / "m.edgec")
+    x = np.tile(random(1, 96, seed=5), (9, 1)) + random(9, 96, seed=6)
+    np.save(tmp_path / "x.npy", x)
+    prefix = emulation(load_target(target), Silent()).command
+    files = ["--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]
+    command = [*prefix, str(bundle.path / "run"), *files]
+    subprocess.run(command, check=True, capture_output=True, env={}, timeout=60)
+    found = np.load(tmp_path / "y.npy").reshape(-1)
+    expected = []
+    for case in ELSEWHERE:
+        codes, scales, zeros = case.weights()
+        points = np.full(scales.shape, 1 << case.bits - 1) if zeros is None else zeros
+        rows = x if case.m > 1 else x.max(axis=0, keepdims=True)
+        expected.append(grouped_product(quantize_rows(rows, 32), codes, scales, points))
+    codes, scales, _ = ELSEWHERE[1].weights()
+    values = (codes.astype(np.float32) - 128) * scales[..., np.newaxis].astype(np.float32)
+    expected.append(values.reshape(21, -1)[x.argmax(axis=0)])
+    np.testing.assert_array_equal(found, np.concatenate([each.reshape(-1) for each in expected]))

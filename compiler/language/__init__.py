@@ -1,0 +1,1 @@
+"""Read language models, GGUF files and Hugging Face folders, into ONNX decoders."""
