@@ -473,22 +473,17 @@ class _GroupedMatmul(MatmulWriter):
                         e.store(self.panel, (unit * vectors + v) * self.vector, value)
 
     def _unpacked(self, at: Any, vectors: int) -> Callable[[Any, int], list[list[Any]]]:
+        """Return what loads weights [unit][vector] that `_unpack` wrote, at a number."""
         e = self.emit
 
         def load(first: Any, count: int) -> list[list[Any]]:
+            places = [at + (first + n) * (vectors * self.vector) for n in range(count)]
             return [
                 [
-                    e.let(
-                        "codes",
-                        e.load(
-                            self.panel,
-                            at + ((first + n) * vectors + panel) * self.vector,
-                            self.vector,
-                        ),
-                    )
-                    for panel in range(vectors)
+                    e.let("codes", e.load(self.panel, place + v * self.vector, self.vector))
+                    for v in range(vectors)
                 ]
-                for n in range(count)
+                for place in places
             ]
 
         return load
