@@ -22,7 +22,6 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, half_l1
-from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -34,6 +33,7 @@ from edgec.compiler.kernels.matmul.grouped_layout import (
     Floats,
     ZeroPoints,
     dot_of_codes,
+    load_number,
     pack_weights,
     stored_floats,
     zero_points_dtype,
@@ -292,18 +292,10 @@ class _GroupedMatmul(MatmulWriter):
         found = []
         for panel, part in map(self._vector, range(vectors)):
             at = e.let("at", (panel * self.layout.groups + group) * PANEL + part * lanes)
-            halves = e.isa.converts_float16
-            scale = e.let(
-                "scale", weight_to_float(e.load(self.scales, at, lanes), g.scales, halves)
-            )
+            scale = e.let("scale", load_number(e, self.scales, at, g.scales, lanes))
             zero = None
             if self.zeros is not None:
-                stored = e.load(self.zeros, at, lanes)
-                if g.zeros == "codes":
-                    zero = tirx.Cast(vector_dtype("float32", lanes), stored)
-                else:
-                    zero = weight_to_float(stored, g.zeros, halves)
-                zero = e.let("zero", zero)
+                zero = e.let("zero", load_number(e, self.zeros, at, g.zeros, lanes))
             found.append((scale, zero))
         return found
 
