@@ -45,7 +45,7 @@ def emit_softmax_norm(workload: SoftmaxNormWorkload, target: Target, name: str) 
     """Write the kernel; its buffers are data, gamma and beta where there are any, and output."""
     if workload.inner > 1:
         return _interleaved_softmax(workload, target, name)
-    return _Rows(workload, target, name).kernel()
+    return RowWriter(workload, target, name).kernel()
 
 
 def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
@@ -86,7 +86,9 @@ def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> K
     return Kernel(e.function(name), w.rows // w.inner * vectors)
 
 
-class _Rows:
+class RowWriter:
+    """A row writer writes the code of one row after the other."""
+
     def __init__(self, workload: SoftmaxNormWorkload, target: Target, name: str) -> None:
         self.work = w = workload
         self.name = name
@@ -98,9 +100,15 @@ class _Rows:
             self.gamma = e.buffer("gamma", w.columns, "float32")
         if w.operation == "layer_norm":
             self.beta = e.buffer("beta", w.columns, "float32")
-        self.output = e.buffer("output", w.rows * w.columns, "float32")
+        self.declare_output()
+
+    def declare_output(self) -> None:
+        """Write the last parameter."""
+        size = self.work.rows * self.work.columns
+        self.output = self.emit.buffer("output", size, "float32")
 
     def kernel(self) -> Kernel:
+        """Return the finished kernel."""
         w, e = self.work, self.emit
         with e.tasks() as task:
             self.start = e.let("start", task * w.columns)
@@ -109,7 +117,7 @@ class _Rows:
             if w.operation in ("softmax", "log_softmax"):
                 self._softmax()
             else:
-                self._normalize()
+                self.normalize(self.output, self.start)
         return Kernel(e.function(self.name), w.rows)
 
     def _each(self, body: Callable[[Any, int], None]) -> None:
@@ -179,7 +187,8 @@ class _Rows:
 
         self._each(scaled)
 
-    def _normalize(self) -> None:
+    def normalize(self, output: Any, to: Any) -> None:
+        """Write the normalized row into a buffer, from a place on."""
         w, e = self.work, self.emit
         share = tirx.const(1 / w.columns, "float32")
         mean: Any = None
@@ -203,7 +212,7 @@ class _Rows:
             value = value * e.load(self.gamma, column, lanes)
             if self.beta is not None:
                 value = value + e.load(self.beta, column, lanes)
-            e.store(self.output, self.start + column, value)
+            e.store(output, to + column, value)
 
         self._each(normalized)
 

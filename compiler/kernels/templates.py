@@ -24,7 +24,7 @@ from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
 from edgec.compiler.kernels.matmul import grouped as grouped_matmul
 from edgec.compiler.kernels.matmul import integer as integer_matmul
-from edgec.compiler.kernels.matmul import quantize_rows, weight_only
+from edgec.compiler.kernels.matmul import quantize_normalized, quantize_rows, weight_only
 from edgec.compiler.kernels.matmul import sparse as sparse_matmul
 from edgec.compiler.kernels.template import Template
 
@@ -49,6 +49,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.matmul": matmul.TEMPLATE,
     "edgec.pack": layout.PACK_TEMPLATE,
     "edgec.pool": pool.TEMPLATE,
+    "edgec.quantize_normalized": quantize_normalized.TEMPLATE,
     "edgec.quantize_rows": quantize_rows.TEMPLATE,
     "edgec.resize": resize.TEMPLATE,
     "edgec.rotate_rows": rotate_rows.TEMPLATE,

@@ -23,12 +23,14 @@ from edgec.compiler.frontend.converters.normalization import layer_norm, moments
 from edgec.compiler.frontend.converters.rotary import pick, rotate_at
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor
-from edgec.compiler.ir.operators import grouped_matmul
+from edgec.compiler.ir.operators import decode_weight, grouped_matmul
 
 op = relax.op
 
 # The accuracy level of ONNX Runtime that lets activations be rounded to int8.
 ROUNDED_TO_INT8 = 4
+# The zero point of codes of 4 bits that have none of their own.
+MIDDLE = 8
 # Bits of a packed weight.
 BITS = (2, 4, 8)
 
@@ -143,7 +145,8 @@ def convert_fused_matmul(node: Node) -> relax.Expr:
 def convert_matmul_nbits(node: Node) -> relax.Expr:
     """Convert MatMulNBits: A [..., K] times a weight of 2, 4 or 8 bits.
 
-    With an accuracy level of 4 codes of 4 or 8 bits stay codes, else it becomes a float constant.
+    Codes of 4 bits stay codes, with an accuracy level of 4 those of 8 bits too; others become a
+    float constant.
 
     B [N, blocks, bytes] holds the columns' blocks of `block_size` values along K, low bits
     first; scales [N * blocks]; zero_points packed likewise to whole bytes per column, or as
@@ -172,6 +175,17 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
     in_order = np.array_equal(block, np.arange(rows) // size)
     if attributes.get("accuracy_level", 0) == ROUNDED_TO_INT8 and in_order and bits in (4, 8):
         product = _grouped_product(node, data, packed, scales, zeros, bits, size)
+    elif in_order and bits == 4 and dtype_of(data) == "float32" and _is_whole(zeros):
+        points = np.full((columns, blocks), MIDDLE, np.uint8) if zeros is None else zeros
+        weight = decode_weight(
+            relax.const(np.ascontiguousarray(packed.reshape(columns, -1))),
+            [relax.const(scales.astype(np.float32)), relax.const(np.ascontiguousarray(points))],
+            format="int4",
+            shape=(rows, columns),
+            group=size,
+            rows_last=True,
+        )
+        product = node.call(op.matmul, data, node.emit(weight))
     else:
         values = unpack(packed, bits).reshape(columns, blocks * size)[:, :rows]
         points = np.full((columns, blocks), 1 << bits - 1) if zeros is None else zeros
@@ -180,6 +194,10 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
         product = node.call(op.matmul, data, constant_tensor(weight))
     bias = node.optional(5)
     return product if bias is None else op.add(product, bias)
+
+
+def _is_whole(zeros: NDArray[Any] | None) -> bool:
+    return zeros is None or zeros.dtype == np.uint8
 
 
 def _grouped_product(
