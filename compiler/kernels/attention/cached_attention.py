@@ -11,6 +11,9 @@ Logits of a block are computed in one of two forms:
                  are made at once. For few rows: a step of decoding reads keys once and does little.
     transposed   keys of the block are transposed once, then rows by vectors of keys is a
                  product in register tiles. For many rows, where vectors are long.
+
+Where there are few heads of keys, several tasks share the keys of one: each has a span of them and
+writes what it kept, which `join_spans.py` brings together.
 """
 
 import math
@@ -74,6 +77,9 @@ class CachedAttentionWorkload:
         token_major_query: whether queries are [B, S, N, D], not [B, N, S, D].
         token_major_output: whether the result is [B, S, N, E], not [B, N, S, E].
         rotation: how queries are turned, by their place in the cache.
+        spans: parts of the keys that have tasks of their own. If there are several, the result is
+            [B, M, spans, rows, E + 2]: of each row the sum of weighted values, the sum of powers of
+            2, and the largest exponent; rows are ordered by query, then by head.
     """
 
     batch: int
@@ -89,6 +95,19 @@ class CachedAttentionWorkload:
     token_major_query: bool = False
     token_major_output: bool = False
     rotation: Rotation | None = None
+    spans: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Return the rows that share a key head: queries of all its heads."""
+        return self.heads // self.groups * self.count
+
+    @property
+    def result_size(self) -> int:
+        """Return values of the result."""
+        if self.spans == 1:
+            return self.batch * self.heads * self.count * self.width
+        return self.batch * self.groups * self.spans * self.rows * (self.width + 2)
 
     @property
     def macs(self) -> int:
@@ -121,9 +140,8 @@ class _Writer:
         self.work = w = workload
         self.target, self.name = target, name
         self.share = w.heads // w.groups
-        self.all_rows = self.share * w.count
         short = max(w.size, w.width) <= SHORT_ROW
-        self.rows = min(self.all_rows, MOST_ROWS if short else MOST_ROWS // 2)
+        self.rows = min(w.rows, MOST_ROWS if short else MOST_ROWS // 2)
         full = target.float_lanes
         self.key_lanes, self.value_lanes = fitting_lanes(full, w.size), fitting_lanes(full, w.width)
         self.transposed = (
@@ -138,20 +156,25 @@ class _Writer:
         self.values = e.buffer("values", w.batch * w.groups * w.total * w.width, "float32")
         self.offsets = e.buffer("offsets", w.batch, "int64")
         self.tables = declare_tables(e, w.rotation)
-        self.output = e.buffer("output", w.batch * w.heads * w.count * w.width, "float32")
+        self.output = e.buffer("output", w.result_size, "float32")
 
     def kernel(self) -> Kernel:
         """Return the finished kernel."""
         w, e = self.work, self.emit
-        blocks = math.ceil(self.all_rows / self.rows)
+        blocks = math.ceil(w.rows / self.rows)
+        each = blocks * w.spans
         with e.tasks() as task:
             # Neighbouring tasks share keys.
-            block = e.let("block", tirx.floormod(task, blocks))
-            plane = e.let("plane", tirx.floordiv(task, blocks))
+            part, plane = e.let("part", tirx.floormod(task, each)), tirx.floordiv(task, each)
+            block, self.span = (
+                e.let("block", tirx.floormod(part, blocks)),
+                tirx.floordiv(part, blocks),
+            )
+            self.plane = plane = e.let("plane", plane)
             self.sequence = e.let("sequence", tirx.floordiv(plane, w.groups))
             self.group = e.let("group", tirx.floormod(plane, w.groups))
             # The last task may compute rows of the one before again.
-            last = tirx.IntImm("int32", self.all_rows - self.rows)
+            last = tirx.IntImm("int32", w.rows - self.rows)
             self.first = e.let("first", tirx.min(block * self.rows, last))
             self.key_plane = wide(e.let("key_plane", plane * (w.total * w.size)))
             self.value_plane = wide(e.let("value_plane", plane * (w.total * w.width)))
@@ -162,8 +185,11 @@ class _Writer:
                 self._logits(begin, count)
                 self._powers(begin, count)
                 self._weigh(begin, count)
-            self._finish()
-        return Kernel(e.function(self.name), w.batch * w.groups * blocks)
+            if w.spans == 1:
+                self._finish()
+            else:
+                self._keep()
+        return Kernel(e.function(self.name), w.batch * w.groups * each)
 
     def _declare(self) -> None:
         w, e = self.work, self.emit
@@ -185,11 +211,8 @@ class _Writer:
         )
         with e.loop("row", self.rows) as row:
             step, head = self._query(row)
-            if w.token_major_query:
-                source = (self.sequence * w.count + step) * w.heads + head
-            else:
-                source = (self.sequence * w.heads + head) * w.count + step
-            source = e.let("source", source * w.size)
+            place = place_of(w, self.sequence, step, head, w.token_major_query)
+            source = e.let("source", place * w.size)
             mover.move(source, e.let("to", row * w.size), e.let("position", self.offset + step))
             e.store(self.largest, row, tirx.const(LOWEST, "float32"))
             e.store(self.total, row, tirx.const(0, "float32"))
@@ -199,10 +222,8 @@ class _Writer:
 
     def _query(self, row: Any) -> tuple[Any, Any]:
         """Return which query of the sequence a row of the task is, and of which head."""
-        e, number = self.emit, self.emit.let("number", self.first + row)
-        step = e.let("query_step", tirx.floordiv(number, self.share))
-        head = tirx.floormod(number, self.share) + self.group * self.share
-        return step, e.let("head", head)
+        number = self.emit.let("number", self.first + row)
+        return query_of(self.emit, number, self.share, self.group)
 
     def _seen(self, step: Any) -> tuple[Any, Any]:
         """Return the keys that a query sees: from, and to before."""
@@ -223,6 +244,12 @@ class _Writer:
         before = e.let("before", tirx.floordiv(low, k))
         blocks = tirx.floordiv(end + (k - 1), tirx.IntImm("int32", k)) - before
         blocks = e.let("blocks", tirx.max(blocks, tirx.IntImm("int32", 0)))
+        if self.work.spans > 1:
+            ends = [
+                e.let("span", tirx.floordiv(blocks * (self.span + number), self.work.spans))
+                for number in range(2)
+            ]
+            before, blocks = e.let("before", before + ends[0]), ends[1] - ends[0]
         with e.loop("key_block", blocks) as block:
             begin = e.let("begin_key", (block + before) * k)
             count = e.let("count", tirx.min(end - begin, tirx.IntImm("int32", k)))
@@ -424,19 +451,54 @@ class _Writer:
         w, e, c = self.work, self.emit, self.value_lanes
         with e.loop("row", self.rows) as row:
             step, head = self._query(row)
-            total = e.let("sum", e.load(self.total, row))
-            zero, one = tirx.const(0, "float32"), tirx.const(1, "float32")
-            some = total.equal(zero)
-            factor = e.let("part", select(some, zero, one / select(some, one, total)))
-            if w.token_major_output:
-                to = (self.sequence * w.count + step) * w.heads + head
-            else:
-                to = (self.sequence * w.heads + head) * w.count + step
-            to = e.let("to", to * w.width)
+            factor = e.let("part", one_over(e.let("sum", e.load(self.total, row))))
+            place = place_of(w, self.sequence, step, head, w.token_major_output)
+            to = e.let("to", place * w.width)
             with e.loop("vector", w.width // c) as vector:
                 at = e.let("at", vector * c)
                 value = e.load(self.sums, row * w.width + at, c) * broadcast(factor, c)
                 e.store(self.output, to + at, value)
+
+    def _keep(self) -> None:
+        """Write what is known of the rows after one span."""
+        w, e, c = self.work, self.emit, self.value_lanes
+        with e.loop("row", self.rows) as row:
+            place = (self.plane * w.spans + self.span) * w.rows + self.first + row
+            to = e.let("to", place * (w.width + 2))
+            with e.loop("vector", w.width // c) as vector:
+                at = e.let("at", vector * c)
+                e.store(self.output, to + at, e.load(self.sums, row * w.width + at, c))
+            e.store(self.output, to + w.width, e.load(self.total, row))
+            e.store(self.output, to + (w.width + 1), e.load(self.largest, row))
+
+
+def query_of(e: Emitter, number: Any, share: int, group: Any) -> tuple[Any, Any]:
+    """Return which query of its sequence a row of a key head is, and of which head.
+
+    Args:
+        e: collects statements.
+        number: the row.
+        share: heads of queries that share a key head.
+        group: the key head.
+    """
+    step = e.let("query_step", tirx.floordiv(number, share))
+    return step, e.let("head", tirx.floormod(number, share) + group * share)
+
+
+def place_of(
+    workload: CachedAttentionWorkload, sequence: Any, step: Any, head: Any, token_major: bool
+) -> Any:
+    """Return the place of a row among all of queries or results."""
+    if token_major:
+        return (sequence * workload.count + step) * workload.heads + head
+    return (sequence * workload.heads + head) * workload.count + step
+
+
+def one_over(total: Any) -> Any:
+    """Return the factor that makes sums of weighted values an average; 0 where nothing was seen."""
+    zero, one = tirx.const(0, "float32"), tirx.const(1, "float32")
+    none = total.equal(zero)
+    return select(none, zero, one / select(none, one, total))
 
 
 def tiles(extent: int, most: int) -> list[tuple[int, int, int]]:
