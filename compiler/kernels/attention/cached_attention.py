@@ -52,7 +52,9 @@ LOG2_E = math.log2(math.e)
 # Values of a row up to which blocks are large: what a task keeps must stay in its cache.
 SHORT_ROW = 128
 # Rows from which transposing the keys costs less than summing lanes, by lanes of a vector.
-TRANSPOSED_ROWS = {16: 9, 8: 20}
+TRANSPOSED_ROWS = {16: 8, 8: 20}
+# Rows up to which blocks of keys are larger, and all logits are compared with what a row sees.
+FEW_ROWS = 8
 # Rows of a task, at most; half of it if they are long.
 MOST_ROWS = 32
 # Steps of an inner loop that are written out.
@@ -149,7 +151,7 @@ class _Writer:
         )
         self.lanes = full if self.transposed else self.key_lanes
         blocks = 1 if short else 2
-        self.keys = max(self.lanes, (64 if self.rows > 8 else 128) // blocks)
+        self.keys = max(self.lanes, (64 if self.rows > FEW_ROWS else 128) // blocks)
         self.emit = e = Emitter(target)
         self.query = e.buffer("query", w.batch * w.heads * w.count * w.size, "float32")
         self.cached_keys = e.buffer("keys", w.batch * w.groups * w.total * w.size, "float32")
@@ -366,29 +368,22 @@ class _Writer:
 
     def _powers(self, begin: Any, count: Any) -> None:
         """Replace the logits of a block by their powers, and bring sums to the same scale."""
-        w, e, c = self.work, self.emit, self.lanes
+        e, c = self.emit, self.lanes
         vectors = self._vectors(count)
         kept = e.local("kept", 1, vector_dtype("float32", c))
-        numbers = tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), c) if c > 1 else 0
         with e.loop("row", self.rows) as row:
             low, high = self._seen(self._query(row)[0])
-            high = e.let("high", broadcast(high - begin, c))
-            low = e.let("low", broadcast(low - begin, c))
+            low, high = e.let("low", low - begin), e.let("high", high - begin)
             start = e.let("start", row * self.keys)
             e.store(kept, 0, constant(LOWEST, "float32", c))
-            with e.loop("vector", vectors) as vector:
-                at = e.let("at", start + vector * c)
-                value = e.let("value", e.load(self.logits, at, c))
-                if w.softcap:
-                    capped = tanh(value) * constant(w.softcap * LOG2_E, "float32", c)
-                    value = e.let("capped", capped)
-                key = e.let("key", broadcast(vector * c, c) + numbers)
-                value = select(key < high, value, constant(-math.inf, "float32", c))
-                if w.window:
-                    value = select(key >= low, value, constant(-math.inf, "float32", c))
-                value = e.let("masked", value)
-                e.store(self.logits, at, value)
-                e.store(kept, 0, tirx.max(e.load(kept, 0), value))
+            if self.rows <= FEW_ROWS:
+                self._largest(kept, start, vectors, (low, high))
+            else:
+                whole = e.let("whole", tirx.all(low <= 0, high >= vectors * c))
+                with e.branch(whole):
+                    self._largest(kept, start, vectors)
+                with e.branch(tirx.Not(whole)):
+                    self._largest(kept, start, vectors, (low, high))
             before = e.let("before", e.load(self.largest, row))
             found = fold_lanes(e.let, e.load(kept, 0), tirx.max)
             largest = e.let("largest", tirx.max(before, found))
@@ -404,6 +399,28 @@ class _Writer:
             e.store(self.largest, row, largest)
             e.store(self.factor, row, factor)
             e.store(self.total, row, e.load(self.total, row) * factor + more)
+
+    def _largest(
+        self, kept: Any, start: Any, vectors: Any, seen: tuple[Any, Any] | None = None
+    ) -> None:
+        """Finish the logits of a row and keep the largest; `seen` limits the keys, if not all."""
+        w, e, c = self.work, self.emit, self.lanes
+        with e.loop("vector", vectors) as vector:
+            at = e.let("at", start + vector * c)
+            value = e.let("value", e.load(self.logits, at, c))
+            if w.softcap:
+                capped = tanh(value) * constant(w.softcap * LOG2_E, "float32", c)
+                value = e.let("capped", capped)
+            if seen is not None:
+                key = broadcast(vector * c, c)
+                if c > 1:
+                    key = key + tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), c)
+                low, high = (broadcast(end, c) for end in seen)
+                inside = tirx.bitwise_and(key >= low, key < high)
+                value = e.let("masked", select(inside, value, constant(-math.inf, "float32", c)))
+            if w.softcap or seen is not None:
+                e.store(self.logits, at, value)
+            e.store(kept, 0, tirx.max(e.load(kept, 0), value))
 
     def _weigh(self, begin: Any, count: Any) -> None:
         """Add the values of a block, weighted by the powers."""
