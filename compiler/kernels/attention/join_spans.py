@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from edgec.compiler.kernels.attention.cached_attention import (
+from edgec.compiler.kernels.attention.rotation import fitting_lanes
+from edgec.compiler.kernels.attention.workload import (
     LOWEST,
     CachedAttentionWorkload,
     one_over,
     place_of,
     query_of,
 )
-from edgec.compiler.kernels.attention.rotation import fitting_lanes
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.vector_math import exp2_below_zero

@@ -10,10 +10,10 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of
 from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
-from edgec.compiler.kernels.attention.cached_attention import CachedAttentionWorkload
 from edgec.compiler.kernels.attention.join_spans import JoinSpansWorkload
 from edgec.compiler.kernels.attention.rotate_rows import RotateRowsWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
+from edgec.compiler.kernels.attention.workload import CachedAttentionWorkload
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
