@@ -77,6 +77,7 @@ class _Writer:
     """Writes one attention.
 
     Attributes:
+        blocks: tasks of a key head.
         rows: rows of a task.
         keys: keys of a block.
         key_lanes: lanes of vectors along the features of keys and queries.
@@ -89,15 +90,16 @@ class _Writer:
         self.target, self.name = target, name
         self.share = w.heads // w.groups
         short = max(w.size, w.width) <= SHORT_ROW
-        self.rows = min(w.rows, MOST_ROWS if short else MOST_ROWS // 2)
+        self.blocks = math.ceil(w.rows / (MOST_ROWS if short else MOST_ROWS // 2))
+        self.rows = math.ceil(w.rows / self.blocks)
         full = target.float_lanes
         self.key_lanes, self.value_lanes = fitting_lanes(full, w.size), fitting_lanes(full, w.width)
         self.transposed = (
             self.rows >= TRANSPOSED_ROWS.get(full, math.inf) and self.key_lanes == full
         )
         self.lanes = full if self.transposed else self.key_lanes
-        blocks = 1 if short else 2
-        self.keys = max(self.lanes, (64 if self.rows > FEW_ROWS else 128) // blocks)
+        most = 64 if self.rows > FEW_ROWS else 128
+        self.keys = max(self.lanes, most if short else most // 2)
         self.emit = e = Emitter(target)
         self.query = e.buffer("query", w.batch * w.heads * w.count * w.size, "float32")
         self.cached_keys = e.buffer("keys", w.batch * w.groups * w.total * w.size, "float32")
@@ -109,15 +111,12 @@ class _Writer:
     def kernel(self) -> Kernel:
         """Return the finished kernel."""
         w, e = self.work, self.emit
-        blocks = math.ceil(w.rows / self.rows)
-        each = blocks * w.spans
+        each = self.blocks * w.spans
         with e.tasks() as task:
             # Neighbouring tasks share keys.
             part, plane = e.let("part", tirx.floormod(task, each)), tirx.floordiv(task, each)
-            block, self.span = (
-                e.let("block", tirx.floormod(part, blocks)),
-                tirx.floordiv(part, blocks),
-            )
+            block = e.let("block", tirx.floormod(part, self.blocks))
+            self.span = tirx.floordiv(part, self.blocks)
             self.plane = plane = e.let("plane", plane)
             self.sequence = e.let("sequence", tirx.floordiv(plane, w.groups))
             self.group = e.let("group", tirx.floormod(plane, w.groups))
@@ -129,7 +128,7 @@ class _Writer:
             self.offset = whole_offset(e, self.offsets, self.sequence)
             self._declare()
             self._start()
-            with self._blocks() as (begin, count):
+            with self._key_blocks() as (begin, count):
                 self._logits(begin, count)
                 self._powers(begin, count)
                 self._weigh(begin, count)
@@ -183,7 +182,7 @@ class _Writer:
         return tirx.max(self.offset + step + 1 - w.window, none), end
 
     @contextmanager
-    def _blocks(self) -> Iterator[tuple[Any, Any]]:
+    def _key_blocks(self) -> Iterator[tuple[Any, Any]]:
         """Provide the loop over blocks of keys: where one begins and how many keys it has."""
         e, k = self.emit, self.keys
         first = tirx.floordiv(self.first, self.share)
