@@ -55,7 +55,7 @@ LOG2_E = math.log2(math.e)
 # Values of a row up to which blocks are large: what a task keeps must stay in its cache.
 SHORT_ROW = 128
 # Rows from which transposing the keys costs less than summing lanes, by lanes of a vector, also
-# where keys come from main memory: measured on a server with AVX-512.
+# where keys come from main memory: measured on an x86 server.
 TRANSPOSED_ROWS = {16: 12, 8: 20}
 # Rows up to which blocks of keys are larger, and all logits are compared with what a row sees.
 FEW_ROWS = 8
