@@ -16,7 +16,7 @@ from edgec.compiler.kernels import (
     transpose,
     volume_pool,
 )
-from edgec.compiler.kernels.attention import append_rows, cached_attention, rotate_rows
+from edgec.compiler.kernels.attention import append_rows, cached_attention, join_spans, rotate_rows
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
 from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
@@ -45,6 +45,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.integer_depthwise": integer_depthwise.TEMPLATE,
     "edgec.integer_elementwise": integer_elementwise.TEMPLATE,
     "edgec.integer_matmul": integer_matmul.TEMPLATE,
+    "edgec.join_spans": join_spans.TEMPLATE,
     "edgec.lookup": table_lookup.TEMPLATE,
     "edgec.matmul": matmul.TEMPLATE,
     "edgec.pack": layout.PACK_TEMPLATE,

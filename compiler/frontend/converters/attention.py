@@ -106,16 +106,32 @@ def _over_cache(
         return None
     _, _, length, size = static_shape(queries)
     offset = node.call(op.subtract, node.cast(lengths, "int64"), int64(length))
-    return node.call(
-        cached_attention,
-        queries,
-        keys,
-        values,
-        offset,
-        scale=attributes.get("scale", 1 / math.sqrt(size)),
-        window=window + 1,
-        softcap=attributes.get("softcap", 0.0),
-    )
+    scale, softcap = attributes.get("scale", 1 / math.sqrt(size)), attributes.get("softcap", 0.0)
+    return attend_cache(node, queries, (keys, values), offset, scale, window + 1, softcap)
+
+
+def attend_cache(
+    node: Node,
+    queries: relax.Expr,
+    caches: tuple[relax.Expr, relax.Expr],
+    offset: relax.Expr,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> relax.Expr:
+    """Return causal attention over caches; see `cached_attention` for the arguments."""
+    (batch, heads, _, size), keys = static_shape(queries), static_shape(caches[0])
+    check_groups(heads, keys[1])
+    if (keys[0], keys[3]) != (batch, size) or static_shape(caches[1])[:3] != keys[:3]:
+        raise Refusal(f"keys {keys} and values do not fit queries of {size} features")
+    options = {"scale": scale, "window": window, "softcap": softcap}
+    return node.call(cached_attention, queries, *caches, offset, **options)
+
+
+def check_groups(heads: int, groups: int) -> None:
+    """Raise a refusal if query heads cannot share key heads evenly."""
+    if groups < 1 or heads % groups:
+        raise Refusal(f"{heads} query heads cannot share {groups} key heads")
 
 
 class Mask:
@@ -238,8 +254,7 @@ def attend(
     dtype = dtype_of(queries)
     batch, heads, length, size = static_shape(queries)
     groups, total = static_shape(keys)[1:3]
-    if heads % groups:
-        raise Refusal(f"{heads} query heads cannot share {groups} key heads")
+    check_groups(heads, groups)
     rows = heads // groups * length
     if dtype in ("float32", "float64"):
         queries = node.call(op.multiply, queries, scalar(scale, dtype))
@@ -445,6 +460,12 @@ def convert_tensor_scatter(node: Node) -> relax.Expr:
     places = node.optional(2)
     offset = int64(np.zeros(shape[0])) if places is None else node.cast(places, "int64")
     before, after = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
+    changed = list(static_shape(update))
+    if len(changed) != len(shape) or [*changed[:axis], *changed[axis + 1 :]] != [
+        *shape[:axis],
+        *shape[axis + 1 :],
+    ]:
+        raise Refusal(f"an update {tuple(changed)} does not fit a cache {shape}")
     old, new = (
         node.call(op.reshape, item, (shape[0], before, static_shape(item)[axis], after))
         for item in (past, update)

@@ -9,6 +9,7 @@ from tvm import relax, tirx
 from edgec.compiler.frontend.converters.attention import (
     Mask,
     attend,
+    attend_cache,
     int64,
     merge_heads,
     split_heads,
@@ -23,7 +24,7 @@ from edgec.compiler.frontend.node import (
     static_shape,
 )
 from edgec.compiler.frontend.te_operators import emit_compute
-from edgec.compiler.ir.cache_operators import append_rows, cached_attention
+from edgec.compiler.ir.cache_operators import append_rows
 
 op = relax.op
 
@@ -122,23 +123,28 @@ def _over_cache(
         total: rows of the caches.
     """
     attributes = node.attributes
-    caches = []
-    for index, rows in zip((3, 4), new, strict=True):
-        past = node.optional(index)
-        if past is not None and static_shape(past)[2] == total:
-            caches.append(node.call(append_rows, past, rows, offset, clear=True))
-        else:
-            caches.append(_placed(node, past, rows, offset, total))
-    result = node.call(
-        cached_attention,
-        queries,
-        *caches,
-        offset,
-        scale=_scale(node, static_shape(queries)[3]),
-        window=max(0, attributes.get("local_window_size", -1)),
-        softcap=attributes.get("softcap", 0.0),
+    keys, values = (
+        _appended(node, node.optional(index), rows, offset, total)
+        for index, rows in zip((3, 4), new, strict=True)
     )
-    return [merge_heads(node, result), *caches]
+    scale, softcap = _scale(node, static_shape(queries)[3]), attributes.get("softcap", 0.0)
+    window = max(0, attributes.get("local_window_size", -1))
+    result = attend_cache(node, queries, (keys, values), offset, scale, window, softcap)
+    return [merge_heads(node, result), keys, values]
+
+
+def _appended(
+    node: Node, past: relax.Expr | None, new: relax.Expr, offset: relax.Expr, total: int
+) -> relax.Expr:
+    """Return a cache of so many rows [B, M, T, D] with new ones [B, M, L, D] behind the old."""
+    batch, groups, _, size = static_shape(new)
+    if past is not None:
+        rows = static_shape(past)[2]
+        if static_shape(past) != (batch, groups, rows, size):
+            raise Refusal(f"a cache {static_shape(past)} does not fit {groups} heads of {size}")
+        if rows == total:
+            return node.call(append_rows, past, new, offset, clear=True)
+    return _placed(node, past, new, offset, total)
 
 
 def _scale(node: Node, size: int) -> float:

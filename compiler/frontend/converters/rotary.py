@@ -58,6 +58,8 @@ def rotate_at(
         interleaved: how pairs lie.
     """
     _check_angles(tables[0], dim)
+    if static_shape(tables[0]) != static_shape(tables[1]):
+        raise Refusal("the caches of cosines and sines have different shapes")
     batch, _, length, size = static_shape(data)
     places, fits = static_shape(positions), 0 < dim <= size and dim % 2 == 0
     if dtype_of(data) == "float32" and dtype_of(tables[0]) == "float32" and fits:

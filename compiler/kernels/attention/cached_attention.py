@@ -11,22 +11,30 @@ Logits of a block are computed in one of two forms:
                  are made at once. For few rows: a step of decoding reads keys once and does little.
     transposed   keys of the block are transposed once, then rows by vectors of keys is a
                  product in register tiles. For many rows, where vectors are long.
+
+Where there are few heads of keys, several tasks share the keys of one: each has a span of them and
+writes what it kept, which `join_spans.py` brings together.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 
 from edgec.compiler.kernels.attention.append_rows import whole_offset
 from edgec.compiler.kernels.attention.rotation import (
-    Rotation,
     RowMover,
     declare_tables,
     fitting_lanes,
+)
+from edgec.compiler.kernels.attention.workload import (
+    LOWEST,
+    CachedAttentionWorkload,
+    one_over,
+    place_of,
+    query_of,
 )
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.kernel import Kernel
@@ -43,58 +51,18 @@ from edgec.compiler.kernels.vectors import (
 )
 from edgec.targets.target import Target
 
-# The least that a largest logit can be: finite, so that differences are numbers.
-LOWEST = -3.0e38
 LOG2_E = math.log2(math.e)
 # Values of a row up to which blocks are large: what a task keeps must stay in its cache.
 SHORT_ROW = 128
-# Rows from which transposing the keys costs less than summing lanes, by lanes of a vector.
-TRANSPOSED_ROWS = {16: 9, 8: 20}
+# Rows from which transposing the keys costs less than summing lanes, by lanes of a vector, also
+# where keys come from main memory: measured on an x86 server.
+TRANSPOSED_ROWS = {16: 12, 8: 20}
+# Rows up to which blocks of keys are larger, and all logits are compared with what a row sees.
+FEW_ROWS = 8
 # Rows of a task, at most; half of it if they are long.
 MOST_ROWS = 32
 # Steps of an inner loop that are written out.
 MOST_STEPS = 8
-
-
-@dataclass(frozen=True)
-class CachedAttentionWorkload:
-    """A workload of attention over a cache, all of float32.
-
-    Attributes:
-        batch: sequences, B.
-        heads: heads of the queries, N.
-        groups: heads of the keys, M.
-        count: queries of a sequence, S.
-        total: rows of the cache, T.
-        size: values of a key, D.
-        width: values of a value, E.
-        scale: factor of the logits.
-        window: keys that a query sees at most, its own among them; 0 for all.
-        softcap: logits become softcap * tanh(logits / softcap), unless 0.
-        token_major_query: whether queries are [B, S, N, D], not [B, N, S, D].
-        token_major_output: whether the result is [B, S, N, E], not [B, N, S, E].
-        rotation: how queries are turned, by their place in the cache.
-    """
-
-    batch: int
-    heads: int
-    groups: int
-    count: int
-    total: int
-    size: int
-    width: int
-    scale: float
-    window: int = 0
-    softcap: float = 0.0
-    token_major_query: bool = False
-    token_major_output: bool = False
-    rotation: Rotation | None = None
-
-    @property
-    def macs(self) -> int:
-        """Return multiply-accumulates when the cache is full."""
-        seen = min(self.window or self.total, self.total)
-        return self.batch * self.heads * self.count * seen * (self.size + self.width)
 
 
 def emit_cached_attention(workload: CachedAttentionWorkload, target: Target, name: str) -> Kernel:
@@ -110,6 +78,7 @@ class _Writer:
     """Writes one attention.
 
     Attributes:
+        blocks: tasks of a key head.
         rows: rows of a task.
         keys: keys of a block.
         key_lanes: lanes of vectors along the features of keys and queries.
@@ -121,49 +90,54 @@ class _Writer:
         self.work = w = workload
         self.target, self.name = target, name
         self.share = w.heads // w.groups
-        self.all_rows = self.share * w.count
         short = max(w.size, w.width) <= SHORT_ROW
-        self.rows = min(self.all_rows, MOST_ROWS if short else MOST_ROWS // 2)
+        self.blocks = math.ceil(w.rows / (MOST_ROWS if short else MOST_ROWS // 2))
+        self.rows = math.ceil(w.rows / self.blocks)
         full = target.float_lanes
         self.key_lanes, self.value_lanes = fitting_lanes(full, w.size), fitting_lanes(full, w.width)
         self.transposed = (
             self.rows >= TRANSPOSED_ROWS.get(full, math.inf) and self.key_lanes == full
         )
         self.lanes = full if self.transposed else self.key_lanes
-        blocks = 1 if short else 2
-        self.keys = max(self.lanes, (64 if self.rows > 8 else 128) // blocks)
+        most = 64 if self.rows > FEW_ROWS else 128
+        self.keys = max(self.lanes, most if short else most // 2)
         self.emit = e = Emitter(target)
         self.query = e.buffer("query", w.batch * w.heads * w.count * w.size, "float32")
         self.cached_keys = e.buffer("keys", w.batch * w.groups * w.total * w.size, "float32")
         self.values = e.buffer("values", w.batch * w.groups * w.total * w.width, "float32")
         self.offsets = e.buffer("offsets", w.batch, "int64")
         self.tables = declare_tables(e, w.rotation)
-        self.output = e.buffer("output", w.batch * w.heads * w.count * w.width, "float32")
+        self.output = e.buffer("output", w.result_size, "float32")
 
     def kernel(self) -> Kernel:
         """Return the finished kernel."""
         w, e = self.work, self.emit
-        blocks = math.ceil(self.all_rows / self.rows)
+        each = self.blocks * w.spans
         with e.tasks() as task:
             # Neighbouring tasks share keys.
-            block = e.let("block", tirx.floormod(task, blocks))
-            plane = e.let("plane", tirx.floordiv(task, blocks))
+            part, plane = e.let("part", tirx.floormod(task, each)), tirx.floordiv(task, each)
+            block = e.let("block", tirx.floormod(part, self.blocks))
+            self.span = tirx.floordiv(part, self.blocks)
+            self.plane = plane = e.let("plane", plane)
             self.sequence = e.let("sequence", tirx.floordiv(plane, w.groups))
             self.group = e.let("group", tirx.floormod(plane, w.groups))
             # The last task may compute rows of the one before again.
-            last = tirx.IntImm("int32", self.all_rows - self.rows)
+            last = tirx.IntImm("int32", w.rows - self.rows)
             self.first = e.let("first", tirx.min(block * self.rows, last))
             self.key_plane = wide(e.let("key_plane", plane * (w.total * w.size)))
             self.value_plane = wide(e.let("value_plane", plane * (w.total * w.width)))
             self.offset = whole_offset(e, self.offsets, self.sequence)
             self._declare()
             self._start()
-            with self._blocks() as (begin, count):
+            with self._key_blocks() as (begin, count):
                 self._logits(begin, count)
                 self._powers(begin, count)
                 self._weigh(begin, count)
-            self._finish()
-        return Kernel(e.function(self.name), w.batch * w.groups * blocks)
+            if w.spans == 1:
+                self._finish()
+            else:
+                self._keep()
+        return Kernel(e.function(self.name), w.batch * w.groups * each)
 
     def _declare(self) -> None:
         w, e = self.work, self.emit
@@ -185,11 +159,8 @@ class _Writer:
         )
         with e.loop("row", self.rows) as row:
             step, head = self._query(row)
-            if w.token_major_query:
-                source = (self.sequence * w.count + step) * w.heads + head
-            else:
-                source = (self.sequence * w.heads + head) * w.count + step
-            source = e.let("source", source * w.size)
+            place = place_of(w, self.sequence, step, head, w.token_major_query)
+            source = e.let("source", place * w.size)
             mover.move(source, e.let("to", row * w.size), e.let("position", self.offset + step))
             e.store(self.largest, row, tirx.const(LOWEST, "float32"))
             e.store(self.total, row, tirx.const(0, "float32"))
@@ -199,10 +170,8 @@ class _Writer:
 
     def _query(self, row: Any) -> tuple[Any, Any]:
         """Return which query of the sequence a row of the task is, and of which head."""
-        e, number = self.emit, self.emit.let("number", self.first + row)
-        step = e.let("query_step", tirx.floordiv(number, self.share))
-        head = tirx.floormod(number, self.share) + self.group * self.share
-        return step, e.let("head", head)
+        number = self.emit.let("number", self.first + row)
+        return query_of(self.emit, number, self.share, self.group)
 
     def _seen(self, step: Any) -> tuple[Any, Any]:
         """Return the keys that a query sees: from, and to before."""
@@ -214,7 +183,7 @@ class _Writer:
         return tirx.max(self.offset + step + 1 - w.window, none), end
 
     @contextmanager
-    def _blocks(self) -> Iterator[tuple[Any, Any]]:
+    def _key_blocks(self) -> Iterator[tuple[Any, Any]]:
         """Provide the loop over blocks of keys: where one begins and how many keys it has."""
         e, k = self.emit, self.keys
         first = tirx.floordiv(self.first, self.share)
@@ -223,6 +192,12 @@ class _Writer:
         before = e.let("before", tirx.floordiv(low, k))
         blocks = tirx.floordiv(end + (k - 1), tirx.IntImm("int32", k)) - before
         blocks = e.let("blocks", tirx.max(blocks, tirx.IntImm("int32", 0)))
+        if self.work.spans > 1:
+            ends = [
+                e.let("span", tirx.floordiv(blocks * (self.span + number), self.work.spans))
+                for number in range(2)
+            ]
+            before, blocks = e.let("before", before + ends[0]), ends[1] - ends[0]
         with e.loop("key_block", blocks) as block:
             begin = e.let("begin_key", (block + before) * k)
             count = e.let("count", tirx.min(end - begin, tirx.IntImm("int32", k)))
@@ -339,29 +314,22 @@ class _Writer:
 
     def _powers(self, begin: Any, count: Any) -> None:
         """Replace the logits of a block by their powers, and bring sums to the same scale."""
-        w, e, c = self.work, self.emit, self.lanes
+        e, c = self.emit, self.lanes
         vectors = self._vectors(count)
         kept = e.local("kept", 1, vector_dtype("float32", c))
-        numbers = tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), c) if c > 1 else 0
         with e.loop("row", self.rows) as row:
             low, high = self._seen(self._query(row)[0])
-            high = e.let("high", broadcast(high - begin, c))
-            low = e.let("low", broadcast(low - begin, c))
+            low, high = e.let("low", low - begin), e.let("high", high - begin)
             start = e.let("start", row * self.keys)
             e.store(kept, 0, constant(LOWEST, "float32", c))
-            with e.loop("vector", vectors) as vector:
-                at = e.let("at", start + vector * c)
-                value = e.let("value", e.load(self.logits, at, c))
-                if w.softcap:
-                    capped = tanh(value) * constant(w.softcap * LOG2_E, "float32", c)
-                    value = e.let("capped", capped)
-                key = e.let("key", broadcast(vector * c, c) + numbers)
-                value = select(key < high, value, constant(-math.inf, "float32", c))
-                if w.window:
-                    value = select(key >= low, value, constant(-math.inf, "float32", c))
-                value = e.let("masked", value)
-                e.store(self.logits, at, value)
-                e.store(kept, 0, tirx.max(e.load(kept, 0), value))
+            if self.rows <= FEW_ROWS:
+                self._largest(kept, start, vectors, (low, high))
+            else:
+                whole = e.let("whole", tirx.all(low <= 0, high >= vectors * c))
+                with e.branch(whole):
+                    self._largest(kept, start, vectors)
+                with e.branch(tirx.Not(whole)):
+                    self._largest(kept, start, vectors, (low, high))
             before = e.let("before", e.load(self.largest, row))
             found = fold_lanes(e.let, e.load(kept, 0), tirx.max)
             largest = e.let("largest", tirx.max(before, found))
@@ -377,6 +345,28 @@ class _Writer:
             e.store(self.largest, row, largest)
             e.store(self.factor, row, factor)
             e.store(self.total, row, e.load(self.total, row) * factor + more)
+
+    def _largest(
+        self, kept: Any, start: Any, vectors: Any, seen: tuple[Any, Any] | None = None
+    ) -> None:
+        """Finish the logits of a row and keep the largest; `seen` limits the keys, if not all."""
+        w, e, c = self.work, self.emit, self.lanes
+        with e.loop("vector", vectors) as vector:
+            at = e.let("at", start + vector * c)
+            value = e.let("value", e.load(self.logits, at, c))
+            if w.softcap:
+                capped = tanh(value) * constant(w.softcap * LOG2_E, "float32", c)
+                value = e.let("capped", capped)
+            if seen is not None:
+                key = broadcast(vector * c, c)
+                if c > 1:
+                    key = key + tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), c)
+                low, high = (broadcast(end, c) for end in seen)
+                inside = tirx.bitwise_and(key >= low, key < high)
+                value = e.let("masked", select(inside, value, constant(-math.inf, "float32", c)))
+            if w.softcap or seen is not None:
+                e.store(self.logits, at, value)
+            e.store(kept, 0, tirx.max(e.load(kept, 0), value))
 
     def _weigh(self, begin: Any, count: Any) -> None:
         """Add the values of a block, weighted by the powers."""
@@ -424,19 +414,25 @@ class _Writer:
         w, e, c = self.work, self.emit, self.value_lanes
         with e.loop("row", self.rows) as row:
             step, head = self._query(row)
-            total = e.let("sum", e.load(self.total, row))
-            zero, one = tirx.const(0, "float32"), tirx.const(1, "float32")
-            some = total.equal(zero)
-            factor = e.let("part", select(some, zero, one / select(some, one, total)))
-            if w.token_major_output:
-                to = (self.sequence * w.count + step) * w.heads + head
-            else:
-                to = (self.sequence * w.heads + head) * w.count + step
-            to = e.let("to", to * w.width)
+            factor = e.let("part", one_over(e.let("sum", e.load(self.total, row))))
+            place = place_of(w, self.sequence, step, head, w.token_major_output)
+            to = e.let("to", place * w.width)
             with e.loop("vector", w.width // c) as vector:
                 at = e.let("at", vector * c)
                 value = e.load(self.sums, row * w.width + at, c) * broadcast(factor, c)
                 e.store(self.output, to + at, value)
+
+    def _keep(self) -> None:
+        """Write what is known of the rows after one span."""
+        w, e, c = self.work, self.emit, self.value_lanes
+        with e.loop("row", self.rows) as row:
+            place = (self.plane * w.spans + self.span) * w.rows + self.first + row
+            to = e.let("to", place * (w.width + 2))
+            with e.loop("vector", w.width // c) as vector:
+                at = e.let("at", vector * c)
+                e.store(self.output, to + at, e.load(self.sums, row * w.width + at, c))
+            e.store(self.output, to + w.width, e.load(self.total, row))
+            e.store(self.output, to + (w.width + 1), e.load(self.largest, row))
 
 
 def tiles(extent: int, most: int) -> list[tuple[int, int, int]]:

@@ -10,9 +10,10 @@ from tvm import relax
 from edgec.compiler.ir.blocked_layout import Shape
 from edgec.compiler.ir.relax_helpers import dtype_of, op_name, shape_of
 from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
-from edgec.compiler.kernels.attention.cached_attention import CachedAttentionWorkload
+from edgec.compiler.kernels.attention.join_spans import JoinSpansWorkload
 from edgec.compiler.kernels.attention.rotate_rows import RotateRowsWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
+from edgec.compiler.kernels.attention.workload import CachedAttentionWorkload
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
@@ -22,6 +23,12 @@ from edgec.compiler.numerics.support import Declined
 # Places in a buffer are counted in int32.
 _MOST_VALUES = 2**31 - 1
 _HEADS_FIRST = [0, 2, 1, 3]
+# Templates whose results may have heads or tokens in front.
+_GIVE_EITHER = ("edgec.cache_attention", "edgec.join_spans", "edgec.rotate_rows")
+# Rows of a key head up to which its keys are shared among tasks, and keys from which they are.
+FEW_ROWS, LONG_CACHE = 32, 1024
+# Tasks are a multiple of this: boards have one, two or four cores.
+EVEN_TASKS = 4
 
 
 def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Declined:
@@ -75,8 +82,25 @@ def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | 
         context.plain(context.value(offset)).expression,
         *map(context.plain_expression, tables),
     ]
-    variable = context.emit("edgec.cache_attention", arguments, workload, shape)
+    workload = replace(workload, spans=_spans(workload))
+    if workload.spans == 1:
+        variable = context.emit("edgec.cache_attention", arguments, workload, shape)
+        return PackedValue(variable, shape, False, 1)
+    kept = (batch, workload.groups, workload.spans, workload.rows, workload.width + 2)
+    parts = context.emit("edgec.cache_attention", arguments, workload, kept)
+    variable = context.emit("edgec.join_spans", [parts], JoinSpansWorkload(workload), shape)
     return PackedValue(variable, shape, False, 1)
+
+
+def _spans(workload: CachedAttentionWorkload) -> int:
+    """Return the parts of the keys that have tasks of their own.
+
+    Of a few rows and a long cache so many that all cores of usual boards have as much to do.
+    """
+    seen = min(workload.window or workload.total, workload.total)
+    if workload.rows > FEW_ROWS or seen < LONG_CACHE:
+        return 1
+    return EVEN_TASKS // math.gcd(EVEN_TASKS, workload.batch * workload.groups)
 
 
 def match_rotary(context: Context, call: relax.Call) -> PackedValue | Declined:
@@ -116,7 +140,7 @@ def tokens_side_by_side(
     if made is None or data.uses != 1 or list(axes) != _HEADS_FIRST:
         return None
     operator = op_name(made)
-    if operator not in ("edgec.cache_attention", "edgec.rotate_rows"):
+    if operator not in _GIVE_EITHER:
         return None
     workload = from_text(TEMPLATES[operator].workload, str(made.attrs["workload"]))
     if workload.token_major_output:

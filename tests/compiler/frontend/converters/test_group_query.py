@@ -12,6 +12,7 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.backend import HostModel, lower, pack
 from edgec.compiler.cli.main import main
+from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.lowering.schedule import schedule_program
 from edgec.compiler.parity.oracle import run_original
@@ -99,3 +100,56 @@ def test_on_a_board_under_qemu(tmp_path: Path) -> None:
     expected = bundle.path / "vectors/0/output-0.npy"
     np.save(expected, np.load(expected) * np.float32(1.01))
     assert main(command) == 1
+
+
+def test_scattered_caches_of_lengths_at_run_time(tmp_path: Path) -> None:
+    """TensorScatter and Attention of ONNX itself, as decoders of opset 24 have them."""
+    nodes = [
+        node("TensorScatter", ["keys", "k", "past"], ["a"]),
+        node("TensorScatter", ["values", "v", "past"], ["b"]),
+        node("Add", ["past", "count"], ["lengths"]),
+        node("Attention", ["q", "a", "b", "", "", "", "lengths"], ["y"], is_causal=1),
+    ]
+    inputs = {
+        "q": [2, 4, 3, 8],
+        "k": [2, 2, 3, 8],
+        "v": [2, 2, 3, 8],
+        "keys": [2, 2, 20, 8],
+        "values": [2, 2, 20, 8],
+        "past": [2],
+    }
+    weights, kinds = {"count": np.array([3])}, {"past": TensorProto.INT64}
+    model = make_model(nodes, inputs, ["y", "a", "b"], weights, dtypes=kinds, opset=24)
+    canonical = canonical_model(model)
+    library = HostModel(canonical.module, canonical.signature)
+    given = {name: random(*shape, seed=i) for i, (name, shape) in enumerate(inputs.items())}
+    for past in ((0, 5), (17, 9)):
+        given["past"] = np.array(past)
+        found, expected = library.run(given), run_original(model, given)
+        assert wrong(found, expected) == []
+        assert wrong(library.run({**given, "past": given["past"] - 1}), expected) == [*expected]
+
+
+@pytest.mark.parametrize(
+    ("heads", "rows", "message"),
+    [
+        ((3, 2), [1, 2, 9, 8], "3 query heads cannot share 2 key heads"),
+        ((4, 2), [1, 2, 9, 4], r"a cache \(1, 2, 9, 4\) does not fit 2 heads of 8"),
+    ],
+)
+def test_refusals(heads: tuple[int, int], rows: list[int], message: str) -> None:
+    count, groups = heads
+    names = ["q", "k", "k", "p", "p", "n", "total"]
+    made = node(
+        "GroupQueryAttention",
+        names,
+        ["y", "a", "b"],
+        domain="com.microsoft",
+        num_heads=count,
+        kv_num_heads=groups,
+    )
+    inputs = {"q": [1, 1, count * 8], "k": [1, 1, groups * 8], "p": rows, "n": [1]}
+    weights, kinds = {"total": np.array(9, np.int32)}, {"n": TensorProto.INT32}
+    model = make_model([made], inputs, ["y", "a", "b"], weights, dtypes=kinds)
+    with pytest.raises(UnsupportedModelError, match=message):
+        canonical_model(model)
