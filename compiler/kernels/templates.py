@@ -21,6 +21,7 @@ from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
 from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
 from edgec.compiler.kernels.matmul import integer as integer_matmul
+from edgec.compiler.kernels.matmul import run_time_integer
 from edgec.compiler.kernels.matmul import sparse as sparse_matmul
 from edgec.compiler.kernels.matmul import weight_only
 from edgec.compiler.kernels.template import Template
@@ -45,6 +46,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.resize": resize.TEMPLATE,
     "edgec.row_reduce": row_reduce.TEMPLATE,
     "edgec.rows": softmax_norm.TEMPLATE,
+    "edgec.run_time_integer_matmul": run_time_integer.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,
     "edgec.standardize": standardize.TEMPLATE,
