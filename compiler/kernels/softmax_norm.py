@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from tvm import tirx
 
+from edgec.compiler.kernels.emit.across import reduce_lanes
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.vector_math import exp
+from edgec.compiler.kernels.emit.vector_math import exp_below
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
@@ -71,7 +72,7 @@ def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> K
         with e.loop("column", w.columns) as column:
             at = e.let("at", start + column * w.inner)
             shifted = e.let("shifted", e.load(data, at, c) - e.load(kept, largest))
-            raised = e.let("raised", exp(shifted))
+            raised = e.let("raised", exp_below(shifted))
             e.store(output, at, shifted if w.operation == "log_softmax" else raised)
             e.store(kept, total, e.load(kept, total) + raised)
         if w.operation == "log_softmax":
@@ -139,11 +140,8 @@ class _Rows:
 
         self._each(body)
         if c > 1:
-            spill = e.local("spill", c, "float32")
-            e.store(spill, 0, e.load(self.partial, 0))
-            for lane in range(c):
-                e.store(self.single, 0, combine(e.load(self.single, 0), e.load(spill, lane)))
-            return e.let("total", e.load(self.single, 0))
+            lanes = reduce_lanes(e, e.let("lanes", e.load(self.partial, 0)), combine)
+            return e.let("total", combine(e.load(self.single, 0), lanes))
         both = combine(e.load(self.single, 0), e.load(self.partial, 0))
         return e.let("total", both)
 
@@ -155,7 +153,7 @@ class _Rows:
             return self._read(column, lanes) - broadcast(largest, lanes)
 
         if self.work.operation == "log_softmax":
-            total = self._reduce(0, lambda x, y: x + y, lambda at, n: exp(shifted(at, n)))
+            total = self._reduce(0, lambda x, y: x + y, lambda at, n: exp_below(shifted(at, n)))
             shift = e.let("shift", tirx.log(total))
 
             def logarithm(column: Any, lanes: int) -> None:
@@ -166,7 +164,7 @@ class _Rows:
             return
 
         def raised(column: Any, lanes: int) -> Any:
-            value = e.let("raised", exp(shifted(column, lanes)))
+            value = e.let("raised", exp_below(shifted(column, lanes)))
             e.store(self.output, self.start + column, value)
             return value
 

@@ -21,9 +21,8 @@ from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
 from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
 from edgec.compiler.kernels.matmul import integer as integer_matmul
-from edgec.compiler.kernels.matmul import run_time_integer
+from edgec.compiler.kernels.matmul import run_time_integer, weight_only
 from edgec.compiler.kernels.matmul import sparse as sparse_matmul
-from edgec.compiler.kernels.matmul import weight_only
 from edgec.compiler.kernels.template import Template
 
 TEMPLATES: dict[str, Template] = {

@@ -1,4 +1,4 @@
-"""Choose the kernel of products of 8-bit matrices that are both known at run time only, exactly in int32.
+"""Choose the kernel of products of 8-bit matrices that only a run knows, exactly in int32.
 
 A graph has them as `matmul(a - a_zero, b - b_zero)` with operands that were widened to 16 or 32
 bits. The kernel multiplies the 8-bit values themselves; sums of rows and columns do the rest:
