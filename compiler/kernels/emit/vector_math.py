@@ -128,9 +128,7 @@ def exp_below(x: Any, bounded: Any = None) -> Any:
     lanes = lanes_of(x)
     integer = vector_dtype("int32", lanes)
     raised = tirx.shift_left(tirx.reinterpret(integer, shifted), constant(23, "int32", lanes))
-    result = tirx.reinterpret(
-        vector_dtype("float32", lanes), tirx.reinterpret(integer, p) + raised
-    )
+    result = tirx.reinterpret(vector_dtype("float32", lanes), tirx.reinterpret(integer, p) + raised)
     # NaN is not above it either, and stays.
     return select(x >= _like(x, _EXP_MIN), result, tirx.max(_like(x, 0), x))
 
