@@ -30,7 +30,6 @@ _LOG2_E = 1.44269504088896341
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
 _EXP_MIN, _EXP_MAX = -87.33, 88.72283
-_WHOLE = 1.5 * 2**23
 # (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2, highest power first (Cephes, expf).
 _EXP = (
     1.9875691500e-4,
@@ -118,17 +117,16 @@ def exp_below(x: Any, bounded: Any = None) -> Any:
         bounded: what is computed in its place above -87.33.
     """
     bounded = tirx.max(_like(x, _EXP_MIN), x if bounded is None else bounded)
-    # Added to this, a number is rounded to a whole one, in the lowest bits.
-    shifted = bounded * _like(x, _LOG2_E) + _like(x, _WHOLE)
-    n = shifted - _like(x, _WHOLE)
+    n = tirx.nearbyint(bounded * _like(x, _LOG2_E))
     r = bounded - n * _like(x, _LN2_HIGH)
     r = r - n * _like(x, _LN2_LOW)
     p = _polynomial(r, (*_EXP, 1, 1))
     # Times 2^n: n goes into the exponent bits.
     lanes = lanes_of(x)
     integer = vector_dtype("int32", lanes)
-    raised = tirx.shift_left(tirx.reinterpret(integer, shifted), constant(23, "int32", lanes))
-    result = tirx.reinterpret(vector_dtype("float32", lanes), tirx.reinterpret(integer, p) + raised)
+    raised = tirx.Cast(integer, n) * constant(1 << 23, "int32", lanes)
+    floats = vector_dtype("float32", lanes)
+    result = tirx.reinterpret(floats, tirx.reinterpret(integer, p) + raised)
     # NaN is not above it either, and stays.
     return select(x >= _like(x, _EXP_MIN), result, tirx.max(_like(x, 0), x))
 
