@@ -6,6 +6,7 @@ importer (`tvm_frontend.py`), which covers the long tail.
 
 from edgec.compiler.frontend.converters import (
     activations,
+    arg_reduce,
     arithmetic,
     classical,
     indexing,
@@ -107,8 +108,9 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "MaxPool"): pooling.convert_max_pool,
     ("", "MaxUnpool"): pooling.convert_max_unpool,
     # reduction
-    ("", "ArgMax"): reduction.convert_arg_reduce,
-    ("", "ArgMin"): reduction.convert_arg_reduce,
+    ("", "ArgMax"): arg_reduce.convert_arg_reduce,
+    ("", "ArgMin"): arg_reduce.convert_arg_reduce,
+    ("", "Hardmax"): arg_reduce.convert_hardmax,
     ("", "ReduceL1"): reduction.convert_reduce,
     ("", "ReduceL2"): reduction.convert_reduce,
     ("", "ReduceLogSum"): reduction.convert_reduce,

@@ -24,7 +24,12 @@ from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
 from edgec.compiler.kernels.matmul import grouped as grouped_matmul
 from edgec.compiler.kernels.matmul import integer as integer_matmul
-from edgec.compiler.kernels.matmul import quantize_normalized, quantize_rows, weight_only
+from edgec.compiler.kernels.matmul import (
+    quantize_normalized,
+    quantize_rows,
+    run_time_integer,
+    weight_only,
+)
 from edgec.compiler.kernels.matmul import sparse as sparse_matmul
 from edgec.compiler.kernels.template import Template
 
@@ -56,6 +61,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.rotate_rows": rotate_rows.TEMPLATE,
     "edgec.row_reduce": row_reduce.TEMPLATE,
     "edgec.rows": softmax_norm.TEMPLATE,
+    "edgec.run_time_integer_matmul": run_time_integer.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,
     "edgec.standardize": standardize.TEMPLATE,

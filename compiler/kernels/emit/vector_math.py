@@ -115,20 +115,31 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
 
 def exp(x: Any) -> Any:
     """Return E to the x."""
-    bounded = tirx.min(tirx.max(x, _like(x, _EXP_MIN)), _like(x, _EXP_MAX))
+    # A number as the first operand lets NaN pass.
+    bounded = tirx.min(_like(x, _EXP_MAX), x)
+    return select(x > _like(x, _EXP_MAX), _like(x, float("inf")), exp_below(x, bounded))
+
+
+def exp_below(x: Any, bounded: Any = None) -> Any:
+    """Return E to the x where x is not above 88.72: in softmax it is never above 0.
+
+    Args:
+        x: the exponent.
+        bounded: what is computed in its place above -87.33.
+    """
+    bounded = tirx.max(_like(x, _EXP_MIN), x if bounded is None else bounded)
     n = tirx.nearbyint(bounded * _like(x, _LOG2_E))
     r = bounded - n * _like(x, _LN2_HIGH)
     r = r - n * _like(x, _LN2_LOW)
-    p = _polynomial(r, _EXP) * r * r + r + _like(x, 1)
+    p = _polynomial(r, (*_EXP, 1, 1))
     # Times 2^n: n goes into the exponent bits.
     lanes = lanes_of(x)
     integer = vector_dtype("int32", lanes)
-    bits = tirx.reinterpret(integer, p)
-    shifted = tirx.Cast(integer, n) * constant(1 << 23, "int32", lanes)
-    result = tirx.reinterpret(vector_dtype("float32", lanes), bits + shifted)
-    result = select(x > _like(x, _EXP_MAX), _like(x, float("inf")), result)
-    result = select(x < _like(x, _EXP_MIN), _like(x, 0), result)
-    return select(tirx.isnan(x), x, result)
+    raised = tirx.Cast(integer, n) * constant(1 << 23, "int32", lanes)
+    floats = vector_dtype("float32", lanes)
+    result = tirx.reinterpret(floats, tirx.reinterpret(integer, p) + raised)
+    # NaN is not above it either, and stays.
+    return select(x >= _like(x, _EXP_MIN), result, tirx.max(_like(x, 0), x))
 
 
 def exp2_below_zero(x: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tvm import relax
 
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
 from edgec.compiler.lowering.pack.attention import (
     match_append_rows,
     match_cached_attention,
@@ -20,6 +21,7 @@ from edgec.compiler.lowering.pack.data_movement import (
     match_transpose,
 )
 from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
+from edgec.compiler.lowering.pack.integer_product import match_integer_product
 from edgec.compiler.lowering.pack.matmul import match_grouped_matmul, match_matmul
 from edgec.compiler.lowering.pack.pool import (
     match_global_pool,
@@ -52,8 +54,22 @@ def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
     return match
 
 
-# Those whose tensors may have any dtype: they only move values.
-ANY_DTYPE = frozenset({"relax.permute_dims"})
+def by_dtype(floats: Matcher, integers: Matcher) -> Matcher:
+    """Return a matcher for float32 results and one for those in int32."""
+
+    def match(context: Context, call: relax.Call) -> PackedValue | Declined:
+        if dtype_of(call) == "int32":
+            return integers(context, call)
+        tensors = (call, *call.args)
+        if {*map(dtype_of, tensors)} != {"float32"} or None in map(shape_of, tensors):
+            return Declined("kernel templates multiply float32 and 8-bit integers of known shapes")
+        return floats(context, call)
+
+    return match
+
+
+# Those whose tensors may have any dtype: they only move values, or look at the dtype themselves.
+ANY_DTYPE = frozenset({"relax.matmul", "relax.permute_dims"})
 
 # How many operands of those are values; behind them are integers that say which, or codes.
 WITH_INDICES = {
@@ -76,7 +92,7 @@ MATCHERS: dict[str, Matcher] = {
     "edgec.grouped_take": match_grouped_take,
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
-    "relax.matmul": match_matmul,
+    "relax.matmul": by_dtype(match_matmul, match_integer_product),
     "relax.max": first_of(match_max, match_row_reduce),
     "relax.mean": first_of(match_global_pool, match_row_reduce),
     "relax.min": first_of(match_min, match_row_reduce),
