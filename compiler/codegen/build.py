@@ -22,7 +22,7 @@ from edgec.compiler.codegen.executor_object import executor_object
 from edgec.compiler.codegen.kernel_objects import compile_kernels
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, MemoryPlan, plan_memory
-from edgec.compiler.errors import OutputError
+from edgec.compiler.errors import OutputError, UnsupportedModelError
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.support.progress import Progress
@@ -31,6 +31,8 @@ from edgec.targets.target import Target
 # The constants on their own, in an object and in the library.
 COPIES_OF_CONSTANTS = 3
 CODE_BYTES = 32 * 2**20
+# Code reaches what is within 2 GiB of it, and code itself takes some of that.
+MAX_WEIGHT_BYTES = 2**31 - CODE_BYTES
 # Constants that a kernel reads once for each tile: biases, scales, quantizers.
 SMALL_BYTES = 1024
 
@@ -60,11 +62,17 @@ def build_program(
         The plan of its memory.
 
     Raises:
+        UnsupportedModelError: the weights are more than a library holds.
         ToolchainError: the linker is missing or fails.
         OutputError: the disk of `library` is too full.
     """
-    constants = program.constants()
-    _check_space(library.parent, sum(value.size_bytes for value in constants))
+    weight_bytes = sum(value.size_bytes for value in program.constants())
+    if weight_bytes > MAX_WEIGHT_BYTES:
+        raise UnsupportedModelError(
+            f"the weights take {weight_bytes / 1e6:.0f} MB; a library holds at most "
+            f"{MAX_WEIGHT_BYTES / 1e6:.0f} MB: quantize them, or split the model"
+        )
+    _check_space(library.parent, weight_bytes)
     kernels = compile_kernels(program.functions, target, library.parent, progress)
     plan, sources = write_sources(program, outputs, target, library.parent, name, index_bounds)
     link_shared([*kernels, *sources], library, target, exports=EXPORTS, soname=soname(name))
