@@ -30,6 +30,7 @@ from edgec.compiler.boards.config import (
     qemu_board_names,
     unknown_board,
 )
+from edgec.compiler.boards.secret import keep_secret, new_secret
 from edgec.compiler.bundle.manifest import LIBRARY
 from edgec.compiler.codegen.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
@@ -106,7 +107,10 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
             running = _running(name)
             if running is None:
                 running = _start(name, parts, register)
-            elif register is not None and running.link != register:
+            elif (
+                register is not None
+                and running.link.model_copy(update={"secret": register.secret}) != register
+            ):
                 raise BoardConfigError(
                     f"board {name} is running at {running.link}; stop it first: "
                     f"edgec board stop {name}"
@@ -132,6 +136,7 @@ def stop_board(name: str) -> bool:
         if running is not None:
             _end(running.pid, running.began)
         (folder / "state.json").unlink(missing_ok=True)
+        (folder / "secret").unlink(missing_ok=True)
         shutil.rmtree(folder / "files" / "session", ignore_errors=True)
     return running is not None
 
@@ -194,10 +199,13 @@ def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     options = []
     if register is not None:
         options = ["--key", register.key, f"--{register.via}", f"{register.host}:{register.port}"]
+    secret = folder / "secret"
+    keep_secret(secret, new_secret())
     command = [
         *parts.emulation.command,
         *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.emulation.libraries}"),
         *(str(parts.server / SERVER), LOOPBACK[0], "0", str(folder / "files"), *options),
+        *("--secret", str(secret)),
     ]
     # QEMU needs the execute bit of what it runs on some systems.
     (parts.server / SERVER).chmod(0o755)
@@ -211,6 +219,7 @@ def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsid=True)
     try:
         link = _wait_until_ready(pid, name, log, register)
+        link = link.model_copy(update={"secret": str(secret)})
         began = _began(pid)
         if began is None:
             raise _died(name, log)
