@@ -30,7 +30,7 @@ from edgec.compiler.boards.config import (
     qemu_board_names,
     unknown_board,
 )
-from edgec.compiler.boards.secret import keep_secret, new_secret
+from edgec.compiler.boards.secret import keep_secret, new_secret, secret_file
 from edgec.compiler.bundle.manifest import LIBRARY
 from edgec.compiler.codegen.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
@@ -107,10 +107,7 @@ def start_board(name: str, progress: Progress, register: Link | None = None) -> 
             running = _running(name)
             if running is None:
                 running = _start(name, parts, register)
-            elif (
-                register is not None
-                and running.link.model_copy(update={"secret": register.secret}) != register
-            ):
+            elif register is not None and running.link != register:
                 raise BoardConfigError(
                     f"board {name} is running at {running.link}; stop it first: "
                     f"edgec board stop {name}"
@@ -199,8 +196,9 @@ def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     options = []
     if register is not None:
         options = ["--key", register.key, f"--{register.via}", f"{register.host}:{register.port}"]
-    secret = folder / "secret"
-    keep_secret(secret, new_secret())
+    secret = folder / "secret" if register is None else secret_file(name, register)
+    if register is None or not secret.is_file():
+        keep_secret(secret, new_secret())
     command = [
         *parts.emulation.command,
         *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.emulation.libraries}"),
@@ -219,7 +217,8 @@ def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsid=True)
     try:
         link = _wait_until_ready(pid, name, log, register)
-        link = link.model_copy(update={"secret": str(secret)})
+        if register is None:
+            link = link.model_copy(update={"secret": str(secret)})
         began = _began(pid)
         if began is None:
             raise _died(name, log)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from edgec.compiler.boards.config import Board
+from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.errors import BoardError, OutputError
 
 HELLO = b"edgec-1\n"
@@ -26,11 +26,13 @@ class NoAnswerError(BoardError):
     """The server closed the connection, or never spoke."""
 
 
-def secret_file(board: Board) -> Path:
-    """Return where this machine keeps a board's secret."""
-    if board.link is not None and board.link.secret:
-        return Path(board.link.secret)
-    return user_state_path("edgec") / "boards" / f"{board.name}.secret"
+def secret_file(name: str, link: Link | None) -> Path:
+    """Return where this machine keeps a board's secret; boards of one key of a tracker share it."""
+    if link is not None and link.secret:
+        return Path(link.secret)
+    if link is not None and link.via == "tracker":
+        name = f"tracker-{link.key}"
+    return user_state_path("edgec") / "boards" / f"{name}.secret"
 
 
 def new_secret() -> str:
@@ -62,7 +64,7 @@ def read_secret(board: Board) -> bytes:
     Raises:
         BoardError: this machine has none; the caller adds the board's name.
     """
-    path = secret_file(board)
+    path = secret_file(board.name, board.link)
     try:
         return path.read_bytes().strip()
     except OSError as error:

@@ -143,7 +143,7 @@ def clean_board(board: Board) -> None:
     """
     with _alone(board):
         _act(board, "clean the board", "clean")
-        secret_file(board).unlink(missing_ok=True)
+        secret_file(board.name, board.link).unlink(missing_ok=True)
 
 
 def how_to_linger(board: Board) -> str:
@@ -194,7 +194,7 @@ def _fetch_secret(board: Board) -> None:
     secret = _act(board, "ask for its secret", "secret").values.get("secret", "")
     if not re.fullmatch(r"[0-9a-f]{64}", secret):
         raise board_error(board, "ask for its secret: it has none; is its /dev/urandom there?")
-    keep_secret(secret_file(board), secret)
+    keep_secret(secret_file(board.name, board.link), secret)
 
 
 def _check(board: Board, seen: _Seen) -> None:

@@ -529,17 +529,17 @@ static int receive_until(int socket, uint8_t* data, size_t bytes, int64_t end) {
 /* Show a client that we know the secret, and see whether it does; nobody says it. */
 static int authenticate(int client) {
   static const char hello[HELLO_BYTES + 1] = "edgec-1\n";
-  uint8_t first[HELLO_BYTES + NUMBER_BYTES], answer[NUMBER_BYTES + CODE_BYTES];
+  uint8_t first[HELLO_BYTES], number[NUMBER_BYTES], answer[NUMBER_BYTES + CODE_BYTES];
   uint8_t text[12 + 2 * NUMBER_BYTES], code[CODE_BYTES], expected[CODE_BYTES], differ = 0;
   char secret[KEY_BYTES];
   size_t length = read_secret(secret, sizeof secret);
   int64_t end = now_milliseconds() + AUTHENTICATE_MILLISECONDS;
   if (!length || receive_until(client, first, sizeof first, end) ||
-      memcmp(first, hello, HELLO_BYTES) ||
+      memcmp(first, hello, HELLO_BYTES) || receive_until(client, number, sizeof number, end) ||
       getrandom(answer, NUMBER_BYTES, 0) != NUMBER_BYTES)
     return -1;
   memcpy(text, "edgec server", 12);
-  memcpy(text + 12, first + HELLO_BYTES, NUMBER_BYTES);
+  memcpy(text + 12, number, NUMBER_BYTES);
   memcpy(text + 12 + NUMBER_BYTES, answer, NUMBER_BYTES);
   hmac_sha256(secret, length, text, sizeof text, answer + NUMBER_BYTES);
   memcpy(text, "edgec client", 12);
