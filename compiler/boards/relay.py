@@ -16,7 +16,7 @@ from tvm.rpc import base
 
 from edgec.compiler.boards import forward
 from edgec.compiler.boards.config import LOOPBACK, Board, Link
-from edgec.compiler.boards.secret import NoAnswerError, authenticate, read_secret
+from edgec.compiler.boards.secret import authenticate, read_secret
 from edgec.compiler.boards.ssh import CONNECT_SECONDS, Tunnel
 from edgec.compiler.errors import BoardError
 
@@ -208,7 +208,8 @@ def _through_ssh(board: Board, link: Link, seconds: float) -> Relay:
         try:
             authenticate(near, read_secret(board), seconds)
             return Relay(near, tunnel)
-        except NoAnswerError as error:
+        except BoardError as error:
+            # If ssh failed, that is why.
             reason = tunnel.failure() or str(error)
             tunnel.close()
             raise BoardError(reason) from None

@@ -22,10 +22,6 @@ NUMBER_BYTES = 32
 CODE_BYTES = 32
 
 
-class NoAnswerError(BoardError):
-    """The server closed the connection, or never spoke."""
-
-
 def secret_file(name: str, link: Link | None) -> Path:
     """Return where this machine keeps a board's secret; boards of one key of a tracker share it."""
     if link is not None and link.secret:
@@ -81,8 +77,7 @@ def authenticate(server: socket.socket, secret: bytes, seconds: float) -> None:
         seconds: how long the server may take for its answer.
 
     Raises:
-        NoAnswerError: it said nothing.
-        BoardError: it does not know the secret; nothing that helps it was sent.
+        BoardError: it said nothing, or does not know the secret; nothing that helps it was sent.
     """
     ours = secrets.token_bytes(NUMBER_BYTES)
     server.settimeout(seconds)
@@ -92,7 +87,7 @@ def authenticate(server: socket.socket, secret: bytes, seconds: float) -> None:
         while len(answer) < NUMBER_BYTES + CODE_BYTES:
             part = server.recv(NUMBER_BYTES + CODE_BYTES - len(answer))
             if not part:
-                raise NoAnswerError("the server closed the connection")
+                raise BoardError("the server closed the connection")
             answer += part
         theirs, code = answer[:NUMBER_BYTES], answer[NUMBER_BYTES:]
         if not hmac.compare_digest(code, _code(secret, b"server", ours, theirs)):
@@ -102,9 +97,9 @@ def authenticate(server: socket.socket, secret: bytes, seconds: float) -> None:
             )
         server.sendall(_code(secret, b"client", ours, theirs))
     except TimeoutError:
-        raise NoAnswerError(f"no answer in {seconds:.0f} s") from None
+        raise BoardError(f"no answer in {seconds:.0f} s") from None
     except OSError as error:
-        raise NoAnswerError(f"the connection broke: {error.strerror or error}") from None
+        raise BoardError(f"the connection broke: {error.strerror or error}") from None
     server.settimeout(None)
 
 
