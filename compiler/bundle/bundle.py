@@ -37,7 +37,7 @@ from edgec.compiler.errors import BundleError, IntegrityError, OutputError, Usag
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error, write_atomically
 from edgec.compiler.trust.identities import load_identities
-from edgec.compiler.trust.keys import SigningKey
+from edgec.compiler.trust.keys import SigningKey, load_signing_key
 from edgec.compiler.trust.memory_file import MemoryFile, checked_chunks
 from edgec.compiler.trust.policy import check_trust, load_policy
 from edgec.compiler.trust.signature import SIGNATURE, Digest, Signature, read_signature, sign
@@ -309,19 +309,24 @@ def write_bundle(
     return Bundle.load(path)
 
 
-def sign_bundle(path: Path, keys: Sequence[SigningKey]) -> Bundle:
+def sign_bundle(path: str | Path, keys: Sequence[SigningKey | str | Path]) -> Bundle:
     """Add signatures to a bundle; those of other keys stay.
 
+    Args:
+        path: the bundle, a folder or a tar file.
+        keys: what signs: keys, their names, or their PEM files.
+
     Raises:
+        KeyFileError: a key cannot be read.
         BundleError: no bundle at this path.
         CheckFailed: its files are not what it says.
         OutputError: it cannot be written.
     """
-    bundle = Bundle.load(path)
+    loaded = [key if isinstance(key, SigningKey) else load_signing_key(key) for key in keys]
+    path, bundle = Path(path), Bundle.load(path)
+    _sign(bundle._folder, loaded)
     if path.is_dir():
-        _sign(path, keys)
         return Bundle.load(path)
-    _sign(bundle._folder, keys)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as staging:
             ready = Path(staging) / "bundle.tar"

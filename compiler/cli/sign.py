@@ -32,16 +32,14 @@ def sign(
     from edgec.compiler.bundle.bundle import Bundle, file_digests, sign_bundle
     from edgec.compiler.errors import UsageError
     from edgec.compiler.support.files import check_output_file, write_atomically
-    from edgec.compiler.trust.keys import load_signing_key
     from edgec.compiler.trust.model_signing import model_signature
 
     if (model_signing is None) != (output is None):
         raise UsageError("--model-signing FILE.pem and --output FILE.sig go together")
     if not keys and model_signing is None:
         raise UsageError("give --key NAME; edgec keys new NAME makes one")
-    loaded = [load_signing_key(key) for key in keys]
-    if loaded:
-        signed = sign_bundle(bundle, loaded)
+    if keys:
+        signed = sign_bundle(bundle, keys)
         assert signed.signature is not None
         click.echo(f"{bundle}: signed by {signed.signature.signers}")
     if model_signing is not None and output is not None:

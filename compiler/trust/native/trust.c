@@ -3,7 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -15,7 +19,8 @@
 
 #define LIBRARY "model.so"
 #define ENCRYPTED LIBRARY ".age"
-enum { CHUNK_BYTES = 1 << 20 };
+enum { CHUNK_BYTES = 1 << 20, SEALED_BYTES = AGE_CHUNK_BYTES + AGE_TAG_BYTES };
+enum { WINDOW_CHUNKS = 32, MOST_THREADS = 8 };
 
 /* A file in memory of so many bytes, and where to write them; -1 if there is no memory. */
 static int new_memory_file(uint64_t bytes, uint8_t** memory) {
@@ -77,21 +82,87 @@ static int copy(const source* from, uint8_t* memory, trust_message* message) {
   return is_expected(from, &hash) ? TRUST_OK : refuse(from, message);
 }
 
+/* Threads that decrypt the chunks of a window, while one of them computes the file's digest first.
+ * What is decrypted is what was hashed: the file is read once, into memory of this process. */
+typedef struct {
+  const age_file* opened;
+  uint8_t* memory;
+  uint8_t* window;
+  uint64_t first, count; /* chunks of the window */
+  atomic_uint_fast64_t next;
+  atomic_int damaged;
+  int stop;
+  pthread_barrier_t begin, end;
+} team;
+
+static void decrypt_window(team* all) {
+  uint64_t i;
+  while ((i = atomic_fetch_add(&all->next, 1)) < all->count)
+    if (age_decrypt(all->opened, all->first + i, all->window + i * SEALED_BYTES,
+                    all->memory + (all->first + i) * AGE_CHUNK_BYTES))
+      atomic_store(&all->damaged, 1);
+}
+
+static void* help(void* context) {
+  team* all = context;
+  for (;;) {
+    pthread_barrier_wait(&all->begin);
+    if (all->stop) return NULL;
+    decrypt_window(all);
+    pthread_barrier_wait(&all->end);
+  }
+}
+
+/* Read, hash and decrypt window by window; whether something is wrong. */
+static int decrypt_windows(const source* from, team* all, sha256* hash) {
+  for (; all->first < all->opened->chunks; all->first += all->count) {
+    uint64_t left = all->opened->chunks - all->first;
+    size_t last;
+    all->count = left < WINDOW_CHUNKS ? left : WINDOW_CHUNKS;
+    age_chunk_place(all->opened, all->first + all->count - 1, &last);
+    size_t bytes = (size_t)(all->count - 1) * SEALED_BYTES + last;
+    if (trust_read(from->file, all->window, bytes)) return -1;
+    atomic_store(&all->next, 0);
+    pthread_barrier_wait(&all->begin);
+    if (from->expected) sha256_update(hash, all->window, bytes);
+    decrypt_window(all);
+    pthread_barrier_wait(&all->end);
+    if (atomic_load(&all->damaged)) return -1;
+  }
+  return 0;
+}
+
+/* Threads beside this one. */
+static int count_helpers(void) {
+  cpu_set_t cores;
+  int count = sched_getaffinity(0, sizeof cores, &cores) ? 1 : CPU_COUNT(&cores);
+  return (count < MOST_THREADS ? count : MOST_THREADS) - 1;
+}
+
 /* Decrypt a file to memory, and compare the file with its digest. */
 static int decrypt(const source* from, const age_file* opened, const uint8_t* head,
-                   size_t head_bytes, uint8_t* memory, trust_message* message) {
-  static uint8_t chunk[AGE_CHUNK_BYTES + AGE_TAG_BYTES];
+                   uint8_t* memory, trust_message* message) {
+  pthread_t helpers[MOST_THREADS];
+  int wanted = opened->chunks > 1 ? count_helpers() : 0, started = 0;
+  team all = {.opened = opened, .memory = memory, .window = malloc(WINDOW_CHUNKS * SEALED_BYTES)};
   sha256 hash;
+  if (!all.window || pthread_barrier_init(&all.begin, NULL, (unsigned)wanted + 1) ||
+      pthread_barrier_init(&all.end, NULL, (unsigned)wanted + 1))
+    return trust_fail(message, TRUST_BAD_INPUT, "no memory to decrypt %s", from->name);
+  while (started < wanted && !pthread_create(&helpers[started], NULL, help, &all)) ++started;
+  /* Those that did start wait for the others: the program ends. */
+  if (started < wanted)
+    return trust_fail(message, TRUST_BAD_INPUT, "no threads to decrypt %s", from->name);
   sha256_init(&hash);
-  sha256_update(&hash, head, head_bytes);
-  for (uint64_t i = 0; i < opened->chunks; ++i) {
-    size_t bytes;
-    age_chunk_place(opened, i, &bytes);
-    if (trust_read(from->file, chunk, bytes)) return damaged(from, message);
-    if (from->expected) sha256_update(&hash, chunk, bytes);
-    if (age_decrypt(opened, i, chunk, memory + i * AGE_CHUNK_BYTES))
-      return damaged(from, message);
-  }
+  sha256_update(&hash, head, (size_t)opened->start);
+  int wrong = decrypt_windows(from, &all, &hash);
+  all.stop = 1;
+  pthread_barrier_wait(&all.begin);
+  while (started) pthread_join(helpers[--started], NULL);
+  pthread_barrier_destroy(&all.begin);
+  pthread_barrier_destroy(&all.end);
+  free(all.window);
+  if (wrong) return damaged(from, message);
   return is_expected(from, &hash) ? TRUST_OK : refuse(from, message);
 }
 
@@ -129,7 +200,7 @@ static int load(const source* from, int encrypted, char library[TRUST_PATH_BYTES
   int file = new_memory_file(opened.bytes, &memory);
   if (file < 0)
     return trust_fail(message, TRUST_BAD_INPUT, "no memory to load %s", from->name);
-  code = encrypted ? decrypt(from, &opened, head, (size_t)opened.start, memory, message)
+  code = encrypted ? decrypt(from, &opened, head, memory, message)
                    : copy(from, memory, message);
   if (seal(file, memory, opened.bytes, library) && !code)
     code = trust_fail(message, TRUST_BAD_INPUT, "cannot seal %s in memory", from->name);
