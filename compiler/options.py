@@ -195,7 +195,7 @@ def _programs(
     programs: Mapping[str, Mapping[str, object]],
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     for name in programs:
-        if not isinstance(name, str) or not _PROGRAM_NAME.fullmatch(name):
+        if not _PROGRAM_NAME.fullmatch(str(name)):
             raise UsageError(
                 f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
             )
@@ -331,8 +331,9 @@ def parse_shapes(
                 picks = iter(options[number] for (of, _), options in choices.items() if of == text)
                 parts = [pick.rpartition(":") for pick in picks]
                 labels += [label or extent for label, _, extent in parts]
-                extents = iter(extent for _, _, extent in parts)
-                name, shape = parse_shape(_BRACES.sub(lambda _, e=extents: next(e), text))
+                for _, _, extent in parts:
+                    text = _BRACES.sub(extent, text, count=1)
+                name, shape = parse_shape(text)
                 shapes[name] = shape
         label = "x".join(dict.fromkeys(labels))
         if label in programs:

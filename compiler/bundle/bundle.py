@@ -20,7 +20,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import NDArray
 
@@ -215,6 +215,12 @@ class Bundle:
         with session.lock:
             session.reset()
             return session.run(inputs)
+
+    @overload
+    def open(self, threads: int = 0, sessions: Literal[1] = 1) -> "Session": ...
+
+    @overload
+    def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool": ...
 
     def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool":
         """Load the model, to run it with `run` of what this returns.

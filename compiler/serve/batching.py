@@ -18,7 +18,7 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import TensorInputError
 from edgec.compiler.ir.signature import Signature
 from edgec.compiler.runtime.inputs import generate_inputs
-from edgec.compiler.runtime.session import Session, SessionPool
+from edgec.compiler.runtime.session import Session
 from edgec.compiler.serve.request_error import RequestError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -45,7 +45,7 @@ class Batcher:
         self, bundle: Bundle, threads: int, sessions: int, wait_seconds: float, most_waiting: int
     ) -> None:
         self._signatures = tuple(bundle.manifest.signatures.values())
-        self._sessions = [open_one(bundle, threads) for _ in range(sessions)]
+        self._sessions = [bundle.open(threads) for _ in range(sessions)]
         self._wait_seconds = wait_seconds
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(most_waiting)
         self._held: list[_Job | None] = [None] * sessions
@@ -168,13 +168,6 @@ class Batcher:
             answers.append({name: array[at : at + job.rows] for name, array in outputs.items()})
             at += job.rows
         return answers
-
-
-def open_one(bundle: Bundle, threads: int) -> Session:
-    """Return one session of a bundle."""
-    session = bundle.open(threads=threads)
-    assert not isinstance(session, SessionPool)
-    return session
 
 
 def batch_sizes(signatures: Sequence[Signature]) -> tuple[tuple[int, ...], str]:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import TensorInputError
 from edgec.compiler.runtime.session import Session
-from edgec.compiler.serve.batching import open_one
 from edgec.compiler.serve.request_error import RequestError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -95,7 +94,7 @@ class Streams:
         if self._free:
             return self._free.pop()
         if len(self._streams) < self._most:
-            return open_one(self._bundle, self._threads)
+            return self._bundle.open(self._threads)
         oldest = min(self._streams, key=lambda name: self._streams[name].used)
         stream = self._streams[oldest]
         if stream.lock.locked() or time.monotonic() - stream.used < IDLE_SECONDS:

@@ -116,5 +116,5 @@ def _expectations(manifest: Manifest) -> Iterator[str]:
             yield f"codes {number} {' '.join(map(repr, values.tolist()))}"
     names = list(manifest.signatures)
     for vector in manifest.vectors:
-        number = str(names.index(vector.program))
-        yield f"vector {' '.join((number, *vector.inputs, *vector.outputs))}"
+        program = str(names.index(vector.program))
+        yield f"vector {' '.join((program, *vector.inputs, *vector.outputs))}"

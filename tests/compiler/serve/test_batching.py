@@ -6,7 +6,7 @@ from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.serve.batching import batch_sizes, open_one, rows_are_independent
+from edgec.compiler.serve.batching import batch_sizes, rows_are_independent
 
 
 def signature(*shape: int, output: tuple[int, ...]) -> Signature:
@@ -29,4 +29,4 @@ def test_sequences_are_no_batches(tmp_path: Path) -> None:
     bundle = compile_model(save(model, tmp_path), "native", options, output=tmp_path / "m.edgec")
     signatures = list(bundle.manifest.signatures.values())
     assert batch_sizes(signatures)[0] == (1, 4)
-    assert not rows_are_independent(open_one(bundle, 1), signatures, {})
+    assert not rows_are_independent(bundle.open(threads=1), signatures, {})
