@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgec.compiler.bench.compare import BenchReport, bench_bundles
     from edgec.compiler.boards.deploy import DeployReport, deploy_bundle
     from edgec.compiler.boards.run import bench_on, run_bundle, verify_on
-    from edgec.compiler.bundle.bundle import Bundle
+    from edgec.compiler.bundle.bundle import Bundle, sign_bundle
     from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
@@ -61,6 +61,7 @@ _HOME = {
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
+    "sign_bundle": "bundle.bundle",
     "tune_model": "tune.api",
     "tuning_tasks": "tune.api",
     "verify_bundle": "parity.verify_bundle",
@@ -92,6 +93,7 @@ __all__ = [
     "load_compression",
     "load_recipe",
     "run_bundle",
+    "sign_bundle",
     "tune_model",
     "tuning_tasks",
     "verify_bundle",

@@ -13,13 +13,15 @@ EdgecError
 │   ├── TensorInputError
 │   ├── TargetError
 │   ├── BundleError
+│   ├── KeyFileError
 │   ├── BoardConfigError
 │   ├── RecipeError
 │   ├── CalibrationError
 │   └── OutputError
 ├── ToolchainError         5   a program or package that edgec needs is missing or failed
 ├── BoardError             6   a board cannot be reached, or failed
-└── InterruptedRunError    7   stopped by a signal; nothing is lost
+├── InterruptedRunError    7   stopped by a signal; nothing is lost
+└── TrustError             8   a bundle's signature is not what this machine asks for
 ```
 
 A message says what was found, what was expected, and what to do.
@@ -94,6 +96,10 @@ class BundleError(BadInputError):
     """A bundle cannot be read here: not a bundle, or made for another machine."""
 
 
+class KeyFileError(BadInputError):
+    """A key cannot be read, is of the wrong kind, or opens nothing here."""
+
+
 class BoardConfigError(BadInputError):
     """A board is unknown, or what is said of it is wrong."""
 
@@ -126,6 +132,12 @@ class InterruptedRunError(EdgecError):
     """A signal stopped the run."""
 
     exit_code = 7
+
+
+class TrustError(EdgecError):
+    """A bundle is not signed as this machine asks, or is not what was signed."""
+
+    exit_code = 8
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
 from edgec.compiler.support.npy_files import NpyError, read_arrays
+from edgec.compiler.trust.age import MAX_RECIPIENTS
 
 # What tells extents of several programs, and how a program may be called.
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -63,6 +64,8 @@ class CompileOptions:
         quantize: what becomes an integer; None compiles the floats as they are.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
+        sign: the keys that sign the bundle, by name or file.
+        encrypt_for: the recipients who can run it, by text, name or file; nobody else then.
         name: the name of the model in C programs, by default that of its file; programs that link
             several bundles tell them apart by it.
         records: database of tuning records whose decisions are used.
@@ -89,6 +92,8 @@ class CompileOptions:
     quantize: QuantizeOptions | QuantizationRecipe | str | Path | None = None
     parity: bool = True
     runner: bool = False
+    sign: Sequence[str | Path] = ()
+    encrypt_for: Sequence[str] = ()
     name: str = ""
     records: Path | None = None
     ready_records: bool = True
@@ -110,6 +115,8 @@ class CompileOptions:
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")
+        if len(self.encrypt_for) > MAX_RECIPIENTS:
+            raise UsageError(f"--encrypt-for takes {MAX_RECIPIENTS} recipients at most")
         if self.dump_weights and self.dump is None:
             raise UsageError("--dump-weights needs --dump DIR")
         for name in ("records", "dump"):
@@ -188,7 +195,7 @@ def _programs(
     programs: Mapping[str, Mapping[str, object]],
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     for name in programs:
-        if not isinstance(name, str) or not _PROGRAM_NAME.fullmatch(name):
+        if not _PROGRAM_NAME.fullmatch(str(name)):
             raise UsageError(
                 f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
             )
@@ -324,8 +331,9 @@ def parse_shapes(
                 picks = iter(options[number] for (of, _), options in choices.items() if of == text)
                 parts = [pick.rpartition(":") for pick in picks]
                 labels += [label or extent for label, _, extent in parts]
-                extents = iter(extent for _, _, extent in parts)
-                name, shape = parse_shape(_BRACES.sub(lambda _, e=extents: next(e), text))
+                for _, _, extent in parts:
+                    text = _BRACES.sub(extent, text, count=1)
+                name, shape = parse_shape(text)
                 shapes[name] = shape
         label = "x".join(dict.fromkeys(labels))
         if label in programs:

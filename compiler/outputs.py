@@ -8,6 +8,8 @@ from edgec.compiler.codegen.link import driver
 from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.support.files import check_output_file, check_output_folder
+from edgec.compiler.trust.identities import load_recipient
+from edgec.compiler.trust.keys import load_signing_key
 from edgec.targets import Target
 
 
@@ -19,6 +21,7 @@ def check_before_work(output: Path, options: CompileOptions, target: Target) -> 
         BadInputError: the records cannot be read.
         UsageError: the metric does not exist.
         ToolchainError: the target's linker is missing.
+        KeyFileError: a key cannot be read.
     """
     check_destination(output)
     if options.dump is not None:
@@ -30,6 +33,10 @@ def check_before_work(output: Path, options: CompileOptions, target: Target) -> 
             check_output_file(given.report)
     check_before_transform(options)
     driver(target)
+    for key in options.sign:
+        load_signing_key(key)
+    for recipient in options.encrypt_for:
+        load_recipient(recipient)
 
 
 def check_before_transform(options: CompileOptions) -> None:

@@ -17,6 +17,7 @@ from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
 from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import (
+    ENCRYPTED,
     LIBRARY,
     ExecutionRecord,
     Manifest,
@@ -45,7 +46,7 @@ from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
-from edgec.compiler.language.language_model import DECODE, DEFAULT_CHUNK, PREFILL
+from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
@@ -69,6 +70,9 @@ from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Phases, Show
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.compiler.transform import open_samples, transform_model
+from edgec.compiler.trust.age import encrypt_file
+from edgec.compiler.trust.identities import load_recipient
+from edgec.compiler.trust.keys import load_signing_key
 from edgec.targets import Target, load_target
 
 PHASES = (
@@ -127,7 +131,7 @@ def compile_model(
     is_language = options.context is not None or is_language_model(path)
     chunked = is_language and not options.shapes and not options.programs
     if chunked:
-        options = _with_chunks(options, options.prefill_chunk or DEFAULT_CHUNK)
+        options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
     progress = progress or Silent()
     dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
@@ -135,7 +139,8 @@ def compile_model(
         with phase("read") as show:
             source = show(read_model(path, options.limits, options.context))
         if chunked and source.language is not None:
-            options = _with_chunks(options, source.language.chunk(options.prefill_chunk))
+            chunk = source.language.chunk(options.prefill_chunk)
+            options = replace(options, programs=chunk_programs(chunk))
         compile_ = _Compile(target, options, progress, phase, path.name)
         language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
@@ -170,14 +175,6 @@ def compile_model(
     if dump is not None:
         dump.write_times(phase.seconds)
     return bundle
-
-
-def _with_chunks(options: CompileOptions, chunk: int) -> CompileOptions:
-    """Return options with the two programs of a language model."""
-    tokens = {PREFILL: chunk, DECODE: 1}
-    return replace(
-        options, programs={name: {"input_ids": (1, count)} for name, count in tokens.items()}
-    )
 
 
 @dataclass(frozen=True)
@@ -467,11 +464,22 @@ def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[
 def _package(
     output: Path, manifest: Manifest, files: dict[str, bytes | Path], options: CompileOptions
 ) -> Bundle:
+    """Write the bundle, with what was asked for: the runner, encryption, signatures."""
+    library = files[LIBRARY]
+    assert isinstance(library, Path)
+    encrypted = bool(options.encrypt_for)
     if options.runner:
-        library = files[LIBRARY]
-        assert isinstance(library, Path)
-        files = {**files, **runner_files(manifest, library)}
-    return write_bundle(output, manifest, files)
+        files = {**files, **runner_files(manifest, library, embed=not encrypted)}
+    if encrypted:
+        encrypt_file(
+            library,
+            library.with_name(ENCRYPTED),
+            [load_recipient(given) for given in options.encrypt_for],
+        )
+        del files[LIBRARY]
+        files[ENCRYPTED] = library.with_name(ENCRYPTED)
+    keys = [load_signing_key(key) for key in options.sign]
+    return write_bundle(output, manifest, files, keys)
 
 
 def _phases(options: CompileOptions) -> list[str]:

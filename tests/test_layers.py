@@ -13,6 +13,7 @@ FOLDERS = ("compiler", "targets", "models")
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("support",),
+    ("trust",),
     ("targets",),
     ("tokenizer",),
     ("numerics",),
@@ -35,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inspection", "describe", "outputs"),
     ("pipeline",),
     ("bench",),
-    ("boards",),
+    ("boards", "serve"),
     ("tune",),
     ("compiler",),
     ("models",),

@@ -43,6 +43,10 @@ NOT_RUN = {
         "needs CMake and a C++ compiler, which edgec does not install; "
         "tests/compiler/bundle/test_runner.py builds it",
     ],
+    "serving.md": [
+        "needs tritonclient, which edgec does not install; "
+        "tests/compiler/serve/test_server.py uses it"
+    ],
 }
 
 

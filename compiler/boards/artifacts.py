@@ -31,6 +31,7 @@ from edgec.compiler.errors import OutputError, ToolchainError
 from edgec.compiler.support.files import locked
 from edgec.compiler.support.processes import run_program
 from edgec.compiler.support.progress import Progress
+from edgec.compiler.trust import native
 from edgec.targets.isa import INSTRUCTION_SETS
 from edgec.targets.target import Target
 
@@ -43,6 +44,8 @@ _LIBRARIES = {
     "apache-tvm": ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so"),
     "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
 }
+# What the server has of the room of trust.
+_HMAC = ("sha256.c", "sha256.h")
 _EMULATORS = tuple(isa.emulator for isa in INSTRUCTION_SETS.values() if isa.emulator)
 
 
@@ -140,8 +143,9 @@ def _server_artifacts(architecture: str) -> tuple[_Artifact, _Artifact]:
         "fetch TVM's runtime",
         lambda folder: _runtime(folder, architecture),
     )
+    texts = [SOURCE.read_text(), *((native.FOLDER / name).read_text() for name in _HMAC)]
     server = _Artifact(
-        f"{architecture}-server-{_digest(SOURCE.read_text(), *_versions())}",
+        f"{architecture}-server-{_digest(*texts, *_versions())}",
         "compile the server",
         lambda folder: _server(folder, architecture, runtime.path),
     )
@@ -411,8 +415,8 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
         [
             *(sys.executable, "-m", "ziglang", "cc"),
             *("-target", f"{zig}-linux-gnu.{SERVER_GLIBC}", "-std=gnu11", "-O2", "-s"),
-            *(f"-I{path}" for path in headers),
-            *(str(SOURCE), "-o", str(folder / SERVER)),
+            *(f"-I{path}" for path in (*headers, native.FOLDER)),
+            *(str(SOURCE), str(native.FOLDER / "sha256.c"), "-o", str(folder / SERVER)),
             *(str(folder / name) for name in ("libtvm_runtime.so", "libtvm_ffi.so")),
             *("-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN"),
         ],

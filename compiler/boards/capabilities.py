@@ -57,13 +57,14 @@ def check_bundle(bundle: Bundle) -> None:
 
     Raises:
         BundleError: says why, and what can be done.
+        TrustError: the policy of this machine refuses it.
     """
-    manifest = bundle.manifest
+    manifest, library = bundle.manifest, bundle.library
     problem = why_no_server(manifest.target)
     if problem:
         raise BundleError(f"{bundle.path} is for target {manifest.target.name}: {problem}")
     if manifest.execution.executor == "machine":
-        names = sorted(set(IN_PYTHON.findall(bundle.library.read_bytes())))
+        names = sorted(set(IN_PYTHON.findall(library.read_bytes())))
         if names:
             listed = ", ".join(name.decode() for name in names)
             raise BundleError(

@@ -38,6 +38,7 @@ class Link(BaseModel):
         port: TCP port.
         key: what the server answers to.
         ssh_port: where ssh connects to; None for what ssh's own configuration says.
+        secret: file with the secret that the server there knows; by default one of edgec's own.
         insecure: connect to another machine without a tunnel. TVM's RPC is neither encrypted
             nor authenticated.
     """
@@ -49,6 +50,7 @@ class Link(BaseModel):
     port: Annotated[int, Field(ge=1, le=65535)]
     key: Key = ""
     ssh_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    secret: str = ""
     insecure: bool = False
 
     @model_validator(mode="after")

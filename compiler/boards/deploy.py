@@ -77,7 +77,7 @@ def deploy_bundle(
             name, sent = push_bundle(session, bundle)
         with progress.step(4, 5, "verify"):
             model = session.load(bundle, name, threads)
-            parity = verify_bundle(bundle, run=model.run)
+            parity = verify_bundle(bundle, session=model)
         with progress.step(5, 5, "time"):
             inputs, _ = bundle.vectors()[0]
             seconds = model.time(inputs, TIMED_RUNS)

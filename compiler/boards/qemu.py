@@ -30,6 +30,7 @@ from edgec.compiler.boards.config import (
     qemu_board_names,
     unknown_board,
 )
+from edgec.compiler.boards.secret import keep_secret, new_secret, secret_file
 from edgec.compiler.bundle.manifest import LIBRARY
 from edgec.compiler.codegen.elf import llvm_features, why_not_on
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
@@ -132,6 +133,7 @@ def stop_board(name: str) -> bool:
         if running is not None:
             _end(running.pid, running.began)
         (folder / "state.json").unlink(missing_ok=True)
+        (folder / "secret").unlink(missing_ok=True)
         shutil.rmtree(folder / "files" / "session", ignore_errors=True)
     return running is not None
 
@@ -194,10 +196,14 @@ def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     options = []
     if register is not None:
         options = ["--key", register.key, f"--{register.via}", f"{register.host}:{register.port}"]
+    secret = folder / "secret" if register is None else secret_file(name, register)
+    if register is None or not secret.is_file():
+        keep_secret(secret, new_secret())
     command = [
         *parts.emulation.command,
         *("-E", f"LD_LIBRARY_PATH={parts.server}:{parts.emulation.libraries}"),
         *(str(parts.server / SERVER), LOOPBACK[0], "0", str(folder / "files"), *options),
+        *("--secret", str(secret)),
     ]
     # QEMU needs the execute bit of what it runs on some systems.
     (parts.server / SERVER).chmod(0o755)
@@ -211,6 +217,8 @@ def _start(name: str, parts: QemuArtifacts, register: Link | None) -> _Running:
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsid=True)
     try:
         link = _wait_until_ready(pid, name, log, register)
+        if register is None:
+            link = link.model_copy(update={"secret": str(secret)})
         began = _began(pid)
         if began is None:
             raise _died(name, log)

@@ -16,6 +16,7 @@ from tvm.rpc import base
 
 from edgec.compiler.boards import forward
 from edgec.compiler.boards.config import LOOPBACK, Board, Link
+from edgec.compiler.boards.secret import authenticate, read_secret
 from edgec.compiler.boards.ssh import CONNECT_SECONDS, Tunnel
 from edgec.compiler.errors import BoardError
 
@@ -74,8 +75,12 @@ class Relay:
             self._process.stdin.close()
 
 
-def open_relay(link: Link) -> tuple[Relay, str]:
-    """Connect to a board.
+def open_relay(board: Board, seconds: float) -> tuple[Relay, str]:
+    """Connect to a board, and make sure that it is the one whose secret we know.
+
+    Args:
+        board: one with a link.
+        seconds: how long its server may take to answer; it serves one client after the other.
 
     Returns:
         The relay, and the key that the server expects of its client.
@@ -84,12 +89,22 @@ def open_relay(link: Link) -> tuple[Relay, str]:
         BoardError: what did not work; the caller adds the board's name.
         ToolchainError: there is no ssh for a tunnel.
     """
+    link = board.link
+    assert link is not None
     if link.via == "ssh":
-        return _through_ssh(link), link.key
+        return _through_ssh(board, link, seconds), link.key
     host, port, key = link.host, link.port, link.key
     if link.via == "tracker":
         host, port, key = _ask_tracker(link)
-    return Relay(_connect(host, port), None), key
+    server = _connect(host, port)
+    try:
+        # A proxy stands between and speaks TVM's protocol only: there the key has to do.
+        if link.via != "proxy":
+            authenticate(server, read_secret(board), seconds)
+        return Relay(server, None), key
+    except BaseException:
+        server.close()
+        raise
 
 
 def _connect(host: str, port: int) -> socket.socket:
@@ -185,12 +200,19 @@ def _ask_tracker(link: Link) -> tuple[str, int, str]:
     return str(host), int(port), str(key)
 
 
-def _through_ssh(link: Link) -> Relay:
+def _through_ssh(board: Board, link: Link, seconds: float) -> Relay:
     near, far = socket.socketpair()
-    with near, far:
-        tunnel = Tunnel(link, far)
+    with near:
+        with far:
+            tunnel = Tunnel(link, far)
         try:
+            authenticate(near, read_secret(board), seconds)
             return Relay(near, tunnel)
+        except BoardError as error:
+            # If ssh failed, that is why.
+            reason = tunnel.failure() or str(error)
+            tunnel.close()
+            raise BoardError(reason) from None
         except BaseException:
             tunnel.close()
             raise

@@ -153,7 +153,7 @@ def open_board_session(board: Board) -> Iterator[BoardSession]:
             f"board {board.name} is not running; start it: edgec board start {board.name}"
         )
     try:
-        relay, key = open_relay(board.link)
+        relay, key = open_relay(board, GREET_SECONDS)
     except BoardError as error:
         raise board_error(board, f"connect: {error}") from None
     session = BoardSession(board, relay)

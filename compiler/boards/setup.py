@@ -19,6 +19,7 @@ from edgec.compiler.boards.artifacts import SERVER, SERVER_GLIBC, server_artifac
 from edgec.compiler.boards.capabilities import SPARE_DISK_BYTES, version_of
 from edgec.compiler.boards.config import Board, Link, why_no_server
 from edgec.compiler.boards.rpc import board_error, open_board_session
+from edgec.compiler.boards.secret import keep_secret, secret_file
 from edgec.compiler.boards.server import SCRIPT
 from edgec.compiler.boards.ssh import by_hand, run_script
 from edgec.compiler.errors import BoardConfigError, BoardError, OutputError
@@ -93,6 +94,7 @@ def setup_board(board: Board, progress: Progress, service: bool = False) -> Setu
             with progress.step(4, 5, "send"):
                 sent = _send(board, seen, folder, sums, digest)
         with progress.step(5, 5, "start"):
+            _fetch_secret(board)
             arguments = [digest, str(link.port), link.key, *(["service"] if service else [])]
             answer = _act(board, "start the server", "start", *arguments)
             _wait_until_answers(board)
@@ -113,6 +115,7 @@ def start_server(board: Board) -> bool:
         digests = [path.split("/")[0][len("server-") :] for path in seen.files if SERVER in path]
         if not digests:
             raise board_error(board, f"it is not set up: edgec board setup {board.name}")
+        _fetch_secret(board)
         answer = _act(board, "start the server", "start", digests[0], str(link.port), link.key)
         _wait_until_answers(board)
     return "started" in answer.values
@@ -140,6 +143,7 @@ def clean_board(board: Board) -> None:
     """
     with _alone(board):
         _act(board, "clean the board", "clean")
+        secret_file(board.name, board.link).unlink(missing_ok=True)
 
 
 def how_to_linger(board: Board) -> str:
@@ -183,6 +187,14 @@ def _act(
     reported = re.findall(r"^edgec:(\w+)=(.*)$", text, re.MULTILINE)
     files = dict(reversed(value.split(maxsplit=1)) for name, value in reported if name == "file")
     return _Seen(dict(reported), files)
+
+
+def _fetch_secret(board: Board) -> None:
+    """Keep here what the board's server asks of its clients; the board made it up."""
+    secret = _act(board, "ask for its secret", "secret").values.get("secret", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", secret):
+        raise board_error(board, "ask for its secret: it has none; is its /dev/urandom there?")
+    keep_secret(secret_file(board.name, board.link), secret)
 
 
 def _check(board: Board, seen: _Seen) -> None:

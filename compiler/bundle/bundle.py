@@ -3,7 +3,8 @@
 ```text
 model.edgec/
 ├── manifest.json     what it is, how it was made, digest of each file and of itself
-├── model.so          code and weights for the target
+├── model.so          code and weights for the target; model.so.age if they are encrypted
+├── signature.txt     if it was signed: who signed which files; see `edgec.compiler.trust`
 └── vectors/0/…       test inputs and the original graph's outputs, as .npy
 ```
 
@@ -13,22 +14,33 @@ The manifest holds nothing that differs from run to run, so the same input gives
 bytes. Writing is atomic: a bundle is there whole or not at all.
 """
 
-import hashlib
 import shutil
 import tarfile
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import NDArray
 
-from edgec.compiler.bundle.manifest import LIBRARY, MANIFEST, RUNNER, FileRecord, Manifest
+from edgec.compiler.bundle.manifest import (
+    ENCRYPTED,
+    LIBRARY,
+    MANIFEST,
+    RUNNER,
+    FileRecord,
+    Manifest,
+)
 from edgec.compiler.bundle.npy import load_npy
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError, UsageError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
-from edgec.compiler.support.files import flush, output_error
+from edgec.compiler.support.files import flush, output_error, write_atomically
+from edgec.compiler.trust.identities import load_identities
+from edgec.compiler.trust.keys import SigningKey, load_signing_key
+from edgec.compiler.trust.memory_file import MemoryFile, checked_chunks
+from edgec.compiler.trust.policy import check_trust, load_policy
+from edgec.compiler.trust.signature import SIGNATURE, Digest, Signature, read_signature, sign
 
 if TYPE_CHECKING:
     from edgec.compiler.runtime.session import Session, SessionPool
@@ -40,13 +52,18 @@ class Bundle:
     Attributes:
         path: the directory or tar file.
         manifest: what it holds.
+        signature: who signed it; None if nobody did.
     """
 
-    def __init__(self, path: Path, folder: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, path: Path, folder: Path, manifest: Manifest, signature: Signature | None
+    ) -> None:
         self.path = path
         self.manifest = manifest
+        self.signature = signature
         self._folder = folder
         self._sessions: dict[int, Session] = {}  # by number of threads
+        self._in_memory: dict[str, MemoryFile] = {}  # by name
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -58,6 +75,7 @@ class Bundle:
         Raises:
             BundleError: no bundle at this path.
             IntegrityError: names the files that are changed, missing or extra.
+            TrustError: it is not what was signed.
         """
         path = Path(path)
         try:
@@ -84,6 +102,7 @@ class Bundle:
 
     @classmethod
     def _open(cls, path: Path, folder: Path) -> "Bundle":
+        signature = read_signature(folder, path)
         try:
             data = (folder / MANIFEST).read_bytes()
         except OSError:
@@ -92,19 +111,55 @@ class Bundle:
             manifest = Manifest.from_bytes(data)
         except IntegrityError as error:
             raise IntegrityError(f"{path}: {error}") from None
-        problems = _compare_files(folder, manifest.files)
+        problems = _compare_files(folder, manifest.files, signature.files if signature else {})
         if problems:
             raise IntegrityError(f"{path}: {'; '.join(problems)}")
-        return cls(path, folder, manifest)
+        return cls(path, folder, manifest, signature)
 
     @property
     def library(self) -> Path:
-        """Return the compiled model."""
+        """Return the compiled model.
+
+        Raises:
+            TrustError: the policy of this machine refuses the bundle.
+            BundleError: it is encrypted, so it is in memory only.
+        """
+        check_trust(self.path, self.signature)
+        if self.encrypted:
+            raise BundleError(
+                f"bundle {self.path} is encrypted, and its library would be sent in the clear; "
+                "take the bundle to the board and run it there: compile it with --runner"
+            )
         return self._folder / LIBRARY
 
     def file(self, name: str) -> Path:
         """Return where a file of the bundle is, as long as the bundle is open."""
         return self._folder / name
+
+    @property
+    def encrypted(self) -> bool:
+        """Return whether the library is for some recipients only."""
+        return ENCRYPTED in self.manifest.files
+
+    def loadable(self, name: str = LIBRARY) -> Path:
+        """Return a file of code as it is loaded here: in memory if it is encrypted or trusted.
+
+        Raises:
+            TrustError: the policy of this machine refuses the bundle.
+            KeyFileError: it is encrypted for others.
+        """
+        check_trust(self.path, self.signature)
+        signature = self.signature if load_policy() is not None else None
+        encrypted = self.encrypted and name == LIBRARY
+        if signature is None and not encrypted:
+            return self._folder / name
+        if name not in self._in_memory:
+            stored = ENCRYPTED if encrypted else name
+            identities = load_identities() if encrypted else ()
+            expected = signature.files[stored] if signature else None
+            chunks = checked_chunks(self._folder / stored, expected, self.path, identities)
+            self._in_memory[name] = MemoryFile(name, chunks)
+        return self._in_memory[name].path
 
     def vectors(self) -> list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
         """Test inputs and expected outputs by name; see `VectorRecord` for their order."""
@@ -166,6 +221,12 @@ class Bundle:
             session.reset()
             return session.run(inputs)
 
+    @overload
+    def open(self, threads: int = 0, sessions: Literal[1] = 1) -> "Session": ...
+
+    @overload
+    def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool": ...
+
     def open(self, threads: int = 0, sessions: int = 1) -> "Session | SessionPool":
         """Load the model, to run it with `run` of what this returns.
 
@@ -184,6 +245,7 @@ class Bundle:
         Raises:
             UsageError: there cannot be so many.
             BundleError: the bundle is for another machine.
+            TrustError: the policy of this machine refuses the bundle.
         """
         _check_counts(threads, sessions)
         if sessions > 1 and self.manifest.states:
@@ -202,12 +264,13 @@ class Bundle:
         _check_counts(threads, 1)
         manifest = self.manifest
         return open_session(
-            self.library,
+            self.loadable(),
             manifest.target,
             manifest.signatures,
             manifest.execution.executor,
             threads,
             manifest.settings.index_bounds,
+            f"{self.path.name}/{LIBRARY}",
         )
 
 
@@ -219,13 +282,19 @@ def _check_counts(threads: int, sessions: int) -> None:
         )
 
 
-def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
+def write_bundle(
+    path: Path,
+    manifest: Manifest,
+    files: Mapping[str, bytes | Path],
+    keys: Sequence[SigningKey] = (),
+) -> Bundle:
     """Write a bundle atomically and open it.
 
     Args:
         path: directory, or a file that ends in `.tar`. A bundle that is there is replaced.
         manifest: complete but for `files`, which is filled in.
         files: content, or a file to copy, by path in the bundle.
+        keys: each signs it.
 
     Raises:
         OutputError: no permission, no space, or something that is no bundle is in the way.
@@ -236,6 +305,8 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         folder = staging / "bundle"
         _fill(folder, manifest, files)
+        if keys:
+            _sign(folder, keys)
         ready = folder
         if path.suffix == ".tar":
             ready = staging / "bundle.tar"
@@ -247,6 +318,51 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     return Bundle.load(path)
+
+
+def sign_bundle(path: str | Path, keys: Sequence[SigningKey | str | Path]) -> Bundle:
+    """Add signatures to a bundle; those of other keys stay.
+
+    Args:
+        path: the bundle, a folder or a tar file.
+        keys: what signs: keys, their names, or their PEM files.
+
+    Raises:
+        KeyFileError: a key cannot be read.
+        BundleError: no bundle at this path.
+        CheckFailed: its files are not what it says.
+        OutputError: it cannot be written.
+    """
+    loaded = [key if isinstance(key, SigningKey) else load_signing_key(key) for key in keys]
+    path, bundle = Path(path), Bundle.load(path)
+    _sign(bundle._folder, loaded)
+    if path.is_dir():
+        return Bundle.load(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as staging:
+            ready = Path(staging) / "bundle.tar"
+            _pack(bundle._folder, ready)
+            ready.replace(path)
+    except OSError as error:
+        raise output_error(path, error) from None
+    return Bundle.load(path)
+
+
+def file_digests(bundle: Bundle) -> dict[str, Digest]:
+    """Return the digest of every file of a bundle but its signature."""
+    return _digests(bundle._folder)
+
+
+def _digests(folder: Path) -> dict[str, Digest]:
+    return {name: Digest.of_file(folder / name) for name in _files(folder) if name != SIGNATURE}
+
+
+def _sign(folder: Path, keys: Sequence[SigningKey]) -> None:
+    file = folder / SIGNATURE
+    write_atomically(
+        file, sign(_digests(folder), keys, file.read_bytes() if file.is_file() else b"")
+    )
+    file.chmod(_mode(SIGNATURE))
 
 
 def check_destination(path: Path) -> None:
@@ -293,10 +409,9 @@ def _mode(name: str) -> int:
     return 0o755 if name == RUNNER else 0o644
 
 
-def _record(file: Path) -> FileRecord:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileRecord(size_bytes=file.stat().st_size, sha256=digest)
+def _record(file: Path, known: Digest | None = None) -> FileRecord:
+    digest = known or Digest.of_file(file)
+    return FileRecord(size_bytes=digest.size_bytes, sha256=digest.sha256)
 
 
 def _pack(folder: Path, archive: Path) -> None:
@@ -343,11 +458,17 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def _compare_files(folder: Path, records: Mapping[str, FileRecord]) -> list[str]:
-    present = set(_files(folder)) - {MANIFEST}
+def _compare_files(
+    folder: Path, records: Mapping[str, FileRecord], known: Mapping[str, Digest]
+) -> list[str]:
+    """Return what is not as the manifest says; files whose digest is known are not read again."""
+    present = set(_files(folder)) - {MANIFEST, SIGNATURE}
     problems = [f"{name} is missing" for name in sorted(set(records) - present)]
     problems += [f"{name} is not in the manifest" for name in sorted(present - set(records))]
     for name in sorted(present & set(records)):
-        if PurePosixPath(name).is_absolute() or _record(folder / name) != records[name]:
+        if (
+            PurePosixPath(name).is_absolute()
+            or _record(folder / name, known.get(name)) != (records[name])
+        ):
             problems.append(f"{name} is changed")
     return problems

@@ -24,6 +24,8 @@ FORMAT: Literal[2] = 2
 
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
+# In place of it in a bundle that is for some recipients only; see `edgec.compiler.trust.age`.
+ENCRYPTED = "model.so.age"
 RUNNER = "run"
 
 

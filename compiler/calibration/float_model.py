@@ -3,6 +3,7 @@
 The values in question become further outputs of the model. One batch is in memory at a time.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any
@@ -18,6 +19,9 @@ from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.support.progress import Progress, Silent
 
+# What the model gave for samples, kept for those who ask again.
+MAX_KEPT_BYTES = 64 * 2**20
+
 
 class FloatModel:
     """A float model is the canonical model on this machine.
@@ -26,6 +30,7 @@ class FloatModel:
 
     Attributes:
         graph: the canonical module.
+        kept: results by the digest of their sample, up to `MAX_KEPT_BYTES`.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class FloatModel:
         self._quotients: Mapping[str, tuple[str, Floats]] = {}
         self._given = {graph.names[v]: inputs[v].name for v in wanted if v in inputs}
         self._results = [output.name for output in signature.outputs]
+        self.kept: dict[bytes, dict[str, NDArray[Any]]] = {}
         specs = [TensorSpec(graph.names[v], shape_of(v) or (), dtype_of(v)) for v in computed]
         # Under names that no value of the graph has.
         results = [TensorSpec(f"result {o.name}", o.shape, o.dtype) for o in signature.outputs]
@@ -68,7 +74,10 @@ class FloatModel:
 
     def values_shared(self, sample: Tensors) -> dict[str, NDArray[Any]]:
         """Return the same, in arrays that the next run may overwrite: memory holds one batch."""
-        return self._with_others(self._model.run_shared(sample), sample)
+        values = self._model.run_shared(sample)
+        if _digest(sample) not in self.kept:
+            self._results_of(values, sample)
+        return self._with_others(values, sample)
 
     def _with_others(self, values: Tensors, sample: Tensors) -> dict[str, NDArray[Any]]:
         """Return the values with inputs and quotients, which the compiled model does not give."""
@@ -78,8 +87,25 @@ class FloatModel:
 
     def results(self, sample: Tensors) -> Tensors:
         """Return what the model gives, for one batch."""
-        values = self._model.run_shared(sample)
-        return {name: values[f"result {name}"].copy() for name in self._results}
+        kept = self.kept.get(_digest(sample))
+        return kept or self._results_of(self._model.run_shared(sample), sample)
+
+    def _results_of(self, values: Tensors, sample: Tensors) -> dict[str, NDArray[Any]]:
+        """Return copies of the results among shared values, and keep them while there is room."""
+        results = {name: values[f"result {name}"].copy() for name in self._results}
+        size = sum(array.nbytes for array in results.values())
+        if (len(self.kept) + 1) * size <= MAX_KEPT_BYTES:
+            self.kept[_digest(sample)] = results
+        return results
+
+
+def _digest(sample: Tensors) -> bytes:
+    """Return what tells batches apart by their values, in whatever order they are read."""
+    digest = hashlib.sha256()
+    for name in sorted(sample):
+        digest.update(f"{name} {sample[name].dtype} {sample[name].shape} ".encode())
+        digest.update(sample[name].tobytes())
+    return digest.digest()
 
 
 def observe(

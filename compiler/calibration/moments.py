@@ -18,6 +18,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.ir.graph import Graph
 from edgec.compiler.ir.relax_helpers import shape_of
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.support.progress import Progress
 
@@ -100,23 +101,53 @@ def measure_moments(
     operators: Sequence[Operator],
     samples: Samples,
     progress: Progress | None = None,
+    begun: "MomentSums | None" = None,
 ) -> Iterator[tuple[Operator, Moments]]:
     """Yield the moments of one operator after the other; `MAX_BYTES` of them in memory.
 
     Operators that read the same vectors, such as the three matrices of an attention, share them.
+
+    Args:
+        model: gives what operators read.
+        operators: their order is kept.
+        samples: what is run.
+        progress: is told of each batch.
+        begun: sums of the first of them that have seen all samples already.
     """
+    for alike in _at_a_time(operators, model.graph, samples.count):
+        if begun is not None and begun.is_of(alike):
+            sums, begun = begun, None
+        else:
+            sums = MomentSums(alike, model.graph, samples.count)
+            for values in observe(model, samples, "moments", progress):
+                sums.see(values)
+        yield from sums.moments(alike)
+
+
+def begin_moments(
+    operators: Sequence[Operator], graph: Graph, batches: int | None
+) -> "MomentSums | None":
+    """Return the sums of what `measure_moments` needs first, for a run that sees it anyway."""
+    alike = next(_at_a_time(operators, graph, batches), None)
+    return None if alike is None else MomentSums(alike, graph, batches)
+
+
+def _at_a_time(
+    operators: Sequence[Operator], graph: Graph, batches: int | None
+) -> Iterator[list[list[Operator]]]:
+    """Yield operators whose sums are in memory at a time, those that read the same together."""
     chunk: dict[Any, list[Operator]] = {}
     size = 0
     for operator in operators:
-        read = _what_is_read(operator, model.graph, samples.count)
-        added = 0 if read in chunk else _bytes(operator, model.graph)
+        read = _what_is_read(operator, graph, batches)
+        added = 0 if read in chunk else _bytes(operator, graph)
         if chunk and size + added > MAX_BYTES:
-            yield from _measure(model, list(chunk.values()), samples, progress)
-            chunk, size, added = {}, 0, _bytes(operator, model.graph)
+            yield list(chunk.values())
+            chunk, size, added = {}, 0, _bytes(operator, graph)
         chunk.setdefault(read, []).append(operator)
         size += added
     if chunk:
-        yield from _measure(model, list(chunk.values()), samples, progress)
+        yield list(chunk.values())
 
 
 def _what_is_read(operator: Operator, graph: Graph, batches: int | None) -> Any:
@@ -183,26 +214,42 @@ class _Sum:
         return Moments(self._second, self._mean, self._count)
 
 
-def _measure(
-    model: FloatModel,
-    alike: Sequence[Sequence[Operator]],
-    samples: Samples,
-    progress: Progress | None,
-) -> Iterator[tuple[Operator, Moments]]:
-    """Yield the moments of operators, of which those in one sequence read the same vectors."""
-    random = np.random.default_rng(_SEED)
-    sums = [_Sum() for _ in alike]
-    graph = model.graph
-    limits = [patches_per_batch(operators[0], samples.count) for operators in alike]
-    for values in observe(model, samples, "moments", progress):
-        for operators, limit, total in zip(alike, limits, sums, strict=True):
-            first = operators[0]
-            places = choose_patches(first, limit, random)
-            total.add(input_patches(first, graph, values[graph.names[first.inputs[0]]], places))
-    sums.reverse()
-    for operators in alike:
-        moments = sums.pop().moments()
-        yield from ((operator, moments) for operator in operators)
+class MomentSums:
+    """Moment sums are added up in one run over the samples.
+
+    Args:
+        alike: operators, of which those in one sequence read the same vectors.
+        graph: what they are part of.
+        batches: number of batches, None if only reading tells.
+    """
+
+    def __init__(
+        self, alike: Sequence[Sequence[Operator]], graph: Graph, batches: int | None
+    ) -> None:
+        self._names = [[operator.name for operator in operators] for operators in alike]
+        self._first = [operators[0] for operators in alike]
+        self._limits = [patches_per_batch(first, batches) for first in self._first]
+        self._graph = graph
+        self._random = np.random.default_rng(_SEED)
+        self._sums = [_Sum() for _ in alike]
+
+    def is_of(self, alike: Sequence[Sequence[Operator]]) -> bool:
+        """Return whether these are the operators."""
+        return self._names == [[operator.name for operator in operators] for operators in alike]
+
+    def see(self, values: Tensors) -> None:
+        """Add what the operators read of one batch, given the values by name."""
+        for first, limit, total in zip(self._first, self._limits, self._sums, strict=True):
+            places = choose_patches(first, limit, self._random)
+            data = values[self._graph.names[first.inputs[0]]]
+            total.add(input_patches(first, self._graph, data, places))
+
+    def moments(self, alike: Sequence[Sequence[Operator]]) -> Iterator[tuple[Operator, Moments]]:
+        """Yield the moments of each operator, once: sums are let go."""
+        self._sums.reverse()
+        for operators in alike:
+            moments = self._sums.pop().moments()
+            yield from ((operator, moments) for operator in operators)
 
 
 def patches_per_batch(operator: Operator, batches: int | None, times: int = 1) -> int:

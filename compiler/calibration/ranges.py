@@ -4,7 +4,7 @@ Observers keep numbers or histograms, never the values.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgec.compiler.calibration.float_model import FloatModel, observe
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.numerics.affine import Floats
 from edgec.compiler.numerics.observers import (
     Histogram,
@@ -36,8 +37,17 @@ def calibrate(
     samples: Samples,
     observer: ObserverName,
     progress: Progress | None = None,
+    also: Callable[[Tensors], None] | None = None,
 ) -> dict[str, Range]:
     """Return the range of each value over all samples, by name.
+
+    Args:
+        model: gives the values.
+        names: which values.
+        samples: what is run.
+        observer: how ranges are found.
+        progress: is told of each batch.
+        also: is handed the values of each batch, for what else is to be learned of them.
 
     Raises:
         CalibrationError: no samples, or a value is not finite.
@@ -47,6 +57,8 @@ def calibrate(
         for name, watcher in observers.items():
             check_finite(name, values[name], samples)
             watcher.see(values[name])
+        if also is not None:
+            also(values)
     return {name: watcher.range() for name, watcher in observers.items()}
 
 

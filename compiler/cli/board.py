@@ -40,6 +40,9 @@ def board() -> None:
 @click.option("--ssh", default="", metavar="USER@HOST", help="Tunnel to it through ssh.")
 @click.option("--ssh-port", type=int, help="Of its ssh; ssh's own configuration says else.")
 @_link_options
+@click.option(
+    "--secret", default="", metavar="FILE", help="With the secret that its server was given."
+)
 @click.option("--insecure", is_flag=True, help="Connect to another machine without a tunnel.")
 @click.option("--emulated", is_flag=True, help="It is an emulator: its times mean nothing.")
 def add(
@@ -53,6 +56,7 @@ def add(
     tracker: str,
     proxy: str,
     key: str,
+    secret: str,
     insecure: bool,
     emulated: bool,
 ) -> None:
@@ -73,6 +77,10 @@ def add(
         if ssh:
             fields = {"via": "ssh", "host": ssh, "ssh_port": ssh_port}
         link = _link(**fields, port=port, key=key)
+    if secret and (ssh or proxy):
+        raise UsageError("--secret is for a server that you start yourself, not behind a proxy")
+    if secret:
+        link = link.model_copy(update={"secret": str(Path(secret).absolute())})
     add_board(_checked(Board, name=name, target=target, link=link, emulated=emulated))
     click.echo(f"{name}: {link}, target {target}")
 

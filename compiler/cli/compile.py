@@ -58,6 +58,13 @@ if TYPE_CHECKING:
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
 @click.option("--name", default="", help="Of the model in C programs; default: the file's.")
 @click.option("--runner", is_flag=True, help="Add a program that runs it without Python.")
+@click.option("--sign", multiple=True, metavar="KEY", help="Sign it; see edgec keys new.")
+@click.option(
+    "--encrypt-for",
+    multiple=True,
+    metavar="RECIPIENT",
+    help="Only they can run it; may be repeated.",
+)
 @click.option("--records", type=as_path, metavar="DB", help="Use the decisions that were tuned.")
 @click.option("--no-ready-records", is_flag=True, help="Not those that come with edgec.")
 @click.option(
@@ -88,6 +95,8 @@ def compile_command(
     check_stages: bool,
     name: str,
     runner: bool,
+    sign: tuple[str, ...],
+    encrypt_for: tuple[str, ...],
     records: Path | None,
     no_ready_records: bool,
     records_threads: int | None,
@@ -115,6 +124,8 @@ def compile_command(
         check_stages=check_stages,
         name=name,
         runner=runner,
+        sign=sign,
+        encrypt_for=encrypt_for,
         records=records,
         ready_records=not no_ready_records,
         records_threads=records_threads,

@@ -18,8 +18,11 @@ from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
 from edgec.compiler.cli.inspect import inspect
+from edgec.compiler.cli.keys import keys
 from edgec.compiler.cli.models import models
 from edgec.compiler.cli.run import run
+from edgec.compiler.cli.serve import serve
+from edgec.compiler.cli.sign import sign
 from edgec.compiler.cli.targets import targets
 from edgec.compiler.cli.tune import tune
 from edgec.compiler.cli.verify import verify
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code.
 
     0 ok, 1 a check failed, 2 usage, 3 model not supported, 4 bad input, 5 missing dependency,
-    6 board, 7 stopped by a signal.
+    6 board, 7 stopped by a signal, 8 a signature that is missing, wrong or not trusted.
     """
     signals: list[int] = []
 
@@ -90,6 +93,7 @@ for _command in (
     tune,
     run,
     chat,
+    serve,
     verify,
     bench,
     inspect,
@@ -98,5 +102,7 @@ for _command in (
     board,
     deploy,
     db,
+    keys,
+    sign,
 ):
     edgec.add_command(_command)

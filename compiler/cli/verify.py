@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from edgec.compiler.cli.options import (
     read_inputs,
 )
 from edgec.compiler.cli.printing import print_json, print_parity
+
+if TYPE_CHECKING:
+    from edgec.compiler.bundle.bundle import Bundle
 
 
 @click.command()
@@ -59,9 +63,32 @@ def verify(
     )
     if as_json:
         outputs = [dataclasses.asdict(output) for output in report.outputs]
-        print_json({"bundle": str(bundle), "passed": report.passed, "outputs": outputs})
+        signers = [{"key": key, "policy": verdict} for key, verdict in _signers(loaded)]
+        print_json(
+            {
+                "bundle": str(bundle),
+                "passed": report.passed,
+                "signed_by": signers,
+                "outputs": outputs,
+            }
+        )
     else:
         files = len(loaded.manifest.files) + 1
         click.echo(f"{bundle}: {files} files are what the manifest says")
+        for key, verdict in _signers(loaded):
+            click.echo(f"signed by {key}: {verdict}")
         print_parity(report)
     report.check(f"for {bundle}")
+
+
+def _signers(bundle: "Bundle") -> list[tuple[str, str]]:
+    """Return each key that signed a bundle, and what the policy says of it."""
+    from edgec.compiler.trust.policy import load_policy
+
+    if bundle.signature is None:
+        return []
+    policy = load_policy()
+    return [
+        (str(key), "this machine has no policy" if policy is None else policy.name_of(key))
+        for key in bundle.signature.keys
+    ]

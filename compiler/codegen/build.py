@@ -23,7 +23,7 @@ from edgec.compiler.codegen.executor_object import executor_object
 from edgec.compiler.codegen.kernel_objects import compile_kernels
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.codegen.memory import ALIGNMENT_BYTES, plan_memory
-from edgec.compiler.errors import OutputError
+from edgec.compiler.errors import OutputError, UnsupportedModelError
 from edgec.compiler.ir.program import Program
 from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target
@@ -31,6 +31,8 @@ from edgec.targets.target import Target
 # The constants on their own, in an object and in the library.
 COPIES_OF_CONSTANTS = 3
 CODE_BYTES = 32 * 2**20
+# Code reaches what is within 2 GiB of it, and code itself takes some of that.
+MAX_WEIGHT_BYTES = 2**31 - CODE_BYTES
 # Constants that a kernel reads once for each tile: biases, scales, quantizers.
 SMALL_BYTES = 1024
 
@@ -58,9 +60,17 @@ def build_library(
         The bytes of the arena, which is as large as the largest program's.
 
     Raises:
+        UnsupportedModelError: the weights are more than a library holds.
         ToolchainError: the linker is missing or fails.
         OutputError: the disk of `library` is too full.
     """
+    # Programs share most of them.
+    weight_bytes = max(sum(v.size_bytes for v in program.constants()) for program in programs)
+    if weight_bytes > MAX_WEIGHT_BYTES:
+        raise UnsupportedModelError(
+            f"the weights take {weight_bytes / 1e6:.0f} MB; a library holds at most "
+            f"{MAX_WEIGHT_BYTES / 1e6:.0f} MB: quantize them, or split the model"
+        )
     arrays = {id(v.array): v.size_bytes for program in programs for v in program.constants()}
     _check_space(library.parent, sum(arrays.values()))
     functions = {name: code for program in programs for name, code in program.functions.items()}

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 from edgec.compiler.kernels.emit import emitter
@@ -75,8 +76,9 @@ class _Kernels:
     def make(self, name: str, function: tirx.PrimFunc) -> Path:
         """Write the object file of a kernel, from the cache if that has it."""
         path = self._folder / f"{name}.o"
-        code = tvm.ir.save_json(function)
-        key = hashlib.sha256(f"{self._makers}{name}{code}".encode()).hexdigest()
+        # The name is a digest of what was asked for, which settles what 64 bits alone would not.
+        code = tvm_ffi.structural_hash(function)
+        key = hashlib.sha256(f"{self._makers}{name} {code}".encode()).hexdigest()
         self._cache.write(key, path, lambda to: write_object({name: function}, self._target, to))
         return path
 

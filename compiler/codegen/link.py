@@ -100,7 +100,9 @@ def link_program(
     Raises:
         ToolchainError: the compiler is missing or fails, or the target cannot run what it made.
     """
-    options = ["-std=gnu11", "-O2", *(f"-I{folder}" for folder in includes)]
+    # What a program does not call of a library's source is left out.
+    small = ("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections")
+    options = ["-std=gnu11", "-O2", *small, *(f"-I{folder}" for folder in includes)]
     _run_driver([*options, *_BARE, "-o", output, *sources, *_LIBRARIES], output.parent, target)
     check_library(output, target)
 

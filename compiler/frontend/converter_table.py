@@ -6,6 +6,7 @@ importer (`tvm_frontend.py`), which covers the long tail.
 
 from edgec.compiler.frontend.converters import (
     activations,
+    arg_reduce,
     arithmetic,
     classical,
     indexing,
@@ -27,7 +28,7 @@ from edgec.compiler.frontend.converters.attention import (
     convert_attention,
     convert_causal_conv_with_state,
     convert_linear_attention,
-    convert_rotary_embedding,
+    convert_tensor_scatter,
 )
 from edgec.compiler.frontend.converters.control_flow import refuse_control_flow
 from edgec.compiler.frontend.converters.convolution import convert_conv, convert_conv_transpose
@@ -59,6 +60,7 @@ from edgec.compiler.frontend.converters.normalization import (
     convert_softmax,
 )
 from edgec.compiler.frontend.converters.recurrent import convert_gru, convert_lstm, convert_rnn
+from edgec.compiler.frontend.converters.rotary import convert_rotary_embedding
 from edgec.compiler.frontend.converters.types import (
     convert_bit_cast,
     convert_cast,
@@ -73,6 +75,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "CausalConvWithState"): convert_causal_conv_with_state,
     ("", "LinearAttention"): convert_linear_attention,
     ("", "RotaryEmbedding"): convert_rotary_embedding,
+    ("", "TensorScatter"): convert_tensor_scatter,
     # elementwise
     ("", "Clip"): convert_clip,
     ("", "Dropout"): convert_identity,
@@ -105,8 +108,9 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "MaxPool"): pooling.convert_max_pool,
     ("", "MaxUnpool"): pooling.convert_max_unpool,
     # reduction
-    ("", "ArgMax"): reduction.convert_arg_reduce,
-    ("", "ArgMin"): reduction.convert_arg_reduce,
+    ("", "ArgMax"): arg_reduce.convert_arg_reduce,
+    ("", "ArgMin"): arg_reduce.convert_arg_reduce,
+    ("", "Hardmax"): arg_reduce.convert_hardmax,
     ("", "ReduceL1"): reduction.convert_reduce,
     ("", "ReduceL2"): reduction.convert_reduce,
     ("", "ReduceLogSum"): reduction.convert_reduce,

@@ -69,7 +69,7 @@ class Generator:
         assert isinstance(session, StaticSession)
         self._session = session
         self.language = LanguageModel.model_validate_json(bundle.file(LANGUAGE).read_bytes())
-        self._functions = load_generation(bundle.file(GENERATION))
+        self._functions = load_generation(bundle.loadable(GENERATION))
         self.tokenizer = Tokenizer(self._functions, bundle.file(TOKENIZER).read_bytes())
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         self._handle: int = self._functions.generator_open(
@@ -201,7 +201,7 @@ class Generator:
         return self._template
 
 
-def _check_message(message: Mapping[str, str]) -> None:
+def _check_message(message: object) -> None:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise BadInputError(
             f"a message is {message!r}; a mapping with role and content is expected"

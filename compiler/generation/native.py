@@ -105,7 +105,8 @@ def load_generation(library: Path) -> Any:
     # Under a name that was never used before: the loader would give an older file of this path.
     with TemporaryDirectory(prefix="edgec-") as folder:
         alias = Path(folder) / library.name
-        alias.symlink_to(library.resolve())
+        # Not resolved: a file in memory has no other name.
+        alias.symlink_to(library.absolute())
         try:
             loaded = ctypes.CDLL(str(alias))
             return _Functions(loaded)

@@ -15,15 +15,23 @@ from edgec.compiler.ir.operators import register
 _LOWEST = -3.0e38
 
 
-def append_rows(past: relax.Expr, new: relax.Expr, offset: relax.Expr) -> relax.Call:
+def append_rows(
+    past: relax.Expr, new: relax.Expr, offset: relax.Expr, *, clear: bool = False
+) -> relax.Call:
     """Return a cache with rows offset to offset + S - 1 replaced, as far as it has these.
 
     Args:
         past: [B, H, T, D].
         new: [B, H, S, D].
         offset: int64 [B], the first row to be replaced of each sequence.
+        clear: rows behind the new ones mean nothing: they become zeros, as ONNX Runtime gives them.
+            In place they are left as they are.
     """
-    return relax.Call(ir.Op.get("edgec.append_rows"), [past, new, offset])
+    return relax.Call(
+        ir.Op.get("edgec.append_rows"),
+        [past, new, offset],
+        ir.make_node("ir.DictAttrs", clear=bool(clear)),
+    )
 
 
 def rotary(
@@ -43,7 +51,7 @@ def rotary(
         data: [B, H, S, D].
         cosines: of the angles of each position, [P, R / 2].
         sines: likewise.
-        offset: int64 [B], the position of the first row of each sequence.
+        offset: int64 [B], the position of the first row of each sequence, or [B, S], of each row.
         interleaved: how pairs lie.
     """
     return relax.Call(
@@ -88,13 +96,18 @@ def _clipped(value: Any, last: Any) -> Any:
     return tirx.max(tirx.min(value, tirx.const(last, "int64")), tirx.const(0, "int64"))
 
 
-def _compute_append_rows(past: te.Tensor, new: te.Tensor, offset: te.Tensor) -> te.Tensor:
-    count = int(new.shape[2])
+def _compute_append_rows(
+    past: te.Tensor, new: te.Tensor, offset: te.Tensor, clear: bool
+) -> te.Tensor:
+    count, zero = int(new.shape[2]), tirx.const(0, past.dtype)
 
     def element(b: Any, h: Any, t: Any, d: Any) -> Any:
         step = tirx.Cast("int64", t) - offset[b]
         inside = tirx.all(step >= 0, step < tirx.const(count, "int64"))
-        return tirx.Select(inside, new[b, h, _clipped(step, count - 1), d], past[b, h, t, d])
+        old = past[b, h, t, d]
+        if clear:
+            old = tirx.Select(step < 0, old, zero)
+        return tirx.Select(inside, new[b, h, _clipped(step, count - 1), d], old)
 
     return te.compute(past.shape, element, name="append_rows")
 
@@ -103,9 +116,11 @@ def _compute_rotary(
     data: te.Tensor, cosines: te.Tensor, sines: te.Tensor, offset: te.Tensor, interleaved: bool
 ) -> te.Tensor:
     positions, half = (int(extent) for extent in cosines.shape)
+    each = len(offset.shape) == 2
 
     def element(b: Any, h: Any, s: Any, d: Any) -> Any:
-        row = _clipped(tirx.Cast("int64", s) + offset[b], positions - 1)
+        position = offset[b, s] if each else offset[b] + tirx.Cast("int64", s)
+        row = _clipped(position, positions - 1)
         turned = tirx.min(d, 2 * half - 1)
         if interleaved:
             pair, second = tirx.floordiv(turned, 2), tirx.floormod(turned, 2).equal(1)
@@ -193,7 +208,7 @@ def _compute_cached_attention(
 
 
 def _legalize_append_rows(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    return builder.call_te(_compute_append_rows, *call.args)
+    return builder.call_te(_compute_append_rows, *call.args, clear=bool(call.attrs["clear"]))
 
 
 def _legalize_rotary(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

@@ -12,13 +12,13 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.matmul.grouped_layout import (
     PANEL,
     Floats,
     ZeroPoints,
     dot_of_codes,
     less_middle,
+    load_number,
     pack_weights,
     place_in_unit,
     stored_floats,
@@ -81,7 +81,6 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
         kind = zero_points_dtype(w.bits, w.zeros, target)
         zeros = e.buffer("zero_points", count, kind)
     output = e.buffer("output", w.count * w.columns, "float32")
-    halves = e.isa.converts_float16
     middle = 0 if signed else 1 << w.bits - 1
     # Values of a row in the units that share bytes.
     run = DOT_WIDTH * 8 // w.bits
@@ -89,10 +88,7 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     def zero_point(at: Any) -> Any:
         if zeros is None:
             return tirx.const(float(middle), "float32")
-        stored = e.load(zeros, at)
-        if w.zeros == "codes":
-            return tirx.Cast("float32", stored)
-        return weight_to_float(stored, w.zeros, halves)
+        return load_number(e, zeros, at, w.zeros)
 
     with e.tasks() as task:
         given = e.let("given", e.load(indices, task))
@@ -114,7 +110,7 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
             """Write `size` values from one on, the first of a run."""
             at = (panel * groups + group) * PANEL + part * columns + column
             at = e.let("at", at)
-            scale = e.let("scale", weight_to_float(e.load(scales, at), w.scales, halves))
+            scale = e.let("scale", load_number(e, scales, at, w.scales))
             zero = e.let("zero", zero_point(at))
             first_byte = e.let("first_byte", start + tirx.Cast("int64", group) * step_bytes)
             with e.loop("run", math.ceil(size / run)) as number:

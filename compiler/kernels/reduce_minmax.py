@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tvm import tirx
 
+from edgec.compiler.kernels.emit.across import reduce_lanes
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import undecided
@@ -92,13 +93,7 @@ def emit_reduce_minmax(workload: ReduceMinMaxWorkload, target: Target, name: str
         total = e.load(best, 0)
         for part in range(1, count):
             total = combine(total, e.load(best, part))
-        spill = e.local("spill", c, "float32")
-        e.store(spill, 0, total)
-        single = e.local("single", 1, "float32")
-        e.store(single, 0, e.load(spill, 0))
-        for lane in range(1, c):
-            e.store(single, 0, combine(e.load(single, 0), e.load(spill, lane)))
-        e.store(output, task, e.load(single, 0))
+        e.store(output, task, reduce_lanes(e, e.let("total", total), combine))
     return Kernel(e.function(name), w.shares)
 
 

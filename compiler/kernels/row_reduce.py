@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tvm import tirx
 
+from edgec.compiler.kernels.emit.across import reduce_lanes
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.reduce_minmax import TASK_VECTORS, UNROLL, smaller_or_larger
@@ -119,7 +120,6 @@ def _emit_rows(
     output = e.buffer("output", w.rows, "float32")
     with e.tasks() as task:
         partial = e.local("partial", count, vector_dtype("float32", c))
-        spill = e.local("spill", c, "float32")
         single = e.local("single", 1, "float32")
         with e.loop("number", rows_per_task) as number:
             # The last task may reduce the last row more than once.
@@ -138,10 +138,7 @@ def _emit_rows(
             total = e.load(partial, 0)
             for part in range(1, count):
                 total = combine(total, e.load(partial, part))
-            e.store(spill, 0, total)
-            e.store(single, 0, constant(identity, "float32"))
-            for lane in range(c):
-                e.store(single, 0, combine(e.load(single, 0), e.load(spill, lane)))
+            e.store(single, 0, reduce_lanes(e, e.let("total", total), combine))
             for column in range(vectors * c, w.columns):
                 e.store(single, 0, combine(e.load(single, 0), e.load(data, start + column)))
             e.store(output, row, _finished(w, e.load(single, 0), 1))

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from tvm import tirx
 
+from edgec.compiler.kernels.emit.across import reduce_lanes
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.vector_math import exp
+from edgec.compiler.kernels.emit.vector_math import exp_below
+from edgec.compiler.kernels.reduce_minmax import UNROLL
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.targets.target import Target
@@ -45,7 +47,7 @@ def emit_softmax_norm(workload: SoftmaxNormWorkload, target: Target, name: str) 
     """Write the kernel; its buffers are data, gamma and beta where there are any, and output."""
     if workload.inner > 1:
         return _interleaved_softmax(workload, target, name)
-    return _Rows(workload, target, name).kernel()
+    return RowWriter(workload, target, name).kernel()
 
 
 def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> Kernel:
@@ -71,7 +73,7 @@ def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> K
         with e.loop("column", w.columns) as column:
             at = e.let("at", start + column * w.inner)
             shifted = e.let("shifted", e.load(data, at, c) - e.load(kept, largest))
-            raised = e.let("raised", exp(shifted))
+            raised = e.let("raised", exp_below(shifted))
             e.store(output, at, shifted if w.operation == "log_softmax" else raised)
             e.store(kept, total, e.load(kept, total) + raised)
         if w.operation == "log_softmax":
@@ -86,11 +88,14 @@ def _interleaved_softmax(w: SoftmaxNormWorkload, target: Target, name: str) -> K
     return Kernel(e.function(name), w.rows // w.inner * vectors)
 
 
-class _Rows:
+class RowWriter:
+    """A row writer writes the code of one row after the other."""
+
     def __init__(self, workload: SoftmaxNormWorkload, target: Target, name: str) -> None:
         self.work = w = workload
         self.name = name
         self.c = min(target.float_lanes, 2 ** int(math.log2(w.columns)))
+        self.parts = min(UNROLL, w.columns // self.c)
         self.emit = e = Emitter(target)
         self.data = e.buffer("data", w.rows * w.columns, "float32")
         self.gamma = self.beta = None
@@ -98,29 +103,38 @@ class _Rows:
             self.gamma = e.buffer("gamma", w.columns, "float32")
         if w.operation == "layer_norm":
             self.beta = e.buffer("beta", w.columns, "float32")
-        self.output = e.buffer("output", w.rows * w.columns, "float32")
+        self.declare_output()
+
+    def declare_output(self) -> None:
+        """Write the last parameter."""
+        size = self.work.rows * self.work.columns
+        self.output = self.emit.buffer("output", size, "float32")
 
     def kernel(self) -> Kernel:
+        """Return the finished kernel."""
         w, e = self.work, self.emit
         with e.tasks() as task:
             self.start = e.let("start", task * w.columns)
-            self.partial = e.local("partial", 1, vector_dtype("float32", self.c))
+            self.partial = e.local("partial", self.parts, vector_dtype("float32", self.c))
             self.single = e.local("single", 1, "float32")
             if w.operation in ("softmax", "log_softmax"):
                 self._softmax()
             else:
-                self._normalize()
+                self.normalize(self.output, self.start)
         return Kernel(e.function(self.name), w.rows)
 
-    def _each(self, body: Callable[[Any, int], None]) -> None:
-        """Call `body(column, lanes)` over the row."""
+    def _each(self, body: Callable[[Any, int, int], None]) -> None:
+        """Call `body(column, lanes, part)` over the row; vectors in flight are different parts."""
         w, e, c = self.work, self.emit, self.c
-        whole = w.columns // c * c
-        with e.loop("vector", w.columns // c) as vector:
-            body(e.let("column", vector * c), c)
-        if whole < w.columns:
-            with e.loop("tail", w.columns - whole, whole) as column:
-                body(column, 1)
+        vectors, parts = w.columns // c, self.parts
+        with e.loop("group", vectors // parts) as group:
+            for part in range(parts):
+                body(e.let("column", (group * parts + part) * c), c, part)
+        for vector in range(vectors // parts * parts, vectors):
+            body(vector * c, c, 0)
+        if vectors * c < w.columns:
+            with e.loop("tail", w.columns - vectors * c, vectors * c) as column:
+                body(column, 1, 0)
 
     def _read(self, column: Any, lanes: int) -> Any:
         return self.emit.load(self.data, self.start + column, lanes)
@@ -130,22 +144,20 @@ class _Rows:
     ) -> Any:
         """Combine a value of every column into one number."""
         e, c = self.emit, self.c
-        e.store(self.partial, 0, constant(initial, "float32", c))
+        for part in range(self.parts):
+            e.store(self.partial, part, constant(initial, "float32", c))
         e.store(self.single, 0, constant(initial, "float32"))
 
-        def body(column: Any, lanes: int) -> None:
+        def body(column: Any, lanes: int, part: int) -> None:
             into = self.partial if lanes > 1 or c == 1 else self.single
-            e.store(into, 0, combine(e.load(into, 0), value(column, lanes)))
+            e.store(into, part, combine(e.load(into, part), value(column, lanes)))
 
         self._each(body)
-        if c > 1:
-            spill = e.local("spill", c, "float32")
-            e.store(spill, 0, e.load(self.partial, 0))
-            for lane in range(c):
-                e.store(self.single, 0, combine(e.load(self.single, 0), e.load(spill, lane)))
-            return e.let("total", e.load(self.single, 0))
-        both = combine(e.load(self.single, 0), e.load(self.partial, 0))
-        return e.let("total", both)
+        total = e.load(self.partial, 0)
+        for part in range(1, self.parts):
+            total = combine(total, e.load(self.partial, part))
+        lanes = reduce_lanes(e, e.let("lanes", total), combine)
+        return e.let("total", combine(e.load(self.single, 0), lanes))
 
     def _softmax(self) -> None:
         e = self.emit
@@ -155,10 +167,10 @@ class _Rows:
             return self._read(column, lanes) - broadcast(largest, lanes)
 
         if self.work.operation == "log_softmax":
-            total = self._reduce(0, lambda x, y: x + y, lambda at, n: exp(shifted(at, n)))
+            total = self._reduce(0, lambda x, y: x + y, lambda at, n: exp_below(shifted(at, n)))
             shift = e.let("shift", tirx.log(total))
 
-            def logarithm(column: Any, lanes: int) -> None:
+            def logarithm(column: Any, lanes: int, _part: int) -> None:
                 value = shifted(column, lanes) - broadcast(shift, lanes)
                 e.store(self.output, self.start + column, value)
 
@@ -166,20 +178,21 @@ class _Rows:
             return
 
         def raised(column: Any, lanes: int) -> Any:
-            value = e.let("raised", exp(shifted(column, lanes)))
+            value = e.let("raised", exp_below(shifted(column, lanes)))
             e.store(self.output, self.start + column, value)
             return value
 
         total = self._reduce(0, lambda x, y: x + y, raised)
         scale = e.let("scale", tirx.const(1.0, "float32") / total)
 
-        def scaled(column: Any, lanes: int) -> None:
+        def scaled(column: Any, lanes: int, _part: int) -> None:
             value = e.load(self.output, self.start + column, lanes)
             e.store(self.output, self.start + column, value * broadcast(scale, lanes))
 
         self._each(scaled)
 
-    def _normalize(self) -> None:
+    def normalize(self, output: Any, to: Any) -> None:
+        """Write the normalized row into a buffer, from a place on."""
         w, e = self.work, self.emit
         share = tirx.const(1 / w.columns, "float32")
         mean: Any = None
@@ -198,12 +211,12 @@ class _Rows:
         root = tirx.sqrt(variance + tirx.const(w.epsilon, "float32"))
         scale = e.let("scale", tirx.const(1.0, "float32") / root)
 
-        def normalized(column: Any, lanes: int) -> None:
+        def normalized(column: Any, lanes: int, _part: int) -> None:
             value = centered(column, lanes) * broadcast(scale, lanes)
             value = value * e.load(self.gamma, column, lanes)
             if self.beta is not None:
                 value = value + e.load(self.beta, column, lanes)
-            e.store(self.output, self.start + column, value)
+            e.store(output, to + column, value)
 
         self._each(normalized)
 

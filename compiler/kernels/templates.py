@@ -16,7 +16,7 @@ from edgec.compiler.kernels import (
     transpose,
     volume_pool,
 )
-from edgec.compiler.kernels.attention import append_rows
+from edgec.compiler.kernels.attention import append_rows, cached_attention, join_spans, rotate_rows
 from edgec.compiler.kernels.conv import dense as conv
 from edgec.compiler.kernels.conv import integer as integer_conv
 from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
@@ -24,12 +24,18 @@ from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
 from edgec.compiler.kernels.matmul import grouped as grouped_matmul
 from edgec.compiler.kernels.matmul import integer as integer_matmul
-from edgec.compiler.kernels.matmul import quantize_rows, weight_only
+from edgec.compiler.kernels.matmul import (
+    quantize_normalized,
+    quantize_rows,
+    run_time_integer,
+    weight_only,
+)
 from edgec.compiler.kernels.matmul import sparse as sparse_matmul
 from edgec.compiler.kernels.template import Template
 
 TEMPLATES: dict[str, Template] = {
     "edgec.cache_append": append_rows.TEMPLATE,
+    "edgec.cache_attention": cached_attention.TEMPLATE,
     "edgec.channel_map": layout.CHANNEL_MAP_TEMPLATE,
     "edgec.conv": conv.TEMPLATE,
     "edgec.conv_transpose": conv.TRANSPOSE_TEMPLATE,
@@ -44,14 +50,18 @@ TEMPLATES: dict[str, Template] = {
     "edgec.integer_depthwise": integer_depthwise.TEMPLATE,
     "edgec.integer_elementwise": integer_elementwise.TEMPLATE,
     "edgec.integer_matmul": integer_matmul.TEMPLATE,
+    "edgec.join_spans": join_spans.TEMPLATE,
     "edgec.lookup": table_lookup.TEMPLATE,
     "edgec.matmul": matmul.TEMPLATE,
     "edgec.pack": layout.PACK_TEMPLATE,
     "edgec.pool": pool.TEMPLATE,
+    "edgec.quantize_normalized": quantize_normalized.TEMPLATE,
     "edgec.quantize_rows": quantize_rows.TEMPLATE,
     "edgec.resize": resize.TEMPLATE,
+    "edgec.rotate_rows": rotate_rows.TEMPLATE,
     "edgec.row_reduce": row_reduce.TEMPLATE,
     "edgec.rows": softmax_norm.TEMPLATE,
+    "edgec.run_time_integer_matmul": run_time_integer.TEMPLATE,
     "edgec.sparse_conv": sparse_conv.TEMPLATE,
     "edgec.sparse_matmul": sparse_matmul.TEMPLATE,
     "edgec.standardize": standardize.TEMPLATE,

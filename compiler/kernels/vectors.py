@@ -1,6 +1,6 @@
 """Provide vectors in TIR, and the operations on them that LLVM has for every target."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -29,6 +29,53 @@ def shuffle(vectors: Sequence[Any], picks: Sequence[int]) -> Any:
 def select(condition: Any, when_true: Any, when_false: Any) -> Any:
     """Return lanewise choice; both sides are computed."""
     return tirx.Select(condition, when_true, when_false)
+
+
+Let = Callable[[str, Any], Any]
+"""Binds a value to a name: `Emitter.let`."""
+
+# Lanes that instructions pick from at once.
+_BLOCK = 4
+
+
+def fold_lanes(let: Let, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """Return all lanes of a vector combined into one value, halves with halves."""
+    lanes = lanes_of(value)
+    while lanes > 1:
+        lanes //= 2
+        low, high = (shuffle([value], range(half, half + lanes)) for half in (0, lanes))
+        value = let("folded", combine(low, high))
+    return value
+
+
+def sums_of_lanes(let: Let, vectors: Sequence[Any]) -> Any:
+    """Return in lane i the sum over the lanes of vector i, of as many vectors as each has lanes.
+
+    Neighbouring lanes are added in rounds, first within four of them, so that each pick is one
+    instruction: two vectors become one that has half of its places from either.
+    """
+    lanes, made = lanes_of(vectors[0]), list(vectors)
+    block = min(_BLOCK, lanes)
+    for unit, chunk in ((1, block), (block, lanes)):
+        for _ in range((chunk // unit).bit_length() - 1):
+            made = [
+                let("sums", _even(pair, unit, chunk, 0) + _even(pair, unit, chunk, 1))
+                for pair in zip(made[::2], made[1::2], strict=True)
+            ]
+    return made[0]
+
+
+def _even(pair: Sequence[Any], unit: int, chunk: int, odd: int) -> Any:
+    """Return the even or odd units of lanes, in each chunk those of the first vector in front."""
+    lanes = lanes_of(pair[0])
+    picks = [
+        vector * lanes + begin + place + lane
+        for begin in range(0, lanes, chunk)
+        for vector in range(2)
+        for place in range(odd * unit, chunk, 2 * unit)
+        for lane in range(unit)
+    ]
+    return shuffle(pair, picks)
 
 
 def vector_dtype(dtype: str, lanes: int) -> str:

@@ -73,13 +73,13 @@ def verify_bundle(
     _check_given(bundle, inputs, expected, model is not None)
     manifest = bundle.manifest
     tolerance = Tolerance(**manifest.tolerance.model_dump())
-    session = session or bundle.open()
+    runs: Runs = session or bundle.open()
     vectors = bundle.vectors()
     reports = []
     for number, (fed, outputs) in enumerate(vectors):
         if bundle.begins(number):
-            session.reset()
-        reports.append(compare(outputs, session.run(fed), tolerance))
+            runs.reset()
+        reports.append(compare(outputs, runs.run(fed), tolerance))
     original = None if model is None else _Original.read(bundle, model)
     states = [record.state for record in manifest.states]
     changed = manifest.quantization or manifest.compression
@@ -89,11 +89,11 @@ def verify_bundle(
         return _with_noise(wanted, found, tolerance, reached, margin_db)
 
     if inputs is not None:
-        session.reset()
+        runs.reset()
         if expected is None:
             assert original is not None
             expected = original.stream().step(inputs).called(states).outputs
-        actual = session.run(inputs)
+        actual = runs.run(inputs)
         if changed is None:
             found = {name: actual[name] for name in expected}
             reports.append(compare(expected, found, tolerance))
@@ -101,21 +101,22 @@ def verify_bundle(
             reports.append(with_noise(expected, actual, OTHER_INPUTS_MARGIN_DB))
     elif original is not None and changed is not None:
         # Random values are not what it was calibrated for: its own inputs, against the floats.
+        stream = original.stream()
         for number, (fed, _) in enumerate(vectors):
             if bundle.begins(number):
                 stream = original.stream()
-                session.reset()
+                runs.reset()
             wanted = stream.step(fed).called(states).outputs
-            reports.append(with_noise(wanted, session.run(fed), NOISE_MARGIN_DB))
+            reports.append(with_noise(wanted, runs.run(fed), NOISE_MARGIN_DB))
     elif original is not None:
         bounds = manifest.settings.index_bounds
         for program, seed in product(manifest.programs, seeds):
-            session.reset()
-            stream, signature = original.stream(), program.signature
+            runs.reset()
+            fresh, signature = original.stream(), program.signature
             for number in range(STEPS if states else 1):
-                fed, outputs = choose_inputs(signature.inputs, seed + number, bounds, stream.peek)
-                wanted = stream.keep(fed, outputs).called(states).outputs
-                report = compare(wanted, session.run(fed), tolerance)
+                chosen, wanted = choose_inputs(signature.inputs, seed + number, bounds, fresh.peek)
+                wanted = fresh.keep(chosen, wanted).called(states).outputs
+                report = compare(wanted, runs.run(chosen), tolerance)
                 reports.append(_with_advice(report, nan_advice(signature.inputs, wanted)))
     return worst_of(reports)
 

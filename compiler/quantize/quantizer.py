@@ -15,6 +15,7 @@ from edgec.compiler.calibration.accuracy import (
 )
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.float_model import FloatModel
+from edgec.compiler.calibration.moments import MomentSums, begin_moments
 from edgec.compiler.calibration.ranges import calibrate, count_values, read_ranges, write_ranges
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
@@ -30,7 +31,10 @@ from edgec.compiler.quantize.insert_qdq import InsertQuantization
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.plan import QuantizationPlan, plan_quantization
 from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe, resolve
-from edgec.compiler.quantize.rounding.post_training import correct_after_training
+from edgec.compiler.quantize.rounding.post_training import (
+    correct_after_training,
+    corrected_groups,
+)
 from edgec.compiler.quantize.saturation import SaturationChoice, choose_saturation_modes
 from edgec.compiler.quantize.sensitivity import (
     Sensitivity,
@@ -114,7 +118,15 @@ def quantize_model(
         saturation_modes = {name: choice.mode for name, choice in choices.items()}
         resolved = replace(resolved, saturation_modes=saturation_modes)
     quantization = _numbers(
-        graph, resolved, ranges, options, float_model, samples, frozenset(), progress
+        graph,
+        resolved,
+        ranges,
+        options,
+        float_model,
+        samples,
+        frozenset(),
+        progress,
+        calibrated.sums,
     )
     # Read anew each time: memory holds one batch.
     own_metric = context.metric is not same_top1
@@ -183,11 +195,13 @@ class _Calibrated:
         plan: of the module, whose values may have been smoothed.
         model: the float model on this machine; None without samples.
         ranges: by name, of every value that is quantized.
+        sums: moments that have begun in the run for the ranges, if there was one.
     """
 
     plan: QuantizationPlan
     model: FloatModel | None
     ranges: Mapping[str, Range]
+    sums: MomentSums | None
 
 
 def _calibrated(
@@ -225,15 +239,21 @@ def _calibrated(
         if channels:
             # Whole ranges, for which the divisors were chosen: there are no outliers to clip.
             ranges = {name: channels[of].range(divisor) for name, (of, divisor) in by.items()}
+    sums: MomentSums | None = None
     if plan.tensors and not cached:
         assert samples is not None
         assert model is not None
         names = [graph.names[v] for v in plan.tensors if graph.names[v] not in ranges]
         if names:
-            ranges |= calibrate(model, names, samples, options.observer, progress)
+            if options.repair:
+                groups_to_correct = corrected_groups(plan, resolved)
+                operators = [operator for group in groups_to_correct for operator in group]
+                sums = begin_moments(operators, graph, samples.count)
+            also = sums.see if sums is not None else None
+            ranges |= calibrate(model, names, samples, options.observer, progress, also)
         if cache is not None:
             write_ranges(cache, ranges, model_sha256, options.observer, divisors)
-    return _Calibrated(plan, model, ranges)
+    return _Calibrated(plan, model, ranges, sums)
 
 
 def _numbers(
@@ -245,12 +265,13 @@ def _numbers(
     samples: Samples | None,
     floats: frozenset[str],
     progress: Progress,
+    sums: MomentSums | None = None,
 ) -> Quantization:
     plan = plan_quantization(graph, resolved.recipe, floats)
     quantization = quantize_numbers(plan, resolved, ranges)
     if not options.repair:
         return quantization
-    return correct_after_training(quantization, model, samples, options.rounding, progress)
+    return correct_after_training(quantization, model, samples, options.rounding, progress, sums)
 
 
 def _accuracy(

@@ -130,8 +130,8 @@ class Programs:
                     for s in self.all
                 }
                 if len(shares) == 1 and len({s.inputs[number].shape[place] for s in self.all}) > 1:
-                    found = given[spec.name].shape[place]
-                    return math.ceil(extent * found / (full or 1))
+                    found: int = given[spec.name].shape[place]
+                    return -(-extent * found // (full or 1))
         return extent
 
 

@@ -65,6 +65,7 @@ def open_session(
     executor: Executor,
     threads: int = 0,
     index_bounds: Mapping[str, int] = MappingProxyType({}),
+    title: str = "",
 ) -> Session:
     """Load a library, and return a session that any thread may call.
 
@@ -76,23 +77,26 @@ def open_session(
         executor: what runs it.
         threads: threads to compute on; 0 is one for each core that this process may use.
         index_bounds: rows that an input chooses from, by name; a static library knows its own.
+        title: what the library is called in messages; by default by its path.
 
     Raises:
         BundleError: this machine cannot run code for the target, or the library is damaged.
     """
     obstacle = why_not_here(target)
     if obstacle:
+        title = title or f"{library.parent.name}/{library.name}"
         raise BundleError(
-            f"{library.parent.name}/{library.name} is for target {target.name}: {obstacle}; "
-            "compile for --target native, or run it on its board"
+            f"{title} is for target {target.name}: {obstacle}; compile for --target "
+            "native, or run it on its board"
         )
     programs = {"": signature} if isinstance(signature, Signature) else signature
     # The dynamic loader takes a path that it has loaded once for the same library, even if
     # another file is there by now: a bundle that was compiled again would run its old code.
     # So every load is under a name that was never used before.
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
-        alias = Path(folder) / library.name
-        alias.symlink_to(library.resolve())
+        alias = Path(folder) / "model.so"
+        # Not resolved: a file in memory has no other name.
+        alias.symlink_to(library.absolute())
         try:
             if executor == "static":
                 return StaticSession(alias, programs, threads)

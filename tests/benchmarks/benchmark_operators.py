@@ -1,4 +1,6 @@
-"""Time single operators beside ONNX Runtime: `python tests/benchmarks/benchmark_operators.py`.
+"""Time single operators beside ONNX Runtime.
+
+    PYTHONPATH=tests python tests/benchmarks/benchmark_operators.py
 
 One row is one operator on data of about 1 MB; the rows of `networks` have the shapes of a
 diffusion U-Net at 128 x 128 and of a 3-D segmentation network. Both runtimes compute on one thread

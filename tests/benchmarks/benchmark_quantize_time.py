@@ -2,6 +2,9 @@
 
 The same models and the same samples, each tool in a process of its own, from the ONNX file to the
 file that is run: a verified bundle (edgec), an OpenVINO model (NNCF), a QDQ graph (ONNX Runtime).
+Seconds are those of CPUs, of the process and those that it started: other work of the machine does
+not count. Caches of kernels are empty; the C library's stubs, which the first link on a machine
+makes once, are there.
 
     python tests/benchmarks/benchmark_quantize_time.py [MODEL ...] [--samples 64] [--no-parity]
 
@@ -16,7 +19,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from edgec.targets.native import cpu_name
 
@@ -45,7 +48,7 @@ class Cost:
     """A cost describes what one run took.
 
     Attributes:
-        seconds: from the start of the process to its end.
+        seconds: of CPUs, in the process and its children.
         peak_mb: resident memory of the process, or of one that it started.
         failure: the last line that it said, if it failed.
     """
@@ -73,7 +76,9 @@ def main() -> int:
         return 0
     tools = [tool for tool in TOOLS if importlib.util.find_spec(tool) is not None]
     print(_conditions(tools, arguments.samples))
-    print("| model | " + " | ".join(f"{tool} [s] | [MB]" for tool in tools) + " | edgec / nncf |")
+    print(
+        "| model | " + " | ".join(f"{tool} [CPU s] | [MB]" for tool in tools) + " | edgec / nncf |"
+    )
     print("|---" * (2 * len(tools) + 2) + "|")
     failed = False
     for model in models:
@@ -127,14 +132,18 @@ def _prepare(model: str, folder: Path, count: int) -> None:
 
 def _measure(tool: str, model: str, folder: Path, no_parity: bool) -> Cost:
     command = [sys.executable, __file__, model, "--tool", tool, "--folder", str(folder)]
-    start = time.monotonic()
+    stubs = os.environ.get("ZIG_GLOBAL_CACHE_DIR", str(user_cache_path("zig")))
+    caches = {"XDG_CACHE_HOME": str(folder / "cache"), "ZIG_GLOBAL_CACHE_DIR": stubs}
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
-            [*command, *(["--no-parity"] if no_parity else [])], stdout=log, stderr=log
+            [*command, *(["--no-parity"] if no_parity else [])],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **caches},
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - start
+        seconds = usage.ru_utime + usage.ru_stime
         log.seek(0)
         said = log.read().splitlines() or ["no message"]
     return Cost(seconds, usage.ru_maxrss / 1024, said[-1] if status else "")

@@ -27,7 +27,8 @@ def graph(
 ) -> tuple[IRModule, Signature]:
     """Return a module of the named inputs and constants, and its signature.
 
-    `build` takes an emitter, and inputs and constants by name, and gives the result.
+    `build` takes an emitter, and inputs and constants by name, and gives the result `y`, or several
+    by name.
     """
     variables = {
         n: relax.Var(n, relax.TensorType(a.shape, str(a.dtype))) for n, a in arrays.items()
@@ -37,12 +38,13 @@ def graph(
     with builder.function("main", list(variables.values())):
         with builder.dataflow():
             made = build(builder.emit, **variables, **known)
-            result = builder.emit_output(made)
-        builder.emit_func_output(result)
+            results = made if isinstance(made, dict) else {"y": made}
+            given = list(results.values())
+            output = builder.emit_output(relax.Tuple(given) if len(given) > 1 else given[0])
+        builder.emit_func_output(output)
     inputs = tuple(TensorSpec(n, a.shape, str(a.dtype)) for n, a in arrays.items())
-    shape = shape_of(result)
-    assert shape is not None
-    return builder.get(), Signature(inputs, (TensorSpec("y", shape, dtype_of(result)),))
+    outputs = tuple(TensorSpec(n, shape_of(v) or (), dtype_of(v)) for n, v in results.items())
+    return builder.get(), Signature(inputs, outputs)
 
 
 def host_model(
@@ -60,12 +62,15 @@ def host_model(
     return HostModel(module, signature, target=machine)
 
 
-def by_legalization(arrays: Arrays, build: Callable[..., Any], **constants: np.ndarray) -> Any:
+def by_legalization(
+    arrays: Arrays, build: Callable[..., Any], **constants: np.ndarray
+) -> list[np.ndarray]:
     """Return what the operators' legalizations compute: TVM's own code, in its machine."""
     module, _ = graph(arrays, build, constants)
     executable = relax.build(module, tvm.target.Target({"kind": "llvm"}))
     machine = relax.VirtualMachine(executable, tvm.cpu())
-    return machine["main"](*(tvm.runtime.tensor(a) for a in arrays.values())).numpy()
+    found = machine["main"](*(tvm.runtime.tensor(a) for a in arrays.values()))
+    return [item.numpy() for item in ([found] if hasattr(found, "numpy") else found)]
 
 
 def load_kernel(kernel: Kernel, machine: Target, folder: Path) -> Callable[..., None]:
@@ -82,10 +87,14 @@ def load_kernel(kernel: Kernel, machine: Target, folder: Path) -> Callable[..., 
     return run
 
 
-def appended(past: np.ndarray, new: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def appended(
+    past: np.ndarray, new: np.ndarray, offset: np.ndarray, clear: bool = False
+) -> np.ndarray:
     """Return a cache [B, H, T, D] with new rows [B, H, S, D] from offset [B] on."""
     result = past.copy()
     for sequence, start in enumerate(offset):
+        if clear:
+            result[sequence, :, max(0, start + new.shape[2]) :] = 0
         for step in range(new.shape[2]):
             if 0 <= start + step < past.shape[2]:
                 result[sequence, :, start + step] = new[sequence, :, step]

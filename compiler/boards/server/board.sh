@@ -66,10 +66,21 @@ install() {
   mv "$new" "$final"
 }
 
+# What the server asks of its clients, made up once.
+secret() {
+  mkdir -p "$home"
+  if [ ! -s "$home/secret" ]; then
+    made=$(head -c 32 /dev/urandom | sha256sum)
+    printf '%s\n' "${made%% *}" >"$home/secret.new"
+    mv "$home/secret.new" "$home/secret"
+  fi
+  say secret "$(cat "$home/secret")"
+}
+
 # start DIGEST PORT KEY [service]: nothing happens if the same server runs already.
 start() {
   folder="$home/server-$1"
-  wanted="$folder/edgec-server 127.0.0.1 $2 $home/files --key $3 "
+  wanted="$folder/edgec-server 127.0.0.1 $2 $home/files --secret $home/secret --key $3 "
   if [ "${4:-}" ] && ! is_service; then
     stop
     mkdir -p "$units"
@@ -85,7 +96,7 @@ start() {
 }
 
 start_process() {
-  setsid "$folder/edgec-server" 127.0.0.1 "$2" "$home/files" --key "$3" \
+  setsid "$folder/edgec-server" 127.0.0.1 "$2" "$home/files" --secret "$home/secret" --key "$3" \
     </dev/null >"$home/log" 2>&1 &
   pid=$!
   printf '%s\n' "$pid" >"$home/pid"
@@ -103,8 +114,13 @@ start_service() {
 Description=edgec board server
 
 [Service]
-ExecStart="$folder/edgec-server" 127.0.0.1 $2 "$home/files" --key "$3"
+ExecStart="$folder/edgec-server" 127.0.0.1 $2 "$home/files" --secret "$home/secret" --key "$3"
 Restart=on-failure
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_INET AF_UNIX
+MemoryMax=90%
+TasksMax=256
+LimitCORE=0
 
 [Install]
 WantedBy=default.target

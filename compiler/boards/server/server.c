@@ -1,17 +1,24 @@
 /* The program on a board that edgec talks to: TVM's RPC protocol, with files that stay.
  *
- *     edgec-server HOST PORT STORE [--key KEY] [--tracker HOST:PORT | --proxy HOST:PORT]
+ *     edgec-server HOST PORT STORE --secret FILE [--key KEY] [--tracker HOST:PORT]
+ *     edgec-server HOST PORT STORE --key KEY --proxy HOST:PORT
  *
  * It serves one session at a time, each in a process of its own: a model that crashes takes its
  * session with it and not the server. Files that a session sends are in STORE/session and go when
  * it ends; what it keeps is in STORE/kept, under its digest. Port 0 takes a free one; the line
- * "listening on PORT" says which. Whoever can connect can run any code: HOST is to be loopback. */
+ * "listening on PORT" says which. Whoever is served can run any code, as far as the user of this
+ * program can: so a client first shows that it knows the secret (compiler/boards/secret.py tells
+ * how), and HOST is to be loopback, as what follows is not encrypted. Through a proxy the key is all
+ * that a client has to know. Sessions write nowhere but below STORE, where Linux has Landlock. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <gnu/libc-version.h>
+#include <linux/capability.h>
+#include <linux/landlock.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -22,9 +29,12 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -32,9 +42,14 @@
 #include <tvm/ffi/c_api.h>
 #include <unistd.h>
 
+#include "sha256.h"
+
 enum { MAGIC = 0xff271, MISMATCH = MAGIC + 2, TRACKER_MAGIC = 0x2f271 };
 enum { KEPT_FILES = 8, PATH_BYTES = 1024, KEY_BYTES = 256, HANDSHAKE_SECONDS = 10 };
 /* How often the tracker is asked whether somebody took our key and never came. */
+enum { HELLO_BYTES = 8, NUMBER_BYTES = 32, CODE_BYTES = 32, AUTHENTICATE_MILLISECONDS = 5000 };
+/* A session that lasts longer is ended, whatever its client asked for. */
+enum { SESSION_SECONDS = 24 * 3600 };
 enum { PING_MILLISECONDS = 2000, PINGS_UNTIL_NEW_KEY = 4, RETRY_SECONDS = 1 };
 
 static char session_folder[PATH_BYTES], kept_folder[PATH_BYTES];
@@ -307,6 +322,46 @@ static void empty_session_folder(void) {
   if (folder) closedir(folder);
 }
 
+/* ---- What a session may do ---- */
+
+/* Let this process write below STORE and to devices only, where the kernel can do that. */
+static void restrict_files(void) {
+#if defined(SYS_landlock_create_ruleset)
+  const char* const places[] = {session_folder, kept_folder, "/dev"};
+  struct landlock_ruleset_attr rules = {
+      .handled_access_fs = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                           LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_MAKE_DIR |
+                           LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |
+                           LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SYM};
+  long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  /* The first version cannot let a file move from folder to folder, as `keep` does. */
+  if (abi < 2) return;
+  rules.handled_access_fs |= LANDLOCK_ACCESS_FS_REFER;
+  int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
+  for (size_t i = 0; ruleset >= 0 && i < sizeof places / sizeof *places; ++i) {
+    struct landlock_path_beneath_attr place = {.allowed_access = rules.handled_access_fs};
+    place.parent_fd = open(places[i], O_PATH | O_CLOEXEC);
+    if (place.parent_fd < 0) continue;
+    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &place, 0);
+    close(place.parent_fd);
+  }
+  if (ruleset < 0) return;
+  syscall(SYS_landlock_restrict_self, ruleset, 0);
+  close(ruleset);
+#endif
+}
+
+/* Give up what root may do beyond its own files, and stay within the memory that is there. */
+static void drop_privileges(void) {
+  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+  unsigned long long memory = available_memory();
+  struct rlimit most = {(rlim_t)memory, (rlim_t)memory};
+  syscall(SYS_capset, &header, none);
+  restrict_files();
+  if (memory) setrlimit(RLIMIT_DATA, &most);
+}
+
 static int call_with_integer(const char* function, int64_t value, const char* text) {
   TVMFFIByteArray name = {function, strlen(function)};
   TVMFFIObjectHandle handle = NULL;
@@ -321,12 +376,14 @@ static int call_with_integer(const char* function, int64_t value, const char* te
 static void serve(int client, int listener, const char* options) {
   const char* limit = strstr(options, "-timeout=");
   double seconds = limit ? atof(limit + 9) : 0;
+  if (!(seconds > 0 && seconds < SESSION_SECONDS)) seconds = SESSION_SECONDS;
   set_timeout(client, 0);
   keep_alive(client);
   empty_session_folder();
   pid_t server = getpid();
   pid_t child = fork();
   if (child == 0) {
+    drop_privileges();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != server) _exit(1);
     if (listener >= 0) close(listener);
@@ -338,7 +395,7 @@ static void serve(int client, int listener, const char* options) {
   while (child > 0 && waitpid(child, &status, WNOHANG) == 0) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     double passed = (double)(now.tv_sec - start.tv_sec) + 1e-9 * (now.tv_nsec - start.tv_nsec);
-    if (seconds > 0 && passed > seconds) {
+    if (passed > seconds) {
       kill(child, SIGKILL);
       waitpid(child, &status, 0);
       call_with_integer("rpc.ReturnException", client, "RPCSessionTimeoutError: session expired");
@@ -432,6 +489,67 @@ static void ping(registration* tracker) {
   if (tracker->unclaimed_pings >= PINGS_UNTIL_NEW_KEY && offer(tracker)) drop_tracker(tracker);
 }
 
+/* ---- Who may be served ---- */
+
+static const char* secret_file;
+
+/* The secret, which may change while we run: the length of its line, 0 if it is no secret. */
+static size_t read_secret(char* secret, size_t room) {
+  struct stat status;
+  int file = open(secret_file, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return 0;
+  ssize_t bytes = read(file, secret, room - 1);
+  int open_to_others = fstat(file, &status) || status.st_mode & 077;
+  close(file);
+  if (bytes < 0 || open_to_others) return 0;
+  secret[bytes] = 0;
+  size_t length = strcspn(secret, "\r\n ");
+  return length >= 32 ? length : 0;
+}
+
+static int64_t now_milliseconds(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+/* As receive_all, but all of it until a point in time: whoever is slow holds up the others. */
+static int receive_until(int socket, uint8_t* data, size_t bytes, int64_t end) {
+  while (bytes) {
+    struct pollfd ready = {.fd = socket, .events = POLLIN};
+    int64_t left = end - now_milliseconds();
+    if (left <= 0 || poll(&ready, 1, (int)left) <= 0) return -1;
+    ssize_t received = recv(socket, data, bytes, 0);
+    if (received <= 0) return -1;
+    data += received, bytes -= (size_t)received;
+  }
+  return 0;
+}
+
+/* Show a client that we know the secret, and see whether it does; nobody says it. */
+static int authenticate(int client) {
+  static const char hello[HELLO_BYTES + 1] = "edgec-1\n";
+  uint8_t first[HELLO_BYTES], number[NUMBER_BYTES], answer[NUMBER_BYTES + CODE_BYTES];
+  uint8_t text[12 + 2 * NUMBER_BYTES], code[CODE_BYTES], expected[CODE_BYTES], differ = 0;
+  char secret[KEY_BYTES];
+  size_t length = read_secret(secret, sizeof secret);
+  int64_t end = now_milliseconds() + AUTHENTICATE_MILLISECONDS;
+  if (!length || receive_until(client, first, sizeof first, end) ||
+      memcmp(first, hello, HELLO_BYTES) || receive_until(client, number, sizeof number, end) ||
+      getrandom(answer, NUMBER_BYTES, 0) != NUMBER_BYTES)
+    return -1;
+  memcpy(text, "edgec server", 12);
+  memcpy(text + 12, number, NUMBER_BYTES);
+  memcpy(text + 12 + NUMBER_BYTES, answer, NUMBER_BYTES);
+  hmac_sha256(secret, length, text, sizeof text, answer + NUMBER_BYTES);
+  memcpy(text, "edgec client", 12);
+  hmac_sha256(secret, length, text, sizeof text, expected);
+  if (send_all(client, answer, sizeof answer) || receive_until(client, code, sizeof code, end))
+    return -1;
+  for (int i = 0; i < CODE_BYTES; ++i) differ |= code[i] ^ expected[i];
+  return differ ? -1 : 0;
+}
+
 /* Read who a client is and answer; its options, or NULL if it is not for us. */
 static const char* greet(int client, const registration* us) {
   static char key[2 * KEY_BYTES], expected[3 * KEY_BYTES], answer[2 * KEY_BYTES];
@@ -485,7 +603,8 @@ static void serve_listening(const char* host, int port, const char* key, const c
     }
     int client = accept(listener, NULL, NULL);
     if (client < 0) continue;
-    const char* options = greet(client, &us);
+    set_timeout(client, HANDSHAKE_SECONDS);
+    const char* options = authenticate(client) ? NULL : greet(client, &us);
     if (!options) {
       close(client);
       continue;
@@ -530,15 +649,25 @@ int main(int count, char** arguments) {
   int usable = count >= 4 && count % 2 == 0;
   for (int i = 4; usable && i < count; i += 2) {
     if (!strcmp(arguments[i], "--key")) key = arguments[i + 1];
+    else if (!strcmp(arguments[i], "--secret")) secret_file = arguments[i + 1];
     else if (!strcmp(arguments[i], "--tracker")) tracker = arguments[i + 1];
     else if (!strcmp(arguments[i], "--proxy")) proxy = arguments[i + 1];
     else usable = 0;
   }
   if (!usable || strlen(key) >= KEY_BYTES || strlen(arguments[3]) > PATH_BYTES - 16) {
-    fprintf(stderr, "usage: %s HOST PORT STORE [--key KEY] [--tracker H:P | --proxy H:P]\n",
+    fprintf(stderr,
+            "usage: %s HOST PORT STORE --secret FILE [--key KEY] [--tracker H:P | --proxy H:P]\n",
             arguments[0]);
     return 2;
   }
+  char secret[KEY_BYTES];
+  if (!proxy && (!secret_file || !read_secret(secret, sizeof secret))) {
+    fprintf(stderr, "--secret names a file of at least 32 letters that only its owner can read\n");
+    return 2;
+  }
+  struct rlimit none = {0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   signal(SIGPIPE, SIG_IGN);
   srandom((unsigned)time(NULL) ^ (unsigned)getpid());
   snprintf(session_folder, sizeof session_folder, "%s/session", arguments[3]);

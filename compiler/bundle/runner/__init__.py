@@ -8,10 +8,11 @@ model.edgec/
 ├── run                    the program; finds model.so and the test vectors beside itself
 ├── vectors/vectors.txt    what `run --verify` needs to know of the manifest
 └── embed/                 edgec.h and edgec_NAME.h, the program's sources, app.cpp and
-                           two_models.cpp, CMakeLists.txt
+                           two_models.cpp, CMakeLists.txt; trust/: what checks the bundle
 ```
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -19,15 +20,18 @@ from pathlib import Path
 
 from edgec.compiler.bundle.manifest import RUNNER, Manifest
 from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
-from edgec.compiler.codegen.link import link_program
+from edgec.compiler.codegen.link import compiler_identity, link_program
 from edgec.compiler.ir.storage import STORAGE, decode_table
-from edgec.compiler.tokenizer.native import FOLDER as GENERATION
-from edgec.compiler.tokenizer.native import HEADERS as GENERATION_HEADERS
-from edgec.compiler.tokenizer.native import SOURCES as GENERATION_SOURCES
+from edgec.compiler.support.content_cache import ContentCache
+from edgec.compiler.tokenizer import native as generation
+from edgec.compiler.trust import native
+from edgec.targets.target import Target
 
 FOLDER = Path(__file__).parent
 SOURCES = ("runner.c", "npy.c", "parity.c", "talk.c")
 EMBEDDED = (*SOURCES, "npy.h", "parity.h", "talk.h", "session.hpp")
+# A runner is some hundred and fifty kilobytes.
+CACHE_BYTES = 64 * 2**20
 # In these NAME stands for the model's name.
 TEMPLATES = ("app.cpp", "two_models.cpp", "CMakeLists.txt")
 _HEADER = """\
@@ -46,12 +50,15 @@ const edgec_model* edgec_model_NAME(void);
 """
 
 
-def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
+def runner_files(
+    manifest: Manifest, library: Path, *, embed: bool = True
+) -> dict[str, bytes | Path]:
     """Build the runner.
 
     Args:
         manifest: the manifest of the bundle; its model runs on the static executor.
         library: the compiled model; the program is written beside it.
+        embed: whether applications can be built from the bundle: not if its library is encrypted.
 
     Returns:
         What the bundle holds besides, by path in the bundle.
@@ -60,22 +67,44 @@ def runner_files(manifest: Manifest, library: Path) -> dict[str, bytes | Path]:
         ToolchainError: the compiler is missing or fails.
     """
     program = library.with_name(RUNNER)
-    sources = [FOLDER / name for name in SOURCES]
-    sources += [GENERATION / name for name in GENERATION_SOURCES]
-    link_program(sources, program, manifest.target, includes=[EXECUTOR, GENERATION])
-    name = manifest.execution.c_name
-    return {
+    _build(program, manifest.target)
+    expectations = "".join(f"{line}\n" for line in _expectations(manifest))
+    files: dict[str, bytes | Path] = {
         RUNNER: program,
-        "vectors/vectors.txt": "".join(f"{line}\n" for line in _expectations(manifest)).encode(),
+        "vectors/vectors.txt": expectations.encode(),
+    }
+    return files | (_embedded(manifest.execution.c_name) if embed else {})
+
+
+def _embedded(name: str) -> dict[str, bytes | Path]:
+    """Return what an application is built from, for a model of this name."""
+    return {
         "embed/edgec.h": EXECUTOR / "edgec.h",
         f"embed/edgec_{name}.h": _named(_HEADER, name),
         **{f"embed/{file}": FOLDER / file for file in EMBEDDED},
-        **{
-            f"embed/{file}": GENERATION / file
-            for file in (*GENERATION_SOURCES, *GENERATION_HEADERS)
-        },
+        **{f"embed/trust/{file}": native.FOLDER / file for file in native.FILES},
+        **{f"embed/generation/{file}": generation.FOLDER / file for file in generation.FILES},
         **{f"embed/{file}": _named((FOLDER / file).read_text(), name) for file in TEMPLATES},
     }
+
+
+def _build(program: Path, target: Target) -> None:
+    """Write the program, which is the same for every model: compiled once for a kind of target."""
+    sources = [
+        *(FOLDER / name for name in SOURCES),
+        *(native.FOLDER / name for name in native.SOURCES),
+        *(generation.FOLDER / name for name in generation.SOURCES),
+    ]
+    includes = [EXECUTOR, native.FOLDER, generation.FOLDER]
+    digest = hashlib.sha256(f"{compiler_identity(target)} {target.model_dump_json()}".encode())
+    for folder in (FOLDER, *includes):
+        for file in sorted(folder.glob("*.[ch]")):
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+
+    def make(path: Path) -> None:
+        link_program(sources, path, target, includes=includes)
+
+    ContentCache("runners", CACHE_BYTES).write(digest.hexdigest(), program, make)
 
 
 def _named(template: str, name: str) -> bytes:
@@ -94,5 +123,5 @@ def _expectations(manifest: Manifest) -> Iterator[str]:
             yield f"codes {number} {' '.join(map(repr, values.tolist()))}"
     names = list(manifest.signatures)
     for vector in manifest.vectors:
-        number = str(names.index(vector.program))
-        yield f"vector {' '.join((number, *vector.inputs, *vector.outputs))}"
+        program = str(names.index(vector.program))
+        yield f"vector {' '.join((program, *vector.inputs, *vector.outputs))}"

@@ -22,13 +22,13 @@
 #include "npy.h"
 #include "parity.h"
 #include "talk.h"
+#include "trust.h"
 
 #define ALIGNMENT 64 /* memory aligned to this is used in place */
 #define VECTORS "vectors/vectors.txt"
-#define LIBRARY "model.so"
 #define TOKENIZER "tokenizer.bin"
 
-enum { CHECK_FAILED = 1, USAGE = 2, BAD_INPUT = 4 };
+enum { CHECK_FAILED = 1, USAGE = 2, BAD_INPUT = TRUST_BAD_INPUT };
 
 static const char usage[] =
     "usage: ./run [options]\n"
@@ -41,9 +41,10 @@ static const char usage[] =
     "  --save FILE                where to write the state after --steps, or after one run\n"
     "  --repeat N                 timed runs after the first one (default 1)\n"
     "  --threads N                threads to compute on (default 0: one for each core that it may use)\n"
+    "  --bundle FOLDER            the bundle (default: the folder of this program)\n"
     "  --verify                   run the bundle's test vectors and compare their outputs\n"
     "Prints JSON. Exit codes: 0 ok, 1 an output is not within its tolerance, 2 usage,\n"
-    "4 a file or the memory does not fit.\n";
+    "4 a file or the memory does not fit, 8 a signature is missing, wrong or not trusted.\n";
 
 _Noreturn static void fail(int code, const char* format, ...) {
   va_list arguments;
@@ -70,15 +71,26 @@ static void* allocate(size_t bytes) {
 
 /* ---- the model ---- */
 
-/* A path in the bundle, which is the folder of this program. */
-static void in_bundle(const char* name, char path[PATH_MAX]) {
-  char program[PATH_MAX / 2];
-  ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-  if (length < 0 || length == sizeof program - 1)
+static char bundle[PATH_MAX / 2];
+
+/* The bundle is the folder of this program, unless another is asked for. */
+static void find_bundle(int count, char** arguments) {
+  for (int i = 1; i + 1 < count; ++i)
+    if (!strcmp(arguments[i], "--bundle")) {
+      if (snprintf(bundle, sizeof bundle, "%s", arguments[i + 1]) >= (int)sizeof bundle)
+        fail(BAD_INPUT, "the path of the bundle is too long");
+      return;
+    }
+  ssize_t length = readlink("/proc/self/exe", bundle, sizeof bundle - 1);
+  if (length < 0 || length == sizeof bundle - 1)
     fail(BAD_INPUT, "cannot find the folder of this program by /proc/self/exe");
-  program[length] = 0;
-  *(strrchr(program, '/') + 1) = 0;
-  if (snprintf(path, PATH_MAX, "%s%s", program, name) >= PATH_MAX)
+  bundle[length] = 0;
+  char* end = strrchr(bundle, '/');
+  *(end == bundle ? end + 1 : end) = 0;
+}
+
+static void in_bundle(const char* name, char path[PATH_MAX]) {
+  if (snprintf(path, PATH_MAX, "%s/%s", bundle, name) >= PATH_MAX)
     fail(BAD_INPUT, "the path of the bundle is too long");
 }
 
@@ -93,16 +105,18 @@ typedef struct {
 
 /* The model's code, before there is memory to run it on. */
 static const edgec_model* load_code(void) {
-  char path[PATH_MAX];
-  in_bundle(LIBRARY, path);
+  char path[TRUST_PATH_BYTES];
+  trust_message refused;
+  int code_of_exit = trust_open_library(bundle, path, &refused);
+  if (code_of_exit) fail(code_of_exit, "%s", refused.text);
   void* library = dlopen(path, RTLD_NOW);
   if (!library) fail(BAD_INPUT, "cannot load %s", dlerror());
   const edgec_model* (*loaded_model)(void) = NULL;
   *(void**)&loaded_model = dlsym(library, "edgec_loaded_model");
-  if (!loaded_model) fail(BAD_INPUT, LIBRARY " is of another version of edgec than this program");
+  if (!loaded_model) fail(BAD_INPUT, "the library is of another version of edgec than this program");
   const edgec_model* code = loaded_model();
   if (code->abi != EDGEC_ABI)
-    fail(BAD_INPUT, "the interface of " LIBRARY " is version %d, this program is for %d", code->abi,
+    fail(BAD_INPUT, "the interface of the library is version %d, this program is for %d", code->abi,
          EDGEC_ABI);
   return code;
 }
@@ -386,6 +400,8 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
       asked.state_to_load = value;
     } else if (!strcmp(option, "--save")) {
       asked.state_to_save = value;
+    } else if (!strcmp(option, "--bundle")) {
+      /* find_bundle read it. */
     } else if (!strcmp(option, "--repeat")) {
       asked.repeat = whole_number(option, value, 1, 1000000);
     } else if (!strcmp(option, "--threads")) {
@@ -514,6 +530,7 @@ static int64_t run_steps(model* model, const request* asked) {
 
 int main(int count, char** arguments) {
   double start = now_ms();
+  find_bundle(count, arguments);
   const edgec_model* code = load_code();
   if (asks_for_text(count, arguments)) {
     char path[PATH_MAX];

@@ -101,6 +101,8 @@ static void read_option(request* asked, const char* option, const char* value) {
     asked->system = value;
   else if (!strcmp(option, "--prompt-cache"))
     asked->cache = value;
+  else if (!strcmp(option, "--bundle"))
+    return; /* runner.c read it */
   else if (!strcmp(option, "--max-tokens"))
     asked->most_tokens = whole(option, value, INT32_MAX);
   else if (!strcmp(option, "--threads"))

@@ -1,4 +1,4 @@
-"""Provide attention, rotary embeddings, linear attention and its causal convolution.
+"""Provide attention, linear attention and its causal convolution.
 
 Matrix products of half-precision tensors are accumulated in float32 and rounded once.
 """
@@ -22,6 +22,7 @@ from edgec.compiler.frontend.node import (
     static_shape,
 )
 from edgec.compiler.frontend.te_operators import constant_tensor
+from edgec.compiler.ir.cache_operators import append_rows, cached_attention
 from edgec.compiler.ir.signature import dtype_name
 
 op = relax.op
@@ -53,6 +54,9 @@ def convert_attention(node: Node) -> list[relax.Expr]:
         keys = node.call(op.concat, [node.input(4), keys], axis=2)
         values = node.call(op.concat, [node.input(5), values], axis=2)
     length, total = static_shape(queries)[2], static_shape(keys)[2]
+    known = _over_cache(node, queries, keys, values)
+    if known is not None:
+        return [merge_heads(node, known) if packed else known, keys, values]
 
     mask = Mask(node, dtype_of(queries), length, total)
     if node.optional(3) is not None:
@@ -83,6 +87,51 @@ def convert_attention(node: Node) -> list[relax.Expr]:
     output = merge_heads(node, result.output) if packed else result.output
     stage = result.stages[attributes.get("qk_matmul_output_mode", 0)]
     return [output, keys, values, stage]
+
+
+def _over_cache(
+    node: Node, queries: relax.Expr, keys: relax.Expr, values: relax.Expr
+) -> relax.Expr | None:
+    """Return causal attention over caches [B, M, T, D] of lengths that only a run tells.
+
+    None if it is anything else. The lengths [B] are input 6 and count the queries' own keys.
+    """
+    attributes, lengths = node.attributes, node.optional(6)
+    others = any(node.optional(index) is not None for index in (3, 4, 5))
+    window, right = (attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))
+    stages = len(node.proto.output) > 3 and node.proto.output[3]
+    if lengths is None or others or stages or right >= 0 or not attributes.get("is_causal", 0):
+        return None
+    if dtype_of(queries) != "float32" or constant_value(lengths) is not None:
+        return None
+    _, _, length, size = static_shape(queries)
+    offset = node.call(op.subtract, node.cast(lengths, "int64"), int64(length))
+    scale, softcap = attributes.get("scale", 1 / math.sqrt(size)), attributes.get("softcap", 0.0)
+    return attend_cache(node, queries, (keys, values), offset, scale, window + 1, softcap)
+
+
+def attend_cache(
+    node: Node,
+    queries: relax.Expr,
+    caches: tuple[relax.Expr, relax.Expr],
+    offset: relax.Expr,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> relax.Expr:
+    """Return causal attention over caches; see `cached_attention` for the arguments."""
+    (batch, heads, _, size), keys = static_shape(queries), static_shape(caches[0])
+    check_groups(heads, keys[1])
+    if (keys[0], keys[3]) != (batch, size) or static_shape(caches[1])[:3] != keys[:3]:
+        raise Refusal(f"keys {keys} and values do not fit queries of {size} features")
+    options = {"scale": scale, "window": window, "softcap": softcap}
+    return node.call(cached_attention, queries, *caches, offset, **options)
+
+
+def check_groups(heads: int, groups: int) -> None:
+    """Raise a refusal if query heads cannot share key heads evenly."""
+    if groups < 1 or heads % groups:
+        raise Refusal(f"{heads} query heads cannot share {groups} key heads")
 
 
 class Mask:
@@ -205,8 +254,7 @@ def attend(
     dtype = dtype_of(queries)
     batch, heads, length, size = static_shape(queries)
     groups, total = static_shape(keys)[1:3]
-    if heads % groups:
-        raise Refusal(f"{heads} query heads cannot share {groups} key heads")
+    check_groups(heads, groups)
     rows = heads // groups * length
     if dtype in ("float32", "float64"):
         queries = node.call(op.multiply, queries, scalar(scale, dtype))
@@ -290,88 +338,8 @@ def _padded(node: Node, mask: relax.Expr, total: int) -> relax.Expr:
     return node.call(op.concat, [mask, constant_tensor(fill)], axis=len(shape) - 1)
 
 
-def convert_rotary_embedding(node: Node) -> relax.Expr:
-    """Convert RotaryEmbedding: X [B, N, L, D] or [B, L, N D], rotated by angles [B, L, R / 2].
-
-    With position_ids [B, L] the angles are picked from caches [positions, R / 2].
-    """
-    data, attributes = node.input(0), node.attributes
-    cosines, sines, positions = node.input(1), node.input(2), node.optional(3)
-    if positions is not None:
-        cosines, sines = (pick(node, cache, positions) for cache in (cosines, sines))
-    shape = static_shape(data)
-    interleaved = bool(attributes.get("interleaved", 0))
-    dim = attributes.get("rotary_embedding_dim", 0)
-    if len(shape) == 4:
-        cosines, sines = (node.call(op.expand_dims, item, 1) for item in (cosines, sines))
-        return rotate(node, data, cosines, sines, dim, interleaved)
-    heads = attributes.get("num_heads", 0)
-    if heads < 1:
-        raise Refusal("attribute num_heads is needed for three dimensions")
-    parts = node.call(op.reshape, data, (*shape[:2], heads, shape[2] // heads))
-    cosines, sines = (node.call(op.expand_dims, item, 2) for item in (cosines, sines))
-    return op.reshape(rotate(node, parts, cosines, sines, dim, interleaved), shape)
-
-
-def pick(node: Node, table: relax.Expr, indices: relax.Expr) -> relax.Var:
-    """Return rows of a table; an index out of range must not read foreign memory."""
-    return node.call(op.take, table, indices, axis=0, mode="clip")
-
-
-def rotate(
-    node: Node,
-    data: relax.Expr,
-    cosines: relax.Expr,
-    sines: relax.Expr,
-    dim: int,
-    interleaved: bool,
-) -> relax.Expr:
-    """Return rotary position embedding (Su et al. 2021).
-
-    Pairs of features are turned by an angle per position. A feature's partner is its neighbour
-    if `interleaved`, else the one R / 2 later.
-
-    Args:
-        node: where it belongs.
-        data: [..., D].
-        cosines: the cosines of the angles, broadcasts to [..., R / 2].
-        sines: likewise.
-        dim: R, how many of the first features are rotated; 0 for all.
-        interleaved: how pairs lie.
-    """
-    shape = static_shape(data)
-    dim = dim or shape[-1]
-    if static_shape(cosines)[-1] * 2 != dim:
-        raise Refusal(f"the caches do not hold {dim // 2} angles")
-    last = len(shape) - 1
-    turned = _slice(node, data, last, 0, dim)
-    if interleaved:
-        pairs = node.call(op.reshape, turned, (*shape[:-1], dim // 2, 2))
-        first, second = (
-            node.call(op.squeeze, _slice(node, pairs, last + 1, i, i + 1), [last + 1])
-            for i in (0, 1)
-        )
-    else:
-        first, second = (
-            _slice(node, turned, last, i * dim // 2, (i + 1) * dim // 2) for i in (0, 1)
-        )
-
-    def combine(operator: Any, one: relax.Expr, other: relax.Expr) -> relax.Var:
-        products = node.call(op.multiply, one, first), node.call(op.multiply, other, second)
-        return node.call(operator, *products)
-
-    real, imaginary = combine(op.subtract, cosines, sines), combine(op.add, sines, cosines)
-    if interleaved:
-        stacked = node.call(op.stack, [real, imaginary], axis=last + 1)
-        result = node.call(op.reshape, stacked, (*shape[:-1], dim))
-    else:
-        result = node.call(op.concat, [real, imaginary], axis=last)
-    if dim == shape[-1]:
-        return result
-    return node.call(op.concat, [result, _slice(node, data, last, dim, shape[-1])], axis=last)
-
-
-def _slice(node: Node, data: relax.Expr, axis: int, begin: int, end: int) -> relax.Expr:
+def slice_of(node: Node, data: relax.Expr, axis: int, begin: int, end: int) -> relax.Expr:
+    """Return a range of one axis; the tensor itself if that is all of it."""
     if (begin, end) == (0, static_shape(data)[axis]):
         return data
     return node.call(op.strided_slice, data, axes=[axis], begin=[begin], end=[end])
@@ -412,7 +380,7 @@ def convert_linear_attention(node: Node) -> list[relax.Expr]:
     queries = node.call(op.multiply, queries, scale)
 
     def at(tensor: relax.Expr, step: int) -> relax.Expr:
-        return _slice(node, tensor, 2, step, step + 1)
+        return slice_of(node, tensor, 2, step, step + 1)
 
     if node.optional(3) is None:
         state: relax.Expr = relax.const(np.zeros((batch, states, size, width), np.float32))
@@ -473,4 +441,33 @@ def convert_causal_conv_with_state(node: Node) -> list[relax.Expr]:
         result = node.cast(active, dtype)
     elif activation != "none":
         raise Refusal(f"activation {activation!r} is not supported")
-    return [result, _slice(node, padded, 2, length, length + reach)]
+    return [result, slice_of(node, padded, 2, length, length + reach)]
+
+
+def convert_tensor_scatter(node: Node) -> relax.Expr:
+    """Convert TensorScatter: rows of a cache from an index of each sequence on are replaced.
+
+    past_cache [B, ..., T, D] with the rows along `axis`, update likewise with S rows,
+    write_indices [B], 0 if they are left out.
+    """
+    past, update, attributes = node.input(0), node.input(1), node.attributes
+    shape = static_shape(past)
+    axis = attributes.get("axis", -2) % len(shape)
+    if attributes.get("mode", "linear") != "linear":
+        raise Refusal("mode circular is not supported")
+    if axis == 0:
+        raise Refusal("axis 0 is that of the sequences")
+    places = node.optional(2)
+    offset = int64(np.zeros(shape[0])) if places is None else node.cast(places, "int64")
+    before, after = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
+    changed = list(static_shape(update))
+    if len(changed) != len(shape) or [*changed[:axis], *changed[axis + 1 :]] != [
+        *shape[:axis],
+        *shape[axis + 1 :],
+    ]:
+        raise Refusal(f"an update {tuple(changed)} does not fit a cache {shape}")
+    old, new = (
+        node.call(op.reshape, item, (shape[0], before, static_shape(item)[axis], after))
+        for item in (past, update)
+    )
+    return op.reshape(node.call(append_rows, old, new, offset), shape)

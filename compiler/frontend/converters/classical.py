@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as script
 
-from edgec.compiler.frontend.converters.reduction import arg_extreme
+from edgec.compiler.frontend.converters.arg_reduce import arg_extreme
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor, emit_compute, emit_procedure
 from edgec.compiler.ir.signature import TensorSpec

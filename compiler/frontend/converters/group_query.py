@@ -9,13 +9,13 @@ from tvm import relax, tirx
 from edgec.compiler.frontend.converters.attention import (
     Mask,
     attend,
+    attend_cache,
     int64,
     merge_heads,
-    pick,
-    rotate,
     split_heads,
 )
 from edgec.compiler.frontend.converters.microsoft import split_parts
+from edgec.compiler.frontend.converters.rotary import rotate_at
 from edgec.compiler.frontend.node import (
     Node,
     Refusal,
@@ -24,6 +24,7 @@ from edgec.compiler.frontend.node import (
     static_shape,
 )
 from edgec.compiler.frontend.te_operators import emit_compute
+from edgec.compiler.ir.cache_operators import append_rows
 
 op = relax.op
 
@@ -75,19 +76,17 @@ def convert_group_query_attention(node: Node) -> list[relax.Expr]:
     if not simple:
         offset = _offsets(node, length, first=wanted == length)
     if attributes.get("do_rotary", 0):
-        positions = node.optional(9)
-        if positions is None:
-            steps = int64(np.arange(length)[np.newaxis])
-            positions = node.call(op.add, steps, _column(node, offset, 2))
-        cosines, sines = (
-            node.call(op.expand_dims, pick(node, node.input(index), positions), 1)
-            for index in (7, 8)
-        )
-        interleaved = bool(attributes.get("rotary_interleaved", 0))
-        dim = 2 * static_shape(cosines)[3]
+        start = int64(np.full(static_shape(query)[0], past)) if simple else offset
+        positions = start if node.optional(9) is None else node.input(9)
+        tables, interleaved = (node.input(7), node.input(8)), attributes.get("rotary_interleaved")
+        dim = 2 * static_shape(tables[0])[1]
         queries, keys = (
-            rotate(node, item, cosines, sines, dim, interleaved) for item in (queries, keys)
+            rotate_at(node, item, tables, positions, dim, bool(interleaved))
+            for item in (queries, keys)
         )
+    plain = attributes.get("causal", 1) and node.optional(10) is None
+    if not simple and plain and dtype_of(queries) == "float32":
+        return _over_cache(node, queries, (keys, values), offset, total)
     if not simple:
         keys, values = (
             _placed(node, node.optional(index), new, offset, total)
@@ -106,10 +105,51 @@ def convert_group_query_attention(node: Node) -> list[relax.Expr]:
         mask.window(start, left=window - 1 if window >= 0 else None, right=0)
     elif window >= 0:
         raise Refusal("a window without a causal mask is not supported")
-    scale = attributes.get("scale", 0.0) or 1 / math.sqrt(size)
     softcap = attributes.get("softcap", 0.0)
-    result = attend(node, queries, keys, values, mask, scale, softcap)
+    result = attend(node, queries, keys, values, mask, _scale(node, size), softcap)
     return [merge_heads(node, result.output), keys, values]
+
+
+def _over_cache(
+    node: Node, queries: relax.Expr, new: tuple[relax.Expr, relax.Expr], offset: Any, total: int
+) -> list[relax.Expr]:
+    """Return attention over caches into which new rows go, as long as they are at run time.
+
+    Args:
+        node: where it belongs.
+        queries: [B, N, L, D].
+        new: keys and values [B, M, L, D].
+        offset: int64 [B], rows before the new ones.
+        total: rows of the caches.
+    """
+    attributes = node.attributes
+    keys, values = (
+        _appended(node, node.optional(index), rows, offset, total)
+        for index, rows in zip((3, 4), new, strict=True)
+    )
+    scale, softcap = _scale(node, static_shape(queries)[3]), attributes.get("softcap", 0.0)
+    window = max(0, attributes.get("local_window_size", -1))
+    result = attend_cache(node, queries, (keys, values), offset, scale, window, softcap)
+    return [merge_heads(node, result), keys, values]
+
+
+def _appended(
+    node: Node, past: relax.Expr | None, new: relax.Expr, offset: relax.Expr, total: int
+) -> relax.Expr:
+    """Return a cache of so many rows [B, M, T, D] with new ones [B, M, L, D] behind the old."""
+    batch, groups, _, size = static_shape(new)
+    if past is not None:
+        rows = static_shape(past)[2]
+        if static_shape(past) != (batch, groups, rows, size):
+            raise Refusal(f"a cache {static_shape(past)} does not fit {groups} heads of {size}")
+        if rows == total:
+            return node.call(append_rows, past, new, offset, clear=True)
+    return _placed(node, past, new, offset, total)
+
+
+def _scale(node: Node, size: int) -> float:
+    """Return the factor of the logits, for keys of a size."""
+    return node.attributes.get("scale", 0.0) or 1 / math.sqrt(size)
 
 
 def _offsets(node: Node, length: int, *, first: bool) -> relax.Expr:

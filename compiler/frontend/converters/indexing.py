@@ -252,21 +252,24 @@ def _select_rows(node: Node, rows: relax.Expr, count: int, largest: bool) -> rel
     kept = TensorSpec("", (lines, count), dtype_of(rows))
     positions = TensorSpec("", (lines, count), "int32")
 
-    def body(x: Any, best: Any, position: Any) -> None:
+    def body(x: Any, best: Any, position: Any, free: Any) -> None:
         def insert(line: Any, at: Any, held: Any) -> None:
-            """Put a value among the `held` best, and move those that follow."""
-            value = x[line, at]
-            script.buffer_store(best, value, [line, held])
-            script.buffer_store(position, at, [line, held])
-            with script.serial(0, held) as step:
-                place = held - 1 - step
-                before = best[line, place]
+            """Put a value among the `held` best: those that it is before move one place on."""
+            value = script.bind(x[line, at])
+            script.buffer_store(free, held, [line, 0])
+
+            def moves() -> Any:
+                before = best[line, tirx.max(free[line, 0] - 1, 0)]
                 better = value > before if largest else value < before
-                with script.If(better), script.Then():
-                    script.buffer_store(best, before, [line, place + 1])
-                    script.buffer_store(position, position[line, place], [line, place + 1])
-                    script.buffer_store(best, value, [line, place])
-                    script.buffer_store(position, at, [line, place])
+                return tirx.all(free[line, 0] > 0, better)
+
+            with script.While(moves()):
+                place = script.bind(free[line, 0])
+                script.buffer_store(best, best[line, place - 1], [line, place])
+                script.buffer_store(position, position[line, place - 1], [line, place])
+                script.buffer_store(free, place - 1, [line, 0])
+            script.buffer_store(best, value, [line, free[line, 0]])
+            script.buffer_store(position, at, [line, free[line, 0]])
 
         with script.parallel(0, lines) as line:
             with script.serial(0, count) as at:
@@ -276,7 +279,8 @@ def _select_rows(node: Node, rows: relax.Expr, count: int, largest: bool) -> rel
                 with script.If(value > last if largest else value < last), script.Then():
                     insert(line, count + rest, count - 1)
 
-    return emit_procedure(node, [rows], [kept, positions], body)[1]
+    outputs = [kept, positions, TensorSpec("", (lines, 1), "int32")]
+    return emit_procedure(node, [rows], outputs, body)[1]
 
 
 def argsort_rows(node: Node, rows: relax.Expr, descending: bool) -> relax.Expr:

@@ -16,20 +16,21 @@ from edgec.compiler.frontend.converters.attention import (
     attend,
     int64,
     merge_heads,
-    pick,
-    rotate,
     split_heads,
 )
 from edgec.compiler.frontend.converters.convolution import convert_conv
 from edgec.compiler.frontend.converters.normalization import layer_norm, moments, rms_norm
+from edgec.compiler.frontend.converters.rotary import pick, rotate_at
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor
-from edgec.compiler.ir.operators import grouped_matmul
+from edgec.compiler.ir.operators import decode_weight, grouped_matmul
 
 op = relax.op
 
 # The accuracy level of ONNX Runtime that lets activations be rounded to int8.
 ROUNDED_TO_INT8 = 4
+# The zero point of codes of 4 bits that have none of their own.
+MIDDLE = 8
 # Bits of a packed weight.
 BITS = (2, 4, 8)
 
@@ -144,7 +145,8 @@ def convert_fused_matmul(node: Node) -> relax.Expr:
 def convert_matmul_nbits(node: Node) -> relax.Expr:
     """Convert MatMulNBits: A [..., K] times a weight of 2, 4 or 8 bits.
 
-    With an accuracy level of 4 codes of 4 or 8 bits stay codes, else it becomes a float constant.
+    Codes of 4 bits stay codes, with an accuracy level of 4 those of 8 bits too; others become a
+    float constant.
 
     B [N, blocks, bytes] holds the columns' blocks of `block_size` values along K, low bits
     first; scales [N * blocks]; zero_points packed likewise to whole bytes per column, or as
@@ -173,6 +175,17 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
     in_order = np.array_equal(block, np.arange(rows) // size)
     if attributes.get("accuracy_level", 0) == ROUNDED_TO_INT8 and in_order and bits in (4, 8):
         product = _grouped_product(node, data, packed, scales, zeros, bits, size)
+    elif in_order and bits == 4 and dtype_of(data) == "float32" and _is_whole(zeros):
+        points = np.full((columns, blocks), MIDDLE, np.uint8) if zeros is None else zeros
+        weight = decode_weight(
+            relax.const(np.ascontiguousarray(packed.reshape(columns, -1))),
+            [relax.const(scales.astype(np.float32)), relax.const(np.ascontiguousarray(points))],
+            format="int4",
+            shape=(rows, columns),
+            group=size,
+            rows_last=True,
+        )
+        product = node.call(op.matmul, data, node.emit(weight))
     else:
         values = unpack(packed, bits).reshape(columns, blocks * size)[:, :rows]
         points = np.full((columns, blocks), 1 << bits - 1) if zeros is None else zeros
@@ -181,6 +194,10 @@ def convert_matmul_nbits(node: Node) -> relax.Expr:
         product = node.call(op.matmul, data, constant_tensor(weight))
     bias = node.optional(5)
     return product if bias is None else op.add(product, bias)
+
+
+def _is_whole(zeros: NDArray[Any] | None) -> bool:
+    return zeros is None or zeros.dtype == np.uint8
 
 
 def _grouped_product(
@@ -453,15 +470,11 @@ def convert_rotary_embedding(node: Node) -> relax.Expr:
     shape = static_shape(data)
     dim = attributes.get("rotary_embedding_dim", 0) or 2 * static_shape(node.input(2))[1]
     packed = len(shape) == 3
-    length = shape[1] if packed else shape[2]
-    if static_shape(positions) == (1,):
-        offsets = relax.const(np.arange(length)[np.newaxis], dtype_of(positions))
-        positions = node.call(op.add, offsets, positions)
-    cosines, sines = (pick(node, node.input(index), positions) for index in (2, 3))
-    if packed:
-        heads = attributes.get("num_heads", 0) or shape[2] // dim
-        data = node.call(op.reshape, data, (shape[0], length, heads, shape[2] // heads))
-    axis = 2 if packed else 1
-    cosines, sines = (node.call(op.expand_dims, item, axis) for item in (cosines, sines))
+    heads = attributes.get("num_heads", 0) or (shape[2] // dim if packed else shape[1])
+    rows = split_heads(node, data, heads) if packed else data
+    if static_shape(positions) == (1,) and shape[0] > 1:
+        positions = node.call(op.broadcast_to, positions, shape[:1])
     interleaved = bool(attributes.get("interleaved", 0))
-    return op.reshape(rotate(node, data, cosines, sines, dim, interleaved), shape)
+    tables = node.input(2), node.input(3)
+    turned = rotate_at(node, rows, tables, positions, dim, interleaved)
+    return merge_heads(node, turned) if packed else turned

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax
 
 from edgec.compiler.frontend.converters.shapes import static_axes
 from edgec.compiler.frontend.node import (
@@ -15,7 +15,6 @@ from edgec.compiler.frontend.node import (
     extents_of,
     known_extent,
     scalar,
-    static_shape,
 )
 from edgec.compiler.frontend.te_operators import constant_tensor
 
@@ -121,65 +120,3 @@ def _log_sum_exp(node: Node, data: relax.Expr, axes: list[int], keep: bool) -> r
     total = node.emit(relax.op.log(node.emit(relax.op.sum(powers, axes, True))))
     result = node.emit(relax.op.add(total, moved))
     return result if keep else node.emit(relax.op.squeeze(result, axes))
-
-
-def convert_arg_reduce(node: Node) -> relax.Expr:
-    """Convert ArgMax and ArgMin: the first position of the extreme value, or the last."""
-    data = node.input(0)
-    axis = node.attributes.get("axis", 0)
-    place = arg_extreme(
-        node,
-        data,
-        axis % len(static_shape(data)),
-        largest=node.op_type == "ArgMax",
-        last=bool(node.attributes.get("select_last_index", 0)),
-    )
-    keep = bool(node.attributes.get("keepdims", 1))
-    return place if keep else node.call(relax.op.squeeze, place, [axis])
-
-
-def arg_extreme(
-    node: Node, data: relax.Expr, axis: int, largest: bool = True, last: bool = False
-) -> relax.Var:
-    """Return the position of the largest or smallest value along an axis, which keeps extent 1.
-
-    As in ONNX Runtime the first value stands until another one is beyond it: NaN as the first
-    stays, NaN elsewhere is passed over.
-
-    Args:
-        node: whose builder emits it.
-        data: numbers of a static shape.
-        axis: from 0.
-        largest: the largest, else the smallest.
-        last: of several equal ones the last, else the first.
-    """
-    shape = static_shape(data)
-    before, beyond = {
-        (True, False): (tirx.LT, -math.inf),
-        (True, True): (tirx.LE, -math.inf),
-        (False, False): (tirx.GT, math.inf),
-        (False, True): (tirx.GE, math.inf),
-    }[largest, last]
-
-    def combine(one: Any, other: Any) -> tuple[Any, Any]:
-        taken = tirx.any(one[0] < 0, before(one[1], other[1]))
-        return tirx.Select(taken, other[0], one[0]), tirx.Select(taken, other[1], one[1])
-
-    def start(place: str, value: str) -> tuple[Any, Any]:
-        floating = value in FLOATS
-        return tirx.const(-1, place), tirx.const(beyond if floating else 0, value)
-
-    reducer = te.comm_reducer(combine, start, name=node.op_type.lower())
-
-    def build(tensor: Any) -> Any:
-        k = te.reduce_axis((0, shape[axis]), name="k")
-
-        def candidate(*at: Any) -> Any:
-            element = tensor(*at[:axis], k, *at[axis + 1 :])
-            return reducer((k.var.astype("int64"), element), axis=k)
-
-        kept = [1 if number == axis else extent for number, extent in enumerate(shape)]
-        places, _ = te.compute(kept, candidate, name="extreme")
-        return te.compute(kept, lambda *at: places(*at), name="place")
-
-    return node.builder.emit_te(build, data, primfunc_name_hint=node.op_type.lower())

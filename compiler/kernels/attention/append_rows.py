@@ -1,7 +1,7 @@
 """Replace rows of a cache from a row on that is known at run time, maybe turned on their way.
 
 In place only the new rows are written: then the result has the memory of the old cache, and its
-other rows are not touched. Else all rows are copied.
+other rows are not touched. Else all rows are written.
 """
 
 import math
@@ -19,10 +19,13 @@ from edgec.compiler.kernels.attention.rotation import (
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import undecided
+from edgec.compiler.kernels.vectors import broadcast, constant, select
 from edgec.targets.target import Target
 
 # Values that a task moves, about.
 TASK_VALUES = 16384
+# No offset is taken for a larger one: sums with it stay in int32.
+FAR = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class AppendRowsWorkload:
         token_major: whether the new rows are [batch, count, heads, size], not
             [batch, heads, count, size].
         rotation: how new rows are turned, by their place in the cache.
+        clear: whether rows behind the new ones become zeros, if not in place.
         in_place: whether the result has the memory of the old cache.
     """
 
@@ -48,6 +52,7 @@ class AppendRowsWorkload:
     size: int
     token_major: bool = False
     rotation: Rotation | None = None
+    clear: bool = False
     in_place: bool = field(default=False, metadata={"omit_if_default": True})
 
     @property
@@ -80,7 +85,7 @@ def emit_append_rows(workload: AppendRowsWorkload, target: Target, name: str) ->
         plane = e.let("plane", tirx.floordiv(task, parts))
         sequence = e.let("sequence", tirx.floordiv(plane, w.heads))
         head = e.let("head", tirx.floormod(plane, w.heads))
-        offset = e.let("offset", whole_offset(e, offsets, sequence, w.total, w.count))
+        offset = whole_offset(e, offsets, sequence)
         begin = e.let("begin", part * each)
         left = tirx.min(tirx.IntImm("int32", each), tirx.IntImm("int32", rows) - begin)
 
@@ -103,18 +108,28 @@ def emit_append_rows(workload: AppendRowsWorkload, target: Target, name: str) ->
                 mover.move(e.let("source", place(step)), to, row)
             if not w.in_place:
                 with e.branch(tirx.Not(fresh)):
-                    lanes = fitting_lanes(c, w.size)
-                    with e.loop("vector", w.size // lanes) as vector:
-                        at = e.let("at", to + vector * lanes)
-                        e.store(output, at, e.load(past, at, lanes))
+                    _keep(e, w, c, past, output, to, step)
     return Kernel(e.function(name), w.batch * w.heads * parts)
 
 
-def whole_offset(e: Emitter, offsets: Any, sequence: Any, total: int, count: int) -> Any:
-    """Return the offset of a sequence as int32; far ones as the nearest that write no row."""
-    given = e.let("given", e.load(offsets, sequence))
-    low, high = tirx.const(-count, "int64"), tirx.const(total, "int64")
-    return tirx.Cast("int32", tirx.max(tirx.min(given, high), low))
+def _keep(
+    e: Emitter, w: AppendRowsWorkload, lanes: int, past: Any, output: Any, to: Any, step: Any
+) -> None:
+    """Write a row that is not new: the old one, or zeros."""
+    c = fitting_lanes(lanes, w.size)
+    with e.loop("vector", w.size // c) as vector:
+        at = e.let("at", to + vector * c)
+        value = e.load(past, at, c)
+        if w.clear:
+            value = select(broadcast(step < 0, c), value, constant(0, "float32", c))
+        e.store(output, at, value)
+
+
+def whole_offset(e: Emitter, offsets: Any, sequence: Any) -> Any:
+    """Return the offset of a sequence as int32, of those far beyond any cache the nearest."""
+    low, high = (tirx.const(end, "int64") for end in (-FAR, FAR))
+    given = tirx.max(tirx.min(e.load(offsets, sequence), high), low)
+    return e.let("offset", tirx.Cast("int32", given))
 
 
 TEMPLATE = undecided(AppendRowsWorkload, emit_append_rows, in_place="in_place")

@@ -11,13 +11,16 @@ from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import PointerType, PrimType, TensorLoad
 
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.vectors import lanes_of
 from edgec.targets.target import Target
 
 CACHE_LINE_BYTES = 64
+
+# Vectors that are read from memory, about which TVM knows nothing.
+_OPAQUE = (TensorLoad, tirx.Broadcast)
 
 Index = Any
 """A TIR integer expression or a Python integer."""
@@ -82,9 +85,18 @@ class Emitter:
         self._scopes[-1].append(statement)
 
     def let(self, name: str, value: Any) -> Any:
-        """Bind a value to a name; constants are not bound."""
+        """Bind a value to a name; constants are not bound.
+
+        Computed vectors go through a buffer, which becomes a register. TVM's code generator, which
+        wants to know about indices, puts what is bound into what is bound later, and simplifies
+        that: a chain of vectors that use each other twice takes it seconds.
+        """
         if isinstance(value, int | tirx.IntImm):
             return value
+        if lanes_of(value) > 1 and not isinstance(value, _OPAQUE):
+            buffer = self.local(name, 1, str(value.ty.dtype))
+            self.add(tirx.BufferStore(buffer, value, [index(0)]))
+            return tirx.BufferLoad(buffer, [index(0)])
         variable = tirx.Var(name, value.ty)
         self.add(tirx.Bind(variable, value))
         return variable

@@ -39,6 +39,17 @@ _EXP = (
     1.6666665459e-1,
     5.0000001201e-1,
 )
+# 2^x for |x| <= 0.5, highest power first: least squares of the relative error, made for this file.
+_EXP2 = (
+    0.00015370704817,
+    0.0013399848291,
+    0.0096183732514,
+    0.055503290352,
+    0.24022648462,
+    0.69314720558,
+    1.0,
+)
+_EXP2_MIN, _EXPONENT_BIAS = -126, 127
 # erf(x) / x in x^2, for |x| <= 1.
 _ERF_SMALL = (
     8.007055294001475e-05,
@@ -104,20 +115,43 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
 
 def exp(x: Any) -> Any:
     """Return E to the x."""
-    bounded = tirx.min(tirx.max(x, _like(x, _EXP_MIN)), _like(x, _EXP_MAX))
+    # A number as the first operand lets NaN pass.
+    bounded = tirx.min(_like(x, _EXP_MAX), x)
+    return select(x > _like(x, _EXP_MAX), _like(x, float("inf")), exp_below(x, bounded))
+
+
+def exp_below(x: Any, bounded: Any = None) -> Any:
+    """Return E to the x where x is not above 88.72: in softmax it is never above 0.
+
+    Args:
+        x: the exponent.
+        bounded: what is computed in its place above -87.33.
+    """
+    bounded = tirx.max(_like(x, _EXP_MIN), x if bounded is None else bounded)
     n = tirx.nearbyint(bounded * _like(x, _LOG2_E))
     r = bounded - n * _like(x, _LN2_HIGH)
     r = r - n * _like(x, _LN2_LOW)
-    p = _polynomial(r, _EXP) * r * r + r + _like(x, 1)
+    p = _polynomial(r, (*_EXP, 1, 1))
     # Times 2^n: n goes into the exponent bits.
     lanes = lanes_of(x)
     integer = vector_dtype("int32", lanes)
-    bits = tirx.reinterpret(integer, p)
-    shifted = tirx.Cast(integer, n) * constant(1 << 23, "int32", lanes)
-    result = tirx.reinterpret(vector_dtype("float32", lanes), bits + shifted)
-    result = select(x > _like(x, _EXP_MAX), _like(x, float("inf")), result)
-    result = select(x < _like(x, _EXP_MIN), _like(x, 0), result)
-    return select(tirx.isnan(x), x, result)
+    raised = tirx.Cast(integer, n) * constant(1 << 23, "int32", lanes)
+    floats = vector_dtype("float32", lanes)
+    result = tirx.reinterpret(floats, tirx.reinterpret(integer, p) + raised)
+    # NaN is not above it either, and stays.
+    return select(x >= _like(x, _EXP_MIN), result, tirx.max(_like(x, 0), x))
+
+
+def exp2_below_zero(x: Any) -> Any:
+    """Return 2 to the x, which is 0 or less; 0 for less than -126. The error is at most 2."""
+    lanes = lanes_of(x)
+    n = tirx.nearbyint(tirx.max(x, _like(x, _EXP2_MIN - 1)))
+    exponent = tirx.Cast(vector_dtype("int32", lanes), n)
+    bits = (exponent + constant(_EXPONENT_BIAS, "int32", lanes)) * constant(1 << 23, "int32", lanes)
+    # A product, so that not a number stays that.
+    power = tirx.reinterpret(vector_dtype("float32", lanes), bits)
+    result = _polynomial(x - n, _EXP2) * power
+    return select(x < _like(x, _EXP2_MIN), _like(x, 0), result)
 
 
 def sigmoid(x: Any) -> Any:

@@ -186,10 +186,12 @@ class MatmulWriter:
 
     Attributes:
         dtype: the dtype of accumulators.
+        result: the dtype of C; empty: what the epilogue gives.
         chains: accumulators of each vector of the result.
     """
 
     dtype = "float32"
+    result = ""
     chains = 1
 
     def __init__(
@@ -210,7 +212,7 @@ class MatmulWriter:
         size = w.batch * w.m * w.n
         padded = self.vectors * p.lanes if w.packed else w.n
         self.operands = declare_operands(e, w.epilogue, {"channel": padded, "element": size})
-        self.c = e.buffer("c", size, output_dtype(w.epilogue))
+        self.c = e.buffer("c", size, self.result or output_dtype(w.epilogue))
 
     def declare(self) -> None:
         """Write the parameters before the operands of the epilogue."""

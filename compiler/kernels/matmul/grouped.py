@@ -22,7 +22,6 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, half_l1
-from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -34,6 +33,7 @@ from edgec.compiler.kernels.matmul.grouped_layout import (
     Floats,
     ZeroPoints,
     dot_of_codes,
+    load_number,
     pack_weights,
     stored_floats,
     zero_points_dtype,
@@ -55,12 +55,16 @@ from edgec.targets.target import Target
 DIRECT_ROWS = 4
 # Rows and vectors of a register tile.
 MOST_TILE_ROWS, MOST_TILE_VECTORS = 8, 4
+# Registers that are too few for more than the sums of a tile.
+FEW_REGISTERS = 16
 # Bytes of accumulators of one task.
 TASK_BYTES = 64 * 1024
 # Values of a column that are multiplied without a loop.
 STRAIGHT = 32
 # To finish a group of a vector of sums: convert, scale, add; and to unpack a vector of weights.
 GROUP_END_INSTRUCTIONS = 4.0
+# To load what a row has for each group.
+ROW_INSTRUCTIONS = 3.0
 UNPACK_INSTRUCTIONS = 1.5
 TILE_CYCLES = 40
 
@@ -108,15 +112,18 @@ def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> lis
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
     most = min(MOST_TILE_VECTORS, math.ceil(w.n / lanes))
-    # Few rows read one panel, as it lies in memory.
-    first = min(most, PANEL // lanes) if workload.direct else 1
+    # One row reads a panel as it lies in memory.
+    first = min(most, PANEL // lanes) if w.m == 1 else 1
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
+    dot = dot_of_codes(workload.bits, target)
+    # Sums, what they are added to, and what waits to be widened; few registers hold only the sums.
+    held = 2 + (dot.most > 0) if target.vector_registers > FEW_REGISTERS else 1
     decisions = []
     for vectors in range(first, most + 1):
         for m in rows:
-            # Sums, weights, one unit of activations, and one to compute with.
-            used = m * vectors + vectors + 2
-            if used <= target.vector_registers or len(rows) == 1:
+            # Weights, and activations.
+            used = held * m * vectors + vectors + (m if dot.by_lane else 2)
+            if used <= target.vector_registers or (vectors == first and len(rows) == 1):
                 decisions.append(MatmulDecision(m, vectors, lanes))
     return decisions
 
@@ -132,21 +139,22 @@ def estimate_grouped_cycles(
     tiles_m = math.ceil(w.m / rows)
     tiles_n = math.ceil(math.ceil(w.n / decision.lanes) / decision.tile_n)
     widen = units / dot.most * dot.widen_instructions if dot.most else 0.0
-    multiply = rows * panels * (units * dot.instructions + widen)
-    finish = rows * decision.tile_n * GROUP_END_INSTRUCTIONS
-    busy = (multiply + finish) / target.fma_units
-    loads = units * rows / (4 if dot.by_lane else 1) + (0 if workload.direct else units * panels)
-    group = max(busy, (multiply + finish + loads) / ISSUE_WIDTH)
+    multiply = rows * panels * (units * dot.instructions + widen) / target.fma_units
+    loads = units * (rows / decision.lanes if dot.by_lane else rows) + units * panels
+    around = rows * (panels * GROUP_END_INSTRUCTIONS + ROW_INSTRUCTIONS) + loads
     unpacking = workload.layout.groups * units * panels * unpack / target.fma_units
-    each = workload.layout.groups * group + TILE_CYCLES
+    each = workload.layout.groups * (multiply + around / ISSUE_WIDTH) + TILE_CYCLES
     return tiles_n * (tiles_m * each + unpacking)
 
 
 def default_grouped_decision(workload: GroupedMatmulWorkload, target: Target) -> MatmulDecision:
-    """Return the decision of the lowest estimate; of few rows, one panel at a time."""
+    """Return the decision of the lowest estimate; of one row, one panel at a time."""
     return min(
         grouped_matmul_space(workload, target),
-        key=lambda d: (d.tile_n * workload.direct, estimate_grouped_cycles(workload, d, target)),
+        key=lambda d: (
+            d.tile_n if workload.matmul.m == 1 else 0,
+            estimate_grouped_cycles(workload, d, target),
+        ),
     )
 
 
@@ -284,18 +292,10 @@ class _GroupedMatmul(MatmulWriter):
         found = []
         for panel, part in map(self._vector, range(vectors)):
             at = e.let("at", (panel * self.layout.groups + group) * PANEL + part * lanes)
-            halves = e.isa.converts_float16
-            scale = e.let(
-                "scale", weight_to_float(e.load(self.scales, at, lanes), g.scales, halves)
-            )
+            scale = e.let("scale", load_number(e, self.scales, at, g.scales, lanes))
             zero = None
             if self.zeros is not None:
-                stored = e.load(self.zeros, at, lanes)
-                if g.zeros == "codes":
-                    zero = tirx.Cast(vector_dtype("float32", lanes), stored)
-                else:
-                    zero = weight_to_float(stored, g.zeros, halves)
-                zero = e.let("zero", zero)
+                zero = e.let("zero", load_number(e, self.zeros, at, g.zeros, lanes))
             found.append((scale, zero))
         return found
 
@@ -465,22 +465,17 @@ class _GroupedMatmul(MatmulWriter):
                         e.store(self.panel, (unit * vectors + v) * self.vector, value)
 
     def _unpacked(self, at: Any, vectors: int) -> Callable[[Any, int], list[list[Any]]]:
+        """Return what loads weights [unit][vector] that `_unpack` wrote, at a number."""
         e = self.emit
 
         def load(first: Any, count: int) -> list[list[Any]]:
+            places = [at + (first + n) * (vectors * self.vector) for n in range(count)]
             return [
                 [
-                    e.let(
-                        "codes",
-                        e.load(
-                            self.panel,
-                            at + ((first + n) * vectors + panel) * self.vector,
-                            self.vector,
-                        ),
-                    )
-                    for panel in range(vectors)
+                    e.let("codes", e.load(self.panel, place + v * self.vector, self.vector))
+                    for v in range(vectors)
                 ]
-                for n in range(count)
+                for place in places
             ]
 
         return load

@@ -10,8 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import tirx
 
+from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.isa import GroupedDot, isa_of
+from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -50,6 +54,14 @@ def zero_points_dtype(bits: int, kind: ZeroPoints, target: Target) -> str:
     if kind != "codes":
         return stored_floats(kind)
     return "int8" if less_middle(bits, target) else "uint8"
+
+
+def load_number(e: Emitter, buffer: Any, at: Any, kind: str, lanes: int = 1) -> Any:
+    """Return scales or zero points of neighbouring columns as float32."""
+    stored = e.load(buffer, at, lanes)
+    if kind == "codes":
+        return tirx.Cast(vector_dtype("float32", lanes), stored)
+    return weight_to_float(stored, kind, e.isa.converts_float16)
 
 
 def pack_weights(

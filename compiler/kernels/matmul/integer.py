@@ -128,7 +128,7 @@ def emit_integer_matmul(
     work, dot = workload.grouped, _dot(workload, target)
     if _in_squares(workload, decision, target):
         return _SquareMatmul(replace(work, k=work.k // 2), decision, target, name, dot).kernel()
-    return _IntegerMatmul(work, decision, target, name, dot).kernel()
+    return IntegerMatmulWriter(work, decision, target, name, dot).kernel()
 
 
 def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, target: Target) -> bool:
@@ -140,7 +140,9 @@ def _in_squares(workload: IntegerMatmulWorkload, decision: MatmulDecision, targe
     return whole and decision.lanes == DOT_WIDTH and isa_of(target).matrix_dot() is not None
 
 
-class _IntegerMatmul(MatmulWriter):
+class IntegerMatmulWriter(MatmulWriter):
+    """Writes one product of quantized values with packed weights."""
+
     dtype = "int32"
 
     def __init__(
@@ -156,26 +158,31 @@ class _IntegerMatmul(MatmulWriter):
         self.begins_with_bias = False
 
     def declare(self) -> None:
+        """Write the parameters before the operands of the epilogue."""
         w, p, e = self.work, self.plan, self.emit
         self.a = e.buffer("a", w.m * w.k, "int32")
         self.b = e.buffer("b", w.k * self.tiles_n * self.width, "int32")
         self.bias = e.buffer("bias", math.ceil(w.n / p.lanes) * p.lanes, "int32")
 
     def start(self, column: Any) -> Any:
+        """Return the bias of a vector of columns."""
         return self.emit.let("bias", self.emit.load(self.bias, column, self.plan.lanes))
 
     def read(self, at: Any) -> Any:
+        """Return a group of values of A for all columns."""
         return self.dot.read(self.emit, self.a, at, self.plan.lanes)
 
     def add(self, accumulator: Any, value: Any, weights: Any) -> Any:
+        """Accumulate the products of a group."""
         return self.dot.add(accumulator, [value], [weights])
 
     def total(self, accumulator: Any) -> Any:
+        """Return the sum as float32."""
         lanes = int(accumulator.ty.dtype.lanes)
         return tirx.Cast(vector_dtype("float32", lanes), accumulator)
 
 
-class _SquareMatmul(_IntegerMatmul):
+class _SquareMatmul(IntegerMatmulWriter):
     """Compute steps of two groups.
 
     The accumulator of row 2 i holds the first two columns of rows 2 i and 2 i + 1, that of row

@@ -18,8 +18,13 @@ from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import PackWorkload
+from edgec.compiler.kernels.matmul.quantize_normalized import (
+    QuantizeNormalizedWorkload,
+    can_quantize,
+)
 from edgec.compiler.kernels.matmul.quantize_rows import QuantizeRowsWorkload
-from edgec.compiler.kernels.template import to_text
+from edgec.compiler.kernels.softmax_norm import SoftmaxNormWorkload
+from edgec.compiler.kernels.template import from_text, to_text
 from edgec.compiler.lowering.kernel_operators import kernel_call
 from edgec.compiler.lowering.pack.values import PackedValue, QParams
 from edgec.compiler.numerics.support import Declined
@@ -183,11 +188,22 @@ class Context:
         return self._converted[key]
 
     def quantized_rows(self, value: Any, workload: QuantizeRowsWorkload) -> relax.Var:
-        """Return the rows of a plain value quantized by groups; all who read them share them."""
+        """Return the rows of a plain value quantized by groups; all who read them share them.
+
+        What normalizes them quantizes them too; who reads the floats as well has them computed.
+        """
         key = (value, workload)
         if key not in self._rows:
+            operator, arguments = "edgec.quantize_rows", [value]
+            described: Any = workload
+            norm = self.made.get(value)
+            if norm is not None and op_name(norm) == "edgec.rows":
+                rows = from_text(SoftmaxNormWorkload, str(norm.attrs["workload"]))
+                if can_quantize(rows):
+                    operator, arguments = "edgec.quantize_normalized", list(norm.args)
+                    described = QuantizeNormalizedWorkload(rows, workload.group)
             shape = (workload.rows, workload.layout.bytes)
-            self._rows[key] = self.emit("edgec.quantize_rows", [value], workload, shape, "int8")
+            self._rows[key] = self.emit(operator, arguments, described, shape, "int8")
         return self._rows[key]
 
     # Calls

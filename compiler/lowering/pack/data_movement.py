@@ -15,12 +15,12 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_o
 from edgec.compiler.kernels.embedding import EmbeddingWorkload
 from edgec.compiler.kernels.grouped_embedding import GroupedEmbeddingWorkload
 from edgec.compiler.kernels.layout import ChannelMapWorkload, PackWorkload
-from edgec.compiler.kernels.matmul.grouped_layout import ZeroPoints
 from edgec.compiler.kernels.transpose import TransposeWorkload
+from edgec.compiler.lowering.pack.attention import tokens_side_by_side
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.epilogue import open_kernel
 from edgec.compiler.lowering.pack.values import PackedValue
-from edgec.compiler.lowering.pack.weights import half_weight, quantized_weight
+from edgec.compiler.lowering.pack.weights import grouped_codes, half_weight, quantized_weight
 from edgec.compiler.numerics.support import Declined
 
 # Size of a value of a dtype that a kernel moves.
@@ -67,6 +67,9 @@ def match_transpose(context: Context, call: relax.Call) -> PackedValue | Decline
     rank = len(shape)
     axes = call.attrs.axes
     axes = range(rank)[::-1] if axes is None else [int(axis) % rank for axis in axes]
+    tokens = tokens_side_by_side(context, data, axes, shape)
+    if tokens is not None:
+        return tokens
     workload = TransposeWorkload(data.shape, tuple(axes), size)
     variable = context.emit("edgec.transpose", [data.expression], workload, shape, dtype)
     return PackedValue(variable, shape, False, 1, data.qparams)
@@ -215,22 +218,19 @@ def _embedding(context: Context, call: relax.Call) -> PackedValue | None:
 def match_grouped_take(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose the kernel that looks up rows of a table with a scale for each group."""
     shape, kind = shape_of(call), dtype_of(call.args[0])
-    codes, scales, *zeros = (value_of(argument) for argument in call.args[1:])
-    if shape is None or kind not in ("int32", "int64") or codes is None or scales is None:
+    table = grouped_codes(call)
+    if shape is None or kind not in ("int32", "int64") or table is None:
         return Declined("its table is not constant")
     if context.dot is None:
         return Declined("only a target that multiplies integers keeps tables as its products do")
-    names: dict[str, ZeroPoints] = {"uint8": "codes", "float16": "float16", "float32": "float32"}
-    points = names[str(zeros[0].dtype)] if zeros and zeros[0] is not None else ""
     workload = GroupedEmbeddingWorkload(
         math.prod(shape[:-1]),
-        len(codes),
+        len(table.codes),
         shape[-1],
         kind,  # type: ignore[arg-type]
         int(call.attrs["bits"]),
         int(call.attrs["group"]),
-        str(scales.dtype),  # type: ignore[arg-type]
-        points,
+        *table.kinds,
     )
     indices = context.plain(context.value(call.args[0])).expression
     variable = context.emit("edgec.grouped_embedding", [indices, *call.args[1:]], workload, shape)

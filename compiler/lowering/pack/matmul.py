@@ -13,13 +13,17 @@ from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
 from edgec.compiler.kernels.matmul.grouped import GroupedMatmulWorkload
-from edgec.compiler.kernels.matmul.grouped_layout import ZeroPoints
 from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul.quantize_rows import QuantizeRowsWorkload
 from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, WeightOnlyMatmulWorkload
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue, QParams, QuantizedConstant
-from edgec.compiler.lowering.pack.weights import half_weight, is_grouped, quantized_weight
+from edgec.compiler.lowering.pack.weights import (
+    grouped_codes,
+    half_weight,
+    is_grouped,
+    quantized_weight,
+)
 from edgec.compiler.numerics.affine import unpack_nibbles
 from edgec.compiler.numerics.grouped_product import group_is_supported
 from edgec.compiler.numerics.support import Declined, Supported, integer_matmul_support
@@ -159,38 +163,27 @@ def match_grouped_matmul(context: Context, call: relax.Call) -> PackedValue | De
     """
     data, shape = context.plain(context.float_value(call.args[0])), shape_of(call)
     bits, group = int(call.attrs["bits"]), int(call.attrs["group"])
-    arrays = [value_of(argument) for argument in call.args[1:]]
-    if shape is None or any(array is None for array in arrays):
+    weights = grouped_codes(call)
+    if shape is None or weights is None:
         return Declined("its weights are not constant")
-    codes, scales, *zeros = arrays
     if not group_is_supported(group):
         return Declined(f"no kernel has groups of {group}")
-    k, n = data.shape[-1], codes.shape[0]
+    k, n = data.shape[-1], len(weights.codes)
     product = MatmulWorkload(1, math.prod(data.shape[:-1]), n, k, packed=True)
     if context.dot is None:
-        return _grouped_in_floats(context, data.expression, product, call, shape)
-    kinds: dict[str, ZeroPoints] = {"uint8": "codes", "float16": "float16", "float32": "float32"}
-    kind = kinds[str(zeros[0].dtype)] if zeros else ""
+        if bits != 4 or weights.kinds[1] not in ("", "codes"):
+            return Declined("only weights of 4 bits with whole zero points are unpacked to floats")
+        scales, zeros = weights.scales.T.astype(np.float32), weights.zeros
+        operands: list[NDArray[Any]] = [unpack_nibbles(weights.codes)[:, :k].T, scales]
+        operands += [] if zeros is None else [zeros.T]
+        stored = WeightOnlyMatmulWorkload(product, "int4", group, zeros is not None)
+        arguments = [data.expression, *map(constant, operands)]
+        variable = context.emit("edgec.stored_matmul", arguments, stored, shape)
+        return PackedValue(variable, shape, False, 1)
     rows = context.quantized_rows(data.expression, QuantizeRowsWorkload(product.m, k, group))
-    workload = GroupedMatmulWorkload(product, bits, group, str(scales.dtype), kind)  # type: ignore[arg-type]
+    workload = GroupedMatmulWorkload(product, bits, group, *weights.kinds)
     variable = context.emit("edgec.grouped_product", [rows, *call.args[1:]], workload, shape)
     return PackedValue(variable, shape, False, 1)
-
-
-def _grouped_in_floats(
-    context: Context, data: Any, product: MatmulWorkload, call: relax.Call, shape: Any
-) -> PackedValue | Declined:
-    """Emit a product of floats with 4-bit weights."""
-    codes, scales, *zeros = (value_of(argument) for argument in call.args[1:])
-    if int(call.attrs["bits"]) != 4 or (zeros and zeros[0].dtype != np.uint8):
-        return Declined("only weights of 4 bits with whole zero points are unpacked to floats")
-    operands = [unpack_nibbles(codes)[:, : product.k].T, scales.T.astype(np.float32)]
-    operands += [each.T for each in zeros]
-    workload = WeightOnlyMatmulWorkload(product, "int4", int(call.attrs["group"]), bool(zeros))
-    arguments = [data, *map(constant, operands)]
-    return PackedValue(
-        context.emit("edgec.stored_matmul", arguments, workload, shape), shape, False, 1
-    )
 
 
 def _integer_kernel(

@@ -4,7 +4,12 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from edgec.compiler.lowering.pack.attention import match_append_rows
+from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
+from edgec.compiler.lowering.pack.attention import (
+    match_append_rows,
+    match_cached_attention,
+    match_rotary,
+)
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.conv import match_conv, match_conv_transpose
 from edgec.compiler.lowering.pack.data_movement import (
@@ -16,6 +21,7 @@ from edgec.compiler.lowering.pack.data_movement import (
     match_transpose,
 )
 from edgec.compiler.lowering.pack.elementwise import BINARY, match_binary, match_unary
+from edgec.compiler.lowering.pack.integer_product import match_integer_product
 from edgec.compiler.lowering.pack.matmul import match_grouped_matmul, match_matmul
 from edgec.compiler.lowering.pack.pool import (
     match_global_pool,
@@ -48,14 +54,30 @@ def first_of(matcher: Matcher, fallback: Matcher) -> Matcher:
     return match
 
 
-# Those whose tensors may have any dtype: they only move values.
-ANY_DTYPE = frozenset({"relax.permute_dims"})
+def by_dtype(floats: Matcher, integers: Matcher) -> Matcher:
+    """Return a matcher for float32 results and one for those in int32."""
 
-# How many operands of those are values; integers behind them say which.
+    def match(context: Context, call: relax.Call) -> PackedValue | Declined:
+        if dtype_of(call) == "int32":
+            return integers(context, call)
+        tensors = (call, *call.args)
+        if {*map(dtype_of, tensors)} != {"float32"} or None in map(shape_of, tensors):
+            return Declined("kernel templates multiply float32 and 8-bit integers of known shapes")
+        return floats(context, call)
+
+    return match
+
+
+# Those whose tensors may have any dtype: they only move values, or look at the dtype themselves.
+ANY_DTYPE = frozenset({"relax.matmul", "relax.permute_dims"})
+
+# How many operands of those are values; behind them are integers that say which, or codes.
 WITH_INDICES = {
     "edgec.append_rows": 2,
+    "edgec.cached_attention": 3,
     "edgec.grouped_matmul": 1,
     "edgec.grouped_take": 0,
+    "edgec.rotary": 3,
     "relax.take": 1,
 }
 
@@ -64,11 +86,13 @@ MATCHERS: dict[str, Matcher] = {
     **dict.fromkeys(BY_OPERATOR, match_unary),
     **dict.fromkeys(BINARY, match_binary),
     "edgec.append_rows": match_append_rows,
+    "edgec.cached_attention": match_cached_attention,
+    "edgec.rotary": match_rotary,
     "edgec.grouped_matmul": match_grouped_matmul,
     "edgec.grouped_take": match_grouped_take,
     "relax.concat": match_concat,
     "relax.image.resize2d": match_resize,
-    "relax.matmul": match_matmul,
+    "relax.matmul": by_dtype(match_matmul, match_integer_product),
     "relax.max": first_of(match_max, match_row_reduce),
     "relax.mean": first_of(match_global_pool, match_row_reduce),
     "relax.min": first_of(match_min, match_row_reduce),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import (
     Moments,
+    MomentSums,
     assumed_moments,
     has_moments,
     joined_moments,
@@ -14,6 +15,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.ir.anchors import Operator
 from edgec.compiler.quantize.encode import PackedWeight, Quantization
 from edgec.compiler.quantize.options import Rounding
+from edgec.compiler.quantize.plan import QuantizationPlan
 from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe
 from edgec.compiler.quantize.rounding.bias_correction import corrected_bias
 from edgec.compiler.quantize.rounding.learned import round_learned
@@ -38,31 +40,36 @@ _ROUNDINGS: dict[Rounding, _Round] = {
 }
 
 
+def corrected_groups(plan: QuantizationPlan, resolved: ResolvedRecipe) -> list[list[Operator]]:
+    """Return the operators that are corrected; those that share their weights are a group."""
+    if resolved.recipe.weights in ("fp16", "bf16", "float"):
+        return []
+    weighted = [operator for operator in plan.weighted() if has_moments(operator)]
+    return shared_weights(plan.graph, weighted)
+
+
 def correct_after_training(
     quantization: Quantization,
     model: FloatModel | None,
     samples: Samples | None,
     rounding: Rounding,
     progress: Progress | None = None,
+    begun: MomentSums | None = None,
 ) -> Quantization:
     """Round weights by what they do to the outputs, then correct their scales and the biases.
 
     Without samples the inputs' moments are assumed, and scales and biases stay: they would follow
-    the assumption, not the data.
+    the assumption, not the data. Moments may have `begun` while ranges were measured.
     """
-    if quantization.resolved.recipe.weights in ("fp16", "bf16", "float"):
-        return quantization
     plan = quantization.plan
-    weighted = [operator for operator in plan.weighted() if has_moments(operator)]
-    groups = shared_weights(plan.graph, weighted)
-    # Those that share their weights one after the other.
+    groups = corrected_groups(plan, quantization.resolved)
     operators = [operator for group in groups for operator in group]
     found: Iterator[tuple[Operator, Moments]]
     if samples is None:
         found = ((o, assumed_moments(o, plan.graph)) for o in operators)
     else:
         assert model is not None
-        found = measure_moments(model, operators, samples, progress)
+        found = measure_moments(model, operators, samples, progress, begun)
     shown = progress or Silent()
     group_of = {operator.name: group for group in groups for operator in group}
     # Until all of a group have been seen; they come in the order that takes least memory.

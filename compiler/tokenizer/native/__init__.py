@@ -14,4 +14,4 @@ SOURCES = (
     "stream.c",
     "tokenizer_file.c",
 )
-HEADERS = ("generation.h", "generator.h", "tokenizer.h", "unicode_tables.h")
+FILES = (*SOURCES, "generation.h", "generator.h", "tokenizer.h", "unicode_tables.h")

@@ -25,6 +25,7 @@ from edgec.compiler.boards.capabilities import BoardCapabilities, check_compatib
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
 from edgec.compiler.boards.qemu import find_board, start_board, stop_board
+from edgec.compiler.boards.secret import keep_secret, new_secret
 from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BoardConfigError, BoardError, BundleError
 from edgec.compiler.support.progress import Silent
@@ -170,10 +171,12 @@ def test_a_board_that_is_off(own_state: Path) -> None:
     assert main(["board", "ping", "qemu-rpi3"]) == 6
 
 
-def test_a_peer_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_never_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(rpc, "GREET_SECONDS", 1.0)
+    keep_secret(tmp_path / "secret", new_secret())
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        board = Board(name="mute", target="rpi4", link=Link(port=mute.getsockname()[1]))
+        link = Link(port=mute.getsockname()[1], secret=str(tmp_path / "secret"))
+        board = Board(name="mute", target="rpi4", link=link)
         start = time.monotonic()
         with pytest.raises(BoardError, match="connect: no answer in 1 s"):
             open_and_leave(board)

@@ -391,6 +391,7 @@ script=$2
 port=$3
 act() { echo "$1:"; sh -c "$(cat "$script")" edgec "$@"; }
 act check_service
+act secret >/dev/null
 act start mine "$port" '' service
 act look
 act start mine "$port" ''

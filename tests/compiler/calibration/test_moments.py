@@ -8,8 +8,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from support.onnx_graphs import make_model, node, random
 
 from edgec.compiler.backend import evaluate_here
-from edgec.compiler.calibration.float_model import FloatModel
-from edgec.compiler.calibration.moments import Moments, input_patches, measure_moments
+from edgec.compiler.calibration import float_model
+from edgec.compiler.calibration.float_model import FloatModel, observe
+from edgec.compiler.calibration.moments import (
+    Moments,
+    begin_moments,
+    input_patches,
+    measure_moments,
+)
 from edgec.compiler.calibration.samples import Sample, Samples
 from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.ir.anchors import find_operators
@@ -33,14 +39,18 @@ def canonical() -> CanonicalModel:
 
 
 @pytest.fixture(scope="module")
-def measured(canonical: CanonicalModel) -> dict[str, Moments]:
-    """The moments by the name of the input that an operator reads, twice for the rows."""
+def model(canonical: CanonicalModel) -> FloatModel:
     graph = Graph(canonical.module, canonical.value_names)
-    operators = list(find_operators(graph))
-    read = [operator.inputs[0] for operator in operators]
-    model = FloatModel(graph, canonical.signature, read, evaluate_here)
+    read = [operator.inputs[0] for operator in find_operators(graph)]
+    return FloatModel(graph, canonical.signature, read, evaluate_here)
+
+
+@pytest.fixture(scope="module")
+def measured(model: FloatModel) -> dict[str, Moments]:
+    """The moments by the name of the input that an operator reads, twice for the rows."""
+    operators = list(find_operators(model.graph))
     found = measure_moments(model, operators, Samples("made up", BATCHES, samples))
-    return {f"{graph.names[o.inputs[0]]} {i}": m for i, (o, m) in enumerate(found)}
+    return {f"{model.graph.names[o.inputs[0]]} {i}": m for i, (o, m) in enumerate(found)}
 
 
 def samples() -> Iterator[Sample]:
@@ -59,6 +69,38 @@ def test_products_of_all_batches_are_added(measured: dict[str, Moments]) -> None
 def test_operators_that_read_the_same_rows_share_them(measured: dict[str, Moments]) -> None:
     assert measured["rows 1"] is measured["rows 0"]
     assert measured["image 2"] is not measured["rows 0"]
+
+
+def test_moments_that_begin_in_another_run_are_the_same(
+    model: FloatModel, measured: dict[str, Moments]
+) -> None:
+    operators, given = list(find_operators(model.graph)), Samples("made up", BATCHES, samples)
+    begun = begin_moments(operators, model.graph, BATCHES)
+    assert begun is not None
+    for values in observe(model, given, "moments"):
+        begun.see(values)
+    unread = Samples("unread", BATCHES, lambda: iter(()))
+    for (_, found), expected in zip(
+        measure_moments(model, operators, unread, begun=begun), measured.values(), strict=True
+    ):
+        np.testing.assert_array_equal(found.second, expected.second)
+        np.testing.assert_array_equal(found.mean, expected.mean)
+    assert not begun.is_of([[operator] for operator in operators])
+
+
+def test_results_of_samples_are_kept_within_a_bound(
+    model: FloatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = (sample for _, sample in zip(range(3), samples(), strict=False))
+    size = sum(array.nbytes for array in model.results(first).values())
+    monkeypatch.setattr(float_model, "MAX_KEPT_BYTES", size)
+    model.kept.clear()
+    assert model.results(first) is model.results(dict(first))
+    again = [model.results(second) for _ in range(2)]
+    assert again[0] is not again[1]
+    for name, array in again[0].items():
+        np.testing.assert_array_equal(array, again[1][name])
+        assert not np.array_equal(array, model.results(first)[name])
 
 
 def test_patches_are_in_the_order_of_the_weights(canonical: CanonicalModel) -> None:

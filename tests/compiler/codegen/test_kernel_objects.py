@@ -8,9 +8,10 @@ import pytest
 from support.kernel_runs import Built, compile_graph
 from support.onnx_graphs import make_model, node, random
 
-from edgec.compiler.codegen import kernel_objects
+from edgec.compiler.codegen import build, kernel_objects
 from edgec.compiler.codegen.build import build_library
 from edgec.compiler.codegen.kernel_objects import compile_kernels
+from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.support.progress import Silent
 from edgec.targets import load_target
 
@@ -98,3 +99,12 @@ def test_progress_is_told_of_every_kernel(cold: Built, tmp_path: Path) -> None:
 
 def test_no_kernels_are_no_objects(cold: Built, tmp_path: Path) -> None:
     assert compile_kernels({}, cold.target, tmp_path) == []
+
+
+def test_weights_that_code_cannot_reach_are_refused_before_kernels_are_compiled(
+    cold: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "MAX_WEIGHT_BYTES", 16)
+    with pytest.raises(UnsupportedModelError, match=r"the weights take \d+ MB; a library holds"):
+        build_library([cold.program], cold.target, tmp_path / "model.so")
+    assert not list(tmp_path.iterdir())

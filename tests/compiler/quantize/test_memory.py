@@ -25,7 +25,8 @@ def network() -> tuple[QuantizationPlan, FloatModel]:
     nodes = [
         node("Conv", ["x", "w"], ["a"], pads=[1] * 4),
         node("Relu", ["a"], ["r"]),
-        node("Conv", ["r", "w"], ["y"], pads=[1] * 4),
+        node("Conv", ["r", "w"], ["c"], pads=[1] * 4),
+        node("GlobalAveragePool", ["c"], ["y"]),
     ]
     graph = make_model(nodes, {"x": SHAPE}, ["y"], {"w": random(8, 8, 3, 3, seed=1)})
     canonical = canonical_model(graph)

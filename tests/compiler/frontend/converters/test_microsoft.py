@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 from support.onnx_graphs import make_model, node, random, save
 
-from edgec.compiler import CompileOptions, compile_model
+from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.parity.oracle import run_original
 
@@ -49,6 +49,14 @@ def test_normalizations(tmp_path: Path) -> None:
     weights = {"g": random(8), "h": random(8, seed=1), "i": random(8, seed=2)}
     inputs = {"x": [2, 3, 8], "s": [2, 3, 8], "t": [3, 8]}
     compiled(tmp_path, nodes, inputs, "abcdef", weights)
+
+
+def test_simplified_layer_normalization_of_the_default_domain(tmp_path: Path) -> None:
+    """As ONNX Runtime GenAI's exporter writes it; the ONNX package does not know it."""
+    plain = node("SimplifiedLayerNormalization", ["x", "g"], ["a"], epsilon=1e-5, axis=-1)
+    path = save(make_model([plain], {"x": [2, 3, 8]}, ["a"], {"g": random(8)}), tmp_path)
+    bundle = compile_model(path, output=tmp_path / "model.edgec")
+    assert [step.template for step in bundle.open().steps()] == ["rows"]
 
 
 def test_embeddings(tmp_path: Path) -> None:
@@ -109,6 +117,8 @@ def test_matmul_nbits(tmp_path: Path, bits: int) -> None:
         microsoft("MatMulNBits", ["x", "b", "s", "z", "", "c"], ["e"], **size_attributes),
     ]
     compiled(tmp_path, nodes, {"x": [2, 3, k]}, "ade", weights)
+    steps = [step.template for step in Bundle.of(tmp_path / "model.edgec").open().steps()]
+    assert steps == ["stored_matmul" if bits == 4 else "matmul"] * 3
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -28,23 +28,24 @@ def tensors(size: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("size", "interleaved"), [(16, False), (22, True)])
 def test_rows_of_token_major_tensors_are_turned_and_appended(size: int, interleaved: bool) -> None:
     """By one kernel; 16 of the features are turned, positions 8 and 9 have no angles any more."""
+    clear = interleaved
     arrays, angles = tensors(size), {"cos": random(8, 8), "sin": random(8, 8, seed=2)}
 
     def build(emit: Any, past: Any, new: Any, offset: Any, cos: Any, sin: Any) -> Any:
         rows = emit(relax.op.permute_dims(new, [0, 2, 1, 3]))
         turned = emit(rotary(rows, cos, sin, offset, interleaved=interleaved))
-        return emit(append_rows(past, turned, offset))
+        return emit(append_rows(past, turned, offset, clear=clear))
 
     model = host_model(arrays, build, ["cache_append"], **angles)
     for offset in map(np.array, OFFSETS):
         arrays["offset"] = offset
         turned = rotated(arrays["new"].transpose(0, 2, 1, 3), *angles.values(), offset, interleaved)
-        expected = appended(arrays["past"], turned, offset)
+        expected = appended(arrays["past"], turned, offset, clear)
         found = model.run(arrays)["y"]
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
         # The negative control: one row later is another result.
-        assert not np.allclose(found, appended(arrays["past"], turned, offset + 1))
-    reference = by_legalization(arrays, build, **angles)
+        assert not np.allclose(found, appended(arrays["past"], turned, offset + 1, clear))
+    (reference,) = by_legalization(arrays, build, **angles)
     np.testing.assert_allclose(reference, expected, rtol=1e-6, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ from support.kernel_runs import X86_TARGETS, LoadedKernels
 
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.vector_math import FUNCTIONS
+from edgec.compiler.kernels.emit.vector_math import FUNCTIONS, exp2_below_zero
 from edgec.targets import load_target
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -171,3 +171,19 @@ def test_functions_of_generic_code(tmp_path: Path) -> None:
         with np.errstate(invalid="ignore"):
             ends = exact(x[:3].astype(np.float64)).astype(np.float32)
         np.testing.assert_allclose(run(name, x, size=size)[:3], ends, 1e-6, err_msg=name)
+
+
+def test_powers_of_two_below_zero(tmp_path: Path) -> None:
+    e = Emitter(load_target(X86_TARGETS[-1]))
+    x, y = e.buffer("x", BLOCK, "float32"), e.buffer("y", BLOCK, "float32")
+    with e.tasks() as task:
+        e.store(y, task * 4, exp2_below_zero(e.load(x, task * 4, 4)))
+    run = LoadedKernels({"k": Kernel(e.function("k"), BLOCK // 4)}, X86_TARGETS[-1], tmp_path)
+    given = np.linspace(-126, 0, BLOCK).astype(np.float32)
+    expected = np.exp2(given.astype(np.float64))
+    error = np.abs(run("k", given, size=BLOCK).astype(np.float64) / expected - 1).max() * 2**23
+    assert 0.1 < error <= 2
+    given[:4] = np.nan, -np.inf, -3e38, -126.1
+    result = run("k", given, size=BLOCK)
+    assert np.isnan(result[0])
+    assert not result[1:4].any()

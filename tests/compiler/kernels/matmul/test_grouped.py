@@ -231,3 +231,30 @@ def test_equals_numpy_on_other_processors(target: str, tmp_path: Path) -> None:
     values = (codes.astype(np.float32) - 128) * scales[..., np.newaxis].astype(np.float32)
     expected.append(values.reshape(21, -1)[x.argmax(axis=0)])
     np.testing.assert_array_equal(found, np.concatenate([each.reshape(-1) for each in expected]))
+
+
+def test_a_normalization_quantizes_its_rows(tmp_path: Path) -> None:
+    """The codes are those of the normalized floats; who reads these too gets them."""
+    case, gamma = Case(2, 80, 37), random(80, seed=7)
+    x = relax.Var("x", relax.TensorType([2, 80], "float32"))
+    found, templates = {}, {}
+    for name in ("one", "two"):
+        builder = relax.BlockBuilder()
+        with builder.function("main", [x]):
+            with builder.dataflow():
+                norm = builder.emit(relax.op.nn.rms_norm(x, constant(gamma), axes=[1]))
+                if name == "two":
+                    # Doubled halves are the same floats, of another kernel.
+                    two = constant(np.array(2, np.float32))
+                    norm = builder.emit(relax.op.divide(relax.op.multiply(norm, two), two))
+                value = grouped_matmul(norm, *case.operands(), bits=4, group=32)
+                result = builder.emit_output(value)
+            builder.emit_func_output(result)
+        folder = tmp_path / name
+        folder.mkdir()
+        built = open_module(builder.get(), load_target("native"), folder)
+        found[name], templates[name] = built.run({"x": case.data()})["y"], built.templates
+    assert templates["one"] == ["quantize_normalized", "grouped_product"]
+    assert templates["two"] == ["rows", "elementwise", "quantize_rows", "grouped_product"]
+    np.testing.assert_array_equal(found["one"], found["two"])
+    assert np.abs(found["one"]).max() > 0

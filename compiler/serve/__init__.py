@@ -1,0 +1,1 @@
+"""Serve bundles over HTTP, by interfaces that clients already speak."""

@@ -1,0 +1,210 @@
+"""Serve bundles: `serve` opens them, listens, and answers until it is interrupted."""
+
+import contextlib
+import ipaddress
+import math
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.errors import BadInputError, UsageError
+from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.serve.access import answer_errors, guards
+from edgec.compiler.serve.batching import Batcher
+from edgec.compiler.serve.inference_api import ServedModel, inference_routes
+from edgec.compiler.serve.streams import Streams
+
+# JSON spells a float in about five times its bytes.
+JSON_FACTOR = 6
+LEAST_BODY_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Serve options say how a server listens and runs.
+
+    Attributes:
+        host: the address to listen on.
+        port: its port; 0 takes a free one.
+        key: what clients send as `Authorization: Bearer KEY`; None lets everybody on this machine
+            ask, and is allowed on loopback only.
+        threads: threads that a run computes on; 0 is one for each core.
+        sessions: runs of one model at the same time; of a model with state the most streams.
+        batch_wait_seconds: how long a request waits for others to share a run with.
+        most_waiting: requests of a model that may wait; more are refused.
+        certificate: TLS certificate chain, PEM.
+        certificate_key: its key, PEM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str | None = None
+    threads: int = 0
+    sessions: int = 1
+    batch_wait_seconds: float = 0.0
+    most_waiting: int = 256
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise UsageError(f"port {self.port} is none; 0 to 65535 are")
+        if self.threads < 0 or self.sessions < 1 or self.most_waiting < 1:
+            raise UsageError(
+                "give 0 threads (all cores) or more, and at least one session and one place to wait"
+            )
+        if not 0 <= self.batch_wait_seconds <= 10:
+            raise UsageError("a request waits 0 to 10 seconds for others")
+        if self.key is not None and (len(self.key) < 16 or not self.key.isascii()):
+            raise UsageError("a key has at least 16 characters, all of them ASCII")
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise UsageError("give the TLS certificate and its key, or neither")
+        if self.key is None and not is_loopback(self.host):
+            raise UsageError(
+                f"{self.host} can be reached from other machines: give a key (--key-file), or "
+                "listen on 127.0.0.1"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+    (True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(
+    bundles: Mapping[str, str | Path | Bundle],
+    options: ServeOptions | None = None,
+    *,
+    listening: Callable[[str, Mapping[str, str]], None] | None = None,
+) -> None:
+    """Serve bundles by the Open Inference Protocol until this process is interrupted.
+
+    Args:
+        bundles: by the name that clients call them by.
+        options: where to listen, and how to run.
+        listening: called once clients can ask, with the URL and, by model, how it is run.
+
+    Raises:
+        UsageError: a name is wrong.
+        BundleError: a bundle cannot run here.
+        BadInputError: the address cannot be listened on.
+    """
+    options = options or ServeOptions()
+    for name in bundles:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"a model is named {name!r}; letters, digits, '.', '_', '-' are taken")
+    opened = {name: Bundle.of(bundle) for name, bundle in bundles.items()}
+    models = {name: _served(name, bundle, options) for name, bundle in opened.items()}
+    listener = _listen(options)
+    app = make_app(models, options)
+    scheme = "http" if options.certificate is None else "https"
+    host, port = listener.getsockname()[:2]
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.certificate_key,
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+    )
+    server = _Server(config)
+    if listening is not None:
+        server.started_call = lambda: listening(
+            url, {name: _how(model) for name, model in models.items()}
+        )
+    # Uvicorn sends a signal that it stopped for once more.
+    with contextlib.suppress(KeyboardInterrupt), listener:
+        server.run(sockets=[listener])
+
+
+def make_app(models: Mapping[str, ServedModel], options: ServeOptions) -> Starlette:
+    """Return the application that answers for some models."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        for model in models.values():
+            await model.runner.start()
+        yield
+        for model in models.values():
+            await model.runner.stop()
+
+    most_bytes = max(LEAST_BODY_BYTES, *(_body_bytes(model) for model in models.values()))
+    app = Starlette(
+        routes=inference_routes(models),
+        middleware=guards(options.key, most_bytes),
+        lifespan=lifespan,
+    )
+    answer_errors(app)
+    return app
+
+
+def _served(name: str, bundle: Bundle, options: ServeOptions) -> ServedModel:
+    if bundle.manifest.states:
+        return ServedModel(name, bundle, Streams(bundle, options.threads, options.sessions))
+    batcher = Batcher(
+        bundle,
+        options.threads,
+        options.sessions,
+        options.batch_wait_seconds,
+        options.most_waiting,
+    )
+    return ServedModel(name, bundle, batcher)
+
+
+def _how(model: ServedModel) -> str:
+    if isinstance(model.runner, Streams):
+        return "each sequence keeps its state"
+    return model.runner.describe()
+
+
+def _body_bytes(model: ServedModel) -> int:
+    """Return what the longest request may take, as JSON."""
+    return max(
+        JSON_FACTOR * sum(map(_size_bytes, signature.inputs)) + LEAST_BODY_BYTES
+        for signature in model.bundle.manifest.signatures.values()
+    )
+
+
+def _size_bytes(spec: TensorSpec) -> int:
+    extents = (extent or 0 for extent in spec.shape)
+    return math.prod(extents) * np.dtype(spec.dtype).itemsize
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family)
+    except OSError as error:
+        raise BadInputError(
+            f"cannot listen on {options.host}:{options.port}: {error.strerror}; choose another "
+            "--port, 0 takes a free one"
+        ) from None
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that says when it listens."""
+
+    started_call: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.started_call is not None:
+            self.started_call()
