@@ -14,8 +14,8 @@ import edgec.compiler
 from edgec.compiler.cli.main import edgec as group
 from edgec.compiler.compress.names import STEP_NAMES
 
-# The call of each verb. Of the others `db`, `board` and `keys` edit files of records, boards and keys;
-# `chat` and `serve` talk with people and clients by the classes `Generator` and `Bundle`.
+# The call of each verb. `db`, `board` and `keys` edit files of records, boards and keys; `chat` and
+# `serve` talk with people and clients.
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
