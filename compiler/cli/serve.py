@@ -53,8 +53,7 @@ def serve(
 
     A bundle is called by its file's name, or by NAME.
     """
-    from edgec.compiler.serve.server import ServeOptions
-    from edgec.compiler.serve.server import serve as serve_bundles
+    from edgec.compiler.serve.server import ServeOptions, serve_bundles
 
     options = ServeOptions(
         host=host,

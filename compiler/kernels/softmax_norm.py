@@ -114,14 +114,19 @@ class RowWriter:
         """Return the finished kernel."""
         w, e = self.work, self.emit
         with e.tasks() as task:
-            self.start = e.let("start", task * w.columns)
-            self.partial = e.local("partial", self.parts, vector_dtype("float32", self.c))
-            self.single = e.local("single", 1, "float32")
+            self.begin_row(task)
             if w.operation in ("softmax", "log_softmax"):
                 self._softmax()
             else:
                 self.normalize(self.output, self.start)
         return Kernel(e.function(self.name), w.rows)
+
+    def begin_row(self, row: Any) -> None:
+        """Begin a row: what its reductions are kept in."""
+        e = self.emit
+        self.start = e.let("start", row * self.work.columns)
+        self.partial = e.local("partial", self.parts, vector_dtype("float32", self.c))
+        self.single = e.local("single", 1, "float32")
 
     def _each(self, body: Callable[[Any, int, int], None]) -> None:
         """Call `body(column, lanes, part)` over the row; vectors in flight are different parts."""

@@ -1,4 +1,4 @@
-"""Serve bundles: `serve` opens them, listens, and answers until it is interrupted."""
+"""Serve bundles: `serve_bundles` opens them, listens, and answers until it is interrupted."""
 
 import contextlib
 import ipaddress
@@ -88,7 +88,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def serve(
+def serve_bundles(
     bundles: Mapping[str, str | Path | Bundle],
     options: ServeOptions | None = None,
     *,

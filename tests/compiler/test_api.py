@@ -23,6 +23,7 @@ CALLS = {
     "bench": "bench_bundles",
     "inspect": "inspect_path",
     "deploy": "deploy_bundle",
+    "serve": "serve_bundles",
     "sign": "sign_bundle",
 }
 FOLDER = Path(edgec.compiler.__file__).parent

@@ -9,7 +9,6 @@ from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.quantize_rows import RowLayout, RowQuantizer
 from edgec.compiler.kernels.softmax_norm import RowWriter, SoftmaxNormWorkload
 from edgec.compiler.kernels.template import undecided
-from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.targets.target import Target
 
 # Values of a row that the stack holds.
@@ -60,9 +59,7 @@ class _NormalizedRows(RowWriter):
         w, e = self.work, self.emit
         quantizer = RowQuantizer(e, self.layout, self.output, self.target)
         with e.tasks() as task:
-            self.start = e.let("start", task * w.columns)
-            self.partial = e.local("partial", 1, vector_dtype("float32", self.c))
-            self.single = e.local("single", 1, "float32")
+            self.begin_row(task)
             row = e.local("row", w.columns, "float32")
             self.normalize(row, 0)
             quantizer.write(task, lambda at, lanes: e.load(row, at, lanes))

@@ -21,7 +21,7 @@ from support.onnx_graphs import make_model, node, random, save
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.errors import BadInputError, UsageError
-from edgec.compiler.serve.server import ServeOptions, serve
+from edgec.compiler.serve.server import ServeOptions, serve_bundles
 from edgec.compiler.serve.tensors import read_request
 
 KEY = "a key of sixteen characters"
@@ -240,11 +240,11 @@ def test_what_cannot_be_served(total: Bundle) -> None:
     with pytest.raises(UsageError, match="16 characters"):
         ServeOptions(key="short")
     with pytest.raises(UsageError, match="named 'a/b'"):
-        serve({"a/b": total})
+        serve_bundles({"a/b": total})
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadInputError, match=f"cannot listen on 127.0.0.1:{port}"):
-            serve({"sum": total}, ServeOptions(port=port))
+            serve_bundles({"sum": total}, ServeOptions(port=port))
 
 
 def test_a_long_nested_list_is_refused() -> None:
