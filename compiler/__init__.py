@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.errors import EdgecError
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
+    from edgec.compiler.generation.generator import Generator
+    from edgec.compiler.generation.sampling import Sampling
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
@@ -43,11 +45,13 @@ _HOME = {
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
+    "Generator": "generation.generator",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
     "Preprocess": "frontend.preprocessing",
     "QuantizeOptions": "quantize.options",
     "SampleOptions": "calibration.samples",
+    "Sampling": "generation.sampling",
     "TuneOptions": "tune.options",
     "TuneReport": "tune.report_data",
     "bench_bundles": "bench.compare",
@@ -74,11 +78,13 @@ __all__ = [
     "CompressOptions",
     "DeployReport",
     "EdgecError",
+    "Generator",
     "ImageInput",
     "ModelReport",
     "Preprocess",
     "QuantizeOptions",
     "SampleOptions",
+    "Sampling",
     "ServeOptions",
     "TuneOptions",
     "TuneReport",

@@ -15,6 +15,7 @@ from tvm import IRModule
 
 from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
+from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import (
     ENCRYPTED,
     LIBRARY,
@@ -45,7 +46,7 @@ from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
-from edgec.compiler.language.language_model import DECODE, DEFAULT_CHUNK, PREFILL
+from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
@@ -130,7 +131,7 @@ def compile_model(
     is_language = options.context is not None or is_language_model(path)
     chunked = is_language and not options.shapes and not options.programs
     if chunked:
-        options = _with_chunks(options, options.prefill_chunk or DEFAULT_CHUNK)
+        options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
     progress = progress or Silent()
     dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
@@ -138,8 +139,10 @@ def compile_model(
         with phase("read") as show:
             source = show(read_model(path, options.limits, options.context))
         if chunked and source.language is not None:
-            options = _with_chunks(options, source.language.chunk(options.prefill_chunk))
+            chunk = source.language.chunk(options.prefill_chunk)
+            options = replace(options, programs=chunk_programs(chunk))
         compile_ = _Compile(target, options, progress, phase, path.name)
+        language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
         sources = [source]
         del source
@@ -165,19 +168,13 @@ def compile_model(
         )
         manifest = describe_compilation(compilations, execution, parity)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
+        if language is not None and tokenizer:
+            files |= generation_files(language, tokenizer, digest, target, scratch, progress)
         with phase("bundle"):
             bundle = _package(output, manifest, files, options)
     if dump is not None:
         dump.write_times(phase.seconds)
     return bundle
-
-
-def _with_chunks(options: CompileOptions, chunk: int) -> CompileOptions:
-    """Return options with the two programs of a language model."""
-    tokens = {PREFILL: chunk, DECODE: 1}
-    return replace(
-        options, programs={name: {"input_ids": (1, count)} for name, count in tokens.items()}
-    )
 
 
 @dataclass(frozen=True)

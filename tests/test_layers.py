@@ -15,6 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("support",),
     ("trust",),
     ("targets",),
+    ("tokenizer",),
     ("numerics",),
     ("ir",),
     # The quantizer asks kernels what they can compute.
@@ -30,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options", "backend"),
     ("transform",),
     ("bundle",),
+    ("generation",),
     ("parity",),
     ("inspection", "describe", "outputs"),
     ("pipeline",),

@@ -63,7 +63,7 @@ class Bundle:
         self.signature = signature
         self._folder = folder
         self._sessions: dict[int, Session] = {}  # by number of threads
-        self._in_memory: MemoryFile | None = None
+        self._in_memory: dict[str, MemoryFile] = {}  # by name
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, target={self.manifest.target.name!r})"
@@ -132,13 +132,17 @@ class Bundle:
             )
         return self._folder / LIBRARY
 
+    def file(self, name: str) -> Path:
+        """Return where a file of the bundle is, as long as the bundle is open."""
+        return self._folder / name
+
     @property
     def encrypted(self) -> bool:
         """Return whether the library is for some recipients only."""
         return ENCRYPTED in self.manifest.files
 
-    def _loadable(self) -> Path:
-        """Return the library as it is loaded here: in memory if it is encrypted or trusted.
+    def loadable(self, name: str = LIBRARY) -> Path:
+        """Return a file of code as it is loaded here: in memory if it is encrypted or trusted.
 
         Raises:
             TrustError: the policy of this machine refuses the bundle.
@@ -146,15 +150,16 @@ class Bundle:
         """
         check_trust(self.path, self.signature)
         signature = self.signature if load_policy() is not None else None
-        if signature is None and not self.encrypted:
-            return self.library
-        if self._in_memory is None:
-            name = ENCRYPTED if self.encrypted else LIBRARY
-            identities = load_identities() if self.encrypted else ()
-            expected = signature.files[name] if signature else None
-            chunks = checked_chunks(self._folder / name, expected, self.path, identities)
-            self._in_memory = MemoryFile(LIBRARY, chunks)
-        return self._in_memory.path
+        encrypted = self.encrypted and name == LIBRARY
+        if signature is None and not encrypted:
+            return self._folder / name
+        if name not in self._in_memory:
+            stored = ENCRYPTED if encrypted else name
+            identities = load_identities() if encrypted else ()
+            expected = signature.files[stored] if signature else None
+            chunks = checked_chunks(self._folder / stored, expected, self.path, identities)
+            self._in_memory[name] = MemoryFile(name, chunks)
+        return self._in_memory[name].path
 
     def vectors(self) -> list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
         """Test inputs and expected outputs by name; see `VectorRecord` for their order."""
@@ -259,7 +264,7 @@ class Bundle:
         _check_counts(threads, 1)
         manifest = self.manifest
         return open_session(
-            self._loadable(),
+            self.loadable(),
             manifest.target,
             manifest.signatures,
             manifest.execution.executor,

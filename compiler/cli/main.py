@@ -13,6 +13,7 @@ import click
 
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
+from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
@@ -91,6 +92,7 @@ for _command in (
     compile_command,
     tune,
     run,
+    chat,
     serve,
     verify,
     bench,

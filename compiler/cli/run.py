@@ -1,11 +1,13 @@
 """Provide `edgec run`: a bundle, once."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgec.compiler.cli.generation_options import generation_options, sampling_of
 from edgec.compiler.cli.options import (
     as_path,
     board_option,
@@ -14,15 +16,26 @@ from edgec.compiler.cli.options import (
     read_inputs,
 )
 from edgec.compiler.cli.printing import plain, print_json, print_table
+from edgec.compiler.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgec.compiler.generation.sampling import Sampling
 
 
 @click.command()
 @click.argument("bundle", type=as_path)
 @inputs_option
-@click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
+@click.option("--prompt", metavar="TEXT", help="Of a language model: a text to go on with.")
+@click.option("--prompt-file", type=as_path, metavar="FILE", help="The same from a file.")
+@click.option(
+    "--prompt-cache", type=as_path, metavar="FILE", help="Begin with it, and keep what was read."
+)
+@generation_options
+@click.option(
+    "--seed", default=0, show_default=True, help="Of the generated inputs, or of the choice."
+)
 @click.option("--threads", type=int, default=0, show_default=True, help="0: all cores.")
 @click.option("--output", "-o", type=as_path, metavar="FILE.npz", help="Save the outputs.")
 @board_option
@@ -36,8 +49,23 @@ def run(
     output: Path | None,
     board: str | None,
     as_json: bool,
+    prompt: str | None,
+    prompt_file: Path | None,
+    prompt_cache: Path | None,
+    **generation: Any,
 ) -> None:
-    """Run a BUNDLE here or on a board, on given or generated inputs."""
+    """Run a BUNDLE here or on a board, on given or generated inputs, or go on with a text."""
+    if prompt is not None or prompt_file is not None:
+        if board is not None or inputs or output is not None or None not in (prompt, prompt_file):
+            raise UsageError(
+                "--prompt takes no --board, --input, --output or --prompt-file; on a board, deploy "
+                "a bundle with --runner and call ./run --prompt there"
+            )
+        text = _read_text(prompt_file) if prompt_file is not None else prompt or ""
+        _go_on(
+            bundle, text, prompt_cache, sampling_of(generation, seed), threads, as_json, generation
+        )
+        return
     from edgec.compiler.boards.run import run_bundle
     from edgec.compiler.runtime.inputs import write_tensors
     from edgec.compiler.support.files import check_output_file
@@ -55,6 +83,59 @@ def run(
         ["output", "shape", "dtype", "min", "max", "mean"],
         [[name, *map(plain, _describe(array).values())] for name, array in results.items()],
     )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path} is not UTF-8: byte {error.start} belongs to none") from None
+
+
+def _go_on(
+    bundle: Path,
+    prompt: str,
+    cache: Path | None,
+    sampling: "Sampling",
+    threads: int,
+    as_json: bool,
+    generation: dict[str, Any],
+) -> None:
+    """Generate text, and print it as it comes, or a summary as JSON."""
+    from edgec.compiler.generation.generator import Generator
+
+    generator = Generator(bundle, threads)
+    if cache is not None and cache.exists():
+        generator.load(cache)
+    reply = generator.generate(
+        prompt, max_tokens=generation["max_tokens"], sampling=sampling, stop=generation["stop"]
+    )
+    for piece in reply:
+        if not as_json:
+            click.echo(piece.text, nl=False)
+            sys.stdout.flush()
+    if cache is not None:
+        generator.save(cache)
+    if as_json:
+        first = reply.first_token_seconds
+        print_json(
+            {
+                "bundle": str(bundle),
+                "prompt_tokens": reply.prompt_tokens,
+                "cached_tokens": reply.cached_tokens,
+                "tokens": reply.tokens,
+                "text": reply.text,
+                "reason": reply.reason,
+                "first_token_ms": None if first is None else first * 1e3,
+                "tokens_per_second": reply.tokens_per_second,
+            }
+        )
+        return
+    click.echo()
+    if reply.reason == "context":
+        click.echo(f"edgec: the context of {generator.context} tokens is full", err=True)
 
 
 def _describe(array: "NDArray[Any]") -> dict[str, Any]:

@@ -48,6 +48,7 @@ def link_shared(
     exports: Sequence[str] = (),
     soname: str = "",
     complete: bool = True,
+    includes: Sequence[Path] = (),
 ) -> None:
     """Link objects, and compile and link C and assembly sources, into a shared library.
 
@@ -64,11 +65,13 @@ def link_shared(
         soname: what programs that are linked with it look for; the file's name if it is empty.
         complete: whether to refuse functions that neither the objects nor the C library have; the
             program that loads it brings them otherwise.
+        includes: folders of header files.
 
     Raises:
         ToolchainError: the linker is missing or fails, or the target cannot run what it made.
     """
     options = ["-shared", *_SMALL, *_SMALL_LINK, f"-Wl,-soname,{soname or output.name}"]
+    options += [f"-I{folder}" for folder in includes]
     if complete:
         options.append("-Wl,-z,defs")
     if exports:

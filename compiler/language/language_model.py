@@ -17,6 +17,11 @@ DEFAULT_CHUNK = 64
 PREFILL, DECODE = "prefill", "decode"
 
 
+def chunk_programs(chunk: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shapes of a language model's programs by their names."""
+    return {name: {"input_ids": (1, tokens)} for name, tokens in ((PREFILL, chunk), (DECODE, 1))}
+
+
 class LanguageModel(BaseModel):
     """A language model describes how text goes into a decoder and comes out of it.
 

@@ -86,6 +86,11 @@ class StaticSession:
         """Return threads that compute."""
         return int(self._model.threads(self._handle))
 
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Return where `edgec_model` and `edgec_session` are, for other C that runs the model."""
+        return ctypes.addressof(self._model), self._handle
+
     def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name; the arrays belong to the caller.
 

@@ -14,7 +14,8 @@ import edgec.compiler
 from edgec.compiler.cli.main import edgec as group
 from edgec.compiler.compress.names import STEP_NAMES
 
-# The call of each verb; `db`, `board` and `keys` edit files of records, boards and keys.
+# The call of each verb. Of the others `db`, `board` and `keys` edit files of records, boards and keys;
+# `chat` and `serve` talk with people and clients by the classes `Generator` and `Bundle`.
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
@@ -26,6 +27,7 @@ CALLS = {
     "serve": "serve_bundles",
     "sign": "sign_bundle",
 }
+OTHERS = ("targets", "models", "db", "board", "keys", "chat", "serve")
 FOLDER = Path(edgec.compiler.__file__).parent
 # Programs that speak with the process that started them, and what shows progress.
 MAY_PRINT = {
@@ -49,7 +51,7 @@ def test_every_name_is_there() -> None:
 
 
 def test_each_verb_has_a_typed_call() -> None:
-    assert set(group.commands) == {*CALLS, "targets", "models", "db", "board", "keys"}
+    assert set(group.commands) == {*CALLS, *OTHERS}
     for name in [*CALLS.values(), "tuning_tasks", "bench_on", "verify_on"]:
         signature = inspect.signature(getattr(edgec.compiler, name))
         assert signature.return_annotation is not inspect.Signature.empty

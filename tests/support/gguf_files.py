@@ -78,6 +78,7 @@ def write_gguf(
     tensors: Tensors,
     types: Mapping[str, str] | None = None,
     architecture: str = "",
+    chat_template: str = "",
     **metadata: Any,
 ) -> dict[str, np.ndarray]:
     """Write the model of a folder of Hugging Face's as llama.cpp converts it.
@@ -88,6 +89,7 @@ def write_gguf(
         tensors: by the names of Hugging Face.
         types: type by the end of a GGUF tensor's name; F32 else. Those matrices become random.
         architecture: of the file, if not that of the configuration.
+        chat_template: in Jinja.
         metadata: further entries, dots written as two underscores.
 
     Returns:
@@ -122,6 +124,8 @@ def write_gguf(
     writer.add_token_types([3] * 3 + [1] * (vocabulary - 3))
     writer.add_token_merges([f"{letters[4]} {letters[5]}"])
     writer.add_eos_token_id(2)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     for name, value in metadata.items():
         key = name.replace("__", ".")
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32

@@ -23,13 +23,14 @@ from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
 from edgec.compiler.codegen.link import compiler_identity, link_program
 from edgec.compiler.ir.storage import STORAGE, decode_table
 from edgec.compiler.support.content_cache import ContentCache
+from edgec.compiler.tokenizer import native as generation
 from edgec.compiler.trust import native
 from edgec.targets.target import Target
 
 FOLDER = Path(__file__).parent
-SOURCES = ("runner.c", "npy.c", "parity.c")
-EMBEDDED = (*SOURCES, "npy.h", "parity.h", "session.hpp")
-# A runner is some sixty kilobytes.
+SOURCES = ("runner.c", "npy.c", "parity.c", "talk.c")
+EMBEDDED = (*SOURCES, "npy.h", "parity.h", "talk.h", "session.hpp")
+# A runner is some hundred and fifty kilobytes.
 CACHE_BYTES = 64 * 2**20
 # In these NAME stands for the model's name.
 TEMPLATES = ("app.cpp", "two_models.cpp", "CMakeLists.txt")
@@ -82,20 +83,26 @@ def _embedded(name: str) -> dict[str, bytes | Path]:
         f"embed/edgec_{name}.h": _named(_HEADER, name),
         **{f"embed/{file}": FOLDER / file for file in EMBEDDED},
         **{f"embed/trust/{file}": native.FOLDER / file for file in native.FILES},
+        **{f"embed/generation/{file}": generation.FOLDER / file for file in generation.FILES},
         **{f"embed/{file}": _named((FOLDER / file).read_text(), name) for file in TEMPLATES},
     }
 
 
 def _build(program: Path, target: Target) -> None:
     """Write the program, which is the same for every model: compiled once for a kind of target."""
-    sources = [*(FOLDER / name for name in SOURCES), *(native.FOLDER / n for n in native.SOURCES)]
+    sources = [
+        *(FOLDER / name for name in SOURCES),
+        *(native.FOLDER / name for name in native.SOURCES),
+        *(generation.FOLDER / name for name in generation.SOURCES),
+    ]
+    includes = [EXECUTOR, native.FOLDER, generation.FOLDER]
     digest = hashlib.sha256(f"{compiler_identity(target)} {target.model_dump_json()}".encode())
-    for folder in (EXECUTOR, FOLDER, native.FOLDER):
+    for folder in (FOLDER, *includes):
         for file in sorted(folder.glob("*.[ch]")):
             digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
 
     def make(path: Path) -> None:
-        link_program(sources, path, target, includes=[EXECUTOR, native.FOLDER])
+        link_program(sources, path, target, includes=includes)
 
     ContentCache("runners", CACHE_BYTES).write(digest.hexdigest(), program, make)
 

@@ -4,6 +4,7 @@
  *     ./run --repeat 100 --threads 4
  *     ./run --steps --input chunks.npy --output scores.npy --save stream.state
  *     ./run --verify
+ *     ./run --prompt 'The capital of France is' --max-tokens 8
  *
  * It is meant to be read. It loads whatever model is beside it; how a program of your own links
  * models by their names is shown in app.cpp. */
@@ -20,10 +21,12 @@
 #include "edgec.h"
 #include "npy.h"
 #include "parity.h"
+#include "talk.h"
 #include "trust.h"
 
 #define ALIGNMENT 64 /* memory aligned to this is used in place */
 #define VECTORS "vectors/vectors.txt"
+#define TOKENIZER "tokenizer.bin"
 
 enum { CHECK_FAILED = 1, USAGE = 2, BAD_INPUT = TRUST_BAD_INPUT };
 
@@ -377,6 +380,7 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
     const char* option = arguments[i];
     if (!strcmp(option, "--help") || !strcmp(option, "-h")) {
       fputs(usage, stdout);
+      fputs(talk_usage, stdout);
       exit(0);
     }
     if (!strcmp(option, "--verify") || !strcmp(option, "--steps")) {
@@ -528,6 +532,11 @@ int main(int count, char** arguments) {
   double start = now_ms();
   find_bundle(count, arguments);
   const edgec_model* code = load_code();
+  if (asks_for_text(count, arguments)) {
+    char path[PATH_MAX];
+    in_bundle(TOKENIZER, path);
+    return talk(code, path, start, count, arguments);
+  }
   request asked = read_arguments(code, count, arguments);
   model opened = load(code, asked.threads, choose_program(code, &asked));
   double loaded = now_ms();

@@ -1,0 +1,137 @@
+"""Give the tokens of a reply as they come."""
+
+import ctypes
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgec.compiler.errors import EdgecError
+from edgec.compiler.generation.native import Tokenizer, utf8
+from edgec.compiler.generation.sampling import Sampling
+
+Reason = Literal["end", "length", "stop", "context"]
+
+# Reasons in the order of EDGEC_REPLY_END and the following.
+_REASONS: tuple[Reason, ...] = ("end", "length", "stop", "context")
+
+
+class GenerationError(EdgecError):
+    """A program of the model failed while it generated text."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece describes what one step adds to a reply.
+
+    Attributes:
+        token: the id; None if only text that was held back comes.
+        text: whole characters; empty while a character or a stop string may not be complete.
+    """
+
+    token: int | None
+    text: str
+
+
+class Reply:
+    """A reply is an iterator over the pieces of a text that a model generates.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: how many of them were not computed again.
+        tokens: ids so far, without the one that ends the text.
+        text: so far.
+        reason: why it ended: "end" (the model said so), "length" (as many tokens as were asked
+            for), "stop" (a stop string), "context" (the cache is full); None until then.
+        first_token_seconds: from the call to the first token; None until then.
+    """
+
+    def __init__(
+        self,
+        functions: Any,
+        tokenizer: Tokenizer,
+        generator: int,
+        lock: threading.RLock,
+        sampling: Sampling,
+        *,
+        owner: object,
+        began: float,
+        prompt_tokens: int,
+        computed_tokens: int,
+        max_tokens: int,
+        stop: Sequence[str],
+        continues: bool,
+    ) -> None:
+        self._functions = functions
+        self._tokenizer = tokenizer
+        self._generator = generator
+        # What closes the generator lives as long as the reply.
+        self._owner = owner
+        self._lock = lock
+        self._began = began
+        self._ended: float | None = None
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = prompt_tokens - computed_tokens
+        self.tokens: list[int] = []
+        self.text = ""
+        self.reason: Reason | None = None
+        self.first_token_seconds: float | None = None
+        self._handle: int | None = functions.reply_open(
+            generator, tokenizer.handle, sampling.struct(), max_tokens, int(continues)
+        )
+        if not self._handle:
+            raise MemoryError("for a reply")
+        for text in stop:
+            encoded = utf8(text, "a stop string")
+            functions.reply_stop_at(self._handle, encoded, len(encoded))
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._functions.reply_close(self._handle)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        """Return the next piece.
+
+        Raises:
+            GenerationError: a program failed.
+        """
+        if self.reason is not None:
+            raise StopIteration
+        text, size = ctypes.POINTER(ctypes.c_char)(), ctypes.c_int64()
+        with self._lock:
+            token = self._functions.reply_next(self._handle, text, size)
+            code = self._functions.reply_reason(self._handle)
+            added = ctypes.string_at(text, max(0, size.value)).decode()
+        self._ended = time.perf_counter()
+        if code > len(_REASONS):
+            failure = self._functions.generator_error(self._generator).decode(errors="replace")
+            raise GenerationError(failure or "no token can follow: no logit is a number")
+        self.reason = _REASONS[code - 1] if code else None
+        self.text += added
+        if token < 0:
+            if not added:
+                raise StopIteration
+            return Piece(None, added)
+        if self.first_token_seconds is None:
+            self.first_token_seconds = self._ended - self._began
+        self.tokens.append(token)
+        return Piece(token, added)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Return the rate behind the first token; None before there are two."""
+        if self._ended is None or self.first_token_seconds is None or len(self.tokens) < 2:
+            return None
+        return (len(self.tokens) - 1) / (self._ended - self._began - self.first_token_seconds)
+
+    def complete(self) -> "Reply":
+        """Generate until it ends, and return it."""
+        for _ in self:
+            pass
+        return self

@@ -1,0 +1,89 @@
+/* A language model that goes on with tokens: its programs, and the cache of what they have read.
+ *
+ * A model is one if its programs take `input_ids` int64 [1, S] and `last` int64 [1], the index of
+ * the last token that is no padding, and give `logits` float32 [1, 1, V] of that token; and if its
+ * state has `past_length` int32 [1], the tokens read so far, and caches [1, heads, T, size]. */
+#ifndef EDGEC_GENERATOR_H
+#define EDGEC_GENERATOR_H
+
+#include "edgec.h"
+#include "generation.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What functions below give in place of a count; `edgec_generator_error` says why. */
+enum { EDGEC_CONTEXT_FULL = -11, EDGEC_RUN_FAILED = -12, EDGEC_BAD_CACHE = -13 };
+
+typedef struct edgec_generator edgec_generator;
+
+/* A generator on a session, which nobody else may run meanwhile. NULL if it is no language model or
+ * there is no memory: then `message` says why. */
+edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* session,
+                                      char* message, size_t room);
+void edgec_generator_close(edgec_generator* generator);
+
+/* Tokens that the cache has room for, and tokens that logits are of. */
+int32_t edgec_generator_context(const edgec_generator* generator);
+int32_t edgec_generator_vocabulary(const edgec_generator* generator);
+
+/* Read a whole text. What it shares from its beginning with what was read before is not computed
+ * again. Returns how many tokens were, or an error above; a text that does not fit changes
+ * nothing. */
+int64_t edgec_generator_read(edgec_generator* generator, const int32_t* ids, size_t count);
+
+/* Read one more token. */
+int64_t edgec_generator_append(edgec_generator* generator, int32_t id);
+
+/* Logits of what may follow the last token that was read. */
+const float* edgec_generator_logits(const edgec_generator* generator);
+
+/* The tokens that were read. */
+size_t edgec_generator_tokens(const edgec_generator* generator, const int32_t** ids);
+
+/* Write what was read to a file, and read it again later: by the same model, which `digest` tells
+ * from others. They give 0 or an error above. */
+int64_t edgec_generator_save(edgec_generator* generator, const char* path,
+                             const unsigned char digest[32]);
+int64_t edgec_generator_load(edgec_generator* generator, const char* path,
+                             const unsigned char digest[32]);
+
+const char* edgec_generator_error(const edgec_generator* generator);
+
+/* ---- a reply ---- */
+
+/* Why a reply ended: by a stop token of the model, after as many tokens as it may have, by a stop
+ * string, because the context is full, or because a program failed. */
+enum {
+  EDGEC_REPLY_GOES_ON,
+  EDGEC_REPLY_END,
+  EDGEC_REPLY_LENGTH,
+  EDGEC_REPLY_STOP,
+  EDGEC_REPLY_CONTEXT,
+  EDGEC_REPLY_FAILED
+};
+
+typedef struct edgec_reply edgec_reply;
+
+/* A reply of at most so many tokens to what a generator read last. `continues`: see
+ * edgec_stream_open. NULL if there is no memory. */
+edgec_reply* edgec_reply_open(edgec_generator* generator, const edgec_tokenizer* tokenizer,
+                              const edgec_sampling* sampling, int64_t most_tokens, int continues);
+void edgec_reply_close(edgec_reply* reply);
+
+/* See edgec_stream_stop_at. */
+int edgec_reply_stop_at(edgec_reply* reply, const char* text, size_t bytes);
+
+/* The next token, or -1 if there is none; and the text that is known now, which may be some even if
+ * there is no token. */
+int32_t edgec_reply_next(edgec_reply* reply, const char** text, int64_t* bytes);
+
+/* Why there is no next token. */
+int edgec_reply_reason(const edgec_reply* reply);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
