@@ -11,6 +11,7 @@ from edgec.compiler.cli.options import (
     board_option,
     inputs_option,
     json_option,
+    program_option,
     read_inputs,
 )
 from edgec.compiler.cli.printing import plain, print_json, print_table
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=as_path)
 @inputs_option
+@program_option
+@click.option("--pad", is_flag=True, help="Fill inputs that fit no program up with zeros.")
 @click.option("--seed", default=0, show_default=True, help="Of the generated inputs.")
 @click.option("--threads", type=int, default=0, show_default=True, help="0: all cores.")
 @click.option("--output", "-o", type=as_path, metavar="FILE.npz", help="Save the outputs.")
@@ -31,6 +34,8 @@ def run(
     bundle: Path,
     *,
     inputs: Sequence[str],
+    program: str | None,
+    pad: bool,
     seed: int,
     threads: int,
     output: Path | None,
@@ -44,7 +49,15 @@ def run(
 
     if output is not None:
         check_output_file(output, make_folders=True)
-    results = run_bundle(bundle, read_inputs(inputs), board=board, seed=seed, threads=threads)
+    results = run_bundle(
+        bundle,
+        read_inputs(inputs),
+        board=board,
+        seed=seed,
+        threads=threads,
+        program=program,
+        pad=pad,
+    )
     if output is not None:
         write_tensors(output, results)
     if as_json:
