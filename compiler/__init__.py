@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgec.compiler.pipeline import compile_model
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.quantization_recipe import load_recipe
+    from edgec.compiler.serve.server import ServeOptions, serve_bundles
     from edgec.compiler.tune.api import tune_model, tuning_tasks
     from edgec.compiler.tune.options import TuneOptions
     from edgec.compiler.tune.report_data import TuneReport
@@ -61,6 +62,8 @@ _HOME = {
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
+    "serve_bundles": "serve.server",
+    "ServeOptions": "serve.server",
     "sign_bundle": "bundle.bundle",
     "tune_model": "tune.api",
     "tuning_tasks": "tune.api",
@@ -82,6 +85,7 @@ __all__ = [
     "QuantizeOptions",
     "SampleOptions",
     "Sampling",
+    "ServeOptions",
     "TuneOptions",
     "TuneReport",
     "__version__",
@@ -93,6 +97,7 @@ __all__ = [
     "load_compression",
     "load_recipe",
     "run_bundle",
+    "serve_bundles",
     "sign_bundle",
     "tune_model",
     "tuning_tasks",

@@ -471,13 +471,10 @@ def _package(
     if options.runner:
         files = {**files, **runner_files(manifest, library, embed=not encrypted)}
     if encrypted:
-        encrypt_file(
-            library,
-            library.with_name(ENCRYPTED),
-            [load_recipient(given) for given in options.encrypt_for],
-        )
+        recipients = [load_recipient(given) for given in options.encrypt_for]
+        files[ENCRYPTED] = target = library.with_name(ENCRYPTED)
+        encrypt_file(library, target, recipients)
         del files[LIBRARY]
-        files[ENCRYPTED] = library.with_name(ENCRYPTED)
     keys = [load_signing_key(key) for key in options.sign]
     return write_bundle(output, manifest, files, keys)
 

@@ -11,8 +11,8 @@ import edgec.compiler
 
 ROOT = Path(edgec.compiler.__file__).parent
 
-# Beside `edgec.targets.isa`: writers of kernels, and the check of linked files.
-ROOMS = ("kernels/isa/", "codegen/elf.py")
+# Beside `edgec.targets.isa`: writers of kernels, the check of linked files, Linux's numbers.
+ROOMS = ("kernels/isa/", "codegen/elf.py", "trust/system_calls.py")
 
 WORDS = re.compile(r"llvm\.(x86|aarch64)|avx|neon|vnni|aarch64|x86_64|armv7l|vpdpbusd|smmla", re.I)
 # A comparison of one of these with a constant is a branch on an instruction set.

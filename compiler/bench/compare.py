@@ -24,13 +24,15 @@ from numpy.typing import NDArray
 from edgec.compiler.bench.load import busy_processes
 from edgec.compiler.bench.rivals import find_rival, load_rival
 from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import Manifest, ProgramRecord
 from edgec.compiler.errors import BundleError, ToolchainError, UsageError
 from edgec.compiler.frontend.embed_preprocessing import embed_preprocessing
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.frontend.specialize import specialize
-from edgec.compiler.ir.signature import Tensors
+from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.runtime.programs import Programs
 from edgec.compiler.runtime.static_session import StaticSession, StepInfo
 from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.support.files import scratch_folder
@@ -137,6 +139,7 @@ def bench_bundles(
     against: Sequence[str] = (),
     model: str | Path | None = None,
     inputs: Tensors | None = None,
+    program: str | None = None,
 ) -> BenchReport:
     """Measure bundles, and other runtimes on the ONNX file that they come from.
 
@@ -150,6 +153,7 @@ def bench_bundles(
         against: names in `edgec.compiler.bench.rivals.RIVALS`.
         model: the ONNX file; needed for rivals.
         inputs: input tensors; generated ones otherwise.
+        program: the program whose inputs are generated; None is the first.
 
     Raises:
         UsageError: rivals without a model, or bundles of different models.
@@ -161,9 +165,12 @@ def bench_bundles(
     opened = [Bundle.of(bundle) for bundle in bundles]
     _check(opened, against, model)
     manifest = opened[0].manifest
-    signature = manifest.signature
     if inputs is None:
-        inputs = generate_inputs(signature.inputs, 0, manifest.settings.index_bounds)
+        specs = manifest.signature_of(program).inputs
+        inputs = generate_inputs(specs, 0, manifest.settings.index_bounds)
+    number, _ = Programs(manifest.signatures).fitting(inputs)
+    measured = manifest.programs[number]
+    signature, given = _for_rivals(manifest, measured, inputs)
     sessions = [bundle.open(threads) for bundle in opened]
     actual = threads or usable_cores()
     runners = [_runner(session, inputs) for session in sessions]
@@ -174,13 +181,13 @@ def bench_bundles(
     with scratch_folder() as scratch:
         static = scratch / "static.onnx"
         if model is not None and against:
-            _save_static(Path(model), opened[0], static)
+            _save_static(Path(model), opened[0], measured, static)
         for rival, version in zip(rivals, versions, strict=True):
             folder = scratch / rival.name
             folder.mkdir()
             name = f"{rival.name} {version}"
             try:
-                runners.append(load_rival(rival, static, inputs, signature, actual, folder))
+                runners.append(load_rival(rival, static, given, signature, actual, folder))
                 names.append(name)
             except ToolchainError as error:
                 cannot[name] = str(error)
@@ -229,8 +236,18 @@ def _runner(session: Any, inputs: Tensors) -> Callable[[], None]:
     return lambda: session.run(inputs)
 
 
-def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
-    """Write the ONNX file with the bundle's shapes, frozen inputs and preprocessing.
+def _for_rivals(
+    manifest: Manifest, program: ProgramRecord, inputs: Tensors
+) -> tuple[Signature, Tensors]:
+    """Return what runtimes without state take and give: states are inputs, zeros here."""
+    specs = tuple(record.spec for record in manifest.states)
+    zeros = {r.input: np.zeros(r.shape, r.dtype) for r in manifest.states}
+    signature = program.signature
+    return Signature((*signature.inputs, *specs), signature.outputs), {**inputs, **zeros}
+
+
+def _save_static(model: Path, bundle: Bundle, program: ProgramRecord, path: Path) -> None:
+    """Write the ONNX file with a program's shapes, frozen inputs and preprocessing.
 
     So all compute the same on the same inputs.
     """
@@ -241,7 +258,8 @@ def _save_static(model: Path, bundle: Bundle, path: Path) -> None:
     settings = manifest.settings
     embedded = settings.embedded
     # The shapes are those of the original's inputs.
-    proto = specialize(source.proto, settings.shapes, settings.frozen_values).proto
+    shapes = {**settings.shapes, **program.shapes}
+    proto = specialize(source.proto, shapes, settings.frozen_values).proto
     if embedded is not None:
         proto, _ = embed_preprocessing(
             proto, ImageInput(preprocess=embedded.preprocess, size=embedded.size)
@@ -309,7 +327,8 @@ def _profile(
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(samples) < 5:
         samples.append(session.run_timed(prepared))
-    return step_times(session.steps(), samples, bundle.manifest.target.peak_gflops * threads)
+    steps = session.steps(prepared.program)
+    return step_times(steps, samples, bundle.manifest.target.peak_gflops * threads)
 
 
 def step_times(

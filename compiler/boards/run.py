@@ -50,6 +50,8 @@ def run_bundle(
     board: str | None = None,
     seed: int = 0,
     threads: int = 0,
+    program: str | None = None,
+    pad: bool = False,
 ) -> Tensors:
     """Run a bundle once, here or on a board.
 
@@ -59,18 +61,25 @@ def run_bundle(
         board: name of the board; None is this machine.
         seed: the seed of generated inputs.
         threads: to compute on; 0 is one for each core.
+        program: the program whose inputs are generated; None is the first.
+        pad: see `Bundle.run`.
 
     Returns:
         Outputs by name.
 
     Raises:
+        UsageError: there is no such program, or a board is to pad.
         TensorInputError: the inputs do not fit.
         BundleError: the bundle is for another machine.
         BoardError: the board cannot be reached, or failed.
     """
     bundle = Bundle.of(bundle)
     if inputs is None:
-        inputs = example_inputs(bundle, seed)
+        inputs = example_inputs(bundle, seed, program)
+    if pad:
+        if board is not None:
+            raise UsageError("--pad is for runs on this machine, not on a board")
+        return bundle.run(inputs, threads, pad=True)
     with model_on(bundle, board, threads) as model:
         return model.run(inputs)
 
@@ -110,6 +119,7 @@ def bench_on(
     bundle: Bundle | str | Path,
     inputs: Tensors | None = None,
     *,
+    program: str | None = None,
     threads: int = 1,
     seconds: float = 3.0,
     profile: bool = False,
@@ -121,6 +131,7 @@ def bench_on(
         board: its name.
         bundle: the bundle or its path.
         inputs: by name; generated ones otherwise.
+        program: the program whose inputs are generated; None is the first.
         threads: to compute on; 0 is one for each core.
         seconds: measuring time.
         profile: measure each kernel as well.
@@ -139,7 +150,7 @@ def bench_on(
     check_positive("--seconds", seconds)
     bundle = Bundle.of(bundle)
     if inputs is None:
-        inputs = example_inputs(bundle)
+        inputs = example_inputs(bundle, program=program)
     target = emulated_target(board)
     if target is not None:
         if threads != 1:
@@ -150,7 +161,8 @@ def bench_on(
     )
 
 
-def example_inputs(bundle: Bundle, seed: int = 0) -> Tensors:
-    """Return generated inputs that a bundle's model accepts."""
+def example_inputs(bundle: Bundle, seed: int = 0, program: str | None = None) -> Tensors:
+    """Return generated inputs that a program of a bundle accepts, by default the first."""
     manifest = bundle.manifest
-    return generate_inputs(manifest.signature.inputs, seed, manifest.settings.index_bounds)
+    specs = manifest.signature_of(program).inputs
+    return generate_inputs(specs, seed, manifest.settings.index_bounds)

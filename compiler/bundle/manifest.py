@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgec.compiler.errors import BundleError, IntegrityError
+from edgec.compiler.errors import BundleError, IntegrityError, UsageError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
 from edgec.compiler.runtime.executor import Executor
@@ -351,6 +351,19 @@ class Manifest(_Record):
     def signatures(self) -> dict[str, Signature]:
         """Return inputs and outputs of each program by its name."""
         return {program.name: program.signature for program in self.programs}
+
+    def signature_of(self, program: str | None) -> Signature:
+        """Return inputs and outputs of the program of this name; None is the first.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if program is None:
+            return self.signature
+        if program not in self.signatures:
+            names = ", ".join(self.signatures) if len(self.programs) > 1 else "one, without a name"
+            raise UsageError(f"no program is named {program!r}; the bundle's are: {names}")
+        return self.signatures[program]
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes; its last key is the digest of everything else."""

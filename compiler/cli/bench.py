@@ -13,6 +13,7 @@ from edgec.compiler.cli.options import (
     board_option,
     inputs_option,
     json_option,
+    program_option,
     progress_of,
     read_inputs,
 )
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--against", default="", metavar="NAME,…", help=f"{','.join(RIVAL_NAMES)}.")
 @click.option("--model", type=as_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
 @inputs_option
+@program_option
 @click.option("--profile", is_flag=True, help="Show the time of every kernel.")
 @board_option
 @json_option
@@ -57,6 +59,7 @@ def bench(
     against: str,
     model: Path | None,
     inputs: Sequence[str],
+    program: str | None,
     profile: bool,
     board: str | None,
     as_json: bool,
@@ -76,6 +79,7 @@ def bench(
             against=[name for name in against.split(",") if name],
             model=model,
             inputs=read_inputs(inputs),
+            program=program,
         )
         _print_bench(report, profile=profile, as_json=as_json)
         return
@@ -92,6 +96,7 @@ def bench(
         board,
         bundles[0],
         read_inputs(inputs),
+        program=program,
         threads=threads,
         seconds=seconds,
         profile=profile,

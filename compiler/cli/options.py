@@ -30,6 +30,9 @@ board_option = click.option("--board", metavar="NAME", help="Do it there instead
 target_option = click.option(
     "--target", "-t", default="native", show_default=True, help="Name or *.toml."
 )
+program_option = click.option(
+    "--program", metavar="NAME", help="Of a bundle of several, whose inputs are generated."
+)
 inputs_option = click.option(
     "--input",
     "inputs",

@@ -13,6 +13,7 @@ from edgec.compiler.cli.options import (
     board_option,
     inputs_option,
     json_option,
+    program_option,
     read_inputs,
 )
 from edgec.compiler.cli.printing import plain, print_json, print_table
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=as_path)
 @inputs_option
+@program_option
+@click.option("--pad", is_flag=True, help="Fill inputs that fit no program up with zeros.")
 @click.option("--prompt", metavar="TEXT", help="Of a language model: a text to go on with.")
 @click.option("--prompt-file", type=as_path, metavar="FILE", help="The same from a file.")
 @click.option(
@@ -44,6 +47,8 @@ def run(
     bundle: Path,
     *,
     inputs: Sequence[str],
+    program: str | None,
+    pad: bool,
     seed: int,
     threads: int,
     output: Path | None,
@@ -72,7 +77,15 @@ def run(
 
     if output is not None:
         check_output_file(output, make_folders=True)
-    results = run_bundle(bundle, read_inputs(inputs), board=board, seed=seed, threads=threads)
+    results = run_bundle(
+        bundle,
+        read_inputs(inputs),
+        board=board,
+        seed=seed,
+        threads=threads,
+        program=program,
+        pad=pad,
+    )
     if output is not None:
         write_tensors(output, results)
     if as_json:

@@ -49,12 +49,13 @@ def serve(
     tls_certificate: Path | None,
     tls_key: Path | None,
 ) -> None:
-    """Serve BUNDLEs by the Open Inference Protocol (version 2), until Ctrl-C.
+    """Serve BUNDLEs until Ctrl-C.
+
+    Language models by OpenAI's interface (/v1), all others by the Open Inference Protocol (/v2).
 
     A bundle is called by its file's name, or by NAME.
     """
-    from edgec.compiler.serve.server import ServeOptions
-    from edgec.compiler.serve.server import serve as serve_bundles
+    from edgec.compiler.serve.server import ServeOptions, serve_bundles
 
     options = ServeOptions(
         host=host,
@@ -92,5 +93,5 @@ def _read_key(file: Path) -> str:
 
 def _say(url: str, models: Mapping[str, str]) -> None:
     for name, how in models.items():
-        click.echo(f"serving {name} at {url}/v2/models/{name}: {how}", err=True)
+        click.echo(f"serving {name}: {how}", err=True)
     click.echo(url)

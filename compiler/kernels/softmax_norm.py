@@ -122,7 +122,7 @@ class RowWriter:
         return Kernel(e.function(self.name), w.rows)
 
     def begin_row(self, row: Any) -> None:
-        """Declare what a row is reduced with."""
+        """Begin a row: what its reductions are kept in."""
         e = self.emit
         self.start = e.let("start", row * self.work.columns)
         self.partial = e.local("partial", self.parts, vector_dtype("float32", self.c))

@@ -1,4 +1,4 @@
-"""Serve bundles: `serve` opens them, listens, and answers until it is interrupted."""
+"""Serve bundles: `serve_bundles` opens them, listens, and answers until it is interrupted."""
 
 import contextlib
 import ipaddress
@@ -14,10 +14,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.generation_files import LANGUAGE
 from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.serve.access import answer_errors, guards
 from edgec.compiler.serve.batching import Batcher
+from edgec.compiler.serve.chat_api import chat_routes
+from edgec.compiler.serve.chat_model import ChatModel
 from edgec.compiler.serve.inference_api import ServedModel, inference_routes
 from edgec.compiler.serve.streams import Streams
 
@@ -88,13 +91,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def serve(
+def serve_bundles(
     bundles: Mapping[str, str | Path | Bundle],
     options: ServeOptions | None = None,
     *,
     listening: Callable[[str, Mapping[str, str]], None] | None = None,
 ) -> None:
-    """Serve bundles by the Open Inference Protocol until this process is interrupted.
+    """Serve bundles until this process is interrupted.
+
+    Those of language models by OpenAI's interface, all others by the Open Inference Protocol.
 
     Args:
         bundles: by the name that clients call them by.
@@ -111,9 +116,10 @@ def serve(
         if not _NAME.fullmatch(name):
             raise UsageError(f"a model is named {name!r}; letters, digits, '.', '_', '-' are taken")
     opened = {name: Bundle.of(bundle) for name, bundle in bundles.items()}
-    models = {name: _served(name, bundle, options) for name, bundle in opened.items()}
+    talkers = {n: _talker(n, b, options) for n, b in opened.items() if LANGUAGE in b.manifest.files}
+    models = {n: _served(n, b, options) for n, b in opened.items() if n not in talkers}
     listener = _listen(options)
-    app = make_app(models, options)
+    app = make_app(models, talkers, options)
     scheme = "http" if options.certificate is None else "https"
     host, port = listener.getsockname()[:2]
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -127,28 +133,31 @@ def serve(
     )
     server = _Server(config)
     if listening is not None:
-        server.started_call = lambda: listening(
-            url, {name: _how(model) for name, model in models.items()}
-        )
+        how = {name: model.runner.describe() for name, model in models.items()}
+        how |= {name: model.describe() for name, model in talkers.items()}
+        server.started_call = lambda: listening(url, {name: how[name] for name in opened})
     # Uvicorn sends a signal that it stopped for once more.
     with contextlib.suppress(KeyboardInterrupt), listener:
         server.run(sockets=[listener])
 
 
-def make_app(models: Mapping[str, ServedModel], options: ServeOptions) -> Starlette:
-    """Return the application that answers for some models."""
+def make_app(
+    models: Mapping[str, ServedModel], talkers: Mapping[str, ChatModel], options: ServeOptions
+) -> Starlette:
+    """Return the application that answers for models of tensors and for models of language."""
+    runners = [*(model.runner for model in models.values()), *talkers.values()]
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        for model in models.values():
-            await model.runner.start()
+        for runner in runners:
+            await runner.start()
         yield
-        for model in models.values():
-            await model.runner.stop()
+        for runner in runners:
+            await runner.stop()
 
-    most_bytes = max(LEAST_BODY_BYTES, *(_body_bytes(model) for model in models.values()))
+    most_bytes = max([LEAST_BODY_BYTES, *(_body_bytes(model) for model in models.values())])
     app = Starlette(
-        routes=inference_routes(models),
+        routes=[*inference_routes(models), *chat_routes(talkers)],
         middleware=guards(options.key, most_bytes),
         lifespan=lifespan,
     )
@@ -169,10 +178,8 @@ def _served(name: str, bundle: Bundle, options: ServeOptions) -> ServedModel:
     return ServedModel(name, bundle, batcher)
 
 
-def _how(model: ServedModel) -> str:
-    if isinstance(model.runner, Streams):
-        return "each sequence keeps its state"
-    return model.runner.describe()
+def _talker(name: str, bundle: Bundle, options: ServeOptions) -> ChatModel:
+    return ChatModel(name, bundle, options.threads, options.sessions, options.most_waiting)
 
 
 def _body_bytes(model: ServedModel) -> int:

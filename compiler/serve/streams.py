@@ -47,6 +47,10 @@ class Streams:
     async def start(self) -> None:
         """Begin to answer."""
 
+    def describe(self) -> str:
+        """Return in words how requests are run."""
+        return "each sequence keeps its state"
+
     async def stop(self) -> None:
         """Answer no more."""
         self._executor.shutdown(wait=True)

@@ -7,7 +7,6 @@ The variable EDGEC_IDENTITY says where the secret is: `file:PATH`, `keyring:NAME
 
 import ctypes
 import os
-import platform
 import subprocess
 from pathlib import Path
 
@@ -20,13 +19,11 @@ from edgec.compiler.trust.keys import (
     read_key_file,
     write_secret,
 )
+from edgec.compiler.trust.system_calls import keyring_calls
 
 VARIABLE = "EDGEC_IDENTITY"
 COMMAND_SECONDS = 60
 _SECRET_BYTES = 1 << 16
-# request_key(2) and keyctl(2): other architectures than these have the generic numbers.
-_CALLS = {"x86_64": (249, 250), "armv7l": (310, 311)}
-_GENERIC_CALLS = (218, 219)
 _KEYCTL_READ = 11
 
 
@@ -96,7 +93,7 @@ def _recipient(path: Path) -> Recipient:
 
 def _from_keyring(name: str) -> bytes:
     library = ctypes.CDLL(None, use_errno=True)
-    request, control = _CALLS.get(platform.machine(), _GENERIC_CALLS)
+    request, control = keyring_calls()
     key = library.syscall(request, b"user", name.encode(), None, 0)
     if key >= 0:
         data = ctypes.create_string_buffer(_SECRET_BYTES)

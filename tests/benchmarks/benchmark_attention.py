@@ -128,7 +128,7 @@ def compiled(layer: Layer, target: Target, library: Path, threads: int) -> Sessi
     functions = {name: code for name, code in program.functions.items() if name in used}
     kept = Program(program.inputs, program.outputs[:DEEP], steps, functions)
     signature = Signature(canonical.signature.inputs, canonical.signature.outputs[:DEEP])
-    executor, _ = build(kept, signature, target, library)
+    executor, _ = build([kept], target, library)
     return open_session(library, target, signature, executor, threads)
 
 

@@ -65,7 +65,7 @@ def measure(case: OperatorCase, seconds: float) -> Row:
         generic = tuple(s.label for s in program.steps if s.template == "generic")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "operator.so"
-        executor, _ = build(program, canonical.signature, target, library)
+        executor, _ = build([program], target, library)
         session = open_session(library, target, canonical.signature, executor, threads=1)
         rival, binding = _onnx_runtime(model, inputs)
         found = session.run(inputs)

@@ -2,8 +2,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.cli_calls import Call
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
+from edgec.compiler.cli.main import main
 from edgec.models import load_model_recipe
 
 
@@ -30,3 +32,18 @@ def digits_bundle(
 ) -> Path:
     """A compiled bundle; tests that change it work on a copy."""
     return compile_digits(tmp_path_factory.mktemp("bundles") / "digits.edgec").path
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Call:
+    """Runs a command in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

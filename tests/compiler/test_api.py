@@ -14,8 +14,8 @@ import edgec.compiler
 from edgec.compiler.cli.main import edgec as group
 from edgec.compiler.compress.names import STEP_NAMES
 
-# The call of each verb. `db`, `board` and `keys` edit files of records, boards and keys; `chat` and
-# `serve` talk with people and clients.
+# The call of each verb. Of the others `db`, `board` and `keys` edit files of records, boards and
+# keys; `chat` talks with people by the class `Generator`.
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
@@ -24,9 +24,10 @@ CALLS = {
     "bench": "bench_bundles",
     "inspect": "inspect_path",
     "deploy": "deploy_bundle",
+    "serve": "serve_bundles",
     "sign": "sign_bundle",
 }
-OTHERS = ("targets", "models", "db", "board", "keys", "chat", "serve")
+OTHERS = ("targets", "models", "db", "board", "keys", "chat")
 FOLDER = Path(edgec.compiler.__file__).parent
 # Programs that speak with the process that started them, and what shows progress.
 MAY_PRINT = {

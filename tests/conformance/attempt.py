@@ -94,7 +94,7 @@ class _Attempt:
         with self.phase("schedule"):
             scheduled = schedule(lowered, module, target, signature)
         with self.phase("build"):
-            executor, _ = build(scheduled, signature, target, library)
+            executor, _ = build([scheduled], target, library)
         with self.phase("run"):
             session = open_session(library, target, signature, executor)
             outputs = session.run(self.inputs)

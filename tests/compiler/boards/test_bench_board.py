@@ -16,6 +16,7 @@ from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards.artifacts import counter_parts
 from edgec.compiler.boards.instructions import count_instructions
 from edgec.compiler.boards.qemu import start_board, stop_board
+from edgec.compiler.boards.secret import secret_file
 from edgec.compiler.cli.main import main
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
@@ -231,7 +232,9 @@ def test_times_of_a_board(bundle: Bundle, capsys: pytest.CaptureFixture[str]) ->
     started = start_board("qemu-rpi3", Silent())
     try:
         assert started.link is not None
-        assert main(["board", "add", "pi", "-t", "rpi3", "--port", str(started.link.port)]) == 0
+        secret = str(secret_file(started.name, started.link))
+        added = ["board", "add", "pi", "-t", "rpi3", "--port", str(started.link.port)]
+        assert main([*added, "--secret", secret]) == 0
         arguments = ["bench", str(bundle.path), "--board", "pi", "--seconds", "0.5", "--profile"]
         capsys.readouterr()
         assert main([*arguments, "--json", "--threads", "2"]) == 0

@@ -82,7 +82,7 @@ def test_the_system_linker(call: Call, digits: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"]
     _, out, _ = call("verify", "d.edgec")
-    assert "17 files are what the manifest says" in out
+    assert re.search(r"\d+ files are what the manifest says", out)
 
 
 def test_no_runner_for_the_virtual_machine(call: Call, tmp_path: Path) -> None:

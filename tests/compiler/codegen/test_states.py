@@ -6,11 +6,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.cache_graphs import appended, graph
 from support.onnx_graphs import make_model, node, random
 from support.programs import BuiltPrograms, build_programs
 
+from edgec.compiler.backend import build, pack, schedule
+from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.errors import BadInputError, TensorInputError, UsageError
-from edgec.compiler.ir.signature import State
+from edgec.compiler.ir.cache_operators import append_rows
+from edgec.compiler.ir.program import Program, Value
+from edgec.compiler.ir.signature import Signature, State, TensorSpec
+from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.runtime.session import open_session
+from edgec.compiler.runtime.static_session import StaticSession
+from edgec.targets import load_target
 
 WEIGHT = random(64, 64, seed=3)
 STATES = [State("h", "h_next"), State("count", "count_next"), State("same", "same_next")]
@@ -125,3 +134,43 @@ def test_inputs_that_fit_no_program(built: BuiltPrograms) -> None:
         "no program of this bundle takes x [3,64] float32; there are one (x [1,64] float32); "
         "five (x [5,64] float32)"
     )
+
+
+def cache(emit: Any, past: Any, new: Any, offset: Any) -> Any:
+    return emit(append_rows(past, new, offset))
+
+
+@pytest.mark.parametrize("read_later", [False, True])
+def test_a_cache_is_changed_in_place(read_later: bool, tmp_path: Path) -> None:
+    """Only where no step reads the old one after the rows are there."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "past": np.zeros((1, 2, 16, 8), np.float32),
+        "new": rng.standard_normal((1, 2, 3, 8), np.float32),
+        "offset": np.int64([0]),
+    }
+    module, signature = graph(arrays, cache, {})
+    machine = load_target("native")
+    program = schedule(lower(pack(module, machine), machine), module, machine, signature)
+    assert isinstance(program, Program)
+    if read_later:
+        old = Value("output", (1, 2, 16, 8), "float32", number=1, label="old")
+        program.outputs.append(old)
+        program.copies.append((old, program.inputs[0]))
+    keep_states(program, [State("past", "y")], machine)
+    library = tmp_path / "model.so"
+    build([program], machine, library)
+    assert (len(program.swaps), "in_place" in program.steps[0].workload) == (
+        (1, False) if read_later else (0, True)
+    )
+    outputs = (TensorSpec("old", (1, 2, 16, 8), "float32"),) if read_later else ()
+    session = open_session(library, machine, Signature(signature.inputs[1:], outputs), "static")
+    assert isinstance(session, StaticSession)
+    expected = arrays["past"]
+    for offset in (0, 3, 5):
+        fed = {"new": arrays["new"] + offset, "offset": np.int64([offset])}
+        found = session.run(fed)
+        if read_later:
+            np.testing.assert_array_equal(found["old"], expected)
+        expected = appended(expected, fed["new"], fed["offset"])
+        np.testing.assert_array_equal(session.state("past"), expected)

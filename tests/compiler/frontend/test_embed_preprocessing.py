@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 from support.onnx_graphs import make_model, node, random, save
+from support.tampered import Tampered
 
 from edgec.compiler import Bundle, CompileOptions, bench_bundles, compile_model
 from edgec.compiler.bundle.manifest import PreprocessRecord
@@ -132,9 +133,8 @@ def test_a_bundle_takes_bytes_and_verifies(tmp_path: Path) -> None:
     assert not report.cannot
     assert len(report.rivals) == 1
     # Another order of the channels is another model: the comparison must see it.
-    report = verify_bundle(
-        bundle, model=path, run=lambda given: bundle.run({"x": given["x"][..., ::-1].copy()})
-    )
+    turned = Tampered(lambda given: bundle.run({"x": given["x"][..., ::-1].copy()}))
+    report = verify_bundle(bundle, model=path, session=turned)
     assert not report.passed
 
 

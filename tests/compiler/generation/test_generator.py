@@ -7,33 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.cli_calls import Call, check_error
-from support.gguf_files import write_gguf
 from support.language_files import config_of, random_tensors
 from support.reference_decoder import reference_logits
+from support.talking_bundle import CONTEXT, PROMPT, talking_bundle
 
-from edgec.compiler import CompileOptions, Generator, Sampling, compile_model
+from edgec.compiler import Generator, Sampling
 from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BadInputError, BundleError, UsageError
-
-CONTEXT = 40
-# Characters of the vocabulary: bytes 0 to 32.
-PROMPT = "\x10\x11\x12\x0b\x05\x14\x10\x11\x12\x0b\x05\x14\x07"
-TEMPLATE = (
-    "{% for m in messages %}{{ '\x0e' if m['role'] == 'user' else '\x0f' }}{{ m['content'] }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\x0f' }}{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder with a chat template, compiled for this machine with its program."""
-    folder = tmp_path_factory.mktemp("generation")
-    config = config_of("llama")
-    write_gguf(folder / "tiny.gguf", config, random_tensors(config), chat_template=TEMPLATE)
-    options = CompileOptions(context=CONTEXT, prefill_chunk=8, runner=True)
-    path = folder / "tiny.edgec"
-    compile_model(folder / "tiny.gguf", "native", options, output=path)
-    return path
+    return talking_bundle(tmp_path_factory.mktemp("generation"), runner=True)
 
 
 def greedy(prompt: list[int], count: int) -> list[int]:

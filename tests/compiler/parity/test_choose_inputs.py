@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.onnx_graphs import make_model, node, save
+from support.tampered import Tampered
 
 from edgec.compiler import compile_model, verify_bundle
 from edgec.compiler.errors import ModelFileError
@@ -66,11 +67,11 @@ def test_a_compile_of_nan_says_which_option_to_give(tmp_path: Path) -> None:
     def zeros(fed: Tensors) -> Tensors:
         return {"y": np.zeros((5, 7), np.float32)}
 
-    (output,) = verify_bundle(bundle, model=model, run=zeros).outputs
+    (output,) = verify_bundle(bundle, model=model, session=Tampered(zeros)).outputs
     assert not output.passed
     inputs = {"x": np.full((5, 7), 55, np.float32)}
     assert verify_bundle(bundle, model=model, inputs=inputs).passed
-    assert not verify_bundle(bundle, model=model, inputs=inputs, run=zeros).passed
+    assert not verify_bundle(bundle, model=model, inputs=inputs, session=Tampered(zeros)).passed
     right = {"y": np.full((5, 7), 5, np.float32)}
     assert verify_bundle(bundle, inputs=inputs, expected=right).passed
     wrong = {"y": np.full((5, 7), 5.1, np.float32)}

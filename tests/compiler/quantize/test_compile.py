@@ -10,6 +10,7 @@ import onnx
 import pytest
 from sklearn.datasets import load_digits
 from support.onnx_graphs import make_model, node
+from support.tampered import Tampered
 
 from edgec.compiler import Bundle, verify_bundle
 from edgec.compiler.cli.main import main
@@ -65,7 +66,7 @@ def test_it_verifies_against_its_graph_and_against_the_floats(
     def damaged(inputs: Any) -> Any:
         return {name: array * 1.3 for name, array in made[0].run(inputs).items()}
 
-    assert not verify_bundle(made[0], model=digits, run=damaged).passed
+    assert not verify_bundle(made[0], model=digits, session=Tampered(damaged)).passed
 
 
 def test_the_report_shows_every_operator(made: tuple[Bundle, Path]) -> None:

@@ -1,14 +1,11 @@
 """Servers answer clients that others wrote, over real sockets."""
 
 import json
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,11 @@ import pytest
 import tritonclient.http as triton
 from numpy.typing import NDArray
 from support.onnx_graphs import make_model, node, random, save
+from support.serving import Serving
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.errors import BadInputError, UsageError
-from edgec.compiler.serve.server import ServeOptions, serve
+from edgec.compiler.serve.server import ServeOptions, serve_bundles
 from edgec.compiler.serve.tensors import read_request
 
 KEY = "a key of sixteen characters"
@@ -52,32 +50,6 @@ def server(rows: Bundle, total: Bundle, tmp_path_factory: pytest.TempPathFactory
     log = tmp_path_factory.mktemp("server") / "log"
     with Serving([str(rows.path), f"sum={total.path}", "--sessions", "2"], log) as url:
         yield url
-
-
-class Serving:
-    """`edgec serve` in a process of its own."""
-
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "edgec.compiler", "serve", *arguments, "--port", "0"],
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                text=True,
-            )
-        self.log = log
-
-    def __enter__(self) -> str:
-        assert self.process.stdout is not None
-        url = self.process.stdout.readline().strip()
-        assert url, self.log.read_text()
-        return url
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=20)
-        assert self.process.returncode == 0, self.log.read_text()
-        assert "Traceback" not in self.log.read_text()
 
 
 def client(url: str) -> triton.InferenceServerClient:
@@ -240,11 +212,11 @@ def test_what_cannot_be_served(total: Bundle) -> None:
     with pytest.raises(UsageError, match="16 characters"):
         ServeOptions(key="short")
     with pytest.raises(UsageError, match="named 'a/b'"):
-        serve({"a/b": total})
+        serve_bundles({"a/b": total})
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadInputError, match=f"cannot listen on 127.0.0.1:{port}"):
-            serve({"sum": total}, ServeOptions(port=port))
+            serve_bundles({"sum": total}, ServeOptions(port=port))
 
 
 def test_a_long_nested_list_is_refused() -> None:
