@@ -160,11 +160,17 @@ def random_tensors(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def write_folder(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> Path:
-    """Write a folder as Hugging Face has them, with a tokenizer of a word for each token."""
+    """Write a folder as Hugging Face has them, with a tokenizer of a character for each token."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(safetensors_file(tensors))
-    words = {f"w{number}": number for number in range(config["vocab_size"])}
-    tokenizer = {"model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}}
+    # Printable ASCII stands for itself in tokenizers of bytes.
+    words = {chr(ord("!") + number): number for number in range(config["vocab_size"])}
+    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    tokenizer = {
+        "model": {"type": "BPE", "vocab": words, "merges": []},
+        "pre_tokenizer": {**whole, "use_regex": True},
+        "decoder": {**whole, "use_regex": True},
+    }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder

@@ -393,6 +393,8 @@ act() { echo "$1:"; sh -c "$(cat "$script")" edgec "$@"; }
 act check_service
 act secret >/dev/null
 act start mine "$port" '' service
+# It replaces the shell that started it, which `look` does not count.
+until act look | grep -q edgec:running=; do sleep 0.1; done
 act look
 act start mine "$port" ''
 systemctl --user is-enabled edgec-server

@@ -155,7 +155,7 @@ def test_half_floats_are_exact(tmp_path: Path) -> None:
 
 def test_special_tokens_and_the_chat(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     write_folder(tmp_path, config_of("llama"), tensors)
-    about = {"bos_token": {"content": "w1"}, "pad_token": "w3", "chat_template": "{{ messages }}"}
+    about = {"bos_token": {"content": '"'}, "pad_token": "$", "chat_template": "{{ messages }}"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
     language = read_huggingface(tmp_path).language
