@@ -13,7 +13,7 @@ and what lies beyond the last column is not stored.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,6 +221,17 @@ class MatmulWriter:
         columns = self.tiles_n * self.width if w.packed else w.n
         self.b = e.buffer("b", (1 if w.packed else w.batch) * w.k * columns, "float32")
 
+    def write_tile(self, write: Callable[[int], None]) -> None:
+        """Call `write(vectors)` for the columns of a tile; the last tile may have fewer vectors."""
+        whole, rest = divmod(self.vectors, self.plan.tile_n)
+        if rest == 0:
+            write(self.plan.tile_n)
+            return
+        with self.emit.branch(self.tile < whole):
+            write(self.plan.tile_n)
+        with self.emit.branch(self.tile == whole):
+            write(rest)
+
     def start(self, column: Any) -> Any:
         """Return what accumulators of a vector of columns begin with."""
         lanes = self.plan.lanes
@@ -282,14 +293,7 @@ class MatmulWriter:
             self.row = e.let("first_row", first)
             dtype = vector_dtype(self.dtype, p.lanes)
             self.acc = e.local("acc", self.chains * p.tile_m * p.tile_n, dtype)
-            whole, rest_vectors = divmod(self.vectors, p.tile_n)
-            if rest_vectors == 0:
-                self._tile(p.tile_n)
-            else:
-                with e.branch(self.tile < whole):
-                    self._tile(p.tile_n)
-                with e.branch(self.tile == whole):
-                    self._tile(rest_vectors)
+            self.write_tile(self._tile)
         return Kernel(e.function(self.name), w.batch * self.tiles_m * self.tiles_n)
 
     def _column(self, vector: int) -> Any:

@@ -229,15 +229,7 @@ class _GroupedMatmul(MatmulWriter):
             self.part = e.let("part", tirx.floormod(task, tasks_m))
             self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
             self.sums = e.local("sums", p.tile_m * p.tile_n, vector_dtype("int32", p.lanes))
-            write = self._direct if self.grouped.direct else self._blocks
-            whole, rest = divmod(self.vectors, p.tile_n)
-            if rest == 0:
-                write(p.tile_n)
-            else:
-                with e.branch(self.tile < whole):
-                    write(p.tile_n)
-                with e.branch(self.tile == whole):
-                    write(rest)
+            self.write_tile(self._direct if self.grouped.direct else self._blocks)
         return Kernel(e.function(self.name), tasks_m * self.tiles_n)
 
     # Few rows

@@ -328,15 +328,7 @@ class _WeightOnlyMatmul(MatmulWriter):
             self.tile = e.let("tile", tirx.floordiv(task, tasks_m))
             self.part = e.let("part", tirx.floormod(task, tasks_m))
             self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
-            write = self._direct if self.weight_only.direct else self._panel
-            whole, rest = divmod(self.vectors, p.tile_n)
-            if rest == 0:
-                write(p.tile_n)
-            else:
-                with e.branch(self.tile < whole):
-                    write(p.tile_n)
-                with e.branch(self.tile == whole):
-                    write(rest)
+            self.write_tile(self._direct if self.weight_only.direct else self._panel)
         return Kernel(e.function(self.name), tasks_m * self.tiles_n)
 
     # Quantized values
