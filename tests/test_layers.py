@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("generation",),
     ("parity",),
     ("inspection", "describe", "outputs"),
+    ("program_compiler",),
     ("pipeline",),
     ("bench",),
     ("boards", "serve"),
