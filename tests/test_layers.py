@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("boards", "serve"),
     ("split",),
+    ("distribute",),
     ("tune",),
     ("compiler",),
     ("models",),

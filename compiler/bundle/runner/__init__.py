@@ -28,8 +28,9 @@ from edgec.compiler.trust import native
 from edgec.targets.target import Target
 
 FOLDER = Path(__file__).parent
-SOURCES = ("runner.c", "npy.c", "parity.c", "talk.c")
-EMBEDDED = (*SOURCES, "npy.h", "parity.h", "talk.h", "session.hpp")
+SOURCES = ("runner.c", "npy.c", "parity.c", "talk.c", "connection.c", "serve.c", "stage.c")
+HEADERS = ("npy.h", "parity.h", "talk.h", "connection.h", "stage.h")
+EMBEDDED = (*SOURCES, *HEADERS, "session.hpp")
 # A runner is some hundred and fifty kilobytes.
 CACHE_BYTES = 64 * 2**20
 # In these NAME stands for the model's name.

@@ -21,6 +21,7 @@
 #include "edgec.h"
 #include "npy.h"
 #include "parity.h"
+#include "stage.h"
 #include "talk.h"
 #include "trust.h"
 
@@ -381,6 +382,7 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
     if (!strcmp(option, "--help") || !strcmp(option, "-h")) {
       fputs(usage, stdout);
       fputs(talk_usage, stdout);
+      fputs(serve_usage, stdout);
       exit(0);
     }
     if (!strcmp(option, "--verify") || !strcmp(option, "--steps")) {
@@ -532,6 +534,7 @@ int main(int count, char** arguments) {
   double start = now_ms();
   find_bundle(count, arguments);
   const edgec_model* code = load_code();
+  if (asks_to_serve(count, arguments)) return serve(code, bundle, count, arguments);
   if (asks_for_text(count, arguments)) {
     char path[PATH_MAX];
     in_bundle(TOKENIZER, path);

@@ -1,0 +1,184 @@
+"""Provide stage places: where the stages of a plan are, and what starts those that are here."""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import MANIFEST
+from edgec.compiler.distribute.connection import is_loopback, split_address
+from edgec.compiler.distribute.http_stage import HttpStage, is_http
+from edgec.compiler.distribute.linked_stages import StageAddress, digest_of
+from edgec.compiler.distribute.stage_process import StageProcess
+from edgec.compiler.errors import UsageError, did_you_mean
+from edgec.compiler.split.plan import Plan
+from edgec.compiler.support.progress import Progress
+
+SPARE_SLOTS = 2
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Stage options say how stages that are started here run.
+
+    Attributes:
+        threads: to compute on, each.
+        slots: requests that each has memory for; 0: two more than there are stages.
+        key_file: what host and stages share; None: plain, on this machine only.
+        cores: by the name of a bundle or device the cores that its stage may use.
+        http_key_file: holds the key that servers of the Open Inference Protocol want.
+        http_timeout: how long such a server may take for an answer [s].
+    """
+
+    threads: int = 1
+    slots: int = 0
+    key_file: Path | None = None
+    cores: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    http_key_file: Path | None = None
+    http_timeout: float = 5.0
+
+
+class StagePlaces:
+    """Stage places know an address for each stage of a plan, and others to try when that is lost."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        bundles: Mapping[str, Bundle],
+        devices: Mapping[str, str],
+        options: StageOptions,
+        progress: Progress,
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            plan: the plan.
+            bundles: of its stages, by name.
+            devices: addresses by the name of a device, or of a bundle where a device has several:
+                HOST:PORT, several with commas between them, or an http:// URL of a model that a
+                server of the Open Inference Protocol has.
+            options: of the stages that are started here: all that `devices` does not name.
+            progress: reports what is fetched the first time.
+
+        Raises:
+            UsageError: the plan has no device of such a name.
+        """
+        self._bundles = bundles
+        self._options = options
+        self._progress = progress
+        self._devices = plan.bundles
+        self._processes: dict[str, StageProcess] = {}
+        known = {*self._devices, *self._devices.values()}
+        for name in devices:
+            if name not in known:
+                names = ", ".join(sorted(set(self._devices.values())))
+                raise UsageError(
+                    f"the plan has no device {name}{did_you_mean(name, known)}; it has {names}"
+                )
+        self._remote: dict[str, list[str]] = {}
+        for bundle, device in self._devices.items():
+            given = devices.get(bundle, devices.get(device, ""))
+            if given:
+                self._remote[bundle] = [part.strip() for part in given.split(",")]
+        several = [
+            device
+            for device in devices
+            if sum(1 for bundle in self._remote if self._devices[bundle] == device) > 1
+        ]
+        if several:
+            names = ", ".join(b for b, device in self._devices.items() if device == several[0])
+            raise UsageError(
+                f"device {several[0]} has several stages, each with an address of its own; name "
+                f"their bundles: {names}"
+            )
+        self._listen = f"{self._own_address()}:0"
+        self._http: dict[str, HttpStage] = {}
+
+    @property
+    def relayed(self) -> frozenset[str]:
+        """Return the bundles that servers of another protocol compute."""
+        return frozenset(name for name, remote in self._remote.items() if is_http(remote[0]))
+
+    @property
+    def alternatives(self) -> int:
+        """Return how many combinations of addresses are worth a try."""
+        return 1 + sum(len(remote) - 1 for remote in self._remote.values())
+
+    def locate(self) -> list[StageAddress]:
+        """Return where each stage is; those of this machine are started if they do not run."""
+        found = []
+        for name, device in self._devices.items():
+            bundle = self._bundles[name]
+            digest = digest_of(bundle.file(MANIFEST).read_bytes())
+            if name in self.relayed:
+                url = self._remote[name][0]
+                if name not in self._http:
+                    self._http[name] = HttpStage(
+                        url, bundle, self._options.http_timeout, self._options.http_key_file
+                    )
+                found.append(StageAddress(device, url, digest, self._http[name]))
+            elif name in self._remote:
+                found.append(StageAddress(device, self._remote[name][0], digest))
+            else:
+                found.append(StageAddress(device, self._start(name).address, digest))
+        return found
+
+    def note_loss(self, device: str) -> None:
+        """Try another address of a device next, or start its stage anew."""
+        for name, own_device in self._devices.items():
+            if own_device != device:
+                continue
+            if name in self._remote:
+                remote = self._remote[name]
+                remote.append(remote.pop(0))
+            elif name in self._processes:
+                self._processes.pop(name).close(at_once=True)
+
+    def _start(self, name: str) -> StageProcess:
+        process = self._processes.get(name)
+        if process is not None and process.alive:
+            return process
+        if process is not None:
+            process.close()
+        options = self._options
+        cores = options.cores.get(name, options.cores.get(self._devices[name]))
+        self._processes[name] = StageProcess(
+            self._bundles[name],
+            threads=options.threads,
+            slots=options.slots or len(self._devices) + SPARE_SLOTS,
+            key_file=options.key_file,
+            listen=self._listen,
+            cores=cores,
+            progress=self._progress,
+        )
+        return self._processes[name]
+
+    def _own_address(self) -> str:
+        """Return the address of this machine that stages elsewhere can reach, if there are some."""
+        for remote in self._remote.values():
+            if is_http(remote[0]):
+                continue
+            host, port = split_address(remote[0])
+            if is_loopback(host):
+                continue
+            try:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                    probe.connect((host, port))  # sends nothing
+                    return str(probe.getsockname()[0])
+            except OSError:
+                continue
+        return "127.0.0.1"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Return the processes that were started here, by bundle."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def close(self) -> None:
+        """End what was started."""
+        for process in self._processes.values():
+            process.close()
+        self._processes.clear()
+        for stage in self._http.values():
+            stage.close()
