@@ -1,20 +1,20 @@
 """Provide the host's side of a connection with a stage: frames over TCP, sealed by Noise.
 
 The other side is `compiler/bundle/runner/connection.c`. A frame is a header of 16 bytes and a
-payload. With a key everything is encrypted and authenticated by Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b
+payload. With a key everything is encrypted and authenticated by `PROTOCOL` of the Noise framework
 (https://noiseprotocol.org): a sealed message has its length before it, 2 bytes big-endian.
 """
 
+import contextlib
 import secrets
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgec.compiler.errors import BoardError, KeyFileError
 
@@ -304,10 +304,8 @@ class Connection:
 
     def close(self) -> None:
         """End it; a thread that reads or sends wakes up."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def release(self) -> None:
         """Let go of the socket, when no thread uses it any more."""

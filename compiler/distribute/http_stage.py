@@ -5,6 +5,7 @@ by its binary extension. Source: github.com/open-inference/open-inference-protoc
 specification/protocol/inference_rest.md.
 """
 
+import contextlib
 import http.client
 import json
 import socket
@@ -108,22 +109,19 @@ class HttpStage:
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, str | None]:
         """Return the answer's body, and how long its JSON is. A connection that aged is renewed."""
-        for attempt in (1, 2):
-            try:
-                self._connection.request("POST", self._path, body, dict(headers))
-                answer = self._connection.getresponse()
-                data = answer.read()
-                break
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
-                self._connection.close()
-                if attempt == 2:
-                    raise LinkError(f"broke the connection: {error}") from None
-            except TimeoutError:
-                self._connection.close()
-                raise LinkError("is silent") from None
-            except (OSError, http.client.HTTPException) as error:
-                self._connection.close()
-                raise LinkError(f"cannot be reached: {error}") from None
+        aged = self._connection.sock is not None
+        try:
+            self._connection.request("POST", self._path, body, dict(headers))
+            answer = self._connection.getresponse()
+            data = answer.read()
+        except TimeoutError:
+            self._connection.close()
+            raise LinkError("is silent") from None
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            if aged:
+                return self._post(body, headers)
+            raise LinkError(f"cannot be reached: {error}") from None
         if answer.status != http.client.OK:
             raise LinkError(f"answers {answer.status}: {data[:_WORDS].decode(errors='replace')}")
         return data, answer.getheader(_HEADER)
@@ -131,10 +129,8 @@ class HttpStage:
     def close(self) -> None:
         """Let go of the connection; a call that waits ends."""
         if self._connection.sock is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._connection.close()
 
 

@@ -368,16 +368,13 @@ class LinkedStages:
         wanted = 0
         while True:
             with self._changed:
-                while True:
-                    if self.failure is not None:
-                        return
-                    request = self._requests.get(wanted)
-                    if request is not None:
-                        specs = self._routes.programs[request.program].relayed[number].inputs
-                        given = request.relayed.get(number, {})
-                        if len(given) == len({spec.name for spec in specs}):
-                            break
-                    self._changed.wait()
+                self._changed.wait_for(
+                    lambda: self.failure is not None or self._is_whole(number, wanted)  # noqa: B023
+                )
+                if self.failure is not None:
+                    return
+                request = self._requests[wanted]
+            given = request.relayed[number]
             began = time.monotonic_ns()
             try:
                 outputs = stage.run(given)
@@ -389,6 +386,14 @@ class LinkedStages:
                 self._take(request, name, array)
             self._note_done(number, wanted, (began, began, ended, time.monotonic_ns()))
             wanted += 1
+
+    def _is_whole(self, number: int, wanted: int) -> bool:
+        """Return whether all inputs of a relayed stage are here."""
+        request = self._requests.get(wanted)
+        if request is None:
+            return False
+        specs = self._routes.programs[request.program].relayed[number].inputs
+        return len(request.relayed.get(number, {})) == len({spec.name for spec in specs})
 
     def _ping_all(self) -> None:
         within = self._timeout / 4

@@ -1,10 +1,10 @@
 """Provide the plan session: a split model that is run like any other, and what it does in trouble.
 
-A stage that dies or stalls is lost within the session's timeout. What waited for it is answered by
-the whole model on this machine, if the plan has it; else by the stages again, if a lost one has
-another address or was started here; else by one clear error. Meanwhile the stages are looked for
-again, and used when all are back. The state of a stream cannot be restored: there the caller is told
-to begin anew.
+A stage that dies or stalls is lost within the session's timeout. What waited for it is answered
+by the whole model on this machine, if the plan has it; else by the stages again, if the lost one
+has another address or was started here; else by one clear error. Meanwhile the stages are looked
+for again, and used when all are back. The state of a stream cannot be restored: there the caller
+is told to begin anew.
 """
 
 import threading
@@ -315,7 +315,9 @@ class PlanSession:
         self._pool.submit(work)
 
     def _run_whole(self, inputs: Tensors | NDArray[Any]) -> Outputs:
-        return self._local_session().run(inputs)
+        session = self._local_session()
+        assert session is not None
+        return session.run(inputs)
 
     def _local_session(self) -> Session | None:
         """Return the whole model, loaded here; None if the plan has none."""

@@ -40,7 +40,7 @@ class StageOptions:
 
 
 class StagePlaces:
-    """Stage places know an address for each stage of a plan, and others to try when that is lost."""
+    """Stage places know an address of each stage of a plan, and others to try when that is lost."""
 
     def __init__(
         self,

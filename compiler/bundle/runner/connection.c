@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -29,8 +30,10 @@ uint64_t monotonic_ns(void) {
 
 static uint64_t now_ms(void) { return monotonic_ns() / 1000000; }
 
+/* The first reason stays. */
 static int break_with(connection* link, const char* why) {
-  if (!link->broken) link->broken = why;
+  const char* none = NULL;
+  atomic_compare_exchange_strong(&link->broken, &none, why);
   return -1;
 }
 
@@ -90,7 +93,6 @@ static int receive_all(connection* link, uint8_t* data, size_t bytes, uint64_t u
     if (!got) return break_with(link, "closed the connection");
     if (until_ms && now_ms() > until_ms) return break_with(link, "is too slow");
     data += got, bytes -= (size_t)got;
-    link->bytes_received += (uint64_t)got;
   }
   return 0;
 }
@@ -101,7 +103,6 @@ static int send_all(connection* link, struct iovec* parts, int count) {
     ssize_t sent = sendmsg(link->socket, &message, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0) return break_with(link, is_silence() ? "takes nothing" : "broke the connection");
-    link->bytes_sent += (uint64_t)sent;
     size_t left = (size_t)sent;
     while (message.msg_iovlen && left >= message.msg_iov->iov_len) {
       left -= message.msg_iov->iov_len;
@@ -140,7 +141,6 @@ static int receive_plain(connection* link) {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return break_with(link, is_silence() ? "is silent" : "broke the connection");
     if (!got) return break_with(link, "closed the connection");
-    link->bytes_received += (uint64_t)got;
     link->in_place = 0, link->in_end = (size_t)got;
     return 0;
   }
@@ -194,11 +194,14 @@ static int write_bytes(connection* link, const uint8_t* data, size_t bytes) {
 }
 
 static int send_locked(connection* link, const frame* header, const void* payload) {
-  if (link->broken) return -1;
+  if (link->unsendable) return -1;
+  link->unsendable = 1;
   link->out_end = 0;
   if (write_bytes(link, (const uint8_t*)header, FRAME_BYTES)) return -1;
   if (header->bytes && write_bytes(link, payload, header->bytes)) return -1;
-  return link->out_end ? flush(link, NULL, 0) : 0;
+  if (link->out_end && flush(link, NULL, 0)) return -1;
+  link->unsendable = 0;
+  return 0;
 }
 
 int connection_send(connection* link, const frame* header, const void* payload) {
@@ -231,7 +234,7 @@ static void begin(connection* link, int socket, const uint8_t* key, int timeout_
   link->socket = socket;
   link->secure = key != NULL;
   link->broken = NULL;
-  link->bytes_sent = link->bytes_received = 0;
+  link->unsendable = 0;
   link->in_place = link->in_end = link->out_end = 0;
   link->last_sent_ms = now_ms();
   pthread_mutex_init(&link->sending, NULL);

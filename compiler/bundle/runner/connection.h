@@ -33,9 +33,9 @@ enum { FRAME_BYTES = 16, FRAME_BEGINS = 1 /* flag of DATA: the stream begins ane
 typedef struct {
   int socket, secure;
   int timeout_ms;     /* without a byte for so long the other side is taken for dead */
-  const char* broken; /* why it is, else NULL */
+  _Atomic(const char*) broken; /* why it is, else NULL */
+  int unsendable;              /* what was sent last is not whole; guarded by `sending` */
   char peer[64];      /* its address */
-  uint64_t bytes_sent, bytes_received;
   pthread_mutex_t sending;
   uint64_t last_sent_ms;
   noise_channel channel;
