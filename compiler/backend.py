@@ -61,6 +61,13 @@ def pack_dense(
     return packing(FuseRmsNorm()(module))
 
 
+def held_values(module: IRModule, target: Target) -> set[Any]:
+    """Return the variables of a canonical module that the target's kernels hold in memory."""
+    notes = Notes()
+    PackLayouts(target.float_lanes, dot_of(target), notes=notes)(module)
+    return notes.held
+
+
 def schedule(
     lowered: IRModule,
     canonical: IRModule,

@@ -103,8 +103,7 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
-    is_language = options.context is not None or is_language_model(path)
-    chunked = is_language and not options.shapes and not options.programs
+    chunked = in_chunks(path, options)
     if chunked:
         options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
     progress = progress or Silent()
@@ -124,7 +123,7 @@ def compile_model(
         programs: list[CompiledProgram] = []
         for variant in options.variants:
             programs.append(compiler.compiled(compiler.changed(variant, sources)))
-            _check_states(programs)
+            check_states(programs)
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         compilations = [program.compilation for program in programs]
@@ -146,13 +145,19 @@ def compile_model(
         if language is not None and tokenizer:
             files |= generation_files(language, tokenizer, digest, target, scratch, progress)
         with phase("bundle"):
-            bundle = _package(output, manifest, files, options)
+            bundle = package(output, manifest, files, options)
     if dump is not None:
         dump.write_times(phase.seconds)
     return bundle
 
 
-def _check_states(programs: Sequence[CompiledProgram]) -> None:
+def in_chunks(path: Path, options: CompileOptions) -> bool:
+    """Tell whether a model is a language model, whose programs nobody named."""
+    is_language = options.context is not None or is_language_model(path)
+    return is_language and not options.shapes and not options.programs
+
+
+def check_states(programs: Sequence[CompiledProgram]) -> None:
     """Refuse programs whose states are not the same.
 
     Raises:
@@ -206,7 +211,7 @@ def _verify(
     )
 
 
-def _package(
+def package(
     output: Path, manifest: Manifest, files: dict[str, bytes | Path], options: CompileOptions
 ) -> Bundle:
     """Write the bundle, with what was asked for: the runner, encryption, signatures."""

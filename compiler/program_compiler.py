@@ -16,7 +16,7 @@ from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import write_compression_report
 from edgec.compiler.describe import Compilation
 from edgec.compiler.errors import BadInputError, UnsupportedModelError
-from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
+from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.program import Program
@@ -35,7 +35,7 @@ from edgec.compiler.parity.stream import Step
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantization_report import write_quantization_report
 from edgec.compiler.support.html_report import Subject
-from edgec.compiler.support.phases import Phases, Show
+from edgec.compiler.support.phases import Show
 from edgec.compiler.support.progress import Progress
 from edgec.compiler.transform import TransformedModel, open_samples, transform_model
 from edgec.targets import Target
@@ -96,7 +96,7 @@ class ProgramCompiler:
         target: Target,
         options: CompileOptions,
         progress: Progress,
-        phases: Phases,
+        phases: Phase,
         name: str,
     ) -> None:
         self._target = target

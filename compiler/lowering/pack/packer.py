@@ -50,11 +50,14 @@ class Notes:
         declines: every kernel that could not compute an operator, in order.
         on_integers: whether the kernel of an operator reads quantized values, by its label: the
             name of the value that it gives.
+        held: variables of the old function whose values some kernel writes to memory as they are,
+            not fused away and not quantized.
     """
 
     why_in_floats: str = ""
     declines: list[Decline] = field(default_factory=list)
     on_integers: dict[str, bool] = field(default_factory=dict)
+    held: set[Any] = field(default_factory=set)
 
     def why_floats(self, labels: Sequence[str]) -> str | None:
         """Return why an operator computes on floats; None if it does not.
@@ -113,6 +116,7 @@ class PackLayouts(Pass):
         packed = _pack(module["main"], context, self.names)
         self.notes.declines += context.declines
         self.notes.on_integers.update(context.on_integers)
+        self.notes.held |= _held(packed["main"], context.values)
         return packed
 
 
@@ -136,6 +140,19 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
             bound = context.builder.emit_output(result)
         context.builder.emit_func_output(bound)
     return context.builder.get()
+
+
+def _held(function: relax.Function, values: Mapping[Any, PackedValue]) -> set[Any]:
+    """Return the old variables that stand for a variable that the new function still computes."""
+    (block,) = function.body.blocks
+    live: set[Any] = set(function.params)
+    relax.analysis.post_order_visit(function.body.body, live.add)
+    for binding in reversed(block.bindings):
+        if binding.var in live:
+            relax.analysis.post_order_visit(binding.value, live.add)
+    return {
+        old for old, value in values.items() if value.qparams is None and value.expression in live
+    }
 
 
 def _result(context: Context, expression: Any) -> Any:
