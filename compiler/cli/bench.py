@@ -17,6 +17,7 @@ from edgec.compiler.cli.options import (
     progress_of,
     read_inputs,
 )
+from edgec.compiler.cli.plan_runs import bench_and_print, is_plan, opened_plan, plan_options
 from edgec.compiler.cli.printing import figure, print_json, print_profile, print_table
 from edgec.compiler.errors import UsageError
 
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundles", nargs=-1, required=True, type=as_path)
+@click.argument("bundles", nargs=-1, type=as_path)
+@plan_options
+@click.option(
+    "--report", type=as_path, metavar="FILE.html", help="Of a plan: what stages did, and when."
+)
 @click.option(
     "--threads",
     type=int,
@@ -53,6 +58,10 @@ if TYPE_CHECKING:
 def bench(
     bundles: tuple[Path, ...],
     *,
+    plan: Path | None,
+    devices: Sequence[str],
+    key: Path | None,
+    report: Path | None,
     threads: int,
     seconds: float,
     busy: int,
@@ -66,12 +75,22 @@ def bench(
 ) -> None:
     """Time BUNDLES here, in turn with other runtimes on the same model.
 
-    Or time one on a board; on a QEMU board, count the instructions of an inference.
+    Or time one on a board; on a QEMU board, count the instructions of an inference. Or, with
+    --plan, time a split model over its devices.
     """
+    if is_plan(plan, devices, key, bundles):
+        assert plan is not None
+        if board is not None or against or model is not None or busy or profile:
+            raise UsageError("--plan takes no --board, --against, --model, --busy or --profile")
+        with opened_plan(plan, devices, key, threads, as_json) as session:
+            bench_and_print(session, inputs, program, seconds, report, as_json)
+        return
+    if report is not None:
+        raise UsageError("--report belongs to --plan, which is not given")
     if board is None:
         from edgec.compiler.bench.compare import bench_bundles
 
-        report = bench_bundles(
+        found_here = bench_bundles(
             bundles,
             threads=threads,
             seconds=seconds,
@@ -81,7 +100,7 @@ def bench(
             inputs=read_inputs(inputs),
             program=program,
         )
-        _print_bench(report, profile=profile, as_json=as_json)
+        _print_bench(found_here, profile=profile, as_json=as_json)
         return
     if against or model is not None:
         raise UsageError("--against and --model compare on this machine, not on a board")

@@ -1,7 +1,7 @@
 """Provide `edgec run`: a bundle, once."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from edgec.compiler.cli.options import (
     program_option,
     read_inputs,
 )
-from edgec.compiler.cli.printing import plain, print_json, print_table
+from edgec.compiler.cli.plan_runs import answered_by, is_plan, opened_plan, plan_options, run_plan
+from edgec.compiler.cli.printing import plain, print_json, print_table, warn
 from edgec.compiler.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=as_path)
+@click.argument("bundle", type=as_path, required=False)
+@plan_options
 @inputs_option
 @program_option
 @click.option("--pad", is_flag=True, help="Fill inputs that fit no program up with zeros.")
@@ -44,8 +46,11 @@ if TYPE_CHECKING:
 @board_option
 @json_option
 def run(
-    bundle: Path,
+    bundle: Path | None,
     *,
+    plan: Path | None,
+    devices: Sequence[str],
+    key: Path | None,
     inputs: Sequence[str],
     program: str | None,
     pad: bool,
@@ -59,7 +64,24 @@ def run(
     prompt_cache: Path | None,
     **generation: Any,
 ) -> None:
-    """Run a BUNDLE here or on a board, on given or generated inputs, or go on with a text."""
+    """Run a BUNDLE here or on a board, on given or generated inputs, or go on with a text.
+
+    With --plan run a split model over its devices.
+    """
+    from edgec.compiler.support.files import check_output_file
+
+    if is_plan(plan, devices, key, bundle):
+        assert plan is not None
+        if pad or board is not None or prompt is not None or prompt_file is not None:
+            raise UsageError("--plan takes no --pad, --board or --prompt")
+        if output is not None:
+            check_output_file(output, make_folders=True)
+        with opened_plan(plan, devices, key, threads, as_json) as session:
+            _show(plan, run_plan(session, inputs, program, seed), output, as_json)
+            if answered_by(session):
+                warn(answered_by(session))
+        return
+    assert bundle is not None
     if prompt is not None or prompt_file is not None:
         if board is not None or inputs or output is not None or None not in (prompt, prompt_file):
             raise UsageError(
@@ -72,8 +94,6 @@ def run(
         )
         return
     from edgec.compiler.boards.run import run_bundle
-    from edgec.compiler.runtime.inputs import write_tensors
-    from edgec.compiler.support.files import check_output_file
 
     if output is not None:
         check_output_file(output, make_folders=True)
@@ -86,11 +106,20 @@ def run(
         program=program,
         pad=pad,
     )
+    _show(bundle, results, output, as_json)
+
+
+def _show(
+    path: Path, results: "Mapping[str, NDArray[Any]]", output: Path | None, as_json: bool
+) -> None:
+    """Write outputs to a file, and print what they are."""
+    from edgec.compiler.runtime.inputs import write_tensors
+
     if output is not None:
         write_tensors(output, results)
     if as_json:
         summary = [{"name": name, **_describe(array)} for name, array in results.items()]
-        print_json({"bundle": str(bundle), "outputs": summary})
+        print_json({"bundle": str(path), "outputs": summary})
         return
     print_table(
         ["output", "shape", "dtype", "min", "max", "mean"],

@@ -14,14 +14,17 @@ from edgec.compiler.cli.options import (
     json_option,
     read_inputs,
 )
+from edgec.compiler.cli.plan_runs import is_plan, opened_plan, plan_options, verify_and_print
 from edgec.compiler.cli.printing import print_json, print_parity
+from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.bundle.bundle import Bundle
 
 
 @click.command()
-@click.argument("bundle", type=as_path)
+@click.argument("bundle", type=as_path, required=False)
+@plan_options
 @click.option(
     "--model",
     type=as_path,
@@ -39,8 +42,11 @@ if TYPE_CHECKING:
 @board_option
 @json_option
 def verify(
-    bundle: Path,
+    bundle: Path | None,
     *,
+    plan: Path | None,
+    devices: Sequence[str],
+    key: Path | None,
     model: Path | None,
     seeds: tuple[int, ...],
     inputs: Sequence[str],
@@ -48,7 +54,18 @@ def verify(
     board: str | None,
     as_json: bool,
 ) -> None:
-    """Check a BUNDLE's files, then its results against the original graph."""
+    """Check a BUNDLE's files, then its results against the original graph.
+
+    With --plan check a split model over its devices.
+    """
+    if is_plan(plan, devices, key, bundle):
+        assert plan is not None
+        if board is not None or inputs or expected:
+            raise UsageError("--plan takes no --board, --input or --expected")
+        with opened_plan(plan, devices, key, 1, as_json) as session:
+            verify_and_print(session, model, seeds, as_json)
+        return
+    assert bundle is not None
     from edgec.compiler.boards.run import verify_on
     from edgec.compiler.bundle.bundle import Bundle
 
@@ -63,7 +80,7 @@ def verify(
     )
     if as_json:
         outputs = [dataclasses.asdict(output) for output in report.outputs]
-        signers = [{"key": key, "policy": verdict} for key, verdict in _signers(loaded)]
+        signers = [{"key": signer, "policy": verdict} for signer, verdict in _signers(loaded)]
         print_json(
             {
                 "bundle": str(bundle),
@@ -75,8 +92,8 @@ def verify(
     else:
         files = len(loaded.manifest.files) + 1
         click.echo(f"{bundle}: {files} files are what the manifest says")
-        for key, verdict in _signers(loaded):
-            click.echo(f"signed by {key}: {verdict}")
+        for signer, verdict in _signers(loaded):
+            click.echo(f"signed by {signer}: {verdict}")
         print_parity(report)
     report.check(f"for {bundle}")
 

@@ -429,6 +429,19 @@ class LinkedStages:
             if request.future.set_running_or_notify_cancel():
                 request.future.set_exception(failure)
 
+    @property
+    def request_count(self) -> int:
+        """Return how many requests were submitted."""
+        return self._next
+
+    def records(self) -> tuple[list[StageTimes], list[tuple[int, int, int]]]:
+        """Return copies of `times` and `spans`, when every answered request is in both."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.failure is not None or min(self._done) >= self._next, self._timeout
+            )
+            return list(self.times), list(self.spans)
+
     def traffic(self) -> dict[int, tuple[int, int]]:
         """Return the bytes sent to and received from each stage by the host, by its number."""
         return {n: (link.sent_bytes, link.received_bytes) for n, link in self._links.items()}

@@ -44,6 +44,9 @@ class PlanSession:
 
     Attributes:
         plan: the plan.
+        folder: its folder.
+        threads: that each stage here, and the whole model, computes on.
+        index_bounds: rows by the name of an input that chooses from them.
         answers: how many requests were answered by the stages (`plan`), by the whole model here as
             a stage was lost (`whole`), or as a deadline was near (`late`).
         losses: what stages were lost and why, in order.
@@ -71,18 +74,18 @@ class PlanSession:
             BundleError: the folder holds no plan, or not what the plan says.
             StageLostError: a stage cannot be reached.
         """
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         options = options or StageOptions()
         self.plan = Plan.load(folder)
         self._bundles = {name: Bundle.load(folder / name) for name in self.plan.bundles}
         self._whole = None if self.plan.whole is None else Bundle.load(folder / self.plan.whole)
         self._timeout = timeout
-        self._threads = options.threads
+        self.threads = options.threads
         self._key = None if options.key_file is None else read_key(options.key_file)
         self._programs = Programs({p.name: p.signature for p in self.plan.programs})
         self._outputs = [[t.name for t in program.outputs] for program in self.plan.programs]
         self._stateful = any(bundle.manifest.states for bundle in self._bundles.values())
-        self._bounds = {
+        self.index_bounds = {
             name: rows
             for bundle in self._bundles.values()
             for name, rows in bundle.manifest.settings.index_bounds.items()
@@ -174,7 +177,7 @@ class PlanSession:
         Raises:
             TensorInputError: the inputs do not fit.
         """
-        program, checked = self._programs.fitting(inputs, self._bounds)
+        program, checked = self._programs.fitting(inputs, self.index_bounds)
         answer: Future[Outputs] = Future()
         with self._lock:
             begins, self._begins = self._begins, False
@@ -322,7 +325,7 @@ class PlanSession:
     def _local_session(self) -> Session | None:
         """Return the whole model, loaded here; None if the plan has none."""
         if self._local is None and self._whole is not None:
-            self._local = self._whole.open(self._threads)
+            self._local = self._whole.open(self.threads)
         return self._local
 
     def _local_time(self) -> float:
