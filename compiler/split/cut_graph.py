@@ -5,13 +5,15 @@ operators before it, which all operators that they need belong to. A cut changes
 
 1. Only values that kernels of every target hold in memory as they are may travel, so that no
    kernel is cut apart: what one fuses on any of the targets stays together.
-2. Quantized values travel as such, not the floats that they stand for.
+2. Quantized values travel as such; whoever reads them dequantizes them.
 3. A state is read and written on one side.
-4. Operators on constants alone belong to every stage that reads them.
+4. Operators on constants alone belong to every stage that reads them. So do those on counters:
+   states whose next value follows from scalars alone, as the length of a cache. Each stage that
+   reads a counter keeps one.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -25,8 +27,12 @@ from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.graph import Graph, operands, substituted
 from edgec.compiler.ir.relax_helpers import dtype_of, is_static, op_name, shape_of, value_of
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
+from edgec.compiler.lowering.pack.packer import BLOCKED_INPUTS
 from edgec.compiler.passes.fuse_rms_norm import FuseRmsNorm
 from edgec.targets import Target
+
+# An input of so many bytes is sent to every stage that counts with it.
+_SCALAR_BYTES = 8
 
 # Operators before a cut, by their places in the graph.
 Before = frozenset[int]
@@ -87,17 +93,67 @@ class CutGraph:
         self._parameters = set(graph.parameters)
         self.result_of = dict(zip((s.name for s in signature.outputs), graph.results, strict=True))
         self.inputs = dict(zip((s.name for s in signature.inputs), graph.parameters, strict=True))
-        self._dependent = self._find_dependent()
+        self._dependent = self._find_dependent(self._parameters)
+        self._counters = self._find_counters()
+        self._dependent -= self._find_counting()
+        # (2)
+        self._dependent -= self._find_dequantized()
         self.operators = self._find_operators()
         self._held = [held_values(graph.module, target) for target in targets]
 
-    def _find_dependent(self) -> set[Any]:
-        """Return what depends on an input of the model."""
-        found = set(self._parameters)
+    def _find_dependent(self, sources: Collection[Any]) -> set[Any]:
+        """Return what depends on any of some inputs, and these."""
+        found = set(sources)
         for variable, value in self.graph.bindings:
             if any(operand in found for operand in operands(value)):
                 found.add(variable)
         return found
+
+    def _find_counters(self) -> tuple[State, ...]:
+        """Return the states whose next values follow from themselves and from scalars."""
+        scalars = {
+            self.inputs[spec.name]
+            for spec in self.signature.inputs
+            if _bytes_of(self.inputs[spec.name]) <= _SCALAR_BYTES
+        }
+        others = self._find_dependent([p for p in self._parameters if p not in scalars])
+        return tuple(
+            state
+            for state in self.states
+            if self.inputs[state.input] in scalars
+            and isinstance(self.result_of[state.output], relax.Var)
+            and self.result_of[state.output] not in others
+        )
+
+    def _find_counting(self) -> set[Any]:
+        """Return what only counters and what counts them compute."""
+        if not self._counters:
+            return set()
+        ancestors: set[Any] = set()
+        waiting = [self.result_of[state.output] for state in self._counters]
+        while waiting:
+            variable = waiting.pop()
+            if variable in ancestors or variable not in self._place:
+                continue
+            ancestors.add(variable)
+            waiting += operands(self.graph.bindings[self._place[variable]][1])
+        read = {self.inputs[state.input] for state in self._counters}
+        scalars = read | {v for a in ancestors for v in self._reads(a) if v in self._parameters}
+        others = self._find_dependent([p for p in self._parameters if p not in scalars])
+        return (self._find_dependent(scalars) - others - self._parameters) | ancestors
+
+    def _find_dequantized(self) -> set[Any]:
+        """Return the floats that quantized values stand for, but for results of the model."""
+        return {
+            variable
+            for variable, value in self.graph.bindings
+            if op_name(value) == "relax.dequantize"
+            and variable in self._dependent
+            and not self.graph.is_result(variable)
+        }
+
+    def _reads(self, variable: Any) -> list[Any]:
+        return operands(self.graph.bindings[self._place[variable]][1])
 
     def _find_operators(self) -> list[int]:
         """Return the places of what the results need and that depends on an input."""
@@ -112,17 +168,26 @@ class CutGraph:
 
     @cached_property
     def needs(self) -> dict[int, tuple[int, ...]]:
-        """Return the operators that each operator reads."""
+        """Return the operators that each operator reads, the floats of one by itself."""
         return {
             place: tuple(
                 dict.fromkeys(
                     self._place[v]
-                    for v in operands(self.graph.bindings[place][1])
+                    for v in self._sources(self.graph.bindings[place][1])
                     if v in self._dependent and v not in self._parameters
                 )
             )
             for place in self.operators
         }
+
+    def _sources(self, value: Any) -> Iterator[Any]:
+        """Yield what an operator reads, of dequantized floats the quantized values."""
+        for operand in operands(value):
+            own = self.graph.definitions.get(operand)
+            if operand not in self._dependent and op_name(own) == "relax.dequantize":
+                yield from self._sources(own)
+            else:
+                yield operand
 
     @cached_property
     def readers(self) -> dict[int, list[int]]:
@@ -142,6 +207,7 @@ class CutGraph:
             if isinstance(variable, relax.Var)
             and variable in self._dependent
             and variable not in self._parameters
+            and self._place[variable] in self.needs
             and self._returned_parameter(variable) is None
         }
 
@@ -151,36 +217,66 @@ class CutGraph:
         return source if source in self._parameters else None
 
     def name(self, place: int) -> str:
-        """Return what people call the value of an operator."""
-        return self.graph.names[self.graph.bindings[place][0]]
+        """Return what people call the value of an operator, in every program of the model."""
+        return self._names[place]
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """Return ONNX names, and of values without one what they are of the first named before.
+
+        `relu_3/quantize`, and `relu_3/quantize#2` where that is taken.
+        """
+        found: dict[int, str] = {}
+        taken = {*self.inputs, *self.result_of}
+        for place in self.operators:
+            variable, value = self.graph.bindings[place]
+            name = self.graph.value_names.get(variable.name)
+            if name is None or name in taken:
+                source = next((found[p] for p in self.needs[place]), "")
+                kind = op_name(value).rpartition(".")[2] or "value"
+                name = f"{source}/{kind}".removeprefix("/")
+            base, number = name, 1
+            while name in taken:
+                number += 1
+                name = f"{base}#{number}"
+            taken.add(name)
+            found[place] = name
+        outputs = {place: name for name, place in reversed(self.given.items())}
+        return found | outputs
 
     def size_bytes(self, place: int) -> int:
         """Return the bytes of an operator's value."""
         variable = self.graph.bindings[place][0]
-        shape = shape_of(variable)
-        return 0 if shape is None else math.prod(shape) * np.dtype(dtype_of(variable)).itemsize
+        return 0 if shape_of(variable) is None else _bytes_of(variable)
 
     def may_travel(self, place: int) -> bool:
         """Tell whether the value of an operator may go from one stage to another."""
         variable, value = self.graph.bindings[place]
         if shape_of(variable) is None or isinstance(value, relax.Var):
             return False
-        # (2)
-        if op_name(value) == "relax.dequantize":
+        # (3)
+        if place in self._written:
             return False
         # (1)
         return all(variable in held for held in self._held)
+
+    @cached_property
+    def _written(self) -> frozenset[int]:
+        """Return who computes the next value of a state."""
+        return frozenset().union(*(writing for _, writing in self._tied))
 
     @cached_property
     def _tied(self) -> list[tuple[frozenset[int], frozenset[int]]]:
         """Return for each state who reads it, and who computes its next value."""
         tied = []
         for state in self.states:
+            if state in self._counters:
+                continue
             parameter = self.inputs[state.input]
             reading = frozenset(
-                self._place[reader.result]
-                for reader in self.graph.readers.get(parameter, [])
-                if self._place[reader.result] in self.needs
+                place
+                for place in self.operators
+                if parameter in self._sources(self.graph.bindings[place][1])
             )
             writing = frozenset([self.given[state.output]] if state.output in self.given else [])
             tied.append((reading, writing))
@@ -236,9 +332,11 @@ class CutGraph:
         outputs = [place for place in self.given.values() if place in before]
         return tuple(self.name(p) for p in dict.fromkeys((*self.crossing(before), *outputs)))
 
-    def cut_of(self, names: Collection[str]) -> Before:
-        """Return the cut behind values of these names."""
+    def find_cut(self, names: Collection[str]) -> Before | None:
+        """Return the cut behind values of these names; None if there is no value of a name."""
         by_name = {self.name(place): place for place in self.operators}
+        if any(name not in by_name for name in names):
+            return None
         return self.closed(by_name[name] for name in names)
 
     # Stages
@@ -252,51 +350,66 @@ class CutGraph:
     def _stage(self, part: Before, bound: Before) -> Stage:
         graph = self.graph
         own = {graph.bindings[place][0] for place in part}
-        read = [v for p in sorted(part) for v in operands(graph.bindings[p][1])]
+        outputs = self._given_by(part, last=len(bound) == len(self.operators))
+        shared = self._shared(part, [variable for _, variable in outputs])
+        kept = self._counters_of(part | shared)
+        outputs += [(state.output, self.result_of[state.output]) for state in kept]
+        shared |= self._shared(frozenset(), [variable for _, variable in outputs])
+        read = [v for p in sorted(part | shared) for v in operands(graph.bindings[p][1])]
+        read += [v for _, v in outputs if v in self._parameters]
         taken = list(dict.fromkeys(v for v in read if v in self._dependent and v not in own))
-        handed = [p for p in sorted(part) if any(r not in part for r in self.readers[p])]
-        outputs = self._outputs(part, bound)
-        for variable in (v for _, v in outputs if v in self._parameters and v not in taken):
-            taken.append(variable)
         inputs = [(self._input_name(v), v) for v in self._in_order(taken)]
         known = {variable for _, variable in outputs}
         outputs += [
             (self.name(p), graph.bindings[p][0])
-            for p in handed
-            if graph.bindings[p][0] not in known
+            for p in sorted(part)
+            if any(r not in part for r in self.readers[p]) and graph.bindings[p][0] not in known
         ]
-        kept = {name for name, _ in inputs}
-        states = tuple(s for s in self.states if s.input in kept)
-        module, names = self._module(part, inputs, [v for _, v in outputs])
+        given = {name for name, _ in outputs}
+        states = tuple(
+            s for s in self.states if s.output in given and s.input in [name for name, _ in inputs]
+        )
+        module, names = self._module(part | shared, inputs, [v for _, v in outputs])
         signature = Signature(
             tuple(self._spec(name, v) for name, v in inputs),
             tuple(self._spec(name, v) for name, v in outputs),
         )
         return Stage(module, signature, states, names)
 
-    def _outputs(self, part: Before, bound: Before) -> list[tuple[str, Any]]:
+    def _given_by(self, part: Before, last: bool) -> list[tuple[str, Any]]:
         """Return the outputs of the model that a part gives: what it computes.
 
         Inputs and constants that are returned come from the stage of their state, or the last.
         """
-        last = len(bound) == len(self.operators)
+        read = {v for p in part for v in operands(self.graph.bindings[p][1])}
+        counted = {state.output for state in self._counters}
+        kept_by = {state.output: self.inputs[state.input] for state in self.states}
         found = []
         for name, variable in self.result_of.items():
+            if name in counted:
+                continue
             if name in self.given:
                 mine = self.given[name] in part
+            elif name in kept_by and self.graph.readers.get(kept_by[name]):
+                mine = kept_by[name] in read
             else:
-                readers = self._state_readers(name)
-                mine = bool(readers & part) if readers else last
+                mine = last
             if mine:
                 source = self._returned_parameter(variable)
                 found.append((name, variable if source is None else source))
         return found
 
-    def _state_readers(self, output: str) -> frozenset[int]:
-        for state, (reading, _) in zip(self.states, self._tied, strict=True):
-            if state.output == output:
-                return reading
-        return frozenset()
+    def _counters_of(self, places: Before) -> list[State]:
+        """Return the counters that operators read, and those that these count with."""
+        kept: list[State] = []
+        while True:
+            outputs = [self.result_of[state.output] for state in kept]
+            reached = places | self._shared(frozenset(), outputs)
+            read = {v for p in reached for v in operands(self.graph.bindings[p][1])}
+            now = [s for s in self._counters if self.inputs[s.input] in read]
+            if len(now) == len(kept):
+                return now
+            kept = now
 
     def _in_order(self, variables: Collection[Any]) -> list[Any]:
         """Return inputs of the model first, in its order, then values in the graph's."""
@@ -315,16 +428,12 @@ class CutGraph:
         for name, parameter in self.inputs.items():
             if parameter.same_as(variable):
                 return name
-        # A value that is an output as well is called as that.
-        place = self._place[variable]
-        outputs = [name for name, other in self.given.items() if other == place]
-        return outputs[0] if outputs else self.name(place)
+        return self.name(self._place[variable])
 
     def _module(
         self, part: Before, inputs: Sequence[tuple[str, Any]], outputs: Sequence[Any]
     ) -> tuple[IRModule, dict[str, str]]:
         graph = self.graph
-        constants = self._constants(part, outputs)
         others = {
             v: f for v, f in graph.module.functions_items() if not isinstance(f, relax.Function)
         }
@@ -339,9 +448,10 @@ class CutGraph:
                 made[variable] = fresh
             parameters.append(fresh)
             names[fresh.name] = graph.names[variable]
-        with builder.function("main", parameters):
+        blocked = [made[v].name for _, v in inputs if v in made and self._held[0].get(v)]
+        with builder.function("main", parameters, {BLOCKED_INPUTS: blocked}):
             with builder.dataflow():
-                for place in sorted(part | constants):
+                for place in sorted(part):
                     variable, value = graph.bindings[place]
                     bound = builder.emit(substituted(value, made), variable.name)
                     made[variable] = bound
@@ -352,8 +462,8 @@ class CutGraph:
             builder.emit_func_output(result)
         return builder.get(), names
 
-    def _constants(self, part: Before, outputs: Sequence[Any]) -> set[int]:
-        """Return the operators on constants alone that a part reads."""
+    def _shared(self, part: Before, outputs: Sequence[Any]) -> Before:
+        """Return the operators on constants and counters alone that a part reads."""
         found: set[int] = set()
         waiting = [v for p in part for v in operands(self.graph.bindings[p][1])]
         waiting += [v for v in outputs if isinstance(v, relax.Var)]
@@ -364,7 +474,7 @@ class CutGraph:
                 continue
             found.add(place)
             waiting += operands(self.graph.bindings[place][1])
-        return found
+        return frozenset(found)
 
     @cached_property
     def weight_bytes(self) -> dict[int, int]:
@@ -389,3 +499,9 @@ class CutGraph:
                         waiting += operands(value)
             found[place] = size
         return found
+
+
+def _bytes_of(variable: Any) -> int:
+    shape = shape_of(variable)
+    assert shape is not None
+    return math.prod(shape) * np.dtype(dtype_of(variable)).itemsize

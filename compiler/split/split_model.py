@@ -10,7 +10,7 @@ from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, ParityRecord
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import Compilation, describe_compilation, state_digest, vector_files
-from edgec.compiler.errors import ParityError
+from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
@@ -193,9 +193,9 @@ class _Splitter:
         if self._requests:
             cuts = cuts_behind(first, self._requests)
         else:
-            cuts = balanced_cuts(first, len(self._devices))
+            cuts = balanced_cuts(graphs, len(self._devices))
         names = [first.cut_names(cut) for cut in cuts]
-        return [cuts, *([graph.cut_of(n) for n in names] for graph in graphs[1:])]
+        return [cuts, *([_found(graph, n) for n in names] for graph in graphs[1:])]
 
     def _stage_devices(self) -> list[Device]:
         """Return who computes each stage."""
@@ -310,3 +310,13 @@ def _bundle_name(devices: Sequence[Device], number: int) -> str:
     name = devices[number].name
     before = sum(device.name == name for device in devices[:number])
     return f"{name}-{before + 1}.edgec" if before else f"{name}.edgec"
+
+
+def _found(graph: CutGraph, names: Sequence[str]) -> Before:
+    """Return a cut of another program, by its values."""
+    cut = graph.find_cut(names)
+    if cut is None or not graph.is_cut(cut):
+        raise UnsupportedModelError(
+            f"not every program of this model can be cut behind {', '.join(names)}"
+        )
+    return cut
