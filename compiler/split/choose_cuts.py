@@ -20,7 +20,7 @@ _AWAY = 0.1
 
 def candidate_cuts(graph: CutGraph) -> list[Before]:
     """Return the cuts behind each operator that nothing but values that may travel cross."""
-    found = {}
+    found: dict[Before, None] = {}
     for place in graph.operators:
         if graph.may_travel(place):
             before = graph.closed([place])
@@ -74,7 +74,7 @@ def balanced_cuts(graphs: Sequence[CutGraph], stages: int) -> list[Before]:
 
 def operator_work(graph: CutGraph, place: int) -> float:
     """Return the multiplications of an operator, with those that moving its values is worth."""
-    variable, value = graph.graph.bindings[place]
+    variable, value = graph.values.graph.bindings[place]
     moved = graph.size_bytes(place) + graph.weight_bytes[place]
     return _macs(graph, variable, value) + _MACS_PER_BYTE * moved
 

@@ -23,9 +23,11 @@ from edgec.compiler.program_compiler import ChangedProgram, ProgramCompiler
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.split.choose_cuts import balanced_cuts, cuts_behind
 from edgec.compiler.split.compiled_stage import CompiledStage, run_chain, staged, uncut
-from edgec.compiler.split.cut_graph import Before, CutGraph, Stage
+from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
 from edgec.compiler.split.make_plan import planned_program
+from edgec.compiler.split.make_stages import Stage, make_stages
+from edgec.compiler.split.model_values import ModelValues
 from edgec.compiler.split.plan import Plan, PlannedModel, PlannedStage
 from edgec.compiler.split.plan_folder import PlanFolder, check_plan_destination
 from edgec.compiler.support.files import scratch_folder
@@ -106,7 +108,7 @@ class _Splitter:
         with self._phases("cut"):
             graphs = [self._graph(program) for program in changed]
             cuts = self._cuts(graphs)
-            stages = [graph.stages(cut) for graph, cut in zip(graphs, cuts, strict=True)]
+            stages = [make_stages(graph, cut) for graph, cut in zip(graphs, cuts, strict=True)]
             devices = self._stage_devices()
         compiled = [
             self._compile(
@@ -179,13 +181,10 @@ class _Splitter:
     def _graph(self, program: ChangedProgram) -> CutGraph:
         targets = {device.target.name: device.target for device in self._devices}
         expected = program.expected
-        return CutGraph(
-            program.module,
-            program.canonical.value_names,
-            expected.signature,
-            expected.states,
-            list(targets.values()),
+        values = ModelValues(
+            program.module, program.canonical.value_names, expected.signature, expected.states
         )
+        return CutGraph(values, list(targets.values()))
 
     def _cuts(self, graphs: Sequence[CutGraph]) -> list[list[Before]]:
         """Return the cuts of each program: those of the first, found again in the others."""
