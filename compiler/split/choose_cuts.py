@@ -1,7 +1,7 @@
 """Choose where a graph is cut: behind named values, or so that stages have equal work."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import relax
@@ -14,11 +14,13 @@ from edgec.compiler.split.devices import StageRequest
 
 # A value that moves costs about as much as so many multiplications.
 _MACS_PER_BYTE = 2.0
+# So far a stage may be from its equal share of the work, as a share of that, to send less.
+_AWAY = 0.1
 
 
 def candidate_cuts(graph: CutGraph) -> list[Before]:
     """Return the cuts behind each operator that nothing but values that may travel cross."""
-    found = {}
+    found: dict[Before, None] = {}
     for place in graph.operators:
         if graph.may_travel(place):
             before = graph.closed([place])
@@ -27,15 +29,34 @@ def candidate_cuts(graph: CutGraph) -> list[Before]:
     return sorted(found, key=len)
 
 
-def balanced_cuts(graph: CutGraph, stages: int) -> list[Before]:
-    """Return the cuts that make stages of nearly equal work, each before the next.
+def common_cuts(graphs: Sequence[CutGraph]) -> list[Before]:
+    """Return the cuts of the first program that all programs of a model have."""
+    first, *others = graphs
+    return [cut for cut in candidate_cuts(first) if all(map(_has(first.cut_names(cut)), others))]
+
+
+def _has(names: Sequence[str]) -> Callable[[CutGraph], bool]:
+    def has(graph: CutGraph) -> bool:
+        cut = graph.find_cut(names)
+        return cut is not None and graph.cut_names(cut) == tuple(names) and graph.is_cut(cut)
+
+    return has
+
+
+def balanced_cuts(graphs: Sequence[CutGraph], stages: int) -> list[Before]:
+    """Return cuts that make stages of about equal work, and of few bytes.
+
+    Args:
+        graphs: the programs of a model; the cuts are of the first.
+        stages: how many.
 
     Raises:
         UnsupportedModelError: there are too few places to cut at.
     """
+    graph = graphs[0]
     work = {place: operator_work(graph, place) for place in graph.operators}
     total = sum(work.values())
-    candidates = candidate_cuts(graph)
+    candidates = common_cuts(graphs)
     done = {cut: sum(work[place] for place in cut) / total for cut in candidates}
     cuts: list[Before] = []
     for number in range(1, stages):
@@ -45,14 +66,15 @@ def balanced_cuts(graph: CutGraph, stages: int) -> list[Before]:
                 f"the model has {len(cuts) + 1} parts that can be computed apart; {stages} stages "
                 "were asked for"
             )
-        share = number / stages
-        cuts.append(min(allowed, key=lambda c: (abs(done[c] - share), graph.cut_bytes(c))))
+        away = {cut: abs(done[cut] - number / stages) for cut in allowed}
+        near = [cut for cut in allowed if away[cut] <= min(away.values()) + _AWAY / stages]
+        cuts.append(min(near, key=lambda c: (graph.cut_bytes(c), away[c])))
     return cuts
 
 
 def operator_work(graph: CutGraph, place: int) -> float:
     """Return the multiplications of an operator, with those that moving its values is worth."""
-    variable, value = graph.graph.bindings[place]
+    variable, value = graph.values.graph.bindings[place]
     moved = graph.size_bytes(place) + graph.weight_bytes[place]
     return _macs(graph, variable, value) + _MACS_PER_BYTE * moved
 

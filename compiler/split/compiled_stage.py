@@ -14,7 +14,7 @@ from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.parity.stream import Step
 from edgec.compiler.program_compiler import ChangedProgram, CompiledProgram
 from edgec.compiler.runtime.session import open_session, why_not_here
-from edgec.compiler.split.cut_graph import Stage
+from edgec.compiler.split.make_stages import Stage
 from edgec.compiler.support.progress import Progress
 from edgec.targets import Target
 

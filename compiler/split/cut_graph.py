@@ -5,120 +5,55 @@ operators before it, which all operators that they need belong to. A cut changes
 
 1. Only values that kernels of every target hold in memory as they are may travel, so that no
    kernel is cut apart: what one fuses on any of the targets stays together.
-2. Quantized values travel as such, not the floats that they stand for.
+2. Quantized values travel as such; whoever reads them dequantizes them.
 3. A state is read and written on one side.
-4. Operators on constants alone belong to every stage that reads them.
+4. Operators on constants alone belong to every stage that reads them. So do those on counters:
+   states whose next value follows from scalars alone, as the length of a cache. Each stage that
+   reads a counter keeps one.
 """
 
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
 
-import numpy as np
-from tvm import IRModule, relax
+from tvm import relax
 
 from edgec.compiler.backend import held_values
-from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.ir.graph import Graph, operands, substituted
-from edgec.compiler.ir.relax_helpers import dtype_of, is_static, op_name, shape_of, value_of
-from edgec.compiler.ir.signature import Signature, State, TensorSpec
-from edgec.compiler.passes.fuse_rms_norm import FuseRmsNorm
+from edgec.compiler.ir.graph import operands
+from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
+from edgec.compiler.split.model_values import ModelValues, bytes_of
 from edgec.targets import Target
 
 # Operators before a cut, by their places in the graph.
 Before = frozenset[int]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage is a part of a graph, as a module of its own.
-
-    Attributes:
-        module: one function `main`.
-        signature: its inputs and outputs: those of the model that it has, and what travels.
-        states: those of the model that it keeps.
-        names: names of values by those of variables.
-    """
-
-    module: IRModule
-    signature: Signature
-    states: tuple[State, ...]
-    names: Mapping[str, str]
-
-
 class CutGraph:
-    """A cut graph says where a model can be cut, and makes its stages.
+    """A cut graph says where a model can be cut.
 
     Args:
-        module: canonical, compressed and quantized.
-        value_names: ONNX names by the names of variables.
-        signature: inputs and outputs, states among them.
-        states: what a session keeps.
+        values: the values of the model.
         targets: whose kernels must not be cut apart.
 
     Attributes:
-        graph: the graph that is cut.
-        operators: the places of all operators that depend on an input, in order.
-
-    Raises:
-        UnsupportedModelError: shapes depend on data.
+        values: the values.
+        operators: the places of all operators that belong to one stage, in order.
+        held: for each target the values that its kernels hold in memory, and whether in blocks.
     """
 
-    def __init__(
-        self,
-        module: IRModule,
-        value_names: Mapping[str, str],
-        signature: Signature,
-        states: Sequence[State],
-        targets: Collection[Target],
-    ) -> None:
-        if not is_static(module):
-            raise UnsupportedModelError(
-                "shapes in this model depend on data: it cannot be cut into stages"
-            )
-        # Kernels normalize whole rows: their steps stay together.
-        self.graph = Graph(FuseRmsNorm()(module), value_names)
-        self.signature, self.states = signature, tuple(states)
-        graph = self.graph
-        self._place = {variable: n for n, (variable, _) in enumerate(graph.bindings)}
-        self._parameters = set(graph.parameters)
-        self.result_of = dict(zip((s.name for s in signature.outputs), graph.results, strict=True))
-        self.inputs = dict(zip((s.name for s in signature.inputs), graph.parameters, strict=True))
-        self._dependent = self._find_dependent()
-        self.operators = self._find_operators()
-        self._held = [held_values(graph.module, target) for target in targets]
-
-    def _find_dependent(self) -> set[Any]:
-        """Return what depends on an input of the model."""
-        found = set(self._parameters)
-        for variable, value in self.graph.bindings:
-            if any(operand in found for operand in operands(value)):
-                found.add(variable)
-        return found
-
-    def _find_operators(self) -> list[int]:
-        """Return the places of what the results need and that depends on an input."""
-        live = set(self.graph.results)
-        found = []
-        for place, (variable, value) in reversed(list(enumerate(self.graph.bindings))):
-            if variable in live:
-                live.update(operands(value))
-                if variable in self._dependent:
-                    found.append(place)
-        return found[::-1]
+    def __init__(self, values: ModelValues, targets: Collection[Target]) -> None:
+        self.values = values
+        self.operators = values.operators()
+        self.held = [held_values(values.graph.module, target) for target in targets]
 
     @cached_property
     def needs(self) -> dict[int, tuple[int, ...]]:
-        """Return the operators that each operator reads."""
+        """Return the operators that each operator reads, the floats of one by itself."""
         return {
             place: tuple(
                 dict.fromkeys(
-                    self._place[v]
-                    for v in operands(self.graph.bindings[place][1])
-                    if v in self._dependent and v not in self._parameters
+                    self.values.place[v]
+                    for v in self.values.sources(self.values.graph.bindings[place][1])
+                    if v in self.values.dependent and v not in self.values.parameters
                 )
             )
             for place in self.operators
@@ -137,50 +72,76 @@ class CutGraph:
     def given(self) -> dict[str, int]:
         """Return the operator behind each output of the model; inputs and constants have none."""
         return {
-            name: self._place[variable]
-            for name, variable in self.result_of.items()
+            name: self.values.place[variable]
+            for name, variable in self.values.result_of.items()
             if isinstance(variable, relax.Var)
-            and variable in self._dependent
-            and variable not in self._parameters
-            and self._returned_parameter(variable) is None
+            and variable in self.values.dependent
+            and variable not in self.values.parameters
+            and self.values.place[variable] in self.needs
+            and self.values.returned_parameter(variable) is None
         }
 
-    def _returned_parameter(self, variable: Any) -> Any:
-        """Return the input that an output is, None if it is computed."""
-        source = self.graph.operand(variable)
-        return source if source in self._parameters else None
-
     def name(self, place: int) -> str:
-        """Return what people call the value of an operator."""
-        return self.graph.names[self.graph.bindings[place][0]]
+        """Return what people call the value of an operator, in every program of the model."""
+        return self._names[place]
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """Return ONNX names, and of values without one what they are of the first named before.
+
+        `relu_3/quantize`, and `relu_3/quantize#2` where that is taken.
+        """
+        found: dict[int, str] = {}
+        taken = {*self.values.inputs, *self.values.result_of}
+        for place in self.operators:
+            variable, value = self.values.graph.bindings[place]
+            name = self.values.graph.value_names.get(variable.name)
+            if name is None or name in taken:
+                source = next((found[p] for p in self.needs[place]), "")
+                kind = op_name(value).rpartition(".")[2] or "value"
+                name = f"{source}/{kind}".removeprefix("/")
+            base, number = name, 1
+            while name in taken:
+                number += 1
+                name = f"{base}#{number}"
+            taken.add(name)
+            found[place] = name
+        outputs = {place: name for name, place in reversed(self.given.items())}
+        return found | outputs
 
     def size_bytes(self, place: int) -> int:
         """Return the bytes of an operator's value."""
-        variable = self.graph.bindings[place][0]
-        shape = shape_of(variable)
-        return 0 if shape is None else math.prod(shape) * np.dtype(dtype_of(variable)).itemsize
+        variable = self.values.graph.bindings[place][0]
+        return 0 if shape_of(variable) is None else bytes_of(variable)
 
     def may_travel(self, place: int) -> bool:
         """Tell whether the value of an operator may go from one stage to another."""
-        variable, value = self.graph.bindings[place]
+        variable, value = self.values.graph.bindings[place]
         if shape_of(variable) is None or isinstance(value, relax.Var):
             return False
-        # (2)
-        if op_name(value) == "relax.dequantize":
+        # (3)
+        if place in self._written:
             return False
         # (1)
-        return all(variable in held for held in self._held)
+        return all(variable in held for held in self.held)
+
+    @cached_property
+    def _written(self) -> frozenset[int]:
+        """Return who computes the next value of a state."""
+        return frozenset().union(*(writing for _, writing in self._tied))
 
     @cached_property
     def _tied(self) -> list[tuple[frozenset[int], frozenset[int]]]:
         """Return for each state who reads it, and who computes its next value."""
         tied = []
-        for state in self.states:
-            parameter = self.inputs[state.input]
+        for state in self.values.states:
+            if state in self.values.counters:
+                continue
+            parameter = self.values.inputs[state.input]
             reading = frozenset(
-                self._place[reader.result]
-                for reader in self.graph.readers.get(parameter, [])
-                if self._place[reader.result] in self.needs
+                place
+                for place in self.operators
+                if parameter in self.values.sources(self.values.graph.bindings[place][1])
             )
             writing = frozenset([self.given[state.output]] if state.output in self.given else [])
             tied.append((reading, writing))
@@ -236,142 +197,19 @@ class CutGraph:
         outputs = [place for place in self.given.values() if place in before]
         return tuple(self.name(p) for p in dict.fromkeys((*self.crossing(before), *outputs)))
 
-    def cut_of(self, names: Collection[str]) -> Before:
-        """Return the cut behind values of these names."""
+    def find_cut(self, names: Collection[str]) -> Before | None:
+        """Return the cut behind values of these names; None if there is no value of a name."""
         by_name = {self.name(place): place for place in self.operators}
+        if any(name not in by_name for name in names):
+            return None
         return self.closed(by_name[name] for name in names)
-
-    # Stages
-
-    def stages(self, cuts: Sequence[Before]) -> list[Stage]:
-        """Return the parts between cuts, each of which holds those before it."""
-        bounds = [frozenset[int](), *cuts, frozenset(self.operators)]
-        parts = [after - before for before, after in pairwise(bounds)]
-        return [self._stage(part, bound) for part, bound in zip(parts, bounds[1:], strict=True)]
-
-    def _stage(self, part: Before, bound: Before) -> Stage:
-        graph = self.graph
-        own = {graph.bindings[place][0] for place in part}
-        read = [v for p in sorted(part) for v in operands(graph.bindings[p][1])]
-        taken = list(dict.fromkeys(v for v in read if v in self._dependent and v not in own))
-        handed = [p for p in sorted(part) if any(r not in part for r in self.readers[p])]
-        outputs = self._outputs(part, bound)
-        for variable in (v for _, v in outputs if v in self._parameters and v not in taken):
-            taken.append(variable)
-        inputs = [(self._input_name(v), v) for v in self._in_order(taken)]
-        known = {variable for _, variable in outputs}
-        outputs += [
-            (self.name(p), graph.bindings[p][0])
-            for p in handed
-            if graph.bindings[p][0] not in known
-        ]
-        kept = {name for name, _ in inputs}
-        states = tuple(s for s in self.states if s.input in kept)
-        module, names = self._module(part, inputs, [v for _, v in outputs])
-        signature = Signature(
-            tuple(self._spec(name, v) for name, v in inputs),
-            tuple(self._spec(name, v) for name, v in outputs),
-        )
-        return Stage(module, signature, states, names)
-
-    def _outputs(self, part: Before, bound: Before) -> list[tuple[str, Any]]:
-        """Return the outputs of the model that a part gives: what it computes.
-
-        Inputs and constants that are returned come from the stage of their state, or the last.
-        """
-        last = len(bound) == len(self.operators)
-        found = []
-        for name, variable in self.result_of.items():
-            if name in self.given:
-                mine = self.given[name] in part
-            else:
-                readers = self._state_readers(name)
-                mine = bool(readers & part) if readers else last
-            if mine:
-                source = self._returned_parameter(variable)
-                found.append((name, variable if source is None else source))
-        return found
-
-    def _state_readers(self, output: str) -> frozenset[int]:
-        for state, (reading, _) in zip(self.states, self._tied, strict=True):
-            if state.output == output:
-                return reading
-        return frozenset()
-
-    def _in_order(self, variables: Collection[Any]) -> list[Any]:
-        """Return inputs of the model first, in its order, then values in the graph's."""
-        model = [v for v in self.graph.parameters if v in variables]
-        return model + sorted((v for v in variables if v not in model), key=self._place.__getitem__)
-
-    def _spec(self, name: str, variable: Any) -> TensorSpec:
-        for spec in (*self.signature.inputs, *self.signature.outputs):
-            if spec.name == name:
-                return spec
-        shape = shape_of(variable)
-        assert shape is not None
-        return TensorSpec(name, shape, dtype_of(variable))
-
-    def _input_name(self, variable: Any) -> str:
-        for name, parameter in self.inputs.items():
-            if parameter.same_as(variable):
-                return name
-        # A value that is an output as well is called as that.
-        place = self._place[variable]
-        outputs = [name for name, other in self.given.items() if other == place]
-        return outputs[0] if outputs else self.name(place)
-
-    def _module(
-        self, part: Before, inputs: Sequence[tuple[str, Any]], outputs: Sequence[Any]
-    ) -> tuple[IRModule, dict[str, str]]:
-        graph = self.graph
-        constants = self._constants(part, outputs)
-        others = {
-            v: f for v, f in graph.module.functions_items() if not isinstance(f, relax.Function)
-        }
-        builder = relax.BlockBuilder(IRModule(others))
-        made: dict[Any, Any] = {}
-        names: dict[str, str] = {}
-        parameters = []
-        for number, (_, variable) in enumerate(inputs):
-            fresh = variable
-            if variable not in self._parameters:
-                fresh = relax.Var(f"stage_input_{number}", variable.ty)
-                made[variable] = fresh
-            parameters.append(fresh)
-            names[fresh.name] = graph.names[variable]
-        with builder.function("main", parameters):
-            with builder.dataflow():
-                for place in sorted(part | constants):
-                    variable, value = graph.bindings[place]
-                    bound = builder.emit(substituted(value, made), variable.name)
-                    made[variable] = bound
-                    names[bound.name] = graph.names[variable]
-                fields = [made.get(variable, variable) for variable in outputs]
-                single = len(fields) == 1
-                result = builder.emit_output(fields[0] if single else relax.Tuple(fields))
-            builder.emit_func_output(result)
-        return builder.get(), names
-
-    def _constants(self, part: Before, outputs: Sequence[Any]) -> set[int]:
-        """Return the operators on constants alone that a part reads."""
-        found: set[int] = set()
-        waiting = [v for p in part for v in operands(self.graph.bindings[p][1])]
-        waiting += [v for v in outputs if isinstance(v, relax.Var)]
-        while waiting:
-            variable = waiting.pop()
-            place = self._place.get(variable)
-            if place is None or place in found or variable in self._dependent:
-                continue
-            found.add(place)
-            waiting += operands(self.graph.bindings[place][1])
-        return found
 
     @cached_property
     def weight_bytes(self) -> dict[int, int]:
         """Return the bytes of the constants that each operator reads, as they are in the graph."""
         found = {}
         for place in self.operators:
-            waiting = list(operands(self.graph.bindings[place][1]))
+            waiting = list(operands(self.values.graph.bindings[place][1]))
             size = 0
             seen: set[int] = set()
             while waiting:
@@ -379,11 +217,11 @@ class CutGraph:
                 array = value_of(expression)
                 if array is not None:
                     size += array.nbytes
-                elif expression not in self._dependent and expression in self._place:
-                    other = self._place[expression]
+                elif expression not in self.values.dependent and expression in self.values.place:
+                    other = self.values.place[expression]
                     if other not in seen:
                         seen.add(other)
-                        value = self.graph.bindings[other][1]
+                        value = self.values.graph.bindings[other][1]
                         own = value_of(value)
                         size += own.nbytes if own is not None else 0
                         waiting += operands(value)

@@ -10,7 +10,7 @@ from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, ParityRecord
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import Compilation, describe_compilation, state_digest, vector_files
-from edgec.compiler.errors import ParityError
+from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
@@ -23,9 +23,11 @@ from edgec.compiler.program_compiler import ChangedProgram, ProgramCompiler
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.split.choose_cuts import balanced_cuts, cuts_behind
 from edgec.compiler.split.compiled_stage import CompiledStage, run_chain, staged, uncut
-from edgec.compiler.split.cut_graph import Before, CutGraph, Stage
+from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
 from edgec.compiler.split.make_plan import planned_program
+from edgec.compiler.split.make_stages import Stage, make_stages
+from edgec.compiler.split.model_values import ModelValues
 from edgec.compiler.split.plan import Plan, PlannedModel, PlannedStage
 from edgec.compiler.split.plan_folder import PlanFolder, check_plan_destination
 from edgec.compiler.support.files import scratch_folder
@@ -106,7 +108,7 @@ class _Splitter:
         with self._phases("cut"):
             graphs = [self._graph(program) for program in changed]
             cuts = self._cuts(graphs)
-            stages = [graph.stages(cut) for graph, cut in zip(graphs, cuts, strict=True)]
+            stages = [make_stages(graph, cut) for graph, cut in zip(graphs, cuts, strict=True)]
             devices = self._stage_devices()
         compiled = [
             self._compile(
@@ -179,13 +181,10 @@ class _Splitter:
     def _graph(self, program: ChangedProgram) -> CutGraph:
         targets = {device.target.name: device.target for device in self._devices}
         expected = program.expected
-        return CutGraph(
-            program.module,
-            program.canonical.value_names,
-            expected.signature,
-            expected.states,
-            list(targets.values()),
+        values = ModelValues(
+            program.module, program.canonical.value_names, expected.signature, expected.states
         )
+        return CutGraph(values, list(targets.values()))
 
     def _cuts(self, graphs: Sequence[CutGraph]) -> list[list[Before]]:
         """Return the cuts of each program: those of the first, found again in the others."""
@@ -193,9 +192,9 @@ class _Splitter:
         if self._requests:
             cuts = cuts_behind(first, self._requests)
         else:
-            cuts = balanced_cuts(first, len(self._devices))
+            cuts = balanced_cuts(graphs, len(self._devices))
         names = [first.cut_names(cut) for cut in cuts]
-        return [cuts, *([graph.cut_of(n) for n in names] for graph in graphs[1:])]
+        return [cuts, *([_found(graph, n) for n in names] for graph in graphs[1:])]
 
     def _stage_devices(self) -> list[Device]:
         """Return who computes each stage."""
@@ -310,3 +309,13 @@ def _bundle_name(devices: Sequence[Device], number: int) -> str:
     name = devices[number].name
     before = sum(device.name == name for device in devices[:number])
     return f"{name}-{before + 1}.edgec" if before else f"{name}.edgec"
+
+
+def _found(graph: CutGraph, names: Sequence[str]) -> Before:
+    """Return a cut of another program, by its values."""
+    cut = graph.find_cut(names)
+    if cut is None or not graph.is_cut(cut):
+        raise UnsupportedModelError(
+            f"not every program of this model can be cut behind {', '.join(names)}"
+        )
+    return cut
