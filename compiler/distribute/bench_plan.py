@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,10 @@ def bench_plan(
     for _ in range(2):
         session.reset()
         session.run(inputs)
-    own, rounds, whole, whole_rounds = [], [], [], []
+    own: list[float] = []
+    rounds: list[float] = []
+    whole: list[float] = []
+    whole_rounds: list[float] = []
     first = _request_count(session)
     local = None if session.whole is None else session.whole.open(session.threads)
     share = seconds / 2 / ROUNDS / (1 if local is None else 2)
@@ -143,10 +147,10 @@ def bench_plan(
     )
 
 
-def _times(run: "object", seconds: float, rounds: list[float]) -> list[float]:
+def _times(run: Callable[[], object], seconds: float, rounds: list[float]) -> list[float]:
     """Return times of calls in so many seconds, at least one [ms]; their median joins `rounds`."""
-    assert callable(run)
-    until, times = time.monotonic() + seconds, []
+    until = time.monotonic() + seconds
+    times: list[float] = []
     while not times or time.monotonic() < until:
         began = time.perf_counter()
         run()

@@ -203,8 +203,13 @@ class LinkedStages:
         link = Connection(stage.address, key, max(self._timeout, 2.0))
         self._links[number] = link
         hello = _HELLO.pack(VERSION, 0, _ROLE_HOST, 0, round(self._timeout * 1e3), session)
-        link.send(Frame(FrameType.HELLO, size=len(hello)), hello)
-        answer = self._await(number, FrameType.HELLO)
+        try:
+            link.send(Frame(FrameType.HELLO, size=len(hello)), hello)
+            answer = self._await(number, FrameType.HELLO)
+        except LinkError as error:
+            if key is not None or str(error).startswith("says"):
+                raise
+            raise LinkError(f"{error} before it answered: if it has a key, add --key FILE") from None
         if len(answer) != _DIGEST.stop or answer[0] != VERSION:
             raise LinkError("is of another version of edgec")
         if answer[_DIGEST] != stage.digest:

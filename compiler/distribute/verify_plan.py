@@ -61,11 +61,12 @@ def _vectors(
     Whether state is zeros, inputs, expected outputs and the tolerance.
     """
     columns = []
+    last = session.bundles[program.stages[-1].bundle].manifest
+    tolerance = Tolerance(**last.tolerance.model_dump())
     for stage in program.stages:
         bundle = session.bundles[stage.bundle]
         rows = zip(bundle.manifest.vectors, bundle.vectors(), strict=True)
         columns.append([vector for record, vector in rows if record.program == stage.program])
-        tolerance = Tolerance(**bundle.manifest.tolerance.model_dump())
     wanted = [tensor.name for tensor in program.outputs]
     given = [tensor.name for tensor in program.inputs]
     for number, vectors in enumerate(zip(*columns, strict=True)):
