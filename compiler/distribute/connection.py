@@ -57,7 +57,7 @@ class Frame:
         kind: what it is for.
         flags: of DATA: BEGINS if the stream begins anew.
         program: of DATA: number of the program.
-        value: of DATA: number of the value.
+        value: of DATA: number of the value; of ERROR: number of the stage that is to blame.
         size: bytes of the payload.
         request: number of the request; of CREDIT the first that may not be sent.
     """
@@ -77,7 +77,15 @@ class Frame:
 
 
 class LinkError(Exception):
-    """A connection is of no more use; the message goes on from the name of the other side."""
+    """A connection is of no more use; the message goes on from the name of the other side.
+
+    Attributes:
+        culprit: number of the stage that is to blame, if the other side says that it is another.
+    """
+
+    def __init__(self, message: str, culprit: int | None = None) -> None:
+        super().__init__(message)
+        self.culprit = culprit
 
 
 def read_key(path: str | Path) -> bytes:

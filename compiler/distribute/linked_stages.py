@@ -191,11 +191,19 @@ class LinkedStages:
 
     def _at(self, number: int, do: Any) -> None:
         """Do something with a stage, whose name an error then has."""
-        stage = self._stages[number]
         try:
             do()
         except LinkError as error:
-            raise StageLostError(stage.device, stage.address, str(error)) from None
+            raise self._lost(number, error) from None
+
+    def _lost(self, number: int, error: LinkError) -> StageLostError:
+        """Return the error of a stage, or of the one that it blames."""
+        other = error.culprit
+        if other is None or other >= len(self._stages) or other == number:
+            stage = self._stages[number]
+            return StageLostError(stage.device, stage.address, str(error))
+        stage, witness = self._stages[other], self._stages[number].device
+        return StageLostError(stage.device, stage.address, f"is lost to device {witness}: {error}")
 
     def _greet(self, number: int, key: bytes | None, session: bytes) -> None:
         stage = self._stages[number]
@@ -209,7 +217,9 @@ class LinkedStages:
         except LinkError as error:
             if key is not None or str(error).startswith("says"):
                 raise
-            raise LinkError(f"{error} before it answered: if it has a key, add --key FILE") from None
+            raise LinkError(
+                f"{error} before it answered: if it has a key, add --key FILE"
+            ) from None
         if len(answer) != _DIGEST.stop or answer[0] != VERSION:
             raise LinkError("is of another version of edgec")
         if answer[_DIGEST] != stage.digest:
@@ -238,7 +248,7 @@ class LinkedStages:
             if frame.kind == kind:
                 return payload
             if frame.kind == FrameType.ERROR:
-                raise LinkError(f"says: {payload.decode(errors='replace')}")
+                raise _said(frame, payload)
             if frame.kind != FrameType.PING:
                 raise LinkError("sent what a stage does not send")
 
@@ -288,7 +298,9 @@ class LinkedStages:
             request.missing.remove(name)
             if request.missing:
                 return
-            self._requests.pop(request.number, None)
+            # The end of the session answers those that it finds, and takes them away.
+            if self._requests.pop(request.number, None) is None:
+                return
             self.spans.append((request.number, request.submitted, time.monotonic_ns()))
         if request.future.set_running_or_notify_cancel():
             request.future.set_result(
@@ -317,7 +329,7 @@ class LinkedStages:
         try:
             self._links[feed.stage].send(frame, data.data)
         except LinkError as error:
-            self._lose(feed.stage, str(error))
+            self._lose(feed.stage, error)
             return False
         return True
 
@@ -335,11 +347,11 @@ class LinkedStages:
                 elif frame.kind == FrameType.PONG and frame.size == 8:
                     self._note_clock(number, frame.request, link.read(8))
                 elif frame.kind == FrameType.ERROR and frame.size <= MOST_ERROR_BYTES:
-                    raise LinkError(f"says: {link.read(frame.size).decode(errors='replace')}")
+                    raise _said(frame, link.read(frame.size))
                 elif frame.kind != FrameType.PING or frame.size:
                     raise LinkError("sent what a stage does not send")
         except LinkError as error:
-            self._lose(number, str(error))
+            self._lose(number, error)
 
     def _read_value(self, link: Connection, frame: Frame) -> None:
         with self._lock:
@@ -384,7 +396,7 @@ class LinkedStages:
             try:
                 outputs = stage.run(given)
             except LinkError as error:
-                self._lose(number, str(error))
+                self._lose(number, error)
                 return
             ended = time.monotonic_ns()
             for name, array in outputs.items():
@@ -411,14 +423,13 @@ class LinkedStages:
                 try:
                     link.ping(within)
                 except LinkError as error:
-                    self._lose(number, str(error))
+                    self._lose(number, error)
 
     # ---- the end ----
 
-    def _lose(self, number: int, why: str) -> None:
+    def _lose(self, number: int, error: LinkError) -> None:
         """End the session, as a stage is lost."""
-        stage = self._stages[number]
-        self._end(StageLostError(stage.device, stage.address, why))
+        self._end(self._lost(number, error))
 
     def _end(self, failure: StageLostError) -> None:
         with self._changed:
@@ -466,6 +477,11 @@ class LinkedStages:
 
 
 MOST_TIMES = 100_000
+
+
+def _said(frame: Frame, text: bytes) -> LinkError:
+    """Return what a stage gave as the reason for the end."""
+    return LinkError(f"says: {text.decode(errors='replace')}", frame.value)
 
 
 def digest_of(manifest: bytes) -> bytes:

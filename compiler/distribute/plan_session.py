@@ -105,7 +105,7 @@ class PlanSession:
         self._stream: LinkedStages | Session | None = None  # what has the state of the stream
         self._local: Session | None = None
         self._local_seconds = 0.0
-        self._reviving = False
+        self._reviver: threading.Thread | None = None
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(1, "edgec-whole")
         self._linked: LinkedStages | None = None
@@ -234,9 +234,9 @@ class PlanSession:
                 return
             self._linked = None
             self.losses.append(str(failure))
-            self._reviving = True
         self._revived: Future[LinkedStages] = Future()
-        threading.Thread(target=self._revive, args=(linked, failure), daemon=True).start()
+        self._reviver = threading.Thread(target=self._revive, args=(linked, failure), daemon=True)
+        self._reviver.start()
 
     def _revive(self, lost: LinkedStages, failure: StageLostError) -> None:
         lost.close()
@@ -249,9 +249,12 @@ class PlanSession:
                 self._closed.wait(RETRY_SECONDS)
                 continue
             with self._lock:
-                if self._closed.is_set():
-                    break
-                self._linked, self._reviving = linked, False
+                closed = self._closed.is_set()
+                if not closed:
+                    self._linked = linked
+            if closed:
+                linked.close()
+                break
             _resolve(self._revived, linked)
             return
         _refuse(self._revived, failure)
@@ -367,6 +370,8 @@ class PlanSession:
             linked, self._linked = self._linked, None
         if linked is not None:
             linked.close()
+        if self._reviver is not None:
+            self._reviver.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._places.close()
 

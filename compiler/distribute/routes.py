@@ -67,9 +67,11 @@ class Routes:
     def payload(self, stage: int, addresses: Sequence[str]) -> bytes:
         """Return the payload of ROUTES for a stage, with the address of every stage by number."""
         consumers = self.consumers[stage]
-        texts = [addresses[number].encode() for number in consumers]
-        head = bytes((stage, len(consumers)))
-        return head + b"".join(bytes((len(t),)) + t for t in texts) + self.tables[stage]
+        payload = bytes((stage, len(consumers)))
+        for number in consumers:
+            text = addresses[number].encode()
+            payload += bytes((number, len(text))) + text
+        return payload + self.tables[stage]
 
 
 def make_routes(

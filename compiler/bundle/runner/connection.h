@@ -26,7 +26,7 @@ enum {
   FRAME_DONE,      /* stage to host: a request is computed; when */
   FRAME_PING,      /* nothing else was sent for a while */
   FRAME_PONG,      /* stage to host: the answer, with the stage's clock */
-  FRAME_ERROR      /* stage to host: why the session ends */
+  FRAME_ERROR      /* stage to host: why the session ends; `value` is the stage that is to blame */
 };
 enum { FRAME_BYTES = 16, FRAME_BEGINS = 1 /* flag of DATA: the stream begins anew, with no state */ };
 

@@ -37,7 +37,8 @@ enum {
   ALIGNMENT = 64
 };
 enum { ROLE_HOST = 0, ROLE_STAGE = 1 };
-enum { FROM_HOST = 0xff }; /* a source that is no stage's number */
+/* In place of a stage's number: the host as a source; and that no other stage is to blame. */
+enum { FROM_HOST = 0xff, NOBODY = 0xff };
 
 /* Where a value goes to: an outlet, and the numbers that the program and the value have there. */
 typedef struct {
@@ -76,6 +77,7 @@ typedef struct {
   connection* link;
   uint64_t sent, limit; /* requests */
   int32_t number;
+  uint8_t stage_number; /* of who is there */
   pthread_t sender, reader;
 } outlet;
 
@@ -109,6 +111,7 @@ struct stage {
   int32_t running; /* the model runs, or its producers are told */
   uint64_t computed;
   uint8_t routes[ROUTES_BYTES];
+  uint8_t culprit; /* the stage whose connection ended the session */
   char reason[512];
 };
 
@@ -129,9 +132,10 @@ static void give_link(stage* stage, connection* link) {
 }
 
 /* The session ends, for this reason unless there is one. The lock is held. */
-static void end_session(stage* stage, const char* who, const char* why) {
+static void end_session(stage* stage, uint8_t culprit, const char* who, const char* why) {
   if (stage->state != OPEN && stage->state != ROUTED) return;
   stage->state = ENDING;
+  stage->culprit = culprit;
   snprintf(stage->reason, sizeof stage->reason, "%s %s", who, why);
   /* Readers wake up; the host is still told why. */
   if (stage->host) shutdown(stage->host->socket, SHUT_RD);
@@ -142,9 +146,9 @@ static void end_session(stage* stage, const char* who, const char* why) {
   pthread_cond_broadcast(&stage->changed);
 }
 
-static void end_with(stage* stage, const char* who, const char* why) {
+static void end_with(stage* stage, uint8_t culprit, const char* who, const char* why) {
   pthread_mutex_lock(&stage->lock);
-  end_session(stage, who, why);
+  end_session(stage, culprit, who, why);
   pthread_mutex_unlock(&stage->lock);
 }
 
@@ -194,7 +198,7 @@ static void* compute(void* context) {
     int failed = run_model(stage, slot);
     result->ended = monotonic_ns();
     pthread_mutex_lock(&stage->lock);
-    if (failed) end_session(stage, "the model:", stage->code->error(stage->session));
+    if (failed) end_session(stage, NOBODY, "the model:", stage->code->error(stage->session));
     if (stage->state == ROUTED) {
       slot->program = -1;
       ++stage->computed;
@@ -245,7 +249,7 @@ static void* send_all_outputs(void* context) {
     int failed = send_outputs(out, out->sent);
     pthread_mutex_lock(&stage->lock);
     if (failed) {
-      end_session(stage, out->link->peer, out->link->broken);
+      end_session(stage, out->stage_number, out->link->peer, out->link->broken);
       break;
     }
     ++out->sent;
@@ -366,7 +370,7 @@ static void* read_credits(void* context) {
       pthread_mutex_unlock(&stage->lock);
     }
   }
-  end_with(stage, out->link->peer, why);
+  end_with(stage, out->stage_number, out->link->peer, why);
   return NULL;
 }
 
@@ -383,10 +387,10 @@ static uint8_t next_byte(cursor* text) {
   return 0;
 }
 
-/* Connect with a stage whose address stands next. Why not, or NULL. */
+/* Connect with a stage whose number and address stand next. Why not, or NULL. */
 static const char* open_outlet(stage* stage, cursor* text, uint8_t own_number) {
   char address[256];
-  const uint8_t length = next_byte(text);
+  const uint8_t other_number = next_byte(text), length = next_byte(text);
   if (text->end - text->place < length) return "sent damaged routes";
   memcpy(address, text->place, length);
   address[length] = 0;
@@ -404,7 +408,7 @@ static const char* open_outlet(stage* stage, cursor* text, uint8_t own_number) {
              connection_read_frame(link, &answer);
   if (!failed && (answer.type != FRAME_CREDIT || answer.bytes)) link->broken = "refused this stage";
   if (failed || link->broken) {
-    end_with(stage, address, link->broken);
+    end_with(stage, other_number, address, link->broken);
     give_link(stage, link);
     return "";
   }
@@ -413,13 +417,14 @@ static const char* open_outlet(stage* stage, cursor* text, uint8_t own_number) {
   out->link = link;
   out->sent = 0;
   out->limit = answer.request;
+  out->stage_number = other_number;
   out->number = stage->outlet_count++;
   pthread_mutex_unlock(&stage->lock);
   return NULL;
 }
 
-/* Payload of ROUTES: own number; count of stages, each address with its length before it; then for each
- * program: whether it is used; of each input its source; of each output how many targets, each an
+/* Payload of ROUTES: own number; count of stages; of each its number and the length of its address and
+ * the address; then for each program: whether it is used; of each input its source; of each output how many targets, each an
  * outlet (0: the host) and the numbers of program and value there. */
 static const char* read_routes(stage* stage, const uint8_t* data, size_t bytes) {
   cursor text = {data, data + bytes, 0};
@@ -479,7 +484,9 @@ static int begin_session(stage* stage, connection* host, const uint8_t* id, int3
     stage->timeout_ms = timeout_ms;
     stage->computed = 0;
     stage->reason[0] = 0;
-    stage->outlets[0] = (outlet){.stage = stage, .link = host, .limit = UINT64_MAX};
+    stage->culprit = NOBODY;
+    stage->outlets[0] = (outlet){
+        .stage = stage, .link = host, .limit = UINT64_MAX, .stage_number = NOBODY};
     stage->outlet_count = 1;
     for (int32_t i = 0; i < stage->slots; ++i) stage->arriving[i].program = -1;
   }
@@ -512,7 +519,7 @@ static void serve_host(stage* stage, connection* host) {
     }
     if (out->number && pthread_create(&out->reader, &stage->small, read_credits, out)) {
       why = "asks for more threads than there are";
-      end_with(stage, host->peer, why);
+      end_with(stage, NOBODY, host->peer, why);
       pthread_join(out->sender, NULL);
       break;
     }
@@ -525,7 +532,7 @@ static void serve_host(stage* stage, connection* host) {
     if (connection_send(host, &(frame){.type = FRAME_READY}, NULL)) why = host->broken;
   }
   if (!why) why = read_values(stage, host, FROM_HOST);
-  end_with(stage, host->peer, why);
+  end_with(stage, NOBODY, host->peer, why);
   /* Everyone leaves; the reader of a producer closes its own connection. */
   for (int32_t i = 0; i < threads; ++i) {
     pthread_join(stage->outlets[i].sender, NULL);
@@ -536,7 +543,9 @@ static void serve_host(stage* stage, connection* host) {
   while (stage->running || stage->readers) pthread_cond_wait(&stage->changed, &stage->lock);
   pthread_mutex_unlock(&stage->lock);
   for (int32_t i = 1; i < stage->outlet_count; ++i) give_link(stage, stage->outlets[i].link);
-  frame error = {.type = FRAME_ERROR, .bytes = (uint32_t)strlen(stage->reason)};
+  frame error = {.type = FRAME_ERROR,
+                 .value = stage->culprit,
+                 .bytes = (uint32_t)strlen(stage->reason)};
   connection_send(host, &error, stage->reason);
   pthread_mutex_lock(&stage->lock);
   stage->state = IDLE;
@@ -561,7 +570,7 @@ static void serve_producer(stage* stage, connection* link, uint8_t number, const
   const char* why =
       connection_send(link, &credit, NULL) ? link->broken : read_values(stage, link, number);
   pthread_mutex_lock(&stage->lock);
-  end_session(stage, link->peer, why);
+  end_session(stage, number, link->peer, why);
   while (stage->running) pthread_cond_wait(&stage->changed, &stage->lock);
   stage->producers[number] = NULL;
   --stage->readers;
@@ -587,7 +596,8 @@ static const char* serve_link(stage* stage, connection* link) {
     return NULL;
   }
   if (begin_session(stage, link, hello + 8, timeout_ms)) {
-    connection_send(link, &(frame){.type = FRAME_ERROR, .bytes = sizeof busy - 1}, busy);
+    frame error = {.type = FRAME_ERROR, .value = NOBODY, .bytes = sizeof busy - 1};
+    connection_send(link, &error, busy);
     return "asks while another host uses this stage";
   }
   connection_timeout(link, timeout_ms);
