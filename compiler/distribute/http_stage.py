@@ -8,6 +8,7 @@ specification/protocol/inference_rest.md.
 import contextlib
 import http.client
 import json
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgec.compiler.serve.tensors import DATATYPES
 
 _HEADER = "Inference-Header-Content-Length"
 _WORDS = 200
+_DURATION = re.compile(r"\bdur=(\d+(?:\.\d+)?)")
 
 
 def is_http(address: str) -> bool:
@@ -36,6 +38,10 @@ class HttpStage:
     """An HTTP stage asks a server for one stage of a plan, over a connection that is kept.
 
     One thread calls it.
+
+    Attributes:
+        server_seconds: the part of the last call that the server says it took for itself; 0 where
+            it does not say (`Server-Timing`, https://www.w3.org/TR/server-timing/).
     """
 
     def __init__(self, url: str, bundle: Bundle, timeout: float, key_file: Path | None) -> None:
@@ -69,6 +75,7 @@ class HttpStage:
         self._headers = {"Content-Type": "application/octet-stream"}
         if key_file is not None:
             self._headers["Authorization"] = f"Bearer {_read(key_file)}"
+        self.server_seconds = 0.0
         self._signatures = bundle.manifest.signatures
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -124,6 +131,8 @@ class HttpStage:
             raise LinkError(f"cannot be reached: {error}") from None
         if answer.status != http.client.OK:
             raise LinkError(f"answers {answer.status}: {data[:_WORDS].decode(errors='replace')}")
+        found = _DURATION.search(answer.getheader("Server-Timing") or "")
+        self.server_seconds = float(found.group(1)) / 1e3 if found else 0.0
         return data, answer.getheader(_HEADER)
 
     def close(self) -> None:

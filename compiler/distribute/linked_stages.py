@@ -45,7 +45,13 @@ class StageLostError(BoardError):
 
 
 class RelayedStage(Protocol):
-    """A relayed stage computes a stage of the plan by another protocol than edgec's."""
+    """A relayed stage computes a stage of the plan by another protocol than edgec's.
+
+    Attributes:
+        server_seconds: the part of the last call in which it computed, as far as it is known.
+    """
+
+    server_seconds: float
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
         """Return outputs by name.
@@ -156,6 +162,7 @@ class LinkedStages:
         self._done = [0] * len(stages)
         self._clocks = [0] * len(stages)  # what to add to a stage's clock [ns]
         self._round_trips = [0] * len(stages)
+        self._latest = [0] * len(stages)  # what each stage computed for last [ns]
         self._threads: list[threading.Thread] = []
         try:
             self._open(key)
@@ -370,6 +377,7 @@ class LinkedStages:
         offset = self._clocks[number]
         with self._changed:
             self._done[number] = max(self._done[number], request + 1)
+            self._latest[number] = times[2] - times[1]
             self.times.append(StageTimes(request, number, *(time + offset for time in times)))
             del self.times[:-MOST_TIMES], self.spans[:-MOST_TIMES]
             self._changed.notify_all()
@@ -401,7 +409,9 @@ class LinkedStages:
             ended = time.monotonic_ns()
             for name, array in outputs.items():
                 self._take(request, name, array)
-            self._note_done(number, wanted, (began, began, ended, time.monotonic_ns()))
+            # Its own time is put last: what comes before it is the network's.
+            computing = max(began, ended - round(stage.server_seconds * 1e9))
+            self._note_done(number, wanted, (began, computing, ended, time.monotonic_ns()))
             wanted += 1
 
     def _is_whole(self, number: int, wanted: int) -> bool:
@@ -461,6 +471,10 @@ class LinkedStages:
     def traffic(self) -> dict[int, tuple[int, int]]:
         """Return the bytes sent to and received from each stage by the host, by its number."""
         return {n: (link.sent_bytes, link.received_bytes) for n, link in self._links.items()}
+
+    def compute_seconds(self) -> float:
+        """Return how long all stages together computed for the last requests [s]."""
+        return sum(self._latest) / 1e9
 
     def round_trip_ns(self, number: int) -> int:
         """Return the time of a ping and its answer; 0 before there was one."""

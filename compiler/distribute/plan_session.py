@@ -7,6 +7,7 @@ for again, and used when all are back. The state of a stream cannot be restored:
 is told to begin anew.
 """
 
+import math
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.bundle.bundle import Bundle
@@ -141,6 +143,26 @@ class PlanSession:
         """Return the processes of stages that were started here, by bundle."""
         return self._places.pids
 
+    @property
+    def remote_bytes(self) -> int:
+        """Return what a request of the first program sends to and from devices elsewhere."""
+        return sum(size for _, size in self._remote_values())
+
+    @property
+    def remote_links(self) -> int:
+        """Return how many links between here and elsewhere a request passes."""
+        return len({link for link, _ in self._remote_values()})
+
+    def _remote_values(self) -> list[tuple[tuple[str, str], int]]:
+        """Return link and bytes of each value that is sent to or from elsewhere."""
+        remote = self._places.remote
+        return [
+            ((value.source, target), math.prod(value.shape) * np.dtype(value.dtype).itemsize)
+            for value in self.plan.programs[0].values
+            for target in value.to
+            if value.source in remote or target in remote
+        ]
+
     # ---- requests ----
 
     def run(self, inputs: Tensors | NDArray[Any], *, deadline: float | None = None) -> Outputs:
@@ -162,14 +184,14 @@ class PlanSession:
         if deadline is None:
             return self.submit(inputs).result()
         began = time.monotonic()
-        reserve = LOCAL_MARGIN * self._local_time()
+        reserve = LOCAL_MARGIN * self.local_seconds()
         future = self.submit(inputs)
         try:
             return future.result(max(0.0, began + deadline - reserve - time.monotonic()))
         except FutureTimeoutError:
             future.cancel()
             self.answers["late"] += 1
-            return self._run_whole(inputs)
+            return self.run_whole(inputs)
 
     def submit(self, inputs: Tensors | NDArray[Any]) -> "Future[Outputs]":
         """Send a request as soon as the stages have room; its outputs come later.
@@ -311,7 +333,7 @@ class PlanSession:
     def _answer_here(self, answer: "Future[Outputs]", inputs: Outputs) -> None:
         def work() -> None:
             try:
-                outputs = self._run_whole(inputs)
+                outputs = self.run_whole(inputs)
             except EdgecError as error:
                 _refuse(answer, error)
             else:
@@ -320,9 +342,15 @@ class PlanSession:
 
         self._pool.submit(work)
 
-    def _run_whole(self, inputs: Tensors | NDArray[Any]) -> Outputs:
+    def run_whole(self, inputs: Tensors | NDArray[Any]) -> Outputs:
+        """Run the whole model on this machine.
+
+        Raises:
+            UsageError: the plan has none.
+        """
         session = self._local_session()
-        assert session is not None
+        if session is None:
+            raise UsageError(f"{self.folder} has no whole model: compile it with --whole native")
         return session.run(inputs)
 
     def _local_session(self) -> Session | None:
@@ -331,7 +359,7 @@ class PlanSession:
             self._local = self._whole.open(self.threads)
         return self._local
 
-    def _local_time(self) -> float:
+    def local_seconds(self) -> float:
         """Return how long the whole model takes here [s].
 
         Raises:
@@ -346,7 +374,7 @@ class PlanSession:
             times = []
             for _ in range(4):
                 began = time.monotonic()
-                self._run_whole(inputs)
+                self.run_whole(inputs)
                 times.append(time.monotonic() - began)
             # The first one loads it.
             self._local_seconds = max(times[1:])

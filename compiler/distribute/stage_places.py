@@ -101,6 +101,11 @@ class StagePlaces:
         return frozenset(name for name, remote in self._remote.items() if is_http(remote[0]))
 
     @property
+    def remote(self) -> frozenset[str]:
+        """Return the devices that are not started here."""
+        return frozenset(self._devices[name] for name in self._remote)
+
+    @property
     def alternatives(self) -> int:
         """Return how many combinations of addresses are worth a try."""
         return 1 + sum(len(remote) - 1 for remote in self._remote.values())

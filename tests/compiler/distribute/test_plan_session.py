@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.split_model import FEATURES, write_plan
+from support.split_model import FEATURES
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.cli.main import main
@@ -25,11 +25,6 @@ from edgec.compiler.split.plan import Plan
 from edgec.compiler.support.html_report import render
 
 PATIENT = 20.0  # seconds; the machine of the tests may be busy
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_plan(tmp_path_factory.mktemp("plans") / "small.plan")
 
 
 @pytest.fixture
