@@ -383,10 +383,13 @@ class LinkedStages:
             self._changed.notify_all()
 
     def _note_clock(self, number: int, asked: int, clock: bytes) -> None:
-        """Take the middle between question and answer for the moment that the stage read."""
-        now = time.monotonic_ns()
+        """Take the middle between question and answer for the moment that the stage read.
+
+        A clock that may be ours, as read between the two, is ours: stages of one machine share it.
+        """
+        now, read = time.monotonic_ns(), int.from_bytes(clock, "little")
         self._round_trips[number] = now - asked
-        self._clocks[number] = (now + asked) // 2 - int.from_bytes(clock, "little")
+        self._clocks[number] = 0 if asked <= read <= now else (now + asked) // 2 - read
 
     def _relay_all(self, number: int, stage: RelayedStage) -> None:
         """Call a relayed stage for one request after the other."""

@@ -35,8 +35,9 @@ from edgec.compiler.support.progress import Progress, Silent
 
 TIMEOUT_SECONDS = 1.0
 RETRY_SECONDS = 1.0
-# A run of the whole model may take so much longer than the median.
+# A run of the whole model may take so much longer than it did, and a thread so long to wake up.
 LOCAL_MARGIN = 1.5
+WAKING_SECONDS = 0.01
 
 
 class PlanSession:
@@ -184,7 +185,7 @@ class PlanSession:
         if deadline is None:
             return self.submit(inputs).result()
         began = time.monotonic()
-        reserve = LOCAL_MARGIN * self.local_seconds()
+        reserve = LOCAL_MARGIN * self.local_seconds() + WAKING_SECONDS
         future = self.submit(inputs)
         try:
             return future.result(max(0.0, began + deadline - reserve - time.monotonic()))

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import RUNNER
@@ -78,6 +79,12 @@ class StageProcess:
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _await_address(self) -> str:
         assert self._process.stdout is not None

@@ -8,7 +8,8 @@
  * waits for room, and nothing is allocated after the start.
  *
  * Threads: one computes; one reads each connection; one for each place that outputs go to sends; one
- * pings. The thread that reads from the host owns the session and ends it. */
+ * pings. When there is nothing to compute, the one that computes sends by itself, which saves a waking
+ * up. The thread that reads from the host owns the session and ends it. */
 #define _GNU_SOURCE
 #include "stage.h"
 
@@ -77,6 +78,7 @@ typedef struct {
   connection* link;
   uint64_t sent, limit; /* requests */
   int32_t number;
+  int busy;             /* a thread sends */
   uint8_t stage_number; /* of who is there */
   pthread_t sender, reader;
 } outlet;
@@ -181,6 +183,34 @@ static void give_credit(stage* stage, uint64_t limit) {
       connection_send(stage->producers[i], &(frame){.type = FRAME_CREDIT, .request = limit}, NULL);
 }
 
+static int send_outputs(outlet* out, uint64_t number);
+
+/* Whether there is a request to send now, and nobody who does. */
+static int can_send(const outlet* out) {
+  return !out->busy && out->sent < out->stage->computed && out->sent < out->limit;
+}
+
+/* Send the outputs of one request. The lock is held, and let go meanwhile. */
+static void send_next(outlet* out) {
+  stage* stage = out->stage;
+  out->busy = 1;
+  pthread_mutex_unlock(&stage->lock);
+  int failed = send_outputs(out, out->sent);
+  pthread_mutex_lock(&stage->lock);
+  out->busy = 0;
+  if (failed) end_session(stage, out->stage_number, out->link->peer, out->link->broken);
+  ++out->sent;
+}
+
+/* Send what was just computed, unless there is more to compute. The lock is held. */
+static void send_at_once(stage* stage) {
+  for (int32_t i = stage->outlet_count - 1; i >= 0; --i) {
+    outlet* out = &stage->outlets[i];
+    if (stage->state != ROUTED || is_ready(stage)) return;
+    if (out->sent + 1 == stage->computed && can_send(out)) send_next(out);
+  }
+}
+
 static void* compute(void* context) {
   stage* stage = context;
   pthread_mutex_lock(&stage->lock);
@@ -202,6 +232,7 @@ static void* compute(void* context) {
     if (stage->state == ROUTED) {
       slot->program = -1;
       ++stage->computed;
+      send_at_once(stage);
       pthread_cond_broadcast(&stage->changed);
       pthread_mutex_unlock(&stage->lock);
       give_credit(stage, number + 1 + (uint64_t)stage->slots);
@@ -241,18 +272,10 @@ static void* send_all_outputs(void* context) {
   stage* stage = out->stage;
   pthread_mutex_lock(&stage->lock);
   for (;;) {
-    while (stage->state == OPEN ||
-           (stage->state == ROUTED && (out->sent >= stage->computed || out->sent >= out->limit)))
+    while (stage->state == OPEN || (stage->state == ROUTED && !can_send(out)))
       pthread_cond_wait(&stage->changed, &stage->lock);
     if (stage->state != ROUTED) break;
-    pthread_mutex_unlock(&stage->lock);
-    int failed = send_outputs(out, out->sent);
-    pthread_mutex_lock(&stage->lock);
-    if (failed) {
-      end_session(stage, out->stage_number, out->link->peer, out->link->broken);
-      break;
-    }
-    ++out->sent;
+    send_next(out);
     pthread_cond_broadcast(&stage->changed);
   }
   pthread_mutex_unlock(&stage->lock);
