@@ -38,7 +38,7 @@ def all_ways(problem: Problem) -> list[list[Step]]:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("memory", [1e9, 3e6])
 def test_nothing_is_better_than_what_is_chosen(objective: Objective, memory: float) -> None:
-    for seed in range(6):
+    for seed in range(4):
         problem = random_problem(seed, memory=memory)
         allowed = problem.allowed()
         ways = [
@@ -51,7 +51,4 @@ def test_nothing_is_better_than_what_is_chosen(objective: Objective, memory: flo
         best = min(evaluate(problem, way, objective) for way in ways)
         chosen = solve(problem, objective)
         assert chosen in ways
-        if objective == "latency":
-            assert evaluate(problem, chosen, objective) == pytest.approx(best, rel=1e-5)
-        else:
-            assert evaluate(problem, chosen, objective) <= 1.05 * best
+        assert evaluate(problem, chosen, objective) == pytest.approx(best)
