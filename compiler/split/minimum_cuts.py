@@ -95,7 +95,7 @@ class _CutProgram:
         program.a_matrix_.index_ = np.array(index, np.int32)
         program.a_matrix_.value_ = np.array(values)
         # Its child class `Highs` prints a line about itself to standard output.
-        self._solver = highspy._Highs()
+        self._solver = highspy._Highs()  # type: ignore[attr-defined]
         self._solver.setOptionValue("output_flag", False)
         self._solver.passModel(program)
         self._all = np.arange(count, dtype=np.int32)

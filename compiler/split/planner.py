@@ -68,12 +68,12 @@ class Problem:
     @property
     def devices(self) -> int:
         """Return how many devices there are."""
-        return self.ms.shape[0]
+        return int(self.ms.shape[0])
 
     @property
     def last(self) -> int:
         """Return the cut behind everything."""
-        return self.ms.shape[1] - 1
+        return int(self.ms.shape[1]) - 1
 
     def compute_ms(self) -> NDArray[np.float64]:
         """Return the time of each step [devices, cuts, cuts]; endless where it goes nowhere."""
@@ -171,13 +171,13 @@ def _best_way(
             ways = join(best[used][:, None], cost[device])
             begin = ways.argmin(axis=0)
             found = ways[begin, np.arange(cuts)]
-            for cut in np.nonzero(found < best[with_it])[0]:
-                best[with_it, cut] = found[cut]
-                last[with_it, int(cut)] = Step(device, int(begin[cut]), int(cut))
+            for end in map(int, np.nonzero(found < best[with_it])[0]):
+                best[with_it, end] = found[end]
+                last[with_it, end] = Step(device, int(begin[end]), end)
     used, cut = int(best[:, -1].argmin()), cuts - 1
     if not np.isfinite(best[used, cut]):
         return None
-    way = []
+    way: list[Step] = []
     while cut:
         step = last[used, cut]
         way.append(step)
