@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.serve.server import ServeOptions, serve_bundles
+    from edgec.compiler.split.advise import SplitReport, plan_split
+    from edgec.compiler.split.split_model import split_model
     from edgec.compiler.tune.api import tune_model, tuning_tasks
     from edgec.compiler.tune.options import TuneOptions
     from edgec.compiler.tune.report_data import TuneReport
@@ -65,6 +67,9 @@ _HOME = {
     "serve_bundles": "serve.server",
     "ServeOptions": "serve.server",
     "sign_bundle": "bundle.bundle",
+    "SplitReport": "split.advise",
+    "plan_split": "split.advise",
+    "split_model": "split.split_model",
     "tune_model": "tune.api",
     "tuning_tasks": "tune.api",
     "verify_bundle": "parity.verify_bundle",
@@ -86,6 +91,7 @@ __all__ = [
     "SampleOptions",
     "Sampling",
     "ServeOptions",
+    "SplitReport",
     "TuneOptions",
     "TuneReport",
     "__version__",
@@ -96,9 +102,11 @@ __all__ = [
     "inspect_path",
     "load_compression",
     "load_recipe",
+    "plan_split",
     "run_bundle",
     "serve_bundles",
     "sign_bundle",
+    "split_model",
     "tune_model",
     "tuning_tasks",
     "verify_bundle",

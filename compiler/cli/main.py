@@ -23,6 +23,7 @@ from edgec.compiler.cli.models import models
 from edgec.compiler.cli.run import run
 from edgec.compiler.cli.serve import serve
 from edgec.compiler.cli.sign import sign
+from edgec.compiler.cli.split import split
 from edgec.compiler.cli.targets import targets
 from edgec.compiler.cli.tune import tune
 from edgec.compiler.cli.verify import verify
@@ -90,6 +91,7 @@ def edgec() -> None:
 
 for _command in (
     compile_command,
+    split,
     tune,
     run,
     chat,

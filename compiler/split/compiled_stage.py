@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -57,8 +57,16 @@ class CompiledStage:
         return self.programs[number].compilation.expected.called
 
 
+class Runs(Protocol):
+    """What runs a stage, here or on a board."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return outputs by name."""
+        ...
+
+
 def run_chain(
-    stages: Sequence[tuple[Runnable, Signature]], inputs: Sequence[Tensors]
+    stages: Sequence[tuple[Runs, Signature]], inputs: Sequence[Tensors]
 ) -> list[list[Step]]:
     """Run stages one after the other, each on what those before it gave.
 

@@ -123,6 +123,11 @@ class CutGraph:
         if place in self._written:
             return False
         # (1)
+        return self.is_held(place)
+
+    def is_held(self, place: int) -> bool:
+        """Tell whether kernels of every target hold the value of an operator in memory."""
+        variable = self.values.graph.bindings[place][0]
         return all(variable in held for held in self.held)
 
     @cached_property

@@ -10,6 +10,7 @@ device = "b"
 ```
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from edgec.compiler.support.toml_file import explain, read_toml
 from edgec.targets import Target, load_target
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}")
+_MEMORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,47})=(\d{1,9})([kMG]?)")
 # What a plan calls others.
 _TAKEN = ("host", "whole")
 
@@ -102,6 +104,36 @@ def read_split_file(path: Path, devices: Sequence[Device]) -> tuple[StageRequest
             needs = "ends the model: leave `until`" if stage.until else "needs `until`"
             raise BadInputError(f"split file {path}: stage {number} {needs}")
     return stages
+
+
+def split_file_text(stages: Sequence[StageRequest]) -> str:
+    """Return the file that `read_split_file` reads as these stages."""
+    parts = []
+    for stage in stages:
+        lines = ["[[stage]]", f"device = {json.dumps(stage.device)}"]
+        if stage.until:
+            lines.append(f"until = {json.dumps(list(stage.until))}")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def parse_memory(text: str) -> dict[str, int]:
+    """Read `a=64M,b=1G`.
+
+    Raises:
+        UsageError: it is not of that form.
+
+    >>> parse_memory("a=64M,b=1G")
+    {'a': 67108864, 'b': 1073741824}
+    """
+    found = {}
+    for part in text.split(","):
+        match = _MEMORY.fullmatch(part.strip())
+        if not match:
+            raise UsageError(f"{part!r} is no memory; write --memory a=64M,b=1G")
+        name, number, unit = match.groups()
+        found[name] = int(number) * 1024 ** " kMG".index(unit or " ")
+    return found
 
 
 def strictest(targets: Sequence[Target]) -> Target:

@@ -141,6 +141,12 @@ class ModelValues:
             else:
                 yield operand
 
+    def size_of(self, name: str) -> int:
+        """Return the bytes of an input or output of the model."""
+        if name in self.inputs:
+            return bytes_of(self.inputs[name])
+        return bytes_of(self.result_of[name])
+
     def returned_parameter(self, variable: Any) -> Any:
         """Return the input that an output is, None if it is computed."""
         source = self.graph.operand(variable)

@@ -25,6 +25,7 @@ from edgec.compiler.split.choose_cuts import balanced_cuts, cuts_behind
 from edgec.compiler.split.compiled_stage import CompiledStage, run_chain, staged, uncut
 from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
+from edgec.compiler.split.emulation import check_emulated
 from edgec.compiler.split.make_plan import planned_program
 from edgec.compiler.split.make_stages import Stage, make_stages
 from edgec.compiler.split.model_values import ModelValues
@@ -46,6 +47,7 @@ def split_model(
     output: str | Path | None = None,
     stages: Sequence[StageRequest] = (),
     whole: Target | None = None,
+    emulate: bool = True,
     progress: Progress | None = None,
 ) -> Plan:
     """Compile a model into a bundle for each device, and a plan that joins them.
@@ -57,6 +59,7 @@ def split_model(
         output: the folder; by default `<model>.plan` in the current folder.
         stages: where to cut, and who computes what; by default stages of equal work.
         whole: also compile the whole model for this target, as a fallback.
+        emulate: run stages for other instruction sets under QEMU, where there is one.
         progress: reports each phase.
 
     Returns:
@@ -72,7 +75,8 @@ def split_model(
     check_plan_destination(folder)
     check_before_transform(options)
     with scratch_folder() as scratch:
-        return _Splitter(path, devices, options, stages, whole, progress, scratch).run(folder)
+        splitter = _Splitter(path, devices, options, stages, whole, progress, scratch)
+        return splitter.run(folder, emulate and options.parity and not options.encrypt_for)
 
 
 class _Splitter:
@@ -91,7 +95,7 @@ class _Splitter:
         self._progress, self._scratch = progress, scratch
         self._files: dict[str, bytes | Path] = {}
 
-    def run(self, folder: Path) -> Plan:
+    def run(self, folder: Path, emulate: bool) -> Plan:
         """Return the plan, written into the folder with its bundles."""
         source = read_model(self._path, self._options.limits, self._options.context)
         if in_chunks(self._path, self._options):
@@ -135,6 +139,9 @@ class _Splitter:
                 self._write(staging / stage.bundle, stage, programs, parity, files)
             plan = self._plan(changed, compiled)
             plan.write(staging)
+            if emulate:
+                expected = {program.shapes.name: program.expected for program in changed}
+                check_emulated(staging, plan, expected, self._progress)
         return plan
 
     def _plan(self, changed: Sequence[ChangedProgram], compiled: Sequence[CompiledStage]) -> Plan:

@@ -26,6 +26,7 @@ CALLS = {
     "deploy": "deploy_bundle",
     "serve": "serve_bundles",
     "sign": "sign_bundle",
+    "split": "plan_split",
 }
 OTHERS = ("targets", "models", "db", "board", "keys", "chat")
 FOLDER = Path(edgec.compiler.__file__).parent

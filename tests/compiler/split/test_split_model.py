@@ -81,7 +81,7 @@ def split(
 ) -> Chain:
     given = parse_devices(devices)
     options = CompileOptions(**settings)
-    split_model(model, given, options, output=output, stages=stages, whole=HERE)
+    split_model(model, given, options, output=output, stages=stages, whole=HERE, emulate=False)
     return Chain(output)
 
 
