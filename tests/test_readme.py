@@ -38,6 +38,11 @@ NOT_RUN = {
     "README.md": [],
     "benchmarks.md": ["takes an hour, and a calm machine"] * 3,
     "boards.md": ["needs a board behind ssh me@pi"],
+    "distributed.md": [
+        "takes half a minute of QEMU; tests/compiler/distribute/ runs the same commands",
+        "needs a board behind ssh pi",
+        "takes half a minute; tests/compiler/distribute/test_http_stage.py does the same",
+    ],
     "generation.md": ["the model is downloaded"],
     "running.md": [
         "needs a board behind ssh pi",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgec.compiler.bench.compare import Latency
-from edgec.compiler.distribute.linked_stages import StageTimes
 from edgec.compiler.distribute.plan_session import PlanSession
+from edgec.compiler.distribute.stages import StageTimes
 from edgec.compiler.errors import BoardError
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs

@@ -4,7 +4,6 @@ It lasts until a stage is lost; then every request that waits is told which one 
 caller opens another session or answers by other means.
 """
 
-import hashlib
 import secrets
 import struct
 import threading
@@ -12,14 +11,20 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.distribute.connection import BEGINS, Connection, Frame, FrameType, LinkError
 from edgec.compiler.distribute.routes import Feed, Routes
-from edgec.compiler.errors import BoardError
+from edgec.compiler.distribute.stages import (
+    Outputs,
+    RelayedStage,
+    StageAddress,
+    StageLostError,
+    StageTimes,
+)
 from edgec.compiler.ir.signature import TensorSpec
 
 VERSION = 1
@@ -28,58 +33,6 @@ _TIMES = struct.Struct("<QQQQ")
 _DIGEST = slice(3, 35)
 _ROLE_HOST = 0
 MOST_ERROR_BYTES = 4096
-
-Outputs = dict[str, NDArray[Any]]
-
-
-class StageLostError(BoardError):
-    """A stage does not answer any more, or never did.
-
-    Attributes:
-        device: the device of the stage.
-    """
-
-    def __init__(self, device: str, address: str, why: str) -> None:
-        super().__init__(f"device {device} ({address}) {why}")
-        self.device = device
-
-
-class RelayedStage(Protocol):
-    """A relayed stage computes a stage of the plan by another protocol than edgec's.
-
-    Attributes:
-        server_seconds: the part of the last call in which it computed, as far as it is known.
-    """
-
-    server_seconds: float
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
-        """Return outputs by name.
-
-        Raises:
-            LinkError: the server does not answer, or not as it should.
-        """
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    """Stage times say when a stage did what for a request, on this machine's monotonic clock [ns].
-
-    Attributes:
-        request: its number.
-        stage: number of the stage.
-        arrived: all inputs were there.
-        began: the model began to run.
-        ended: the model had run.
-        sent: all outputs were sent.
-    """
-
-    request: int
-    stage: int
-    arrived: int
-    began: int
-    ended: int
-    sent: int
 
 
 @dataclass
@@ -94,23 +47,6 @@ class _Request:
     future: "Future[Outputs]" = field(default_factory=Future)
     results: Outputs = field(default_factory=dict)
     relayed: dict[int, Outputs] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StageAddress:
-    """A stage address says where a stage is.
-
-    Attributes:
-        device: its name.
-        address: HOST:PORT, or where a relayed stage is, in words.
-        digest: SHA-256 of the manifest that its bundle must have.
-        relayed: what computes it; None for stages of edgec.
-    """
-
-    device: str
-    address: str
-    digest: bytes
-    relayed: RelayedStage | None = None
 
 
 class LinkedStages:
@@ -499,11 +435,6 @@ MOST_TIMES = 100_000
 def _said(frame: Frame, text: bytes) -> LinkError:
     """Return what a stage gave as the reason for the end."""
     return LinkError(f"says: {text.decode(errors='replace')}", frame.value)
-
-
-def digest_of(manifest: bytes) -> bytes:
-    """Return what a stage says of its bundle."""
-    return hashlib.sha256(manifest).digest()
 
 
 def _empty(spec: TensorSpec) -> NDArray[Any]:

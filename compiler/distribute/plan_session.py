@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.distribute.connection import read_key
-from edgec.compiler.distribute.linked_stages import LinkedStages, Outputs, StageLostError
+from edgec.compiler.distribute.linked_stages import LinkedStages
 from edgec.compiler.distribute.routes import make_routes
 from edgec.compiler.distribute.stage_places import StageOptions, StagePlaces
+from edgec.compiler.distribute.stages import Outputs, StageLostError
 from edgec.compiler.errors import BoardError, EdgecError, UsageError
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs

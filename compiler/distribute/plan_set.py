@@ -11,9 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgec.compiler.distribute.linked_stages import Outputs
 from edgec.compiler.distribute.plan_choice import PlanChooser, PlanCost
 from edgec.compiler.distribute.plan_session import PlanSession
+from edgec.compiler.distribute.stages import Outputs
 from edgec.compiler.errors import UsageError
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.runtime.inputs import generate_inputs

@@ -9,8 +9,8 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import MANIFEST
 from edgec.compiler.distribute.connection import is_loopback, split_address
 from edgec.compiler.distribute.http_stage import HttpStage, is_http
-from edgec.compiler.distribute.linked_stages import StageAddress, digest_of
 from edgec.compiler.distribute.stage_process import StageProcess
+from edgec.compiler.distribute.stages import StageAddress, digest_of
 from edgec.compiler.errors import UsageError, did_you_mean
 from edgec.compiler.split.plan import Plan
 from edgec.compiler.support.progress import Progress

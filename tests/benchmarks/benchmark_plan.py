@@ -41,16 +41,18 @@ def pipeline(folder: Path, rounds: int) -> None:
     names = ("a.edgec", "b.edgec")
     options = StageOptions(cores={name: frozenset((core,)) for core, name in enumerate(names)})
     ratios, one, two = [], [], []
+    whole_cpu, requests = 0.0, 0
     with PlanSession(folder, options=options, timeout=20) as session:
         assert session.whole is not None
         inputs, local = inputs_of(session), session.whole.open(1)
         local.run(inputs)
         for number in range(rounds):
             os.sched_setaffinity(0, {number % 2})
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.thread_time()
             for _ in range(8):
                 local.run(inputs)
             one.append(8 / (time.perf_counter() - began))
+            whole_cpu, requests = whole_cpu + time.thread_time() - cpu, requests + 8
             os.sched_setaffinity(0, {0, 1})
             under_way = deque(session.submit(inputs) for _ in range(6))
             for _ in range(4):
@@ -65,15 +67,25 @@ def pipeline(folder: Path, rounds: int) -> None:
                 under_way.popleft().result()
             ratios.append(two[-1] / one[-1])
         assert session.linked is not None
-        times = session.linked.records()[0]
-        for stage in range(2):
-            runs = [(t.ended - t.began) / 1e6 for t in times if t.stage == stage]
-            print(f"stage {stage}: {statistics.median(runs):.1f} ms")
+        answered = session.answers["plan"]
+        stage_cpu = [cpu_seconds(pid) / answered for pid in session.pids.values()]
     print(
         f"per second: one core {statistics.median(one):.2f}, two stages "
         f"{statistics.median(two):.2f}; "
         f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
+    alone = whole_cpu / requests
+    shares = ", ".join(f"{seconds * 1e3:.1f} ms" for seconds in stage_cpu)
+    print(
+        f"CPU time of a request: whole {alone * 1e3:.1f} ms, stages {shares}; two cores of their "
+        f"own would give a ratio of {alone / max(stage_cpu):.2f}"
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process took so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def hop(folder: Path, key: Path | None) -> None:
