@@ -16,8 +16,9 @@
 #include <string.h>
 
 enum {
-  WINDOW = 512,    /* ratios that are remembered, */
-  SETTLED = 20,    /* and how many are enough to overlook the largest */
+  WINDOW = 512,    /* ratios that are remembered */
+  SETTLED = 20,    /* how many are enough to overlook the largest, */
+  ENOUGH = 50,     /* and to try a slower option */
   RISES = 2,       /* ratios in succession that tell of a change */
   FALLS = 8,
   AFTER_SWITCH = 3 /* inferences in which a change is that of the new option */
@@ -127,7 +128,7 @@ static void find_quantile(edgec_governor* governor) {
 
 static void remember(edgec_governor* governor, double now_ms, double ratio) {
   while (governor->filled == WINDOW ||
-         (governor->filled > 2 * SETTLED &&
+         (governor->filled > ENOUGH &&
           now_ms - governor->times[governor->first] > MEMORY_MS)) {
     governor->first = (governor->first + 1) % WINDOW;
     --governor->filled;
@@ -252,7 +253,7 @@ static int may_switch(edgec_governor* governor, int32_t chosen, double now_ms) {
   const double rested_ms = now_ms - governor->switched_ms;
   if (before < 0) return 1;
   if (usual_ms(governor, chosen) > usual_ms(governor, before))
-    return rested_ms >= governor->dwell_ms && governor->filled >= SETTLED;
+    return rested_ms >= governor->dwell_ms && governor->filled >= ENOUGH;
   return rested_ms >= DWELL_MS || governor->changed_ms > governor->switched_ms;
 }
 

@@ -89,7 +89,7 @@ def test_a_step_of_load_costs_few_deadlines(library: GovernorLibrary, seed: int)
     step = len(machine.ran)
     machine.run(20, noisy(1.0, seed))
     assert machine.missed(step) <= 0.01
-    assert machine.accuracy(step + 60) == 1.0
+    assert machine.accuracy(step + 90) == 1.0
     assert machine.closest_switches_ms() >= 1000
 
 
@@ -109,7 +109,7 @@ def test_a_false_clock_is_learned(library: GovernorLibrary) -> None:
     step = len(machine.ran)
     machine.run(10, noisy(1.0, 0), Signals(clock=0.5))
     assert machine.missed() == 0
-    assert machine.accuracy(step + 60) == 1.0
+    assert machine.accuracy(step + 90) == 1.0
 
 
 def test_heat_gives_way_before_the_clock_falls(library: GovernorLibrary) -> None:
