@@ -16,6 +16,7 @@ from tvm import IRModule
 from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
 from edgec.compiler.bundle.generation_files import generation_files
+from edgec.compiler.bundle.governor_files import governor_files
 from edgec.compiler.bundle.manifest import (
     ENCRYPTED,
     LIBRARY,
@@ -37,7 +38,7 @@ from edgec.compiler.describe import (
     state_records,
     vector_files,
 )
-from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError
+from edgec.compiler.errors import ShapeError, UnsupportedModelError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
@@ -50,10 +51,14 @@ from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
-from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
+from edgec.compiler.lowering.recorded_decisions import RecordedDecisions, tuned_records
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
-from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share, warn_of_generic
-from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
+from edgec.compiler.lowering.time_estimate import (
+    describe_generic,
+    estimated_ms,
+    tuned_share,
+    warn_of_generic,
+)
 from edgec.compiler.options import CompileOptions, ProgramShapes
 from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
@@ -69,7 +74,7 @@ from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Phases, Show
 from edgec.compiler.support.progress import Progress, Silent
-from edgec.compiler.transform import open_samples, transform_model
+from edgec.compiler.transform import accuracy_of, open_samples, transform_model
 from edgec.compiler.trust.age import encrypt_file
 from edgec.compiler.trust.identities import load_recipient
 from edgec.compiler.trust.keys import load_signing_key
@@ -147,7 +152,7 @@ def compile_model(
         sources = [source]
         del source
         programs: list[_CompiledProgram] = []
-        for variant in options.variants:
+        for variant in options.program_shapes:
             programs.append(compile_.program(variant, sources))
             _check_states(programs)
         library = scratch / LIBRARY
@@ -166,8 +171,10 @@ def compile_model(
             c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(first.scheduled, compile_.decide.used, target)),
         )
-        manifest = describe_compilation(compilations, execution, parity)
+        manifest = describe_compilation(compilations, execution, parity, options.variants)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
+        if options.variants:
+            files |= governor_files(manifest, target, scratch)
         if language is not None and tokenizer:
             files |= generation_files(language, tokenizer, digest, target, scratch, progress)
         with phase("bundle"):
@@ -212,7 +219,11 @@ class _Compile:
         self._progress = progress
         self._phases = phases
         self._subject = Subject(name, target.name)
-        self.decide = RecordedDecisions(_tuned(options, target, progress))
+        self.decide = RecordedDecisions(
+            tuned_records(
+                target, options.records, options.records_threads, options.ready_records, progress
+            )
+        )
 
     def program(self, variant: ProgramShapes, sources: list[SourceModel]) -> _CompiledProgram:
         """Compile the model for one set of shapes.
@@ -221,8 +232,9 @@ class _Compile:
             variant: the shapes.
             sources: the file; the last program takes it out.
         """
-        options, target, progress, decide = (
+        asked, options, target, progress, decide = (
             self._options,
+            self._options.of_variant(variant.name),
             self._target,
             self._progress,
             self.decide,
@@ -240,7 +252,7 @@ class _Compile:
         states = find_states(signature, options.kept_states)
         samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
-            given = _fitting(options, variant, signature, states)
+            given = _fitting(asked, variant, signature, states)
             if given is None and source.language is not None:
                 tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
                 given = source.language.test_inputs(tokens or 1, options.seed)
@@ -248,9 +260,10 @@ class _Compile:
                 source.original, canonical, given, samples, options.seed, states
             )
         del source
-        if variant == options.variants[-1]:
+        if variant == asked.program_shapes[-1]:
             sources.clear()
-        if not options.check_stages and (options.changes_numbers or len(options.variants) > 1):
+        several = len(asked.program_shapes) > 1
+        if not options.check_stages and (options.changes_numbers or several):
             canonical = canonical.without_origin()
         if original.advice:
             progress.warn(original.advice)
@@ -295,6 +308,9 @@ class _Compile:
                 write_quantization_report(
                     options.quantization.report, quantized, self._subject, fallbacks, metric
                 )
+        accuracy = 1.0
+        if asked.variants and asked.variants[variant.name].accuracy is None:
+            accuracy = accuracy_of(canonical, transformed, samples, options, progress)
         compilation = Compilation(
             program=variant,
             model=record,
@@ -307,6 +323,7 @@ class _Compile:
             fallbacks=fallbacks,
             original=original,
             expected=expected,
+            accuracy=accuracy,
         )
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
@@ -328,7 +345,9 @@ class _Compile:
         if isinstance(scheduled, Program):
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
-        elif options.runner or states or len(options.variants) > 1:
+            time = estimated_ms(scheduled, target)
+            compilation = replace(compilation, estimated_ms=time)
+        elif options.runner or states or several:
             raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
         return _CompiledProgram(compilation, module, scheduled)
 
@@ -340,7 +359,7 @@ def _fitting(
     states: Sequence[State],
 ) -> Tensors | None:
     """Return the test inputs that the user gave, if they are of this program's shapes."""
-    if options.inputs is None or len(options.variants) == 1:
+    if options.inputs is None or len(options.program_shapes) == 1:
         return options.inputs
     shapes = {s.name: s.shape for s in without_states(signature, states).inputs}
     given = {name: array.shape for name, array in options.inputs.items()}
@@ -435,32 +454,6 @@ _NOT_STATIC = (
 )
 
 
-def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
-    """Return the tuning record of each kernel: of a database before those that come with edgec.
-
-    Raises:
-        BadInputError: the database cannot be read, or holds nothing for this target.
-    """
-    best: dict[Key, Record] = {}
-    if options.ready_records:
-        ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True)
-        best = best_records(ready.fitting(target))
-    if options.records is None:
-        return best
-    database = Database.read(options.records)
-    if database.warning():
-        progress.warn(database.warning())
-    records = database.fitting(target)
-    threads = options.records_threads or max((r.threads for r in records), default=0)
-    records = [record for record in records if record.threads == threads]
-    if not records:
-        why = database.why_unfit(target) or f"{options.records} has none for {threads} threads"
-        raise BadInputError(f"no tuning record fits: {why}")
-    if any(record.emulated for record in records):
-        progress.warn(f"{options.records} was measured in an emulator, which knows no caches")
-    return best | best_records(records)
-
-
 def _package(
     output: Path, manifest: Manifest, files: dict[str, bytes | Path], options: CompileOptions
 ) -> Bundle:
@@ -481,15 +474,17 @@ def _package(
 
 def _phases(options: CompileOptions) -> list[str]:
     """Return those that a compile goes through."""
-    asked = {
-        "compress": options.compression is not None,
-        "quantize": options.quantization is not None,
-    }
-    asked["expect"] = any(asked.values())
-    phases = [phase for phase in PHASES if asked.get(phase, True)]
-    first, last = phases.index("specialize"), phases.index("build")
-    each = [_phase_of(name, v) for v in options.variants for name in phases[first:last]]
-    return [*phases[:first], *each, *phases[last:]]
+    first, last = PHASES.index("specialize"), PHASES.index("build")
+    each: list[str] = []
+    for program in options.program_shapes:
+        own = options.of_variant(program.name)
+        asked = {
+            "compress": own.compression is not None,
+            "quantize": own.quantization is not None,
+            "expect": own.changes_numbers,
+        }
+        each += [_phase_of(n, program) for n in PHASES[first:last] if asked.get(n, True)]
+    return [*PHASES[:first], *each, *PHASES[last:]]
 
 
 def _phase_of(name: str, variant: ProgramShapes) -> str:

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lowering",),
     ("codegen",),
     ("runtime",),
+    ("governor",),
     ("options", "backend"),
     ("transform",),
     ("bundle",),

@@ -78,6 +78,14 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "signals_open": (ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_char_p)),
     "signals_close": (None, (ctypes.c_void_p,)),
     "signals_read": (_SignalsStruct, (ctypes.c_void_p,)),
+    "race": (
+        ctypes.c_int32,
+        (
+            *(ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)),
+            *(ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_double)),
+            *(_Options, ctypes.c_int32),
+        ),
+    ),
     "options_read": (
         ctypes.c_int32,
         (ctypes.c_char_p, ctypes.c_char_p, _Options, ctypes.c_int32),
@@ -209,6 +217,7 @@ class GovernorLibrary:
     signals_open: Any
     signals_close: Any
     signals_read: Any
+    race: Any
     options_read: Any
     options_write: Any
 
@@ -216,7 +225,38 @@ class GovernorLibrary:
         """Return what was measured on this machine for a model; empty if nothing was."""
         structs = (_OptionStruct * _MOST_OPTIONS)()
         count = self.options_read(bytes(path), model.encode(), structs, _MOST_OPTIONS)
-        return [Option(s.program, s.threads, s.accuracy, s.latency_ms) for s in structs[:count]]
+        return [_option(struct) for struct in structs[:count]]
+
+    def measure_options(
+        self,
+        addresses: tuple[int, int],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        accuracies: Sequence[float],
+    ) -> list[Option]:
+        """Return the options of a model, measured on this machine; see `edgec_race`.
+
+        Args:
+            addresses: of the model and the session, as `StaticSession.addresses` gives them.
+            inputs: of each program, pointers as of `edgec.compiler.runtime.library.pointers`.
+            outputs: likewise.
+            accuracies: of each program.
+
+        Raises:
+            BundleError: the model cannot be run.
+        """
+        structs = (_OptionStruct * _MOST_OPTIONS)()
+        count = self.race(
+            *addresses,
+            _addresses(inputs),
+            _addresses(outputs),
+            (ctypes.c_double * len(accuracies))(*accuracies),
+            structs,
+            _MOST_OPTIONS,
+        )
+        if count < 0:
+            raise BundleError("a variant failed on its test vector; run edgec verify")
+        return [_option(struct) for struct in structs[:count]]
 
     def write_options(self, path: Path, model: str, options: Sequence[Option]) -> bool:
         """Keep what was measured, whole or not at all; whether that was possible."""
@@ -304,6 +344,14 @@ class Governor:
     def _switched(self, _context: Any, before: int, now: int) -> None:
         assert self.settings.on_switch is not None
         self.settings.on_switch(None if before < 0 else self.options[before], self.options[now])
+
+
+def _option(struct: Any) -> Option:
+    return Option(struct.program, struct.threads, struct.accuracy, struct.latency_ms)
+
+
+def _addresses(arrays: Sequence[Any]) -> Any:
+    return (ctypes.c_void_p * len(arrays))(*map(ctypes.addressof, arrays))
 
 
 def _structs(options: Sequence[Option]) -> Any:

@@ -3,5 +3,5 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = ("governor.c", "signals.c", "options_file.c")
+SOURCES = ("governor.c", "signals.c", "options_file.c", "race.c")
 FILES = (*SOURCES, "governor.h")

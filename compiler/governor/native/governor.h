@@ -17,6 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "edgec.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -84,6 +86,14 @@ typedef struct edgec_signal_files edgec_signal_files;
 edgec_signal_files* edgec_signals_open(const char* sys, const char* proc);
 void edgec_signals_close(edgec_signal_files* files);
 edgec_signals edgec_signals_read(edgec_signal_files* files);
+
+/* Measure the options of a model on this machine: each program on 1, 2, 4, … threads and on all that
+ * the session has, in turns, so that what else happens hits them alike. Inputs and outputs are those
+ * of each program; `accuracies` too. How many options were written, at most `most`; -1 if a run
+ * fails, see `error` of the model. */
+int32_t edgec_race(const edgec_model* model, edgec_session* session,
+                   const void* const* const* inputs, void* const* const* outputs,
+                   const double* accuracies, edgec_option* options, int32_t most);
 
 /* Options as a text file, one line each: "option PROGRAM THREADS ACCURACY LATENCY_MS", after a line
  * "machine NAME" and one "model DIGEST". */

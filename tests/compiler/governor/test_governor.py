@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.governor.governor import (
     Governor,
@@ -28,7 +29,7 @@ Slowdown = Callable[[float], float]
 def library(tmp_path_factory: pytest.TempPathFactory) -> GovernorLibrary:
     path = tmp_path_factory.mktemp("governor") / "governor.so"
     sources = [FOLDER / name for name in SOURCES]
-    link_shared(sources, path, load_target("native"), exports=["edgec_*"])
+    link_shared(sources, path, load_target("native"), exports=["edgec_*"], includes=[EXECUTOR])
     return GovernorLibrary(path)
 
 
