@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bundle",),
     ("generation",),
     ("parity",),
-    ("inspection", "describe", "outputs"),
+    ("inspection", "describe", "outputs", "installation"),
     ("pipeline",),
     ("bench",),
     ("boards", "serve"),

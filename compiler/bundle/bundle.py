@@ -43,10 +43,7 @@ from edgec.compiler.trust.policy import check_trust, load_policy
 from edgec.compiler.trust.signature import SIGNATURE, Digest, Signature, read_signature, sign
 
 if TYPE_CHECKING:
-    from edgec.compiler.governor.governor import GovernorLibrary, GovernorSettings, Option
-    from edgec.compiler.governor.session import GovernedSession
     from edgec.compiler.runtime.session import Session, SessionPool
-    from edgec.compiler.runtime.static_session import StaticSession
 
 
 class Bundle:
@@ -260,74 +257,6 @@ class Bundle:
 
         opened = [self._session(threads) for _ in range(sessions)]
         return opened[0] if sessions == 1 else SessionPool(opened)
-
-    def govern(
-        self, settings: "GovernorSettings | float", threads: int = 0
-    ) -> "GovernedSession":
-        """Load the variants of the model, to run the one that meets a deadline each time.
-
-        How long each takes here is what an installation measured (see `install`), or is measured
-        now, in some ten runs of each.
-
-        Args:
-            settings: what is to be kept; a number is the deadline of an inference [ms].
-            threads: at most so many; 0 is one for each core that this process may use.
-
-        Raises:
-            UsageError: the bundle has no variants.
-            BundleError: it is for another machine.
-        """
-        # Imported here: reading a bundle needs no runtime.
-        from edgec.compiler.governor.governor import GovernorSettings
-        from edgec.compiler.governor.session import GovernedSession, state_file
-
-        if not isinstance(settings, GovernorSettings):
-            settings = GovernorSettings(deadline_ms=settings)
-        library, digest = self.governor(), self.manifest.digest
-        session = self.static_session(threads)
-        options = library.read_options(state_file(digest), digest)
-        usable = [option for option in options if option.threads <= session.threads]
-        names = [program.name for program in self.manifest.programs]
-        usable = usable or self.measure_options(session)
-        return GovernedSession(session, names, library, usable, settings)
-
-    def static_session(self, threads: int = 0) -> "StaticSession":
-        """Load the model of a bundle of variants; they run on the static executor alone."""
-        from edgec.compiler.runtime.static_session import StaticSession
-
-        session = self._session(threads)
-        assert isinstance(session, StaticSession)
-        return session
-
-    def governor(self) -> "GovernorLibrary":
-        """Load the C that chooses among variants.
-
-        Raises:
-            UsageError: the bundle has none.
-        """
-        from edgec.compiler.governor.governor import GOVERNOR, GovernorLibrary
-
-        if not self.manifest.variants:
-            raise UsageError(
-                f"{self.path} has no variants to choose among; compile it with --variant "
-                "fast=int8 --variant full=float"
-            )
-        return GovernorLibrary(self.loadable(GOVERNOR))
-
-    def measure_options(self, session: "StaticSession") -> "list[Option]":
-        """Return the latency of each variant on this machine, by threads.
-
-        Args:
-            session: the model of this bundle.
-        """
-        from edgec.compiler.governor.session import measure_options
-
-        signatures = self.manifest.signatures
-        names = [vector.program for vector in self.manifest.vectors]
-        vectors = self.vectors()
-        first = [vectors[names.index(name)][0] for name in signatures]
-        accuracies = [variant.accuracy for variant in self.manifest.variants]
-        return measure_options(session, self.governor(), first, signatures, accuracies)
 
     def _session(self, threads: int) -> "Session":
         from edgec.compiler.runtime.session import open_session

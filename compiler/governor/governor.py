@@ -315,9 +315,7 @@ class Governor:
 
     def note(self, now_ms: float, signals: Signals) -> None:
         """Note what the machine says."""
-        struct = _SignalsStruct(
-            signals.to_trip, signals.clock, signals.busy_cores, signals.battery
-        )
+        struct = _SignalsStruct(signals.to_trip, signals.clock, signals.busy_cores, signals.battery)
         self._library.governor_note(self._handle, now_ms, struct)
 
     def read_signals(self) -> Signals:

@@ -36,6 +36,18 @@ def state_file(model: str) -> Path:
     return Path(home) / "edgec" / f"{model[:32]}.options"
 
 
+def read_measured(library: GovernorLibrary, digest: str, threads: int) -> list[Option]:
+    """Return what an installation measured on this machine; empty if there was none.
+
+    Args:
+        library: does the work.
+        digest: of the bundle.
+        threads: options of more are left out.
+    """
+    options = library.read_options(state_file(digest), digest)
+    return [option for option in options if option.threads <= threads]
+
+
 def measure_options(
     session: StaticSession,
     library: GovernorLibrary,
@@ -124,15 +136,17 @@ class GovernedSession:
             chosen = option or self.choose()
             name = self.name(chosen)
             given = inputs(name) if callable(inputs) else inputs
-            self._session.use_threads(chosen.threads)
-            began = _now_ms()
             try:
-                return self._session.run(given, name)
+                prepared = self._session.prepare(given, name)
             except TensorInputError as error:
                 raise TensorInputError(f"variant {name}: {error}") from None
-            finally:
-                ended = _now_ms()
-                self.governor.observe(ended, ended - began)
+            outputs = self._session.new_outputs(prepared.program)
+            self._session.use_threads(chosen.threads)
+            began = _now_ms()
+            self._session.run_into(prepared, outputs)
+            ended = _now_ms()
+            self.governor.observe(ended, ended - began)
+            return self._session.named(prepared.program, outputs)
 
     def report(self) -> GovernorReport:
         """Return what came of the choices."""

@@ -105,8 +105,8 @@ class StaticSession:
         """
         prepared = self.prepare(inputs, program)
         outputs = self.new_outputs(prepared.program)
-        self._run(prepared, outputs)
-        return self._named(prepared.program, outputs)
+        self.run_into(prepared, outputs)
+        return self.named(prepared.program, outputs)
 
     def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name in the session's own arrays, which the next run overwrites.
@@ -115,7 +115,7 @@ class StaticSession:
         """
         prepared = self.prepare(inputs)
         self.run_prepared(prepared)
-        return self._named(prepared.program, self._shared_outputs(prepared.program))
+        return self.named(prepared.program, self._shared_outputs(prepared.program))
 
     def run_padded(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run like `run`, on inputs that are filled up with zeros; see `Programs.padded`.
@@ -136,13 +136,13 @@ class StaticSession:
 
     def run_prepared(self, prepared: Prepared) -> None:
         """Run without copying inputs or outputs: what a benchmark measures."""
-        self._run(prepared, self._shared_outputs(prepared.program))
+        self.run_into(prepared, self._shared_outputs(prepared.program))
 
     def run_timed(self, prepared: Prepared) -> NDArray[np.uint64]:
         """Return time of each step in nanoseconds."""
         count = self._model.programs[prepared.program].step_count
         times = (ctypes.c_uint64 * max(1, count))()
-        self._run(prepared, self._shared_outputs(prepared.program), times)
+        self.run_into(prepared, self._shared_outputs(prepared.program), times)
         return np.array(times[:count], np.uint64)
 
     def steps(self, program: int = 0) -> list[StepInfo]:
@@ -235,7 +235,8 @@ class StaticSession:
         if not self._model.state_count:
             raise UsageError(NO_STATE)
 
-    def _run(self, prepared: Prepared, outputs: list[NDArray[Any]], times: Any = None) -> None:
+    def run_into(self, prepared: Prepared, outputs: list[NDArray[Any]], times: Any = None) -> None:
+        """Run and write the outputs of `new_outputs`; the time of each step if there is room."""
         given, results = pointers(prepared.arrays), pointers(outputs)
         with self.lock:
             status = self._model.run_program(self._handle, prepared.program, given, results, times)
@@ -257,7 +258,8 @@ class StaticSession:
             self._outputs[program] = self.new_outputs(program)
         return self._outputs[program]
 
-    def _named(self, program: int, outputs: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def named(self, program: int, outputs: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a program by their names."""
         pairs = zip(self._programs.all[program].outputs, outputs, strict=True)
         return {spec.name: array for spec, array in pairs}
 

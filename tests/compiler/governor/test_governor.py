@@ -130,9 +130,7 @@ def test_rare_outliers_do_not_cost_accuracy(library: GovernorLibrary, seed: int)
     generator = np.random.default_rng(seed)
     usual = noisy(1.0, seed)
     machine = Machine(library)
-    machine.run(
-        120, lambda option: usual(option) * (3.0 if generator.random() < 0.002 else 1.0)
-    )
+    machine.run(120, lambda option: usual(option) * (3.0 if generator.random() < 0.002 else 1.0))
     assert machine.missed() <= 0.01
     assert machine.accuracy() >= 0.999
 
@@ -142,9 +140,7 @@ def test_frequent_outliers_are_avoided(library: GovernorLibrary, seed: int) -> N
     generator = np.random.default_rng(seed)
     machine = Machine(library)
     usual = noisy(1.0, seed)
-    machine.run(
-        120, lambda option: usual(option) * (2.5 if generator.random() < 0.3 else 1.0)
-    )
+    machine.run(120, lambda option: usual(option) * (2.5 if generator.random() < 0.3 else 1.0))
     assert machine.missed(5) <= 0.01
     assert machine.closest_switches_ms() >= 1000
 
