@@ -307,7 +307,8 @@ class Governor:
 
     def choose(self, now_ms: float) -> Option:
         """Return the option for the next inference; times are of any clock that never goes back."""
-        return self.options[self._library.governor_choose(self._handle, now_ms)]
+        number = int(self._library.governor_choose(self._handle, now_ms))
+        return self.options[number]
 
     def observe(self, now_ms: float, latency_ms: float) -> None:
         """Note how long the inference took that ran by the option chosen last."""
@@ -353,6 +354,5 @@ def _addresses(arrays: Sequence[Any]) -> Any:
 
 
 def _structs(options: Sequence[Option]) -> Any:
-    return (_OptionStruct * max(1, len(options)))(
-        *((o.program, o.threads, o.accuracy, o.latency_ms) for o in options)
-    )
+    made = [_OptionStruct(o.program, o.threads, o.accuracy, o.latency_ms) for o in options]
+    return (_OptionStruct * max(1, len(made)))(*made)

@@ -113,13 +113,13 @@ def verify_bundle(
                 runs.reset()
             wanted = stream.step(fed).called(states).outputs
             variant = manifest.variant(names[number])
-            found = runs.run(fed, names[number])
+            given = runs.run(fed, names[number])
             if variant is not None and not variant.reached_db:
                 own = Tolerance(**variant.tolerance.model_dump())
-                reports.append(compare(wanted, found, own))
+                reports.append(compare(wanted, given, own))
             else:
                 of = reached if variant is None else variant.reached_db
-                reports.append(with_noise(wanted, found, NOISE_MARGIN_DB, of))
+                reports.append(with_noise(wanted, given, NOISE_MARGIN_DB, of))
     elif original is not None:
         bounds = manifest.settings.index_bounds
         for program, seed in product(manifest.programs, seeds):

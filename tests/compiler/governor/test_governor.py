@@ -1,6 +1,6 @@
 """The choice among variants, by simulated latencies: nothing here is timed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,8 @@ def noisy(factor: float, seed: int, spread: float = 0.03) -> Slowdown:
 def test_a_step_of_load_costs_few_deadlines(library: GovernorLibrary, seed: int) -> None:
     machine = Machine(library)
     machine.run(20, noisy(1.0, seed))
-    assert machine.accuracy() == 1.0 and machine.missed() == 0
+    assert machine.accuracy() == 1.0
+    assert machine.missed() == 0
     step = len(machine.ran)
     machine.run(20, noisy(2.0, seed))
     assert machine.missed(step + 5) <= 0.01
@@ -189,8 +190,8 @@ def test_where_nothing_meets_the_deadline_the_fastest_runs(library: GovernorLibr
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield folders that look like /sys and /proc."""
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders that look like /sys and /proc."""
     files = {
         "sys/class/thermal/thermal_zone0/temp": "50000\n",
         "sys/class/thermal/thermal_zone0/trip_point_0_type": "critical\n",
@@ -209,7 +210,7 @@ def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    yield tmp_path / "sys", tmp_path / "proc"
+    return tmp_path / "sys", tmp_path / "proc"
 
 
 def test_signals_are_read_from_folders(
