@@ -166,6 +166,14 @@ class CompileOptions:
             )
         if len(self.variants) < 2:
             raise UsageError("--variant is given once; a choice needs two")
+        _check_names(self.variants)
+        seen: dict[str, str] = {}
+        for name, variant in self.variants.items():
+            other = seen.setdefault(repr(replace(variant, accuracy=None)), name)
+            if other != name:
+                raise UsageError(f"variants {other} and {name} are the same")
+            # Refuses what is no recipe.
+            self.of_variant(name)
         unmeasured = [
             name
             for name, variant in self.variants.items()
@@ -237,11 +245,7 @@ class ProgramShapes:
 def _programs(
     programs: Mapping[str, Mapping[str, object]],
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    for name in programs:
-        if not _PROGRAM_NAME.fullmatch(str(name)):
-            raise UsageError(
-                f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
-            )
+    _check_names(programs)
     made = {
         name: {key: _extents(key, shape) for key, shape in shapes.items()}
         for name, shapes in programs.items()
@@ -251,6 +255,14 @@ def _programs(
         if same:
             raise UsageError(f"programs {name} and {same[0]} have the same shapes")
     return made
+
+
+def _check_names(names: Iterable[object]) -> None:
+    for name in names:
+        if not _PROGRAM_NAME.fullmatch(str(name)):
+            raise UsageError(
+                f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
+            )
 
 
 def _states(states: object) -> tuple[State, ...]:
