@@ -179,3 +179,26 @@ def test_other_bundles_have_nothing_to_choose(
     state.joinpath("edgec").write_text("in the way")
     with pytest.raises(OutputError, match="set XDG_STATE_HOME"):
         install_bundle(bundle, threads=1)
+
+
+def test_accuracy_is_measured_on_the_samples(digits: Path, tmp_path: Path, call: Call) -> None:
+    np.save(tmp_path / "images.npy", np.abs(random(8, 1, 8, 8)))
+    words = ("--variant", "fast=int8,low-rank-60", "--variant", "full=float")
+    given = ("--shape", "image=1,1,8,8", "--calibration", "images.npy", "--no-repair")
+    code, _, stderr = call("compile", digits, *given, *words, "-q", "-o", "m.edgec")
+    assert (code, "belongs to --quantize" in stderr) == (2, True)
+    code, stdout, _ = call("compile", digits, *given[:-1], *words, "-q", "-o", "m.edgec")
+    assert code == 0
+    fast, full = Bundle.load("m.edgec").manifest.variants
+    assert (fast.accuracy_of, full.accuracy_of, full.accuracy) == ("calibration", "unchanged", 1.0)
+    # Eight answers were compared with those of the model in floats.
+    images = np.load(tmp_path / "images.npy")
+    session = Bundle.load("m.edgec").open(threads=1)
+    same = [
+        session.run(image[None], "fast")["logits"].argmax()
+        == session.run(image[None], "full")["logits"].argmax()
+        for image in images
+    ]
+    assert fast.accuracy == pytest.approx(np.mean(same))
+    assert fast.accuracy < 1
+    assert [line.split()[0] for line in stdout.splitlines()[1:4]] == ["variant", "fast", "full"]

@@ -1,13 +1,15 @@
 """The choice among variants, by simulated latencies: nothing here is timed."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import support
 
 from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
-from edgec.compiler.codegen.link import link_shared
+from edgec.compiler.codegen.link import link_program, link_shared
 from edgec.compiler.governor.governor import (
     Governor,
     GovernorLibrary,
@@ -251,3 +253,12 @@ def test_measured_options_are_kept_for_one_machine_and_model(
     assert library.read_options(path, "abc") == []
     assert not library.write_options(tmp_path / "none" / "options.txt", "abc", [FAST])
     assert [file.name for file in tmp_path.iterdir()] == ["options.txt"]
+
+
+def test_switching_allocates_nothing(tmp_path: Path) -> None:
+    program, source = tmp_path / "count", Path(support.__path__[0]) / "count_allocations.c"
+    link_program([source], program, load_target("native"), includes=[EXECUTOR, FOLDER])
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    opened, later, switches = map(int, printed.split())
+    assert (opened, later) == (2, 0)
+    assert switches >= 20
