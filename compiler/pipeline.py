@@ -52,6 +52,7 @@ from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions, tuned_records
+from edgec.compiler.lowering.shared_packing import SharedPacking
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
 from edgec.compiler.lowering.time_estimate import (
     describe_generic,
@@ -219,6 +220,7 @@ class _Compile:
         self._progress = progress
         self._phases = phases
         self._subject = Subject(name, target.name)
+        self._sharing = SharedPacking()
         self.decide = RecordedDecisions(
             tuned_records(
                 target, options.records, options.records_threads, options.ready_records, progress
@@ -335,7 +337,9 @@ class _Compile:
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         with phase("schedule") as show:
-            scheduled = show(schedule(lowered, module, target, signature, decide, progress))
+            sharing = self._sharing if asked.variants else None
+            scheduled = schedule(lowered, module, target, signature, decide, progress, sharing)
+            show(scheduled)
         progress.detail(describe_generic(scheduled, target))
         slow = warn_of_generic(scheduled, target)
         if slow:

@@ -3,7 +3,7 @@
     python tests/benchmarks/benchmark_governor.py
 
 EfficientNet-Lite0 in two variants, int8 and float, on one core, to which everything is pinned. Each
-scenario has three parts: quiet, the step, quiet again. Load is a process that takes half of the core.
+scenario has three parts: quiet, the step, quiet. Load is a process that takes half of the core.
 The clock and the heat of this machine are not ours to change: folders that look like /sys say what
 they are, and a run is followed by a wait that makes it as slow as such a clock would. In each frame
 the governor's choice and each variant on its own take turns, so all see the same machine.

@@ -27,14 +27,14 @@ from edgec.compiler.governor.session import state_file
 NODES = [
     node("Conv", ["x", "first"], ["a"], pads=[1] * 4),
     node("Relu", ["a"], ["b"]),
-    node("Conv", ["b", "second"], ["c"], pads=[2] * 4),
+    node("Conv", ["b", "second"], ["c"], pads=[1] * 4),
     node("GlobalAveragePool", ["c"], ["d"]),
     node("Flatten", ["d"], ["e"]),
     node("MatMul", ["e", "matrix"], ["y"]),
 ]
 WEIGHTS = {
     "first": random(64, 3, 3, 3),
-    "second": 0.1 * random(64, 64, 5, 5),
+    "second": 0.1 * random(64, 64, 3, 3),
     "matrix": random(64, 10),
 }
 VARIANTS = {
@@ -95,11 +95,11 @@ def test_all_compute_what_they_should(bundle: Bundle, tmp_path: Path) -> None:
     assert not verify_bundle(copied(bundle, tmp_path, ("half",))).passed
 
 
-def test_weights_that_are_equal_are_kept_once(bundle: Bundle, tmp_path: Path) -> None:
+def test_weights_that_are_equal_are_kept_once(bundle: Bundle) -> None:
     weights = sum(array.nbytes for array in WEIGHTS.values())
-    largest = bundle.manifest.files["model.so"].size_bytes
-    # Those of `full`, which `small` shares, and halves of them.
-    assert largest < 1.5 * weights + 150_000
+    library = bundle.manifest.files["model.so"].size_bytes
+    # Winograd's algorithm reads 36 values for 9; two of the variants read the same.
+    assert library < 4 * weights + 200_000 < 2 * 4 * weights
 
 
 def test_the_variant_of_the_deadline_runs(bundle: Bundle) -> None:
