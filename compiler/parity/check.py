@@ -51,7 +51,7 @@ class ParityCheck:
         run: Callable[[Tensors], Tensors]
         if session is not None:
             session.reset()
-            run = partial(session.run, program=self.program)
+            run = partial(session.run, program=self.program) if self.program else session.run
         else:
             run = self.evaluate_kept(module, self.expected.signature).run
         report = worst_of(
