@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
+    from edgec.compiler.governor.governor import GovernorSettings
+    from edgec.compiler.governor.variants import Variant
     from edgec.compiler.inspection import ModelReport, inspect_path
+    from edgec.compiler.installation import govern_bundle, install_bundle
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
@@ -46,6 +49,7 @@ _HOME = {
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
     "Generator": "generation.generator",
+    "GovernorSettings": "governor.governor",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
     "Preprocess": "frontend.preprocessing",
@@ -54,11 +58,14 @@ _HOME = {
     "Sampling": "generation.sampling",
     "TuneOptions": "tune.options",
     "TuneReport": "tune.report_data",
+    "Variant": "governor.variants",
     "bench_bundles": "bench.compare",
     "bench_on": "boards.run",
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
+    "govern_bundle": "installation",
     "inspect_path": "inspection",
+    "install_bundle": "installation",
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
@@ -79,6 +86,7 @@ __all__ = [
     "DeployReport",
     "EdgecError",
     "Generator",
+    "GovernorSettings",
     "ImageInput",
     "ModelReport",
     "Preprocess",
@@ -88,12 +96,15 @@ __all__ = [
     "ServeOptions",
     "TuneOptions",
     "TuneReport",
+    "Variant",
     "__version__",
     "bench_bundles",
     "bench_on",
     "compile_model",
     "deploy_bundle",
+    "govern_bundle",
     "inspect_path",
+    "install_bundle",
     "load_compression",
     "load_recipe",
     "run_bundle",

@@ -18,6 +18,7 @@ from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
 from edgec.compiler.cli.inspect import inspect
+from edgec.compiler.cli.install import install
 from edgec.compiler.cli.keys import keys
 from edgec.compiler.cli.models import models
 from edgec.compiler.cli.run import run
@@ -97,6 +98,7 @@ for _command in (
     verify,
     bench,
     inspect,
+    install,
     targets,
     models,
     board,
