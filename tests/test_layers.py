@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("bench",),
     ("boards", "serve"),
+    ("update",),
     ("tune",),
     ("compiler",),
     ("models",),

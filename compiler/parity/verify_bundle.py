@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from edgec.compiler.parity.compare import (
 from edgec.compiler.parity.oracle import run_original
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Stream
+from edgec.compiler.parity.vectors import Runs, compare_vectors
 from edgec.compiler.runtime.programs import Programs
 from edgec.compiler.support.limits import check_seed
 
@@ -47,7 +47,7 @@ def verify_bundle(
     seeds: tuple[int, ...] = (1,),
     inputs: Tensors | None = None,
     expected: Tensors | None = None,
-    session: "Runs | None" = None,
+    session: Runs | None = None,
 ) -> ParityReport:
     """Run a bundle on known inputs and compare.
 
@@ -73,13 +73,9 @@ def verify_bundle(
     _check_given(bundle, inputs, expected, model is not None)
     manifest = bundle.manifest
     tolerance = Tolerance(**manifest.tolerance.model_dump())
-    runs: Runs = session or bundle.open()
+    runs = session or bundle.open()
     vectors = bundle.vectors()
-    reports = []
-    for number, (fed, outputs) in enumerate(vectors):
-        if bundle.begins(number):
-            runs.reset()
-        reports.append(compare(outputs, runs.run(fed), tolerance))
+    reports = compare_vectors(bundle, runs)
     original = None if model is None else _Original.read(bundle, model)
     states = [record.state for record in manifest.states]
     changed = manifest.quantization or manifest.compression
@@ -119,18 +115,6 @@ def verify_bundle(
                 report = compare(wanted, runs.run(chosen), tolerance)
                 reports.append(_with_advice(report, nan_advice(signature.inputs, wanted)))
     return worst_of(reports)
-
-
-class Runs(Protocol):
-    """What runs the model of a bundle, here or on a board."""
-
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return outputs by name."""
-        ...
-
-    def reset(self) -> None:
-        """Begin anew: all state is zeros."""
-        ...
 
 
 def _check_given(
