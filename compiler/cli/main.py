@@ -17,6 +17,7 @@ from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
+from edgec.compiler.cli.fleet import fleet
 from edgec.compiler.cli.inspect import inspect
 from edgec.compiler.cli.keys import keys
 from edgec.compiler.cli.models import models
@@ -108,5 +109,6 @@ for _command in (
     sign,
     release,
     update,
+    fleet,
 ):
     edgec.add_command(_command)

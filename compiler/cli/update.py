@@ -141,6 +141,17 @@ def show(folder: Path, *, as_json: bool) -> None:
         click.echo(f"release {number} failed: {reason}")
 
 
+@update.command()
+@_folder
+@click.option("--every", type=float, default=600.0, show_default=True, metavar="SECONDS")
+@click.option("--user", metavar="NAME", help="Runs it, as a unit of the system; else the user's.")
+def service(folder: Path, *, every: float, user: str | None) -> None:
+    """Print a systemd unit that runs the agent of a FOLDER."""
+    from edgec.compiler.update.service import service_unit
+
+    click.echo(service_unit(folder, every, user), nl=False)
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 

@@ -25,6 +25,7 @@ from edgec.compiler.update.fetcher import FetchLimits
 from edgec.compiler.update.install import build_bundle
 from edgec.compiler.update.release import Release, check_channel_name
 from edgec.compiler.update.reports import (
+    MOST_FAILURES,
     MOST_TEXT,
     Report,
     check_board_name,
@@ -327,7 +328,7 @@ class Agent:
     def _report(self, wants: int | None = None, problem: str = "") -> Report:
         installed = self.slots.release(self.slots.active())
         failed = self.slots.read_state().failed
-        newest = sorted(failed)[-100:]
+        newest = sorted(failed)[-MOST_FAILURES:]
         return Report(
             channel=self.settings.channel,
             installed=installed.number if installed else None,

@@ -139,7 +139,12 @@ class UpdateClient:
             updater.refresh()
 
             def read(target: TargetFile) -> bytes:
-                return Path(updater.download_target(target)).read_bytes()
+                try:
+                    return Path(updater.download_target(target)).read_bytes()
+                except exceptions.LengthOrHashMismatchError:
+                    raise AttackError(
+                        f"{mirror}: arbitrary software: {target.path} is not what was signed"
+                    ) from None
 
             described = updater.get_targetinfo(channel_path(channel))
             if described is None:

@@ -1,6 +1,7 @@
 """Tell a coordinator how a board is, and hear whether it may take a release."""
 
 import hmac
+import json
 import re
 from typing import Annotated
 
@@ -14,10 +15,12 @@ from edgec.compiler.update.release import CHANNEL_NAME
 BOARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 LEAST_SECRET = 32
 MOST_TEXT = 300
+MOST_FAILURES = 100
 _SECONDS = 20.0
-_MOST_ANSWER_BYTES = 1 << 16
+_MOST_ANSWER_BYTES = 64 << 20
 
-_Number = Annotated[int, Field(ge=1)]
+_Number = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Text = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
 class Report(BaseModel):
@@ -36,10 +39,8 @@ class Report(BaseModel):
     channel: Annotated[str, Field(pattern=f"^{CHANNEL_NAME.pattern}$")]
     installed: _Number | None = None
     wants: _Number | None = None
-    failed: Annotated[
-        dict[_Number, Annotated[str, Field(max_length=MOST_TEXT)]], Field(max_length=100)
-    ] = {}
-    problem: Annotated[str, Field(max_length=MOST_TEXT)] = ""
+    failed: Annotated[dict[_Number, _Text], Field(max_length=MOST_FAILURES)] = {}
+    problem: _Text = ""
 
 
 class Answer(BaseModel):
@@ -80,27 +81,45 @@ def send_report(url: str, key: str, board: str, report: Report) -> Answer:
     Raises:
         RepositoryError: the coordinator cannot be reached, or refuses the report.
     """
-    where = f"{url.rstrip('/')}/boards/{board}"
+    data = ask_coordinator(url, key, f"boards/{board}", report.model_dump_json())
+    try:
+        return Answer.model_validate_json(data)
+    except ValidationError:
+        raise RepositoryError(f"{url} is no coordinator of edgec") from None
+
+
+def ask_coordinator(url: str, key: str, path: str, body: str | None = None) -> bytes:
+    """Return what a coordinator answers.
+
+    Args:
+        url: where it is.
+        key: a board's, or its secret.
+        path: what is asked for.
+        body: JSON to post; None gets.
+
+    Raises:
+        RepositoryError: it cannot be reached, or refuses.
+    """
     try:
         # A new connection each time: reports are minutes apart.
         with urllib3.PoolManager(retries=False, timeout=_SECONDS) as pool:
             response = pool.request(
-                "POST",
-                where,
-                body=report.model_dump_json().encode(),
+                "GET" if body is None else "POST",
+                f"{url.rstrip('/')}/{path}",
+                body=None if body is None else body.encode(),
                 headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
                 preload_content=False,
             )
             data = response.read(_MOST_ANSWER_BYTES)
+            response.close()
     except urllib3.exceptions.HTTPError as error:
         raise RepositoryError(
             f"the coordinator at {url} cannot be reached: {reason_of(error)}"
         ) from None
     if response.status != 200:
-        raise RepositoryError(
-            f"the coordinator at {url} answers {response.status}: {data[:200].decode('latin-1')}"
-        )
-    try:
-        return Answer.model_validate_json(data)
-    except ValidationError:
-        raise RepositoryError(f"{url} is no coordinator of edgec") from None
+        try:
+            reason = json.loads(data)["error"]
+        except (ValueError, KeyError, TypeError):
+            reason = "is it one?"
+        raise RepositoryError(f"the coordinator at {url} answers {response.status}: {reason}")
+    return data
