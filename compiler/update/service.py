@@ -1,6 +1,6 @@
 """Write the unit with which systemd keeps an agent running."""
 
-import shlex
+import re
 import sys
 from pathlib import Path
 
@@ -50,8 +50,9 @@ def service_unit(
         UsageError: the folder's name has characters that unit files read otherwise.
     """
     path = str(folder.absolute())
-    if shlex.quote(path) != path:
-        raise UsageError(f"{path}: systemd needs a folder of plain letters")
+    for name in (path, sys.executable):
+        if not re.fullmatch(r"[A-Za-z0-9/._-]+", name):
+            raise UsageError(f"{name}: systemd needs a path of plain letters")
     return _UNIT.format(
         folder=path,
         command=f"{sys.executable} -m edgec.compiler update agent {path} --every {every_seconds:g}",

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from support.releases import CHANNEL, Releases, changed_bundle, wrong_bundle
 from support.signed_bundle import SignedBundle, make_signed_bundle
@@ -17,8 +19,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> SignedBundle:
 
 
 @pytest.fixture(autouse=True)
-def _no_policy(signed: SignedBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(signed.image.parent))
+def _no_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture(scope="session")
