@@ -28,6 +28,7 @@ from edgec.compiler.update.reports import Report, ask_coordinator, board_key, se
 
 SECRET = "fleet" * 8
 WORKERS = 16
+COMMAND = [sys.executable, "-m", "edgec.compiler", "fleet", "serve"]
 
 
 def simulate(
@@ -70,8 +71,7 @@ def main(boards: int = 500, fail_percent: int = 20) -> None:
         secret = folder / "secret"
         secret.write_text(SECRET)
         with subprocess.Popen(
-            [sys.executable, "-m", "edgec.compiler", "fleet", "serve", folder / "fleet"]
-            + ["--secret-file", secret, "--port", "0"],
+            [*COMMAND, folder / "fleet", "--secret-file", secret, "--port", "0"],
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
