@@ -32,7 +32,7 @@ from edgec.compiler.update.reports import (
     send_report,
 )
 from edgec.compiler.update.self_test import self_test
-from edgec.compiler.update.slots import Slots, State, Trial
+from edgec.compiler.update.slots import SLOTS, Slots, State, Trial
 
 # How often the test of one release begins, if the machine stops in it.
 MOST_STARTS = 3
@@ -201,7 +201,8 @@ class Agent:
     def _look(self) -> Outcome:
         state = self.slots.read_state()
         self._check_clock(state)
-        release = self.client.find(self.settings.channel, self.settings.board)
+        known = [release for slot in SLOTS if (release := self.slots.release(slot))]
+        release = self.client.find(self.settings.channel, self.settings.board, known)
         state.seconds = time.time()
         self.slots.write_state(state)
         installed = self.slots.release(self.slots.active())

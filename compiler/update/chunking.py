@@ -25,8 +25,9 @@ _WINDOW = 32
 _LEVEL = 2
 # Hashes of so many positions are computed at once [bytes].
 _BLOCK = 1 << 20
-# What a chunk costs in the list of a release [bytes].
-_ENTRY_BYTES = 40
+# What a chunk costs, by what it adds to a download: a line in the release's description for a board
+# that has another release is next to nothing, its own request and frame are something [bytes].
+_ENTRY_BYTES = 2
 
 
 def _gear() -> NDArray[np.uint32]:
@@ -41,11 +42,11 @@ _GEAR = _gear()
 def average_for(size: int) -> int:
     """Return the average length of chunks for a file of a size, both in bytes; a power of two.
 
-    A delta pays for the list of all chunks, `size / average` entries, and for about one chunk more
-    than what changed: together least at sqrt(entry * size).
+    A delta pays for about one chunk more than what changed, a whole download for `size / average`
+    chunks that each cost something: together least at sqrt(cost * size).
 
-    >>> average_for(1 << 20), average_for(90 << 20), average_for(0)
-    (8192, 65536, 4096)
+    >>> average_for(18 << 20), average_for(90 << 20), average_for(0)
+    (8192, 16384, 4096)
     """
     best = (_ENTRY_BYTES * size) ** 0.5
     average = LEAST_AVERAGE

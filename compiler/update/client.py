@@ -7,7 +7,7 @@ metadata; chunks are compared with the digests that a release lists, which the m
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,6 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from tuf.api import exceptions
-from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater
 
 from edgec.compiler.errors import (
@@ -31,6 +30,7 @@ from edgec.compiler.update.release import (
     Channel,
     Chunk,
     Release,
+    RollOut,
     channel_path,
     decompress,
     release_path,
@@ -93,14 +93,19 @@ class UpdateClient:
         """Return what was downloaded so far."""
         return self._fetcher.received_bytes
 
-    def find(self, channel: str, board: str) -> Release | None:
+    def find(self, channel: str, board: str, known: Sequence[Release] = ()) -> Release | None:
         """Return the release that a board is to have now; None if there is none for it.
+
+        Args:
+            channel: what the board follows.
+            board: its name.
+            known: releases that are here, so that less has to be downloaded.
 
         Raises:
             AttackError: what all mirrors gave is refused; that of the first is told.
             RepositoryError: no mirror can be reached.
         """
-        return self._at_any_mirror(lambda mirror: self._find_at(mirror, channel, board))
+        return self._at_any_mirror(lambda mirror: self._find_at(mirror, channel, board, known))
 
     def chunk(self, chunk: Chunk) -> bytes:
         """Return the bytes of a chunk.
@@ -126,7 +131,9 @@ class UpdateClient:
 
         return self._at_any_mirror(fetch)
 
-    def _find_at(self, mirror: Mirror, channel: str, board: str) -> Release | None:
+    def _find_at(
+        self, mirror: Mirror, channel: str, board: str, known: Sequence[Release]
+    ) -> Release | None:
         with TemporaryDirectory(prefix="edgec-update-") as scratch, _refusals(mirror):
             updater = Updater(
                 str(self._folder),
@@ -138,29 +145,32 @@ class UpdateClient:
             )
             updater.refresh()
 
-            def read(target: TargetFile) -> bytes:
+            def read(path: str) -> bytes | None:
+                target = updater.get_targetinfo(path)
+                if target is None:
+                    return None
                 try:
                     return Path(updater.download_target(target)).read_bytes()
                 except exceptions.LengthOrHashMismatchError:
                     raise AttackError(
-                        f"{mirror}: arbitrary software: {target.path} is not what was signed"
+                        f"{mirror}: arbitrary software: {path} is not what was signed"
                     ) from None
 
-            described = updater.get_targetinfo(channel_path(channel))
+            described = read(channel_path(channel))
             if described is None:
                 raise RepositoryError(f"{mirror} has no channel {channel}")
-            found = Channel.from_bytes(read(described))
-            number = found.release_for(board)
-            if number is None:
+            found = Channel.from_bytes(described)
+            wanted = found.release_for(board)
+            if wanted is None:
                 return None
-            target = updater.get_targetinfo(release_path(channel, number))
-            if target is None:
-                raise RepositoryError(f"{mirror}: release {number} of {channel} is missing")
-            release = Release.from_bytes(read(target))
-        if (found.name, release.channel, release.number) != (channel, channel, number):
+            release = _describe(channel, wanted, read, known)
+        if release is None:
+            raise RepositoryError(f"{mirror}: release {wanted.number} of {channel} is missing")
+        expected = (channel, channel, wanted.number, wanted.sha256)
+        if (found.name, release.channel, release.number, release.sha256) != expected:
             raise AttackError(
-                f"{mirror}: wrong installation: release {number} of {channel} says that it is "
-                f"release {release.number} of {release.channel}"
+                f"{mirror}: wrong installation: release {wanted.number} of {channel} says that it "
+                f"is release {release.number} of {release.channel}"
             )
         return release
 
@@ -178,6 +188,26 @@ class UpdateClient:
             return result
         refused = [error for error in errors if isinstance(error, AttackError)]
         raise (refused or errors)[0]
+
+
+def _describe(
+    channel: str,
+    wanted: RollOut,
+    read: Callable[[str], bytes | None],
+    known: Sequence[Release],
+) -> Release | None:
+    """Return the description of a release, by what is known of others if that will do."""
+    for other in known:
+        if other.sha256 == wanted.sha256:
+            return other
+        if other.channel == channel:
+            data = read(release_path(channel, wanted.number, other.number))
+            with suppress(BundleError):
+                release = Release.from_bytes(data, other) if data else None
+                if release and release.sha256 == wanted.sha256:
+                    return release
+    data = read(release_path(channel, wanted.number))
+    return None if data is None else Release.from_bytes(data)
 
 
 @contextmanager

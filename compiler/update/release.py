@@ -97,18 +97,29 @@ class Release(_Record):
         """Return each chunk once, by its digest."""
         return {chunk.sha256: chunk for file in self.files for chunk in file.chunks}
 
-    def to_bytes(self) -> bytes:
-        """Return the description as it is stored."""
-        return zstandard.compress(self.model_dump_json().encode(), 19)
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the description, which is not compressed."""
+        return hashlib.sha256(self._text).hexdigest()
+
+    @property
+    def _text(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    def to_bytes(self, base: "Release | None" = None) -> bytes:
+        """Return the description as it is stored; with a base, for who has that release."""
+        dictionary = _dictionary(base._text) if base else None
+        return zstandard.ZstdCompressor(level=19, dict_data=dictionary).compress(self._text)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes, base: "Release | None" = None) -> Self:
         """Read a stored description.
 
         Raises:
             BundleError: it is none.
         """
-        return _read(cls, decompress(data, MOST_RELEASE_BYTES), "the description of a release")
+        text = decompress(data, MOST_RELEASE_BYTES, base._text if base else None)
+        return _read(cls, text, "the description of a release")
 
 
 class RollOut(_Record):
@@ -117,10 +128,12 @@ class RollOut(_Record):
     Attributes:
         number: of the release.
         percent: of the boards; 0 takes it back.
+        sha256: of the release's description.
     """
 
     number: Annotated[int, Field(ge=1)]
     percent: Annotated[float, Field(ge=0, le=100)]
+    sha256: _Sha256
 
 
 class Channel(_Record):
@@ -129,12 +142,10 @@ class Channel(_Record):
     name: str
     releases: list[RollOut]
 
-    def release_for(self, board: str) -> int | None:
-        """Return the number of the release that a board is to have; None if there is none yet."""
-        return max(
-            (r.number for r in self.releases if bucket(self.name, r.number, board) < r.percent),
-            default=None,
-        )
+    def release_for(self, board: str) -> RollOut | None:
+        """Return the release that a board is to have; None if there is none yet."""
+        meant = (r for r in self.releases if bucket(self.name, r.number, board) < r.percent)
+        return max(meant, key=lambda roll_out: roll_out.number, default=None)
 
     def to_bytes(self) -> bytes:
         """Return the description as it is stored."""
@@ -175,13 +186,18 @@ def channel_path(name: str) -> str:
     return f"{name}/channel.json"
 
 
-def release_path(name: str, number: int) -> str:
-    """Return the TUF target that describes a release."""
-    return f"{name}/{number}.json.zst"
+def release_path(name: str, number: int, base: int | None = None) -> str:
+    """Return the TUF target that describes a release, as a whole or for who has another."""
+    return f"{name}/{number}{f'.from-{base}' if base else ''}.json.zst"
 
 
-def decompress(data: bytes, most_bytes: int) -> bytes:
+def decompress(data: bytes, most_bytes: int, base: bytes | None = None) -> bytes:
     """Return the content of one Zstandard frame.
+
+    Args:
+        data: the frame.
+        most_bytes: of content.
+        base: what it was compressed against.
 
     Raises:
         BundleError: it is damaged, or the content is larger than allowed.
@@ -190,9 +206,14 @@ def decompress(data: bytes, most_bytes: int) -> bytes:
         # The size in its head is what would be allocated, whatever the limit.
         if not 0 <= zstandard.frame_content_size(data) <= most_bytes:
             raise BundleError(f"compressed data says of itself that it is over {most_bytes} bytes")
-        return zstandard.ZstdDecompressor().decompress(data)
+        dictionary = None if base is None else _dictionary(base)
+        return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(data)
     except zstandard.ZstdError as error:
         raise BundleError(f"compressed data is damaged: {error}") from None
+
+
+def _dictionary(text: bytes) -> zstandard.ZstdCompressionDict:
+    return zstandard.ZstdCompressionDict(text, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
 def _read(kind: type[T], data: bytes, what: str) -> T:

@@ -3,7 +3,8 @@
 ```text
 REPOSITORY/
 ├── metadata/        N.root.json, N.targets.json, N.snapshot.json, timestamp.json
-├── targets/CHANNEL/ DIGEST.channel.json and DIGEST.NUMBER.json.zst, which the targets' role signs
+├── targets/CHANNEL/ DIGEST.channel.json; DIGEST.NUMBER.json.zst, and the same for who has
+│                    the release before; the targets' role signs them
 ├── chunks/ab/…      pieces of files by their SHA-256, which the descriptions of releases name
 └── pending-root.json  if the next root lacks signatures; nobody has to serve it
 ```
@@ -203,15 +204,16 @@ class ReleaseRepository(Repository):
             most_latency_ms=most_latency_ms,
             files=[self._store(bundle, name, averages.get(name)) for name in sorted(names)],
         )
-        roll_out = RollOut(number=release.number, percent=percent)
-        self._write_targets(
-            {
-                release_path(channel, release.number): release.to_bytes(),
-                channel_path(channel): Channel(
-                    name=channel, releases=[*known.releases, roll_out]
-                ).to_bytes(),
-            }
-        )
+        roll_out = RollOut(number=release.number, percent=percent, sha256=release.sha256)
+        described = Channel(name=channel, releases=[*known.releases, roll_out])
+        contents = {
+            release_path(channel, release.number): release.to_bytes(),
+            channel_path(channel): described.to_bytes(),
+        }
+        if previous:
+            path = release_path(channel, release.number, previous.number)
+            contents[path] = release.to_bytes(previous)
+        self._write_targets(contents)
         return release
 
     def roll_out(self, channel: str, number: int, percent: float) -> None:
@@ -224,7 +226,9 @@ class ReleaseRepository(Repository):
         if number not in [roll_out.number for roll_out in known.releases]:
             raise RepositoryError(f"{self.folder}: channel {channel} has no release {number}")
         changed = [
-            RollOut(number=number, percent=percent) if old.number == number else old
+            RollOut(number=number, percent=percent, sha256=old.sha256)
+            if old.number == number
+            else old
             for old in known.releases
         ]
         described = Channel(name=channel, releases=changed).to_bytes()

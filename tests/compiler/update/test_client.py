@@ -85,7 +85,9 @@ def another_channels_file_is_given(releases: Releases) -> None:
     """Who has the targets' key gives the board another model's releases."""
     repository = releases.open()
     with repository.edit_targets() as targets:
-        data = b'{"name": "other", "releases": [{"number": 1, "percent": 100}]}'
+        data = b'{"name": "other", "releases": [{"number": 1, "percent": 100, "sha256": "%s"}]}' % (
+            b"0" * 64
+        )
         described = TargetFile.from_data(channel_path(CHANNEL), data, ["sha256"])
         targets.targets[described.path] = described
     (releases.folder / "targets" / described.get_prefixed_paths()[0]).write_bytes(data)

@@ -13,17 +13,22 @@ from edgec.compiler.update.release import (
 
 
 def channel(*percents: float) -> Channel:
-    roll_outs = [RollOut(number=n, percent=p) for n, p in enumerate(percents, 1)]
+    roll_outs = [RollOut(number=n, percent=p, sha256="0" * 64) for n, p in enumerate(percents, 1)]
     return Channel(name="digits", releases=roll_outs)
+
+
+def number_for(described: Channel, board: str) -> int | None:
+    roll_out = described.release_for(board)
+    return roll_out.number if roll_out else None
 
 
 def test_a_share_of_the_boards_has_a_release() -> None:
     boards = [f"board-{number}" for number in range(1000)]
-    found = [channel(100, 20).release_for(board) for board in boards]
+    found = [number_for(channel(100, 20), board) for board in boards]
     assert 150 < found.count(2) < 250
     assert found.count(1) + found.count(2) == 1000
     # Who has it at 20 percent has it at 50.
-    more = [channel(100, 50).release_for(board) for board in boards]
+    more = [number_for(channel(100, 50), board) for board in boards]
     assert all(later == 2 for early, later in zip(found, more, strict=True) if early == 2)
     # Other boards are first in the next release.
     assert [bucket("digits", 2, b) < 20 for b in boards] != [
@@ -32,7 +37,7 @@ def test_a_share_of_the_boards_has_a_release() -> None:
 
 
 def test_a_release_that_is_taken_back_is_nobodys() -> None:
-    assert channel(100, 0).release_for("pi") == 1
+    assert number_for(channel(100, 0), "pi") == 1
     assert channel(0).release_for("pi") is None
     assert channel().release_for("pi") is None
 
@@ -53,6 +58,17 @@ RELEASE = (
 def test_a_release_is_what_was_written(path: str) -> None:
     release = Release.from_bytes(zstandard.compress(RELEASE.replace("PATH", path).encode()))
     assert Release.from_bytes(release.to_bytes()) == release
+
+
+def test_a_description_is_short_for_who_has_another() -> None:
+    first = Release.from_bytes(zstandard.compress(RELEASE.replace("PATH", "a").encode()))
+    second = first.model_copy(update={"number": 2})
+    data = second.to_bytes(first)
+    assert len(data) < len(second.to_bytes()) / 2
+    assert Release.from_bytes(data, first) == second
+    # With another base than it was made for it is not read as what it is not.
+    with pytest.raises(BundleError):
+        Release.from_bytes(data)
 
 
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a/../b", "", "a//b", ".ssh/x", "a/"])
