@@ -41,6 +41,9 @@ static void compress(uint32_t state[8], const uint8_t* block) {
   state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
+/* What runs only where the CPU has its instructions: the target's are no bound. */
+#define ASKED_FOR __attribute__((section("edgec_asked_for")))
+
 void sha256_blocks_portable(uint32_t state[8], const uint8_t* data, size_t blocks) {
   for (; blocks; --blocks, data += 64) compress(state, data);
 }
@@ -49,9 +52,8 @@ void sha256_blocks_portable(uint32_t state[8], const uint8_t* data, size_t block
 
 /* The instructions take the state as ABEF and CDGH, and two rounds' constants at once (Intel, SHA
    Extensions, 2013). m[r % 4] holds W[4 r .. 4 r + 3]. */
-__attribute__((target("sha,sse4.1"))) static void sha256_blocks_x86(uint32_t state[8],
-                                                                   const uint8_t* data,
-                                                                   size_t blocks) {
+ASKED_FOR __attribute__((target("sha,sse4.1"))) static void sha256_blocks_x86(
+    uint32_t state[8], const uint8_t* data, size_t blocks) {
   const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
   __m128i dcba = _mm_loadu_si128((const __m128i*)state);
   __m128i hgfe = _mm_loadu_si128((const __m128i*)(state + 4));
@@ -95,7 +97,8 @@ sha256_compressor* sha256_blocks_native(void) {
 #define WITH_SHA2 __attribute__((target("+crypto")))
 #endif
 
-WITH_SHA2 static void sha256_blocks_arm(uint32_t state[8], const uint8_t* data, size_t blocks) {
+ASKED_FOR WITH_SHA2 static void sha256_blocks_arm(uint32_t state[8], const uint8_t* data,
+                                                  size_t blocks) {
   uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
   for (; blocks; --blocks, data += 64) {
     uint32x4_t m[4], before_abcd = abcd, before_efgh = efgh;
