@@ -24,7 +24,8 @@ def bundle(signed: SignedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_it_is_loaded_from_memory(bundle: Path) -> None:
-    path = Bundle.load(bundle).loadable(GENERATION)
+    loaded = Bundle.load(bundle)
+    path = loaded.loadable(GENERATION)
     assert path.read_bytes() == CODE
     assert not path.is_relative_to(bundle)
 
