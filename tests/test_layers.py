@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("bench",),
     ("boards", "serve"),
-    ("split",),
+    ("split", "update"),
     ("tune",),
     ("compiler",),
     ("models",),
