@@ -33,6 +33,7 @@ from edgec.compiler.compress.compression_report import (
 from edgec.compiler.describe import (
     Compilation,
     describe_compilation,
+    prediction_record,
     state_digest,
     state_records,
     vector_files,
@@ -165,6 +166,7 @@ def compile_model(
             arena_bytes=arena_bytes,
             c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(first.scheduled, compile_.decide.used, target)),
+            predicted=prediction_record(first.scheduled, target, compile_.records),
         )
         manifest = describe_compilation(compilations, execution, parity)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
@@ -196,7 +198,8 @@ class _Compile:
     """Compiles programs of one model, up to code generation.
 
     Attributes:
-        decide: chooses among a template's decisions.
+        records: tuning records by kernel.
+        decide: chooses among a template's decisions, by them.
     """
 
     def __init__(
@@ -212,7 +215,8 @@ class _Compile:
         self._progress = progress
         self._phases = phases
         self._subject = Subject(name, target.name)
-        self.decide = RecordedDecisions(_tuned(options, target, progress))
+        self.records = _tuned(options, target, progress)
+        self.decide = RecordedDecisions(self.records)
 
     def program(self, variant: ProgramShapes, sources: list[SourceModel]) -> _CompiledProgram:
         """Compile the model for one set of shapes.

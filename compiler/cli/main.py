@@ -17,6 +17,7 @@ from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
+from edgec.compiler.cli.evaluate import compare, evaluate
 from edgec.compiler.cli.inspect import inspect
 from edgec.compiler.cli.keys import keys
 from edgec.compiler.cli.models import models
@@ -96,6 +97,8 @@ for _command in (
     serve,
     verify,
     bench,
+    evaluate,
+    compare,
     inspect,
     targets,
     models,

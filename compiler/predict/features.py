@@ -1,5 +1,6 @@
 """Describe a kernel call by numbers that its time follows from."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.ir.program import KernelCall
+from edgec.compiler.codegen.memory import plan_memory
+from edgec.compiler.ir.program import KernelCall, Program
+from edgec.compiler.kernels.emit.machine_model import KIB
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.schedule import Decide
@@ -18,10 +21,36 @@ from edgec.targets import Target
 Row = NDArray[np.float64]
 
 # What a time is a sum of, beside the counted operations.
-FEATURES = (*KINDS, "call", "weight_bytes", "data_bytes", "cycles")
+FEATURES = (*KINDS, "call", "near_bytes", "middle_bytes", "far_bytes", "cycles")
+
+# Shares of a cache that a program keeps beside what else a core touches.
+KEPT_OF_L2 = 0.75
+KEPT_OF_L3 = 0.5
 
 # Counts by kernel: its name is a digest of its code.
 _COUNTED: dict[tuple[str, int, int], Row | None] = {}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Surroundings describe what a kernel call shares the caches with.
+
+    Attributes:
+        weight_bytes: constants of the whole program, each content once.
+        arena_bytes: its activations at their peak.
+    """
+
+    weight_bytes: int
+    arena_bytes: int
+
+
+def surroundings_of(program: Program) -> Surroundings:
+    """Return what the calls of a program share."""
+    sizes: dict[bytes, int] = {}
+    for value in program.constants():
+        if value.array is not None:
+            sizes[hashlib.sha256(value.array.tobytes()).digest()] = value.array.nbytes
+    return Surroundings(sum(sizes.values()), plan_memory(program).arena_bytes)
 
 
 @dataclass(frozen=True)
@@ -42,13 +71,18 @@ class StepFeatures:
 
 
 def step_features(
-    step: KernelCall, function: tirx.PrimFunc, target: Target, decide: Decide
+    step: KernelCall,
+    function: tirx.PrimFunc,
+    around: Surroundings,
+    target: Target,
+    decide: Decide,
 ) -> StepFeatures:
     """Return the features of one step on one core.
 
     Args:
         step: the call.
         function: the code of its kernel.
+        around: what it shares the caches with.
         target: what it was scheduled for.
         decide: what chose the decisions.
     """
@@ -64,8 +98,19 @@ def step_features(
     data = sum(v.size_bytes for v in values if v.root.role != "constant")
     cycles = _model_cycles(step, target, decide)
     known = counts if counts is not None else np.zeros(len(KINDS))
-    row = np.concatenate([known, [1.0, weights, data, cycles]])
+    moved = np.zeros(3)
+    # Weights are met again after a whole inference, activations after their neighbours.
+    moved[_distance(around.weight_bytes + around.arena_bytes, target)] += weights
+    moved[_distance(data + weights, target)] += data
+    row = np.concatenate([known, [1.0], moved, [cycles]])
     return StepFeatures(step.template, row, counts is not None, cycles)
+
+
+def _distance(kept_bytes: float, target: Target) -> int:
+    """Return where bytes come from: 0 the core's caches, 1 the last level, 2 memory."""
+    if kept_bytes <= KEPT_OF_L2 * target.l2_kib * KIB:
+        return 0
+    return 1 if kept_bytes <= KEPT_OF_L3 * target.l3_kib * KIB else 2
 
 
 def _model_cycles(step: KernelCall, target: Target, decide: Decide) -> float:

@@ -1,6 +1,5 @@
 """Predict what a model costs on a target: the entry for models, programs and single operators."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -8,7 +7,6 @@ from types import MappingProxyType
 from tvm import IRModule
 
 from edgec.compiler.backend import pack, schedule
-from edgec.compiler.codegen.memory import plan_memory
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.program import KernelCall, Program
@@ -18,7 +16,7 @@ from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.predict.correction import correct, fit_for, scaled
 from edgec.compiler.predict.energy import estimate_energy
-from edgec.compiler.predict.features import step_features
+from edgec.compiler.predict.features import step_features, surroundings_of
 from edgec.compiler.predict.prediction import (
     Energy,
     Estimate,
@@ -50,7 +48,7 @@ def known_records(target: Target, database: Database | None = None) -> dict[Key,
 def predict_program(
     program: Program,
     target: Target,
-    database: Database | None = None,
+    database: "Database | Mapping[Key, Record] | None" = None,
     *,
     threads: int = 1,
     library_bytes: int | None = None,
@@ -60,17 +58,23 @@ def predict_program(
     Args:
         program: what `schedule` gave, its states kept.
         target: what it was scheduled for.
-        database: tuning records beside those that come with edgec.
+        database: tuning records beside those that come with edgec, or the records that decided
+            about the program, by kernel.
         threads: the threads that share the tasks.
         library_bytes: the size of its library, if it was compiled.
     """
-    best = known_records(target, database)
+    if database is None or isinstance(database, Database):
+        best = known_records(target, database)
+    else:
+        best = dict(database)
     decide = RecordedDecisions(best)
     cores = min(threads, target.cores)
+    around = surroundings_of(program)
+    weights = around.weight_bytes
     operators = []
     instructions = 0.0
     for step in program.steps:
-        features = step_features(step, program.functions[step.kernel], target, decide)
+        features = step_features(step, program.functions[step.kernel], around, target, decide)
         corrected = correct(features, target)
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
@@ -88,7 +92,6 @@ def predict_program(
             )
         )
     latency = total_of([item.time for item in operators])
-    weights = _weight_bytes(program)
     estimated = LIBRARY_BYTES + weights + KERNEL_BYTES * len(program.functions)
     fit = fit_for(target, "ns")
     return Prediction(
@@ -96,7 +99,7 @@ def predict_program(
         threads=cores,
         latency=latency,
         operators=tuple(operators),
-        arena_bytes=plan_memory(program).arena_bytes,
+        arena_bytes=around.arena_bytes,
         weight_bytes=weights,
         library_bytes=estimated if library_bytes is None else library_bytes,
         library_source="estimated" if library_bytes is None else "compiled",
@@ -134,15 +137,6 @@ def total_of(times: Sequence[Estimate]) -> Estimate:
         common, own = sum(parts), math.sqrt(sum(part * part for part in parts))
         ends.append((common + own) / 2)
     return Estimate(value, max(0.0, value - ends[0]), value + ends[1])
-
-
-def _weight_bytes(program: Program) -> int:
-    """Return the bytes of all constants, each content once."""
-    seen: dict[bytes, int] = {}
-    for value in program.constants():
-        if value.array is not None:
-            seen[hashlib.sha256(value.array.tobytes()).digest()] = value.array.nbytes
-    return sum(seen.values())
 
 
 def _energy(

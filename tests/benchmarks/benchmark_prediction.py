@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from operator_cases import CASES, NETWORKS
 
 from edgec.compiler import CompileOptions
 from edgec.compiler.backend import build, pack, schedule
@@ -29,7 +30,7 @@ from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import default_decide
-from edgec.compiler.predict.features import step_features
+from edgec.compiler.predict.features import step_features, surroundings_of
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, open_session
 from edgec.compiler.support.progress import Silent
@@ -55,6 +56,8 @@ TRAINED = (
     "minilm-l6+int8-weight-only",
     "silero-vad-ifless",
 )
+# Operators by themselves, so that kernels that these models hardly use are known, too.
+OPERATORS = tuple(f"operator:{case.name}" for case in (*CASES[::2], *NETWORKS))
 HELD_OUT = (
     "pp-ocr-rec",
     "pp-ocr-rec+int8",
@@ -69,6 +72,8 @@ HELD_OUT = (
 
 def programs(name: str, target: Target) -> tuple[Program, Any]:
     """Return a scheduled program and inputs of a model of the catalogue, `NAME+RECIPE`."""
+    if name.startswith("operator:"):
+        return operator_program(name, target)
     model, _, recipe = name.partition("+")
     entry = load_model_recipe(model)
     freeze = {key: np.array(value) for key, value in entry.freeze.items()}
@@ -93,11 +98,24 @@ def programs(name: str, target: Target) -> tuple[Program, Any]:
     return scheduled, (signature, inputs)
 
 
+def operator_program(name: str, target: Target) -> tuple[Program, Any]:
+    """Return a program of one operator of `operator_cases.py`."""
+    case = next(case for case in (*CASES, *NETWORKS) if case.name == name.partition(":")[2])
+    canonical = canonical_model(case.model())
+    packed = pack(canonical.module, target, canonical.value_names)
+    scheduled = schedule(lower(packed, target), canonical.module, target, canonical.signature)
+    if not isinstance(scheduled, Program):
+        raise ValueError("needs the virtual machine")
+    return scheduled, (canonical.signature, dict(case.inputs))
+
+
 def features_of(name: str, program: Program, target: Target) -> list[dict[str, Any]]:
     """Return a line for each kernel call, without what is measured."""
     found = []
+    around = surroundings_of(program)
     for step in program.steps:
-        one = step_features(step, program.functions[step.kernel], target, default_decide)
+        code = program.functions[step.kernel]
+        one = step_features(step, code, around, target, default_decide)
         found.append(
             {
                 "model": name,
@@ -126,7 +144,7 @@ def measure_here(names: Sequence[str], target: Target, rounds: int, folder: Path
             library.parent.mkdir()
             executor, _ = build([program], target, library)
             session = open_session(library, target, signature, executor)
-        except Exception as error:  # noqa: BLE001 - the others are measured
+        except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             continue
         assert isinstance(session, StaticSession)
@@ -164,7 +182,7 @@ def count_there(names: Sequence[str], target: Target, folder: Path) -> list[Any]
             build([program], target, library)
             arrays = [inputs[spec.name] for spec in signature.inputs]
             counted = count_instructions(library, target, arrays)
-        except Exception as error:  # noqa: BLE001 - the others are measured
+        except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             continue
         for row, step in zip(rows, counted.steps, strict=True):
@@ -182,7 +200,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    chosen = arguments.models.split(",") if arguments.models else [*TRAINED, *HELD_OUT]
+    chosen = arguments.models.split(",") if arguments.models else [*TRAINED, *HELD_OUT, *OPERATORS]
     target = load_target(arguments.what.removeprefix("qemu-"))
     with tempfile.TemporaryDirectory() as name:
         if arguments.what.startswith("qemu-"):
