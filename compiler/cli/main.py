@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from edgec.compiler.cli.advise import advise
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
 from edgec.compiler.cli.chat import chat
@@ -99,6 +100,7 @@ for _command in (
     bench,
     evaluate,
     compare,
+    advise,
     inspect,
     targets,
     models,

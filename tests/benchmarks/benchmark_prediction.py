@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ TRAINED = (
     "silero-vad-ifless",
 )
 # Operators by themselves, so that kernels that these models hardly use are known, too.
-OPERATORS = tuple(f"operator:{case.name}" for case in (*CASES[::2], *NETWORKS))
+OPERATORS = tuple(f"operator:{case.name}" for case in (*CASES[::3], *NETWORKS[::2]))
 HELD_OUT = (
     "pp-ocr-rec",
     "pp-ocr-rec+int8",
@@ -170,6 +170,20 @@ def measure_here(names: Sequence[str], target: Target, rounds: int, folder: Path
     return [row for rows in lines for row in rows]
 
 
+def refreshed(old: Sequence[dict[str, Any]], target: Target) -> Iterator[dict[str, Any]]:
+    """Yield lines of an earlier run with their features of today, model by model."""
+    for name in dict.fromkeys(line["model"] for line in old):
+        mine = [line for line in old if line["model"] == name]
+        program, _ = programs(name, target)
+        rows = features_of(name, program, target)
+        if [row["kernel"] for row in rows] != [line["kernel"] for line in mine]:
+            print(f"{name}: its kernels have changed; measure it again", flush=True)
+            continue
+        for row, line in zip(rows, mine, strict=True):
+            yield row | {key: line[key] for key in ("value", "halves") if key in line}
+        print(f"{name}: {len(rows)} calls", flush=True)
+
+
 def count_there(names: Sequence[str], target: Target, folder: Path) -> list[Any]:
     """Return lines with the instructions of each kernel call under QEMU."""
     lines = []
@@ -194,23 +208,45 @@ def count_there(names: Sequence[str], target: Target, folder: Path) -> list[Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("measure",))
+    parser.add_argument("action", choices=("measure", "refresh", "fit", "check"))
     parser.add_argument("what")
     parser.add_argument("--models", default="")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--together", type=int, default=24, help="models that take turns")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    chosen = arguments.models.split(",") if arguments.models else [*TRAINED, *HELD_OUT, *OPERATORS]
-    target = load_target(arguments.what.removeprefix("qemu-"))
-    with tempfile.TemporaryDirectory() as name:
-        if arguments.what.startswith("qemu-"):
-            lines = count_there(chosen, target, Path(name))
-        else:
-            lines = measure_here(chosen, target, arguments.rounds, Path(name))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with (arguments.output / f"{arguments.what}.jsonl").open("a") as stream:
+    if arguments.action == "measure":
+        measure(arguments)
+    elif arguments.action == "refresh":
+        source = Path(arguments.what)
+        old = [json.loads(line) for line in source.read_text().splitlines()]
+        target = load_target(source.stem.removeprefix("old_").removeprefix("qemu-"))
+        write(refreshed(old, target), arguments.output / source.name.removeprefix("old_"))
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure models in groups, and write each group as soon as it is done."""
+    chosen = [*TRAINED, *HELD_OUT, *OPERATORS]
+    if arguments.models:
+        chosen = OPERATORS if arguments.models == "operators" else arguments.models.split(",")
+    target = load_target(arguments.what.removeprefix("qemu-"))
+    for start in range(0, len(chosen), arguments.together):
+        group = chosen[start : start + arguments.together]
+        with tempfile.TemporaryDirectory() as name:
+            if arguments.what.startswith("qemu-"):
+                lines = count_there(group, target, Path(name))
+            else:
+                lines = measure_here(group, target, arguments.rounds, Path(name))
+        write(lines, arguments.output / f"{arguments.what}.jsonl")
+
+
+def write(lines: Iterable[dict[str, Any]], path: Path) -> None:
+    """Append lines to a file as they come."""
+    with path.open("a") as stream:
         for line in lines:
             stream.write(json.dumps(line) + "\n")
+            stream.flush()
 
 
 if __name__ == "__main__":
