@@ -26,8 +26,8 @@ Unit = Literal["ns", "instructions"]
 UNMEASURED = (0.5, 2.5)
 # Instructions that a core retires in a cycle at best in these kernels, where nothing was measured.
 UNMEASURED_PER_CYCLE = 2.0
-# Calls of a template that a fit of its own takes.
-FEWEST_CALLS = 8
+# Kernels whose operations cannot be counted: their loops depend on data, as of sparse weights.
+UNCOUNTED = "uncounted"
 
 
 class TemplateFit(BaseModel):
@@ -83,9 +83,9 @@ class Fit(BaseModel):
 
     def estimate(self, features: StepFeatures) -> Estimate:
         """Return the number for one kernel call, in the unit of the fit."""
-        own = self.templates.get(features.template, self.templates["any"])
+        own = self.templates.get(features.kind, self.templates["any"])
         if not features.counted:
-            own = self.templates.get("uncounted", own)
+            own = self.templates.get(UNCOUNTED, own)
         value = float(row_of(own) @ features.row)
         return Estimate(value, value * own.low, value * own.high)
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from tvm import IRModule
 
 from edgec.compiler.backend import pack, schedule
+from edgec.compiler.codegen.memory import plan_memory
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.program import KernelCall, Program
@@ -16,7 +17,7 @@ from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.predict.correction import correct, fit_for, scaled
 from edgec.compiler.predict.energy import estimate_energy
-from edgec.compiler.predict.features import step_features, surroundings_of
+from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.predict.prediction import (
     Energy,
     Estimate,
@@ -69,12 +70,12 @@ def predict_program(
         best = dict(database)
     decide = RecordedDecisions(best)
     cores = min(threads, target.cores)
-    around = surroundings_of(program)
-    weights = around.weight_bytes
+    weights = weight_bytes_of(program)
     operators = []
     instructions = 0.0
-    for step in program.steps:
-        features = step_features(step, program.functions[step.kernel], around, target, decide)
+    for step, away in zip(program.steps, traffic_of(program, target), strict=True):
+        code = program.functions[step.kernel]
+        features = step_features(step, code, away, target, decide)
         corrected = correct(features, target)
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
@@ -99,7 +100,7 @@ def predict_program(
         threads=cores,
         latency=latency,
         operators=tuple(operators),
-        arena_bytes=around.arena_bytes,
+        arena_bytes=plan_memory(program).arena_bytes,
         weight_bytes=weights,
         library_bytes=estimated if library_bytes is None else library_bytes,
         library_source="estimated" if library_bytes is None else "compiled",

@@ -1,14 +1,14 @@
 """Measure kernels of real models, and fit the correction that predictions use.
 
-    python tests/benchmarks/benchmark_prediction.py measure native --rows rows -o FOLDER
+    python tests/benchmarks/benchmark_prediction.py measure native -o FOLDER
     python tests/benchmarks/benchmark_prediction.py measure qemu-rpi4 -o FOLDER
     python tests/benchmarks/benchmark_prediction.py fit FOLDER/native.jsonl -o compiler/predict/fits
-    python tests/benchmarks/benchmark_prediction.py check FOLDER/native.jsonl
 
 `measure` compiles models and writes a line for each kernel call: its features, and its time in
 nanoseconds here (all models in turn, medians), or its instructions under QEMU. `fit` fits on the
 models of TRAINED and writes the file of factors with its error on HELD_OUT, which it never sees.
-`check` prints how far predictions are off, per operator and per model.
+`refresh` computes the features of
+measured lines anew, after a change of how they are counted.
 """
 
 import argparse
@@ -16,11 +16,13 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from operator_cases import CASES, NETWORKS
+from scipy.optimize import nnls
 
 from edgec.compiler import CompileOptions
 from edgec.compiler.backend import build, pack, schedule
@@ -30,13 +32,15 @@ from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import default_decide
-from edgec.compiler.predict.features import step_features, surroundings_of
+from edgec.compiler.predict.correction import UNCOUNTED, Fit, TemplateFit
+from edgec.compiler.predict.features import FEATURES, Row, step_features, traffic_of
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import StaticSession, open_session
 from edgec.compiler.support.progress import Silent
 from edgec.compiler.transform import transform_model
 from edgec.models import load_model_recipe
 from edgec.targets import Target, load_target
+from edgec.targets.native import cpu_name
 
 TRAINED = (
     "digits",
@@ -112,15 +116,14 @@ def operator_program(name: str, target: Target) -> tuple[Program, Any]:
 def features_of(name: str, program: Program, target: Target) -> list[dict[str, Any]]:
     """Return a line for each kernel call, without what is measured."""
     found = []
-    around = surroundings_of(program)
-    for step in program.steps:
+    for step, moved in zip(program.steps, traffic_of(program, target), strict=True):
         code = program.functions[step.kernel]
-        one = step_features(step, code, around, target, default_decide)
+        one = step_features(step, code, moved, target, default_decide)
         found.append(
             {
                 "model": name,
                 "label": step.label,
-                "template": step.template,
+                "kind": one.kind,
                 "kernel": step.kernel,
                 "tasks": step.tasks,
                 "flops": step.flops,
@@ -170,9 +173,13 @@ def measure_here(names: Sequence[str], target: Target, rounds: int, folder: Path
     return [row for rows in lines for row in rows]
 
 
-def refreshed(old: Sequence[dict[str, Any]], target: Target) -> Iterator[dict[str, Any]]:
+def refreshed(
+    old: Sequence[dict[str, Any]], target: Target, chosen: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Yield lines of an earlier run with their features of today, model by model."""
     for name in dict.fromkeys(line["model"] for line in old):
+        if chosen and name not in chosen:
+            continue
         mine = [line for line in old if line["model"] == name]
         program, _ = programs(name, target)
         rows = features_of(name, program, target)
@@ -206,10 +213,156 @@ def count_there(names: Sequence[str], target: Target, folder: Path) -> list[Any]
     return lines
 
 
+# Calls of one kind pull towards the factors of all kinds as this many calls would.
+PRIOR_CALLS = 3.0
+# A call that is further off than this counts less and less (iteratively reweighted least squares).
+ROBUST = 0.05
+FOLDS = 5
+FEWEST_CALLS = 3
+
+
+def fit_factors(rows: Row, values: Row, prior: Row | None = None) -> Row:
+    """Return the factors, none below zero, of the least relative error.
+
+    Args:
+        rows: features [calls, features].
+        values: what was measured [calls].
+        prior: factors that few calls do not change much.
+    """
+    relative = rows / values[:, None]
+    scale = np.sqrt((relative**2).mean(axis=0))
+    scale[scale == 0] = 1
+    relative = relative / scale
+    weights = np.ones(len(values))
+    factors = np.zeros(rows.shape[1])
+    for _ in range(10):
+        left, right = relative * weights[:, None], weights
+        if prior is not None:
+            left = np.vstack([left, np.sqrt(PRIOR_CALLS) * np.eye(len(scale))])
+            right = np.concatenate([right, np.sqrt(PRIOR_CALLS) * prior * scale])
+        factors, _ = nnls(left, right)
+        error = np.abs(relative @ factors - 1)
+        weights = 1 / np.sqrt(np.maximum(error, ROBUST))
+    return np.asarray(factors / scale)
+
+
+@dataclass
+class Calls:
+    """Calls are what was measured: kind, features, value and model of each."""
+
+    kinds: Any
+    rows: Row
+    values: Row
+    models: Any
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], unit: str) -> "Calls":
+        """Read lines of `measure`; instructions do not depend on where bytes come from."""
+        lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        rows = np.array([line["row"] for line in lines])
+        if unit == "instructions":
+            for name in ("near_bytes", "middle_bytes", "far_bytes", "cycles"):
+                rows[:, FEATURES.index(name)] = 0
+        kinds = [line["kind"] if line["counted"] else UNCOUNTED for line in lines]
+        values = np.array([max(1.0, line["value"]) for line in lines])
+        return cls(np.array(kinds), rows, values, np.array([line["model"] for line in lines]))
+
+    def where(self, mask: Any) -> "Calls":
+        """Return some of the calls."""
+        return Calls(self.kinds[mask], self.rows[mask], self.values[mask], self.models[mask])
+
+
+def fit_kinds(calls: Calls) -> dict[str, Row]:
+    """Return factors by kind, and `any` for all together."""
+    common = fit_factors(calls.rows, calls.values)
+    found = {"any": common}
+    for kind in np.unique(calls.kinds):
+        mine = calls.kinds == kind
+        if mine.sum() >= FEWEST_CALLS:
+            found[str(kind)] = fit_factors(calls.rows[mine], calls.values[mine], common)
+    return found
+
+
+def predicted(factors: dict[str, Row], calls: Calls) -> Row:
+    """Return what the factors say of calls."""
+    chosen = np.stack([factors.get(str(kind), factors["any"]) for kind in calls.kinds])
+    return np.asarray((chosen * calls.rows).sum(axis=1))
+
+
+def left_out_ratios(calls: Calls) -> Row:
+    """Return measured over predicted of each call, by a fit that has not seen its model."""
+    names = np.array(sorted(set(calls.models)))
+    fold = {name: number % FOLDS for number, name in enumerate(names)}
+    folds = np.array([fold[name] for name in calls.models])
+    ratios = np.ones(len(calls.values))
+    for number in range(FOLDS):
+        out = folds == number
+        ratios[out] = calls.values[out] / predicted(fit_kinds(calls.where(~out)), calls.where(out))
+    return ratios
+
+
+def fit(paths: Sequence[Path], target: Target, unit: Any, output: Path) -> None:
+    """Fit on all models but HELD_OUT, and write the factors with their error on those."""
+    calls = Calls.read(paths, unit)
+    held = np.isin(calls.models, HELD_OUT)
+    trained, unseen = calls.where(~held), calls.where(held)
+    factors, ratios = fit_kinds(trained), left_out_ratios(trained)
+    templates = {}
+    for kind, row in factors.items():
+        mine = trained.kinds == kind
+        spread = ratios[mine] if mine.sum() >= 10 else ratios
+        low, high = np.percentile(spread, [10, 90])
+        templates[kind] = TemplateFit(
+            factors={n: float(f"{v:.4g}") for n, v in zip(FEATURES, row, strict=True) if v > 0},
+            low=float(f"{min(1.0, low):.3g}"),
+            high=float(f"{max(1.0, high):.3g}"),
+            calls=int(mine.sum()) if kind != "any" else len(trained.values),
+        )
+    share = predicted(factors, unseen) / unseen.values
+    models = {
+        str(name): round(
+            float(
+                predicted(factors, unseen)[unseen.models == name].sum()
+                / unseen.values[unseen.models == name].sum()
+            ),
+            3,
+        )
+        for name in dict.fromkeys(unseen.models)
+    }
+    names = dict.fromkeys(str(name).partition(":")[0] for name in trained.models)
+    found = Fit(
+        unit=unit,
+        architecture=target.architecture,
+        vector_bits=target.vector_bits,
+        target=target.name,
+        machine=cpu_name() if unit == "ns" else f"QEMU {target.emulator and target.emulator.cpu}",
+        date=time.strftime("%Y-%m-%d"),
+        trained=tuple(names),
+        held_out=tuple(models),
+        templates=templates,
+        within=round(float((np.abs(share - 1) <= 0.2).mean()), 3),
+        models=models,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    kind = "times" if unit == "ns" else "instructions"
+    path = output / f"{target.architecture}-{target.vector_bits}-{kind}.json"
+    path.write_text(found.model_dump_json(indent=1) + "\n")
+    print(found.describe())
+    for kind in sorted(set(unseen.kinds)):
+        mine = unseen.kinds == kind
+        within = (np.abs(share[mine] - 1) <= 0.2).mean()
+        print(f"  {kind:22}{mine.sum():5} calls, {within:.0%} within 20 %")
+    for name, ratio in models.items():
+        mine = unseen.models == name
+        within = (np.abs(share[mine] - 1) <= 0.2).mean()
+        print(f"  {name:28} {ratio:.3f} as a whole, {within:.0%} of the calls within 20 %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("measure", "refresh", "fit", "check"))
-    parser.add_argument("what")
+    parser.add_argument("action", choices=("measure", "refresh", "fit"))
+    parser.add_argument("what", help="a target, qemu-TARGET, or a file of measurements")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more of them, for fit")
     parser.add_argument("--models", default="")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--together", type=int, default=24, help="models that take turns")
@@ -218,11 +371,18 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.action == "measure":
         measure(arguments)
-    elif arguments.action == "refresh":
+    elif arguments.action == "fit":
+        source = Path(arguments.what)
+        name = source.stem.rpartition("_")[2]
+        unit = "instructions" if name.startswith("qemu-") else "ns"
+        target = load_target(name.removeprefix("qemu-"))
+        fit([source, *arguments.also], target, unit, arguments.output)
+    else:
         source = Path(arguments.what)
         old = [json.loads(line) for line in source.read_text().splitlines()]
-        target = load_target(source.stem.removeprefix("old_").removeprefix("qemu-"))
-        write(refreshed(old, target), arguments.output / source.name.removeprefix("old_"))
+        target = load_target(source.stem.rpartition("_")[2].removeprefix("qemu-"))
+        chosen = [name for name in arguments.models.split(",") if name]
+        write(refreshed(old, target, chosen), arguments.output / source.name.removeprefix("old_"))
 
 
 def measure(arguments: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def test_without_labels_models_are_compared_with_one_another(
         assert found.truth == f"answers of {model or digits_bundle}"
     with pytest.raises(UsageError, match=r"give --model ORIGINAL\.onnx"):
         evaluate_bundles([digits_bundle], EvaluationOptions(data=bare))
-    with pytest.raises(UsageError, match="but .* has some"):
+    with pytest.raises(UsageError, match=r"but .* has some"):
         evaluate_bundles([digits_bundle], EvaluationOptions(data=data, model=digits))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.onnx_graphs import make_model, node, random
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812 - TVM's way
 
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.frontend.canonical import canonical_model
