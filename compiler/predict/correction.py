@@ -1,7 +1,7 @@
 """Turn features of kernel calls into times and instructions, by factors fitted on measurements.
 
-A file in `fits/` holds factors for one kind of processor, by kernel template, with the error bar
-that a fit reaches on models it has not seen. `tests/benchmarks/benchmark_prediction.py` writes it.
+A `.json` file beside this one holds factors for one kind of processor, by kernel template, with the
+error bar that a fit reaches on models it has not seen. `tests/benchmarks/benchmark_prediction.py` writes it.
 """
 
 import json
@@ -17,7 +17,7 @@ from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
 from edgec.targets import Target
 
-FITS = Path(__file__).parent / "fits"
+FITS = Path(__file__).parent
 
 Unit = Literal["ns", "instructions"]
 
@@ -57,6 +57,7 @@ class Fit(BaseModel):
         architecture: of the target that was measured.
         vector_bits: its vectors.
         target: its name.
+        clock_ghz: its clock, which times are scaled by.
         machine: where it was measured.
         date: when.
         trained: models that the factors were fitted on.
@@ -73,6 +74,7 @@ class Fit(BaseModel):
     architecture: str
     vector_bits: int
     target: str
+    clock_ghz: float
     machine: str
     date: str
     trained: tuple[str, ...]
@@ -154,7 +156,7 @@ def correct(features: StepFeatures, target: Target) -> Corrected:
     instructions = counting.estimate(features).value if counting is not None else 0.0
     if timing is not None:
         found = timing.estimate(features)
-        return Corrected(scaled(found, 1e-6), instructions)
+        return Corrected(scaled(found, 1e-6 * timing.clock_ghz / target.clock_ghz), instructions)
     cycles = max(features.cycles, instructions / UNMEASURED_PER_CYCLE)
     value = cycles / target.clock_ghz * 1e-6
     low, high = UNMEASURED

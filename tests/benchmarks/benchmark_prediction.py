@@ -2,7 +2,7 @@
 
     python tests/benchmarks/benchmark_prediction.py measure native -o FOLDER
     python tests/benchmarks/benchmark_prediction.py measure qemu-rpi4 -o FOLDER
-    python tests/benchmarks/benchmark_prediction.py fit FOLDER/native.jsonl -o compiler/predict/fits
+    python tests/benchmarks/benchmark_prediction.py fit FOLDER/native.jsonl -o compiler/predict
 
 `measure` compiles models and writes a line for each kernel call: its features, and its time in
 nanoseconds here (all models in turn, medians), or its instructions under QEMU. `fit` fits on the
@@ -218,32 +218,42 @@ PRIOR_CALLS = 3.0
 # A call that is further off than this counts less and less (iteratively reweighted least squares).
 ROBUST = 0.05
 FOLDS = 5
+ITERATIONS = 15
 FEWEST_CALLS = 3
 
 
-def fit_factors(rows: Row, values: Row, prior: Row | None = None) -> Row:
-    """Return the factors, none below zero, of the least relative error.
+def fit_factors(rows: Row, values: Row, scale: Row, prior: Row | None = None) -> Row:
+    """Return the factors, none below zero, of the least error by ratio.
+
+    Half and twice are equally wrong: each error is divided by the mean, of products, of what was
+    measured and what the factors of the turn before say.
 
     Args:
         rows: features [calls, features].
         values: what was measured [calls].
+        scale: of each feature, relative to what was measured.
         prior: factors that few calls do not change much.
     """
-    relative = rows / values[:, None]
-    scale = np.sqrt((relative**2).mean(axis=0))
-    scale[scale == 0] = 1
-    relative = relative / scale
-    weights = np.ones(len(values))
+    weights, middle = np.ones(len(values)), values
     factors = np.zeros(rows.shape[1])
-    for _ in range(10):
-        left, right = relative * weights[:, None], weights
+    for _ in range(ITERATIONS):
+        left = rows / scale / middle[:, None] * weights[:, None]
+        right = values / middle * weights
         if prior is not None:
             left = np.vstack([left, np.sqrt(PRIOR_CALLS) * np.eye(len(scale))])
             right = np.concatenate([right, np.sqrt(PRIOR_CALLS) * prior * scale])
-        factors, _ = nnls(left, right)
-        error = np.abs(relative @ factors - 1)
+        factors = nnls(left, right)[0] / scale
+        says = np.maximum(rows @ factors, 1e-3 * values)
+        middle = np.sqrt(values * says)
+        error = np.abs(says - values) / middle
         weights = 1 / np.sqrt(np.maximum(error, ROBUST))
-    return np.asarray(factors / scale)
+    return np.asarray(factors)
+
+
+def scale_of(calls: "Calls") -> Row:
+    """Return how large each feature is, relative to what was measured."""
+    relative = np.sqrt(((calls.rows / calls.values[:, None]) ** 2).mean(axis=0))
+    return np.asarray(np.where(relative > 0, relative, 1.0))
 
 
 @dataclass
@@ -274,12 +284,13 @@ class Calls:
 
 def fit_kinds(calls: Calls) -> dict[str, Row]:
     """Return factors by kind, and `any` for all together."""
-    common = fit_factors(calls.rows, calls.values)
+    scale = scale_of(calls)
+    common = fit_factors(calls.rows, calls.values, scale)
     found = {"any": common}
     for kind in np.unique(calls.kinds):
         mine = calls.kinds == kind
         if mine.sum() >= FEWEST_CALLS:
-            found[str(kind)] = fit_factors(calls.rows[mine], calls.values[mine], common)
+            found[str(kind)] = fit_factors(calls.rows[mine], calls.values[mine], scale, common)
     return found
 
 
@@ -335,6 +346,7 @@ def fit(paths: Sequence[Path], target: Target, unit: Any, output: Path) -> None:
         architecture=target.architecture,
         vector_bits=target.vector_bits,
         target=target.name,
+        clock_ghz=target.clock_ghz,
         machine=cpu_name() if unit == "ns" else f"QEMU {target.emulator and target.emulator.cpu}",
         date=time.strftime("%Y-%m-%d"),
         trained=tuple(names),
