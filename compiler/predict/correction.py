@@ -1,7 +1,8 @@
 """Turn features of kernel calls into times and instructions, by factors fitted on measurements.
 
 A `.json` file beside this one holds factors for one kind of processor, by kernel template, with the
-error bar that a fit reaches on models it has not seen. `tests/benchmarks/benchmark_prediction.py` writes it.
+error bar that a fit reaches on models it has not seen; `tests/benchmarks/benchmark_prediction.py`
+writes it.
 """
 
 import json

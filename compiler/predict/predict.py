@@ -30,8 +30,8 @@ from edgec.targets import Target
 # Of a measured kernel in a model, where its operands are colder than where it was measured.
 RECORD_BAR = (0.85, 1.3)
 # Tables, the executor and the file's own sections, and a kernel's code, of a typical library.
-LIBRARY_BYTES = 60_000
-KERNEL_BYTES = 2_600
+LIBRARY_BYTES = 18_000
+KERNEL_BYTES = 2_400
 # A pool of threads hands out the tasks of a kernel in about this time.
 HAND_OUT_MS = 0.004
 

@@ -220,6 +220,7 @@ ROBUST = 0.05
 FOLDS = 5
 ITERATIONS = 15
 FEWEST_CALLS = 3
+CALLS_FOR_A_BAR = 10
 
 
 def fit_factors(rows: Row, values: Row, scale: Row, prior: Row | None = None) -> Row:
@@ -318,10 +319,12 @@ def fit(paths: Sequence[Path], target: Target, unit: Any, output: Path) -> None:
     held = np.isin(calls.models, HELD_OUT)
     trained, unseen = calls.where(~held), calls.where(held)
     factors, ratios = fit_kinds(trained), left_out_ratios(trained)
+    strangers = trained.values / (trained.rows @ factors["any"])
     templates = {}
     for kind, row in factors.items():
         mine = trained.kinds == kind
-        spread = ratios[mine] if mine.sum() >= 10 else ratios
+        # Of a kind that is hardly known the factors are those of all kinds.
+        spread = ratios[mine] if mine.sum() >= CALLS_FOR_A_BAR else strangers
         low, high = np.percentile(spread, [10, 90])
         templates[kind] = TemplateFit(
             factors={n: float(f"{v:.4g}") for n, v in zip(FEATURES, row, strict=True) if v > 0},
