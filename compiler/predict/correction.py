@@ -6,14 +6,20 @@ writes it.
 """
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
 from edgec.targets import Target
@@ -27,6 +33,8 @@ Unit = Literal["ns", "instructions"]
 UNMEASURED = (0.5, 2.5)
 # Instructions that a core retires in a cycle at best in these kernels, where nothing was measured.
 UNMEASURED_PER_CYCLE = 2.0
+# Tuning records of a template that correct its analytic model.
+FEWEST_RECORDS = 5
 # Kernels whose operations cannot be counted: their loops depend on data, as of sparse weights.
 UNCOUNTED = "uncounted"
 
@@ -151,13 +159,49 @@ class Corrected:
     instructions: float
 
 
-def correct(features: StepFeatures, target: Target) -> Corrected:
-    """Return the time of one kernel call on one core of a target."""
+def scales_of(records: Mapping[Key, Record], target: Target) -> dict[str, Estimate]:
+    """Return measured time over the analytic model's by template, from a target's tuning records.
+
+    They correct the model for kernels without a record, where no times of such a processor were
+    fitted: the median, and the tenth and ninetieth percentile.
+    """
+    one_core = target.model_copy(update={"cores": 1})
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for key, record in records.items():
+        template = TEMPLATES.get(key.operator)
+        if template is None or record.seconds is None or record.threads != 1 or record.emulated:
+            continue
+        workload = from_text(template.workload, key.workload)
+        decision = from_text(template.decision, record.decision_text)
+        cycles = template.estimate(workload, decision, one_core)
+        if cycles > 0:
+            seconds = cycles / target.clock_ghz * 1e-9
+            ratios[key.operator.removeprefix("edgec.")].append(record.seconds / seconds)
+    return {
+        name: Estimate(*(float(v) for v in np.percentile(found, [50, 10, 90])))
+        for name, found in ratios.items()
+        if len(found) >= FEWEST_RECORDS
+    }
+
+
+def correct(
+    features: StepFeatures, target: Target, scales: Mapping[str, Estimate] = MappingProxyType({})
+) -> Corrected:
+    """Return the time of one kernel call on one core of a target.
+
+    Args:
+        features: of the call.
+        target: where.
+        scales: what `scales_of` gave for the target.
+    """
     counting, timing = fit_for(target, "instructions"), fit_for(target, "ns")
     instructions = counting.estimate(features).value if counting is not None else 0.0
     if timing is not None:
         found = timing.estimate(features)
         return Corrected(scaled(found, 1e-6 * timing.clock_ghz / target.clock_ghz), instructions)
+    scale = scales.get(features.kind.partition(" ")[0])
+    if scale is not None:
+        return Corrected(scaled(scale, features.cycles / target.clock_ghz * 1e-6), instructions)
     cycles = max(features.cycles, instructions / UNMEASURED_PER_CYCLE)
     value = cycles / target.clock_ghz * 1e-6
     low, high = UNMEASURED

@@ -165,20 +165,30 @@ _CALLS = {
 }
 _FREE_CALLS = ("address_of", "reinterpret", "likely", "prefetch", "assume", "ret")
 _ROOTS = ("sqrt", "rsqrt")
-_FUNCTIONS = (
-    "exp",
-    "exp2",
-    "exp10",
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "tanh",
-    "sinh",
-    "cosh",
-    "tan",
+_FUNCTIONS = frozenset(
+    [
+        "exp",
+        "exp2",
+        "exp10",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "tanh",
+        "sinh",
+        "cosh",
+        "tan",
+        "atan",
+        "asin",
+        "acos",
+        "erf",
+        "pow",
+        "sigmoid",
+        "sin",
+        "cos",
+        "extern",
+    ]
 )
-_FUNCTIONS += ("atan", "asin", "acos", "erf", "pow", "sigmoid", "sin", "cos", "extern")
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from edgec.compiler.ir.signature import Signature, State
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
-from edgec.compiler.predict.correction import correct, fit_for, scaled
+from edgec.compiler.predict.correction import correct, fit_for, scaled, scales_of
 from edgec.compiler.predict.energy import estimate_energy
 from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.predict.prediction import (
@@ -69,6 +69,7 @@ def predict_program(
     else:
         best = dict(database)
     decide = RecordedDecisions(best)
+    scales = scales_of(best, target)
     cores = min(threads, target.cores)
     weights = weight_bytes_of(program)
     operators = []
@@ -76,7 +77,7 @@ def predict_program(
     for step, away in zip(program.steps, traffic_of(program, target), strict=True):
         code = program.functions[step.kernel]
         features = step_features(step, code, away, target, decide)
-        corrected = correct(features, target)
+        corrected = correct(features, target, scales)
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
         record = best.get(Key(f"edgec.{step.template}", step.workload))

@@ -10,8 +10,10 @@ from edgec.compiler.predict.correction import (
     correct,
     fit_for,
     fits,
+    scales_of,
 )
 from edgec.compiler.predict.features import FEATURES, StepFeatures
+from edgec.compiler.predict.predict import known_records
 from edgec.targets import load_target
 
 
@@ -80,3 +82,18 @@ def test_vectors_of_one_width_are_alike() -> None:
     assert found is not None
     assert (found.architecture, found.vector_bits) == ("x86_64", 512)
     assert fit_for(load_target("x86-64-v2"), "ns") is None
+
+
+def test_records_of_a_target_correct_the_analytic_model() -> None:
+    """Those that come with edgec for AVX2: kernels without a record take as much longer."""
+    target = load_target("x86-64-v3")
+    best = known_records(target)
+    assert fit_for(target, "ns") is None
+    scales = scales_of(best, target)
+    assert "conv" in scales
+    found = correct(features("conv", cycles=1e6), target, scales)
+    plain = 1e6 / target.clock_ghz * 1e-6
+    assert found.time.value == pytest.approx(plain * scales["conv"].value)
+    assert found.time.low <= found.time.value <= found.time.high
+    emulated = {key: r.model_copy(update={"emulated": True}) for key, r in best.items()}
+    assert scales_of(emulated, target) == {}
