@@ -61,7 +61,7 @@ def advise(
     from edgec.targets import load_target
 
     check_table_name(report, "--report")
-    afford = advice.Limits(
+    afford = advice.AdviceLimits(
         latency_ms=_amount("--latency", latency, _UNITS, "100ms"),
         memory_bytes=_whole("--memory", memory),
         size_bytes=_whole("--size", size),

@@ -51,8 +51,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits say what can be afforded; None: any.
+class AdviceLimits:
+    """AdviceLimits say what can be afforded; None: any.
 
     Attributes:
         latency_ms: of one inference.
@@ -117,7 +117,7 @@ class Advised:
 def advise(
     candidates: Sequence[Candidate],
     target: str | Path | Target,
-    limits: Limits,
+    limits: AdviceLimits,
     *,
     task: str | None = None,
     threads: int = 1,

@@ -33,6 +33,8 @@ Unit = Literal["ns", "instructions"]
 UNMEASURED = (0.5, 2.5)
 # Instructions that a core retires in a cycle at best in these kernels, where nothing was measured.
 UNMEASURED_PER_CYCLE = 2.0
+# In place of a model's name: operators that were measured by themselves.
+SINGLE_OPERATORS = "operator"
 # Tuning records of a template that correct its analytic model.
 FEWEST_RECORDS = 5
 # Kernels whose operations cannot be counted: their loops depend on data, as of sparse weights.
@@ -100,13 +102,18 @@ class Fit(BaseModel):
         value = float(row_of(own) @ features.row)
         return Estimate(value, value * own.low, value * own.high)
 
+    @property
+    def _trained(self) -> str:
+        models = [name for name in self.trained if name != SINGLE_OPERATORS]
+        alone = " and single operators" if SINGLE_OPERATORS in self.trained else ""
+        return f"{len(models)} models{alone}"
+
     def describe(self) -> str:
         """Return one line for people."""
         whole = [abs(ratio - 1) for ratio in self.models.values()]
         worst = f", whole models within {max(whole):.0%}" if whole else ""
         return (
-            f"fitted on {len(self.trained)} models on {self.machine} ({self.target}), "
-            f"{self.date}; of {len(self.held_out)} models that it has not seen, "
+            f"fitted on {self._trained} on {self.machine} ({self.target}), {self.date}; of {len(self.held_out)} models that it has not seen, "
             f"{self.within:.0%} of the kernel calls are within 20 %{worst}"
         )
 

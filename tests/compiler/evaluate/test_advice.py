@@ -7,7 +7,7 @@ import pytest
 from support.cli_calls import Call, check_error
 from support.onnx_graphs import make_model, node, random, save
 
-from edgec.compiler.evaluate.advice import Advised, Limits
+from edgec.compiler.evaluate.advice import AdviceLimits, Advised
 from edgec.compiler.predict.prediction import Estimate
 
 LATENCY = Estimate(10.0, 8.0, 14.0)
@@ -16,17 +16,17 @@ LATENCY = Estimate(10.0, 8.0, 14.0)
 @pytest.mark.parametrize(
     ("limits", "verdict"),
     [
-        (Limits(latency_ms=15), ("meets", "")),
-        (Limits(latency_ms=12), ("may meet", "")),
-        (Limits(latency_ms=9), ("misses", "latency")),
+        (AdviceLimits(latency_ms=15), ("meets", "")),
+        (AdviceLimits(latency_ms=12), ("may meet", "")),
+        (AdviceLimits(latency_ms=9), ("misses", "latency")),
         (
-            Limits(latency_ms=9, memory_bytes=99, size_bytes=199),
+            AdviceLimits(latency_ms=9, memory_bytes=99, size_bytes=199),
             ("misses", "latency, memory, size"),
         ),
-        (Limits(), ("meets", "")),
+        (AdviceLimits(), ("meets", "")),
     ],
 )
-def test_verdicts(limits: Limits, verdict: tuple[str, str]) -> None:
+def test_verdicts(limits: AdviceLimits, verdict: tuple[str, str]) -> None:
     item = Advised("a", "", latency=LATENCY, memory_bytes=100, library_bytes=200)
     assert limits.verdict(item) == verdict
     assert limits.verdict(Advised("a", "")) == ("unknown", "")
