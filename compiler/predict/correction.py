@@ -113,7 +113,8 @@ class Fit(BaseModel):
         whole = [abs(ratio - 1) for ratio in self.models.values()]
         worst = f", whole models within {max(whole):.0%}" if whole else ""
         return (
-            f"fitted on {self._trained} on {self.machine} ({self.target}), {self.date}; of {len(self.held_out)} models that it has not seen, "
+            f"fitted on {self._trained} on {self.machine} ({self.target}), {self.date}; "
+            f"of {len(self.held_out)} models that it has not seen, "
             f"{self.within:.0%} of the kernel calls are within 20 %{worst}"
         )
 
