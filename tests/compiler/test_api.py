@@ -24,6 +24,9 @@ CALLS = {
     "bench": "bench_bundles",
     "inspect": "inspect_path",
     "install": "install_bundle",
+    "evaluate": "evaluate_bundles",
+    "compare": "evaluate_bundles",
+    "advise": "advise",
     "deploy": "deploy_bundle",
     "serve": "serve_bundles",
     "sign": "sign_bundle",
@@ -53,7 +56,8 @@ def test_every_name_is_there() -> None:
 
 def test_each_verb_has_a_typed_call() -> None:
     assert set(group.commands) == {*CALLS, *OTHERS}
-    for name in [*CALLS.values(), "govern_bundle", "tuning_tasks", "bench_on", "verify_on"]:
+    beside = ["govern_bundle", "tuning_tasks", "bench_on", "verify_on", "predict_model"]
+    for name in [*CALLS.values(), *beside]:
         signature = inspect.signature(getattr(edgec.compiler, name))
         assert signature.return_annotation is not inspect.Signature.empty
         for parameter in signature.parameters.values():
