@@ -15,7 +15,8 @@ from edgec.compiler.cli.main import edgec as group
 from edgec.compiler.compress.names import STEP_NAMES
 
 # The call of each verb. Of the others `db`, `board` and `keys` edit files of records, boards and
-# keys; `chat` talks with people by the class `Generator`.
+# keys; `chat` talks with people by the class `Generator`; `release`, `update` and `fleet` keep what
+# `compiler/update` has classes for.
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
@@ -31,7 +32,7 @@ CALLS = {
     "serve": "serve_bundles",
     "sign": "sign_bundle",
 }
-OTHERS = ("targets", "models", "db", "board", "keys", "chat")
+OTHERS = ("targets", "models", "db", "board", "keys", "chat", "release", "update", "fleet")
 FOLDER = Path(edgec.compiler.__file__).parent
 # Programs that speak with the process that started them, and what shows progress.
 MAY_PRINT = {
@@ -41,6 +42,7 @@ MAY_PRINT = {
     "tune/measure.py",
     "tune/measure_board.py",
     "tune/workers.py",
+    "update/self_test.py",
 }
 
 
