@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
+    from edgec.compiler.governor.governor import GovernorSettings
+    from edgec.compiler.governor.variants import Variant
     from edgec.compiler.inspection import ModelReport, inspect_path
+    from edgec.compiler.installation import govern_bundle, install_bundle
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
@@ -48,6 +51,7 @@ _HOME = {
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
     "Generator": "generation.generator",
+    "GovernorSettings": "governor.governor",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
     "Preprocess": "frontend.preprocessing",
@@ -56,11 +60,14 @@ _HOME = {
     "Sampling": "generation.sampling",
     "TuneOptions": "tune.options",
     "TuneReport": "tune.report_data",
+    "Variant": "governor.variants",
     "bench_bundles": "bench.compare",
     "bench_on": "boards.run",
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
+    "govern_bundle": "installation",
     "inspect_path": "inspection",
+    "install_bundle": "installation",
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
@@ -84,6 +91,7 @@ __all__ = [
     "DeployReport",
     "EdgecError",
     "Generator",
+    "GovernorSettings",
     "ImageInput",
     "ModelReport",
     "Preprocess",
@@ -94,12 +102,15 @@ __all__ = [
     "SplitReport",
     "TuneOptions",
     "TuneReport",
+    "Variant",
     "__version__",
     "bench_bundles",
     "bench_on",
     "compile_model",
     "deploy_bundle",
+    "govern_bundle",
     "inspect_path",
+    "install_bundle",
     "load_compression",
     "load_recipe",
     "plan_split",

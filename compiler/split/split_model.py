@@ -10,7 +10,7 @@ from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, ParityRecord
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import Compilation, describe_compilation, state_digest, vector_files
-from edgec.compiler.errors import ParityError, UnsupportedModelError
+from edgec.compiler.errors import ParityError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
@@ -81,6 +81,8 @@ def split_model(
     options = options or CompileOptions()
     progress = progress or Silent()
     folder = Path(output) if output else Path(f"{path.stem}.plan")
+    if options.variants:
+        raise UsageError("--variant and --devices contradict each other: a plan has one model")
     check_plan_destination(folder)
     check_before_transform(options)
     with scratch_folder() as scratch:
@@ -207,7 +209,7 @@ class _Splitter:
         """Return the programs, compressed and quantized so that every device computes the same."""
         target = strictest([device.target for device in self._devices])
         compiler = ProgramCompiler(target, self._options, self._progress, untold, self._path.name)
-        return [compiler.changed(variant, sources) for variant in self._options.variants]
+        return [compiler.changed(variant, sources) for variant in self._options.program_shapes]
 
     def _graph(self, program: ChangedProgram) -> CutGraph:
         targets = {device.target.name: device.target for device in self._devices}
