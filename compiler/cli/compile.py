@@ -86,6 +86,14 @@ if TYPE_CHECKING:
 @click.option(
     "--whole", metavar="TARGET", help="With --devices: the uncut model too, to fall back."
 )
+@click.option(
+    "--cut-encoding",
+    type=click.Choice(("none", "float16", "int8", "int4")),
+    default="none",
+    show_default=True,
+    help="Of floats between devices.",
+)
+@click.option("--cut-min-sqnr", type=float, metavar="DB", help="Then, of outputs.  [default: 20]")
 @quiet_option
 @click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
 @json_option
@@ -120,6 +128,8 @@ def compile_command(
     devices: str | None,
     split: Path | None,
     whole: str | None,
+    cut_encoding: str,
+    cut_min_sqnr: float | None,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -158,12 +168,25 @@ def compile_command(
     if devices is not None:
         if resolved.name != load_target("native").name:
             raise UsageError("--target and --devices contradict each other: devices have targets")
-        compile_plan(model, options, devices, split, whole, output, as_json, quiet, verbose)
-        return
-    if split or whole:
-        raise UsageError(
-            f"--{'split' if split else 'whole'} belongs to --devices, which is not given"
+        compile_plan(
+            model,
+            options,
+            devices=devices,
+            split=split,
+            whole=whole,
+            encoding=cut_encoding,
+            min_sqnr_db=cut_min_sqnr,
+            output=output,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
         )
+        return
+    given = {"split": split, "whole": whole, "cut-min-sqnr": cut_min_sqnr}
+    given["cut-encoding"] = None if cut_encoding == "none" else cut_encoding
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{option} belongs to --devices, which is not given")
     from edgec.compiler.pipeline import compile_model
 
     bundle = compile_model(

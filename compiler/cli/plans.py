@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 def compile_plan(
     model: Path,
     options: "CompileOptions",
+    *,
     devices: str,
     split: Path | None,
     whole: str | None,
+    encoding: str,
+    min_sqnr_db: float | None,
     output: Path | None,
     as_json: bool,
     quiet: bool,
@@ -26,7 +29,7 @@ def compile_plan(
 ) -> None:
     """Compile a model into a plan and its bundles, and print it."""
     from edgec.compiler.split.devices import parse_devices, read_split_file
-    from edgec.compiler.split.split_model import split_model
+    from edgec.compiler.split.split_model import DEFAULT_SQNR_DB, split_model
     from edgec.targets import load_target
 
     parsed = parse_devices(devices)
@@ -38,6 +41,8 @@ def compile_plan(
         output=folder,
         stages=read_split_file(split, parsed) if split is not None else (),
         whole=None if whole is None else load_target(whole),
+        encoding=encoding,  # type: ignore[arg-type]
+        min_sqnr_db=DEFAULT_SQNR_DB if min_sqnr_db is None else min_sqnr_db,
         progress=progress_of(quiet, verbose),
     )
     if as_json:
@@ -62,5 +67,7 @@ def _print_plan(folder: Path, plan: "Plan") -> None:
             sent = ", ".join(f"{v.name} {v.dtype} {list(v.shape)}" for v in given)
             click.echo(f"  {stage.device} ({stage.target}): {size}, {arena} to compute in")
             click.echo(f"    gives {sent}")
+    for name, ratio in plan.sqnr_db.items():
+        click.echo(f"  {name}: {ratio:.1f} dB against the model, by what is rounded on the way")
     if plan.whole:
         click.echo(f"  the whole model, to fall back on: {plan.whole}")

@@ -219,7 +219,7 @@ def _graph(
         options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
     target = strictest([device.target for device in devices])
     compiler = ProgramCompiler(target, options, progress, untold, path.name)
-    program = compiler.changed(options.variants[-1], [source])
+    program = compiler.changed(options.program_shapes[-1], [source])
     expected = program.expected
     values = ModelValues(
         program.module, program.canonical.value_names, expected.signature, expected.states

@@ -14,7 +14,7 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BoardError, ParityError, ToolchainError
 from edgec.compiler.parity.compare import compare, worst_of
 from edgec.compiler.parity.expected import Expected
-from edgec.compiler.parity.verify_bundle import Runs
+from edgec.compiler.parity.vectors import Runs
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.split.compiled_stage import run_chain
 from edgec.compiler.split.plan import Plan

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.split.plan import (
     HOST,
+    Encoding,
     PlannedProgram,
     PlannedStage,
     PlannedTensor,
@@ -17,6 +18,7 @@ def planned_program(
     called: Signature,
     stages: Sequence[PlannedStage],
     specs: dict[str, TensorSpec],
+    encoding: Encoding,
 ) -> PlannedProgram:
     """Return a program over its stages.
 
@@ -25,6 +27,7 @@ def planned_program(
         called: inputs and outputs of the model, without states.
         stages: in order.
         specs: every value by its name.
+        encoding: what floats between the stages were rounded to.
     """
     sources = {spec.name: HOST for spec in called.inputs}
     readers: dict[str, list[str]] = {}
@@ -41,6 +44,7 @@ def planned_program(
             shape=_static(specs[value]),
             source=source,
             to=tuple(dict.fromkeys(readers[value])),
+            encoding=encoding if value.endswith((f"/{encoding}", "/scale")) else "none",
         )
         for value, source in sources.items()
         if value in readers

@@ -92,7 +92,8 @@ class PlannedValue(_Record):
         shape: extents.
         source: the device that computes it, or `host`; `from` in the file.
         to: the devices that read it, and `host` if it is an output of the model.
-        encoding: how it travels: as it is, or rounded by the sender and decoded by the reader.
+        encoding: what the stage that computes it rounded the floats to; `dtype` is what travels,
+            and the stages that read it bring it back.
         zstd: whether its bytes travel compressed.
     """
 
@@ -157,12 +158,15 @@ class Plan(_Record):
         model: what was split.
         programs: one for each set of shapes, cut the same way.
         whole: the bundle of the whole model beside the plan; None without a fallback.
+        sqnr_db: by output, of the test inputs against what the model gives [dB]; empty where
+            nothing that travels is rounded.
     """
 
     version: Literal[1] = 1
     model: PlannedModel
     programs: tuple[PlannedProgram, ...] = Field(min_length=1)
     whole: Name | None = None
+    sqnr_db: dict[str, float] = {}
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, ParityRecord
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import Compilation, describe_compilation, state_digest, vector_files
-from edgec.compiler.errors import ParityError, UnsupportedModelError
+from edgec.compiler.errors import ParityError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
@@ -26,10 +26,11 @@ from edgec.compiler.split.compiled_stage import CompiledStage, run_chain, staged
 from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
 from edgec.compiler.split.emulation import check_emulated
+from edgec.compiler.split.encode_cuts import encode_cuts
 from edgec.compiler.split.make_plan import planned_program
 from edgec.compiler.split.make_stages import Stage, make_stages
 from edgec.compiler.split.model_values import ModelValues
-from edgec.compiler.split.plan import Plan, PlannedModel, PlannedStage
+from edgec.compiler.split.plan import Encoding, Plan, PlannedModel, PlannedStage
 from edgec.compiler.split.plan_folder import PlanFolder, check_plan_destination
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.phases import Phases, untold
@@ -37,6 +38,10 @@ from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target
 
 WHOLE = "whole"
+# That of a quantized model's library, `parity.compare`.
+DEFAULT_SQNR_DB = 20.0
+# Said of outputs that are equal.
+_EQUAL_DB = 200.0
 
 
 def split_model(
@@ -47,6 +52,8 @@ def split_model(
     output: str | Path | None = None,
     stages: Sequence[StageRequest] = (),
     whole: Target | None = None,
+    encoding: Encoding = "none",
+    min_sqnr_db: float = DEFAULT_SQNR_DB,
     emulate: bool = True,
     progress: Progress | None = None,
 ) -> Plan:
@@ -59,6 +66,8 @@ def split_model(
         output: the folder; by default `<model>.plan` in the current folder.
         stages: where to cut, and who computes what; by default stages of equal work.
         whole: also compile the whole model for this target, as a fallback.
+        encoding: what floats that travel between devices are rounded to.
+        min_sqnr_db: how near the outputs must then be to the model's [dB].
         emulate: run stages for other instruction sets under QEMU, where there is one.
         progress: reports each phase.
 
@@ -72,10 +81,13 @@ def split_model(
     options = options or CompileOptions()
     progress = progress or Silent()
     folder = Path(output) if output else Path(f"{path.stem}.plan")
+    if options.variants:
+        raise UsageError("--variant and --devices contradict each other: a plan has one model")
     check_plan_destination(folder)
     check_before_transform(options)
     with scratch_folder() as scratch:
         splitter = _Splitter(path, devices, options, stages, whole, progress, scratch)
+        splitter.round_cuts(encoding, min_sqnr_db)
         return splitter.run(folder, emulate and options.parity and not options.encrypt_for)
 
 
@@ -93,7 +105,14 @@ class _Splitter:
         self._path, self._devices, self._options = path, devices, options
         self._requests, self._whole = requests, whole
         self._progress, self._scratch = progress, scratch
-        self._files: dict[str, bytes | Path] = {}
+        self._encoding: Encoding = "none"
+        self._least_db: float | None = None
+        self._sqnr_db: dict[str, float] = {}
+
+    def round_cuts(self, encoding: Encoding, least_db: float) -> None:
+        """Round what travels, as long as outputs stay so near [dB]."""
+        self._encoding = encoding
+        self._least_db = None if encoding == "none" else least_db
 
     def run(self, folder: Path, emulate: bool) -> Plan:
         """Return the plan, written into the folder with its bundles."""
@@ -112,11 +131,15 @@ class _Splitter:
         with self._phases("cut"):
             graphs = [self._graph(program) for program in changed]
             cuts = self._cuts(graphs)
-            stages = [make_stages(graph, cut) for graph, cut in zip(graphs, cuts, strict=True)]
+            stages = [
+                encode_cuts(make_stages(graph, cut), graph.values.result_of, self._encoding)
+                for graph, cut in zip(graphs, cuts, strict=True)
+            ]
+            rounded = [_with_bar(program, self._least_db) for program in changed]
             devices = self._stage_devices()
         compiled = [
             self._compile(
-                device, changed, [s[number] for s in stages], _bundle_name(devices, number)
+                device, rounded, [s[number] for s in stages], _bundle_name(devices, number)
             )
             for number, device in enumerate(devices)
         ]
@@ -126,7 +149,8 @@ class _Splitter:
             device = Device(WHOLE, self._whole)
             fallback = [self._compile(device, changed, parts, f"{WHOLE}.edgec")]
         with self._phases("verify"):
-            checked = self._verified(changed, compiled)
+            checked = self._verified(rounded, compiled)
+            sqnr_db = {} if self._least_db is None else dict(self._sqnr_db)
             checked += self._verified(changed, fallback) if fallback else []
         with self._phases("bundle"), PlanFolder(folder) as staging:
             for stage, (programs, parity) in zip([*compiled, *fallback], checked, strict=True):
@@ -137,10 +161,10 @@ class _Splitter:
                         language, tokenizer, digest, stage.target, self._scratch, self._progress
                     )
                 self._write(staging / stage.bundle, stage, programs, parity, files)
-            plan = self._plan(changed, compiled)
+            plan = self._plan(changed, compiled).model_copy(update={"sqnr_db": sqnr_db})
             plan.write(staging)
             if emulate:
-                expected = {program.shapes.name: program.expected for program in changed}
+                expected = {program.shapes.name: program.expected for program in rounded}
                 check_emulated(staging, plan, expected, self._progress)
         return plan
 
@@ -163,7 +187,9 @@ class _Splitter:
                         outputs=tuple(spec.name for spec in own.outputs),
                     )
                 )
-            programs.append(planned_program(program.shapes.name, called, stages, specs))
+            programs.append(
+                planned_program(program.shapes.name, called, stages, specs, self._encoding)
+            )
         model = changed[0].model
         return Plan(
             model=PlannedModel(name=model.name, sha256=model.sha256),
@@ -280,6 +306,7 @@ class _Splitter:
                     replace(compilation, original=computed, expected=computed)
                 )
         report = worst_of(reports)
+        self._sqnr_db |= {o.name: min(o.sqnr_db, _EQUAL_DB) for o in report.outputs}
         if self._options.parity and not report.passed:
             raise ParityError(f"the stages together do not compute the model: {report.problems()}")
         return [
@@ -316,6 +343,14 @@ def _bundle_name(devices: Sequence[Device], number: int) -> str:
     name = devices[number].name
     before = sum(device.name == name for device in devices[:number])
     return f"{name}-{before + 1}.edgec" if before else f"{name}.edgec"
+
+
+def _with_bar(program: ChangedProgram, least_db: float | None) -> ChangedProgram:
+    """Return a program that may compute with rounded values, as near as this."""
+    if least_db is None:
+        return program
+    tolerance = replace(program.expected.tolerance, sqnr_db=least_db)
+    return replace(program, expected=replace(program.expected, tolerance=tolerance))
 
 
 def _found(graph: CutGraph, names: Sequence[str]) -> Before:

@@ -16,11 +16,16 @@ from edgec.compiler.errors import BadInputError, ParityError, UnsupportedModelEr
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.split import split_model as splitting
 from edgec.compiler.split.devices import StageRequest, parse_devices
-from edgec.compiler.split.plan import Plan
+from edgec.compiler.split.plan import Encoding, Plan
 from edgec.compiler.split.split_model import split_model
 from edgec.targets import load_target
 
 HERE = load_target("native")
+ENCODINGS: dict[Encoding, list[str]] = {
+    "float16": ["float16"],
+    "int8": ["int8", "float32"],
+    "int4": ["uint8", "float32"],
+}
 
 
 class Chain:
@@ -69,6 +74,13 @@ def save_net(folder: Path) -> Path:
         node("MatMul", ["n", "f"], ["y"]),
     ]
     return save(make_model(nodes, {"x": [1, 3, 8, 8]}, ["y"], weights), folder)
+
+
+def save_small(folder: Path) -> Path:
+    """Write two products with a value between them."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
+    weights = {"w": random(8, 65), "v": random(65, 8, seed=1)}
+    return save(make_model(nodes, {"x": [1, 8]}, ["y"], weights), folder)
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +177,36 @@ def test_states_stay_in_their_stages_in_every_program(tmp_path: Path) -> None:
         assert chain.is_same(inputs, program)
 
 
+def test_what_travels_is_rounded_and_measured(tmp_path: Path) -> None:
+    net = save_small(tmp_path)
+    devices, stages = (
+        parse_devices("a=native,b=native"),
+        [
+            StageRequest(device="a", until=("h",)),
+            StageRequest(device="b"),
+        ],
+    )
+    ratios = []
+    for encoding, dtypes in ENCODINGS.items():
+        plan = split_model(
+            net, devices, output=tmp_path / encoding, stages=stages, encoding=encoding
+        )
+        inner = [v for v in plan.program().values if v.source == "a"]
+        assert [v.dtype for v in inner] == dtypes
+        assert {v.encoding for v in inner} == {encoding}
+        ratios.append(plan.sqnr_db["y"])
+    # A bit is 6 dB: of 11, 8 and 4 bits.
+    assert ratios[0] > 60 > ratios[1] > 38 > ratios[2] > 20
+    with pytest.raises(ParityError, match="y"):
+        split_model(
+            net, devices, output=tmp_path / "bar", stages=stages, encoding="int4", min_sqnr_db=60
+        )
+
+
 def test_a_chain_that_computes_something_else_is_refused(
-    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    net = save_small(tmp_path)
     original = splitting.run_chain
 
     def damaged(stages: Any, inputs: Any) -> Any:
@@ -198,8 +237,7 @@ def test_where_nothing_can_be_cut_is_said(
 
 
 def test_too_many_stages_are_refused(tmp_path: Path) -> None:
-    nodes = [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
-    path = save(make_model(nodes, {"x": [1, 4]}, ["y"], {"w": random(4, 4)}), tmp_path)
+    path = save_small(tmp_path)
     with pytest.raises(UnsupportedModelError, match="has 2 parts that can be computed apart; 3"):
         split(path, tmp_path / "net.plan", "a=native,b=native,c=native")
 
@@ -207,10 +245,9 @@ def test_too_many_stages_are_refused(tmp_path: Path) -> None:
 def test_the_command_line_compiles_a_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nodes = [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
-    path = str(save(make_model(nodes, {"x": [1, 4]}, ["y"], {"w": random(4, 4)}), tmp_path))
+    path = str(save_small(tmp_path))
     file = tmp_path / "split.toml"
-    file.write_text('[[stage]]\ndevice = "b"\nuntil = ["a"]\n[[stage]]\ndevice = "a"\n')
+    file.write_text('[[stage]]\ndevice = "b"\nuntil = ["h"]\n[[stage]]\ndevice = "a"\n')
     output = str(tmp_path / "net.plan")
     call = ["compile", path, "--devices", "a=native,b=native", "-q", "-o", output]
     assert main([*call, "--split", str(file)]) == 0
