@@ -28,7 +28,7 @@ from edgec.compiler.distribute.stage_places import StageOptions, StagePlaces
 from edgec.compiler.distribute.stages import Outputs, StageLostError
 from edgec.compiler.errors import BoardError, EdgecError, UsageError
 from edgec.compiler.ir.signature import Tensors
-from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.runtime.inputs import check_inputs, generate_inputs
 from edgec.compiler.runtime.programs import Programs
 from edgec.compiler.runtime.session import Session
 from edgec.compiler.split.plan import Plan
@@ -167,11 +167,18 @@ class PlanSession:
 
     # ---- requests ----
 
-    def run(self, inputs: Tensors | NDArray[Any], *, deadline: float | None = None) -> Outputs:
+    def run(
+        self,
+        inputs: Tensors | NDArray[Any],
+        program: str | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Outputs:
         """Run once.
 
         Args:
             inputs: every input by name; of a model of one input the array itself will do.
+            program: which program of the plan; None: the one that takes the inputs.
             deadline: seconds from now; when the stages would answer too late, the whole model on
                 this machine does.
 
@@ -184,10 +191,10 @@ class PlanSession:
             StageLostError: a stage is lost, and nothing else can answer.
         """
         if deadline is None:
-            return self.submit(inputs).result()
+            return self.submit(inputs, program).result()
         began = time.monotonic()
         reserve = LOCAL_MARGIN * self.local_seconds() + WAKING_SECONDS
-        future = self.submit(inputs)
+        future = self.submit(inputs, program)
         try:
             return future.result(max(0.0, began + deadline - reserve - time.monotonic()))
         except FutureTimeoutError:
@@ -195,13 +202,20 @@ class PlanSession:
             self.answers["late"] += 1
             return self.run_whole(inputs)
 
-    def submit(self, inputs: Tensors | NDArray[Any]) -> "Future[Outputs]":
+    def submit(
+        self, inputs: Tensors | NDArray[Any], program: str | None = None
+    ) -> "Future[Outputs]":
         """Send a request as soon as the stages have room; its outputs come later.
 
         Raises:
             TensorInputError: the inputs do not fit.
         """
-        program, checked = self._programs.fitting(inputs, self.index_bounds)
+        if program is None:
+            number, checked = self._programs.fitting(inputs, self.index_bounds)
+        else:
+            planned = self.plan.program(program)
+            number = self.plan.programs.index(planned)
+            checked = check_inputs(planned.signature.inputs, inputs, self.index_bounds)
         answer: Future[Outputs] = Future()
         with self._lock:
             begins, self._begins = self._begins, False
@@ -213,7 +227,7 @@ class PlanSession:
                     self._go_on(answer, checked, begins)
                     return answer
         if linked is None:
-            self._answer_otherwise(answer, program, checked, begins, None)
+            self._answer_otherwise(answer, number, checked, begins, None)
             return answer
 
         def take(found: "Future[Outputs]") -> None:
@@ -224,9 +238,9 @@ class PlanSession:
                 return
             assert isinstance(failure, StageLostError)
             self._note_loss(linked, failure)
-            self._answer_otherwise(answer, program, checked, begins, failure)
+            self._answer_otherwise(answer, number, checked, begins, failure)
 
-        linked.submit(program, checked, begins).add_done_callback(take)
+        linked.submit(number, checked, begins).add_done_callback(take)
         return answer
 
     def reset(self) -> None:

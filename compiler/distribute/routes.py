@@ -94,10 +94,9 @@ def make_routes(
         raise BundleError(f"the plan has {len(bundles)} stages; there may be {MOST_STAGES}")
     for program in plan.programs:
         for value in program.values:
-            if value.encoding != "none" or value.zstd:
+            if value.zstd:
                 raise BundleError(
-                    f"value {value.name} of the plan travels as {value.encoding}"
-                    f"{' in zstd' * value.zstd}; stages send values as they are only"
+                    f"value {value.name} of the plan travels in zstd, which stages do not read"
                 )
         used = [stage.bundle for stage in program.stages]
         if sorted(used) != sorted(bundles):
