@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.distribute.plan_session import PlanSession
+    from edgec.compiler.distribute.plan_set import PlanSet
     from edgec.compiler.errors import EdgecError
     from edgec.compiler.evaluate.advice import AdviceLimits, Candidate, advise
     from edgec.compiler.evaluate.evaluation import (
@@ -90,6 +92,8 @@ _HOME = {
     "serve_bundles": "serve.server",
     "ServeOptions": "serve.server",
     "sign_bundle": "bundle.bundle",
+    "PlanSession": "distribute.plan_session",
+    "PlanSet": "distribute.plan_set",
     "SplitReport": "split.advise",
     "plan_split": "split.advise",
     "split_model": "split.split_model",
@@ -114,6 +118,8 @@ __all__ = [
     "GovernorSettings",
     "ImageInput",
     "ModelReport",
+    "PlanSession",
+    "PlanSet",
     "Prediction",
     "Preprocess",
     "QuantizeOptions",
