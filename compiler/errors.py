@@ -19,9 +19,12 @@ EdgecError
 │   ├── CalibrationError
 │   └── OutputError
 ├── ToolchainError         5   a program or package that edgec needs is missing or failed
-├── BoardError             6   a board cannot be reached, or failed
+├── BoardError             6   a board or a cluster cannot be reached, or failed
+│   ├── ClusterError
+│   └── JobLostError
 ├── InterruptedRunError    7   stopped by a signal; nothing is lost
-└── TrustError             8   a bundle's signature is not what this machine asks for
+├── TrustError             8   a bundle's signature is not what this machine asks for
+└── LimitsNotMetError      9   no version of a model keeps the limits that were given
 ```
 
 A message says what was found, what was expected, and what to do.
@@ -128,6 +131,14 @@ class BoardError(EdgecError):
     exit_code = 6
 
 
+class ClusterError(BoardError):
+    """A cluster cannot be reached, refuses us, or has other versions than this machine."""
+
+
+class JobLostError(BoardError):
+    """The process or the machine that did some work died, or took too long."""
+
+
 class InterruptedRunError(EdgecError):
     """A signal stopped the run."""
 
@@ -138,6 +149,12 @@ class TrustError(EdgecError):
     """A bundle is not signed as this machine asks, or is not what was signed."""
 
     exit_code = 8
+
+
+class LimitsNotMetError(EdgecError):
+    """No version of a model that was tried keeps the limits that were given."""
+
+    exit_code = 9
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

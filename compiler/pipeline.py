@@ -212,7 +212,7 @@ class _Compile:
         self._progress = progress
         self._phases = phases
         self._subject = Subject(name, target.name)
-        self.decide = RecordedDecisions(_tuned(options, target, progress))
+        self.decide = RecordedDecisions(tuned_records(options, target, progress))
 
     def program(self, variant: ProgramShapes, sources: list[SourceModel]) -> _CompiledProgram:
         """Compile the model for one set of shapes.
@@ -435,7 +435,7 @@ _NOT_STATIC = (
 )
 
 
-def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
+def tuned_records(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
     """Return the tuning record of each kernel: of a database before those that come with edgec.
 
     Raises:

@@ -1,0 +1,279 @@
+"""Search the versions of a model for the best that keeps the limits.
+
+Optuna proposes points (a multi-objective tree-structured Parzen estimator, Ozaki et al. 2022, with
+constraints). What is proposed is predicted first; only what may be better than all before is
+compiled and measured. Points come in batches of one size, whatever number of workers there is, and
+each is decided by the facts before it alone, so that a search gives the same on any pool.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from edgec.compiler.fit.limits import Costs, Limits, Quantity, is_dominated
+from edgec.compiler.fit.space import Point, Space
+
+BATCH = 2
+# Predictions for each point that is compiled, at most.
+PREDICTIONS = 24
+# What is less faster or smaller is not worth a compile.
+LEAST_GAIN = 0.01
+# A drop that exceeds its limit by this part of it counts as more than chance.
+CLEAR_EXCESS = 0.25
+# Proposals without news before a point is taken by chance.
+MAX_REPEATS = 16
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial describes what is known of one point.
+
+    Attributes:
+        point: the version of the model.
+        predicted: what it was predicted to cost; None if that failed.
+        costs: what it costs, evaluated or compiled; None if it was not evaluated.
+        failure: why it cannot be compiled; empty if it can.
+        measured: whether the latency was measured, and not predicted.
+    """
+
+    point: Point
+    predicted: Costs | None = None
+    costs: Costs | None = None
+    failure: str = ""
+    measured: bool = False
+
+
+class Work(Protocol):
+    """Work finds out facts about points, and keeps them."""
+
+    def predict(self, points: Sequence[Point]) -> list[Costs | str]:
+        """Return what points are predicted to cost, or why they cannot be compiled."""
+        ...
+
+    def evaluate(self, points: Sequence[Point]) -> list[Costs | str]:
+        """Return what points cost, or why they cannot be compiled."""
+        ...
+
+
+class Watcher(Protocol):
+    """A watcher is notified of each trial that was evaluated, and of the best so far."""
+
+    def tried(self, trial: Trial, search: "Search") -> None:
+        """Take note of it."""
+        ...
+
+
+@dataclass
+class Search:
+    """A search goes through the points of a space.
+
+    Attributes:
+        space: what is searched.
+        limits: what must be kept.
+        goal: what is made small.
+        budget: points to evaluate.
+        seed: the seed of everything random.
+        knows_drop: whether accuracy is measured.
+        trials: what is known, by point.
+        reason: why it ended.
+    """
+
+    space: Space
+    limits: Limits
+    goal: Quantity
+    budget: int
+    seed: int
+    knows_drop: bool
+    trials: dict[Point, Trial] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def evaluated(self) -> list[Trial]:
+        """Return the trials that were compiled, in order."""
+        return [trial for trial in self.trials.values() if trial.costs is not None]
+
+    @property
+    def attempts(self) -> int:
+        """Return how many points were compiled, or could not be."""
+        failed = [t for t in self.trials.values() if t.failure and t.predicted is not None]
+        return len(self.evaluated) + len(failed)
+
+    @property
+    def objectives(self) -> tuple[Quantity, ...]:
+        """Return what a front is made of: time, accuracy, and what else is limited or the goal."""
+        wanted: list[Quantity] = ["latency"]
+        if self.knows_drop:
+            wanted.append("drop")
+        more: tuple[Quantity, ...] = ("size", "memory")
+        wanted += [q for q in more if q in self.limits.given or q == self.goal]
+        return tuple(wanted)
+
+    @property
+    def front(self) -> list[Trial]:
+        """Return the evaluated trials that no other one is better than in all, fastest first."""
+        costs = [trial.costs for trial in self.evaluated if trial.costs is not None]
+        best = [
+            trial
+            for trial in self.evaluated
+            if trial.costs is not None and not is_dominated(trial.costs, costs, self.objectives)
+        ]
+        return sorted(best, key=self._order)
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Return the trials that keep all limits, the best first."""
+        return sorted((t for t in self.evaluated if self._keeps(t)), key=self._order)
+
+    def _keeps(self, trial: Trial) -> bool:
+        assert trial.costs is not None
+        return not self.limits.excess(trial.costs)
+
+    def _order(self, trial: Trial) -> tuple[float, ...]:
+        """Return what trials are sorted by: the goal, then the rest."""
+        assert trial.costs is not None
+        rest = [q for q in self.objectives if q != self.goal]
+        values = [trial.costs[quantity] for quantity in (self.goal, *rest)]
+        return tuple(math.inf if math.isnan(value) else value for value in values)
+
+    def run(self, work: Work, watcher: Watcher) -> None:
+        """Search until the budget is spent, or nothing is left that could be better."""
+        proposals = _Proposals(self)
+        first = [self.space.starts()[0]]
+        self._evaluate(first, work, watcher, proposals)
+        waiting = self.space.starts()[1:]
+        while self.attempts < self.budget:
+            size = min(BATCH, self.budget - self.attempts)
+            batch: list[Point] = []
+            predictions = 0
+            while len(batch) < size and predictions < PREDICTIONS * size:
+                points, waiting = waiting[: 2 * size], waiting[2 * size :]
+                points = points or proposals.next(2 * size)
+                if not points:
+                    break
+                predictions += len(points)
+                self._predict(points, work)
+                for point in points:
+                    if len(batch) < size and self.is_promising(point):
+                        batch.append(point)
+                    elif self.trials[point].costs is None:
+                        proposals.tell(self.trials[point], promising=False)
+            if not batch:
+                break
+            self._evaluate(batch, work, watcher, proposals)
+        spent = self.attempts >= self.budget
+        self.reason = f"{self.budget} trials" if spent else "nothing is left that could be better"
+
+    def _predict(self, points: Sequence[Point], work: Work) -> None:
+        for point, found in zip(points, work.predict(points), strict=True):
+            if isinstance(found, str):
+                self.trials[point] = Trial(point, failure=found)
+            else:
+                self.trials[point] = Trial(point, predicted=found)
+
+    def _evaluate(
+        self, points: Sequence[Point], work: Work, watcher: Watcher, proposals: "_Proposals"
+    ) -> None:
+        missing = [point for point in points if point not in self.trials]
+        self._predict(missing, work)
+        for point, found in zip(points, work.evaluate(points), strict=True):
+            trial = self.trials[point]
+            if isinstance(found, str):
+                trial = replace(trial, failure=found)
+            else:
+                trial = replace(trial, costs=found)
+            self.trials[point] = trial
+            proposals.tell(trial, promising=True)
+            watcher.tried(trial, self)
+
+    def may_be_better(self, point: Point) -> bool:
+        """Return whether a point may keep the limits and be better, for what others say of it."""
+        limit = self.limits.drop
+        for trial in self.evaluated:
+            assert trial.costs is not None
+            if limit is not None and point.is_at_least(trial.point):
+                if trial.costs.drop > limit * (1 + CLEAR_EXCESS):
+                    return False
+            if self.goal == "drop" and point.is_at_least(trial.point) and self._keeps(trial):
+                return False
+        return True
+
+    def is_promising(self, point: Point) -> bool:
+        """Return whether a predicted point is worth a compile."""
+        trial = self.trials[point]
+        if trial.predicted is None or trial.failure or trial.costs is not None:
+            return False
+        least = replace(trial.predicted, latency=trial.predicted.latency_low)
+        if self.limits.excess(least) or not self.may_be_better(point):
+            return False
+        best = self.ranked[0] if self.ranked else None
+        if best is None or best.predicted is None or best.costs is None:
+            return True
+        if self.goal == "drop":
+            return best.costs.drop > 0
+        return trial.predicted[self.goal] < (1 - LEAST_GAIN) * best.predicted[self.goal]
+
+
+class _Proposals:
+    """Asks Optuna for points."""
+
+    def __init__(self, search: Search) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._search = search
+        self._random = random.Random(search.seed)
+        self._distributions: dict[str, Any] = {
+            name: optuna.distributions.CategoricalDistribution(values)
+            for name, values in search.space.choices.items()
+        }
+        sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=8)
+        directions = ["minimize"] * len(search.objectives)
+        self._study = optuna.create_study(directions=directions, sampler=sampler)
+        self._asked: dict[Point, Any] = {}
+        self._all = search.space.points()
+
+    def next(self, count: int) -> list[Point]:
+        """Return points that nothing is known of and that may be better; fewer if there are few."""
+        search = self._search
+        left = [p for p in self._all if p not in search.trials and search.may_be_better(p)]
+        allowed, found = set(left), []
+        repeats = 0
+        while len(found) < min(count, len(left)):
+            if repeats < MAX_REPEATS:
+                trial = self._study.ask(self._distributions)
+                point = search.space.point(trial.params)
+                if point not in allowed:
+                    self._study.tell(trial, state=_failed())
+                    repeats += 1
+                    continue
+                self._asked[point] = trial
+            else:
+                point = self._random.choice([p for p in left if p in allowed])
+            allowed.discard(point)
+            found.append(point)
+        return found
+
+    def tell(self, trial: Trial, *, promising: bool) -> None:
+        """Say what is known of a point; one that is not promising breaks a constraint."""
+        costs = trial.costs or trial.predicted
+        asked = self._asked.pop(trial.point, None)
+        if asked is None:
+            self._study.enqueue_trial(self._search.space.chosen(trial.point))
+            asked = self._study.ask(self._distributions)
+        if costs is None or trial.failure:
+            self._study.tell(asked, state=_failed())
+            return
+        values = [costs[quantity] for quantity in self._search.objectives]
+        excess = sum(min(e, 1e6) for e in self._search.limits.excess(costs).values())
+        if trial.costs is None:
+            excess += 1 - promising
+        asked.set_constraint("limits", excess)
+        self._study.tell(asked, [1.0 if math.isnan(value) else value for value in values])
+
+
+def _failed() -> Any:
+    import optuna
+
+    return optuna.trial.TrialState.FAIL
