@@ -100,7 +100,7 @@ def fit_model(
         model=path.name,
         target=target.name,
         search=search,
-        work=facts.done,
+        work={**facts.done},
         chosen=chosen[1] if chosen else None,
         bundle=chosen[0] if chosen else None,
         command=_command(path, target, options, base, chosen, output) if chosen else "",

@@ -1,8 +1,8 @@
 """Search the versions of a model for the best that keeps the limits.
 
 Optuna proposes points (a multi-objective tree-structured Parzen estimator, Ozaki et al. 2022, with
-constraints). What is proposed is predicted first; only what may be better than all before is
-compiled and measured. Points come in batches of one size, whatever number of workers there is, and
+constraints). What is proposed is predicted first. Of what may be better than all before, those are
+compiled that promise most: the gain times the chance that the drop is kept, see `drop_model.py`. Points come in batches of one size, whatever number of workers there is, and
 each is decided by the facts before it alone, so that a search gives the same on any pool.
 """
 
@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from edgec.compiler.fit.drop_model import DropModel
 from edgec.compiler.fit.limits import Costs, Limits, Quantity, is_dominated
 from edgec.compiler.fit.space import Point, Space
 
 BATCH = 2
-# Predictions for each point that is compiled, at most.
-PREDICTIONS = 24
+# Predictions before each batch, and if none of them is promising.
+FRESH = 6
+MOST_FRESH = 48
 # What is less faster or smaller is not worth a compile.
 LEAST_GAIN = 0.01
 # A drop that exceeds its limit by this part of it counts as more than chance.
@@ -140,30 +142,62 @@ class Search:
     def run(self, work: Work, watcher: Watcher) -> None:
         """Search until the budget is spent, or nothing is left that could be better."""
         proposals = _Proposals(self)
-        first = [self.space.starts()[0]]
-        self._evaluate(first, work, watcher, proposals)
-        waiting = self.space.starts()[1:]
+        first, *others = self.space.starts()
+        self._evaluate([first], work, watcher, proposals)
+        self._predict(others, work)
         while self.attempts < self.budget:
             size = min(BATCH, self.budget - self.attempts)
-            batch: list[Point] = []
-            predictions = 0
-            while len(batch) < size and predictions < PREDICTIONS * size:
-                points, waiting = waiting[: 2 * size], waiting[2 * size :]
-                points = points or proposals.next(2 * size)
+            predictions, promising = 0, self._promising()
+            while predictions < FRESH or (len(promising) < size and predictions < MOST_FRESH):
+                points = proposals.next(FRESH)
                 if not points:
                     break
                 predictions += len(points)
                 self._predict(points, work)
                 for point in points:
-                    if len(batch) < size and self.is_promising(point):
-                        batch.append(point)
-                    elif self.trials[point].costs is None:
-                        proposals.tell(self.trials[point], promising=False)
-            if not batch:
+                    if not self.is_promising(point):
+                        proposals.tell(self.trials[point])
+                promising = self._promising()
+            if not promising:
+                self._evaluate(self._nearest(size), work, watcher, proposals)
                 break
-            self._evaluate(batch, work, watcher, proposals)
+            self._evaluate(self._most_promising(promising, size), work, watcher, proposals)
         spent = self.attempts >= self.budget
         self.reason = f"{self.budget} trials" if spent else "nothing is left that could be better"
+
+    def _promising(self) -> list[Trial]:
+        return [t for t in self.trials.values() if self.is_promising(t.point)]
+
+    def _most_promising(self, promising: Sequence[Trial], count: int) -> list[Point]:
+        """Return the points that are likely to keep the drop and gain much."""
+        drops = DropModel([(t.point, t.costs.drop) for t in self.evaluated if t.costs is not None])
+        best = self.ranked[0].predicted if self.ranked else None
+
+        def worth(trial: Trial) -> float:
+            assert trial.predicted is not None
+            limit = self.limits.drop
+            if self.goal == "drop":
+                return -drops.expected(trial.point)
+            least = best or self.trials[self.space.starts()[0]].predicted or trial.predicted
+            gain = 1 - trial.predicted[self.goal] / least[self.goal] if least[self.goal] else 0.0
+            if best is None:
+                # First of all something that keeps the limits.
+                gain = 1 + max(gain, -0.5)
+            return gain if limit is None else gain * drops.chance(trial.point, limit)
+
+        # The mildest of equals, as they were found.
+        return [trial.point for trial in sorted(promising, key=worth, reverse=True)[:count]]
+
+    def _nearest(self, count: int) -> list[Point]:
+        """Return what is predicted to miss the limits by least, where nothing keeps them."""
+        if self.ranked:
+            return []
+        near: list[tuple[float, int, Point]] = []
+        for place, trial in enumerate(self.trials.values()):
+            if trial.predicted is not None and trial.costs is None and not trial.failure:
+                excess = sum(self.limits.excess(trial.predicted).values())
+                near.append((excess, place, trial.point))
+        return [point for _, _, point in sorted(near)[:count]]
 
     def _predict(self, points: Sequence[Point], work: Work) -> None:
         for point, found in zip(points, work.predict(points), strict=True):
@@ -184,12 +218,16 @@ class Search:
             else:
                 trial = replace(trial, costs=found)
             self.trials[point] = trial
-            proposals.tell(trial, promising=True)
+            proposals.tell(trial)
             watcher.tried(trial, self)
 
     def may_be_better(self, point: Point) -> bool:
         """Return whether a point may keep the limits and be better, for what others say of it."""
         limit = self.limits.drop
+        for trial in self.trials.values():
+            # What cannot be done to the model as it is cannot be done with more.
+            if trial.failure and trial.predicted is None and point.is_at_least(trial.point):
+                return False
         for trial in self.evaluated:
             assert trial.costs is not None
             if limit is not None and point.is_at_least(trial.point):
@@ -229,7 +267,7 @@ class _Proposals:
             for name, values in search.space.choices.items()
         }
         sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=8)
-        directions = ["minimize"] * len(search.objectives)
+        directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
         self._study = optuna.create_study(directions=directions, sampler=sampler)
         self._asked: dict[Point, Any] = {}
         self._all = search.space.points()
@@ -238,7 +276,8 @@ class _Proposals:
         """Return points that nothing is known of and that may be better; fewer if there are few."""
         search = self._search
         left = [p for p in self._all if p not in search.trials and search.may_be_better(p)]
-        allowed, found = set(left), []
+        allowed = set(left)
+        found: list[Point] = []
         repeats = 0
         while len(found) < min(count, len(left)):
             if repeats < MAX_REPEATS:
@@ -255,8 +294,8 @@ class _Proposals:
             found.append(point)
         return found
 
-    def tell(self, trial: Trial, *, promising: bool) -> None:
-        """Say what is known of a point; one that is not promising breaks a constraint."""
+    def tell(self, trial: Trial) -> None:
+        """Say what is known of a point; one that is not worth a compile breaks a constraint."""
         costs = trial.costs or trial.predicted
         asked = self._asked.pop(trial.point, None)
         if asked is None:
@@ -268,7 +307,7 @@ class _Proposals:
         values = [costs[quantity] for quantity in self._search.objectives]
         excess = sum(min(e, 1e6) for e in self._search.limits.excess(costs).values())
         if trial.costs is None:
-            excess += 1 - promising
+            excess += 1
         asked.set_constraint("limits", excess)
         self._study.tell(asked, [1.0 if math.isnan(value) else value for value in values])
 

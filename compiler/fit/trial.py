@@ -5,6 +5,7 @@ to the nearest: shapes, kernels and memory are those of the real version, its va
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from tvm import IRModule
 from edgec.compiler.backend import build, evaluate_here, pack, schedule
 from edgec.compiler.calibration.accuracy import Comparison, load_metric
 from edgec.compiler.calibration.samples import Samples
-from edgec.compiler.codegen.memory import plan_memory
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.fit.limits import Costs
 from edgec.compiler.fit.space import Point
@@ -22,17 +22,19 @@ from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
 from edgec.compiler.frontend.onnx_file import SourceModel
+from edgec.compiler.ir.evaluate import Runnable
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.jobs.shared_path import SharedPath
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.schedule import Decide
-from edgec.compiler.lowering.time_estimate import estimate_step_cycles
+from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.pipeline import tuned_records
+from edgec.compiler.predict.predict import predict_program
 from edgec.compiler.runtime.inputs import generate_inputs, rounded_to_half
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.compiler.support.files import scratch_folder
@@ -126,9 +128,7 @@ def _make_front(subject: Subject, plain: Point) -> _Front:
             str(original) if isinstance(original, Path) else original.SerializeToString()
         )
         expected = tuple(
-            run_onnx_session(
-                session, {**prepared(sample, canonical.embedded), **canonical.frozen}
-            )
+            run_onnx_session(session, {**prepared(sample, canonical.embedded), **canonical.frozen})
             for sample in data
         )
     return _Front(source, canonical, data, expected)
@@ -140,10 +140,8 @@ def predict(subject: Subject, point: Point) -> dict[str, Any]:
     Raises:
         EdgecError: it cannot be compiled.
     """
-    program, module = _program(subject, point, quick=True)
-    del module
-    size = sum(value.size_bytes for value in program.constants())
-    return _costs(program, subject.target, float("nan"), size).fields()
+    program, _ = _program(subject, point, quick=True)
+    return _costs(program, subject.target, subject.options, math.nan, None).fields()
 
 
 def evaluate(subject: Subject, point: Point) -> dict[str, Any]:
@@ -159,17 +157,19 @@ def evaluate(subject: Subject, point: Point) -> dict[str, Any]:
         library = scratch / "model.so"
         executor, _ = build([program], target, library)
         size = library.stat().st_size
+        model: Runnable
         if why_not_here(target):
             model = evaluate_here(ExpandWeights()(module), signature)
         else:
             model = open_session(library, target, signature, executor)
-        return _costs(program, target, _drop(model, front, subject), size).fields()
+        drop = _drop(model, front, subject)
+        return _costs(program, target, subject.options, drop, size).fields()
 
 
-def _drop(model: Any, front: _Front, subject: Subject) -> float:
+def _drop(model: Runnable, front: _Front, subject: Subject) -> float:
     """Return the share of answers that differ from the original's."""
     if front.data is None:
-        return float("nan")
+        return math.nan
     comparison = Comparison(load_metric(subject.options.samples.metric))
     for sample, expected in zip(front.data, front.expected, strict=True):
         comparison.add(expected, model.run(sample))
@@ -237,9 +237,7 @@ def _compressed(
         if quick and not any(step.needs_samples for step in options.compression.recipe.step):
             # Nothing is measured then, so nothing is compiled for it.
             alone = replace(alone, samples=replace(alone.samples, source=None))
-        front.compressed[key] = _changed(
-            front.canonical, front, alone, subject.target, decide
-        )
+        front.compressed[key] = _changed(front.canonical, front, alone, subject.target, decide)
     return front.compressed[key]
 
 
@@ -264,7 +262,12 @@ def _changed(
     return replace(canonical, module=changed.module)
 
 
-def _costs(program: Program, target: Target, drop: float, size: float) -> Costs:
-    cycles = sum(estimate_step_cycles(step, target) for step in program.steps)
-    latency = cycles / target.clock_ghz / 1e6
-    return Costs(latency, drop, size, plan_memory(program).arena_bytes, latency)
+def _costs(
+    program: Program, target: Target, options: CompileOptions, drop: float, size: int | None
+) -> Costs:
+    """Return costs by the prediction of a program, with what is known exactly."""
+    database = Database.read(options.records) if options.records is not None else None
+    found = predict_program(program, target, database, library_bytes=size)
+    return Costs(
+        found.latency.value, drop, found.library_bytes, found.arena_bytes, found.latency.low
+    )

@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from edgec.compiler.errors import ClusterError, ToolchainError, UsageError
 from edgec.compiler.jobs.shared_path import Archive, SharedPath
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 SECONDS = 10.0
 _KINDS = ("tcp://", "tls://")
@@ -43,8 +40,9 @@ def open_cluster(address: str) -> Iterator["Cluster"]:
     # It tells its own story of what we say in one line.
     for name in ("distributed.comm", "distributed.core", "distributed.client", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    connect: Any = Client
     try:
-        client = Client(address, timeout=SECONDS, set_as_default=False)
+        client = connect(address, timeout=SECONDS, set_as_default=False)
     except (OSError, TypeError, ValueError) as error:
         raise ClusterError(f"cluster {address}: {_reason(error)}") from None
     try:
@@ -73,7 +71,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def _check_workers(client: "Client", address: str) -> None:
+def _check_workers(client: Any, address: str) -> None:
     """Refuse a cluster that cannot do our work.
 
     Raises:
@@ -100,7 +98,7 @@ def _check_workers(client: "Client", address: str) -> None:
 class Cluster:
     """A cluster is the workers of one scheduler."""
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
 
     def executor(self, place: str = "") -> Executor:

@@ -128,5 +128,3 @@ class _Here:
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
-
-
