@@ -5,7 +5,6 @@ import json
 import math
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def fit_model(
         model=path.name,
         target=target.name,
         search=search,
-        work={**facts.done},
+        work={str(kind): count for kind, count in facts.done.items()},
         chosen=chosen[1] if chosen else None,
         bundle=chosen[0] if chosen else None,
         command=_command(path, target, options, base, chosen, output) if chosen else "",

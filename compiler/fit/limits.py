@@ -1,4 +1,4 @@
-"""Describe what a user can afford, what a version of a model costs, and what is the best of many."""
+"""Describe what a user can afford, and what a version of a model costs."""
 
 import math
 import re

@@ -1,18 +1,18 @@
 """Search the versions of a model for the best that keeps the limits.
 
-Optuna proposes points (a multi-objective tree-structured Parzen estimator, Ozaki et al. 2022, with
-constraints). What is proposed is predicted first. Of what may be better than all before, those are
-compiled that promise most: the gain times the chance that the drop is kept, see `drop_model.py`. Points come in batches of one size, whatever number of workers there is, and
-each is decided by the facts before it alone, so that a search gives the same on any pool.
+Points are proposed by Optuna (a multi-objective tree-structured Parzen estimator with constraints,
+Ozaki et al. 2022) and by what is believed of points from those that are known (`beliefs.py`). They
+are predicted first. Of those that may be better than all before, the ones are compiled that promise
+most. Points come in batches of one size, whatever number of workers there is, and each batch is
+decided by the facts before it alone, so that a search gives the same on any pool.
 """
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from edgec.compiler.fit.drop_model import DropModel
+from edgec.compiler.fit.beliefs import Beliefs
 from edgec.compiler.fit.limits import Costs, Limits, Quantity, is_dominated
 from edgec.compiler.fit.space import Point, Space
 
@@ -24,8 +24,8 @@ MOST_FRESH = 48
 LEAST_GAIN = 0.01
 # A drop that exceeds its limit by this part of it counts as more than chance.
 CLEAR_EXCESS = 0.25
-# Proposals without news before a point is taken by chance.
-MAX_REPEATS = 16
+# What Optuna may be asked for half of a batch of predictions; it does not know what is ruled out.
+ASKS = 16
 
 
 @dataclass(frozen=True)
@@ -170,23 +170,21 @@ class Search:
 
     def _most_promising(self, promising: Sequence[Trial], count: int) -> list[Point]:
         """Return the points that are likely to keep the drop and gain much."""
-        drops = DropModel([(t.point, t.costs.drop) for t in self.evaluated if t.costs is not None])
-        best = self.ranked[0].predicted if self.ranked else None
-
-        def worth(trial: Trial) -> float:
-            assert trial.predicted is not None
-            limit = self.limits.drop
-            if self.goal == "drop":
-                return -drops.expected(trial.point)
-            least = best or self.trials[self.space.starts()[0]].predicted or trial.predicted
-            gain = 1 - trial.predicted[self.goal] / least[self.goal] if least[self.goal] else 0.0
-            if best is None:
-                # First of all something that keeps the limits.
-                gain = 1 + max(gain, -0.5)
-            return gain if limit is None else gain * drops.chance(trial.point, limit)
-
+        worth = self.beliefs().worth
         # The mildest of equals, as they were found.
-        return [trial.point for trial in sorted(promising, key=worth, reverse=True)[:count]]
+        ordered = sorted(promising, key=lambda trial: worth(trial.point), reverse=True)
+        return [trial.point for trial in ordered[:count]]
+
+    def beliefs(self) -> Beliefs:
+        """Return what is guessed of points, from all that is known."""
+        known = self.trials.values()
+        return Beliefs(
+            self.limits,
+            self.goal,
+            {t.point: t.predicted for t in known if t.predicted is not None},
+            {t.point: t.costs for t in known if t.costs is not None},
+            self.ranked[0].point if self.ranked else None,
+        )
 
     def _nearest(self, count: int) -> list[Point]:
         """Return what is predicted to miss the limits by least, where nothing keeps them."""
@@ -230,10 +228,11 @@ class Search:
                 return False
         for trial in self.evaluated:
             assert trial.costs is not None
-            if limit is not None and point.is_at_least(trial.point):
-                if trial.costs.drop > limit * (1 + CLEAR_EXCESS):
-                    return False
-            if self.goal == "drop" and point.is_at_least(trial.point) and self._keeps(trial):
+            if not point.is_at_least(trial.point):
+                continue
+            if limit is not None and trial.costs.drop > limit * (1 + CLEAR_EXCESS):
+                return False
+            if self.goal == "drop" and self._keeps(trial):
                 return False
         return True
 
@@ -261,7 +260,6 @@ class _Proposals:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._search = search
-        self._random = random.Random(search.seed)
         self._distributions: dict[str, Any] = {
             name: optuna.distributions.CategoricalDistribution(values)
             for name, values in search.space.choices.items()
@@ -276,22 +274,20 @@ class _Proposals:
         """Return points that nothing is known of and that may be better; fewer if there are few."""
         search = self._search
         left = [p for p in self._all if p not in search.trials and search.may_be_better(p)]
-        allowed = set(left)
-        found: list[Point] = []
-        repeats = 0
-        while len(found) < min(count, len(left)):
-            if repeats < MAX_REPEATS:
-                trial = self._study.ask(self._distributions)
-                point = search.space.point(trial.params)
-                if point not in allowed:
-                    self._study.tell(trial, state=_failed())
-                    repeats += 1
-                    continue
+        worth = search.beliefs().worth
+        found = sorted(left, key=worth, reverse=True)[: (count + 1) // 2]
+        allowed = set(left).difference(found)
+        for _ in range(ASKS):
+            if len(found) == count:
+                break
+            trial = self._study.ask(self._distributions)
+            point = search.space.point(trial.params)
+            if point in allowed:
+                allowed.discard(point)
                 self._asked[point] = trial
+                found.append(point)
             else:
-                point = self._random.choice([p for p in left if p in allowed])
-            allowed.discard(point)
-            found.append(point)
+                self._study.tell(trial, state=_failed())
         return found
 
     def tell(self, trial: Trial) -> None:

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.compress.compression_recipe import load_compression
+from edgec.compiler.compress.options import CompressOptions
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES
