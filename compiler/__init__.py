@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.errors import EdgecError
+    from edgec.compiler.fit.api import fit_model
+    from edgec.compiler.fit.fit_report import FitReport
+    from edgec.compiler.fit.limits import Limits
+    from edgec.compiler.fit.options import FitOptions
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
     from edgec.compiler.inspection import ModelReport, inspect_path
+    from edgec.compiler.jobs.pool import JobOptions
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
@@ -45,7 +50,11 @@ _HOME = {
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
+    "FitOptions": "fit.options",
+    "FitReport": "fit.fit_report",
     "Generator": "generation.generator",
+    "JobOptions": "jobs.pool",
+    "Limits": "fit.limits",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
     "Preprocess": "frontend.preprocessing",
@@ -58,6 +67,7 @@ _HOME = {
     "bench_on": "boards.run",
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
+    "fit_model": "fit.api",
     "inspect_path": "inspection",
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
@@ -78,8 +88,12 @@ __all__ = [
     "CompressOptions",
     "DeployReport",
     "EdgecError",
+    "FitOptions",
+    "FitReport",
     "Generator",
     "ImageInput",
+    "JobOptions",
+    "Limits",
     "ModelReport",
     "Preprocess",
     "QuantizeOptions",
@@ -93,6 +107,7 @@ __all__ = [
     "bench_on",
     "compile_model",
     "deploy_bundle",
+    "fit_model",
     "inspect_path",
     "load_compression",
     "load_recipe",

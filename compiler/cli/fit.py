@@ -9,7 +9,7 @@ import click
 
 from edgec.compiler.cli.options import (
     as_path,
-    cluster_options,
+    cluster_option,
     json_option,
     model_options,
     progress_of,
@@ -62,7 +62,8 @@ _SHARED = (
 )
 @click.option("--report", type=as_path, metavar="FILE.html|.json", help="What was tried.")
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
-@cluster_options
+@click.option("--workers", default=0, metavar="N", help="Processes.  [default: one for each core]")
+@cluster_option
 @quiet_option
 @json_option
 @click.pass_context

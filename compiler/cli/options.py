@@ -30,6 +30,9 @@ board_option = click.option("--board", metavar="NAME", help="Do it there instead
 target_option = click.option(
     "--target", "-t", default="native", show_default=True, help="Name or *.toml."
 )
+cluster_option = click.option(
+    "--cluster", default="", metavar="tcp://|tls://…", help="Work there: a Dask scheduler."
+)
 program_option = click.option(
     "--program", metavar="NAME", help="Of a bundle of several, whose inputs are generated."
 )
@@ -184,17 +187,6 @@ def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def sample_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return what samples there are; `sample_settings` reads it."""
     return _with_options(command, _SAMPLES)
-
-
-def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return where work is done."""
-    cluster = click.option(
-        "--cluster", default="", metavar="tcp://|tls://…", help="Work there: a Dask scheduler."
-    )
-    workers = click.option(
-        "--workers", default=0, metavar="N", help="Processes here.  [default: one for each core]"
-    )
-    return cluster(workers(command))
 
 
 def change_report_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,6 @@ def fit_model(
     space = options.space or default_space(base, options.limits.drop)
     goal = options.limits.goal if knows_drop else _goal_without_drop(options)
     search = Search(space, options.limits, goal, options.trials, options.seed, knows_drop)
-    records = Records(folder, _digest(path, target, options, base))
 
     def changed(point: Point) -> CompileOptions:
         return point.changed(base, options.limits.drop)
@@ -82,13 +83,12 @@ def fit_model(
         output=output,
         board=options.board,
         measure=options.measure,
-        records=records,
+        records=Records(folder, _digest(path, target, options, base)),
         progress=progress or Silent(),
     )
     watcher = watch(search) if watch is not None else _Nobody()
     try:
-        with open_pool(options.jobs) as pool:
-            facts = Facts(_subject(path, target, options, base, pool), pool, records)
+        with open_facts(path, target, replace(options, folder=folder), base) as facts:
             search.run(facts, watcher)
         chosen = finals.choose(search)
     except KeyboardInterrupt:
@@ -109,6 +109,21 @@ def fit_model(
     if chosen is None:
         raise LimitsNotMetError(why_not_met(search))
     return report
+
+
+@contextmanager
+def open_facts(
+    model: Path, target: Target, options: FitOptions, base: CompileOptions
+) -> Iterator[Facts]:
+    """Provide what finds out facts about versions of a model, and knows those of `options.folder`.
+
+    Raises:
+        ClusterError: the cluster cannot be reached.
+    """
+    assert options.folder is not None
+    records = Records(options.folder, _digest(model, target, options, base))
+    with open_pool(options.jobs) as pool:
+        yield Facts(_subject(model, target, options, base, pool), pool, records)
 
 
 class _Nobody:

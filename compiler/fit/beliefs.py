@@ -106,7 +106,7 @@ class Beliefs:
         self.limits, self.goal = limits, goal
         self.least = None if best is None else predicted[best][goal]
         self._predicted = predicted
-        self._of = {
+        self._of: dict[Quantity, Belief] = {
             quantity: Belief(quantity, [(p, c[quantity]) for p, c in predicted.items()])
             for quantity in QUANTITIES
             if quantity != "drop" and (quantity in limits.given or quantity == goal)
