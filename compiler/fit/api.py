@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +14,13 @@ from edgec.compiler.errors import InterruptedRunError, LimitsNotMetError, UsageE
 from edgec.compiler.fit.facts import Facts
 from edgec.compiler.fit.finals import Finals
 from edgec.compiler.fit.fit_report import FitReport, write_fit_report
-from edgec.compiler.fit.limits import Quantity, quantity_text
+from edgec.compiler.fit.limits import Quantity
 from edgec.compiler.fit.options import FitOptions
 from edgec.compiler.fit.records import Records
 from edgec.compiler.fit.search import Search, Trial, Watcher
 from edgec.compiler.fit.space import MIXED, QUANTIZATIONS, STEPS, Point, Space
 from edgec.compiler.fit.trial import Subject
+from edgec.compiler.fit.why_not_met import why_not_met
 from edgec.compiler.frontend.model_argument import as_path
 from edgec.compiler.jobs.pool import Pool, open_pool
 from edgec.compiler.jobs.shared_path import SharedPath
@@ -224,38 +224,3 @@ def _command(
         words += ["--shape", f"{name}={','.join(map(str, extents))}"]
     words += [*options.arguments, *point.arguments(options.limits.drop), "-o", str(output)]
     return shlex.join(words)
-
-
-def why_not_met(search: Search) -> str:
-    """Say which limit cannot be kept, and what the nearest version costs."""
-    limits = search.limits
-    known = [t for t in search.trials.values() if not t.failure]
-    tried = [t for t in known if t.costs is not None] or known
-    if not tried:
-        failures = {trial.failure for trial in search.trials.values()}
-        return f"no version can be compiled: {'; '.join(sorted(failures)[:3])}"
-
-    def distance(trial: Trial) -> tuple[int, float]:
-        costs = trial.costs or trial.predicted
-        assert costs is not None
-        excess = limits.excess(costs)
-        return len(excess), sum(excess.values())
-
-    nearest = min(tried, key=distance)
-    costs = nearest.costs or nearest.predicted
-    assert costs is not None
-    missed = list(limits.excess(costs))
-    misses = ", ".join(
-        f"--{q} {quantity_text(q, limits.given[q])} (it has {quantity_text(q, costs[q])})"
-        for q in missed
-    )
-    others = ", ".join(
-        f"{q} {quantity_text(q, costs[q])}"
-        for q in search.objectives
-        if q not in missed and not math.isnan(costs[q])
-    )
-    count = len(search.evaluated)
-    return (
-        f"no version keeps the limits, {count} were compiled and {len(search.trials)} predicted; "
-        f"the nearest is '{nearest.point.label}', which misses {misses}; {others}"
-    )

@@ -113,6 +113,10 @@ class Beliefs:
         }
         self._of["drop"] = Belief("drop", [(p, c.drop) for p, c in evaluated.items()])
 
+    def drop(self, point: Point) -> float:
+        """Return the drop that is expected of a point."""
+        return self._of["drop"].expected(point)
+
     def worth(self, point: Point) -> float:
         """Return the chance that a point keeps the limits, times what it gains."""
         known = self._predicted.get(point)

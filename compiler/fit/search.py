@@ -24,6 +24,8 @@ MOST_FRESH = 48
 LEAST_GAIN = 0.01
 # A drop that exceeds its limit by this part of it counts as more than chance.
 CLEAR_EXCESS = 0.25
+# Points that are compiled where nothing keeps the limits, to say what comes nearest.
+NEAREST = 4
 # What Optuna may be asked for half of a batch of predictions; it does not know what is ruled out.
 ASKS = 16
 
@@ -159,7 +161,8 @@ class Search:
                         proposals.tell(self.trials[point])
                 promising = self._promising()
             if not promising:
-                self._evaluate(self._nearest(size), work, watcher, proposals)
+                left = min(NEAREST, self.budget - self.attempts)
+                self._evaluate(self._nearest(left), work, watcher, proposals)
                 break
             self._evaluate(self._most_promising(promising, size), work, watcher, proposals)
         spent = self.attempts >= self.budget
@@ -190,11 +193,12 @@ class Search:
         """Return what is predicted to miss the limits by least, where nothing keeps them."""
         if self.ranked:
             return []
+        drop = self.beliefs().drop
         near: list[tuple[float, int, Point]] = []
         for place, trial in enumerate(self.trials.values()):
             if trial.predicted is not None and trial.costs is None and not trial.failure:
-                excess = sum(self.limits.excess(trial.predicted).values())
-                near.append((excess, place, trial.point))
+                guessed = replace(trial.predicted, drop=drop(trial.point))
+                near.append((sum(self.limits.excess(guessed).values()), place, trial.point))
         return [point for _, _, point in sorted(near)[:count]]
 
     def _predict(self, points: Sequence[Point], work: Work) -> None:
