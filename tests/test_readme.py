@@ -38,6 +38,7 @@ NOT_RUN = {
     "README.md": [],
     "benchmarks.md": ["takes an hour, and a calm machine"] * 3,
     "boards.md": ["needs a board behind ssh me@pi"],
+    "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
     "generation.md": ["the model is downloaded"],
     "running.md": [
         "needs a board behind ssh pi",

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from sklearn.datasets import load_digits
 from support.cli_calls import Call
 
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.models.training.train_digits import load_digits
 
 SHAPE = ["--shape", "image=1,1,8,8"]
 
@@ -25,7 +25,8 @@ def facts(folder: Path) -> dict[str, str]:
 def test_a_killed_search_goes_on_and_its_command_makes_the_same_bundle(
     call: Call, digits: Path, tmp_path: Path
 ) -> None:
-    np.save("images.npy", load_digits()[0][:16])
+    images = load_digits().images[:16, None] / 16
+    np.save("images.npy", images.astype(np.float32))
     arguments = ["fit", str(digits), *SHAPE, "-t", "rpi4", "--drop", "20%", "--trials", "3"]
     arguments += ["--calibration", "images.npy", "-o", "best.edgec", "--workers", "1"]
     run = subprocess.Popen(
