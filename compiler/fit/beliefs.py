@@ -6,7 +6,7 @@ recipe is believed to cost more accuracy and less of everything else.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,28 @@ _NOISE_SD: Mapping[Quantity, float] = {"drop": 0.35, "latency": 0.06, "size": 0.
 class Belief:
     """A belief is what known costs say of one quantity of other points."""
 
-    def __init__(self, quantity: Quantity, known: Iterable[tuple[Point, float]]) -> None:
-        """Learn from points and their costs; those that are not known are left out."""
+    def __init__(
+        self,
+        quantity: Quantity,
+        known: Iterable[tuple[Point, float]],
+        programs: Sequence[str] = ("",),
+    ) -> None:
+        """Learn from points and their costs; those that are not known are left out.
+
+        Args:
+            quantity: which cost.
+            known: points with it.
+            programs: the programs that points may be of, the model as it is first.
+        """
+        self._others = tuple(programs[1:])
         self._least = LEAST_DROP if quantity == "drop" else 1e-9
         pairs = [(point, cost) for point, cost in known if not math.isnan(cost)]
         values = np.log10([max(cost, self._least) for _, cost in pairs])
-        rows = np.array([_features(point) for point, _ in pairs])
+        rows = np.array([self._features(point) for point, _ in pairs])
         base = float(values[0]) if len(values) else 0.0
         if quantity == "drop":
             base = math.log10(LEAST_DROP)
-        mean = np.array([base, *_prior(quantity)])
+        mean = np.array([base, *_prior(quantity), *([0.0] * len(self._others))])
         self._noise = _NOISE_SD[quantity]
         precision = np.eye(len(mean)) / _PRIOR_SD[quantity] ** 2
         rows = rows.reshape(len(pairs), len(mean))
@@ -56,7 +68,7 @@ class Belief:
 
     def expected(self, point: Point) -> float:
         """Return the cost that half of the cases exceed."""
-        return float(10 ** (_features(point) @ self._mean))
+        return float(10 ** (self._features(point) @ self._mean))
 
     def chance(self, point: Point, limit: float) -> float:
         """Return the probability that the cost is within a limit.
@@ -66,23 +78,24 @@ class Belief:
         >>> belief.chance(Point("int8"), 0.01) > belief.chance(known[0][0], 0.01)
         True
         """
-        features = _features(point)
+        features = self._features(point)
         spread = math.sqrt(features @ self._covariance @ features + self._noise**2)
         distance = math.log10(max(limit, self._least)) - float(features @ self._mean)
         return 0.5 * (1 + math.erf(distance / spread / math.sqrt(2)))
+
+    def _features(self, point: Point) -> NDArray[np.float64]:
+        """Return 1, which quantization it is, the strength of each step (0..1), and its program."""
+        steps = dict(point.steps)
+        quantize = [float(point.quantize == name) for name in QUANTIZATIONS]
+        strengths = [steps.get(name, 0) / 100 for name in STEPS]
+        programs = [float(point.program == name) for name in self._others]
+        return np.array([1.0, *quantize, *strengths, *programs])
 
 
 def _prior(quantity: Quantity) -> list[float]:
     if quantity == "drop":
         return [*(_DROPS[name] for name in QUANTIZATIONS), *([_STEP_DROP] * len(STEPS))]
     return [*([0.0] * len(QUANTIZATIONS)), *([_STEP_COST] * len(STEPS))]
-
-
-def _features(point: Point) -> NDArray[np.float64]:
-    """Return 1, which quantization it is, and the strength of each step, 0..1."""
-    steps = dict(point.steps)
-    quantize = [float(point.quantize == name) for name in QUANTIZATIONS]
-    return np.array([1.0, *quantize, *(steps.get(name, 0) / 100 for name in STEPS)])
 
 
 class Beliefs:
@@ -101,17 +114,19 @@ class Beliefs:
         predicted: Mapping[Point, Costs],
         evaluated: Mapping[Point, Costs],
         best: Point | None,
+        programs: Sequence[str],
     ) -> None:
         """Learn from what is predicted and what was compiled."""
         self.limits, self.goal = limits, goal
         self.least = None if best is None else predicted[best][goal]
         self._predicted = predicted
         self._of: dict[Quantity, Belief] = {
-            quantity: Belief(quantity, [(p, c[quantity]) for p, c in predicted.items()])
+            quantity: Belief(quantity, [(p, c[quantity]) for p, c in predicted.items()], programs)
             for quantity in QUANTITIES
             if quantity != "drop" and (quantity in limits.given or quantity == goal)
         }
-        self._of["drop"] = Belief("drop", [(p, c.drop) for p, c in evaluated.items()])
+        self._plain = Point(program=programs[0])
+        self._of["drop"] = Belief("drop", [(p, c.drop) for p, c in evaluated.items()], programs)
 
     def drop(self, point: Point) -> float:
         """Return the drop that is expected of a point."""
@@ -129,5 +144,5 @@ class Beliefs:
         goal = self._of[self.goal].expected(point) if known is None else known[self.goal]
         if self.least is None:
             # First of all something that keeps the limits; of such, what is small.
-            return chance / (1 + goal / self._of[self.goal].expected(Point()))
+            return chance / (1 + goal / self._of[self.goal].expected(self._plain))
         return chance * max(0.0, 1 - goal / self.least)

@@ -1,6 +1,7 @@
 """Have facts about points found out by a pool, and keep them."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
 from typing import Any
 
 from edgec.compiler.fit import trial
@@ -41,10 +42,13 @@ class Facts:
         found = {point: self._records.find(kind, point) for point in points}
         missing = [point for point in points if found[point] is None]
         for attempt in range(RETRIES + 1):
-            futures = [self._executor.submit(work, self._subject, point) for point in missing]
+            futures = {
+                self._executor.submit(work, self._subject, point): point for point in missing
+            }
             lost = []
-            for point, future in zip(missing, futures, strict=True):
-                result = outcome(future)
+            # Each is kept when it comes, not when its turn comes.
+            for future in as_completed(futures):
+                point, result = futures[future], outcome(future)
                 if isinstance(result, Failure):
                     if result.lost and attempt < RETRIES:
                         lost.append(point)

@@ -187,6 +187,7 @@ class Search:
             {t.point: t.predicted for t in known if t.predicted is not None},
             {t.point: t.costs for t in known if t.costs is not None},
             self.ranked[0].point if self.ranked else None,
+            self.space.programs,
         )
 
     def _nearest(self, count: int) -> list[Point]:

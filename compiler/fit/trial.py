@@ -15,7 +15,7 @@ from tvm import IRModule
 from edgec.compiler.backend import build, evaluate_here, pack, schedule
 from edgec.compiler.calibration.accuracy import Comparison, load_metric
 from edgec.compiler.calibration.samples import Samples
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import ShapeError, UnsupportedModelError
 from edgec.compiler.fit.limits import Costs
 from edgec.compiler.fit.space import Point
 from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
@@ -121,17 +121,29 @@ def _make_front(subject: Subject, plain: Point) -> _Front:
     if subject.data is not None:
         chosen = replace(chosen, source=str(subject.data.open()), limit=MAX_BATCHES)
     data = chosen.open(canonical.signature.inputs)
-    expected: tuple[Tensors, ...] = ()
-    if data is not None:
-        original = source.original
-        session = open_onnx_session(
-            str(original) if isinstance(original, Path) else original.SerializeToString()
-        )
-        expected = tuple(
-            run_onnx_session(session, {**prepared(sample, canonical.embedded), **canonical.frozen})
-            for sample in data
-        )
+    base = subject.options.variants[0].name
+    if plain.program != base:
+        # What is judged is the whole way: a smaller input may cost accuracy as well.
+        expected = _make_front(subject, replace(plain, program=base)).expected
+    else:
+        expected = _expected(source, canonical, data)
     return _Front(source, canonical, data, expected)
+
+
+def _expected(
+    source: SourceModel, canonical: CanonicalModel, data: Samples | None
+) -> tuple[Tensors, ...]:
+    """Return what the original gives for samples."""
+    if data is None:
+        return ()
+    original = source.original
+    session = open_onnx_session(
+        str(original) if isinstance(original, Path) else original.SerializeToString()
+    )
+    return tuple(
+        run_onnx_session(session, {**prepared(sample, canonical.embedded), **canonical.frozen})
+        for sample in data
+    )
 
 
 def predict(subject: Subject, point: Point) -> dict[str, Any]:
@@ -172,7 +184,14 @@ def _drop(model: Runnable, front: _Front, subject: Subject) -> float:
         return math.nan
     comparison = Comparison(load_metric(subject.options.samples.metric))
     for sample, expected in zip(front.data, front.expected, strict=True):
-        comparison.add(expected, model.run(sample))
+        actual = model.run(sample)
+        for name, array in expected.items():
+            if actual[name].shape != array.shape:
+                raise ShapeError(
+                    f"output {name} is {list(actual[name].shape)} for this input size and "
+                    f"{list(array.shape)} for the first; fit compares sizes of equal outputs only"
+                )
+        comparison.add(expected, actual)
     return max(0.0, 1 - comparison.result().score)
 
 
