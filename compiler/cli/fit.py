@@ -51,6 +51,12 @@ _SHARED = (
     "--output", "-o", type=as_path, metavar="PATH", help="Bundle folder, or a file ending in .tar."
 )
 @click.option("--trials", default=20, show_default=True, help="Versions to compile, at most.")
+@click.option(
+    "--recipes",
+    default="",
+    metavar="int8,channels,…",
+    help="Use only these: quantizations, and steps of compression without their number.",
+)
 @click.option("--data", metavar="DATA", help="Measure accuracy on this, not on the calibration.")
 @sample_options
 @shape_options
@@ -79,6 +85,7 @@ def fit(
     drop: str | None,
     output: Path | None,
     trials: int,
+    recipes: str,
     data: str | None,
     shapes: Sequence[str],
     freeze: Sequence[str],
@@ -112,6 +119,7 @@ def fit(
             drop=None if drop is None else parse_quantity("drop", drop),
         ),
         trials=trials,
+        recipes=tuple(name.strip() for name in recipes.split(",") if name.strip()),
         data=data,
         board=board,
         measure=not no_measure,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgec.compiler.fit.limits import Quantity
 from edgec.compiler.fit.options import FitOptions
 from edgec.compiler.fit.records import Records
 from edgec.compiler.fit.search import Search, Trial, Watcher
-from edgec.compiler.fit.space import MIXED, QUANTIZATIONS, STEPS, Point, Space
+from edgec.compiler.fit.space import MIXED, NO_RECIPE, QUANTIZATIONS, STEPS, Point, Space
 from edgec.compiler.fit.trial import Subject
 from edgec.compiler.fit.why_not_met import why_not_met
 from edgec.compiler.frontend.model_argument import as_path
@@ -69,7 +69,7 @@ def fit_model(
     folder = options.folder or output.with_suffix(".fit")
     _check(options, base, output, folder)
     knows_drop = base.samples.source is not None or options.data is not None
-    space = options.space or default_space(base, options.limits.drop)
+    space = options.space or default_space(base, options.limits.drop, options.recipes)
     goal = options.limits.goal if knows_drop else _goal_without_drop(options)
     search = Search(space, options.limits, goal, options.trials, options.seed, knows_drop)
 
@@ -131,14 +131,17 @@ class _Nobody:
         pass
 
 
-def default_space(base: CompileOptions, drop: float | None) -> Space:
-    """Return everything that the samples and the limits allow."""
+def default_space(base: CompileOptions, drop: float | None, recipes: Sequence[str] = ()) -> Space:
+    """Return everything that the samples and the limits allow, of some recipes or of all."""
     quantize, steps = list(QUANTIZATIONS), dict(STEPS)
     if base.samples.source is None:
         quantize = [name for name in quantize if name not in ("int8", MIXED)]
         del steps["layers"]
     elif drop is None:
         quantize.remove(MIXED)
+    if recipes:
+        quantize = [name for name in quantize if name in (NO_RECIPE, *recipes)]
+        steps = {name: strengths for name, strengths in steps.items() if name in recipes}
     programs = [variant.name for variant in base.variants]
     return Space(quantize, steps, programs)
 

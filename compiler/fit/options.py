@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgec.compiler.errors import UsageError
+from edgec.compiler.errors import UsageError, did_you_mean
 from edgec.compiler.fit.limits import Limits
-from edgec.compiler.fit.space import STEPS, Space
+from edgec.compiler.fit.space import QUANTIZATIONS, STEPS, Space
 from edgec.compiler.jobs.pool import JobOptions
 from edgec.compiler.support.html_report import check_report_name
 from edgec.compiler.support.limits import check_count, check_seed
@@ -29,7 +29,8 @@ class FitOptions:
         jobs: where work is done.
         arguments: options of `edgec compile` that say the same as the compile options of a call;
             they become part of the command that is shown at the end.
-        space: what is searched; None: all that the model and the samples allow.
+        recipes: quantizations and compression steps that may be used; empty: all.
+        space: what is searched; None: all that the recipes, the model and the samples allow.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -42,6 +43,7 @@ class FitOptions:
     seed: int = 0
     jobs: JobOptions = field(default_factory=JobOptions)
     arguments: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
     space: Space | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +60,10 @@ class FitOptions:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         check_report_name(self.report, "--report")
-        if self.space is not None:
-            unknown = [name for name in self.space.steps if name not in STEPS]
-            if unknown:
-                raise UsageError(f"space: {unknown[0]} is none of {', '.join(STEPS)}")
+        steps = self.space.steps if self.space is not None else ()
+        for name in (*steps, *self.recipes):
+            if name not in (*QUANTIZATIONS, *STEPS):
+                known = (*QUANTIZATIONS, *STEPS)
+                raise UsageError(
+                    f"--recipes {name}: known are {', '.join(known)}{did_you_mean(name, known)}"
+                )

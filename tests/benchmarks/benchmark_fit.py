@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--limit", type=int, default=300, help="batches of calibration")
     parser.add_argument("--drop", default="1%")
+    parser.add_argument("--recipes", default="", help="of kill and cluster")
     parser.add_argument("--target", default="native")
     parser.add_argument("--trials", type=int, default=15)
     parser.add_argument("--kills", type=int, default=10)
@@ -124,6 +125,7 @@ def _command(given: argparse.Namespace, folder: Path, name: str, cluster: str = 
         words += ["--shape", f"{tensor}={','.join(map(str, shape))}"]
     words += ["--calibration", given.calibration, "--calibration-limit", str(given.limit)]
     words += ["--data", given.data] if given.data else []
+    words += ["--recipes", given.recipes] if given.recipes else []
     words += ["--drop", given.drop, "--trials", str(given.trials), "--no-measure"]
     words += ["-o", str(folder / f"{name}.edgec"), "--report", str(folder / f"{name}.json")]
     words += ["--cluster", cluster] if cluster else ["--workers", str(given.workers)]

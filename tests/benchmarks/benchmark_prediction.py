@@ -126,7 +126,7 @@ def measure_here(names: Sequence[str], target: Target, rounds: int, folder: Path
             library.parent.mkdir()
             executor, _ = build([program], target, library)
             session = open_session(library, target, signature, executor)
-        except Exception as error:  # noqa: BLE001 - the others are measured
+        except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             continue
         assert isinstance(session, StaticSession)
@@ -164,7 +164,7 @@ def count_there(names: Sequence[str], target: Target, folder: Path) -> list[Any]
             build([program], target, library)
             arrays = [inputs[spec.name] for spec in signature.inputs]
             counted = count_instructions(library, target, arrays)
-        except Exception as error:  # noqa: BLE001 - the others are measured
+        except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             continue
         for row, step in zip(rows, counted.steps, strict=True):
