@@ -28,7 +28,16 @@ def test_a_killed_search_goes_on_and_its_command_makes_the_same_bundle(
     images = load_digits().images[:16, None] / 16
     np.save("images.npy", images.astype(np.float32))
     arguments = ["fit", str(digits), *SHAPE, "-t", "rpi4", "--drop", "20%", "--recipes", "int8"]
-    arguments += ["--calibration", "images.npy", "-o", "best.edgec", "--workers", "1"]
+    arguments += [
+        "--latency",
+        "1s",
+        "--calibration",
+        "images.npy",
+        "-o",
+        "best.edgec",
+        "--workers",
+        "1",
+    ]
     run = subprocess.Popen(
         [sys.executable, "-m", "edgec.compiler", *arguments], start_new_session=True
     )
