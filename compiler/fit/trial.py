@@ -33,8 +33,8 @@ from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.passes.expand_weights import ExpandWeights
-from edgec.compiler.pipeline import tuned_records
 from edgec.compiler.predict.predict import predict_program
+from edgec.compiler.program_compiler import tuned_records
 from edgec.compiler.runtime.inputs import generate_inputs, rounded_to_half
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.compiler.support.files import scratch_folder
