@@ -3,8 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,21 +75,22 @@ def fit_model(
     def changed(point: Point) -> CompileOptions:
         return point.changed(base, options.limits.drop)
 
-    finals = Finals(
-        model=path,
-        target=target,
-        options=changed,
-        output=output,
-        board=options.board,
-        measure=options.measure,
-        records=Records(folder, _digest(path, target, options, base)),
-        progress=progress or Silent(),
-    )
     watcher = watch(search) if watch is not None else _Nobody()
     try:
-        with open_facts(path, target, replace(options, folder=folder), base) as facts:
+        with open_pool(options.jobs) as pool:
+            facts = facts_of(path, target, replace(options, folder=folder), base, pool)
             search.run(facts, watcher)
-        chosen = finals.choose(search)
+            chosen = Finals(
+                model=path,
+                target=target,
+                options=changed,
+                output=output,
+                board=options.board,
+                measure=options.measure,
+                records=facts.records,
+                progress=progress or Silent(),
+                pool=pool,
+            ).choose(search)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"interrupted; what was found is in {folder}, the same command goes on from there"
@@ -111,19 +111,24 @@ def fit_model(
     return report
 
 
-@contextmanager
-def open_facts(
-    model: Path, target: Target, options: FitOptions, base: CompileOptions
-) -> Iterator[Facts]:
-    """Provide what finds out facts about versions of a model, and knows those of `options.folder`.
+def facts_of(
+    model: Path, target: Target, options: FitOptions, base: CompileOptions, pool: Pool
+) -> Facts:
+    """Return what finds out facts about versions of a model, and knows those of a folder.
+
+    Args:
+        model: the ONNX file.
+        target: what it is compiled for.
+        options: with the folder.
+        base: compile options of the model as it is.
+        pool: where work is done.
 
     Raises:
-        ClusterError: the cluster cannot be reached.
+        BadInputError: a file there is no fact.
     """
     assert options.folder is not None
     records = Records(options.folder, _digest(model, target, options, base))
-    with open_pool(options.jobs) as pool:
-        yield Facts(_subject(model, target, options, base, pool), pool, records)
+    return Facts(_subject(model, target, options, base, pool), pool, records)
 
 
 class _Nobody:

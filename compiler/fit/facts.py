@@ -19,13 +19,14 @@ class Facts:
     """Facts are what is known of points; what is not is found out in a pool.
 
     Attributes:
+        records: where they are kept.
         done: how many pieces of work were done in this run, by kind.
     """
 
     def __init__(self, subject: Subject, pool: Pool, records: Records) -> None:
         self._subject = subject
         self._executor = pool.executor()
-        self._records = records
+        self.records = records
         self.done: dict[Kind, int] = {"predicted": 0, "evaluated": 0, "compiled": 0}
 
     def predict(self, points: Sequence[Point]) -> list[Costs | str]:
@@ -39,7 +40,7 @@ class Facts:
     def _find(
         self, kind: Kind, work: Callable[[Subject, Point], dict[str, Any]], points: Sequence[Point]
     ) -> list[Costs | str]:
-        found = {point: self._records.find(kind, point) for point in points}
+        found = {point: self.records.find(kind, point) for point in points}
         missing = [point for point in points if found[point] is None]
         for attempt in range(RETRIES + 1):
             futures = {
@@ -54,7 +55,7 @@ class Facts:
                         lost.append(point)
                         continue
                     result = {"failure": result.why}
-                self._records.keep(kind, point, result)
+                self.records.keep(kind, point, result)
                 self.done[kind] += 1
                 found[point] = result
             missing = lost

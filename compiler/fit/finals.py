@@ -1,20 +1,21 @@
 """Compile the best versions that a search found as `edgec compile` does, and choose one."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgec.compiler.bench.compare import bench_bundles
-from edgec.compiler.boards.remote_timing import BoardTimes
-from edgec.compiler.boards.run import bench_on
 from edgec.compiler.bundle.bundle import Bundle, move_bundle
 from edgec.compiler.bundle.manifest import LIBRARY
 from edgec.compiler.errors import BoardError, EdgecError, OutputError
 from edgec.compiler.fit.limits import Costs
+from edgec.compiler.fit.measure import measure_latency
 from edgec.compiler.fit.records import Records
 from edgec.compiler.fit.search import Search, Trial
 from edgec.compiler.fit.space import Point
+from edgec.compiler.jobs.pool import Pool
+from edgec.compiler.jobs.shared_path import SharedPath
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.pipeline import compile_model
 from edgec.compiler.runtime.session import why_not_here
@@ -23,7 +24,6 @@ from edgec.targets import Target
 
 # Candidates that are compiled and measured, at most, until one keeps the limits.
 MAX_FINALISTS = 4
-MEASURING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Finals:
         measure: whether latency is measured.
         records: keep what is found.
         progress: is told of the phases of each compile.
+        pool: measures where a board is, or a host of the target's CPU.
     """
 
     model: Path
@@ -49,6 +50,8 @@ class Finals:
     measure: bool
     records: Records
     progress: Progress
+    pool: Pool
+    _last: list[tuple[Point, Bundle]] = field(default_factory=list)
 
     def choose(self, search: Search) -> tuple[Bundle, Trial] | None:
         """Return the best version as a bundle at its place; None if none keeps the limits.
@@ -59,17 +62,22 @@ class Finals:
             BoardError: the board cannot be reached, or failed.
             OutputError: the bundle cannot be written.
         """
-        for _ in range(MAX_FINALISTS):
-            ranked = search.ranked
-            if not ranked:
-                return None
-            trial = self._compiled(ranked[0])
-            search.trials[trial.point] = trial
-            if trial.measured:
-                _calibrate(search, ranked[0], trial)
-            if search.ranked and search.ranked[0] is trial:
-                return self._placed(trial), trial
-        return None
+        try:
+            for _ in range(MAX_FINALISTS):
+                ranked = search.ranked
+                if not ranked:
+                    return None
+                trial = self._compiled(ranked[0])
+                search.trials[trial.point] = trial
+                if trial.measured:
+                    _calibrate(search, ranked[0], trial)
+                if search.ranked and search.ranked[0] is trial:
+                    return move_bundle(self._bundle(trial.point), self.output), trial
+            return None
+        finally:
+            if self._candidate.is_dir():
+                shutil.rmtree(self._candidate)
+            self._candidate.unlink(missing_ok=True)
 
     def _compiled(self, trial: Trial) -> Trial:
         """Return a trial with what its bundle is."""
@@ -107,28 +115,26 @@ class Finals:
         return self.output.with_name(f"{self.output.stem}.candidate{self.output.suffix}")
 
     def _bundle(self, point: Point) -> Bundle:
-        return compile_model(
-            self.model,
-            self.target,
-            self.options(point),
-            output=self._candidate,
-            progress=self.progress,
-        )
+        """Return the bundle of a point, beside its place; the last one is compiled once."""
+        if not self._last or self._last[-1][0] != point:
+            options = self.options(point)
+            made = compile_model(
+                self.model, self.target, options, output=self._candidate, progress=self.progress
+            )
+            self._last[:] = [(point, made)]
+        return self._last[-1][1]
 
     def _latency_ms(self, bundle: Bundle) -> float | None:
         if not self.measure:
             return None
-        if self.board:
-            times = bench_on(self.board, bundle, seconds=MEASURING_SECONDS)
-            return times.latency.median_ms if isinstance(times, BoardTimes) else None
+        host = f"host-{self.target.cpu}"
+        if self.board or self.pool.offers(host):
+            executor = self.pool.executor(self.board or host)
+            shared = self.pool.share(bundle.path)
+            return executor.submit(measure_latency, shared, self.board).result()
         if why_not_here(self.target):
             return None
-        return bench_bundles([bundle], seconds=MEASURING_SECONDS).bundles[0].median_ms
-
-    def _placed(self, trial: Trial) -> Bundle:
-        """Return the bundle of a trial at its place, compiled again if it was another run's."""
-        self.progress.detail(f"chosen: {trial.point.label}")
-        return move_bundle(self._bundle(trial.point), self.output)
+        return measure_latency(SharedPath(bundle.path), "")
 
 
 def _calibrate(search: Search, before: Trial, after: Trial) -> None:

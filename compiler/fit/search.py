@@ -95,7 +95,7 @@ class Search:
 
     @property
     def evaluated(self) -> list[Trial]:
-        """Return the trials that were compiled, in order."""
+        """Return the trials that were compiled."""
         return [trial for trial in self.trials.values() if trial.costs is not None]
 
     @property

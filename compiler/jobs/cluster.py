@@ -102,10 +102,24 @@ class Cluster:
         self._client = client
 
     def executor(self, place: str = "") -> Executor:
-        """Return what takes calls; see `Pool`."""
+        """Return what takes calls; see `Pool`.
+
+        Raises:
+            ClusterError: no worker offers the place.
+        """
+        if place and not self.offers(place):
+            raise ClusterError(
+                f"no worker of the cluster offers {place}; start one where it is, with "
+                f'--resources "{place}=1"'
+            )
         resources = {"resources": {place: 1}} if place else {}
         executor: Executor = self._client.get_executor(pure=False, **resources)
         return executor
+
+    def offers(self, place: str) -> bool:
+        """Return whether a worker offers a resource."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return any(place in worker["resources"] for worker in workers)
 
     def share(self, path: Path) -> SharedPath:
         """Return a file or folder, which every worker gets once, those to come as well."""

@@ -52,7 +52,14 @@ class Pool(Protocol):
         Args:
             place: the resource that a worker of a cluster must offer, such as a board's name or
                 `host-CPU`; it is held by one call at a time. Empty: any worker.
+
+        Raises:
+            ClusterError: no worker offers it.
         """
+        ...
+
+    def offers(self, place: str) -> bool:
+        """Return whether a worker of a cluster offers a resource; False where there is none."""
         ...
 
     def share(self, path: Path) -> SharedPath:
@@ -122,6 +129,9 @@ class _Here:
 
     def executor(self, place: str = "") -> Executor:
         return self._executor
+
+    def offers(self, place: str) -> bool:
+        return False
 
     def share(self, path: Path) -> SharedPath:
         return SharedPath(path.resolve())

@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 
 from edgec.compiler.calibration.samples import SampleOptions
-from edgec.compiler.fit.api import open_facts
+from edgec.compiler.fit.api import facts_of
 from edgec.compiler.fit.limits import Costs, Limits, parse_quantity
 from edgec.compiler.fit.options import FitOptions
 from edgec.compiler.fit.search import Search, Trial
 from edgec.compiler.fit.space import Space
-from edgec.compiler.jobs.pool import JobOptions
+from edgec.compiler.jobs.pool import JobOptions, open_pool
 from edgec.compiler.options import CompileOptions
 from edgec.models.catalog import load_model_recipe
 from edgec.targets import load_target
@@ -95,7 +95,8 @@ def grid(given: argparse.Namespace, folder: Path) -> None:
     """Compare the search with all points."""
     model, base = _model(given, folder)
     target, options = load_target(given.target), _options(given, folder)
-    with open_facts(model, target, options, base) as facts:
+    with open_pool(options.jobs) as pool:
+        facts = facts_of(model, target, options, base, pool)
         search = Search(GRID, options.limits, "latency", given.trials, 0, True)
         begin = time.perf_counter()
         search.run(facts, Printer())
@@ -147,7 +148,7 @@ def kill(given: argparse.Namespace, folder: Path) -> None:
     for number in range(given.kills):
         before = _facts(folder, "killed")
         run = subprocess.Popen(_command(given, folder, "killed"), start_new_session=True)
-        time.sleep(seconds / given.kills * chance.uniform(0.5, 1.5))
+        time.sleep(seconds * chance.uniform(0.1, 0.6))
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         after = _facts(folder, "killed")

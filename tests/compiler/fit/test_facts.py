@@ -38,6 +38,9 @@ class Deaf(Executor):
     def executor(self, place: str = "") -> Executor:
         return self
 
+    def offers(self, place: str) -> bool:
+        return False
+
     def share(self, path: Path) -> SharedPath:
         return SharedPath(path)
 
