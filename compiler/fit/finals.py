@@ -62,17 +62,23 @@ class Finals:
             BoardError: the board cannot be reached, or failed.
             OutputError: the bundle cannot be written.
         """
+        ratio, compiled = 1.0, set[Point]()
         try:
-            for _ in range(MAX_FINALISTS):
-                ranked = search.ranked
-                if not ranked:
-                    return None
-                trial = self._compiled(ranked[0])
+            while search.ranked:
+                # What is still predicted is taken to be off like the last that was measured.
+                first = min(search.ranked, key=lambda trial: search.order(trial, ratio))
+                if len(compiled) == MAX_FINALISTS:
+                    done = [trial for trial in search.ranked if trial.point in compiled]
+                    if not done:
+                        return None
+                    first = done[0]
+                if first.point in compiled:
+                    return move_bundle(self._bundle(first.point), self.output), first
+                trial = self._compiled(first)
                 search.trials[trial.point] = trial
-                if trial.measured:
-                    _calibrate(search, ranked[0], trial)
-                if search.ranked and search.ranked[0] is trial:
-                    return move_bundle(self._bundle(trial.point), self.output), trial
+                compiled.add(trial.point)
+                if trial.measured and trial.costs is not None and first.costs is not None:
+                    ratio = trial.costs.latency / first.costs.latency
             return None
         finally:
             if self._candidate.is_dir():
@@ -135,16 +141,3 @@ class Finals:
         if why_not_here(self.target):
             return None
         return measure_latency(SharedPath(bundle.path), "")
-
-
-def _calibrate(search: Search, before: Trial, after: Trial) -> None:
-    """Correct the latencies that are still predicted by what was measured so far."""
-    assert before.costs is not None
-    if after.costs is None or not before.costs.latency:
-        return
-    ratio = after.costs.latency / before.costs.latency
-    for point, trial in search.trials.items():
-        if trial.costs is not None and not trial.measured:
-            latency = trial.costs.latency * ratio
-            costs = replace(trial.costs, latency=latency, latency_low=latency)
-            search.trials[point] = replace(trial, costs=costs)

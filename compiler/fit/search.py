@@ -123,22 +123,30 @@ class Search:
             for trial in self.evaluated
             if trial.costs is not None and not is_dominated(trial.costs, costs, self.objectives)
         ]
-        return sorted(best, key=self._order)
+        return sorted(best, key=self.order)
 
     @property
     def ranked(self) -> list[Trial]:
         """Return the trials that keep all limits, the best first."""
-        return sorted((t for t in self.evaluated if self._keeps(t)), key=self._order)
+        return sorted((t for t in self.evaluated if self._keeps(t)), key=self.order)
 
     def _keeps(self, trial: Trial) -> bool:
         assert trial.costs is not None
         return not self.limits.excess(trial.costs)
 
-    def _order(self, trial: Trial) -> tuple[float, ...]:
-        """Return what trials are sorted by: the goal, then the rest."""
+    def order(self, trial: Trial, ratio: float = 1.0) -> tuple[float, ...]:
+        """Return what trials are sorted by: the goal, then the rest.
+
+        Args:
+            trial: one that was evaluated.
+            ratio: by how much latencies are longer than predicted.
+        """
         assert trial.costs is not None
+        costs = trial.costs
+        if not trial.measured:
+            costs = replace(costs, latency=costs.latency * ratio)
         rest = [q for q in self.objectives if q != self.goal]
-        values = [trial.costs[quantity] for quantity in (self.goal, *rest)]
+        values = [costs[quantity] for quantity in (self.goal, *rest)]
         return tuple(math.inf if math.isnan(value) else value for value in values)
 
     def run(self, work: Work, watcher: Watcher) -> None:
