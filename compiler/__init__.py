@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
+    from edgec.compiler.governor.governor import GovernorSettings
+    from edgec.compiler.governor.variants import Variant
     from edgec.compiler.inspection import ModelReport, inspect_path
+    from edgec.compiler.installation import govern_bundle, install_bundle
     from edgec.compiler.jobs.pool import JobOptions
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
@@ -55,6 +58,7 @@ _HOME = {
     "Generator": "generation.generator",
     "JobOptions": "jobs.pool",
     "Limits": "fit.limits",
+    "GovernorSettings": "governor.governor",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
     "Preprocess": "frontend.preprocessing",
@@ -63,12 +67,15 @@ _HOME = {
     "Sampling": "generation.sampling",
     "TuneOptions": "tune.options",
     "TuneReport": "tune.report_data",
+    "Variant": "governor.variants",
     "bench_bundles": "bench.compare",
     "bench_on": "boards.run",
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
     "fit_model": "fit.api",
+    "govern_bundle": "installation",
     "inspect_path": "inspection",
+    "install_bundle": "installation",
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
@@ -91,6 +98,7 @@ __all__ = [
     "FitOptions",
     "FitReport",
     "Generator",
+    "GovernorSettings",
     "ImageInput",
     "JobOptions",
     "Limits",
@@ -102,13 +110,16 @@ __all__ = [
     "ServeOptions",
     "TuneOptions",
     "TuneReport",
+    "Variant",
     "__version__",
     "bench_bundles",
     "bench_on",
     "compile_model",
     "deploy_bundle",
     "fit_model",
+    "govern_bundle",
     "inspect_path",
+    "install_bundle",
     "load_compression",
     "load_recipe",
     "run_bundle",

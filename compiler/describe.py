@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,12 +26,14 @@ from edgec.compiler.bundle.manifest import (
     StateRecord,
     TensorRecord,
     ToleranceRecord,
+    VariantRecord,
     VectorRecord,
 )
 from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel
+from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.options import CompileOptions, ProgramShapes
 from edgec.compiler.parity.compare import Tolerance, three_digits
@@ -58,6 +61,8 @@ class Compilation:
         fallbacks: what computes on floats in the packed program of a quantized model.
         original: what the original graph computes.
         expected: what the library must compute.
+        accuracy: agreement with the original model; only measured for a variant.
+        estimated_ms: latency on one core by the cost model; only for a variant.
     """
 
     program: ProgramShapes
@@ -71,6 +76,8 @@ class Compilation:
     fallbacks: tuple[FloatFallback, ...]
     original: Expected
     expected: Expected
+    accuracy: float = 1.0
+    estimated_ms: float = 0.0
     sqnr_db: Mapping[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,15 +87,22 @@ class Compilation:
 
 
 def describe_compilation(
-    programs: Sequence[Compilation], execution: ExecutionRecord, parity: ParityRecord
+    programs: Sequence[Compilation],
+    execution: ExecutionRecord,
+    parity: ParityRecord,
+    variants: Mapping[str, Variant] = MappingProxyType({}),
 ) -> Manifest:
-    """Write the manifest of a bundle, without its files; programs differ in their shapes alone."""
+    """Write the manifest of a bundle, without its files.
+
+    Programs differ in their shapes alone, unless they are variants, by their names.
+    """
     compilation = programs[0]
     options = compilation.options
     return Manifest(
         model=compilation.model,
         target=compilation.target,
         programs=tuple(map(_program_record, programs)),
+        variants=tuple(_variant_record(p, variants) for p in programs) if variants else (),
         states=state_records(compilation.expected),
         settings=SettingsRecord(
             shapes=dict(options.shapes),
@@ -104,8 +118,8 @@ def describe_compilation(
         execution=execution,
         tolerance=_tolerance([program.expected.tolerance for program in programs]),
         parity=parity,
-        compression=_compression_record(compilation),
-        quantization=_quantization_record(compilation),
+        compression=None if variants else _compression_record(compilation),
+        quantization=None if variants else _quantization_record(compilation),
         vectors=tuple(
             VectorRecord(
                 program=program.program.name,
@@ -146,9 +160,17 @@ def state_digest(programs: Sequence[Compilation]) -> bytes:
     """
     first = programs[0]
     parts = [first.model.sha256, *(str(record) for record in state_records(first.expected))]
-    for options in (first.options.compression, first.options.quantization):
-        parts.append("" if options is None else options.recipe.model_dump_json())
+    changes = dict.fromkeys(_recipes(program) for program in programs)
+    parts += [text for texts in changes for text in texts]
     return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _recipes(compilation: Compilation) -> tuple[str, str]:
+    given = (compilation.options.compression, compilation.options.quantization)
+    compression, quantization = (
+        "" if options is None else options.recipe.model_dump_json() for options in given
+    )
+    return compression, quantization
 
 
 def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
@@ -181,6 +203,21 @@ def _program_record(compilation: Compilation) -> ProgramRecord:
         shapes={n: shape for n, shape in shapes.items() if common.get(n) != shape},
         inputs=_tensor_records(signature.inputs),
         outputs=_tensor_records(signature.outputs),
+    )
+
+
+def _variant_record(compilation: Compilation, variants: Mapping[str, Variant]) -> VariantRecord:
+    name = compilation.program.name
+    given = variants[name].accuracy
+    changed = variants[name].changes_numbers
+    return VariantRecord(
+        program=name,
+        accuracy=round(compilation.accuracy if given is None else given, 6),
+        accuracy_of="given" if given is not None else "calibration" if changed else "unchanged",
+        estimated_ms=three_digits(compilation.estimated_ms),
+        tolerance=_tolerance([compilation.expected.tolerance]),
+        compression=_compression_record(compilation),
+        quantization=_quantization_record(compilation),
     )
 
 

@@ -236,7 +236,10 @@ def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -
 
 
 def changes(
-    compress: str | None, quantize: str | None, settings: Mapping[str, Any]
+    compress: str | None,
+    quantize: str | None,
+    settings: Mapping[str, Any],
+    varied: bool = False,
 ) -> dict[str, Any]:
     """Return the options of a compile that changes the model's numbers."""
     from edgec.compiler.compress.compression_recipe import load_compression
@@ -246,8 +249,8 @@ def changes(
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"
-    neither = to_compress and to_quantize and f"{to_quantize} or {to_compress}"
-    options = sample_settings(settings, neither)
+    neither = not varied and to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    options = sample_settings(settings, neither or "")
     compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
     quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
     if "repair" in quantization:

@@ -147,7 +147,7 @@ def default_space(base: CompileOptions, drop: float | None, recipes: Sequence[st
     if recipes:
         quantize = [name for name in quantize if name in (NO_RECIPE, *recipes)]
         steps = {name: strengths for name, strengths in steps.items() if name in recipes}
-    programs = [variant.name for variant in base.variants]
+    programs = [program.name for program in base.program_shapes]
     return Space(quantize, steps, programs)
 
 

@@ -27,14 +27,13 @@ from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.jobs.shared_path import SharedPath
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
+from edgec.compiler.lowering.recorded_decisions import RecordedDecisions, tuned_records
 from edgec.compiler.lowering.schedule import Decide
 from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.passes.expand_weights import ExpandWeights
 from edgec.compiler.predict.predict import predict_program
-from edgec.compiler.program_compiler import tuned_records
 from edgec.compiler.runtime.inputs import generate_inputs, rounded_to_half
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.compiler.support.files import scratch_folder
@@ -121,7 +120,7 @@ def _make_front(subject: Subject, plain: Point) -> _Front:
     if subject.data is not None:
         chosen = replace(chosen, source=str(subject.data.open()), limit=MAX_BATCHES)
     data = chosen.open(canonical.signature.inputs)
-    base = subject.options.variants[0].name
+    base = subject.options.program_shapes[0].name
     if plain.program != base:
         # What is judged is the whole way: a smaller input may cost accuracy as well.
         expected = _make_front(subject, replace(plain, program=base)).expected
@@ -198,7 +197,11 @@ def _drop(model: Runnable, front: _Front, subject: Subject) -> float:
 def _program(subject: Subject, point: Point, *, quick: bool) -> tuple[Program, IRModule]:
     """Return the scheduled program of a point, and its module before it was packed."""
     options, front, target = subject.options_of(point), _front(subject, point), subject.target
-    decide = RecordedDecisions(tuned_records(options, target, Silent()))
+    decide = RecordedDecisions(
+        tuned_records(
+            target, options.records, options.records_threads, options.ready_records, Silent()
+        )
+    )
     if quick:
         options = _quick(options)
     canonical = _changed(

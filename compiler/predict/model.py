@@ -42,7 +42,7 @@ def predict_model(
     options = options or CompileOptions()
     target = target if isinstance(target, Target) else load_target(target)
     database = Database.read(options.records) if options.records is not None else None
-    variant = options.one_variant("inspect")
+    variant = options.one_program("inspect")
     source = read_model(path, options.limits, options.context)
     canonical = canonical_model(
         source, variant.shapes, options.freeze, options.limits, images=options.images

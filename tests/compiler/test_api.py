@@ -24,6 +24,7 @@ CALLS = {
     "verify": "verify_bundle",
     "bench": "bench_bundles",
     "inspect": "inspect_path",
+    "install": "install_bundle",
     "deploy": "deploy_bundle",
     "serve": "serve_bundles",
     "sign": "sign_bundle",
@@ -52,7 +53,7 @@ def test_every_name_is_there() -> None:
 
 def test_each_verb_has_a_typed_call() -> None:
     assert set(group.commands) == {*CALLS, *OTHERS}
-    for name in [*CALLS.values(), "tuning_tasks", "bench_on", "verify_on"]:
+    for name in [*CALLS.values(), "govern_bundle", "tuning_tasks", "bench_on", "verify_on"]:
         signature = inspect.signature(getattr(edgec.compiler, name))
         assert signature.return_annotation is not inspect.Signature.empty
         for parameter in signature.parameters.values():
