@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.errors import EdgecError
+    from edgec.compiler.evaluate.advice import AdviceLimits, Candidate, advise
+    from edgec.compiler.evaluate.evaluation import (
+        Evaluation,
+        EvaluationOptions,
+        evaluate_bundles,
+    )
     from edgec.compiler.fit.api import fit_model
     from edgec.compiler.fit.fit_report import FitReport
     from edgec.compiler.fit.limits import Limits
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
+    from edgec.compiler.predict.model import predict_model
+    from edgec.compiler.predict.prediction import Prediction
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.serve.server import ServeOptions, serve_bundles
@@ -47,8 +55,16 @@ if TYPE_CHECKING:
 hide_torch_from_tvm()
 
 _HOME = {
+    "AdviceLimits": "evaluate.advice",
     "BenchReport": "bench.compare",
     "Bundle": "bundle.bundle",
+    "Candidate": "evaluate.advice",
+    "Evaluation": "evaluate.evaluation",
+    "EvaluationOptions": "evaluate.evaluation",
+    "Prediction": "predict.prediction",
+    "advise": "evaluate.advice",
+    "evaluate_bundles": "evaluate.evaluation",
+    "predict_model": "predict.model",
     "CompileOptions": "options",
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
@@ -89,12 +105,16 @@ _HOME = {
 }
 
 __all__ = [
+    "AdviceLimits",
     "BenchReport",
     "Bundle",
+    "Candidate",
     "CompileOptions",
     "CompressOptions",
     "DeployReport",
     "EdgecError",
+    "Evaluation",
+    "EvaluationOptions",
     "FitOptions",
     "FitReport",
     "Generator",
@@ -103,6 +123,7 @@ __all__ = [
     "JobOptions",
     "Limits",
     "ModelReport",
+    "Prediction",
     "Preprocess",
     "QuantizeOptions",
     "SampleOptions",
@@ -112,16 +133,19 @@ __all__ = [
     "TuneReport",
     "Variant",
     "__version__",
+    "advise",
     "bench_bundles",
     "bench_on",
     "compile_model",
     "deploy_bundle",
+    "evaluate_bundles",
     "fit_model",
     "govern_bundle",
     "inspect_path",
     "install_bundle",
     "load_compression",
     "load_recipe",
+    "predict_model",
     "run_bundle",
     "serve_bundles",
     "sign_bundle",

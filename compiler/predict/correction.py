@@ -1,23 +1,30 @@
 """Turn features of kernel calls into times and instructions, by factors fitted on measurements.
 
-A file in `fits/` holds factors for one kind of processor, by kernel template, with the error bar
-that a fit reaches on models it has not seen. `tests/benchmarks/benchmark_prediction.py` writes it.
+A `.json` file beside this one holds factors for one kind of processor, by kernel template, with the
+error bar that a fit reaches on models it has not seen; `tests/benchmarks/benchmark_prediction.py`
+writes it.
 """
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
 from edgec.targets import Target
 
-FITS = Path(__file__).parent / "fits"
+FITS = Path(__file__).parent
 
 Unit = Literal["ns", "instructions"]
 
@@ -26,8 +33,12 @@ Unit = Literal["ns", "instructions"]
 UNMEASURED = (0.5, 2.5)
 # Instructions that a core retires in a cycle at best in these kernels, where nothing was measured.
 UNMEASURED_PER_CYCLE = 2.0
-# Calls of a template that a fit of its own takes.
-FEWEST_CALLS = 8
+# In place of a model's name: operators that were measured by themselves.
+SINGLE_OPERATORS = "operator"
+# Tuning records of a template that correct its analytic model.
+FEWEST_RECORDS = 5
+# Kernels whose operations cannot be counted: their loops depend on data, as of sparse weights.
+UNCOUNTED = "uncounted"
 
 
 class TemplateFit(BaseModel):
@@ -57,6 +68,7 @@ class Fit(BaseModel):
         architecture: of the target that was measured.
         vector_bits: its vectors.
         target: its name.
+        clock_ghz: its clock, which times are scaled by.
         machine: where it was measured.
         date: when.
         trained: models that the factors were fitted on.
@@ -73,6 +85,7 @@ class Fit(BaseModel):
     architecture: str
     vector_bits: int
     target: str
+    clock_ghz: float
     machine: str
     date: str
     trained: tuple[str, ...]
@@ -83,19 +96,25 @@ class Fit(BaseModel):
 
     def estimate(self, features: StepFeatures) -> Estimate:
         """Return the number for one kernel call, in the unit of the fit."""
-        own = self.templates.get(features.template, self.templates["any"])
+        own = self.templates.get(features.kind, self.templates["any"])
         if not features.counted:
-            own = self.templates.get("uncounted", own)
+            own = self.templates.get(UNCOUNTED, own)
         value = float(row_of(own) @ features.row)
         return Estimate(value, value * own.low, value * own.high)
+
+    @property
+    def _trained(self) -> str:
+        models = [name for name in self.trained if name != SINGLE_OPERATORS]
+        alone = " and single operators" if SINGLE_OPERATORS in self.trained else ""
+        return f"{len(models)} models{alone}"
 
     def describe(self) -> str:
         """Return one line for people."""
         whole = [abs(ratio - 1) for ratio in self.models.values()]
         worst = f", whole models within {max(whole):.0%}" if whole else ""
         return (
-            f"fitted on {len(self.trained)} models on {self.machine} ({self.target}), "
-            f"{self.date}; of {len(self.held_out)} models that it has not seen, "
+            f"fitted on {self._trained} on {self.machine} ({self.target}), {self.date}; "
+            f"of {len(self.held_out)} models that it has not seen, "
             f"{self.within:.0%} of the kernel calls are within 20 %{worst}"
         )
 
@@ -148,13 +167,49 @@ class Corrected:
     instructions: float
 
 
-def correct(features: StepFeatures, target: Target) -> Corrected:
-    """Return the time of one kernel call on one core of a target."""
+def scales_of(records: Mapping[Key, Record], target: Target) -> dict[str, Estimate]:
+    """Return measured time over the analytic model's by template, from a target's tuning records.
+
+    They correct the model for kernels without a record, where no times of such a processor were
+    fitted: the median, and the tenth and ninetieth percentile.
+    """
+    one_core = target.model_copy(update={"cores": 1})
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for key, record in records.items():
+        template = TEMPLATES.get(key.operator)
+        if template is None or record.seconds is None or record.threads != 1 or record.emulated:
+            continue
+        workload = from_text(template.workload, key.workload)
+        decision = from_text(template.decision, record.decision_text)
+        cycles = template.estimate(workload, decision, one_core)
+        if cycles > 0:
+            seconds = cycles / target.clock_ghz * 1e-9
+            ratios[key.operator.removeprefix("edgec.")].append(record.seconds / seconds)
+    return {
+        name: Estimate(*(float(v) for v in np.percentile(found, [50, 10, 90])))
+        for name, found in ratios.items()
+        if len(found) >= FEWEST_RECORDS
+    }
+
+
+def correct(
+    features: StepFeatures, target: Target, scales: Mapping[str, Estimate] = MappingProxyType({})
+) -> Corrected:
+    """Return the time of one kernel call on one core of a target.
+
+    Args:
+        features: of the call.
+        target: where.
+        scales: what `scales_of` gave for the target.
+    """
     counting, timing = fit_for(target, "instructions"), fit_for(target, "ns")
     instructions = counting.estimate(features).value if counting is not None else 0.0
     if timing is not None:
         found = timing.estimate(features)
-        return Corrected(scaled(found, 1e-6), instructions)
+        return Corrected(scaled(found, 1e-6 * timing.clock_ghz / target.clock_ghz), instructions)
+    scale = scales.get(features.kind.partition(" ")[0])
+    if scale is not None:
+        return Corrected(scaled(scale, features.cycles / target.clock_ghz * 1e-6), instructions)
     cycles = max(features.cycles, instructions / UNMEASURED_PER_CYCLE)
     value = cycles / target.clock_ghz * 1e-6
     low, high = UNMEASURED

@@ -20,7 +20,8 @@ from tvm import ir, tirx
 KINDS = (
     "multiply_add",  # of vectors of floats
     "float",  # any other arithmetic on vectors or numbers that are floats
-    "divide",  # quotients, roots, calls of functions
+    "divide",  # quotients and roots
+    "function",  # a function of the C library, for each value
     "integer",  # arithmetic on vectors of integers, conversions, shuffles
     "intrinsic",  # one instruction by its name: dot products, rounding, widening
     "load",  # of a vector or a number
@@ -149,6 +150,11 @@ _BINARY: Mapping[type[Any], str] = {
     tirx.NE: "({} != {})",
     tirx.And: "({} and {})",
     tirx.Or: "({} or {})",
+    tirx.LShift: "({} << {})",
+    tirx.RShift: "({} >> {})",
+    tirx.BitwiseAnd: "({} & {})",
+    tirx.BitwiseOr: "({} | {})",
+    tirx.BitwiseXor: "({} ^ {})",
 }
 _CALLS = {
     "tirx.shift_right": "({} >> {})",
@@ -158,18 +164,30 @@ _CALLS = {
     "tirx.if_then_else": "({1} if {0} else {2})",
 }
 _FREE_CALLS = ("address_of", "reinterpret", "likely", "prefetch", "assume", "ret")
-_DEAR_CALLS = (
-    "exp",
-    "log",
-    "tanh",
-    "sqrt",
-    "rsqrt",
-    "erf",
-    "pow",
-    "sigmoid",
-    "sin",
-    "cos",
-    "extern",
+_ROOTS = ("sqrt", "rsqrt")
+_FUNCTIONS = frozenset(
+    [
+        "exp",
+        "exp2",
+        "exp10",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "tanh",
+        "sinh",
+        "cosh",
+        "tan",
+        "atan",
+        "asin",
+        "acos",
+        "erf",
+        "pow",
+        "sigmoid",
+        "sin",
+        "cos",
+        "extern",
+    ]
 )
 
 
@@ -377,8 +395,10 @@ class _Reader:
         if any(free in name for free in _FREE_CALLS):
             return [] if name in ("address_of", "prefetch") else arguments
         width = max([self._pieces(node), *(self._pieces(a) for a in arguments)])
-        if any(name == dear or name.endswith(f"_{dear}") for dear in _DEAR_CALLS):
+        if any(name == root or name.endswith(f"_{root}") for root in _ROOTS):
             self._add(items, "divide", width)
+        elif any(name == one or name.endswith(f"_{one}") for one in _FUNCTIONS):
+            self._add(items, "function", lanes_of(node) * self.lanes)
         elif name in ("fma", "vectorfma"):
             self._add(items, "multiply_add", width)
         elif is_integer(node) and lanes_of(node) == 1 and "intrin" not in name:

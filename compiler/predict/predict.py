@@ -1,6 +1,5 @@
 """Predict what a model costs on a target: the entry for models, programs and single operators."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -16,9 +15,9 @@ from edgec.compiler.ir.signature import Signature, State
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
-from edgec.compiler.predict.correction import correct, fit_for, scaled
+from edgec.compiler.predict.correction import correct, fit_for, scaled, scales_of
 from edgec.compiler.predict.energy import estimate_energy
-from edgec.compiler.predict.features import step_features
+from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.predict.prediction import (
     Energy,
     Estimate,
@@ -31,8 +30,8 @@ from edgec.targets import Target
 # Of a measured kernel in a model, where its operands are colder than where it was measured.
 RECORD_BAR = (0.85, 1.3)
 # Tables, the executor and the file's own sections, and a kernel's code, of a typical library.
-LIBRARY_BYTES = 60_000
-KERNEL_BYTES = 2_600
+LIBRARY_BYTES = 18_000
+KERNEL_BYTES = 2_400
 # A pool of threads hands out the tasks of a kernel in about this time.
 HAND_OUT_MS = 0.004
 
@@ -50,7 +49,7 @@ def known_records(target: Target, database: Database | None = None) -> dict[Key,
 def predict_program(
     program: Program,
     target: Target,
-    database: Database | None = None,
+    database: "Database | Mapping[Key, Record] | None" = None,
     *,
     threads: int = 1,
     library_bytes: int | None = None,
@@ -60,18 +59,25 @@ def predict_program(
     Args:
         program: what `schedule` gave, its states kept.
         target: what it was scheduled for.
-        database: tuning records beside those that come with edgec.
+        database: tuning records beside those that come with edgec, or the records that decided
+            about the program, by kernel.
         threads: the threads that share the tasks.
         library_bytes: the size of its library, if it was compiled.
     """
-    best = known_records(target, database)
+    if database is None or isinstance(database, Database):
+        best = known_records(target, database)
+    else:
+        best = dict(database)
     decide = RecordedDecisions(best)
+    scales = scales_of(best, target)
     cores = min(threads, target.cores)
+    weights = weight_bytes_of(program)
     operators = []
     instructions = 0.0
-    for step in program.steps:
-        features = step_features(step, program.functions[step.kernel], target, decide)
-        corrected = correct(features, target)
+    for step, away in zip(program.steps, traffic_of(program, target), strict=True):
+        code = program.functions[step.kernel]
+        features = step_features(step, code, away, target, decide)
+        corrected = correct(features, target, scales)
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
         record = best.get(Key(f"edgec.{step.template}", step.workload))
@@ -88,7 +94,6 @@ def predict_program(
             )
         )
     latency = total_of([item.time for item in operators])
-    weights = _weight_bytes(program)
     estimated = LIBRARY_BYTES + weights + KERNEL_BYTES * len(program.functions)
     fit = fit_for(target, "ns")
     return Prediction(
@@ -134,15 +139,6 @@ def total_of(times: Sequence[Estimate]) -> Estimate:
         common, own = sum(parts), math.sqrt(sum(part * part for part in parts))
         ends.append((common + own) / 2)
     return Estimate(value, max(0.0, value - ends[0]), value + ends[1])
-
-
-def _weight_bytes(program: Program) -> int:
-    """Return the bytes of all constants, each content once."""
-    seen: dict[bytes, int] = {}
-    for value in program.constants():
-        if value.array is not None:
-            seen[hashlib.sha256(value.array.tobytes()).digest()] = value.array.nbytes
-    return sum(seen.values())
 
 
 def _energy(
