@@ -27,6 +27,10 @@ if TYPE_CHECKING:
         EvaluationOptions,
         evaluate_bundles,
     )
+    from edgec.compiler.fit.api import fit_model
+    from edgec.compiler.fit.fit_report import FitReport
+    from edgec.compiler.fit.limits import Limits
+    from edgec.compiler.fit.options import FitOptions
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from edgec.compiler.governor.variants import Variant
     from edgec.compiler.inspection import ModelReport, inspect_path
     from edgec.compiler.installation import govern_bundle, install_bundle
+    from edgec.compiler.jobs.pool import JobOptions
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
@@ -68,7 +73,11 @@ _HOME = {
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
+    "FitOptions": "fit.options",
+    "FitReport": "fit.fit_report",
     "Generator": "generation.generator",
+    "JobOptions": "jobs.pool",
+    "Limits": "fit.limits",
     "GovernorSettings": "governor.governor",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
@@ -83,6 +92,7 @@ _HOME = {
     "bench_on": "boards.run",
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
+    "fit_model": "fit.api",
     "govern_bundle": "installation",
     "inspect_path": "inspection",
     "install_bundle": "installation",
@@ -114,9 +124,13 @@ __all__ = [
     "EdgecError",
     "Evaluation",
     "EvaluationOptions",
+    "FitOptions",
+    "FitReport",
     "Generator",
     "GovernorSettings",
     "ImageInput",
+    "JobOptions",
+    "Limits",
     "ModelReport",
     "PlanSession",
     "PlanSet",
@@ -137,6 +151,7 @@ __all__ = [
     "compile_model",
     "deploy_bundle",
     "evaluate_bundles",
+    "fit_model",
     "govern_bundle",
     "inspect_path",
     "install_bundle",

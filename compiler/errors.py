@@ -21,10 +21,13 @@ EdgecError
 │   ├── RepositoryError        a repository of releases is missing, or cannot be reached
 │   └── OutputError
 ├── ToolchainError         5   a program or package that edgec needs is missing or failed
-├── BoardError             6   a board cannot be reached, or failed
+├── BoardError             6   a board or a cluster cannot be reached, or failed
+│   ├── ClusterError
+│   └── JobLostError
 ├── InterruptedRunError    7   stopped by a signal; nothing is lost
-└── TrustError             8   a bundle's signature is not what this machine asks for
-    └── AttackError            8   metadata of releases is not authentic, or too old
+├── TrustError             8   a bundle's signature is not what this machine asks for
+│   └── AttackError            8   metadata of releases is not authentic, or too old
+└── LimitsNotMetError      9   no version of a model keeps the limits that were given
 ```
 
 A message says what was found, what was expected, and what to do.
@@ -139,6 +142,14 @@ class BoardError(EdgecError):
     exit_code = 6
 
 
+class ClusterError(BoardError):
+    """A cluster cannot be reached, refuses us, or has other versions than this machine."""
+
+
+class JobLostError(BoardError):
+    """The process or the machine that did some work died, or took too long."""
+
+
 class InterruptedRunError(EdgecError):
     """A signal stopped the run."""
 
@@ -153,6 +164,12 @@ class TrustError(EdgecError):
 
 class AttackError(TrustError):
     """What a repository gave is refused, and would be part of an attack if it is no mistake."""
+
+
+class LimitsNotMetError(EdgecError):
+    """No version of a model that was tried keeps the limits that were given."""
+
+    exit_code = 9
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -51,7 +51,6 @@ SLOW = (
     "compiler/test_pipeline.py",
     "compiler/tune/test_tune.py",
     "compiler/tune/test_tune_boards.py",
-    "compiler/tune/test_workers.py",
     "conformance",
     "models",
     "test_fuzz_operators.py",

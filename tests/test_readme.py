@@ -43,6 +43,7 @@ NOT_RUN = {
         "needs a board behind ssh pi",
         "takes half a minute; tests/compiler/distribute/test_http_stage.py does the same",
     ],
+    "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
     "generation.md": ["the model is downloaded"],
     "running.md": [
         "needs a board behind ssh pi",

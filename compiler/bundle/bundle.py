@@ -320,6 +320,21 @@ def write_bundle(
     return Bundle.load(path)
 
 
+def move_bundle(bundle: Bundle, path: Path) -> Bundle:
+    """Move a bundle to where another one may be, in the same folder; that one is replaced.
+
+    Raises:
+        OutputError: it cannot be moved, or something that is no bundle is in the way.
+    """
+    check_destination(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as staging:
+            _replace(path, bundle.path, Path(staging))
+    except OSError as error:
+        raise output_error(path, error) from None
+    return Bundle.load(path)
+
+
 def sign_bundle(path: str | Path, keys: Sequence[SigningKey | str | Path]) -> Bundle:
     """Add signatures to a bundle; those of other keys stay.
 

@@ -19,6 +19,7 @@ from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
 from edgec.compiler.cli.evaluate import compare, evaluate
+from edgec.compiler.cli.fit import fit
 from edgec.compiler.cli.fleet import fleet
 from edgec.compiler.cli.inspect import inspect
 from edgec.compiler.cli.install import install
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code.
 
     0 ok, 1 a check failed, 2 usage, 3 model not supported, 4 bad input, 5 missing dependency,
-    6 board, 7 stopped by a signal, 8 a signature that is missing, wrong or not trusted.
+    6 board or cluster, 7 stopped by a signal, 8 a signature that is missing, wrong or not trusted,
+    9 no version of a model keeps the limits.
     """
     signals: list[int] = []
 
@@ -99,6 +101,7 @@ for _command in (
     compile_command,
     split,
     tune,
+    fit,
     run,
     chat,
     serve,

@@ -30,6 +30,9 @@ board_option = click.option("--board", metavar="NAME", help="Do it there instead
 target_option = click.option(
     "--target", "-t", default="native", show_default=True, help="Name or *.toml."
 )
+cluster_option = click.option(
+    "--cluster", default="", metavar="tcp://|tls://…", help="Work there: a Dask scheduler."
+)
 program_option = click.option(
     "--program", metavar="NAME", help="Of a bundle of several, whose inputs are generated."
 )
@@ -112,20 +115,8 @@ def progress_of(quiet: bool, verbose: bool = False) -> "Progress":
     return Silent() if quiet else Steps(verbose)
 
 
-_CHANGES = (
-    click.option(
-        "--compress",
-        metavar="RECIPE",
-        help=f"{', '.join(STEP_NAMES)} (N in percent), joined by commas; or *.toml.",
-    ),
-    click.option(
-        "--checkpoint", type=as_path, metavar="FILE.npz", help="Keep the training of distill."
-    ),
-    click.option(
-        "--quantize",
-        metavar="RECIPE",
-        help=f"{', '.join(RECIPES)}; or *.toml.",
-    ),
+# What samples there are, and how answers are judged.
+_SAMPLES = (
     click.option("--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."),
     click.option(
         "--preprocess",
@@ -142,8 +133,29 @@ _CHANGES = (
         metavar="HEIGHTxWIDTH",
         help="Of the images that an embedded preprocessing resizes.",
     ),
-    click.option("--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"),
     click.option("--calibration-limit", type=int, metavar="N", help="Batches, at most 300."),
+    click.option(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="Instead of the share of equal largest classes.",
+    ),
+)
+_CHANGES = (
+    click.option(
+        "--compress",
+        metavar="RECIPE",
+        help=f"{', '.join(STEP_NAMES)} (N in percent), joined by commas; or *.toml.",
+    ),
+    click.option(
+        "--checkpoint", type=as_path, metavar="FILE.npz", help="Keep the training of distill."
+    ),
+    click.option(
+        "--quantize",
+        metavar="RECIPE",
+        help=f"{', '.join(RECIPES)}; or *.toml.",
+    ),
+    *_SAMPLES,
+    click.option("--observer", type=click.Choice(OBSERVERS), help="Finds ranges.  [default: mse]"),
     click.option(
         "--calibration-cache", type=as_path, metavar="FILE.json", help="Keep the ranges there."
     ),
@@ -153,11 +165,6 @@ _CHANGES = (
     ),
     click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one answer in 100."),
     click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
-    click.option(
-        "--metric",
-        metavar="MODULE:FUNCTION",
-        help="Instead of the share of equal largest classes.",
-    ),
 )
 _CHANGE_REPORTS = (
     click.option(
@@ -175,6 +182,11 @@ _CHANGE_REPORTS = (
 def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return what changes a model's numbers; `changes` reads it."""
     return _with_options(command, _CHANGES)
+
+
+def sample_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what samples there are; `sample_settings` reads it."""
+    return _with_options(command, _SAMPLES)
 
 
 def change_report_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,16 +242,38 @@ def changes(
     varied: bool = False,
 ) -> dict[str, Any]:
     """Return the options of a compile that changes the model's numbers."""
-    from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
-    from edgec.compiler.frontend.preprocessing import ImageInput, parse_preprocess, parse_size
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.quantization_recipe import load_recipe
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"
     neither = not varied and to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    options = sample_settings(settings, neither or "")
+    compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
+    quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
+    if "repair" in quantization:
+        if "rounding" in quantization:
+            raise UsageError("--rounding and --no-repair contradict each other")
+        quantization["repair"] = False
+    if compress:
+        options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
+    if quantize:
+        options["quantize"] = QuantizeOptions(recipe=load_recipe(quantize), **quantization)
+    return options
+
+
+def sample_settings(settings: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
+    """Return samples and embedded preprocessing.
+
+    Args:
+        settings: all options.
+        owner: an option that samples need; empty if it is given, or they serve by themselves.
+    """
+    from edgec.compiler.calibration.samples import SampleOptions
+    from edgec.compiler.frontend.preprocessing import ImageInput, parse_preprocess, parse_size
+
     images = None
     if settings["embed_preprocess"]:
         size = settings["image_size"]
@@ -251,18 +285,7 @@ def changes(
         settings = {**settings, "preprocess": None}
     elif settings["image_size"] is not None:
         raise UsageError("--image-size belongs to --embed-preprocess, which is not given")
-    samples = _fields(settings, _SAMPLE_FIELDS, neither or "")
-    compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
-    quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
+    samples = _fields(settings, _SAMPLE_FIELDS, owner)
     if "preprocess" in samples:
         samples["preprocess"] = parse_preprocess(samples["preprocess"])
-    if "repair" in quantization:
-        if "rounding" in quantization:
-            raise UsageError("--rounding and --no-repair contradict each other")
-        quantization["repair"] = False
-    options: dict[str, Any] = {"samples": SampleOptions(**samples), "images": images}
-    if compress:
-        options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
-    if quantize:
-        options["quantize"] = QuantizeOptions(recipe=load_recipe(quantize), **quantization)
-    return options
+    return {"samples": SampleOptions(**samples), "images": images}

@@ -13,6 +13,7 @@ from edgec.compiler.cli.options import (
     as_path,
     change_options,
     changes,
+    cluster_option,
     model_options,
     progress_of,
     quiet_option,
@@ -68,6 +69,7 @@ def parse_time(text: str) -> float:
 @shape_options
 @change_options
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@cluster_option
 @click.option("--dry-run", is_flag=True, help="List the tasks, do nothing.")
 @click.option("--report", type=as_path, metavar="FILE.html|.json", help="What each kernel gained.")
 @click.option("--log", type=as_path, metavar="FILE", help="Write down every event.")
@@ -91,6 +93,7 @@ def tune(
     compress: str | None,
     quantize: str | None,
     seed: int,
+    cluster: str,
     dry_run: bool,
     report: Path | None,
     log: Path | None,
@@ -114,6 +117,7 @@ def tune(
         tasks=tasks,
         strategy=strategy,
         seed=seed,
+        cluster=cluster,
         report=report,
         log=log,
     )

@@ -14,6 +14,7 @@ from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.boards.relay import count_boards
 from edgec.compiler.boards.rpc import open_board_session
 from edgec.compiler.errors import BoardError, InterruptedRunError, OutputError, UsageError
+from edgec.compiler.jobs.pool import JobOptions, open_pool
 from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.runtime.session import why_not_here
@@ -77,6 +78,7 @@ def tune_model(
     Raises:
         UsageError: the settings contradict each other or the target.
         BoardError: no board answers.
+        ClusterError: the cluster cannot be reached.
         InterruptedRunError: a signal came; what was measured is in the database.
         EdgecError: see `compile_model`.
     """
@@ -101,7 +103,11 @@ def tune_model(
 
     observers = Several()
     with _scratch_folder() as folder, ExitStack() as stack:
-        tuner = Tuner(plan, chosen, target, database, options, folder, observers)
+        elsewhere = None
+        if options.cluster:
+            pool = stack.enter_context(open_pool(JobOptions(cluster=options.cluster)))
+            elsewhere = pool.executor()
+        tuner = Tuner(plan, chosen, target, database, options, folder, observers, elsewhere)
         if options.log is not None:
             observers.observers.append(stack.enter_context(LogFile(options.log)))
         if watch is not None:

@@ -25,6 +25,7 @@ class TuneOptions:
         tasks: numbers, ranges or parts of labels, as `0,2-5,conv`; empty for all.
         strategy: see `search.py`.
         seed: the seed of everything random.
+        cluster: address of a Dask scheduler whose workers compile kernels; empty: processes here.
         report: .html or .json file.
         log: file that every event is appended to.
     """
@@ -36,6 +37,7 @@ class TuneOptions:
     tasks: str = ""
     strategy: Strategy = "evolutionary"
     seed: int = 0
+    cluster: str = ""
     report: Path | None = None
     log: Path | None = None
 

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +25,18 @@ from edgec.compiler.codegen.kernel_objects import write_object
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.ir.program import KernelCall, Program, Value
+from edgec.compiler.jobs.local import LocalExecutor
+from edgec.compiler.jobs.pool import Failure, outcome
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.schedule import kernel_name, without_subnormals
 from edgec.compiler.lowering.tuning_records import Key
-from edgec.compiler.tune.compile_kernel import BuiltKernel
+from edgec.compiler.tune.compile_kernel import BuiltKernel, compile_kernel
 from edgec.compiler.tune.tasks import Task, TuningPlan
-from edgec.compiler.tune.workers import Failure, Workers
 from edgec.targets.target import Target
 
+# A kernel is compiled in a tenth of a second; the first waits for TVM to load.
+KERNEL_SECONDS = 120.0
 # Operand of a template that it reads in an order of its own.
 _WEIGHT = 1
 
@@ -59,21 +63,24 @@ class Round:
 
 
 class KernelBuilder:
-    """Compiles kernels in worker processes, one pinned to each core."""
+    """Compiles kernels in processes here, one pinned to each core, or where it is told to."""
 
-    def __init__(self, target: Target, folder: Path, workers: int) -> None:
+    def __init__(
+        self, target: Target, folder: Path, workers: int, elsewhere: Executor | None = None
+    ) -> None:
         self._target = target
         self._folder = folder
+        self._elsewhere = elsewhere
         cores = sorted(os.sched_getaffinity(0))
         self._cores = [cores[number % len(cores)] for number in range(workers)]
         self._built: dict[tuple[Key, str], BuiltKernel] = {}
         self.failed: dict[tuple[Key, str], str] = {}
-        self._workers: Workers | None = None
+        self._here: LocalExecutor | None = None
 
     def start(self) -> None:
         """Start the workers; they load TVM, which takes a second or two."""
-        if self._workers is None:
-            self._workers = Workers(self._cores, self._target, self._folder)
+        if self._here is None and self._elsewhere is None:
+            self._here = LocalExecutor(self._cores, KERNEL_SECONDS)
 
     def build(self, wanted: Sequence[tuple[Key, str]]) -> dict[tuple[Key, str], BuiltKernel]:
         """Return kernels by workload and decision; those that cannot be built are missing.
@@ -83,12 +90,15 @@ class KernelBuilder:
         missing = [w for w in dict.fromkeys(wanted) if w not in self._built | self.failed]
         if missing:
             self.start()
-            assert self._workers is not None
-            for item, result in self._workers.compile(missing):
+            executor = self._elsewhere or self._here
+            assert executor is not None
+            calls = {w: executor.submit(compile_kernel, *w, self._target) for w in missing}
+            for item, call in calls.items():
+                result = outcome(call)
                 if isinstance(result, Failure):
                     self.failed[item] = result.why
                 else:
-                    self._built[item] = result
+                    self._built[item] = result.written(self._folder)
         return {item: self._built[item] for item in wanted if item in self._built}
 
     def forget(self, keep: set[tuple[Key, str]]) -> None:
@@ -99,7 +109,7 @@ class KernelBuilder:
     @contextmanager
     def quiet(self, cores: set[int]) -> Iterator[None]:
         """Stop the workers on some cores for the time of a measurement."""
-        workers = self._workers.all if self._workers is not None else []
+        workers = self._here.workers if self._here is not None else []
         stopped = [worker for worker in workers if worker.core in cores]
         for worker in stopped:
             worker.signal(signal.SIGSTOP)
@@ -111,9 +121,9 @@ class KernelBuilder:
 
     def close(self) -> None:
         """End the workers."""
-        if self._workers is not None:
-            self._workers.close()
-            self._workers = None
+        if self._here is not None:
+            self._here.shutdown(cancel_futures=True)
+            self._here = None
 
 
 class RoundBuilder:

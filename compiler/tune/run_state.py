@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 from edgec.compiler.lowering.tuning_records import append, make_record
+from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.tune.cost_model import CostModel
 from edgec.compiler.tune.devices import Device
 from edgec.compiler.tune.drift import ModelTimes
@@ -47,14 +49,14 @@ class RunState:
         options: TuneOptions,
         folder: Path,
         observer: TuningObserver,
-        cores: int,
+        elsewhere: Executor | None = None,
     ) -> None:
         self.plan = plan
         self.target = target
         self.database = database
         self.options = options
         self.observer = observer
-        self.kernels = KernelBuilder(target, folder, cores)
+        self.kernels = KernelBuilder(target, folder, usable_cores(), elsewhere)
         self.rounds = RoundBuilder(plan, target, folder, self.kernels)
         self.model = CostModel(options.seed) if options.strategy == "evolutionary" else None
         self.searches = {

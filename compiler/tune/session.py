@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Database, summarize
-from edgec.compiler.support.cores import usable_cores
 from edgec.compiler.tune.cost_model import features_of
 from edgec.compiler.tune.devices import Device, Host
 from edgec.compiler.tune.finals import Finals
@@ -36,9 +36,9 @@ class Tuner:
         options: TuneOptions,
         folder: Path,
         observer: TuningObserver,
+        elsewhere: Executor | None = None,
     ) -> None:
-        cores = usable_cores()
-        self._run = RunState(plan, tasks, target, database, options, folder, observer, cores)
+        self._run = RunState(plan, tasks, target, database, options, folder, observer, elsewhere)
 
     @property
     def options(self) -> TuneOptions:

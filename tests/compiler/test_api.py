@@ -20,6 +20,7 @@ from edgec.compiler.compress.names import STEP_NAMES
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
+    "fit": "fit_model",
     "run": "run_bundle",
     "verify": "verify_bundle",
     "bench": "bench_bundles",
@@ -42,7 +43,6 @@ MAY_PRINT = {
     "support/progress.py",
     "tune/measure.py",
     "tune/measure_board.py",
-    "tune/workers.py",
     "update/self_test.py",
 }
 
