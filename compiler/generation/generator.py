@@ -145,11 +145,35 @@ class Generator:
             owner=self,
             began=began,
             prompt_tokens=len(tokens),
-            computed_tokens=self._read(tokens),
+            computed_tokens=self.read(tokens),
             max_tokens=max_tokens,
             stop=stop,
             continues=isinstance(prompt, str),
         )
+
+    def read(self, tokens: Sequence[int]) -> int:
+        """Read a whole text: bring the cache to these tokens, at least one.
+
+        Returns:
+            How many were computed; those that the cache held already are not.
+
+        Raises:
+            ContextFullError: they are more than the context; the cache stays as it is.
+            GenerationError: a program failed, or one of them is none of the model's.
+        """
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        with self._session.lock:
+            return self._computed(self._functions.generator_read(self._handle, ids, len(tokens)))
+
+    def append(self, token: int) -> None:
+        """Read one more token.
+
+        Raises:
+            ContextFullError: there is no room for it.
+            GenerationError: a program failed, or it is none of the model's.
+        """
+        with self._session.lock:
+            self._computed(self._functions.generator_append(self._handle, token))
 
     def save(self, path: str | Path) -> None:
         """Write what the cache holds to a file, to go on from there in another process.
@@ -172,16 +196,12 @@ class Generator:
             if function(self._handle, str(path).encode(), self.tokenizer.digest) < 0:
                 raise BadInputError(self._error())
 
-    def _read(self, tokens: Sequence[int]) -> int:
-        """Bring the cache to these tokens; return how many were computed."""
-        ids = (ctypes.c_int32 * len(tokens))(*tokens)
-        with self._session.lock:
-            computed = self._functions.generator_read(self._handle, ids, len(tokens))
-        if computed == _CONTEXT_FULL:
+    def _computed(self, count: int) -> int:
+        if count == _CONTEXT_FULL:
             raise ContextFullError(self._error())
-        if computed < 0:
+        if count < 0:
             raise GenerationError(self._error())
-        return int(computed)
+        return int(count)
 
     def _error(self) -> str:
         message: bytes = self._functions.generator_error(self._handle)
