@@ -30,6 +30,7 @@ from edgec.compiler.bundle.manifest import (
 from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
+from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.options import CompileOptions, ProgramShapes
@@ -88,8 +89,8 @@ def describe_compilation(
     return Manifest(
         model=compilation.model,
         target=compilation.target,
-        programs=tuple(map(_program_record, programs)),
-        states=state_records(compilation.expected),
+        programs=tuple(_program_record(program, widest_states(programs)) for program in programs),
+        states=widest_states(programs),
         settings=SettingsRecord(
             shapes=dict(options.shapes),
             frozen={
@@ -139,13 +140,61 @@ def state_records(expected: Expected) -> tuple[StateRecord, ...]:
     return tuple(records)
 
 
+def widest_states(programs: Sequence[Compilation]) -> tuple[StateRecord, ...]:
+    """Return the states of the program that keeps the most."""
+    found = (state_records(program.expected) for program in programs)
+    return max(found, key=lambda records: sum(record.size_bytes for record in records))
+
+
+def state_parts(program: Compilation, widest: Sequence[StateRecord]) -> int | None:
+    """Return into how many equal parts the first dimension of all states is cut for a program.
+
+    It keeps one of them. None if its states are no such part.
+    """
+    found = state_records(program.expected)
+    if list(found) == list(widest):
+        return 1
+    parts = set()
+    for part, whole in zip(found, widest, strict=True):
+        if (part.shape[1:], part.dtype) != (whole.shape[1:], whole.dtype) or not part.shape:
+            return None
+        if not part.shape[0] or whole.shape[0] % part.shape[0]:
+            return None
+        parts.add(whole.shape[0] // part.shape[0])
+    return parts.pop() if len(parts) == 1 else None
+
+
+def check_states(programs: Sequence[Compilation], *, parts: bool) -> None:
+    """Refuse programs whose states are not the same.
+
+    Args:
+        programs: of one model.
+        parts: whether one may keep a part of what another one keeps.
+
+    Raises:
+        ShapeError: says how they differ.
+    """
+    first, last = programs[0], programs[-1]
+    if parts and state_parts(first, state_records(last.expected)) is not None:
+        return
+    pairs = zip(state_records(first.expected), state_records(last.expected), strict=True)
+    for before, after in pairs:
+        if before != after:
+            names = [first.program.name, last.program.name]
+            raise ShapeError(
+                f"state {before.input} is {list(before.shape)} {before.dtype} in program "
+                f"{names[0]} and {list(after.shape)} {after.dtype} in {names[1]}; programs share "
+                "their state, so it has one shape (--no-state makes it an input)"
+            )
+
+
 def state_digest(programs: Sequence[Compilation]) -> bytes:
     """Return what tells the state of this model from that of others: 32 bytes.
 
     Its source, what was made of it and the states; not the target, nor the shapes of inputs.
     """
     first = programs[0]
-    parts = [first.model.sha256, *(str(record) for record in state_records(first.expected))]
+    parts = [first.model.sha256, *(str(record) for record in widest_states(programs))]
     for options in (first.options.compression, first.options.quantization):
         parts.append("" if options is None else options.recipe.model_dump_json())
     return hashlib.sha256("\0".join(parts).encode()).digest()
@@ -173,7 +222,7 @@ def _vector_path(number: int, kind: str, index: int) -> str:
     return f"vectors/{number}/{kind}-{index}.npy"
 
 
-def _program_record(compilation: Compilation) -> ProgramRecord:
+def _program_record(compilation: Compilation, widest: Sequence[StateRecord]) -> ProgramRecord:
     signature, shapes = compilation.expected.called, compilation.program.shapes
     common = compilation.options.shapes
     return ProgramRecord(
@@ -181,6 +230,7 @@ def _program_record(compilation: Compilation) -> ProgramRecord:
         shapes={n: shape for n, shape in shapes.items() if common.get(n) != shape},
         inputs=_tensor_records(signature.inputs),
         outputs=_tensor_records(signature.outputs),
+        state_parts=state_parts(compilation, widest) or 1,
     )
 
 

@@ -32,12 +32,12 @@ from edgec.compiler.compress.compression_report import (
 )
 from edgec.compiler.describe import (
     Compilation,
+    check_states,
     describe_compilation,
     state_digest,
-    state_records,
     vector_files,
 )
-from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError
+from edgec.compiler.errors import BadInputError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
@@ -131,7 +131,10 @@ def compile_model(
     is_language = options.context is not None or is_language_model(path)
     chunked = is_language and not options.shapes and not options.programs
     if chunked:
-        options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
+        chunk = options.prefill_chunk or DEFAULT_CHUNK
+        options = replace(options, programs=chunk_programs(chunk, options.streams))
+    elif options.streams > 1:
+        raise UsageError("--streams is for language models whose programs are not given by --shape")
     progress = progress or Silent()
     dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
@@ -140,7 +143,7 @@ def compile_model(
             source = show(read_model(path, options.limits, options.context))
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
-            options = replace(options, programs=chunk_programs(chunk))
+            options = replace(options, programs=chunk_programs(chunk, options.streams))
         compile_ = _Compile(target, options, progress, phase, path.name)
         language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
@@ -149,7 +152,7 @@ def compile_model(
         programs: list[_CompiledProgram] = []
         for variant in options.variants:
             programs.append(compile_.program(variant, sources))
-            _check_states(programs)
+            check_states([p.compilation for p in programs], parts=options.streams > 1)
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         compilations = [program.compilation for program in programs]
@@ -242,8 +245,8 @@ class _Compile:
         with phase("reference"):
             given = _fitting(options, variant, signature, states)
             if given is None and source.language is not None:
-                tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
-                given = source.language.test_inputs(tokens or 1, options.seed)
+                texts, tokens = next(s.shape for s in signature.inputs if s.name == "input_ids")
+                given = source.language.test_inputs((texts or 1, tokens or 1), options.seed)
             original = Expected.of_original(
                 source.original, canonical, given, samples, options.seed, states
             )
@@ -345,23 +348,6 @@ def _fitting(
     shapes = {s.name: s.shape for s in without_states(signature, states).inputs}
     given = {name: array.shape for name, array in options.inputs.items()}
     return options.inputs if given == shapes else None
-
-
-def _check_states(programs: Sequence[_CompiledProgram]) -> None:
-    """Refuse programs whose states are not the same.
-
-    Raises:
-        ShapeError: says how they differ.
-    """
-    first, last = (state_records(p.compilation.expected) for p in (programs[0], programs[-1]))
-    for before, after in zip(first, last, strict=True):
-        if before != after:
-            names = [p.compilation.program.name for p in (programs[0], programs[-1])]
-            raise ShapeError(
-                f"state {before.input} is {list(before.shape)} {before.dtype} in program "
-                f"{names[0]} and {list(after.shape)} {after.dtype} in {names[1]}; programs share "
-                "their state, so it has one shape (--no-state makes it an input)"
-            )
 
 
 def _verify(

@@ -12,6 +12,7 @@ What a prompt shares with the one before, from its beginning, is not computed ag
 import ctypes
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgec.compiler.bundle.bundle import Bundle
@@ -35,6 +36,19 @@ _CONTEXT_FULL = -11
 _MESSAGE_BYTES = 512
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens are a prompt that was put into tokens before.
+
+    Attributes:
+        ids: of the tokenizer.
+        continues: whether the reply goes on with this text, so that a space in front of it stays.
+    """
+
+    ids: Sequence[int]
+    continues: bool
+
+
 class ContextFullError(BadInputError):
     """A prompt is longer than the context."""
 
@@ -49,15 +63,26 @@ class Generator:
         tokenizer: turns text into tokens and back.
     """
 
-    def __init__(self, bundle: Bundle | str | Path, threads: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        threads: int = 0,
+        *,
+        beside: "Generator | None" = None,
+        text: int = 0,
+    ) -> None:
         """Load a model.
 
         Args:
             bundle: of a language model.
             threads: threads to compute on; 0 is one for each core that this process may use.
+            beside: another generator of the same bundle, of a text of the same session: both can
+                be computed in one run; see `read_together`.
+            text: which of the texts that a session keeps, see `texts`.
 
         Raises:
-            BundleError: the bundle is for another machine, or is of no language model.
+            BundleError: the bundle is for another machine, is of no language model, or its sessions
+                keep fewer texts.
         """
         bundle = Bundle.of(bundle)
         if LANGUAGE not in bundle.manifest.files:
@@ -65,15 +90,15 @@ class Generator:
                 f"{bundle.path} is not of a language model: it has no {LANGUAGE}; compile a GGUF "
                 "file or a Hugging Face folder"
             )
-        session = bundle.open(threads)
+        session = bundle.open(threads) if beside is None else beside._session
         assert isinstance(session, StaticSession)
-        self._session = session
+        self._session: StaticSession = session
         self.language = LanguageModel.model_validate_json(bundle.file(LANGUAGE).read_bytes())
         self._functions = load_generation(bundle.loadable(GENERATION))
         self.tokenizer = Tokenizer(self._functions, bundle.file(TOKENIZER).read_bytes())
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         self._handle: int = self._functions.generator_open(
-            *session.addresses, message, _MESSAGE_BYTES
+            *session.addresses, text, message, _MESSAGE_BYTES
         )
         if not self._handle:
             raise BundleError(f"{bundle.path}: {message.value.decode(errors='replace')}")
@@ -89,17 +114,24 @@ class Generator:
         return int(self._functions.generator_context(self._handle))
 
     @property
+    def texts(self) -> int:
+        """Return how many texts a session keeps (`--streams`), one a generator."""
+        return self._session.state_parts
+
+    @property
     def cached(self) -> list[int]:
         """Return the tokens that the cache holds now."""
         ids = ctypes.POINTER(ctypes.c_int32)()
         return ids[: self._functions.generator_tokens(self._handle, ids)]
 
-    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+    def prompt_tokens(self, prompt: Prompt | Tokens) -> list[int]:
         """Return the tokens of a text, or of messages in the words of the model's chats.
 
         Raises:
             BadInputError: it is not UTF-8, or the model has no form for these messages.
         """
+        if isinstance(prompt, Tokens):
+            return list(prompt.ids)
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         for message in prompt:
@@ -110,7 +142,7 @@ class Generator:
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Tokens,
         *,
         max_tokens: int = 256,
         sampling: Sampling | None = None,
@@ -120,7 +152,7 @@ class Generator:
 
         Args:
             prompt: a text that the model goes on with, or messages (`role` and `content`) that it
-                answers.
+                answers; or what `prompt_tokens` made of one of them.
             max_tokens: at most so many.
             sampling: how tokens are chosen; the default takes the likeliest.
             stop: texts before which the reply ends.
@@ -148,7 +180,7 @@ class Generator:
             computed_tokens=self.read(tokens),
             max_tokens=max_tokens,
             stop=stop,
-            continues=isinstance(prompt, str),
+            continues=prompt.continues if isinstance(prompt, Tokens) else isinstance(prompt, str),
         )
 
     def read(self, tokens: Sequence[int]) -> int:

@@ -67,7 +67,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sample": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p)),
     "generator_open": (
         ctypes.c_void_p,
-        (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, _Size),
+        (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, _Size),
     ),
     "generator_close": (None, (ctypes.c_void_p,)),
     "generator_context": (ctypes.c_int32, (ctypes.c_void_p,)),
@@ -87,6 +87,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         ),
     ),
     "reply_close": (None, (ctypes.c_void_p,)),
+    "replies_read": (None, (ctypes.POINTER(ctypes.c_void_p), _Size)),
     "reply_stop_at": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p, _Size)),
     "reply_next": (
         ctypes.c_int32,

@@ -130,8 +130,26 @@ class Reply:
             return None
         return (len(self.tokens) - 1) / (self._ended - self._began - self.first_token_seconds)
 
+    @property
+    def lock(self) -> threading.RLock:
+        """Return what is held while the session computes."""
+        return self._lock
+
     def complete(self) -> "Reply":
         """Generate until it ends, and return it."""
         for _ in self:
             pass
         return self
+
+
+def read_together(replies: Sequence[Reply]) -> None:
+    """Compute what the next pieces of replies are chosen from, as many as possible in one run.
+
+    Their generators are of one session (`Generator(beside=…)`). Without it, each reply does so
+    itself when its next piece is asked for; the tokens are the same.
+    """
+    if len(replies) < 2:
+        return
+    handles = (ctypes.c_void_p * len(replies))(*(reply._handle for reply in replies))
+    with replies[0].lock:
+        replies[0]._functions.replies_read(handles, len(replies))

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import ProgramRecord
 from edgec.compiler.errors import BundleError, TensorInputError, UsageError, did_you_mean
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
@@ -92,7 +93,10 @@ def verify_bundle(
         runs.reset()
         if expected is None:
             assert original is not None
-            expected = original.stream().step(inputs).called(states).outputs
+            signatures = Programs(manifest.signatures)
+            number, _ = signatures.fitting(inputs)
+            stream = original.stream(manifest.programs[number])
+            expected = stream.step(inputs).called(states).outputs
         actual = runs.run(inputs)
         if changed is None:
             found = {name: actual[name] for name in expected}
@@ -101,10 +105,11 @@ def verify_bundle(
             reports.append(with_noise(expected, actual, OTHER_INPUTS_MARGIN_DB))
     elif original is not None and changed is not None:
         # Random values are not what it was calibrated for: its own inputs, against the floats.
-        stream = original.stream()
+        programs = {program.name: program for program in manifest.programs}
+        stream = original.stream(manifest.programs[0])
         for number, (fed, _) in enumerate(vectors):
             if bundle.begins(number):
-                stream = original.stream()
+                stream = original.stream(programs[manifest.vectors[number].program])
                 runs.reset()
             wanted = stream.step(fed).called(states).outputs
             reports.append(with_noise(wanted, runs.run(fed), NOISE_MARGIN_DB))
@@ -112,7 +117,7 @@ def verify_bundle(
         bounds = manifest.settings.index_bounds
         for program, seed in product(manifest.programs, seeds):
             runs.reset()
-            fresh, signature = original.stream(), program.signature
+            fresh, signature = original.stream(program), program.signature
             for number in range(STEPS if states else 1):
                 chosen, wanted = choose_inputs(signature.inputs, seed + number, bounds, fresh.peek)
                 wanted = fresh.keep(chosen, wanted).called(states).outputs
@@ -173,10 +178,10 @@ class _Original:
             )
         return cls(bundle, source)
 
-    def stream(self) -> Stream:
+    def stream(self, program: ProgramRecord) -> Stream:
         """Return the original as a session runs a program of the bundle."""
         records = self.bundle.manifest.states
-        specs = [record.spec for record in records]
+        specs = [record.spec_of(program) for record in records]
         return Stream(self.run, [record.state for record in records], specs)
 
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:

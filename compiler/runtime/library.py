@@ -8,7 +8,7 @@ Calls of its functions let other Python threads run meanwhile.
 import ctypes
 from typing import Any
 
-ABI = 4
+ABI = 5
 BAD_INDEX = -2
 OTHER_STATE = -3
 Pointers = ctypes.POINTER(ctypes.c_void_p)
@@ -94,6 +94,14 @@ class ModelStruct(ctypes.Structure):
         (
             "restore",
             ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
+        ),
+        ("state_parts", ctypes.c_int32),
+        (
+            "run_part",
+            ctypes.CFUNCTYPE(
+                *(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32),
+                *(Pointers, Pointers, ctypes.POINTER(ctypes.c_uint64)),
+            ),
         ),
     )
 

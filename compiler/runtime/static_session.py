@@ -87,6 +87,11 @@ class StaticSession:
         return int(self._model.threads(self._handle))
 
     @property
+    def state_parts(self) -> int:
+        """Return of how many texts, or the like, the state is that programs keep one each of."""
+        return int(self._model.state_parts)
+
+    @property
     def addresses(self) -> tuple[int, int]:
         """Return where `edgec_model` and `edgec_session` are, for other C that runs the model."""
         return ctypes.addressof(self._model), self._handle

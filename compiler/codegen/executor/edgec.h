@@ -20,10 +20,10 @@
 extern "C" {
 #endif
 
-#define EDGEC_ABI 4
+#define EDGEC_ABI 5
 
 /* What `run` and `restore` give: 0, or why they did nothing. */
-enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2, EDGEC_OTHER_STATE = -3 };
+enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2, EDGEC_OTHER_STATE = -3, EDGEC_NO_PART = -4 };
 
 typedef struct edgec_session edgec_session;
 
@@ -115,6 +115,14 @@ typedef struct {
   size_t saved_bytes;
   void (*save)(const edgec_session* session, void* saved);
   int32_t (*restore)(edgec_session* session, const void* saved, size_t bytes);
+
+  /* A program may keep less state than others: its tensors have fewer rows in their first dimension.
+   * Then it runs on one of the equal parts of them, the first unless `run_part` says which: counted
+   * in what this program keeps. `state_parts` is how many there are for the program that keeps
+   * the least. EDGEC_NO_PART if there is no such part. */
+  int32_t state_parts;
+  int32_t (*run_part)(edgec_session* session, int32_t program, int32_t part,
+                      const void* const* inputs, void* const* outputs, uint64_t* nanoseconds);
 } edgec_model;
 
 /* The model of a library that was loaded by dlopen: every library has this function, so a program

@@ -83,7 +83,7 @@ def test_a_mask_says_what_lengths_said(tmp_path: Path) -> None:
     use_mask(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     cache = {
-        value.name: np.zeros(value.shape, np.float32)
+        value.name: np.zeros([1, *value.shape[1:]], np.float32)
         for value in session.get_inputs()
         if value.name.startswith("past_key_values")
     }
