@@ -13,7 +13,9 @@ import ctypes
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.generation_files import (
@@ -24,11 +26,14 @@ from edgec.compiler.bundle.generation_files import (
 )
 from edgec.compiler.errors import BadInputError, BundleError, UsageError
 from edgec.compiler.generation.native import Tokenizer, load_generation, utf8
-from edgec.compiler.generation.reply import GenerationError, Reply
+from edgec.compiler.generation.reply import GenerationError, Guide, Reply
 from edgec.compiler.generation.sampling import Sampling
 from edgec.compiler.language.language_model import LanguageModel
 from edgec.compiler.runtime.static_session import StaticSession
 from edgec.compiler.tokenizer.chat_pieces import ChatTemplate, Message
+
+if TYPE_CHECKING:
+    from edgec.compiler.generation.guide import GuideTokenizer
 
 Prompt = str | Sequence[Message]
 
@@ -147,6 +152,8 @@ class Generator:
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        guide: Guide | None = None,
+        logprobs: int | None = None,
     ) -> Reply:
         """Read a prompt, and return the reply, which computes one token at each step.
 
@@ -156,6 +163,8 @@ class Generator:
             max_tokens: at most so many.
             sampling: how tokens are chosen; the default takes the likeliest.
             stop: texts before which the reply ends.
+            guide: says which tokens may follow; see `edgec.compiler.generation.guide`.
+            logprobs: pieces say how likely their token was, and so many of the likeliest ones.
 
         Raises:
             UsageError: the number of tokens is negative.
@@ -180,6 +189,8 @@ class Generator:
             computed_tokens=self.read(tokens),
             max_tokens=max_tokens,
             stop=stop,
+            guide=guide,
+            logprobs=logprobs,
             continues=prompt.continues if isinstance(prompt, Tokens) else isinstance(prompt, str),
         )
 
@@ -234,6 +245,17 @@ class Generator:
         if count < 0:
             raise GenerationError(self._error())
         return int(count)
+
+    @cached_property
+    def guide_tokenizer(self) -> "GuideTokenizer":
+        """Return the tokenizer for guides, which is made when it is first asked for.
+
+        Raises:
+            UsageError: no token of the model ends a text.
+        """
+        from edgec.compiler.generation.guide import GuideTokenizer
+
+        return GuideTokenizer(self.tokenizer, self.language.end_tokens)
 
     def _error(self) -> str:
         message: bytes = self._functions.generator_error(self._handle)

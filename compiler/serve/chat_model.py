@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.errors import BadInputError
+from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.generation.generator import Generator, Tokens
-from edgec.compiler.generation.reply import Piece, Reply, read_together
+from edgec.compiler.generation.reply import Guide, Piece, Reply, read_together
 from edgec.compiler.generation.sampling import Sampling
 from edgec.compiler.serve.request_error import RequestError
 
@@ -35,6 +35,8 @@ class _Work:
         most_tokens: of the reply; None is as many as the context holds.
         sampling: how tokens are chosen.
         stops: texts before which the reply ends.
+        grammar: of the reply; None lets it be anything.
+        likeliest: of how many tokens pieces say how likely they are; None is of none.
         loop: of those who wait for it.
         queue: where they wait: for the reply with each piece, an error, or None at its end.
         gone: nobody waits any more.
@@ -47,6 +49,8 @@ class _Work:
     most_tokens: int | None
     sampling: Sampling
     stops: Sequence[str]
+    grammar: str | None
+    likeliest: int | None
     loop: asyncio.AbstractEventLoop
     queue: "asyncio.Queue[tuple[Reply, Piece | None] | Exception | None]"
     gone: bool = False
@@ -76,10 +80,22 @@ class _Work:
             return True
         most = self.generator.context if self.most_tokens is None else self.most_tokens
         self.reply = self.generator.generate(
-            self.tokens, max_tokens=most, sampling=self.sampling, stop=self.stops
+            self.tokens,
+            max_tokens=most,
+            sampling=self.sampling,
+            stop=self.stops,
+            guide=self._guide(),
+            logprobs=self.likeliest,
         )
         self.put((self.reply, None))
         return True
+
+    def _guide(self) -> Guide | None:
+        if self.grammar is None:
+            return None
+        from edgec.compiler.generation.guide import TextGuide
+
+        return TextGuide(self.generator.guide_tokenizer, self.grammar)
 
     def _step(self, reply: Reply) -> bool:
         piece = next(reply, None)
@@ -139,7 +155,13 @@ class ChatModel:
         return f"{len(self._generators)} streams of up to {first.context} tokens{together}"
 
     async def pieces(
-        self, prompt: Prompt, most_tokens: int | None, sampling: Sampling, stops: Sequence[str]
+        self,
+        prompt: Prompt,
+        most_tokens: int | None,
+        sampling: Sampling,
+        stops: Sequence[str],
+        grammar: str | None = None,
+        likeliest: int | None = None,
     ) -> AsyncIterator[tuple[Reply, Piece | None]]:
         """Yield the reply with each of its pieces; first with none, when the prompt is read.
 
@@ -155,13 +177,14 @@ class ChatModel:
         generator = await self._take(ids)
         tokens = Tokens(ids, isinstance(prompt, str))
         loop = asyncio.get_running_loop()
-        work = _Work(generator, tokens, most_tokens, sampling, stops, loop, asyncio.Queue())
+        asked = (tokens, most_tokens, sampling, stops, grammar, likeliest)
+        work = _Work(generator, *asked, loop, asyncio.Queue())
         with self._wanted:
             self._arrived.append(work)
             self._wanted.notify()
         try:
             while (item := await work.queue.get()) is not None:
-                if isinstance(item, BadInputError):
+                if isinstance(item, BadInputError | UsageError):
                     raise RequestError(400, str(item))
                 if isinstance(item, Exception):
                     raise item
@@ -170,6 +193,14 @@ class ChatModel:
             work.gone = True
             # The step that is under way ends first; nobody may use the generator before.
             await asyncio.shield(self._give_back(work))
+
+    def text_of(self, token: int) -> bytes:
+        """Return what a token stands for; the text of a special one."""
+        tokenizer = self._generators[0].tokenizer
+        text = tokenizer.bytes_of(token)
+        if text is not None:
+            return text
+        return tokenizer.decode([token], special=True, continues=True).encode()
 
     async def _take(self, tokens: Sequence[int]) -> Generator:
         async with self._freed:

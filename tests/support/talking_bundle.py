@@ -31,6 +31,6 @@ def _compiled(runner: bool) -> tempfile.TemporaryDirectory[str]:
     folder = Path(scratch.name)
     config = config_of("llama")
     write_gguf(folder / "tiny.gguf", config, random_tensors(config), chat_template=TEMPLATE)
-    options = CompileOptions(context=CONTEXT, prefill_chunk=8, runner=runner)
+    options = CompileOptions(context=CONTEXT, prefill_chunk=8, streams=2, runner=runner)
     compile_model(folder / "tiny.gguf", "native", options, output=folder / "tiny.edgec")
     return scratch

@@ -9,9 +9,6 @@
 #include "generator.h"
 
 #define ALIGNMENT 64
-/* A program of many tokens computes its padding, too. So few tokens that it would be mostly
- * padding are read one by one: at this share of its tokens both take about as long. */
-#define LEAST_SHARE 16
 #define CACHE_MAGIC "EDGECPC1"
 
 struct edgec_generator {
@@ -167,14 +164,16 @@ static void rewind_to(edgec_generator* generator, size_t count) {
   generator->count = count;
 }
 
-/* The program for so many tokens: the smallest that takes them at once, else the largest; one
- * whose rows, padding among them, fit behind those that the cache holds. -1 if none does. */
-static int32_t choose_program(const edgec_generator* generator, size_t wanted) {
+/* The program for so many tokens, of those of one token or of those of several: the smallest that
+ * takes them at once, else the largest; one whose rows, padding among them, fit behind those that the
+ * cache holds. -1 if none does. */
+static int32_t choose_among(const edgec_generator* generator, size_t wanted, int single) {
   int32_t chosen = -1, chosen_tokens = 0;
   size_t room = (size_t)generator->context - generator->count;
   for (int32_t i = 0; i < generator->model->program_count; ++i) {
     int32_t tokens = program_tokens(generator, i);
-    if (program_texts(generator, i) > 1 || (size_t)tokens > room || (tokens > 1 && wanted * LEAST_SHARE <= (size_t)tokens)) continue;
+    if (program_texts(generator, i) > 1 || (size_t)tokens > room || (tokens == 1) != single)
+      continue;
     int enough = (size_t)tokens >= wanted, was_enough = (size_t)chosen_tokens >= wanted;
     if (chosen < 0 || (enough ? !was_enough || tokens < chosen_tokens
                               : !was_enough && tokens > chosen_tokens)) {
@@ -185,9 +184,17 @@ static int32_t choose_program(const edgec_generator* generator, size_t wanted) {
   return chosen;
 }
 
+/* Tokens of a prompt are not read one by one while a chunk fits, however few they are: programs round
+ * differently, and what is computed must not depend on what the cache held before. */
+static int32_t choose_program(const edgec_generator* generator, size_t wanted, int prompt) {
+  int32_t chunk = prompt ? choose_among(generator, wanted, 0) : -1;
+  return chunk < 0 ? choose_among(generator, wanted, 1) : chunk;
+}
+
 /* Run one program on the next tokens; how many it read. */
-static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t count) {
-  int32_t number = choose_program(generator, count);
+static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t count,
+                          int prompt) {
+  int32_t number = choose_program(generator, count, prompt);
   if (number < 0)
     return fail(generator, EDGEC_CONTEXT_FULL, "the context of %" PRId32 " tokens is full",
                 generator->context);
@@ -208,14 +215,15 @@ static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t
   return (int64_t)taken;
 }
 
-static int64_t read_tokens(edgec_generator* generator, const int32_t* ids, size_t count) {
+static int64_t read_tokens(edgec_generator* generator, const int32_t* ids, size_t count,
+                           int prompt) {
   for (size_t i = 0; i < count; ++i)
     if (ids[i] < 0 || ids[i] >= generator->vocabulary)
       return fail(generator, EDGEC_RUN_FAILED,
                   "token %" PRId32 " is none of the model's %" PRId32, ids[i],
                   generator->vocabulary);
   for (size_t done = 0; done < count;) {
-    int64_t taken = read_chunk(generator, ids + done, count - done);
+    int64_t taken = read_chunk(generator, ids + done, count - done, prompt);
     if (taken < 0) return taken;
     done += (size_t)taken;
   }
@@ -233,11 +241,11 @@ int64_t edgec_generator_read(edgec_generator* generator, const int32_t* ids, siz
   while (shared < generator->count && shared + 1 < count && generator->tokens[shared] == ids[shared])
     ++shared;
   rewind_to(generator, shared);
-  return read_tokens(generator, ids + shared, count - shared);
+  return read_tokens(generator, ids + shared, count - shared, 1);
 }
 
 int64_t edgec_generator_append(edgec_generator* generator, int32_t id) {
-  return read_tokens(generator, &id, 1);
+  return read_tokens(generator, &id, 1, 0);
 }
 
 /* ---- several texts at once ---- */
