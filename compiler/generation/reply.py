@@ -212,11 +212,13 @@ class Reply:
 def read_together(replies: Sequence[Reply]) -> None:
     """Compute what the next pieces of replies are chosen from, as many as possible in one run.
 
-    Their generators are of one session (`Generator(beside=…)`). Without it, each reply does so
-    itself when its next piece is asked for; the tokens are the same.
+    Those whose generators are of one session (`Generator(beside=…)`) are computed together. Without
+    it, each reply does so itself when its next piece is asked for; the tokens are the same.
     """
-    if len(replies) < 2:
-        return
-    handles = (ctypes.c_void_p * len(replies))(*(reply._handle for reply in replies))
-    with replies[0].lock:
-        replies[0]._functions.replies_read(handles, len(replies))
+    sessions: dict[int, list[Reply]] = {}
+    for reply in replies:
+        sessions.setdefault(id(reply.lock), []).append(reply)
+    for together in sessions.values():
+        handles = (ctypes.c_void_p * len(together))(*(reply._handle for reply in together))
+        with together[0].lock:
+            together[0]._functions.replies_read(handles, len(together))

@@ -68,7 +68,7 @@ class StaticSession:
         self._model = load_model(str(library))
         self._handle = self._model.open(threads)
         if not self._handle:
-            raise RuntimeError("no memory or no threads for a session")
+            raise MemoryError("for a session, or for its threads")
         self._outputs: dict[int, list[NDArray[Any]]] = {}
         self.lock = threading.RLock()
         watch_forks(self)

@@ -280,3 +280,10 @@ def test_errors_of_the_command_line(bundle: Path, digits_bundle: Path, call: Cal
     check_error(call("run", str(bundle), "--prompt", "a", "--top-p", "2"), 2, "top_p is 2.0")
     check_error(call("run", str(bundle), "--prompt", "a", "--board", "b"), 2, "takes no --board")
     check_error(call("run", str(bundle), "--prompt-file", "/no/file"), 4, "cannot be read")
+
+
+def test_too_little_memory_is_said_before_it_is_taken(
+    bundle: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgec.compiler.bundle.bundle.available_bytes", lambda: 1000)
+    check_error(call("run", str(bundle), "--prompt", PROMPT), 4, "and 0 MB of memory are free")
