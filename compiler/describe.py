@@ -30,7 +30,6 @@ from edgec.compiler.bundle.manifest import (
 from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
-from edgec.compiler.errors import ShapeError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.options import CompileOptions, ProgramShapes
@@ -162,30 +161,6 @@ def state_parts(program: Compilation, widest: Sequence[StateRecord]) -> int | No
             return None
         parts.add(whole.shape[0] // part.shape[0])
     return parts.pop() if len(parts) == 1 else None
-
-
-def check_states(programs: Sequence[Compilation], *, parts: bool) -> None:
-    """Refuse programs whose states are not the same.
-
-    Args:
-        programs: of one model.
-        parts: whether one may keep a part of what another one keeps.
-
-    Raises:
-        ShapeError: says how they differ.
-    """
-    first, last = programs[0], programs[-1]
-    if parts and state_parts(first, state_records(last.expected)) is not None:
-        return
-    pairs = zip(state_records(first.expected), state_records(last.expected), strict=True)
-    for before, after in pairs:
-        if before != after:
-            names = [first.program.name, last.program.name]
-            raise ShapeError(
-                f"state {before.input} is {list(before.shape)} {before.dtype} in program "
-                f"{names[0]} and {list(after.shape)} {after.dtype} in {names[1]}; programs share "
-                "their state, so it has one shape (--no-state makes it an input)"
-            )
 
 
 def state_digest(programs: Sequence[Compilation]) -> bytes:
