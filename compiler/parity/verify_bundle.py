@@ -18,7 +18,6 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import ProgramRecord
 from edgec.compiler.errors import BundleError, TensorInputError, UsageError, did_you_mean
 from edgec.compiler.frontend.model_source import read_model
-from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
 from edgec.compiler.parity.compare import (
@@ -28,7 +27,7 @@ from edgec.compiler.parity.compare import (
     compare,
     worst_of,
 )
-from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.oracle import OriginalModel
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Stream
 from edgec.compiler.runtime.programs import Programs
@@ -165,7 +164,7 @@ class _Original:
     """The original model, fed with the inputs of a bundle."""
 
     bundle: Bundle
-    source: SourceModel
+    opened: OriginalModel
 
     @classmethod
     def read(cls, bundle: Bundle, file: str | Path) -> "_Original":
@@ -176,7 +175,7 @@ class _Original:
                 f"{bundle.path} was compiled from another file than {file}: its source has "
                 f"SHA-256 {known[:12]}…, this one {source.sha256[:12]}…"
             )
-        return cls(bundle, source)
+        return cls(bundle, OriginalModel(source.original))
 
     def stream(self, program: ProgramRecord) -> Stream:
         """Return the original as a session runs a program of the bundle."""
@@ -187,7 +186,7 @@ class _Original:
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
         settings = self.bundle.manifest.settings
         fed = {**prepared(inputs, settings.embedded), **settings.frozen_values}
-        return run_original(self.source.original, fed)
+        return self.opened.run(fed)
 
 
 def _chance_db(count: int) -> float:
