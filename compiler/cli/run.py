@@ -79,6 +79,8 @@ def run(
             bundle, text, prompt_cache, sampling_of(generation, seed), threads, as_json, generation
         )
         return
+    if generation["json_schema"] is not None or generation["grammar"] is not None:
+        raise UsageError("--json-schema and --grammar are for the reply to a --prompt")
     from edgec.compiler.boards.run import run_bundle
     from edgec.compiler.runtime.inputs import write_tensors
     from edgec.compiler.support.files import check_output_file

@@ -98,6 +98,7 @@ class Generator:
         session = bundle.open(threads) if beside is None else beside._session
         assert isinstance(session, StaticSession)
         self._session: StaticSession = session
+        self._beside = beside
         self.language = LanguageModel.model_validate_json(bundle.file(LANGUAGE).read_bytes())
         self._functions = load_generation(bundle.loadable(GENERATION))
         self.tokenizer = Tokenizer(self._functions, bundle.file(TOKENIZER).read_bytes())
@@ -255,6 +256,8 @@ class Generator:
         """
         from edgec.compiler.generation.guide import GuideTokenizer
 
+        if self._beside is not None:
+            return self._beside.guide_tokenizer
         return GuideTokenizer(self.tokenizer, self.language.end_tokens)
 
     def _error(self) -> str:

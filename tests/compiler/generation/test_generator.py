@@ -287,3 +287,14 @@ def test_too_little_memory_is_said_before_it_is_taken(
 ) -> None:
     monkeypatch.setattr("edgec.compiler.bundle.bundle.available_bytes", lambda: 1000)
     check_error(call("run", str(bundle), "--prompt", PROMPT), 4, "and 0 MB of memory are free")
+
+
+def test_a_reply_keeps_to_a_grammar_from_a_file(bundle: Path, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "three.lark").write_text(r"start: /[\x10-\x12]{3}/")
+    grammar = ("--grammar", str(tmp_path / "three.lark"))
+    code, out, _ = call("run", str(bundle), "--prompt", PROMPT, "--json", *grammar)
+    assert code == 0
+    assert len(json.loads(out)["text"]) == 3
+    check_error(call("run", str(bundle), *grammar), 2, "are for the reply to a --prompt")
+    both = (*grammar, "--json-schema", grammar[1], "--prompt", PROMPT)
+    check_error(call("run", str(bundle), *both), 2, "not both")
