@@ -52,7 +52,8 @@ def main() -> None:
             said = work(*arguments)
         except Exception as error:
             said = {"cannot": reason_of(error)}
-        print(json.dumps(said), file=answers, flush=True)
+        answers.write(f"{json.dumps(said)}\n")
+        answers.flush()
 
     loaded: list[TokenRuntime] = []
 

@@ -230,7 +230,8 @@ class _Worker:
     def ask(self, test: TokenTest, touched: bool = False) -> dict[str, Any]:
         """Return what the process says of a test."""
         assert self._process.stdin is not None
-        print(json.dumps({**vars(test), "touched": touched}), file=self._process.stdin, flush=True)
+        self._process.stdin.write(json.dumps({**vars(test), "touched": touched}) + "\n")
+        self._process.stdin.flush()
         return self._answer()
 
     def seconds(self, test: TokenTest) -> float:

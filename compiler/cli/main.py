@@ -11,20 +11,26 @@ from collections.abc import Sequence
 
 import click
 
+from edgec.compiler.cli.advise import advise
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
 from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
+from edgec.compiler.cli.evaluate import compare, evaluate
+from edgec.compiler.cli.fleet import fleet
 from edgec.compiler.cli.inspect import inspect
+from edgec.compiler.cli.install import install
 from edgec.compiler.cli.keys import keys
 from edgec.compiler.cli.models import models
+from edgec.compiler.cli.release import release
 from edgec.compiler.cli.run import run
 from edgec.compiler.cli.serve import serve
 from edgec.compiler.cli.sign import sign
 from edgec.compiler.cli.targets import targets
 from edgec.compiler.cli.tune import tune
+from edgec.compiler.cli.update import update
 from edgec.compiler.cli.verify import verify
 from edgec.compiler.errors import BadInputError, EdgecError, InterruptedRunError
 
@@ -96,7 +102,11 @@ for _command in (
     serve,
     verify,
     bench,
+    evaluate,
+    compare,
+    advise,
     inspect,
+    install,
     targets,
     models,
     board,
@@ -104,5 +114,8 @@ for _command in (
     db,
     keys,
     sign,
+    release,
+    update,
+    fleet,
 ):
     edgec.add_command(_command)

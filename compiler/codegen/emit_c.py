@@ -137,6 +137,7 @@ def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) 
         "saved_bytes": f"EDGEC_SAVED_HEADER + {state_bytes(widest(programs))}",
         "save": "save_state",
         "restore": "restore_state",
+        "use_threads": "use_threads",
         "state_parts": max(_state_parts(program, programs) for program in programs),
         "run_part": "run_part",
     }
