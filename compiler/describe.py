@@ -106,9 +106,9 @@ def describe_compilation(
     return Manifest(
         model=compilation.model,
         target=compilation.target,
-        programs=tuple(map(_program_record, programs)),
+        programs=tuple(_program_record(program, widest_states(programs)) for program in programs),
         variants=tuple(_variant_record(p, variants) for p in programs) if variants else (),
-        states=state_records(compilation.expected),
+        states=widest_states(programs),
         settings=SettingsRecord(
             shapes=dict(options.shapes),
             frozen={
@@ -174,13 +174,37 @@ def state_records(expected: Expected) -> tuple[StateRecord, ...]:
     return tuple(records)
 
 
+def widest_states(programs: Sequence[Compilation]) -> tuple[StateRecord, ...]:
+    """Return the states of the program that keeps the most."""
+    found = (state_records(program.expected) for program in programs)
+    return max(found, key=lambda records: sum(record.size_bytes for record in records))
+
+
+def state_parts(program: Compilation, widest: Sequence[StateRecord]) -> int | None:
+    """Return into how many equal parts the first dimension of all states is cut for a program.
+
+    It keeps one of them. None if its states are no such part.
+    """
+    found = state_records(program.expected)
+    if list(found) == list(widest):
+        return 1
+    parts = set()
+    for part, whole in zip(found, widest, strict=True):
+        if (part.shape[1:], part.dtype) != (whole.shape[1:], whole.dtype) or not part.shape:
+            return None
+        if not part.shape[0] or whole.shape[0] % part.shape[0]:
+            return None
+        parts.add(whole.shape[0] // part.shape[0])
+    return parts.pop() if len(parts) == 1 else None
+
+
 def state_digest(programs: Sequence[Compilation]) -> bytes:
     """Return what tells the state of this model from that of others: 32 bytes.
 
     Its source, what was made of it and the states; not the target, nor the shapes of inputs.
     """
     first = programs[0]
-    parts = [first.model.sha256, *(str(record) for record in state_records(first.expected))]
+    parts = [first.model.sha256, *(str(record) for record in widest_states(programs))]
     changes = dict.fromkeys(_recipes(program) for program in programs)
     parts += [text for texts in changes for text in texts]
     return hashlib.sha256("\0".join(parts).encode()).digest()
@@ -216,7 +240,7 @@ def _vector_path(number: int, kind: str, index: int) -> str:
     return f"vectors/{number}/{kind}-{index}.npy"
 
 
-def _program_record(compilation: Compilation) -> ProgramRecord:
+def _program_record(compilation: Compilation, widest: Sequence[StateRecord]) -> ProgramRecord:
     signature, shapes = compilation.expected.called, compilation.program.shapes
     common = compilation.options.shapes
     return ProgramRecord(
@@ -224,6 +248,7 @@ def _program_record(compilation: Compilation) -> ProgramRecord:
         shapes={n: shape for n, shape in shapes.items() if common.get(n) != shape},
         inputs=_tensor_records(signature.inputs),
         outputs=_tensor_records(signature.outputs),
+        state_parts=state_parts(compilation, widest) or 1,
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.options import CompressOptions
 
 _MAX_CONTEXT = 2**31 - 1
+_MOST_STREAMS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class CompileOptions:
             for, at most 4,096.
         prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
             program, `decode`, takes one.
+        streams: texts that a language model goes on with at once, at most; each has a cache.
         inputs: test inputs by name, instead of generated ones.
         seed: the seed of the generated test inputs.
         images: makes the preparation of images a part of the model; None leaves it outside.
@@ -89,6 +91,7 @@ class CompileOptions:
     limits: Limits = DEFAULT_LIMITS
     context: int | None = None
     prefill_chunk: int | None = None
+    streams: int = 1
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
     images: ImageInput | None = None
@@ -117,6 +120,9 @@ class CompileOptions:
         check_seed(self.seed)
         check_count("--context", self.context, 2, _MAX_CONTEXT)
         check_count("--prefill-chunk", self.prefill_chunk, 2, _MAX_CONTEXT)
+        check_count("--streams", self.streams, 1, _MOST_STREAMS)
+        if self.streams & (self.streams - 1):
+            raise UsageError(f"--streams {self.streams}: a power of two is expected, as 2 or 4")
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")

@@ -28,10 +28,11 @@ from edgec.compiler.describe import (
     describe_compilation,
     prediction_record,
     state_digest,
+    state_parts,
     state_records,
     vector_files,
 )
-from edgec.compiler.errors import ShapeError
+from edgec.compiler.errors import ShapeError, UsageError
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
 from edgec.compiler.ir.dump import Dump
@@ -107,7 +108,10 @@ def compile_model(
     check_before_work(output, options, target)
     chunked = in_chunks(path, options)
     if chunked:
-        options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
+        chunk = options.prefill_chunk or DEFAULT_CHUNK
+        options = replace(options, programs=chunk_programs(chunk, options.streams))
+    elif options.streams > 1:
+        raise UsageError("--streams is for language models whose programs are not given by --shape")
     progress = progress or Silent()
     dump = Dump(options.dump, options.dump_weights) if options.dump is not None else None
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
@@ -116,7 +120,7 @@ def compile_model(
             source = show(read_model(path, options.limits, options.context))
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
-            options = replace(options, programs=chunk_programs(chunk))
+            options = replace(options, programs=chunk_programs(chunk, options.streams))
         compiler = ProgramCompiler(target, options, progress, phase, path.name)
         language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
@@ -125,7 +129,7 @@ def compile_model(
         programs: list[CompiledProgram] = []
         for variant in options.program_shapes:
             programs.append(compiler.compiled(compiler.changed(variant, sources)))
-            check_states(programs)
+            check_states(programs, parts=options.streams > 1)
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         compilations = [program.compilation for program in programs]
@@ -162,12 +166,19 @@ def in_chunks(path: Path, options: CompileOptions) -> bool:
     return is_language and not options.shapes and not options.programs
 
 
-def check_states(programs: Sequence[CompiledProgram]) -> None:
+def check_states(programs: Sequence[CompiledProgram], *, parts: bool = False) -> None:
     """Refuse programs whose states are not the same.
+
+    Args:
+        programs: of one model.
+        parts: whether one may keep a part of what the last one keeps.
 
     Raises:
         ShapeError: says how they differ.
     """
+    widest = state_records(programs[-1].compilation.expected)
+    if parts and state_parts(programs[0].compilation, widest) is not None:
+        return
     first, last = (state_records(p.compilation.expected) for p in (programs[0], programs[-1]))
     for before, after in zip(first, last, strict=True):
         if before != after:

@@ -151,8 +151,8 @@ class ProgramCompiler:
         with phase("reference"):
             given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
-                tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
-                given = source.language.test_inputs(tokens or 1, options.seed)
+                texts, tokens = next(s.shape for s in signature.inputs if s.name == "input_ids")
+                given = source.language.test_inputs((texts or 1, tokens or 1), options.seed)
             original = Expected.of_original(
                 source.original, canonical, given, samples, options.seed, states
             )

@@ -240,8 +240,8 @@ def _for_rivals(
     manifest: Manifest, program: ProgramRecord, inputs: Tensors
 ) -> tuple[Signature, Tensors]:
     """Return what runtimes without state take and give: states are inputs, zeros here."""
-    specs = tuple(record.spec for record in manifest.states)
-    zeros = {r.input: np.zeros(r.shape, r.dtype) for r in manifest.states}
+    specs = tuple(record.spec_of(program) for record in manifest.states)
+    zeros = {s.name: np.zeros([extent or 0 for extent in s.shape], s.dtype) for s in specs}
     signature = program.signature
     return Signature((*signature.inputs, *specs), signature.outputs), {**inputs, **zeros}
 

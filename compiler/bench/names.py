@@ -2,3 +2,5 @@
 
 # `bench.rivals` says what each is.
 RIVAL_NAMES = ("onnxruntime", "openvino", "mnn", "ncnn")
+# `bench.token_runtimes` says what each is.
+TOKEN_RIVAL_NAMES = ("llama.cpp", "onnxruntime-genai", "openvino-genai")

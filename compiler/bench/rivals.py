@@ -257,11 +257,11 @@ def load_rival(
         loaded = rival.load(model, inputs, signature, threads, scratch)
         loaded()
     except Exception as error:
-        raise ToolchainError(_reason(error)) from None
+        raise ToolchainError(reason_of(error)) from None
     return loaded
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an error as one line: its first cause, and of that the last line, which is closest."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -36,6 +36,7 @@ from edgec.compiler.bundle.npy import load_npy
 from edgec.compiler.errors import BundleError, IntegrityError, OutputError, UsageError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error, write_atomically
+from edgec.compiler.support.free_memory import available_bytes
 from edgec.compiler.trust.identities import load_identities
 from edgec.compiler.trust.keys import SigningKey, load_signing_key
 from edgec.compiler.trust.memory_file import MemoryFile, checked_chunks
@@ -263,6 +264,14 @@ class Bundle:
 
         _check_counts(threads, 1)
         manifest = self.manifest
+        needed = manifest.execution.arena_bytes + sum(s.size_bytes for s in manifest.states)
+        free = available_bytes()
+        if free is not None and needed > free:
+            raise BundleError(
+                f"{self.path.name}: a session takes {needed / 1e6:.0f} MB for its state and "
+                f"values, and {free / 1e6:.0f} MB of memory are free; end other programs, ask "
+                "for fewer sessions, or compile with a smaller --context"
+            )
         return open_session(
             self.loadable(),
             manifest.target,

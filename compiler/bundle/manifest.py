@@ -278,12 +278,15 @@ class ProgramRecord(_Record):
         shapes: given shape by input name, beyond those of the settings.
         inputs: what callers pass.
         outputs: what they get.
+        state_parts: into how many parts the first dimension of all states is cut: the program runs
+            on one of them, of which a caller says which.
     """
 
     name: str
     shapes: dict[str, tuple[int, ...]]
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
+    state_parts: int = 1
 
     @property
     def signature(self) -> Signature:
@@ -348,8 +351,15 @@ class StateRecord(_Record):
 
     @property
     def spec(self) -> TensorSpec:
-        """Return the input that it was."""
+        """Return the input that it was of the program that keeps the most."""
         return TensorSpec(self.input, self.shape, self.dtype)
+
+    def spec_of(self, program: ProgramRecord) -> TensorSpec:
+        """Return the input that it was of a program."""
+        if program.state_parts == 1:
+            return self.spec
+        first, *rest = self.shape
+        return TensorSpec(self.input, (first // program.state_parts, *rest), self.dtype)
 
 
 class VectorRecord(_Record):

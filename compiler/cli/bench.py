@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgec.compiler.bench.names import RIVAL_NAMES
+from edgec.compiler.bench.names import RIVAL_NAMES, TOKEN_RIVAL_NAMES
 from edgec.compiler.cli.options import (
     as_path,
     board_option,
@@ -23,6 +23,7 @@ from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.bench.compare import BenchReport
+    from edgec.compiler.bench.tokens import TokenReport
     from edgec.compiler.boards.instructions import InstructionCount
     from edgec.compiler.boards.remote_timing import BoardTimes
 
@@ -48,8 +49,27 @@ if TYPE_CHECKING:
     metavar="N",
     help="Measure beside N processes that keep cores busy.",
 )
-@click.option("--against", default="", metavar="NAME,…", help=f"{','.join(RIVAL_NAMES)}.")
-@click.option("--model", type=as_path, metavar="FILE.onnx", help="The ONNX file, for the others.")
+@click.option(
+    "--against",
+    default="",
+    metavar="NAME,…",
+    help=f"{','.join(RIVAL_NAMES)}; with --tokens {','.join(TOKEN_RIVAL_NAMES)}.",
+)
+@click.option(
+    "--model", type=as_path, metavar="FILE", help="The model that was compiled, for the others."
+)
+@click.option(
+    "--tokens",
+    metavar="ppN,tgN",
+    help="Of a language model: read N tokens of a prompt, give N tokens.",
+)
+@click.option(
+    "--context-depth",
+    default="0",
+    show_default=True,
+    metavar="N,…",
+    help="With --tokens: tokens that are in the cache before.",
+)
 @inputs_option
 @program_option
 @click.option("--profile", is_flag=True, help="Show the time of every kernel.")
@@ -69,6 +89,8 @@ def bench(
     model: Path | None,
     inputs: Sequence[str],
     program: str | None,
+    tokens: str | None,
+    context_depth: str,
     profile: bool,
     board: str | None,
     as_json: bool,
@@ -80,13 +102,33 @@ def bench(
     """
     if is_plan(plan, devices, key, bundles):
         assert plan is not None
-        if board is not None or against or model is not None or busy or profile:
-            raise UsageError("--plan takes no --board, --against, --model, --busy or --profile")
+        if board is not None or against or model is not None or busy or profile or tokens:
+            raise UsageError(
+                "--plan takes no --board, --against, --model, --busy, --profile or --tokens"
+            )
         with opened_plan(plan, devices, key, threads, as_json) as session:
             bench_and_print(session, inputs, program, seconds, report, as_json)
         return
     if report is not None:
         raise UsageError("--report belongs to --plan, which is not given")
+    if tokens is not None:
+        if len(bundles) != 1 or busy or profile or inputs or program or board is not None:
+            raise UsageError(
+                "--tokens measures one bundle, here, by tokens of its own; of the other options "
+                "--threads, --seconds, --against, --model and --json go with it"
+            )
+        from edgec.compiler.bench.tokens import bench_tokens, parse_tests
+
+        found = bench_tokens(
+            bundles[0],
+            parse_tests(tokens, context_depth),
+            threads=threads,
+            seconds=seconds,
+            against=[name for name in against.split(",") if name],
+            model=model,
+        )
+        _print_tokens(found, as_json=as_json)
+        return
     if board is None:
         from edgec.compiler.bench.compare import bench_bundles
 
@@ -111,7 +153,7 @@ def bench(
     from edgec.compiler.boards.instructions import InstructionCount
     from edgec.compiler.boards.run import bench_on
 
-    found = bench_on(
+    timed = bench_on(
         board,
         bundles[0],
         read_inputs(inputs),
@@ -121,10 +163,10 @@ def bench(
         profile=profile,
         progress=progress_of(as_json),
     )
-    if isinstance(found, InstructionCount):
-        _print_count(bundles[0], board, found, profile=profile, as_json=as_json)
+    if isinstance(timed, InstructionCount):
+        _print_count(bundles[0], board, timed, profile=profile, as_json=as_json)
     else:
-        _print_times(bundles[0], board, found, profile=profile, as_json=as_json)
+        _print_times(bundles[0], board, timed, profile=profile, as_json=as_json)
 
 
 def _print_times(
@@ -181,6 +223,51 @@ def _print_count(
                 for step in sorted(counted.steps, key=lambda step: -step.instructions)
             ],
         )
+
+
+def _print_tokens(report: "TokenReport", *, as_json: bool) -> None:
+    shares = [report.bandwidth_share(speed) for speed in report.speeds]
+    ratios = [report.ratios.get((speed.runtime, speed.test)) for speed in report.speeds]
+    rows = zip(report.speeds, ratios, shares, strict=True)
+    if as_json:
+        print_json(
+            {
+                "threads": report.threads,
+                "read_bandwidth": report.read_bandwidth,
+                "tests": [
+                    {
+                        "test": str(speed.test),
+                        "runtime": speed.runtime,
+                        "tokens_per_second": speed.median,
+                        "ratio": ratio,
+                        "touched_bytes": speed.touched_bytes,
+                        "bandwidth_share": share,
+                    }
+                    for speed, ratio, share in rows
+                ],
+                "cannot": report.cannot,
+            }
+        )
+        return
+    head = ["test", "runtime", "tokens/s", "ratio", "MB each", "of read bandwidth"]
+    print_table(
+        head,
+        [
+            [
+                str(speed.test),
+                speed.runtime,
+                figure(speed.median),
+                "" if ratio is None else f"{ratio:.2f}",
+                "" if speed.touched_bytes is None else f"{speed.touched_bytes / 1e6:.0f}",
+                "" if share is None else f"{share:.0%}",
+            ]
+            for speed, ratio, share in rows
+        ],
+    )
+    for name, why in report.cannot.items():
+        click.echo(f"{name} cannot: {why}")
+    threads = f"{report.threads} thread{'s' * (report.threads != 1)}"
+    click.echo(f"{threads}, which read {report.read_bandwidth / 1e9:.1f} GB/s here")
 
 
 def _print_bench(report: "BenchReport", *, profile: bool, as_json: bool) -> None:

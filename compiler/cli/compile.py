@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Tokens of a prompt that a language model takes at once.  [default: 64]",
 )
+@click.option(
+    "--streams",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Texts that a language model goes on with at once: 1, 2, 4, …",
+)
 @inputs_option
 @change_options
 @change_report_options
@@ -107,6 +114,7 @@ def compile_command(
     limits: Sequence[str],
     context: int | None,
     prefill_chunk: int | None,
+    streams: int,
     states: Sequence[str],
     no_state: bool,
     inputs: Sequence[str],
@@ -147,6 +155,7 @@ def compile_command(
     options = CompileOptions(
         **model_options(shapes, freeze, limits, context),
         prefill_chunk=prefill_chunk,
+        streams=streams,
         states=states if states or no_state else None,
         inputs=read_inputs(inputs),
         seed=seed,

@@ -144,7 +144,10 @@ def _print_bundle(bundle: "Bundle") -> None:
             ["source", f"SHA-256 {manifest.model.sha256}, opset {manifest.model.opset}"],
             *_program_rows(manifest),
             *[
-                ["state", f"{r.spec}, next value {r.output}, {r.size_bytes} bytes"]
+                [
+                    "state",
+                    f"{r.spec}, next value {r.output}, {r.size_bytes} bytes",
+                ]
                 for r in manifest.states
             ],
             *[["shape given", f"{name} {plain(list(s))}"] for name, s in settings.shapes.items()],

@@ -23,6 +23,8 @@ from edgec.compiler.errors import BadInputError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgec.compiler.generation.generator import Generator
+    from edgec.compiler.generation.guide import TextGuide
     from edgec.compiler.generation.sampling import Sampling
 
 
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
 @click.option("--prompt-file", type=as_path, metavar="FILE", help="The same from a file.")
 @click.option(
     "--prompt-cache", type=as_path, metavar="FILE", help="Begin with it, and keep what was read."
+)
+@click.option(
+    "--json-schema", type=as_path, metavar="FILE", help="The reply is JSON that this schema allows."
+)
+@click.option(
+    "--grammar", type=as_path, metavar="FILE", help="The reply is what this grammar (Lark) allows."
 )
 @generation_options
 @click.option(
@@ -93,6 +101,8 @@ def run(
             bundle, text, prompt_cache, sampling_of(generation, seed), threads, as_json, generation
         )
         return
+    if generation["json_schema"] is not None or generation["grammar"] is not None:
+        raise UsageError("--json-schema and --grammar are for the reply to a --prompt")
     from edgec.compiler.boards.run import run_bundle
 
     if output is not None:
@@ -152,7 +162,11 @@ def _go_on(
     if cache is not None and cache.exists():
         generator.load(cache)
     reply = generator.generate(
-        prompt, max_tokens=generation["max_tokens"], sampling=sampling, stop=generation["stop"]
+        prompt,
+        max_tokens=generation["max_tokens"],
+        sampling=sampling,
+        stop=generation["stop"],
+        guide=_guide(generator, generation),
     )
     for piece in reply:
         if not as_json:
@@ -178,6 +192,19 @@ def _go_on(
     click.echo()
     if reply.reason == "context":
         click.echo(f"edgec: the context of {generator.context} tokens is full", err=True)
+
+
+def _guide(generator: "Generator", generation: dict[str, Any]) -> "TextGuide | None":
+    """Return what keeps the reply to a form, if one was asked for."""
+    schema, grammar = generation["json_schema"], generation["grammar"]
+    if schema is None and grammar is None:
+        return None
+    if None not in (schema, grammar):
+        raise UsageError("give --json-schema or --grammar, not both")
+    from edgec.compiler.generation.guide import TextGuide, json_grammar
+
+    text = json_grammar(_read_text(schema)) if schema is not None else _read_text(grammar)
+    return TextGuide(generator.guide_tokenizer, text)
 
 
 def _describe(array: "NDArray[Any]") -> dict[str, Any]:

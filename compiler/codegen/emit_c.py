@@ -60,7 +60,7 @@ def program_source(
         "",
         *_tensors("input", inputs),
         *_tensors("output", outputs),
-        *_tensors("state", programs[0].states),
+        *_tensors("state", widest(programs).states),
         _index_bounds(programs),
         *_steps(programs, plans, weights),
         *_copies(programs, plans, weights),
@@ -77,6 +77,21 @@ def program_source(
         "",
     ]
     return "\n".join(parts)
+
+
+def widest(programs: Sequence[Program]) -> Program:
+    """Return the program that keeps the most state; others run on a part of it."""
+    return max(programs, key=state_bytes)
+
+
+def state_bytes(program: Program) -> int:
+    """Return the size of the states of a program."""
+    return sum(value.size_bytes for value in program.states)
+
+
+def _state_parts(program: Program, programs: Sequence[Program]) -> int:
+    """Return into how many parts the states are cut for a program."""
+    return state_bytes(widest(programs)) // state_bytes(program) if program.states else 1
 
 
 def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) -> Iterable[str]:
@@ -119,10 +134,12 @@ def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) 
         "states": "edgec_states",
         "state": "state_of",
         "reset": "reset_state",
-        "saved_bytes": f"EDGEC_SAVED_HEADER + {sum(v.size_bytes for v in first.states)}",
+        "saved_bytes": f"EDGEC_SAVED_HEADER + {state_bytes(widest(programs))}",
         "save": "save_state",
         "restore": "restore_state",
         "use_threads": "use_threads",
+        "state_parts": max(_state_parts(program, programs) for program in programs),
+        "run_part": "run_part",
     }
     yield from (f"  .{field} = {value}," for field, value in fields.items())
     yield "};"
@@ -135,7 +152,8 @@ def _parts(programs: Sequence[Program]) -> Iterable[str]:
     step = buffer = copy = swap = 0
     for program in programs:
         copies, swaps = len(program.copies), len(program.swaps)
-        yield f"  {{{step}, {buffer}, {copy}, {copies}, {swap}, {swaps}}},"
+        parts = _state_parts(program, programs)
+        yield f"  {{{step}, {buffer}, {copy}, {copies}, {swap}, {swaps}, {parts}}},"
         step += len(program.steps)
         buffer += sum(len(step.arguments) for step in program.steps)
         copy += copies

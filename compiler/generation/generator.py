@@ -12,7 +12,10 @@ What a prompt shares with the one before, from its beginning, is not computed ag
 import ctypes
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.generation_files import (
@@ -23,16 +26,32 @@ from edgec.compiler.bundle.generation_files import (
 )
 from edgec.compiler.errors import BadInputError, BundleError, UsageError
 from edgec.compiler.generation.native import Tokenizer, load_generation, utf8
-from edgec.compiler.generation.reply import GenerationError, Reply
+from edgec.compiler.generation.reply import GenerationError, Guide, Reply
 from edgec.compiler.generation.sampling import Sampling
 from edgec.compiler.language.language_model import LanguageModel
 from edgec.compiler.runtime.static_session import StaticSession
 from edgec.compiler.tokenizer.chat_pieces import ChatTemplate, Message
 
+if TYPE_CHECKING:
+    from edgec.compiler.generation.guide import GuideTokenizer
+
 Prompt = str | Sequence[Message]
 
 _CONTEXT_FULL = -11
 _MESSAGE_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens are a prompt that was put into tokens before.
+
+    Attributes:
+        ids: of the tokenizer.
+        continues: whether the reply goes on with this text, so that a space in front of it stays.
+    """
+
+    ids: Sequence[int]
+    continues: bool
 
 
 class ContextFullError(BadInputError):
@@ -49,15 +68,26 @@ class Generator:
         tokenizer: turns text into tokens and back.
     """
 
-    def __init__(self, bundle: Bundle | str | Path, threads: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        threads: int = 0,
+        *,
+        beside: "Generator | None" = None,
+        text: int = 0,
+    ) -> None:
         """Load a model.
 
         Args:
             bundle: of a language model.
             threads: threads to compute on; 0 is one for each core that this process may use.
+            beside: another generator of the same bundle, of a text of the same session: both can
+                be computed in one run; see `read_together`.
+            text: which of the texts that a session keeps, see `texts`.
 
         Raises:
-            BundleError: the bundle is for another machine, or is of no language model.
+            BundleError: the bundle is for another machine, is of no language model, or its sessions
+                keep fewer texts.
         """
         bundle = Bundle.of(bundle)
         if LANGUAGE not in bundle.manifest.files:
@@ -65,15 +95,16 @@ class Generator:
                 f"{bundle.path} is not of a language model: it has no {LANGUAGE}; compile a GGUF "
                 "file or a Hugging Face folder"
             )
-        session = bundle.open(threads)
+        session = bundle.open(threads) if beside is None else beside._session
         assert isinstance(session, StaticSession)
-        self._session = session
+        self._session: StaticSession = session
+        self._beside = beside
         self.language = LanguageModel.model_validate_json(bundle.file(LANGUAGE).read_bytes())
         self._functions = load_generation(bundle.loadable(GENERATION))
         self.tokenizer = Tokenizer(self._functions, bundle.file(TOKENIZER).read_bytes())
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         self._handle: int = self._functions.generator_open(
-            *session.addresses, message, _MESSAGE_BYTES
+            *session.addresses, text, message, _MESSAGE_BYTES
         )
         if not self._handle:
             raise BundleError(f"{bundle.path}: {message.value.decode(errors='replace')}")
@@ -89,17 +120,24 @@ class Generator:
         return int(self._functions.generator_context(self._handle))
 
     @property
+    def texts(self) -> int:
+        """Return how many texts a session keeps (`--streams`), one a generator."""
+        return self._session.state_parts
+
+    @property
     def cached(self) -> list[int]:
         """Return the tokens that the cache holds now."""
         ids = ctypes.POINTER(ctypes.c_int32)()
         return ids[: self._functions.generator_tokens(self._handle, ids)]
 
-    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+    def prompt_tokens(self, prompt: Prompt | Tokens) -> list[int]:
         """Return the tokens of a text, or of messages in the words of the model's chats.
 
         Raises:
             BadInputError: it is not UTF-8, or the model has no form for these messages.
         """
+        if isinstance(prompt, Tokens):
+            return list(prompt.ids)
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         for message in prompt:
@@ -110,20 +148,24 @@ class Generator:
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Tokens,
         *,
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        guide: Guide | None = None,
+        logprobs: int | None = None,
     ) -> Reply:
         """Read a prompt, and return the reply, which computes one token at each step.
 
         Args:
             prompt: a text that the model goes on with, or messages (`role` and `content`) that it
-                answers.
+                answers; or what `prompt_tokens` made of one of them.
             max_tokens: at most so many.
             sampling: how tokens are chosen; the default takes the likeliest.
             stop: texts before which the reply ends.
+            guide: says which tokens may follow; see `edgec.compiler.generation.guide`.
+            logprobs: pieces say how likely their token was, and so many of the likeliest ones.
 
         Raises:
             UsageError: the number of tokens is negative.
@@ -145,11 +187,37 @@ class Generator:
             owner=self,
             began=began,
             prompt_tokens=len(tokens),
-            computed_tokens=self._read(tokens),
+            computed_tokens=self.read(tokens),
             max_tokens=max_tokens,
             stop=stop,
-            continues=isinstance(prompt, str),
+            guide=guide,
+            logprobs=logprobs,
+            continues=prompt.continues if isinstance(prompt, Tokens) else isinstance(prompt, str),
         )
+
+    def read(self, tokens: Sequence[int]) -> int:
+        """Read a whole text: bring the cache to these tokens, at least one.
+
+        Returns:
+            How many were computed; those that the cache held already are not.
+
+        Raises:
+            ContextFullError: they are more than the context; the cache stays as it is.
+            GenerationError: a program failed, or one of them is none of the model's.
+        """
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        with self._session.lock:
+            return self._computed(self._functions.generator_read(self._handle, ids, len(tokens)))
+
+    def append(self, token: int) -> None:
+        """Read one more token.
+
+        Raises:
+            ContextFullError: there is no room for it.
+            GenerationError: a program failed, or it is none of the model's.
+        """
+        with self._session.lock:
+            self._computed(self._functions.generator_append(self._handle, token))
 
     def save(self, path: str | Path) -> None:
         """Write what the cache holds to a file, to go on from there in another process.
@@ -172,16 +240,25 @@ class Generator:
             if function(self._handle, str(path).encode(), self.tokenizer.digest) < 0:
                 raise BadInputError(self._error())
 
-    def _read(self, tokens: Sequence[int]) -> int:
-        """Bring the cache to these tokens; return how many were computed."""
-        ids = (ctypes.c_int32 * len(tokens))(*tokens)
-        with self._session.lock:
-            computed = self._functions.generator_read(self._handle, ids, len(tokens))
-        if computed == _CONTEXT_FULL:
+    def _computed(self, count: int) -> int:
+        if count == _CONTEXT_FULL:
             raise ContextFullError(self._error())
-        if computed < 0:
+        if count < 0:
             raise GenerationError(self._error())
-        return int(computed)
+        return int(count)
+
+    @cached_property
+    def guide_tokenizer(self) -> "GuideTokenizer":
+        """Return the tokenizer for guides, which is made when it is first asked for.
+
+        Raises:
+            UsageError: no token of the model ends a text.
+        """
+        from edgec.compiler.generation.guide import GuideTokenizer
+
+        if self._beside is not None:
+            return self._beside.guide_tokenizer
+        return GuideTokenizer(self.tokenizer, self.language.end_tokens)
 
     def _error(self) -> str:
         message: bytes = self._functions.generator_error(self._handle)

@@ -37,6 +37,10 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "tokenizer_open": (ctypes.c_void_p, (ctypes.c_void_p, _Size, ctypes.c_char_p, _Size)),
     "tokenizer_close": (None, (ctypes.c_void_p,)),
     "token_count": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "token_bytes": (
+        ctypes.c_int64,
+        (ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, _Size),
+    ),
     "is_stop_token": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int32)),
     "model_digest": (ctypes.c_void_p, (ctypes.c_void_p,)),
     "encode": (
@@ -67,7 +71,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sample": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p)),
     "generator_open": (
         ctypes.c_void_p,
-        (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, _Size),
+        (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, _Size),
     ),
     "generator_close": (None, (ctypes.c_void_p,)),
     "generator_context": (ctypes.c_int32, (ctypes.c_void_p,)),
@@ -87,6 +91,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         ),
     ),
     "reply_close": (None, (ctypes.c_void_p,)),
+    "replies_read": (None, (ctypes.POINTER(ctypes.c_void_p), _Size)),
     "reply_stop_at": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p, _Size)),
     "reply_next": (
         ctypes.c_int32,
@@ -168,6 +173,16 @@ class Tokenizer:
     def digest(self) -> bytes:
         """Return 32 bytes that tell the model from others."""
         return ctypes.string_at(self._functions.model_digest(self.handle), 32)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        """Return what a token stands for behind other ones; None if it is special, or none."""
+        room = 64
+        while True:
+            memory = ctypes.create_string_buffer(room)
+            count = int(self._functions.token_bytes(self.handle, token, memory, room))
+            if count <= room:
+                return None if count < 0 else memory.raw[:count]
+            room = count
 
     def is_stop(self, token: int) -> bool:
         """Return whether a model says by this token that its text is complete."""

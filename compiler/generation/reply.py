@@ -5,7 +5,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgec.compiler.errors import EdgecError
 from edgec.compiler.generation.native import Tokenizer, utf8
@@ -23,6 +26,29 @@ class GenerationError(EdgecError):
     exit_code = 4
 
 
+class Guide(Protocol):
+    """A guide says which tokens may follow those before."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return for each token whether it may be the next: bool [vocabulary]."""
+
+    def accept(self, token: int) -> None:
+        """Take note of the next token."""
+
+
+@dataclass(frozen=True)
+class TokenOdds:
+    """Token odds describe how likely a token was.
+
+    Attributes:
+        token: the id.
+        logprob: the logarithm of its share of the softmax of all logits, before the temperature.
+    """
+
+    token: int
+    logprob: float
+
+
 @dataclass(frozen=True)
 class Piece:
     """A piece describes what one step adds to a reply.
@@ -30,10 +56,14 @@ class Piece:
     Attributes:
         token: the id; None if only text that was held back comes.
         text: whole characters; empty while a character or a stop string may not be complete.
+        odds: of the token, if they were asked for.
+        likeliest: those of as many tokens as were asked for, the likeliest first.
     """
 
     token: int | None
     text: str
+    odds: TokenOdds | None = None
+    likeliest: tuple[TokenOdds, ...] = ()
 
 
 class Reply:
@@ -64,7 +94,11 @@ class Reply:
         max_tokens: int,
         stop: Sequence[str],
         continues: bool,
+        guide: Guide | None = None,
+        logprobs: int | None = None,
     ) -> None:
+        self._guide = guide
+        self._logprobs = logprobs
         self._functions = functions
         self._tokenizer = tokenizer
         self._generator = generator
@@ -105,6 +139,7 @@ class Reply:
             raise StopIteration
         text, size = ctypes.POINTER(ctypes.c_char)(), ctypes.c_int64()
         with self._lock:
+            odds = self._prepare()
             token = self._functions.reply_next(self._handle, text, size)
             code = self._functions.reply_reason(self._handle)
             added = ctypes.string_at(text, max(0, size.value)).decode()
@@ -121,7 +156,39 @@ class Reply:
         if self.first_token_seconds is None:
             self.first_token_seconds = self._ended - self._began
         self.tokens.append(token)
-        return Piece(token, added)
+        if self._guide is not None:
+            self._guide.accept(token)
+        if odds is None or self._logprobs is None:
+            return Piece(token, added)
+        first = np.argsort(-odds, kind="stable")[: self._logprobs]
+        return Piece(
+            token,
+            added,
+            TokenOdds(token, float(odds[token])),
+            tuple(TokenOdds(int(id_), float(odds[id_])) for id_ in first),
+        )
+
+    def _prepare(self) -> NDArray[np.float64] | None:
+        """Read the last token, rule out what must not follow, and return how likely the others are.
+
+        None if nobody asked.
+        """
+        if self._guide is None and self._logprobs is None:
+            return None
+        self._functions.replies_read((ctypes.c_void_p * 1)(self._handle), 1)
+        memory = self._functions.generator_logits(self._generator)
+        size = self._functions.generator_vocabulary(self._generator)
+        logits = np.ctypeslib.as_array(memory, (size,))
+        if self._guide is not None:
+            allowed = np.zeros(size, np.bool_)
+            known = self._guide.allowed()[:size]
+            allowed[: len(known)] = known
+            logits[~allowed] = -np.inf
+        if self._logprobs is None:
+            return None
+        highest = float(logits.max())
+        shifted = logits.astype(np.float64) - highest
+        return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -130,8 +197,28 @@ class Reply:
             return None
         return (len(self.tokens) - 1) / (self._ended - self._began - self.first_token_seconds)
 
+    @property
+    def lock(self) -> threading.RLock:
+        """Return what is held while the session computes."""
+        return self._lock
+
     def complete(self) -> "Reply":
         """Generate until it ends, and return it."""
         for _ in self:
             pass
         return self
+
+
+def read_together(replies: Sequence[Reply]) -> None:
+    """Compute what the next pieces of replies are chosen from, as many as possible in one run.
+
+    Those whose generators are of one session (`Generator(beside=…)`) are computed together. Without
+    it, each reply does so itself when its next piece is asked for; the tokens are the same.
+    """
+    sessions: dict[int, list[Reply]] = {}
+    for reply in replies:
+        sessions.setdefault(id(reply.lock), []).append(reply)
+    for together in sessions.values():
+        handles = (ctypes.c_void_p * len(together))(*(reply._handle for reply in together))
+        with together[0].lock:
+            together[0]._functions.replies_read(handles, len(together))

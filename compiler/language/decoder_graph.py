@@ -1,16 +1,17 @@
 """Write a decoder as an ONNX graph, in the form that ONNX Runtime GenAI's decoders have.
 
 ```text
-input_ids       int64 [1, S]                      logits          float32 [1, 1, vocabulary]
-past_length     int32 [1]                         present_length  int32 [1]
-last            int64 [1]
+input_ids       int64 [B, S]                      logits          float32 [B, 1, vocabulary]
+past_length     int32 [B]                         present_length  int32 [B]
+last            int64 [B]
 past_key_values.N.key, .value                     present.N.key, .value
-                float32 [1, key heads, T, head size]
+                float32 [B, key heads, T, head size]
 ```
 
 S tokens are appended to a cache of T rows that holds `past_length`; `logits` are those of token
 `last` of the S, and tokens behind it are padding: later calls overwrite what they leave in the
-cache. `present_length` is `past_length + last + 1`. S is open; T is the context.
+cache. `present_length` is `past_length + last + 1`; `last` -1 says that all tokens are padding.
+B texts do not know of each other. B and S are open; T is the context.
 
 Weights of codes are multiplied by MatMulNBits of `com.microsoft`, whose zero points are floats
 where a group has a minimum. ONNX Runtime has no such zero points for eight bits: there the codes
@@ -92,27 +93,27 @@ class _Writer:
         value = self.embeddings()
         for layer in range(decoder.layers):
             value = self.block(value, layer)
-        value = graph.node("Gather", [value, self.last], "last_hidden", axis=1)
+        value = self.last_rows(value)
         value = self.norm(value, "output_norm")
         self.output(value)
         self.present_length()
-        cache = [1, decoder.key_heads, self.context, decoder.head_size]
+        cache = ["batch", decoder.key_heads, self.context, decoder.head_size]
         parts = [(n, part) for n in range(decoder.layers) for part in ("key", "value")]
         tensor = helper.make_tensor_value_info
         return graph.model(
             name,
             [
-                tensor("input_ids", TensorProto.INT64, [1, "sequence"]),
-                tensor("past_length", TensorProto.INT32, [1]),
-                tensor("last", TensorProto.INT64, [1]),
+                tensor("input_ids", TensorProto.INT64, ["batch", "sequence"]),
+                tensor("past_length", TensorProto.INT32, ["batch"]),
+                tensor("last", TensorProto.INT64, ["batch"]),
                 *(
                     tensor(f"past_key_values.{n}.{part}", TensorProto.FLOAT, cache)
                     for n, part in parts
                 ),
             ],
             [
-                tensor("logits", TensorProto.FLOAT, [1, 1, decoder.vocabulary]),
-                tensor("present_length", TensorProto.INT32, [1]),
+                tensor("logits", TensorProto.FLOAT, ["batch", 1, decoder.vocabulary]),
+                tensor("present_length", TensorProto.INT32, ["batch"]),
                 *(tensor(f"present.{n}.{part}", TensorProto.FLOAT, cache) for n, part in parts),
             ],
         )
@@ -126,6 +127,14 @@ class _Writer:
         self.last = graph.node("Min", ["last", before], "tokens.last")
         before = graph.node("Cast", [before], "tokens.int32", to=TensorProto.INT32)
         self.lengths = graph.node("Add", ["past_length", before], "key_lengths")
+
+    def last_rows(self, value: str) -> str:
+        """Return the row of token `last` of each text [B, 1, width]; of nothing but padding any."""
+        graph = self.graph
+        place = graph.node("Max", [self.last, graph.integers(0)], "last_place")
+        place = graph.node("Unsqueeze", [place, graph.integers(1)], "last_places")
+        value = graph.node("GatherND", [value, place], "last_hidden", batch_dims=1)
+        return graph.node("Unsqueeze", [value, graph.integers(1)], "last_hidden.rows")
 
     def present_length(self) -> None:
         graph = self.graph

@@ -17,9 +17,19 @@ DEFAULT_CHUNK = 64
 PREFILL, DECODE = "prefill", "decode"
 
 
-def chunk_programs(chunk: int) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return the shapes of a language model's programs by their names."""
-    return {name: {"input_ids": (1, tokens)} for name, tokens in ((PREFILL, chunk), (DECODE, 1))}
+def chunk_programs(chunk: int, streams: int = 1) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shapes of a language model's programs by their names.
+
+    Args:
+        chunk: tokens of a prompt that are read at once.
+        streams: texts that get a token each at once, at most; others programs are of half as many.
+
+    >>> list(chunk_programs(64, 4))
+    ['prefill', 'decode', 'decode2', 'decode4']
+    """
+    counts = sorted({streams >> shift for shift in range(streams.bit_length())} - {1})
+    shapes = {PREFILL: (1, chunk), DECODE: (1, 1), **{f"{DECODE}{n}": (n, 1) for n in counts}}
+    return {name: {"input_ids": shape} for name, shape in shapes.items()}
 
 
 class LanguageModel(BaseModel):
@@ -68,13 +78,13 @@ class LanguageModel(BaseModel):
             )
         return min(asked or DEFAULT_CHUNK, most)
 
-    def test_inputs(self, tokens: int, seed: int) -> dict[str, NDArray[np.int64]]:
-        """Return random tokens without padding, for a program that takes so many.
+    def test_inputs(self, shape: tuple[int, int], seed: int) -> dict[str, NDArray[np.int64]]:
+        """Return random tokens without padding, for a program of so many texts and tokens.
 
         The first tokens of a text alone say little: their activations are far larger than others.
         """
-        ids = np.random.default_rng(seed).integers(0, self.vocabulary, (1, tokens))
-        return {"input_ids": ids, "last": np.array([tokens - 1])}
+        ids = np.random.default_rng(seed).integers(0, self.vocabulary, shape)
+        return {"input_ids": ids, "last": np.full(shape[0], shape[1] - 1)}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from edgec.compiler.parity.compare import (
     quantized_sqnr_db,
     tolerance_for,
 )
-from edgec.compiler.parity.oracle import run_original, run_rounded
+from edgec.compiler.parity.oracle import OriginalModel, RoundedModel
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Step, Stream
 from edgec.compiler.runtime.inputs import check_inputs, rounded_to_half
@@ -110,9 +110,11 @@ class Expected:
         if canonical.embedded is not None:
             bounds[canonical.embedded.name] = PIXELS
 
+        opened = OriginalModel(original)
+
         def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
             fed = prepared(inputs, canonical.embedded)
-            return run_original(original, {**fed, **canonical.frozen})
+            return opened.run({**fed, **canonical.frozen})
 
         specs = without_states(signature, states).inputs
         if given:
@@ -132,6 +134,7 @@ class Expected:
                 if not steps:
                     raise
                 break
+        opened.close()
         advice = "" if given else nan_advice(specs, steps[0].outputs)
         tolerance = tolerance_for(
             least_precise_float(graph), graph_depth(graph), quantizes_activations(graph)
@@ -179,9 +182,10 @@ def _rounding_sqnr_db(
     first = steps[0].inputs
     state = {s.input: first[s.input] for s in states}
     ratios = []
+    rounded = RoundedModel(original)
     for step in steps:
         fed = {**prepared({**step.inputs, **state}, canonical.embedded), **canonical.frozen}
-        found = run_rounded(original, fed)
+        found = rounded.run(fed)
         if found is None:
             return None
         exact = step.called(states).outputs

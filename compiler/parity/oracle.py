@@ -18,6 +18,75 @@ from edgec.compiler.parity.state_rounding import state_rounding
 from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_session
 
 
+class OriginalModel:
+    """An original model is opened when it is first run, and then stays open: a stream is many runs.
+
+    Args:
+        model: file, or a model in memory.
+    """
+
+    def __init__(self, model: Path | onnx.ModelProto) -> None:
+        self._model = model
+        self._session: Any = None
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Return outputs by name; see `run_original`."""
+        try:
+            if self._session is None:
+                self._session = self._opened()
+            return run_onnx_session(self._session, inputs)
+        except Exception as error:
+            # ONNX Runtime's exceptions have no common base but this one.
+            return _run_reference(self._model, inputs, str(error))
+
+    def close(self) -> None:
+        """Give the memory of weights back; another run opens it again."""
+        self._session = None
+
+    def _opened(self) -> Any:
+        model = self._model
+        # Only here: a model of more than 2 GiB does not serialize.
+        exact = _without_rounding(model)
+        if exact is not None:
+            return open_onnx_session(exact.SerializeToString(), weights=_folder(model))
+        if isinstance(model, Path):
+            return open_onnx_session(str(model))
+        return open_onnx_session(model.SerializeToString())
+
+
+class RoundedModel:
+    """A rounded model rounds activations where `accuracy_level` allows it; see `OriginalModel`."""
+
+    def __init__(self, model: Path | onnx.ModelProto) -> None:
+        self._model = model
+        self._session: Any = None
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]] | None:
+        """Return outputs by name.
+
+        None if nothing allows it, or ONNX Runtime cannot run the model.
+        """
+        try:
+            if self._session is None:
+                self._session = self._opened()
+            return None if self._session is None else run_onnx_session(self._session, inputs)
+        except Exception:
+            # ONNX Runtime's exceptions have no common base but this one.
+            return None
+
+    def _opened(self) -> Any:
+        model = self._model
+        if _without_rounding(model) is None:
+            return None
+        copy = onnx.ModelProto()
+        if isinstance(model, Path):
+            copy = onnx.load(model, load_external_data=False)
+        else:
+            copy.CopyFrom(model)
+        state_rounding(copy)
+        return open_onnx_session(copy.SerializeToString(), weights=_folder(model))
+
+
 def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]]:
     """Return outputs of an ONNX model by name.
 
@@ -28,42 +97,11 @@ def run_original(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, ND
     Raises:
         ModelFileError: neither runtime can run the model on these inputs.
     """
-    try:
-        # Inside: a model of more than 2 GiB does not serialize.
-        exact = _without_rounding(model)
-        folder = model.resolve().parent if isinstance(model, Path) else None
-        if exact is not None:
-            session = open_onnx_session(exact.SerializeToString(), weights=folder)
-        elif isinstance(model, Path):
-            session = open_onnx_session(str(model))
-        else:
-            session = open_onnx_session(model.SerializeToString())
-        return run_onnx_session(session, inputs)
-    except Exception as error:
-        # ONNX Runtime's exceptions have no common base but this one.
-        return _run_reference(model, inputs, str(error))
+    return OriginalModel(model).run(inputs)
 
 
-def run_rounded(model: Path | onnx.ModelProto, inputs: Tensors) -> dict[str, NDArray[Any]] | None:
-    """Return the outputs with activations rounded where `accuracy_level` allows it.
-
-    None if nothing allows it, or ONNX Runtime cannot run the model.
-    """
-    try:
-        if _without_rounding(model) is None:
-            return None
-        copy = onnx.ModelProto()
-        if isinstance(model, Path):
-            copy = onnx.load(model, load_external_data=False)
-        else:
-            copy.CopyFrom(model)
-        state_rounding(copy)
-        folder = model.resolve().parent if isinstance(model, Path) else None
-        session = open_onnx_session(copy.SerializeToString(), weights=folder)
-        return run_onnx_session(session, inputs)
-    except Exception:
-        # ONNX Runtime's exceptions have no common base but this one.
-        return None
+def _folder(model: Path | onnx.ModelProto) -> Path | None:
+    return model.resolve().parent if isinstance(model, Path) else None
 
 
 def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
@@ -71,7 +109,7 @@ def _without_rounding(model: Path | onnx.ModelProto) -> onnx.ModelProto | None:
 
     `accuracy_level` allows ONNX Runtime to round the activations of MatMulNBits to 8 bits. That is
     a permission, not a part of what the model computes: nobody is compared with it, but who takes
-    it may be off as far as ONNX Runtime is, see `run_rounded`.
+    it may be off as far as ONNX Runtime is, see `RoundedModel`.
     """
     if isinstance(model, Path):
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import ProgramRecord
 from edgec.compiler.errors import BundleError, TensorInputError, UsageError, did_you_mean
 from edgec.compiler.frontend.model_source import read_model
-from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
 from edgec.compiler.parity.compare import (
@@ -26,7 +26,7 @@ from edgec.compiler.parity.compare import (
     compare,
     worst_of,
 )
-from edgec.compiler.parity.oracle import run_original
+from edgec.compiler.parity.oracle import OriginalModel
 from edgec.compiler.parity.prepared_images import prepared
 from edgec.compiler.parity.stream import STEPS, Stream
 from edgec.compiler.parity.vectors import Runs, compare_vectors, run_vector, tolerance_of
@@ -89,7 +89,10 @@ def verify_bundle(
         runs.reset()
         if expected is None:
             assert original is not None
-            expected = original.stream().step(inputs).called(states).outputs
+            signatures = Programs(manifest.signatures)
+            number, _ = signatures.fitting(inputs)
+            stream = original.stream(manifest.programs[number])
+            expected = stream.step(inputs).called(states).outputs
         actual = runs.run(inputs)
         if changed is None:
             found = {name: actual[name] for name in expected}
@@ -98,10 +101,11 @@ def verify_bundle(
             reports.append(with_noise(expected, actual, OTHER_INPUTS_MARGIN_DB))
     elif original is not None and (changed is not None or manifest.variants):
         # Random values are not what it was calibrated for: its own inputs, against the floats.
-        stream = original.stream()
+        programs = {program.name: program for program in manifest.programs}
+        stream = original.stream(manifest.programs[0])
         for number, (fed, _) in enumerate(bundle.vectors()):
             if bundle.begins(number):
-                stream = original.stream()
+                stream = original.stream(programs[manifest.vectors[number].program])
                 runs.reset()
             wanted = stream.step(fed).called(states).outputs
             variant = manifest.variant(manifest.vectors[number].program)
@@ -115,7 +119,7 @@ def verify_bundle(
         bounds = manifest.settings.index_bounds
         for program, seed in product(manifest.programs, seeds):
             runs.reset()
-            fresh, signature = original.stream(), program.signature
+            fresh, signature = original.stream(program), program.signature
             for number in range(STEPS if states else 1):
                 chosen, wanted = choose_inputs(signature.inputs, seed + number, bounds, fresh.peek)
                 wanted = fresh.keep(chosen, wanted).called(states).outputs
@@ -151,7 +155,7 @@ class _Original:
     """The original model, fed with the inputs of a bundle."""
 
     bundle: Bundle
-    source: SourceModel
+    opened: OriginalModel
 
     @classmethod
     def read(cls, bundle: Bundle, file: str | Path) -> "_Original":
@@ -162,18 +166,18 @@ class _Original:
                 f"{bundle.path} was compiled from another file than {file}: its source has "
                 f"SHA-256 {known[:12]}…, this one {source.sha256[:12]}…"
             )
-        return cls(bundle, source)
+        return cls(bundle, OriginalModel(source.original))
 
-    def stream(self) -> Stream:
+    def stream(self, program: ProgramRecord) -> Stream:
         """Return the original as a session runs a program of the bundle."""
         records = self.bundle.manifest.states
-        specs = [record.spec for record in records]
+        specs = [record.spec_of(program) for record in records]
         return Stream(self.run, [record.state for record in records], specs)
 
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
         settings = self.bundle.manifest.settings
         fed = {**prepared(inputs, settings.embedded), **settings.frozen_values}
-        return run_original(self.source.original, fed)
+        return self.opened.run(fed)
 
 
 def _chance_db(count: int) -> float:

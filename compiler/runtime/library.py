@@ -8,7 +8,7 @@ Calls of its functions let other Python threads run meanwhile.
 import ctypes
 from typing import Any
 
-ABI = 5
+ABI = 6
 BAD_INDEX = -2
 OTHER_STATE = -3
 Pointers = ctypes.POINTER(ctypes.c_void_p)
@@ -96,6 +96,14 @@ class ModelStruct(ctypes.Structure):
             ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
         ),
         ("use_threads", ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)),
+        ("state_parts", ctypes.c_int32),
+        (
+            "run_part",
+            ctypes.CFUNCTYPE(
+                *(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32),
+                *(Pointers, Pointers, ctypes.POINTER(ctypes.c_uint64)),
+            ),
+        ),
     )
 
 

@@ -68,7 +68,7 @@ class StaticSession:
         self._model = load_model(str(library))
         self._handle = self._model.open(threads)
         if not self._handle:
-            raise RuntimeError("no memory or no threads for a session")
+            raise MemoryError("for a session, or for its threads")
         self._outputs: dict[int, list[NDArray[Any]]] = {}
         self.lock = threading.RLock()
         watch_forks(self)
@@ -85,6 +85,11 @@ class StaticSession:
     def threads(self) -> int:
         """Return threads that compute."""
         return int(self._model.threads(self._handle))
+
+    @property
+    def state_parts(self) -> int:
+        """Return of how many texts, or the like, the state is that programs keep one each of."""
+        return int(self._model.state_parts)
 
     @property
     def addresses(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from edgec.compiler.serve.chat_requests import (
     read_completion_request,
 )
 from edgec.compiler.serve.disconnect import unless_gone
+from edgec.compiler.serve.logprobs import TextOf, chat_logprobs, text_logprobs
 from edgec.compiler.serve.request_error import RequestError
 
 FINISH = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -61,8 +62,10 @@ def chat_routes(models: Mapping[str, ChatModel]) -> list[Route]:
             asked.most_tokens,
             asked.sampling(secrets.randbits(63)),
             asked.stops,
+            asked.grammar(),
+            asked.likeliest,
         )
-        written = form(asked)
+        written = form(asked, model.text_of)
         if not asked.stream:
             return JSONResponse(await unless_gone(request, _whole(pieces, written)))
         # The first item tells whether the prompt can be read, while a status can still say so.
@@ -82,7 +85,9 @@ class _Text:
 
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
 
-    def __init__(self, request: CompletionRequest) -> None:
+    def __init__(self, request: CompletionRequest, text_of: TextOf) -> None:
+        self._text_of = text_of
+        self._odds_asked = request.likeliest is not None
         self.usage_asked = bool(request.stream_options and request.stream_options.include_usage)
         self._head = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
@@ -90,17 +95,33 @@ class _Text:
             "model": request.model,
         }
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
+    def whole(self, reply: Reply, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the answer when the reply is complete."""
-        choice = {"index": 0, "logprobs": None, "finish_reason": _reason(reply)} | self._text(reply)
+        choice = {"index": 0, "finish_reason": _reason(reply), **self._odds(pieces, 0)}
+        choice |= self._text(reply)
         return {**self._head, "object": self.kind, "choices": [choice], "usage": _usage(reply)}
 
-    def chunk(self, text: str, reason: str | None, first: bool = False) -> dict[str, Any]:
-        """Return a part of the answer."""
+    def chunk(
+        self,
+        text: str,
+        reason: str | None,
+        first: bool = False,
+        pieces: Sequence[Piece] = (),
+        begin: int = 0,
+    ) -> dict[str, Any]:
+        """Return a part of the answer.
+
+        Args:
+            text: what it adds.
+            reason: why it ends, if it does.
+            first: whether nothing was given before.
+            pieces: the text in pieces.
+            begin: characters that were given before.
+        """
         choice = {
             "index": 0,
-            "logprobs": None,
             "finish_reason": reason,
+            **self._odds(pieces, begin),
             **self._part(text, first, ends=reason is not None),
         }
         return {**self._head, "object": self.chunk_kind, "choices": [choice]}
@@ -108,6 +129,14 @@ class _Text:
     def usage(self, reply: Reply) -> dict[str, Any]:
         """Return the part that says how many tokens there were."""
         return {**self._head, "object": self.chunk_kind, "choices": [], "usage": _usage(reply)}
+
+    def _odds(self, pieces: Sequence[Piece], begin: int) -> dict[str, Any]:
+        if not (self._odds_asked and pieces):
+            return {"logprobs": None}
+        return {"logprobs": self._written_odds(pieces, begin)}
+
+    def _written_odds(self, pieces: Sequence[Piece], begin: int) -> dict[str, Any]:
+        return text_logprobs(pieces, self._text_of, begin)
 
     def _text(self, reply: Reply) -> dict[str, Any]:
         return {"text": reply.text}
@@ -121,6 +150,9 @@ class _Chat(_Text):
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
+    def _written_odds(self, pieces: Sequence[Piece], begin: int) -> dict[str, Any]:
+        return chat_logprobs(pieces, self._text_of)
+
     def _text(self, reply: Reply) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": reply.text, "refusal": None}}
 
@@ -132,9 +164,8 @@ class _Chat(_Text):
 
 async def _whole(pieces: Pieces, written: _Text) -> dict[str, Any]:
     reply, _ = await anext(pieces)
-    async for _ in pieces:
-        pass
-    return written.whole(reply)
+    given = [piece async for _, piece in pieces if piece is not None]
+    return written.whole(reply, given)
 
 
 async def _events(
@@ -143,10 +174,18 @@ async def _events(
     reply, _ = first
     try:
         yield _event(written.chunk("", None, first=True))
+        # Pieces whose characters are not complete yet come with the next ones.
+        waiting: list[Piece] = []
+        begin = 0
         async for _, piece in pieces:
-            if piece is not None and piece.text:
-                yield _event(written.chunk(piece.text, None))
-        yield _event(written.chunk("", _reason(reply)))
+            if piece is None:
+                continue
+            waiting.append(piece)
+            if piece.text:
+                yield _event(written.chunk(piece.text, None, pieces=waiting, begin=begin))
+                begin += len(piece.text)
+                waiting = []
+        yield _event(written.chunk("", _reason(reply), pieces=waiting, begin=begin))
         if written.usage_asked:
             yield _event(written.usage(reply))
         yield "data: [DONE]\n\n"

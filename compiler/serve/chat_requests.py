@@ -14,6 +14,7 @@ from edgec.compiler.generation.sampling import Sampling
 from edgec.compiler.serve.request_error import RequestError
 
 MOST_STOPS = 4
+MOST_LIKELIEST = 20
 
 
 class _TextPart(BaseModel):
@@ -40,6 +41,17 @@ class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _Format(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _Schema | None = None
+
+
 class CompletionRequest(BaseModel):
     """A completion request holds what both kinds of requests have.
 
@@ -58,6 +70,7 @@ class CompletionRequest(BaseModel):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: _StreamOptions | None = None
+    response_format: _Format | None = None
     n: Literal[1] = 1
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
@@ -70,6 +83,29 @@ class CompletionRequest(BaseModel):
     def most_tokens(self) -> int | None:
         """Return how many tokens are asked for at most; None: as many as the context holds."""
         return self.max_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """Return of how many tokens it is asked how likely they are; None: of none."""
+        raise NotImplementedError
+
+    def grammar(self) -> str | None:
+        """Return the grammar of the answer, None if it may be anything.
+
+        Raises:
+            RequestError: 400, the schema is missing, or cannot be kept to.
+        """
+        form = self.response_format
+        if form is None or form.type == "text":
+            return None
+        if form.type == "json_schema" and form.json_schema is None:
+            raise RequestError(400, "response_format.json_schema: a schema is expected")
+        from edgec.compiler.generation.guide import ANY_OBJECT, json_grammar
+
+        try:
+            return json_grammar(form.json_schema.schema_ if form.json_schema else ANY_OBJECT)
+        except UsageError as error:
+            raise RequestError(400, f"response_format: {error}") from None
 
     @property
     def stops(self) -> Sequence[str]:
@@ -107,6 +143,19 @@ class ChatRequest(CompletionRequest):
 
     messages: list[_Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=0)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
+
+    @property
+    def likeliest(self) -> int | None:
+        """Return how many are asked for.
+
+        Raises:
+            RequestError: 400, `top_logprobs` without `logprobs`.
+        """
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError(400, "top_logprobs: it goes with logprobs: true")
+        return self.top_logprobs or 0 if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
@@ -125,6 +174,12 @@ class TextRequest(CompletionRequest):
 
     prompt: str
     echo: Literal[False] = False
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def likeliest(self) -> int | None:
+        """Return how many are asked for."""
+        return self.logprobs
 
     @property
     def prompt_or_messages(self) -> str:

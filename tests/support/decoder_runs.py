@@ -21,7 +21,10 @@ class DecoderRun:
             str(path), options, providers=["CPUExecutionProvider"]
         )
         self.state = {
-            value.name: np.zeros(value.shape, _DTYPES[value.type])
+            # One text.
+            value.name: np.zeros(
+                [n if isinstance(n, int) else 1 for n in value.shape], _DTYPES[value.type]
+            )
             for value in self.session.get_inputs()
             if value.name.startswith("past")
         }

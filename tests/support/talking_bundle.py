@@ -1,5 +1,8 @@
 """A small random decoder with a chat template, compiled for this machine with its program."""
 
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 from support.gguf_files import write_gguf
@@ -17,9 +20,17 @@ TEMPLATE = (
 
 
 def talking_bundle(folder: Path, *, runner: bool = False) -> Path:
-    """Return the path of the bundle."""
+    """Return the path of the bundle, a copy of one that is compiled once."""
+    shutil.copytree(Path(_compiled(runner).name) / "tiny.edgec", folder / "tiny.edgec")
+    return folder / "tiny.edgec"
+
+
+@functools.cache
+def _compiled(runner: bool) -> tempfile.TemporaryDirectory[str]:
+    scratch = tempfile.TemporaryDirectory(prefix="edgec-test-")
+    folder = Path(scratch.name)
     config = config_of("llama")
     write_gguf(folder / "tiny.gguf", config, random_tensors(config), chat_template=TEMPLATE)
-    options = CompileOptions(context=CONTEXT, prefill_chunk=8, runner=runner)
+    options = CompileOptions(context=CONTEXT, prefill_chunk=8, streams=2, runner=runner)
     compile_model(folder / "tiny.gguf", "native", options, output=folder / "tiny.edgec")
-    return folder / "tiny.edgec"
+    return scratch

@@ -420,7 +420,7 @@ int talk(const edgec_model* code, const char* tokenizer, double began_ms, int co
   speaker.session = code->open(asked.threads);
   if (!speaker.session)
     fail(BAD_INPUT, "no threads, or no memory for %zu bytes", code->arena_bytes);
-  speaker.generator = edgec_generator_open(code, speaker.session, message, sizeof message);
+  speaker.generator = edgec_generator_open(code, speaker.session, 0, message, sizeof message);
   if (!speaker.generator) fail(BAD_INPUT, "%s", message);
   load_cache(&speaker, asked.cache);
   if (asked.chat)

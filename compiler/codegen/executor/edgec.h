@@ -20,10 +20,10 @@
 extern "C" {
 #endif
 
-#define EDGEC_ABI 5
+#define EDGEC_ABI 6
 
 /* What `run` and `restore` give: 0, or why they did nothing. */
-enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2, EDGEC_OTHER_STATE = -3 };
+enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2, EDGEC_OTHER_STATE = -3, EDGEC_NO_PART = -4 };
 
 typedef struct edgec_session edgec_session;
 
@@ -119,6 +119,14 @@ typedef struct {
   /* Compute on so many of the session's threads from the next run on, 0 on all; the number of them.
    * The others sleep. Allocates nothing. */
   int32_t (*use_threads)(edgec_session* session, int32_t threads);
+
+  /* A program may keep less state than others: its tensors have fewer rows in their first dimension.
+   * Then it runs on one of the equal parts of them, the first unless `run_part` says which: counted
+   * in what this program keeps. `state_parts` is how many there are for the program that keeps
+   * the least. EDGEC_NO_PART if there is no such part. */
+  int32_t state_parts;
+  int32_t (*run_part)(edgec_session* session, int32_t program, int32_t part,
+                      const void* const* inputs, void* const* outputs, uint64_t* nanoseconds);
 } edgec_model;
 
 /* The model of a library that was loaded by dlopen: every library has this function, so a program

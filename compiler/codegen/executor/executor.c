@@ -19,6 +19,8 @@ struct edgec_session {
   /* Of the program and its step that run. */
   int32_t first_step, last_step;
   int32_t step;
+  int32_t part;               /* of the states, counted by what its program keeps */
+  int32_t parts;
   const edgec_buffer* places; /* of the next step's buffers */
   void** buffers;
   uint64_t* nanoseconds; /* that each step took, if anybody wants to know */
@@ -144,13 +146,22 @@ static void* stage(void** staged, const void* given, size_t bytes) {
   return *staged;
 }
 
+/* Bytes of a state that the running program keeps. */
+static size_t kept_bytes(const edgec_session* session, size_t state) {
+  return edgec_states[state].bytes / (size_t)session->parts;
+}
+
+static unsigned char* state_side(const edgec_session* session, size_t side) {
+  return session->states[side] + (size_t)session->part * kept_bytes(session, side / 2);
+}
+
 static void* resolve(const edgec_session* session, edgec_buffer buffer) {
   const size_t value = buffer >> 3;
   switch (buffer & 7) {
     case EDGEC_INPUT: return (void*)session->inputs[value];
     case EDGEC_OUTPUT: return session->outputs[value];
     case EDGEC_WEIGHT: return (void*)(edgec_weights + value * EDGEC_UNIT);
-    case EDGEC_STATE: return session->states[value];
+    case EDGEC_STATE: return state_side(session, value);
     default: return session->arena + value * EDGEC_UNIT;
   }
 }
@@ -212,17 +223,32 @@ static int32_t check_indices(edgec_session* session, const edgec_program* progra
 /* What the run wrote beside a state becomes the state. */
 static void swap_states(edgec_session* session, const edgec_part* part) {
   for (int32_t s = part->swap; s < part->swap + part->swap_count; ++s) {
-    unsigned char** sides = &session->states[2 * edgec_swaps[s]];
+    const size_t number = (size_t)edgec_swaps[s];
+    if (model.state_parts > 1) {
+      /* Other parts of the state stay where they are. */
+      memcpy(state_side(session, 2 * number), state_side(session, 2 * number + 1),
+             kept_bytes(session, number));
+      continue;
+    }
+    unsigned char** sides = &session->states[2 * number];
     unsigned char* now = sides[1];
     sides[1] = sides[0];
     sides[0] = now;
   }
 }
 
-int32_t run_program(edgec_session* session, int32_t number, const void* const* inputs,
-                    void* const* outputs, uint64_t* nanoseconds) {
+int32_t run_part(edgec_session* session, int32_t number, int32_t state_part,
+                 const void* const* inputs, void* const* outputs, uint64_t* nanoseconds) {
   const edgec_program* program = &model.programs[number];
   const edgec_part* part = &edgec_parts[number];
+  if (state_part < 0 || state_part >= part->state_parts) {
+    snprintf(session->error, sizeof session->error,
+             "program %.100s has %" PRId32 " parts of the state; part %" PRId32 " is none",
+             program->name, part->state_parts, state_part);
+    return EDGEC_NO_PART;
+  }
+  session->part = state_part;
+  session->parts = part->state_parts;
   void** staged_inputs = session->staged_inputs + (program->inputs - edgec_inputs);
   void** staged_outputs = session->staged_outputs + (program->outputs - edgec_outputs);
   pool_own(session->pool);
@@ -249,6 +275,11 @@ int32_t run_program(edgec_session* session, int32_t number, const void* const* i
     if (session->outputs[i] != outputs[i])
       memcpy(outputs[i], session->outputs[i], program->outputs[i].bytes);
   return 0;
+}
+
+int32_t run_program(edgec_session* session, int32_t number, const void* const* inputs,
+                    void* const* outputs, uint64_t* nanoseconds) {
+  return run_part(session, number, 0, inputs, outputs, nanoseconds);
 }
 
 int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs) {

@@ -40,6 +40,7 @@ typedef struct {
   int32_t step, buffer;
   int32_t copy, copy_count;
   int32_t swap, swap_count;
+  int32_t state_parts; /* into how many the states are cut: it runs on one of them */
 } edgec_part;
 
 #pragma GCC visibility push(hidden)
@@ -76,6 +77,8 @@ edgec_step_info step_info(int32_t index);
 const char* last_error(const edgec_session* session);
 int32_t run_program(edgec_session* session, int32_t program, const void* const* inputs,
                     void* const* outputs, uint64_t* nanoseconds);
+int32_t run_part(edgec_session* session, int32_t program, int32_t part, const void* const* inputs,
+                 void* const* outputs, uint64_t* nanoseconds);
 edgec_step_info program_step(int32_t program, int32_t index);
 void* state_of(edgec_session* session, int32_t index);
 void reset_state(edgec_session* session);

@@ -45,9 +45,12 @@ def emit_join_spans(workload: JoinSpansWorkload, target: Target, name: str) -> K
     data = e.buffer("data", w.result_size, "float32")
     output = e.buffer("output", w.batch * w.heads * w.count * w.width, "float32")
     with e.tasks() as task:
-        plane, number = tirx.floordiv(task, w.rows), tirx.floormod(task, w.rows)
-        sequence, group = tirx.floordiv(plane, w.groups), tirx.floormod(plane, w.groups)
-        step, head = query_of(e, e.let("number", number), w.heads // w.groups, group)
+        # Names for all of them: simplified together, their bounds leave 32 bits.
+        plane = e.let("plane", tirx.floordiv(task, w.rows))
+        number = e.let("number", tirx.floormod(task, w.rows))
+        sequence = e.let("sequence", tirx.floordiv(plane, w.groups))
+        group = e.let("group", tirx.floormod(plane, w.groups))
+        step, head = query_of(e, number, w.heads // w.groups, group)
         starts = [
             e.let("start", ((plane * w.spans + span) * w.rows + number) * (w.width + 2))
             for span in range(w.spans)

@@ -95,12 +95,13 @@ def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | 
 def _spans(workload: CachedAttentionWorkload) -> int:
     """Return the parts of the keys that have tasks of their own.
 
-    Of a few rows and a long cache so many that all cores of usual boards have as much to do.
+    Of a few rows and a long cache so many that all cores of usual boards have as much to do. Not
+    fewer for a batch: a text's rows have the same bits beside others as alone.
     """
     seen = min(workload.window or workload.total, workload.total)
     if workload.rows > FEW_ROWS or seen < LONG_CACHE:
         return 1
-    return EVEN_TASKS // math.gcd(EVEN_TASKS, workload.batch * workload.groups)
+    return EVEN_TASKS // math.gcd(EVEN_TASKS, workload.groups)
 
 
 def match_rotary(context: Context, call: relax.Call) -> PackedValue | Declined:

@@ -28,6 +28,10 @@ void edgec_tokenizer_close(edgec_tokenizer* tokenizer);
 /* Ids below this; an id of it may be without text. */
 int32_t edgec_token_count(const edgec_tokenizer* tokenizer);
 
+/* The bytes that a token stands for behind other ones, of which `room` are written: their number, or -1
+ * if it is special or there is no such token. */
+int64_t edgec_token_bytes(const edgec_tokenizer* tokenizer, int32_t id, char* bytes, size_t room);
+
 /* Whether a model says by this token that its text is complete. */
 int edgec_is_stop_token(const edgec_tokenizer* tokenizer, int32_t id);
 

@@ -9,14 +9,12 @@
 #include "generator.h"
 
 #define ALIGNMENT 64
-/* A program of many tokens computes its padding, too. So few tokens that it would be mostly
- * padding are read one by one: at this share of its tokens both take about as long. */
-#define LEAST_SHARE 16
 #define CACHE_MAGIC "EDGECPC1"
 
 struct edgec_generator {
   const edgec_model* model;
   edgec_session* session;
+  int32_t text;        /* of those that the session keeps */
   int32_t past_length; /* number of this state */
   int32_t context, vocabulary, most_tokens;
   int64_t* input_ids; /* of the largest program */
@@ -52,7 +50,13 @@ static int is_like(const edgec_tensor* tensor, const char* dtype, int32_t rank) 
   return tensor && tensor->rank == rank && !strcmp(tensor->dtype, dtype);
 }
 
-/* Tokens that a program reads at once. */
+/* Texts that a program reads at once. */
+static int32_t program_texts(const edgec_generator* generator, int32_t program) {
+  const edgec_program* found = &generator->model->programs[program];
+  return (int32_t)find(found->inputs, found->input_count, "input_ids")->shape[0];
+}
+
+/* Tokens that a program reads at once of a text. */
 static int32_t program_tokens(const edgec_generator* generator, int32_t program) {
   const edgec_program* found = &generator->model->programs[program];
   return (int32_t)find(found->inputs, found->input_count, "input_ids")->shape[1];
@@ -74,16 +78,19 @@ static const char* read_model(edgec_generator* generator) {
       return "its inputs are not input_ids and last";
     if (program->output_count != 1 || !is_like(logits, "float32", 3) || logits->shape[1] != 1)
       return "its output is not the logits of one token";
-    if (ids->shape[0] != 1) return "it takes several texts at once";
-    single |= ids->shape[1] == 1;
+    if (ids->shape[0] > 1 && ids->shape[1] > 1) return "it takes chunks of several texts at once";
+    single |= ids->shape[0] == 1 && ids->shape[1] == 1;
     if (ids->shape[1] > generator->most_tokens) generator->most_tokens = (int32_t)ids->shape[1];
     generator->vocabulary = (int32_t)logits->shape[2];
   }
   if (!single) return "it has no program of one token";
+  if (generator->text < 0 || generator->text >= model->state_parts)
+    return "its sessions keep fewer texts";
   generator->past_length = -1;
   for (int32_t i = 0; i < model->state_count; ++i) {
     const edgec_tensor* state = &model->states[i];
-    if (!strcmp(state->name, "past_length") && !strcmp(state->dtype, "int32") && state->bytes == 4)
+    if (!strcmp(state->name, "past_length") && !strcmp(state->dtype, "int32") &&
+        state->bytes == 4 * (size_t)model->state_parts)
       generator->past_length = i;
     if (is_cache(state) && (!generator->context || state->shape[2] < generator->context))
       generator->context = (int32_t)state->shape[2];
@@ -92,7 +99,7 @@ static const char* read_model(edgec_generator* generator) {
   return generator->context ? NULL : "it has no cache past_key_values";
 }
 
-edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* session,
+edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* session, int32_t text,
                                       char* message, size_t room) {
   edgec_generator* generator = calloc(1, sizeof *generator);
   if (!generator) {
@@ -101,6 +108,7 @@ edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* s
   }
   generator->model = model;
   generator->session = session;
+  generator->text = text;
   const char* problem = read_model(generator);
   if (!problem) {
     generator->input_ids = allocate((size_t)generator->most_tokens * sizeof(int64_t));
@@ -141,23 +149,31 @@ const char* edgec_generator_error(const edgec_generator* generator) { return gen
 
 /* ---- reading tokens ---- */
 
+/* What the session keeps of a state for this text. */
+static char* state_of(const edgec_generator* generator, int32_t number) {
+  const edgec_model* model = generator->model;
+  size_t bytes = model->states[number].bytes / (size_t)model->state_parts;
+  return (char*)model->state(generator->session, number) + (size_t)generator->text * bytes;
+}
+
 /* Forget all but the first tokens. Rows of the cache behind them are written again before they
  * are read. */
 static void rewind_to(edgec_generator* generator, size_t count) {
   int32_t length = (int32_t)count;
-  void* state = generator->model->state(generator->session, generator->past_length);
-  memcpy(state, &length, sizeof length);
+  memcpy(state_of(generator, generator->past_length), &length, sizeof length);
   generator->count = count;
 }
 
-/* The program for so many tokens: the smallest that takes them at once, else the largest; one
- * whose rows, padding among them, fit behind those that the cache holds. -1 if none does. */
-static int32_t choose_program(const edgec_generator* generator, size_t wanted) {
+/* The program for so many tokens, of those of one token or of those of several: the smallest that
+ * takes them at once, else the largest; one whose rows, padding among them, fit behind those that the
+ * cache holds. -1 if none does. */
+static int32_t choose_among(const edgec_generator* generator, size_t wanted, int single) {
   int32_t chosen = -1, chosen_tokens = 0;
   size_t room = (size_t)generator->context - generator->count;
   for (int32_t i = 0; i < generator->model->program_count; ++i) {
     int32_t tokens = program_tokens(generator, i);
-    if ((size_t)tokens > room || (tokens > 1 && wanted * LEAST_SHARE <= (size_t)tokens)) continue;
+    if (program_texts(generator, i) > 1 || (size_t)tokens > room || (tokens == 1) != single)
+      continue;
     int enough = (size_t)tokens >= wanted, was_enough = (size_t)chosen_tokens >= wanted;
     if (chosen < 0 || (enough ? !was_enough || tokens < chosen_tokens
                               : !was_enough && tokens > chosen_tokens)) {
@@ -168,9 +184,17 @@ static int32_t choose_program(const edgec_generator* generator, size_t wanted) {
   return chosen;
 }
 
+/* Tokens of a prompt are not read one by one while a chunk fits, however few they are: programs round
+ * differently, and what is computed must not depend on what the cache held before. */
+static int32_t choose_program(const edgec_generator* generator, size_t wanted, int prompt) {
+  int32_t chunk = prompt ? choose_among(generator, wanted, 0) : -1;
+  return chunk < 0 ? choose_among(generator, wanted, 1) : chunk;
+}
+
 /* Run one program on the next tokens; how many it read. */
-static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t count) {
-  int32_t number = choose_program(generator, count);
+static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t count,
+                          int prompt) {
+  int32_t number = choose_program(generator, count, prompt);
   if (number < 0)
     return fail(generator, EDGEC_CONTEXT_FULL, "the context of %" PRId32 " tokens is full",
                 generator->context);
@@ -184,21 +208,22 @@ static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t
     inputs[i] = strcmp(program->inputs[i].name, "last") ? (void*)generator->input_ids
                                                         : (void*)generator->last;
   void* outputs[] = {generator->logits};
-  if (generator->model->run_program(generator->session, number, inputs, outputs, NULL))
+  if (generator->model->run_part(generator->session, number, generator->text, inputs, outputs, NULL))
     return fail(generator, EDGEC_RUN_FAILED, "%s", generator->model->error(generator->session));
   memcpy(generator->tokens + generator->count, ids, taken * sizeof *ids);
   generator->count += taken;
   return (int64_t)taken;
 }
 
-static int64_t read_tokens(edgec_generator* generator, const int32_t* ids, size_t count) {
+static int64_t read_tokens(edgec_generator* generator, const int32_t* ids, size_t count,
+                           int prompt) {
   for (size_t i = 0; i < count; ++i)
     if (ids[i] < 0 || ids[i] >= generator->vocabulary)
       return fail(generator, EDGEC_RUN_FAILED,
                   "token %" PRId32 " is none of the model's %" PRId32, ids[i],
                   generator->vocabulary);
   for (size_t done = 0; done < count;) {
-    int64_t taken = read_chunk(generator, ids + done, count - done);
+    int64_t taken = read_chunk(generator, ids + done, count - done, prompt);
     if (taken < 0) return taken;
     done += (size_t)taken;
   }
@@ -216,11 +241,101 @@ int64_t edgec_generator_read(edgec_generator* generator, const int32_t* ids, siz
   while (shared < generator->count && shared + 1 < count && generator->tokens[shared] == ids[shared])
     ++shared;
   rewind_to(generator, shared);
-  return read_tokens(generator, ids + shared, count - shared);
+  return read_tokens(generator, ids + shared, count - shared, 1);
 }
 
 int64_t edgec_generator_append(edgec_generator* generator, int32_t id) {
-  return read_tokens(generator, &id, 1);
+  return read_tokens(generator, &id, 1, 0);
+}
+
+/* ---- several texts at once ---- */
+
+/* The program of a token of each of the most texts up to so many; -1 if there is none of several. */
+static int32_t choose_together(const edgec_generator* generator, int32_t most) {
+  int32_t chosen = -1, texts = 1;
+  for (int32_t i = 0; i < generator->model->program_count; ++i) {
+    int32_t here = program_texts(generator, i);
+    if (here > texts && here <= most) {
+      chosen = i;
+      texts = here;
+    }
+  }
+  return chosen;
+}
+
+/* Run a program of several texts: those from `first` on. Texts that nobody asked for stay as they
+ * are: all their tokens are padding. */
+static int run_together(const edgec_generator* any, int32_t number, int32_t first,
+                        edgec_generator* const* generators, const int32_t* ids,
+                        const unsigned char* wanted, size_t count, float* logits) {
+  const edgec_program* program = &any->model->programs[number];
+  int32_t texts = program_texts(any, number);
+  int64_t* places = allocate(2 * (size_t)texts * sizeof *places);
+  if (!places) return -1;
+  int64_t *input_ids = places, *last = places + texts;
+  for (int32_t i = 0; i < texts; ++i) {
+    input_ids[i] = 0;
+    last[i] = -1;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    int32_t row = generators[i]->text - first;
+    if (!wanted[i] || row < 0 || row >= texts) continue;
+    input_ids[row] = ids[i];
+    last[row] = 0;
+  }
+  const void* inputs[2];
+  for (int32_t i = 0; i < 2; ++i)
+    inputs[i] = strcmp(program->inputs[i].name, "last") ? input_ids : last;
+  void* outputs[] = {logits};
+  int failed = any->model->run_part(any->session, number, first / texts, inputs, outputs, NULL);
+  free(places);
+  return failed;
+}
+
+/* Whether a generator takes a token, and what became of it if not. */
+static int may_append(edgec_generator* generator, int32_t id, int64_t* result) {
+  *result = 1;
+  if (id < 0 || id >= generator->vocabulary)
+    *result = fail(generator, EDGEC_RUN_FAILED, "token %" PRId32 " is none of the model's", id);
+  else if (generator->count >= (size_t)generator->context)
+    *result = fail(generator, EDGEC_CONTEXT_FULL, "the context of %" PRId32 " tokens is full",
+                   generator->context);
+  return *result > 0;
+}
+
+void edgec_generators_append(edgec_generator* const* generators, const int32_t* ids, size_t count,
+                             int64_t* results) {
+  unsigned char* wanted = calloc(count + 1, 1);
+  size_t left = 0;
+  for (size_t i = 0; wanted && i < count; ++i)
+    left += wanted[i] = (unsigned char)may_append(generators[i], ids[i], &results[i]);
+  const edgec_generator* any = count ? generators[0] : NULL;
+  int32_t parts = count ? any->model->state_parts : 1;
+  float* logits = left > 1 ? allocate((size_t)parts * (size_t)any->vocabulary * sizeof *logits) : NULL;
+  /* Of the groups of texts that programs are for, the largest first in which most are wanted. */
+  for (int32_t texts = parts; logits && texts > 1; texts /= 2) {
+    int32_t number = choose_together(any, texts);
+    if (number < 0 || program_texts(any, number) != texts) continue;
+    for (int32_t first = 0; first + texts <= parts; first += texts) {
+      int32_t here = 0;
+      for (size_t i = 0; i < count; ++i)
+        here += wanted[i] && generators[i]->text / texts == first / texts;
+      if (2 * here <= texts) continue;
+      if (run_together(any, number, first, generators, ids, wanted, count, logits)) continue;
+      for (size_t i = 0; i < count; ++i) {
+        edgec_generator* generator = generators[i];
+        if (!wanted[i] || generator->text / texts != first / texts) continue;
+        memcpy(generator->logits, logits + (size_t)(generator->text - first) * (size_t)any->vocabulary,
+               (size_t)any->vocabulary * sizeof *logits);
+        generator->tokens[generator->count++] = ids[i];
+        wanted[i] = 0;
+      }
+    }
+  }
+  for (size_t i = 0; i < count; ++i)
+    if (!wanted || wanted[i]) results[i] = edgec_generator_append(generators[i], ids[i]);
+  free(logits);
+  free(wanted);
 }
 
 /* ---- the cache in a file: magic, digest, the number of tokens, the tokens, then of each cache the
@@ -231,9 +346,10 @@ typedef struct {
 } layout;
 
 static layout layout_of(const edgec_generator* generator, const edgec_tensor* state) {
-  if (!is_cache(state)) return (layout){1, state->bytes, state->bytes};
-  size_t blocks = (size_t)(state->shape[0] * state->shape[1]);
-  size_t block = state->bytes / blocks, row = block / (size_t)state->shape[2];
+  size_t bytes = state->bytes / (size_t)generator->model->state_parts;
+  if (!is_cache(state)) return (layout){1, bytes, bytes};
+  size_t blocks = (size_t)(state->shape[0] / generator->model->state_parts * state->shape[1]);
+  size_t block = bytes / blocks, row = block / (size_t)state->shape[2];
   return (layout){blocks, block, row * generator->count};
 }
 
@@ -248,7 +364,7 @@ int64_t edgec_generator_save(edgec_generator* generator, const char* path,
              fwrite(generator->tokens, sizeof(int32_t), count, file) == count;
   for (int32_t i = 0; i < model->state_count && good; ++i) {
     layout kept = layout_of(generator, &model->states[i]);
-    const char* state = model->state(generator->session, i);
+    const char* state = state_of(generator, i);
     for (size_t b = 0; b < kept.blocks && good; ++b, state += kept.block_bytes)
       good = fwrite(state, 1, kept.kept_bytes, file) == kept.kept_bytes;
   }
@@ -288,7 +404,7 @@ int64_t edgec_generator_load(edgec_generator* generator, const char* path,
   int good = !read_head(generator, file, digest);
   for (int32_t i = 0; i < model->state_count && good; ++i) {
     layout kept = layout_of(generator, &model->states[i]);
-    char* state = model->state(generator->session, i);
+    char* state = state_of(generator, i);
     for (size_t b = 0; b < kept.blocks && good; ++b, state += kept.block_bytes)
       good = fread(state, 1, kept.kept_bytes, file) == kept.kept_bytes;
   }

@@ -1,8 +1,9 @@
 /* A language model that goes on with tokens: its programs, and the cache of what they have read.
  *
- * A model is one if its programs take `input_ids` int64 [1, S] and `last` int64 [1], the index of
- * the last token that is no padding, and give `logits` float32 [1, 1, V] of that token; and if its
- * state has `past_length` int32 [1], the tokens read so far, and caches [1, heads, T, size]. */
+ * A model is one if its programs take `input_ids` int64 [B, S] and `last` int64 [B], the index of
+ * the last token that is no padding, and give `logits` float32 [B, 1, V] of that token; and if its
+ * state has `past_length` int32 [B], the tokens read so far, and caches [B, heads, T, size]. B is 1,
+ * or a session keeps B texts, which programs of one text each run one by one. */
 #ifndef EDGEC_GENERATOR_H
 #define EDGEC_GENERATOR_H
 
@@ -18,9 +19,10 @@ enum { EDGEC_CONTEXT_FULL = -11, EDGEC_RUN_FAILED = -12, EDGEC_BAD_CACHE = -13 }
 
 typedef struct edgec_generator edgec_generator;
 
-/* A generator on a session, which nobody else may run meanwhile. NULL if it is no language model or
- * there is no memory: then `message` says why. */
-edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* session,
+/* A generator on a session, which nobody else may run meanwhile: of one of the texts that the
+ * session keeps, counted from 0. NULL if it is no language model, it keeps fewer texts, or there is no
+ * memory: then `message` says why. */
+edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* session, int32_t text,
                                       char* message, size_t room);
 void edgec_generator_close(edgec_generator* generator);
 
@@ -35,6 +37,11 @@ int64_t edgec_generator_read(edgec_generator* generator, const int32_t* ids, siz
 
 /* Read one more token. */
 int64_t edgec_generator_append(edgec_generator* generator, int32_t id);
+
+/* Read one more token each, of different texts of one session, in as few runs as its programs
+ * allow. What became of each is in `results`, as `edgec_generator_append` gives it. */
+void edgec_generators_append(edgec_generator* const* generators, const int32_t* ids, size_t count,
+                             int64_t* results);
 
 /* Logits of what may follow the last token that was read. */
 const float* edgec_generator_logits(const edgec_generator* generator);
@@ -74,6 +81,10 @@ void edgec_reply_close(edgec_reply* reply);
 
 /* See edgec_stream_stop_at. */
 int edgec_reply_stop_at(edgec_reply* reply, const char* text, size_t bytes);
+
+/* Read the tokens that replies gave last, which otherwise the next call for each of them does one by
+ * one; see edgec_generators_append. */
+void edgec_replies_read(edgec_reply* const* replies, size_t count);
 
 /* The next token, or -1 if there is none; and the text that is known now, which may be some even if
  * there is no token. */

@@ -10,6 +10,7 @@ struct edgec_reply {
   edgec_stream* stream;
   int64_t left;     /* tokens that may still come */
   int32_t unread;   /* token that was given and not yet read, -1: none */
+  int unreadable;   /* why the last one could not be read; EDGEC_REPLY_GOES_ON if it could */
   int reason;
 };
 
@@ -44,13 +45,40 @@ int edgec_reply_stop_at(edgec_reply* reply, const char* text, size_t bytes) {
 
 int edgec_reply_reason(const edgec_reply* reply) { return reply->reason; }
 
+static void note_read(edgec_reply* reply, int64_t read) {
+  reply->unread = -1;
+  reply->unreadable = read == EDGEC_CONTEXT_FULL ? EDGEC_REPLY_CONTEXT
+                      : read < 0                 ? EDGEC_REPLY_FAILED
+                                                 : EDGEC_REPLY_GOES_ON;
+}
+
+void edgec_replies_read(edgec_reply* const* replies, size_t count) {
+  edgec_generator** generators = calloc(count + 1, sizeof *generators);
+  int32_t* ids = calloc(count + 1, sizeof *ids);
+  int64_t* results = calloc(count + 1, sizeof *results);
+  edgec_reply** reading = calloc(count + 1, sizeof *reading);
+  size_t chosen = 0;
+  for (size_t i = 0; generators && ids && results && reading && i < count; ++i) {
+    edgec_reply* reply = replies[i];
+    if (reply->reason || !reply->left || reply->unread < 0) continue;
+    reading[chosen] = reply;
+    generators[chosen] = reply->generator;
+    ids[chosen++] = reply->unread;
+  }
+  if (chosen) edgec_generators_append(generators, ids, chosen, results);
+  for (size_t i = 0; i < chosen; ++i) note_read(reading[i], results[i]);
+  free(reading);
+  free(results);
+  free(ids);
+  free(generators);
+}
+
 /* Why no token can follow, before one is chosen. */
 static int read_last(edgec_reply* reply) {
   if (!reply->left) return EDGEC_REPLY_LENGTH;
-  if (reply->unread < 0) return EDGEC_REPLY_GOES_ON;
-  int64_t read = edgec_generator_append(reply->generator, reply->unread);
-  if (read == EDGEC_CONTEXT_FULL) return EDGEC_REPLY_CONTEXT;
-  return read < 0 ? EDGEC_REPLY_FAILED : EDGEC_REPLY_GOES_ON;
+  if (reply->unread >= 0)
+    note_read(reply, edgec_generator_append(reply->generator, reply->unread));
+  return reply->unreadable;
 }
 
 static int choose(edgec_reply* reply, int32_t* id) {

@@ -127,6 +127,28 @@ static void put_token(edgec_stream* stream, uint32_t id) {
   put_text(stream, text);
 }
 
+int64_t edgec_token_bytes(const edgec_tokenizer* tokenizer, int32_t id, char* bytes, size_t room) {
+  if (id < 0 || (size_t)id >= tokenizer->tokens) return -1;
+  uint8_t flags = tokenizer->token_flags[id];
+  if (flags & TOKEN_SPECIAL) return -1;
+  span text = token_span(tokenizer, (uint32_t)id);
+  const uint32_t* settings = tokenizer->settings;
+  if (settings[BYTE_TOKENS] == BYTES_IF_UNKNOWN && flags & TOKEN_BYTE && text.size == 6) {
+    char digits[3] = {text.data[3], text.data[4], 0};
+    if (room) bytes[0] = (char)strtol(digits, NULL, 16);
+    return 1;
+  }
+  span mark = string_at(tokenizer, settings[DECODE_SPACE], settings[DECODE_SPACE_SIZE]);
+  size_t count = 0;
+  for (size_t at = 0; at < text.size; ++count) {
+    bool space = mark.size && text.size - at >= mark.size &&
+                 !memcmp(text.data + at, mark.data, mark.size);
+    if (count < room) bytes[count] = space ? ' ' : text.data[at];
+    at += space ? mark.size : 1;
+  }
+  return (int64_t)count;
+}
+
 /* ---- stop strings ---- */
 
 /* Where the first stop string begins, and the last place up to which text may be given. */

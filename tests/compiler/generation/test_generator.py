@@ -14,6 +14,8 @@ from support.talking_bundle import CONTEXT, PROMPT, talking_bundle
 from edgec.compiler import Generator, Sampling
 from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BadInputError, BundleError, UsageError
+from edgec.compiler.generation.guide import TextGuide, json_grammar
+from edgec.compiler.generation.reply import read_together
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,57 @@ def test_it_goes_on_as_the_reference_does(bundle: Path) -> None:
     assert (reply.reason, reply.prompt_tokens, reply.cached_tokens) == ("length", len(PROMPT), 0)
     assert reply.first_token_seconds is not None
     assert reply.tokens_per_second is not None
+
+
+def test_texts_of_one_session_are_computed_together(bundle: Path) -> None:
+    prompts = (PROMPT, PROMPT[3:])
+    alone = [Generator(bundle, threads=1).generate(p, max_tokens=9).complete() for p in prompts]
+    first = Generator(bundle, threads=1)
+    assert first.texts == 2
+    second = Generator(bundle, threads=1, beside=first, text=1)
+    replies = [g.generate(p, max_tokens=9) for g, p in zip((first, second), prompts, strict=True)]
+    # One begins earlier, and one ends earlier.
+    next(replies[0])
+    while any(reply.reason is None for reply in replies):
+        read_together([reply for reply in replies if reply.reason is None])
+        for reply in replies:
+            next(reply, None)
+    assert [reply.tokens for reply in replies] == [reply.tokens for reply in alone]
+    assert second.cached[: len(prompts[1])] == second.tokenizer.encode(prompts[1])
+    with pytest.raises(BundleError, match="keep fewer texts"):
+        Generator(bundle, threads=1, text=2)
+
+
+def test_logits_of_a_prompt_do_not_depend_on_the_cache(bundle: Path) -> None:
+    found = []
+    for before in ("\x05", PROMPT[:-1], PROMPT):
+        generator = Generator(bundle, threads=1)
+        generator.generate(before, max_tokens=1).complete()
+        (piece,) = generator.generate(PROMPT, max_tokens=1, logprobs=4)
+        found.append(piece)
+    assert found[0] == found[1] == found[2]
+    assert found[0].odds == found[0].likeliest[0]
+    assert [one.logprob for one in found[0].likeliest] == sorted(
+        (one.logprob for one in found[0].likeliest), reverse=True
+    )
+
+
+def test_a_guide_rules_tokens_out(bundle: Path) -> None:
+    generator = Generator(bundle, threads=1)
+    guide = TextGuide(generator.guide_tokenizer, r"start: /[\x10-\x12]{5}/")
+    reply = generator.generate(PROMPT, guide=guide).complete()
+    assert reply.reason == "end"
+    assert len(reply.text) == 5
+    assert set(reply.text) <= set("\x10\x11\x12")
+    with pytest.raises(UsageError, match="cannot be kept to"):
+        TextGuide(generator.guide_tokenizer, "start: missing")
+    for schema, words in (
+        ("{", "is no JSON"),
+        ("[]", "no JSON object"),
+        ('{"type": 5}', "kept to"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            json_grammar(schema)
 
 
 def test_a_shared_beginning_is_not_computed_again(bundle: Path, tmp_path: Path) -> None:
@@ -227,3 +280,21 @@ def test_errors_of_the_command_line(bundle: Path, digits_bundle: Path, call: Cal
     check_error(call("run", str(bundle), "--prompt", "a", "--top-p", "2"), 2, "top_p is 2.0")
     check_error(call("run", str(bundle), "--prompt", "a", "--board", "b"), 2, "takes no --board")
     check_error(call("run", str(bundle), "--prompt-file", "/no/file"), 4, "cannot be read")
+
+
+def test_too_little_memory_is_said_before_it_is_taken(
+    bundle: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgec.compiler.bundle.bundle.available_bytes", lambda: 1000)
+    check_error(call("run", str(bundle), "--prompt", PROMPT), 4, "and 0 MB of memory are free")
+
+
+def test_a_reply_keeps_to_a_grammar_from_a_file(bundle: Path, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "three.lark").write_text(r"start: /[\x10-\x12]{3}/")
+    grammar = ("--grammar", str(tmp_path / "three.lark"))
+    code, out, _ = call("run", str(bundle), "--prompt", PROMPT, "--json", *grammar)
+    assert code == 0
+    assert len(json.loads(out)["text"]) == 3
+    check_error(call("run", str(bundle), *grammar), 2, "are for the reply to a --prompt")
+    both = (*grammar, "--json-schema", grammar[1], "--prompt", PROMPT)
+    check_error(call("run", str(bundle), *both), 2, "not both")

@@ -28,13 +28,13 @@ def exported(folder: Path) -> onnx.ModelProto:
     source = read_huggingface(folder, context=16)
     model = onnx.load(write_decoder(source.decoder, source.weights, 16, folder))
     graph = model.graph
-    ours = ("tokens.", "new_tokens", "present_length", "last_hidden", "key_lengths")
+    ours = ("tokens.", "new_tokens", "present_length", "last_", "key_lengths")
     kept = [node for node in graph.node if not node.name.startswith(ours)]
     for node in kept:
         for place, name in enumerate(node.input):
             if name == "total_length":
                 node.input[place] = "total"
-            if name == "last_hidden":
+            if name == "last_hidden.rows":
                 node.input[place] = "blk.1.ffn_added"
     del graph.node[:]
     graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))

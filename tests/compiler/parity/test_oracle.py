@@ -11,7 +11,7 @@ from support.onnx_graphs import make_model, node, random, save
 from edgec.compiler import compile_model
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.converters.microsoft import unpack
-from edgec.compiler.parity.oracle import run_original, run_rounded
+from edgec.compiler.parity.oracle import RoundedModel, run_original
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 
 K, N, SIZE = 64, 24, 32
@@ -68,9 +68,9 @@ def test_accuracy_level_4_may_round_and_a_damaged_weight_may_not(
     model, exact = network(4)
     data = random(2, 3, K, seed=1)
     expected = data @ exact + random(N, seed=3)
-    rounded = run_rounded(model, {"x": data})
+    rounded = RoundedModel(model).run({"x": data})
     assert rounded is not None
-    assert run_rounded(network(1)[0], {"x": data}) is None
+    assert RoundedModel(network(1)[0]).run({"x": data}) is None
     bundle = compile_model(save(model, tmp_path), output=tmp_path / "m.edgec")
     errors = [np.square(y - expected).sum() for y in (bundle.run({"x": data})["y"], rounded["y"])]
     assert 0 < errors[0] < 2 * errors[1]

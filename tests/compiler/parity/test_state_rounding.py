@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgec.compiler.parity.oracle import run_original, run_rounded
+from edgec.compiler.parity.oracle import RoundedModel, run_original
 
 RANDOM = np.random.default_rng(0)
 ROWS, INPUTS, OUTPUTS, BLOCK = 3, 64, 8, 32
@@ -50,7 +50,7 @@ def test_float_zero_points_round_as_allowed(opset: int) -> None:
     scales = np.abs(blocks).max(-1, keepdims=True) / 127
     whole = np.round(np.divide(blocks, scales, where=scales > 0, out=np.zeros_like(blocks)))
     expected = (whole * scales).reshape(ROWS, INPUTS) @ weight.T
-    found = run_rounded(product(4, opset), {"x": DATA})
+    found = RoundedModel(product(4, opset)).run({"x": DATA})
     assert found is not None
     # Float32 sums of 64 products of the order of 5.
     np.testing.assert_allclose(found["y"][0], expected, rtol=0, atol=1e-4)
@@ -60,4 +60,4 @@ def test_float_zero_points_round_as_allowed(opset: int) -> None:
 
 
 def test_nothing_rounds_without_leave() -> None:
-    assert run_rounded(product(0, 21), {"x": DATA}) is None
+    assert RoundedModel(product(0, 21)).run({"x": DATA}) is None

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("chat") / "log"
-    with Serving([f"tiny={bundle}", "--sessions", "2", "--threads", "1"], log) as url:
+    # More streams than a session keeps texts.
+    with Serving([f"tiny={bundle}", "--sessions", "3", "--threads", "1"], log) as url:
         yield url
 
 
@@ -70,9 +72,11 @@ def test_chats_and_texts(client: openai.OpenAI, bundle: Path) -> None:
 
 
 def test_many_at_once_get_their_own_answers(client: openai.OpenAI, bundle: Path) -> None:
-    prompts = [PROMPT[start:] for start in range(8)]
+    prompts = [PROMPT[start:] for start in range(8)] * 3
     alone = Generator(bundle, threads=1)
     expected = [alone.generate(prompt, max_tokens=4).complete().text for prompt in prompts]
+    random.Random(0).shuffle(both := list(zip(prompts, expected, strict=True)))
+    prompts, expected = [prompt for prompt, _ in both], [text for _, text in both]
 
     def ask(prompt: str) -> str:
         return (
@@ -84,6 +88,27 @@ def test_many_at_once_get_their_own_answers(client: openai.OpenAI, bundle: Path)
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ask, prompts)) == expected
     assert len(set(expected)) > 1
+
+
+def test_how_likely_tokens_were(client: openai.OpenAI, bundle: Path) -> None:
+    alone = Generator(bundle, threads=1)
+    pieces = list(alone.generate(PROMPT, max_tokens=3, logprobs=2))
+    asked: Any = {"model": "tiny", "temperature": 0, "max_tokens": 3}
+    found = client.completions.create(prompt=PROMPT, logprobs=2, **asked).choices[0].logprobs
+    assert found is not None
+    odds = [piece.odds for piece in pieces if piece.odds]
+    assert found.token_logprobs == pytest.approx([one.logprob for one in odds], abs=1e-6)
+    assert [len(likeliest) for likeliest in found.top_logprobs or []] == [2] * len(odds)
+    asked |= {"messages": MESSAGES, "logprobs": True, "top_logprobs": 3}
+    whole = client.chat.completions.create(**asked).choices[0].logprobs
+    assert whole is not None
+    assert whole.content is not None
+    parts = client.chat.completions.create(stream=True, **asked)
+    streamed = [part.choices[0].logprobs for part in parts]
+    assert [o for p in streamed if p for o in p.content or []] == whole.content
+    for one in whole.content:
+        assert len(one.top_logprobs) == 3
+        assert one.top_logprobs[0].logprob == one.logprob <= 0
 
 
 def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
@@ -103,7 +128,14 @@ def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
         ({"prompt": ""}, 400, "the prompt is empty"),
         ({"prompt": 5}, 400, "prompt: "),
         ({"n": 2}, 400, "n: "),
-        ({"logprobs": 2}, 400, "logprobs: this server does not take it"),
+        ({"logprobs": 6}, 400, "logprobs: "),
+        ({"tools": []}, 400, "tools: this server does not take it"),
+        ({"response_format": {"type": "json_schema"}}, 400, "a schema is expected"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}},
+            400,
+            "the schema cannot be kept to",
+        ),
         ({"temperature": -1}, 400, "temperature: "),
         ({"max_tokens": -1}, 400, "max_tokens: "),
         ({"stop": ["a"] * 5}, 400, "stop: up to 4 texts"),
