@@ -137,7 +137,7 @@ def compile_model(
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path, options.limits, options.context))
+            source = show(read_model(path, options.limits, options.context, scratch))
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
             options = replace(options, programs=chunk_programs(chunk))
@@ -326,6 +326,7 @@ class _Compile:
         if packed.notes.describe():
             progress.detail(packed.notes.describe())
         if isinstance(scheduled, Program):
+            scheduled.forget_unpacked()
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
         elif options.runner or states or len(options.variants) > 1:

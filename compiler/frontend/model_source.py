@@ -1,5 +1,6 @@
 """Read a model of any kind: an ONNX file, a GGUF file, or a folder of Hugging Face's."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def is_language_model(path: Path) -> bool:
 
 
 def read_model(
-    path: Path, limits: Limits = DEFAULT_LIMITS, context: int | None = None
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    context: int | None = None,
+    folder: Path | None = None,
 ) -> SourceModel:
     """Read and check a model.
 
@@ -29,6 +33,7 @@ def read_model(
         limits: the limits of what it may ask for.
         context: tokens that a language model's cache holds; by default those that it was made
             for, at most 4,096. An ONNX file is a language model only with a context.
+        folder: where the graph of a language model is kept; by default it is not.
 
     Raises:
         ModelFileError: missing, unreadable, or contradicting itself.
@@ -48,7 +53,7 @@ def read_model(
         )
     read = read_gguf_model if path.is_file() else read_huggingface
     model = read(path, context)
-    with scratch_folder() as scratch:
+    with nullcontext(folder) if folder is not None else scratch_folder() as scratch:
         decoder = write_decoder(
             model.decoder, model.weights, model.language.context, scratch, name=path.stem
         )
@@ -59,6 +64,7 @@ def read_model(
         sha256=model.language.digest,
         language=model.language,
         tokenizer=model.tokenizer,
+        decoder=decoder if folder is not None else None,
     )
 
 
