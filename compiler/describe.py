@@ -80,9 +80,19 @@ class Compilation:
 
 
 def describe_compilation(
-    programs: Sequence[Compilation], execution: ExecutionRecord, parity: ParityRecord
+    programs: Sequence[Compilation],
+    execution: ExecutionRecord,
+    parity: ParityRecord,
+    weights: str = "",
 ) -> Manifest:
-    """Write the manifest of a bundle, without its files; programs differ in their shapes alone."""
+    """Write the manifest of a bundle, without its files; programs differ in their shapes alone.
+
+    Args:
+        programs: what was compiled.
+        execution: what runs it.
+        parity: how near it is.
+        weights: what a language model's weights became when they were read.
+    """
     compilation = programs[0]
     options = compilation.options
     return Manifest(
@@ -100,6 +110,7 @@ def describe_compilation(
             index_bounds=dict(compilation.expected.index_bounds),
             preprocess=_preprocess_record(compilation),
             context=options.context,
+            weights=weights,
         ),
         execution=execution,
         tolerance=_tolerance([program.expected.tolerance for program in programs]),

@@ -25,6 +25,7 @@ from edgec.compiler.bundle.manifest import (
     ParityRecord,
 )
 from edgec.compiler.bundle.runner import runner_files
+from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import (
@@ -43,6 +44,7 @@ from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
+from edgec.compiler.generation.calibration import TextQuantization
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
@@ -128,6 +130,10 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
+    by_text: TextQuantization | None = None
+    if is_language_model(path) and options.quantization is not None:
+        by_text = TextQuantization.of(options.quantization, options.samples)
+        options = replace(options, quantize=None, samples=SampleOptions())
     is_language = options.context is not None or is_language_model(path)
     chunked = is_language and not options.shapes and not options.programs
     if chunked:
@@ -137,7 +143,8 @@ def compile_model(
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path, options.limits, options.context, scratch))
+            change = None if by_text is None else by_text.apply
+            source = show(read_model(path, options.limits, options.context, scratch, change))
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
             options = replace(options, programs=chunk_programs(chunk))
@@ -166,7 +173,8 @@ def compile_model(
             c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(first.scheduled, compile_.decide.used, target)),
         )
-        manifest = describe_compilation(compilations, execution, parity)
+        weights = "" if by_text is None else by_text.describe()
+        manifest = describe_compilation(compilations, execution, parity, weights)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
         if language is not None and tokenizer:
             files |= generation_files(language, tokenizer, digest, target, scratch, progress)

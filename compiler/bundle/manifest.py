@@ -99,6 +99,7 @@ class SettingsRecord(_Record):
         index_bounds: upper bound by name, for integer inputs that index tables, and for pixels.
         preprocess: what the model does with its images, if that was made a part of it.
         context: tokens that the cache of a language model holds; None for other models.
+        weights: what its weights became when they were read; empty if they are the file's.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -107,6 +108,7 @@ class SettingsRecord(_Record):
     index_bounds: dict[str, int]
     preprocess: PreprocessRecord | None = None
     context: int | None = None
+    weights: str = ""
 
     @property
     def frozen_values(self) -> dict[str, NDArray[Any]]:

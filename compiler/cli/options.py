@@ -126,7 +126,9 @@ _CHANGES = (
         metavar="RECIPE",
         help=f"{', '.join(RECIPES)}; or *.toml.",
     ),
-    click.option("--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."),
+    click.option(
+        "--calibration", metavar="DATA", help=".npy, .npz, .txt, a folder, or module:function."
+    ),
     click.option(
         "--preprocess",
         metavar="KEY=VALUE,…",

@@ -1,5 +1,6 @@
 """Read a model of any kind: an ONNX file, a GGUF file, or a folder of Hugging Face's."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from edgec.compiler.language.exported_decoder import is_exported_decoder, read_e
 from edgec.compiler.language.gguf_file import is_gguf
 from edgec.compiler.language.gguf_model import read_gguf_model
 from edgec.compiler.language.huggingface import is_folder, read_huggingface
+from edgec.compiler.language.language_model import ModelSource
 from edgec.compiler.support.files import scratch_folder
 
 
@@ -25,6 +27,7 @@ def read_model(
     limits: Limits = DEFAULT_LIMITS,
     context: int | None = None,
     folder: Path | None = None,
+    change: Callable[[ModelSource], ModelSource] | None = None,
 ) -> SourceModel:
     """Read and check a model.
 
@@ -34,6 +37,7 @@ def read_model(
         context: tokens that a language model's cache holds; by default those that it was made
             for, at most 4,096. An ONNX file is a language model only with a context.
         folder: where the graph of a language model is kept; by default it is not.
+        change: what becomes of a language model in a form of its own before it is a graph.
 
     Raises:
         ModelFileError: missing, unreadable, or contradicting itself.
@@ -53,6 +57,7 @@ def read_model(
         )
     read = read_gguf_model if path.is_file() else read_huggingface
     model = read(path, context)
+    model = model if change is None else change(model)
     with nullcontext(folder) if folder is not None else scratch_folder() as scratch:
         decoder = write_decoder(
             model.decoder, model.weights, model.language.context, scratch, name=path.stem

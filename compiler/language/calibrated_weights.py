@@ -10,12 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.errors import UnsupportedModelError, UsageError
 from edgec.compiler.language.architectures import Decoder, WeightSource
 from edgec.compiler.language.float_decoder import FloatDecoder, Floats, float_matrix
 from edgec.compiler.language.grouped_weight import GroupedWeight, Matrix, rows_of
 from edgec.compiler.numerics.group_rounding import round_groups
 
-BITS, OUTSIDE_BITS, GROUP = 4, 8, 32
+BITS, OUTSIDE_BITS = 4, 8
+# Values that share a scale in what takes 8 bits.
+OUTSIDE_GROUP = 32
 # Tokens of a piece of text, and of all that is read.
 PIECE, MOST_TOKENS = 512, 4096
 
@@ -30,12 +33,17 @@ class CalibratedWeights:
         weights: the floats.
         tokens: text that they are rounded for, [pieces, length]; without any, all that a matrix
             may read is alike.
+        group: values of a matrix of layers that share a scale.
     """
 
     def __init__(
-        self, decoder: Decoder, weights: WeightSource, tokens: NDArray[np.int64] | None
+        self,
+        decoder: Decoder,
+        weights: WeightSource,
+        tokens: NDArray[np.int64] | None,
+        group: int,
     ) -> None:
-        self.weights = weights
+        self.weights, self.group = weights, group
         self._decoder = FloatDecoder(decoder, weights, self._products)
         self._tokens, self._hidden, self._layer = tokens, np.zeros(0, np.float32), 0
         self._made: dict[str, GroupedWeight] = {}
@@ -79,18 +87,27 @@ class CalibratedWeights:
         return found
 
     def _rounded(self, name: str, second: NDArray[np.float64] | None) -> GroupedWeight:
-        made = round_groups(float_matrix(self.weights, name), second, GROUP, BITS)
+        matrix = self.weights.matrix(name)
+        if isinstance(matrix, GroupedWeight):
+            if matrix.bits <= BITS:
+                raise UsageError("its weights have 4 bits already: leave out --quantize")
+            matrix = matrix.dequantize()
+        if matrix.shape[1] % self.group:
+            raise UnsupportedModelError(
+                f"{name} has rows of {matrix.shape[1]} values, which are no groups of {self.group}"
+            )
+        made = round_groups(matrix, second, self.group, BITS)
         return GroupedWeight(
-            codes=made.codes, bits=BITS, group=GROUP, scales=made.scales, minima=made.minima
+            codes=made.codes, bits=BITS, group=self.group, scales=made.scales, minima=made.minima
         )
 
 
 def _around_middle(matrix: Floats) -> Matrix:
     """Return a matrix in 8 bits around their middle, or as it is if its rows are no groups."""
     outputs, inputs = matrix.shape
-    if inputs % GROUP:
+    if inputs % OUTSIDE_GROUP:
         return matrix
-    blocks = matrix.reshape(outputs, -1, GROUP)
+    blocks = matrix.reshape(outputs, -1, OUTSIDE_GROUP)
     largest = (1 << OUTSIDE_BITS - 1) - 1
     scales = (np.abs(blocks).max(axis=2) / np.float32(largest)).astype(np.float16)
     wide = scales.astype(np.float32)[..., np.newaxis]
@@ -100,6 +117,6 @@ def _around_middle(matrix: Floats) -> Matrix:
     return GroupedWeight(
         codes=codes.astype(np.uint8).reshape(outputs, inputs),
         bits=OUTSIDE_BITS,
-        group=GROUP,
+        group=OUTSIDE_GROUP,
         scales=scales.astype(np.float32),
     )
