@@ -28,6 +28,7 @@ from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.passes.fuse_rms_norm import FuseRmsNorm
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
+from edgec.compiler.runtime.static_session import StaticSession
 from edgec.compiler.support.free_memory import return_free_memory
 from edgec.compiler.support.progress import Progress
 from edgec.targets import Target, load_target
@@ -166,6 +167,11 @@ class HostModel:
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
         return self._session.run(inputs)
+
+    def set_state(self, name: str, values: NDArray[Any]) -> None:
+        """Change a state; only models of static shapes have any."""
+        assert isinstance(self._session, StaticSession)
+        self._session.set_state(name, values)
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name, in arrays that the next run may overwrite."""

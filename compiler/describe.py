@@ -120,10 +120,11 @@ def describe_compilation(
         vectors=tuple(
             VectorRecord(
                 program=program.program.name,
+                goes_on=goes_on,
                 inputs=tuple(_vector_path(n, "input", i) for i in range(len(step.inputs))),
                 outputs=tuple(_vector_path(n, "output", i) for i in range(len(step.outputs))),
             )
-            for n, (program, step) in enumerate(_steps(programs))
+            for n, (program, step, goes_on) in enumerate(_steps(programs))
         ),
         tools=tool_versions(),
         files={},
@@ -165,7 +166,7 @@ def state_digest(programs: Sequence[Compilation]) -> bytes:
 def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
     """Return the files of the test vectors by their paths in the bundle."""
     files = {}
-    for number, (program, step) in enumerate(_steps(programs)):
+    for number, (program, step, _) in enumerate(_steps(programs)):
         signature = program.expected.called
         for kind, specs, tensors in (
             ("input", signature.inputs, step.inputs),
@@ -176,8 +177,13 @@ def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
     return files
 
 
-def _steps(programs: Sequence[Compilation]) -> list[tuple[Compilation, Step]]:
-    return [(program, step) for program in programs for step in program.expected.called_steps]
+def _steps(programs: Sequence[Compilation]) -> list[tuple[Compilation, Step, bool]]:
+    """Return programs with their runs, and whether these begin with the state that there is."""
+    return [
+        (program, step, number > 0 or program.expected.goes_on)
+        for program in programs
+        for number, step in enumerate(program.expected.called_steps)
+    ]
 
 
 def _vector_path(number: int, kind: str, index: int) -> str:

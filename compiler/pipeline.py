@@ -155,7 +155,8 @@ def compile_model(
         del source
         programs: list[_CompiledProgram] = []
         for variant in options.variants:
-            programs.append(compile_.program(variant, sources))
+            before = programs[-1].compilation.expected.last_states if programs else None
+            programs.append(compile_.program(variant, sources, before))
             _check_states(programs)
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
@@ -222,12 +223,15 @@ class _Compile:
         self._subject = Subject(name, target.name)
         self.decide = RecordedDecisions(_tuned(options, target, progress))
 
-    def program(self, variant: ProgramShapes, sources: list[SourceModel]) -> _CompiledProgram:
+    def program(
+        self, variant: ProgramShapes, sources: list[SourceModel], before: Tensors | None
+    ) -> _CompiledProgram:
         """Compile the model for one set of shapes.
 
         Args:
             variant: the shapes.
             sources: the file; the last program takes it out.
+            before: states that the program before left in its check, by input.
         """
         options, target, progress, decide = (
             self._options,
@@ -252,8 +256,10 @@ class _Compile:
             if given is None and source.language is not None:
                 tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
                 given = source.language.test_inputs(tokens or 1, options.seed)
+            # What is transformed is run from zeros.
+            before = None if options.changes_numbers else before
             original = Expected.of_original(
-                source.original, canonical, given, samples, options.seed, states
+                source.original, canonical, given, samples, options.seed, states, before
             )
         del source
         if variant == options.variants[-1]:

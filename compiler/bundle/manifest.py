@@ -307,11 +307,15 @@ class StateRecord(_Record):
 class VectorRecord(_Record):
     """A vector record describes files of one test vector, in the order of inputs and outputs.
 
-    Vectors of one program follow one another: where there is state, it is that of the vector
-    before, and zeros at a program's first.
+    Attributes:
+        program: whose.
+        goes_on: whether its state is what the vector before left; else it is zeros.
+        inputs: files.
+        outputs: files.
     """
 
     program: str = ""
+    goes_on: bool = False
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 

@@ -10,7 +10,7 @@ from tvm import IRModule
 
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.canonical import CanonicalModel
-from edgec.compiler.ir.evaluate import Evaluate, Runnable
+from edgec.compiler.ir.evaluate import Evaluate, HasState, Runnable
 from edgec.compiler.parity.compare import ParityReport, compare, worst_of
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.locate import first_divergence
@@ -41,7 +41,7 @@ class ParityCheck:
     def check_library(self, session: Session | None, module: IRModule) -> ParityReport:
         """Run the library, or its module on this machine if the target's code cannot run here.
 
-        A model with state is run several times from its beginning.
+        A model with state is run several times, from where the original was.
 
         Raises:
             ParityError: the outputs are out of tolerance; says where that begins.
@@ -52,6 +52,10 @@ class ParityCheck:
             runnable = session
         else:
             runnable = self.evaluate_kept(module, self.expected.signature)
+        if self.expected.goes_on:
+            assert isinstance(runnable, HasState)
+            for name, values in self.expected.first_states.items():
+                runnable.set_state(name, values)
         report = worst_of(
             compare(step.outputs, runnable.run(step.inputs), self.expected.tolerance)
             for step in self.expected.called_steps

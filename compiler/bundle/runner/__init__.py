@@ -124,4 +124,5 @@ def _expectations(manifest: Manifest) -> Iterator[str]:
     names = list(manifest.signatures)
     for vector in manifest.vectors:
         program = str(names.index(vector.program))
-        yield f"vector {' '.join((program, *vector.inputs, *vector.outputs))}"
+        goes_on = str(int(vector.goes_on))
+        yield f"vector {' '.join((program, goes_on, *vector.inputs, *vector.outputs))}"

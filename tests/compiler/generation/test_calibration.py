@@ -112,3 +112,15 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 ODD = random_tensors({**CONFIG, "intermediate_size": 48})
+
+
+def test_decode_is_checked_on_a_cache_that_prefill_filled(bundle: Bundle) -> None:
+    """Its vectors go on where those of prefill end."""
+    programs = [vector.program for vector in bundle.manifest.vectors]
+    assert programs == ["prefill"] * 3 + ["decode"] * 3
+    assert [vector.goes_on for vector in bundle.manifest.vectors] == [False, *[True] * 5]
+    session = bundle.open(threads=1)
+    for fed, expected in bundle.vectors()[3:4]:
+        fresh = session.run(fed)["logits"]
+        assert np.abs(fresh - expected["logits"]).max() > 0.1 * np.abs(expected["logits"]).max()
+    assert verify_bundle(bundle).passed
