@@ -27,6 +27,7 @@ from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, 
 from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.passes.fuse_causal_attention import FuseCausalAttention
 from edgec.compiler.passes.fuse_rms_norm import FuseRmsNorm
+from edgec.compiler.passes.keep_half_caches import KeepHalfCaches
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
 from edgec.compiler.runtime.static_session import StaticSession
@@ -60,7 +61,7 @@ def pack_dense(
     notes = notes if notes is not None else Notes()
     notes.why_in_floats = target.why_in_floats
     packing = PackLayouts(target.float_lanes, dot_of(target), names, notes)
-    return packing(FuseCausalAttention()(FuseRmsNorm()(module)))
+    return packing(KeepHalfCaches()(FuseCausalAttention()(FuseRmsNorm()(module))))
 
 
 def schedule(

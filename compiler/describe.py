@@ -110,6 +110,7 @@ def describe_compilation(
             index_bounds=dict(compilation.expected.index_bounds),
             preprocess=_preprocess_record(compilation),
             context=options.context,
+            cache=options.cache,
             weights=weights,
         ),
         execution=execution,

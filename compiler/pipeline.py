@@ -38,7 +38,7 @@ from edgec.compiler.describe import (
     state_records,
     vector_files,
 )
-from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError
+from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import canonical_model
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
@@ -48,6 +48,7 @@ from edgec.compiler.generation.calibration import TextQuantization
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
+from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
@@ -130,6 +131,10 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
+    if options.cache == "float16" and not isa_of(target).converts_float16:
+        raise UsageError(
+            f"--cache float16: {target.name} has no instructions that convert it; leave it out"
+        )
     by_text: TextQuantization | None = None
     if is_language_model(path) and options.quantization is not None:
         by_text = TextQuantization.of(options.quantization, options.samples)
@@ -144,7 +149,9 @@ def compile_model(
     with scratch_folder() as scratch:
         with phase("read") as show:
             change = None if by_text is None else by_text.apply
-            source = show(read_model(path, options.limits, options.context, scratch, change))
+            source = show(
+                read_model(path, options.limits, options.context, scratch, change, options.cache)
+            )
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
             options = replace(options, programs=chunk_programs(chunk))

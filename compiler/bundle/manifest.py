@@ -100,6 +100,7 @@ class SettingsRecord(_Record):
         preprocess: what the model does with its images, if that was made a part of it.
         context: tokens that the cache of a language model holds; None for other models.
         weights: what its weights became when they were read; empty if they are the file's.
+        cache: dtype that the cache is kept in.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -109,6 +110,7 @@ class SettingsRecord(_Record):
     preprocess: PreprocessRecord | None = None
     context: int | None = None
     weights: str = ""
+    cache: Literal["float32", "float16"] = "float32"
 
     @property
     def frozen_values(self) -> dict[str, NDArray[Any]]:

@@ -5,7 +5,7 @@ input_ids       int64 [1, S]                      logits          float32 [1, 1,
 past_length     int32 [1]                         present_length  int32 [1]
 last            int64 [1]
 past_key_values.N.key, .value                     present.N.key, .value
-                float32 [1, key heads, T, head size]
+                float32 or float16 [1, key heads, T, head size]
 ```
 
 S tokens are appended to a cache of T rows that holds `past_length`; `logits` are those of token
@@ -29,6 +29,7 @@ from onnx import TensorProto, helper
 
 from edgec.compiler.language.architectures import Decoder, WeightSource
 from edgec.compiler.language.grouped_weight import GroupedWeight
+from edgec.compiler.language.language_model import CacheDtype
 from edgec.compiler.language.rotary import Rotary
 from edgec.compiler.support.graph_builder import ExternalWeights, GraphBuilder
 
@@ -50,6 +51,7 @@ def write_decoder(
     *,
     name: str = "decoder",
     accuracy_level: int = INT8_ACTIVATIONS,
+    cache: CacheDtype = "float32",
 ) -> Path:
     """Write the graph of a decoder, and its weights to a file beside it, one at a time.
 
@@ -60,6 +62,7 @@ def write_decoder(
         folder: where both files go.
         name: of the graph.
         accuracy_level: of MatMulNBits: 0 computes on float activations, 4 on int8.
+        cache: dtype of its rows.
 
     Returns:
         The path of the model file.
@@ -68,7 +71,7 @@ def write_decoder(
     with (folder / WEIGHTS_FILE).open("wb") as stream:
         external = ExternalWeights(stream, folder / WEIGHTS_FILE)
         graph = GraphBuilder(_OPSET, _IR_VERSION, [_MICROSOFT], external)
-        model = _Writer(decoder, weights, context, accuracy_level, graph).model(name)
+        model = _Writer(decoder, weights, context, accuracy_level, graph, cache).model(name)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return path
 
@@ -80,6 +83,7 @@ class _Writer:
     context: int
     accuracy_level: int
     graph: GraphBuilder
+    cache: CacheDtype
 
     def __post_init__(self) -> None:
         self.lengths = self.last = ""
@@ -99,21 +103,19 @@ class _Writer:
         cache = [1, decoder.key_heads, self.context, decoder.head_size]
         parts = [(n, part) for n in range(decoder.layers) for part in ("key", "value")]
         tensor = helper.make_tensor_value_info
+        kept = TensorProto.FLOAT16 if self.cache == "float16" else TensorProto.FLOAT
         return graph.model(
             name,
             [
                 tensor("input_ids", TensorProto.INT64, [1, "sequence"]),
                 tensor("past_length", TensorProto.INT32, [1]),
                 tensor("last", TensorProto.INT64, [1]),
-                *(
-                    tensor(f"past_key_values.{n}.{part}", TensorProto.FLOAT, cache)
-                    for n, part in parts
-                ),
+                *(tensor(f"past_key_values.{n}.{part}", kept, cache) for n, part in parts),
             ],
             [
                 tensor("logits", TensorProto.FLOAT, [1, 1, decoder.vocabulary]),
                 tensor("present_length", TensorProto.INT32, [1]),
-                *(tensor(f"present.{n}.{part}", TensorProto.FLOAT, cache) for n, part in parts),
+                *(tensor(f"present.{n}.{part}", kept, cache) for n, part in parts),
             ],
         )
 
@@ -227,7 +229,12 @@ class _Writer:
         if 0 < decoder.windows[layer] < self.context:
             attributes["local_window_size"] = decoder.windows[layer]
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        present = [f"present.{layer}.{part}" for part in ("key", "value")]
+        present = names = [f"present.{layer}.{part}" for part in ("key", "value")]
+        if self.cache == "float16":
+            # Attention of ONNX Runtime has one type.
+            wide = TensorProto.FLOAT
+            past = [graph.node("Cast", [name], f"{name}.floats", to=wide) for name in past]
+            present = [f"{name}.floats" for name in names]
         tables = self.rotation(decoder.rotaries[layer])
         graph.nodes(
             "GroupQueryAttention",
@@ -237,6 +244,9 @@ class _Writer:
             domain=_MICROSOFT,
             **attributes,
         )
+        for floats, given in zip(present, names, strict=True):
+            if floats != given:
+                graph.node("Cast", [floats], given, to=TensorProto.FLOAT16)
         return self.linear(f"{source}.attention", f"{source}.attn_output", f"{source}.attn_result")
 
     def rotation(self, rotary: Rotary) -> tuple[str, str]:

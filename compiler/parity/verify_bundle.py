@@ -170,7 +170,7 @@ class _Original:
                 f"the weights of {bundle.path} are no longer those of a file ({settings.weights}); "
                 "verify it without the model"
             )
-        source = read_model(Path(file), context=settings.context)
+        source = read_model(Path(file), context=settings.context, cache=settings.cache)
         if source.sha256 != known:
             raise BundleError(
                 f"{bundle.path} was compiled from another file than {file}: its source has "

@@ -13,7 +13,7 @@ from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
 from edgec.compiler.kernels.attention.join_spans import JoinSpansWorkload
 from edgec.compiler.kernels.attention.rotate_rows import RotateRowsWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
-from edgec.compiler.kernels.attention.workload import CachedAttentionWorkload
+from edgec.compiler.kernels.attention.workload import Cache, CachedAttentionWorkload
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
@@ -41,7 +41,10 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
     if declined is not None or shape is None or count is None:
         return declined or Declined("its shape is not known when compiling")
     (batch, heads, total, size), clear = shape, bool(call.attrs["clear"])
-    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation, clear)
+    cache = _cache(call.args[0])
+    workload = AppendRowsWorkload(
+        batch, heads, total, count[2], size, token_major, rotation, clear, cache=cache
+    )
     offset = context.plain(context.value(call.args[2])).expression
     arguments = [
         context.plain_expression(call.args[0]),
@@ -49,7 +52,7 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
         offset,
         *map(context.plain_expression, tables),
     ]
-    variable = context.emit("edgec.cache_append", arguments, workload, shape)
+    variable = context.emit("edgec.cache_append", arguments, workload, shape, cache)
     return PackedValue(variable, shape, False, 1)
 
 
@@ -76,6 +79,7 @@ def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | 
         float(call.attrs["softcap"]),
         token_major,
         rotation=rotation,
+        cache=_cache(keys),
     )
     arguments = [
         *map(context.plain_expression, (rows, keys, values)),
@@ -147,6 +151,10 @@ def tokens_side_by_side(
         return None
     asked = replace(workload, token_major_output=True)
     return PackedValue(context.emit(operator, made.args, asked, shape), shape, False, 1)
+
+
+def _cache(rows: Any) -> Cache:
+    return "float16" if dtype_of(rows) == "float16" else "float32"
 
 
 def _rotated(

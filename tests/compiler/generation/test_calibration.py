@@ -20,6 +20,7 @@ from edgec.compiler.language.grouped_weight import GroupedWeight
 from edgec.compiler.language.huggingface import read_huggingface
 from edgec.compiler.parity.verify_bundle import verify_bundle
 from edgec.compiler.quantize.options import QuantizeOptions
+from edgec.compiler.runtime.static_session import StaticSession
 
 CONFIG = {**config_of("llama"), "intermediate_size": 64, "vocab_size": 90}
 ONE_LAYER = {**CONFIG, "num_hidden_layers": 1}
@@ -40,6 +41,7 @@ def bundle(folder: Path) -> Bundle:
         context=64,
         prefill_chunk=8,
         quantize="int4",
+        cache="float16",
         samples=SampleOptions(source=str(folder / "text.txt")),
     )
     small = write_folder(folder / "small", ONE_LAYER, random_tensors(ONE_LAYER))
@@ -112,6 +114,24 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 ODD = random_tensors({**CONFIG, "intermediate_size": 48})
+
+
+def test_a_cache_of_half_floats_takes_half_the_memory(bundle: Bundle) -> None:
+    """Rows are appended in place, and attention reads them as they are."""
+    caches = [state for state in bundle.manifest.states if state.input != "past_length"]
+    assert {(state.dtype, state.size_bytes) for state in caches} == {("float16", 2 * 64 * 16 * 2)}
+    assert bundle.manifest.settings.cache == "float16"
+    session = bundle.open(threads=1)
+    assert isinstance(session, StaticSession)
+    ids = np.arange(8).reshape(1, 8)
+    session.run({"input_ids": ids, "last": np.array([7])})
+    rows = session.state("past_key_values.0.key")[0]
+    assert rows.dtype == np.float16
+    assert np.all(np.any(rows[:, :8] != 0, axis=2))
+    assert not rows[:, 8:].any()
+    # Nothing converts a whole cache.
+    steps = session.steps()
+    assert not any("cast" in str(step).lower() and "key" in str(step) for step in steps)
 
 
 def test_decode_is_checked_on_a_cache_that_prefill_filled(bundle: Bundle) -> None:
