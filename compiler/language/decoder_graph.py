@@ -150,6 +150,7 @@ class _Writer:
 
     def coded_rows(self, weight: GroupedWeight) -> str:
         graph, name = self.graph, "token_embd"
+        weight, offsets = weight.around_middle()
         codes = graph.weight(f"{name}.codes", weight.packed())
         scales = graph.weight(f"{name}.scales", weight.scales)
         value = graph.node(
@@ -162,7 +163,6 @@ class _Writer:
             gather_axis=0,
             quantize_axis=1,
         )
-        offsets = weight.offsets()
         if offsets is None:
             return value
         # GatherBlockQuantized has zero points of codes alone.
@@ -313,7 +313,7 @@ class _Writer:
         if weight.bits == 4:
             weight, zeros = weight.with_zero_points()
         else:
-            offsets = weight.offsets()
+            weight, offsets = weight.around_middle()
         outputs, inputs = weight.shape
         groups = inputs // weight.group
         operands = [
