@@ -64,6 +64,16 @@ def pack_dense(
     return packing(KeepHalfCaches()(FuseCausalAttention()(FuseRmsNorm()(module))))
 
 
+def held_values(module: IRModule, target: Target) -> dict[Any, bool]:
+    """Return the variables of a canonical module that the target's kernels hold in memory.
+
+    And whether their channels are in blocks there.
+    """
+    notes = Notes()
+    PackLayouts(target.float_lanes, dot_of(target), notes=notes)(module)
+    return notes.held
+
+
 def schedule(
     lowered: IRModule,
     canonical: IRModule,

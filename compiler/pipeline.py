@@ -4,16 +4,14 @@
 room; the names in `PHASES` are what progress, dumps and the table of times call them.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import onnx
-from tvm import IRModule
 
-from edgec.compiler.backend import build, evaluate_here, pack_dense, schedule
+from edgec.compiler.backend import build, evaluate_here
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
 from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import (
@@ -21,58 +19,35 @@ from edgec.compiler.bundle.manifest import (
     LIBRARY,
     ExecutionRecord,
     Manifest,
-    ModelRecord,
     ParityRecord,
 )
 from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.codegen.emit_c import model_identifier
-from edgec.compiler.codegen.states import keep_states
-from edgec.compiler.compress.compression_report import (
-    write_compression_report as write_compression_report,
-)
 from edgec.compiler.describe import (
-    Compilation,
     describe_compilation,
     state_digest,
     state_records,
     vector_files,
 )
-from edgec.compiler.errors import BadInputError, ShapeError, UnsupportedModelError, UsageError
-from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.errors import ShapeError, UsageError
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
-from edgec.compiler.frontend.onnx_file import SourceModel
-from edgec.compiler.frontend.states import find_states
 from edgec.compiler.generation.calibration import TextQuantization
 from edgec.compiler.ir.dump import Dump
-from edgec.compiler.ir.program import Program
-from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
-from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
-from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.pack import Notes
-from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
-from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
-from edgec.compiler.lowering.time_estimate import describe_generic, tuned_share, warn_of_generic
-from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
-from edgec.compiler.options import CompileOptions, ProgramShapes
+from edgec.compiler.lowering.time_estimate import tuned_share
+from edgec.compiler.options import CompileOptions
 from edgec.compiler.outputs import check_before_work
 from edgec.compiler.parity.check import ParityCheck
 from edgec.compiler.parity.compare import three_digits, worst_of
-from edgec.compiler.parity.expected import Expected
-from edgec.compiler.parity.reference import run_reference_steps
-from edgec.compiler.parity.stream import Step
-from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
-from edgec.compiler.quantize.quantization_report import write_quantization_report
+from edgec.compiler.program_compiler import CompiledProgram, ProgramCompiler, phase_of
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import open_session, why_not_here
 from edgec.compiler.support.files import scratch_folder
-from edgec.compiler.support.html_report import Subject
-from edgec.compiler.support.phases import Phases, Show
+from edgec.compiler.support.phases import Phases
 from edgec.compiler.support.progress import Progress, Silent
-from edgec.compiler.transform import open_samples, transform_model
 from edgec.compiler.trust.age import encrypt_file
 from edgec.compiler.trust.identities import load_recipient
 from edgec.compiler.trust.keys import load_signing_key
@@ -139,8 +114,7 @@ def compile_model(
     if is_language_model(path) and options.quantization is not None:
         by_text = TextQuantization.of(options.quantization, options.samples)
         options = replace(options, quantize=None, samples=SampleOptions())
-    is_language = options.context is not None or is_language_model(path)
-    chunked = is_language and not options.shapes and not options.programs
+    chunked = in_chunks(path, options)
     if chunked:
         options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
     progress = progress or Silent()
@@ -155,16 +129,16 @@ def compile_model(
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
             options = replace(options, programs=chunk_programs(chunk))
-        compile_ = _Compile(target, options, progress, phase, path.name)
+        compiler = ProgramCompiler(target, options, progress, phase, path.name)
         language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
         sources = [source]
         del source
-        programs: list[_CompiledProgram] = []
+        programs: list[CompiledProgram] = []
         for variant in options.variants:
             before = programs[-1].compilation.expected.last_states if programs else None
-            programs.append(compile_.program(variant, sources, before))
-            _check_states(programs)
+            programs.append(compiler.compiled(compiler.changed(variant, sources, before)))
+            check_states(programs)
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         compilations = [program.compilation for program in programs]
@@ -179,7 +153,7 @@ def compile_model(
             executor=executor,
             arena_bytes=arena_bytes,
             c_name=name if executor == "static" else "",
-            tuned_share=three_digits(tuned_share(first.scheduled, compile_.decide.used, target)),
+            tuned_share=three_digits(tuned_share(first.scheduled, compiler.decide.used, target)),
         )
         weights = "" if by_text is None else by_text.describe()
         manifest = describe_compilation(compilations, execution, parity, weights)
@@ -187,189 +161,19 @@ def compile_model(
         if language is not None and tokenizer:
             files |= generation_files(language, tokenizer, digest, target, scratch, progress)
         with phase("bundle"):
-            bundle = _package(output, manifest, files, options)
+            bundle = package(output, manifest, files, options)
     if dump is not None:
         dump.write_times(phase.seconds)
     return bundle
 
 
-@dataclass(frozen=True)
-class _CompiledProgram:
-    """A compiled program is ready to be built.
-
-    Attributes:
-        compilation: what the manifest says of it.
-        module: its module before it was packed.
-        scheduled: the program, or a module for the virtual machine.
-    """
-
-    compilation: Compilation
-    module: IRModule
-    scheduled: Program | IRModule
+def in_chunks(path: Path, options: CompileOptions) -> bool:
+    """Tell whether a model is a language model, whose programs nobody named."""
+    is_language = options.context is not None or is_language_model(path)
+    return is_language and not options.shapes and not options.programs
 
 
-class _Compile:
-    """Compiles programs of one model, up to code generation.
-
-    Attributes:
-        decide: chooses among a template's decisions.
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        options: CompileOptions,
-        progress: Progress,
-        phases: Phases,
-        name: str,
-    ) -> None:
-        self._target = target
-        self._options = options
-        self._progress = progress
-        self._phases = phases
-        self._subject = Subject(name, target.name)
-        self.decide = RecordedDecisions(_tuned(options, target, progress))
-
-    def program(
-        self, variant: ProgramShapes, sources: list[SourceModel], before: Tensors | None
-    ) -> _CompiledProgram:
-        """Compile the model for one set of shapes.
-
-        Args:
-            variant: the shapes.
-            sources: the file; the last program takes it out.
-            before: states that the program before left in its check, by input.
-        """
-        options, target, progress, decide = (
-            self._options,
-            self._target,
-            self._progress,
-            self.decide,
-        )
-
-        def phase(name: str) -> AbstractContextManager[Show]:
-            return self._phases(_phase_of(name, variant))
-
-        source = sources[0]
-        record = ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset)
-        canonical = canonical_model(
-            source, variant.shapes, options.freeze, options.limits, phase, options.images
-        )
-        signature = canonical.signature
-        states = find_states(signature, options.kept_states)
-        samples = open_samples(options, canonical.graph, signature)
-        with phase("reference"):
-            given = _fitting(options, variant, signature, states)
-            if given is None and source.language is not None:
-                tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
-                given = source.language.test_inputs(tokens or 1, options.seed)
-            # What is transformed is run from zeros.
-            before = None if options.changes_numbers else before
-            original = Expected.of_original(
-                source.original, canonical, given, samples, options.seed, states, before
-            )
-        del source
-        if variant == options.variants[-1]:
-            sources.clear()
-        if not options.check_stages and (options.changes_numbers or len(options.variants) > 1):
-            canonical = canonical.without_origin()
-        if original.advice:
-            progress.warn(original.advice)
-        # The phases compress and quantize.
-        transformed = transform_model(
-            canonical,
-            target,
-            options,
-            samples,
-            original.inputs,
-            record.sha256,
-            progress,
-            phase,
-            decide,
-        )
-        module = transformed.module
-        compressed, quantized = transformed.compressed, transformed.quantized
-        metric = options.samples.metric or ""
-        expected = original
-        if options.changes_numbers:
-            on_integers = (
-                options.quantization is not None
-                and options.quantization.recipe.activations != "float"
-            )
-            with phase("expect"):
-                outputs = quantized.outputs if quantized is not None else None
-                # By code that is not ours, if it is to be compared.
-                if options.parity or states or outputs is None:
-                    inputs = [step.inputs for step in original.called_steps]
-                    steps = run_reference_steps(module, signature, inputs, states, progress)
-                else:
-                    steps = (Step(original.inputs, outputs),)
-                expected = original.of_transformed(steps, on_integers)
-        with phase("pack") as show:
-            packed = show(_Packed.make(module, target, canonical.value_names))
-        fallbacks: tuple[FloatFallback, ...] = ()
-        if quantized is not None and options.quantization is not None:
-            fallbacks = float_fallbacks(
-                quantized.quantization, packed.notes.why_floats, quantized.kept_float
-            )
-            if options.quantization.report is not None:
-                write_quantization_report(
-                    options.quantization.report, quantized, self._subject, fallbacks, metric
-                )
-        compilation = Compilation(
-            program=variant,
-            model=record,
-            target=target,
-            options=options,
-            canonical=canonical,
-            samples=samples,
-            compressed=compressed,
-            quantized=quantized,
-            fallbacks=fallbacks,
-            original=original,
-            expected=expected,
-        )
-        if packed.rows:
-            progress.detail(describe_kernels(packed.rows))
-        if compressed is not None and options.compression and options.compression.report:
-            rows = [asdict(row) for row in packed.rows]
-            write_compression_report(
-                options.compression.report, compressed, self._subject, rows, metric
-            )
-        with phase("lower") as show:
-            lowered = show(lower(packed.module, target))
-        with phase("schedule") as show:
-            scheduled = show(schedule(lowered, module, target, signature, decide, progress))
-        progress.detail(describe_generic(scheduled, target))
-        slow = warn_of_generic(scheduled, target)
-        if slow:
-            progress.warn(slow)
-        if packed.notes.describe():
-            progress.detail(packed.notes.describe())
-        if isinstance(scheduled, Program):
-            scheduled.forget_unpacked()
-            scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
-            keep_states(scheduled, states, target)
-        elif options.runner or states or len(options.variants) > 1:
-            raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
-        return _CompiledProgram(compilation, module, scheduled)
-
-
-def _fitting(
-    options: CompileOptions,
-    variant: ProgramShapes,
-    signature: Signature,
-    states: Sequence[State],
-) -> Tensors | None:
-    """Return the test inputs that the user gave, if they are of this program's shapes."""
-    if options.inputs is None or len(options.variants) == 1:
-        return options.inputs
-    shapes = {s.name: s.shape for s in without_states(signature, states).inputs}
-    given = {name: array.shape for name, array in options.inputs.items()}
-    return options.inputs if given == shapes else None
-
-
-def _check_states(programs: Sequence[_CompiledProgram]) -> None:
+def check_states(programs: Sequence[CompiledProgram]) -> None:
     """Refuse programs whose states are not the same.
 
     Raises:
@@ -387,7 +191,7 @@ def _check_states(programs: Sequence[_CompiledProgram]) -> None:
 
 
 def _verify(
-    programs: Sequence[_CompiledProgram], library: Path, executor: Executor, target: Target
+    programs: Sequence[CompiledProgram], library: Path, executor: Executor, target: Target
 ) -> ParityRecord:
     """Compare what the library computes with what it must.
 
@@ -423,67 +227,7 @@ def _verify(
     )
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A packed module is in the target's layouts, with why its operators run as they do.
-
-    Attributes:
-        module: the packed module.
-        rows: why operators run sparse or dense.
-        notes: why operators run on integers, on floats, or in generic code.
-    """
-
-    module: IRModule
-    rows: tuple[KernelRow, ...]
-    notes: Notes
-
-    @classmethod
-    def make(cls, module: IRModule, target: Target, names: Mapping[str, str]) -> "_Packed":
-        notes = Notes()
-        dense = pack_dense(module, target, names, notes)
-        choices = sparse_choices(dense, target)
-        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()), notes)
-
-
-_NO_RUNNER = (
-    "the runner cannot run this model: shapes in it depend on data, so it needs TVM's virtual "
-    "machine, and the runner has only the static executor; compile without --runner"
-)
-
-
-_NOT_STATIC = (
-    "shapes in this model depend on data, so it needs TVM's virtual machine, which has neither "
-    "programs nor state; compile it for one set of shapes, without --state"
-)
-
-
-def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
-    """Return the tuning record of each kernel: of a database before those that come with edgec.
-
-    Raises:
-        BadInputError: the database cannot be read, or holds nothing for this target.
-    """
-    best: dict[Key, Record] = {}
-    if options.ready_records:
-        ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True)
-        best = best_records(ready.fitting(target))
-    if options.records is None:
-        return best
-    database = Database.read(options.records)
-    if database.warning():
-        progress.warn(database.warning())
-    records = database.fitting(target)
-    threads = options.records_threads or max((r.threads for r in records), default=0)
-    records = [record for record in records if record.threads == threads]
-    if not records:
-        why = database.why_unfit(target) or f"{options.records} has none for {threads} threads"
-        raise BadInputError(f"no tuning record fits: {why}")
-    if any(record.emulated for record in records):
-        progress.warn(f"{options.records} was measured in an emulator, which knows no caches")
-    return best | best_records(records)
-
-
-def _package(
+def package(
     output: Path, manifest: Manifest, files: dict[str, bytes | Path], options: CompileOptions
 ) -> Bundle:
     """Write the bundle, with what was asked for: the runner, encryption, signatures."""
@@ -510,10 +254,5 @@ def _phases(options: CompileOptions) -> list[str]:
     asked["expect"] = any(asked.values())
     phases = [phase for phase in PHASES if asked.get(phase, True)]
     first, last = phases.index("specialize"), phases.index("build")
-    each = [_phase_of(name, v) for v in options.variants for name in phases[first:last]]
+    each = [phase_of(name, v) for v in options.variants for name in phases[first:last]]
     return [*phases[:first], *each, *phases[last:]]
-
-
-def _phase_of(name: str, variant: ProgramShapes) -> str:
-    """Return what a phase of a program is called where there are several."""
-    return f"{name}-{variant.name}" if variant.name else name

@@ -20,6 +20,7 @@ from edgec.compiler.cli.options import (
     shape_options,
     target_option,
 )
+from edgec.compiler.cli.plans import compile_plan
 from edgec.compiler.cli.printing import print_json, print_table, size_text, warn
 from edgec.compiler.errors import UsageError
 
@@ -79,6 +80,11 @@ if TYPE_CHECKING:
 )
 @click.option("--dump", type=as_path, metavar="DIR", help="Write the IR after each phase.")
 @click.option("--dump-weights", is_flag=True, help="There, with the values of weights.")
+@click.option("--devices", metavar="a=rpi4,b=rpi5", help="Cut the model: a bundle for each.")
+@click.option("--split", type=as_path, metavar="PLAN.toml", help="Where to cut, who computes what.")
+@click.option(
+    "--whole", metavar="TARGET", help="With --devices: the uncut model too, to fall back."
+)
 @quiet_option
 @click.option("--verbose", "-v", is_flag=True, help="Say what runs without a kernel template.")
 @json_option
@@ -110,6 +116,9 @@ def compile_command(
     records_threads: int | None,
     dump: Path | None,
     dump_weights: bool,
+    devices: str | None,
+    split: Path | None,
+    whole: str | None,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -142,6 +151,15 @@ def compile_command(
         dump_weights=dump_weights,
     )
     resolved = load_target(target)
+    if devices is not None:
+        if resolved.name != load_target("native").name:
+            raise UsageError("--target and --devices contradict each other: devices have targets")
+        compile_plan(model, options, devices, split, whole, output, as_json, quiet, verbose)
+        return
+    if split or whole:
+        raise UsageError(
+            f"--{'split' if split else 'whole'} belongs to --devices, which is not given"
+        )
     from edgec.compiler.pipeline import compile_model
 
     bundle = compile_model(

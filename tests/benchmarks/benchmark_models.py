@@ -2,13 +2,16 @@
 
     python tests/benchmarks/benchmark_models.py --threads 1
 
-Prints one line per model and the geometric mean of the ratios over the models that a runtime can
-run; above 1 edgec is faster. `--busy 1` measures all of them beside a process that keeps a core
-busy. With
-`--where` also how a model's time divides over the kernel templates, and what each reaches.
+Prints one line per model with its ratio to each runtime and to the fastest of them, and the
+geometric means over the models that a runtime can run; above 1 edgec is faster. The lines are those
+of the tables in the documentation. `--busy 1` measures all of them beside a process that keeps a
+core busy. With `--where` also how a model's time divides over the kernel templates, and what each
+reaches.
 """
 
 import argparse
+import datetime
+import importlib.metadata
 import statistics
 import tempfile
 from collections import defaultdict
@@ -20,6 +23,7 @@ import numpy as np
 from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.bench.compare import StepTime, bench_bundles
 from edgec.models import load_model_recipe
+from edgec.targets import load_target
 
 MODELS = (
     "light_resnet50",
@@ -56,6 +60,27 @@ def mean(ratios: Sequence[float]) -> float:
     return statistics.geometric_mean(ratios) if ratios else float("nan")
 
 
+def table_row(*cells: str) -> str:
+    """Return a row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def machine() -> str:
+    """Return what this machine calls its processor."""
+    target = load_target("native")
+    return (
+        f"{target.description.removeprefix('this machine: ')}, {target.cpu}, {target.cores} cores"
+    )
+
+
+def versions(rivals: Sequence[str]) -> str:
+    """Return the runtimes with their versions."""
+    packages = {"mnn": "MNN"}
+    return ", ".join(
+        f"{rival} {importlib.metadata.version(packages.get(rival, rival))}" for rival in rivals
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
@@ -67,9 +92,10 @@ def main() -> None:
     parser.add_argument("--against", default="onnxruntime,openvino")
     arguments = parser.parse_args()
     rivals = arguments.against.split(",")
-    ratios: dict[str, list[float]] = {rival: [] for rival in rivals}
-    columns = "".join(f"{rival:>14} ms  ratio" for rival in rivals)
-    print(f"{'model':22}{'edgec ms':>10}{columns}   {arguments.threads} threads", flush=True)
+    columns = [*rivals, "fastest of them"]
+    ratios: dict[str, list[float]] = {column: [] for column in columns}
+    print(f"| model | edgec | {' | '.join(columns)} |")
+    print(f"|{'---|' * (len(columns) + 2)}", flush=True)
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             recipe = load_model_recipe(name)
@@ -89,22 +115,22 @@ def main() -> None:
                 against=rivals,
                 model=model,
             )
-        line = f"{name:22}{report.bundles[0].median_ms:10.3f}"
-        measured = {latency.name.split()[0]: latency for latency in report.rivals}
-        for rival in rivals:
-            if rival not in measured:
-                line += f"{'cannot':>17}{'':7}"
-                continue
-            ratio = report.ratios[measured[rival].name]
-            ratios[rival].append(ratio)
-            line += f"{measured[rival].median_ms:17.3f}{ratio:7.2f}"
-        print(line, flush=True)
+        measured = {latency.name.split()[0]: latency.name for latency in report.rivals}
+        found = {rival: report.ratios[measured[rival]] for rival in rivals if rival in measured}
+        if found:
+            found["fastest of them"] = min(found.values())
+        for column, ratio in found.items():
+            ratios[column].append(ratio)
+        cells = [f"{found[column]:.2f}" if column in found else "cannot" for column in columns]
+        print(table_row(name, f"{report.bundles[0].median_ms:.3g} ms", *cells), flush=True)
         for rival, why in report.cannot.items():
             print(f"    {rival} cannot: {why}", flush=True)
         if arguments.where:
             print(f"    {where_time_goes(report.steps)}", flush=True)
-    means = "".join(f"{mean(ratios[rival]):24.2f}" for rival in rivals)
-    print(f"{'geometric mean':32}{means}")
+    print(table_row("geometric mean", "", *(f"{mean(ratios[column]):.2f}" for column in columns)))
+    print(
+        f"\n{machine()}, {arguments.threads} threads, {versions(rivals)}, {datetime.date.today()}"
+    )
 
 
 if __name__ == "__main__":

@@ -150,8 +150,7 @@ def size(bundle: Bundle) -> int:
 
 def builds(model: Path, shapes: dict[str, Any], target: str, images: Path) -> Iterable[Bundle]:
     """Yield the builds of int8 and of floats."""
-    # Repair changes accuracy, not time.
-    quantize = QuantizeOptions(recipe=load_quantization("int8"), repair=False)
+    quantize = QuantizeOptions(recipe=load_quantization("int8"))
     samples = SampleOptions(source=str(images), preprocess=PREPARATION[model.stem])
     for name, options in (
         ("int8", CompileOptions(shapes=shapes, quantize=quantize, samples=samples)),

@@ -149,8 +149,20 @@ class Context:
         return blocked_shape(value.shape, self.lanes) if value.blocked else value.shape
 
     def plain_expression(self, expression: Any) -> Any:
-        """Return an expression's floats in the layout that the graph states."""
-        return self.plain(self.float_value(expression)).expression
+        """Return an expression's floats, or quantized values, in the layout that the graph states.
+
+        Quantized values are of the type that the target multiplies until somebody reads them as
+        the graph states them.
+        """
+        made = self.plain(self.float_value(expression)).expression
+        if not isinstance(expression.ty, relax.TensorType):
+            return made
+        stated = dtype_of(expression)
+        if stated == dtype_of(made) or {stated, dtype_of(made)} != {"int8", "uint8"}:
+            return made
+        shift = constant(np.array(-128 if stated == "int8" else 128, np.int16))
+        wide = self.builder.emit(relax.op.astype(made, "int16"))
+        return self.builder.emit(relax.op.astype(relax.op.add(wide, shift), stated))
 
     def plain(self, value: PackedValue) -> PackedValue:
         """Return the value in the layout that the graph states."""

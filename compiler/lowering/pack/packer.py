@@ -35,6 +35,10 @@ from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.support import Declined
 from edgec.compiler.passes.base import Pass
 
+# An attribute of `main`: names of parameters that are brought into blocks at once. Kernels that
+# read them are then those that read such values inside a graph.
+BLOCKED_INPUTS = "edgec.blocked_inputs"
+
 _ROUNDING = {"relax.dequantize": match_dequantize, "relax.quantize": match_quantize}
 
 
@@ -50,11 +54,14 @@ class Notes:
         declines: every kernel that could not compute an operator, in order.
         on_integers: whether the kernel of an operator reads quantized values, by its label: the
             name of the value that it gives.
+        held: variables of the old function whose values some kernel writes to memory as they are,
+            not fused away and not quantized, and whether their channels are in blocks there.
     """
 
     why_in_floats: str = ""
     declines: list[Decline] = field(default_factory=list)
     on_integers: dict[str, bool] = field(default_factory=dict)
+    held: dict[Any, bool] = field(default_factory=dict)
 
     def why_floats(self, labels: Sequence[str]) -> str | None:
         """Return why an operator computes on floats; None if it does not.
@@ -113,12 +120,14 @@ class PackLayouts(Pass):
         packed = _pack(module["main"], context, self.names)
         self.notes.declines += context.declines
         self.notes.on_integers.update(context.on_integers)
+        self.notes.held |= _held(packed["main"], context.values)
         return packed
 
 
 def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) -> IRModule:
     """Return the module with a new `main`."""
     uses = count_uses(function)
+    in_blocks = (function.attrs or {}).get(BLOCKED_INPUTS, ())
     for parameter in function.params:
         shape = shape_of(parameter)
         if shape is not None:
@@ -127,6 +136,9 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
     labels = _labels(block.bindings, names)
     with context.builder.function("main", list(function.params)):
         with context.builder.dataflow():
+            for parameter in function.params:
+                if parameter.name in in_blocks:
+                    context.values[parameter] = context.blocked(context.values[parameter])
             for binding in block.bindings:
                 variable = binding.var
                 context.old[variable] = binding.value
@@ -136,6 +148,24 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
             bound = context.builder.emit_output(result)
         context.builder.emit_func_output(bound)
     return context.builder.get()
+
+
+def _held(function: relax.Function, values: Mapping[Any, PackedValue]) -> dict[Any, bool]:
+    """Return the old variables that stand for a variable that the new function still computes.
+
+    And whether their channels are in blocks.
+    """
+    (block,) = function.body.blocks
+    live: set[Any] = set(function.params)
+    relax.analysis.post_order_visit(function.body.body, live.add)
+    for binding in reversed(block.bindings):
+        if binding.var in live:
+            relax.analysis.post_order_visit(binding.value, live.add)
+    return {
+        old: value.blocked
+        for old, value in values.items()
+        if value.qparams is None and value.expression in live
+    }
 
 
 def _result(context: Context, expression: Any) -> Any:

@@ -1,0 +1,325 @@
+"""Compile programs of one model up to code generation: its front half, then code for a target.
+
+`pipeline.py` makes one bundle of them; a split model makes one for each stage.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+
+from tvm import IRModule
+
+from edgec.compiler.backend import pack_dense, schedule
+from edgec.compiler.bundle.manifest import ModelRecord
+from edgec.compiler.calibration.samples import Samples
+from edgec.compiler.codegen.states import keep_states
+from edgec.compiler.compress.compression_report import write_compression_report
+from edgec.compiler.describe import Compilation
+from edgec.compiler.errors import BadInputError, UnsupportedModelError
+from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_model
+from edgec.compiler.frontend.onnx_file import SourceModel
+from edgec.compiler.frontend.states import find_states
+from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
+from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
+from edgec.compiler.lowering.legalize import lower
+from edgec.compiler.lowering.pack import Notes
+from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
+from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
+from edgec.compiler.lowering.time_estimate import describe_generic, warn_of_generic
+from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
+from edgec.compiler.options import CompileOptions, ProgramShapes
+from edgec.compiler.parity.expected import Expected
+from edgec.compiler.parity.reference import run_reference_steps
+from edgec.compiler.parity.stream import Step
+from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
+from edgec.compiler.quantize.quantization_report import write_quantization_report
+from edgec.compiler.support.html_report import Subject
+from edgec.compiler.support.phases import Show
+from edgec.compiler.support.progress import Progress
+from edgec.compiler.transform import TransformedModel, open_samples, transform_model
+from edgec.targets import Target
+
+
+@dataclass(frozen=True)
+class ChangedProgram:
+    """A changed program is a model for one set of shapes, compressed and quantized, not yet packed.
+
+    Attributes:
+        shapes: which program, and its shapes.
+        model: the file.
+        canonical: the model as it was imported.
+        samples: what compression and quantization looked at.
+        transformed: what they made of it.
+        original: what the original graph computes.
+        expected: what the library must compute.
+    """
+
+    shapes: ProgramShapes
+    model: ModelRecord
+    canonical: CanonicalModel
+    samples: Samples | None
+    transformed: TransformedModel
+    original: Expected
+    expected: Expected
+
+    @property
+    def module(self) -> IRModule:
+        """Return what is packed."""
+        return self.transformed.module
+
+
+@dataclass(frozen=True)
+class CompiledProgram:
+    """A compiled program is ready to be built.
+
+    Attributes:
+        compilation: what the manifest says of it.
+        module: its module before it was packed.
+        scheduled: the program, or a module for the virtual machine.
+    """
+
+    compilation: Compilation
+    module: IRModule
+    scheduled: Program | IRModule
+
+
+class ProgramCompiler:
+    """Compiles programs of one model, up to code generation.
+
+    Attributes:
+        decide: chooses among a template's decisions.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        options: CompileOptions,
+        progress: Progress,
+        phases: Phase,
+        name: str,
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._progress = progress
+        self._phases = phases
+        self._subject = Subject(name, target.name)
+        self.decide = RecordedDecisions(_tuned(options, target, progress))
+
+    def changed(
+        self,
+        variant: ProgramShapes,
+        sources: list[SourceModel],
+        before: Tensors | None = None,
+    ) -> ChangedProgram:
+        """Return the model for one set of shapes, compressed and quantized as it was asked for.
+
+        Args:
+            variant: the shapes.
+            sources: the file; the last program takes it out.
+            before: states that the program before left in its check, by input.
+        """
+        options, target, progress, decide = (
+            self._options,
+            self._target,
+            self._progress,
+            self.decide,
+        )
+
+        def phase(name: str) -> AbstractContextManager[Show]:
+            return self._phases(phase_of(name, variant))
+
+        source = sources[0]
+        record = ModelRecord(name=source.name, sha256=source.sha256, opset=source.opset)
+        canonical = canonical_model(
+            source, variant.shapes, options.freeze, options.limits, phase, options.images
+        )
+        signature = canonical.signature
+        states = find_states(signature, options.kept_states)
+        samples = open_samples(options, canonical.graph, signature)
+        with phase("reference"):
+            given = fitting_inputs(options, variant, signature, states)
+            if given is None and source.language is not None:
+                tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
+                given = source.language.test_inputs(tokens or 1, options.seed)
+            # What is transformed is run from zeros.
+            before = None if options.changes_numbers else before
+            original = Expected.of_original(
+                source.original, canonical, given, samples, options.seed, states, before
+            )
+        del source
+        if variant == options.variants[-1]:
+            sources.clear()
+        if not options.check_stages and (options.changes_numbers or len(options.variants) > 1):
+            canonical = canonical.without_origin()
+        if original.advice:
+            progress.warn(original.advice)
+        # The phases compress and quantize.
+        transformed = transform_model(
+            canonical,
+            target,
+            options,
+            samples,
+            original.inputs,
+            record.sha256,
+            progress,
+            phase,
+            decide,
+        )
+        module, quantized = transformed.module, transformed.quantized
+        expected = original
+        if options.changes_numbers:
+            on_integers = (
+                options.quantization is not None
+                and options.quantization.recipe.activations != "float"
+            )
+            with phase("expect"):
+                outputs = quantized.outputs if quantized is not None else None
+                # By code that is not ours, if it is to be compared.
+                if options.parity or states or outputs is None:
+                    inputs = [step.inputs for step in original.called_steps]
+                    steps = run_reference_steps(module, signature, inputs, states, progress)
+                else:
+                    steps = (Step(original.inputs, outputs),)
+                expected = original.of_transformed(steps, on_integers)
+        return ChangedProgram(variant, record, canonical, samples, transformed, original, expected)
+
+    def compiled(self, program: ChangedProgram) -> CompiledProgram:
+        """Pack a program for the target, lower it and choose the code of its operators."""
+        options, target, progress = self._options, self._target, self._progress
+        canonical, expected, variant = program.canonical, program.expected, program.shapes
+        compressed, quantized = program.transformed.compressed, program.transformed.quantized
+        module, signature, states = program.module, expected.signature, expected.states
+        metric = options.samples.metric or ""
+
+        def phase(name: str) -> AbstractContextManager[Show]:
+            return self._phases(phase_of(name, variant))
+
+        with phase("pack") as show:
+            packed = show(PackedProgram.make(module, target, canonical.value_names))
+        fallbacks: tuple[FloatFallback, ...] = ()
+        if quantized is not None and options.quantization is not None:
+            fallbacks = float_fallbacks(
+                quantized.quantization, packed.notes.why_floats, quantized.kept_float
+            )
+            if options.quantization.report is not None:
+                write_quantization_report(
+                    options.quantization.report, quantized, self._subject, fallbacks, metric
+                )
+        compilation = Compilation(
+            program=variant,
+            model=program.model,
+            target=target,
+            options=options,
+            canonical=canonical,
+            samples=program.samples,
+            compressed=compressed,
+            quantized=quantized,
+            fallbacks=fallbacks,
+            original=program.original,
+            expected=expected,
+        )
+        if packed.rows:
+            progress.detail(describe_kernels(packed.rows))
+        if compressed is not None and options.compression and options.compression.report:
+            rows = [asdict(row) for row in packed.rows]
+            write_compression_report(
+                options.compression.report, compressed, self._subject, rows, metric
+            )
+        with phase("lower") as show:
+            lowered = show(lower(packed.module, target))
+        with phase("schedule") as show:
+            scheduled = show(schedule(lowered, module, target, signature, self.decide, progress))
+        progress.detail(describe_generic(scheduled, target))
+        slow = warn_of_generic(scheduled, target)
+        if slow:
+            progress.warn(slow)
+        if packed.notes.describe():
+            progress.detail(packed.notes.describe())
+        if isinstance(scheduled, Program):
+            scheduled.forget_unpacked()
+            scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
+            keep_states(scheduled, states, target)
+        elif options.runner or states or len(options.variants) > 1:
+            raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
+        return CompiledProgram(compilation, module, scheduled)
+
+
+def fitting_inputs(
+    options: CompileOptions,
+    variant: ProgramShapes,
+    signature: Signature,
+    states: Sequence[State],
+) -> Tensors | None:
+    """Return the test inputs that the user gave, if they are of this program's shapes."""
+    if options.inputs is None or len(options.variants) == 1:
+        return options.inputs
+    shapes = {s.name: s.shape for s in without_states(signature, states).inputs}
+    given = {name: array.shape for name, array in options.inputs.items()}
+    return options.inputs if given == shapes else None
+
+
+@dataclass(frozen=True)
+class PackedProgram:
+    """A packed module is in the target's layouts, with why its operators run as they do.
+
+    Attributes:
+        module: the packed module.
+        rows: why operators run sparse or dense.
+        notes: why operators run on integers, on floats, or in generic code.
+    """
+
+    module: IRModule
+    rows: tuple[KernelRow, ...]
+    notes: Notes
+
+    @classmethod
+    def make(cls, module: IRModule, target: Target, names: Mapping[str, str]) -> "PackedProgram":
+        """Pack a module."""
+        notes = Notes()
+        dense = pack_dense(module, target, names, notes)
+        choices = sparse_choices(dense, target)
+        return cls(ChooseSparse(choices)(dense), kernel_rows(choices.values()), notes)
+
+
+_NO_RUNNER = (
+    "the runner cannot run this model: shapes in it depend on data, so it needs TVM's virtual "
+    "machine, and the runner has only the static executor; compile without --runner"
+)
+
+
+_NOT_STATIC = (
+    "shapes in this model depend on data, so it needs TVM's virtual machine, which has neither "
+    "programs nor state; compile it for one set of shapes, without --state"
+)
+
+
+def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
+    """Return the tuning record of each kernel: of a database before those that come with edgec.
+
+    Raises:
+        BadInputError: the database cannot be read, or holds nothing for this target.
+    """
+    best: dict[Key, Record] = {}
+    if options.ready_records:
+        ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True)
+        best = best_records(ready.fitting(target))
+    if options.records is None:
+        return best
+    database = Database.read(options.records)
+    if database.warning():
+        progress.warn(database.warning())
+    records = database.fitting(target)
+    threads = options.records_threads or max((r.threads for r in records), default=0)
+    records = [record for record in records if record.threads == threads]
+    if not records:
+        why = database.why_unfit(target) or f"{options.records} has none for {threads} threads"
+        raise BadInputError(f"no tuning record fits: {why}")
+    if any(record.emulated for record in records):
+        progress.warn(f"{options.records} was measured in an emulator, which knows no caches")
+    return best | best_records(records)
+
+
+def phase_of(name: str, variant: ProgramShapes) -> str:
+    """Return what a phase of a program is called where there are several."""
+    return f"{name}-{variant.name}" if variant.name else name
