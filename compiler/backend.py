@@ -26,9 +26,12 @@ from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
 from edgec.compiler.lowering.shared_packing import SharedPacking
 from edgec.compiler.lowering.vm_schedule import schedule_for_vm
+from edgec.compiler.passes.fuse_causal_attention import FuseCausalAttention
 from edgec.compiler.passes.fuse_rms_norm import FuseRmsNorm
+from edgec.compiler.passes.keep_half_caches import KeepHalfCaches
 from edgec.compiler.runtime.executor import Executor
 from edgec.compiler.runtime.session import Session, open_session
+from edgec.compiler.runtime.static_session import StaticSession
 from edgec.compiler.support.free_memory import return_free_memory
 from edgec.compiler.support.progress import Progress
 from edgec.targets import Target, load_target
@@ -59,7 +62,7 @@ def pack_dense(
     notes = notes if notes is not None else Notes()
     notes.why_in_floats = target.why_in_floats
     packing = PackLayouts(target.float_lanes, dot_of(target), names, notes)
-    return packing(FuseRmsNorm()(module))
+    return packing(KeepHalfCaches()(FuseCausalAttention()(FuseRmsNorm()(module))))
 
 
 def held_values(module: IRModule, target: Target) -> dict[Any, bool]:
@@ -179,6 +182,11 @@ class HostModel:
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
         return self._session.run(inputs)
+
+    def set_state(self, name: str, values: NDArray[Any]) -> None:
+        """Change a state; only models of static shapes have any."""
+        assert isinstance(self._session, StaticSession)
+        self._session.set_state(name, values)
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name, in arrays that the next run may overwrite."""

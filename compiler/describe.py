@@ -96,10 +96,18 @@ def describe_compilation(
     execution: ExecutionRecord,
     parity: ParityRecord,
     variants: Mapping[str, Variant] = MappingProxyType({}),
+    weights: str = "",
 ) -> Manifest:
     """Write the manifest of a bundle, without its files.
 
     Programs differ in their shapes alone, unless they are variants, by their names.
+
+    Args:
+        programs: what was compiled.
+        execution: what runs it.
+        parity: how near it is.
+        variants: what each variant was asked to be, by name.
+        weights: what a language model's weights became when they were read.
     """
     compilation = programs[0]
     options = compilation.options
@@ -119,6 +127,8 @@ def describe_compilation(
             index_bounds=dict(compilation.expected.index_bounds),
             preprocess=_preprocess_record(compilation),
             context=options.context,
+            cache=options.cache,
+            weights=weights,
         ),
         execution=execution,
         tolerance=_tolerance([program.expected.tolerance for program in programs]),
@@ -128,10 +138,11 @@ def describe_compilation(
         vectors=tuple(
             VectorRecord(
                 program=program.program.name,
+                goes_on=goes_on,
                 inputs=tuple(_vector_path(n, "input", i) for i in range(len(step.inputs))),
                 outputs=tuple(_vector_path(n, "output", i) for i in range(len(step.outputs))),
             )
-            for n, (program, step) in enumerate(_steps(programs))
+            for n, (program, step, goes_on) in enumerate(_steps(programs))
         ),
         tools=tool_versions(),
         files={},
@@ -221,7 +232,7 @@ def _recipes(compilation: Compilation) -> tuple[str, str]:
 def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
     """Return the files of the test vectors by their paths in the bundle."""
     files = {}
-    for number, (program, step) in enumerate(_steps(programs)):
+    for number, (program, step, _) in enumerate(_steps(programs)):
         signature = program.expected.called
         for kind, specs, tensors in (
             ("input", signature.inputs, step.inputs),
@@ -232,8 +243,13 @@ def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
     return files
 
 
-def _steps(programs: Sequence[Compilation]) -> list[tuple[Compilation, Step]]:
-    return [(program, step) for program in programs for step in program.expected.called_steps]
+def _steps(programs: Sequence[Compilation]) -> list[tuple[Compilation, Step, bool]]:
+    """Return programs with their runs, and whether these begin with the state that there is."""
+    return [
+        (program, step, number > 0 or program.expected.goes_on)
+        for program in programs
+        for number, step in enumerate(program.expected.called_steps)
+    ]
 
 
 def _vector_path(number: int, kind: str, index: int) -> str:

@@ -98,7 +98,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
         return Bundle.load(path)
     options = options or CompileOptions()
     shapes = options.one_program("inspect").shapes
-    source = read_model(path, options.limits, options.context)
+    source = read_model(path, options.limits, options.context, cache=options.cache)
     try:
         special = specialize(source.proto, shapes, options.freeze)
     except ShapeError as error:

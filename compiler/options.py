@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.signature import State
+from edgec.compiler.language.language_model import CacheDtype
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
@@ -59,6 +60,7 @@ class CompileOptions:
         freeze: value by input name; the input becomes a constant and leaves the interface.
         context: tokens that the cache of a language model holds; None takes those that it was made
             for, at most 4,096.
+        cache: dtype that a language model's cache is kept in.
         prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
             program, `decode`, takes one.
         streams: texts that a language model goes on with at once, at most; each has a cache.
@@ -90,6 +92,7 @@ class CompileOptions:
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
     context: int | None = None
+    cache: CacheDtype = "float32"
     prefill_chunk: int | None = None
     streams: int = 1
     inputs: Mapping[str, NDArray[Any]] | None = None
@@ -124,6 +127,10 @@ class CompileOptions:
         if self.streams & (self.streams - 1):
             raise UsageError(f"--streams {self.streams}: a power of two is expected, as 2 or 4")
         check_count("--records-threads", self.records_threads, 1, MAX_THREADS)
+        if self.cache not in get_args(CacheDtype):
+            raise UsageError(
+                f"--cache {self.cache}: {' or '.join(get_args(CacheDtype))} is expected"
+            )
         if self.check_stages and not self.parity:
             raise UsageError("--check-stages and --no-parity contradict each other")
         if len(self.encrypt_for) > MAX_RECIPIENTS:

@@ -23,6 +23,7 @@ from edgec.compiler.bundle.manifest import (
     ParityRecord,
 )
 from edgec.compiler.bundle.runner import runner_files
+from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import (
     describe_compilation,
@@ -35,7 +36,9 @@ from edgec.compiler.describe import (
 from edgec.compiler.errors import ShapeError, UsageError
 from edgec.compiler.frontend.model_argument import as_path, write_model
 from edgec.compiler.frontend.model_source import is_language_model, read_model
+from edgec.compiler.generation.calibration import TextQuantization
 from edgec.compiler.ir.dump import Dump
+from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
 from edgec.compiler.lowering.time_estimate import tuned_share
 from edgec.compiler.options import CompileOptions
@@ -106,6 +109,14 @@ def compile_model(
     path = as_path(model, "compile_model")
     output = Path(output) if output else Path(f"{path.stem}-{target.name}.edgec")
     check_before_work(output, options, target)
+    if options.cache == "float16" and not isa_of(target).converts_float16:
+        raise UsageError(
+            f"--cache float16: {target.name} has no instructions that convert it; leave it out"
+        )
+    by_text: TextQuantization | None = None
+    if is_language_model(path) and options.quantization is not None:
+        by_text = TextQuantization.of(options.quantization, options.samples)
+        options = replace(options, quantize=None, samples=SampleOptions())
     chunked = in_chunks(path, options)
     if chunked:
         chunk = options.prefill_chunk or DEFAULT_CHUNK
@@ -117,7 +128,10 @@ def compile_model(
     phase = Phases(progress, _phases(options), dump.write if dump is not None else None)
     with scratch_folder() as scratch:
         with phase("read") as show:
-            source = show(read_model(path, options.limits, options.context))
+            change = None if by_text is None else by_text.apply
+            source = show(
+                read_model(path, options.limits, options.context, scratch, change, options.cache)
+            )
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)
             options = replace(options, programs=chunk_programs(chunk, options.streams))
@@ -127,9 +141,13 @@ def compile_model(
         sources = [source]
         del source
         programs: list[CompiledProgram] = []
+        several = options.streams > 1
         for variant in options.program_shapes:
-            programs.append(compiler.compiled(compiler.changed(variant, sources)))
-            check_states(programs, parts=options.streams > 1)
+            before = programs[-1].compilation.expected.last_states if programs else None
+            # Programs of several texts keep other states each.
+            before = None if several or options.variants else before
+            programs.append(compiler.compiled(compiler.changed(variant, sources, before)))
+            check_states(programs, parts=several)
         library = scratch / LIBRARY
         name = model_identifier(options.name or path.stem)
         compilations = [program.compilation for program in programs]
@@ -147,7 +165,8 @@ def compile_model(
             tuned_share=three_digits(tuned_share(first.scheduled, compiler.decide.used, target)),
             predicted=prediction_record(first.scheduled, target, compiler.records),
         )
-        manifest = describe_compilation(compilations, execution, parity, options.variants)
+        weights = "" if by_text is None else by_text.describe()
+        manifest = describe_compilation(compilations, execution, parity, options.variants, weights)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
         if options.variants:
             files |= governor_files(manifest, target, scratch)

@@ -122,12 +122,18 @@ class ProgramCompiler:
         )
         self.decide = RecordedDecisions(self.records)
 
-    def changed(self, variant: ProgramShapes, sources: list[SourceModel]) -> ChangedProgram:
+    def changed(
+        self,
+        variant: ProgramShapes,
+        sources: list[SourceModel],
+        before: Tensors | None = None,
+    ) -> ChangedProgram:
         """Return the model for one set of shapes, compressed and quantized as it was asked for.
 
         Args:
             variant: the shapes.
             sources: the file; the last program takes it out.
+            before: states that the program before left in its check, by input.
         """
         asked, options, target, progress, decide = (
             self._options,
@@ -153,8 +159,10 @@ class ProgramCompiler:
             if given is None and source.language is not None:
                 texts, tokens = next(s.shape for s in signature.inputs if s.name == "input_ids")
                 given = source.language.test_inputs((texts or 1, tokens or 1), options.seed)
+            # What is transformed is run from zeros.
+            before = None if options.changes_numbers else before
             original = Expected.of_original(
-                source.original, canonical, given, samples, options.seed, states
+                source.original, canonical, given, samples, options.seed, states, before
             )
         del source
         if variant == asked.program_shapes[-1]:
@@ -257,6 +265,7 @@ class ProgramCompiler:
         if packed.notes.describe():
             progress.detail(packed.notes.describe())
         if isinstance(scheduled, Program):
+            scheduled.forget_unpacked()
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
             time = estimated_ms(scheduled, target)

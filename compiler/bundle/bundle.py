@@ -174,9 +174,8 @@ class Bundle:
         ]
 
     def begins(self, vector: int) -> bool:
-        """Return whether a vector is its program's first: all state is zeros then."""
-        vectors = self.manifest.vectors
-        return vector == 0 or vectors[vector - 1].program != vectors[vector].program
+        """Return whether all state is zeros before a vector."""
+        return not self.manifest.vectors[vector].goes_on
 
     def _read_tensors(
         self, specs: tuple[TensorSpec, ...], files: tuple[str, ...]

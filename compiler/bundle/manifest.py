@@ -99,6 +99,8 @@ class SettingsRecord(_Record):
         index_bounds: upper bound by name, for integer inputs that index tables, and for pixels.
         preprocess: what the model does with its images, if that was made a part of it.
         context: tokens that the cache of a language model holds; None for other models.
+        weights: what its weights became when they were read; empty if they are the file's.
+        cache: dtype that the cache is kept in.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -107,6 +109,8 @@ class SettingsRecord(_Record):
     index_bounds: dict[str, int]
     preprocess: PreprocessRecord | None = None
     context: int | None = None
+    weights: str = ""
+    cache: Literal["float32", "float16"] = "float32"
 
     @property
     def frozen_values(self) -> dict[str, NDArray[Any]]:
@@ -365,11 +369,15 @@ class StateRecord(_Record):
 class VectorRecord(_Record):
     """A vector record describes files of one test vector, in the order of inputs and outputs.
 
-    Vectors of one program follow one another: where there is state, it is that of the vector
-    before, and zeros at a program's first.
+    Attributes:
+        program: whose.
+        goes_on: whether its state is what the vector before left; else it is zeros.
+        inputs: files.
+        outputs: files.
     """
 
     program: str = ""
+    goes_on: bool = False
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 

@@ -27,6 +27,7 @@ from edgec.compiler.errors import UsageError
 if TYPE_CHECKING:
     from edgec.compiler.bundle.bundle import Bundle
     from edgec.compiler.bundle.manifest import CompressionRecord, QuantizationRecord
+    from edgec.compiler.language.language_model import CacheDtype
 
 
 @click.command(name="compile")
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
     "[default: those of names that exporters give them]",
 )
 @click.option("--no-state", is_flag=True, help="Keep none: all inputs and outputs are passed.")
+@click.option(
+    "--cache",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    help="What a language model's cache is kept in.",
+)
 @click.option(
     "--prefill-chunk",
     type=int,
@@ -113,6 +120,7 @@ def compile_command(
     freeze: Sequence[str],
     limits: Sequence[str],
     context: int | None,
+    cache: "CacheDtype",
     prefill_chunk: int | None,
     streams: int,
     states: Sequence[str],
@@ -154,6 +162,7 @@ def compile_command(
         raise UsageError("--state and --no-state contradict each other")
     options = CompileOptions(
         **model_options(shapes, freeze, limits, context),
+        cache=cache,
         prefill_chunk=prefill_chunk,
         streams=streams,
         states=states if states or no_state else None,

@@ -117,7 +117,9 @@ def progress_of(quiet: bool, verbose: bool = False) -> "Progress":
 
 # What samples there are, and how answers are judged.
 _SAMPLES = (
-    click.option("--calibration", metavar="DATA", help=".npy, .npz, a folder, or module:function."),
+    click.option(
+        "--calibration", metavar="DATA", help=".npy, .npz, .txt, a folder, or module:function."
+    ),
     click.option(
         "--preprocess",
         metavar="KEY=VALUE,…",

@@ -5,6 +5,7 @@ From an ONNX file to a canonical module.
 Compiling, tuning, training and the tests begin here.
 """
 
+import gc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -107,9 +108,14 @@ def canonical_model(
             special = replace(special, proto=proto)
         show(special)
     with phase("simplify") as show:
-        graph = show(simplify(special.proto, limits))
+        frozen, specialized = special.frozen, special.proto
+        # A copy of all weights each; what rewrites graphs leaves rings that hold them.
+        del special, proto
+        graph = show(simplify(specialized, limits))
+        del specialized
+        gc.collect()
     with phase("import") as show:
         imported = show(import_model(graph))
     with phase("canonicalize") as show:
         module = show(apply_passes(imported.module, CANONICALIZE))
-    return CanonicalModel(special.frozen, graph, imported, module, embedded)
+    return CanonicalModel(frozen, graph, imported, module, embedded)

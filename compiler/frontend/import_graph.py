@@ -6,6 +6,7 @@ type that ONNX infers in its place and goes on, so that one error names everythi
 
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +135,10 @@ class _Walk:
         self.model = model
         self.builder = relax.BlockBuilder()
         self.values: dict[str, relax.Expr] = {}
+        # Initializers become constants when they are first read, and are let go with the last.
+        self.tensors: dict[str, onnx.TensorProto] = {}
+        self.reads = Counter(name for node in model.graph.node for name in node.input)
+        self.reads.update(value.name for value in model.graph.output)
         self.dtypes: dict[str, str] = {}
         self.value_names: dict[str, str] = {}
         self.refused: list[Refused] = []
@@ -149,7 +154,7 @@ class _Walk:
         graph = self.model.graph
         for tensor in graph.initializer:
             if tensor.data_type != onnx.TensorProto.STRING:
-                self.values[tensor.name] = _constant(tensor)
+                self.tensors[tensor.name] = tensor
                 self.dtypes[tensor.name] = dtype_name(tensor.data_type)
         parameters = []
         inputs = tuple(map(tensor_spec, graph.input))
@@ -174,7 +179,7 @@ class _Walk:
         return ImportedModel(self.builder.get(), Signature(inputs, outputs), self.value_names)
 
     def _output(self, value: onnx.ValueInfoProto) -> relax.Expr:
-        result = self.values.get(value.name)
+        result = self._value(value.name)
         if result is None or not isinstance(result.ty, relax.TensorType):
             self.refused.append(Refused(value.name, "output", "it is no tensor of numbers"))
             return relax.const(np.zeros((), "float32"))
@@ -246,9 +251,24 @@ class _Walk:
         return tuple(value.name for value in self.model.graph.input if value.name in seen)
 
     def _input(self, name: str) -> relax.Expr | None:
-        if name and name not in self.values:
+        if not name:
+            return None
+        value = self._value(name)
+        if value is None:
             raise Refusal(f"input {name!r} holds text; edgec compiles numbers")
-        return self.values[name] if name else None
+        return value
+
+    def _value(self, name: str) -> relax.Expr | None:
+        """Return a value for one of its readers."""
+        if name not in self.tensors:
+            return self.values.get(name)
+        value = self.values.get(name)
+        if value is None:
+            value = self.values[name] = _constant(self.tensors[name])
+        self.reads[name] -= 1
+        if self.reads[name] <= 0:
+            del self.values[name]
+        return value
 
     def _results(self, convert: Converter, node: Node) -> list[relax.Expr | None]:
         if node.outputs and all(_is_empty(spec) for spec in node.outputs):

@@ -1,5 +1,7 @@
 """Read a model of any kind: an ONNX file, a GGUF file, or a folder of Hugging Face's."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from edgec.compiler.language.exported_decoder import is_exported_decoder, read_e
 from edgec.compiler.language.gguf_file import is_gguf
 from edgec.compiler.language.gguf_model import read_gguf_model
 from edgec.compiler.language.huggingface import is_folder, read_huggingface
+from edgec.compiler.language.language_model import CacheDtype, ModelSource
 from edgec.compiler.support.files import scratch_folder
 
 
@@ -20,7 +23,12 @@ def is_language_model(path: Path) -> bool:
 
 
 def read_model(
-    path: Path, limits: Limits = DEFAULT_LIMITS, context: int | None = None
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    context: int | None = None,
+    folder: Path | None = None,
+    change: Callable[[ModelSource], ModelSource] | None = None,
+    cache: CacheDtype = "float32",
 ) -> SourceModel:
     """Read and check a model.
 
@@ -29,6 +37,9 @@ def read_model(
         limits: the limits of what it may ask for.
         context: tokens that a language model's cache holds; by default those that it was made
             for, at most 4,096. An ONNX file is a language model only with a context.
+        folder: where the graph of a language model is kept; by default it is not.
+        change: what becomes of a language model in a form of its own before it is a graph.
+        cache: dtype of its cache.
 
     Raises:
         ModelFileError: missing, unreadable, or contradicting itself.
@@ -37,6 +48,10 @@ def read_model(
         UsageError: a context for a model that is none of language.
     """
     if not is_language_model(path):
+        if cache != "float32":
+            raise UsageError(
+                f"--cache {cache} is for GGUF files and Hugging Face folders; {path} is neither"
+            )
         source = read_onnx(path, limits)
         return source if context is None else _with_cache(source, context)
     files = [path] if path.is_file() else list(path.glob("*.safetensors"))
@@ -48,9 +63,15 @@ def read_model(
         )
     read = read_gguf_model if path.is_file() else read_huggingface
     model = read(path, context)
-    with scratch_folder() as scratch:
+    model = model if change is None else change(model)
+    with nullcontext(folder) if folder is not None else scratch_folder() as scratch:
         decoder = write_decoder(
-            model.decoder, model.weights, model.language.context, scratch, name=path.stem
+            model.decoder,
+            model.weights,
+            model.language.context,
+            scratch,
+            name=path.stem,
+            cache=cache,
         )
         source = read_onnx(decoder, replace(limits, file_bytes=1 << 62))
     return replace(
@@ -59,6 +80,7 @@ def read_model(
         sha256=model.language.digest,
         language=model.language,
         tokenizer=model.tokenizer,
+        decoder=decoder if folder is not None else None,
     )
 
 

@@ -39,6 +39,7 @@ class SourceModel:
         opset: version of the default operator set in the file.
         language: what is known of a language model beside its graph; None for other models.
         tokenizer: the content of its `tokenizer.json`.
+        decoder: its graph as a file, with weights beside it, if that was kept.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class SourceModel:
     opset: int
     language: LanguageModel | None = None
     tokenizer: str = ""
+    decoder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +57,12 @@ class SourceModel:
 
     @property
     def original(self) -> Path | onnx.ModelProto:
-        """Return what says how the model computes: the file, if ONNX Runtime runs it as it is."""
+        """Return what says how the model computes: the file, if ONNX Runtime runs it as it is.
+
+        Of a file, weights are mapped.
+        """
+        if self.decoder is not None:
+            return self.decoder
         is_file = self.language is None and self.opset >= CONVERTED_OPSET
         return self.path if is_file else self.proto
 

@@ -21,7 +21,7 @@ def append_rows(
     """Return a cache with rows offset to offset + S - 1 replaced, as far as it has these.
 
     Args:
-        past: [B, H, T, D].
+        past: [B, H, T, D]; of float16 the new rows are rounded to it.
         new: [B, H, S, D].
         offset: int64 [B], the first row to be replaced of each sequence.
         clear: rows behind the new ones mean nothing: they become zeros, as ONNX Runtime gives them.
@@ -77,8 +77,8 @@ def cached_attention(
 
     Args:
         query: [B, N, S, D].
-        keys: [B, M, T, D].
-        values: [B, M, T, E].
+        keys: [B, M, T, D]; float16 is computed on as the query's dtype.
+        values: [B, M, T, E], likewise.
         offset: int64 [B], keys before the first query's own.
         scale: factor of the logits.
         window: keys that a query sees at most, its own among them; 0 for all.
@@ -107,7 +107,8 @@ def _compute_append_rows(
         old = past[b, h, t, d]
         if clear:
             old = tirx.Select(step < 0, old, zero)
-        return tirx.Select(inside, new[b, h, _clipped(step, count - 1), d], old)
+        fresh = new[b, h, _clipped(step, count - 1), d]
+        return tirx.Select(inside, fresh.astype(past.dtype), old)
 
     return te.compute(past.shape, element, name="append_rows")
 
@@ -161,7 +162,8 @@ def _compute_cached_attention(
     products = te.compute(
         shape,
         lambda b, n, i, t: te.sum(
-            query[b, n, i, part] * keys[b, tirx.floordiv(n, share), t, part], axis=part
+            query[b, n, i, part] * keys[b, tirx.floordiv(n, share), t, part].astype(dtype),
+            axis=part,
         ),
         name="products",
     )
@@ -191,7 +193,7 @@ def _compute_cached_attention(
 
     def weighted(b: Any, n: Any, i: Any, e: Any) -> Any:
         # A row that nobody wrote yet may hold anything.
-        value = values[b, tirx.floordiv(n, share), last, e]
+        value = values[b, tirx.floordiv(n, share), last, e].astype(dtype)
         kept = tirx.Select(seen(b, i, last), value, tirx.const(0, dtype))
         return te.sum(powers[b, n, i, last] * kept, axis=last)
 

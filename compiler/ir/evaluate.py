@@ -1,7 +1,7 @@
 """Describe what evaluates a module: handed to the stages in the middle, which know no backend."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -17,6 +17,15 @@ class Runnable(Protocol):
 
     def run_shared(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Return the outputs by name, in arrays that the next run may overwrite."""
+        ...
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """What has a state can be told it."""
+
+    def set_state(self, name: str, values: NDArray[Any]) -> None:
+        """Change a state."""
         ...
 
 

@@ -8,11 +8,14 @@ stages see what the network means: one epilogue to fuse, one function to tabulat
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from tvm import ir, relax, te, tirx, topi
 
+from edgec.compiler.numerics.grouped_codes import PLANES, UNIT_VALUES, GroupForm
 from edgec.compiler.numerics.grouped_product import LARGEST, SMALLEST
 
 
@@ -142,12 +145,8 @@ def _legalize_decode_weight(builder: relax.BlockBuilder, call: relax.Call) -> re
 
 def grouped_matmul(
     data: relax.Expr,
-    codes: relax.Expr,
-    scales: relax.Expr,
-    zeros: relax.Expr | None,
-    *,
-    bits: int,
-    group: int,
+    weights: Sequence[relax.Expr],
+    form: GroupForm,
 ) -> relax.Call:
     """Return data times weights of a few bits, data rounded to 8 bits for each row and group.
 
@@ -155,59 +154,71 @@ def grouped_matmul(
 
     Args:
         data: float32 [..., K].
-        codes: uint8 [N, bytes]: whole groups of codes of each column, low bits first.
-        scales: float16 or float32 [N, groups].
-        zeros: uint8 (one to a byte), float16 or float32 [N, groups]; None: 2 ^ (bits - 1).
-        bits: of a code, 4 or 8.
-        group: consecutive values of a column that share a scale.
+        weights: the arrays of the form, in its order; a row of them is a column of the weight.
+        form: how they are kept.
     """
-    attributes = {"bits": bits, "group": group}
-    arguments = [data, codes, scales] if zeros is None else [data, codes, scales, zeros]
-    return relax.Call(
-        ir.Op.get("edgec.grouped_matmul"), arguments, ir.make_node("ir.DictAttrs", **attributes)
-    )
+    attributes = ir.make_node("ir.DictAttrs", **asdict(form))
+    return relax.Call(ir.Op.get("edgec.grouped_matmul"), [data, *weights], attributes)
 
 
 def grouped_take(
-    codes: relax.Expr,
-    scales: relax.Expr,
-    zeros: relax.Expr | None,
     indices: relax.Expr,
-    *,
-    bits: int,
-    group: int,
+    table: Sequence[relax.Expr],
+    form: GroupForm,
     columns: int,
 ) -> relax.Call:
     """Return rows of a table of a few bits as float32 [..., columns].
 
     Args:
-        codes: uint8 [rows, bytes], as of `grouped_matmul`.
-        scales: likewise.
-        zeros: likewise.
         indices: int32 or int64 [...]; those below 0 count from the end of the table.
-        bits: of a code, 4 or 8.
-        group: consecutive values of a row that share a scale.
+        table: the arrays of the form, in its order.
+        form: how they are kept.
         columns: values of a row.
     """
-    attributes = {"bits": bits, "group": group, "columns": columns}
-    arguments = [indices, codes, scales] if zeros is None else [indices, codes, scales, zeros]
-    return relax.Call(
-        ir.Op.get("edgec.grouped_take"), arguments, ir.make_node("ir.DictAttrs", **attributes)
+    attributes = ir.make_node("ir.DictAttrs", **asdict(form), columns=columns)
+    return relax.Call(ir.Op.get("edgec.grouped_take"), [indices, *table], attributes)
+
+
+def form_of(call: relax.Call) -> GroupForm:
+    """Return the form of the weights of a product or a look-up."""
+    attributes = call.attrs
+    return GroupForm(
+        int(attributes["bits"]),
+        int(attributes["group"]),
+        str(attributes["scales"]),  # type: ignore[arg-type]
+        bool(attributes["zeros"]),
+        str(attributes["minima"]),  # type: ignore[arg-type]
     )
 
 
-def _grouped_value(bits: int, group: int, tensors: Sequence[te.Tensor], n: Any, k: Any) -> Any:
-    """Return the float of a code: row n, value k of codes, scales and perhaps zero points."""
-    codes, scales, *zeros = tensors
-    each, mask = 8 // bits, (1 << bits) - 1
-    byte = codes(n, k // each).astype("int32")
-    code = ((byte >> ((k % each).astype("int32") * bits)) & mask).astype("float32")
-    zero = zeros[0](n, k // group).astype("float32") if zeros else float(1 << bits - 1)
-    return (code - zero) * scales(n, k // group).astype("float32")
+def _grouped_value(form: GroupForm, tensors: Sequence[te.Tensor], n: Any, k: Any) -> Any:
+    """Return the float of a code: row n, value k of the arrays of a form."""
+    arrays = dict(zip(form.names, tensors, strict=True))
+    codes, group = arrays["codes"], k // form.group
+    values = int(codes.shape[1]) * 8 // form.bits
+    code: Any = tirx.const(0, "int32")
+    start = shift = 0
+    for width in PLANES[form.bits]:
+        each = 8 // width
+        byte = codes(n, start + k // each).astype("int32")
+        part = (byte >> ((k % each).astype("int32") * width)) & ((1 << width) - 1)
+        code, start, shift = code | part << shift, start + values * width // 8, shift + width
+
+    def number(name: str, units: str) -> Any:
+        value = arrays[name](n, group).astype("float32")
+        if units not in arrays:
+            return value
+        return value * arrays[units](n, k // UNIT_VALUES).astype("float32")
+
+    scale = number("scales", "scale_units")
+    if form.minima:
+        return code.astype("float32") * scale + number("minima", "minimum_units")
+    zero = arrays["zeros"](n, group).astype("int32") if form.zeros else 1 << form.bits - 1
+    return (code - zero).astype("float32") * scale
 
 
 def _compute_grouped_take(
-    indices: te.Tensor, *tensors: te.Tensor, bits: int, group: int, columns: int
+    indices: te.Tensor, *tensors: te.Tensor, form: GroupForm, columns: int
 ) -> te.Tensor:
     rows = int(tensors[0].shape[0])
 
@@ -215,14 +226,15 @@ def _compute_grouped_take(
         given = indices(*at[:-1])
         none, past, last = (tirx.const(number, given.ty.dtype) for number in (0, rows, rows - 1))
         row = tirx.max(tirx.min(tirx.Select(given < none, given + past, given), last), none)
-        return _grouped_value(bits, group, tensors, row, at[-1])
+        return _grouped_value(form, tensors, row, at[-1])
 
     return te.compute((*indices.shape, columns), element, name="grouped_take")
 
 
 def _legalize_grouped_take(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    attributes = {name: int(call.attrs[name]) for name in ("bits", "group", "columns")}
-    return builder.call_te(_compute_grouped_take, *call.args, **attributes)
+    columns = int(call.attrs["columns"])
+    compute = partial(_compute_grouped_take, form=form_of(call), columns=columns)
+    return builder.call_te(compute, *call.args, primfunc_name_hint="grouped_take")
 
 
 def _grouped_take_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:
@@ -254,28 +266,23 @@ def _compute_rounded(data: te.Tensor, group: int) -> te.Tensor:
 def _compute_grouped_matmul(
     data: te.Tensor,
     *tensors: te.Tensor,
-    bits: int,
-    group: int,
+    form: GroupForm,
 ) -> te.Tensor:
     columns = int(data.shape[-1])
     rows = topi.reshape(data, (math.prod(int(extent) for extent in data.shape[:-1]), columns))
-    values = _compute_rounded(rows, group)
+    values = _compute_rounded(rows, form.group)
     k = te.reduce_axis((0, columns), "k")
 
     def element(m: Any, n: Any) -> Any:
-        return te.sum(values(m, k) * _grouped_value(bits, group, tensors, n, k), axis=k)
+        return te.sum(values(m, k) * _grouped_value(form, tensors, n, k), axis=k)
 
     product = te.compute((rows.shape[0], tensors[0].shape[0]), element, name="grouped_matmul")
     return topi.reshape(product, (*data.shape[:-1], tensors[0].shape[0]))
 
 
 def _legalize_grouped_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    return builder.call_te(
-        _compute_grouped_matmul,
-        *call.args,
-        bits=int(call.attrs["bits"]),
-        group=int(call.attrs["group"]),
-    )
+    compute = partial(_compute_grouped_matmul, form=form_of(call))
+    return builder.call_te(compute, *call.args, primfunc_name_hint="grouped_matmul")
 
 
 def _grouped_matmul_type(call: relax.Call, _builder: relax.BlockBuilder) -> Any:

@@ -7,7 +7,7 @@ writes it all as C.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -120,6 +120,10 @@ class Program:
             if value.root.role == "constant":
                 found.setdefault(id(value.root), value.root)
         return list(found.values())
+
+    def forget_unpacked(self) -> None:
+        """Let go of constants as they were before packing, which only tuning packs anew."""
+        self.steps = [replace(step, constants={}) for step in self.steps]
 
     def temporaries(self) -> list[Value]:
         """Return temporaries in the order of their first use."""

@@ -1,4 +1,4 @@
-"""Look up rows of a table of 4 or 8 bits with a scale for each group.
+"""Look up rows of a table of a few bits with a scale for each group.
 
 The table is kept as products keep their weights (`matmul.grouped_layout`), whose columns are its
 rows: a language model whose table of tokens is also its last product stores it once.
@@ -14,18 +14,14 @@ from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.grouped_layout import (
     PANEL,
-    Floats,
-    ZeroPoints,
+    WeightReader,
     dot_of_codes,
-    less_middle,
-    load_number,
     pack_weights,
     place_in_unit,
-    stored_floats,
-    zero_points_dtype,
 )
 from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import select
+from edgec.compiler.numerics.grouped_codes import GroupForm
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -39,20 +35,14 @@ class GroupedEmbeddingWorkload:
         rows: the rows of the table; indices below 0 count from its end, others are clipped.
         columns: values of a row.
         index: the dtype of the indices.
-        bits: of a code, 4 or 8.
-        group: values of a row that share a scale, a multiple of 16.
-        scales: dtype of scales.
-        zeros: what zero points are kept as; empty: all are the middle of the codes.
+        form: how the table is kept.
     """
 
     count: int
     rows: int
     columns: int
     index: Literal["int32", "int64"]
-    bits: int
-    group: int
-    scales: Floats = "float32"
-    zeros: ZeroPoints = ""
+    form: GroupForm
 
     @property
     def macs(self) -> int:
@@ -63,32 +53,21 @@ class GroupedEmbeddingWorkload:
 def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, name: str) -> Kernel:
     """Write the kernel.
 
-    Its buffers are the indices, codes, scales, zero points where there are any, and output float32
-    [count, columns]. A task is one row.
+    Its buffers are the indices, the arrays of the form, and output float32 [count, columns]. A task
+    is one row.
     """
-    w, e = workload, Emitter(target)
-    dot, columns = dot_of_codes(w.bits, target), target.float_lanes
-    panels, groups = math.ceil(w.rows / PANEL), math.ceil(w.columns / w.group)
-    group_bytes, step_bytes = (w.group * each * w.bits // 8 for each in (columns, PANEL))
-    panel_bytes = groups * step_bytes
+    w, e, form = workload, Emitter(target), workload.form
+    dot, columns = dot_of_codes(form.bits, target), target.float_lanes
+    groups = math.ceil(w.columns / form.group)
     indices = e.buffer("indices", w.count, w.index)
-    signed = less_middle(w.bits, target)
-    codes = e.buffer("codes", panels * panel_bytes, "int8" if signed else "uint8")
-    count = panels * groups * PANEL
-    scales = e.buffer("scales", count, stored_floats(w.scales))
-    zeros = None
-    if w.zeros:
-        kind = zero_points_dtype(w.bits, w.zeros, target)
-        zeros = e.buffer("zero_points", count, kind)
+    table = WeightReader(e, target, form, w.rows, groups)
     output = e.buffer("output", w.count * w.columns, "float32")
-    middle = 0 if signed else 1 << w.bits - 1
-    # Values of a row in the units that share bytes.
-    run = DOT_WIDTH * 8 // w.bits
-
-    def zero_point(at: Any) -> Any:
-        if zeros is None:
-            return tirx.const(float(middle), "float32")
-        return load_number(e, zeros, at, w.zeros)
+    middle = 0 if table.signed else 1 << form.bits - 1
+    group_bytes, step_bytes, panel_bytes = (
+        table.group_bytes,
+        table.step_bytes,
+        groups * table.step_bytes,
+    )
 
     with e.tasks() as task:
         given = e.let("given", e.load(indices, task))
@@ -108,32 +87,21 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
 
         def values(group: Any, first: Any, size: int) -> None:
             """Write `size` values from one on, the first of a run."""
-            at = (panel * groups + group) * PANEL + part * columns + column
-            at = e.let("at", at)
-            scale = e.let("scale", load_number(e, scales, at, w.scales))
-            zero = e.let("zero", zero_point(at))
+            of_group = table.numbers(panel, group, part * columns + column)
+            zero = of_group.zero
+            if zero is None:
+                zero = tirx.const(float(middle), "float32")
             first_byte = e.let("first_byte", start + tirx.Cast("int64", group) * step_bytes)
-            with e.loop("run", math.ceil(size / run)) as number:
-                place = e.let("place", first + number * run)
-                byte = first_byte + tirx.Cast("int64", number) * (columns * DOT_WIDTH)
-                byte = e.let("byte", byte)
-                for value in range(run):
-                    stored = tirx.Cast("int32", e.load(codes, byte + places[value % DOT_WIDTH]))
-                    if w.bits == 4:
-                        shift = tirx.const(4 * (value // DOT_WIDTH), "int32")
-                        stored = (stored >> shift) & tirx.const(15, "int32")
-                    result = (tirx.Cast("float32", stored) - zero) * scale
-                    if size % run == 0:
-                        e.store(output, to + place + value, result)
-                        continue
-                    with e.branch(place + value < w.columns):
-                        e.store(output, to + place + value, result)
+            for value in range(size):
+                code = table.code(first_byte, value // DOT_WIDTH, places[value % DOT_WIDTH])
+                result = (tirx.Cast("float32", code) - zero) * of_group.scale
+                e.store(output, to + first + value, result)
 
-        whole, rest = divmod(w.columns, w.group)
+        whole, rest = divmod(w.columns, form.group)
         with e.loop("group", whole) as group:
-            values(group, group * w.group, w.group)
+            values(group, group * form.group, form.group)
         if rest:
-            values(tirx.IntImm("int32", whole), tirx.IntImm("int32", whole * w.group), rest)
+            values(tirx.IntImm("int32", whole), tirx.IntImm("int32", whole * form.group), rest)
     return Kernel(e.function(name), w.count)
 
 
@@ -141,6 +109,6 @@ TEMPLATE = undecided(
     GroupedEmbeddingWorkload,
     emit_grouped_embedding,
     pack=lambda w, _d, target, position, array: pack_weights(
-        w.bits, w.group, target, position, array
+        w.form, target, w.form.names[position - 1], array
     ),
 )

@@ -5,7 +5,7 @@ input_ids       int64 [B, S]                      logits          float32 [B, 1,
 past_length     int32 [B]                         present_length  int32 [B]
 last            int64 [B]
 past_key_values.N.key, .value                     present.N.key, .value
-                float32 [B, key heads, T, head size]
+                float32 or float16 [B, key heads, T, head size]
 ```
 
 S tokens are appended to a cache of T rows that holds `past_length`; `logits` are those of token
@@ -30,6 +30,7 @@ from onnx import TensorProto, helper
 
 from edgec.compiler.language.architectures import Decoder, WeightSource
 from edgec.compiler.language.grouped_weight import GroupedWeight
+from edgec.compiler.language.language_model import CacheDtype
 from edgec.compiler.language.rotary import Rotary
 from edgec.compiler.support.graph_builder import ExternalWeights, GraphBuilder
 
@@ -51,6 +52,7 @@ def write_decoder(
     *,
     name: str = "decoder",
     accuracy_level: int = INT8_ACTIVATIONS,
+    cache: CacheDtype = "float32",
 ) -> Path:
     """Write the graph of a decoder, and its weights to a file beside it, one at a time.
 
@@ -61,6 +63,7 @@ def write_decoder(
         folder: where both files go.
         name: of the graph.
         accuracy_level: of MatMulNBits: 0 computes on float activations, 4 on int8.
+        cache: dtype of its rows.
 
     Returns:
         The path of the model file.
@@ -69,7 +72,7 @@ def write_decoder(
     with (folder / WEIGHTS_FILE).open("wb") as stream:
         external = ExternalWeights(stream, folder / WEIGHTS_FILE)
         graph = GraphBuilder(_OPSET, _IR_VERSION, [_MICROSOFT], external)
-        model = _Writer(decoder, weights, context, accuracy_level, graph).model(name)
+        model = _Writer(decoder, weights, context, accuracy_level, graph, cache).model(name)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return path
 
@@ -81,6 +84,7 @@ class _Writer:
     context: int
     accuracy_level: int
     graph: GraphBuilder
+    cache: CacheDtype
 
     def __post_init__(self) -> None:
         self.lengths = self.last = ""
@@ -100,21 +104,19 @@ class _Writer:
         cache = ["batch", decoder.key_heads, self.context, decoder.head_size]
         parts = [(n, part) for n in range(decoder.layers) for part in ("key", "value")]
         tensor = helper.make_tensor_value_info
+        kept = TensorProto.FLOAT16 if self.cache == "float16" else TensorProto.FLOAT
         return graph.model(
             name,
             [
                 tensor("input_ids", TensorProto.INT64, ["batch", "sequence"]),
                 tensor("past_length", TensorProto.INT32, ["batch"]),
                 tensor("last", TensorProto.INT64, ["batch"]),
-                *(
-                    tensor(f"past_key_values.{n}.{part}", TensorProto.FLOAT, cache)
-                    for n, part in parts
-                ),
+                *(tensor(f"past_key_values.{n}.{part}", kept, cache) for n, part in parts),
             ],
             [
                 tensor("logits", TensorProto.FLOAT, ["batch", 1, decoder.vocabulary]),
                 tensor("present_length", TensorProto.INT32, ["batch"]),
-                *(tensor(f"present.{n}.{part}", TensorProto.FLOAT, cache) for n, part in parts),
+                *(tensor(f"present.{n}.{part}", kept, cache) for n, part in parts),
             ],
         )
 
@@ -157,6 +159,7 @@ class _Writer:
 
     def coded_rows(self, weight: GroupedWeight) -> str:
         graph, name = self.graph, "token_embd"
+        weight, offsets = weight.around_middle()
         codes = graph.weight(f"{name}.codes", weight.packed())
         scales = graph.weight(f"{name}.scales", weight.scales)
         value = graph.node(
@@ -169,7 +172,6 @@ class _Writer:
             gather_axis=0,
             quantize_axis=1,
         )
-        offsets = weight.offsets()
         if offsets is None:
             return value
         # GatherBlockQuantized has zero points of codes alone.
@@ -236,7 +238,12 @@ class _Writer:
         if 0 < decoder.windows[layer] < self.context:
             attributes["local_window_size"] = decoder.windows[layer]
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        present = [f"present.{layer}.{part}" for part in ("key", "value")]
+        present = names = [f"present.{layer}.{part}" for part in ("key", "value")]
+        if self.cache == "float16":
+            # Attention of ONNX Runtime has one type.
+            wide = TensorProto.FLOAT
+            past = [graph.node("Cast", [name], f"{name}.floats", to=wide) for name in past]
+            present = [f"{name}.floats" for name in names]
         tables = self.rotation(decoder.rotaries[layer])
         graph.nodes(
             "GroupQueryAttention",
@@ -246,6 +253,9 @@ class _Writer:
             domain=_MICROSOFT,
             **attributes,
         )
+        for floats, given in zip(present, names, strict=True):
+            if floats != given:
+                graph.node("Cast", [floats], given, to=TensorProto.FLOAT16)
         return self.linear(f"{source}.attention", f"{source}.attn_output", f"{source}.attn_result")
 
     def rotation(self, rotary: Rotary) -> tuple[str, str]:
@@ -312,7 +322,7 @@ class _Writer:
         if weight.bits == 4:
             weight, zeros = weight.with_zero_points()
         else:
-            offsets = weight.offsets()
+            weight, offsets = weight.around_middle()
         outputs, inputs = weight.shape
         groups = inputs // weight.group
         operands = [

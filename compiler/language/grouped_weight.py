@@ -74,11 +74,18 @@ class GroupedWeight:
             codes = np.where(np.repeat(constant, self.group, axis=1), np.uint8(0), codes)
         return replace(self, codes=codes, scales=scales), zeros.astype(np.float32)
 
-    def offsets(self) -> NDArray[np.float32] | None:
-        """Return what is to be added to `scale * (code - middle)`, [outputs, groups]."""
+    def around_middle(self) -> tuple["GroupedWeight", NDArray[np.float32] | None]:
+        """Return codes around the middle, and what is added to `scale * (code - middle)`.
+
+        Codes that use fewer bits lie as near to it as they can. The second is [outputs, groups],
+        None if there are no minima.
+        """
         if self.minima is None:
-            return None
-        return self.minima + self.scales * np.float32(1 << self.bits - 1)
+            return self, None
+        used = int(self.codes.max(initial=0)).bit_length()
+        half = 1 << max(used, 1) - 1
+        codes = self.codes + np.uint8((1 << self.bits - 1) - half)
+        return replace(self, codes=codes, minima=None), self.minima + self.scales * np.float32(half)
 
 
 Matrix = GroupedWeight | NDArray[np.float32]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.language.architectures import Decoder, WeightSource
 
 DEFAULT_CONTEXT = 4096
+CacheDtype = Literal["float32", "float16"]
 DEFAULT_CHUNK = 64
 
 # Programs of a bundle: one takes a chunk of a prompt, the other a token.

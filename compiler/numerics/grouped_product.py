@@ -1,13 +1,16 @@
 """Provide the arithmetic of products of int8 activations by group-wise weights, in NumPy.
 
 C [M, N] = A [M, K] * B, where column n of B stands for (code - zero[n, g]) * scale[n, g] in its
-group g of consecutive rows. Each row of A is quantized for each group by itself:
+group g of consecutive rows, or for code * scale[n, g] + minimum[n, g]. Each row of A is quantized
+for each group by itself:
 
     step = largest |a| / 127,   code_a = round(a * (127 / largest |a|)), ties to even
 
 and every product of a group is one sum of whole numbers:
 
     C += step * scale * (sum(code_a * code) - zero * sum(code_a))
+
+    C += step * sum(code_a) * minimum               (where there are minima, and no zero points)
 
 The parenthesis is exact in float32 where zero points are whole: a group of 256 values of 8 bits
 stays below 2**24. Then the factors are multiplied, and the product is added with one rounding.
@@ -75,6 +78,7 @@ def grouped_product(
     codes: NDArray[np.uint8],
     scales: NDArray[Any],
     zeros: NDArray[Any],
+    minima: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
     """Return C float32 [M, N].
 
@@ -83,6 +87,7 @@ def grouped_product(
         codes: uint8 [N, groups, group]; what is behind the end of a column counts for nothing.
         scales: floats [N, groups].
         zeros: numbers [N, groups].
+        minima: floats [N, groups], if there are any.
     """
     total = np.zeros((len(rows.codes), len(codes)), np.float32)
     for group in range(codes.shape[1]):
@@ -93,4 +98,9 @@ def grouped_product(
         factors = np.outer(rows.steps[:, group], scales[:, group].astype(np.float32))
         # In float64 a product of two float32 is exact: the sum is that of a fused multiply-add.
         total = (exact.astype(np.float64) * factors.astype(np.float32) + total).astype(np.float32)
+        if minima is not None:
+            sums = (rows.steps[:, group] * rows.sums[:, group].astype(np.float32)).astype(
+                np.float64
+            )
+            total = (np.outer(sums, minima[:, group].astype(np.float64)) + total).astype(np.float32)
     return total

@@ -11,7 +11,7 @@ from tvm import IRModule
 
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.canonical import CanonicalModel
-from edgec.compiler.ir.evaluate import Evaluate, Runnable
+from edgec.compiler.ir.evaluate import Evaluate, HasState, Runnable
 from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.compare import ParityReport, compare, worst_of
 from edgec.compiler.parity.expected import Expected
@@ -43,17 +43,24 @@ class ParityCheck:
     def check_library(self, session: Session | None, module: IRModule) -> ParityReport:
         """Run the library, or its module on this machine if the target's code cannot run here.
 
-        A model with state is run several times from its beginning.
+        A model with state is run several times, from where the original was.
 
         Raises:
             ParityError: the outputs are out of tolerance; says where that begins.
         """
+        runnable: Runnable
         run: Callable[[Tensors], Tensors]
         if session is not None:
             session.reset()
+            runnable = session
             run = partial(session.run, program=self.program) if self.program else session.run
         else:
-            run = self.evaluate_kept(module, self.expected.signature).run
+            runnable = self.evaluate_kept(module, self.expected.signature)
+            run = runnable.run
+        if self.expected.goes_on:
+            assert isinstance(runnable, HasState)
+            for name, values in self.expected.first_states.items():
+                runnable.set_state(name, values)
         report = worst_of(
             compare(step.outputs, run(step.inputs), self.expected.tolerance)
             for step in self.expected.called_steps

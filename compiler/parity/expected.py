@@ -50,6 +50,7 @@ class Expected:
         index_bounds: for inputs that are indices, the number of rows that they choose from.
         states: what a session keeps from run to run.
         advice: what to do about generated inputs that show little; empty if they are good.
+        goes_on: whether the first run begins with what another program left, not with zeros.
     """
 
     signature: Signature
@@ -58,6 +59,7 @@ class Expected:
     index_bounds: Mapping[str, int]
     states: tuple[State, ...] = ()
     advice: str = ""
+    goes_on: bool = False
 
     @property
     def inputs(self) -> Tensors:
@@ -68,6 +70,16 @@ class Expected:
     def outputs(self) -> Tensors:
         """Return the outputs of the first run, states among them."""
         return self.steps[0].outputs
+
+    @property
+    def first_states(self) -> Tensors:
+        """Return the states of the first run, by input."""
+        return {s.input: self.inputs[s.input] for s in self.states}
+
+    @property
+    def last_states(self) -> Tensors:
+        """Return the states that the last run leaves, by input."""
+        return {s.input: self.steps[-1].outputs[s.output] for s in self.states}
 
     @property
     def called(self) -> Signature:
@@ -88,6 +100,7 @@ class Expected:
         samples: Samples | None,
         seed: int,
         states: tuple[State, ...] = (),
+        before: Tensors | None = None,
     ) -> "Expected":
         """Run the original graph.
 
@@ -98,6 +111,8 @@ class Expected:
             samples: what a compressed or quantized model was calibrated with.
             seed: the seed of generated inputs.
             states: what is kept from run to run.
+            before: states that another program left, by input: a cache with something in it says
+                more. If they are full, and where there are none, all begin as zeros.
 
         Raises:
             EdgecError: the inputs do not fit, or the original cannot be run on them.
@@ -120,20 +135,27 @@ class Expected:
         if given:
             names = {state.input for state in states}
             given = check_inputs(specs, {n: a for n, a in given.items() if n not in names})
-        stream = Stream(run, states, signature.inputs)
-        steps: list[Step] = []
-        for number in range(STEPS if states else 1):
-            try:
-                if given:
-                    steps.append(stream.step(given))
-                else:
-                    chosen = choose_inputs(specs, seed + number, bounds, stream.peek)
-                    steps.append(stream.keep(*chosen))
-            except ModelFileError:
-                # A cache may be full by then.
-                if not steps:
-                    raise
-                break
+
+        def runs(values: Tensors) -> list[Step]:
+            stream = Stream(run, states, signature.inputs, values)
+            steps: list[Step] = []
+            for number in range(STEPS if states else 1):
+                try:
+                    if given:
+                        steps.append(stream.step(given))
+                    else:
+                        chosen = choose_inputs(specs, seed + number, bounds, stream.peek)
+                        steps.append(stream.keep(*chosen))
+                except ModelFileError:
+                    # A cache may be full by then.
+                    if not steps and not values:
+                        raise
+                    break
+            return steps
+
+        steps = runs(before) if before else []
+        goes_on = bool(steps)
+        steps = steps or runs({})
         opened.close()
         advice = "" if given else nan_advice(specs, steps[0].outputs)
         tolerance = tolerance_for(
@@ -143,7 +165,7 @@ class Expected:
             own_db = _rounding_sqnr_db(original, canonical, steps, states, tolerance)
             if own_db is not None:
                 tolerance = replace(tolerance, sqnr_db=allowed_rounding_sqnr_db(own_db))
-        return cls(signature, tuple(steps), tolerance, bounds, states, advice)
+        return cls(signature, tuple(steps), tolerance, bounds, states, advice, goes_on)
 
     def of_transformed(self, steps: tuple[Step, ...], quantized_activations: bool) -> "Expected":
         """Return what the library of a compressed or quantized module must compute.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Stream:
         run: runs the graph once: outputs by name from inputs by name.
         states: inputs and outputs that are states.
         specs: the inputs of the graph.
+        values: of states when it begins, by input; zeros where they are not named.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Stream:
         run: Callable[[Tensors], Tensors],
         states: Sequence[State] = (),
         specs: Sequence[TensorSpec] = (),
+        values: Tensors = MappingProxyType({}),
     ) -> None:
         self._run = run
         self._states = states
@@ -57,6 +60,7 @@ class Stream:
             for spec in specs
             if spec.name in kept
         }
+        self._values.update(values)
 
     def full(self, inputs: Tensors) -> Tensors:
         """Return the inputs of the next run with the states among them."""

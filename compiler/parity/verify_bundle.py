@@ -159,8 +159,13 @@ class _Original:
 
     @classmethod
     def read(cls, bundle: Bundle, file: str | Path) -> "_Original":
-        context, known = bundle.manifest.settings.context, bundle.manifest.model.sha256
-        source = read_model(Path(file), context=context)
+        settings, known = bundle.manifest.settings, bundle.manifest.model.sha256
+        if settings.weights:
+            raise UsageError(
+                f"the weights of {bundle.path} are no longer those of a file ({settings.weights}); "
+                "verify it without the model"
+            )
+        source = read_model(Path(file), context=settings.context, cache=settings.cache)
         if source.sha256 != known:
             raise BundleError(
                 f"{bundle.path} was compiled from another file than {file}: its source has "

@@ -176,6 +176,10 @@ RECIPES: dict[str, QuantizationRecipe] = {
 }
 
 
+# For language models, whose products have no other activations.
+_SHORT_NAMES = {"int4": "int4-weight-only"}
+
+
 def load_recipe(name: str | Path) -> QuantizationRecipe:
     """Return the recipe of this name, or of this file if the name ends in `.toml`.
 
@@ -183,6 +187,7 @@ def load_recipe(name: str | Path) -> QuantizationRecipe:
         RecipeError: unknown name, unreadable file, unknown key or bad value.
     """
     if isinstance(name, str) and not name.endswith(".toml"):
+        name = _SHORT_NAMES.get(name, name)
         if name not in RECIPES:
             raise RecipeError(
                 f"unknown recipe {name!r}{did_you_mean(name, RECIPES)} Known recipes: "

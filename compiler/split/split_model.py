@@ -116,9 +116,10 @@ class _Splitter:
 
     def run(self, folder: Path, emulate: bool) -> Plan:
         """Return the plan, written into the folder with its bundles."""
-        if self._options.streams > 1:
+        asked = self._options
+        if asked.streams > 1:
             raise UsageError("--streams: what is cut for several devices goes on with one text")
-        source = read_model(self._path, self._options.limits, self._options.context)
+        source = read_model(self._path, asked.limits, asked.context, cache=asked.cache)
         if in_chunks(self._path, self._options):
             chunk = self._options.prefill_chunk or DEFAULT_CHUNK
             if source.language is not None:

@@ -138,7 +138,8 @@ def _expectations(manifest: Manifest) -> Iterator[str]:
         variant = manifest.variant(vector.program)
         if variant is not None:
             yield _tolerance(variant.tolerance)
-        yield f"vector {' '.join((program, *vector.inputs, *vector.outputs))}"
+        goes_on = str(int(vector.goes_on))
+        yield f"vector {' '.join((program, goes_on, *vector.inputs, *vector.outputs))}"
 
 
 def _tolerance(record: ToleranceRecord) -> str:

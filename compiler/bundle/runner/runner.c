@@ -175,10 +175,11 @@ static void read_tensor(const char* path, const edgec_tensor* tensor, void* data
  *
  *     tolerance RELATIVE ABSOLUTE SQNR_DB   of the vectors that follow
  *     codes OUTPUT V0 V1 … V255     values of the bytes of an output whose dtype is a code
- *     vector PROGRAM FILE FILE …    inputs, then outputs, each in the program's order; vectors of a
- *                                   program follow one another, and so does its state */
+ *     vector PROGRAM GOES_ON FILE FILE …
+ *                                   inputs, then outputs, each in the program's order; 1: the state
+ *                                   is what the vector before left, 0: it is zeros */
 typedef struct {
-  int32_t program;
+  int32_t program, goes_on;
   char (*files)[PATH_MAX];
   parity_tolerance tolerance;
 } test_vector;
@@ -201,9 +202,9 @@ static void read_codes(FILE* file, expectations* known, int32_t outputs) {
 }
 
 static test_vector read_test_vector(FILE* file, const edgec_model* code) {
-  test_vector vector = {0, NULL, {0, 0, 0}};
+  test_vector vector = {0, 0, NULL, {0, 0, 0}};
   char name[1024];
-  if (fscanf(file, "%d", &vector.program) != 1 || vector.program < 0 ||
+  if (fscanf(file, "%d %d", &vector.program, &vector.goes_on) != 2 || vector.program < 0 ||
       vector.program >= code->program_count)
     fail(BAD_INPUT, VECTORS " is damaged");
   const edgec_program* program = &code->programs[vector.program];
@@ -277,10 +278,8 @@ static int verify(model* model, int* failed) {
   printf(",\n \"verify\": [");
   for (int32_t vector = 0; vector < known.count; ++vector) {
     const test_vector* test = &known.vectors[vector];
-    if (!vector || test->program != test[-1].program) {
-      use_program(model, test->program);
-      model->code->reset(model->session);
-    }
+    if (!vector || test->program != test[-1].program) use_program(model, test->program);
+    if (!test->goes_on) model->code->reset(model->session);
     read_vector(model, test);
     run_once(model);
     for (int32_t i = 0; i < model->program->output_count; ++i) {

@@ -24,6 +24,7 @@ from edgec.compiler.frontend.converters.rotary import pick, rotate_at
 from edgec.compiler.frontend.node import Node, Refusal, dtype_of, scalar, static_shape
 from edgec.compiler.frontend.te_operators import constant_tensor
 from edgec.compiler.ir.operators import decode_weight, grouped_matmul
+from edgec.compiler.numerics.grouped_codes import grouped_codes
 
 op = relax.op
 
@@ -211,19 +212,9 @@ def _grouped_product(
 ) -> relax.Expr:
     """Return the product with weights that stay codes; activations are rounded to int8."""
     dtype = dtype_of(data)
-    if scales.dtype != np.float16:
-        scales = scales.astype(np.float32)
-    if zeros is not None and zeros.dtype != np.uint8:
-        # Codes of 8 bits may be kept less 128, which half floats are too coarse for.
-        zeros = zeros.astype(np.float16 if zeros.dtype == np.float16 and bits == 4 else np.float32)
-    product = grouped_matmul(
-        node.cast(data, "float32"),
-        relax.const(np.ascontiguousarray(packed.reshape(len(packed), -1))),
-        relax.const(scales),
-        None if zeros is None else relax.const(np.ascontiguousarray(zeros)),
-        bits=bits,
-        group=group,
-    )
+    weight = grouped_codes(packed.reshape(len(packed), -1), scales, zeros, bits, group)
+    arrays = [relax.const(weight.arrays[name]) for name in weight.form.names]
+    product = grouped_matmul(node.cast(data, "float32"), arrays, weight.form)
     return node.cast(node.emit(product), dtype)
 
 

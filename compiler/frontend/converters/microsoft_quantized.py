@@ -17,6 +17,7 @@ from edgec.compiler.frontend.converters.quantization import (
 from edgec.compiler.frontend.converters.types import cast
 from edgec.compiler.frontend.node import Node, Refusal, constant_value, dtype_of, static_shape
 from edgec.compiler.ir.operators import grouped_take
+from edgec.compiler.numerics.grouped_codes import grouped_codes
 from edgec.compiler.numerics.grouped_product import group_is_supported
 
 op = relax.op
@@ -112,18 +113,11 @@ def _grouped_rows(node: Node) -> relax.Expr | None:
         return None
     zeros = None
     if node.optional(3) is not None:
-        points = unpack(node.constant(3, "zero_points"), bits)[..., : scales.shape[1]]
-        zeros = relax.const(np.ascontiguousarray(points))
-    numbers = scales if scales.dtype == np.float16 else scales.astype(np.float32)
-    found = grouped_take(
-        node.input(0),
-        relax.const(numbers),
-        zeros,
-        node.input(1),
-        bits=bits,
-        group=size,
-        columns=codes.shape[1] * 8 // bits,
-    )
+        zeros = unpack(node.constant(3, "zero_points"), bits)[..., : scales.shape[1]]
+    table = grouped_codes(codes, scales, zeros, bits, size)
+    arrays = [relax.const(table.arrays[name]) for name in table.form.names]
+    columns = codes.shape[1] * 8 // bits
+    found = grouped_take(node.input(1), arrays, table.form, columns)
     return node.cast(node.emit(found), dtype_of(node.input(2)))
 
 

@@ -16,6 +16,7 @@ from edgec.compiler.kernels.attention.rotation import (
     declare_tables,
     fitting_lanes,
 )
+from edgec.compiler.kernels.attention.workload import STORED, Cache
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import undecided
@@ -30,7 +31,7 @@ FAR = 2**30
 
 @dataclass(frozen=True)
 class AppendRowsWorkload:
-    """This workload replaces rows of a cache [batch, heads, total, size] of float32.
+    """This workload replaces rows of a cache [batch, heads, total, size] by float32.
 
     Attributes:
         batch: sequences.
@@ -43,6 +44,7 @@ class AppendRowsWorkload:
         rotation: how new rows are turned, by their place in the cache.
         clear: whether rows behind the new ones become zeros, if not in place.
         in_place: whether the result has the memory of the old cache.
+        cache: dtype of its rows.
     """
 
     batch: int
@@ -54,6 +56,7 @@ class AppendRowsWorkload:
     rotation: Rotation | None = None
     clear: bool = False
     in_place: bool = field(default=False, metadata={"omit_if_default": True})
+    cache: Cache = field(default="float32", metadata={"omit_if_default": True})
 
     @property
     def macs(self) -> int:
@@ -71,12 +74,12 @@ def emit_append_rows(workload: AppendRowsWorkload, target: Target, name: str) ->
     w, c = workload, target.float_lanes
     e = Emitter(target)
     size = w.batch * w.heads * w.total * w.size
-    past = e.buffer("past", size, "float32")
+    past = e.buffer("past", size, STORED[w.cache])
     new = e.buffer("new", w.batch * w.heads * w.count * w.size, "float32")
     offsets = e.buffer("offsets", w.batch, "int64")
     tables = declare_tables(e, w.rotation)
-    output = e.buffer("output", size, "float32")
-    mover = RowMover(e, w.size, c, new, output, tables)
+    output = e.buffer("output", size, STORED[w.cache])
+    mover = RowMover(e, w.size, c, new, output, tables, halves=w.cache == "float16")
     rows = w.count if w.in_place else w.total
     each = max(1, min(rows, TASK_VALUES // w.size))
     parts = math.ceil(rows / each)
@@ -121,7 +124,7 @@ def _keep(
         at = e.let("at", to + vector * c)
         value = e.load(past, at, c)
         if w.clear:
-            value = select(broadcast(step < 0, c), value, constant(0, "float32", c))
+            value = select(broadcast(step < 0, c), value, constant(0, STORED[w.cache], c))
         e.store(output, at, value)
 
 

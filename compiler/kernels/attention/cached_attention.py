@@ -31,6 +31,7 @@ from edgec.compiler.kernels.attention.rotation import (
 )
 from edgec.compiler.kernels.attention.workload import (
     LOWEST,
+    STORED,
     CachedAttentionWorkload,
     one_over,
     place_of,
@@ -38,6 +39,7 @@ from edgec.compiler.kernels.attention.workload import (
 )
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.emit.vector_math import exp2_below_zero, tanh
 from edgec.compiler.kernels.layout import transpose_square
 from edgec.compiler.kernels.template import undecided
@@ -103,8 +105,9 @@ class _Writer:
         self.keys = max(self.lanes, most if short else most // 2)
         self.emit = e = Emitter(target)
         self.query = e.buffer("query", w.batch * w.heads * w.count * w.size, "float32")
-        self.cached_keys = e.buffer("keys", w.batch * w.groups * w.total * w.size, "float32")
-        self.values = e.buffer("values", w.batch * w.groups * w.total * w.width, "float32")
+        kind = STORED[w.cache]
+        self.cached_keys = e.buffer("keys", w.batch * w.groups * w.total * w.size, kind)
+        self.values = e.buffer("values", w.batch * w.groups * w.total * w.width, kind)
         self.offsets = e.buffer("offsets", w.batch, "int64")
         self.tables = declare_tables(e, w.rotation)
         self.output = e.buffer("output", w.result_size, "float32")
@@ -215,6 +218,11 @@ class _Writer:
         else:
             self._dots(begin, count)
 
+    def _load(self, cache: Any, at: Any, lanes: int) -> Any:
+        """Return values of keys or values as float32."""
+        stored = self.emit.load(cache, at, lanes)
+        return weight_to_float(stored, self.work.cache, self.emit.isa.converts_float16)
+
     def _key(self, key: Any) -> Any:
         """Return where a key begins; of those beyond the cache, where its last one does."""
         w = self.work
@@ -247,7 +255,7 @@ class _Writer:
 
             def step(at: Any, first: int = first, acc: Any = acc) -> None:
                 keys = [
-                    e.let("k", e.load(self.cached_keys, places[first + j] + at, c))
+                    e.let("k", self._load(self.cached_keys, places[first + j] + at, c))
                     for j in range(quad)
                 ]
                 for i in range(tile):
@@ -276,7 +284,8 @@ class _Writer:
             places = [self._key(begin + at + lane) for lane in range(c)]
             with e.loop("square", w.size // c, wide=True) as square:
                 rows = [
-                    e.let("k", e.load(self.cached_keys, place + square * c, c)) for place in places
+                    e.let("k", self._load(self.cached_keys, place + square * c, c))
+                    for place in places
                 ]
                 for number, column in enumerate(transpose_square(e, rows)):
                     to = (square * c + number) * self.keys + wide(at)
@@ -395,7 +404,7 @@ class _Writer:
                 e.store(acc, i * vectors + v, kept * factor)
         with e.loop("key", count, wide=True) as key:
             values = [
-                e.let("v", e.load(self.values, place + key * w.width + column + v * c, c))
+                e.let("v", self._load(self.values, place + key * w.width + column + v * c, c))
                 for v in range(vectors)
             ]
             for i in range(tile):

@@ -6,6 +6,7 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.quantized_values import to_float16
 from edgec.compiler.kernels.vectors import constant, shuffle
 
 
@@ -66,6 +67,7 @@ class RowMover:
         target: buffer that it is written to.
         tables: how rows are turned; None: they are not.
         scale: factor of all values.
+        halves: whether they are written as float16.
     """
 
     emit: Emitter
@@ -75,6 +77,7 @@ class RowMover:
     target: Any
     tables: RotationTables | None = None
     scale: float = 1.0
+    halves: bool = False
 
     def move(self, source: Any, target: Any, position: Any) -> None:
         """Move a row.
@@ -98,7 +101,7 @@ class RowMover:
 
     def _write(self, at: Any, value: Any, lanes: int) -> None:
         scaled = value if self.scale == 1 else value * constant(self.scale, "float32", lanes)
-        self.emit.store(self.target, at, scaled)
+        self.emit.store(self.target, at, to_float16(scaled) if self.halves else scaled)
 
     def _turn(self, source: Any, target: Any, tables: RotationTables, angles: Any) -> None:
         e, half = self.emit, tables.rotation.half

@@ -1,7 +1,7 @@
 """Describe attention over a cache, and where its rows are: what its kernels have in common."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tvm import tirx
 
@@ -9,13 +9,18 @@ from edgec.compiler.kernels.attention.rotation import Rotation
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.vectors import select
 
+Cache = Literal["float32", "float16"]
+"""Dtype of the rows of a cache."""
+# How kernels read them.
+STORED = {"float32": "float32", "float16": "uint16"}
+
 # The least that a largest logit can be: finite, so that differences are numbers.
 LOWEST = -3.0e38
 
 
 @dataclass(frozen=True)
 class CachedAttentionWorkload:
-    """A workload of attention over a cache, all of float32.
+    """A workload of attention over a cache; what is computed is float32.
 
     Attributes:
         batch: sequences, B.
@@ -34,6 +39,7 @@ class CachedAttentionWorkload:
         spans: parts of the keys that have tasks of their own. If there are several, the result is
             [B, M, spans, rows, E + 2]: of each row the sum of weighted values, the sum of powers of
             2, and the largest exponent; rows are ordered by query, then by head.
+        cache: dtype of keys and values.
     """
 
     batch: int
@@ -50,6 +56,7 @@ class CachedAttentionWorkload:
     token_major_output: bool = False
     rotation: Rotation | None = None
     spans: int = 1
+    cache: Cache = field(default="float32", metadata={"omit_if_default": True})
 
     @property
     def rows(self) -> int:

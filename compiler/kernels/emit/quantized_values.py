@@ -77,6 +77,14 @@ def weight_to_float(quantized: Any, kind: str, halves: bool) -> Any:
     return tirx.reinterpret(floats, tirx.reinterpret(words, scaled) | sign)
 
 
+def to_float16(value: Any) -> Any:
+    """Return the bits of float32 as float16, where the target converts them; ties to even."""
+    lanes = lanes_of(value)
+    return tirx.reinterpret(
+        vector_dtype("uint16", lanes), tirx.Cast(vector_dtype("float16", lanes), value)
+    )
+
+
 def quantize_floats(value: Any, quantizer: Quantizer, dtype: str, *open_ends: float) -> Any:
     """Quantize floats to int32, ties to even; `store_values` narrows them.
 

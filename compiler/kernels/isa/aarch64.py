@@ -20,7 +20,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
-from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, never
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
 
 _LANES = 4
@@ -53,8 +53,8 @@ class AArch64(Generic):
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().grouped_dot(bits)
         if self.target.integer_dot == "smlal":
-            # 8 * 2 * 15 * 127 = 30,480 and 2 * 128 * 127 = 32,512
-            most = 8 if bits == 4 else 1
+            # 2 * 128 * 127 = 32,512
+            most = exact_units(bits) if bits < 8 else 1
             return GroupedDot(True, most, _halves, _widen_halves, True, True, 2, 1)
         return GroupedDot(True, 0, _sdot, never, by_lane=True)
 

@@ -43,3 +43,15 @@ class GroupedDot:
 def never(_sums: Any, _partial: Any) -> Any:
     """Stand for `widen` where products are summed in int32."""
     raise AssertionError("products are summed in int32 already")
+
+
+def exact_units(bits: int) -> int:
+    """Return units, at most 8, whose products of codes in pairs add up in int16.
+
+    A unit adds two products of a code and at most 127.
+
+    >>> [exact_units(bits) for bits in (2, 3, 4, 5, 6)]
+    [8, 8, 8, 4, 2]
+    """
+    fitting = 32767 // (2 * 127 * ((1 << bits) - 1))
+    return 1 << min(8, fitting).bit_length() - 1

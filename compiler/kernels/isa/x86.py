@@ -23,7 +23,7 @@ from tvm import tirx
 
 from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
-from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
+from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, never
 from edgec.compiler.kernels.vectors import (
     broadcast,
     constant,
@@ -73,9 +73,8 @@ class X86(Generic):
         if self.target.integer_dot == "vnni":
             return GroupedDot(False, 0, _unsigned_vnni(self.lanes), never)
         widen = _widen_pairs(self.lanes)
-        if bits == 4:
-            # 8 * 2 * 15 * 127 = 30,480
-            most, multiply = 8, _nibble_pairs(self.lanes)
+        if bits < 8:
+            most, multiply = exact_units(bits), _unsigned_pairs(self.lanes)
             return GroupedDot(False, most, multiply, widen, instructions=2, widen_instructions=2)
         # 2 * 128 * 127 = 32,512
         return GroupedDot(
@@ -227,7 +226,7 @@ def _unsigned_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:
     return multiply
 
 
-def _nibble_pairs(lanes: int) -> Callable[[Any, Any, Any], Any]:
+def _unsigned_pairs(lanes: int) -> Callable[[Any, Any, Any], Any]:
     def multiply(sums: Any, data: Any, weights: Any) -> Any:
         codes, units = (
             reinterpret(weights, "uint8", 4 * lanes),

@@ -1,4 +1,4 @@
-"""Write products of int8 activations by weights of 4 or 8 bits with a scale for each group.
+"""Write products of int8 activations by weights of a few bits with a scale for each group.
 
 `numerics.grouped_product` states the arithmetic, `quantize_rows` writes the activations,
 `grouped_layout` keeps the weights. Their layout depends on neither the number of rows nor the
@@ -30,13 +30,10 @@ from edgec.compiler.kernels.matmul.dense import (
 )
 from edgec.compiler.kernels.matmul.grouped_layout import (
     PANEL,
-    Floats,
-    ZeroPoints,
+    GroupNumbers,
+    WeightReader,
     dot_of_codes,
-    load_number,
     pack_weights,
-    stored_floats,
-    zero_points_dtype,
 )
 from edgec.compiler.kernels.matmul.quantize_rows import RowLayout
 from edgec.compiler.kernels.template import Template
@@ -48,6 +45,7 @@ from edgec.compiler.kernels.vectors import (
     shuffle,
     vector_dtype,
 )
+from edgec.compiler.numerics.grouped_codes import PLANES, GroupForm
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
@@ -66,6 +64,8 @@ GROUP_END_INSTRUCTIONS = 4.0
 # To load what a row has for each group.
 ROW_INSTRUCTIONS = 3.0
 UNPACK_INSTRUCTIONS = 1.5
+# For each further plane of codes, and for a minimum and units of a group.
+PLANE_INSTRUCTIONS, NUMBER_INSTRUCTIONS = 2.0, 2.0
 TILE_CYCLES = 40
 
 
@@ -75,17 +75,11 @@ class GroupedMatmulWorkload:
 
     Attributes:
         matmul: its extents, the second operand packed, and epilogue.
-        bits: of a code, 4 or 8.
-        group: rows of B that share a scale, a multiple of 16.
-        scales: dtype of scales.
-        zeros: what zero points are kept as; empty: all are the middle of the codes.
+        form: how the second operand is kept; its rows are columns of B.
     """
 
     matmul: MatmulWorkload
-    bits: int
-    group: int
-    scales: Floats = "float32"
-    zeros: ZeroPoints = ""
+    form: GroupForm
 
     @property
     def macs(self) -> int:
@@ -100,7 +94,7 @@ class GroupedMatmulWorkload:
     @property
     def layout(self) -> RowLayout:
         """Return where the parts of a quantized row are."""
-        return RowLayout(self.matmul.k, self.group)
+        return RowLayout(self.matmul.k, self.form.group)
 
     @property
     def direct(self) -> bool:
@@ -115,7 +109,7 @@ def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> lis
     # One row reads a panel as it lies in memory.
     first = min(most, PANEL // lanes) if w.m == 1 else 1
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
-    dot = dot_of_codes(workload.bits, target)
+    dot = dot_of_codes(workload.form.bits, target)
     # Sums, what they are added to, and what waits to be widened; few registers hold only the sums.
     held = 2 + (dot.most > 0) if target.vector_registers > FEW_REGISTERS else 1
     decisions = []
@@ -132,16 +126,23 @@ def estimate_grouped_cycles(
     workload: GroupedMatmulWorkload, decision: MatmulDecision, target: Target
 ) -> float:
     """Return cycles of multiplying, unpacking and finishing groups."""
-    w, dot = workload.matmul, dot_of_codes(workload.bits, target)
+    w, form = workload.matmul, workload.form
+    dot = dot_of_codes(form.bits, target)
     rows, panels = decision.tile_m, decision.tile_n
-    units = workload.group / DOT_WIDTH
-    unpack = UNPACK_INSTRUCTIONS if workload.bits == 4 else 1.0
+    units = form.group / DOT_WIDTH
+    unpack = 1.0
+    if form.bits < 8:
+        unpack = UNPACK_INSTRUCTIONS + PLANE_INSTRUCTIONS * (len(PLANES[form.bits]) - 1)
     tiles_m = math.ceil(w.m / rows)
     tiles_n = math.ceil(math.ceil(w.n / decision.lanes) / decision.tile_n)
     widen = units / dot.most * dot.widen_instructions if dot.most else 0.0
     multiply = rows * panels * (units * dot.instructions + widen) / target.fma_units
     loads = units * (rows / decision.lanes if dot.by_lane else rows) + units * panels
-    around = rows * (panels * GROUP_END_INSTRUCTIONS + ROW_INSTRUCTIONS) + loads
+    more = bool(form.minima) + [form.scales, form.minima].count("int8")
+    end = panels * (
+        rows * (GROUP_END_INSTRUCTIONS + bool(form.minima)) + more * NUMBER_INSTRUCTIONS
+    )
+    around = end + rows * ROW_INSTRUCTIONS + loads
     unpacking = workload.layout.groups * units * panels * unpack / target.fma_units
     each = workload.layout.groups * (multiply + around / ISSUE_WIDTH) + TILE_CYCLES
     return tiles_n * (tiles_m * each + unpacking)
@@ -165,8 +166,9 @@ def _pack(
     position: int,
     array: NDArray[Any],
 ) -> NDArray[Any]:
-    if position <= 2 or (position == 3 and workload.zeros):
-        return pack_weights(workload.bits, workload.group, target, position, array)
+    names = workload.form.names
+    if position <= len(names):
+        return pack_weights(workload.form, target, names[position - 1], array)
     return pad_columns(workload.matmul, decision, array)
 
 
@@ -175,8 +177,7 @@ def emit_grouped_matmul(
 ) -> Kernel:
     """Write the kernel.
 
-    Its buffers are quantized rows, codes, scales, zero points where there are any, the epilogue's
-    operands, and C.
+    Its buffers are quantized rows, the arrays of the form, the epilogue's operands, and C.
     """
     return _GroupedMatmul(workload, decision, target, name).kernel()
 
@@ -189,32 +190,22 @@ class _GroupedMatmul(MatmulWriter):
         target: Target,
         name: str,
     ) -> None:
-        self.grouped = workload
+        self.grouped, self.form = workload, workload.form
         self.target = target
         self.layout = workload.layout
-        self.dot = dot_of_codes(workload.bits, target)
+        self.dot = dot_of_codes(self.form.bits, target)
         # A vector of weights, in bytes; units that share one; units of a group.
         self.vector = 4 * decision.lanes
-        self.shared = 8 // workload.bits
-        self.units = workload.group // DOT_WIDTH
+        self.shared = self.form.values_together
+        self.units = self.form.group // DOT_WIDTH
         super().__init__(workload.matmul, decision, target, name)
 
     def declare(self) -> None:
-        w, g, e, layout = self.work, self.grouped, self.emit, self.layout
-        panels = math.ceil(w.n / PANEL)
-        # Of a group of one vector of columns, and of all of a panel.
-        self.group_bytes = g.group * self.plan.lanes * g.bits // 8
-        self.step_bytes = g.group * PANEL * g.bits // 8
+        w, e, layout = self.work, self.emit, self.layout
         self.a = e.buffer("a", w.m * layout.bytes, "int8")
         self.a_floats = e.view(self.a, w.m * layout.bytes // 4, "float32")
         self.a_words = e.view(self.a, w.m * layout.bytes // 4, "int32")
-        self.b = e.buffer("b", panels * layout.groups * self.step_bytes, "uint8")
-        count = panels * layout.groups * PANEL
-        self.scales = e.buffer("scales", count, stored_floats(g.scales))
-        self.zeros = None
-        if g.zeros:
-            kind = zero_points_dtype(g.bits, g.zeros, self.target)
-            self.zeros = e.buffer("zero_points", count, kind)
+        self.reader = WeightReader(e, self.target, self.form, w.n, layout.groups)
 
     def kernel(self) -> Kernel:
         p, e = self.plan, self.emit
@@ -243,8 +234,9 @@ class _GroupedMatmul(MatmulWriter):
                 e.store(self.acc, m * p.tile_n + v, starts[v])
         codes = self._codes(vectors)
         with e.loop("group", self.layout.groups, wide=True) as group:
-            at = [start + group * self.step_bytes for start in codes]
-            self._group(group, vectors, self._packed(at), self._scales(group, vectors))
+            self._group(
+                group, vectors, self._packed(self._at(codes, group)), self._numbers(group, vectors)
+            )
         for v in range(vectors):
             self._store(v, e.let("column", self._column(v)))
 
@@ -256,40 +248,23 @@ class _GroupedMatmul(MatmulWriter):
 
     def _codes(self, vectors: int) -> list[Any]:
         """Return where the first group of each vector of columns begins."""
-        panel_bytes, found = self.layout.groups * self.step_bytes, []
+        panel_bytes, found = self.layout.groups * self.reader.step_bytes, []
         for panel, part in map(self._vector, range(vectors)):
-            found.append(self.emit.let("codes", panel * panel_bytes + part * self.group_bytes))
+            at = panel * panel_bytes + part * self.reader.group_bytes
+            found.append(self.emit.let("codes", at))
         return found
 
     def _packed(self, at: list[Any]) -> Callable[[Any, int], list[list[Any]]]:
         """Return what loads weights [unit][panel] of units that share bytes, at a number."""
-        e = self.emit
+        return lambda first, _count: self.reader.units(at, first)
 
-        def load(first: Any, _count: int) -> list[list[Any]]:
-            place = first * (self.vector // self.shared)
-            words = [e.let("codes", e.load(self.b, start + place, self.vector)) for start in at]
-            if self.shared == 1:
-                return [words]
-            low, bits = constant(15, "uint8", self.vector), constant(4, "uint8", self.vector)
-            return [
-                [e.let("low", word & low) for word in words],
-                [e.let("high", tirx.shift_right(word, bits)) for word in words],
-            ]
-
-        return load
-
-    def _scales(self, group: Any, vectors: int) -> list[tuple[Any, Any]]:
-        """Return scale and zero point of each vector of columns in a group."""
-        e, lanes, g = self.emit, self.plan.lanes, self.grouped
-        found = []
-        for panel, part in map(self._vector, range(vectors)):
-            at = e.let("at", (panel * self.layout.groups + group) * PANEL + part * lanes)
-            scale = e.let("scale", load_number(e, self.scales, at, g.scales, lanes))
-            zero = None
-            if self.zeros is not None:
-                zero = e.let("zero", load_number(e, self.zeros, at, g.zeros, lanes))
-            found.append((scale, zero))
-        return found
+    def _numbers(self, group: Any, vectors: int) -> list[GroupNumbers]:
+        """Return what each vector of columns has in a group."""
+        lanes, read = self.plan.lanes, self.reader.numbers
+        return [
+            read(panel, group, part * lanes, lanes)
+            for panel, part in map(self._vector, range(vectors))
+        ]
 
     # Products of a group
 
@@ -298,7 +273,7 @@ class _GroupedMatmul(MatmulWriter):
         group: Any,
         vectors: int,
         weights: Callable[[Any, int], list[list[Any]]],
-        scales: list[tuple[Any, Any]],
+        numbers: list[GroupNumbers],
     ) -> None:
         """Add the products of a group to `acc`.
 
@@ -306,7 +281,7 @@ class _GroupedMatmul(MatmulWriter):
             group: its number.
             vectors: of weights, side by side.
             weights: gives weights [unit][vector] of as many units as share bytes.
-            scales: scale and zero point of each vector.
+            numbers: what each vector has in the group.
         """
         p, e, layout = self.plan, self.emit, self.layout
         rows = [wide(self.row + m) * (layout.bytes // 4) for m in range(p.tile_m)]
@@ -316,28 +291,34 @@ class _GroupedMatmul(MatmulWriter):
             less.append(e.let("less", broadcast(word, p.lanes)))
         for m in range(p.tile_m):
             start: Any = constant(0, "int32", p.lanes)
-            if self.zeros is None and not (self.grouped.bits == 8 and self.dot.signed):
-                # The middle of the codes times the sum of activations.
-                start = e.let("start", less[m] << constant(self.grouped.bits - 1, "int32", p.lanes))
+            middle = less[m] << constant(self.form.bits - 1, "int32", p.lanes)
+            # The middle of the codes times the sum of activations.
+            if not (self.form.zeros or self.form.minima or self.reader.signed):
+                start = e.let("start", middle)
+            elif self.form.minima and self.reader.signed:
+                start = e.let("start", start - middle)
             for v in range(vectors):
                 e.store(self.sums, m * p.tile_n + v, start)
-        straight = min(self.grouped.group, STRAIGHT) // DOT_WIDTH
+        straight = min(self.form.group, STRAIGHT) // DOT_WIDTH
         with e.loop("part", self.units // straight, wide=True) as part:
             first = part * straight
-            words = [row + group * (self.grouped.group // 4) for row in rows]
+            words = [row + group * (self.form.group // 4) for row in rows]
             self._units(first, straight, weights, words)
         for m, row in enumerate(rows):
             step = broadcast(e.load(self.a_floats, row + layout.steps + group), p.lanes)
             step = e.let("step", step)
             less_sum = e.let("less", tirx.Cast(vector_dtype("float32", p.lanes), less[m]))
+            moved = e.let("moved", step * (constant(0, "float32", p.lanes) - less_sum))
             for v in range(vectors):
-                place, (scale, zero) = m * p.tile_n + v, scales[v]
+                place, of_group = m * p.tile_n + v, numbers[v]
                 floats = vector_dtype("float32", p.lanes)
                 total = tirx.Cast(floats, e.load(self.sums, place))
-                if zero is not None:
-                    total = fused_multiply_add(zero, less_sum, total)
-                factor = e.let("factor", step * scale)
+                if of_group.zero is not None:
+                    total = fused_multiply_add(of_group.zero, less_sum, total)
+                factor = e.let("factor", step * of_group.scale)
                 total = fused_multiply_add(total, factor, e.load(self.acc, place))
+                if of_group.minimum is not None:
+                    total = fused_multiply_add(of_group.minimum, moved, total)
                 e.store(self.acc, place, total)
 
     def _units(
@@ -388,7 +369,7 @@ class _GroupedMatmul(MatmulWriter):
     # Many rows
 
     def _blocks(self, vectors: int) -> None:
-        p, g, e = self.plan, self.grouped, self.emit
+        p, form, e = self.plan, self.form, self.emit
         tile = p.tile_m * p.tile_n
         totals = e.local("totals", self.tiles * tile, vector_dtype("float32", p.lanes))
         starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
@@ -398,14 +379,14 @@ class _GroupedMatmul(MatmulWriter):
                     place = number * tile + m * p.tile_n + v
                     e.store(totals, place, starts[v])
         codes = self._codes(vectors)
-        group_bytes = g.group * p.lanes
+        group_bytes = form.group * p.lanes
         most = max(1, half_l1(self.target) // (group_bytes * vectors))
         block = min(most, self.layout.groups)
-        if g.bits == 4:
+        if form.bits < 8:
             self.panel = e.local("panel", block * vectors * group_bytes, "uint8")
 
         def multiply(first: Any, count: int) -> None:
-            if g.bits == 4:
+            if form.bits < 8:
                 self._unpack(first, count, vectors, codes)
             with e.loop("row_tile", self.tiles) as number:
                 base = e.let("base", number * tile)
@@ -413,11 +394,11 @@ class _GroupedMatmul(MatmulWriter):
                 self._move(totals, base, self.acc, 0, vectors)
                 with e.loop("group", count, wide=True) as offset:
                     group = first + offset
-                    if g.bits == 4:
+                    if form.bits < 8:
                         weights = self._unpacked(offset * (vectors * group_bytes), vectors)
                     else:
-                        weights = self._packed([at + group * self.step_bytes for at in codes])
-                    self._group(group, vectors, weights, self._scales(group, vectors))
+                        weights = self._packed(self._at(codes, group))
+                    self._group(group, vectors, weights, self._numbers(group, vectors))
                 self._move(self.acc, 0, totals, base, vectors)
 
         whole, rest = divmod(self.layout.groups, block)
@@ -430,6 +411,10 @@ class _GroupedMatmul(MatmulWriter):
             self._move(totals, number * tile, self.acc, 0, vectors)
             for v in range(vectors):
                 self._store(v, e.let("column", self._column(v)))
+
+    def _at(self, codes: list[Any], group: Any) -> list[Any]:
+        """Return where a group of each vector of columns begins."""
+        return [start + group * self.reader.step_bytes for start in codes]
 
     def _first_row(self, number: Any) -> Any:
         """Return the first row of a tile of this task; the last tile overlaps the one before."""
@@ -447,12 +432,13 @@ class _GroupedMatmul(MatmulWriter):
     def _unpack(self, first: Any, count: int, vectors: int, codes: list[Any]) -> None:
         """Write codes of groups from `first` on, one to a byte: [unit][panel] vectors."""
         e = self.emit
-        pairs = self.units // 2
+        shared = self.shared
+        shares = self.units // shared
         with e.loop("group", count, wide=True) as number:
-            load = self._packed([at + (first + number) * self.step_bytes for at in codes])
-            with e.loop("pair", pairs, wide=True) as pair:
-                for n, values in enumerate(load(pair * 2, 2)):
-                    unit = (number * pairs + pair) * 2 + n
+            load = self._packed(self._at(codes, first + number))
+            with e.loop("share", shares, wide=True) as share:
+                for n, values in enumerate(load(share * shared, shared)):
+                    unit = (number * shares + share) * shared + n
                     for v, value in enumerate(values):
                         e.store(self.panel, (unit * vectors + v) * self.vector, value)
 

@@ -1,12 +1,14 @@
-"""Lay out weights of 4 or 8 bits with a scale for each group, for all kernels that read them.
+"""Lay out weights of a few bits with a scale for each group, for all kernels that read them.
 
 A weight [N, K] is kept in panels of 16 columns, so that one row of activations reads it as it lies
-in memory. A panel holds its groups one behind the other; a group, for each vector of columns, their
-units (`GroupedDot`), those of 4 bits two to a byte. Scales and zero points are beside it,
+in memory. A panel holds its groups one behind the other; a group, for each vector of columns, the
+planes of their codes (`grouped_codes.PLANES`); a plane their units (`GroupedDot`), as many beside
+each other in the bits of a byte as it holds. Scales and what else groups have are beside it,
 [panels, groups, columns]. The layout depends on the target alone.
 """
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +17,31 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.isa import GroupedDot, isa_of
-from edgec.compiler.kernels.vectors import vector_dtype
+from edgec.compiler.kernels.vectors import constant, vector_dtype
+from edgec.compiler.numerics.grouped_codes import PLANES, UNIT_VALUES, GroupForm, unpack_codes
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
-Floats = Literal["float16", "float32"]
-ZeroPoints = Literal["", "codes", "float16", "float32"]
-
 PANEL = 16
+# Codes that are brought into order together.
+PACKED_VALUES = 1 << 21
+# What kernels read arrays as that they have in another dtype than the bundle.
+_READ_AS = {"float16": "uint16"}
+
+
+@dataclass(frozen=True)
+class GroupNumbers:
+    """Group numbers are what vectors of columns have in a group.
+
+    Attributes:
+        scale: float32.
+        zero: the zero point, float32; None if there is none.
+        minimum: float32; None if there is none.
+    """
+
+    scale: Any
+    zero: Any
+    minimum: Any
 
 
 def dot_of_codes(bits: int, target: Target) -> GroupedDot:
@@ -44,44 +63,145 @@ def less_middle(bits: int, target: Target) -> bool:
     return bits == 8 and dot_of_codes(bits, target).signed
 
 
-def stored_floats(kind: str) -> str:
-    """Return what a kernel reads floats as."""
-    return "uint16" if kind == "float16" else kind
-
-
-def zero_points_dtype(bits: int, kind: ZeroPoints, target: Target) -> str:
-    """Return what a kernel reads zero points as."""
-    if kind != "codes":
-        return stored_floats(kind)
-    return "int8" if less_middle(bits, target) else "uint8"
-
-
-def load_number(e: Emitter, buffer: Any, at: Any, kind: str, lanes: int = 1) -> Any:
-    """Return scales or zero points of neighbouring columns as float32."""
-    stored = e.load(buffer, at, lanes)
-    if kind == "codes":
-        return tirx.Cast(vector_dtype("float32", lanes), stored)
-    return weight_to_float(stored, kind, e.isa.converts_float16)
-
-
-def pack_weights(
-    bits: int, group: int, target: Target, position: int, array: NDArray[Any]
-) -> NDArray[Any]:
-    """Return codes (position 1), scales (2) or zero points (3) of a weight as kernels read them.
+class WeightReader:
+    """A weight reader declares the buffers of a weight, and writes the code that reads them.
 
     Args:
-        bits: of a code.
-        group: values that share a scale.
-        target: whose kernels.
-        position: which operand.
-        array: codes uint8 [N, bytes], whole groups of each column, low bits first; or numbers of
-            groups [N, groups].
+        e: what the kernel is written with.
+        target: what it is written for.
+        form: how the weight is kept.
+        rows: columns of the product, rows of the weight.
+        groups: of each of them.
     """
-    if position == 1:
-        return _pack_codes(bits, group, target, array)
-    if position == 3 and less_middle(bits, target):
-        whole = array.dtype == np.uint8
-        array = (array ^ 128).view(np.int8) if whole else array - array.dtype.type(128)
+
+    def __init__(self, e: Emitter, target: Target, form: GroupForm, rows: int, groups: int) -> None:
+        self.e, self.form, self.groups = e, form, groups
+        self.signed = less_middle(form.bits, target)
+        # Bytes of a unit of a vector of columns, of its group and of that of all of a panel.
+        self.vector = DOT_WIDTH * target.float_lanes
+        panels = -(-rows // PANEL)
+        self.group_bytes = form.group * target.float_lanes * form.bits // 8
+        self.step_bytes = form.group * PANEL * form.bits // 8
+        self.unit_groups = max(1, UNIT_VALUES // form.group)
+        self.buffers: dict[str, Any] = {}
+        kinds = {"scales": form.scales, "minima": form.minima, "zeros": self._codes_dtype}
+        for name in form.names:
+            count = groups // self.unit_groups if name.endswith("units") else groups
+            size = panels * (groups * self.step_bytes if name == "codes" else count * PANEL)
+            kind = "uint8" if name == "codes" else kinds.get(name, "float16")
+            self.buffers[name] = e.buffer(name, size, _READ_AS.get(kind, kind))
+
+    @property
+    def _codes_dtype(self) -> str:
+        return "int8" if self.signed else "uint8"
+
+    def numbers(self, panel: Any, group: Any, column: Any, lanes: int = 1) -> GroupNumbers:
+        """Return what neighbouring columns of a panel have in a group."""
+        form = self.form
+
+        def at(count: int, number: Any) -> Any:
+            return self.e.let("at", (panel * count + number) * PANEL + column)
+
+        place = at(self.groups, group)
+        units = None
+        if "int8" in (form.scales, form.minima):
+            unit = tirx.floordiv(group, self.unit_groups)
+            units = at(self.groups // self.unit_groups, unit)
+
+        def number(name: str, kind: str, of_units: str) -> Any:
+            value = self._load(self.buffers[name], place, kind, lanes)
+            if kind == "int8":
+                value = value * self._load(self.buffers[of_units], units, "float16", lanes)
+            return self.e.let("number", value)
+
+        zero = minimum = None
+        if form.zeros:
+            stored = self.e.load(self.buffers["zeros"], place, lanes)
+            zero = self.e.let("zero", tirx.Cast(vector_dtype("float32", lanes), stored))
+        if form.minima:
+            minimum = number("minima", form.minima, "minimum_units")
+        return GroupNumbers(number("scales", form.scales, "scale_units"), zero, minimum)
+
+    def _load(self, buffer: Any, at: Any, kind: str, lanes: int) -> Any:
+        return weight_to_float(self.e.load(buffer, at, lanes), kind, self.e.isa.converts_float16)
+
+    def units(self, starts: list[Any], first: Any) -> list[list[Any]]:
+        """Return codes [unit][start] of the units that share bytes.
+
+        Args:
+            starts: where vectors of columns have their groups.
+            first: the first of the units.
+        """
+        e, bits, vector = self.e, self.form.bits, self.vector
+        together = self.form.values_together
+        found: list[list[Any]] = [[None] * len(starts) for _ in range(together)]
+        for number, start in enumerate(starts):
+            plane = shift = 0
+            for width in PLANES[bits]:
+                each = 8 // width
+                for word in range(together // each):
+                    at = start + plane + first * (vector * width // 8) + word * vector
+                    codes = e.let("codes", e.load(self.buffers["codes"], at, vector))
+                    for place in range(each):
+                        unit = found[word * each + place]
+                        part = _part(codes, place * width, width, shift, vector)
+                        part = part if unit[number] is None else unit[number] | part
+                        unit[number] = e.let("code", part)
+                plane, shift = plane + self.group_bytes // bits * width, shift + width
+        return found
+
+    def code(self, start: Any, unit: int, where: Any) -> Any:
+        """Return one code as int32.
+
+        Args:
+            start: where the group of a vector of columns begins.
+            unit: which one of the group.
+            where: the byte of the value in it.
+        """
+        e, bits = self.e, self.form.bits
+        code: Any = None
+        plane = shift = 0
+        for width in PLANES[bits]:
+            each = 8 // width
+            at = start + (plane + unit // each * self.vector) + where
+            stored = e.load(self.buffers["codes"], at)
+            if width == 8:
+                kind = self._codes_dtype
+                return tirx.Cast("int32", tirx.reinterpret(kind, stored))
+            low, mask = tirx.const(unit % each * width, "int32"), (1 << width) - 1
+            part = (tirx.Cast("int32", stored) >> low) & tirx.const(mask, "int32")
+            part = part << tirx.const(shift, "int32")
+            code = part if code is None else code | part
+            plane, shift = plane + self.group_bytes // bits * width, shift + width
+        return code
+
+
+def _part(codes: Any, low: int, width: int, shift: int, vector: int) -> Any:
+    """Return `width` bits from bit `low` on, at bit `shift`."""
+    if width == 8:
+        return codes
+    moved = codes
+    if low != shift:
+        by = constant(abs(low - shift), "uint8", vector)
+        moved = tirx.shift_right(codes, by) if low > shift else codes << by
+    if low > shift and low + width == 8 and shift == 0:
+        return moved
+    return moved & constant((1 << width) - 1 << shift, "uint8", vector)
+
+
+def pack_weights(form: GroupForm, target: Target, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of a weight as kernels read it.
+
+    Args:
+        form: how the weight is kept.
+        target: whose kernels.
+        name: of the array, of those of the form.
+        array: codes uint8 [N, bytes], or numbers of groups or units [N, number].
+    """
+    if name == "codes":
+        return _pack_codes(form, target, array)
+    if name == "zeros" and less_middle(form.bits, target):
+        array = (array ^ 128).view(np.int8)
     padded = _whole_panels(array)
     return np.ascontiguousarray(padded.reshape(-1, PANEL, padded.shape[1]).transpose(0, 2, 1))
 
@@ -91,20 +211,37 @@ def _whole_panels(array: NDArray[Any]) -> NDArray[Any]:
     return np.pad(array, ((0, -len(array) % PANEL), (0, 0)))
 
 
-def _pack_codes(
-    bits: int, group: int, target: Target, packed: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    padded, lanes = _whole_panels(packed), target.float_lanes
-    if bits == 4:
-        # Of eight values of a column the first four share bytes with the last four.
-        codes = np.stack([padded & 15, padded >> 4], axis=-1).reshape(-1, 2, DOT_WIDTH)
-        padded = (codes[:, 0] | codes[:, 1] << 4).reshape(padded.shape)
-    elif less_middle(bits, target):
-        padded ^= 128
-    units = group * bits // 8 // DOT_WIDTH
+def _pack_codes(form: GroupForm, target: Target, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    panels, width = -(-len(packed) // PANEL), packed.shape[1]
+    result = np.empty((panels, PANEL * width), np.uint8)
+    # The codes of many rows, one to a byte, would take much memory.
+    step = max(1, PACKED_VALUES // (PANEL * width))
+    for first in range(0, panels, step):
+        part = _whole_panels(packed[first * PANEL : (first + step) * PANEL])
+        result[first : first + step] = _pack_panels(form, target, part)
+    return result
+
+
+def _pack_panels(form: GroupForm, target: Target, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    bits, group, lanes = form.bits, form.group, target.float_lanes
+    codes = unpack_codes(packed, bits)
+    if less_middle(bits, target):
+        codes = codes ^ np.uint8(128)
+    units = group // DOT_WIDTH
     # Panel, vector, column, group, unit, value.
-    parts = padded.reshape(-1, PANEL // lanes, lanes, packed.shape[1] // units // 4, units, 4)
+    parts = codes.reshape(-1, PANEL // lanes, lanes, codes.shape[1] // group, units, DOT_WIDTH)
     ordered = parts.transpose(0, 3, 1, 4, 2, 5)
     if dot_of_codes(bits, target).in_halves:
         ordered = ordered.reshape(*ordered.shape[:5], 2, 2).swapaxes(4, 5)
-    return np.ascontiguousarray(ordered).reshape(len(parts), -1)
+    # Panel, group, vector, unit, byte of a unit.
+    ordered = ordered.reshape(*ordered.shape[:4], DOT_WIDTH * lanes)
+    planes, shift = [], 0
+    for width in PLANES[bits]:
+        each = 8 // width
+        plane = (ordered >> np.uint8(shift)) & np.uint8((1 << width) - 1)
+        shares = plane.reshape(*plane.shape[:3], units // each, each, plane.shape[4])
+        shifts = np.arange(each, dtype=np.uint8)[:, np.newaxis] * np.uint8(width)
+        joined = np.bitwise_or.reduce(shares << shifts, axis=4)
+        planes.append(joined.reshape(*joined.shape[:3], -1))
+        shift += width
+    return np.concatenate(planes, axis=3).reshape(len(ordered), -1)

@@ -13,7 +13,7 @@ from edgec.compiler.kernels.attention.append_rows import AppendRowsWorkload
 from edgec.compiler.kernels.attention.join_spans import JoinSpansWorkload
 from edgec.compiler.kernels.attention.rotate_rows import RotateRowsWorkload
 from edgec.compiler.kernels.attention.rotation import Rotation
-from edgec.compiler.kernels.attention.workload import CachedAttentionWorkload
+from edgec.compiler.kernels.attention.workload import Cache, CachedAttentionWorkload
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack.context import Context
@@ -37,11 +37,14 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
     rows, rotation, tables = _rotated(context, call.args[1], call.args[2])
     rows, token_major = _token_major(context, rows)
     count = shape_of(call.args[1])
-    declined = _declined(shape, count, call.args[2])
+    declined = _not_kept([call.args[1]], [call.args[0]]) or _declined(shape, count, call.args[2])
     if declined is not None or shape is None or count is None:
         return declined or Declined("its shape is not known when compiling")
     (batch, heads, total, size), clear = shape, bool(call.attrs["clear"])
-    workload = AppendRowsWorkload(batch, heads, total, count[2], size, token_major, rotation, clear)
+    cache = _cache(call.args[0])
+    workload = AppendRowsWorkload(
+        batch, heads, total, count[2], size, token_major, rotation, clear, cache=cache
+    )
     offset = context.plain(context.value(call.args[2])).expression
     arguments = [
         context.plain_expression(call.args[0]),
@@ -49,7 +52,7 @@ def match_append_rows(context: Context, call: relax.Call) -> PackedValue | Decli
         offset,
         *map(context.plain_expression, tables),
     ]
-    variable = context.emit("edgec.cache_append", arguments, workload, shape)
+    variable = context.emit("edgec.cache_append", arguments, workload, shape, cache)
     return PackedValue(variable, shape, False, 1)
 
 
@@ -57,7 +60,8 @@ def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | 
     """Choose the kernel of attention over a cache; it turns queries if that is asked for."""
     query, keys, values, offset = call.args
     shape, place = shape_of(call), shape_of(values)
-    declined = _declined(shape, shape_of(query), shape_of(keys), place, offset)
+    declined = _not_kept([query], [keys, values])
+    declined = declined or _declined(shape, shape_of(query), shape_of(keys), place, offset)
     if declined is not None or shape is None or place is None:
         return declined or Declined("its shape is not known when compiling")
     rows, rotation, tables = _rotated(context, query, offset)
@@ -76,6 +80,7 @@ def match_cached_attention(context: Context, call: relax.Call) -> PackedValue | 
         float(call.attrs["softcap"]),
         token_major,
         rotation=rotation,
+        cache=_cache(keys),
     )
     arguments = [
         *map(context.plain_expression, (rows, keys, values)),
@@ -148,6 +153,20 @@ def tokens_side_by_side(
         return None
     asked = replace(workload, token_major_output=True)
     return PackedValue(context.emit(operator, made.args, asked, shape), shape, False, 1)
+
+
+def _not_kept(floats: Sequence[Any], caches: Sequence[Any]) -> Declined | None:
+    """Return why no kernel takes rows, or caches of them."""
+    kinds = {dtype_of(cache) for cache in caches}
+    if any(dtype_of(rows) != "float32" for rows in floats) or len(kinds) > 1:
+        return Declined("kernels of caches compute on float32 of known shapes only")
+    if kinds <= {"float32", "float16"}:
+        return None
+    return Declined("kernels know caches of float32 and float16 only")
+
+
+def _cache(rows: Any) -> Cache:
+    return "float16" if dtype_of(rows) == "float16" else "float32"
 
 
 def _rotated(

@@ -223,14 +223,14 @@ def match_grouped_take(context: Context, call: relax.Call) -> PackedValue | Decl
         return Declined("its table is not constant")
     if context.dot is None:
         return Declined("only a target that multiplies integers keeps tables as its products do")
+    if table.form.minima:
+        return Declined("no kernel looks up rows with minima")
     workload = GroupedEmbeddingWorkload(
         math.prod(shape[:-1]),
-        len(table.codes),
+        len(table.arrays["codes"]),
         shape[-1],
         kind,  # type: ignore[arg-type]
-        int(call.attrs["bits"]),
-        int(call.attrs["group"]),
-        *table.kinds,
+        table.form,
     )
     indices = context.plain(context.value(call.args[0])).expression
     variable = context.emit("edgec.grouped_embedding", [indices, *call.args[1:]], workload, shape)

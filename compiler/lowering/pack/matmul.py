@@ -162,26 +162,26 @@ def match_grouped_matmul(context: Context, call: relax.Call) -> PackedValue | De
     Where a target does not multiply integers, activations stay as they are.
     """
     data, shape = context.plain(context.float_value(call.args[0])), shape_of(call)
-    bits, group = int(call.attrs["bits"]), int(call.attrs["group"])
     weights = grouped_codes(call)
     if shape is None or weights is None:
         return Declined("its weights are not constant")
-    if not group_is_supported(group):
-        return Declined(f"no kernel has groups of {group}")
-    k, n = data.shape[-1], len(weights.codes)
+    form, arrays = weights.form, weights.arrays
+    if not group_is_supported(form.group):
+        return Declined(f"no kernel has groups of {form.group}")
+    k, n = data.shape[-1], len(arrays["codes"])
     product = MatmulWorkload(1, math.prod(data.shape[:-1]), n, k, packed=True)
     if context.dot is None:
-        if bits != 4 or weights.kinds[1] not in ("", "codes"):
+        if form.bits != 4 or form.minima or form.scales == "int8":
             return Declined("only weights of 4 bits with whole zero points are unpacked to floats")
-        scales, zeros = weights.scales.T.astype(np.float32), weights.zeros
-        operands: list[NDArray[Any]] = [unpack_nibbles(weights.codes)[:, :k].T, scales]
-        operands += [] if zeros is None else [zeros.T]
-        stored = WeightOnlyMatmulWorkload(product, "int4", group, zeros is not None)
+        scales = arrays["scales"].T.astype(np.float32)
+        operands: list[NDArray[Any]] = [unpack_nibbles(arrays["codes"])[:, :k].T, scales]
+        operands += [arrays["zeros"].T] if form.zeros else []
+        stored = WeightOnlyMatmulWorkload(product, "int4", form.group, form.zeros)
         arguments = [data.expression, *map(constant, operands)]
         variable = context.emit("edgec.stored_matmul", arguments, stored, shape)
         return PackedValue(variable, shape, False, 1)
-    rows = context.quantized_rows(data.expression, QuantizeRowsWorkload(product.m, k, group))
-    workload = GroupedMatmulWorkload(product, bits, group, *weights.kinds)
+    rows = context.quantized_rows(data.expression, QuantizeRowsWorkload(product.m, k, form.group))
+    workload = GroupedMatmulWorkload(product, form)
     variable = context.emit("edgec.grouped_product", [rows, *call.args[1:]], workload, shape)
     return PackedValue(variable, shape, False, 1)
 

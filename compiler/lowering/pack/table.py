@@ -69,7 +69,9 @@ def by_dtype(floats: Matcher, integers: Matcher) -> Matcher:
 
 
 # Those whose tensors may have any dtype: they only move values, or look at the dtype themselves.
-ANY_DTYPE = frozenset({"relax.matmul", "relax.permute_dims"})
+ANY_DTYPE = frozenset(
+    {"edgec.append_rows", "edgec.cached_attention", "relax.matmul", "relax.permute_dims"}
+)
 
 # How many operands of those are values; behind them are integers that say which, or codes.
 WITH_INDICES = {

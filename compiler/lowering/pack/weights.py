@@ -1,19 +1,19 @@
 """Provide constant weights in the form in which a quantized graph stores them."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
+from edgec.compiler.ir.operators import form_of
 from edgec.compiler.ir.relax_helpers import op_name, value_of
-from edgec.compiler.kernels.matmul.grouped_layout import Floats, ZeroPoints
 from edgec.compiler.kernels.matmul.weight_only import Format
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import QuantizedConstant, quantized_constant
 from edgec.compiler.numerics.affine import log2_values, unpack_nibbles
+from edgec.compiler.numerics.grouped_codes import GroupedCodes
 
 # Formats of `edgec.decode_weight` with a scale for each group; codebooks have no kernel.
 _GROUPED = ("int4", "log2")
@@ -47,39 +47,15 @@ def grouped_weight(
     return less.reshape(shape), scales, group
 
 
-@dataclass(frozen=True)
-class GroupedCodes:
-    """Grouped codes are the constant operands of `edgec.grouped_matmul` and `edgec.grouped_take`.
-
-    Attributes:
-        codes: uint8 [N, bytes].
-        scales: float16 or float32 [N, groups].
-        zeros: uint8, float16 or float32 [N, groups]; None: all are the middle of the codes.
-    """
-
-    codes: NDArray[np.uint8]
-    scales: NDArray[Any]
-    zeros: NDArray[Any] | None
-
-    @property
-    def kinds(self) -> tuple[Floats, ZeroPoints]:
-        """Return what scales and zero points are kept as."""
-        scales: Floats = "float16" if self.scales.dtype == np.float16 else "float32"
-        if self.zeros is None:
-            return scales, ""
-        if self.zeros.dtype == np.uint8:
-            return scales, "codes"
-        return scales, "float16" if self.zeros.dtype == np.float16 else "float32"
-
-
 def grouped_codes(call: relax.Call) -> GroupedCodes | None:
     """Return the weights of a call, operands 1 and up; None if they are not constant."""
-    arrays = [value_of(argument) for argument in call.args[1:]]
-    known = [array for array in arrays if array is not None]
-    if len(known) != len(arrays):
-        return None
-    codes, scales, *zeros = known
-    return GroupedCodes(codes, scales, zeros[0] if zeros else None)
+    form, arrays = form_of(call), {}
+    for name, argument in zip(form.names, call.args[1:], strict=True):
+        array = value_of(argument)
+        if array is None:
+            return None
+        arrays[name] = array
+    return GroupedCodes(form, arrays)
 
 
 def is_grouped(call: relax.Call) -> bool:

@@ -25,6 +25,7 @@ class Case:
     width: int
     window: int = 0
     softcap: float = 0.0
+    cache: str = "float32"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -33,8 +34,8 @@ class Case:
     def tensors(self) -> dict[str, np.ndarray]:
         return {
             "query": random(2, self.heads, self.count, self.size),
-            "keys": random(2, self.groups, self.total, self.size, seed=1),
-            "values": random(2, self.groups, self.total, self.width, seed=2),
+            "keys": random(2, self.groups, self.total, self.size, seed=1).astype(self.cache),
+            "values": random(2, self.groups, self.total, self.width, seed=2).astype(self.cache),
         }
 
 
@@ -45,6 +46,8 @@ CASES = {
     "many queries, window": Case(4, 1, 11, 150, 16, 16, 9),
     "odd sizes": Case(3, 1, 4, 37, 6, 7, 0, 2.0),
     "long rows": Case(2, 1, 12, 70, 160, 144),
+    "a step, half floats": Case(6, 2, 1, 150, 32, 32, cache="float16"),
+    "many queries, half floats": Case(6, 2, 13, 150, 32, 16, cache="float16"),
 }
 # Of both sequences: the first key, some, all, none, and beyond the cache.
 OFFSETS = ((0, 1), (17, 24), (149, 36), (-13, 200))

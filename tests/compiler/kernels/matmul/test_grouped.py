@@ -3,7 +3,7 @@
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from edgec.compiler import CompileOptions, compile_model
 from edgec.compiler.boards.artifacts import emulation
 from edgec.compiler.ir.operators import grouped_matmul, grouped_take
 from edgec.compiler.ir.relax_helpers import constant
+from edgec.compiler.numerics.grouped_codes import GroupForm, Numbers, pack_codes
 from edgec.compiler.numerics.grouped_product import grouped_product, quantize_rows
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.support.progress import Silent
@@ -35,38 +36,64 @@ class Case:
     n: int
     bits: int = 4
     group: int = 32
-    scales: str = "float16"
-    zeros: str = ""
+    scales: Numbers = "float16"
+    zeros: bool = False
+    minima: Numbers | Literal[""] = ""
 
-    def weights(self) -> tuple[Array, Array, Array | None]:
-        """Return codes uint8 [n, groups, group], scales and zero points [n, groups]."""
+    @property
+    def form(self) -> GroupForm:
+        return GroupForm(self.bits, self.group, self.scales, self.zeros, self.minima)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return codes uint8 [n, groups, group], and what groups and units have."""
         numbers = np.random.default_rng(self.k + self.n)
         groups = -(-self.k // self.group)
         codes = numbers.integers(0, 1 << self.bits, (self.n, groups, self.group), np.uint8)
         codes[0] = (1 << self.bits) - 1
         codes[-1] = 0
-        scales = (0.01 + numbers.random((self.n, groups))).astype(self.scales)
-        zeros = numbers.integers(0, 1 << self.bits, (self.n, groups), np.uint8)
-        if not self.zeros:
-            return codes, scales, None
-        # Eighths are exact in every sum.
-        return codes, scales, zeros if self.zeros == "uint8" else (zeros / 8).astype(self.zeros)
+        found = {"codes": codes}
+        if self.zeros:
+            found["zeros"] = numbers.integers(0, 1 << self.bits, (self.n, groups), np.uint8)
+        for kind, name, units in (
+            (self.scales, "scales", "scale_units"),
+            (self.minima, "minima", "minimum_units"),
+        ):
+            if kind == "int8":
+                found[name] = numbers.integers(-128, 128, (self.n, groups), np.int8)
+                shared = (self.n, groups * self.group // 256)
+                found[units] = (0.01 + numbers.random(shared)).astype(np.float16)
+            elif kind:
+                found[name] = (0.01 + numbers.random((self.n, groups))).astype(kind)
+        return found
+
+    def numbers(self, name: str, units: str) -> Array:
+        arrays = self.arrays()
+        if units not in arrays:
+            return arrays[name]
+        wide = np.repeat(arrays[units], 256 // self.group, axis=1).astype(np.float32)
+        return arrays[name] * wide
+
+    def weights(self) -> tuple[Array, Array, Array, Array | None]:
+        """Return codes uint8 [n, groups, group]; scales, zero points, minima [n, groups]."""
+        arrays, scales = self.arrays(), self.numbers("scales", "scale_units")
+        if self.minima:
+            none = np.zeros(scales.shape, np.uint8)
+            return arrays["codes"], scales, none, self.numbers("minima", "minimum_units")
+        middle = np.full(scales.shape, 1 << self.bits - 1)
+        return arrays["codes"], scales, arrays.get("zeros", middle), None
 
     def operands(self) -> list[Any]:
-        """Return codes, scales and zero points as constants."""
-        codes, scales, zeros = self.weights()
-        packed = codes if self.bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
-        points = None if zeros is None else constant(zeros)
-        return [constant(packed.reshape(self.n, -1)), constant(scales), points]
+        """Return the arrays of the form as constants."""
+        arrays = self.arrays()
+        arrays["codes"] = pack_codes(arrays["codes"].reshape(self.n, -1), self.bits)
+        return [constant(arrays[name]) for name in self.form.names]
 
     def module(self) -> IRModule:
         x = relax.Var("x", relax.TensorType([self.m, self.k], "float32"))
         builder = relax.BlockBuilder()
         with builder.function("main", [x]):
             with builder.dataflow():
-                value = builder.emit(
-                    grouped_matmul(x, *self.operands(), bits=self.bits, group=self.group)
-                )
+                value = builder.emit(grouped_matmul(x, self.operands(), self.form))
                 result = builder.emit_output(relax.op.multiply(value, constant(self.factor)))
             builder.emit_func_output(result)
         return builder.get()
@@ -84,22 +111,25 @@ class Case:
         return x
 
     def expected(self, x: Array) -> Array:
-        codes, scales, zeros = self.weights()
-        points = np.full(scales.shape, 1 << self.bits - 1) if zeros is None else zeros
-        return grouped_product(quantize_rows(x, self.group), codes, scales, points) * self.factor
+        return grouped_product(quantize_rows(x, self.group), *self.weights()) * self.factor
 
 
 # One row, few, many; a short last group, columns that are no whole vector, one tile and several.
 CASES = [
     Case(1, 64, 70),
-    Case(1, 300, 5, group=16, scales="float32", zeros="uint8"),
-    Case(3, 256, 33, group=128, zeros="float16"),
-    Case(21, 96, 75, zeros="uint8"),
+    Case(1, 300, 5, group=16, scales="float32", zeros=True),
+    Case(3, 256, 33, group=128, minima="float16"),
+    Case(21, 96, 75, zeros=True),
     Case(9, 530, 21, group=256),
-    Case(1, 64, 70, bits=8, zeros="uint8"),
+    Case(1, 64, 70, bits=8, zeros=True),
     Case(2, 100, 37, bits=8),
-    Case(13, 96, 40, bits=8, group=16, zeros="float32"),
+    Case(13, 96, 40, bits=8, group=16, minima="float32"),
     Case(10, 512, 33, bits=8, group=256, scales="float32"),
+    Case(1, 512, 37, bits=4, scales="int8", minima="int8"),
+    Case(5, 256, 37, bits=6, group=16, scales="int8"),
+    Case(2, 256, 21, bits=2, group=16, scales="int8", minima="int8"),
+    Case(1, 96, 21, bits=3),
+    Case(6, 96, 21, bits=5, minima="float16"),
 ]
 
 
@@ -119,7 +149,7 @@ def test_packed_weights_do_not_depend_on_rows(tmp_path: Path) -> None:
     """Programs of different numbers of rows, and a table of the same values, share them."""
     constants = []
     for rows in (1, 64):
-        case = Case(rows, 96, 75, zeros="uint8")
+        case = Case(rows, 96, 75, zeros=True)
         program, _ = build_module(case.module(), load_target("native"), tmp_path / f"{rows}.so")
         constants.append([a.array for a in program.steps[-1].arguments if a.array is not None])
     for one, other in zip(*constants, strict=True):
@@ -129,16 +159,20 @@ def test_packed_weights_do_not_depend_on_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", X86_TARGETS)
 def test_rows_of_a_table_are_looked_up(target: str, tmp_path: Path) -> None:
-    for number, case in enumerate((Case(1, 96, 75, zeros="uint8"), Case(1, 80, 37, 8, 16))):
-        codes, scales, zeros = case.weights()
+    cases = (
+        Case(1, 96, 75, zeros=True),
+        Case(1, 80, 37, 8, 16),
+        Case(1, 256, 37, 6, 16, scales="int8"),
+        Case(1, 64, 21, 5),
+    )
+    for number, case in enumerate(cases):
+        codes, scales, points, _ = case.weights()
         indices = np.array([[3, case.n - 1, -2, 0]], np.int64)
         given = relax.Var("x", relax.TensorType(indices.shape, "int64"))
         builder = relax.BlockBuilder()
         with builder.function("main", [given]):
             with builder.dataflow():
-                table = case.operands()
-                attributes = {"bits": case.bits, "group": case.group, "columns": case.k}
-                rows = builder.emit(grouped_take(*table, given, **attributes))
+                rows = builder.emit(grouped_take(given, case.operands(), case.form, case.k))
                 result = builder.emit_output(rows)
             builder.emit_func_output(result)
         machine = load_target(target)
@@ -147,8 +181,8 @@ def test_rows_of_a_table_are_looked_up(target: str, tmp_path: Path) -> None:
         built = open_module(builder.get(), machine, folder)
         generic = bool(machine.why_in_floats)
         assert built.templates == ["generic" if generic else "grouped_embedding"]
-        points = 1 << case.bits - 1 if zeros is None else zeros[..., np.newaxis]
-        values = (codes.astype(np.float32) - points) * scales[..., np.newaxis].astype(np.float32)
+        middles = points[..., np.newaxis].astype(np.float32)
+        values = (codes.astype(np.float32) - middles) * scales[..., np.newaxis].astype(np.float32)
         floats = values.astype(np.float32).reshape(case.n, -1)[:, : case.k]
         np.testing.assert_array_equal(built.run({"x": indices})["y"], floats[indices])
 
@@ -169,13 +203,13 @@ def test_targets_without_integers_compute_in_floats(tmp_path: Path) -> None:
 
 def test_arithmetic_without_instructions(tmp_path: Path) -> None:
     target = load_target("x86-64-v3").model_copy(update={"integer_dot": "generic"})
-    for case in (Case(2, 64, 21, zeros="uint8"), Case(5, 64, 21, bits=8)):
+    for case in (Case(2, 64, 21, zeros=True), Case(5, 64, 21, bits=8)):
         built = open_module(case.module(), target, tmp_path)
         x = case.data()
         np.testing.assert_array_equal(built.run({"x": x})["y"], case.expected(x))
 
 
-ELSEWHERE = (Case(9, 96, 37, zeros="uint8"), Case(9, 96, 21, bits=8), Case(1, 96, 37))
+ELSEWHERE = (Case(9, 96, 37, zeros=True), Case(9, 96, 21, bits=8), Case(1, 96, 37))
 
 
 def network() -> onnx.ModelProto:
@@ -183,7 +217,8 @@ def network() -> onnx.ModelProto:
     nodes, weights, parts = [], {}, []
     nodes.append(node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=1))
     for number, case in enumerate(ELSEWHERE):
-        codes, scales, zeros = case.weights()
+        codes, scales, _, _ = case.weights()
+        zeros = case.arrays().get("zeros")
         packed = codes if case.bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
         names = [f"b{number}", f"s{number}"]
         weights.update(zip(names, (packed, scales.astype(np.float32)), strict=True))
@@ -223,11 +258,9 @@ def test_equals_numpy_on_other_processors(target: str, tmp_path: Path) -> None:
     found = np.load(tmp_path / "y.npy").reshape(-1)
     expected = []
     for case in ELSEWHERE:
-        codes, scales, zeros = case.weights()
-        points = np.full(scales.shape, 1 << case.bits - 1) if zeros is None else zeros
         rows = x if case.m > 1 else x.max(axis=0, keepdims=True)
-        expected.append(grouped_product(quantize_rows(rows, 32), codes, scales, points))
-    codes, scales, _ = ELSEWHERE[1].weights()
+        expected.append(grouped_product(quantize_rows(rows, 32), *case.weights()))
+    codes, scales, _, _ = ELSEWHERE[1].weights()
     values = (codes.astype(np.float32) - 128) * scales[..., np.newaxis].astype(np.float32)
     expected.append(values.reshape(21, -1)[x.argmax(axis=0)])
     np.testing.assert_array_equal(found, np.concatenate([each.reshape(-1) for each in expected]))
@@ -247,7 +280,7 @@ def test_a_normalization_quantizes_its_rows(tmp_path: Path) -> None:
                     # Doubled halves are the same floats, of another kernel.
                     two = constant(np.array(2, np.float32))
                     norm = builder.emit(relax.op.divide(relax.op.multiply(norm, two), two))
-                value = grouped_matmul(norm, *case.operands(), bits=4, group=32)
+                value = grouped_matmul(norm, case.operands(), case.form)
                 result = builder.emit_output(value)
             builder.emit_func_output(result)
         folder = tmp_path / name
