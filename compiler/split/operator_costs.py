@@ -23,7 +23,8 @@ class OperatorCosts:
 
     Attributes:
         ms: time on one core [ms].
-        weight_bytes: of the constants that kernels read, as they are packed for the target.
+        weight_bytes: of the constants that kernels read, as they are packed for the target, and of
+            the states that they write.
         recorded: share of the time that tuning records measured; the rest is estimated.
     """
 
@@ -75,6 +76,11 @@ def operator_costs(
             if root.role == "constant" and id(root) not in seen:
                 seen.add(id(root))
                 weights[place] = weights.get(place, 0) + root.size_bytes
+    for state in values.states:
+        # Its memory is beside the weights, in one stage.
+        writer = graph.given.get(state.output)
+        if writer is not None:
+            weights[writer] = weights.get(writer, 0) + values.size_of(state.input)
     total = sum(ms.values())
     return OperatorCosts(ms, weights, measured / total if total else 0.0)
 
