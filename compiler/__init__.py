@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.errors import EdgecError
+    from edgec.compiler.evaluate.advice import AdviceLimits, Candidate, advise
+    from edgec.compiler.evaluate.evaluation import (
+        Evaluation,
+        EvaluationOptions,
+        evaluate_bundles,
+    )
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
+    from edgec.compiler.predict.model import predict_model
+    from edgec.compiler.predict.prediction import Prediction
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.serve.server import ServeOptions, serve_bundles
@@ -42,8 +50,16 @@ if TYPE_CHECKING:
 hide_torch_from_tvm()
 
 _HOME = {
+    "AdviceLimits": "evaluate.advice",
     "BenchReport": "bench.compare",
     "Bundle": "bundle.bundle",
+    "Candidate": "evaluate.advice",
+    "Evaluation": "evaluate.evaluation",
+    "EvaluationOptions": "evaluate.evaluation",
+    "Prediction": "predict.prediction",
+    "advise": "evaluate.advice",
+    "evaluate_bundles": "evaluate.evaluation",
+    "predict_model": "predict.model",
     "CompileOptions": "options",
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
@@ -79,16 +95,21 @@ _HOME = {
 }
 
 __all__ = [
+    "AdviceLimits",
     "BenchReport",
     "Bundle",
+    "Candidate",
     "CompileOptions",
     "CompressOptions",
     "DeployReport",
     "EdgecError",
+    "Evaluation",
+    "EvaluationOptions",
     "Generator",
     "GovernorSettings",
     "ImageInput",
     "ModelReport",
+    "Prediction",
     "Preprocess",
     "QuantizeOptions",
     "SampleOptions",
@@ -98,15 +119,18 @@ __all__ = [
     "TuneReport",
     "Variant",
     "__version__",
+    "advise",
     "bench_bundles",
     "bench_on",
     "compile_model",
     "deploy_bundle",
+    "evaluate_bundles",
     "govern_bundle",
     "inspect_path",
     "install_bundle",
     "load_compression",
     "load_recipe",
+    "predict_model",
     "run_bundle",
     "serve_bundles",
     "sign_bundle",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
+from tvm import IRModule
 
 from edgec.compiler.bundle.manifest import (
     CompressionRecord,
@@ -19,6 +20,7 @@ from edgec.compiler.bundle.manifest import (
     Manifest,
     ModelRecord,
     ParityRecord,
+    PredictionRecord,
     PreprocessRecord,
     ProgramRecord,
     QuantizationRecord,
@@ -34,11 +36,14 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.governor.variants import Variant
+from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.options import CompileOptions, ProgramShapes
 from edgec.compiler.parity.compare import Tolerance, three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.stream import Step
+from edgec.compiler.predict.predict import predict_program
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.support.versions import tool_versions
@@ -130,6 +135,22 @@ def describe_compilation(
         ),
         tools=tool_versions(),
         files={},
+    )
+
+
+def prediction_record(
+    program: Program | IRModule, target: Target, records: Mapping[Key, Record]
+) -> PredictionRecord | None:
+    """Return what a program is predicted to cost; None for the virtual machine."""
+    if not isinstance(program, Program):
+        return None
+    found = predict_program(program, target, records)
+    return PredictionRecord(
+        latency_ms=three_digits(found.latency.value),
+        low_ms=three_digits(found.latency.low),
+        high_ms=three_digits(found.latency.high),
+        energy_mj=three_digits(found.energy.millijoules),
+        instructions=float(round(found.instructions)),
     )
 
 

@@ -26,6 +26,7 @@ from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import (
     describe_compilation,
+    prediction_record,
     state_digest,
     state_records,
     vector_files,
@@ -140,6 +141,7 @@ def compile_model(
             arena_bytes=arena_bytes,
             c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(first.scheduled, compiler.decide.used, target)),
+            predicted=prediction_record(first.scheduled, target, compiler.records),
         )
         manifest = describe_compilation(compilations, execution, parity, options.variants)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}

@@ -99,7 +99,8 @@ class ProgramCompiler:
     """Compiles programs of one model, up to code generation.
 
     Attributes:
-        decide: chooses among a template's decisions.
+        records: tuning records by kernel.
+        decide: chooses among a template's decisions, by them.
     """
 
     def __init__(
@@ -116,11 +117,10 @@ class ProgramCompiler:
         self._phases = phases
         self._subject = Subject(name, target.name)
         self._sharing = SharedPacking()
-        self.decide = RecordedDecisions(
-            tuned_records(
-                target, options.records, options.records_threads, options.ready_records, progress
-            )
+        self.records = tuned_records(
+            target, options.records, options.records_threads, options.ready_records, progress
         )
+        self.decide = RecordedDecisions(self.records)
 
     def changed(self, variant: ProgramShapes, sources: list[SourceModel]) -> ChangedProgram:
         """Return the model for one set of shapes, compressed and quantized as it was asked for.

@@ -232,6 +232,24 @@ class QuantizationRecord(_Record):
     positions: int = 0
 
 
+class PredictionRecord(_Record):
+    """A prediction record describes what the first program was predicted to cost, on one thread.
+
+    Attributes:
+        latency_ms: time of one inference.
+        low_ms: lower end of its error bar.
+        high_ms: upper end.
+        energy_mj: energy of one inference, by a stated model.
+        instructions: executed by one inference; 0: not known for this kind of processor.
+    """
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    energy_mj: float
+    instructions: float = 0.0
+
+
 class ExecutionRecord(_Record):
     """An execution record describes how the model runs.
 
@@ -242,12 +260,14 @@ class ExecutionRecord(_Record):
         c_name: the c name of the model in C: `edgec_model_NAME` is the library's function; empty
             for the machine.
         tuned_share: part of the estimated time in kernels whose decisions were tuned.
+        predicted: what it was predicted to cost; None for the virtual machine.
     """
 
     executor: Executor
     arena_bytes: int
     c_name: str = ""
     tuned_share: float = 0.0
+    predicted: PredictionRecord | None = None
 
 
 class ProgramRecord(_Record):

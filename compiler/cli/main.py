@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import click
 
+from edgec.compiler.cli.advise import advise
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
 from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
+from edgec.compiler.cli.evaluate import compare, evaluate
 from edgec.compiler.cli.fleet import fleet
 from edgec.compiler.cli.inspect import inspect
 from edgec.compiler.cli.install import install
@@ -100,6 +102,9 @@ for _command in (
     serve,
     verify,
     bench,
+    evaluate,
+    compare,
+    advise,
     inspect,
     install,
     targets,
