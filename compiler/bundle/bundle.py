@@ -43,6 +43,9 @@ from edgec.compiler.trust.memory_file import MemoryFile, checked_chunks
 from edgec.compiler.trust.policy import check_trust, load_policy
 from edgec.compiler.trust.signature import SIGNATURE, Digest, Signature, read_signature, sign
 
+# The program run of a bundle, and what is kept of a measurement, take no more.
+_MOST_THREADS = 1024
+
 if TYPE_CHECKING:
     from edgec.compiler.runtime.session import Session, SessionPool
 
@@ -283,10 +286,10 @@ class Bundle:
 
 
 def _check_counts(threads: int, sessions: int) -> None:
-    if threads < 0 or sessions < 1:
+    if not 0 <= threads <= _MOST_THREADS or sessions < 1:
         raise UsageError(
             f"{sessions} sessions of {threads} threads were asked for; give at least one "
-            "session, and 0 threads (all cores) or more"
+            f"session, and 0 threads (all cores) to {_MOST_THREADS}"
         )
 
 

@@ -1,6 +1,7 @@
 """Provide `edgec fleet …`: hear how boards are, and stop releases that fail."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -78,34 +79,42 @@ def key(board: str, *, secret_file: Path) -> None:
 @json_option
 def status(url: str, *, secret_file: Path, as_json: bool) -> None:
     """Show boards and releases that the coordinator at URL knows."""
-    from edgec.compiler.update.reports import ask_coordinator
+    from edgec.compiler.update.fleet import ask_status
 
-    found = json.loads(ask_coordinator(url, _read_secret(secret_file), "status"))
+    found = ask_status(url, _read_secret(secret_file))
     if as_json:
-        print_json(found)
+        print_json(asdict(found))
         return
     print_table(
         ("channel", "release", "works", "installing", "failed", ""),
         [
             (
-                release["channel"],
-                *(str(release[count]) for count in ("number", "works", "trying", "failed")),
-                f"stopped: {release['stopped']}" if release["stopped"] else "",
+                release.channel,
+                *map(str, (release.number, release.works, release.trying, release.failed)),
+                f"stopped: {release.stopped}" if release.stopped else "",
             )
-            for release in found["releases"]
+            for release in found.releases
         ],
     )
     print_table(
         ("board", "channel", "runs", "seen", ""),
         [
             (
-                board["board"],
-                board["channel"],
-                str(board["installed"] or "nothing"),
-                f"{board['seen_seconds']:.0f} s ago",
-                "; ".join([board["problem"] or "", *map(_failure, board["failed"].items())]),
+                board.board,
+                board.channel,
+                str(board.installed or "nothing"),
+                f"{board.seen_seconds:.0f} s ago",
+                "; ".join(
+                    [
+                        *([board.problem] if board.problem else []),
+                        *(
+                            f"release {number} failed: {why}"
+                            for number, why in board.failed.items()
+                        ),
+                    ]
+                ),
             )
-            for board in found["boards"]
+            for board in found.boards
         ],
     )
 
@@ -134,16 +143,14 @@ def resume(url: str, channel: str, number: int, *, secret_file: Path) -> None:
 
 
 def _decide(url: str, channel: str, number: int, reason: str, secret_file: Path) -> None:
+    from edgec.compiler.update.release import check_channel_name
     from edgec.compiler.update.reports import ask_coordinator
 
+    # In a URL `a/../b` would be another channel.
+    check_channel_name(channel)
     secret = _read_secret(secret_file)
     body = json.dumps({"stopped": reason})
     ask_coordinator(url, secret, f"channels/{channel}/releases/{number}", body)
-
-
-def _failure(item: tuple[str, str]) -> str:
-    number, reason = item
-    return f"release {number} failed: {reason}"
 
 
 def _read_secret(file: Path) -> str:

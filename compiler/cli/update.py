@@ -16,6 +16,9 @@ def update() -> None:
 
 
 _folder = click.argument("folder", type=as_path)
+_every = click.option(
+    "--every", type=click.IntRange(1, 10**7), default=600, show_default=True, metavar="SECONDS"
+)
 
 
 @update.command()
@@ -89,14 +92,16 @@ def run(folder: Path, *, again: bool, quiet: bool) -> None:
 
 @update.command()
 @_folder
-@click.option("--every", type=float, default=600.0, show_default=True, metavar="SECONDS")
-def agent(folder: Path, *, every: float) -> None:
+@_every
+def agent(folder: Path, *, every: int) -> None:
     """Look for releases again and again; a service manager starts this."""
     import random
     import time
 
     from edgec.compiler.update.agent import Agent
 
+    # A folder that is none stays one.
+    Agent(folder)
     while True:
         try:
             outcome = Agent(folder, say=_say).update()
@@ -143,9 +148,9 @@ def show(folder: Path, *, as_json: bool) -> None:
 
 @update.command()
 @_folder
-@click.option("--every", type=float, default=600.0, show_default=True, metavar="SECONDS")
+@_every
 @click.option("--user", metavar="NAME", help="Runs it, as a unit of the system; else the user's.")
-def service(folder: Path, *, every: float, user: str | None) -> None:
+def service(folder: Path, *, every: int, user: str | None) -> None:
     """Print a systemd unit that runs the agent of a FOLDER."""
     from edgec.compiler.update.service import service_unit
 

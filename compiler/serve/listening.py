@@ -2,7 +2,9 @@
 
 import ipaddress
 import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
@@ -29,6 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         BadInputError: the address cannot be listened on.
     """
+    if not 0 <= port <= 65535:
+        raise BadInputError(f"--port is {port}; ports are 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -36,6 +40,21 @@ def listen(host: str, port: int) -> socket.socket:
         raise BadInputError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, 0 takes a "
             "free one"
+        ) from None
+
+
+def check_certificate(chain: Path, key: Path) -> None:
+    """Make sure that a server can show a certificate.
+
+    Raises:
+        BadInputError: it or its key cannot be read, or they do not belong together.
+    """
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(chain, key)
+    except OSError as error:
+        raise BadInputError(
+            f"TLS certificate {chain} with key {key} cannot be used: {error.strerror or error}; "
+            "both are PEM files"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """Keep the model of a board up to date: find, install, test, switch, confirm or go back."""
 
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from tuf.api.metadata import Metadata, Root
+from tuf.api.serialization import DeserializationError
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import (
@@ -21,7 +24,7 @@ from edgec.compiler.errors import (
 from edgec.compiler.support.files import write_atomically
 from edgec.compiler.trust.policy import check_trust
 from edgec.compiler.update.client import Mirror, UpdateClient
-from edgec.compiler.update.fetcher import FetchLimits
+from edgec.compiler.update.fetcher import FetchLimits, check_url
 from edgec.compiler.update.install import build_bundle
 from edgec.compiler.update.release import Release, check_channel_name
 from edgec.compiler.update.reports import (
@@ -93,6 +96,7 @@ def set_up(folder: Path, root: bytes, settings: AgentSettings) -> None:
 
     Raises:
         UsageError: a setting is wrong.
+        RepositoryError: what is to be trusted is no metadata of a root.
     """
     check_channel_name(settings.channel)
     check_board_name(settings.board)
@@ -102,6 +106,11 @@ def set_up(folder: Path, root: bytes, settings: AgentSettings) -> None:
         Mirror.of(mirror)
     if (settings.coordinator is None) != (settings.coordinator_key is None):
         raise UsageError("--coordinator and --coordinator-key belong together")
+    if settings.coordinator is not None:
+        check_url(settings.coordinator)
+    if not 0 < settings.test_seconds < math.inf:
+        raise UsageError(f"a test takes more than 0 s; --test-seconds {settings.test_seconds:g}")
+    _check_root("--root", root)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _ROOT, root)
     write_atomically(folder / _SETTINGS, settings.model_dump_json(indent=1))
@@ -138,6 +147,7 @@ class Agent:
             raise BadInputError(
                 f"{folder / _SETTINGS} is damaged; edgec update init again"
             ) from None
+        _check_root(str(folder / _ROOT), root)
         metadata = folder / "metadata"
         metadata.mkdir(exist_ok=True)
         mirrors = [Mirror.of(text) for text in self.settings.mirrors]
@@ -361,6 +371,18 @@ class Agent:
             ) from None
         answer = send_report(settings.coordinator, key, settings.board, report)
         return answer.proceed, answer.reason
+
+
+def _check_root(name: str, root: bytes) -> None:
+    try:
+        kind = Metadata.from_bytes(root).signed.type
+    except DeserializationError:
+        kind = "something else"
+    if kind != Root.type:
+        raise RepositoryError(
+            f"{name} is to be the repository's metadata/1.root.json, and is {kind}; "
+            "edgec update init with the right one"
+        )
 
 
 def _is_good(bundle: Path) -> bool:

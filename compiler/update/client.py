@@ -24,7 +24,8 @@ from edgec.compiler.errors import (
     RepositoryError,
     UsageError,
 )
-from edgec.compiler.update.fetcher import Fetcher, FetchLimits
+from edgec.compiler.support.files import output_error
+from edgec.compiler.update.fetcher import Fetcher, FetchLimits, check_url
 from edgec.compiler.update.release import (
     MOST_CHUNK_BYTES,
     Channel,
@@ -53,13 +54,15 @@ class Mirror:
         """Return the mirror at a URL or in a folder.
 
         Raises:
-            UsageError: the URL is of a kind that cannot be read.
+            UsageError: the URL is of a kind that cannot be read, or is none.
         """
         scheme, separator, _ = text.partition("://")
         if not separator:
             return cls(f"file://{Path(text).absolute()}")
         if scheme not in ("http", "https", "file"):
             raise UsageError(f"{text}: give http://…, https://… or a folder")
+        if scheme != "file":
+            check_url(text)
         return cls(text.rstrip("/"))
 
     def __str__(self) -> str:
@@ -104,8 +107,12 @@ class UpdateClient:
         Raises:
             AttackError: what all mirrors gave is refused; that of the first is told.
             RepositoryError: no mirror can be reached.
+            OutputError: metadata cannot be kept.
         """
-        return self._at_any_mirror(lambda mirror: self._find_at(mirror, channel, board, known))
+        try:
+            return self._at_any_mirror(lambda mirror: self._find_at(mirror, channel, board, known))
+        except OSError as error:
+            raise output_error(Path(error.filename or self._folder), error) from None
 
     def chunk(self, chunk: Chunk) -> bytes:
         """Return the bytes of a chunk.

@@ -25,11 +25,23 @@ from starlette.routing import Route
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.serve.access import answer_errors, guards
-from edgec.compiler.serve.listening import AnnouncedServer, is_loopback, listen, url_of
+from edgec.compiler.serve.listening import (
+    AnnouncedServer,
+    check_certificate,
+    is_loopback,
+    listen,
+    url_of,
+)
 from edgec.compiler.serve.request_error import RequestError
 from edgec.compiler.update.fleet import Fleet
 from edgec.compiler.update.release import CHANNEL_NAME
-from edgec.compiler.update.reports import BOARD_NAME, LEAST_SECRET, Report, board_key
+from edgec.compiler.update.reports import (
+    BOARD_NAME,
+    LEAST_SECRET,
+    MOST_NUMBER,
+    Report,
+    board_key,
+)
 
 MOST_BODY_BYTES = 1 << 16
 
@@ -62,7 +74,7 @@ def serve_fleet(
 
     Raises:
         UsageError: the secret is short, or keys would travel in the clear.
-        BadInputError: the address cannot be listened on.
+        BadInputError: the address cannot be listened on, or the certificate cannot be read.
     """
     if certificate is None and not is_loopback(host):
         raise UsageError(
@@ -70,8 +82,10 @@ def serve_fleet(
             "--tls-certificate and --tls-key, or listen on 127.0.0.1 behind what does TLS"
         )
     app = make_app(fleet, secret)
-    listener = listen(host, port)
     chain, key = certificate or (None, None)
+    if chain is not None and key is not None:
+        check_certificate(chain, key)
+    listener = listen(host, port)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -105,20 +119,18 @@ def make_app(fleet: Fleet, secret: str) -> Starlette:
 
     async def status(request: Request) -> Response:
         _check_key(request, secret)
-        return JSONResponse(
-            {
-                "boards": [dataclasses.asdict(board) for board in fleet.boards()],
-                "releases": [dataclasses.asdict(release) for release in fleet.releases()],
-            }
-        )
+        return JSONResponse(dataclasses.asdict(fleet.status()))
 
     async def stop(request: Request) -> Response:
         _check_key(request, secret)
         channel = request.path_params["channel"]
         if not CHANNEL_NAME.fullmatch(channel):
             raise RequestError(404, "no channel is called so")
+        number = request.path_params["number"]
+        if not 1 <= number <= MOST_NUMBER:
+            raise RequestError(404, "no release has this number")
         verdict = await _read(request, _Verdict)
-        fleet.set_stopped(channel, request.path_params["number"], verdict.stopped)
+        fleet.set_stopped(channel, number, verdict.stopped)
         return JSONResponse({})
 
     @contextlib.asynccontextmanager

@@ -9,6 +9,8 @@ import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 from tuf.ngclient import FetcherInterface
 
+from edgec.compiler.errors import UsageError
+
 _PIECE_BYTES = 1 << 16
 _REDIRECTS = 3
 
@@ -86,6 +88,20 @@ class Fetcher(FetcherInterface):
             ) from None
         except urllib3.exceptions.HTTPError as error:
             raise DownloadError(f"{url}: {reason_of(error)}") from None
+
+
+def check_url(url: str) -> None:
+    """Make sure that a server may be there.
+
+    Raises:
+        UsageError: it may not.
+    """
+    try:
+        parsed = urllib3.util.parse_url(url)
+    except urllib3.exceptions.LocationParseError:
+        parsed = urllib3.util.Url()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError(f"{url}: give http://HOST or https://HOST")
 
 
 def reason_of(error: urllib3.exceptions.HTTPError) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgec.compiler.errors import BadInputError, UsageError
-from edgec.compiler.update.reports import MOST_TEXT, Answer, Report
+from pydantic import TypeAdapter, ValidationError
+
+from edgec.compiler.errors import BadInputError, RepositoryError, UsageError
+from edgec.compiler.update.reports import MOST_TEXT, Answer, Report, ask_coordinator
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS boards (
@@ -47,7 +49,7 @@ class FleetLimits:
     def __post_init__(self) -> None:
         if not 0 <= self.most_failed_percent <= 100 or self.allowed_failures < 0:
             raise UsageError("0 to 100 percent of the boards may fail, and no fewer than 0 boards")
-        if self.at_once < 1 or self.silence_seconds <= 0:
+        if self.at_once < 1 or not self.silence_seconds > 0:
             raise UsageError("at least one board installs at once, for more than 0 seconds")
 
 
@@ -93,6 +95,27 @@ class ReleaseStatus:
     trying: int
     failed: int
     stopped: str
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    """A fleet's status is that of all boards and releases."""
+
+    boards: list[BoardStatus]
+    releases: list[ReleaseStatus]
+
+
+def ask_status(url: str, secret: str) -> FleetStatus:
+    """Return what the coordinator at a URL knows.
+
+    Raises:
+        RepositoryError: it cannot be reached, refuses, or is no coordinator.
+    """
+    data = ask_coordinator(url, secret, "status")
+    try:
+        return TypeAdapter(FleetStatus).validate_json(data)
+    except ValidationError:
+        raise RepositoryError(f"{url} is no coordinator of edgec") from None
 
 
 class Fleet:
@@ -160,6 +183,10 @@ class Fleet:
             "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)",
             (channel, number, bool(reason), reason[:MOST_TEXT]),
         )
+
+    def status(self) -> FleetStatus:
+        """Return the status of all boards and releases."""
+        return FleetStatus(self.boards(), self.releases())
 
     def boards(self) -> list[BoardStatus]:
         """Return each board's status, by name."""

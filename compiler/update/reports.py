@@ -8,18 +8,19 @@ from typing import Annotated
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgec.compiler.errors import RepositoryError, UsageError
-from edgec.compiler.update.fetcher import reason_of
+from edgec.compiler.errors import KeyFileError, RepositoryError, UsageError
+from edgec.compiler.update.fetcher import check_url, reason_of
 from edgec.compiler.update.release import CHANNEL_NAME
 
 BOARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 LEAST_SECRET = 32
 MOST_TEXT = 300
 MOST_FAILURES = 100
+MOST_NUMBER = (1 << 31) - 1
 _SECONDS = 20.0
 _MOST_ANSWER_BYTES = 64 << 20
 
-_Number = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Number = Annotated[int, Field(ge=1, le=MOST_NUMBER)]
 _Text = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
@@ -98,8 +99,13 @@ def ask_coordinator(url: str, key: str, path: str, body: str | None = None) -> b
         body: JSON to post; None gets.
 
     Raises:
+        UsageError: the URL is none.
+        KeyFileError: the key is no single line.
         RepositoryError: it cannot be reached, or refuses.
     """
+    check_url(url)
+    if not (key.isascii() and key.isprintable()):
+        raise KeyFileError(f"the key for {url} is not one line of ASCII; see edgec fleet key")
     try:
         # A new connection each time: reports are minutes apart.
         with urllib3.PoolManager(retries=False, timeout=_SECONDS) as pool:

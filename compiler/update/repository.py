@@ -16,6 +16,7 @@ after it, the timestamp last: a reader, or a crash, sees the old state or the ne
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError as MetadataError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
@@ -59,6 +61,7 @@ from edgec.compiler.update.tuf_keys import signer_of, tuf_key
 ROLES = tuple(sorted(TOP_LEVEL_ROLE_NAMES))
 # How long metadata is good for, from when it is signed [days].
 DAYS: Mapping[str, int] = {Root.type: 365, Targets.type: 90, Snapshot.type: 7, Timestamp.type: 7}
+_MOST_DAYS = 36500
 PENDING = "pending-root.json"
 
 _DAYS_FIELD = "x-edgec-expiry-days"
@@ -98,14 +101,14 @@ class ReleaseRepository(Repository):
             days: how long metadata is good for, by role.
 
         Raises:
-            UsageError: a role has fewer keys than have to sign.
+            UsageError: a role has fewer keys than have to sign, or metadata would never be good.
             RepositoryError: there is one.
         """
         repository = cls(folder, keys)
         if list((folder / "metadata").glob("*")) or (folder / PENDING).exists():
             raise RepositoryError(f"{folder} is a repository already; edgec release show {folder}")
         root = Root(consistent_snapshot=True)
-        root.unrecognized_fields[_DAYS_FIELD] = {**DAYS, **(days or {})}
+        root.unrecognized_fields[_DAYS_FIELD] = {**DAYS, **_checked_days(days or {})}
         for role in ROLES:
             for key in roles[role]:
                 root.add_key(tuf_key(key), role)
@@ -186,10 +189,14 @@ class ReleaseRepository(Repository):
 
         Raises:
             BundleError: no bundle.
-            UsageError: the name cannot be.
-            KeyFileError: the keys may not sign this.
+            UsageError: the name, the share or the latency cannot be.
+            KeyFileError: the keys may not sign this; nothing was written.
         """
         check_channel_name(channel)
+        _check_percent(percent)
+        if most_latency_ms is not None and not 0 < most_latency_ms < math.inf:
+            raise UsageError(f"a run may take more than 0 ms; {most_latency_ms} was given")
+        self._check_signers()
         bundle = Bundle.of(bundle)
         known = self.channel(channel)
         numbers = [roll_out.number for roll_out in known.releases]
@@ -221,7 +228,10 @@ class ReleaseRepository(Repository):
 
         Raises:
             RepositoryError: there is no such release.
+            UsageError: there is no such share.
+            KeyFileError: the keys may not sign this; nothing was written.
         """
+        _check_percent(percent)
         known = self.channel(channel)
         if number not in [roll_out.number for roll_out in known.releases]:
             raise RepositoryError(f"{self.folder}: channel {channel} has no release {number}")
@@ -231,6 +241,7 @@ class ReleaseRepository(Repository):
             else old
             for old in known.releases
         ]
+        self._check_signers()
         described = Channel(name=channel, releases=changed).to_bytes()
         self._write_targets({channel_path(channel): described})
 
@@ -288,14 +299,7 @@ class ReleaseRepository(Repository):
         md.signed.version += 1
         md.signed.expires = _in_days(days[role])
         md.signatures.clear()
-        threshold, keyids = root.roles[role].threshold, root.roles[role].keyids
-        signers = [signer for keyid, signer in self._signers.items() if keyid in keyids]
-        if len(signers) < threshold:
-            raise KeyFileError(
-                f"{self.folder}: {threshold} keys have to sign as {role}, {len(signers)} of those "
-                "given may; give them by --key"
-            )
-        for signer in signers:
+        for signer in self._signers_of(role):
             md.sign(signer, append=True)
         name = "timestamp.json" if role == Timestamp.type else f"{md.signed.version}.{role}.json"
         write_atomically(self.folder / "metadata" / name, md.to_bytes())
@@ -309,6 +313,29 @@ class ReleaseRepository(Repository):
     def snapshot_info(self) -> MetaFile:
         """Return what the timestamp says of the snapshot."""
         return self._meta_file(Snapshot.type)
+
+    def _signers_of(self, role: str) -> list[CryptoSigner]:
+        """Return what signs as a role.
+
+        Raises:
+            KeyFileError: too few of its keys are here.
+        """
+        described = self.root().roles[role]
+        signers = [signer for keyid, signer in self._signers.items() if keyid in described.keyids]
+        if len(signers) < described.threshold:
+            raise KeyFileError(
+                f"{self.folder}: {described.threshold} keys have to sign as {role}, {len(signers)} "
+                "of those given may; give them by --key"
+            )
+        return signers
+
+    def _check_signers(self) -> None:
+        """Make sure, before any file is written, that all that has to be signed can be.
+
+        A release without the timestamp's signature would go out with the next one.
+        """
+        for role in _KINDS:
+            self._signers_of(role)
 
     def _meta_file(self, role: str) -> MetaFile:
         file = self._newest(role)
@@ -414,6 +441,21 @@ def _load(file: Path) -> Metadata[Any]:
 
 def _in_days(days: int) -> datetime:
     return (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+
+
+def _check_percent(percent: float) -> None:
+    if not 0 <= percent <= 100:
+        raise UsageError(f"0 to 100 percent of the boards have a release; {percent} was given")
+
+
+def _checked_days(days: Mapping[str, int]) -> dict[str, int]:
+    for role, count in days.items():
+        if not 1 <= count <= _MOST_DAYS:
+            raise UsageError(
+                f"metadata of the role {_known_role(role)} is good for 1 to {_MOST_DAYS} days; "
+                f"{count} was given"
+            )
+    return {_known_role(role): count for role, count in days.items()}
 
 
 def _known_role(role: str) -> str:

@@ -162,6 +162,23 @@ def test_the_runner_takes_inputs_of_all_variants(bundle: Bundle, tmp_path: Path)
     assert "x.npy" in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--deadline", "9", "--program", "x"], "--program is for one program"),
+        (["--install", "--steps"], "--steps is for one program"),
+        (["--period", "9"], "--period needs --deadline"),
+        (["--deadline", "inf"], "more than 0 and up to 1e9"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    command: list[str], message: str, bundle: Bundle
+) -> None:
+    found = subprocess.run([bundle.path / "run", *command], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert message in found.stderr
+
+
 def test_other_bundles_have_nothing_to_choose(
     digits_bundle: Path, call: Call, bundle: Bundle, state: Path
 ) -> None:
@@ -170,6 +187,9 @@ def test_other_bundles_have_nothing_to_choose(
     code, _, stderr = call("install", digits_bundle)
     assert code == 2
     assert "--variant fast=int8" in stderr
+    # The file would not be read again.
+    with pytest.raises(UsageError, match="to 1024"):
+        install_bundle(bundle, threads=9999)
     code, stdout, _ = call("install", bundle.path, "--threads", 1)
     assert code == 0
     assert stdout.split()[:4] == ["variant", "threads", "accuracy", "latency"]

@@ -386,7 +386,7 @@ static double milliseconds(const char* option, const char* value) {
   char* end;
   const double number = strtod(value, &end);
   if (end == value || *end || !(number > 0) || number > 1e9)
-    fail(USAGE, "%s is %s; give milliseconds, more than 0", option, value);
+    fail(USAGE, "%s is %s; give milliseconds, more than 0 and up to 1e9", option, value);
   return number;
 }
 
@@ -449,6 +449,14 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
     if (!asked.input_files[i])
       fail(USAGE, "input %s is missing; add --input %s=FILE.npy", code->inputs[i].name,
            code->inputs[i].name);
+  const int governs = asked.install || asked.deadline_ms > 0;
+  const char* alone = asked.program         ? "--program"
+                      : asked.steps         ? "--steps"
+                      : asked.state_to_load ? "--load"
+                      : asked.state_to_save ? "--save"
+                                            : NULL;
+  if (governs && alone) fail(USAGE, "%s is for one program; --install and --deadline run all", alone);
+  if (asked.period_ms > 0 && !(asked.deadline_ms > 0)) fail(USAGE, "--period needs --deadline");
   if (asked.steps && !asked.inputs_given) fail(USAGE, "--steps needs --input");
   return asked;
 }

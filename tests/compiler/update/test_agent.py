@@ -9,7 +9,14 @@ from support.releases import CHANNEL, Releases, changed_bundle
 from support.signed_bundle import SignedBundle
 
 from edgec.compiler import Bundle
-from edgec.compiler.errors import AttackError, BadInputError, SelfTestError, TrustError, UsageError
+from edgec.compiler.errors import (
+    AttackError,
+    BadInputError,
+    RepositoryError,
+    SelfTestError,
+    TrustError,
+    UsageError,
+)
 from edgec.compiler.trust.policy import Policy
 from edgec.compiler.update.agent import MOST_STARTS, Agent, AgentSettings, set_up
 from edgec.compiler.update.slots import Trial
@@ -171,10 +178,23 @@ def test_settings_are_checked(releases: Releases, tmp_path: Path) -> None:
         ({"mirrors": []}, "give at least one repository"),
         ({"board": "a b"}, "board 'a b': use letters"),
         ({"coordinator": "http://x"}, "belong together"),
+        ({"coordinator": "x:80", "coordinator_key": "k"}, "x:80: give http://HOST"),
+        ({"mirrors": ["http://[x/y"]}, "give http://HOST"),
+        ({"test_seconds": 0}, "a test takes more than 0 s"),
+        ({"test_seconds": float("nan")}, "a test takes more than 0 s"),
     ):
         given = {"channel": CHANNEL, "board": "pi", "mirrors": ["/x"], **wrong}
         with pytest.raises(UsageError, match=message):
             set_up(tmp_path, releases.root, AgentSettings.model_validate(given))
+    settings = AgentSettings(channel=CHANNEL, board="pi", mirrors=["/x"])
+    timestamp = releases.metadata("timestamp.json").read_bytes()
+    for root, kind in ((b"x", "something else"), (timestamp, "timestamp")):
+        with pytest.raises(RepositoryError, match=f"1.root.json, and is {kind}"):
+            set_up(tmp_path, root, settings)
+    set_up(tmp_path, releases.root, settings)
+    (tmp_path / "root.json").write_bytes(b"")
+    with pytest.raises(RepositoryError, match=r"root.json is to be .*; edgec update init"):
+        Agent(tmp_path)
 
 
 def test_wherever_an_update_stops_a_model_works(

@@ -11,9 +11,10 @@ from support.cli_calls import Call, check_error
 from support.releases import CHANNEL, Releases
 from support.signed_bundle import SignedBundle
 
-from edgec.compiler.errors import RepositoryError, UsageError
+from edgec.compiler.errors import BadInputError, RepositoryError, UsageError
+from edgec.compiler.serve.listening import check_certificate, listen
 from edgec.compiler.update.coordinator import make_app, serve_fleet
-from edgec.compiler.update.fleet import Fleet
+from edgec.compiler.update.fleet import Fleet, ask_status
 from edgec.compiler.update.reports import Report, board_key, send_report
 
 SECRET = "s" * 40
@@ -92,6 +93,30 @@ def test_others_are_refused(
     for arguments in (("status", coordinator), ("stop", coordinator, "c", 1)):
         check_error(call("fleet", *arguments, *given), 4, "answers 401")
     check_error(call("fleet", "status", "http://127.0.0.1:9", *given), 4, "cannot be reached")
+    check_error(call("fleet", "status", "nourl", *given), 2, "nourl: give http://HOST")
+    other.write_text("two\nlines")
+    check_error(call("fleet", "status", coordinator, *given), 4, "is not one line of ASCII")
+    given = ("--secret-file", secret_file)
+    check_error(call("fleet", "stop", coordinator, "a/../b", 1, *given), 2, "'a/../b'")
+    for number in (0, 10**20):
+        refused = call("fleet", "stop", coordinator, CHANNEL, number, *given)
+        check_error(refused, 4, "answers 404: no release has this number")
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"junk"])
+def test_what_is_no_coordinator_is_told(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgec.compiler.update.fleet.ask_coordinator", lambda *_: answer)
+    with pytest.raises(RepositoryError, match="http://x is no coordinator of edgec"):
+        ask_status("http://x", SECRET)
+
+
+def test_what_cannot_be_listened_with_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="--port is 99999; ports are 0 to 65535"):
+        listen("127.0.0.1", 99999)
+    (tmp_path / "c.pem").write_text("no certificate")
+    for chain in (tmp_path / "c.pem", tmp_path / "missing.pem"):
+        with pytest.raises(BadInputError, match=f"TLS certificate {chain} with key"):
+            check_certificate(chain, chain)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def test_what_was_reported_outlives_the_coordinator(
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least one board"):
         FleetLimits(at_once=0)
+    with pytest.raises(UsageError, match="for more than 0 seconds"):
+        FleetLimits(silence_seconds=float("nan"))
     with pytest.raises(UsageError, match="0 to 100 percent"):
         FleetLimits(most_failed_percent=101)
     (tmp_path / "other").write_text("no database" * 100)

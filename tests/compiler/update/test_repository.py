@@ -74,6 +74,45 @@ def test_a_new_root_needs_old_and_new_keys(releases: Releases) -> None:
     assert repository.root().version == 2
 
 
+def test_a_release_that_cannot_be_signed_to_the_end_is_not_begun(
+    releases: Releases, signed: SignedBundle
+) -> None:
+    def version() -> int:
+        return releases.open().targets().version
+
+    before = version()
+    alone = ReleaseRepository(releases.folder, [releases.targets])
+    for call in (
+        lambda: alone.publish(CHANNEL, signed.path),
+        lambda: alone.roll_out(CHANNEL, 1, 5),
+    ):
+        with pytest.raises(KeyFileError, match="have to sign as snapshot"):
+            call()
+        # Else the next release would bring this one with it.
+        assert version() == before
+
+
+def test_what_no_board_could_read_is_refused(
+    releases: Releases, signed: SignedBundle, tmp_path: Path
+) -> None:
+    nan = float("nan")
+    for latency in (0, -1, nan):
+        with pytest.raises(UsageError, match="a run may take more than 0 ms"):
+            releases.open().publish(CHANNEL, signed.path, 100, latency)
+    with pytest.raises(UsageError, match="0 to 100 percent"):
+        releases.open().publish(CHANNEL, signed.path, nan)
+    with pytest.raises(UsageError, match="0 to 100 percent"):
+        releases.open().roll_out(CHANNEL, 1, 101)
+    for days, message in (
+        ({"snapshot": 0}, "good for 1 to 36500 days; 0"),
+        ({"root": 10**9}, "good for 1 to 36500 days"),
+        ({"mirrors": 3}, "'mirrors' is no role"),
+        ({"mirrors": 0}, "'mirrors' is no role"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Releases.new(tmp_path / "new", days)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
