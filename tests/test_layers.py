@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("bench",),
     ("boards", "serve"),
-    ("split",),
+    ("split", "private_calibration"),
     ("tune",),
     ("compiler",),
     ("models",),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgec.compiler.calibration.ranges_file import ClientsRecord
 from edgec.compiler.errors import BundleError, IntegrityError, UsageError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
@@ -213,6 +214,7 @@ class QuantizationRecord(_Record):
         score: mean of the metric; None without samples.
         metric: `module:function`; empty: the share of positions whose largest class agrees.
         positions: the positions that were compared by their largest class; 0 without classes.
+        clients: whose data ranges of private calibration are of, and ε; None otherwise.
     """
 
     recipe: dict[str, Any]
@@ -230,6 +232,7 @@ class QuantizationRecord(_Record):
     score: float | None
     metric: str = ""
     positions: int = 0
+    clients: ClientsRecord | None = None
 
 
 class ExecutionRecord(_Record):

@@ -13,6 +13,7 @@ import click
 
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
+from edgec.compiler.cli.calibrate import calibrate
 from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
@@ -104,5 +105,6 @@ for _command in (
     db,
     keys,
     sign,
+    calibrate,
 ):
     edgec.add_command(_command)

@@ -1,7 +1,6 @@
 """Take part in a session of private calibration: `join_session` sends a client's statistics."""
 
 import json
-import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from edgec.compiler.errors import BadInputError, CalibrationError, TrustError
+from edgec.compiler.errors import BadInputError, TrustError, UsageError
 from edgec.compiler.private_calibration.masks import Words
 from edgec.compiler.private_calibration.secure_client import SecureClient
 from edgec.compiler.private_calibration.session import (
@@ -21,7 +20,6 @@ from edgec.compiler.private_calibration.session import (
     Survivors,
     describe_wrong,
 )
-from edgec.compiler.serve.server import is_loopback
 from edgec.compiler.trust.keys import PublicKey, SigningKey
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
@@ -111,3 +109,65 @@ def _parsed(kind: type[_Kind], data: bytes) -> _Kind:
         raise BadInputError(
             f"the server's answer is none of edgec calibrate: {describe_wrong(error.errors())}"
         ) from None
+
+
+def join_session(
+    connection: Connection,
+    session: Session,
+    vector: Words,
+    identity: SigningKey,
+    allowed: Collection[PublicKey] | None = None,
+    reached: Callable[[str], None] = lambda _stage: None,
+) -> None:
+    """Send a vector through the stages of a session.
+
+    Args:
+        connection: to the server.
+        session: what `connection.session` gave, if this client agrees with it.
+        vector: what this client adds.
+        identity: signs all that it sends.
+        allowed: the identities that may take part; None lets the server say who does.
+        reached: called with each stage before its message is sent.
+
+    Raises:
+        BadInputError: the server refuses, does not answer, or too few clients remain.
+        TrustError: the server's answers are not what an honest one gives.
+    """
+    client = SecureClient(session, vector, identity, allowed)
+    timeout = session.wait_seconds + _TIMEOUT_SECONDS
+
+    def send(stage: str, body: bytes) -> bytes:
+        reached(stage)
+        signature = client.sign(stage, body)
+        return connection.ask(f"{stage}?client={client.number}", body, signature, timeout)
+
+    roster = _parsed(Roster, send("advertise", _body(client.advertise())))
+    shares = _parsed(Shares, send("shares", _body(client.shares(roster))))
+    survivors = _parsed(Survivors, send("masked", client.masked(shares)))
+    confirmations = _parsed(Confirmations, send("confirm", _body(client.confirm(survivors))))
+    send("unmask", _body(client.unmask(confirmations)))
+
+
+def check_privacy(session: Session, most_epsilon: float | None) -> None:
+    """Make sure that a session has the noise that a client asks for, and has it from the clients.
+
+    Raises:
+        TrustError: it has not.
+    """
+    if most_epsilon is None:
+        return
+    if most_epsilon <= 0:
+        raise UsageError(f"--max-epsilon {most_epsilon:g}: a number above 0 is expected")
+    noise = session.noise
+    if noise is None or noise.added_by != "clients" or noise.epsilon > most_epsilon:
+        found = (
+            "no noise" if noise is None else f"epsilon {noise.epsilon:g} by the {noise.added_by}"
+        )
+        raise TrustError(
+            f"this session has {found}; --max-epsilon {most_epsilon:g} takes noise by the clients "
+            "of that or less: nothing was sent"
+        )
+
+
+def _body(message: BaseModel) -> bytes:
+    return message.model_dump_json().encode()

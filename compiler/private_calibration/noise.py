@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgec.compiler.errors import ToolchainError, UsageError
-from edgec.compiler.private_calibration.session import Noise, Session
+from edgec.compiler.private_calibration.session import Session
 from edgec.compiler.private_calibration.statistics import Counts, largest_units, vector_length
 
 MIN_DEVIATION = 9.0

@@ -45,9 +45,7 @@ def make_ranges_file(
     )
 
 
-def _ranges(
-    session: Session, rows: Counts, summed: int, observer: ObserverName
-) -> Sequence[Range]:
+def _ranges(session: Session, rows: Counts, summed: int, observer: ObserverName) -> Sequence[Range]:
     if session.noise is not None:
         return [range_of_units(row, session.noise, summed) for row in rows]
     pairs = zip(session.values, rows, strict=True)

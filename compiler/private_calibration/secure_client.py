@@ -1,4 +1,4 @@
-"""Provide the client's side of secure aggregation: what it sends in each stage, and what it refuses.
+"""Provide the client's side of secure aggregation: what it sends, and what it refuses.
 
 A client never gives shares of both a client's seed and its mask key: with both the server could
 take the masks off one vector.
@@ -93,7 +93,9 @@ class SecureClient:
         points = [*self._neighbours, self.number]
         keys = shamir.split(int.from_bytes(self._mask), threshold, points)
         seeds = shamir.split(int.from_bytes(self._seed), threshold, points)
-        plain = {n: b"".join(s[n].to_bytes(shamir.SHARE_BYTES) for s in (keys, seeds)) for n in points}
+        plain = {
+            n: b"".join(s[n].to_bytes(shamir.SHARE_BYTES) for s in (keys, seeds)) for n in points
+        }
         self._held = {self.number: plain[self.number]}
         return Shares(
             sealed={

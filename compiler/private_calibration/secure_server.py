@@ -60,6 +60,11 @@ class SecureServer:
         self._unmasked: dict[int, Unmasking] = {}
 
     @property
+    def summed(self) -> int:
+        """Return how many vectors are in the sum."""
+        return len(self._masked)
+
+    @property
     def expected(self) -> int:
         """Return how many clients may send a message in this stage."""
         before = (

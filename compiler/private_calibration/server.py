@@ -83,7 +83,7 @@ class Rounds:
     def app(self, options: ServeOptions) -> Starlette:
         """Return the application that clients talk to."""
         routes = [
-            Route("/session", self._session),
+            Route("/session", self._answer_session),
             Route("/model", self._fetch_model),
             Route("/{stage}", self._receive, methods=["POST"]),
         ]
@@ -92,7 +92,7 @@ class Rounds:
         answer_errors(app)
         return app
 
-    async def _session(self, _request: Request) -> Response:
+    async def _answer_session(self, _request: Request) -> Response:
         return _json(self.session)
 
     async def _fetch_model(self, _request: Request) -> Response:

@@ -71,6 +71,7 @@ class Session(_Message):
         values: names of the values of which statistics are wanted.
         clients: how many take part.
         threshold: how many have to remain to the end.
+        wait_seconds: how long the server waits for clients in each stage.
         noise: None sums without noise.
     """
 
@@ -82,6 +83,7 @@ class Session(_Message):
     values: tuple[str, ...] = Field(min_length=1, max_length=100_000)
     clients: int = Field(ge=3, le=MAX_CLIENTS)
     threshold: int
+    wait_seconds: float = Field(default=300.0, gt=0, le=86400)
     noise: Noise | None = None
 
     @model_validator(mode="after")

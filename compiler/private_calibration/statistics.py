@@ -122,7 +122,9 @@ def range_of_units(total: Counts, noise: Noise, summed: int) -> Range:
     bound has no values to speak of and ends at 0.
     """
     means = total / (UNITS * summed) + _middle(noise)
-    ends = np.where(means < noise.low_log2 + 1, 0.0, np.exp2(np.minimum(means, 64) + MARGIN_OCTAVES))
+    ends = np.where(
+        means < noise.low_log2 + 1, 0.0, np.exp2(np.minimum(means, 64) + MARGIN_OCTAVES)
+    )
     return -float(ends[1]) + 0.0, float(ends[0])
 
 

@@ -118,11 +118,9 @@ def serve_bundles(
     opened = {name: Bundle.of(bundle) for name, bundle in bundles.items()}
     talkers = {n: _talker(n, b, options) for n, b in opened.items() if LANGUAGE in b.manifest.files}
     models = {n: _served(n, b, options) for n, b in opened.items() if n not in talkers}
-    listener = _listen(options)
+    listener = listen_on(options)
     app = make_app(models, talkers, options)
-    scheme = "http" if options.certificate is None else "https"
-    host, port = listener.getsockname()[:2]
-    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    url = url_of(listener, options)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -131,7 +129,7 @@ def serve_bundles(
         lifespan="on",
         timeout_graceful_shutdown=5,
     )
-    server = _Server(config)
+    server = AnnouncedServer(config)
     if listening is not None:
         how = {name: model.runner.describe() for name, model in models.items()}
         how |= {name: model.describe() for name, model in talkers.items()}
@@ -195,7 +193,19 @@ def _size_bytes(spec: TensorSpec) -> int:
     return math.prod(extents) * np.dtype(spec.dtype).itemsize
 
 
-def _listen(options: ServeOptions) -> socket.socket:
+def url_of(listener: socket.socket, options: ServeOptions) -> str:
+    """Return the URL that clients reach a listening socket by."""
+    scheme = "http" if options.certificate is None else "https"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def listen_on(options: ServeOptions) -> socket.socket:
+    """Return a socket that listens where the options say.
+
+    Raises:
+        BadInputError: it cannot.
+    """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         return socket.create_server((options.host, options.port), family=family)
@@ -206,12 +216,13 @@ def _listen(options: ServeOptions) -> socket.socket:
         ) from None
 
 
-class _Server(uvicorn.Server):
+class AnnouncedServer(uvicorn.Server):
     """A uvicorn server that says when it listens."""
 
     started_call: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
         await super().startup(sockets)
         if self.started and self.started_call is not None:
             self.started_call()
