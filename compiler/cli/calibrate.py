@@ -11,6 +11,7 @@ from edgec.compiler.cli.serve import read_key
 from edgec.compiler.errors import KeyFileError, UsageError
 
 if TYPE_CHECKING:
+    from edgec.compiler.numerics.observers import ObserverName
     from edgec.compiler.trust.keys import PublicKey
 
 
@@ -69,7 +70,7 @@ def serve(
     quantize: str,
     target: str,
     shapes: Sequence[str],
-    observer: str,
+    observer: "ObserverName",
     epsilon: float | None,
     delta: float,
     noise: str,
