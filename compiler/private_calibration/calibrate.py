@@ -45,7 +45,8 @@ def make_session(
         target: the target that they are for.
         clients: how many take part.
         threshold: how many must remain; by default more than two thirds, with which a server that
-            lies gets no vector either (Bonawitz et al. 2017, section 6.2).
+            lies, helped by fewer than a third of the clients, gets no vector either (Bonawitz et
+            al. 2017).
         shapes: full shape by input name, for inputs that the model leaves open.
         wait_seconds: for each stage.
         noise: fields of a `Noise`.

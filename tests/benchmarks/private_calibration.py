@@ -37,7 +37,7 @@ TEST = 996
 SHAPES = {"image": (BATCH, 1, 28, 28)}
 
 
-class _Left(Exception):
+class _LeftError(Exception):
     """A client drops out."""
 
 
@@ -78,13 +78,13 @@ def run(model, clients, threshold, leaving, noise, folder):
 
         def reached(stage: str) -> None:
             if leaving.get(index) == stage:
-                raise _Left
+                raise _LeftError
 
         vector = words(noisy_share(session, units[index]))
         key = SigningKey("once", Ed25519PrivateKey.generate())
         try:
             join_session(Connection(urls[0]), session, vector, key, reached=reached)
-        except _Left:
+        except _LeftError:
             pass
         except EdgecError as error:
             print(f"client {index}: {error}", file=sys.stderr)
@@ -139,12 +139,14 @@ def main() -> None:
         if "noise" in parts:
             noise = {"epsilon": 2, "delta": 1e-5, "added_by": "clients"}
             noise |= {"low_log2": -6, "high_log2": 6}
-            _, _, seconds, _ = run(model, 200, 134, {}, noise, folder)
+            _, file, seconds, _ = run(model, 200, 134, {}, noise, folder)
             print(f"200 clients, epsilon 2: {seconds:.1f} s")
             ranges = QuantizeOptions(recipe=load_recipe("int8"), ranges=folder / "ranges.json")
             pixels, _ = images()
             np.save(folder / "pooled.npy", pixels[TEST : TEST + 200 * BATCH])
             pooled = accuracy(model, "int8", str(folder / "pooled.npy"))
+            for name, (low, high) in file.ranges.items():
+                print(f"  {name}: {low:.3g} to {high:.3g}")
             print(f"int8: calibrated {pooled:.2%}, private {accuracy(model, ranges):.2%}")
 
 

@@ -54,7 +54,8 @@ def test_the_server_receives_keys_ciphertexts_masked_vectors_and_shares_only(vec
             for number in message[kind]:
                 secrets_of.setdefault(int(number), set()).add(kind)
     # Never both secrets of one client.
-    assert secrets_of and all(len(kinds) == 1 for kinds in secrets_of.values())
+    assert secrets_of
+    assert all(len(kinds) == 1 for kinds in secrets_of.values())
     # The same inspection finds a vector that nobody masked.
     assert not looks_random(vectors[0].tobytes())
 
