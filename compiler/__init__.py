@@ -19,13 +19,24 @@ if TYPE_CHECKING:
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
     from edgec.compiler.errors import EdgecError
+    from edgec.compiler.evaluate.advice import AdviceLimits, Candidate, advise
+    from edgec.compiler.evaluate.evaluation import (
+        Evaluation,
+        EvaluationOptions,
+        evaluate_bundles,
+    )
     from edgec.compiler.frontend.preprocessing import ImageInput, Preprocess
     from edgec.compiler.generation.generator import Generator
     from edgec.compiler.generation.sampling import Sampling
+    from edgec.compiler.governor.governor import GovernorSettings
+    from edgec.compiler.governor.variants import Variant
     from edgec.compiler.inspection import ModelReport, inspect_path
+    from edgec.compiler.installation import govern_bundle, install_bundle
     from edgec.compiler.options import CompileOptions
     from edgec.compiler.parity.verify_bundle import verify_bundle
     from edgec.compiler.pipeline import compile_model
+    from edgec.compiler.predict.model import predict_model
+    from edgec.compiler.predict.prediction import Prediction
     from edgec.compiler.quantize.options import QuantizeOptions
     from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.serve.server import ServeOptions, serve_bundles
@@ -39,13 +50,22 @@ if TYPE_CHECKING:
 hide_torch_from_tvm()
 
 _HOME = {
+    "AdviceLimits": "evaluate.advice",
     "BenchReport": "bench.compare",
     "Bundle": "bundle.bundle",
+    "Candidate": "evaluate.advice",
+    "Evaluation": "evaluate.evaluation",
+    "EvaluationOptions": "evaluate.evaluation",
+    "Prediction": "predict.prediction",
+    "advise": "evaluate.advice",
+    "evaluate_bundles": "evaluate.evaluation",
+    "predict_model": "predict.model",
     "CompileOptions": "options",
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
     "Generator": "generation.generator",
+    "GovernorSettings": "governor.governor",
     "ModelReport": "inspection",
     "ImageInput": "frontend.preprocessing",
     "Preprocess": "frontend.preprocessing",
@@ -54,11 +74,14 @@ _HOME = {
     "Sampling": "generation.sampling",
     "TuneOptions": "tune.options",
     "TuneReport": "tune.report_data",
+    "Variant": "governor.variants",
     "bench_bundles": "bench.compare",
     "bench_on": "boards.run",
     "compile_model": "pipeline",
     "deploy_bundle": "boards.deploy",
+    "govern_bundle": "installation",
     "inspect_path": "inspection",
+    "install_bundle": "installation",
     "load_compression": "compress.compression_recipe",
     "load_recipe": "quantize.quantization_recipe",
     "run_bundle": "boards.run",
@@ -72,15 +95,21 @@ _HOME = {
 }
 
 __all__ = [
+    "AdviceLimits",
     "BenchReport",
     "Bundle",
+    "Candidate",
     "CompileOptions",
     "CompressOptions",
     "DeployReport",
     "EdgecError",
+    "Evaluation",
+    "EvaluationOptions",
     "Generator",
+    "GovernorSettings",
     "ImageInput",
     "ModelReport",
+    "Prediction",
     "Preprocess",
     "QuantizeOptions",
     "SampleOptions",
@@ -88,14 +117,20 @@ __all__ = [
     "ServeOptions",
     "TuneOptions",
     "TuneReport",
+    "Variant",
     "__version__",
+    "advise",
     "bench_bundles",
     "bench_on",
     "compile_model",
     "deploy_bundle",
+    "evaluate_bundles",
+    "govern_bundle",
     "inspect_path",
+    "install_bundle",
     "load_compression",
     "load_recipe",
+    "predict_model",
     "run_bundle",
     "serve_bundles",
     "sign_bundle",

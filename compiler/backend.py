@@ -24,6 +24,7 @@ from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
+from edgec.compiler.lowering.shared_packing import SharedPacking
 from edgec.compiler.lowering.vm_schedule import schedule_for_vm
 from edgec.compiler.passes.fuse_rms_norm import FuseRmsNorm
 from edgec.compiler.runtime.executor import Executor
@@ -78,6 +79,7 @@ def schedule(
     signature: Signature,
     decide: Decide = default_decide,
     progress: Progress | None = None,
+    sharing: SharedPacking | None = None,
 ) -> Program | IRModule:
     """Choose the code of every operator.
 
@@ -88,6 +90,7 @@ def schedule(
         signature: inputs and outputs.
         decide: chooses among a template's decisions.
         progress: is told of each operator.
+        sharing: makes weights those of the programs before; see `SharedPacking`.
 
     Returns:
         A program for the static executor, or a module for the virtual machine if shapes or
@@ -96,7 +99,7 @@ def schedule(
     if not is_static(lowered):
         return schedule_for_vm(canonical, target)
     try:
-        program = schedule_program(lowered, target, signature, decide, progress)
+        program = schedule_program(lowered, target, signature, decide, progress, sharing)
     except NotStatic:
         return schedule_for_vm(canonical, target)
     move_channels_in_place(program)

@@ -7,8 +7,10 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
+from tvm import IRModule
 
 from edgec.compiler.bundle.manifest import (
     CompressionRecord,
@@ -18,6 +20,7 @@ from edgec.compiler.bundle.manifest import (
     Manifest,
     ModelRecord,
     ParityRecord,
+    PredictionRecord,
     PreprocessRecord,
     ProgramRecord,
     QuantizationRecord,
@@ -25,6 +28,7 @@ from edgec.compiler.bundle.manifest import (
     StateRecord,
     TensorRecord,
     ToleranceRecord,
+    VariantRecord,
     VectorRecord,
 )
 from edgec.compiler.bundle.npy import save_vector
@@ -32,11 +36,15 @@ from edgec.compiler.calibration.ranges_file import read_ranges_file
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel
+from edgec.compiler.governor.variants import Variant
+from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.signature import TensorSpec
+from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.options import CompileOptions, ProgramShapes
 from edgec.compiler.parity.compare import Tolerance, three_digits
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.stream import Step
+from edgec.compiler.predict.predict import predict_program
 from edgec.compiler.quantize.float_fallbacks import FloatFallback
 from edgec.compiler.quantize.quantizer import QuantizedModel
 from edgec.compiler.support.versions import tool_versions
@@ -59,6 +67,8 @@ class Compilation:
         fallbacks: what computes on floats in the packed program of a quantized model.
         original: what the original graph computes.
         expected: what the library must compute.
+        accuracy: agreement with the original model; only measured for a variant.
+        estimated_ms: latency on one core by the cost model; only for a variant.
     """
 
     program: ProgramShapes
@@ -72,6 +82,8 @@ class Compilation:
     fallbacks: tuple[FloatFallback, ...]
     original: Expected
     expected: Expected
+    accuracy: float = 1.0
+    estimated_ms: float = 0.0
     sqnr_db: Mapping[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,15 +93,22 @@ class Compilation:
 
 
 def describe_compilation(
-    programs: Sequence[Compilation], execution: ExecutionRecord, parity: ParityRecord
+    programs: Sequence[Compilation],
+    execution: ExecutionRecord,
+    parity: ParityRecord,
+    variants: Mapping[str, Variant] = MappingProxyType({}),
 ) -> Manifest:
-    """Write the manifest of a bundle, without its files; programs differ in their shapes alone."""
+    """Write the manifest of a bundle, without its files.
+
+    Programs differ in their shapes alone, unless they are variants, by their names.
+    """
     compilation = programs[0]
     options = compilation.options
     return Manifest(
         model=compilation.model,
         target=compilation.target,
         programs=tuple(map(_program_record, programs)),
+        variants=tuple(_variant_record(p, variants) for p in programs) if variants else (),
         states=state_records(compilation.expected),
         settings=SettingsRecord(
             shapes=dict(options.shapes),
@@ -105,8 +124,8 @@ def describe_compilation(
         execution=execution,
         tolerance=_tolerance([program.expected.tolerance for program in programs]),
         parity=parity,
-        compression=_compression_record(compilation),
-        quantization=_quantization_record(compilation),
+        compression=None if variants else _compression_record(compilation),
+        quantization=None if variants else _quantization_record(compilation),
         vectors=tuple(
             VectorRecord(
                 program=program.program.name,
@@ -117,6 +136,22 @@ def describe_compilation(
         ),
         tools=tool_versions(),
         files={},
+    )
+
+
+def prediction_record(
+    program: Program | IRModule, target: Target, records: Mapping[Key, Record]
+) -> PredictionRecord | None:
+    """Return what a program is predicted to cost; None for the virtual machine."""
+    if not isinstance(program, Program):
+        return None
+    found = predict_program(program, target, records)
+    return PredictionRecord(
+        latency_ms=three_digits(found.latency.value),
+        low_ms=three_digits(found.latency.low),
+        high_ms=three_digits(found.latency.high),
+        energy_mj=three_digits(found.energy.millijoules),
+        instructions=float(round(found.instructions)),
     )
 
 
@@ -147,9 +182,17 @@ def state_digest(programs: Sequence[Compilation]) -> bytes:
     """
     first = programs[0]
     parts = [first.model.sha256, *(str(record) for record in state_records(first.expected))]
-    for options in (first.options.compression, first.options.quantization):
-        parts.append("" if options is None else options.recipe.model_dump_json())
+    changes = dict.fromkeys(_recipes(program) for program in programs)
+    parts += [text for texts in changes for text in texts]
     return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _recipes(compilation: Compilation) -> tuple[str, str]:
+    given = (compilation.options.compression, compilation.options.quantization)
+    compression, quantization = (
+        "" if options is None else options.recipe.model_dump_json() for options in given
+    )
+    return compression, quantization
 
 
 def vector_files(programs: Sequence[Compilation]) -> dict[str, bytes]:
@@ -182,6 +225,21 @@ def _program_record(compilation: Compilation) -> ProgramRecord:
         shapes={n: shape for n, shape in shapes.items() if common.get(n) != shape},
         inputs=_tensor_records(signature.inputs),
         outputs=_tensor_records(signature.outputs),
+    )
+
+
+def _variant_record(compilation: Compilation, variants: Mapping[str, Variant]) -> VariantRecord:
+    name = compilation.program.name
+    given = variants[name].accuracy
+    changed = variants[name].changes_numbers
+    return VariantRecord(
+        program=name,
+        accuracy=round(compilation.accuracy if given is None else given, 6),
+        accuracy_of="given" if given is not None else "calibration" if changed else "unchanged",
+        estimated_ms=three_digits(compilation.estimated_ms),
+        tolerance=_tolerance([compilation.expected.tolerance]),
+        compression=_compression_record(compilation),
+        quantization=_quantization_record(compilation),
     )
 
 

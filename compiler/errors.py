@@ -4,7 +4,8 @@
 EdgecError
 ├── CheckFailed            1   a check was made and failed
 │   ├── ParityError            outputs differ from the original graph
-│   └── IntegrityError         a bundle is not what its manifest says
+│   ├── IntegrityError         a bundle is not what its manifest says
+│   └── SelfTestError          a release does not work on this machine
 ├── UsageError             2   the call contradicts itself
 ├── UnsupportedModelError  3   the model uses something edgec cannot compile
 ├── BadInputError          4   a file, shape, target or setting is wrong
@@ -17,11 +18,13 @@ EdgecError
 │   ├── BoardConfigError
 │   ├── RecipeError
 │   ├── CalibrationError
+│   ├── RepositoryError        a repository of releases is missing, or cannot be reached
 │   └── OutputError
 ├── ToolchainError         5   a program or package that edgec needs is missing or failed
 ├── BoardError             6   a board cannot be reached, or failed
 ├── InterruptedRunError    7   stopped by a signal; nothing is lost
 └── TrustError             8   a bundle's signature is not what this machine asks for
+    └── AttackError            8   metadata of releases is not authentic, or too old
 ```
 
 A message says what was found, what was expected, and what to do.
@@ -52,6 +55,10 @@ class ParityError(CheckFailed):
 
 class IntegrityError(CheckFailed):
     """A bundle's files are not the ones that its manifest lists."""
+
+
+class SelfTestError(CheckFailed):
+    """A release does not work on this machine: wrong results, too slow, or it does not run."""
 
 
 class UsageError(EdgecError):
@@ -112,6 +119,10 @@ class CalibrationError(BadInputError):
     """Calibration samples or ranges do not fit the model, or cannot be read."""
 
 
+class RepositoryError(BadInputError):
+    """A repository of releases is missing or damaged, or cannot be reached."""
+
+
 class OutputError(BadInputError):
     """The result cannot be written: no permission, no space, something is in the way."""
 
@@ -138,6 +149,10 @@ class TrustError(EdgecError):
     """A bundle is not signed as this machine asks, or is not what was signed."""
 
     exit_code = 8
+
+
+class AttackError(TrustError):
+    """What a repository gave is refused, and would be part of an attack if it is no mistake."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

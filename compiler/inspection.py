@@ -97,7 +97,7 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
     if is_bundle(path):
         return Bundle.load(path)
     options = options or CompileOptions()
-    shapes = options.one_variant("inspect").shapes
+    shapes = options.one_program("inspect").shapes
     source = read_model(path, options.limits, options.context)
     try:
         special = specialize(source.proto, shapes, options.freeze)

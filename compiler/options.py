@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +14,7 @@ from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import TensorInputError, UsageError
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
+from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.signature import State
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
@@ -47,6 +48,9 @@ class CompileOptions:
         shapes: full shape by input name, for inputs that the model leaves open.
         programs: shapes by the name of a program, each taken with those of `shapes`: the bundle
             holds the model for each of them, the weights once. None makes one program.
+        variants: models of the bundle that a governor chooses among, by name: each compiled with
+            its own quantization and compression, equal constants kept once. Takes the place of
+            `quantize`, `compress` and `programs`; samples measure the accuracy of each.
         states: inputs whose next values are outputs, as `State` or as text "INPUT=OUTPUT": a
             session keeps them, and callers neither pass nor get them. None takes those of names
             that exporters give them, see `frontend/states.py`; an empty tuple takes none.
@@ -79,6 +83,7 @@ class CompileOptions:
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     programs: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     states: Sequence[State | str] | None = None
     freeze: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
@@ -134,6 +139,7 @@ class CompileOptions:
                 raise UsageError(f"--freeze {name}: numbers are expected, {array.dtype} was given")
         object.__setattr__(self, "quantize", _quantize_options(self.quantize))
         object.__setattr__(self, "compress", _compress_options(self.compress))
+        self._check_variants()
 
     @property
     def compression(self) -> "CompressOptions | None":
@@ -150,27 +156,72 @@ class CompileOptions:
         """Return `states`, whatever form they were given in."""
         return cast("tuple[State, ...] | None", self.states)
 
-    @property
-    def variants(self) -> tuple["ProgramShapes", ...]:
-        """Return the name and all given shapes of each program."""
-        if not self.programs:
-            return (ProgramShapes("", self.shapes),)
-        return tuple(
-            ProgramShapes(name, {**self.shapes, **shapes}) for name, shapes in self.programs.items()
+    def _check_variants(self) -> None:
+        if not self.variants:
+            return
+        if self.programs or self.quantize is not None or self.compress is not None:
+            raise UsageError(
+                "--variant takes the place of --quantize, --compress and several --shape: say "
+                "them for each variant, as --variant fast=int8,channels-50"
+            )
+        if len(self.variants) < 2:
+            raise UsageError("--variant is given once; a choice needs two")
+        _check_names(self.variants)
+        seen: dict[str, str] = {}
+        for name, variant in self.variants.items():
+            other = seen.setdefault(repr(replace(variant, accuracy=None)), name)
+            if other != name:
+                raise UsageError(f"variants {other} and {name} are the same")
+            # Refuses what is no recipe.
+            self.of_variant(name)
+        unmeasured = [
+            name
+            for name, variant in self.variants.items()
+            if variant.accuracy is None
+            and (variant.shapes or (variant.changes_numbers and self.samples.source is None))
+        ]
+        if unmeasured:
+            raise UsageError(
+                f"nothing measures the accuracy of variant {unmeasured[0]}: give --calibration "
+                "DATA (for variants of the same shapes), or the accuracy that you measured, as "
+                f"--variant {unmeasured[0]}=…,accuracy=0.71"
+            )
+
+    def of_variant(self, name: str) -> "CompileOptions":
+        """Return the settings of the compile that makes one variant, but for its shapes."""
+        if name not in self.variants:
+            return self
+        variant = self.variants[name]
+        return replace(
+            self,
+            variants={},
+            quantize=variant.quantize or None,
+            compress=variant.compress or None,
         )
 
-    def one_variant(self, verb: str) -> "ProgramShapes":
+    @property
+    def program_shapes(self) -> tuple["ProgramShapes", ...]:
+        """Return the name and all given shapes of each program."""
+        shapes = {name: v.shapes for name, v in self.variants.items()} or self.programs
+        if not shapes:
+            return (ProgramShapes("", self.shapes),)
+        return tuple(
+            ProgramShapes(name, {**self.shapes, **given}) for name, given in shapes.items()
+        )
+
+    def one_program(self, verb: str) -> "ProgramShapes":
         """Return the only program, for a verb that looks at one.
 
         Raises:
             UsageError: there are several.
         """
-        if len(self.variants) > 1:
+        programs = self.program_shapes
+        if len(programs) > 1:
             raise UsageError(
-                f"{verb} takes one set of shapes at a time, {len(self.variants)} were given: "
-                f"{', '.join(v.name for v in self.variants)}"
+                f"{verb} takes one set of shapes at a time, {len(programs)} were given: "
+                f"{', '.join(p.name for p in programs)}"
             )
-        return self.variants[0]
+        return programs[0]
 
     @property
     def changes_numbers(self) -> bool:
@@ -194,11 +245,7 @@ class ProgramShapes:
 def _programs(
     programs: Mapping[str, Mapping[str, object]],
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    for name in programs:
-        if not _PROGRAM_NAME.fullmatch(str(name)):
-            raise UsageError(
-                f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
-            )
+    _check_names(programs)
     made = {
         name: {key: _extents(key, shape) for key, shape in shapes.items()}
         for name, shapes in programs.items()
@@ -208,6 +255,14 @@ def _programs(
         if same:
             raise UsageError(f"programs {name} and {same[0]} have the same shapes")
     return made
+
+
+def _check_names(names: Iterable[object]) -> None:
+    for name in names:
+        if not _PROGRAM_NAME.fullmatch(str(name)):
+            raise UsageError(
+                f"a program is named {name!r}; letters, digits, '.', '_' and '-' are expected"
+            )
 
 
 def _states(states: object) -> tuple[State, ...]:

@@ -14,6 +14,7 @@ import onnx
 from edgec.compiler.backend import build, evaluate_here
 from edgec.compiler.bundle.bundle import Bundle, write_bundle
 from edgec.compiler.bundle.generation_files import generation_files
+from edgec.compiler.bundle.governor_files import governor_files
 from edgec.compiler.bundle.manifest import (
     ENCRYPTED,
     LIBRARY,
@@ -25,6 +26,7 @@ from edgec.compiler.bundle.runner import runner_files
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import (
     describe_compilation,
+    prediction_record,
     state_digest,
     state_records,
     vector_files,
@@ -121,7 +123,7 @@ def compile_model(
         sources = [source]
         del source
         programs: list[CompiledProgram] = []
-        for variant in options.variants:
+        for variant in options.program_shapes:
             programs.append(compiler.compiled(compiler.changed(variant, sources)))
             check_states(programs)
         library = scratch / LIBRARY
@@ -139,9 +141,12 @@ def compile_model(
             arena_bytes=arena_bytes,
             c_name=name if executor == "static" else "",
             tuned_share=three_digits(tuned_share(first.scheduled, compiler.decide.used, target)),
+            predicted=prediction_record(first.scheduled, target, compiler.records),
         )
-        manifest = describe_compilation(compilations, execution, parity)
+        manifest = describe_compilation(compilations, execution, parity, options.variants)
         files: dict[str, bytes | Path] = {LIBRARY: library, **vector_files(compilations)}
+        if options.variants:
+            files |= governor_files(manifest, target, scratch)
         if language is not None and tokenizer:
             files |= generation_files(language, tokenizer, digest, target, scratch, progress)
         with phase("bundle"):
@@ -231,12 +236,14 @@ def package(
 
 def _phases(options: CompileOptions) -> list[str]:
     """Return those that a compile goes through."""
-    asked = {
-        "compress": options.compression is not None,
-        "quantize": options.quantization is not None,
-    }
-    asked["expect"] = any(asked.values())
-    phases = [phase for phase in PHASES if asked.get(phase, True)]
-    first, last = phases.index("specialize"), phases.index("build")
-    each = [phase_of(name, v) for v in options.variants for name in phases[first:last]]
-    return [*phases[:first], *each, *phases[last:]]
+    first, last = PHASES.index("specialize"), PHASES.index("build")
+    each: list[str] = []
+    for program in options.program_shapes:
+        own = options.of_variant(program.name)
+        asked = {
+            "compress": own.compression is not None,
+            "quantize": own.quantization is not None,
+            "expect": own.changes_numbers,
+        }
+        each += [phase_of(n, program) for n in PHASES[first:last] if asked.get(n, True)]
+    return [*PHASES[:first], *each, *PHASES[last:]]

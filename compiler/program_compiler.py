@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from tvm import IRModule
 
@@ -15,7 +15,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import write_compression_report
 from edgec.compiler.describe import Compilation
-from edgec.compiler.errors import BadInputError, UnsupportedModelError
+from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
@@ -24,10 +24,14 @@ from edgec.compiler.ir.signature import Signature, State, Tensors, without_state
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes
-from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
+from edgec.compiler.lowering.recorded_decisions import RecordedDecisions, tuned_records
+from edgec.compiler.lowering.shared_packing import SharedPacking
 from edgec.compiler.lowering.sparse_report import KernelRow, describe_kernels, kernel_rows
-from edgec.compiler.lowering.time_estimate import describe_generic, warn_of_generic
-from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
+from edgec.compiler.lowering.time_estimate import (
+    describe_generic,
+    estimated_ms,
+    warn_of_generic,
+)
 from edgec.compiler.options import CompileOptions, ProgramShapes
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.reference import run_reference_steps
@@ -37,7 +41,12 @@ from edgec.compiler.quantize.quantization_report import write_quantization_repor
 from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Show
 from edgec.compiler.support.progress import Progress
-from edgec.compiler.transform import TransformedModel, open_samples, transform_model
+from edgec.compiler.transform import (
+    TransformedModel,
+    accuracy_of,
+    open_samples,
+    transform_model,
+)
 from edgec.targets import Target
 
 
@@ -53,6 +62,7 @@ class ChangedProgram:
         transformed: what they made of it.
         original: what the original graph computes.
         expected: what the library must compute.
+        accuracy: agreement with the original model; only measured for a variant.
     """
 
     shapes: ProgramShapes
@@ -62,6 +72,7 @@ class ChangedProgram:
     transformed: TransformedModel
     original: Expected
     expected: Expected
+    accuracy: float = 1.0
 
     @property
     def module(self) -> IRModule:
@@ -88,7 +99,8 @@ class ProgramCompiler:
     """Compiles programs of one model, up to code generation.
 
     Attributes:
-        decide: chooses among a template's decisions.
+        records: tuning records by kernel.
+        decide: chooses among a template's decisions, by them.
     """
 
     def __init__(
@@ -104,7 +116,11 @@ class ProgramCompiler:
         self._progress = progress
         self._phases = phases
         self._subject = Subject(name, target.name)
-        self.decide = RecordedDecisions(_tuned(options, target, progress))
+        self._sharing = SharedPacking()
+        self.records = tuned_records(
+            target, options.records, options.records_threads, options.ready_records, progress
+        )
+        self.decide = RecordedDecisions(self.records)
 
     def changed(self, variant: ProgramShapes, sources: list[SourceModel]) -> ChangedProgram:
         """Return the model for one set of shapes, compressed and quantized as it was asked for.
@@ -113,8 +129,9 @@ class ProgramCompiler:
             variant: the shapes.
             sources: the file; the last program takes it out.
         """
-        options, target, progress, decide = (
+        asked, options, target, progress, decide = (
             self._options,
+            self._options.of_variant(variant.name),
             self._target,
             self._progress,
             self.decide,
@@ -132,7 +149,7 @@ class ProgramCompiler:
         states = find_states(signature, options.kept_states)
         samples = open_samples(options, canonical.graph, signature)
         with phase("reference"):
-            given = fitting_inputs(options, variant, signature, states)
+            given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
                 tokens = next(s.shape[1] for s in signature.inputs if s.name == "input_ids")
                 given = source.language.test_inputs(tokens or 1, options.seed)
@@ -140,9 +157,10 @@ class ProgramCompiler:
                 source.original, canonical, given, samples, options.seed, states
             )
         del source
-        if variant == options.variants[-1]:
+        if variant == asked.program_shapes[-1]:
             sources.clear()
-        if not options.check_stages and (options.changes_numbers or len(options.variants) > 1):
+        several = len(asked.program_shapes) > 1
+        if not options.check_stages and (options.changes_numbers or several):
             canonical = canonical.without_origin()
         if original.advice:
             progress.warn(original.advice)
@@ -174,12 +192,18 @@ class ProgramCompiler:
                 else:
                     steps = (Step(original.inputs, outputs),)
                 expected = original.of_transformed(steps, on_integers)
-        return ChangedProgram(variant, record, canonical, samples, transformed, original, expected)
+        accuracy = 1.0
+        if asked.variants and asked.variants[variant.name].accuracy is None:
+            accuracy = accuracy_of(canonical, transformed, samples, options, progress)
+        return ChangedProgram(
+            variant, record, canonical, samples, transformed, original, expected, accuracy
+        )
 
     def compiled(self, program: ChangedProgram) -> CompiledProgram:
         """Pack a program for the target, lower it and choose the code of its operators."""
-        options, target, progress = self._options, self._target, self._progress
+        asked, target, progress = self._options, self._target, self._progress
         canonical, expected, variant = program.canonical, program.expected, program.shapes
+        options = asked.of_variant(variant.name)
         compressed, quantized = program.transformed.compressed, program.transformed.quantized
         module, signature, states = program.module, expected.signature, expected.states
         metric = options.samples.metric or ""
@@ -210,6 +234,7 @@ class ProgramCompiler:
             fallbacks=fallbacks,
             original=program.original,
             expected=expected,
+            accuracy=program.accuracy,
         )
         if packed.rows:
             progress.detail(describe_kernels(packed.rows))
@@ -221,7 +246,10 @@ class ProgramCompiler:
         with phase("lower") as show:
             lowered = show(lower(packed.module, target))
         with phase("schedule") as show:
-            scheduled = show(schedule(lowered, module, target, signature, self.decide, progress))
+            sharing = self._sharing if asked.variants else None
+            scheduled = show(
+                schedule(lowered, module, target, signature, self.decide, progress, sharing)
+            )
         progress.detail(describe_generic(scheduled, target))
         slow = warn_of_generic(scheduled, target)
         if slow:
@@ -231,7 +259,9 @@ class ProgramCompiler:
         if isinstance(scheduled, Program):
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
-        elif options.runner or states or len(options.variants) > 1:
+            time = estimated_ms(scheduled, target)
+            compilation = replace(compilation, estimated_ms=time)
+        elif options.runner or states or len(asked.program_shapes) > 1:
             raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
         return CompiledProgram(compilation, module, scheduled)
 
@@ -243,7 +273,7 @@ def fitting_inputs(
     states: Sequence[State],
 ) -> Tensors | None:
     """Return the test inputs that the user gave, if they are of this program's shapes."""
-    if options.inputs is None or len(options.variants) == 1:
+    if options.inputs is None or len(options.program_shapes) == 1:
         return options.inputs
     shapes = {s.name: s.shape for s in without_states(signature, states).inputs}
     given = {name: array.shape for name, array in options.inputs.items()}
@@ -283,32 +313,6 @@ _NOT_STATIC = (
     "shapes in this model depend on data, so it needs TVM's virtual machine, which has neither "
     "programs nor state; compile it for one set of shapes, without --state"
 )
-
-
-def _tuned(options: CompileOptions, target: Target, progress: Progress) -> dict[Key, Record]:
-    """Return the tuning record of each kernel: of a database before those that come with edgec.
-
-    Raises:
-        BadInputError: the database cannot be read, or holds nothing for this target.
-    """
-    best: dict[Key, Record] = {}
-    if options.ready_records:
-        ready = Database.read(READY / f"{target.name}.jsonl", missing_ok=True)
-        best = best_records(ready.fitting(target))
-    if options.records is None:
-        return best
-    database = Database.read(options.records)
-    if database.warning():
-        progress.warn(database.warning())
-    records = database.fitting(target)
-    threads = options.records_threads or max((r.threads for r in records), default=0)
-    records = [record for record in records if record.threads == threads]
-    if not records:
-        why = database.why_unfit(target) or f"{options.records} has none for {threads} threads"
-        raise BadInputError(f"no tuning record fits: {why}")
-    if any(record.emulated for record in records):
-        progress.warn(f"{options.records} was measured in an emulator, which knows no caches")
-    return best | best_records(records)
 
 
 def phase_of(name: str, variant: ProgramShapes) -> str:

@@ -10,7 +10,7 @@ import onnx
 from tvm import IRModule
 
 from edgec.compiler.backend import HostModel, evaluate_here
-from edgec.compiler.calibration.accuracy import load_metric
+from edgec.compiler.calibration.accuracy import MAX_MEASURED, load_metric, measure
 from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
@@ -94,6 +94,39 @@ def transform_model(
             )
         transformed = replace(transformed, module=quantized.module, quantized=quantized)
     return transformed
+
+
+def accuracy_of(
+    canonical: CanonicalModel,
+    transformed: TransformedModel,
+    samples: Samples | None,
+    options: CompileOptions,
+    progress: Progress,
+) -> float:
+    """Return how well a transformed model agrees with the original one on the samples, 0 to 1.
+
+    Args:
+        canonical: the original.
+        transformed: what was made of it.
+        samples: batches; none are needed where nothing was changed.
+        options: the metric, and what was asked for.
+        progress: reports what takes long.
+    """
+    if not options.changes_numbers:
+        return 1.0
+    compressed, quantized = transformed.compressed, transformed.quantized
+    # Both have measured themselves against what they began with.
+    only = quantized if compressed is None else None
+    if only is not None and only.accuracy is not None:
+        return only.accuracy.score
+    if compressed is not None and quantized is None and compressed.steps[-1].accuracy is not None:
+        return compressed.steps[-1].accuracy.score
+    assert samples is not None
+    original = evaluate_here(canonical.module, canonical.signature, progress)
+    changed = evaluate_here(transformed.module, canonical.signature, progress)
+    metric = load_metric(options.samples.metric)
+    few = samples.limited(MAX_MEASURED)
+    return measure(original.run, changed.run, few, metric, progress)[0].score
 
 
 def open_samples(

@@ -28,13 +28,16 @@ def load_model_recipe(name: str) -> ModelRecipe:
     return known[name]
 
 
-def _ocr(part: str, file: str, sha256: str, shape: tuple[int, ...], what: str) -> ModelRecipe:
+def _ocr(
+    part: str, file: str, sha256: str, shape: tuple[int, ...], what: str, task: str
+) -> ModelRecipe:
     return ModelRecipe(
         name=f"pp-ocr-{part}",
         description=f"PP-OCR {what}",
         licence="Apache-2.0",
         source=PackageFile(_RAPIDOCR, f"rapidocr_onnxruntime/models/{file}", sha256),
         shapes={"x": shape},
+        task=task,
     )
 
 
@@ -52,6 +55,7 @@ def _silero(
         source=PackageFile(_SILERO, f"silero_vad/data/{file}", sha256),
         shapes=shapes,
         freeze=freeze,
+        task="speech detection",
     )
 
 
@@ -62,6 +66,8 @@ def _light(network: str) -> ModelRecipe:
         description=f"{network} from the onnx package: true shapes and cost, constant weights",
         licence="Apache-2.0",
         source=InstalledFile("onnx", f"backend/test/data/light/{name}.onnx"),
+        # Weights without a meaning: what such a network costs, not one to use.
+        task="cost only",
     )
 
 
@@ -77,6 +83,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
         licence="Apache-2.0",
         source=InstalledFile("edgec.models", "zoo/digits.onnx"),
         shapes={"image": (1, 1, 8, 8)},
+        task="classification",
     ),
     ModelRecipe(
         name="digits28",
@@ -86,6 +93,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
             InstalledFile("edgec.models", "zoo/digits28.npz"), "edgec.models.zoo.digits28:build"
         ),
         shapes={"image": (1, 1, 28, 28)},
+        task="classification",
     ),
     _ocr(
         "cls",
@@ -93,6 +101,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
         "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
         (1, 3, 48, 192),
         "orientation classifier",
+        "classification",
     ),
     _ocr(
         "det",
@@ -100,6 +109,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
         "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
         (1, 3, 480, 480),
         "text detector",
+        "text detection",
     ),
     _ocr(
         "rec",
@@ -107,6 +117,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
         "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
         (1, 3, 48, 320),
         "text recognizer",
+        "text recognition",
     ),
     ModelRecipe(
         name="yolov8n-320",
@@ -118,6 +129,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
             "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f",
         ),
         shapes={"images": (1, 3, 320, 320)},
+        task="detection",
     ),
     ModelRecipe(
         name="efficientnet-lite0",
@@ -132,6 +144,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
             "edgec.models.zoo.efficientnet_lite0:build",
         ),
         shapes={"image": (1, 3, 224, 224)},
+        task="classification",
     ),
     ModelRecipe(
         name="minilm-l6",
@@ -150,6 +163,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
             "attention_mask": (1, 128),
             "token_type_ids": (1, 128),
         },
+        task="sentence embedding",
     ),
     ModelRecipe(
         name="smollm2-135m",
@@ -162,6 +176,7 @@ _RECIPES: tuple[ModelRecipe, ...] = (
         ),
         suffix=".gguf",
         context=1024,
+        task="language model",
     ),
     _silero(
         "",

@@ -142,6 +142,7 @@ class ModelRecipe:
         freeze: value by input name, for inputs that only steer the graph.
         suffix: of the file's name.
         context: tokens of context of a language model, 0 for other models.
+        task: what it does, for `edgec advise`.
     """
 
     name: str
@@ -152,6 +153,7 @@ class ModelRecipe:
     freeze: Mapping[str, int] = field(default_factory=dict)
     suffix: str = ".onnx"
     context: int = 0
+    task: str = ""
 
     @property
     def file_name(self) -> str:
@@ -178,6 +180,7 @@ class ModelRecipe:
             "name": self.name,
             "description": self.description,
             "licence": self.licence,
+            "task": self.task,
             "arguments": self.arguments(),
         }
 

@@ -45,7 +45,7 @@ _LIBRARIES = {
     "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
 }
 # What the server has of the room of trust.
-_HMAC = ("sha256.c", "sha256.h")
+_HMAC = ("sha256.c", "sha256.h", "sha256_blocks.c", "sha256_blocks.h")
 _EMULATORS = tuple(isa.emulator for isa in INSTRUCTION_SETS.values() if isa.emulator)
 
 
@@ -416,7 +416,8 @@ def _server(folder: Path, architecture: str, runtime: Path) -> None:
             *(sys.executable, "-m", "ziglang", "cc"),
             *("-target", f"{zig}-linux-gnu.{SERVER_GLIBC}", "-std=gnu11", "-O2", "-s"),
             *(f"-I{path}" for path in (*headers, native.FOLDER)),
-            *(str(SOURCE), str(native.FOLDER / "sha256.c"), "-o", str(folder / SERVER)),
+            *(str(SOURCE), *(str(native.FOLDER / n) for n in _HMAC if n.endswith(".c"))),
+            *("-o", str(folder / SERVER)),
             *(str(folder / name) for name in ("libtvm_runtime.so", "libtvm_ffi.so")),
             *("-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN"),
         ],

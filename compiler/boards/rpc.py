@@ -178,18 +178,18 @@ class BoardModel:
         self._programs = Programs(manifest.signatures)
         self._index_bounds = manifest.settings.index_bounds
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Return outputs by name.
+    def run(self, inputs: Tensors, program: str | None = None) -> dict[str, NDArray[Any]]:
+        """Return outputs by name, of the named program or the first that takes the inputs.
 
         Raises:
             TensorInputError: an input is missing, has the wrong shape or dtype, or holds an index
                 beyond its table.
             BoardError: the board failed.
         """
-        program, checked = self._programs.fitting(inputs, self._index_bounds)
+        number, checked = self._programs.fitting(inputs, self._index_bounds, program)
         with self._session.step("run the model", RUN_SECONDS):
-            outputs = self._run(program, list(checked.values()))
-        specs = self._programs.all[program].outputs
+            outputs = self._run(number, list(checked.values()))
+        specs = self._programs.all[number].outputs
         return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
 
     def reset(self) -> None:

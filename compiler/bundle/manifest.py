@@ -235,6 +235,24 @@ class QuantizationRecord(_Record):
     clients: ClientsRecord | None = None
 
 
+class PredictionRecord(_Record):
+    """A prediction record describes what the first program was predicted to cost, on one thread.
+
+    Attributes:
+        latency_ms: time of one inference.
+        low_ms: lower end of its error bar.
+        high_ms: upper end.
+        energy_mj: energy of one inference, by a stated model.
+        instructions: executed by one inference; 0: not known for this kind of processor.
+    """
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    energy_mj: float
+    instructions: float = 0.0
+
+
 class ExecutionRecord(_Record):
     """An execution record describes how the model runs.
 
@@ -245,12 +263,14 @@ class ExecutionRecord(_Record):
         c_name: the c name of the model in C: `edgec_model_NAME` is the library's function; empty
             for the machine.
         tuned_share: part of the estimated time in kernels whose decisions were tuned.
+        predicted: what it was predicted to cost; None for the virtual machine.
     """
 
     executor: Executor
     arena_bytes: int
     c_name: str = ""
     tuned_share: float = 0.0
+    predicted: PredictionRecord | None = None
 
 
 class ProgramRecord(_Record):
@@ -275,6 +295,36 @@ class ProgramRecord(_Record):
             tuple(record.spec() for record in self.inputs),
             tuple(record.spec() for record in self.outputs),
         )
+
+
+class VariantRecord(_Record):
+    """A variant record describes one of the models that a governor chooses among.
+
+    Attributes:
+        program: the name of its program.
+        accuracy: 0 to 1.
+        accuracy_of: `calibration`: agreement with the original model, or the metric, on the
+            samples; `unchanged`: it computes what the original does; `given`: the user measured it.
+        estimated_ms: latency on one core by the cost model, to compare variants by; what this
+            machine needs is measured where it runs.
+        tolerance: of its test vectors.
+        compression: what was done and what it cost.
+        quantization: likewise.
+    """
+
+    program: str
+    accuracy: float
+    accuracy_of: Literal["calibration", "unchanged", "given"]
+    estimated_ms: float
+    tolerance: ToleranceRecord
+    compression: CompressionRecord | None = None
+    quantization: QuantizationRecord | None = None
+
+    @property
+    def reached_db(self) -> dict[str, float]:
+        """Return the signal-to-noise ratio by output against the original; empty if unchanged."""
+        changed = self.quantization or self.compression
+        return {} if changed is None else changed.sqnr_db
 
 
 class StateRecord(_Record):
@@ -324,6 +374,7 @@ class Manifest(_Record):
     model: ModelRecord
     target: Target
     programs: tuple[ProgramRecord, ...]
+    variants: tuple[VariantRecord, ...] = ()
     states: tuple[StateRecord, ...] = ()
     settings: SettingsRecord
     execution: ExecutionRecord
@@ -334,6 +385,15 @@ class Manifest(_Record):
     vectors: tuple[VectorRecord, ...]
     tools: dict[str, str]
     files: dict[str, FileRecord]
+
+    @property
+    def digest(self) -> str:
+        """Return the digest that the file ends with: what tells this bundle from others."""
+        return hashlib.sha256(_canonical(self.model_dump(mode="json"))).hexdigest()
+
+    def variant(self, program: str) -> VariantRecord | None:
+        """Return what is said of a program alone; None if the bundle has no variants."""
+        return next((v for v in self.variants if v.program == program), None)
 
     @property
     def inputs(self) -> tuple[TensorRecord, ...]:
@@ -370,9 +430,7 @@ class Manifest(_Record):
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes; its last key is the digest of everything else."""
-        fields = self.model_dump(mode="json")
-        fields["digest"] = hashlib.sha256(_canonical(fields)).hexdigest()
-        return _canonical(fields)
+        return _canonical({**self.model_dump(mode="json"), "digest": self.digest})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

@@ -21,7 +21,7 @@ from edgec.compiler.cli.options import (
     target_option,
 )
 from edgec.compiler.cli.plans import compile_plan
-from edgec.compiler.cli.printing import print_json, print_table, size_text, warn
+from edgec.compiler.cli.printing import print_json, print_table, print_variants, size_text, warn
 from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ if TYPE_CHECKING:
 @inputs_option
 @change_options
 @change_report_options
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME=RECIPE",
+    help="One of the models that a governor chooses among: fast=int8,channels-50, full=float; "
+    "image=1x3x96x96 for a shape, accuracy=0.71 where you measured it.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the generated test inputs.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with the original graph.")
 @click.option("--check-stages", is_flag=True, help="Compare after every stage, too.")
@@ -96,6 +104,7 @@ def compile_command(
     inputs: Sequence[str],
     compress: str | None,
     quantize: str | None,
+    variants: tuple[str, ...],
     seed: int,
     no_parity: bool,
     check_stages: bool,
@@ -117,9 +126,12 @@ def compile_command(
     **settings: Any,
 ) -> None:
     """Compile MODEL, an ONNX or GGUF file or a Hugging Face folder, for a target into a bundle."""
+    from edgec.compiler.governor.variants import parse_variants
     from edgec.compiler.options import CompileOptions
     from edgec.targets import load_target
 
+    if variants and (devices or split):
+        raise UsageError("--variant and a cut model contradict each other")
     if states and no_state:
         raise UsageError("--state and --no-state contradict each other")
     options = CompileOptions(
@@ -128,7 +140,8 @@ def compile_command(
         states=states if states or no_state else None,
         inputs=read_inputs(inputs),
         seed=seed,
-        **changes(compress, quantize, settings),
+        variants=parse_variants(variants),
+        **changes(compress, quantize, settings, varied=bool(variants)),
         parity=not no_parity,
         check_stages=check_stages,
         name=name,
@@ -179,7 +192,9 @@ def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
     manifest = bundle.manifest
     size = size_text(sum(record.size_bytes for record in manifest.files.values()))
     click.echo(f"{bundle.path}: {manifest.model.name} for {manifest.target.name}, {size}")
-    if len(manifest.programs) > 1:
+    if manifest.variants:
+        print_variants(manifest)
+    elif len(manifest.programs) > 1:
         click.echo(f"  programs: {', '.join(program.name for program in manifest.programs)}")
     if manifest.states:
         kept = ", ".join(

@@ -3,23 +3,34 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgec.compiler.cli.options import as_path, json_option, model_options, shape_options
 from edgec.compiler.cli.printing import plain, print_json, print_table, size_text
+from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.bundle.bundle import Bundle
     from edgec.compiler.bundle.manifest import ExecutionRecord, Manifest
     from edgec.compiler.inspection import ModelReport
 
+# Kernels that a prediction lists, those that take longest.
+SHOWN = 10
+
 
 @click.command()
 @click.argument("path", type=as_path)
 @shape_options
 @click.option("--nodes", is_flag=True, help="Say of every node whether it is supported.")
+@click.option(
+    "--target", "-t", metavar="NAME", help="Predict what the model costs there; name or *.toml."
+)
+@click.option("--threads", type=int, help="Of the prediction; 0: all cores.  [default: 1]")
+@click.option("--db", type=as_path, metavar="FILE", help="Tuning records of the target.")
+@click.option("--build", is_flag=True, help="Compile the library, whose size is exact then.")
+@click.option("--report", type=as_path, metavar="FILE.html|.json", help="With a roofline plot.")
 @json_option
 def inspect(
     path: Path,
@@ -29,12 +40,39 @@ def inspect(
     limits: Sequence[str],
     context: int | None,
     nodes: bool,
+    target: str | None,
+    threads: int | None,
+    db: Path | None,
+    build: bool,
+    report: Path | None,
     as_json: bool,
 ) -> None:
-    """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling."""
-    from edgec.compiler.inspection import ModelReport, inspect_path
+    """Describe an ONNX model or a bundle at PATH, and what keeps it from compiling.
+
+    With a target, predict time, memory, size and energy of a model there.
+    """
+    from edgec.compiler.inspection import ModelReport, inspect_path, is_bundle
     from edgec.compiler.options import CompileOptions
 
+    needs_target = {"--threads": threads, "--db": db, "--build": build, "--report": report}
+    if target is not None:
+        if nodes:
+            raise UsageError("--nodes and --target contradict each other")
+        if is_bundle(path):
+            raise UsageError(f"{path} is a bundle: edgec bench measures it, edgec compare predicts")
+        _predict(
+            path,
+            target,
+            model_options(shapes, freeze, limits, context) | {"records": db},
+            1 if threads is None else threads,
+            build,
+            report,
+            as_json,
+        )
+        return
+    for name, value in needs_target.items():
+        if value:
+            raise UsageError(f"{name} belongs to --target, which is not given")
     found = inspect_path(path, CompileOptions(**model_options(shapes, freeze, limits, context)))
     if isinstance(found, ModelReport):
         _print_model(found, nodes, as_json)
@@ -42,6 +80,54 @@ def inspect(
         print_json(found.manifest.model_dump(mode="json"))
     else:
         _print_bundle(found)
+
+
+def _predict(
+    path: Path,
+    target: str,
+    options: dict[str, Any],
+    threads: int,
+    build: bool,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    from edgec.compiler.options import CompileOptions
+    from edgec.compiler.predict.model import predict_model
+    from edgec.compiler.predict.prediction_report import (
+        fact_texts,
+        prediction_fields,
+        write_prediction_report,
+    )
+    from edgec.compiler.support.html_report import check_report_name
+    from edgec.targets import load_target
+
+    check_report_name(report, "--report")
+    loaded = load_target(target)
+    found = predict_model(
+        path, loaded, CompileOptions(**options), threads=threads, compile_library=build
+    )
+    if report is not None:
+        write_prediction_report(report, found, path.name, loaded)
+    if as_json:
+        print_json(prediction_fields(found))
+        return
+    click.echo(f"{path} on {loaded.name}, {loaded.description}")
+    print_table(["", ""], [[name, text] for name, text in fact_texts(found).items()])
+    for text in found.warnings:
+        click.echo(f"note: {text}")
+    slowest = sorted(found.operators, key=lambda item: -item.time.value)[:SHOWN]
+    print_table(
+        ["kernel", "ms", "from", "to", "known from", "operators"],
+        [
+            [
+                item.operator,
+                *(f"{value:.4f}" for value in (item.time.value, item.time.low, item.time.high)),
+                item.source,
+                item.name,
+            ]
+            for item in slowest
+        ],
+    )
 
 
 def _print_bundle(bundle: "Bundle") -> None:

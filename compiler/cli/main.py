@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from edgec.compiler.cli.advise import advise
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
 from edgec.compiler.cli.calibrate import calibrate
@@ -18,14 +19,19 @@ from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
 from edgec.compiler.cli.deploy import deploy
+from edgec.compiler.cli.evaluate import compare, evaluate
+from edgec.compiler.cli.fleet import fleet
 from edgec.compiler.cli.inspect import inspect
+from edgec.compiler.cli.install import install
 from edgec.compiler.cli.keys import keys
 from edgec.compiler.cli.models import models
+from edgec.compiler.cli.release import release
 from edgec.compiler.cli.run import run
 from edgec.compiler.cli.serve import serve
 from edgec.compiler.cli.sign import sign
 from edgec.compiler.cli.targets import targets
 from edgec.compiler.cli.tune import tune
+from edgec.compiler.cli.update import update
 from edgec.compiler.cli.verify import verify
 from edgec.compiler.errors import BadInputError, EdgecError, InterruptedRunError
 
@@ -97,7 +103,11 @@ for _command in (
     serve,
     verify,
     bench,
+    evaluate,
+    compare,
+    advise,
     inspect,
+    install,
     targets,
     models,
     board,
@@ -106,5 +116,8 @@ for _command in (
     keys,
     sign,
     calibrate,
+    release,
+    update,
+    fleet,
 ):
     edgec.add_command(_command)

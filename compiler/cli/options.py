@@ -228,7 +228,10 @@ def _fields(settings: Mapping[str, Any], names: Mapping[str, str], owner: str) -
 
 
 def changes(
-    compress: str | None, quantize: str | None, settings: Mapping[str, Any]
+    compress: str | None,
+    quantize: str | None,
+    settings: Mapping[str, Any],
+    varied: bool = False,
 ) -> dict[str, Any]:
     """Return the options of a compile that changes the model's numbers."""
     from edgec.compiler.calibration.samples import SampleOptions
@@ -240,7 +243,7 @@ def changes(
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"
-    neither = to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    neither = not varied and to_compress and to_quantize and f"{to_quantize} or {to_compress}"
     images = None
     if settings["embed_preprocess"]:
         size = settings["image_size"]
@@ -252,7 +255,7 @@ def changes(
         settings = {**settings, "preprocess": None}
     elif settings["image_size"] is not None:
         raise UsageError("--image-size belongs to --embed-preprocess, which is not given")
-    samples = _fields(settings, _SAMPLE_FIELDS, neither)
+    samples = _fields(settings, _SAMPLE_FIELDS, neither or "")
     compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
     quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
     if "preprocess" in samples:

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from edgec.compiler.bench.compare import StepTime
+    from edgec.compiler.bundle.manifest import Manifest
     from edgec.compiler.parity.compare import ParityReport
 
 
@@ -56,6 +57,22 @@ def print_parity(report: "ParityReport") -> None:
                 o.problem or "ok",
             ]
             for o in report.outputs
+        ],
+    )
+
+
+def print_variants(manifest: "Manifest") -> None:
+    """Print what a governor chooses among."""
+    print_table(
+        ["  variant", "accuracy", "measured by", "estimated on one core"],
+        [
+            [
+                f"  {variant.program}",
+                f"{variant.accuracy:.4f}",
+                variant.accuracy_of,
+                f"{variant.estimated_ms:.3g} ms",
+            ]
+            for variant in manifest.variants
         ],
     )
 

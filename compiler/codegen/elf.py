@@ -32,6 +32,9 @@ from edgec.targets.target import Target
 
 _MACHINES = {isa.elf_machine: isa.name for isa in INSTRUCTION_SETS.values()}
 
+# Code that runs only where the program found, when it ran, what the processor has.
+ASKED_FOR = "edgec_asked_for"
+
 # What glibc installs; up to 2.33 it was split into several libraries.
 _C_LIBRARY = re.compile(r"(ld-linux.*|lib(c|m|pthread|dl|rt))\.so\.\d")
 
@@ -163,8 +166,10 @@ def _too_new_instruction(file: ELFFile, target: Target, features: frozenset[str]
 
 
 def _code(file: ELFFile) -> Iterator[tuple[int, bytes]]:
-    """Yield address and content of each section that is executed."""
+    """Yield address and content of each section that is executed on every processor."""
     for section in file.iter_sections():
+        if section.name == ASKED_FOR:
+            continue
         if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR and section["sh_type"] == "SHT_PROGBITS":
             yield section["sh_addr"], section.data()
 

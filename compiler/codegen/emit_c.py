@@ -122,6 +122,7 @@ def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) 
         "saved_bytes": f"EDGEC_SAVED_HEADER + {sum(v.size_bytes for v in first.states)}",
         "save": "save_state",
         "restore": "restore_state",
+        "use_threads": "use_threads",
     }
     yield from (f"  .{field} = {value}," for field, value in fields.items())
     yield "};"

@@ -1,12 +1,15 @@
 """Provide decisions from tuning records."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from edgec.compiler.errors import BadInputError
 from edgec.compiler.kernels.template import from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.schedule import default_decide
-from edgec.compiler.lowering.tuning_records import Key, Record
+from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
+from edgec.compiler.support.progress import Progress
 from edgec.targets.target import Target
 
 
@@ -34,3 +37,42 @@ class RecordedDecisions:
             return default_decide(operator, workload, target)
         self.used.add(key)
         return from_text(TEMPLATES[operator].decision, record.decision_text)
+
+
+def tuned_records(
+    target: Target,
+    database: Path | None,
+    threads: int | None,
+    ready: bool,
+    progress: Progress,
+) -> dict[Key, Record]:
+    """Return the tuning record of each kernel: of a database before those that come with edgec.
+
+    Args:
+        target: what they are for.
+        database: the file; None takes none.
+        threads: those tuned for so many; None takes those for the most there are.
+        ready: whether those that come with edgec are taken, too.
+        progress: hears of a database that is damaged, or that an emulator measured.
+
+    Raises:
+        BadInputError: the database cannot be read, or holds nothing for this target.
+    """
+    best: dict[Key, Record] = {}
+    if ready:
+        shipped = Database.read(READY / f"{target.name}.jsonl", missing_ok=True)
+        best = best_records(shipped.fitting(target))
+    if database is None:
+        return best
+    read = Database.read(database)
+    if read.warning():
+        progress.warn(read.warning())
+    records = read.fitting(target)
+    threads = threads or max((r.threads for r in records), default=0)
+    records = [record for record in records if record.threads == threads]
+    if not records:
+        why = read.why_unfit(target) or f"{database} has none for {threads} threads"
+        raise BadInputError(f"no tuning record fits: {why}")
+    if any(record.emulated for record in records):
+        progress.warn(f"{database} was measured in an emulator, which knows no caches")
+    return best | best_records(records)

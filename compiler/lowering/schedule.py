@@ -17,6 +17,7 @@ from edgec.compiler.ir.signature import Signature
 from edgec.compiler.kernels.template import Template, from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.generic_schedule import schedule_generic, to_kernel
+from edgec.compiler.lowering.shared_packing import SharedPacking
 from edgec.compiler.support.progress import Progress, Silent, counted
 from edgec.targets.target import Target
 
@@ -48,6 +49,7 @@ def schedule_program(
     signature: Signature,
     decide: Decide = default_decide,
     progress: Progress | None = None,
+    sharing: SharedPacking | None = None,
 ) -> Program:
     """Turn a lowered module into a program.
 
@@ -57,18 +59,22 @@ def schedule_program(
         signature: inputs and outputs of `main`.
         decide: chooses among a template's decisions.
         progress: is told of each operator.
+        sharing: makes weights those of the programs before, where that costs little.
 
     Raises:
         NotStatic: the module holds something that only a virtual machine can run.
     """
-    return _Scheduler(module, target, decide).run(signature, progress or Silent())
+    return _Scheduler(module, target, decide, sharing).run(signature, progress or Silent())
 
 
 class _Scheduler:
-    def __init__(self, module: IRModule, target: Target, decide: Decide) -> None:
+    def __init__(
+        self, module: IRModule, target: Target, decide: Decide, sharing: SharedPacking | None
+    ) -> None:
         self.module = module
         self.target = target
         self.decide = decide
+        self.sharing = sharing
         self.values: dict[relax.Var, Value | list[Value]] = {}
         self.constants: dict[tuple[int, str], Value] = {}
         self.tasks: dict[str, int] = {}
@@ -150,6 +156,8 @@ class _Scheduler:
         decision = self.decide(operator, workload, self.target)
         weight = value_of(call.args[1]) if len(call.args) > 1 else None
         if weight is not None:
+            if self.sharing is not None:
+                decision = self.sharing.decision(template, workload, decision, self.target, weight)
             decision = template.for_weights(workload, decision, self.target, weight)
         short = operator.removeprefix("edgec.")
         name = kernel_name(short, f"{text} {to_text(decision)}")

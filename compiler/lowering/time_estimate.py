@@ -45,6 +45,12 @@ def _bytes_moved(step: KernelCall, value: Value) -> int:
     return value.size_bytes
 
 
+def estimated_ms(program: Program, target: Target) -> float:
+    """Return milliseconds of a program on one core, by its steps."""
+    cycles = sum(estimate_step_cycles(step, target) for step in program.steps)
+    return cycles / (target.clock_ghz * 1e6)
+
+
 def tuned_share(program: Program | IRModule, tuned: Collection[Key], target: Target) -> float:
     """Return part of the estimated time that is spent in kernels with a tuning record."""
     if not isinstance(program, Program):

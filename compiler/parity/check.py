@@ -3,14 +3,16 @@
 And what to blame.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import IRModule
 
 from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.evaluate import Evaluate, Runnable
+from edgec.compiler.ir.signature import Tensors
 from edgec.compiler.parity.compare import ParityReport, compare, worst_of
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.locate import first_divergence
@@ -46,14 +48,14 @@ class ParityCheck:
         Raises:
             ParityError: the outputs are out of tolerance; says where that begins.
         """
-        runnable: Runnable
+        run: Callable[[Tensors], Tensors]
         if session is not None:
             session.reset()
-            runnable = session
+            run = partial(session.run, program=self.program) if self.program else session.run
         else:
-            runnable = self.evaluate_kept(module, self.expected.signature)
+            run = self.evaluate_kept(module, self.expected.signature).run
         report = worst_of(
-            compare(step.outputs, runnable.run(step.inputs), self.expected.tolerance)
+            compare(step.outputs, run(step.inputs), self.expected.tolerance)
             for step in self.expected.called_steps
         )
         if not report.passed and self.expected is not self.original:

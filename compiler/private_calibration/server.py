@@ -18,8 +18,9 @@ from edgec.compiler.private_calibration.secure_server import SecureServer
 from edgec.compiler.private_calibration.session import STAGES, Session
 from edgec.compiler.private_calibration.statistics import vector_length
 from edgec.compiler.serve.access import answer_errors, guards
+from edgec.compiler.serve.listening import AnnouncedServer, listen, url_of
 from edgec.compiler.serve.request_error import RequestError
-from edgec.compiler.serve.server import AnnouncedServer, ServeOptions, listen_on, url_of
+from edgec.compiler.serve.server import ServeOptions
 from edgec.compiler.trust.keys import PublicKey
 
 # Of a message beside what grows with clients and values.
@@ -142,7 +143,8 @@ def collect_sum(
     """
 
     async def serve() -> tuple[Words, int]:
-        with listen_on(options) as listener:
+        scheme = "http" if options.certificate is None else "https"
+        with listen(options.host, options.port) as listener:
             config = uvicorn.Config(
                 rounds.app(options),
                 log_level="warning",
@@ -152,7 +154,7 @@ def collect_sum(
                 timeout_graceful_shutdown=5,
             )
             server = AnnouncedServer(config)
-            server.started_call = lambda: listening(url_of(listener, options))
+            server.started_call = lambda: listening(url_of(listener, scheme))
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             summing = asyncio.ensure_future(rounds.run())
             await asyncio.wait([serving, summing], return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,7 @@ Calls of its functions let other Python threads run meanwhile.
 import ctypes
 from typing import Any
 
-ABI = 4
+ABI = 5
 BAD_INDEX = -2
 OTHER_STATE = -3
 Pointers = ctypes.POINTER(ctypes.c_void_p)
@@ -95,6 +95,7 @@ class ModelStruct(ctypes.Structure):
             "restore",
             ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
         ),
+        ("use_threads", ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)),
     )
 
 

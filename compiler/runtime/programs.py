@@ -30,13 +30,24 @@ class Programs:
         return tuple(self.signatures.values())
 
     def fitting(
-        self, inputs: Tensors | NDArray[Any], index_bounds: Mapping[str, int] = MappingProxyType({})
+        self,
+        inputs: Tensors | NDArray[Any],
+        index_bounds: Mapping[str, int] = MappingProxyType({}),
+        program: str | None = None,
     ) -> tuple[int, dict[str, NDArray[Any]]]:
         """Return the number of the program that takes inputs, and the inputs in its order.
+
+        Args:
+            inputs: by name.
+            index_bounds: rows that an input chooses from, by name.
+            program: the name of the program; None takes the first one of these shapes.
 
         Raises:
             TensorInputError: no program takes them; says what each one does.
         """
+        if program is not None:
+            number = list(self.signatures).index(program)
+            return number, check_inputs(self.all[number].inputs, inputs, index_bounds)
         if len(self.signatures) == 1:
             return 0, check_inputs(self.all[0].inputs, inputs, index_bounds)
         given = self._named(inputs)

@@ -34,8 +34,14 @@ class Session(Protocol):
 
     lock: threading.RLock
 
-    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run(
+        self, inputs: Tensors | NDArray[Any], program: str | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Return outputs by name.
+
+        Args:
+            inputs: by name.
+            program: which of several; None takes the first one of these shapes.
 
         Raises:
             TensorInputError: an input is missing, has the wrong shape or dtype, or holds an index
@@ -126,13 +132,15 @@ class SessionPool:
         self._free = list(self._sessions)
         self._returned = threading.Condition(self.lock)
 
-    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run(
+        self, inputs: Tensors | NDArray[Any], program: str | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Return outputs by name; the arrays belong to the caller."""
         with self._returned:
             self._returned.wait_for(lambda: self._free)
             session = self._free.pop()
         try:
-            return session.run(inputs)
+            return session.run(inputs, program)
         finally:
             with self._returned:
                 self._free.append(session)

@@ -91,15 +91,22 @@ class StaticSession:
         """Return where `edgec_model` and `edgec_session` are, for other C that runs the model."""
         return ctypes.addressof(self._model), self._handle
 
-    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def use_threads(self, threads: int) -> int:
+        """Compute on so many of the session's threads from now on, 0 on all; how many they are."""
+        with self.lock:
+            return int(self._model.use_threads(self._handle, threads))
+
+    def run(
+        self, inputs: Tensors | NDArray[Any], program: str | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Return outputs by name; the arrays belong to the caller.
 
-        The program is the one that takes inputs of these shapes.
+        The program is the one of this name, or the first one that takes inputs of these shapes.
         """
-        prepared = self.prepare(inputs)
-        outputs = self._new_outputs(prepared.program)
-        self._run(prepared, outputs)
-        return self._named(prepared.program, outputs)
+        prepared = self.prepare(inputs, program)
+        outputs = self.new_outputs(prepared.program)
+        self.run_into(prepared, outputs)
+        return self.named(prepared.program, outputs)
 
     def run_shared(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return outputs by name in the session's own arrays, which the next run overwrites.
@@ -108,7 +115,7 @@ class StaticSession:
         """
         prepared = self.prepare(inputs)
         self.run_prepared(prepared)
-        return self._named(prepared.program, self._shared_outputs(prepared.program))
+        return self.named(prepared.program, self._shared_outputs(prepared.program))
 
     def run_padded(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run like `run`, on inputs that are filled up with zeros; see `Programs.padded`.
@@ -122,20 +129,20 @@ class StaticSession:
         full, shapes = self._programs.padded(inputs)
         return cut(self.run(full), shapes)
 
-    def prepare(self, inputs: Tensors | NDArray[Any]) -> Prepared:
+    def prepare(self, inputs: Tensors | NDArray[Any], program: str | None = None) -> Prepared:
         """Return checked inputs in memory that a run can use without copying."""
-        program, checked = self._programs.fitting(inputs)
-        return Prepared(program, [aligned_copy(array) for array in checked.values()])
+        number, checked = self._programs.fitting(inputs, program=program)
+        return Prepared(number, [aligned_copy(array) for array in checked.values()])
 
     def run_prepared(self, prepared: Prepared) -> None:
         """Run without copying inputs or outputs: what a benchmark measures."""
-        self._run(prepared, self._shared_outputs(prepared.program))
+        self.run_into(prepared, self._shared_outputs(prepared.program))
 
     def run_timed(self, prepared: Prepared) -> NDArray[np.uint64]:
         """Return time of each step in nanoseconds."""
         count = self._model.programs[prepared.program].step_count
         times = (ctypes.c_uint64 * max(1, count))()
-        self._run(prepared, self._shared_outputs(prepared.program), times)
+        self.run_into(prepared, self._shared_outputs(prepared.program), times)
         return np.array(times[:count], np.uint64)
 
     def steps(self, program: int = 0) -> list[StepInfo]:
@@ -228,7 +235,8 @@ class StaticSession:
         if not self._model.state_count:
             raise UsageError(NO_STATE)
 
-    def _run(self, prepared: Prepared, outputs: list[NDArray[Any]], times: Any = None) -> None:
+    def run_into(self, prepared: Prepared, outputs: list[NDArray[Any]], times: Any = None) -> None:
+        """Run and write the outputs of `new_outputs`; the time of each step if there is room."""
         given, results = pointers(prepared.arrays), pointers(outputs)
         with self.lock:
             status = self._model.run_program(self._handle, prepared.program, given, results, times)
@@ -240,16 +248,18 @@ class StaticSession:
         message = self._model.error(self._handle).decode(errors="replace")
         raise _ERRORS.get(status, MemoryError)(message)
 
-    def _new_outputs(self, program: int) -> list[NDArray[Any]]:
+    def new_outputs(self, program: int) -> list[NDArray[Any]]:
+        """Return memory for the outputs of a program."""
         specs = self._programs.all[program].outputs
         return [aligned(_shape(spec), spec.dtype) for spec in specs]
 
     def _shared_outputs(self, program: int) -> list[NDArray[Any]]:
         if program not in self._outputs:
-            self._outputs[program] = self._new_outputs(program)
+            self._outputs[program] = self.new_outputs(program)
         return self._outputs[program]
 
-    def _named(self, program: int, outputs: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def named(self, program: int, outputs: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a program by their names."""
         pairs = zip(self._programs.all[program].outputs, outputs, strict=True)
         return {spec.name: array for spec, array in pairs}
 

@@ -90,8 +90,11 @@ class VmSession:
         """Refuse: these models have no state."""
         raise UsageError(f"{path}: {NO_STATE}")
 
-    def run(self, inputs: Tensors | NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return outputs by name."""
+    def run(
+        self, inputs: Tensors | NDArray[Any], program: str | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return outputs by name; there is one program."""
+        del program
         checked = check_inputs(self._signature.inputs, inputs, self._index_bounds)
         with self.lock:
             if self._caller is None:

@@ -1,10 +1,8 @@
 """Serve bundles: `serve_bundles` opens them, listens, and answers until it is interrupted."""
 
 import contextlib
-import ipaddress
 import math
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,14 @@ from starlette.applications import Starlette
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.generation_files import LANGUAGE
-from edgec.compiler.errors import BadInputError, UsageError
+from edgec.compiler.errors import UsageError
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.serve.access import answer_errors, guards
 from edgec.compiler.serve.batching import Batcher
 from edgec.compiler.serve.chat_api import chat_routes
 from edgec.compiler.serve.chat_model import ChatModel
 from edgec.compiler.serve.inference_api import ServedModel, inference_routes
+from edgec.compiler.serve.listening import AnnouncedServer, is_loopback, listen, url_of
 from edgec.compiler.serve.streams import Streams
 
 # JSON spells a float in about five times its bytes.
@@ -77,20 +76,6 @@ class ServeOptions:
             )
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
-    (True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def serve_bundles(
     bundles: Mapping[str, str | Path | Bundle],
     options: ServeOptions | None = None,
@@ -118,9 +103,10 @@ def serve_bundles(
     opened = {name: Bundle.of(bundle) for name, bundle in bundles.items()}
     talkers = {n: _talker(n, b, options) for n, b in opened.items() if LANGUAGE in b.manifest.files}
     models = {n: _served(n, b, options) for n, b in opened.items() if n not in talkers}
-    listener = listen_on(options)
+    listener = listen(options.host, options.port)
     app = make_app(models, talkers, options)
-    url = url_of(listener, options)
+    scheme = "http" if options.certificate is None else "https"
+    url = url_of(listener, scheme)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -191,38 +177,3 @@ def _body_bytes(model: ServedModel) -> int:
 def _size_bytes(spec: TensorSpec) -> int:
     extents = (extent or 0 for extent in spec.shape)
     return math.prod(extents) * np.dtype(spec.dtype).itemsize
-
-
-def url_of(listener: socket.socket, options: ServeOptions) -> str:
-    """Return the URL that clients reach a listening socket by."""
-    scheme = "http" if options.certificate is None else "https"
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def listen_on(options: ServeOptions) -> socket.socket:
-    """Return a socket that listens where the options say.
-
-    Raises:
-        BadInputError: it cannot.
-    """
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    try:
-        return socket.create_server((options.host, options.port), family=family)
-    except OSError as error:
-        raise BadInputError(
-            f"cannot listen on {options.host}:{options.port}: {error.strerror}; choose another "
-            "--port, 0 takes a free one"
-        ) from None
-
-
-class AnnouncedServer(uvicorn.Server):
-    """A uvicorn server that says when it listens."""
-
-    started_call: Callable[[], None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        await super().startup(sockets)
-        if self.started and self.started_call is not None:
-            self.started_call()

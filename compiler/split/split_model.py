@@ -176,7 +176,7 @@ class _Splitter:
         """Return the programs, compressed and quantized so that every device computes the same."""
         target = strictest([device.target for device in self._devices])
         compiler = ProgramCompiler(target, self._options, self._progress, untold, self._path.name)
-        return [compiler.changed(variant, sources) for variant in self._options.variants]
+        return [compiler.changed(variant, sources) for variant in self._options.program_shapes]
 
     def _graph(self, program: ChangedProgram) -> CutGraph:
         targets = {device.target.name: device.target for device in self._devices}

@@ -115,7 +115,7 @@ def plan_tuning(
         source = read_model(Path(model), options.limits, options.context)
     canonical = canonical_model(
         source,
-        options.one_variant("tune").shapes,
+        options.one_program("tune").shapes,
         options.freeze,
         options.limits,
         images=options.images,

@@ -58,7 +58,7 @@ def run(model, clients, threshold, leaving, noise, folder):
         clients=clients,
         threshold=threshold,
         shapes=SHAPES,
-        wait_seconds=25.0 if leaving else 60.0,
+        wait_seconds=14.0 if leaving else 60.0,
         noise=noise,
     )
     pixels, _ = images()

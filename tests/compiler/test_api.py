@@ -15,7 +15,8 @@ from edgec.compiler.cli.main import edgec as group
 from edgec.compiler.compress.names import STEP_NAMES
 
 # The call of each verb. Of the others `db`, `board` and `keys` edit files of records, boards and
-# keys; `chat` talks with people by the class `Generator`.
+# keys; `chat` talks with people by the class `Generator`; `release`, `update` and `fleet` keep what
+# `compiler/update` has classes for.
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
@@ -23,11 +24,15 @@ CALLS = {
     "verify": "verify_bundle",
     "bench": "bench_bundles",
     "inspect": "inspect_path",
+    "install": "install_bundle",
+    "evaluate": "evaluate_bundles",
+    "compare": "evaluate_bundles",
+    "advise": "advise",
     "deploy": "deploy_bundle",
     "serve": "serve_bundles",
     "sign": "sign_bundle",
 }
-OTHERS = ("targets", "models", "db", "board", "keys", "chat")
+OTHERS = ("targets", "models", "db", "board", "keys", "chat", "release", "update", "fleet")
 FOLDER = Path(edgec.compiler.__file__).parent
 # Programs that speak with the process that started them, and what shows progress.
 MAY_PRINT = {
@@ -37,6 +42,7 @@ MAY_PRINT = {
     "tune/measure.py",
     "tune/measure_board.py",
     "tune/workers.py",
+    "update/self_test.py",
 }
 
 
@@ -52,7 +58,8 @@ def test_every_name_is_there() -> None:
 
 def test_each_verb_has_a_typed_call() -> None:
     assert set(group.commands) == {*CALLS, *OTHERS}
-    for name in [*CALLS.values(), "tuning_tasks", "bench_on", "verify_on"]:
+    beside = ["govern_bundle", "tuning_tasks", "bench_on", "verify_on", "predict_model"]
+    for name in [*CALLS.values(), *beside]:
         signature = inspect.signature(getattr(edgec.compiler, name))
         assert signature.return_annotation is not inspect.Signature.empty
         for parameter in signature.parameters.values():

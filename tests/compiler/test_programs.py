@@ -110,9 +110,9 @@ def test_verify_runs_all_of_it(model: Path, bundle: Bundle) -> None:
         def reset(self) -> None:
             pass
 
-        def run(self, inputs: object) -> object:
+        def run(self, inputs: object, program: str | None = None) -> object:
             self._session.reset()
-            return self._session.run(inputs)  # type: ignore[arg-type]
+            return self._session.run(inputs, program)  # type: ignore[arg-type]
 
     report = verify_bundle(bundle, session=Forgetful())  # type: ignore[arg-type]
     assert not report.passed
@@ -123,9 +123,11 @@ def test_a_library_that_forgets_fails_parity(
 ) -> None:
     run = StaticSession.run
 
-    def forget(self: StaticSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def forget(
+        self: StaticSession, inputs: dict[str, np.ndarray], program: str | None = None
+    ) -> dict[str, np.ndarray]:
         self.reset()
-        return run(self, inputs)
+        return run(self, inputs, program)
 
     monkeypatch.setattr(StaticSession, "run", forget)
     given = options(16, states=["mean=next"])

@@ -3,11 +3,16 @@
 from typing import Any, cast
 
 from edgec.compiler.compress.compression_report import compression_page
+from edgec.compiler.evaluate.evaluation import Evaluated, Evaluation
+from edgec.compiler.evaluate.evaluation_report import evaluation_page
+from edgec.compiler.predict.prediction import Energy, Estimate, OperatorTime, Prediction
+from edgec.compiler.predict.prediction_report import prediction_page
 from edgec.compiler.quantize.quantization_report import quantization_page
 from edgec.compiler.support.html_report import Report, Subject
 from edgec.compiler.tune.report_data import TaskResult, TuneReport
 from edgec.compiler.tune.tasks import Task
 from edgec.compiler.tune.tuning_report import Conditions, tune_page
+from edgec.targets import load_target
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}</script></td>"
 LONG = "/model/backbone/stage_4/block_2/" * 6 + "Conv_output_0"
@@ -122,6 +127,44 @@ def tune_report(times: dict[str, tuple[float, float]], calls: int = 1) -> TuneRe
 CONDITIONS = Conditions(machine=HOSTILE, threads=2, peak_gflops=50.0, emulated=True)
 
 
+def prediction(names: dict[str, float]) -> Prediction:
+    """Return a prediction of operators that take these times [ms]."""
+    operators = tuple(
+        OperatorTime(name, "conv", Estimate(ms, ms / 2, ms * 2), "model", 10**6, 10**5, 1e5)
+        for name, ms in names.items()
+    )
+    total = sum(names.values())
+    latency = Estimate(total, total / 2, total * 2)
+    energy, warnings = Energy(1.5, "model"), (f"nothing like it was measured {HOSTILE}",)
+    return Prediction(
+        "rpi4", 1, latency, operators, 4096, 8192, 99_000, "estimated", energy, 1e6, "", warnings
+    )
+
+
+def evaluation() -> Evaluation:
+    """Return an evaluation of a measured bundle, and of one that is predicted and much larger."""
+    sizes = {"arena_bytes": 4096, "library_bytes": 99_000, "bundle_bytes": 120_000}
+    common: dict[str, Any] = {"model": SUBJECT.model, "target": "rpi4", "compressed": "", **sizes}
+    measured = Evaluated(
+        path=HOSTILE,
+        quantized="",
+        accuracy={"top1": 0.75},
+        latency=Estimate(1.0, 0.9, 1.2),
+        latency_source="measured",
+        energy=Energy(2.0, "rapl"),
+        **common,
+    )
+    foreign = Evaluated(
+        path=LONG,
+        quantized=HOSTILE,
+        why_no_accuracy="rpi4 code does not run here",
+        latency=Estimate(4.0, 2.0, 8.0),
+        latency_source="predicted",
+        **common,
+    )
+    return Evaluation((measured, foreign), "top1", True, f"labels of {HOSTILE}", 60, 1)
+
+
 def pages() -> dict[str, Report]:
     """Return a report of each kind, each with a loss and with hostile and long names."""
     alone = {"good": 55.0, HOSTILE: 12.0, LONG: 31.0, "lost": -3.0}
@@ -130,4 +173,8 @@ def pages() -> dict[str, Report]:
         "quantization": quantization_page(quantization_fields(alone), SUBJECT),
         "compression": compression_page(compression_fields(2.5, 0.99), SUBJECT),
         "tuning": tune_page(tune_report(times), SUBJECT, CONDITIONS),
+        "prediction": prediction_page(
+            prediction({HOSTILE: 2.0, LONG: 1.0, "small": 0.01}), SUBJECT.model, load_target("rpi4")
+        ),
+        "evaluation": evaluation_page(evaluation()),
     }

@@ -18,9 +18,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgec.compiler.bundle.manifest import RUNNER, Manifest
+from edgec.compiler.bundle.manifest import RUNNER, Manifest, ToleranceRecord
 from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
 from edgec.compiler.codegen.link import compiler_identity, link_program
+from edgec.compiler.governor import native as governor
 from edgec.compiler.ir.storage import STORAGE, decode_table
 from edgec.compiler.support.content_cache import ContentCache
 from edgec.compiler.tokenizer import native as generation
@@ -28,8 +29,8 @@ from edgec.compiler.trust import native
 from edgec.targets.target import Target
 
 FOLDER = Path(__file__).parent
-SOURCES = ("runner.c", "npy.c", "parity.c", "talk.c")
-EMBEDDED = (*SOURCES, "npy.h", "parity.h", "talk.h", "session.hpp")
+SOURCES = ("runner.c", "govern.c", "npy.c", "parity.c", "talk.c")
+EMBEDDED = (*SOURCES, "govern.h", "npy.h", "parity.h", "talk.h", "session.hpp")
 # A runner is some hundred and fifty kilobytes.
 CACHE_BYTES = 64 * 2**20
 # In these NAME stands for the model's name.
@@ -84,6 +85,7 @@ def _embedded(name: str) -> dict[str, bytes | Path]:
         **{f"embed/{file}": FOLDER / file for file in EMBEDDED},
         **{f"embed/trust/{file}": native.FOLDER / file for file in native.FILES},
         **{f"embed/generation/{file}": generation.FOLDER / file for file in generation.FILES},
+        **{f"embed/governor/{file}": governor.FOLDER / file for file in governor.FILES},
         **{f"embed/{file}": _named((FOLDER / file).read_text(), name) for file in TEMPLATES},
     }
 
@@ -94,8 +96,9 @@ def _build(program: Path, target: Target) -> None:
         *(FOLDER / name for name in SOURCES),
         *(native.FOLDER / name for name in native.SOURCES),
         *(generation.FOLDER / name for name in generation.SOURCES),
+        *(governor.FOLDER / name for name in governor.SOURCES),
     ]
-    includes = [EXECUTOR, native.FOLDER, generation.FOLDER]
+    includes = [EXECUTOR, native.FOLDER, generation.FOLDER, governor.FOLDER]
     digest = hashlib.sha256(f"{compiler_identity(target)} {target.model_dump_json()}".encode())
     for folder in (FOLDER, *includes):
         for file in sorted(folder.glob("*.[ch]")):
@@ -114,9 +117,7 @@ def _named(template: str, name: str) -> bytes:
 
 def _expectations(manifest: Manifest) -> Iterator[str]:
     """Yield tolerance, codes and files, in the form that `runner.c` reads."""
-    tolerance = manifest.tolerance
-    enough = math.inf if tolerance.sqnr_db is None else tolerance.sqnr_db
-    yield f"tolerance {tolerance.relative!r} {tolerance.absolute!r} {enough!r}"
+    yield _tolerance(manifest.tolerance)
     for number, output in enumerate(manifest.outputs):
         if output.dtype in STORAGE:
             values = decode_table(output.dtype, "float64")
@@ -124,4 +125,13 @@ def _expectations(manifest: Manifest) -> Iterator[str]:
     names = list(manifest.signatures)
     for vector in manifest.vectors:
         program = str(names.index(vector.program))
+        variant = manifest.variant(vector.program)
+        if variant is not None:
+            yield _tolerance(variant.tolerance)
         yield f"vector {' '.join((program, *vector.inputs, *vector.outputs))}"
+
+
+def _tolerance(record: ToleranceRecord) -> str:
+    """Return the line that says what is enough for the vectors after it."""
+    enough = math.inf if record.sqnr_db is None else record.sqnr_db
+    return f"tolerance {record.relative!r} {record.absolute!r} {enough!r}"

@@ -4,6 +4,7 @@
  *     ./run --repeat 100 --threads 4
  *     ./run --steps --input chunks.npy --output scores.npy --save stream.state
  *     ./run --verify
+ *     ./run --install; ./run --deadline 20 --repeat 1000 --period 33
  *     ./run --prompt 'The capital of France is' --max-tokens 8
  *
  * It is meant to be read. It loads whatever model is beside it; how a program of your own links
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include "edgec.h"
+#include "govern.h"
 #include "npy.h"
 #include "parity.h"
 #include "talk.h"
@@ -43,6 +45,10 @@ static const char usage[] =
     "  --threads N                threads to compute on (default 0: one for each core that it may use)\n"
     "  --bundle FOLDER            the bundle (default: the folder of this program)\n"
     "  --verify                   run the bundle's test vectors and compare their outputs\n"
+    "  --install                  verify and measure the variants, and keep that for this machine\n"
+    "  --deadline MS              run --repeat times, each time the variant that takes no longer\n"
+    "  --period MS                from the begin of one such run to the next (default 0: at once)\n"
+    "  --sys, --proc FOLDER       of heat, clock, battery and load (default /sys, /proc)\n"
     "Prints JSON. Exit codes: 0 ok, 1 an output is not within its tolerance, 2 usage,\n"
     "4 a file or the memory does not fit, 8 a signature is missing, wrong or not trusted.\n";
 
@@ -166,13 +172,14 @@ static void read_tensor(const char* path, const edgec_tensor* tensor, void* data
 
 /* What vectors.txt says. Its lines:
  *
- *     tolerance RELATIVE ABSOLUTE
+ *     tolerance RELATIVE ABSOLUTE SQNR_DB   of the vectors that follow
  *     codes OUTPUT V0 V1 … V255     values of the bytes of an output whose dtype is a code
  *     vector PROGRAM FILE FILE …    inputs, then outputs, each in the program's order; vectors of a
  *                                   program follow one another, and so does its state */
 typedef struct {
   int32_t program;
   char (*files)[PATH_MAX];
+  parity_tolerance tolerance;
 } test_vector;
 
 typedef struct {
@@ -193,7 +200,7 @@ static void read_codes(FILE* file, expectations* known, int32_t outputs) {
 }
 
 static test_vector read_test_vector(FILE* file, const edgec_model* code) {
-  test_vector vector = {0, NULL};
+  test_vector vector = {0, NULL, {0, 0, 0}};
   char name[1024];
   if (fscanf(file, "%d", &vector.program) != 1 || vector.program < 0 ||
       vector.program >= code->program_count)
@@ -226,7 +233,8 @@ static expectations read_expectations(const model* model) {
     } else if (!strcmp(word, "vector")) {
       known.vectors = realloc(known.vectors, (size_t)(known.count + 1) * sizeof *known.vectors);
       if (!known.vectors) fail(BAD_INPUT, "no memory");
-      known.vectors[known.count++] = read_test_vector(file, model->code);
+      known.vectors[known.count] = read_test_vector(file, model->code);
+      known.vectors[known.count++].tolerance = known.tolerance;
     } else {
       fail(BAD_INPUT, VECTORS " is damaged");
     }
@@ -260,8 +268,9 @@ static void print_number(double value) {
     printf("null");
 }
 
-/* Print the comparison of every vector's outputs; whether all are within their tolerance. */
-static int verify(model* model) {
+/* Print the comparison of every vector's outputs; whether all are within their tolerance. Programs
+ * that are not are noted in `failed`. */
+static int verify(model* model, int* failed) {
   expectations known = read_expectations(model);
   int passed = 1;
   printf(",\n \"verify\": [");
@@ -278,7 +287,7 @@ static int verify(model* model) {
       void* expected = allocate(tensor->bytes);
       read_tensor(test->files[model->program->input_count + i], tensor, expected);
       parity_result result =
-          parity_compare(tensor, expected, model->outputs[i], known.codes[i], known.tolerance);
+          parity_compare(tensor, expected, model->outputs[i], known.codes[i], test->tolerance);
       free(expected);
       printf("%s\n  {\"vector\": %d, \"output\": ", vector || i ? "," : "", vector);
       print_text(tensor->name);
@@ -291,6 +300,7 @@ static int verify(model* model) {
         printf(", \"problem\": ");
         print_text(result.problem);
         passed = 0;
+        failed[model->number] = 1;
       }
       printf("}");
     }
@@ -335,8 +345,10 @@ typedef struct {
   const char** input_files; /* by input, NULL where none is given */
   const char** output_files;
   const char *program, *state_to_load, *state_to_save;
+  const char *sys, *proc; /* folders of signals */
+  double deadline_ms, period_ms;
   int32_t inputs_given, repeat, threads;
-  int steps, verify;
+  int steps, verify, install;
 } request;
 
 /* Put the file of NAME=FILE, or of FILE if there is one tensor only, where it belongs. */
@@ -370,9 +382,17 @@ static int32_t whole_number(const char* option, const char* value, long least, l
   return (int32_t)number;
 }
 
+static double milliseconds(const char* option, const char* value) {
+  char* end;
+  const double number = strtod(value, &end);
+  if (end == value || *end || !(number > 0) || number > 1e9)
+    fail(USAGE, "%s is %s; give milliseconds, more than 0", option, value);
+  return number;
+}
+
 static request read_arguments(const edgec_model* code, int count, char** arguments) {
   int32_t inputs = code->input_count, outputs = code->output_count;
-  request asked = {.repeat = 1};
+  request asked = {.repeat = 1, .sys = "/sys", .proc = "/proc"};
   asked.input_files = calloc((size_t)inputs + 1, sizeof(char*));
   asked.output_files = calloc((size_t)outputs + 1, sizeof(char*));
   if (!asked.input_files || !asked.output_files) fail(BAD_INPUT, "no memory");
@@ -383,8 +403,12 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
       fputs(talk_usage, stdout);
       exit(0);
     }
-    if (!strcmp(option, "--verify") || !strcmp(option, "--steps")) {
-      *(option[2] == 'v' ? &asked.verify : &asked.steps) = 1;
+    int* flag = !strcmp(option, "--verify")    ? &asked.verify
+                : !strcmp(option, "--steps")   ? &asked.steps
+                : !strcmp(option, "--install") ? &asked.install
+                                               : NULL;
+    if (flag) {
+      *flag = 1;
       continue;
     }
     const char* value = i + 1 < count ? arguments[++i] : NULL;
@@ -404,6 +428,14 @@ static request read_arguments(const edgec_model* code, int count, char** argumen
       /* find_bundle read it. */
     } else if (!strcmp(option, "--repeat")) {
       asked.repeat = whole_number(option, value, 1, 1000000);
+    } else if (!strcmp(option, "--deadline")) {
+      asked.deadline_ms = milliseconds(option, value);
+    } else if (!strcmp(option, "--period")) {
+      asked.period_ms = milliseconds(option, value);
+    } else if (!strcmp(option, "--sys")) {
+      asked.sys = value;
+    } else if (!strcmp(option, "--proc")) {
+      asked.proc = value;
     } else if (!strcmp(option, "--threads")) {
       asked.threads = whole_number(option, value, 0, 1024);
     } else {
@@ -528,6 +560,52 @@ static int64_t run_steps(model* model, const request* asked) {
   return steps;
 }
 
+/* ---- variants ---- */
+
+/* Install the variants, or run the one that meets the deadline each time; the outputs of the last run
+ * are the model's then. Files of inputs are for the variants that they fit. */
+static void run_governed(model* model, const request* asked, const int* failed) {
+  const edgec_model* code = model->code;
+  const size_t programs = (size_t)code->program_count;
+  const void* const** inputs = allocate(programs * sizeof *inputs);
+  void* const** outputs = allocate(programs * sizeof *outputs);
+  for (int32_t p = 0; p < code->program_count; ++p) {
+    model->program = NULL; /* keep the memory of the one before */
+    use_program(model, p);
+    read_inputs(model, asked);
+    inputs[p] = (const void* const*)model->inputs;
+    outputs[p] = model->outputs;
+  }
+  const governed variants = {code,   model->session,     bundle,           inputs,    outputs,
+                             failed, asked->deadline_ms, asked->period_ms, asked->sys, asked->proc};
+  char message[GOVERN_MESSAGE];
+  if (failed && govern_install(&variants, message)) fail(BAD_INPUT, "%s", message);
+  if (failed) return;
+  const int32_t last = govern_run(&variants, asked->repeat, message);
+  if (last < 0) fail(BAD_INPUT, "%s", message);
+  model->number = last;
+  model->program = &code->programs[last];
+  model->outputs = (void**)outputs[last];
+  write_outputs(model, asked);
+}
+
+/* Answer --install or --deadline; the exit code. */
+static int governed_main(const edgec_model* code, const request* asked) {
+  model opened = load(code, asked->threads, 0);
+  int* failed = calloc((size_t)code->program_count, sizeof *failed);
+  if (!failed) fail(BAD_INPUT, "no memory");
+  printf("{\"threads\": %d, \"repeat\": %d", code->threads(opened.session), asked->repeat);
+  if (asked->install) {
+    verify(&opened, failed);
+    run_governed(&opened, asked, failed);
+  }
+  if (asked->deadline_ms > 0) run_governed(&opened, asked, NULL);
+  printf("}\n");
+  code->close(opened.session);
+  if (fflush(stdout) || ferror(stdout)) fail(BAD_INPUT, "cannot write to the standard output");
+  return 0;
+}
+
 int main(int count, char** arguments) {
   double start = now_ms();
   find_bundle(count, arguments);
@@ -538,6 +616,7 @@ int main(int count, char** arguments) {
     return talk(code, path, start, count, arguments);
   }
   request asked = read_arguments(code, count, arguments);
+  if (asked.install || asked.deadline_ms > 0) return governed_main(code, &asked);
   model opened = load(code, asked.threads, choose_program(code, &asked));
   double loaded = now_ms();
   if (asked.state_to_load) load_state(&opened, asked.state_to_load);
@@ -562,7 +641,9 @@ int main(int count, char** arguments) {
     printf(" \"steps\": %lld, \"steps_ms\": %.6g,\n", (long long)steps, first - loaded);
   printf(" \"load_ms\": %.6g, \"first_result_ms\": %.6g,\n", loaded - start, first - start);
   time_runs(&opened, asked.repeat);
-  int passed = !asked.verify || verify(&opened);
+  int* failed = calloc((size_t)code->program_count, sizeof *failed);
+  if (!failed) fail(BAD_INPUT, "no memory");
+  int passed = !asked.verify || verify(&opened, failed);
   printf("}\n");
   code->close(opened.session);
   if (fflush(stdout) || ferror(stdout)) fail(BAD_INPUT, "cannot write to the standard output");

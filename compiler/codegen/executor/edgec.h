@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define EDGEC_ABI 4
+#define EDGEC_ABI 5
 
 /* What `run` and `restore` give: 0, or why they did nothing. */
 enum { EDGEC_NO_MEMORY = -1, EDGEC_BAD_INDEX = -2, EDGEC_OTHER_STATE = -3 };
@@ -115,6 +115,10 @@ typedef struct {
   size_t saved_bytes;
   void (*save)(const edgec_session* session, void* saved);
   int32_t (*restore)(edgec_session* session, const void* saved, size_t bytes);
+
+  /* Compute on so many of the session's threads from the next run on, 0 on all; the number of them.
+   * The others sleep. Allocates nothing. */
+  int32_t (*use_threads)(edgec_session* session, int32_t threads);
 } edgec_model;
 
 /* The model of a library that was loaded by dlopen: every library has this function, so a program

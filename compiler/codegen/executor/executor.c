@@ -262,6 +262,11 @@ int32_t run_timed(edgec_session* session, const void* const* inputs, void* const
 
 int32_t session_threads(const edgec_session* session) { return pool_threads(session->pool); }
 
+int32_t use_threads(edgec_session* session, int32_t threads) {
+  pool_own(session->pool);
+  return pool_use(session->pool, threads);
+}
+
 const char* last_error(const edgec_session* session) { return session->error; }
 
 const edgec_model* edgec_loaded_model(void) { return &model; }

@@ -68,6 +68,7 @@ extern const int32_t edgec_kernels[];
 edgec_session* session_open(int32_t threads);
 void session_close(edgec_session* session);
 int32_t session_threads(const edgec_session* session);
+int32_t use_threads(edgec_session* session, int32_t threads);
 int32_t run(edgec_session* session, const void* const* inputs, void* const* outputs);
 int32_t run_timed(edgec_session* session, const void* const* inputs, void* const* outputs,
                   uint64_t* nanoseconds);

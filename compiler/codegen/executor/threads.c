@@ -36,6 +36,7 @@
 typedef struct {
   edgec_session* session; /* whose steps they are */
   int32_t threads;
+  atomic_int active; /* of them that take tasks; the others are parked */
   pid_t process; /* whose threads they are: a child of fork has none of them */
   pthread_t* workers;
   _Alignas(64) _Atomic(uint64_t) ticket;
@@ -45,6 +46,8 @@ typedef struct {
   atomic_int stop;
   pthread_mutex_t lock;
   pthread_cond_t wake;
+  pthread_cond_t unpark;
+  atomic_int started; /* gives workers their numbers */
 } edgec_pool;
 
 /* In executor.c: note that the step before is done, and make the next one ready; NULL if there is
@@ -150,19 +153,45 @@ static void wait_for_step(edgec_pool* pool, uint64_t place, uint64_t* since, int
   *since = now_ns();
 }
 
+/* Sleep while this worker is not among those that compute. */
+static void park(edgec_pool* pool, int32_t number, uint64_t* since) {
+  if (number < atomic_load(&pool->active)) return;
+  pthread_mutex_lock(&pool->lock);
+  while (number >= atomic_load(&pool->active) && !atomic_load(&pool->stop))
+    pthread_cond_wait(&pool->unpark, &pool->lock);
+  pthread_mutex_unlock(&pool->lock);
+  *since = now_ns();
+}
+
 static void* worker(void* argument) {
   edgec_pool* pool = argument;
+  const int32_t number = 1 + atomic_fetch_add(&pool->started, 1);
   uint64_t since = now_ns(), place = PLACE(0, edgec_step_count);
   while (!atomic_load(&pool->stop)) {
+    park(pool, number, &since);
     wait_for_step(pool, place, &since, 0);
-    place = work(pool, &since);
+    /* The calling thread alone does not use the ticket: there is nothing to take then. */
+    place = number < atomic_load(&pool->active) ? work(pool, &since)
+                                                : place_of(atomic_load(&pool->ticket));
   }
   return NULL;
 }
 
+/* Let so many of the threads compute from the next run on; how many there are then. Between two
+ * runs only. */
+static int32_t pool_use(edgec_pool* pool, int32_t threads) {
+  threads = threads < 1 ? pool->threads : least(threads, pool->threads);
+  if (threads == atomic_load(&pool->active)) return threads;
+  pthread_mutex_lock(&pool->lock);
+  atomic_store(&pool->active, threads);
+  pthread_cond_broadcast(&pool->unpark);
+  pthread_mutex_unlock(&pool->lock);
+  return threads;
+}
+
 /* Run all steps of the session once. */
 static void pool_run(edgec_pool* pool) {
-  if (pool->threads == 1) {
+  if (atomic_load(&pool->active) == 1) {
     const edgec_step_entry* step;
     while ((step = next_step(pool->session))) run_tasks(pool->session, step, 0, step->tasks);
     return;
@@ -180,6 +209,8 @@ static void pool_run(edgec_pool* pool) {
 static int32_t start(edgec_pool* pool) {
   pthread_mutex_init(&pool->lock, NULL);
   pthread_cond_init(&pool->wake, NULL);
+  pthread_cond_init(&pool->unpark, NULL);
+  atomic_store(&pool->started, 0);
   atomic_store(&pool->ticket, PLACE(0, edgec_step_count) << TASK_BITS);
   atomic_store(&pool->sleepers, 0);
   atomic_store(&pool->caller_sleeps, 0);
@@ -194,7 +225,9 @@ static int32_t start(edgec_pool* pool) {
 /* In a child of fork, give the pool threads again, fewer if there are not enough to be had. What
  * the parent's lock was in the middle of does not matter: it begins anew. */
 static void pool_own(edgec_pool* pool) {
-  if (pool->process != getpid()) pool->threads = start(pool);
+  if (pool->process == getpid()) return;
+  pool->threads = start(pool);
+  atomic_store(&pool->active, least(atomic_load(&pool->active), pool->threads));
 }
 
 static void pool_close(edgec_pool* pool) {
@@ -205,8 +238,12 @@ static void pool_close(edgec_pool* pool) {
     const uint64_t run = place_of(atomic_load(&pool->ticket)) >> STEP_BITS;
     atomic_store(&pool->ticket, PLACE(run + 1, edgec_step_count) << TASK_BITS);
     wake(pool, pool->threads);
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->unpark);
+    pthread_mutex_unlock(&pool->lock);
     for (int32_t i = 0; i + 1 < pool->threads; ++i) pthread_join(pool->workers[i], NULL);
     pthread_cond_destroy(&pool->wake);
+    pthread_cond_destroy(&pool->unpark);
     pthread_mutex_destroy(&pool->lock);
   }
   free(pool->workers);
@@ -218,6 +255,7 @@ static edgec_pool* pool_open(edgec_session* session, int32_t threads) {
   edgec_pool* pool = NULL;
   if (posix_memalign((void**)&pool, 64, sizeof *pool)) return NULL;
   *pool = (edgec_pool){.session = session, .threads = threads};
+  atomic_store(&pool->active, threads);
   pool->workers = calloc((size_t)threads, sizeof *pool->workers);
   if (!pool->workers) {
     free(pool);

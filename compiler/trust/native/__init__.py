@@ -7,7 +7,7 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-_OURS = ("age", "files", "identity", "policy", "sha256", "signature", "trust")
+_OURS = ("age", "files", "identity", "policy", "sha256", "sha256_blocks", "signature", "trust")
 _NAMES = (*_OURS, "monocypher", "monocypher-ed25519")
 SOURCES = tuple(f"{name}.c" for name in _NAMES)
 FILES = (*SOURCES, *(f"{name}.h" for name in _NAMES), "MONOCYPHER-LICENCE.md")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto
-from support.cli_calls import COMPILE, Call
+from support.cli_calls import COMPILE, Call, check_error
 from support.onnx_graphs import make_model, node, random, save
 
 
@@ -77,3 +77,24 @@ def test_a_plain_bundle_says_so(call: Call, digits_bundle: Path) -> None:
     _, out, _ = call("inspect", digits_bundle)
     assert re.search(r"quantized +no", out)
     assert re.search(r"compressed +no", out)
+
+
+def test_a_target_makes_it_predict(call: Call, digits: Path, tmp_path: Path) -> None:
+    given = ["inspect", digits, "--shape", "image=1,1,8,8"]
+    code, out, _ = call(*given, "-t", "rpi4", "--report", "r.html", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["latency"]["low"] < found["latency"]["value"] < found["latency"]["high"]
+    assert found["arena_bytes"] > 0
+    assert (found["library_source"], found["energy"]["source"]) == ("estimated", "model")
+    page = (tmp_path / "r.html").read_text()
+    assert "Prediction of digits.onnx for rpi4" in page
+    assert "<svg" in page
+    code, out, _ = call(*given, "-t", "rpi4", "--threads", "0")
+    assert "estimated by a model" in out
+    assert "predicted for 4 threads" in out
+    check_error(call(*given, "--build"), 2, "--build belongs to --target")
+    check_error(call(*given, "-t", "rpi4", "--nodes"), 2, "contradict")
+    check_error(call(*given, "-t", "rpi9"), 4, "did you mean")
+    check_error(call(*given, "-t", "rpi4", "--report", "r.txt"), 2, "--report r.txt")
+    check_error(call("inspect", digits, "-t", "rpi4"), 4, "not fixed")

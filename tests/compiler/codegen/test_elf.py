@@ -9,7 +9,7 @@ from onnx import TensorProto
 from support.onnx_graphs import make_model, node, save
 
 from edgec.compiler import compile_model
-from edgec.compiler.codegen.elf import check_library, llvm_features, why_not_on
+from edgec.compiler.codegen.elf import ASKED_FOR, check_library, llvm_features, why_not_on
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.targets import Target, load_target
@@ -238,6 +238,14 @@ def test_instructions(make, instruction: str, able: str, unable: str, message: s
     if unable:
         with pytest.raises(ToolchainError, match=message):
             make(source, load_target(unable))
+
+
+def test_instructions_that_a_program_asks_for(make) -> None:
+    source = '.section {}, "ax"\n.globl f\nf: sha256h q0, q1, v2.4s\n'
+    source = ".arch armv8-a+crypto\n" + source
+    make(source.format(ASKED_FOR), load_target("rpi4"))
+    with pytest.raises(ToolchainError, match="of the extension sha2 that cortex-a72 does not have"):
+        make(source.format(".text"), load_target("rpi4"))
 
 
 @pytest.fixture(scope="module")

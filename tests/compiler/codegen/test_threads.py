@@ -89,3 +89,20 @@ def test_more_threads_than_rows(tmp_path: Path) -> None:
     result = session.run(inputs)["y"]
     np.testing.assert_array_equal(result, built.open(1).run(inputs)["y"])
     np.testing.assert_allclose(result.sum(axis=1), 1, rtol=1e-4)
+
+
+def test_fewer_threads_compute_the_same_bits(built: Built) -> None:
+    inputs = built.inputs()
+    alone = built.open(1).run(inputs)
+    session = built.open(3)
+    assert built.open(1).use_threads(5) == 1
+    for threads in (1, 3, 2, 1, 0, 1, 2):
+        assert session.use_threads(threads) == (threads or 3)
+        for _ in range(5):
+            results = session.run(inputs)
+            for name, expected in alone.items():
+                np.testing.assert_array_equal(results[name], expected)
+    assert session.threads == 3
+    # Closed while two of them sleep.
+    session.use_threads(1)
+    del session

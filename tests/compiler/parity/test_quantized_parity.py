@@ -13,7 +13,7 @@ import pytest
 from support.onnx_graphs import make_model, node, save
 from tvm import IRModule, relax
 
-import edgec.compiler.pipeline as pipeline
+import edgec.compiler.program_compiler as program_compiler
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import ParityError
@@ -92,11 +92,11 @@ class ForgetColumns(Pass):
 def test_a_damaged_kernel_still_fails(
     source: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pack_dense = pipeline.pack_dense
+    pack_dense = program_compiler.pack_dense
 
     def damaged(module: IRModule, *arguments: Any) -> IRModule:
         return pack_dense(ForgetColumns()(module), *arguments)
 
-    monkeypatch.setattr(pipeline, "pack_dense", damaged)
+    monkeypatch.setattr(program_compiler, "pack_dense", damaged)
     with pytest.raises(ParityError, match="does not compute the changed graph"):
         _compile(source, tmp_path / "bad.edgec")

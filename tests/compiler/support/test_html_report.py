@@ -37,7 +37,7 @@ from edgec.compiler.support.html_report import (
 from edgec.compiler.tune.options import TuneOptions
 from edgec.compiler.tune.tuning_report import tune_page
 
-KINDS = ("quantization", "compression", "tuning")
+KINDS = ("quantization", "compression", "tuning", "prediction", "evaluation")
 VOID = {"meta", "img", "rect", "br"}
 
 

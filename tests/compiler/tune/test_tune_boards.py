@@ -48,10 +48,21 @@ def tracker() -> Iterator[Link]:
     command += ["--port", str(port), "--port-end", str(port + 1)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
+        wait_for_port(port)
         yield Link(via="tracker", port=port, key="farm")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def wait_for_port(port: int) -> None:
+    """The tracker imports TVM before it listens, which takes long where others compute."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the tracker does not listen")
 
 
 def wait_for_boards(board: Board, count: int) -> None:

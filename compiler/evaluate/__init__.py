@@ -1,0 +1,1 @@
+"""Evaluate bundles on data: accuracy, latency, memory, size and energy, side by side."""

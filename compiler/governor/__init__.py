@@ -1,0 +1,1 @@
+"""Choose among the variants of one model while it runs."""

@@ -1,0 +1,155 @@
+"""Describe a kernel call by numbers that its time follows from."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from edgec.compiler.ir.program import KernelCall, Program
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
+from edgec.compiler.kernels.emit.machine_model import KIB
+from edgec.compiler.kernels.template import from_text
+from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.lowering.schedule import Decide
+from edgec.compiler.lowering.time_estimate import estimate_step_cycles
+from edgec.compiler.predict.operation_counts import KINDS, NotCountable, count_operations
+from edgec.targets import Target
+
+Row = NDArray[np.float64]
+
+# What a time is a sum of, beside the counted operations.
+FEATURES = (*KINDS, "call", "near_bytes", "middle_bytes", "far_bytes", "cycles")
+
+# Shares of a cache that a program keeps beside what else a core touches.
+KEPT_OF_L2 = 0.75
+KEPT_OF_L3 = 0.5
+
+# Counts by kernel: its name is a digest of its code.
+_COUNTED: dict[tuple[str, int, int], Row | None] = {}
+
+
+def weight_bytes_of(program: Program) -> int:
+    """Return the bytes of all constants of a program, each content once."""
+    sizes: dict[bytes, int] = {}
+    for value in program.constants():
+        if value.array is not None:
+            sizes[hashlib.sha256(value.array.tobytes()).digest()] = value.array.nbytes
+    return sum(sizes.values())
+
+
+def traffic_of(program: Program, target: Target) -> list[Row]:
+    """Return for each step the bytes that come from the core's caches, the last one, and memory.
+
+    Where bytes come from follows from what was touched since they were touched last (the reuse
+    distance of Mattson et al. 1970): for activations the calls between, for weights a whole
+    inference. A result goes where operands of its size come from.
+    """
+    steps = [list({id(v): v for v in step.arguments}.values()) for step in program.steps]
+    touched = [sum(value.size_bytes for value in values) for values in steps]
+    weights = weight_bytes_of(program)
+    whole = (
+        weights
+        + sum(touched)
+        - sum(
+            value.size_bytes
+            for values in steps
+            for value in values
+            if value.root.role == "constant"
+        )
+    )
+    before = 0
+    last: dict[int, int] = {}
+    found = []
+    for values, own in zip(steps, touched, strict=True):
+        moved = np.zeros(3)
+        for value in values:
+            key = id(value.root)
+            if value.root.role == "constant":
+                distance = whole
+            elif key in last:
+                distance = before - last[key] + own
+            else:
+                distance = own
+            moved[_level(distance, target)] += value.size_bytes
+        before += own
+        for value in values:
+            last[id(value.root)] = before
+        found.append(moved)
+    return found
+
+
+@dataclass(frozen=True)
+class StepFeatures:
+    """The features of a step describe one kernel call.
+
+    Attributes:
+        kind: its kernel template, or `generic`, and the algorithm where a template has several.
+        row: numbers by `FEATURES`.
+        counted: whether the operations could be counted; else their place is empty.
+        cycles: what the analytic model of the template says.
+    """
+
+    kind: str
+    row: Row
+    counted: bool
+    cycles: float
+
+
+def step_features(
+    step: KernelCall,
+    function: tirx.PrimFunc,
+    moved: Row,
+    target: Target,
+    decide: Decide,
+) -> StepFeatures:
+    """Return the features of one step on one core.
+
+    Args:
+        step: the call.
+        function: the code of its kernel.
+        moved: what `traffic_of` says of it.
+        target: what it was scheduled for.
+        decide: what chose the decisions.
+    """
+    key = (step.kernel, step.tasks, target.vector_bits)
+    if key not in _COUNTED:
+        try:
+            _COUNTED[key] = count_operations(function, step.tasks, target.vector_bits)
+        except NotCountable:
+            _COUNTED[key] = None
+    counts = _COUNTED[key]
+    decision, cycles = _decided(step, target, decide)
+    kind = f"{step.template} winograd" if isinstance(decision, WinogradDecision) else step.template
+    known = counts if counts is not None else np.zeros(len(KINDS))
+    row = np.concatenate([known, [1.0], moved, [cycles]])
+    return StepFeatures(kind, row, counts is not None, cycles)
+
+
+def _level(distance: float, target: Target) -> int:
+    """Return where bytes come from: 0 the core's caches, 1 the last level, 2 memory."""
+    if distance <= KEPT_OF_L2 * target.l2_kib * KIB:
+        return 0
+    return 1 if distance <= KEPT_OF_L3 * target.l3_kib * KIB else 2
+
+
+def _decided(step: KernelCall, target: Target, decide: Decide) -> tuple[Any, float]:
+    """Return the decision of a call, and its cycles by the analytic model of its template.
+
+    By operations and bytes where the template has no model.
+    """
+    operator = f"edgec.{step.template}"
+    decision: Any = None
+    if operator in TEMPLATES and step.workload:
+        template = TEMPLATES[operator]
+        workload: Any = from_text(template.workload, step.workload)
+        decision = decide(operator, workload, target)
+        if 1 in step.constants:
+            decision = template.for_weights(workload, decision, target, step.constants[1])
+        one_core = target.model_copy(update={"cores": 1})
+        cycles = template.estimate(workload, decision, one_core)
+        if cycles > 0:
+            return decision, float(cycles)
+    return decision, float(estimate_step_cycles(step, target))
