@@ -39,6 +39,7 @@ NOT_RUN = {
     "benchmarks.md": ["takes an hour, and a calm machine"] * 3,
     "boards.md": ["needs a board behind ssh me@pi"],
     "generation.md": ["the model is downloaded"],
+    "private-calibration.md": ["four processes compile the model, some 50 s"],
     "running.md": [
         "needs a board behind ssh pi",
         "needs CMake and a C++ compiler, which edgec does not install; "
