@@ -32,6 +32,7 @@ from edgec.compiler.bundle.manifest import (
     VectorRecord,
 )
 from edgec.compiler.bundle.npy import save_vector
+from edgec.compiler.calibration.ranges_file import read_ranges_file
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
 from edgec.compiler.frontend.canonical import CanonicalModel
@@ -333,11 +334,12 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
     if model is None or options is None:
         return None
     samples, recipe, accuracy = compilation.samples, options.recipe, model.accuracy
+    ranges = None if options.ranges is None else read_ranges_file(options.ranges)
     return QuantizationRecord(
         recipe=recipe.model_dump(mode="json"),
         quantized_types=model.quantization.resolved.why,
         calibration=samples.source if samples is not None else "",
-        observer=options.observer if recipe.needs_samples else "",
+        observer=(ranges or options).observer if recipe.needs_samples else "",
         repaired=options.repair,
         rounding=options.rounding if options.repair else "nearest",
         quantized=len(model.quantization.plan.quantized()),
@@ -349,6 +351,7 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         score=round(accuracy.score, 6) if accuracy else None,
         metric=compilation.options.samples.metric or "",
         positions=accuracy.positions if accuracy else 0,
+        clients=None if ranges is None else ranges.source,
     )
 
 

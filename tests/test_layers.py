@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench", "jobs"),
     ("evaluate",),
     ("boards", "serve"),
-    ("split", "update"),
+    ("split", "private_calibration", "update"),
     ("distribute",),
     ("tune",),
     ("fit",),

@@ -46,6 +46,7 @@ NOT_RUN = {
     ],
     "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
     "generation.md": ["the model is downloaded"] * 2,
+    "private-calibration.md": ["four processes compile the model, some 50 s"],
     "running.md": [
         "needs a board behind ssh pi",
         "needs CMake and a C++ compiler, which edgec does not install; "

@@ -252,7 +252,7 @@ def _save_static(model: Path, bundle: Bundle, program: ProgramRecord, path: Path
     So all compute the same on the same inputs.
     """
     manifest = bundle.manifest
-    source = read_model(model, context=manifest.settings.context)
+    source = read_model(model, context=manifest.settings.context, cache=manifest.settings.cache)
     if source.sha256 != manifest.model.sha256:
         raise BundleError(f"{bundle.path} was compiled from another file than {model}")
     settings = manifest.settings

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgec.compiler.calibration.ranges_file import ClientsRecord
 from edgec.compiler.errors import BundleError, IntegrityError, UsageError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
@@ -217,6 +218,7 @@ class QuantizationRecord(_Record):
         score: mean of the metric; None without samples.
         metric: `module:function`; empty: the share of positions whose largest class agrees.
         positions: the positions that were compared by their largest class; 0 without classes.
+        clients: whose data ranges of private calibration are of, and ε; None otherwise.
     """
 
     recipe: dict[str, Any]
@@ -234,6 +236,7 @@ class QuantizationRecord(_Record):
     score: float | None
     metric: str = ""
     positions: int = 0
+    clients: ClientsRecord | None = None
 
 
 class PredictionRecord(_Record):

@@ -14,6 +14,7 @@ import click
 from edgec.compiler.cli.advise import advise
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
+from edgec.compiler.cli.calibrate import calibrate
 from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
@@ -119,6 +120,7 @@ for _command in (
     db,
     keys,
     sign,
+    calibrate,
     release,
     update,
     fleet,

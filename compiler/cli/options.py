@@ -161,6 +161,9 @@ _CHANGES = (
     click.option(
         "--calibration-cache", type=as_path, metavar="FILE.json", help="Keep the ranges there."
     ),
+    click.option(
+        "--ranges", type=as_path, metavar="FILE.json", help="Of edgec calibrate serve: no samples."
+    ),
     click.option("--no-repair", is_flag=True, help="Round to the nearest, biases as they are."),
     click.option(
         "--rounding", type=click.Choice(ROUNDINGS), help="Of weights.  [default: second-order]"
@@ -214,6 +217,7 @@ _COMPRESS_FIELDS = {"compress_report": "report", "checkpoint": "checkpoint"}
 _QUANTIZE_FIELDS = {
     "observer": "observer",
     "calibration_cache": "cache",
+    "ranges": "ranges",
     "no_repair": "repair",
     "rounding": "rounding",
     "max_drop": "max_drop",

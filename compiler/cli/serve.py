@@ -60,7 +60,7 @@ def serve(
     options = ServeOptions(
         host=host,
         port=port,
-        key=None if key_file is None else _read_key(key_file),
+        key=None if key_file is None else read_key(key_file),
         threads=threads,
         sessions=sessions,
         batch_wait_seconds=batch_wait / 1e3,
@@ -82,7 +82,12 @@ def _by_name(bundles: Sequence[str]) -> dict[str, Path]:
     return named
 
 
-def _read_key(file: Path) -> str:
+def read_key(file: Path) -> str:
+    """Return the key that a file holds.
+
+    Raises:
+        BadInputError: it cannot be read.
+    """
     try:
         return file.read_text("ascii").strip()
     except OSError as error:

@@ -260,7 +260,7 @@ def _reference(
 
 def _original(model: Path, manifest: Manifest) -> Callable[[Tensors], Tensors]:
     """Return what runs the original ONNX file on the inputs of a bundle."""
-    source = read_model(model, context=manifest.settings.context)
+    source = read_model(model, context=manifest.settings.context, cache=manifest.settings.cache)
     if source.sha256 != manifest.model.sha256:
         raise BadInputError(f"--model {model} is another file than the bundles were compiled from")
     try:

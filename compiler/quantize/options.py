@@ -27,6 +27,7 @@ class QuantizeOptions:
         recipe: what becomes an integer; the name or file of a recipe is taken, too.
         observer: finds ranges.
         cache: file of ranges; read if it is there, else written.
+        ranges: file of ranges that private calibration wrote, in place of samples.
         repair: adapt rounding and biases.
         rounding: the rounding of weights, if they are corrected.
         max_drop: the max drop of the metric, as a share: 0.01 is one point; operators return to
@@ -40,6 +41,7 @@ class QuantizeOptions:
     )
     observer: ObserverName = "mse"
     cache: Path | None = None
+    ranges: Path | None = None
     repair: bool = True
     rounding: Rounding = "second-order"
     max_drop: float | None = None
@@ -57,6 +59,8 @@ class QuantizeOptions:
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise UsageError(f"--max-drop {self.max_drop:g} is no share; 0.01 is one point")
         check_report_name(self.report, "--report")
+        if self.ranges is not None and self.cache is not None:
+            raise UsageError("--ranges and --calibration-cache contradict each other")
 
     @property
     def has_bar(self) -> bool:
@@ -113,7 +117,7 @@ class QuantizeOptions:
             raise UsageError(
                 "--max-drop and --min-sqnr are measured on samples: add --calibration DATA"
             )
-        cached = self.cache is not None and self.cache.exists()
+        cached = self.ranges is not None or (self.cache is not None and self.cache.exists())
         if self.recipe.needs_samples and not cached:
             raise UsageError(
                 f"recipe {self.recipe.name} needs the ranges of activations: add --calibration "

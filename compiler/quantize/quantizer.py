@@ -17,6 +17,7 @@ from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.float_model import FloatModel
 from edgec.compiler.calibration.moments import MomentSums, begin_moments
 from edgec.compiler.calibration.ranges import calibrate, count_values, read_ranges, write_ranges
+from edgec.compiler.calibration.ranges_file import ranges_of_model
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ParityError, UnsupportedModelError
 from edgec.compiler.ir.graph import Graph
@@ -225,6 +226,13 @@ def _calibrated(
     divisors: dict[str, Floats] = {}
     if cache is not None and cached:
         ranges, divisors = read_ranges(cache, model_sha256)
+    elif options.ranges is not None and plan.tensors:
+        ranges, cached = ranges_of_model(options.ranges, model_sha256), True
+        if samples is None:
+            progress.warn(
+                f"ranges come from {options.ranges.name}, without samples: rounding follows "
+                "assumed inputs; smoothing, and the correction of scales and biases, are off"
+            )
     groups = smoothable(plan) if options.recipe.smooth else {}
     channels: dict[str, Channels] = {}
     if groups and model is not None and samples is not None and not cached:

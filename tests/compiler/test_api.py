@@ -16,7 +16,7 @@ from edgec.compiler.compress.names import STEP_NAMES
 
 # The call of each verb. Of the others `db`, `board` and `keys` edit files of records, boards and
 # keys; `chat` talks with people by the class `Generator`; `release`, `update` and `fleet` keep what
-# `compiler/update` has classes for.
+# `compiler/update` has classes for, `calibrate` those of `compiler/private_calibration`.
 CALLS = {
     "compile": "compile_model",
     "tune": "tune_model",
@@ -34,7 +34,18 @@ CALLS = {
     "sign": "sign_bundle",
     "split": "plan_split",
 }
-OTHERS = ("targets", "models", "db", "board", "keys", "chat", "release", "update", "fleet")
+OTHERS = (
+    "targets",
+    "models",
+    "db",
+    "board",
+    "keys",
+    "chat",
+    "release",
+    "update",
+    "fleet",
+    "calibrate",
+)
 FOLDER = Path(edgec.compiler.__file__).parent
 # Programs that speak with the process that started them, and what shows progress.
 MAY_PRINT = {
