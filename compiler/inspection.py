@@ -98,7 +98,9 @@ def inspect_path(path: str | Path, options: CompileOptions | None = None) -> Mod
         return Bundle.load(path)
     options = options or CompileOptions()
     shapes = options.one_program("inspect").shapes
-    source = read_model(path, options.limits, options.context, cache=options.cache)
+    source = read_model(
+        path, options.limits, options.context, cache=options.cache, lora=options.adapters
+    )
     try:
         special = specialize(source.proto, shapes, options.freeze)
     except ShapeError as error:

@@ -17,6 +17,7 @@ from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.signature import State
 from edgec.compiler.language.language_model import CacheDtype
+from edgec.compiler.language.lora import Adapter, parse_adapter
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
 from edgec.compiler.support.limits import MAX_THREADS, check_count, check_seed
@@ -61,6 +62,8 @@ class CompileOptions:
         context: tokens that the cache of a language model holds; None takes those that it was made
             for, at most 4,096.
         cache: dtype that a language model's cache is kept in.
+        lora: adapters merged into a language model, "ADAPTER" or "ADAPTER:SCALE": PEFT's folders
+            for a Hugging Face folder, GGUF files for a GGUF file.
         prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
             program, `decode`, takes one.
         streams: texts that a language model goes on with at once, at most; each has a cache.
@@ -93,6 +96,7 @@ class CompileOptions:
     limits: Limits = DEFAULT_LIMITS
     context: int | None = None
     cache: CacheDtype = "float32"
+    lora: Sequence[Adapter | str | Path] = ()
     prefill_chunk: int | None = None
     streams: int = 1
     inputs: Mapping[str, NDArray[Any]] | None = None
@@ -147,6 +151,8 @@ class CompileOptions:
         if self.states is not None:
             object.__setattr__(self, "states", _states(self.states))
         object.__setattr__(self, "freeze", freeze)
+        lora = [self.lora] if isinstance(self.lora, Adapter | str | Path) else self.lora
+        object.__setattr__(self, "lora", tuple(parse_adapter(given) for given in lora))
         for name, array in freeze.items():
             if array.dtype.kind not in "biufcV":
                 raise UsageError(f"--freeze {name}: numbers are expected, {array.dtype} was given")
@@ -168,6 +174,11 @@ class CompileOptions:
     def kept_states(self) -> tuple[State, ...] | None:
         """Return `states`, whatever form they were given in."""
         return cast("tuple[State, ...] | None", self.states)
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Return `lora`, whatever form it was given in."""
+        return cast("tuple[Adapter, ...]", self.lora)
 
     def _check_variants(self) -> None:
         if not self.variants:
@@ -475,26 +486,6 @@ def _read_value(text: str, path: Path) -> NDArray[Any]:
     if isinstance(array, dict):
         raise TensorInputError(f"--freeze {text}: {path} is an archive; one array is expected")
     return array
-
-
-def parse_limits(texts: Sequence[str]) -> Limits:
-    """Read `value=1G`, `file=4G` and `nodes=500000`.
-
-    Raises:
-        UsageError: one is not of that form.
-
-    >>> parse_limits(["value=1G", "nodes=500000"])
-    Limits(file_bytes=2147483648, value_bytes=1073741824, nodes=500000)
-    """
-    given: dict[str, int] = {}
-    for text in texts:
-        match = re.fullmatch(r"(value|file|nodes)=(\d{1,12})([kMGT]?)", text)
-        if not match:
-            raise UsageError(f"{text!r} is no limit; write value=1G, file=4G or nodes=500000")
-        name, digits, unit = match.groups()
-        field_name = name if name == "nodes" else f"{name}_bytes"
-        given[field_name] = int(digits) * 1024 ** " kMGT".index(unit or " ")
-    return Limits(**given)
 
 
 def _is_fraction(text: str) -> bool:

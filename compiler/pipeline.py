@@ -130,7 +130,15 @@ def compile_model(
         with phase("read") as show:
             change = None if by_text is None else by_text.apply
             source = show(
-                read_model(path, options.limits, options.context, scratch, change, options.cache)
+                read_model(
+                    path,
+                    options.limits,
+                    options.context,
+                    scratch,
+                    change,
+                    options.cache,
+                    options.adapters,
+                )
             )
         if chunked and source.language is not None:
             chunk = source.language.chunk(options.prefill_chunk)

@@ -90,6 +90,20 @@ class PreprocessRecord(_Record):
         )
 
 
+class AdapterRecord(_Record):
+    """An adapter record describes what was merged into a language model's weights.
+
+    Attributes:
+        name: of the file or folder.
+        sha256: of the file, or of its files' digests.
+        scale: what it was multiplied by, beside its own scale.
+    """
+
+    name: str
+    sha256: str
+    scale: float
+
+
 class SettingsRecord(_Record):
     """A settings record describes every setting that shaped the result.
 
@@ -102,6 +116,7 @@ class SettingsRecord(_Record):
         context: tokens that the cache of a language model holds; None for other models.
         weights: what its weights became when they were read; empty if they are the file's.
         cache: dtype that the cache is kept in.
+        lora: adapters that were merged into its weights.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -112,6 +127,7 @@ class SettingsRecord(_Record):
     context: int | None = None
     weights: str = ""
     cache: Literal["float32", "float16"] = "float32"
+    lora: tuple[AdapterRecord, ...] = ()
 
     @property
     def frozen_values(self) -> dict[str, NDArray[Any]]:

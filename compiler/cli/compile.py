@@ -53,6 +53,12 @@ if TYPE_CHECKING:
     help="What a language model's cache is kept in.",
 )
 @click.option(
+    "--lora",
+    multiple=True,
+    metavar="ADAPTER[:SCALE]",
+    help="Merge into a language model: a folder of PEFT's or a GGUF adapter, like the model.",
+)
+@click.option(
     "--prefill-chunk",
     type=int,
     metavar="N",
@@ -121,6 +127,7 @@ def compile_command(
     limits: Sequence[str],
     context: int | None,
     cache: "CacheDtype",
+    lora: tuple[str, ...],
     prefill_chunk: int | None,
     streams: int,
     states: Sequence[str],
@@ -163,6 +170,7 @@ def compile_command(
     options = CompileOptions(
         **model_options(shapes, freeze, limits, context),
         cache=cache,
+        lora=lora,
         prefill_chunk=prefill_chunk,
         streams=streams,
         states=states if states or no_state else None,

@@ -82,7 +82,8 @@ def model_options(
     shapes: Sequence[str], freeze: Sequence[str], limits: Sequence[str], context: int | None
 ) -> dict[str, Any]:
     """Return fields of `CompileOptions` from the options of `shape_options`."""
-    from edgec.compiler.options import parse_limits, parse_shapes, parse_value
+    from edgec.compiler.frontend.limits import parse_limits
+    from edgec.compiler.options import parse_shapes, parse_value
 
     common, programs = parse_shapes(shapes)
     return {

@@ -112,7 +112,13 @@ def _front(subject: Subject, point: Point) -> _Front:
 
 def _make_front(subject: Subject, plain: Point) -> _Front:
     options = subject.options_of(plain)
-    source = read_model(subject.model.open(), options.limits, options.context, cache=options.cache)
+    source = read_model(
+        subject.model.open(),
+        options.limits,
+        options.context,
+        cache=options.cache,
+        lora=options.adapters,
+    )
     canonical = canonical_model(
         source, options.shapes, options.freeze, options.limits, images=options.images
     )

@@ -6,12 +6,13 @@ allocated.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from edgec.compiler.errors import LimitError
+from edgec.compiler.errors import LimitError, UsageError
 
 # NumPy's arrays have at most 64 dimensions; no operator of ONNX needs half of this.
 MAX_RANK = 16
@@ -100,3 +101,23 @@ def in_mb(size: int) -> str:
     ('268 MB', '1.15e+12 MB')
     """
     return f"{size / 1e6:.0f} MB" if size < 10**12 else f"{size / 1e6:.3g} MB"
+
+
+def parse_limits(texts: Sequence[str]) -> Limits:
+    """Read `value=1G`, `file=4G` and `nodes=500000`.
+
+    Raises:
+        UsageError: one is not of that form.
+
+    >>> parse_limits(["value=1G", "nodes=500000"])
+    Limits(file_bytes=2147483648, value_bytes=1073741824, nodes=500000)
+    """
+    given: dict[str, int] = {}
+    for text in texts:
+        match = re.fullmatch(r"(value|file|nodes)=(\d{1,12})([kMGT]?)", text)
+        if not match:
+            raise UsageError(f"{text!r} is no limit; write value=1G, file=4G or nodes=500000")
+        name, digits, unit = match.groups()
+        field_name = name if name == "nodes" else f"{name}_bytes"
+        given[field_name] = int(digits) * 1024 ** " kMGT".index(unit or " ")
+    return Limits(**given)

@@ -1,6 +1,6 @@
 """Read a model of any kind: an ONNX file, a GGUF file, or a folder of Hugging Face's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from edgec.compiler.language.gguf_file import is_gguf
 from edgec.compiler.language.gguf_model import read_gguf_model
 from edgec.compiler.language.huggingface import is_folder, read_huggingface
 from edgec.compiler.language.language_model import CacheDtype, ModelSource
+from edgec.compiler.language.lora import Adapter, merge_adapters
 from edgec.compiler.support.files import scratch_folder
 
 
@@ -29,6 +30,7 @@ def read_model(
     folder: Path | None = None,
     change: Callable[[ModelSource], ModelSource] | None = None,
     cache: CacheDtype = "float32",
+    lora: Sequence[Adapter] = (),
 ) -> SourceModel:
     """Read and check a model.
 
@@ -40,6 +42,7 @@ def read_model(
         folder: where the graph of a language model is kept; by default it is not.
         change: what becomes of a language model in a form of its own before it is a graph.
         cache: dtype of its cache.
+        lora: adapters that are merged into its weights, before `change`.
 
     Raises:
         ModelFileError: missing, unreadable, or contradicting itself.
@@ -52,6 +55,10 @@ def read_model(
             raise UsageError(
                 f"--cache {cache} is for GGUF files and Hugging Face folders; {path} is neither"
             )
+        if lora:
+            raise UsageError(
+                f"--lora is for GGUF files and Hugging Face folders; {path} is neither"
+            )
         source = read_onnx(path, limits)
         return source if context is None else _with_cache(source, context)
     files = [path] if path.is_file() else list(path.glob("*.safetensors"))
@@ -63,6 +70,8 @@ def read_model(
         )
     read = read_gguf_model if path.is_file() else read_huggingface
     model = read(path, context)
+    if lora:
+        model = merge_adapters(path, model, lora, rounded=change is not None)
     model = model if change is None else change(model)
     with nullcontext(folder) if folder is not None else scratch_folder() as scratch:
         decoder = write_decoder(

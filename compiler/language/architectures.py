@@ -20,6 +20,8 @@ from edgec.compiler.language.grouped_weight import Matrix
 from edgec.compiler.language.rotary import Rotary
 
 Activation = Literal["silu", "gelu_tanh"]
+Rows = slice | NDArray[np.int64]
+"""Some of the rows of a tensor, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +145,10 @@ class WeightSource(Protocol):
     @property
     def names(self) -> frozenset[str]:
         """Return the tensors that there are."""
+        ...
+
+    def origin(self, name: str) -> tuple[str, Rows]:
+        """Return the tensor of the file that a tensor is made of, and which of its rows."""
         ...
 
     def vector(self, name: str) -> NDArray[np.float32]:

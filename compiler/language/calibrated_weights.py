@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import UnsupportedModelError, UsageError
-from edgec.compiler.language.architectures import Decoder, WeightSource
+from edgec.compiler.language.architectures import Decoder, Rows, WeightSource
 from edgec.compiler.language.float_decoder import FloatDecoder, Floats, float_matrix
 from edgec.compiler.language.grouped_weight import GroupedWeight, Matrix, rows_of
 from edgec.compiler.numerics.group_rounding import round_groups
@@ -52,6 +52,10 @@ class CalibratedWeights:
     def names(self) -> frozenset[str]:
         """Return the tensors that there are."""
         return self.weights.names
+
+    def origin(self, name: str) -> tuple[str, Rows]:
+        """Return the tensor of the file that a tensor is made of, and which of its rows."""
+        return self.weights.origin(name)
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """Return a tensor of one dimension."""

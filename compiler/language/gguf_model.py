@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.errors import ModelFileError, UnsupportedModelError
 from edgec.compiler.language import rotary
-from edgec.compiler.language.architectures import Decoder, Family, family
+from edgec.compiler.language.architectures import Decoder, Family, Rows, family
 from edgec.compiler.language.check_tensors import check_tensors
 from edgec.compiler.language.gguf_file import GgufFile, read_gguf
 from edgec.compiler.language.gguf_tokenizer import tokenizer_json
@@ -239,6 +239,14 @@ class _GgufWeights:
         source, rows = self._parts.get(name, (name, None))
         shape = self.file.tensors[source].shape
         return shape if rows is None else (rows.stop - rows.start, *shape[1:])
+
+    def origin(self, name: str) -> tuple[str, Rows]:
+        """Return the tensor of the file that a tensor is made of, and which of its rows.
+
+        No family has both parts of tensors and another order.
+        """
+        order = self._order(name)
+        return self._parts.get(name, (name, slice(None))) if order is None else (name, order)
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """Return a tensor of one dimension."""

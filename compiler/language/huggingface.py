@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.errors import ModelFileError, UnsupportedModelError
 from edgec.compiler.language import rotary
-from edgec.compiler.language.architectures import Decoder, Family, family
+from edgec.compiler.language.architectures import Decoder, Family, Rows, family
 from edgec.compiler.language.check_tensors import check_tensors
 from edgec.compiler.language.folder_text import describe_text, read_json
 from edgec.compiler.language.grouped_weight import Matrix
@@ -327,6 +327,10 @@ class _FolderWeights:
         source, rows = self._sources[name]
         shape = self.tensors[source].shape
         return shape if rows == slice(None) else (len(range(*rows.indices(shape[0]))), *shape[1:])
+
+    def origin(self, name: str) -> tuple[str, Rows]:
+        """Return the tensor of the file that a tensor is made of, and which of its rows."""
+        return self._sources[name]
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """Return a tensor of one dimension; Gemma's norms multiply by one more than it."""

@@ -160,9 +160,11 @@ class _Original:
     @classmethod
     def read(cls, bundle: Bundle, file: str | Path) -> "_Original":
         settings, known = bundle.manifest.settings, bundle.manifest.model.sha256
-        if settings.weights:
+        merged = ", ".join(f"{adapter.name} merged" for adapter in settings.lora)
+        if settings.weights or merged:
             raise UsageError(
-                f"the weights of {bundle.path} are no longer those of a file ({settings.weights}); "
+                f"the weights of {bundle.path} are no longer those of a file "
+                f"({', '.join(filter(None, (merged, settings.weights)))}); "
                 "verify it without the model"
             )
         source = read_model(Path(file), context=settings.context, cache=settings.cache)

@@ -43,7 +43,9 @@ def predict_model(
     target = target if isinstance(target, Target) else load_target(target)
     database = Database.read(options.records) if options.records is not None else None
     variant = options.one_program("inspect")
-    source = read_model(path, options.limits, options.context, cache=options.cache)
+    source = read_model(
+        path, options.limits, options.context, cache=options.cache, lora=options.adapters
+    )
     canonical = canonical_model(
         source, variant.shapes, options.freeze, options.limits, images=options.images
     )

@@ -214,7 +214,9 @@ def plan_split(
 def _graph(
     path: Path, devices: Sequence[Device], options: CompileOptions, progress: Progress
 ) -> CutGraph:
-    source = read_model(path, options.limits, options.context, cache=options.cache)
+    source = read_model(
+        path, options.limits, options.context, cache=options.cache, lora=options.adapters
+    )
     if in_chunks(path, options):
         options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
     target = strictest([device.target for device in devices])

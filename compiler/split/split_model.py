@@ -119,7 +119,9 @@ class _Splitter:
         asked = self._options
         if asked.streams > 1:
             raise UsageError("--streams: what is cut for several devices goes on with one text")
-        source = read_model(self._path, asked.limits, asked.context, cache=asked.cache)
+        source = read_model(
+            self._path, asked.limits, asked.context, cache=asked.cache, lora=asked.adapters
+        )
         if in_chunks(self._path, self._options):
             chunk = self._options.prefill_chunk or DEFAULT_CHUNK
             if source.language is not None:

@@ -112,7 +112,9 @@ def plan_tuning(
         with scratch_folder() as scratch:
             source = read_model(write_model(model, scratch), options.limits)
     else:
-        source = read_model(Path(model), options.limits, options.context, cache=options.cache)
+        source = read_model(
+            Path(model), options.limits, options.context, cache=options.cache, lora=options.adapters
+        )
     canonical = canonical_model(
         source,
         options.one_program("tune").shapes,

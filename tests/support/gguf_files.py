@@ -152,6 +152,41 @@ def write_gguf(
     return meant
 
 
+def write_gguf_adapter(
+    path: Path,
+    config: Mapping[str, Any],
+    factors: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    **metadata: Any,
+) -> Path:
+    """Write an adapter as llama.cpp's `convert_lora_to_gguf.py` converts PEFT's.
+
+    Args:
+        path: the file.
+        config: `config.json` of the model.
+        factors: A and B, by module.
+        metadata: entries that are text or numbers, dots written as two underscores.
+    """
+    kind = config["model_type"]
+    writer = gguf.GGUFWriter(path, kind)
+    entries = {"general__type": "adapter", "adapter__type": "lora", "adapter__lora__alpha": 6.0}
+    for name, value in (entries | metadata).items():
+        add = writer.add_float32 if isinstance(value, float) else writer.add_string
+        add(name.replace("__", "."), value)
+    for module, (down, up) in factors.items():
+        target = _gguf_name(f"{module}.weight", kind)
+        heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+        part = target.split(".")[-2]
+        if kind == "llama" and part in heads:
+            up = _pairs(up, config[heads[part]])
+        writer.add_tensor(f"{target}.lora_a", down)
+        writer.add_tensor(f"{target}.lora_b", up)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def _gguf_name(name: str, kind: str) -> str:
     stem, _, ending = name.removeprefix("model.").rpartition(".")
     names = _NAMES | (_GEMMA_NAMES if kind.startswith("gemma") else {})

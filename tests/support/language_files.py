@@ -174,3 +174,47 @@ def write_folder(
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
+
+
+def random_factors(
+    tensors: Mapping[str, np.ndarray], modules: tuple[str, ...], rank: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return A [rank, inputs] and B [outputs, rank] for modules of every layer, by module."""
+    random = np.random.default_rng(3)
+    found = {}
+    for name, values in tensors.items():
+        module = name.removesuffix(".weight")
+        if module.endswith(modules):
+            shapes = ((rank, values.shape[1]), (values.shape[0], rank))
+            down, up = (random.normal(0, 0.2, shape).astype(np.float32) for shape in shapes)
+            found[module] = (down, up)
+    return found
+
+
+def merged_tensors(
+    tensors: Mapping[str, np.ndarray],
+    factors: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    scale: float,
+) -> dict[str, np.ndarray]:
+    """Return weights to which products of factors are added, in float64."""
+    merged = dict(tensors)
+    for module, (down, up) in factors.items():
+        product = up.astype(np.float64) @ down.astype(np.float64)
+        merged[f"{module}.weight"] = tensors[f"{module}.weight"] + scale * product
+    return merged
+
+
+def write_peft(
+    folder: Path, factors: Mapping[str, tuple[np.ndarray, np.ndarray]], **settings: Any
+) -> Path:
+    """Write an adapter as the package `peft` saves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = len(next(iter(factors.values()))[0])
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "bias": "none", **settings}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {}
+    for module, (down, up) in factors.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = down
+        tensors[f"base_model.model.{module}.lora_B.weight"] = up
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_file(tensors))
+    return folder
