@@ -1,10 +1,20 @@
 """Language models of 4 bits, rounded for a text."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.language_files import BASE, config_of, random_tensors, write_folder
+from support.language_files import (
+    BASE,
+    config_of,
+    merged_tensors,
+    random_factors,
+    random_tensors,
+    write_folder,
+    write_peft,
+)
+from support.reference_decoder import reference_logits
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.calibration.samples import SampleOptions
@@ -24,6 +34,8 @@ from edgec.compiler.runtime.static_session import StaticSession
 
 CONFIG = {**config_of("llama"), "intermediate_size": 64, "vocab_size": 90}
 ONE_LAYER = {**CONFIG, "num_hidden_layers": 1}
+TENSORS = random_tensors(ONE_LAYER)
+FACTORS = random_factors(TENSORS, ("q_proj", "down_proj"), 4)
 # Each letter is a token of its own.
 TEXT = "".join(map(chr, np.random.default_rng(2).integers(ord("!"), ord("y"), 3000)))
 
@@ -42,9 +54,10 @@ def bundle(folder: Path) -> Bundle:
         prefill_chunk=8,
         quantize="int4",
         cache="float16",
+        lora=f"{write_peft(folder / 'adapter', FACTORS)}:0.5",
         samples=SampleOptions(source=str(folder / "text.txt")),
     )
-    small = write_folder(folder / "small", ONE_LAYER, random_tensors(ONE_LAYER))
+    small = write_folder(folder / "small", ONE_LAYER, TENSORS)
     return compile_model(small, options=options, output=folder / "small.edgec")
 
 
@@ -54,8 +67,25 @@ def test_a_bundle_says_what_it_was_rounded_for(bundle: Bundle, folder: Path) -> 
     assert bundle.manifest.parity.checked_on == "target"
     plain = TextQuantization(32, None).apply(read_huggingface(folder, context=64))
     assert bundle.manifest.model.sha256 != plain.language.digest
-    with pytest.raises(UsageError, match="no longer those of a file"):
+    with pytest.raises(UsageError, match=r"no longer those of a file \(adapter merged, int4 in"):
         verify_bundle(bundle, model=folder)
+
+
+def test_a_bundle_holds_the_adapter_that_it_names(bundle: Bundle, folder: Path) -> None:
+    (record,) = bundle.manifest.settings.lora
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    parts = [sha256((folder / "adapter" / name).read_bytes()).digest() for name in names]
+    assert (record.name, record.scale) == ("adapter", 0.5)
+    assert record.sha256 == sha256(b"".join(parts)).hexdigest()
+    fed = {"input_ids": np.arange(8).reshape(1, 8), "last": np.array([7])}
+    logits = bundle.open(threads=1).run(fed)["logits"]
+    off = {}
+    for scale in (0.0, 0.5 * 6 / 4, 6 / 4):
+        tensors = merged_tensors(TENSORS, FACTORS, scale)
+        expected = reference_logits(ONE_LAYER, tensors, list(range(8)))[-1]
+        off[scale] = np.sqrt(np.square(logits - expected).mean())
+    # 4 bits are noise; another adapter is more.
+    assert off[0.75] < 0.5 * min(off[0.0], off[1.5])
 
 
 def test_what_is_rounded_for_a_text_is_nearer(folder: Path) -> None:
