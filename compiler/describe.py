@@ -13,7 +13,6 @@ import numpy as np
 from tvm import IRModule
 
 from edgec.compiler.bundle.manifest import (
-    AdapterRecord,
     CompressionRecord,
     CompressionStepRecord,
     ExecutionRecord,
@@ -131,10 +130,7 @@ def describe_compilation(
             context=options.context,
             cache=options.cache,
             weights=weights,
-            lora=tuple(
-                AdapterRecord(name=a.path.resolve().name, sha256=a.digest(), scale=a.scale)
-                for a in options.adapters
-            ),
+            lora=tuple(adapter.record() for adapter in options.adapters),
         ),
         execution=execution,
         tolerance=_tolerance([program.expected.tolerance for program in programs]),

@@ -18,6 +18,7 @@ from edgec.compiler.calibration.ranges_file import ClientsRecord
 from edgec.compiler.errors import BundleError, IntegrityError, UsageError
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
+from edgec.compiler.language.adapter_factors import AdapterRecord
 from edgec.compiler.runtime.executor import Executor
 from edgec.targets.target import Target
 
@@ -88,20 +89,6 @@ class PreprocessRecord(_Record):
         return EmbeddedPreprocessing(
             **{name: getattr(self, name) for name in type(self).model_fields}
         )
-
-
-class AdapterRecord(_Record):
-    """An adapter record describes what was merged into a language model's weights.
-
-    Attributes:
-        name: of the file or folder.
-        sha256: of the file, or of its files' digests.
-        scale: what it was multiplied by, beside its own scale.
-    """
-
-    name: str
-    sha256: str
-    scale: float
 
 
 class SettingsRecord(_Record):

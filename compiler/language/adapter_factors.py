@@ -8,8 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from edgec.compiler.errors import ModelFileError
+
+
+class AdapterRecord(BaseModel):
+    """An adapter record describes what was merged into a language model's weights.
+
+    Attributes:
+        name: of the file or folder.
+        sha256: of the file, or of its files' digests.
+        scale: what it was multiplied by, beside its own scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+    scale: float
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.errors import ModelFileError, UnsupportedModelError, UsageError
-from edgec.compiler.language.adapter_factors import Factors
+from edgec.compiler.language.adapter_factors import AdapterRecord, Factors
 from edgec.compiler.language.architectures import (
     Rows,
     WeightSource,
@@ -64,6 +64,11 @@ class Adapter:
         if len(digests) == 1:
             return digests[0].hexdigest()
         return hashlib.sha256(b"".join(part.digest() for part in digests)).hexdigest()
+
+    def record(self) -> AdapterRecord:
+        """Return what a manifest says of it."""
+        name = self.path.resolve().name
+        return AdapterRecord(name=name, sha256=self.digest(), scale=self.scale)
 
     def factors(self, model: Path, architecture: str) -> list[Factors]:
         """Read its factors, by the names of the tensors of a model.
