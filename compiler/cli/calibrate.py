@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.compiler.cli.options import as_path, progress_of, quiet_option, target_option
+from edgec.compiler.cli.printing import warn
 from edgec.compiler.cli.serve import read_key
 from edgec.compiler.errors import KeyFileError, UsageError
 
@@ -125,6 +126,11 @@ def serve(
         noise=noise_fields,
     )
     allowed = None if roster is None else _read_roster(roster)
+    if allowed is None:
+        warn(
+            f"without --roster the first {clients} that come take part, whoever they are: clients "
+            "must trust that they are not all of this server's making"
+        )
     file = calibrate_over_clients(
         session, model, output, options, observer, allowed, listening=click.echo
     )

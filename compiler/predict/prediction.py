@@ -15,8 +15,10 @@ class Estimate:
 
     Attributes:
         value: the most likely one [ms].
-        low: the bar's lower end [ms]; 80 of 100 cases lie between the ends.
-        high: its upper end [ms].
+        low: the bar's lower end [ms].
+        high: its upper end [ms]. Of one kernel call, where such a processor was measured, the ends
+            are the tenth and the ninetieth percentile on models that were not fitted; elsewhere
+            they are a judgement. Those of a sum are made of its parts', and have no known share.
     """
 
     value: float

@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from support.releases import CHANNEL, QUICK, Releases, signing_key
+from tuf.api.exceptions import SlowRetrievalError
 from tuf.api.metadata import Metadata, TargetFile
 
 from edgec.compiler.errors import AttackError, RepositoryError, UsageError
 from edgec.compiler.trust.keys import SigningKey
 from edgec.compiler.update.client import Mirror, UpdateClient
+from edgec.compiler.update.fetcher import Fetcher, FetchLimits
 from edgec.compiler.update.release import Chunk, channel_path
 from edgec.compiler.update.repository import ReleaseRepository
 from edgec.compiler.update.tuf_keys import signer_of
@@ -249,6 +253,41 @@ def test_a_slow_mirror_is_left(
     chunk = Chunk(sha256="0" * 64, size=1, stored=1_000_000)
     with serve_slowly(pieces, seconds) as url, pytest.raises(AttackError, match=message):
         client_of(releases, tmp_path, url).chunk(chunk)
+
+
+class _DawdlingHandler(BaseHTTPRequestHandler):
+    """Gives any file, of one byte, a little later."""
+
+    def do_GET(self) -> None:
+        time.sleep(0.02)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"x")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_many_small_files_do_not_hold_a_download(tmp_path: Path) -> None:
+    """No file is slower than one may be, and all together are."""
+    limits = FetchLimits(grace_seconds=0.05, seconds_per_file=0.005)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _DawdlingHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            urls = [f"http://{host}:{server.server_port}/x" for host in ("127.0.0.1", "localhost")]
+            fetcher, patient = Fetcher(limits), Fetcher(replace(limits, seconds_per_file=1.0))
+            with pytest.raises(SlowRetrievalError, match=r"bytes of \d+ files came in"):
+                for _ in range(30):
+                    fetcher.download_bytes(urls[0], 1)
+            # What one server delayed is not held against another, nor against the next download.
+            assert fetcher.download_bytes(urls[1], 1) == b"x"
+            with pytest.raises(SlowRetrievalError):
+                fetcher.download_bytes(urls[0], 1)
+            fetcher.begin_download()
+            assert fetcher.download_bytes(urls[0], 1) == b"x"
+            assert [patient.download_bytes(urls[0], 1) for _ in range(8)] == [b"x"] * 8
+        finally:
+            server.shutdown()
 
 
 def test_a_mirror_that_is_not_there(releases: Releases, tmp_path: Path) -> None:
