@@ -89,8 +89,11 @@ def serve(
     from edgec.compiler.private_calibration.calibrate import calibrate_over_clients, make_session
     from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.serve.server import ServeOptions
+    from edgec.compiler.support.files import check_output_file
     from edgec.targets import load_target
 
+    allowed = None if roster is None else _read_roster(roster)
+    check_output_file(output, make_folders=True)
     common, programs = parse_shapes(shapes)
     if programs:
         raise UsageError("edgec calibrate takes one set of shapes")
@@ -125,7 +128,6 @@ def serve(
         wait_seconds=wait,
         noise=noise_fields,
     )
-    allowed = None if roster is None else _read_roster(roster)
     if allowed is None:
         warn(
             f"without --roster the first {clients} that come take part, whoever they are: clients "

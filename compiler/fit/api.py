@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.compiler.bundle.bundle import Bundle, check_destination
+from edgec.compiler.calibration.samples import check_source, load_callable
 from edgec.compiler.errors import InterruptedRunError, LimitsNotMetError, UsageError
 from edgec.compiler.fit.facts import Facts
 from edgec.compiler.fit.finals import Finals
@@ -163,6 +164,7 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
 
     Raises:
         UsageError: a setting contradicts another.
+        CalibrationError: there are no such samples.
         OutputError: something cannot be written.
     """
     if base.compression is not None or base.quantization is not None:
@@ -172,6 +174,11 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
             "--drop is measured on samples: add --calibration DATA or --data DATA (.npy, .npz, a "
             "folder of images)"
         )
+    for source in (base.samples.source, options.data):
+        if isinstance(source, str):
+            check_source(source)
+    if base.samples.metric is not None:
+        load_callable(base.samples.metric)
     check_destination(output)
     check_output_folder(folder)
     if options.report is not None:
@@ -190,7 +197,7 @@ def _subject(
         target=target,
         options=base,
         samples=shared(base.samples.source),
-        data=shared(options.data),
+        data=shared(options.data) or options.data,
         drop=options.limits.drop,
     )
 

@@ -84,7 +84,7 @@ class Prediction:
         energy: of one inference.
         instructions: of one inference on one thread, by the analytic model; 0: unknown.
         fit: what the correction was fitted on, in one line.
-        warnings: why the bars are wide.
+        warnings: why the bars are wide, and which tuning records do not count.
     """
 
     target: str
