@@ -84,7 +84,8 @@ def _classes(truth: Any, count: int) -> Array:
     wrong = classes[(classes < 0) | (classes >= count)]
     if wrong.size:
         raise BadInputError(
-            f"a label is {wrong[0]}, and the model has {count} classes: 0 to {count - 1} are expected"
+            f"a label is {wrong[0]}, and the model has {count} classes: 0 to {count - 1} are "
+            "expected"
         )
     return classes
 

@@ -19,6 +19,8 @@ SHAPE = ["--shape", "image=1,1,8,8"]
         (["--drop", "1%", "--data", "os:none"], 2, "module os has no function none"),
         (["--drop", "1%", "--calibration", "none.npy"], 4, "none.npy does not exist"),
         (["--drop", "1%", "--data", ".", "--metric", "os:none"], 2, "has no function none"),
+        (["--records", "none.jsonl"], 4, "none.jsonl: no such file"),
+        (["--board", "none"], 4, "'none'"),
         (["--trials", "0"], 2, "--trials 0: expected 1 to"),
         (["--recipes", "int9"], 2, "did you mean int8?"),
         (["--board", "pi", "--no-measure"], 2, "contradict each other"),
