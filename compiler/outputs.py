@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edgec.compiler.bundle.bundle import check_destination
 from edgec.compiler.calibration.accuracy import load_metric
+from edgec.compiler.calibration.ranges_file import read_ranges_file
 from edgec.compiler.codegen.link import driver
 from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
@@ -40,10 +41,11 @@ def check_before_work(output: Path, options: CompileOptions, target: Target) -> 
 
 
 def check_before_transform(options: CompileOptions) -> None:
-    """Refuse what would fail after compression and quantization: what they keep, and the metric.
+    """Refuse what would fail after compression and quantization: their files, and the metric.
 
     Raises:
         OutputError: a file cannot be written.
+        CalibrationError: the ranges of clients cannot be read.
         UsageError: the metric does not exist.
     """
     if options.compression is not None and options.compression.checkpoint is not None:
@@ -52,4 +54,6 @@ def check_before_transform(options: CompileOptions) -> None:
         cache = options.quantization.cache
         if cache is not None and not cache.is_file():
             check_output_file(cache, make_folders=True)
+        if options.quantization.ranges is not None:
+            read_ranges_file(options.quantization.ranges)
     load_metric(options.samples.metric)

@@ -35,7 +35,7 @@ def load_target(name: str | Path) -> Target:
     if not path.is_file():
         known = target_names()
         raise TargetError(
-            f"unknown target {name!r}{did_you_mean(name, known)} "
+            f"unknown target {name!r}{did_you_mean(name, known) or ';'} "
             f"Known targets: {', '.join(known)}; a target file is given by its path, *.toml"
         )
     return read_target(path)

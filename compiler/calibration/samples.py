@@ -127,6 +127,21 @@ def open_samples(
     raise CalibrationError(f"calibration data {source} does not exist")
 
 
+def check_source(source: str) -> None:
+    """Refuse a source of samples that is not there, before there are inputs for `open_samples`.
+
+    Raises:
+        CalibrationError: no such file or folder.
+        UsageError: a callable that does not exist.
+    """
+    if Path(source).exists():
+        return
+    module, colon, function = source.partition(":")
+    if not (colon and module and function):
+        raise CalibrationError(f"calibration data {source} does not exist")
+    load_callable(source)
+
+
 def load_callable(name: str) -> Callable[..., Any]:
     """Return the function of `module:function`; modules of the current folder are found too.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.compiler.cli.options import as_path, progress_of, quiet_option, target_option
+from edgec.compiler.cli.printing import warn
 from edgec.compiler.cli.serve import read_key
 from edgec.compiler.errors import KeyFileError, UsageError
 
@@ -88,8 +89,11 @@ def serve(
     from edgec.compiler.private_calibration.calibrate import calibrate_over_clients, make_session
     from edgec.compiler.quantize.quantization_recipe import load_recipe
     from edgec.compiler.serve.server import ServeOptions
+    from edgec.compiler.support.files import check_output_file
     from edgec.targets import load_target
 
+    allowed = None if roster is None else _read_roster(roster)
+    check_output_file(output, make_folders=True)
     common, programs = parse_shapes(shapes)
     if programs:
         raise UsageError("edgec calibrate takes one set of shapes")
@@ -124,7 +128,11 @@ def serve(
         wait_seconds=wait,
         noise=noise_fields,
     )
-    allowed = None if roster is None else _read_roster(roster)
+    if allowed is None:
+        warn(
+            f"without --roster the first {clients} that come take part, whoever they are: clients "
+            "must trust that they are not all of this server's making"
+        )
     file = calibrate_over_clients(
         session, model, output, options, observer, allowed, listening=click.echo
     )

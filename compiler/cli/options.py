@@ -264,6 +264,11 @@ def changes(
         if "rounding" in quantization:
             raise UsageError("--rounding and --no-repair contradict each other")
         quantization["repair"] = False
+    if "ranges" in quantization and "observer" in quantization:
+        raise UsageError(
+            "--ranges and --observer contradict each other: edgec calibrate serve chose the "
+            "observer of these ranges"
+        )
     if compress:
         options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
     if quantize:

@@ -7,6 +7,7 @@ import click
 
 from edgec.compiler.cli.options import progress_of
 from edgec.compiler.cli.printing import print_json, size_text
+from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.options import CompileOptions
@@ -32,6 +33,8 @@ def compile_plan(
     from edgec.compiler.split.split_model import DEFAULT_SQNR_DB, split_model
     from edgec.targets import load_target
 
+    if encoding == "none" and min_sqnr_db is not None:
+        raise UsageError("--cut-min-sqnr belongs to --cut-encoding, which is not given")
     parsed = parse_devices(devices)
     folder = output or Path(f"{model.stem}.plan")
     plan = split_model(

@@ -17,7 +17,7 @@ from edgec.compiler.cli.options import (
     quiet_option,
     shape_options,
 )
-from edgec.compiler.cli.printing import print_json, print_table, size_text
+from edgec.compiler.cli.printing import print_json, print_table, size_text, warn
 from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,15 +75,20 @@ def split(
     options = CompileOptions(
         **model_options(shapes, freeze, limits, context), **changes(compress, quantize, settings)
     )
+    parsed = parse_devices(devices)
+    database = Database.read(records) if records is not None else None
+    if database is not None:
+        for line in database.remarks(*(device.target for device in parsed)):
+            warn(line)
     report = plan_split(
         model,
-        parse_devices(devices),
+        parsed,
         read_network(network) if network else Network((parse_link(link or ""),)),
         options,
         objective=objective,  # type: ignore[arg-type]
         source=source,
         memory=parse_memory(memory) if memory else None,
-        database=Database.read(records) if records is not None else None,
+        database=database,
         progress=progress_of(quiet),
     )
     if output is not None:

@@ -22,6 +22,7 @@ from edgec.compiler.support.html_report import (
     Table,
     number_cell,
 )
+from edgec.compiler.support.limits import check_threads
 from edgec.compiler.support.progress import Progress, Silent
 from edgec.targets import Target, load_target
 
@@ -140,8 +141,10 @@ def advise(
         progress: reports each model.
 
     Raises:
-        UsageError: no candidate is for this task, or it cannot be measured here.
+        UsageError: no candidate is for this task, it cannot be measured here, or threads are a
+            number that cannot be.
     """
+    check_threads(threads)
     target = target if isinstance(target, Target) else load_target(target)
     chosen = [item for item in candidates if task is None or item.task == task]
     if not chosen:

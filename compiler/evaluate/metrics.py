@@ -74,6 +74,22 @@ def _check_classes(labels: Array, name: str) -> None:
         )
 
 
+def _classes(truth: Any, count: int) -> Array:
+    """Return the class of each sample.
+
+    Raises:
+        BadInputError: the model has no such class.
+    """
+    classes = np.asarray(truth).reshape(-1)
+    wrong = classes[(classes < 0) | (classes >= count)]
+    if wrong.size:
+        raise BadInputError(
+            f"a label is {wrong[0]}, and the model has {count} classes: 0 to {count - 1} are "
+            "expected"
+        )
+    return classes
+
+
 class TopK(Metric):
     """The share of samples whose class is among the k that score highest.
 
@@ -90,7 +106,7 @@ class TopK(Metric):
     def add(self, outputs: Tensors, truth: Any) -> None:
         """Take one batch; truth are classes [N]."""
         scores = class_scores(outputs)
-        classes = np.asarray(truth).reshape(-1)
+        classes = _classes(truth, scores.shape[1])
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]
         self.right += int((best == classes[:, None]).any(axis=1).sum())
         self.count += len(classes)
@@ -122,8 +138,8 @@ class MacroF1(TopK):
 
     def add(self, outputs: Tensors, truth: Any) -> None:
         """Take one batch; truth are classes [N]."""
-        found = class_scores(outputs).argmax(axis=1)
-        self.pairs.append(np.stack([np.asarray(truth).reshape(-1), found]))
+        scores = class_scores(outputs)
+        self.pairs.append(np.stack([_classes(truth, scores.shape[1]), scores.argmax(axis=1)]))
 
     def result(self) -> dict[str, float]:
         """Return the mean."""

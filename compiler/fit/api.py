@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.bundle.bundle import Bundle, check_destination
+from edgec.compiler.calibration.samples import check_source, load_callable
 from edgec.compiler.errors import InterruptedRunError, LimitsNotMetError, UsageError
 from edgec.compiler.fit.facts import Facts
 from edgec.compiler.fit.finals import Finals
@@ -23,6 +25,7 @@ from edgec.compiler.fit.why_not_met import why_not_met
 from edgec.compiler.frontend.model_argument import as_path
 from edgec.compiler.jobs.pool import Pool, open_pool
 from edgec.compiler.jobs.shared_path import SharedPath
+from edgec.compiler.lowering.tuning_records import Database
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.support.files import check_output_file, check_output_folder
 from edgec.compiler.support.progress import Progress, Silent
@@ -163,6 +166,8 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
 
     Raises:
         UsageError: a setting contradicts another.
+        CalibrationError: there are no such samples.
+        BadInputError: there are no such records, or no such board.
         OutputError: something cannot be written.
     """
     if base.compression is not None or base.quantization is not None:
@@ -172,6 +177,15 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
             "--drop is measured on samples: add --calibration DATA or --data DATA (.npy, .npz, a "
             "folder of images)"
         )
+    for source in (base.samples.source, options.data):
+        if isinstance(source, str):
+            check_source(source)
+    if base.samples.metric is not None:
+        load_callable(base.samples.metric)
+    if base.records is not None:
+        Database.read(base.records)
+    if options.board and options.jobs.cluster is None:
+        find_board(options.board)
     check_destination(output)
     check_output_folder(folder)
     if options.report is not None:
@@ -190,7 +204,7 @@ def _subject(
         target=target,
         options=base,
         samples=shared(base.samples.source),
-        data=shared(options.data),
+        data=shared(options.data) or options.data,
         drop=options.limits.drop,
     )
 

@@ -59,7 +59,8 @@ class Subject:
         target: what it is compiled for.
         options: of the model as it is; samples have their source in `samples`.
         samples: files of calibration samples; None: the source in `options` is a function or none.
-        data: the source of what accuracy is measured on; None: on the calibration samples.
+        data: the source of what accuracy is measured on, the name of a function if it is one; None:
+            on the calibration samples.
         drop: the limit of a mixed precision.
     """
 
@@ -67,7 +68,7 @@ class Subject:
     target: Target
     options: CompileOptions
     samples: SharedPath | None
-    data: SharedPath | None
+    data: SharedPath | str | None
     drop: float | None
 
     def options_of(self, point: Point) -> CompileOptions:
@@ -124,7 +125,8 @@ def _make_front(subject: Subject, plain: Point) -> _Front:
     )
     chosen = options.samples
     if subject.data is not None:
-        chosen = replace(chosen, source=str(subject.data.open()), limit=MAX_BATCHES)
+        name = subject.data if isinstance(subject.data, str) else str(subject.data.open())
+        chosen = replace(chosen, source=name, limit=MAX_BATCHES)
     data = chosen.open(canonical.signature.inputs)
     base = subject.options.program_shapes[0].name
     if plain.program != base:

@@ -2,18 +2,23 @@
 
 import math
 
+from edgec.compiler.errors import BadInputError
 from edgec.compiler.fit.limits import quantity_text
 from edgec.compiler.fit.search import Search, Trial
 
 
 def why_not_met(search: Search) -> str:
-    """Say which limit cannot be kept, and what the nearest version costs."""
+    """Say which limit cannot be kept, and what the nearest version costs.
+
+    Raises:
+        BadInputError: nothing is known of any version: the model or the samples are at fault.
+    """
     limits = search.limits
     known = [t for t in search.trials.values() if not t.failure]
     tried = [t for t in known if t.costs is not None] or known
     if not tried:
         failures = {trial.failure for trial in search.trials.values()}
-        return f"no version can be compiled: {'; '.join(sorted(failures)[:3])}"
+        raise BadInputError(f"no version can be compiled: {'; '.join(sorted(failures)[:3])}")
 
     def distance(trial: Trial) -> float:
         costs = trial.costs or trial.predicted

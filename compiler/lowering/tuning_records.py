@@ -209,6 +209,11 @@ class Database:
             f"{' '.join(f'{k} {v}' for k, v in versions().items())}; tune again"
         )
 
+    def remarks(self, *targets: Target) -> list[str]:
+        """Return a line for each reason why records do not count: damage, or another target."""
+        found = [self.warning(), *(self.why_unfit(target) for target in targets)]
+        return [line for line in dict.fromkeys(found) if line]
+
 
 def append(path: Path, records: Iterable[Record]) -> None:
     """Add records to a file, all or none of which another reader sees broken.

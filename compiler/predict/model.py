@@ -1,6 +1,7 @@
 """Predict what a model file costs on a target, from reading it on."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from edgec.compiler.backend import build
@@ -59,6 +60,8 @@ def predict_model(
             library = Path(folder) / "model.so"
             build([program], target, library)
             size = library.stat().st_size
-    return predict_program(
+    found = predict_program(
         program, target, database, threads=threads or target.cores, library_bytes=size
     )
+    remarks = database.remarks(target) if database is not None else ()
+    return replace(found, warnings=(*found.warnings, *remarks))

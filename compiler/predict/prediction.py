@@ -15,8 +15,10 @@ class Estimate:
 
     Attributes:
         value: the most likely one [ms].
-        low: the bar's lower end [ms]; 80 of 100 cases lie between the ends.
-        high: its upper end [ms].
+        low: the bar's lower end [ms].
+        high: its upper end [ms]. Of one kernel call, where such a processor was measured, the ends
+            are the tenth and the ninetieth percentile on models that were not fitted; elsewhere
+            they are a judgement. Those of a sum are made of its parts', and have no known share.
     """
 
     value: float
@@ -82,7 +84,7 @@ class Prediction:
         energy: of one inference.
         instructions: of one inference on one thread, by the analytic model; 0: unknown.
         fit: what the correction was fitted on, in one line.
-        warnings: why the bars are wide.
+        warnings: why the bars are wide, and which tuning records do not count.
     """
 
     target: str

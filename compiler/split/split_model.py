@@ -1,5 +1,6 @@
 """Compile one model for several devices: a bundle for each stage, and the plan that joins them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,8 @@ def split_model(
     folder = Path(output) if output else Path(f"{path.stem}.plan")
     if options.variants:
         raise UsageError("--variant and --devices contradict each other: a plan has one model")
+    if not math.isfinite(min_sqnr_db):
+        raise UsageError(f"--cut-min-sqnr {min_sqnr_db:g} is no ratio; 20 is 20 dB")
     check_plan_destination(folder)
     check_before_transform(options)
     with scratch_folder() as scratch:

@@ -99,6 +99,8 @@ class UpdateClient:
     def find(self, channel: str, board: str, known: Sequence[Release] = ()) -> Release | None:
         """Return the release that a board is to have now; None if there is none for it.
 
+        A download begins here, as to limits on its time, and goes on with `chunk`.
+
         Args:
             channel: what the board follows.
             board: its name.
@@ -109,6 +111,7 @@ class UpdateClient:
             RepositoryError: no mirror can be reached.
             OutputError: metadata cannot be kept.
         """
+        self._fetcher.begin_download()
         try:
             return self._at_any_mirror(lambda mirror: self._find_at(mirror, channel, board, known))
         except OSError as error:

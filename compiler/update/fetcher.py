@@ -1,6 +1,7 @@
 """Fetch files of a repository: from a folder, or over HTTP with limits on bytes and on time."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,31 @@ class FetchLimits:
 
     Attributes:
         silence_seconds: how long nothing may come.
-        least_bytes_per_second: on the average of a file, from `grace_seconds` on.
-        grace_seconds: how long a file may be slower than that.
+        least_bytes_per_second: on the average of a file, and of all files from one server, from
+            `grace_seconds` on.
+        grace_seconds: how long a file, and all of them together, may be slower than that.
+        seconds_per_file: what each file may take besides, when all of them are counted: small
+            files are slow where a question takes long.
     """
 
     silence_seconds: float = 20.0
     least_bytes_per_second: float = 1000.0
     grace_seconds: float = 20.0
+    seconds_per_file: float = 1.0
+
+    def are_kept(self, seconds: float, received: int, files: int = 0) -> bool:
+        """Return whether so many bytes in so many seconds are enough."""
+        counted = seconds - self.grace_seconds - files * self.seconds_per_file
+        return received >= counted * self.least_bytes_per_second
+
+
+@dataclass
+class _Account:
+    """An account counts what one server gave in a download, and how long that took."""
+
+    seconds: float = 0.0
+    received: int = 0
+    files: int = 0
 
 
 class Fetcher(FetcherInterface):
@@ -40,7 +59,12 @@ class Fetcher(FetcherInterface):
     def __init__(self, limits: FetchLimits | None = None) -> None:
         self._limits = limits or FetchLimits()
         self._pool = urllib3.PoolManager(headers={"Accept-Encoding": "identity"})
+        self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
         self.received_bytes = 0
+
+    def begin_download(self) -> None:
+        """Count anew how fast servers are; what they gave before is no credit."""
+        self._accounts.clear()
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         pieces = self._from_folder(url) if url.startswith("file:") else self._from_server(url)
@@ -59,8 +83,22 @@ class Fetcher(FetcherInterface):
             raise DownloadError(f"{url}: {error.strerror}") from None
 
     def _from_server(self, url: str) -> Iterator[bytes]:
-        limits = self._limits
+        limits, account = self._limits, self._accounts[urllib3.util.parse_url(url).netloc or ""]
+        begun, received = time.monotonic(), 0
+        account.files += 1
+
+        def check_speed() -> None:
+            seconds = time.monotonic() - begun
+            if not limits.are_kept(seconds, received):
+                raise SlowRetrievalError(f"{url}: {received} bytes came in {seconds:.0f} s")
+            seconds, together = seconds + account.seconds, received + account.received
+            if not limits.are_kept(seconds, together, account.files):
+                raise SlowRetrievalError(
+                    f"{url}: {together} bytes of {account.files} files came in {seconds:.0f} s"
+                )
+
         try:
+            check_speed()
             response = self._pool.request(
                 "GET",
                 url,
@@ -71,15 +109,11 @@ class Fetcher(FetcherInterface):
             if response.status != 200:
                 response.close()
                 raise DownloadHTTPError(f"{url}: HTTP status {response.status}", response.status)
-            begun, received = time.monotonic(), 0
             try:
                 while piece := response.read1(_PIECE_BYTES, decode_content=False):
                     received += len(piece)
                     yield piece
-                    seconds = time.monotonic() - begun
-                    expected = (seconds - limits.grace_seconds) * limits.least_bytes_per_second
-                    if received < expected:
-                        raise SlowRetrievalError(f"{url}: {received} bytes came in {seconds:.0f} s")
+                    check_speed()
             finally:
                 response.close()
         except urllib3.exceptions.TimeoutError:
@@ -88,6 +122,9 @@ class Fetcher(FetcherInterface):
             ) from None
         except urllib3.exceptions.HTTPError as error:
             raise DownloadError(f"{url}: {reason_of(error)}") from None
+        finally:
+            account.seconds += time.monotonic() - begun
+            account.received += received
 
 
 def check_url(url: str) -> None:

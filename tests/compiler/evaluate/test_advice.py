@@ -71,6 +71,7 @@ def test_a_folder_of_ones_own(folder: Path, call: Call) -> None:
         (["--task", "cooking"], 2, "no model does that. Known: classification"),
         (["--latency", "5 miles"], 2, "such as 100ms"),
         (["--memory", "-1MB"], 2, "such as 8MB"),
+        (["--threads", "-1"], 2, "--threads -1: expected 0 to"),
         (["none"], 4, "none is no folder"),
         (["--shape", "x=1"], 2, "give a FOLDER of your own"),
         ([".", "--task", "detection"], 2, "--task chooses from the catalogue"),

@@ -61,6 +61,16 @@ def test_a_model_stands_in_for_labels() -> None:
     assert precision.result() == pytest.approx({"map": 1.0, "map50": 1.0})
 
 
+@pytest.mark.parametrize("name", ["top1", "top5", "f1"])
+def test_a_label_that_is_no_class_of_the_model(name: str) -> None:
+    outputs = {"y": np.eye(2, 6, dtype=np.float32)}
+    make_metric(name).add(outputs, np.array([0, 5]))
+    for label in (6, -1):
+        message = f"a label is {label}, and the model has 6 classes: 0 to 5 are expected"
+        with pytest.raises(BadInputError, match=message):
+            make_metric(name).add(outputs, np.array([0, label]))
+
+
 @pytest.mark.parametrize(
     ("name", "labels", "message"),
     [

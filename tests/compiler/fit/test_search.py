@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgec.compiler.errors import UsageError
+from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.fit.beliefs import Belief
 from edgec.compiler.fit.limits import Costs, Limits, is_dominated, parse_quantity
 from edgec.compiler.fit.search import Search, Trial
@@ -119,6 +119,14 @@ def test_what_cannot_be_met_is_named_with_the_nearest() -> None:
     assert "drop" in message
     search, _ = searched(Limits(size=1000))
     assert "misses --size 1 kB (it has 15" in why_not_met(search)
+
+
+def test_a_search_in_which_nothing_can_be_compiled_blames_its_input() -> None:
+    search, _ = searched(Limits(drop=0.02), trials=1)
+    failed = Trial(Point(), failure="calibration data x.npy is no NumPy file")
+    search.trials = {Point(): failed}
+    with pytest.raises(BadInputError, match="no version can be compiled: calibration data x"):
+        why_not_met(search)
 
 
 def test_belief_learns() -> None:

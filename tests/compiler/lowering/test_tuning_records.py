@@ -55,6 +55,7 @@ def test_a_broken_last_line_is_dropped_with_a_warning(tmp_path: Path, cut: int) 
     else:
         assert [r.decision["tile"] for r in database.records] == [1]
         assert "dropped 1 damaged line (2)" in database.warning()
+        assert database.remarks() == [database.warning()]
     # Who writes next does not continue the broken line.
     append(path, [record(3, 3e-6)])
     assert Database.read(path).records[-1].decision == {"tile": 3}
@@ -117,6 +118,7 @@ def test_records_of_another_target_or_version_do_not_fit(tmp_path: Path) -> None
     assert len(database.fitting(V3)) == 1
     assert database.fitting(RPI4) == []
     assert "for x86-64-v3, not for rpi4" in database.why_unfit(RPI4)
+    assert database.remarks(RPI4, V3, RPI4) == [database.why_unfit(RPI4)]
     old = record(1, 1e-6).model_copy(update={"versions": {"edgec": "0.0.1"}})
     assert Database(path, (old,)).fitting(V3) == []
     assert "edgec 0.0.1" in Database(path, (old,)).why_unfit(V3)

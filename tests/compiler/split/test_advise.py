@@ -99,3 +99,7 @@ def test_the_command_line_writes_what_compile_takes(
     assert "a result every" in shown
     assert shown.count("*") == len(stages) - 1
     assert main(["split", str(model), "--devices", devices]) == 2
+    damaged = tmp_path / "records.jsonl"
+    damaged.write_text("{}\n")
+    assert main([*call, "--records", str(damaged)]) == 0
+    assert "dropped 1 damaged line (1)" in capsys.readouterr().err

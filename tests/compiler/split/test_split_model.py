@@ -258,3 +258,10 @@ def test_the_command_line_compiles_a_plan(
     assert "device 'c'" in capsys.readouterr().err
     assert main(["compile", path, "--split", str(file)]) == 2
     assert main(["compile", path, "--devices", "a"]) == 2
+    capsys.readouterr()
+    for options, message in (
+        (["--cut-min-sqnr", "20"], "--cut-min-sqnr belongs to --cut-encoding"),
+        (["--cut-encoding", "int8", "--cut-min-sqnr", "nan"], "--cut-min-sqnr nan is no ratio"),
+    ):
+        assert main([*call, *options]) == 2
+        assert message in capsys.readouterr().err

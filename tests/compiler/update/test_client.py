@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.releases import CHANNEL, QUICK, Releases, signing_key
+from tuf.api.exceptions import SlowRetrievalError
 from tuf.api.metadata import Metadata, TargetFile
 
 from edgec.compiler.errors import AttackError, RepositoryError, UsageError
 from edgec.compiler.trust.keys import SigningKey
 from edgec.compiler.update.client import Mirror, UpdateClient
+from edgec.compiler.update.fetcher import Fetcher, FetchLimits
 from edgec.compiler.update.release import Chunk, channel_path
 from edgec.compiler.update.repository import ReleaseRepository
 from edgec.compiler.update.tuf_keys import signer_of
@@ -249,6 +253,43 @@ def test_a_slow_mirror_is_left(
     chunk = Chunk(sha256="0" * 64, size=1, stored=1_000_000)
     with serve_slowly(pieces, seconds) as url, pytest.raises(AttackError, match=message):
         client_of(releases, tmp_path, url).chunk(chunk)
+
+
+class _DawdlingHandler(BaseHTTPRequestHandler):
+    """Gives any file, of one byte, 15 seconds later by a clock of its own."""
+
+    seconds = 0
+
+    def do_GET(self) -> None:
+        _DawdlingHandler.seconds += 15
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"x")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_many_small_files_do_not_hold_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is slower than one may be, and all together are."""
+    clock = SimpleNamespace(monotonic=lambda: _DawdlingHandler.seconds)
+    monkeypatch.setattr("edgec.compiler.update.fetcher.time", clock)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _DawdlingHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            slow, other = (f"http://{h}:{server.server_port}/x" for h in ("127.0.0.1", "localhost"))
+            fetcher, patient = Fetcher(), Fetcher(FetchLimits(seconds_per_file=15))
+            assert fetcher.download_bytes(slow, 1) == b"x"
+            for _ in range(2):
+                with pytest.raises(SlowRetrievalError, match=r"bytes of \d files came in 30 s"):
+                    fetcher.download_bytes(slow, 1)
+            # What one server delayed is not held against another, nor against the next download.
+            assert fetcher.download_bytes(other, 1) == b"x"
+            fetcher.begin_download()
+            assert fetcher.download_bytes(slow, 1) == b"x"
+            assert [patient.download_bytes(slow, 1) for _ in range(8)] == [b"x"] * 8
+        finally:
+            server.shutdown()
 
 
 def test_a_mirror_that_is_not_there(releases: Releases, tmp_path: Path) -> None:
