@@ -89,7 +89,7 @@ def run_plan(
     if given is None:
         specs = session.plan.program(program).signature.inputs
         given = generate_inputs(specs, seed, session.index_bounds)
-    return session.run(given)
+    return session.run(given, program)
 
 
 def answered_by(session: "PlanSession") -> str:
