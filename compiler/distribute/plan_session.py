@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.distribute.connection import read_key
 from edgec.compiler.distribute.linked_stages import LinkedStages
 from edgec.compiler.distribute.routes import make_routes
 from edgec.compiler.distribute.stage_places import StageOptions, StagePlaces
@@ -85,7 +84,6 @@ class PlanSession:
         self._whole = None if self.plan.whole is None else Bundle.load(folder / self.plan.whole)
         self._timeout = timeout
         self.threads = options.threads
-        self._key = None if options.key_file is None else read_key(options.key_file)
         self._programs = Programs({p.name: p.signature for p in self.plan.programs})
         self._outputs = [[t.name for t in program.outputs] for program in self.plan.programs]
         self._stateful = any(bundle.manifest.states for bundle in self._bundles.values())
@@ -99,6 +97,7 @@ class PlanSession:
         self._places = StagePlaces(
             self.plan, self._bundles, devices or {}, options, progress or Silent()
         )
+        self._key = self._places.key
         self._routes = make_routes(
             self.plan,
             {name: bundle.manifest.signatures for name, bundle in self._bundles.items()},

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from support.onnx_graphs import make_model, node, random, save
 from support.split_model import save_decoder
