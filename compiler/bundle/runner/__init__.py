@@ -39,9 +39,9 @@ SOURCES = (
     "serve.c",
     "stage.c",
 )
-HEADERS = ("govern.h", "npy.h", "parity.h", "talk.h", "connection.h", "stage.h")
+HEADERS = ("govern.h", "npy.h", "parity.h", "process.h", "talk.h", "connection.h", "stage.h")
 EMBEDDED = (*SOURCES, *HEADERS, "session.hpp")
-# A runner is some hundred and fifty kilobytes.
+# A runner is some two hundred kilobytes.
 CACHE_BYTES = 64 * 2**20
 # In these NAME stands for the model's name.
 TEMPLATES = ("app.cpp", "two_models.cpp", "CMakeLists.txt")

@@ -13,15 +13,10 @@
 #include <unistd.h>
 
 #include "governor.h"
+#include "process.h"
 
 enum { MOST_OPTIONS = 256, PATH = 4096, DIGEST = 65 };
 #define SIGNALS_MS 100.0
-
-static double now_ms(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
-}
 
 static int refuse(char message[GOVERN_MESSAGE], const char* why, const char* what) {
   snprintf(message, GOVERN_MESSAGE, why, what);

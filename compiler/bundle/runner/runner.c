@@ -12,7 +12,6 @@
 #include <dlfcn.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 #include "govern.h"
 #include "npy.h"
 #include "parity.h"
+#include "process.h"
 #include "stage.h"
 #include "talk.h"
 #include "trust.h"
@@ -52,22 +52,6 @@ static const char usage[] =
     "  --sys, --proc FOLDER       of heat, clock, battery and load (default /sys, /proc)\n"
     "Prints JSON. Exit codes: 0 ok, 1 an output is not within its tolerance, 2 usage,\n"
     "4 a file or the memory does not fit, 8 a signature is missing, wrong or not trusted.\n";
-
-_Noreturn static void fail(int code, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  fputs("run: error: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputs("\n", stderr);
-  va_end(arguments);
-  exit(code);
-}
-
-static double now_ms(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
-}
 
 static void* allocate(size_t bytes) {
   void* memory = NULL;

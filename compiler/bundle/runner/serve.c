@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 
 #include "connection.h"
 #include "files.h"
+#include "process.h"
 #include "sha256.h"
 #include "stage.h"
 
@@ -26,16 +26,6 @@ const char serve_usage[] =
     "  --slots N                  requests that there is memory for at once (default 4)\n"
     "  --threads N                as above\n"
     "  --attached                 end when the standard input does\n";
-
-_Noreturn static void fail(int code, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  fputs("run: error: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputs("\n", stderr);
-  va_end(arguments);
-  exit(code);
-}
 
 int asks_to_serve(int count, char** arguments) {
   for (int i = 1; i < count; ++i)

@@ -4,16 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "generator.h"
+#include "process.h"
 
 enum { USAGE = 2, BAD_INPUT = 4 };
 
@@ -47,23 +46,6 @@ typedef struct {
   edgec_generator* generator;
   double began_ms;
 } speaker;
-
-_Noreturn static void fail(int code, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  fflush(stdout);
-  fputs("run: error: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputs("\n", stderr);
-  va_end(arguments);
-  exit(code);
-}
-
-static double now_ms(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
-}
 
 /* ---- the command line ---- */
 
