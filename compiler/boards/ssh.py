@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from typing import IO
 
 from edgec.compiler.boards.config import LOOPBACK, Link
 from edgec.compiler.errors import BoardError, ToolchainError
@@ -78,8 +79,21 @@ class Tunnel:
         self._words.close()
 
 
+def script_command(link: Link, script: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command of this machine that runs a shell script on a board.
+
+    Raises:
+        ToolchainError: there is no ssh.
+    """
+    return _command(link, [], [shlex.join(["sh", "-c", script, "edgec", *arguments])])
+
+
 def run_script(
-    link: Link, script: str, arguments: Sequence[str], seconds: float, data: bytes = b""
+    link: Link,
+    script: str,
+    arguments: Sequence[str],
+    seconds: float,
+    data: bytes | IO[bytes] = b"",
 ) -> str:
     """Run a shell script on a board: what it prints.
 
@@ -88,17 +102,17 @@ def run_script(
         script: for a POSIX shell; it takes no notice of the user's own shell there.
         arguments: the arguments of the script.
         seconds: how long all of it may take.
-        data: what the script reads.
+        data: what the script reads, or a file of this machine with it.
 
     Raises:
         BoardError: no connection, or the script failed; the caller adds the board's name.
         ToolchainError: there is no ssh.
     """
-    words = shlex.join(["sh", "-c", script, "edgec", *arguments])
     try:
         done = subprocess.run(
-            _command(link, [], [words]),
-            input=data,
+            script_command(link, script, arguments),
+            input=data if isinstance(data, bytes) else None,
+            stdin=None if isinstance(data, bytes) else data,
             capture_output=True,
             timeout=seconds,
             check=False,

@@ -23,7 +23,8 @@ _OPTIONS = (
         "devices",
         multiple=True,
         metavar="NAME=ADDRESS",
-        help="Of a plan: HOST:PORT where its stage is served; else it is started here.",
+        help="Of a plan: HOST:PORT where its stage is served, or board:NAME to start it there; "
+        "else it is started here.",
     ),
     click.option(
         "--key", type=as_path, metavar="FILE", help="Of a plan: what host and stages share."
@@ -72,7 +73,7 @@ def _named(devices: Sequence[str]) -> Mapping[str, str]:
     for text in devices:
         name, equals, address = text.partition("=")
         if not equals or not address:
-            raise UsageError(f"--device {text} is not NAME=HOST:PORT")
+            raise UsageError(f"--device {text} is not NAME=HOST:PORT or NAME=board:BOARD")
         if name in named:
             raise UsageError(f"--device {name} is given twice; write {name}=ONE,OTHER for a spare")
         named[name] = address
@@ -89,7 +90,7 @@ def run_plan(
     if given is None:
         specs = session.plan.program(program).signature.inputs
         given = generate_inputs(specs, seed, session.index_bounds)
-    return session.run(given)
+    return session.run(given, program)
 
 
 def answered_by(session: "PlanSession") -> str:

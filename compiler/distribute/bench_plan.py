@@ -114,7 +114,7 @@ def bench_plan(
         inputs = generate_inputs(planned.signature.inputs, 0, session.index_bounds)
     for _ in range(2):
         session.reset()
-        session.run(inputs)
+        session.run(inputs, program)
     own: list[float] = []
     rounds: list[float] = []
     whole: list[float] = []
@@ -123,12 +123,12 @@ def bench_plan(
     local = None if session.whole is None else session.whole.open(session.threads)
     share = seconds / 2 / ROUNDS / (1 if local is None else 2)
     for _ in range(ROUNDS):
-        own += _times(lambda: session.run(inputs), share, rounds)
+        own += _times(lambda: session.run(inputs, program), share, rounds)
         if local is not None:
-            whole += _times(lambda: local.run(inputs), share, whole_rounds)
+            whole += _times(lambda: local.run(inputs, program), share, whole_rounds)
     one_at_a_time = _requests_since(session, first)
     first = _request_count(session)
-    per_second = _throughput(session, inputs, seconds / 2)
+    per_second = _throughput(session, inputs, program, seconds / 2)
     if session.linked is None or session.losses:
         raise BoardError(f"the stages did not last: {session.losses[0]}")
     times, spans = _requests_since(session, first)
@@ -159,17 +159,19 @@ def _times(run: Callable[[], object], seconds: float, rounds: list[float]) -> li
     return times
 
 
-def _throughput(session: PlanSession, inputs: Tensors, seconds: float) -> float:
+def _throughput(
+    session: PlanSession, inputs: Tensors, program: str | None, seconds: float
+) -> float:
     """Return answers per second with several requests under way, the first ones left out."""
     depth = 2 * (len(session.bundles) + 2)
-    under_way = deque(session.submit(inputs) for _ in range(depth))
+    under_way = deque(session.submit(inputs, program) for _ in range(depth))
     for _ in range(depth):
         under_way.popleft().result(ANSWER_SECONDS)
-        under_way.append(session.submit(inputs))
+        under_way.append(session.submit(inputs, program))
     began, count = time.monotonic(), 0
     while count < depth or time.monotonic() - began < seconds:
         under_way.popleft().result(ANSWER_SECONDS)
-        under_way.append(session.submit(inputs))
+        under_way.append(session.submit(inputs, program))
         count += 1
     elapsed = time.monotonic() - began
     for future in under_way:

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.distribute.connection import read_key
 from edgec.compiler.distribute.linked_stages import LinkedStages
 from edgec.compiler.distribute.routes import make_routes
 from edgec.compiler.distribute.stage_places import StageOptions, StagePlaces
@@ -85,7 +84,6 @@ class PlanSession:
         self._whole = None if self.plan.whole is None else Bundle.load(folder / self.plan.whole)
         self._timeout = timeout
         self.threads = options.threads
-        self._key = None if options.key_file is None else read_key(options.key_file)
         self._programs = Programs({p.name: p.signature for p in self.plan.programs})
         self._outputs = [[t.name for t in program.outputs] for program in self.plan.programs]
         self._stateful = any(bundle.manifest.states for bundle in self._bundles.values())
@@ -99,6 +97,7 @@ class PlanSession:
         self._places = StagePlaces(
             self.plan, self._bundles, devices or {}, options, progress or Silent()
         )
+        self._key = self._places.key
         self._routes = make_routes(
             self.plan,
             {name: bundle.manifest.signatures for name, bundle in self._bundles.items()},
@@ -200,7 +199,7 @@ class PlanSession:
         except FutureTimeoutError:
             future.cancel()
             self.answers["late"] += 1
-            return self.run_whole(inputs)
+            return self.run_whole(inputs, program)
 
     def submit(
         self, inputs: Tensors | NDArray[Any], program: str | None = None
@@ -224,7 +223,7 @@ class PlanSession:
                 if begins:
                     self._stream = linked if linked is not None else self._local_session()
                 if self._stream is not linked or linked is None:
-                    self._go_on(answer, checked, begins)
+                    self._go_on(answer, number, checked, begins)
                     return answer
         if linked is None:
             self._answer_otherwise(answer, number, checked, begins, None)
@@ -272,7 +271,8 @@ class PlanSession:
                 return
             self._linked = None
             self.losses.append(str(failure))
-        self._revived: Future[LinkedStages] = Future()
+            # Whoever sees that there are no stages waits for it.
+            self._revived: Future[LinkedStages] = Future()
         self._reviver = threading.Thread(target=self._revive, args=(linked, failure), daemon=True)
         self._reviver.start()
 
@@ -313,7 +313,7 @@ class PlanSession:
         elif self._stateful:
             _refuse(answer, _lost_state(failure))
         elif self._whole is not None:
-            self._answer_here(answer, inputs)
+            self._answer_here(answer, program, inputs)
         else:
             self._revived.add_done_callback(
                 lambda revived: self._answer_again(answer, program, inputs, begins, revived)
@@ -346,10 +346,10 @@ class PlanSession:
             lambda: revived.result().submit(program, inputs, begins).add_done_callback(take)
         )
 
-    def _answer_here(self, answer: "Future[Outputs]", inputs: Outputs) -> None:
+    def _answer_here(self, answer: "Future[Outputs]", program: int, inputs: Outputs) -> None:
         def work() -> None:
             try:
-                outputs = self.run_whole(inputs)
+                outputs = self.run_whole(inputs, self.plan.programs[program].name or None)
             except EdgecError as error:
                 _refuse(answer, error)
             else:
@@ -358,8 +358,12 @@ class PlanSession:
 
         self._pool.submit(work)
 
-    def run_whole(self, inputs: Tensors | NDArray[Any]) -> Outputs:
+    def run_whole(self, inputs: Tensors | NDArray[Any], program: str | None = None) -> Outputs:
         """Run the whole model on this machine.
+
+        Args:
+            inputs: every input by name.
+            program: which program; None: the one that takes the inputs.
 
         Raises:
             UsageError: the plan has none.
@@ -367,7 +371,7 @@ class PlanSession:
         session = self._local_session()
         if session is None:
             raise UsageError(f"{self.folder} has no whole model: compile it with --whole native")
-        return session.run(inputs)
+        return session.run(inputs, program)
 
     def _local_session(self) -> Session | None:
         """Return the whole model, loaded here; None if the plan has none."""
@@ -396,7 +400,9 @@ class PlanSession:
             self._local_seconds = max(times[1:])
         return self._local_seconds
 
-    def _go_on(self, answer: "Future[Outputs]", inputs: Outputs, begins: bool) -> None:
+    def _go_on(
+        self, answer: "Future[Outputs]", program: int, inputs: Outputs, begins: bool
+    ) -> None:
         """Answer a request of a stream that the stages do not have, or not any more."""
         stream = self._stream
         if stream is None or isinstance(stream, LinkedStages):
@@ -405,7 +411,7 @@ class PlanSession:
         if begins:
             stream.reset()
         self.answers["whole"] += 1
-        _resolve(answer, stream.run(inputs))
+        _resolve(answer, stream.run(inputs, self.plan.programs[program].name or None))
 
     def close(self) -> None:
         """End the session and what it started."""

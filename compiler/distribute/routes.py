@@ -96,7 +96,8 @@ def make_routes(
         for value in program.values:
             if value.zstd:
                 raise BundleError(
-                    f"value {value.name} of the plan travels in zstd, which stages do not read"
+                    f"value {value.name} of the plan travels in zstd, which stages do not read; "
+                    "take zstd out of plan.json, and for fewer bytes compile with --cut-encoding"
                 )
         used = [stage.bundle for stage in program.stages]
         if sorted(used) != sorted(bundles):

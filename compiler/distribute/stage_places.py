@@ -1,21 +1,29 @@
 """Provide stage places: where the stages of a plan are, and what starts those that are here."""
 
+import dataclasses
 import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import MANIFEST
-from edgec.compiler.distribute.connection import is_loopback, split_address
+from edgec.compiler.distribute.connection import is_loopback, new_key, read_key, split_address
 from edgec.compiler.distribute.http_stage import HttpStage, is_http
-from edgec.compiler.distribute.stage_process import StageProcess
+from edgec.compiler.distribute.stage_process import AttachedStage, StageProcess
 from edgec.compiler.distribute.stages import StageAddress, digest_of
 from edgec.compiler.errors import UsageError, did_you_mean
 from edgec.compiler.split.plan import Plan
 from edgec.compiler.support.progress import Progress
 
+if TYPE_CHECKING:
+    from edgec.compiler.boards.config import Board
+
 SPARE_SLOTS = 2
+# What stands before the name of a board that edgec knows.
+BOARD = "board:"
 
 
 @dataclass(frozen=True)
@@ -56,19 +64,21 @@ class StagePlaces:
             plan: the plan.
             bundles: of its stages, by name.
             devices: addresses by the name of a device, or of a bundle where a device has several:
-                HOST:PORT, several with commas between them, or an http:// URL of a model that a
-                server of the Open Inference Protocol has.
-            options: of the stages that are started here: all that `devices` does not name.
+                HOST:PORT, several with commas between them; board:NAME, a board of edgec's,
+                where the stage is started; or an http:// URL of a model that a server of the Open
+                Inference Protocol has.
+            options: of the stages that are started: all that `devices` names no address of.
             progress: reports what is fetched the first time.
 
         Raises:
             UsageError: the plan has no device of such a name.
+            BoardConfigError: there is no such board, or no way to it through ssh.
+            BundleError: a bundle is for another machine than the board.
         """
         self._bundles = bundles
-        self._options = options
         self._progress = progress
         self._devices = plan.bundles
-        self._processes: dict[str, StageProcess] = {}
+        self._processes: dict[str, AttachedStage] = {}
         known = {*self._devices, *self._devices.values()}
         for name in devices:
             if name not in known:
@@ -77,9 +87,12 @@ class StagePlaces:
                     f"the plan has no device {name}{did_you_mean(name, known)}; it has {names}"
                 )
         self._remote: dict[str, list[str]] = {}
+        self._boards: dict[str, Board] = {}
         for bundle, device in self._devices.items():
             given = devices.get(bundle, devices.get(device, ""))
-            if given:
+            if given.startswith(BOARD):
+                self._name_board(bundle, given.removeprefix(BOARD))
+            elif given:
                 self._remote[bundle] = [part.strip() for part in given.split(",")]
         several = [
             device
@@ -92,8 +105,27 @@ class StagePlaces:
                 f"device {several[0]} has several stages, each with an address of its own; name "
                 f"their bundles: {names}"
             )
-        self._listen = f"{self._own_address()}:0"
         self._http: dict[str, HttpStage] = {}
+        self._key_file = tempfile.NamedTemporaryFile("w", prefix="edgec-key-")  # noqa: SIM115
+        if self._boards and options.key_file is None:
+            self._key_file.write(new_key())
+            self._key_file.flush()
+            options = dataclasses.replace(options, key_file=Path(self._key_file.name))
+        self._options = options
+
+    def _name_board(self, bundle: str, name: str) -> None:
+        # Imported here: most plans know addresses, or run here.
+        from edgec.compiler.distribute.board_stage import board_for
+
+        board = board_for(self._bundles[bundle], name)
+        # QEMU plays the others here in any case.
+        if not board.is_qemu:
+            self._boards[bundle] = board
+
+    @property
+    def key(self) -> bytes | None:
+        """Return what host and stages share: given, or made up for boards; None: plain."""
+        return None if self._options.key_file is None else read_key(self._options.key_file)
 
     @property
     def relayed(self) -> frozenset[str]:
@@ -102,8 +134,8 @@ class StagePlaces:
 
     @property
     def remote(self) -> frozenset[str]:
-        """Return the devices that are not started here."""
-        return frozenset(self._devices[name] for name in self._remote)
+        """Return the devices that are not this machine."""
+        return frozenset(self._devices[name] for name in (*self._remote, *self._boards))
 
     @property
     def alternatives(self) -> int:
@@ -111,8 +143,11 @@ class StagePlaces:
         return 1 + sum(len(remote) - 1 for remote in self._remote.values())
 
     def locate(self) -> list[StageAddress]:
-        """Return where each stage is; those of this machine are started if they do not run."""
+        """Return where each stage is; those without an address are started if they do not run."""
         found = []
+        # They tell the others where this machine must listen.
+        for name in self._boards:
+            self._start(name)
         for name, device in self._devices.items():
             bundle = self._bundles[name]
             digest = digest_of(bundle.file(MANIFEST).read_bytes())
@@ -140,31 +175,48 @@ class StagePlaces:
             elif name in self._processes:
                 self._processes.pop(name).close(at_once=True)
 
-    def _start(self, name: str) -> StageProcess:
+    def _start(self, name: str) -> AttachedStage:
         process = self._processes.get(name)
         if process is not None and process.alive:
             return process
         if process is not None:
             process.close()
         options = self._options
+        slots = options.slots or len(self._devices) + SPARE_SLOTS
+        if name in self._boards:
+            self._processes[name] = self._start_on_board(name, slots)
+            return self._processes[name]
         cores = options.cores.get(name, options.cores.get(self._devices[name]))
         self._processes[name] = StageProcess(
             self._bundles[name],
             threads=options.threads,
-            slots=options.slots or len(self._devices) + SPARE_SLOTS,
+            slots=slots,
             key_file=options.key_file,
-            listen=self._listen,
+            listen=f"{self._own_address()}:0",
             cores=cores,
             progress=self._progress,
         )
         return self._processes[name]
 
+    def _start_on_board(self, name: str, slots: int) -> AttachedStage:
+        from edgec.compiler.distribute.board_stage import start_on_board
+
+        assert self._options.key_file is not None
+        return start_on_board(
+            self._bundles[name],
+            self._boards[name],
+            threads=self._options.threads,
+            slots=slots,
+            key_file=self._options.key_file,
+            progress=self._progress,
+        )
+
     def _own_address(self) -> str:
         """Return the address of this machine that stages elsewhere can reach, if there are some."""
-        for remote in self._remote.values():
-            if is_http(remote[0]):
-                continue
-            host, port = split_address(remote[0])
+        addresses = [remote[0] for remote in self._remote.values() if not is_http(remote[0])]
+        addresses += [self._processes[name].address for name in self._boards]
+        for address in addresses:
+            host, port = split_address(address)
             if is_loopback(host):
                 continue
             try:
@@ -177,7 +229,7 @@ class StagePlaces:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Return the processes that were started here, by bundle."""
+        """Return the processes that were started here, by bundle; ssh's for boards."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def close(self) -> None:
@@ -185,5 +237,6 @@ class StagePlaces:
         for process in self._processes.values():
             process.close()
         self._processes.clear()
+        self._key_file.close()
         for stage in self._http.values():
             stage.close()

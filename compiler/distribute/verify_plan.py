@@ -37,7 +37,7 @@ def verify_plan(
         for begins, inputs, expected, tolerance in _vectors(session, program):
             if begins:
                 session.reset()
-            reports.append(compare(expected, session.run(inputs), tolerance))
+            reports.append(compare(expected, session.run(inputs, program.name or None), tolerance))
     if model is not None:
         if session.whole is None:
             raise UsageError(

@@ -152,6 +152,36 @@ stop() {
   rm -rf "$home/pid" "$home/files/session"
 }
 
+# install_stage NAME DIGEST: a bundle comes as a tar archive, in place of an older one of this name.
+install_stage() {
+  new="$home/stages/.new-$$"
+  trap 'rm -rf "$new"' EXIT
+  trap 'exit 1' HUP INT TERM
+  mkdir -p "$new"
+  tar -xf - -C "$new"
+  sync
+  rm -rf "$home/stages/$1"-*
+  mv "$new" "$home/stages/$1-$2"
+}
+
+# serve_stage NAME DIGEST [OPTION ...]: the first line that comes is the key; when no more can come,
+# the stage ends. It listens where this connection reached the board, at a free port.
+serve_stage() {
+  folder="$home/stages/$1-$2"
+  shift 2
+  [ -f "$folder/run" ] || { say missing yes; return; }
+  address="${SSH_CONNECTION:-}"
+  address="${address% *}"
+  address="${address##* }"
+  [ "$address" ] || fail "its ssh server does not say where it was reached (SSH_CONNECTION)"
+  case "$address" in *:*) address="[$address]" ;; esac
+  IFS= read -r key
+  # The key is in no file and no command line.
+  exec "$folder/run" --serve "$address:0" --attached --bundle "$folder" --key /dev/fd/3 "$@" 3<<END
+$key
+END
+}
+
 # Leave the board as it was.
 clean() {
   stop

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "age.h"
@@ -223,7 +224,8 @@ static int load_named(const char* bundle, const char* name, const signed_file* e
 
 static int is_there(const char* bundle, const char* name) {
   char path[TRUST_PATH_BYTES];
-  return !trust_join(bundle, name, path) && !access(path, F_OK);
+  struct stat found;
+  return !trust_join(bundle, name, path) && !stat(path, &found) && S_ISREG(found.st_mode);
 }
 
 int trust_open_library(const char* bundle, char library[TRUST_PATH_BYTES],

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import platform
-import re
 import shutil
 import signal
 import socket
@@ -15,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from platformdirs import user_cache_path
 from support.breaking_network import breaking_network
+from support.far_board import far_board
 from support.ssh_board import SshBoard, free_port
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.boards import rpc, ssh
-from edgec.compiler.boards.artifacts import SERVER, qemu_artifacts, server_artifacts
+from edgec.compiler.boards.artifacts import SERVER, server_artifacts
 from edgec.compiler.boards.config import Board, Link
 from edgec.compiler.boards.deploy import deploy_bundle
 from edgec.compiler.boards.server import SCRIPT
@@ -29,7 +28,6 @@ from edgec.compiler.boards.setup import clean_board, setup_board, start_server, 
 from edgec.compiler.cli.main import main
 from edgec.compiler.errors import BoardConfigError, BoardError, ToolchainError
 from edgec.compiler.support.progress import Silent
-from edgec.targets import load_target
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the OpenSSH client")
 
@@ -37,18 +35,8 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the O
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
     """The far side; `ssh pi` leads there."""
-    command = qemu_artifacts(load_target("rpi4"), Silent()).emulation.command
-    first, *others = command[: command.index("-cpu")]
-    # Where proot shows this machine's files to the emulator.
-    emulator = " ".join([first, *(re.sub("(^|:)/", r"\1/host-rootfs/", word) for word in others)])
-    folder = tmp_path_factory.mktemp("far")
-    side = SshBoard(folder, emulator, user_cache_path("edgec") / "tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(side.commands), prepend=os.pathsep)
-        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    with far_board(tmp_path_factory.mktemp("far")) as side:
         yield side
-    side.stop()
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,16 @@ def gone(pid: int) -> bool:
     return False
 
 
+def stop(pid: int) -> None:
+    """Stop a process; its threads may go on for a moment, which is waited for."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + PATIENT
+    threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    while any(file.read_text().rpartition(")")[2].split()[0] != "T" for file in threads):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 @pytest.fixture(params=["plain", "encrypted"])
 def options(request: pytest.FixtureRequest, key_file: Path) -> StageOptions:
     return StageOptions(key_file=key_file if request.param == "encrypted" else None)
@@ -130,7 +140,7 @@ def test_a_stage_that_stalls_is_lost_within_the_timeout(
 ) -> None:
     with PlanSession(alone, timeout=0.4) as session:
         stalled = session.pids["a.edgec"]
-        os.kill(stalled, signal.SIGSTOP)
+        stop(stalled)
         # It was started here, so it is started again, and answers.
         check(cases[0][1], session.run(cases[0][0]))
         assert "device a" in session.losses[0]
@@ -142,7 +152,7 @@ def test_a_deadline_is_kept_by_the_whole_model(
 ) -> None:
     with PlanSession(folder, timeout=PATIENT) as session:
         session.run(cases[0][0], deadline=PATIENT)
-        os.kill(session.pids["b.edgec"], signal.SIGSTOP)
+        stop(session.pids["b.edgec"])
         check(cases[1][1], session.run(cases[1][0], deadline=0.1))
         assert session.answers["late"] == 1
         os.kill(session.pids["b.edgec"], signal.SIGKILL)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from support.onnx_graphs import make_model, node, random, save
+from support.split_model import save_decoder
 
 from edgec.compiler import Bundle, CompileOptions, QuantizeOptions, load_recipe
 from edgec.compiler.calibration.samples import SampleOptions
@@ -137,32 +137,6 @@ def test_quantized_values_cross_as_such(net: Path, tmp_path: Path) -> None:
         assert np.array_equal(array, before[1][name])
     (whole,) = chain.bundles["whole.edgec"].vectors()
     assert np.array_equal(last[1]["y"], whole[1]["y"])
-
-
-def save_decoder(folder: Path) -> Path:
-    """Write two layers that keep the mean of all they saw, and count how much that was."""
-    weights = {"w": random(3, 8), "v": random(8, 8, seed=1), "axes": np.array([1])}
-    nodes = [
-        node("Add", ["past_length", "last"], ["present_length"]),
-        node("Cast", ["present_length"], ["many"], to=onnx.TensorProto.FLOAT),
-    ]
-    source = "x"
-    for layer, weight in enumerate("wv"):
-        made = f"{layer}.made"
-        nodes += [
-            node("MatMul", [source, weight], [f"{layer}.in"]),
-            node("Relu", [f"{layer}.in"], [made]),
-            node("ReduceMean", [made, "axes"], [f"{layer}.mean"]),
-            node("Add", [f"past_key_values.{layer}", f"{layer}.mean"], [f"present.{layer}"]),
-            node("Div", [f"present.{layer}", "many"], [f"{layer}.part"]),
-            node("Add", [made, f"{layer}.part"], [f"{layer}.out"]),
-        ]
-        source = f"{layer}.out"
-    states = {f"past_key_values.{layer}": [1, 1, 8] for layer in range(2)}
-    outputs = [source, "present_length", *(f"present.{layer}" for layer in range(2))]
-    dtypes = dict.fromkeys(("past_length", "last", "present_length"), onnx.TensorProto.INT64)
-    inputs = {"x": [1, "tokens", 3], "past_length": [1], "last": [1], **states}
-    return save(make_model(nodes, inputs, outputs, weights, opset=18, dtypes=dtypes), folder)
 
 
 def test_states_stay_in_their_stages_in_every_program(tmp_path: Path) -> None:
