@@ -184,7 +184,7 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
         load_callable(base.samples.metric)
     if base.records is not None:
         Database.read(base.records)
-    if options.board and options.jobs.cluster is None:
+    if options.board and not options.jobs.cluster:
         find_board(options.board)
     check_destination(output)
     check_output_folder(folder)
