@@ -134,7 +134,9 @@ def fit(
     from edgec.compiler.options import CompileOptions
 
     compile_options = CompileOptions(
-        **model_options(shapes, freeze, limits, context), **sample_settings(settings)
+        **model_options(shapes, freeze, limits, context),
+        **sample_settings(settings),
+        records=records,
     )
     with ExitStack() as stack:
 
