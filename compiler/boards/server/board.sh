@@ -114,6 +114,7 @@ start_service() {
 Description=edgec board server
 
 [Service]
+Type=exec
 ExecStart="$folder/edgec-server" 127.0.0.1 $2 "$home/files" --secret "$home/secret" --key "$3"
 Restart=on-failure
 NoNewPrivileges=yes
@@ -139,10 +140,13 @@ check_service() {
 }
 
 stop() {
-  pid=$(server) || return 0
-  say stopped "$pid"
+  pid=$(server) || pid=
+  if [ -n "$pid" ]; then say stopped "$pid"; fi
   if is_service; then
+    # Also one that is only about to run.
     systemctl --user stop "$unit"
+  elif [ -z "$pid" ]; then
+    return 0
   else
     kill -- "-$pid" 2>/dev/null || kill "$pid" 2>/dev/null || :
     tries=0
