@@ -10,8 +10,8 @@ the governor's choice and each variant on its own take turns, so all see the sam
 
 Prints a line for each scenario and what the bars say: at most 1 % of deadlines missed after 5
 inferences from each step, a mean accuracy at least that of the best fixed variant that meets the
-deadline as often, at most one switch a second where nothing changes, a choice (signals read, and
-the switch) within 1 ms of processor time. The machine must do nothing else.
+deadline as often, switches in a part at least a second apart, a choice (signals read, and the
+switch) within 1 ms of processor time. The machine must do nothing else.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,6 @@ def judge(
     scenario: Scenario,
     deadline_ms: float,
     accuracies: dict[str, float],
-    seconds: float,
 ) -> bool:
     """Print what came of a scenario; whether all bars hold."""
 
@@ -203,17 +203,19 @@ def judge(
     fixed = {v: missed([part.fixed[v] for part in parts]) for v in VARIANTS}
     meeting = [v for v in VARIANTS if fixed[v] <= max(MISSES, misses)]
     best = max((accuracies[v] for v in meeting), default=0.0)
-    often = max(len(part.switched_ms) for part in parts) / seconds
-    # The host of a virtual machine takes its time from ours now and then.
-    switch_us = float(np.percentile(scenario.switch_us, 99))
-    ok = misses <= MISSES and accuracy >= best and often <= 1 and switch_us <= 1000
+    gaps = [after - before for part in parts for before, after in pairwise(part.switched_ms)]
+    gap_s = min(gaps, default=np.inf) / 1e3
+    # The host of a virtual machine takes its time from ours now and then: p99 is told beside it.
+    switch_us, usual_us = max(scenario.switch_us), float(np.percentile(scenario.switch_us, 99))
+    ok = misses <= MISSES and accuracy >= best and gap_s >= 1 and switch_us <= 1000
     others = ", ".join(
         f"{v}: {accuracies[v]:.4f}, {share:.1%} missed" for v, share in fixed.items()
     )
     print(
         f"{name:6} {'ok' if ok else 'NOT MET'}: {misses:.2%} of "
         f"{sum(len(p.governed) for p in parts)} missed, accuracy {accuracy:.4f} ({others}), "
-        f"switches {[len(p.switched_ms) for p in parts]}, p99 of a choice {switch_us:.0f} us"
+        f"switches {[len(p.switched_ms) for p in parts]}, at least {gap_s:.1f} s apart, "
+        f"a choice at most {switch_us:.0f} us, p99 {usual_us:.0f}"
     )
     return ok
 
@@ -256,7 +258,7 @@ def _scenarios(bundle: Bundle, scratch: Path, image: np.ndarray, seconds: float)
         with step():
             scenario.run("step", seconds)
         scenario.run("quiet again", seconds)
-        met &= judge(name, scenario, deadline_ms, accuracies, seconds)
+        met &= judge(name, scenario, deadline_ms, accuracies)
     return 0 if met else 1
 
 
