@@ -42,6 +42,7 @@ NOT_RUN = {
     "distributed.md": [
         "takes half a minute of QEMU; tests/compiler/distribute/ runs the same commands",
         "needs a board behind ssh pi",
+        "needs a board behind ssh pi",
         "takes half a minute; tests/compiler/distribute/test_http_stage.py does the same",
     ],
     "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
