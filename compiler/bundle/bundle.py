@@ -37,14 +37,12 @@ from edgec.compiler.errors import BundleError, IntegrityError, OutputError, Usag
 from edgec.compiler.ir.signature import Tensors, TensorSpec
 from edgec.compiler.support.files import flush, output_error, write_atomically
 from edgec.compiler.support.free_memory import available_bytes
+from edgec.compiler.support.limits import MAX_THREADS
 from edgec.compiler.trust.identities import load_identities
 from edgec.compiler.trust.keys import SigningKey, load_signing_key
 from edgec.compiler.trust.memory_file import MemoryFile, checked_chunks
 from edgec.compiler.trust.policy import check_trust, load_policy
 from edgec.compiler.trust.signature import SIGNATURE, Digest, Signature, read_signature, sign
-
-# The program run of a bundle, and what is kept of a measurement, take no more.
-_MOST_THREADS = 1024
 
 if TYPE_CHECKING:
     from edgec.compiler.runtime.session import Session, SessionPool
@@ -286,10 +284,10 @@ class Bundle:
 
 
 def _check_counts(threads: int, sessions: int) -> None:
-    if not 0 <= threads <= _MOST_THREADS or sessions < 1:
+    if not 0 <= threads <= MAX_THREADS or sessions < 1:
         raise UsageError(
             f"{sessions} sessions of {threads} threads were asked for; give at least one "
-            f"session, and 0 threads (all cores) to {_MOST_THREADS}"
+            f"session, and 0 threads (all cores) to {MAX_THREADS}"
         )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgec.compiler.errors import BoardError, KeyFileError
+from edgec.compiler.support.addresses import is_loopback
 
 if TYPE_CHECKING:
     from noise.connection import NoiseConnection
@@ -127,11 +128,6 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise BoardError(f"{address!r} is no address; give HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, by its number or as localhost."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 class Connection:

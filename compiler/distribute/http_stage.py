@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.bundle.bundle import Bundle
-from edgec.compiler.distribute.connection import LinkError, is_loopback
+from edgec.compiler.distribute.connection import LinkError
 from edgec.compiler.errors import BadInputError, BundleError, UsageError
 from edgec.compiler.serve.tensors import DATATYPES
+from edgec.compiler.support.addresses import is_loopback
 
 _HEADER = "Inference-Header-Content-Length"
 _WORDS = 200

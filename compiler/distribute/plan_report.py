@@ -1,7 +1,6 @@
 """Write the report of a split model: what its stages and links did, and when."""
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from edgec.compiler.support.html_report import (
     gain_cell,
     number_cell,
     save_report,
+    svg_of,
     time_cell,
 )
 
@@ -163,7 +163,4 @@ def _timeline(found: PlanBench) -> str:
     axes.set_xlabel("time [ms]; a colour is a request: waits, computes, sends", fontsize=12)
     axes.tick_params(labelsize=12)
     axes.grid(alpha=0.3, axis="x")
-    stream = io.StringIO()
-    drawing.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg_of(drawing)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import MANIFEST
-from edgec.compiler.distribute.connection import is_loopback, new_key, read_key, split_address
+from edgec.compiler.distribute.connection import new_key, read_key, split_address
 from edgec.compiler.distribute.http_stage import HttpStage, is_http
 from edgec.compiler.distribute.stage_process import AttachedStage, StageProcess
 from edgec.compiler.distribute.stages import StageAddress, digest_of
 from edgec.compiler.errors import UsageError, did_you_mean
 from edgec.compiler.split.plan import Plan
+from edgec.compiler.support.addresses import is_loopback
 from edgec.compiler.support.progress import Progress
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from edgec.compiler.support.html_report import (
     Table,
     number_cell,
     render,
+    svg_of,
 )
 
 SUFFIXES = (".html", ".json", ".csv")
@@ -240,8 +241,6 @@ def _plot(found: Evaluation) -> str:
     It holds no text of a model: bundles are numbered.
     """
     from matplotlib.figure import Figure as Drawing
-
-    from edgec.compiler.predict.prediction_report import svg_of
 
     drawing = Drawing(figsize=(6.4, 3.4), layout="constrained")
     axes: Any = drawing.subplots()

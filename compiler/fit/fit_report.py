@@ -1,6 +1,5 @@
 """Write the report of a search: the front, and what was tried."""
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from edgec.compiler.support.html_report import (
     Subject,
     Table,
     save_report,
+    svg_of,
 )
 
 
@@ -179,7 +179,4 @@ def _plot(search: Search) -> str:
     axes.tick_params(labelsize=12)
     axes.legend()
     axes.grid(alpha=0.3)
-    stream = io.StringIO()
-    drawing.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg_of(drawing)

@@ -1,6 +1,5 @@
 """Write a prediction as a page: figures, a roofline, and a table of kernels."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgec.compiler.support.html_report import (
     Table,
     number_cell,
     save_report,
+    svg_of,
 )
 from edgec.targets import Target
 
@@ -165,11 +165,3 @@ def roofline(operators: Sequence[OperatorTime], target: Target, threads: int) ->
     axes.tick_params(labelsize=12)
     axes.grid(alpha=0.3)
     return svg_of(drawing)
-
-
-def svg_of(drawing: Any) -> str:
-    """Return a drawing as SVG without what differs from run to run."""
-    stream = io.StringIO()
-    drawing.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :]

@@ -1,6 +1,5 @@
 """Listen on an address, and say when clients can ask."""
 
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -9,20 +8,6 @@ from pathlib import Path
 import uvicorn
 
 from edgec.compiler.errors import BadInputError
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
-    (True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -20,8 +20,9 @@ from edgec.compiler.serve.batching import Batcher
 from edgec.compiler.serve.chat_api import chat_routes
 from edgec.compiler.serve.chat_model import ChatModel
 from edgec.compiler.serve.inference_api import ServedModel, inference_routes
-from edgec.compiler.serve.listening import AnnouncedServer, is_loopback, listen, url_of
+from edgec.compiler.serve.listening import AnnouncedServer, listen, url_of
 from edgec.compiler.serve.streams import Streams
+from edgec.compiler.support.addresses import is_loopback
 
 # JSON spells a float in about five times its bytes.
 JSON_FACTOR = 6

@@ -4,6 +4,7 @@ A report is data; `report.html.j2` beside this file is the only place that knows
 every text, since names come from the model's file.
 """
 
+import io
 import json
 import math
 import time
@@ -201,6 +202,14 @@ def time_cell(seconds: float) -> Cell:
 def number_cell(value: float | None, digits: int = 0) -> Cell:
     """Return a number with so many digits after the point; None is empty."""
     return Cell() if value is None else Cell(f"{value:,.{digits}f}", value)
+
+
+def svg_of(drawing: Any) -> str:
+    """Return a figure of matplotlib as the element `svg`, the same bytes each time."""
+    stream = io.StringIO()
+    drawing.savefig(stream, format="svg", metadata={"Date": None})
+    svg = stream.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def render(report: Report) -> str:

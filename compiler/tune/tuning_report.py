@@ -1,6 +1,5 @@
 """Write the report of a tuning run: what each kernel gained, and the model's time meanwhile."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from edgec.compiler.support.html_report import (
     gain_cell,
     number_cell,
     save_report,
+    svg_of,
     time_cell,
 )
 from edgec.compiler.tune.events import report_fields
@@ -139,7 +139,4 @@ def _curve(report: TuneReport) -> str:
     axes.set_ylabel("model [ms], best so far", fontsize=12)
     axes.tick_params(labelsize=12)
     axes.grid(alpha=0.3)
-    stream = io.StringIO()
-    drawing.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg_of(drawing)

@@ -28,11 +28,11 @@ from edgec.compiler.serve.access import answer_errors, guards
 from edgec.compiler.serve.listening import (
     AnnouncedServer,
     check_certificate,
-    is_loopback,
     listen,
     url_of,
 )
 from edgec.compiler.serve.request_error import RequestError
+from edgec.compiler.support.addresses import is_loopback
 from edgec.compiler.update.fleet import Fleet
 from edgec.compiler.update.release import CHANNEL_NAME
 from edgec.compiler.update.reports import (
