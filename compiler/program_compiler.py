@@ -157,8 +157,7 @@ class ProgramCompiler:
         with phase("reference"):
             given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
-                texts, tokens = next(s.shape for s in signature.inputs if s.name == "input_ids")
-                given = source.language.test_inputs((texts or 1, tokens or 1), options.seed)
+                given = source.language.test_inputs(signature, options.seed)
             # What is transformed is run from zeros.
             before = None if options.changes_numbers else before
             original = Expected.of_original(
