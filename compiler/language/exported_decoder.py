@@ -60,10 +60,11 @@ def read_exported(
         context: rows of its cache, T.
         path: the model file.
         weights: files of its external data.
-        states: inputs and outputs that are its caches, if they have other names than exporters give.
+        states: inputs and outputs that are its caches, if they have names of their own.
 
     Returns:
-        The content of `tokenizer.json`, empty if a decoder with growing caches has none; and what is to be known of the model beside it.
+        The content of `tokenizer.json`, empty if a decoder with growing caches has none; and what
+        is to be known of the model beside it.
 
     Raises:
         UnsupportedModelError: its interface is not as the exporters write it.
@@ -114,8 +115,6 @@ def adapt_decoder(model: onnx.ModelProto, context: int, path: Path) -> int:
         UnsupportedModelError: a part of its interface is not as the exporters write it.
     """
     graph = model.graph
-    if has_growing_caches(model):
-        group_attention(model, context, path)
     others = [
         value.name
         for value in graph.input
@@ -126,6 +125,8 @@ def adapt_decoder(model: onnx.ModelProto, context: int, path: Path) -> int:
             f"{path}: a decoder with the inputs {', '.join(others)}; name those that are caches by "
             "--state INPUT=OUTPUT"
         )
+    if has_growing_caches(model):
+        group_attention(model, context, path)
     integers = {v.name: v.type.tensor_type.elem_type for v in graph.input}
     if any(integers.get(name, TensorProto.INT64) != TensorProto.INT64 for name in (_IDS, _MASK)):
         raise UnsupportedModelError(f"{path}: tokens and mask of another type than int64")

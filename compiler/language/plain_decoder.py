@@ -2,11 +2,12 @@
 
 Exporters of transformers (Optimum, torch.onnx) write attention as operators of ONNX: each layer
 puts new keys and values behind `past_key_values.N.key` and `.value` by Concat, multiplies, adds a
-mask, and takes a softmax. Such a part becomes one GroupQueryAttention, which ONNX Runtime runs, too;
-`exported_decoder.py` does the rest, as for decoders that have that operator already.
+mask, and takes a softmax. Such a part becomes one GroupQueryAttention, which ONNX Runtime runs,
+too; `exported_decoder.py` does the rest, as for decoders that have that operator already.
 
 Nothing is taken for granted that was not looked at: operators between a cache and its attention by
-their kind, the mask by its values for an empty and for a full cache. What is left may not depend on how many rows a cache has.
+their kind, the mask by its values for an empty and for a full cache. What is left may not depend on
+how many rows a cache has.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.language.attention_mask import mask_window
@@ -250,6 +251,11 @@ def _attention(
         if id(node) in values and normalized and node.input[0] == name:
             cache = values[id(node)]
             return _Attention(product.input[0], keys, cache, factor, mask, node.output[0])
+        if node.op_type == "MatMul" and normalized:
+            raise UnsupportedModelError(
+                f"{path}: {node.input[1]}, which the attention over {keys.past} weighs, comes from "
+                "no cache that is known; name it by --state, too"
+            )
         if scale is not None and not mask:
             factor *= scale
         elif node.op_type == "Add" and not mask and not normalized:
@@ -309,9 +315,10 @@ def _grouped(
     query, keys, values = (shapes.get(name, []) for name in names)
     extents = [len(shape) == 4 and shape[1] > 0 and shape[3] > 0 for shape in (query, keys, values)]
     if not all(extents) or query[1] % keys[1] or keys[1] != values[1] or query[3] != keys[3]:
+        found = zip(names, (query, keys, values), strict=True)
         raise UnsupportedModelError(
-            f"{path}: {', '.join(f'{n} {s}' for n, s in zip(names, (query, keys, values)))} are not "
-            "queries, keys and values [batch, heads, rows, size] of known heads"
+            f"{path}: {', '.join(f'{name} {shape}' for name, shape in found)} are not queries, "
+            "keys and values [batch, heads, rows, size] of known heads"
         )
 
     def node(operator: str, inputs: list[str], name: str, **attributes: object) -> str:

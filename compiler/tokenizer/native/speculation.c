@@ -37,7 +37,9 @@ static void change_balance(edgec_guess_account* account, double by) {
     account->balance = MOST_SAVED * account->plain;
 }
 
+/* A run that something else held up says little. */
 static void note_time(double* kept, double found) {
+  if (*kept > 0 && found > 2 * *kept) found = 2 * *kept;
   *kept = *kept > 0 ? *kept + NEW * (found - *kept) : found;
 }
 
