@@ -20,6 +20,7 @@ from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_m
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.shared_constants import SharedConstants
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
@@ -117,6 +118,7 @@ class ProgramCompiler:
         self._phases = phases
         self._subject = Subject(name, target.name)
         self._sharing = SharedPacking()
+        self._constants = SharedConstants()
         self.records = tuned_records(
             target, options.records, options.records_threads, options.ready_records, progress
         )
@@ -169,6 +171,8 @@ class ProgramCompiler:
         several = len(asked.program_shapes) > 1
         if not options.check_stages and (options.changes_numbers or several):
             canonical = canonical.without_origin()
+        if several:
+            canonical = canonical.with_module(self._constants.of_module(canonical.module))
         if original.advice:
             progress.warn(original.advice)
         # The phases compress and quantize.
@@ -265,12 +269,17 @@ class ProgramCompiler:
             progress.detail(packed.notes.describe())
         if isinstance(scheduled, Program):
             scheduled.forget_unpacked()
+            self._constants.of_program(scheduled)
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
             time = estimated_ms(scheduled, target)
             compilation = replace(compilation, estimated_ms=time)
         elif options.runner or states or len(asked.program_shapes) > 1:
             raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
+        if len(asked.program_shapes) > 1 and not options.check_stages:
+            original = program.original.with_few_states()
+            kept = original if expected is program.original else expected.with_few_states()
+            compilation = replace(compilation, original=original, expected=kept)
         return CompiledProgram(compilation, module, scheduled)
 
 

@@ -59,6 +59,12 @@ class CanonicalModel:
         """Return ONNX names by the names of Relax variables."""
         return self.imported.value_names
 
+    def with_module(self, module: IRModule) -> "CanonicalModel":
+        """Return the model with another module of the same meaning."""
+        same = self.imported.module.same_as(self.module)
+        imported = replace(self.imported, module=module) if same else self.imported
+        return replace(self, module=module, imported=imported)
+
     def without_origin(self) -> "CanonicalModel":
         """Return the model with an empty ONNX graph, and the module in place of the imported one.
 

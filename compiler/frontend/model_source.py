@@ -85,7 +85,10 @@ def read_model(
             name=path.stem,
             cache=cache,
         )
-        source = read_onnx(decoder, replace(limits, file_bytes=1 << 62))
+        # As long as the file is kept, nobody needs another copy of its weights.
+        kept = folder is not None
+        unlimited = replace(limits, file_bytes=1 << 62)
+        source = read_onnx(decoder, unlimited, leave_weights=kept)
     return replace(
         source,
         path=path,
