@@ -3,6 +3,7 @@
 `pipeline.py` makes one bundle of them; a split model makes one for each stage.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,7 @@ from edgec.compiler.parity.reference import run_reference_steps
 from edgec.compiler.parity.stream import Step
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantization_report import write_quantization_report
+from edgec.compiler.support.free_memory import return_free_memory
 from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Show
 from edgec.compiler.support.progress import Progress
@@ -153,6 +155,12 @@ class ProgramCompiler:
         canonical = canonical_model(
             source, variant.shapes, options.freeze, options.limits, phase, options.images
         )
+        several = len(asked.program_shapes) > 1
+        if several and not options.check_stages:
+            canonical = canonical.with_module(self._constants.of_module(canonical.module))
+            # The reference is run on what this leaves free.
+            gc.collect()
+            return_free_memory()
         signature = canonical.signature
         states = find_states(signature, options.kept_states)
         samples = open_samples(options, canonical.graph, signature)
@@ -168,11 +176,8 @@ class ProgramCompiler:
         del source
         if variant == asked.program_shapes[-1]:
             sources.clear()
-        several = len(asked.program_shapes) > 1
         if not options.check_stages and (options.changes_numbers or several):
             canonical = canonical.without_origin()
-        if several:
-            canonical = canonical.with_module(self._constants.of_module(canonical.module))
         if original.advice:
             progress.warn(original.advice)
         # The phases compress and quantize.

@@ -1,10 +1,11 @@
-"""Measure what guessing tokens does to the time of replies: on text that repeats, and on other text.
+"""Measure what guessing tokens does to the time of replies: on text that repeats, and on others.
 
     python tests/benchmarks/benchmark_speculation.py smollm2.edgec [--rounds 7] [--tokens 128]
 
 The same replies with guesses ("auto") and without ("off"), in turns, in one process on one thread,
-whose CPU time is taken. What counts is the median of the rounds' ratios. Exits with 1 if tokens differ, or if text that does
-not repeat is more than 3 % slower. The context of the bundle has to hold the prompts: 768 tokens do.
+whose CPU time is taken. What counts is the median of the rounds' ratios. Exits with 1 if tokens
+differ, or if text that does not repeat is more than 3 % slower. The context of the bundle has to
+hold the prompts: 768 tokens do.
 """
 
 import argparse
@@ -33,10 +34,12 @@ def mean_of_columns(rows):
     return [total / len(rows) for total in sums]
 '''
 REPEATS = {
-    "code, once more": f"Here is a file:\n\n{CODE}\nHere is the same file with one name changed:\n\n",
+    "code, once more": (
+        f"Here is a file:\n\n{CODE}\nHere is the same file with one name changed:\n\n"
+    ),
     "a summary with quotes": (
-        "The meeting began at nine. Anna said: we must finish the report on the bridge before the end "
-        "of the month. Paul said: the measurements of the bridge are not complete. They agreed to "
+        "The meeting began at nine. Anna said: we must finish the report on the bridge before the "
+        "end of the month. Paul said: the measurements of the bridge are not complete. They agreed to "
         "measure the bridge again on Monday, and to finish the report before the end of the month."
         "\n\nSummary with quotes:\n\nAnna said: we must finish the report"
     ),
