@@ -294,12 +294,10 @@ edgec_guess_counts edgec_generator_guesses(const edgec_generator* generator) {
   return generator->counts;
 }
 
-/* The program that gives logits of each token, if guesses may be tried and its rows fit behind
- * those that the cache holds; else -1. */
+/* The program that gives logits of each token, if its rows fit behind those that the cache holds;
+ * else -1. */
 static int32_t choose_checking(const edgec_generator* generator) {
-  int32_t most = generator->most_guesses;
-  if (!most || (most == EDGEC_GUESSES_THAT_PAY && !edgec_guesses_pay(&generator->account)))
-    return -1;
+  if (!generator->most_guesses) return -1;
   size_t room = (size_t)generator->context - generator->count;
   for (int32_t i = 0; i < generator->model->program_count; ++i)
     if (program_rows(generator, i) > 1 && (size_t)program_tokens(generator, i) <= room) return i;
@@ -322,14 +320,16 @@ int64_t edgec_generator_append(edgec_generator* generator, int32_t id) {
   forget_guesses(generator);
   int32_t checking = id < 0 || id >= generator->vocabulary ? -1 : choose_checking(generator);
   double began = edgec_now();
-  size_t guessed = 0;
+  size_t guessed = 0, matching = 0;
   if (checking >= 0) {
     size_t most = (size_t)program_tokens(generator, checking) - 1;
-    if (generator->most_guesses > 0 && (size_t)generator->most_guesses < most)
+    int paying = generator->most_guesses == EDGEC_GUESSES_THAT_PAY;
+    if (!paying && (size_t)generator->most_guesses < most)
       most = (size_t)generator->most_guesses;
     int32_t* next = generator->tokens + generator->count;
     next[0] = id;
-    guessed = edgec_guess(generator->tokens, generator->count + 1, next + 1, most);
+    matching = edgec_guess(generator->tokens, generator->count + 1, next + 1, most);
+    if (matching && (!paying || edgec_guesses_pay(&generator->account, matching))) guessed = most;
   }
   if (!guessed) {
     int64_t taken = read_tokens(generator, &id, 1, 0);
@@ -338,7 +338,7 @@ int64_t edgec_generator_append(edgec_generator* generator, int32_t id) {
   }
   const int32_t* next = generator->tokens + generator->count;
   int64_t taken = run_program(generator, checking, next, 1, guessed);
-  edgec_note_checked(&generator->account, edgec_now() - began);
+  edgec_note_checked(&generator->account, matching, edgec_now() - began);
   ++generator->counts.runs;
   generator->counts.guessed += (int64_t)guessed;
   return taken;

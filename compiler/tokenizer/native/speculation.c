@@ -5,7 +5,10 @@
 
 /* Tokens that must have been there before, and those that are compared at most. */
 enum { LEAST_MATCH = 2, MOST_MATCH = 16 };
-/* Time that guesses may lose, as a share of all, and what is saved of it, in runs of a token. */
+/* Where kinds begin. */
+enum { FEW = 3, MANY = 6 };
+/* Time that guesses of a kind may lose, as a share of all, and what is saved of it, in runs of a
+ * token. */
 static const double SHARE = 0.01, MOST_SAVED = 2;
 /* What a new time weighs beside those before. */
 static const double NEW = 0.25;
@@ -24,17 +27,18 @@ size_t edgec_guess(const int32_t* tokens, size_t count, int32_t* guesses, size_t
   }
   if (!behind) return 0;
   for (size_t i = 0; i < most; ++i) guesses[i] = tokens[behind + i % (count - behind)];
-  return most;
+  return longest;
 }
 
-int edgec_guesses_pay(const edgec_guess_account* account) {
-  return account->plain > 0 && account->balance >= 0;
+static int kind_of(size_t matching) { return matching < FEW ? 0 : matching < MANY ? 1 : 2; }
+
+int edgec_guesses_pay(const edgec_guess_account* account, size_t matching) {
+  return account->plain > 0 && account->balance[kind_of(matching)] >= 0;
 }
 
-static void change_balance(edgec_guess_account* account, double by) {
-  account->balance += by;
-  if (account->balance > MOST_SAVED * account->plain)
-    account->balance = MOST_SAVED * account->plain;
+static void change_balance(edgec_guess_account* account, int kind, double by) {
+  double most = MOST_SAVED * account->plain, changed = account->balance[kind] + by;
+  account->balance[kind] = changed < most ? changed : most;
 }
 
 /* A run that something else held up says little. */
@@ -45,16 +49,20 @@ static void note_time(double* kept, double found) {
 
 void edgec_note_plain(edgec_guess_account* account, double nanoseconds) {
   note_time(&account->plain, nanoseconds);
-  change_balance(account, SHARE * account->plain);
+  for (int kind = 0; kind < EDGEC_GUESS_KINDS; ++kind)
+    change_balance(account, kind, SHARE * account->plain);
 }
 
-void edgec_note_checked(edgec_guess_account* account, double nanoseconds) {
+void edgec_note_checked(edgec_guess_account* account, size_t matching, double nanoseconds) {
   note_time(&account->checked, nanoseconds);
+  account->kind = kind_of(matching);
   if (account->checked > account->plain)
-    change_balance(account, account->plain - account->checked);
+    change_balance(account, account->kind, account->plain - account->checked);
 }
 
-void edgec_note_right(edgec_guess_account* account) { change_balance(account, account->plain); }
+void edgec_note_right(edgec_guess_account* account) {
+  change_balance(account, account->kind, account->plain);
+}
 
 double edgec_now(void) {
   struct timespec now;

@@ -120,40 +120,42 @@ class Account(ctypes.Structure):
     _fields_ = (
         ("plain", ctypes.c_double),
         ("checked", ctypes.c_double),
-        ("balance", ctypes.c_double),
+        ("balance", ctypes.c_double * 3),
+        ("kind", ctypes.c_int),
     )
 
 
 def test_guesses_that_do_not_pay_are_given_up_and_tried_again(bundle: Path) -> None:
     library = ctypes.CDLL(str(bundle / "generation.so"))
-    for function in (library.edgec_note_plain, library.edgec_note_checked):
-        function.argtypes = (ctypes.POINTER(Account), ctypes.c_double)
-    account = Account()
+    account, size = Account(), ctypes.c_size_t
+    library.edgec_note_plain.argtypes = (ctypes.POINTER(Account), ctypes.c_double)
+    library.edgec_note_checked.argtypes = (ctypes.POINTER(Account), size, ctypes.c_double)
 
-    def pay() -> bool:
-        return bool(library.edgec_guesses_pay(ctypes.byref(account)))
+    def pay(matching: int) -> bool:
+        return bool(library.edgec_guesses_pay(ctypes.byref(account), size(matching)))
 
-    assert not pay(), "how long a run takes is not known"
+    def tried(steps: int, matching: int, right: int) -> int:
+        """Return how often guesses are checked, of which so many are right each time."""
+        checked = 0
+        for _ in range(steps):
+            if not pay(matching):
+                library.edgec_note_plain(account, 100.0)
+                continue
+            checked += 1
+            library.edgec_note_checked(account, matching, 150.0)
+            for _ in range(right):
+                library.edgec_note_right(ctypes.byref(account))
+        return checked
+
+    assert not pay(2), "how long a run takes is not known"
     library.edgec_note_plain(account, 100.0)
-    assert pay()
-    tries = 0
-    for _ in range(2000):
-        if pay():
-            tries += 1
-            library.edgec_note_checked(account, 150.0)
-        else:
-            library.edgec_note_plain(account, 100.0)
+    assert pay(2)
     # Half a run of each try is lost, and a hundredth of all runs may be.
-    assert 30 < tries < 45
-    right = 0
-    for _ in range(100):
-        if pay():
-            library.edgec_note_checked(account, 150.0)
-            library.edgec_note_right(ctypes.byref(account))
-            right += 1
-        else:
-            library.edgec_note_plain(account, 100.0)
-    assert right > 40, "two tokens in the time of one and a half pay"
+    assert 30 < tried(2000, 2, right=0) < 45
+    assert not pay(2)
+    assert pay(7), "longer ones have an account of their own"
+    assert tried(100, 7, right=1) == 100, "two tokens in the time of one and a half pay"
+    assert tried(200, 2, right=1) > 140, "and so they are found out again"
 
 
 @pytest.mark.parametrize(
@@ -176,8 +178,9 @@ def test_guesses_are_what_followed_before(
     library.edgec_guess.restype = ctypes.c_size_t
     size = ctypes.c_size_t
     given, found = (ctypes.c_int32 * len(tokens))(*tokens), (ctypes.c_int32 * 3)()
-    count = library.edgec_guess(given, size(len(tokens)), found, size(3))
-    assert found[:count] == guesses
+    matching = library.edgec_guess(given, size(len(tokens)), found, size(3))
+    assert bool(matching) == bool(guesses)
+    assert found[: len(guesses)] == guesses
 
 
 @pytest.mark.parametrize("speculate", ["on", "-1", "1.5", "", "1025"])
