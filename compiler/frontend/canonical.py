@@ -60,7 +60,7 @@ class CanonicalModel:
         return self.imported.value_names
 
     def with_module(self, module: IRModule) -> "CanonicalModel":
-        """Return the model with another module of the same meaning, in place of the imported, too."""
+        """Return the model with another module of the same meaning; the imported is it, too."""
         return replace(self, module=module, imported=replace(self.imported, module=module))
 
     def without_origin(self) -> "CanonicalModel":

@@ -1,9 +1,11 @@
 """Follow values of an ONNX graph to the nodes that make and read them, and change nodes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 # Weights of at most so many values are numbers that shapes and factors are computed from.
@@ -41,7 +43,7 @@ class Links:
         """Return the nodes that read a value."""
         return self._users.get(name, [])
 
-    def constant(self, name: str) -> np.ndarray | None:
+    def constant(self, name: str) -> NDArray[Any] | None:
         """Return a value that is known and small."""
         tensor = self._weights.get(name)
         node = self._makers.get(name)
@@ -49,7 +51,8 @@ class Links:
             tensor = next((item.t for item in node.attribute if item.name == "value"), None)
         if tensor is None or np.prod(tensor.dims, dtype=np.int64) > _FEW_VALUES:
             return None
-        return numpy_helper.to_array(tensor)
+        values: NDArray[Any] = numpy_helper.to_array(tensor)
+        return values
 
     def factor_of(self, node: onnx.NodeProto, name: str) -> float | None:
         """Return the number that a node multiplies a value by; None if it does something else."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,10 +34,11 @@ def point_to_files(model: onnx.ModelProto, folder: Path) -> None:
                     entry.value = str((folder / entry.value).resolve())
 
 
-def tensor_values(tensor: onnx.TensorProto) -> NDArray[np.generic]:
+def tensor_values(tensor: onnx.TensorProto) -> NDArray[Any]:
     """Return the values of a tensor; those that are in a file are mapped from it."""
     if not uses_external_data(tensor):
-        return numpy_helper.to_array(tensor)
+        values: NDArray[Any] = numpy_helper.to_array(tensor)
+        return values
     entries = {entry.key: entry.value for entry in tensor.external_data}
     dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
     if 0 in shape:

@@ -39,9 +39,9 @@ REPEATS = {
     ),
     "a summary with quotes": (
         "The meeting began at nine. Anna said: we must finish the report on the bridge before the "
-        "end of the month. Paul said: the measurements of the bridge are not complete. They agreed to "
-        "measure the bridge again on Monday, and to finish the report before the end of the month."
-        "\n\nSummary with quotes:\n\nAnna said: we must finish the report"
+        "end of the month. Paul said: the measurements of the bridge are not complete. They "
+        "agreed to measure the bridge again on Monday, and to finish the report before the end of "
+        "the month.\n\nSummary with quotes:\n\nAnna said: we must finish the report"
     ),
 }
 OTHER = {

@@ -42,7 +42,8 @@ def blocks(random: np.random.Generator, outputs: int, inputs: int) -> np.ndarray
     """Return the bytes of a matrix whose products are of the size of a trained layer's."""
     data = random.integers(0, 256, (outputs, inputs // BLOCK, BLOCK_BYTES), np.uint8)
     # Codes less 8 have a deviation of about 4.6.
-    scale = np.full(data.shape[:2], inputs**-0.5 / 4.6, np.float16)
+    scale = random.uniform(0.8, 1.2, data.shape[:2]) * (inputs**-0.5 / 4.6)
+    scale = scale.astype(np.float16)
     data[..., :2] = scale[..., None].view(np.uint8)
     return data.reshape(outputs, -1)
 

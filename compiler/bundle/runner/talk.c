@@ -76,6 +76,16 @@ static int64_t whole(const char* option, const char* value, int64_t most) {
   return found;
 }
 
+static int32_t guesses(const char* option, const char* value) {
+  char* end;
+  if (!strcmp(value, "auto")) return EDGEC_GUESSES_THAT_PAY;
+  if (!strcmp(value, "off")) return 0;
+  long found = strtol(value, &end, 10);
+  if (end == value || *end || found < 0 || found > 1024)
+    fail(USAGE, "%s is %s; give auto, off or a number up to 1024", option, value);
+  return (int32_t)found;
+}
+
 static void read_option(request* asked, const char* option, const char* value) {
   if (!strcmp(option, "--prompt"))
     asked->prompt = value;
@@ -92,9 +102,7 @@ static void read_option(request* asked, const char* option, const char* value) {
   else if (!strcmp(option, "--threads"))
     asked->threads = (int32_t)whole(option, value, 1024);
   else if (!strcmp(option, "--speculate"))
-    asked->guesses = !strcmp(value, "auto")  ? EDGEC_GUESSES_THAT_PAY
-                     : !strcmp(value, "off") ? 0
-                                             : (int32_t)whole(option, value, 1024);
+    asked->guesses = guesses(option, value);
   else if (!strcmp(option, "--seed"))
     asked->sampling.seed = (uint64_t)whole(option, value, INT64_MAX);
   else if (!strcmp(option, "--top-k"))
