@@ -15,7 +15,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import write_compression_report
 from edgec.compiler.describe import Compilation
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
@@ -153,7 +153,10 @@ class ProgramCompiler:
         )
         signature = canonical.signature
         states = find_states(signature, options.kept_states)
+        several = len(asked.program_shapes) > 1
         samples = open_samples(options, canonical.graph, signature)
+        if options.exits is not None and (states or several):
+            raise UsageError("--exits are for one program without state")
         with phase("reference"):
             given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
@@ -167,7 +170,6 @@ class ProgramCompiler:
         del source
         if variant == asked.program_shapes[-1]:
             sources.clear()
-        several = len(asked.program_shapes) > 1
         if not options.check_stages and (options.changes_numbers or several):
             canonical = canonical.without_origin()
         if original.advice:
@@ -192,7 +194,9 @@ class ProgramCompiler:
                 and options.quantization.recipe.activations != "float"
             )
             with phase("expect"):
-                outputs = quantized.outputs if quantized is not None else None
+                exited = transformed.exited
+                outputs = None if quantized is None or exited is not None else quantized.outputs
+                signature = transformed.signature(signature)
                 # By code that is not ours, if it is to be compared.
                 if options.parity or states or outputs is None:
                     inputs = [step.inputs for step in original.called_steps]
@@ -200,6 +204,7 @@ class ProgramCompiler:
                 else:
                     steps = (Step(original.inputs, outputs),)
                 expected = original.of_transformed(steps, on_integers)
+                expected = replace(expected, signature=signature)
         accuracy = 1.0
         if asked.variants and asked.variants[variant.name].accuracy is None:
             accuracy = accuracy_of(canonical, transformed, samples, options, progress)
@@ -240,6 +245,7 @@ class ProgramCompiler:
             compressed=compressed,
             quantized=quantized,
             fallbacks=fallbacks,
+            exited=program.transformed.exited,
             original=program.original,
             expected=expected,
             accuracy=program.accuracy,

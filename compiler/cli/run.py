@@ -19,6 +19,7 @@ from edgec.compiler.cli.options import (
 from edgec.compiler.cli.plan_runs import answered_by, is_plan, opened_plan, plan_options, run_plan
 from edgec.compiler.cli.printing import plain, print_json, print_table, warn
 from edgec.compiler.errors import BadInputError, UsageError
+from edgec.compiler.ir.early_exits import ANSWERED_BY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,12 +130,16 @@ def _show(
         write_tensors(output, results)
     if as_json:
         summary = [{"name": name, **_describe(array)} for name, array in results.items()]
-        print_json({"bundle": str(path), "outputs": summary})
+        which = {ANSWERED_BY: int(results[ANSWERED_BY][0])} if ANSWERED_BY in results else {}
+        print_json({"bundle": str(path), **which, "outputs": summary})
         return
     print_table(
         ["output", "shape", "dtype", "min", "max", "mean"],
         [[name, *map(plain, _describe(array).values())] for name, array in results.items()],
     )
+    if ANSWERED_BY in results:
+        number = int(results[ANSWERED_BY][0])
+        click.echo(f"answered by {f'exit {number}' if number else 'the whole model'}")
 
 
 def _read_text(path: Path) -> str:
