@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgec.compiler.cascade.cascade import is_cascade
+from edgec.compiler.cli.cascade import opened_cascade, run_cascade
 from edgec.compiler.cli.generation_options import generation_options, sampling_of
 from edgec.compiler.cli.options import (
     as_path,
@@ -16,7 +18,14 @@ from edgec.compiler.cli.options import (
     program_option,
     read_inputs,
 )
-from edgec.compiler.cli.plan_runs import answered_by, is_plan, opened_plan, plan_options, run_plan
+from edgec.compiler.cli.plan_runs import (
+    answered_by,
+    is_plan,
+    named_devices,
+    opened_plan,
+    plan_options,
+    run_plan,
+)
 from edgec.compiler.cli.printing import plain, print_json, print_table, warn
 from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.ir.early_exits import ANSWERED_BY
@@ -85,6 +94,10 @@ def run(
             raise UsageError("--plan takes no --pad, --board or --prompt")
         if output is not None:
             check_output_file(output, make_folders=True)
+        if is_cascade(plan):
+            with opened_cascade(plan, named_devices(devices), key, threads) as models:
+                _show(plan, run_cascade(models, inputs, seed), output, as_json)
+            return
         with opened_plan(plan, devices, key, threads, as_json) as session:
             _show(plan, run_plan(session, inputs, program, seed), output, as_json)
             if answered_by(session):

@@ -20,6 +20,7 @@ from edgec.compiler.exits.heads import (
     Head,
     calibrate_thresholds,
     check_enough,
+    parts,
     softmax,
     train_head,
 )
@@ -106,7 +107,7 @@ def add_exits(module: IRModule, options: ExitOptions, context: ModelContext) -> 
         check_enough((rows + 1) // _PARTS, len(places), options.drop)
     features, answers = _seen(graph, places, context, samples)
     targets = answers if _are_probabilities(answers) else softmax(answers)
-    part = np.arange(len(answers)) % _PARTS
+    part = parts(len(answers), _PARTS)
     train, calibrate, test = part < 2, part == 2, part == 3
     exits = []
     for place, by_grid in zip(places, features, strict=True):
