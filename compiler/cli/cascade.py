@@ -121,11 +121,14 @@ def bench_cascade(
     from edgec.compiler.bench.compare import take_turns
 
     given = _inputs(session, inputs, 0)
-    small, large = take_turns(
-        ["small", "large"],
-        [lambda: session.ask_small(given), lambda: session.ask_large(given)],
-        seconds,
-    )
+
+    def ask_small() -> None:
+        session.ask_small(given)
+
+    def ask_large() -> None:
+        session.ask_large(given)
+
+    small, large = take_turns(["small", "large"], [ask_small, ask_large], seconds)
     escalated = session.cascade.escalated
     expected = small.median_ms + escalated * large.median_ms
     if as_json:

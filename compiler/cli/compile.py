@@ -104,6 +104,7 @@ if TYPE_CHECKING:
 @click.option("--dump-weights", is_flag=True, help="There, with the values of weights.")
 @click.option("--devices", metavar="a=rpi4,b=rpi5", help="Cut the model: a bundle for each.")
 @click.option("--split", type=as_path, metavar="PLAN.toml", help="Where to cut, who computes what.")
+@click.option("--network", type=as_path, metavar="TRACE.csv", help="Plans for links that change.")
 @click.option(
     "--whole", metavar="TARGET", help="With --devices: the uncut model too, to fall back."
 )
@@ -151,6 +152,7 @@ def compile_command(
     dump_weights: bool,
     devices: str | None,
     split: Path | None,
+    network: Path | None,
     whole: str | None,
     cut_encoding: str,
     cut_min_sqnr: float | None,
@@ -200,6 +202,7 @@ def compile_command(
             options,
             devices=devices,
             split=split,
+            network=network,
             whole=whole,
             encoding=cut_encoding,
             min_sqnr_db=cut_min_sqnr,
@@ -209,7 +212,7 @@ def compile_command(
             verbose=verbose,
         )
         return
-    given = {"split": split, "whole": whole, "cut-min-sqnr": cut_min_sqnr}
+    given = {"split": split, "network": network, "whole": whole, "cut-min-sqnr": cut_min_sqnr}
     given["cut-encoding"] = None if cut_encoding == "none" else cut_encoding
     for option, value in given.items():
         if value is not None:
