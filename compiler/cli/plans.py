@@ -89,7 +89,7 @@ def _requests_over(
 
     report = plan_split(model, devices, read_network(network), options, progress=progress)
     first = devices[0].name
-    plans = [plan.requests for plan in report.plans or (report,)]
+    plans = [plan.requests for plan in report.plans] or [report.requests]
     found = [plan for plan in plans if {stage.device for stage in plan} != {first}]
     if not found:
         raise UsageError(

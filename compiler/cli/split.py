@@ -92,8 +92,9 @@ def split(
         progress=progress_of(quiet),
     )
     if output is not None:
-        for number, plan in enumerate(report.plans or (report,), 1):
-            write_atomically(numbered(output, number), split_file_text(plan.requests))
+        requests = [plan.requests for plan in report.plans] or [report.requests]
+        for number, stages in enumerate(requests, 1):
+            write_atomically(numbered(output, number), split_file_text(stages))
     if as_json:
         print_json(asdict(report))
     else:

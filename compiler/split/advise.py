@@ -232,7 +232,7 @@ def plan_split(
     slow = replace(problem, send_ms=np.array([network.percentile_ms(s, 95) for s in sizes]))
     used = {step.device for step in steps}
     several = objective == "latency" and len(set(network.links)) > 1
-    kept = plans_over(problem, sizes, network) if several else []
+    matter = plans_over(problem, sizes, network) if several else []
 
     def stages(of: Sequence[Step]) -> tuple[ChosenStage, ...]:
         return tuple(_stage(graph, problem, names, cuts, sizes, step) for step in of)
@@ -247,7 +247,7 @@ def plan_split(
         left_out=tuple(name for n, name in enumerate(names) if n not in used),
         recorded={name: cost.recorded for name, cost in zip(names, each, strict=True)},
         slow_ms=evaluate(slow, steps, "latency"),
-        plans=tuple(KeptPlan(stages(one.steps), one.share) for one in kept),
+        plans=tuple(KeptPlan(stages(one.steps), one.share) for one in matter),
     )
 
 
