@@ -1,13 +1,18 @@
-"""Run a cascade: the small model, and the large one where the small one is not sure."""
+"""Run a cascade: a first part, and a large model where the first part is not sure.
+
+The first part is a small model, or the half of a model with an early exit that is on this machine.
+"""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,46 +35,99 @@ _NEWEST = 0.3
 _MARGIN, _WAKING_SECONDS = 1.2, 0.002
 
 
-class CascadeSession:
-    """A cascade session answers by the small model where it is sure, else by the large one.
+@dataclass(frozen=True)
+class FirstAnswer:
+    """A first answer is what the part of a cascade says that is asked first.
 
-    The small one answers too where the large one cannot be reached, or would be too late. One
+    Attributes:
+        outputs: by name, as the large model calls them.
+        sure: whether they are enough.
+        handed: what the large model takes if they are not.
+    """
+
+    outputs: Outputs
+    sure: bool
+    handed: Tensors
+
+
+class First(Protocol):
+    """The part of a cascade that is asked first."""
+
+    def run(self, inputs: Tensors) -> FirstAnswer:
+        """Return its answer.
+
+        Raises:
+            TensorInputError: the inputs do not fit.
+        """
+        ...
+
+
+class SmallModel:
+    """A small model is a classifier of its own."""
+
+    def __init__(self, cascade: Cascade, small: Bundle, wanted: str, threads: int = 0) -> None:
+        """Load it.
+
+        Args:
+            cascade: when it is sure.
+            small: the bundle.
+            wanted: what the large model calls the output.
+            threads: to compute on; 0 is one for each core.
+        """
+        self._cascade, self._wanted = cascade, wanted
+        self._session = small.open(threads)
+        self._given = class_output(small.manifest.signature).name
+
+    def run(self, inputs: Tensors) -> FirstAnswer:
+        """Return its answer: sure if the largest probability of each sample is enough."""
+        scores = self._session.run(inputs)[self._given]
+        wide = scores.astype(np.float64)
+        found = wide if self._cascade.probabilities else softmax(wide)
+        sure = float(found.max(axis=1).min()) >= self._cascade.threshold
+        return FirstAnswer({self._wanted: scores}, sure, inputs)
+
+
+class CascadeSession:
+    """A cascade session answers by its first part where that is sure, else by the large model.
+
+    The first part answers too where the large model cannot be reached, or would be too late. One
     thread calls it.
 
     Attributes:
-        cascade: the threshold, and what it is worth.
-        answers: how many requests the `small` model answered as it was sure, the `large` one, and
-            the small one although it was not sure, as the other could not be reached (`lost`) or
+        signature: what it takes and gives.
+        index_bounds: rows by the name of an input that chooses from them.
+        escalated: share of calibration samples that the large model was asked for.
+        answers: how many requests the `first` part answered as it was sure, the `large` model, and
+            the first part although it was not sure, as the other could not be reached (`lost`) or
             would have been too late (`late`).
         large_seconds: how long the large model takes, as last seen [s]; 0 before it was asked.
         on_close: lets go of what asks the large model.
     """
 
-    def __init__(self, cascade: Cascade, small: Bundle, large: Bundle, ask: Ask, threads: int = 0):
-        """Load the small model.
+    def __init__(
+        self,
+        first: First,
+        ask: Ask,
+        signature: Signature,
+        escalated: float,
+        index_bounds: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Begin.
 
         Args:
-            cascade: what `cascade.json` says.
-            small: the bundle that is asked first.
-            large: the other one, for what it takes and gives.
+            first: the part that is asked first.
             ask: asks the large model.
-            threads: that the small one computes on; 0 is one for each core.
-
-        Raises:
-            BundleError: the small one is for another machine.
+            signature: what both together take and give.
+            escalated: share of requests that the large model is asked for.
+            index_bounds: rows that an input chooses from, by name.
         """
-        self.cascade = cascade
-        self.signature = large.manifest.signature
-        self.index_bounds = dict(large.manifest.settings.index_bounds)
+        self.signature, self.escalated = signature, escalated
+        self.index_bounds = dict(index_bounds)
         self.answers: Counter[str] = Counter()
         self.large_seconds = 0.0
         self.lock = threading.RLock()
-        self._small = small.open(threads)
-        self._given = class_output(small.manifest.signature).name
-        self._wanted = class_output(self.signature).name
-        self._input = self.signature.inputs[0].name
-        self._ask = ask
         self.on_close: Callable[[], None] = lambda: None
+        self._first, self._ask = first, ask
         self._pool = ThreadPoolExecutor(1, "edgec-cascade")
         self._waiting: Future[Outputs | None] | None = None
         self._lost_at = self._asked_at = -RETRY_SECONDS
@@ -87,8 +145,16 @@ class CascadeSession:
             BundleError: there is no cascade, or a bundle of it is for another machine.
         """
         folder = Path(folder)
+        cascade = Cascade.load(folder)
         small, large = Bundle.load(folder / SMALL), Bundle.load(folder / LARGE)
-        return cls(Cascade.load(folder), small, large, ask or large.open(threads).run, threads)
+        signature = large.manifest.signature
+        return cls(
+            SmallModel(cascade, small, class_output(signature).name, threads),
+            ask or large.open(threads).run,
+            signature,
+            cascade.escalated,
+            large.manifest.settings.index_bounds,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +174,7 @@ class CascadeSession:
         Args:
             inputs: every input by name; of a model of one input the array itself will do.
             program: None; a cascade has one.
-            deadline: seconds from now; where the large model would be later the small one answers.
+            deadline: seconds from now; where the large model would be later the first part answers.
 
         Returns:
             Outputs by name, as the large model calls them.
@@ -119,10 +185,12 @@ class CascadeSession:
         del program
         began = time.monotonic()
         with self.lock:
-            named = {self._input: inputs} if isinstance(inputs, np.ndarray) else inputs
-            own = self.ask_small(named)
-            if self.confidence(own[self._wanted]) >= self.cascade.threshold:
-                return self._answered("small", own)
+            if isinstance(inputs, np.ndarray):
+                inputs = {self.signature.inputs[0].name: inputs}
+            first = self._first.run(inputs)
+            own, named = first.outputs, first.handed
+            if first.sure:
+                return self._answered("first", own)
             left = None if deadline is None else deadline - (time.monotonic() - began)
             now = time.monotonic()
             if now - self._lost_at < RETRY_SECONDS:
@@ -135,19 +203,13 @@ class CascadeSession:
                 return self._answered("late", own)
             return self._escalated(named, own, left)
 
-    def ask_small(self, inputs: Tensors) -> Outputs:
-        """Return what the small model gives, whether it is sure or not."""
-        return {self._wanted: self._small.run(inputs)[self._given]}
+    def ask_first(self, inputs: Tensors) -> FirstAnswer:
+        """Return what the first part says, whether it is sure or not."""
+        return self._first.run(inputs)
 
-    def ask_large(self, inputs: Tensors) -> Outputs | None:
-        """Return what the large model gives; None if it cannot be reached."""
-        return self._ask(inputs)
-
-    def confidence(self, scores: NDArray[Any]) -> float:
-        """Return the largest probability, of several samples the smallest of these."""
-        wide = scores.astype(np.float64)
-        found = wide if self.cascade.probabilities else softmax(wide)
-        return float(found.max(axis=1).min())
+    def ask_large(self, handed: Tensors) -> Outputs | None:
+        """Return what the large model makes of what is handed over; None: it is out of reach."""
+        return self._ask(handed)
 
     def _escalated(self, inputs: Tensors, own: Outputs, left: float | None) -> Outputs:
         """Ask the large model, for so many seconds at most."""

@@ -108,9 +108,12 @@ def run_cascade(session: "CascadeSession", inputs: Sequence[str], seed: int) -> 
     """Run once, on given or generated inputs, and say which model answered."""
     outputs = session.run(_inputs(session, inputs, seed))
     (by,) = session.answers
-    why = {"lost": ", as the large one cannot be reached"}.get(by, "")
-    model = "large" if by == "large" else "small"
-    click.echo(f"edgec: answered by the {model} model{why}", err=True)
+    why = {
+        "first": "the first part",
+        "large": "the large model",
+        "lost": "the first part, as the large model cannot be reached",
+    }
+    click.echo(f"edgec: answered by {why[by]}", err=True)
     return outputs
 
 
@@ -122,25 +125,27 @@ def bench_cascade(
 
     given = _inputs(session, inputs, 0)
 
-    def ask_small() -> None:
-        session.ask_small(given)
+    handed = session.ask_first(given).handed
+
+    def ask_first() -> None:
+        session.ask_first(given)
 
     def ask_large() -> None:
-        session.ask_large(given)
+        session.ask_large(handed)
 
-    small, large = take_turns(["small", "large"], [ask_small, ask_large], seconds)
-    escalated = session.cascade.escalated
-    expected = small.median_ms + escalated * large.median_ms
+    first, large = take_turns(["first", "large"], [ask_first, ask_large], seconds)
+    expected = first.median_ms + session.escalated * large.median_ms
     if as_json:
-        fields = {"small_ms": small.median_ms, "large_ms": large.median_ms}
-        print_json({**fields, "escalated": escalated, "expected_ms": expected})
+        fields = {"first_ms": first.median_ms, "large_ms": large.median_ms}
+        print_json({**fields, "escalated": session.escalated, "expected_ms": expected})
         return
     print_table(
-        ["one at a time", *small.summary()],
-        [[item.name, *map(figure, item.summary().values())] for item in (small, large)],
+        ["one at a time", *first.summary()],
+        [[item.name, *map(figure, item.summary().values())] for item in (first, large)],
     )
     click.echo(
-        f"a request takes {figure(expected)} ms on average, as {escalated:.1%} of the calibration "
+        f"a request takes {figure(expected)} ms on average, as {session.escalated:.1%} of the "
+        "calibration "
         f"data went on to the large model"
     )
 

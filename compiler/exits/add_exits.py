@@ -274,21 +274,21 @@ def _with_exits(
                 features = _emit_pooled(emit, value, exit_.grid)
                 product = emit(op.matmul(features, _floats(exit_.head.weights)))
                 scores = emit(op.add(product, _floats(exit_.head.bias)))
-                threshold = _floats(np.array([exit_.threshold]))
+                # What the decision needs is computed before what it may leave out.
+                answer = emit(op.nn.softmax(scores, axis=-1)) if probabilities else scores
                 call = builder.call_te(
-                    _decide,
-                    scores,
-                    threshold,
+                    _are_sure if probabilities else _scores_are_sure,
+                    answer,
+                    _floats(np.array([exit_.threshold])),
                     primfunc_name_hint=f"{DECISION}{number + 1}",
                     primfunc_attrs={"op_pattern": _OPAQUE},
                 )
-                answers.append((emit(call), scores))
+                answers.append((emit(call), answer))
             (result,) = graph.results
             answer = made.get(result, result)
             which = constant(np.zeros(1, np.int32))
-            for number, (taken, scores) in reversed(list(enumerate(answers, 1))):
+            for number, (taken, own) in reversed(list(enumerate(answers, 1))):
                 chosen = emit(op.astype(taken, "bool"))
-                own = emit(op.nn.softmax(scores, axis=-1)) if probabilities else scores
                 answer = emit(op.where(chosen, own, answer))
                 which = emit(op.where(chosen, constant(np.array([number], np.int32)), which))
             bound = builder.emit_output(relax.Tuple([answer, which]))
@@ -301,7 +301,7 @@ def _floats(array: Floats) -> Any:
     return constant(array.astype(np.float32))
 
 
-def _decide(scores: te.Tensor, threshold: te.Tensor) -> te.Tensor:
+def _scores_are_sure(scores: te.Tensor, threshold: te.Tensor) -> te.Tensor:
     """Compute whether every row of scores is sure: one int32.
 
     The largest probability of a softmax is one over the sum of exp(score - largest score).
@@ -316,11 +316,18 @@ def _decide(scores: te.Tensor, threshold: te.Tensor) -> te.Tensor:
         "total",
     )
     row = te.reduce_axis((0, rows), "row")
-    least = te.compute((1,), lambda _: te.max(total[row], axis=row), "least")
-    return te.compute(
-        (1,),
-        lambda place: tirx.Cast(
-            "int32", least[place] * threshold[place] <= tirx.const(1, "float32")
-        ),
-        "taken",
+    most = te.compute((1,), lambda _: te.max(total[row], axis=row), "most")
+    one = tirx.const(1, "float32")
+    return te.compute((1,), lambda at: tirx.Cast("int32", most[at] * threshold[at] <= one), "taken")
+
+
+def _are_sure(probabilities: te.Tensor, threshold: te.Tensor) -> te.Tensor:
+    """Compute whether every row of probabilities is sure: one int32."""
+    rows, classes = probabilities.shape
+    each = te.reduce_axis((0, classes), "each")
+    largest = te.compute(
+        (rows,), lambda row: te.max(probabilities[row, each], axis=each), "largest"
     )
+    row = te.reduce_axis((0, rows), "row")
+    least = te.compute((1,), lambda _: te.min(largest[row], axis=row), "least")
+    return te.compute((1,), lambda at: tirx.Cast("int32", least[at] >= threshold[at]), "taken")

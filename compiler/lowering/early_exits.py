@@ -26,6 +26,9 @@ def order_exits(program: Program) -> None:
     decided = {id(step) for step in deciding}
     rest = [step for step in program.steps if id(step) not in placed]
     choosing = [step for step in rest if needs[id(step)] & decided]
+    if not choosing:
+        # A stage of a cut model: what chooses is in another one.
+        return
     last = {id(step) for step in choosing}
     ordered += [step for step in rest if id(step) not in last]
     following = len(ordered)

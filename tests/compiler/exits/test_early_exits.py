@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from support.onnx_graphs import make_model, node
 
 from edgec.compiler import Bundle, CompileOptions, compile_model, verify_bundle
 from edgec.compiler.calibration.samples import SampleOptions, samples_from_tensors
@@ -128,3 +129,33 @@ def test_models_that_are_no_classifiers_are_refused() -> None:
 
     with pytest.raises(UnsupportedModelError, match="is for classifiers"):
         _check_classifier(Signature((SPEC,), (SPEC,)))
+
+
+def test_a_model_that_ends_with_a_softmax_in_batches(tmp_path: Path) -> None:
+    """Exits give probabilities too, and answer for a batch where they are sure of all of it."""
+    random = np.random.default_rng(0)
+    weights = {n: random.standard_normal((8, 8)).astype(np.float32) for n in "uvw"}
+    nodes = [
+        node("MatMul", ["x", "u"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "v"], ["c"]),
+        node("Relu", ["c"], ["d"]),
+        node("MatMul", ["d", "w"], ["e"]),
+        node("Softmax", ["e"], ["p"]),
+    ]
+    samples = 2 * random.standard_normal((1600, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", samples)
+    bundle = compile_model(
+        make_model(nodes, {"x": [2, 8]}, ["p"], weights),
+        options=CompileOptions(
+            exits=ExitOptions(depths=(0.6,), drop=0.02),
+            samples=SampleOptions(source=str(tmp_path / "x.npy"), limit=2000),
+        ),
+        output=tmp_path / "m.edgec",
+    )
+    session, count = bundle.open(1), Counter[int]()
+    for batch in samples.reshape(-1, 2, 8):
+        outputs = session.run({"x": batch})
+        count[int(outputs["early_exit"][0])] += 1
+        np.testing.assert_allclose(outputs["p"].sum(axis=1), 1, rtol=1e-4)
+    assert min(count[0], count[1]) > 20
