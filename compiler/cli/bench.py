@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.compiler.bench.names import RIVAL_NAMES, TOKEN_RIVAL_NAMES
-from edgec.compiler.cascade.cascade import is_cascade
-from edgec.compiler.cli.cascade import bench_cascade, opened_cascade
+from edgec.compiler.cli.cascade import bench_cascade, opened_cascade, stops_early
 from edgec.compiler.cli.options import (
     as_path,
     board_option,
@@ -114,7 +113,7 @@ def bench(
             raise UsageError(
                 "--plan takes no --board, --against, --model, --busy, --profile or --tokens"
             )
-        if is_cascade(plan):
+        if stops_early(plan, named_devices(devices)):
             with opened_cascade(plan, named_devices(devices), key, threads) as models:
                 bench_cascade(models, inputs, seconds, as_json)
             return

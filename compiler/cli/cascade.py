@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgec.compiler.cascade.cascade import is_cascade
 from edgec.compiler.cli.options import as_path, json_option, progress_of, read_inputs
 from edgec.compiler.cli.printing import figure, print_json, print_table
 from edgec.compiler.errors import UsageError
@@ -93,11 +94,19 @@ def parse_share(text: str) -> float:
     return number / 100 if text.endswith("%") else number
 
 
+def stops_early(plan: Path, devices: Mapping[str, str]) -> bool:
+    """Return whether `--plan` names a cascade, or a plan whose exits are on this machine."""
+    from edgec.compiler.distribute.edge_session import has_exits
+    from edgec.compiler.distribute.http_stage import is_http
+
+    return is_cascade(plan) or (has_exits(plan) and all(map(is_http, devices.values())))
+
+
 @contextmanager
 def opened_cascade(
     folder: Path, devices: Mapping[str, str], key: Path | None, threads: int
 ) -> Iterator["CascadeSession"]:
-    """Provide a cascade that `--plan` names."""
+    """Provide a cascade, or a plan with exits, that `--plan` names."""
     from edgec.compiler.distribute.cascade_link import open_cascade
 
     with open_cascade(folder, devices, key_file=key, threads=threads) as session:

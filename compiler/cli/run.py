@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgec.compiler.cascade.cascade import is_cascade
-from edgec.compiler.cli.cascade import opened_cascade, run_cascade
+from edgec.compiler.cli.cascade import opened_cascade, run_cascade, stops_early
 from edgec.compiler.cli.generation_options import generation_options, sampling_of
 from edgec.compiler.cli.options import (
     as_path,
@@ -94,7 +93,7 @@ def run(
             raise UsageError("--plan takes no --pad, --board or --prompt")
         if output is not None:
             check_output_file(output, make_folders=True)
-        if is_cascade(plan):
+        if stops_early(plan, named_devices(devices)):
             with opened_cascade(plan, named_devices(devices), key, threads) as models:
                 _show(plan, run_cascade(models, inputs, seed), output, as_json)
             return
