@@ -151,6 +151,8 @@ class _IntegerWinograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
+            one = tirx.IntImm("int32", 1)
+            self.hidden_one = one + tirx.shift_right(task, tirx.IntImm("int32", 30))
             number = tirx.floormod(task, self.blocks)
             rest = e.let("rest", tirx.floordiv(task, self.blocks))
             split = tirx.floormod(rest, p.splits)
@@ -303,7 +305,8 @@ class _IntegerWinograd:
         def pair_of(pair: Any, used: int) -> None:
             weights = e.let("weights", wide(panel + pair * (c * self.width)))
             source = e.let("source", wide(start + pair * (self.block * c)))
-            with e.loop("channels", used, wide=True) as word:
+            # Unrolled, LLVM would add up the products of several turns, and spill the sums.
+            with e.loop("channels", used, wide=True, step=self.hidden_one) as word:
                 vectors = [
                     e.let("w", e.load(self.changed, weights + word * self.width + o * c, c))
                     for o in range(p.vectors)
