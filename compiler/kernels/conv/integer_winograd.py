@@ -164,9 +164,9 @@ class _IntegerWinograd:
                 count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
             last = tirx.IntImm("int32", self.rows * self.columns - self.block)
             self.first = e.let("first_tile", tirx.min(number * self.block, last))
-            self.patches = e.local("patches", p.positions * self.patch_step, "int32")
-            self.changed = e.local("changed", p.positions * self.weight_step, "int32")
-            self.products = e.local("products", p.positions * self.product_step, "int32")
+            self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")
+            self.changed = e.scratch("changed", p.positions * self.weight_step, "int32")
+            self.products = e.scratch("products", p.positions * self.product_step, "int32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("int32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
@@ -241,7 +241,7 @@ class _IntegerWinograd:
 
         first_row, rows = present("row", top, w.in_h)
         first_column, columns = present("column", left, w.in_w)
-        copy = e.local("copy", patch * patch * 2 * c, self.dtype)
+        copy = e.scratch("copy", patch * patch * 2 * c, self.dtype)
         with e.loop("place", patch * patch) as place:
             e.store(copy, place * (2 * c), constant(self.code, self.dtype, 2 * c))
         with e.loop("pair", pairs) as pair:
