@@ -1,15 +1,16 @@
 """Provide 3x3 convolution of quantized values by Winograd's algorithm, exact.
 
-F(m x m, 3 x 3) of Lavin and Gray 2016 (arXiv:1509.09308), on the points 0, 1, -1, 2, -2 and infinity
-(m = 4) or 0, 1, -1 and infinity (m = 2), with all fractions moved to the end:
+F(m x m, 3 x 3) of Lavin and Gray 2016 (arXiv:1509.09308), on the points 0, 1, -1, 2, -2 and
+infinity (m = 4) or 0, 1, -1 and infinity (m = 2), with all fractions moved to the end:
 
     k y = A' [sum over channels of (G g G') * (B' d B)] A
 
 G, B and A are whole numbers, and k of an output pixel is 9 * 2**n or 2**n. B' d B of any uint8 or
 int8 and G g G' of any int8 fit int16: products are those of pairs of int16, summed in int32. Sums
 and A' m A are taken modulo 2**32; of k y that is enough: it is multiplied with what 9 times is 1
-modulo 2**32, and shifted right by n, which gives y where |y| < 2**(31 - n). So accumulators are
-those of the direct sum, bit for bit, and what follows is the same.
+modulo 2**32, the least that y can be, times 2**n, is subtracted, and the rest is shifted right by
+n, which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
+direct sum, bit for bit, and what follows is the same.
 
 Sums of k y are 144 / 36 (m = 4) or 36 / 16 (m = 2) times fewer products than the direct sum has.
 
@@ -18,7 +19,8 @@ Layouts, with c float32 lanes in a vector:
     activation [N, ceil(channels / c), H, W, c] quantized; two blocks are changed at once.
     weight      int8 [tiles of output channels, pairs of input channels, 9, vectors, c, 2]: as they
                 are, since what they are changed to is eight times as large. Each task changes them
-                for a tile of output channels, for all of its tiles of the image.
+                for a tile of output channels, for all of its tiles of the image. Then int32
+                [padded output channels]: the least that y can be.
     bias        as of `integer.py`; padding is the zero point and is changed like any pixel.
 """
 
@@ -32,7 +34,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.integer_winograd_decision import held_values, pairs_of
+from edgec.compiler.kernels.conv.integer_winograd_decision import (
+    WORD_BYTES,
+    Ends,
+    bounds_of_sums,
+    held_values,
+    pairs_of,
+)
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
@@ -91,7 +99,7 @@ def emit_integer_winograd(
 
 
 def pack_integer_winograd(
-    work: ConvWorkload, decision: WinogradDecision, weight: NDArray[np.int8], c: int
+    work: ConvWorkload, decision: WinogradDecision, weight: NDArray[np.int8], c: int, ends: Ends
 ) -> NDArray[np.int8]:
     """Return weights [out_channels, in_channels, 3, 3] in the order in which the kernel reads them.
 
@@ -100,19 +108,24 @@ def pack_integer_winograd(
         decision: its register tile.
         weight: the weights.
         c: lanes.
+        ends: the smallest and the largest quantized value of the data.
     """
     width = decision.vectors * c
     tiles, words = math.ceil(work.out_channels / width), pairs_of(work)
     padded = np.zeros((tiles * width, 2 * words, TAPS), np.int8)
     padded[: work.out_channels, : work.in_channels] = weight.reshape(*weight.shape[:2], TAPS)
     split = padded.reshape(tiles, decision.vectors, c, words, 2, TAPS)
-    return np.ascontiguousarray(split.transpose(0, 3, 5, 1, 2, 4))
+    ordered = np.ascontiguousarray(split.transpose(0, 3, 5, 1, 2, 4)).reshape(-1)
+    least = np.zeros(tiles * width, np.int32)
+    least[: work.out_channels] = bounds_of_sums(weight, ends)[0]
+    return np.concatenate([ordered, least.view(np.int8)])
 
 
 def packed_winograd_size(work: ConvWorkload, decision: WinogradDecision, c: int) -> int:
     """Return values in a packed weight."""
     width = decision.vectors * c
-    return math.ceil(work.out_channels / width) * pairs_of(work) * TAPS * 2 * width
+    tiles = math.ceil(work.out_channels / width)
+    return tiles * width * (pairs_of(work) * TAPS * 2 + WORD_BYTES)
 
 
 class _IntegerWinograd:
@@ -139,7 +152,10 @@ class _IntegerWinograd:
         channels = self.out_blocks * c
         size = work.batch * self.in_blocks * c * work.in_h * work.in_w
         self.data = e.buffer("data", size, dot.data)
-        self.weight = e.buffer("weight", packed_winograd_size(work, decision, c), "int8")
+        size = packed_winograd_size(work, decision, c)
+        self.weight = e.buffer("weight", size, "int8")
+        self.least = e.view(self.weight, size // WORD_BYTES, "int32")
+        self.first_least = size // WORD_BYTES - self.out_tiles * self.width
         self.bias = e.buffer("bias", channels, "int32")
         if workload.has_rows:
             e.buffer("rows", work.kernel[0] * channels, "int32")
@@ -186,10 +202,9 @@ class _IntegerWinograd:
         """Return first output row and column of a tile; the last ones overlap their neighbours."""
         w, e, out = self.work, self.emit, self.plan.out
         index = e.let("index", self.first + tile)
-        row = tirx.min(tirx.floordiv(index, self.columns) * out, tirx.IntImm("int32", w.out_h - out))
-        column = tirx.min(
-            tirx.floormod(index, self.columns) * out, tirx.IntImm("int32", w.out_w - out)
-        )
+        last_row, last_column = (tirx.IntImm("int32", end - out) for end in (w.out_h, w.out_w))
+        row = tirx.min(tirx.floordiv(index, self.columns) * out, last_row)
+        column = tirx.min(tirx.floormod(index, self.columns) * out, last_column)
         return e.let("row", row), e.let("column", column)
 
     def _gather(self, tile: Any) -> None:
@@ -343,19 +358,22 @@ class _IntegerWinograd:
                     places = [source + (y * patch + x) * self.product_step for y in range(patch)]
                     m = [e.let("m", e.load(self.products, place, c)) for place in places]
                     columns.append(self.change.total(e.let, m))
-                bias = e.let("bias", e.load(self.bias, block * c, c))
+                least = e.let("least", e.load(self.least, self.first_least + block * c, c))
+                bias = e.let("bias", e.load(self.bias, block * c, c) + least)
                 for y in range(p.out):
                     totals = self.change.total(e.let, [each[y] for each in columns])
-                    sums = [self._divided(value, y, x) + bias for x, value in enumerate(totals)]
+                    rests = [self._divided(value, least, y, x) for x, value in enumerate(totals)]
+                    sums = [rest + bias for rest in rests]
                     self._put(block, row + y, column, sums)
 
-    def _divided(self, total: Any, y: int, x: int) -> Any:
-        """Return y of k y."""
-        halvings = self.change.halvings[y] + self.change.halvings[x]
+    def _divided(self, total: Any, least: Any, y: int, x: int) -> Any:
+        """Return y, less the least that it can be, of k y."""
+        halvings, c = self.change.halvings[y] + self.change.halvings[x], self.c
         if self.change.inverse != 1:
-            inverse = constant(self.change.inverse, "int32", self.c)
-            total = wrapping("mul", total, inverse)
-        return tirx.shift_right(total, constant(halvings, "int32", self.c))
+            total = wrapping("mul", total, constant(self.change.inverse, "int32", c))
+        low = tirx.shift_left(least, constant(halvings, "int32", c))
+        rest = reinterpret(wrapping("sub", total, low), "uint32", c)
+        return reinterpret(tirx.shift_right(rest, constant(halvings, "uint32", c)), "int32", c)
 
     def _put(self, block: Any, row: Any, column: Any, sums: Sequence[Any]) -> None:
         """Store consecutive pixels of a line."""

@@ -28,12 +28,16 @@ from edgec.compiler.kernels.emit.machine_model import (
     half_l2,
     imbalance_of,
 )
-from edgec.compiler.kernels.isa import isa_of
+from edgec.compiler.kernels.isa import dot_of, isa_of
+from edgec.compiler.numerics.pair_sums import pair_sums
 from edgec.targets.target import Target
 
+Ends = tuple[int, int]
+"""The smallest and the largest value."""
+
 WORD_BYTES = 4
-# By rows of output pixels in a tile: the largest sum of a window that is exact.
-LARGEST_SUM = {2: 2**29, 4: 2**25}
+# By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
+MOST_SUMS = {2: 2**30, 4: 2**26}
 # To change a patch of two blocks, the weights of a pair of input channels, and the products of a
 # tile, each for a vector, in the cycles of the model of the direct convolution: what they store is
 # for the second-level cache. Measured on a Zen 4 for m = 4.
@@ -63,15 +67,43 @@ def suits_integer_winograd(work: ConvWorkload, out: int, target: Target) -> bool
     )
 
 
-def is_exact(weight: NDArray[np.int8], out: int) -> bool:
-    """Return whether sums of any quantized values with these weights are exact; see the kernel.
+def data_ends(wide: bool, target: Target, weight: NDArray[np.int8]) -> Ends:
+    """Return the smallest and the largest quantized value that the data of a layer can have.
+
+    Where products are added in int16, they are known to fit (`Dot.cannot_saturate`), which bounds
+    the data.
+
+    Args:
+        wide: whether they are not added in int16.
+        target: where.
+        weight: [out_channels, in_channels, 3, 3].
+    """
+    dot = dot_of(target)
+    assert dot is not None
+    limits = np.iinfo(dot.data)
+    if wide or dot.exact_fallback is None:
+        return int(limits.min), int(limits.max)
+    most = max(1, int(pair_sums(weight, 1, 1).max(initial=0)))
+    return int(limits.min), min(int(limits.max), np.iinfo(np.int16).max // most)
+
+
+def bounds_of_sums(weight: NDArray[np.int8], ends: Ends) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the least and the most that sums of windows can be, by output channel; int64."""
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    products = [flat * end for end in ends]
+    return np.minimum(*products).sum(axis=1), np.maximum(*products).sum(axis=1)
+
+
+def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
+    """Return whether all sums of such data and these weights are exact.
 
     Args:
         weight: [out_channels, in_channels, 3, 3].
         out: rows and columns of output pixels in a tile.
+        ends: the smallest and the largest quantized value of the data.
     """
-    sums = np.abs(weight.reshape(len(weight), -1).astype(np.int64)).sum(axis=1)
-    return bool(sums.max(initial=0) * 255 < LARGEST_SUM[out])
+    least, most = bounds_of_sums(weight, ends)
+    return bool((most - least).max(initial=0) < MOST_SUMS[out])
 
 
 def pairs_of(work: ConvWorkload) -> int:

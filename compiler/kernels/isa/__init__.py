@@ -115,4 +115,14 @@ def dot_of(target: Target) -> Dot | None:
     return isa_of(target).dot()
 
 
-__all__ = ["ISAS", "ByteTable", "Dot", "Generic", "GroupedDot", "Isa", "PairDot", "dot_of", "isa_of"]
+__all__ = [
+    "ISAS",
+    "ByteTable",
+    "Dot",
+    "Generic",
+    "GroupedDot",
+    "Isa",
+    "PairDot",
+    "dot_of",
+    "isa_of",
+]

@@ -41,11 +41,11 @@ CASES = {
         swish=True,
     ),
     "extreme": ConvCase(
-        [1, 112, 5, 5],
-        [16, 112, 3, 3],
+        [1, 224, 5, 5],
+        [16, 224, 3, 3],
         attributes=PADDED,
         data=Code("uint8", 0.02, 3),
-        result=Code("uint8", 6.0, 128),
+        result=Code("uint8", 8.0, 128),
         largest=127,
         extreme=True,
     ),
@@ -81,18 +81,22 @@ def test_sums_that_do_not_fit_are_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine times 2**6 of the sum must fit 32 bits; forced, it is wrong."""
-    case = replace(CASES["extreme"], shape=[1, 128, 5, 5], weight=[16, 128, 3, 3])
+    case = CASES["extreme"]
+    case = replace(case, shape=[1, 264, 5, 5], weight=[16, 264, 3, 3])
     data, weight, *_ = case.arrays()
-    assert is_exact(weight, 2)
-    assert not is_exact(weight, 4)
-    assert is_exact(weight[:, :112], 4)
+    weight[0, 0] = -weight[0, 0]
+    assert is_exact(weight, 2, (0, 255))
+    assert not is_exact(weight, 4, (0, 255))
+    assert is_exact(weight[:, :230], 4, (0, 255))
+    assert is_exact(weight, 4, (0, 129))
     target, decide = load_target("x86-64-v3"), winograd_only(4)
+    expected = case.expected()
     built = open_module(case.module(), target, tmp_path, decide)
-    np.testing.assert_array_equal(built.run({"x": data})["y"], case.expected())
+    np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
     monkeypatch.setattr(integer_dense, "is_exact", lambda *_: True)
     (tmp_path / "forced").mkdir()
     forced = open_module(case.module(), target, tmp_path / "forced", decide)
-    assert not np.array_equal(forced.run({"x": data})["y"], case.expected())
+    assert not np.array_equal(forced.run({"x": data})["y"], expected)
 
 
 def test_large_layers_are_computed_by_it() -> None:
