@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import TensorInputError, UsageError
+from edgec.compiler.exits.options import ExitOptions
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.governor.variants import Variant
@@ -75,6 +76,7 @@ class CompileOptions:
         samples: what compression and quantization look at.
         compress: what is pruned or factorized; None compiles all weights.
         quantize: what becomes an integer; None compiles the floats as they are.
+        exits: where a classifier may end early; None computes all of it for every input.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
         sign: the keys that sign the bundle, by name or file.
@@ -108,6 +110,7 @@ class CompileOptions:
     samples: SampleOptions = field(default_factory=SampleOptions)
     compress: "CompressOptions | CompressionRecipe | str | Path | None" = None
     quantize: QuantizeOptions | QuantizationRecipe | str | Path | None = None
+    exits: ExitOptions | None = None
     parity: bool = True
     runner: bool = False
     sign: Sequence[str | Path] = ()
@@ -187,10 +190,10 @@ class CompileOptions:
     def _check_variants(self) -> None:
         if not self.variants:
             return
-        if self.programs or self.quantize is not None or self.compress is not None:
+        if self.programs or self.changes_numbers:
             raise UsageError(
-                "--variant takes the place of --quantize, --compress and several --shape: say "
-                "them for each variant, as --variant fast=int8,channels-50"
+                "--variant takes the place of --quantize, --compress and several --shape, and has "
+                "no --exits: say recipes for each variant, as --variant fast=int8,channels-50"
             )
         if len(self.variants) < 2:
             raise UsageError("--variant is given once; a choice needs two")
@@ -254,7 +257,7 @@ class CompileOptions:
     @property
     def changes_numbers(self) -> bool:
         """Return whether the library computes other numbers than the original model."""
-        return self.compression is not None or self.quantization is not None
+        return any(o is not None for o in (self.compression, self.quantization, self.exits))
 
 
 @dataclass(frozen=True)

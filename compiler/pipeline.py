@@ -65,7 +65,8 @@ PHASES = (
     "reference",  # what ONNX Runtime says
     "compress",  # fewer weights, channels and layers, if asked for
     "quantize",  # integers instead of floats, if asked for
-    "expect",  # what TVM's own code makes of a compressed or quantized graph
+    "exits",  # early exits trained and calibrated, if asked for
+    "expect",  # what TVM's own code makes of a graph that was changed
     "pack",  # layouts of the target's kernels, epilogues fused
     "lower",  # the rest to fused loop nests
     "schedule",  # decisions, code of every kernel
@@ -296,6 +297,7 @@ def _phases(options: CompileOptions) -> list[str]:
         asked = {
             "compress": own.compression is not None,
             "quantize": own.quantization is not None,
+            "exits": own.exits is not None,
             "expect": own.changes_numbers,
         }
         each += [phase_of(n, program) for n in PHASES[first:last] if asked.get(n, True)]

@@ -16,7 +16,7 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import write_compression_report
 from edgec.compiler.describe import Compilation
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
@@ -163,7 +163,10 @@ class ProgramCompiler:
             return_free_memory()
         signature = canonical.signature
         states = find_states(signature, options.kept_states)
+        several = len(asked.program_shapes) > 1
         samples = open_samples(options, canonical.graph, signature)
+        if options.exits is not None and (states or several):
+            raise UsageError("--exits are for one program without state")
         with phase("reference"):
             given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
@@ -200,7 +203,9 @@ class ProgramCompiler:
                 and options.quantization.recipe.activations != "float"
             )
             with phase("expect"):
-                outputs = quantized.outputs if quantized is not None else None
+                exited = transformed.exited
+                outputs = None if quantized is None or exited is not None else quantized.outputs
+                signature = transformed.signature(signature)
                 # By code that is not ours, if it is to be compared.
                 if options.parity or states or outputs is None:
                     inputs = [step.inputs for step in original.called_steps]
@@ -208,6 +213,7 @@ class ProgramCompiler:
                 else:
                     steps = (Step(original.inputs, outputs),)
                 expected = original.of_transformed(steps, on_integers)
+                expected = replace(expected, signature=signature)
         accuracy = 1.0
         if asked.variants and asked.variants[variant.name].accuracy is None:
             accuracy = accuracy_of(canonical, transformed, samples, options, progress)
@@ -248,6 +254,7 @@ class ProgramCompiler:
             compressed=compressed,
             quantized=quantized,
             fallbacks=fallbacks,
+            exited=program.transformed.exited,
             original=program.original,
             expected=expected,
             accuracy=program.accuracy,
