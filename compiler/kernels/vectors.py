@@ -116,3 +116,24 @@ def add_saturating(left: Any, right: Any) -> Any:
 def subtract_saturating(left: Any, right: Any) -> Any:
     """Return the difference of signed integers, which stays in their type."""
     return intrinsic("ssub.sat", left.ty, left, right)
+
+
+def add_wrapping(left: Any, right: Any) -> Any:
+    """Return the sum of vectors of int32 modulo 2**32; TVM's own must not overflow."""
+    return _wrapping("add", left, right)
+
+
+def subtract_wrapping(left: Any, right: Any) -> Any:
+    """Return the difference of vectors of int32 modulo 2**32."""
+    return _wrapping("sub", left, right)
+
+
+def multiply_wrapping(left: Any, right: Any) -> Any:
+    """Return the product of vectors of int32 modulo 2**32."""
+    return _wrapping("mul", left, right)
+
+
+def _wrapping(operation: str, left: Any, right: Any) -> Any:
+    lanes = lanes_of(left)
+    every = broadcast(tirx.const(True, "bool"), lanes)
+    return intrinsic(f"vp.{operation}", left.ty, left, right, every, tirx.const(lanes, "uint32"))

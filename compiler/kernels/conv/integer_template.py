@@ -1,0 +1,110 @@
+"""Provide the template of convolutions of quantized values: direct or by Winograd's algorithm."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgec.compiler.kernels.conv.decision import ConvDecision
+from edgec.compiler.kernels.conv.integer import (
+    IntegerConvWorkload,
+    default_integer_decision,
+    emit_integer_conv,
+    estimate_integer_cycles,
+    integer_space,
+    integer_weight_size,
+    pack_integer_weight,
+)
+from edgec.compiler.kernels.conv.integer_winograd import emit_integer_winograd
+from edgec.compiler.kernels.conv.integer_winograd_decision import (
+    IntegerWinogradDecision,
+    estimate_integer_winograd_cycles,
+    fits_integer_winograd,
+    integer_winograd_space,
+    pack_integer_winograd,
+    winograd_weight_bytes,
+)
+from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.isa import isa_of
+from edgec.compiler.kernels.template import INT32_BIAS, Template
+from edgec.targets.target import Target
+
+Decision = ConvDecision | IntegerWinogradDecision
+
+
+def _winograd_space(workload: IntegerConvWorkload, target: Target) -> list[IntegerWinogradDecision]:
+    if not isa_of(target).multiplies_int16_faster:
+        return []
+    return integer_winograd_space(workload.conv, target)
+
+
+def _space(workload: IntegerConvWorkload, target: Target) -> list[Decision]:
+    return [*integer_space(workload, target), *_winograd_space(workload, target)]
+
+
+def _default(workload: IntegerConvWorkload, target: Target) -> Decision:
+    direct = default_integer_decision(workload, target)
+    others = _winograd_space(workload, target)
+    return min([direct, *others], key=lambda decision: _estimate(workload, decision, target))
+
+
+def _for_weights(
+    workload: IntegerConvWorkload, decision: Decision, target: Target, weight: NDArray[Any]
+) -> Decision:
+    """Return the decision, or a direct one where the sums of Winograd's do not fit."""
+    if isinstance(decision, ConvDecision):
+        return decision
+    if fits_integer_winograd(weight, target.instruction_set.activation_dtype):
+        return decision
+    return default_integer_decision(workload, target)
+
+
+def _emit(workload: IntegerConvWorkload, decision: Decision, target: Target, name: str) -> Kernel:
+    if isinstance(decision, ConvDecision):
+        return emit_integer_conv(workload, decision, target, name)
+    return emit_integer_winograd(
+        workload.conv, workload.border, workload.has_rows, decision, target, name
+    )
+
+
+def _pack(
+    workload: IntegerConvWorkload,
+    decision: Decision,
+    target: Target,
+    position: int,
+    array: NDArray[Any],
+) -> NDArray[Any]:
+    if position != 1:
+        return array
+    if isinstance(decision, ConvDecision):
+        return pack_integer_weight(workload, decision, target, array)
+    return pack_integer_winograd(workload.conv, decision, array, target.float_lanes)
+
+
+def _estimate(workload: IntegerConvWorkload, decision: Decision, target: Target) -> float:
+    if isinstance(decision, ConvDecision):
+        return estimate_integer_cycles(workload, decision, target)
+    return estimate_integer_winograd_cycles(workload.conv, decision, target)
+
+
+def _weight_size(workload: IntegerConvWorkload, decision: Decision, target: Target) -> int:
+    if isinstance(decision, ConvDecision):
+        return integer_weight_size(workload, decision, target)
+    return winograd_weight_bytes(workload.conv, decision.vectors, target.float_lanes) // 2
+
+
+TEMPLATE = Template(
+    IntegerConvWorkload,
+    Decision,
+    _space,
+    _default,
+    _emit,
+    _pack,
+    _estimate,
+    _weight_size,
+    epilogue="conv",
+    accumulator="int32",
+    bias=INT32_BIAS,
+    fixed_point=True,
+    for_weights=_for_weights,
+    why_dense="there are no sparse kernels for integers",
+)
