@@ -51,6 +51,12 @@ _SCALES = 18
 # Around the products of a row of the window: addresses and counting.
 _ROW_INSTRUCTIONS = 8
 
+# To begin a task: its place, addresses, and the numbers of the requantization for each vector.
+_TASK_INSTRUCTIONS, _TASK_VECTOR_INSTRUCTIONS = 100, 60
+
+# Four vectors of quantized values are stored at once; two, or one alone, cost as much more.
+_PAIR, _ALONE = 2, 8
+
 # Groups of channels in a turn of the loop over them, where a window has one tap.
 _BLOCKS_TOGETHER = 4
 
@@ -116,10 +122,7 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
         widths = range(1, free // vectors + 1)
         return max((w for w in widths if _row_registers(work, w, vectors, dot) <= free), default=0)
 
-    space = direct_space(work, target, room_of)
-    # Four groups are read, and four vectors of quantized values stored, at once.
-    whole = [d for d in space if d.tile_w % DOT_WIDTH == 0]
-    return whole or space
+    return direct_space(work, target, room_of)
 
 
 def _row_registers(work: ConvWorkload, pixels: int, vectors: int, dot: Dot) -> int:
@@ -161,7 +164,16 @@ def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Ta
     blocks = math.ceil(work.out_channels / target.float_lanes)
     tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
     more = vectors * _SCALES
-    return cycles + work.batch * tiles * more / target.fma_units
+    if step is None:
+        return cycles + work.batch * tiles * more / target.fma_units
+    alone, pair = decision.tile_w % 2, decision.tile_w // 2 % 2
+    more = vectors * decision.tile_h * (alone * _ALONE + pair * _PAIR)
+    starts = math.ceil(work.out_w / decision.tile_w)
+    parts = math.ceil(starts / decision.segment) if decision.segment else 1
+    tasks = math.ceil(work.out_h / decision.tile_h) * parts * math.ceil(blocks / vectors)
+    begin = _TASK_INSTRUCTIONS + vectors * _TASK_VECTOR_INSTRUCTIONS
+    instructions = work.batch * (tiles * more + tasks * begin)
+    return cycles + instructions * (1 / target.fma_units + 1 / ISSUE_WIDTH)
 
 
 def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Target) -> float:
