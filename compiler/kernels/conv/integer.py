@@ -17,7 +17,7 @@ multiplied like any other. The epilogue begins with the accumulator as float32.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -128,11 +128,11 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
 def _row_registers(work: ConvWorkload, pixels: int, vectors: int, dot: Dot) -> int:
     """Return registers of a tile where a row of the window is accumulated at once."""
     taps = 1 if dot.by_lane else min(work.kernel[1], _TAPS_TOGETHER)
-    data = math.ceil(_row_groups(work, pixels) / DOT_WIDTH)
+    data = math.ceil(row_groups(work, pixels) / DOT_WIDTH)
     return pixels * vectors + taps * vectors + max(1, min(data, 4))
 
 
-def _row_groups(work: ConvWorkload, pixels: int) -> int:
+def row_groups(work: ConvWorkload, pixels: int) -> int:
     """Return groups of channels of a line that a row of the window reads for some pixels."""
     taps, stride = work.kernel[1], work.stride[1]
     return (pixels - 1) * min(stride, taps) + taps
@@ -142,7 +142,7 @@ def estimate_integer_cycles(
     workload: IntegerConvWorkload, decision: ConvDecision, target: Target
 ) -> float:
     """Return how long it computes, and fetching its code once."""
-    return _computing(workload, decision, target) + _fetching(workload, decision, target)
+    return computing_cycles(workload, decision, target) + _fetching(workload, decision, target)
 
 
 def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
@@ -152,13 +152,25 @@ def _fetching(workload: IntegerConvWorkload, decision: ConvDecision, target: Tar
     return code / CODE_BYTES_PER_CYCLE
 
 
-def _computing(workload: IntegerConvWorkload, decision: ConvDecision, target: Target) -> float:
+def computing_cycles(
+    workload: IntegerConvWorkload,
+    decision: ConvDecision,
+    target: Target,
+    step: float | None = None,
+) -> float:
     """Return the cycles by the model of the direct convolution and what it does not know.
 
     Each vector of a tile loads its scales.
+
+    Args:
+        workload: the convolution.
+        decision: how it is computed.
+        target: where.
+        step: cycles of a tap of a register tile, where they are known.
     """
     dot, work = _dot(workload, target), workload.grouped
-    step = _row_step(work, decision, dot, target) if _block(target) == 1 else None
+    if step is None and _block(target) == 1:
+        step = _row_step(work, decision, dot, target)
     cycles = estimate_cycles(work, decision, target, _block(target), dot.instructions, step)
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
     blocks = math.ceil(work.out_channels / target.float_lanes)
@@ -182,7 +194,7 @@ def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Targ
     All instructions count, whether they wait for units of vectors or to be issued.
     """
     taps, vectors = work.kernel[1], decision.tile_o
-    groups = decision.tile_h * _row_groups(work, decision.tile_w)
+    groups = decision.tile_h * row_groups(work, decision.tile_w)
     products = decision.tile_h * decision.tile_w * vectors * taps * dot.instructions
     spread = 0 if dot.by_lane else groups
     loads = groups / (2 * DOT_WIDTH) + vectors * taps / 2
@@ -197,7 +209,7 @@ def default_integer_decision(workload: IntegerConvWorkload, target: Target) -> C
 
     Of those that compute as long, that of most pixels.
     """
-    computing = {d: _computing(workload, d, target) for d in integer_space(workload, target)}
+    computing = {d: computing_cycles(workload, d, target) for d in integer_space(workload, target)}
     best = min(computing, key=lambda d: computing[d] + _fetching(workload, d, target))
     equals = [d for d, cycles in computing.items() if cycles == computing[best]]
     return max(equals, key=lambda d: d.tile_h * d.tile_w)
@@ -208,6 +220,10 @@ def integer_weight_size(
 ) -> int:
     """Return values in a packed weight."""
     return packed_size(workload.grouped, decision, target, _block(target))
+
+
+WeightSize = Callable[[IntegerConvWorkload, ConvDecision, Target], int]
+"""Gives the values in a packed weight."""
 
 
 def pack_integer_weight(
@@ -234,22 +250,34 @@ def emit_integer_conv(
 
 
 def emit_phases(
-    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]], target: Target, name: str
+    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]],
+    target: Target,
+    name: str,
+    writer: "type[IntegerConv] | None" = None,
+    size: WeightSize = integer_weight_size,
 ) -> Kernel:
     """Write several convolutions of the same data into one output.
 
     Buffers are those of `emit_integer_conv`; weights, bias and rows of one phase follow those of
     the phase before it.
+
+    Args:
+        phases: each with its decision.
+        target: where.
+        name: of the function.
+        writer: what multiplies.
+        size: gives the values of its packed weights.
     """
+    writer = writer or IntegerConv
     workload = phases[0][0]
     e, work, c, dot = Emitter(target), workload.grouped, target.float_lanes, _dot(workload, target)
-    sizes = [integer_weight_size(phase, decision, target) for phase, decision in phases]
+    sizes = [size(phase, decision, target) for phase, decision in phases]
     taps = [phase.conv.kernel[0] for phase, _ in phases]
     blocks_in = math.ceil(workload.conv.in_channels / c)
     channels = math.ceil(work.out_channels / c) * c
     groups = work.batch * blocks_in * _block(target) * work.in_h * work.in_w
     data = e.buffer("data", groups, "int32")
-    weight = e.buffer("weight", sum(sizes), "int32")
+    weight = e.buffer("weight", sum(sizes), writer.weight_dtype)
     bias = e.buffer("bias", len(phases) * channels, "int32")
     rows = e.buffer("rows", sum(taps) * channels, "int32") if workload.has_rows else None
     out_size = work.batch * channels * math.prod(work.out_extent)
@@ -261,7 +289,7 @@ def emit_phases(
         first = 0
         for number, (phase, decision) in enumerate(phases):
             bases = _Bases(sum(sizes[:number]), number * channels, sum(taps[:number]) * channels)
-            conv = _IntegerConv(phase, decision, dot, e, buffers, bias, rows, c, bases)
+            conv = writer(phase, decision, dot, e, buffers, bias, rows, c, bases)
             with ExitStack() as stack:
                 own = task
                 if len(phases) > 1:
@@ -282,10 +310,15 @@ class _Bases:
     rows: int
 
 
-class _IntegerConv(DirectConv):
-    """Writes one convolution of quantized values into an emitter."""
+class IntegerConv(DirectConv):
+    """Writes one convolution of quantized values into an emitter.
+
+    Attributes:
+        weight_dtype: the dtype of packed weights.
+    """
 
     dtype = "int32"
+    weight_dtype = "int32"
 
     def __init__(
         self,
@@ -371,19 +404,19 @@ class _IntegerConv(DirectConv):
         self._prefetch(weights, taps)
         values: dict[int, Any] = {}
         for line in range(self.plan.tile_h):
-            places = {self._place(line, x, tap) for x, tap in self._read(line, valid, lines)}
+            places = {self.place(line, x, tap) for x, tap in self.read_of(line, valid, lines)}
             if places:
                 values |= self._near(at, sorted(places))
         step = taps if self.dot.by_lane else _TAPS_TOGETHER
         for first in range(0, taps, step):
             self._add_taps(at, weights, range(first, min(first + step, taps)), values, valid, lines)
 
-    def _place(self, line: int, x: int, tap: int) -> int:
+    def place(self, line: int, x: int, tap: int) -> int:
         """Return where a value is, in groups of channels from the first of the tile."""
         w = self.work
         return line * w.stride[0] * w.in_w + x * w.stride[1] + tap * w.dilation[1]
 
-    def _read(self, line: int, valid: Sequence[Mask], lines: Mask) -> Iterator[tuple[int, int]]:
+    def read_of(self, line: int, valid: Sequence[Mask], lines: Mask) -> Iterator[tuple[int, int]]:
         """Yield pixel and tap of what is read of the image in a line of the tile."""
         if lines[line if len(lines) > 1 else 0]:
             for x, pixel in enumerate(valid):
@@ -405,10 +438,10 @@ class _IntegerConv(DirectConv):
         e, p, c = self.emit, self.plan, self.c
         products = []
         for line in range(p.tile_h):
-            inside = set(self._read(line, valid, lines))
+            inside = set(self.read_of(line, valid, lines))
             for x in range(p.tile_w):
                 for tap in taps:
-                    place = self._place(line, x, tap) if (x, tap) in inside else None
+                    place = self.place(line, x, tap) if (x, tap) in inside else None
                     if place is not None or self.border:
                         products.append((place, tap, line * p.tile_w + x))
         if self.dot.by_lane:

@@ -23,27 +23,38 @@ from edgec.compiler.kernels.conv.integer_winograd_decision import (
     pack_integer_winograd,
     winograd_weight_bytes,
 )
+from edgec.compiler.kernels.conv.integer_words import (
+    WordsDecision,
+    emit_words_conv,
+    estimate_words_cycles,
+    pack_words,
+    words_size,
+    words_space,
+)
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.targets.target import Target
 
-Decision = ConvDecision | IntegerWinogradDecision
+Decision = ConvDecision | WordsDecision | IntegerWinogradDecision
 
 
-def _winograd_space(workload: IntegerConvWorkload, target: Target) -> list[IntegerWinogradDecision]:
+def _by_int16(
+    workload: IntegerConvWorkload, target: Target
+) -> list[WordsDecision | IntegerWinogradDecision]:
+    """Return decisions that multiply int16, where that is faster."""
     if not isa_of(target).multiplies_int16_faster:
         return []
-    return integer_winograd_space(workload.conv, target)
+    return [*words_space(workload, target), *integer_winograd_space(workload.conv, target)]
 
 
 def _space(workload: IntegerConvWorkload, target: Target) -> list[Decision]:
-    return [*integer_space(workload, target), *_winograd_space(workload, target)]
+    return [*integer_space(workload, target), *_by_int16(workload, target)]
 
 
 def _default(workload: IntegerConvWorkload, target: Target) -> Decision:
     direct = default_integer_decision(workload, target)
-    others = _winograd_space(workload, target)
+    others = _by_int16(workload, target)
     return min([direct, *others], key=lambda decision: _estimate(workload, decision, target))
 
 
@@ -51,7 +62,7 @@ def _for_weights(
     workload: IntegerConvWorkload, decision: Decision, target: Target, weight: NDArray[Any]
 ) -> Decision:
     """Return the decision, or a direct one where the sums of Winograd's do not fit."""
-    if isinstance(decision, ConvDecision):
+    if not isinstance(decision, IntegerWinogradDecision):
         return decision
     if fits_integer_winograd(weight, target.instruction_set.activation_dtype):
         return decision
@@ -61,6 +72,8 @@ def _for_weights(
 def _emit(workload: IntegerConvWorkload, decision: Decision, target: Target, name: str) -> Kernel:
     if isinstance(decision, ConvDecision):
         return emit_integer_conv(workload, decision, target, name)
+    if isinstance(decision, WordsDecision):
+        return emit_words_conv(workload, decision, target, name)
     return emit_integer_winograd(
         workload.conv, workload.border, workload.has_rows, decision, target, name
     )
@@ -77,18 +90,24 @@ def _pack(
         return array
     if isinstance(decision, ConvDecision):
         return pack_integer_weight(workload, decision, target, array)
+    if isinstance(decision, WordsDecision):
+        return pack_words(workload, decision, target, array)
     return pack_integer_winograd(workload.conv, decision, array, target.float_lanes)
 
 
 def _estimate(workload: IntegerConvWorkload, decision: Decision, target: Target) -> float:
     if isinstance(decision, ConvDecision):
         return estimate_integer_cycles(workload, decision, target)
+    if isinstance(decision, WordsDecision):
+        return estimate_words_cycles(workload, decision, target)
     return estimate_integer_winograd_cycles(workload.conv, decision, target)
 
 
 def _weight_size(workload: IntegerConvWorkload, decision: Decision, target: Target) -> int:
     if isinstance(decision, ConvDecision):
         return integer_weight_size(workload, decision, target)
+    if isinstance(decision, WordsDecision):
+        return words_size(workload, decision.words, target)
     return winograd_weight_bytes(workload.conv, decision.vectors, target.float_lanes) // 2
 
 

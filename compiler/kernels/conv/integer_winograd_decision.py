@@ -18,6 +18,7 @@ from edgec.compiler.kernels.emit.machine_model import (
     KIB,
     LOOP_STEP_INSTRUCTIONS,
     NEAR_BYTES_PER_CYCLE,
+    PREFETCH_GAIN,
     STORE_INSTRUCTIONS,
     half_l2,
     imbalance_of,
@@ -48,8 +49,6 @@ _STACK_BYTES = 512 * KIB
 _GATHER, _BORDER, _SCATTER = 330, 330, 300
 # To begin a register tile, and for each of its accumulators.
 _START, _MOVE = 16, 2
-# Of bytes of activations that weights take the place of: what code may cost in memory.
-_MOST_WEIGHT_BYTES = 2 * KIB * KIB
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def winograd_weight_bytes(conv: ConvWorkload, vectors: int, lanes: int) -> int:
 def integer_winograd_space(conv: ConvWorkload, target: Target) -> list[IntegerWinogradDecision]:
     """Return decisions whose register tile fits the registers, its patches and products a stack."""
     c = target.float_lanes
-    if not suits(conv, c) or winograd_weight_bytes(conv, 1, c) > _MOST_WEIGHT_BYTES:
+    if not suits(conv, c):
         return []
     blocks, count = math.ceil(conv.out_channels / c), math.prod(tiles_of(conv))
     decisions = []
@@ -147,9 +146,14 @@ def estimate_integer_winograd_cycles(
     task = multiply + d.block * (gather + out_tiles * vectors * store)
     cycles = task * (1 / target.fma_units + 1 / ISSUE_WIDTH)
     weights = winograd_weight_bytes(conv, vectors, c)
-    far = weights > half_l2(target)
-    fetch = blocks * weights / (FAR_BYTES_PER_CYCLE if far else NEAR_BYTES_PER_CYCLE)
-    return tasks * cycles * imbalance_of(tasks, target) + fetch
+    near = blocks * weights / NEAR_BYTES_PER_CYCLE
+    # As for floats: what no cache holds comes over a bus that all cores share.
+    again = blocks if weights > half_l2(target) else 1
+    held = weights <= max(target.l2_kib, target.l3_kib) * KIB
+    sharing = 1.0 if held else max(1.0, target.cores / 2)
+    fetch = sharing * weights / FAR_BYTES_PER_CYCLE
+    waits = again * max(fetch / PREFETCH_GAIN, fetch - cycles * tasks / again / 2)
+    return tasks * cycles * imbalance_of(tasks, target) + near + waits
 
 
 def fits_integer_winograd(weight: NDArray[np.int8], dtype: str) -> bool:

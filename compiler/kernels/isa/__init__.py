@@ -41,6 +41,9 @@ class Isa(Protocol):
             lane: which of them.
         """
 
+    def multiply_halves(self, words: Any, others: Any, half: int) -> Any:
+        """Return the first or last four of eight int16, times those of others, int32."""
+
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return what multiplies two rows by two columns of eight int8 at once, if anything.
 

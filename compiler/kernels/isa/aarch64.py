@@ -56,6 +56,12 @@ class AArch64(Generic):
         value = shuffle([others], [lane] * 4)
         return intrinsic("aarch64.neon.smull", "int32x4", four, value)
 
+    def multiply_halves(self, words: Any, others: Any, half: int) -> Any:
+        """Use one instruction, which takes a sum as well."""
+        picks = range(4 * half, 4 * half + 4)
+        left, right = (shuffle([each], picks) for each in (words, others))
+        return intrinsic("aarch64.neon.smull", "int32x4", left, right)
+
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return it with Armv8.6."""
         return _smmla if self.target.integer_dot == "i8mm" and self.dot() else None

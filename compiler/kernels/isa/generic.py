@@ -55,6 +55,14 @@ class Generic:
         four = tirx.Cast("int32x4", shuffle([words], picks))
         return four * tirx.Cast("int32x4", shuffle([others], [lane] * 4))
 
+    def multiply_halves(self, words: Any, others: Any, half: int) -> Any:
+        """Compute it in int32."""
+        left, right = (
+            tirx.Cast("int32x4", shuffle([each], range(4 * half, 4 * half + 4)))
+            for each in (words, others)
+        )
+        return left * right
+
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return None: there is none."""
         return None
