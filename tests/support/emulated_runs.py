@@ -1,11 +1,14 @@
-"""Run a small compiled graph under QEMU."""
+"""Run small compiled graphs under QEMU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from support.integer_graphs import Array, ConvCase, build_module
 
 from edgec.compiler.boards.artifacts import counter_parts
 from edgec.compiler.ir.signature import Signature, Tensors
+from edgec.compiler.lowering.schedule import default_decide
 from edgec.compiler.support.processes import run_program
 from edgec.compiler.support.progress import Silent
 from edgec.targets import Target
@@ -28,3 +31,16 @@ def run_emulated(library: Path, target: Target, signature: Signature, inputs: Te
         outputs[spec.name], at = array.reshape(shape), at + array.nbytes
     assert at == len(data)
     return outputs
+
+
+def run_case(case: ConvCase, target: Target, template: str, decision: Any, folder: Path) -> Array:
+    """Run a convolution by a template and a decision, None: the one by the weights."""
+
+    def decide(operator: str, workload: Any, machine: Target) -> Any:
+        own = decision is not None and operator == f"edgec.{template}"
+        return decision if own else default_decide(operator, workload, machine)
+
+    library = folder / "model.so"
+    program, signature = build_module(case.module(), target, library, decide)
+    assert [step.template for step in program.steps if step.template != "pack"] == [template]
+    return run_emulated(library, target, signature, {"x": case.arrays()[0]})["y"]

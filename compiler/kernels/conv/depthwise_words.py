@@ -112,6 +112,7 @@ class DepthwiseWords(DepthwiseWriter):
     """Multiplies taps one by one."""
 
     def declare_weight(self) -> Any:
+        """Return the parameter of weights, each tap twice."""
         size = self.blocks * math.prod(self.conv.kernel) * 2 * self.c
         return self.emit.buffer("weight", size, "int16")
 
@@ -150,7 +151,7 @@ class DepthwiseWords(DepthwiseWriter):
         left = w.padding[1]
         right = min(left + w.in_w, self.held_line)
         padding = constant(self.work.border, "int16", c)
-        wide_columns, rest = divmod(right - left, DOT_WIDTH)
+        wide_columns = (right - left) // DOT_WIDTH
         with e.loop("line", held) as line:
             to = e.let("line_to", line * (self.held_line * c))
             source = e.let("from", (plane * w.in_h + self.highest + line) * w.in_w * c)

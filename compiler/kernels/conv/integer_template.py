@@ -1,5 +1,6 @@
 """Provide the template of convolutions of quantized values: direct or by Winograd's algorithm."""
 
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -8,7 +9,6 @@ from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
-    emit_integer_conv,
     estimate_integer_cycles,
     integer_space,
     integer_weight_size,
@@ -18,9 +18,9 @@ from edgec.compiler.kernels.conv.integer_winograd import emit_integer_winograd
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
     IntegerWinogradDecision,
     estimate_integer_winograd_cycles,
-    fits_integer_winograd,
     integer_winograd_space,
     pack_integer_winograd,
+    parts_needed,
     winograd_weight_bytes,
 )
 from edgec.compiler.kernels.conv.integer_words import (
@@ -31,6 +31,7 @@ from edgec.compiler.kernels.conv.integer_words import (
     words_size,
     words_space,
 )
+from edgec.compiler.kernels.conv.integer_writer import emit_integer_conv
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
@@ -61,12 +62,13 @@ def _default(workload: IntegerConvWorkload, target: Target) -> Decision:
 def _for_weights(
     workload: IntegerConvWorkload, decision: Decision, target: Target, weight: NDArray[Any]
 ) -> Decision:
-    """Return the decision, or a direct one where the sums of Winograd's do not fit."""
+    """Return the decision with the parts in which sums fit, or a direct one where none do."""
     if not isinstance(decision, IntegerWinogradDecision):
         return decision
-    if fits_integer_winograd(weight, target.instruction_set.activation_dtype):
-        return decision
-    return default_integer_decision(workload, target)
+    parts = parts_needed(weight, target.instruction_set.activation_dtype)
+    if parts is None:
+        return default_integer_decision(workload, target)
+    return replace(decision, parts=parts)
 
 
 def _emit(workload: IntegerConvWorkload, decision: Decision, target: Target, name: str) -> Kernel:

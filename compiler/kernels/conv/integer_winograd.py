@@ -13,7 +13,8 @@ are whole once G is multiplied by 24 (its last row by 6, which A' makes up for):
 A patch of 8-bit values changes to at most 100 * 255, a window of weights to at most 144 * 128: both
 fit int16. Their products are summed in 32 bits, which may wrap: what A' gives is 576 times the
 accumulator, modulo 2**32. Times the inverse of 9 that is 64 times the accumulator, exactly where
-this is less than 2**25 (`fits_integer_winograd`). So every bit is that of the direct sum.
+this is less than 2**25; else the channels are summed in parts (`parts_needed`). So every bit is
+that of the direct sum.
 
 Padding stands for zero: its value is the zero point, written around the image. The bias is that of
 `integer.py`, whose rows are not needed.
@@ -22,7 +23,7 @@ One task computes a block of tiles for all output channels. Tiles at the end of 
 their neighbours.
 
     patches   int16 [36, pairs of blocks of input channels, tiles, 8]
-    products  int32 [36, tiles, vectors * c] for some vectors of output channels at a time: a lane
+    products  int32 [parts, 36, tiles, vectors * c] for some output channels at a time: a lane
               of a tile's patch by a vector of weights
     weight    int16 [tiles of output channels, 36, input channels, vectors * c]
 """
@@ -43,6 +44,7 @@ from edgec.compiler.kernels.conv.integer_winograd_decision import (
     WHOLE,
     IntegerWinogradDecision,
     pairs_of,
+    pairs_of_part,
     tiles_of,
     winograd_weight_bytes,
 )
@@ -145,17 +147,20 @@ class _IntegerWinograd:
             last = tirx.IntImm("int32", self.rows * self.columns - p.block)
             self.first = e.let("first_tile", tirx.min(number * p.block, last))
             self.patches = e.local("patches", POSITIONS * self.patch_step, "int16")
-            self.products = e.local("products", POSITIONS * self.product_step, "int32")
+            size = p.parts * POSITIONS * self.product_step
+            self.products = e.local("products", size, "int32")
             self.copy = e.local("copy", 2 * POSITIONS, "int32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, "int32x4")
+            self.sums = e.local("sums", OUT * OUT, "int32x4")
             with e.loop("patch", p.block) as tile:
                 self._gather(tile)
             with e.loop("out_tile", count, first) as out_tile:
                 with (
+                    e.loop("part", p.parts) as part,
                     e.loop("product", POSITIONS) as position,
                     e.loop("repeat", p.repeats) as repeat,
                 ):
-                    self._multiply(out_tile, position, repeat)
+                    self._multiply(out_tile, part, position, repeat)
                 with e.loop("result", p.block) as tile, e.loop("vector", p.vectors) as vector:
                     self._scatter(out_tile, tile, vector)
         return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
@@ -250,8 +255,8 @@ class _IntegerWinograd:
                 pixels.append(e.let("d", tirx.Cast("int16x8", eight)))
         return pixels
 
-    def _multiply(self, out_tile: Any, position: Any, repeat: Any) -> None:
-        """Write one register tile of the product of one position."""
+    def _multiply(self, out_tile: Any, part: Any, position: Any, repeat: Any) -> None:
+        """Write one register tile of the product of one position and part of the channels."""
         p, e = self.plan, self.emit
         tiles, vectors = range(p.register_tiles), range(p.vectors)
         count = p.register_tiles * p.vectors
@@ -259,7 +264,13 @@ class _IntegerWinograd:
             e.store(self.acc, index, constant(0, "int32", _C))
         panel = e.let("panel", (out_tile * POSITIONS + position) * (self.pairs * DEPTH))
         start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * DEPTH))
-        with e.loop("pair", self.pairs) as pair:
+        most = pairs_of_part(self.work, p.parts, _C)
+        first_pair = part * most
+        count_pairs: Any = most
+        if self.pairs % most:
+            left = tirx.IntImm("int32", self.pairs) - first_pair
+            count_pairs = e.let("pairs", tirx.min(left, tirx.IntImm("int32", most)))
+        with e.loop("pair", count_pairs, first_pair) as pair:
             weights = e.let("weights", wide((panel + pair * DEPTH) * self.width))
             source = e.let("source", wide(start + pair * (p.block * DEPTH)))
             data = [e.let("x", e.load(self.patches, source + t * DEPTH, DEPTH)) for t in tiles]
@@ -274,7 +285,8 @@ class _IntegerWinograd:
                             product = e.isa.multiply_by_lane(both, half, data[t], channel)
                             total = add_wrapping(e.load(self.acc, index), product)
                             e.store(self.acc, index, total)
-        to = e.let("to", position * self.product_step + repeat * (p.register_tiles * self.width))
+        place = (part * POSITIONS + position) * self.product_step
+        to = e.let("to", place + repeat * (p.register_tiles * self.width))
         for index in range(count):
             e.store(self.products, to + index * _C, e.load(self.acc, index))
 
@@ -286,23 +298,33 @@ class _IntegerWinograd:
             block = e.let("block", out_tile * p.vectors + vector)
             if self.out_blocks % p.vectors:
                 stack.enter_context(e.branch(block < self.out_blocks))
-            source = e.let("from", wide(tile * self.width + vector * _C))
-
-            def product(y: int, x: int) -> Any:
-                at = source + (y * PATCH + x) * self.product_step
-                return e.let("m", e.load(self.products, at, _C))
-
-            columns = [_total([product(y, x) for y in range(PATCH)], e) for x in range(PATCH)]
             bias = e.let("bias", e.load(self.bias, block * _C, _C))
+            for place in range(OUT * OUT):
+                e.store(self.sums, place, bias)
+            with e.loop("part", p.parts) as part:
+                self._add_part(part, tile, vector)
             plane = (self.image * self.out_blocks + block) * w.out_h
-            inverse, shift = (constant(n, "int32", _C) for n in (_INVERSE_OF_9, _SHIFT))
             for y in range(OUT):
-                sums = [
-                    tirx.shift_right(multiply_wrapping(value, inverse), shift) + bias
-                    for value in _total([column[y] for column in columns], e)
-                ]
                 at = e.let("at", ((plane + row + y) * w.out_w + column) * _C)
-                self._put(block, at, [e.let("sum", value) for value in sums])
+                self._put(block, at, [e.load(self.sums, y * OUT + x) for x in range(OUT)])
+
+    def _add_part(self, part: Any, tile: Any, vector: Any) -> None:
+        """Add the accumulators of a part of the channels to those of a tile."""
+        e = self.emit
+        first = part * (POSITIONS * self.product_step)
+        source = e.let("from", wide(first + tile * self.width + vector * _C))
+
+        def product(y: int, x: int) -> Any:
+            at = source + (y * PATCH + x) * self.product_step
+            return e.let("m", e.load(self.products, at, _C))
+
+        columns = [_total([product(y, x) for y in range(PATCH)], e) for x in range(PATCH)]
+        inverse, shift = (constant(n, "int32", _C) for n in (_INVERSE_OF_9, _SHIFT))
+        for y in range(OUT):
+            for x, value in enumerate(_total([column[y] for column in columns], e)):
+                accumulator = tirx.shift_right(multiply_wrapping(value, inverse), shift)
+                place = y * OUT + x
+                e.store(self.sums, place, e.load(self.sums, place) + accumulator)
 
     def _put(self, block: Any, at: Any, sums: Sequence[Any]) -> None:
         """Store the accumulators of a line of a tile."""

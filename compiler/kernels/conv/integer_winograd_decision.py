@@ -39,6 +39,7 @@ WINDOW_CHANGE = np.array(
 
 # An accumulator is a quotient by `WHOLE` of 32 bits, so it has 26.
 _MOST = 2**25
+_MOST_PARTS = 4
 # Products of a register tile with 8 channels are written out: code that the first level can hold.
 _MOST_ACCUMULATORS = 24
 _MOST_TILES = 64
@@ -60,12 +61,14 @@ class IntegerWinogradDecision:
         vectors: blocks of output channels in a register tile.
         repeats: register tiles in a task.
         splits: tasks that share the output channels of the same tiles; each makes its patches.
+        parts: of the input channels, whose accumulators are found one by one.
     """
 
     register_tiles: int
     vectors: int
     repeats: int
     splits: int = field(default=1, metadata={"omit_if_default": True})
+    parts: int = field(default=1, metadata={"omit_if_default": True})
 
     @property
     def block(self) -> int:
@@ -156,17 +159,32 @@ def estimate_integer_winograd_cycles(
     return tasks * cycles * imbalance_of(tasks, target) + near + waits
 
 
-def fits_integer_winograd(weight: NDArray[np.int8], dtype: str) -> bool:
-    """Return whether accumulators are small enough to be found again, whatever the data.
+def pairs_of_part(conv: ConvWorkload, parts: int, lanes: int) -> int:
+    """Return groups of eight input channels in a part, of which the last may have fewer."""
+    return math.ceil(pairs_of(conv, lanes) / parts)
+
+
+def parts_needed(weight: NDArray[np.int8], dtype: str) -> int | None:
+    """Return in how many parts of channels accumulators are small enough to be found again.
+
+    Whatever the data.
 
     Args:
         weight: [out_channels, in_channels, 3, 3].
         dtype: the dtype of the data.
+
+    Returns:
+        None where it takes more than `_MOST_PARTS`.
     """
     limits = np.iinfo(dtype)
     largest = max(int(limits.max), -int(limits.min))
-    sums = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3))
-    return bool(largest * sums.max(initial=0) < _MOST)
+    sums = np.abs(weight.astype(np.int64)).sum(axis=(2, 3))
+    eights = np.add.reduceat(sums, range(0, sums.shape[1], DEPTH), axis=1)
+    for parts in range(1, _MOST_PARTS + 1):
+        begins = range(0, eights.shape[1], math.ceil(eights.shape[1] / parts))
+        if largest * np.add.reduceat(eights, begins, axis=1).max(initial=0) < _MOST:
+            return parts
+    return None
 
 
 def pack_integer_winograd(

@@ -19,12 +19,11 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space
 from edgec.compiler.kernels.conv.direct import Mask
 from edgec.compiler.kernels.conv.integer import (
-    IntegerConv,
     IntegerConvWorkload,
     computing_cycles,
-    emit_phases,
     row_groups,
 )
+from edgec.compiler.kernels.conv.integer_writer import IntegerConv, emit_phases
 from edgec.compiler.kernels.conv.weights import pack_weight
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel

@@ -2,32 +2,37 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support.emulated_runs import run_emulated
-from support.integer_graphs import Array, Code, ConvCase, build_module
+from support.emulated_runs import run_case
+from support.integer_graphs import Code, ConvCase
 
 from edgec.compiler.kernels.conv import integer_template
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
     IntegerWinogradDecision,
-    fits_integer_winograd,
     integer_winograd_space,
+    parts_needed,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.template import from_text, to_text
-from edgec.compiler.lowering.schedule import default_decide
-from edgec.targets import Target, load_target
+from edgec.targets import load_target
 
 RPI4 = load_target("rpi4")
 PADDED = {"padding": (1, 1, 1, 1)}
 # Odd blocks of channels, images that are no whole tiles, several tasks; epilogues of both kinds.
 CASES = {
-    "odd blocks": (
-        ConvCase([2, 20, 9, 11], [21, 20, 3, 3], attributes=PADDED, largest=127),
+    "odd blocks, SiLU": (
+        ConvCase(
+            [2, 20, 9, 11],
+            [21, 20, 3, 3],
+            attributes=PADDED,
+            largest=127,
+            result=Code("uint8", 0.03, 20),
+            silu=True,
+        ),
         IntegerWinogradDecision(2, 3, 2),
     ),
     "uneven padding, in floats": (
@@ -40,24 +45,16 @@ CASES = {
         ),
         IntegerWinogradDecision(1, 2, 1, 2),
     ),
-    "no padding, SiLU": (
-        ConvCase([1, 16, 12, 9], [16, 16, 3, 3], result=Code("uint8", 0.03, 20), silu=True),
-        IntegerWinogradDecision(3, 4, 1),
-    ),
 }
-
-
-def run(case: ConvCase, decision: IntegerWinogradDecision | None, folder: Path) -> Array:
-    """Run it under QEMU."""
-
-    def decide(operator: str, workload: Any, target: Target) -> Any:
-        own = decision is not None and operator == "edgec.integer_conv"
-        return decision if own else default_decide(operator, workload, target)
-
-    library = folder / "model.so"
-    program, signature = build_module(case.module(), RPI4, library, decide)
-    assert [step.template for step in program.steps if step.template != "pack"] == ["integer_conv"]
-    return run_emulated(library, RPI4, signature, {"x": case.arrays()[0]})["y"]
+# Its accumulators reach 35 million.
+EXTREME = ConvCase(
+    [1, 240, 4, 4],
+    [4, 240, 3, 3],
+    attributes=PADDED,
+    result=Code("uint8", 300.0, 128),
+    largest=127,
+    extreme=True,
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -66,40 +63,32 @@ def test_equals_integers(name: str, tmp_path: Path) -> None:
     case = case.signed()
     expected = case.expected(floats=case.relu)
     assert len(np.unique(expected)) > 2
-    np.testing.assert_array_equal(run(case, decision, tmp_path), expected)
+    found = run_case(case, RPI4, "integer_conv", decision, tmp_path)
+    np.testing.assert_array_equal(found, expected)
 
 
-def test_sums_that_do_not_fit_are_added_directly(
+def test_sums_that_do_not_fit_are_added_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forced, the result is wrong."""
-    case = ConvCase(
-        [1, 240, 4, 4],
-        [4, 240, 3, 3],
-        result=Code("uint8", 3.0, 128),
-        attributes=PADDED,
-        largest=127,
-        extreme=True,
-    ).signed()
-    decision = IntegerWinogradDecision(1, 1, 1)
-    np.testing.assert_array_equal(run(case, decision, tmp_path), case.expected())
-    monkeypatch.setattr(integer_template, "fits_integer_winograd", lambda *_: True)
-    assert not np.array_equal(run(case, decision, tmp_path), case.expected())
+    """In one part, the result is wrong."""
+    case, decision = EXTREME.signed(), IntegerWinogradDecision(1, 1, 1)
+    assert parts_needed(case.arrays()[1], "int8") == 2
+    right = run_case(case, RPI4, "integer_conv", decision, tmp_path)
+    np.testing.assert_array_equal(right, case.expected())
+    monkeypatch.setattr(integer_template, "parts_needed", lambda *_: 1)
+    forced = run_case(case, RPI4, "integer_conv", decision, tmp_path)
+    assert not np.array_equal(forced, case.expected())
 
 
 @pytest.mark.parametrize(
-    ("count", "dtype", "fits"),
-    [
-        (262143, "int8", True),
-        (262144, "int8", False),
-        (131586, "uint8", True),
-        (131587, "uint8", False),
-    ],
+    ("largest", "dtype", "parts"),
+    [(127, "int8", 1), (128, "int8", 2), (64, "uint8", 1), (65, "uint8", 2), (1000, "int8", None)],
 )
-def test_fits_is_the_exact_bound(count: int, dtype: str, fits: bool) -> None:
-    weight = np.ones((2, count, 1, 1), np.int8)
-    weight[0, ::2] = -1
-    assert fits_integer_winograd(weight, dtype) == fits
+def test_parts_are_by_the_exact_bound(largest: int, dtype: str, parts: int | None) -> None:
+    """2048 weights of 127 and 128, 2**18 and 2**25 / 255: 131,586."""
+    weight = np.zeros((2, 2048, 1, 1), np.int16)
+    weight[0, ::2], weight[0, 1::2] = largest, -largest
+    assert parts_needed(weight, dtype) == parts  # type: ignore[arg-type]
 
 
 def test_is_for_processors_without_dot_products() -> None:
