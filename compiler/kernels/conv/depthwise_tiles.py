@@ -40,6 +40,8 @@ _MOST_LINES = 6
 _HELD_WEIGHTS = 10
 # To load and rearrange a window, to copy a vector, to start a tile and a row of tiles.
 _WINDOW, _COPY, _TILE, _ROW = 2, 1, 12, 60
+# For an output whose products take several instructions: what is moved to memory and back.
+_MOVED = 3
 
 
 def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
@@ -83,7 +85,8 @@ def estimate_tiled_cycles(
     lines = min(lines_read(workload, high), conv.in_h)
     products = high * across * min(conv.kernel[0], conv.in_h) * workload.tap_groups
     windows = lines * len(_columns(workload, across))
-    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue))
+    moved = _MOVED if dot.in_halves else 0
+    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue) + moved)
     tile = products * dot.instructions + windows * _WINDOW + store + _TILE
     rows, tiles = math.ceil(conv.out_h / high), math.ceil(conv.out_w / across)
     row = tiles * tile + lines * conv.in_w / DOT_WIDTH * _COPY + _ROW

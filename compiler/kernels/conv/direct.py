@@ -204,7 +204,11 @@ class DirectConv:
             with e.loop("kh", count, first) as kh:
                 yield kh, top + kh * dilation, (True,)
 
-        self._columns(row, window)
+        self.write_line(row, window, count, top)
+
+    def write_line(self, row: Any, window: Any, _count: Any, _top: Any) -> None:
+        """Write one output line of which so many rows of the window are inside."""
+        self.write_columns(row, window)
 
     def _lines(self, row: Any, spans: Sequence[Span]) -> None:
         """Write several output lines; which rows of the window are inside is known here."""
@@ -220,9 +224,9 @@ class DirectConv:
                     with e.loop("kh", self.hide_from_llvm(count), first) as kh:
                         yield kh, top + kh * w.dilation[0], valid
 
-            self._columns(start, window)
+            self.write_columns(start, window)
 
-    def _columns(self, line: Any, window: Any) -> None:
+    def write_columns(self, line: Any, window: Any) -> None:
         """Write all register tiles along a line (or along tile_h lines)."""
         w, p, e = self.work, self.plan, self.emit
         before = 0

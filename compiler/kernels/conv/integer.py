@@ -51,6 +51,9 @@ _PAIR, _ALONE = 2, 8
 # Groups of channels in a turn of the loop over them, where a window has one tap.
 BLOCKS_TOGETHER = 4
 
+# Where the last four values of a line that are loaded overlap those before: loads, and moves.
+_OVERLAP = 4
+
 # Taps of a row that are multiplied with a value while it is in all lanes.
 TAPS_TOGETHER = 3
 
@@ -108,8 +111,10 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
     dot = product_of(workload, target)
 
     def room_of(vectors: int) -> int:
-        # What orders the four values of a vector for all lanes takes a register each.
-        free = target.vector_registers - dot.temporaries - (0 if dot.by_lane else DOT_WIDTH)
+        free = target.vector_registers - dot.temporaries
+        if not dot.by_lane and math.prod(work.kernel) == 1:
+            # What orders each of the four values of a vector for all lanes stays in registers.
+            free -= DOT_WIDTH
         widths = range(1, free // vectors + 1)
         return max((w for w in widths if _row_registers(work, w, vectors, dot) <= free), default=0)
 
@@ -191,6 +196,11 @@ def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Targ
     products = decision.tile_h * decision.tile_w * vectors * taps * dot.instructions
     spread = 0 if dot.by_lane else groups
     loads = groups / (2 * DOT_WIDTH) + vectors * taps / 2
+    if row_groups(work, decision.tile_w) < DOT_WIDTH:
+        # One by one.
+        loads = groups + vectors * taps / 2
+    if not dot.by_lane and decision.tile_w > DOT_WIDTH and decision.tile_w % DOT_WIDTH:
+        loads += _OVERLAP
     together = BLOCKS_TOGETHER if math.prod(work.kernel) == 1 else 1
     counting = _ROW_INSTRUCTIONS / together
     units = (products + spread) / target.fma_units

@@ -31,6 +31,9 @@ from edgec.targets.target import Target
 # Groups of weights, 16 KiB, that are not asked for ahead.
 _NEAR_GROUPS = 4096
 
+# Rows of a window that are written out.
+_ROWS_WRITTEN = 3
+
 WeightSize = Callable[[IntegerConvWorkload, ConvDecision, Target], int]
 """Gives the values in a packed weight."""
 
@@ -148,6 +151,28 @@ class IntegerConv(DirectConv):
     def takes_bias(self) -> bool:
         """Return that accumulators begin with the bias of the operands here."""
         return False
+
+    def write_line(self, row: Any, window: Any, count: Any, top: Any) -> None:
+        """Write it; rows of the window are written out where all of them are inside."""
+        e, rows, dilation = self.emit, self.work.kernel[0], self.work.dilation[0]
+        if not self.dot.by_lane or not 1 < rows <= _ROWS_WRITTEN:
+            super().write_line(row, window, count, top)
+            return
+
+        def whole() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
+            for kh in range(rows):
+                yield kh, top + kh * dilation, (True,)
+
+        if isinstance(count, int):
+            self.write_columns(row, whole if count == rows else window)
+            return
+        present = self.present
+        with e.branch(count == rows):
+            self.present = (0, rows)
+            self.write_columns(row, whole)
+        with e.branch(count < rows):
+            self.present = present
+            self.write_columns(row, window)
 
     def start(self, o: int) -> Any:
         """Return the bias, and the padding in rows outside the image."""
