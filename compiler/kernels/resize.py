@@ -17,7 +17,6 @@ from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import broadcast
 from edgec.targets.target import Target
 
-
 # Columns in a turn of the loop, where each is a copy.
 _COLUMNS_TOGETHER = 4
 
