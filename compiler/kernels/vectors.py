@@ -1,7 +1,7 @@
 """Provide vectors in TIR, and the operations on them that LLVM has for every target."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tvm import tirx
 
@@ -118,22 +118,11 @@ def subtract_saturating(left: Any, right: Any) -> Any:
     return intrinsic("ssub.sat", left.ty, left, right)
 
 
-def add_wrapping(left: Any, right: Any) -> Any:
-    """Return the sum of vectors of int32 modulo 2**32; TVM's own must not overflow."""
-    return _wrapping("add", left, right)
+def wrapping(operation: Literal["add", "sub", "mul"], left: Any, right: Any) -> Any:
+    """Return the sum, difference or product of vectors of int32 modulo 2**32.
 
-
-def subtract_wrapping(left: Any, right: Any) -> Any:
-    """Return the difference of vectors of int32 modulo 2**32."""
-    return _wrapping("sub", left, right)
-
-
-def multiply_wrapping(left: Any, right: Any) -> Any:
-    """Return the product of vectors of int32 modulo 2**32."""
-    return _wrapping("mul", left, right)
-
-
-def _wrapping(operation: str, left: Any, right: Any) -> Any:
+    TVM promises LLVM that its own operators never leave their type; these make no promise.
+    """
     lanes = lanes_of(left)
-    every = broadcast(tirx.const(True, "bool"), lanes)
-    return intrinsic(f"vp.{operation}", left.ty, left, right, every, tirx.const(lanes, "uint32"))
+    every, count = constant(1, "bool", lanes), tirx.const(lanes, "int32")
+    return intrinsic(f"vp.{operation}", left.ty, left, right, every, count)

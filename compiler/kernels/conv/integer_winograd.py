@@ -1,56 +1,51 @@
-"""Provide 3x3 convolution of quantized values with a quarter of the multiplications, exactly.
+"""Provide 3x3 convolution of quantized values by Winograd's algorithm, exact.
 
-Winograd's F(4x4, 3x3), see `winograd.py`, at the points 0, 1, -1, 2 and -2: with these all numbers
-are whole once G is multiplied by 24 (its last row by 6, which A' makes up for):
+F(m x m, 3 x 3) of Lavin and Gray 2016 (arXiv:1509.09308), on the points 0, 1, -1, 2, -2 and
+infinity (m = 4) or 0, 1, -1 and infinity (m = 2), with all fractions moved to the end:
 
-         4  0 -5  0  1  0          6  0  0
-         0 -4 -4  1  1  0         -4 -4 -4          1  1  1  1  1  0
-    B' = 0  4 -4 -1  1  0    G' = -4  4 -4     A' = 0  1 -1  2 -2  0
-         0 -2 -1  2  1  0          1  2  4          0  1  1  4  4  0
-         0  2 -1 -2  1  0          1 -2  4          0  1 -1  8 -8  4
-         0  4  0 -5  0  1          0  0  6
+    k y = A' [sum over channels of (G g G') * (B' d B)] A
 
-A patch of 8-bit values changes to at most 100 * 255, a window of weights to at most 144 * 128: both
-fit int16. Their products are summed in 32 bits, which may wrap: what A' gives is 576 times the
-accumulator, modulo 2**32. Times the inverse of 9 that is 64 times the accumulator, exactly where
-this is less than 2**25; else the channels are summed in parts (`parts_needed`). So every bit is
-that of the direct sum.
+G, B and A are whole numbers, and k of an output pixel is 9 * 2**n or 2**n. B' d B of any uint8 or
+int8 and G g G' of any int8 fit int16: products are those of pairs of int16, summed in int32. Sums
+and A' m A are taken modulo 2**32; of k y that is enough: it is multiplied with what 9 times is 1
+modulo 2**32, the least that y can be, times 2**n, is subtracted, and the rest is shifted right by
+n, which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
+direct sum, bit for bit, and what follows is the same.
 
-Padding stands for zero: its value is the zero point, written around the image. The bias is that of
-`integer.py`, whose rows are not needed.
+Sums of k y are 144 / 36 (m = 4) or 36 / 16 (m = 2) times fewer products than the direct sum has.
 
-One task computes a block of tiles for all output channels. Tiles at the end of the image overlap
-their neighbours.
+Layouts, with c float32 lanes in a vector:
 
-    patches   int16 [36, pairs of blocks of input channels, tiles, 8]
-    products  int32 [parts, 36, tiles, vectors * c] for some output channels at a time: a lane
-              of a tile's patch by a vector of weights
-    weight    int16 [tiles of output channels, 36, input channels, vectors * c]
+    activation [N, ceil(channels / c), H, W, c] quantized; two blocks are changed at once.
+    weight      int8 [tiles of output channels, pairs of input channels, 9, vectors, c, 2]: as they
+                are, since what they are changed to is eight times as large. Each task changes them
+                for a tile of output channels, for all of its tiles of the image. Then int32
+                [padded output channels]: the least that y can be.
+    bias        as of `integer.py`; padding is the zero point and is changed like any pixel.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
-    DEPTH,
-    OUT,
-    PATCH,
-    POSITIONS,
-    WHOLE,
-    IntegerWinogradDecision,
+    WORD_BYTES,
+    Ends,
+    bounds_of_sums,
+    held_values,
     pairs_of,
-    pairs_of_part,
-    tiles_of,
-    winograd_weight_bytes,
 )
-from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
+from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
+    OperandLoader,
     Places,
     apply,
     declare_operands,
@@ -60,81 +55,120 @@ from edgec.compiler.kernels.emit.epilogue import (
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.kernels.isa import dot_of, isa_of
 from edgec.compiler.kernels.vectors import (
-    add_wrapping,
+    broadcast,
     constant,
-    multiply_wrapping,
+    lanes_of,
     reinterpret,
     shuffle,
-    subtract_wrapping,
+    vector_dtype,
+    wrapping,
 )
 from edgec.targets.target import Target
 
-_C = 4
-# 576 is 9 * 2**6, and 9 times this is 1 modulo 2**32.
-_INVERSE_OF_9, _SHIFT = 954437177, 6
-assert WHOLE == 9 << _SHIFT
+TAPS = 9
+
+Let = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True)
+class ChangeOfBasis:
+    """A change of basis describes Winograd's algorithm along one dimension.
+
+    Attributes:
+        patch: gives B' d of the values of a column or row of a patch, int16.
+        window: gives G g of three weights, int16.
+        total: gives A' m, int32 modulo 2**32.
+        halvings: by output pixel, how often 2 divides what `total` gives too much.
+        inverse: what the rest of it times is 1 modulo 2**32.
+    """
+
+    patch: Callable[[Let, Sequence[Any]], list[Any]]
+    window: Callable[[Let, Sequence[Any]], list[Any]]
+    total: Callable[[Let, Sequence[Any]], list[Any]]
+    halvings: tuple[int, ...]
+    inverse: int = 1
 
 
 def emit_integer_winograd(
-    conv: ConvWorkload,
-    border: int,
-    has_rows: bool,
-    decision: IntegerWinogradDecision,
-    target: Target,
-    name: str,
+    workload: QuantizedConvWorkload, decision: WinogradDecision, target: Target, name: str
 ) -> Kernel:
-    """Write the kernel.
+    """Write the kernel; its buffers are those of the direct one, of which it does not read rows."""
+    return _IntegerWinograd(workload, decision, target).kernel(name)
+
+
+def pack_integer_winograd(
+    work: ConvWorkload, decision: WinogradDecision, weight: NDArray[np.int8], c: int, ends: Ends
+) -> NDArray[np.int8]:
+    """Return weights [out_channels, in_channels, 3, 3] in the order in which the kernel reads them.
 
     Args:
-        conv: the convolution.
-        border: quantized value of the padding.
-        has_rows: whether there is an operand of rows; it is not read.
-        decision: how it is computed.
-        target: where; its vectors have four lanes.
-        name: of the function.
+        work: the convolution.
+        decision: its register tile.
+        weight: the weights.
+        c: lanes.
+        ends: the smallest and the largest quantized value of the data.
     """
-    return _IntegerWinograd(conv, border, has_rows, decision, target).kernel(name)
+    width = decision.vectors * c
+    tiles, words = math.ceil(work.out_channels / width), pairs_of(work)
+    padded = np.zeros((tiles * width, 2 * words, TAPS), np.int8)
+    padded[: work.out_channels, : work.in_channels] = weight.reshape(*weight.shape[:2], TAPS)
+    split = padded.reshape(tiles, decision.vectors, c, words, 2, TAPS)
+    ordered = np.ascontiguousarray(split.transpose(0, 3, 5, 1, 2, 4)).reshape(-1)
+    least = np.zeros(tiles * width, np.int32)
+    least[: work.out_channels] = bounds_of_sums(weight, ends)[0]
+    return np.concatenate([ordered, least.view(np.int8)])
+
+
+def packed_winograd_size(work: ConvWorkload, decision: WinogradDecision, c: int) -> int:
+    """Return values in a packed weight."""
+    width = decision.vectors * c
+    tiles = math.ceil(work.out_channels / width)
+    return tiles * width * (pairs_of(work) * TAPS * 2 + WORD_BYTES)
 
 
 class _IntegerWinograd:
     def __init__(
-        self,
-        conv: ConvWorkload,
-        border: int,
-        has_rows: bool,
-        decision: IntegerWinogradDecision,
-        target: Target,
+        self, workload: QuantizedConvWorkload, decision: WinogradDecision, target: Target
     ) -> None:
-        self.work, self.plan, self.border = conv, decision, border
-        self.dtype = target.instruction_set.activation_dtype
-        e = self.emit = Emitter(target)
-        self.in_blocks = math.ceil(conv.in_channels / _C)
-        self.out_blocks = math.ceil(conv.out_channels / _C)
-        self.pairs = pairs_of(conv, _C)
+        work: ConvWorkload = workload.conv
+        e, c, dot, words = Emitter(target), target.float_lanes, dot_of(target), pairs_of(work)
+        pair_dot = isa_of(target).pair_dot()
+        assert dot is not None
+        assert pair_dot is not None
+        self.work, self.plan, self.c, self.emit = work, decision, c, e
+        self.code, self.dtype, self.add = workload.border, dot.data, pair_dot.add
+        self.change = CHANGES[decision.out]
+        self.in_blocks, self.words = math.ceil(work.in_channels / c), words
+        self.out_blocks = math.ceil(work.out_channels / c)
         self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
+        self.rows, self.columns = tiles_of(work, decision.out)
+        self.block = decision.register_tiles * decision.repeats
+        self.blocks = math.ceil(self.rows * self.columns / self.block)
         self.share = math.ceil(self.out_tiles / decision.splits)
-        self.rows, self.columns = tiles_of(conv)
-        self.blocks = math.ceil(self.rows * self.columns / decision.block)
-        self.width = decision.vectors * _C
-        self.patch_step = _apart(self.pairs * decision.block * DEPTH, 2)
-        self.product_step = _apart(decision.block * self.width, 4)
-        channels = self.out_blocks * _C
-        self.data = e.buffer("data", conv.batch * self.in_blocks * conv.in_h * conv.in_w, "int32")
-        weights = winograd_weight_bytes(conv, decision.vectors, _C) // 2
-        self.weight = e.buffer("weight", weights, "int16")
+        self.width = decision.vectors * c
+        self.patch_step, self.weight_step, self.product_step = held_values(work, decision, c)
+        channels = self.out_blocks * c
+        size = work.batch * self.in_blocks * c * work.in_h * work.in_w
+        self.data = e.buffer("data", size, dot.data)
+        size = packed_winograd_size(work, decision, c)
+        self.weight = e.buffer("weight", size, "int8")
+        self.least = e.view(self.weight, size // WORD_BYTES, "int32")
+        self.first_least = size // WORD_BYTES - self.out_tiles * self.width
         self.bias = e.buffer("bias", channels, "int32")
-        if has_rows:
-            e.buffer("rows", conv.kernel[0] * channels, "int32")
-        out_size = conv.batch * channels * conv.out_h * conv.out_w
-        lengths = {"channel": channels, "image_channel": conv.batch * channels, "element": out_size}
-        self.operands = declare_operands(e, conv.epilogue, lengths)  # type: ignore[arg-type]
-        self.output = e.buffer("output", out_size, output_dtype(conv.epilogue))
+        if workload.has_rows:
+            e.buffer("rows", work.kernel[0] * channels, "int32")
+        out_size = work.batch * channels * work.out_h * work.out_w
+        lengths = {"channel": channels, "image_channel": work.batch * channels, "element": out_size}
+        self.operands = declare_operands(e, work.epilogue, lengths)  # type: ignore[arg-type]
+        self.output = e.buffer("output", out_size, output_dtype(work.epilogue))
 
     def kernel(self, name: str) -> Kernel:
-        """Return the finished kernel."""
-        p, e = self.plan, self.emit
+        p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
+            one = tirx.IntImm("int32", 1)
+            self.hidden_one = one + tirx.shift_right(task, tirx.IntImm("int32", 30))
             number = tirx.floormod(task, self.blocks)
             rest = e.let("rest", tirx.floordiv(task, self.blocks))
             split = tirx.floormod(rest, p.splits)
@@ -144,252 +178,298 @@ class _IntegerWinograd:
             if self.out_tiles % p.splits:
                 left = tirx.max(self.out_tiles - first, tirx.IntImm("int32", 0))
                 count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
-            last = tirx.IntImm("int32", self.rows * self.columns - p.block)
-            self.first = e.let("first_tile", tirx.min(number * p.block, last))
-            self.patches = e.local("patches", POSITIONS * self.patch_step, "int16")
-            size = p.parts * POSITIONS * self.product_step
-            self.products = e.local("products", size, "int32")
-            self.copy = e.local("copy", 2 * POSITIONS, "int32")
-            self.acc = e.local("acc", p.register_tiles * p.vectors, "int32x4")
-            self.sums = e.local("sums", OUT * OUT, "int32x4")
-            with e.loop("patch", p.block) as tile:
+            last = tirx.IntImm("int32", self.rows * self.columns - self.block)
+            self.first = e.let("first_tile", tirx.min(number * self.block, last))
+            self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")
+            self.changed = e.scratch("changed", p.positions * self.weight_step, "int32")
+            self.products = e.scratch("products", p.positions * self.product_step, "int32")
+            self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("int32", c))
+            with e.loop("patch", self.block) as tile:
                 self._gather(tile)
             with e.loop("out_tile", count, first) as out_tile:
+                with e.loop("word", self.words) as word:
+                    self._change_weights(out_tile, word)
                 with (
-                    e.loop("part", p.parts) as part,
-                    e.loop("product", POSITIONS) as position,
-                    e.loop("repeat", p.repeats) as repeat,
+                    e.loop("product", p.positions) as position,
+                    e.loop("repeat", p.repeats) as part,
                 ):
-                    self._multiply(out_tile, part, position, repeat)
-                with e.loop("result", p.block) as tile, e.loop("vector", p.vectors) as vector:
-                    self._scatter(out_tile, tile, vector)
+                    self._multiply(position, part)
+                with e.loop("result", self.block) as tile:
+                    self._scatter(out_tile, tile)
         return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
-        """Return first output row and column of a tile of this task."""
-        w, e = self.work, self.emit
+        """Return first output row and column of a tile; the last ones overlap their neighbours."""
+        w, e, out = self.work, self.emit, self.plan.out
         index = e.let("index", self.first + tile)
-        row = tirx.min(tirx.floordiv(index, self.columns) * OUT, w.out_h - OUT)
-        column = tirx.min(tirx.floormod(index, self.columns) * OUT, w.out_w - OUT)
+        last_row, last_column = (tirx.IntImm("int32", end - out) for end in (w.out_h, w.out_w))
+        row = tirx.min(tirx.floordiv(index, self.columns) * out, last_row)
+        column = tirx.min(tirx.floormod(index, self.columns) * out, last_column)
         return e.let("row", row), e.let("column", column)
 
     def _gather(self, tile: Any) -> None:
         """Write B' d B of one tile, for all input channels."""
-        w, e = self.work, self.emit
+        w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
         row, column = self._place(tile)
-        top, left = e.let("top", row - w.padding[0]), e.let("left", column - w.padding[1])
+        top = e.let("top", row - w.padding[0])
+        left = e.let("left", column - w.padding[1])
         inside = e.let(
             "inside",
-            tirx.all(top >= 0, left >= 0, top + PATCH <= w.in_h, left + PATCH <= w.in_w),
+            tirx.all(top >= 0, left >= 0, top + patch <= w.in_h, left + patch <= w.in_w),
         )
-        with e.branch(inside), e.loop("pair", self.pairs) as pair:
-            sources = [self._pixel(block, top, left) for block in self._blocks(pair)]
-            self._change(tile, pair, self.data, sources, w.in_w)
-        with e.branch(tirx.Not(inside)):
-            self._border(tile, top, left)
+        pairs = math.ceil(self.in_blocks / 2)
+        with e.branch(inside), e.loop("pair", pairs) as pair:
+            first, second = self._pixels(pair, top, left)
 
-    def _blocks(self, pair: Any) -> list[Any]:
-        """Return the two blocks of channels of a pair; past the last one, whose weights are 0."""
-        second = pair * 2 + 1
+            def read(y: int, x: int) -> Any:
+                at = (y * w.in_w + x) * c
+                halves = [e.load(self.data, place + at, c) for place in (first, second)]
+                return shuffle(halves, range(2 * c))
+
+            self._change_patch(tile, pair, read)
+        with e.branch(tirx.Not(inside)):
+            self._border(tile, top, left, pairs)
+
+    def _pixels(self, pair: Any, row: Any, column: Any) -> tuple[Any, Any]:
+        """Return where the input has a pixel of two blocks of channels.
+
+        Behind the last block it is read again: weights of channels that are none are 0.
+        """
+        w = self.work
+        second: Any = 2 * pair + 1
         if self.in_blocks % 2:
             second = tirx.min(second, tirx.IntImm("int32", self.in_blocks - 1))
-        return [pair * 2, second]
+        places = []
+        for name, block in (("first", 2 * pair), ("second", second)):
+            line = (self.image * self.in_blocks + block) * w.in_h + row
+            places.append(self.emit.let(name, wide((line * w.in_w + column) * self.c)))
+        return places[0], places[1]
 
-    def _pixel(self, block: Any, row: Any, column: Any) -> Any:
-        """Return where the input has a pixel of a block of channels."""
-        w = self.work
-        line = (self.image * self.in_blocks + block) * w.in_h + row
-        return self.emit.let("pixel", wide(line * w.in_w + column))
-
-    def _border(self, tile: Any, top: Any, left: Any) -> None:
-        """Read a tile whose patch lies partly outside from a copy, with the padding around it."""
-        w, e = self.work, self.emit
+    def _border(self, tile: Any, top: Any, left: Any, pairs: int) -> None:
+        """Read a tile whose patch lies partly outside from a copy, with the code of the padding."""
+        w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
 
         def present(name: str, start: Any, extent: int) -> tuple[Any, Any]:
             first = e.let(f"first_{name}", tirx.max(-start, tirx.IntImm("int32", 0)))
-            past = tirx.min(extent - start, tirx.IntImm("int32", PATCH))
+            past = tirx.min(extent - start, tirx.IntImm("int32", patch))
             return first, e.let(f"{name}s", past - first)
 
         first_row, rows = present("row", top, w.in_h)
         first_column, columns = present("column", left, w.in_w)
-        code = np.repeat(np.array([self.border]).astype(self.dtype), _C).view(np.int32)
-        for four in range(0, 2 * POSITIONS, 4):
-            e.store(self.copy, four, constant(int(code[0]), "int32", 4))
-        with e.loop("pair", self.pairs) as pair:
-            for half, block in enumerate(self._blocks(pair)):
-                with e.loop("y", rows, first_row) as y:
-                    source = self._pixel(block, top + y, left)
-                    to = e.let("to", wide(half * POSITIONS + y * PATCH))
-                    with e.loop("x", columns, first_column, wide=True) as x:
-                        e.store(self.copy, to + x, e.load(self.data, source + x))
-            self._change(tile, pair, self.copy, [0, POSITIONS], PATCH)
+        copy = e.scratch("copy", patch * patch * 2 * c, self.dtype)
+        with e.loop("place", patch * patch) as place:
+            e.store(copy, place * (2 * c), constant(self.code, self.dtype, 2 * c))
+        with e.loop("pair", pairs) as pair:
+            sources = self._pixels(pair, top, left)
+            with (
+                e.loop("y", rows, first_row) as y,
+                e.loop("x", columns, first_column, wide=True) as x,
+            ):
+                for half, source in enumerate(sources):
+                    value = e.load(self.data, source + (y * w.in_w + x) * c, c)
+                    e.store(copy, (y * patch + x) * (2 * c) + half * c, value)
+            self._change_patch(
+                tile, pair, lambda y, x: e.load(copy, (y * patch + x) * (2 * c), 2 * c)
+            )
 
-    def _change(self, tile: Any, pair: Any, buffer: Any, sources: Sequence[Any], line: int) -> None:
-        """Write B' d B of one patch of eight channels.
+    def _change_patch(self, tile: Any, pair: Any, read: Callable[[int, int], Any]) -> None:
+        """Write B' d B of one patch of two blocks of channels."""
+        e, c, patch, words = self.emit, self.c, self.plan.patch, self._words()
+        to = e.let("to", wide((pair * self.block + tile) * c))
+        columns = []
+        for x in range(patch):
+            values = [e.let("d", tirx.Cast(words, read(y, x))) for y in range(patch)]
+            columns.append(self.change.patch(e.let, values))
+        for y in range(patch):
+            for x, value in enumerate(self.change.patch(e.let, [each[y] for each in columns])):
+                place = to + (y * patch + x) * self.patch_step
+                e.store(self.patches, place, reinterpret(value, "int32", c))
 
-        Args:
-            tile: its number in the task.
-            pair: the number of the eight channels.
-            buffer: has four channels of a pixel as one int32.
-            sources: where the first pixel of either four channels is.
-            line: pixels of a line.
-        """
-        e = self.emit
-        to = e.let("to", wide((pair * self.plan.block + tile) * DEPTH))
-        pixels = [self._line(buffer, [s + y * line for s in sources]) for y in range(PATCH)]
-        columns = [_change([row[x] for row in pixels], e) for x in range(PATCH)]
-        for y in range(PATCH):
-            for x, value in enumerate(_change([column[y] for column in columns], e)):
-                e.store(self.patches, to + (y * PATCH + x) * self.patch_step, value)
+    def _change_weights(self, out_tile: Any, word: Any) -> None:
+        """Write G g G' of a pair of input channels, for a tile of output channels."""
+        e, c, p, patch = self.emit, self.c, self.plan, self.plan.patch
+        panel = wide((out_tile * self.words + word) * (TAPS * 2 * self.width))
+        source, to = e.let("source", panel), e.let("to", wide(word * self.width))
+        for o in range(p.vectors):
 
-    def _line(self, buffer: Any, sources: Sequence[Any]) -> list[Any]:
-        """Return six pixels of a line, eight channels of each as int16."""
-        e = self.emit
-        four = [e.let("four", e.load(buffer, source, 4)) for source in sources]
-        two = [e.let("two", e.load(buffer, source + 4, 2)) for source in sources]
-        pixels = []
-        for pair, order in ((four, (0, 4, 1, 5)), (four, (2, 6, 3, 7)), (two, (0, 2, 1, 3))):
-            values = e.let("bytes", reinterpret(shuffle(pair, order), self.dtype, 16))
-            for half in range(2):
-                eight = shuffle([values], range(8 * half, 8 * half + 8))
-                pixels.append(e.let("d", tirx.Cast("int16x8", eight)))
-        return pixels
+            def read(tap: int, o: int = o) -> Any:
+                stored = e.load(self.weight, source + (tap * p.vectors + o) * (2 * c), 2 * c)
+                return e.let("g", tirx.Cast(self._words(), stored))
 
-    def _multiply(self, out_tile: Any, part: Any, position: Any, repeat: Any) -> None:
-        """Write one register tile of the product of one position and part of the channels."""
-        p, e = self.plan, self.emit
-        tiles, vectors = range(p.register_tiles), range(p.vectors)
+            columns = [
+                self.change.window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)
+            ]
+            for y in range(patch):
+                row = self.change.window(e.let, [column[y] for column in columns])
+                for x, value in enumerate(row):
+                    place = to + ((y * patch + x) * self.weight_step + o * c)
+                    e.store(self.changed, place, reinterpret(value, "int32", c))
+
+    def _words(self) -> str:
+        return vector_dtype("int16", 2 * self.c)
+
+    def _multiply(self, position: Any, repeat: Any) -> None:
+        """Write one register tile of the product of one position."""
+        p, e, c = self.plan, self.emit, self.c
         count = p.register_tiles * p.vectors
         for index in range(count):
-            e.store(self.acc, index, constant(0, "int32", _C))
-        panel = e.let("panel", (out_tile * POSITIONS + position) * (self.pairs * DEPTH))
-        start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * DEPTH))
-        most = pairs_of_part(self.work, p.parts, _C)
-        first_pair = part * most
-        count_pairs: Any = most
-        if self.pairs % most:
-            left = tirx.IntImm("int32", self.pairs) - first_pair
-            count_pairs = e.let("pairs", tirx.min(left, tirx.IntImm("int32", most)))
-        with e.loop("pair", count_pairs, first_pair) as pair:
-            weights = e.let("weights", wide((panel + pair * DEPTH) * self.width))
-            source = e.let("source", wide(start + pair * (p.block * DEPTH)))
-            data = [e.let("x", e.load(self.patches, source + t * DEPTH, DEPTH)) for t in tiles]
-            for channel in range(DEPTH):
-                for first in vectors[::2]:
-                    lanes = _C * min(2, p.vectors - first)
-                    at = weights + (channel * self.width + first * _C)
-                    both = e.let("w", e.load(self.weight, at, lanes))
-                    for half in range(lanes // _C):
-                        for t in tiles:
-                            index = t * p.vectors + first + half
-                            product = e.isa.multiply_by_lane(both, half, data[t], channel)
-                            total = add_wrapping(e.load(self.acc, index), product)
-                            e.store(self.acc, index, total)
-        place = (part * POSITIONS + position) * self.product_step
-        to = e.let("to", place + repeat * (p.register_tiles * self.width))
+            e.store(self.acc, index, constant(0, "int32", c))
+        start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * c))
+        panel = e.let("panel", position * self.weight_step)
+
+        def pair_of(pair: Any, used: int) -> None:
+            weights = e.let("weights", wide(panel + pair * (c * self.width)))
+            source = e.let("source", wide(start + pair * (self.block * c)))
+            # Unrolled, LLVM would add up the products of several turns, and spill the sums.
+            with e.loop("channels", used, wide=True, step=self.hidden_one) as word:
+                vectors = [
+                    e.let("w", e.load(self.changed, weights + word * self.width + o * c, c))
+                    for o in range(p.vectors)
+                ]
+                for t in range(p.register_tiles):
+                    at = source + t * c + word
+                    value = e.let("x", broadcast(e.load(self.patches, at), c))
+                    for o, vector in enumerate(vectors):
+                        index = t * p.vectors + o
+                        e.store(self.acc, index, self.add(e.load(self.acc, index), value, vector))
+
+        full, left = divmod(self.words, c)
+        if full:
+            with e.loop("pair", full) as pair:
+                pair_of(pair, c)
+        if left:
+            pair_of(full, left)
+        to = e.let("to", position * self.product_step + repeat * (p.register_tiles * self.width))
         for index in range(count):
-            e.store(self.products, to + index * _C, e.load(self.acc, index))
+            e.store(self.products, to + index * c, e.load(self.acc, index))
 
-    def _scatter(self, out_tile: Any, tile: Any, vector: Any) -> None:
-        """Write a vector of output channels of one tile: A' m A, divided, and its epilogue."""
-        w, p, e = self.work, self.plan, self.emit
+    def _scatter(self, out_tile: Any, tile: Any) -> None:
+        """Write y of one tile, and what follows."""
+        p, e, c, patch = self.plan, self.emit, self.c, self.plan.patch
         row, column = self._place(tile)
-        with ExitStack() as stack:
-            block = e.let("block", out_tile * p.vectors + vector)
-            if self.out_blocks % p.vectors:
-                stack.enter_context(e.branch(block < self.out_blocks))
-            bias = e.let("bias", e.load(self.bias, block * _C, _C))
-            for place in range(OUT * OUT):
-                e.store(self.sums, place, bias)
-            with e.loop("part", p.parts) as part:
-                self._add_part(part, tile, vector)
-            plane = (self.image * self.out_blocks + block) * w.out_h
-            for y in range(OUT):
-                at = e.let("at", ((plane + row + y) * w.out_w + column) * _C)
-                self._put(block, at, [e.load(self.sums, y * OUT + x) for x in range(OUT)])
+        for o in range(p.vectors):
+            with ExitStack() as stack:
+                block = out_tile * p.vectors + o
+                if self.out_blocks % p.vectors:
+                    stack.enter_context(e.branch(block < self.out_blocks))
+                source = e.let("from", wide(tile * self.width + o * c))
+                columns = []
+                for x in range(patch):
+                    places = [source + (y * patch + x) * self.product_step for y in range(patch)]
+                    m = [e.let("m", e.load(self.products, place, c)) for place in places]
+                    columns.append(self.change.total(e.let, m))
+                least = e.let("least", e.load(self.least, self.first_least + block * c, c))
+                bias = e.let("bias", e.load(self.bias, block * c, c) + least)
+                for y in range(p.out):
+                    totals = self.change.total(e.let, [each[y] for each in columns])
+                    rests = [self._divided(value, least, y, x) for x, value in enumerate(totals)]
+                    sums = [rest + bias for rest in rests]
+                    self._put(block, row + y, column, sums)
 
-    def _add_part(self, part: Any, tile: Any, vector: Any) -> None:
-        """Add the accumulators of a part of the channels to those of a tile."""
-        e = self.emit
-        first = part * (POSITIONS * self.product_step)
-        source = e.let("from", wide(first + tile * self.width + vector * _C))
+    def _divided(self, total: Any, least: Any, y: int, x: int) -> Any:
+        """Return y, less the least that it can be, of k y."""
+        halvings, c = self.change.halvings[y] + self.change.halvings[x], self.c
+        if self.change.inverse != 1:
+            total = wrapping("mul", total, constant(self.change.inverse, "int32", c))
+        low = tirx.shift_left(least, constant(halvings, "int32", c))
+        rest = reinterpret(wrapping("sub", total, low), "uint32", c)
+        return reinterpret(tirx.shift_right(rest, constant(halvings, "uint32", c)), "int32", c)
 
-        def product(y: int, x: int) -> Any:
-            at = source + (y * PATCH + x) * self.product_step
-            return e.let("m", e.load(self.products, at, _C))
-
-        columns = [_total([product(y, x) for y in range(PATCH)], e) for x in range(PATCH)]
-        inverse, shift = (constant(n, "int32", _C) for n in (_INVERSE_OF_9, _SHIFT))
-        for y in range(OUT):
-            for x, value in enumerate(_total([column[y] for column in columns], e)):
-                accumulator = tirx.shift_right(multiply_wrapping(value, inverse), shift)
-                place = y * OUT + x
-                e.store(self.sums, place, e.load(self.sums, place) + accumulator)
-
-    def _put(self, block: Any, at: Any, sums: Sequence[Any]) -> None:
-        """Store the accumulators of a line of a tile."""
-        steps, e = self.work.epilogue, self.emit
+    def _put(self, block: Any, row: Any, column: Any, sums: Sequence[Any]) -> None:
+        """Store consecutive pixels of a line."""
+        w, e, c, steps = self.work, self.emit, self.c, self.work.epilogue
+        plane = (self.image * self.out_blocks + block) * w.out_h
+        at = e.let("at", ((plane + row) * w.out_w + column) * c)
         if requantizes(steps):
-            channel = block * _C
-            store_requantized(e, steps[0], self.operands[0], channel, self.output, at, sums)
+            operand = self.operands[0]
+            store_requantized(e, steps[0], operand, block * c, self.output, at, sums)
             return
-        values = []
-        for x, value in enumerate(sums):
-            places: Places = {
-                "channel": block * _C,
-                "image_channel": (self.image * self.out_blocks + block) * _C,
-                "element": at + x * _C,
-            }
-            operand = operand_loader(e, self.operands, places, _C)
-            values.append(apply(steps, tirx.Cast("float32x4", value), operand))
-        store_values(e, self.output, at, values)
+        floats = vector_dtype("float32", c)
+        finished = [
+            apply(steps, tirx.Cast(floats, total), self._operand(at + x * c, block))
+            for x, total in enumerate(sums)
+        ]
+        store_values(e, self.output, at, finished)
+
+    def _operand(self, at: Any, block: Any) -> OperandLoader:
+        places: Places = {
+            "channel": block * self.c,
+            "image_channel": (self.image * self.out_blocks + block) * self.c,
+            "element": at,
+        }
+        return operand_loader(self.emit, self.operands, places, self.c)
 
 
-def _apart(values: int, size: int) -> int:
-    """Return at least so many values of some bytes: an odd number of cache lines."""
-    line = CACHE_LINE_BYTES // size
-    return (math.ceil(values / line) // 2 * 2 + 1) * line
+def _patch_2(let: Let, d: Sequence[Any]) -> list[Any]:
+    rows = (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])
+    return [let("t", row) for row in rows]
 
 
-def _change(d: Sequence[Any], e: Emitter) -> list[Any]:
-    """Return B' d for one column or row of a patch, int16."""
+def _window_2(let: Let, g: Sequence[Any]) -> list[Any]:
+    ends = let("ends", g[0] + g[2])
+    return [g[0], let("u", ends + g[1]), let("u", ends - g[1]), g[2]]
+
+
+def _total_2(let: Let, m: Sequence[Any]) -> list[Any]:
+    """Return twice A' m."""
+    first, last = (wrapping("add", each, each) for each in (m[0], m[3]))
+    return [
+        let("s", wrapping("add", first, wrapping("add", m[1], m[2]))),
+        let("s", wrapping("sub", wrapping("sub", m[1], m[2]), last)),
+    ]
+
+
+def _patch_4(let: Let, d: Sequence[Any]) -> list[Any]:
+    four = [let("four", _times(4, each)) for each in d[:4]]
+    even, odd = let("even", d[4] - four[2]), let("odd", d[3] - four[1])
+    near, twice = let("near", d[4] - d[2]), let("twice", _times(2, d[3] - d[1]))
+    rows = (
+        four[0] + (even - d[2]),
+        even + odd,
+        even - odd,
+        near + twice,
+        near - twice,
+        four[1] - d[3] - four[3] + d[5],
+    )
+    return [let("t", row) for row in rows]
+
+
+def _window_4(let: Let, g: Sequence[Any]) -> list[Any]:
+    ends, far = let("ends", g[0] + g[2]), let("far", g[0] + _times(4, g[2]))
+    twice = let("twice", _times(2, g[1]))
+    rows = (ends + g[1], ends - g[1], far + twice, far - twice)
+    return [g[0], *(let("u", row) for row in rows), g[2]]
+
+
+def _total_4(let: Let, m: Sequence[Any]) -> list[Any]:
+    """Return 24, 12, 6 and 6 times A' m."""
+
+    def plus(left: Any, right: Any) -> Any:
+        return let("sum", wrapping("add", left, right))
+
+    def minus(left: Any, right: Any) -> Any:
+        return let("difference", wrapping("sub", left, right))
 
     def times(number: int, value: Any) -> Any:
-        return value * constant(number, "int16", DEPTH)
+        return wrapping("mul", value, constant(number, "int32", lanes_of(value)))
 
-    # Rows 1 and 2, and 3 and 4, have equal even columns and opposite odd ones.
-    even = [e.let("even", d[4] - times(4, d[2])), e.let("even", d[4] - d[2])]
-    odd = [e.let("odd", d[3] - times(4, d[1])), e.let("odd", times(2, d[3] - d[1]))]
-    rows = (
-        times(4, d[0] - d[2]) + even[1],
-        even[0] + odd[0],
-        even[0] - odd[0],
-        even[1] + odd[1],
-        even[1] - odd[1],
-        d[5] - d[3] - times(2, odd[1]),
-    )
-    return [e.let("t", row) for row in rows]
-
-
-def _total(m: Sequence[Any], e: Emitter) -> list[Any]:
-    """Return A' m for one column or row, int32 that wraps."""
-
-    def plus(first: Any, *others: Any) -> Any:
-        for other in others:
-            first = add_wrapping(first, other)
-        return first
-
-    def raised(value: Any, by: int) -> Any:
-        return tirx.shift_left(value, constant(by, "int32", _C))
-
-    sums = [e.let("sum", plus(*m[first : first + 2])) for first in (1, 3)]
-    differences = [
-        e.let("difference", subtract_wrapping(m[first], m[first + 1])) for first in (1, 3)
+    sums = plus(m[1], m[2]), plus(m[3], m[4])
+    differences = minus(m[1], m[2]), minus(m[3], m[4])
+    return [
+        plus(minus(sums[1], times(4, sums[0])), times(6, m[0])),
+        minus(differences[1], times(2, differences[0])),
+        minus(sums[1], sums[0]),
+        plus(minus(times(2, differences[1]), differences[0]), times(6, m[5])),
     ]
-    rows = (
-        plus(m[0], *sums),
-        plus(differences[0], raised(differences[1], 1)),
-        plus(sums[0], raised(sums[1], 2)),
-        plus(differences[0], raised(differences[1], 3), raised(m[5], 2)),
-    )
-    return [e.let("s", row) for row in rows]
+
+
+def _times(number: int, value: Any) -> Any:
+    return value * constant(number, "int16", lanes_of(value))
+
+
+CHANGES = {
+    2: ChangeOfBasis(_patch_2, _window_2, _total_2, (1, 1)),
+    # 9 * 954437177 = 2 * 2**32 + 1
+    4: ChangeOfBasis(_patch_4, _window_4, _total_4, (3, 2, 1, 1), 954437177),
+}
+"""By rows of output pixels in a tile."""

@@ -1,213 +1,183 @@
 """Provide decisions about a convolution of quantized values by Winograd's algorithm.
 
-And the weights after its change of basis. `integer_winograd.py` has the algorithm.
+`integer_winograd.py` has the algorithm and the meaning of its parts.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.conv.winograd_decision import FEW_TASKS, suits_winograd
-from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.conv.winograd_decision import (
+    FEW_TASKS,
+    STACK_BYTES,
+    TILE_SIZES,
+    WinogradDecision,
+    tiles_of,
+)
+from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     ISSUE_WIDTH,
-    KIB,
     LOOP_STEP_INSTRUCTIONS,
-    NEAR_BYTES_PER_CYCLE,
-    PREFETCH_GAIN,
-    STORE_INSTRUCTIONS,
+    TILE_START_CYCLES,
     half_l2,
     imbalance_of,
 )
+from edgec.compiler.kernels.isa import dot_of, isa_of
+from edgec.compiler.numerics.pair_sums import pair_sums
 from edgec.targets.target import Target
 
-OUT, PATCH = 4, 6
-POSITIONS = PATCH * PATCH
-# Channels that are multiplied by lanes of one vector of data.
-DEPTH = 8
-# Accumulators count as multiples of this.
-WHOLE = 576
+Ends = tuple[int, int]
+"""The smallest and the largest value."""
 
-WINDOW_CHANGE = np.array(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 6]], np.int64
-)
-"""24 times the paper's G, the last row 6 times."""
-
-# An accumulator is a quotient by `WHOLE` of 32 bits, so it has 26.
-_MOST = 2**25
-_MOST_PARTS = 4
-# Products of a register tile with 8 channels are written out: code that the first level can hold.
-_MOST_ACCUMULATORS = 24
-_MOST_TILES = 64
-_STACK_BYTES = 512 * KIB
-
-# Instructions of the changes of basis, counted in what LLVM makes of them: of a patch of eight
-# channels, where it lies inside and where not; of a vector of a tile's outputs.
-_GATHER, _BORDER, _SCATTER = 330, 330, 300
-# To begin a register tile, and for each of its accumulators.
-_START, _MOVE = 16, 2
+WORD_BYTES = 4
+# By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
+MOST_SUMS = {2: 2**30, 4: 2**26}
+# To change a patch of two blocks, the weights of a pair of input channels, and the products of a
+# tile, each for a vector, in the cycles of the model of the direct convolution: what they store is
+# for the second-level cache. Measured on a Zen 4 for m = 4.
+PATCH_CYCLES = {2: 160, 4: 350}
+WINDOW_CYCLES = {2: 65, 4: 145}
+TOTAL_CYCLES = {2: 50, 4: 150}
+# To move an accumulator between memory and a register.
+MOVE_INSTRUCTIONS = 3
+# How much less a core waits for what it reads in order from beyond the second-level cache.
+IN_ORDER_GAIN = 8.0
+# Beside accumulators and weights: a value in all lanes, and a product.
+TEMPORARIES = 2
 
 
-@dataclass(frozen=True)
-class IntegerWinogradDecision:
-    """An integer winograd decision describes how the tiles of an image are computed.
+def suits_integer_winograd(work: ConvWorkload, out: int, target: Target) -> bool:
+    """Return whether a convolution is 3x3, of this kind, and at least as large as a tile."""
+    return (
+        isa_of(target).pair_dot() is not None
+        and work.kernel == (3, 3)
+        and work.stride == (1, 1)
+        and work.dilation == (1, 1)
+        and work.groups == 1
+        and not work.plain_input
+        and work.out_extent == (work.out_h, work.out_w)
+        and min(work.padding) >= 0
+        and min(work.out_h, work.out_w) >= out
+    )
 
-    Attributes:
-        register_tiles: tiles in a register tile.
-        vectors: blocks of output channels in a register tile.
-        repeats: register tiles in a task.
-        splits: tasks that share the output channels of the same tiles; each makes its patches.
-        parts: of the input channels, whose accumulators are found one by one.
+
+def data_ends(wide: bool, target: Target, weight: NDArray[np.int8]) -> Ends:
+    """Return the smallest and the largest quantized value that the data of a layer can have.
+
+    Where products are added in int16, they are known to fit (`Dot.cannot_saturate`), which bounds
+    the data.
+
+    Args:
+        wide: whether they are not added in int16.
+        target: where.
+        weight: [out_channels, in_channels, 3, 3].
     """
-
-    register_tiles: int
-    vectors: int
-    repeats: int
-    splits: int = field(default=1, metadata={"omit_if_default": True})
-    parts: int = field(default=1, metadata={"omit_if_default": True})
-
-    @property
-    def block(self) -> int:
-        """Return tiles in a task."""
-        return self.register_tiles * self.repeats
+    dot = dot_of(target)
+    assert dot is not None
+    limits = np.iinfo(dot.data)
+    if wide or dot.exact_fallback is None:
+        return int(limits.min), int(limits.max)
+    most = max(1, int(pair_sums(weight, 1, 1).max(initial=0)))
+    return int(limits.min), min(int(limits.max), np.iinfo(np.int16).max // most)
 
 
-def suits(conv: ConvWorkload, lanes: int) -> bool:
-    """Return whether a convolution of quantized values can be computed so."""
-    whole_tiles = min(conv.out_h, conv.out_w) >= OUT
-    return lanes == 4 and whole_tiles and suits_winograd(conv)
+def bounds_of_sums(weight: NDArray[np.int8], ends: Ends) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the least and the most that sums of windows can be, by output channel; int64."""
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    products = [flat * end for end in ends]
+    return np.minimum(*products).sum(axis=1), np.maximum(*products).sum(axis=1)
 
 
-def tiles_of(conv: ConvWorkload) -> tuple[int, int]:
-    """Return rows and columns of tiles; the last ones overlap their neighbours."""
-    return math.ceil(conv.out_h / OUT), math.ceil(conv.out_w / OUT)
+def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
+    """Return whether all sums of such data and these weights are exact.
+
+    Args:
+        weight: [out_channels, in_channels, 3, 3].
+        out: rows and columns of output pixels in a tile.
+        ends: the smallest and the largest quantized value of the data.
+    """
+    least, most = bounds_of_sums(weight, ends)
+    return bool((most - least).max(initial=0) < MOST_SUMS[out])
 
 
-def pairs_of(conv: ConvWorkload, lanes: int) -> int:
-    """Return groups of eight input channels."""
-    return math.ceil(conv.in_channels / (2 * lanes))
+def pairs_of(work: ConvWorkload) -> int:
+    """Return pairs of input channels."""
+    return math.ceil(work.in_channels / 2)
 
 
-def winograd_weight_bytes(conv: ConvWorkload, vectors: int, lanes: int) -> int:
-    """Return bytes of the changed weights."""
-    width = vectors * lanes
-    tiles = math.ceil(conv.out_channels / width)
-    return 2 * tiles * POSITIONS * pairs_of(conv, lanes) * DEPTH * width
+def held_values(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple[int, int, int]:
+    """Return int32 values between positions in patches, in weights and in products of a task."""
+    tiles, width = decision.register_tiles * decision.repeats, decision.vectors * c
+    patches = math.ceil(pairs_of(work) / c) * tiles * c
+    return _apart(patches), _apart(pairs_of(work) * width), _apart(tiles * width)
 
 
-def integer_winograd_space(conv: ConvWorkload, target: Target) -> list[IntegerWinogradDecision]:
-    """Return decisions whose register tile fits the registers, its patches and products a stack."""
-    c = target.float_lanes
-    if not suits(conv, c):
-        return []
-    blocks, count = math.ceil(conv.out_channels / c), math.prod(tiles_of(conv))
+def _apart(values: int) -> int:
+    """Return at least so many values: an odd number of cache lines, as of `winograd.py`."""
+    line = CACHE_LINE_BYTES // WORD_BYTES
+    return (math.ceil(values / line) // 2 * 2 + 1) * line
+
+
+def integer_winograd_space(
+    workload: QuantizedConvWorkload, target: Target
+) -> list[WinogradDecision]:
+    """Return decisions whose register tile fits the registers, and what a task holds its stack."""
+    work, c = workload.conv, target.float_lanes
+    blocks = math.ceil(work.out_channels / c)
     decisions = []
-    for vectors in range(1, min(blocks, 6) + 1):
-        free = target.vector_registers - math.ceil(vectors / 2) - 1
-        room = min(free // (vectors + 1), _MOST_ACCUMULATORS // vectors)
-        for tiles in range(1, min(count, room) + 1):
-            for repeats in range(1, min(_MOST_TILES, count) // tiles + 1):
-                decision = IntegerWinogradDecision(tiles, vectors, repeats)
-                if stack_bytes(conv, decision, c) <= _STACK_BYTES:
-                    tasks = conv.batch * math.ceil(count / decision.block)
+    for out in TILE_SIZES:
+        if not suits_integer_winograd(work, out, target):
+            continue
+        count = math.prod(tiles_of(work, out))
+        for vectors in range(1, min(blocks, 4) + 1):
+            room = (target.vector_registers - vectors - TEMPORARIES) // vectors
+            for tiles in range(1, min(count, room) + 1):
+                for repeats in (1, 2, 3, 4, 6, 8, 12):
+                    decision = WinogradDecision(tiles, vectors, repeats, out)
+                    held = decision.positions * sum(held_values(work, decision, c)) * WORD_BYTES
+                    if tiles * repeats > count or held > STACK_BYTES:
+                        continue
+                    tasks = work.batch * math.ceil(count / (tiles * repeats))
                     most = math.ceil(blocks / vectors) if tasks < FEW_TASKS else 1
                     splits = range(1, min(target.cores, most) + 1)
                     decisions += [replace(decision, splits=number) for number in splits]
     return decisions
 
 
-def stack_bytes(conv: ConvWorkload, decision: IntegerWinogradDecision, lanes: int) -> int:
-    """Return bytes of the patches and products of a task."""
-    patches = 2 * pairs_of(conv, lanes) * DEPTH
-    return POSITIONS * decision.block * (patches + 4 * decision.vectors * lanes)
-
-
 def estimate_integer_winograd_cycles(
-    conv: ConvWorkload, decision: IntegerWinogradDecision, target: Target
+    workload: QuantizedConvWorkload, decision: WinogradDecision, target: Target
 ) -> float:
-    """Return cycles by counting instructions, and what weights cost that no near cache holds."""
-    d, c = decision, target.float_lanes
-    tiles, vectors = d.register_tiles, d.vectors
-    all_out_tiles = math.ceil(math.ceil(conv.out_channels / c) / vectors)
-    out_tiles = math.ceil(all_out_tiles / d.splits)
-    rows, columns = tiles_of(conv)
-    blocks = conv.batch * math.ceil(rows * columns / d.block)
-    tasks = blocks * d.splits
-    pairs = pairs_of(conv, c)
-    products = DEPTH * tiles * vectors
-    loads = (tiles + DEPTH * math.ceil(vectors / 2)) / 2
-    step = products + loads + LOOP_STEP_INSTRUCTIONS
-    start = _START + _MOVE * tiles * vectors
-    multiply = out_tiles * POSITIONS * d.repeats * (pairs * step + start)
-    inner = max(0, rows - 2) * max(0, columns - 2)
-    gather = pairs * (_GATHER + _BORDER * (1 - inner / (rows * columns)))
-    store = OUT * OUT * (STORE_INSTRUCTIONS + cost(conv.epilogue)) + _SCATTER
-    task = multiply + d.block * (gather + out_tiles * vectors * store)
-    cycles = task * (1 / target.fma_units + 1 / ISSUE_WIDTH)
-    weights = winograd_weight_bytes(conv, vectors, c)
-    near = blocks * weights / NEAR_BYTES_PER_CYCLE
-    # As for floats: what no cache holds comes over a bus that all cores share.
-    again = blocks if weights > half_l2(target) else 1
-    held = weights <= max(target.l2_kib, target.l3_kib) * KIB
-    sharing = 1.0 if held else max(1.0, target.cores / 2)
-    fetch = sharing * weights / FAR_BYTES_PER_CYCLE
-    waits = again * max(fetch / PREFETCH_GAIN, fetch - cycles * tasks / again / 2)
-    return tasks * cycles * imbalance_of(tasks, target) + near + waits
-
-
-def pairs_of_part(conv: ConvWorkload, parts: int, lanes: int) -> int:
-    """Return groups of eight input channels in a part, of which the last may have fewer."""
-    return math.ceil(pairs_of(conv, lanes) / parts)
-
-
-def parts_needed(weight: NDArray[np.int8], dtype: str) -> int | None:
-    """Return in how many parts of channels accumulators are small enough to be found again.
-
-    Whatever the data.
-
-    Args:
-        weight: [out_channels, in_channels, 3, 3].
-        dtype: the dtype of the data.
-
-    Returns:
-        None where it takes more than `_MOST_PARTS`.
-    """
-    limits = np.iinfo(dtype)
-    largest = max(int(limits.max), -int(limits.min))
-    sums = np.abs(weight.astype(np.int64)).sum(axis=(2, 3))
-    eights = np.add.reduceat(sums, range(0, sums.shape[1], DEPTH), axis=1)
-    for parts in range(1, _MOST_PARTS + 1):
-        begins = range(0, eights.shape[1], math.ceil(eights.shape[1] / parts))
-        if largest * np.add.reduceat(eights, begins, axis=1).max(initial=0) < _MOST:
-            return parts
-    return None
-
-
-def pack_integer_winograd(
-    conv: ConvWorkload, decision: IntegerWinogradDecision, weight: NDArray[np.int8], lanes: int
-) -> NDArray[np.int16]:
-    """Return what G makes of every window, in the order in which the kernel reads it.
-
-    Args:
-        conv: the convolution.
-        decision: its register tile.
-        weight: [out_channels, in_channels, 3, 3].
-        lanes: of float32 in a vector.
-
-    Returns:
-        [tiles of output channels, positions, input channels, vectors * lanes], zero past the last
-        channel of either kind.
-    """
-    g, width = WINDOW_CHANGE, decision.vectors * lanes
-    tiles = math.ceil(conv.out_channels / width)
-    depth = pairs_of(conv, lanes) * DEPTH
-    changed = np.einsum("ai,ocij,bj->oabc", g, weight.astype(np.int64), g, optimize=True)
-    padded = np.zeros((tiles * width, POSITIONS, depth), np.int16)
-    flat = changed.reshape(conv.out_channels, POSITIONS, conv.in_channels)
-    padded[: conv.out_channels, :, : conv.in_channels] = flat
-    order = padded.reshape(tiles, width, POSITIONS, depth)
-    return np.ascontiguousarray(order.transpose(0, 2, 3, 1))
+    """Return cycles as the model of the direct convolution of quantized values counts them."""
+    work, c, out, units = workload.conv, target.float_lanes, decision.out, target.fma_units
+    pair_dot = isa_of(target).pair_dot()
+    assert pair_dot is not None
+    tiles, vectors, positions = decision.register_tiles, decision.vectors, decision.positions
+    block = tiles * decision.repeats
+    blocks = work.batch * math.ceil(math.prod(tiles_of(work, out)) / block)
+    tasks = blocks * decision.splits
+    all_out_tiles = math.ceil(math.ceil(work.out_channels / c) / vectors)
+    out_tiles = math.ceil(all_out_tiles / decision.splits)
+    words = pairs_of(work)
+    products = tiles * vectors
+    multiply = products * pair_dot.instructions / units
+    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
+    around = TILE_START_CYCLES + MOVE_INSTRUCTIONS * products / units
+    multiplying = positions * decision.repeats * (words * step + around)
+    windows = words * vectors * WINDOW_CYCLES[out]
+    totals = block * vectors * (TOTAL_CYCLES[out] + out * out * cost(work.epilogue) / units)
+    patches = block * math.ceil(words / c) * PATCH_CYCLES[out]
+    task = patches + out_tiles * (windows + multiplying + totals)
+    held = [positions * WORD_BYTES * values for values in held_values(work, decision, c)]
+    if sum(held) > half_l2(target):
+        again = out_tiles * (held[0] + 2 * held[1]) / IN_ORDER_GAIN
+        task += (2 * held[0] + again) / FAR_BYTES_PER_CYCLE
+    image = work.batch * work.in_channels * work.in_h * work.in_w
+    weights = 9 * work.in_channels * work.out_channels
+    far = image + weights * (blocks if weights > half_l2(target) else 1)
+    return tasks * task * imbalance_of(tasks, target) + far / FAR_BYTES_PER_CYCLE

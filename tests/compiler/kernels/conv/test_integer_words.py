@@ -9,7 +9,7 @@ import pytest
 from support.emulated_runs import run_case
 from support.integer_graphs import Code, ConvCase
 
-from edgec.compiler.kernels.conv import integer_depthwise, integer_template
+from edgec.compiler.kernels.conv import integer_dense, integer_depthwise
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.depthwise_writer import (
     DepthwiseDecision,
@@ -76,7 +76,7 @@ def test_equals_integers(name: str, tmp_path: Path) -> None:
 
 
 def test_is_for_processors_without_dot_products() -> None:
-    template, workload = integer_template.TEMPLATE, IntegerConvWorkload(FIRST, 3)
+    template, workload = integer_dense.TEMPLATE, IntegerConvWorkload(FIRST, 3)
     decision = template.default(workload, RPI4)
     assert isinstance(decision, WordsDecision)
     assert from_text(template.decision, to_text(decision)) == decision
