@@ -118,7 +118,11 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
         widths = range(1, free // vectors + 1)
         return max((w for w in widths if _row_registers(work, w, vectors, dot) <= free), default=0)
 
-    return direct_space(work, target, room_of)
+    space = direct_space(work, target, room_of)
+    if dot.by_lane:
+        return space
+    # A pixel alone is loaded and brought into order for few products.
+    return [d for d in space if d.tile_w * d.tile_h > 1] or space
 
 
 def _row_registers(work: ConvWorkload, pixels: int, vectors: int, dot: Dot) -> int:

@@ -32,7 +32,7 @@ from edgec.targets.target import Target
 _NEAR_GROUPS = 4096
 
 # Rows of a window that are written out.
-_ROWS_WRITTEN = 3
+ROWS_WRITTEN = 3
 
 WeightSize = Callable[[IntegerConvWorkload, ConvDecision, Target], int]
 """Gives the values in a packed weight."""
@@ -152,10 +152,14 @@ class IntegerConv(DirectConv):
         """Return that accumulators begin with the bias of the operands here."""
         return False
 
+    def writes_rows(self) -> bool:
+        """Return whether what is known of a window fits registers beside what it reads."""
+        return self.dot.by_lane and 1 < self.work.kernel[0] <= ROWS_WRITTEN
+
     def write_line(self, row: Any, window: Any, count: Any, top: Any) -> None:
         """Write it; rows of the window are written out where all of them are inside."""
         e, rows, dilation = self.emit, self.work.kernel[0], self.work.dilation[0]
-        if not self.dot.by_lane or not 1 < rows <= _ROWS_WRITTEN:
+        if not self.writes_rows():
             super().write_line(row, window, count, top)
             return
 
