@@ -13,7 +13,6 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.grouped_layout import (
-    PANEL,
     WeightReader,
     dot_of_codes,
     pack_weights,
@@ -63,21 +62,17 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     table = WeightReader(e, target, form, w.rows, groups)
     output = e.buffer("output", w.count * w.columns, "float32")
     middle = 0 if table.signed else 1 << form.bits - 1
-    group_bytes, step_bytes, panel_bytes = (
-        table.group_bytes,
-        table.step_bytes,
-        groups * table.step_bytes,
-    )
+    step_bytes, panel_bytes = table.step_bytes, groups * table.step_bytes
 
     with e.tasks() as task:
         given = e.let("given", e.load(indices, task))
         past, last, none = (tirx.const(value, w.index) for value in (w.rows, w.rows - 1, 0))
         given = e.let("given", select(given < none, given + past, given))
         row = e.let("row", tirx.Cast("int32", tirx.max(tirx.min(given, last), none)))
-        panel = e.let("panel", tirx.floordiv(row, PANEL))
-        part = e.let("part", tirx.floormod(tirx.floordiv(row, columns), PANEL // columns))
+        panel = e.let("panel", tirx.floordiv(row, table.panel))
+        part = e.let("part", tirx.floormod(tirx.floordiv(row, columns), table.panel // columns))
         column = e.let("column", tirx.floormod(row, columns))
-        start = tirx.Cast("int64", panel) * panel_bytes + tirx.Cast("int64", part * group_bytes)
+        start = tirx.Cast("int64", panel) * panel_bytes + tirx.Cast("int64", part * table.vector)
         start = e.let("start", start)
         places = [
             tirx.Cast("int64", e.let("place", place_in_unit(dot, columns, column, value)))

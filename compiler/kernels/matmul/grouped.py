@@ -29,12 +29,13 @@ from edgec.compiler.kernels.matmul.dense import (
     pad_columns,
 )
 from edgec.compiler.kernels.matmul.grouped_layout import (
-    PANEL,
     GroupNumbers,
     WeightReader,
     dot_of_codes,
     pack_weights,
+    panel_columns,
 )
+from edgec.compiler.kernels.matmul.grouped_panel import Units, UnpackedPanel
 from edgec.compiler.kernels.matmul.quantize_rows import RowLayout
 from edgec.compiler.kernels.template import Template
 from edgec.compiler.kernels.vectors import (
@@ -51,8 +52,8 @@ from edgec.targets.target import Target
 
 # Rows of A up to which a register tile holds them all.
 DIRECT_ROWS = 4
-# Rows and vectors of a register tile.
-MOST_TILE_ROWS, MOST_TILE_VECTORS = 8, 4
+# Rows of a register tile, and vectors by their lanes.
+MOST_TILE_ROWS, MOST_TILE_VECTORS = 8, {4: 8}
 # Registers that are too few for more than the sums of a tile.
 FEW_REGISTERS = 16
 # Bytes of accumulators of one task.
@@ -105,13 +106,14 @@ class GroupedMatmulWorkload:
 def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> list[MatmulDecision]:
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
-    most = min(MOST_TILE_VECTORS, math.ceil(w.n / lanes))
-    # One row reads a panel as it lies in memory.
-    first = min(most, PANEL // lanes) if w.m == 1 else 1
+    most = min(MOST_TILE_VECTORS.get(lanes, 4), math.ceil(w.n / lanes))
+    # One row reads panels as they lie in memory.
+    first = min(most, panel_columns(target) // lanes) if w.m == 1 else 1
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
     dot = dot_of_codes(workload.form.bits, target)
     # Sums, what they are added to, and what waits to be widened; few registers hold only the sums.
-    held = 2 + (dot.most > 0) if target.vector_registers > FEW_REGISTERS else 1
+    widened_later = 1 < dot.most < workload.form.group // DOT_WIDTH
+    held = 2 + widened_later if target.vector_registers > FEW_REGISTERS else 1
     decisions = []
     for vectors in range(first, most + 1):
         for m in rows:
@@ -243,18 +245,18 @@ class _GroupedMatmul(MatmulWriter):
     def _vector(self, v: int) -> tuple[Any, Any]:
         """Return the panel of a vector of this tile, and which of the panel's vectors it is."""
         number = wide(self.tile * self.plan.tile_n + v)
-        each = PANEL // self.plan.lanes
+        each = self.reader.panel // self.plan.lanes
         return tirx.floordiv(number, each), tirx.floormod(number, each)
 
     def _codes(self, vectors: int) -> list[Any]:
         """Return where the first group of each vector of columns begins."""
         panel_bytes, found = self.layout.groups * self.reader.step_bytes, []
         for panel, part in map(self._vector, range(vectors)):
-            at = panel * panel_bytes + part * self.reader.group_bytes
+            at = panel * panel_bytes + part * self.reader.vector
             found.append(self.emit.let("codes", at))
         return found
 
-    def _packed(self, at: list[Any]) -> Callable[[Any, int], list[list[Any]]]:
+    def _packed(self, at: list[Any]) -> Units:
         """Return what loads weights [unit][panel] of units that share bytes, at a number."""
         return lambda first, _count: self.reader.units(at, first)
 
@@ -272,7 +274,7 @@ class _GroupedMatmul(MatmulWriter):
         self,
         group: Any,
         vectors: int,
-        weights: Callable[[Any, int], list[list[Any]]],
+        weights: Units,
         numbers: list[GroupNumbers],
     ) -> None:
         """Add the products of a group to `acc`.
@@ -283,49 +285,67 @@ class _GroupedMatmul(MatmulWriter):
             weights: gives weights [unit][vector] of as many units as share bytes.
             numbers: what each vector has in the group.
         """
-        p, e, layout = self.plan, self.emit, self.layout
-        rows = [wide(self.row + m) * (layout.bytes // 4) for m in range(p.tile_m)]
-        less = []
-        for row in rows:
-            word = e.load(self.a_words, row + layout.less_sums + group)
-            less.append(e.let("less", broadcast(word, p.lanes)))
-        for m in range(p.tile_m):
-            start: Any = constant(0, "int32", p.lanes)
-            middle = less[m] << constant(self.form.bits - 1, "int32", p.lanes)
-            # The middle of the codes times the sum of activations.
-            if not (self.form.zeros or self.form.minima or self.reader.signed):
-                start = e.let("start", middle)
-            elif self.form.minima and self.reader.signed:
-                start = e.let("start", start - middle)
+        p, e, form = self.plan, self.emit, self.form
+        rows = [wide(self.row + m) * (self.layout.bytes // 4) for m in range(p.tile_m)]
+        for m, row in enumerate(rows):
+            start = self._middle(row, group)
             for v in range(vectors):
                 e.store(self.sums, m * p.tile_n + v, start)
-        straight = min(self.form.group, STRAIGHT) // DOT_WIDTH
+        straight = min(form.group, STRAIGHT) // DOT_WIDTH
         with e.loop("part", self.units // straight, wide=True) as part:
             first = part * straight
-            words = [row + group * (self.form.group // 4) for row in rows]
+            words = [row + group * (form.group // 4) for row in rows]
             self._units(first, straight, weights, words)
+        floats = vector_dtype("float32", p.lanes)
         for m, row in enumerate(rows):
-            step = broadcast(e.load(self.a_floats, row + layout.steps + group), p.lanes)
-            step = e.let("step", step)
-            less_sum = e.let("less", tirx.Cast(vector_dtype("float32", p.lanes), less[m]))
-            moved = e.let("moved", step * (constant(0, "float32", p.lanes) - less_sum))
+            step, moved = self._factors(row, group)
+            less_sum = None
+            if form.zeros:
+                less_sum = e.let("less", tirx.Cast(floats, self._less_sum(row, group)))
             for v in range(vectors):
                 place, of_group = m * p.tile_n + v, numbers[v]
-                floats = vector_dtype("float32", p.lanes)
                 total = tirx.Cast(floats, e.load(self.sums, place))
                 if of_group.zero is not None:
                     total = fused_multiply_add(of_group.zero, less_sum, total)
-                factor = e.let("factor", step * of_group.scale)
+                factor = e.let("factor", of_group.scale * step)
                 total = fused_multiply_add(total, factor, e.load(self.acc, place))
                 if of_group.minimum is not None:
                     total = fused_multiply_add(of_group.minimum, moved, total)
                 e.store(self.acc, place, total)
 
+    def _middle(self, row: Any, group: Any) -> Any:
+        """Return what sums begin with: what codes are kept above or below theirs, times `less`."""
+        none, signed = constant(0, "int32", self.plan.lanes), self.reader.signed
+        if self.form.minima:
+            above = -1 if signed else 0
+        else:
+            above = 0 if signed or self.form.zeros else 1
+        if not above:
+            return none
+        by = constant(self.form.bits - 1, "int32", self.plan.lanes)
+        middle = self.emit.let("middle", self._less_sum(row, group) << by)
+        return middle if above > 0 else self.emit.let("middle", none - middle)
+
+    def _less_sum(self, row: Any, group: Any) -> Any:
+        """Return the sum of codes of a group of a row, times -1, for all columns."""
+        word = self.emit.load(self.a_words, row + self.layout.less_sums + group)
+        return self.emit.let("less", broadcast(word, self.plan.lanes))
+
+    def _factors(self, row: Any, group: Any) -> list[Any]:
+        """Return the factors of a group of a row, for all columns."""
+        e, lanes, at = self.emit, self.plan.lanes, row + self.layout.factors + group * 2
+        if not self.dot.by_lane:
+            singles = [e.load(self.a_floats, at + number) for number in range(2)]
+            return [e.let("factor", broadcast(single, lanes)) for single in singles]
+        both = e.let("factors", e.load(self.a_floats, at, 2))
+        # As many vectors as have the lanes of the result.
+        return [shuffle([both] * (lanes // 2), [number] * lanes) for number in range(2)]
+
     def _units(
         self,
         first: Any,
         count: int,
-        weights: Callable[[Any, int], list[list[Any]]],
+        weights: Units,
         words: list[Any],
     ) -> None:
         """Multiply `count` units from one on; `words` is where the group of each row begins."""
@@ -344,12 +364,11 @@ class _GroupedMatmul(MatmulWriter):
                             total = dot.multiply(e.load(self.sums, place), data, weight)
                             e.store(self.sums, place, total)
                             continue
-                        sums = dot.multiply(partial.get(place), data, weight)
-                        partial[place] = e.let("partial", sums)
-                if (number + 1) % most == 0:
-                    for place, sums in partial.items():
-                        e.store(self.sums, place, dot.widen(e.load(self.sums, place), sums))
-                    partial = {}
+                        sums = e.let("partial", dot.multiply(partial.get(place), data, weight))
+                        partial[place] = sums
+                        if (number + 1) % most == 0:
+                            total = dot.widen(e.load(self.sums, place), partial.pop(place))
+                            e.store(self.sums, place, total)
         assert not partial, "partial sums are left"
 
     def _unit(self, held: dict[int, Any], m: int, first: Any, number: int) -> Any:
@@ -379,26 +398,23 @@ class _GroupedMatmul(MatmulWriter):
                     place = number * tile + m * p.tile_n + v
                     e.store(totals, place, starts[v])
         codes = self._codes(vectors)
-        group_bytes = form.group * p.lanes
-        most = max(1, half_l1(self.target) // (group_bytes * vectors))
+        most = max(1, half_l1(self.target) // (form.group * p.lanes * vectors))
         block = min(most, self.layout.groups)
-        if form.bits < 8:
-            self.panel = e.local("panel", block * vectors * group_bytes, "uint8")
+        panel = UnpackedPanel(e, self.reader, vectors, block)
+
+        def packed(group: Any) -> Units:
+            return self._packed(self._at(codes, group))
 
         def multiply(first: Any, count: int) -> None:
-            if form.bits < 8:
-                self._unpack(first, count, vectors, codes)
+            panel.fill(first, count, packed, lambda group: self._numbers(group, vectors))
             with e.loop("row_tile", self.tiles) as number:
                 base = e.let("base", number * tile)
                 self.row = self._first_row(number)
                 self._move(totals, base, self.acc, 0, vectors)
                 with e.loop("group", count, wide=True) as offset:
                     group = first + offset
-                    if form.bits < 8:
-                        weights = self._unpacked(offset * (vectors * group_bytes), vectors)
-                    else:
-                        weights = self._packed(self._at(codes, group))
-                    self._group(group, vectors, weights, self._numbers(group, vectors))
+                    weights = packed(group) if form.bits == 8 else panel.units(offset)
+                    self._group(group, vectors, weights, panel.group_numbers_of(offset))
                 self._move(self.acc, 0, totals, base, vectors)
 
         whole, rest = divmod(self.layout.groups, block)
@@ -428,35 +444,6 @@ class _GroupedMatmul(MatmulWriter):
             for m in range(p.tile_m):
                 at = m * p.tile_n + v
                 e.store(to, place + at, e.load(source, start + at))
-
-    def _unpack(self, first: Any, count: int, vectors: int, codes: list[Any]) -> None:
-        """Write codes of groups from `first` on, one to a byte: [unit][panel] vectors."""
-        e = self.emit
-        shared = self.shared
-        shares = self.units // shared
-        with e.loop("group", count, wide=True) as number:
-            load = self._packed(self._at(codes, first + number))
-            with e.loop("share", shares, wide=True) as share:
-                for n, values in enumerate(load(share * shared, shared)):
-                    unit = (number * shares + share) * shared + n
-                    for v, value in enumerate(values):
-                        e.store(self.panel, (unit * vectors + v) * self.vector, value)
-
-    def _unpacked(self, at: Any, vectors: int) -> Callable[[Any, int], list[list[Any]]]:
-        """Return what loads weights [unit][vector] that `_unpack` wrote, at a number."""
-        e = self.emit
-
-        def load(first: Any, count: int) -> list[list[Any]]:
-            places = [at + (first + n) * (vectors * self.vector) for n in range(count)]
-            return [
-                [
-                    e.let("codes", e.load(self.panel, place + v * self.vector, self.vector))
-                    for v in range(vectors)
-                ]
-                for place in places
-            ]
-
-        return load
 
 
 TEMPLATE = Template(
