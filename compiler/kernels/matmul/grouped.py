@@ -12,7 +12,6 @@ No sums cross columns: what a register holds are columns side by side.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, half_l1
+from edgec.compiler.kernels.isa import GroupedDot
 from edgec.compiler.kernels.matmul.dense import (
     MatmulDecision,
     MatmulWorkload,
@@ -107,21 +107,38 @@ def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> lis
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
     most = min(MOST_TILE_VECTORS.get(lanes, 4), math.ceil(w.n / lanes))
-    # One row reads panels as they lie in memory.
-    first = min(most, panel_columns(target) // lanes) if w.m == 1 else 1
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
     dot = dot_of_codes(workload.form.bits, target)
     # Sums, what they are added to, and what waits to be widened; few registers hold only the sums.
-    widened_later = 1 < dot.most < workload.form.group // DOT_WIDTH
-    held = 2 + widened_later if target.vector_registers > FEW_REGISTERS else 1
+    widened = 0 < dot.most < workload.form.group // DOT_WIDTH
+    held = 2 + widened if target.vector_registers > FEW_REGISTERS else 1
+    first = 1
+    if w.m == 1:
+        # One row reads panels as they lie in memory, or half of each where they take too much.
+        first = panel_columns(target) // lanes
+        if first * (held + 1) + DOT_WIDTH > target.vector_registers:
+            first //= 2
+        first = min(most, first)
     decisions = []
     for vectors in range(first, most + 1):
         for m in rows:
-            # Weights, and activations.
-            used = held * m * vectors + vectors + (m if dot.by_lane else 2)
+            used = held * m * vectors + _operand_registers(dot, m, vectors)
             if used <= target.vector_registers or (vectors == first and len(rows) == 1):
                 decisions.append(MatmulDecision(m, vectors, lanes))
     return decisions
+
+
+def _operand_registers(dot: GroupedDot, rows: int, vectors: int) -> int:
+    """Return registers of a tile that hold what is multiplied.
+
+    LLVM loads numbers of groups early, and activations for several units at once.
+    """
+    if not dot.by_lane:
+        return vectors + 2
+    if dot.in_halves:
+        # Units brought into place, and which places these are.
+        return vectors + DOT_WIDTH * (rows + 1)
+    return 3 * vectors + 2 * rows
 
 
 def estimate_grouped_cycles(
@@ -244,9 +261,14 @@ class _GroupedMatmul(MatmulWriter):
 
     def _vector(self, v: int) -> tuple[Any, Any]:
         """Return the panel of a vector of this tile, and which of the panel's vectors it is."""
-        number = wide(self.tile * self.plan.tile_n + v)
-        each = self.reader.panel // self.plan.lanes
-        return tirx.floordiv(number, each), tirx.floormod(number, each)
+        each, tile = self.reader.panel // self.plan.lanes, self.plan.tile_n
+        start = wide(self.tile * tile)
+        if tile % each == 0:
+            return wide(self.tile) * (tile // each) + v // each, v % each
+        # Vectors of a tile are beside each other where no tile has parts of two panels.
+        inside = v if each % tile == 0 else 0
+        number = start + (v - inside)
+        return tirx.floordiv(number, each), tirx.floormod(number, each) + inside
 
     def _codes(self, vectors: int) -> list[Any]:
         """Return where the first group of each vector of columns begins."""
@@ -316,10 +338,7 @@ class _GroupedMatmul(MatmulWriter):
     def _middle(self, row: Any, group: Any) -> Any:
         """Return what sums begin with: what codes are kept above or below theirs, times `less`."""
         none, signed = constant(0, "int32", self.plan.lanes), self.reader.signed
-        if self.form.minima:
-            above = -1 if signed else 0
-        else:
-            above = 0 if signed or self.form.zeros else 1
+        above = -int(signed) if self.form.minima else int(not signed and not self.form.zeros)
         if not above:
             return none
         by = constant(self.form.bits - 1, "int32", self.plan.lanes)
@@ -366,9 +385,10 @@ class _GroupedMatmul(MatmulWriter):
                             continue
                         sums = e.let("partial", dot.multiply(partial.get(place), data, weight))
                         partial[place] = sums
-                        if (number + 1) % most == 0:
-                            total = dot.widen(e.load(self.sums, place), partial.pop(place))
-                            e.store(self.sums, place, total)
+                if (number + 1) % most == 0:
+                    for place, sums in partial.items():
+                        e.store(self.sums, place, dot.widen(e.load(self.sums, place), sums))
+                    partial = {}
         assert not partial, "partial sums are left"
 
     def _unit(self, held: dict[int, Any], m: int, first: Any, number: int) -> Any:

@@ -2,8 +2,8 @@
 
 A weight [N, K] is kept in panels of some columns (`panel_columns`), so that one row of activations
 reads it as it lies in memory. A panel holds its groups one behind the other; a group, the planes of
-their codes (`grouped_codes.PLANES`); a plane the units of all columns (`GroupedDot`), one unit behind
-the other but for as many as a byte has room for, which are beside each other in its bits. Scales and
+their codes (`grouped_codes.PLANES`); a plane, unit by unit (`GroupedDot`), the values of all
+columns, those of as many units as a byte has room for beside each other in its bits. Scales and
 what else groups have are beside it, [panels, groups, columns]. The layout depends on the target
 alone.
 """
