@@ -12,6 +12,7 @@ No sums cross columns: what a register holds are columns side by side.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from edgec.compiler.kernels.matmul.dense import (
 )
 from edgec.compiler.kernels.matmul.grouped_layout import (
     GroupNumbers,
+    VectorPlace,
     WeightReader,
     dot_of_codes,
     pack_weights,
@@ -213,10 +215,9 @@ class _GroupedMatmul(MatmulWriter):
         self.target = target
         self.layout = workload.layout
         self.dot = dot_of_codes(self.form.bits, target)
-        # A vector of weights, in bytes; units that share one; units of a group.
-        self.vector = 4 * decision.lanes
-        self.shared = self.form.values_together
+        # Units of a group.
         self.units = self.form.group // DOT_WIDTH
+        self.high: Callable[[Any, Any], Any] | None = None
         super().__init__(workload.matmul, decision, target, name)
 
     def declare(self) -> None:
@@ -252,10 +253,14 @@ class _GroupedMatmul(MatmulWriter):
             for m in range(p.tile_m):
                 e.store(self.acc, m * p.tile_n + v, starts[v])
         codes = self._codes(vectors)
+        # Two vectors that share bytes are multiplied by whole ones.
+        read = self.reader.units
+        if self.reader.high and p.tile_n % 2 == 0 and vectors % 2 == 0:
+            read, self.high = self.reader.whole_bytes, self.reader.high
         with e.loop("group", self.layout.groups, wide=True) as group:
-            self._group(
-                group, vectors, self._packed(self._at(codes, group)), self._numbers(group, vectors)
-            )
+            weights = self._packed(self._at(codes, group), read)
+            self._group(group, vectors, weights, self._numbers(group, vectors))
+        self.high = None
         for v in range(vectors):
             self._store(v, e.let("column", self._column(v)))
 
@@ -270,17 +275,18 @@ class _GroupedMatmul(MatmulWriter):
         number = start + (v - inside)
         return tirx.floordiv(number, each), tirx.floormod(number, each) + inside
 
-    def _codes(self, vectors: int) -> list[Any]:
+    def _codes(self, vectors: int) -> list[VectorPlace]:
         """Return where the first group of each vector of columns begins."""
-        panel_bytes, found = self.layout.groups * self.reader.step_bytes, []
-        for panel, part in map(self._vector, range(vectors)):
-            at = panel * panel_bytes + part * self.reader.vector
-            found.append(self.emit.let("codes", at))
+        found = []
+        for v in range(vectors):
+            panel, part = self._vector(v)
+            odd = v % 2 if self.plan.tile_n % 2 == 0 else tirx.floormod(self.tile + v, 2)
+            found.append(self.reader.place(panel, part, odd))
         return found
 
-    def _packed(self, at: list[Any]) -> Units:
-        """Return what loads weights [unit][panel] of units that share bytes, at a number."""
-        return lambda first, _count: self.reader.units(at, first)
+    def _packed(self, at: list[VectorPlace], read: Any) -> Units:
+        """Return what loads weights [unit][vector] of units that share bytes, at a number."""
+        return lambda first, _count: read(at, first)
 
     def _numbers(self, group: Any, vectors: int) -> list[GroupNumbers]:
         """Return what each vector of columns has in a group."""
@@ -311,8 +317,12 @@ class _GroupedMatmul(MatmulWriter):
         rows = [wide(self.row + m) * (self.layout.bytes // 4) for m in range(p.tile_m)]
         for m, row in enumerate(rows):
             start = self._middle(row, group)
+            whole = start
+            if self.high is not None and (form.zeros or form.minima):
+                less = self._less_sum(row, group) << constant(7, "int32", p.lanes)
+                whole = e.let("whole", constant(0, "int32", p.lanes) - less)
             for v in range(vectors):
-                e.store(self.sums, m * p.tile_n + v, start)
+                e.store(self.sums, m * p.tile_n + v, whole if v % 2 else start)
         straight = min(form.group, STRAIGHT) // DOT_WIDTH
         with e.loop("part", self.units // straight, wide=True) as part:
             first = part * straight
@@ -326,7 +336,11 @@ class _GroupedMatmul(MatmulWriter):
                 less_sum = e.let("less", tirx.Cast(floats, self._less_sum(row, group)))
             for v in range(vectors):
                 place, of_group = m * p.tile_n + v, numbers[v]
-                total = tirx.Cast(floats, e.load(self.sums, place))
+                total = e.load(self.sums, place)
+                if self.high is not None and v % 2:
+                    total = self.high(total, e.load(self.sums, place - 1))
+                else:
+                    total = tirx.Cast(floats, total)
                 if of_group.zero is not None:
                     total = fused_multiply_add(of_group.zero, less_sum, total)
                 factor = e.let("factor", of_group.scale * step)
@@ -372,8 +386,9 @@ class _GroupedMatmul(MatmulWriter):
         most = min(dot.most or count, count)
         partial: dict[int, Any] = {}
         held: dict[int, Any] = {}
-        for unit in range(0, count, self.shared):
-            for n, vectors in enumerate(weights(first + unit, self.shared)):
+        shared = self.reader.together
+        for unit in range(0, count, shared):
+            for n, vectors in enumerate(weights(first + unit, shared)):
                 number = unit + n
                 for m, word in enumerate(words):
                     data = self._unit(held, m, word + first, number)
@@ -423,7 +438,7 @@ class _GroupedMatmul(MatmulWriter):
         panel = UnpackedPanel(e, self.reader, vectors, block)
 
         def packed(group: Any) -> Units:
-            return self._packed(self._at(codes, group))
+            return self._packed(self._at(codes, group), self.reader.units)
 
         def multiply(first: Any, count: int) -> None:
             panel.fill(first, count, packed, lambda group: self._numbers(group, vectors))
@@ -448,9 +463,9 @@ class _GroupedMatmul(MatmulWriter):
             for v in range(vectors):
                 self._store(v, e.let("column", self._column(v)))
 
-    def _at(self, codes: list[Any], group: Any) -> list[Any]:
+    def _at(self, codes: list[VectorPlace], group: Any) -> list[VectorPlace]:
         """Return where a group of each vector of columns begins."""
-        return [start + group * self.reader.step_bytes for start in codes]
+        return [VectorPlace(c.start + group * self.reader.step_bytes, c.odd) for c in codes]
 
     def _first_row(self, number: Any) -> Any:
         """Return the first row of a tile of this task; the last tile overlaps the one before."""

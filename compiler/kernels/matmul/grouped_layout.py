@@ -3,9 +3,10 @@
 A weight [N, K] is kept in panels of some columns (`panel_columns`), so that one row of activations
 reads it as it lies in memory. A panel holds its groups one behind the other; a group, the planes of
 their codes (`grouped_codes.PLANES`); a plane, unit by unit (`GroupedDot`), the values of all
-columns, those of as many units as a byte has room for beside each other in its bits. Scales and
-what else groups have are beside it, [panels, groups, columns]. The layout depends on the target
-alone.
+columns, those of as many units as a byte has room for beside each other in its bits; or, where
+whole bytes are multiplied (`GroupedDot.high`), those of two vectors of columns, the first in the
+low halves, the second, less 8, in the high ones. Scales and what else groups have are beside it,
+[panels, groups, columns]. The layout depends on the target alone.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.quantized_values import weight_to_float
 from edgec.compiler.kernels.isa import GroupedDot, isa_of
-from edgec.compiler.kernels.vectors import constant, vector_dtype
+from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 from edgec.compiler.numerics.grouped_codes import PLANES, UNIT_VALUES, GroupForm, unpack_codes
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
@@ -50,6 +51,19 @@ def panel_columns(target: Target) -> int:
     """Return columns of a panel."""
     lanes = target.float_lanes
     return max(_PANEL_COLUMNS, lanes * _PANEL_VECTORS.get(lanes, 1))
+
+
+@dataclass(frozen=True)
+class VectorPlace:
+    """A vector place says where the codes of a vector of columns are.
+
+    Attributes:
+        start: the first byte of its first unit in a group.
+        odd: 1 where they are in high halves, else 0; where two vectors share bytes.
+    """
+
+    start: Any
+    odd: Any = 0
 
 
 def dot_of_codes(bits: int, target: Target) -> GroupedDot:
@@ -85,6 +99,9 @@ class WeightReader:
     def __init__(self, e: Emitter, target: Target, form: GroupForm, rows: int, groups: int) -> None:
         self.e, self.form, self.groups = e, form, groups
         self.signed = less_middle(form.bits, target)
+        # How two vectors of columns that share bytes are multiplied; and units that share bytes.
+        self.high = dot_of_codes(form.bits, target).high
+        self.together = 1 if self.high else form.values_together
         # Columns of a panel; bytes of a unit of a vector of them, of all of them, and of a group.
         self.panel = panel_columns(target)
         self.vector, self.unit_bytes = DOT_WIDTH * target.float_lanes, DOT_WIDTH * self.panel
@@ -133,17 +150,37 @@ class WeightReader:
     def _load(self, buffer: Any, at: Any, kind: str, lanes: int) -> Any:
         return weight_to_float(self.e.load(buffer, at, lanes), kind, self.e.isa.converts_float16)
 
-    def units(self, starts: list[Any], first: Any) -> list[list[Any]]:
-        """Return codes [unit][start] of the units that share bytes.
+    def place(self, panel: Any, part: Any, odd: Any) -> VectorPlace:
+        """Return where the first group of vector `part` of a panel begins; `odd`: of its parity."""
+        start = panel * (self.groups * self.step_bytes)
+        if self.high is None:
+            return VectorPlace(self.e.let("codes", start + part * self.vector))
+        pair = part // 2 if isinstance(part, int) else tirx.floordiv(part, 2)
+        return VectorPlace(self.e.let("codes", start + pair * self.vector), odd)
+
+    def whole_bytes(self, places: list[VectorPlace], first: Any) -> list[list[Any]]:
+        """Return a unit of vectors as `GroupedDot.high` takes them; they lie pair by pair."""
+        e, found = self.e, []
+        for place in places[::2]:
+            at = place.start + first * (self.unit_bytes // 2)
+            both = e.let("codes", e.load(self.buffers["codes"], at, self.vector))
+            found += [e.let("code", _part(both, 0, 4, 0, self.vector)), both]
+        return [found]
+
+    def units(self, places: list[VectorPlace], first: Any) -> list[list[Any]]:
+        """Return codes [unit][vector] of the units that share bytes.
 
         Args:
-            starts: where vectors of columns have the first unit of their group.
+            places: where vectors of columns have their group.
             first: the first of the units.
         """
         e, bits, vector = self.e, self.form.bits, self.vector
-        together = self.form.values_together
-        found: list[list[Any]] = [[None] * len(starts) for _ in range(together)]
-        for number, start in enumerate(starts):
+        if self.high is not None:
+            return [[self._half(place, first) for place in places]]
+        together = self.together
+        found: list[list[Any]] = [[None] * len(places) for _ in range(together)]
+        for number, place_of in enumerate(places):
+            start = place_of.start
             plane = shift = 0
             for width in PLANES[bits]:
                 each = 8 // width
@@ -159,15 +196,31 @@ class WeightReader:
                 plane, shift = plane + self.step_bytes // bits * width, shift + width
         return found
 
-    def code(self, start: Any, unit: int, where: Any) -> Any:
+    def _half(self, place: VectorPlace, unit: Any) -> Any:
+        """Return a unit of a vector of columns that shares bytes with another."""
+        e, vector = self.e, self.vector
+        at = place.start + unit * (self.unit_bytes // 2)
+        both = e.let("codes", e.load(self.buffers["codes"], at, vector))
+        shift, less = (
+            broadcast(tirx.Cast("uint8", place.odd * number), vector) for number in (4, 8)
+        )
+        moved = tirx.shift_right(both, shift) & constant(15, "uint8", vector)
+        return e.let("code", moved ^ less)
+
+    def code(self, place: VectorPlace, unit: int, where: Any) -> Any:
         """Return one code as int32.
 
         Args:
-            start: where a vector of columns has the first unit of the group.
+            place: where a vector of columns has the group.
             unit: which one of the group.
             where: the byte of the value in it.
         """
-        e, bits = self.e, self.form.bits
+        e, bits, start = self.e, self.form.bits, place.start
+        if self.high is not None:
+            both = e.load(self.buffers["codes"], start + unit * (self.unit_bytes // 2) + where)
+            odd = tirx.Cast("int32", place.odd)
+            shifted = tirx.shift_right(tirx.Cast("int32", both), odd * 4)
+            return (shifted & tirx.const(15, "int32")) ^ (odd * 8)
         code: Any = None
         plane = shift = 0
         for width in PLANES[bits]:
@@ -245,6 +298,11 @@ def _pack_panels(form: GroupForm, target: Target, packed: NDArray[np.uint8]) -> 
     ordered = parts.transpose(0, 3, 4, 1, 2, 5)
     if dot_of_codes(bits, target).in_halves:
         ordered = ordered.reshape(*ordered.shape[:5], 2, 2).swapaxes(4, 5)
+    if dot_of_codes(bits, target).high is not None:
+        # Panel, group, unit, vector, byte of a unit of the vector.
+        of_vectors = ordered.reshape(*ordered.shape[:4], DOT_WIDTH * lanes)
+        low, high = of_vectors[:, :, :, ::2], of_vectors[:, :, :, 1::2]
+        return (low | (high ^ np.uint8(8)) << np.uint8(4)).reshape(len(ordered), -1)
     # Panel, group, unit, byte of the units of all columns.
     ordered = ordered.reshape(*ordered.shape[:3], DOT_WIDTH * lanes * vectors)
     planes, shift = [], 0

@@ -24,6 +24,7 @@ class UnpackedPanel:
 
     def __init__(self, e: Emitter, reader: WeightReader, vectors: int, groups: int) -> None:
         self.e, self.form, self.vectors = e, reader.form, vectors
+        self.together = reader.together
         self.vector, self.lanes = reader.vector, reader.vector // 4
         # Bytes of a group, and its numbers.
         self.group_bytes = vectors * reader.form.group * self.lanes
@@ -41,7 +42,7 @@ class UnpackedPanel:
         numbers: Callable[[Any], list[GroupNumbers]],
     ) -> None:
         """Write groups from `first` on, of what gives units and numbers of a group."""
-        e, shared = self.e, self.form.values_together
+        e, shared = self.e, self.together
         shares = self.form.group // 4 // shared
         with e.loop("group", count, wide=True) as number:
             for v, found in enumerate(numbers(first + number)):
