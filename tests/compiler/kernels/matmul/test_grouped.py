@@ -277,6 +277,11 @@ def test_equals_numpy_on_other_processors(target: str, tmp_path: Path) -> None:
     values = (codes.astype(np.float32) - 128) * scales[..., np.newaxis].astype(np.float32)
     expected.append(values.reshape(21, -1)[x.argmax(axis=0)])
     np.testing.assert_array_equal(found, np.concatenate([each.reshape(-1) for each in expected]))
+    # One code that is off by one is seen.
+    codes, scales, zeros, _ = ELSEWHERE[0].weights()
+    codes[0, 0, 0] ^= 1
+    other = grouped_product(quantize_rows(x, 32), codes, scales.astype(np.float32), zeros)
+    assert (found[: other.size] != other.reshape(-1)).any()
 
 
 def test_a_normalization_quantizes_its_rows(tmp_path: Path) -> None:
