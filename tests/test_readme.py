@@ -45,6 +45,7 @@ NOT_RUN = {
         "needs a board behind ssh pi",
         "takes half a minute; tests/compiler/distribute/test_http_stage.py does the same",
     ],
+    "early-exits.md": ["the images are downloaded"],
     "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
     "generation.md": ["the model is downloaded"] * 2,
     "private-calibration.md": ["four processes compile the model, some 50 s"],
