@@ -619,6 +619,8 @@ int main(int count, char** arguments) {
     in_bundle(TOKENIZER, path);
     return talk(code, path, start, count, arguments);
   }
+  static char document[1 << 16]; /* it is printed when it is complete */
+  setvbuf(stdout, document, _IOFBF, sizeof document);
   request asked = read_arguments(code, count, arguments);
   if (asked.install || asked.deadline_ms > 0) return governed_main(code, &asked);
   model opened = load(code, asked.threads, choose_program(code, &asked));
