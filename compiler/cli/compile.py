@@ -272,7 +272,7 @@ def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
     if manifest.compression is not None:
         _print_compression(manifest.compression)
     if manifest.quantization is not None:
-        _print_quantization(manifest.quantization)
+        _print_quantization(manifest.quantization, exits=manifest.exits is not None)
     if manifest.exits is not None:
         for line in exit_lines(manifest.exits):
             click.echo(f"  {line}")
@@ -299,14 +299,15 @@ def _print_compression(record: "CompressionRecord") -> None:
         click.echo(line)
 
 
-def _print_quantization(record: "QuantizationRecord") -> None:
+def _print_quantization(record: "QuantizationRecord", *, exits: bool) -> None:
     from edgec.compiler.calibration.accuracy import score_text
 
     name = record.recipe["name"]
     click.echo(
         f"  {name}: {record.quantized} operators quantized; {record.quantized_types}".rstrip("; ")
     )
-    for output, ratio in record.sqnr_db.items():
+    # The answer of an exit is another one.
+    for output, ratio in ({} if exits else record.sqnr_db).items():
         click.echo(f"  {output}: {ratio:.1f} dB against the original model, on the test input")
     if record.samples_sqnr_db:
         worst = min(record.samples_sqnr_db, key=lambda name: record.samples_sqnr_db[name])
