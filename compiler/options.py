@@ -17,7 +17,7 @@ from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.signature import State
-from edgec.compiler.language.language_model import CacheDtype
+from edgec.compiler.language.language_model import DEFAULT_VERIFIED, MOST_VERIFIED, CacheDtype
 from edgec.compiler.language.lora import Adapter, parse_adapter
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
@@ -67,6 +67,8 @@ class CompileOptions:
             for a Hugging Face folder, GGUF files for a GGUF file.
         prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
             program, `decode`, takes one.
+        verify_chunk: tokens of a language model's program that checks guesses of what follows, and
+            gives logits of each; 0 makes none.
         streams: texts that a language model goes on with at once, at most; each has a cache.
         inputs: test inputs by name, instead of generated ones.
         seed: the seed of the generated test inputs.
@@ -100,6 +102,7 @@ class CompileOptions:
     cache: CacheDtype = "float32"
     lora: Sequence[Adapter | str | Path] = ()
     prefill_chunk: int | None = None
+    verify_chunk: int = DEFAULT_VERIFIED
     streams: int = 1
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
@@ -130,6 +133,7 @@ class CompileOptions:
         check_seed(self.seed)
         check_count("--context", self.context, 2, _MAX_CONTEXT)
         check_count("--prefill-chunk", self.prefill_chunk, 2, _MAX_CONTEXT)
+        check_count("--verify-chunk", self.verify_chunk or None, 2, MOST_VERIFIED)
         check_count("--streams", self.streams, 1, _MOST_STREAMS)
         if self.streams & (self.streams - 1):
             raise UsageError(f"--streams {self.streams}: a power of two is expected, as 2 or 4")

@@ -3,6 +3,7 @@
 `pipeline.py` makes one bundle of them; a split model makes one for each stage.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_m
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.shared_constants import SharedConstants
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
@@ -38,6 +40,7 @@ from edgec.compiler.parity.reference import run_reference_steps
 from edgec.compiler.parity.stream import Step
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantization_report import write_quantization_report
+from edgec.compiler.support.free_memory import return_free_memory
 from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Show
 from edgec.compiler.support.progress import Progress
@@ -117,6 +120,7 @@ class ProgramCompiler:
         self._phases = phases
         self._subject = Subject(name, target.name)
         self._sharing = SharedPacking()
+        self._constants = SharedConstants()
         self.records = tuned_records(
             target, options.records, options.records_threads, options.ready_records, progress
         )
@@ -151,6 +155,12 @@ class ProgramCompiler:
         canonical = canonical_model(
             source, variant.shapes, options.freeze, options.limits, phase, options.images
         )
+        several = len(asked.program_shapes) > 1
+        if several and not options.check_stages:
+            canonical = canonical.with_module(self._constants.of_module(canonical.module))
+            # The reference is run on what this leaves free.
+            gc.collect()
+            return_free_memory()
         signature = canonical.signature
         states = find_states(signature, options.kept_states)
         several = len(asked.program_shapes) > 1
@@ -160,8 +170,7 @@ class ProgramCompiler:
         with phase("reference"):
             given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
-                texts, tokens = next(s.shape for s in signature.inputs if s.name == "input_ids")
-                given = source.language.test_inputs((texts or 1, tokens or 1), options.seed)
+                given = source.language.test_inputs(signature, options.seed)
             # What is transformed is run from zeros.
             before = None if options.changes_numbers else before
             original = Expected.of_original(
@@ -275,12 +284,17 @@ class ProgramCompiler:
             progress.detail(packed.notes.describe())
         if isinstance(scheduled, Program):
             scheduled.forget_unpacked()
+            self._constants.of_program(scheduled)
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
             time = estimated_ms(scheduled, target)
             compilation = replace(compilation, estimated_ms=time)
         elif options.runner or states or len(asked.program_shapes) > 1:
             raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
+        if len(asked.program_shapes) > 1 and not options.check_stages:
+            original = program.original.with_few_states()
+            kept = original if expected is program.original else expected.with_few_states()
+            compilation = replace(compilation, original=original, expected=kept)
         return CompiledProgram(compilation, module, scheduled)
 
 

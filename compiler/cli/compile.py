@@ -72,6 +72,13 @@ if TYPE_CHECKING:
     help="Tokens of a prompt that a language model takes at once.  [default: 64]",
 )
 @click.option(
+    "--verify-chunk",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Tokens that it checks at once where it guesses what follows; 0: never.",
+)
+@click.option(
     "--streams",
     type=int,
     default=1,
@@ -137,6 +144,7 @@ def compile_command(
     cache: "CacheDtype",
     lora: tuple[str, ...],
     prefill_chunk: int | None,
+    verify_chunk: int,
     streams: int,
     states: Sequence[str],
     no_state: bool,
@@ -181,6 +189,7 @@ def compile_command(
         cache=cache,
         lora=lora,
         prefill_chunk=prefill_chunk,
+        verify_chunk=verify_chunk,
         streams=streams,
         states=states if states or no_state else None,
         inputs=read_inputs(inputs),

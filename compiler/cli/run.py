@@ -175,7 +175,7 @@ def _go_on(
     """Generate text, and print it as it comes, or a summary as JSON."""
     from edgec.compiler.generation.generator import Generator
 
-    generator = Generator(bundle, threads)
+    generator = Generator(bundle, threads, speculate=generation["speculate"])
     if cache is not None and cache.exists():
         generator.load(cache)
     reply = generator.generate(
@@ -203,6 +203,7 @@ def _go_on(
                 "reason": reply.reason,
                 "first_token_ms": None if first is None else first * 1e3,
                 "tokens_per_second": reply.tokens_per_second,
+                "guesses": vars(generator.guesses),
             }
         )
         return

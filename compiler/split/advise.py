@@ -258,7 +258,8 @@ def _graph(
         path, options.limits, options.context, cache=options.cache, lora=options.adapters
     )
     if in_chunks(path, options):
-        options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
+        programs = chunk_programs(options.prefill_chunk or DEFAULT_CHUNK, verified=0)
+        options = replace(options, programs=programs)
     target = strictest([device.target for device in devices])
     compiler = ProgramCompiler(target, options, progress, untold, path.name)
     program = compiler.changed(options.program_shapes[-1], [source])

@@ -130,7 +130,7 @@ class _Splitter:
             chunk = self._options.prefill_chunk or DEFAULT_CHUNK
             if source.language is not None:
                 chunk = source.language.chunk(self._options.prefill_chunk)
-            self._options = replace(self._options, programs=chunk_programs(chunk))
+            self._options = replace(self._options, programs=chunk_programs(chunk, verified=0))
         self._phases = Phases(self._progress, self._phase_names())
         sources = [source]
         language, tokenizer = source.language, source.tokenizer
