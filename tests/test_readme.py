@@ -45,6 +45,12 @@ NOT_RUN = {
         "needs a board behind ssh pi",
         "takes half a minute; tests/compiler/distribute/test_http_stage.py does the same",
     ],
+    "early-exits.md": [
+        "takes half a minute; tests/compiler/cascade/ does the same",
+        "takes half a minute; tests/compiler/cascade/ does the same",
+        "takes ten seconds; tests/compiler/distribute/test_edge_session.py does the same",
+        "the images are downloaded",
+    ],
     "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
     "generation.md": ["the model is downloaded"] * 2,
     "private-calibration.md": ["four processes compile the model, some 50 s"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgec.compiler.cli.options import as_path, json_option, model_options, shape_options
-from edgec.compiler.cli.printing import plain, print_json, print_table, size_text
+from edgec.compiler.cli.printing import exit_lines, plain, print_json, print_table, size_text
 from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def _print_bundle(bundle: "Bundle") -> None:
             ["tuned", f"kernels of {share:.0%} of the estimated time"],
             *_compression_rows(manifest),
             *_quantization_rows(manifest),
+            *[["exits", line] for line in (exit_lines(manifest.exits) if manifest.exits else ())],
             ["parity", f"checked on {manifest.parity.checked_on}"],
             *[
                 [

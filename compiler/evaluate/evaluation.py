@@ -83,7 +83,7 @@ class Evaluated:
         model: name of the model's file.
         target: name of its target.
         quantized: name of the recipe; empty: floats.
-        compressed: likewise; empty: all weights.
+        compressed: likewise, and how many exits; empty: all of the model for every input.
         accuracy: figures by name, the metric first; empty where none was measured.
         why_no_accuracy: why not.
         latency: of one inference [ms]: median and quartiles where measured.
@@ -207,7 +207,7 @@ def _described(bundle: Bundle | CascadeBundle) -> Evaluated:
         model=manifest.model.name,
         target=manifest.target.name,
         quantized=str(quantization.recipe["name"]) if quantization is not None else "",
-        compressed=str(manifest.compression.recipe["name"]) if manifest.compression else "",
+        compressed=", ".join(_shortenings(manifest)),
         arena_bytes=execution.arena_bytes,
         library_bytes=library,
         bundle_bytes=sum(record.size_bytes for record in files.values()),
@@ -215,6 +215,12 @@ def _described(bundle: Bundle | CascadeBundle) -> Evaluated:
         latency_source=source,
         energy=energy,
     )
+
+
+def _shortenings(manifest: Manifest) -> list[str]:
+    """Return what leaves out work: a recipe of compression, early exits."""
+    recipe = [] if manifest.compression is None else [str(manifest.compression.recipe["name"])]
+    return recipe + ([] if manifest.exits is None else [f"{len(manifest.exits.exits)} exits"])
 
 
 def _described_cascade(cascade: CascadeBundle) -> Evaluated:
