@@ -22,6 +22,7 @@ from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
+from edgec.compiler.predict.trees import Trees
 from edgec.targets import Target
 
 FITS = Path(__file__).parent
@@ -72,10 +73,12 @@ class Fit(BaseModel):
         machine: where it was measured.
         date: when.
         trained: models that the factors were fitted on.
+        random: random networks that it was fitted on beside them.
         held_out: models that the error was measured on.
         templates: factors by template; `any` for templates that are not among them.
         within: share of the kernel calls of the held-out models that are within 20 %.
         models: predicted over measured, of each held-out model as a whole.
+        trees: correct the sum of factors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,24 +92,30 @@ class Fit(BaseModel):
     machine: str
     date: str
     trained: tuple[str, ...]
+    random: int = 0
     held_out: tuple[str, ...]
     templates: dict[str, TemplateFit]
     within: float
     models: dict[str, float]
+    trees: Trees | None = None
 
     def estimate(self, features: StepFeatures) -> Estimate:
         """Return the number for one kernel call, in the unit of the fit."""
         own = self.templates.get(features.kind, self.templates["any"])
         if not features.counted:
             own = self.templates.get(UNCOUNTED, own)
-        value = float(row_of(own) @ features.row)
+        factors = row_of(own)
+        value = float(factors @ features.row)
+        if self.trees is not None:
+            value *= self.trees.factor(features, factors)
         return Estimate(value, value * own.low, value * own.high)
 
     @property
     def _trained(self) -> str:
         models = [name for name in self.trained if name != SINGLE_OPERATORS]
+        drawn = f", {self.random} random networks" if self.random else ""
         alone = " and single operators" if SINGLE_OPERATORS in self.trained else ""
-        return f"{len(models)} models{alone}"
+        return f"{len(models)} models{drawn}{alone}"
 
     def describe(self) -> str:
         """Return one line for people."""

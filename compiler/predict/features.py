@@ -1,7 +1,7 @@
 """Describe a kernel call by numbers that its time follows from."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ Row = NDArray[np.float64]
 
 # What a time is a sum of, beside the counted operations.
 FEATURES = (*KINDS, "call", "near_bytes", "middle_bytes", "far_bytes", "cycles")
+
+# What else tells calls of one kind apart, for the trees that correct the sum.
+CONTEXT = ("tasks", "flops", "result_bytes", "constant_bytes", "operand_bytes", "operands")
 
 # Shares of a cache that a program keeps beside what else a core touches.
 KEPT_OF_L2 = 0.75
@@ -90,12 +93,14 @@ class StepFeatures:
         row: numbers by `FEATURES`.
         counted: whether the operations could be counted; else their place is empty.
         cycles: what the analytic model of the template says.
+        context: numbers by `CONTEXT`.
     """
 
     kind: str
     row: Row
     counted: bool
     cycles: float
+    context: Row = field(default_factory=lambda: np.zeros(len(CONTEXT)))
 
 
 def step_features(
@@ -125,7 +130,17 @@ def step_features(
     kind = f"{step.template} winograd" if isinstance(decision, WinogradDecision) else step.template
     known = counts if counts is not None else np.zeros(len(KINDS))
     row = np.concatenate([known, [1.0], moved, [cycles]])
-    return StepFeatures(kind, row, counts is not None, cycles)
+    return StepFeatures(kind, row, counts is not None, cycles, _context(step))
+
+
+def _context(step: KernelCall) -> Row:
+    values = {id(value): value for value in step.arguments}.values()
+    constants = sum(value.size_bytes for value in values if value.root.role == "constant")
+    result = step.arguments[-1].size_bytes if step.arguments else 0
+    operands = sum(value.size_bytes for value in values) - constants - result
+    return np.array(
+        [step.tasks, step.flops, result, constants, operands, len(step.arguments)], np.float64
+    )
 
 
 def _level(distance: float, target: Target) -> int:

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--target", default="native")
     parser.add_argument("--trials", type=int, default=15)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--folder", type=Path, help="keep the facts there")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,8 +129,9 @@ def _command(given: argparse.Namespace, folder: Path, name: str, cluster: str = 
     words += ["--recipes", given.recipes] if given.recipes else []
     words += ["--drop", given.drop, "--trials", str(given.trials), "--no-measure"]
     words += ["-o", str(folder / f"{name}.edgec"), "--report", str(folder / f"{name}.json")]
-    words += ["--cluster", cluster] if cluster else ["--workers", str(given.workers)]
-    return words
+    if cluster:
+        return [*words, "--cluster", cluster]
+    return words + (["--workers", str(given.workers)] if given.workers else [])
 
 
 def _facts(folder: Path, name: str) -> dict[str, str]:
