@@ -36,7 +36,7 @@ from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import default_decide
-from edgec.compiler.predict.features import step_features, traffic_of
+from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import open_session
 from edgec.compiler.runtime.static_session import StaticSession
@@ -139,9 +139,10 @@ def operator_program(name: str, target: Target) -> tuple[Program, Any]:
 def features_of(name: str, program: Program, target: Target) -> list[dict[str, Any]]:
     """Return a line for each kernel call, without what is measured."""
     found = []
-    for step, moved in zip(program.steps, traffic_of(program, target), strict=True):
+    moves = traffic_of(program, target, weight_bytes_of(program))
+    for step, moved in zip(program.steps, moves, strict=True):
         code = program.functions[step.kernel]
-        one = step_features(step, code, moved, target, default_decide)
+        one = step_features(step, code, moved, target)
         found.append(
             {
                 "model": name,
