@@ -12,11 +12,11 @@ from tvm import tirx
 
 from edgec.compiler.ir.program import KernelCall, Program, Value
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
+from edgec.compiler.kernels.emit.machine_model import KIB
 from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.predict.operation_counts import KINDS, NotCountable, count_operations
-from edgec.compiler.predict.traffic import Traffic
 from edgec.targets import Target
 
 Row = NDArray[np.float64]
@@ -25,10 +25,11 @@ Row = NDArray[np.float64]
 FEATURES = (*KINDS, "call", "near_bytes", "middle_bytes", "far_bytes", "cycles")
 
 # What else tells calls of one kind apart, for the trees that correct the sum.
-CONTEXT = (
-    *("tasks", "flops", "result_bytes", "constant_bytes", "operand_bytes", "operands"),
-    *("result_item", "operand_item", "operand_distance", "result_distance"),
-)
+CONTEXT = ("tasks", "flops", "result_bytes", "constant_bytes", "operand_bytes", "operands")
+
+# Shares of a cache that a program keeps beside what else a core touches.
+KEPT_OF_L2 = 0.75
+KEPT_OF_L3 = 0.5
 
 # Counts by kernel: its name is a digest of its code.
 _COUNTED: dict[tuple[str, int, int], Row | None] = {}
@@ -53,6 +54,44 @@ def _digest(value: Value) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(value.array).data).digest()
 
 
+def traffic_of(program: Program, target: Target, weights: int) -> list[Row]:
+    """Return for each step the bytes that come from the core's caches, the last one, and memory.
+
+    Where bytes come from follows from what was touched since they were touched last (the reuse
+    distance of Mattson et al. 1970): for activations the calls between, for weights a whole
+    inference. A result goes where operands of its size come from.
+
+    Args:
+        program: the program.
+        target: whose caches.
+        weights: the bytes of its constants.
+    """
+    steps = [list({id(v): v for v in step.arguments}.values()) for step in program.steps]
+    sizes = {id(value): value.size_bytes for values in steps for value in values}
+    touched = [sum(sizes[id(value)] for value in values) for values in steps]
+    constants = (v for values in steps for v in values if v.root.role == "constant")
+    whole = weights + sum(touched) - sum(sizes[id(value)] for value in constants)
+    before = 0
+    last: dict[int, int] = {}
+    found = []
+    for values, own in zip(steps, touched, strict=True):
+        moved = np.zeros(3)
+        for value in values:
+            key = id(value.root)
+            if value.root.role == "constant":
+                distance = whole
+            elif key in last:
+                distance = before - last[key] + own
+            else:
+                distance = own
+            moved[_level(distance, target)] += sizes[id(value)]
+        before += own
+        for value in values:
+            last[id(value.root)] = before
+        found.append(moved)
+    return found
+
+
 @dataclass(frozen=True)
 class StepFeatures:
     """The features of a step describe one kernel call.
@@ -75,7 +114,7 @@ class StepFeatures:
 def step_features(
     step: KernelCall,
     function: tirx.PrimFunc,
-    traffic: Traffic,
+    moved: Row,
     target: Target,
 ) -> StepFeatures:
     """Return the features of one step on one core.
@@ -83,7 +122,7 @@ def step_features(
     Args:
         step: the call.
         function: the code of its kernel.
-        traffic: what it moves.
+        moved: what `traffic_of` says of it.
         target: what it was scheduled for.
     """
     key = (step.kernel, step.tasks, target.vector_bits)
@@ -96,20 +135,25 @@ def step_features(
     decision, cycles = _decided(step, target)
     kind = f"{step.template} winograd" if isinstance(decision, WinogradDecision) else step.template
     known = counts if counts is not None else np.zeros(len(KINDS))
-    row = np.concatenate([known, [1.0], traffic.moved, [cycles]])
-    return StepFeatures(kind, row, counts is not None, cycles, _context(step, traffic))
+    row = np.concatenate([known, [1.0], moved, [cycles]])
+    return StepFeatures(kind, row, counts is not None, cycles, _context(step))
 
 
-def _context(step: KernelCall, traffic: Traffic) -> Row:
+def _context(step: KernelCall) -> Row:
     values = {id(value): value for value in step.arguments}.values()
     constants = sum(value.size_bytes for value in values if value.root.role == "constant")
-    first, last = step.arguments[0], step.arguments[-1]
-    result = last.size_bytes
+    result = step.arguments[-1].size_bytes if step.arguments else 0
     operands = sum(value.size_bytes for value in values) - constants - result
-    items = (np.dtype(last.dtype).itemsize, np.dtype(first.dtype).itemsize)
-    counts = (step.tasks, step.flops, result, constants, operands, len(step.arguments))
-    distances = (traffic.operand_distance, traffic.result_distance)
-    return np.array([*counts, *items, *distances], np.float64)
+    return np.array(
+        [step.tasks, step.flops, result, constants, operands, len(step.arguments)], np.float64
+    )
+
+
+def _level(distance: float, target: Target) -> int:
+    """Return where bytes come from: 0 the core's caches, 1 the last level, 2 memory."""
+    if distance <= KEPT_OF_L2 * target.l2_kib * KIB:
+        return 0
+    return 1 if distance <= KEPT_OF_L3 * target.l3_kib * KIB else 2
 
 
 def _decided(step: KernelCall, target: Target) -> tuple[Any, float]:

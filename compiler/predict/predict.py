@@ -17,7 +17,7 @@ from edgec.compiler.lowering.recorded_decisions import RecordedDecisions
 from edgec.compiler.lowering.tuning_records import READY, Database, Key, Record, best_records
 from edgec.compiler.predict.correction import correct, fit_for, scaled, scales_of
 from edgec.compiler.predict.energy import estimate_energy
-from edgec.compiler.predict.features import step_features, weight_bytes_of
+from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.predict.prediction import (
     Energy,
     Estimate,
@@ -25,7 +25,6 @@ from edgec.compiler.predict.prediction import (
     Prediction,
     TimeSource,
 )
-from edgec.compiler.predict.traffic import traffic_of
 from edgec.targets import Target
 
 # Of a measured kernel in a model, where its operands are colder than where it was measured.
@@ -74,10 +73,9 @@ def predict_program(
     weights = weight_bytes_of(program)
     operators = []
     instructions = 0.0
-    plan = plan_memory(program)
-    for step, traffic in zip(program.steps, traffic_of(program, target, plan), strict=True):
+    for step, away in zip(program.steps, traffic_of(program, target, weights), strict=True):
         code = program.functions[step.kernel]
-        features = step_features(step, code, traffic, target)
+        features = step_features(step, code, away, target)
         corrected = correct(features, target, scales)
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
@@ -102,7 +100,7 @@ def predict_program(
         threads=cores,
         latency=latency,
         operators=tuple(operators),
-        arena_bytes=plan.arena_bytes,
+        arena_bytes=plan_memory(program).arena_bytes,
         weight_bytes=weights,
         library_bytes=estimated if library_bytes is None else library_bytes,
         library_source="estimated" if library_bytes is None else "compiled",

@@ -10,7 +10,7 @@ the instructions as well. `measure` times the kernels here, in the model that th
 round over all models after the other, as often as it is called: a kernel's time is the median over
 rounds of the shortest in a round. `fit` fits on the models of TRAINED, on single operators and
 on random networks, and writes the file of factors with its error on HELD_OUT, which it never sees.
-`refresh` computes the features anew, where there are more of them now.
+`refresh` computes the features anew, after a change of how they are counted.
 """
 
 import argparse
@@ -32,13 +32,11 @@ from edgec.compiler import CompileOptions
 from edgec.compiler.backend import build, pack, schedule
 from edgec.compiler.boards.instructions import count_instructions
 from edgec.compiler.calibration.samples import samples_from_tensors
-from edgec.compiler.codegen.memory import plan_memory
 from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import default_decide
-from edgec.compiler.predict.features import CONTEXT, step_features
-from edgec.compiler.predict.traffic import traffic_of
+from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import open_session
 from edgec.compiler.runtime.static_session import StaticSession
@@ -141,7 +139,7 @@ def operator_program(name: str, target: Target) -> tuple[Program, Any]:
 def features_of(name: str, program: Program, target: Target) -> list[dict[str, Any]]:
     """Return a line for each kernel call, without what is measured."""
     found = []
-    moves = traffic_of(program, target, plan_memory(program))
+    moves = traffic_of(program, target, weight_bytes_of(program))
     for step, moved in zip(program.steps, moves, strict=True):
         code = program.functions[step.kernel]
         one = step_features(step, code, moved, target)
@@ -195,8 +193,6 @@ def refresh(folder: Path, target: Target) -> None:
     """Compute features anew, where kernels are still those that were measured."""
     for path in sorted(folder.glob("*/lines.json")):
         old = json.loads(path.read_text())
-        if all(len(line["context"]) == len(CONTEXT) for line in old):
-            continue
         program, _ = programs(old[0]["model"], target)
         lines = features_of(old[0]["model"], program, target)
         if [line["kernel"] for line in lines] != [line["kernel"] for line in old]:
@@ -251,9 +247,7 @@ def gathered(folder: Path) -> list[dict[str, Any]]:
             for number, line in enumerate(lines):
                 line["value"] = float(np.median(times[:, number]))
                 line["halves"] = [float(half[number]) for half in halves]
-        found += [
-            line for line in lines if "value" in line and len(line["context"]) == len(CONTEXT)
-        ]
+        found += [line for line in lines if "value" in line]
     return found
 
 

@@ -12,7 +12,7 @@ import xgboost
 from scipy.optimize import nnls
 
 from edgec.compiler.predict.correction import UNCOUNTED, Fit, TemplateFit
-from edgec.compiler.predict.features import CONTEXT, FEATURES, Row, StepFeatures
+from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.trees import Trees, tree_inputs
 from edgec.targets import Target
 from edgec.targets.native import cpu_name
@@ -88,15 +88,11 @@ class Calls:
         if unit == "instructions":
             for name in ("near_bytes", "middle_bytes", "far_bytes", "cycles"):
                 rows[:, FEATURES.index(name)] = 0
-        contexts = np.array([line["context"] for line in lines])
-        if unit == "instructions":
-            for name in ("operand_distance", "result_distance"):
-                contexts[:, CONTEXT.index(name)] = 0
         kinds = [line["kind"] if line["counted"] else UNCOUNTED for line in lines]
         values = np.array([max(1.0, line["value"]) for line in lines])
         steps = [
-            StepFeatures(line["kind"], row, line["counted"], 0.0, context)
-            for line, row, context in zip(lines, rows, contexts, strict=True)
+            StepFeatures(line["kind"], row, line["counted"], 0.0, np.array(line["context"]))
+            for line, row in zip(lines, rows, strict=True)
         ]
         models = np.array([line["model"] for line in lines])
         return cls(np.array(kinds), rows, values, models, steps)
