@@ -23,6 +23,7 @@ from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
 from edgec.compiler.predict.trees import Trees
+from edgec.compiler.predict.workload_numbers import families_of
 from edgec.targets import Target
 
 FITS = Path(__file__).parent
@@ -69,13 +70,14 @@ class Fit(BaseModel):
         architecture: of the target that was measured.
         vector_bits: its vectors.
         target: its name.
+        integer_dot: how it multiplies integers, see `Target`.
         clock_ghz: its clock, which times are scaled by.
         machine: where it was measured.
         date: when.
         trained: models that the factors were fitted on.
         random: random networks that it was fitted on beside them.
         held_out: models that the error was measured on.
-        templates: factors by template; `any` for templates that are not among them.
+        templates: factors by kind of kernel, see `families_of`.
         within: share of the kernel calls of the held-out models that are within 20 %.
         models: predicted over measured, of each held-out model as a whole.
         trees: correct the sum of factors.
@@ -88,6 +90,7 @@ class Fit(BaseModel):
     architecture: str
     vector_bits: int
     target: str
+    integer_dot: str = ""
     clock_ghz: float
     machine: str
     date: str
@@ -101,9 +104,8 @@ class Fit(BaseModel):
 
     def estimate(self, features: StepFeatures) -> Estimate:
         """Return the number for one kernel call, in the unit of the fit."""
-        own = self.templates.get(features.kind, self.templates["any"])
-        if not features.counted:
-            own = self.templates.get(UNCOUNTED, own)
+        families = families_of(features.kind) if features.counted else (UNCOUNTED, "any")
+        own = next(self.templates[name] for name in families if name in self.templates)
         factors = row_of(own)
         value = float(factors @ features.row)
         if self.trees is not None:
@@ -149,8 +151,8 @@ def fits() -> tuple[Fit, ...]:
 def fit_for(target: Target, unit: Unit) -> Fit | None:
     """Return the fit for a target's processor; None where nothing like it was measured.
 
-    Vectors of the same width on the same architecture are alike; what a kernel costs in
-    nanoseconds is scaled by the clock.
+    Vectors of the same width on the same architecture are alike, those first that multiply
+    integers alike; what a kernel costs in nanoseconds is scaled by the clock.
     """
     alike = [
         fit
@@ -160,7 +162,8 @@ def fit_for(target: Target, unit: Unit) -> Fit | None:
         and fit.vector_bits == target.vector_bits
     ]
     named = [fit for fit in alike if fit.target == target.name]
-    return next(iter([*named, *alike]), None)
+    same = [fit for fit in alike if fit.integer_dot == target.integer_dot]
+    return next(iter([*named, *same, *alike]), None)
 
 
 @dataclass(frozen=True)

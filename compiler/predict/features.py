@@ -17,6 +17,7 @@ from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.predict.operation_counts import KINDS, NotCountable, count_operations
+from edgec.compiler.predict.workload_numbers import NUMBERS, kind_of, workload_numbers
 from edgec.targets import Target
 
 Row = NDArray[np.float64]
@@ -25,7 +26,8 @@ Row = NDArray[np.float64]
 FEATURES = (*KINDS, "call", "near_bytes", "middle_bytes", "far_bytes", "cycles")
 
 # What else tells calls of one kind apart, for the trees that correct the sum.
-CONTEXT = ("tasks", "flops", "result_bytes", "constant_bytes", "operand_bytes", "operands")
+STEP = ("tasks", "flops", "result_bytes", "constant_bytes", "operand_bytes", "operands")
+CONTEXT = (*STEP, *NUMBERS)
 
 # Shares of a cache that a program keeps beside what else a core touches.
 KEPT_OF_L2 = 0.75
@@ -97,7 +99,7 @@ class StepFeatures:
     """The features of a step describe one kernel call.
 
     Attributes:
-        kind: its kernel template, or `generic`, and the algorithm where a template has several.
+        kind: see `kind_of`.
         row: numbers by `FEATURES`.
         counted: whether the operations could be counted; else their place is empty.
         cycles: what the analytic model of the template says.
@@ -133,7 +135,7 @@ def step_features(
             _COUNTED[key] = None
     counts = _COUNTED[key]
     decision, cycles = _decided(step, target)
-    kind = f"{step.template} winograd" if isinstance(decision, WinogradDecision) else step.template
+    kind = kind_of(step.template, step.workload, isinstance(decision, WinogradDecision))
     known = counts if counts is not None else np.zeros(len(KINDS))
     row = np.concatenate([known, [1.0], moved, [cycles]])
     return StepFeatures(kind, row, counts is not None, cycles, _context(step))
@@ -144,9 +146,8 @@ def _context(step: KernelCall) -> Row:
     constants = sum(value.size_bytes for value in values if value.root.role == "constant")
     result = step.arguments[-1].size_bytes if step.arguments else 0
     operands = sum(value.size_bytes for value in values) - constants - result
-    return np.array(
-        [step.tasks, step.flops, result, constants, operands, len(step.arguments)], np.float64
-    )
+    counts = (step.tasks, step.flops, result, constants, operands, len(step.arguments))
+    return np.concatenate([np.array(counts, np.float64), workload_numbers(step.workload)])
 
 
 def _level(distance: float, target: Target) -> int:

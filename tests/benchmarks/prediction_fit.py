@@ -12,8 +12,9 @@ import xgboost
 from scipy.optimize import nnls
 
 from edgec.compiler.predict.correction import UNCOUNTED, Fit, TemplateFit
-from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
+from edgec.compiler.predict.features import FEATURES, STEP, Row, StepFeatures
 from edgec.compiler.predict.trees import Trees, tree_inputs
+from edgec.compiler.predict.workload_numbers import families_of, kind_of, workload_numbers
 from edgec.targets import Target
 from edgec.targets.native import cpu_name
 
@@ -88,14 +89,24 @@ class Calls:
         if unit == "instructions":
             for name in ("near_bytes", "middle_bytes", "far_bytes", "cycles"):
                 rows[:, FEATURES.index(name)] = 0
-        kinds = [line["kind"] if line["counted"] else UNCOUNTED for line in lines]
+        kinds = []
+        for line in lines:
+            template, _, way = line["kind"].partition(" ")
+            kinds.append(kind_of(template, line["workload"], way.startswith("winograd")))
+        contexts = [
+            np.concatenate([line["context"][: len(STEP)], workload_numbers(line["workload"])])
+            for line in lines
+        ]
         values = np.array([max(1.0, line["value"]) for line in lines])
         steps = [
-            StepFeatures(line["kind"], row, line["counted"], 0.0, np.array(line["context"]))
-            for line, row in zip(lines, rows, strict=True)
+            StepFeatures(kind, row, line["counted"], 0.0, context)
+            for kind, line, row, context in zip(kinds, lines, rows, contexts, strict=True)
         ]
         models = np.array([line["model"] for line in lines])
-        return cls(np.array(kinds), rows, values, models, steps)
+        known = [
+            kind if line["counted"] else UNCOUNTED for kind, line in zip(kinds, lines, strict=True)
+        ]
+        return cls(np.array(known), rows, values, models, steps)
 
     def where(self, mask: Any) -> "Calls":
         """Return some of the calls."""
@@ -114,7 +125,7 @@ class Found:
         """Return what they say of calls."""
         found = []
         for kind, step in zip(calls.kinds, calls.steps, strict=True):
-            own = self.factors.get(str(kind), self.factors["any"])
+            own = factors_of(self.factors, str(kind))
             more = self.trees.factor(step, own) if self.trees is not None else 1.0
             found.append(float(own @ step.row) * more)
         return np.maximum(np.array(found), 1e-9)
@@ -126,11 +137,19 @@ def fit_factors_by_kind(calls: Calls) -> dict[str, Row]:
     scale = np.asarray(np.where(relative > 0, relative, 1.0))
     common = fit_factors(calls.rows, calls.values, scale)
     found = {"any": common}
-    for kind in np.unique(calls.kinds):
+    families = np.array([str(kind).partition(" ")[0] for kind in calls.kinds])
+    for kind in np.unique([*calls.kinds, *families]):
         mine = calls.kinds == kind
+        if not mine.any():
+            mine = families == kind
         if mine.sum() >= FEWEST_CALLS:
             found[str(kind)] = fit_factors(calls.rows[mine], calls.values[mine], scale, common)
     return {kind: np.array([float(f"{value:.4g}") for value in row]) for kind, row in found.items()}
+
+
+def factors_of(factors: dict[str, Row], kind: str) -> Row:
+    """Return the factors of a kind, or of its template, or of any."""
+    return next(factors[name] for name in families_of(kind) if name in factors)
 
 
 def fit_all(calls: Calls) -> Found:
@@ -140,7 +159,7 @@ def fit_all(calls: Calls) -> Found:
     kinds = tuple(str(n) for n, c in zip(names, counts, strict=True) if c >= CALLS_OF_A_KIND)
     inputs, left = [], []
     for kind, step, value in zip(calls.kinds, calls.steps, calls.values, strict=True):
-        own = factors.get(str(kind), factors["any"])
+        own = factors_of(factors, str(kind))
         inputs.append(tree_inputs(step, own, kinds))
         left.append(np.log(value / max(float(own @ step.row), 1e-9)))
     data = xgboost.DMatrix(np.array(inputs), label=np.clip(left, -1.4, 1.4))
@@ -211,13 +230,15 @@ def fit(
     templates = {}
     for kind, row in found.factors.items():
         mine = trained.kinds == kind
+        if not mine.any():
+            mine = np.array([kind in families_of(str(k)) for k in trained.kinds])
         spread = ratios[mine] if mine.sum() >= CALLS_FOR_A_BAR else ratios
         low, high = np.percentile(spread, [10, 90])
         templates[kind] = TemplateFit(
             factors={n: float(v) for n, v in zip(FEATURES, row, strict=True) if v > 0},
             low=float(f"{min(1.0, low):.3g}"),
             high=float(f"{max(1.0, high):.3g}"),
-            calls=int(mine.sum()) if kind != "any" else len(trained.values),
+            calls=int(mine.sum()),
         )
     predicted = found.predict(unseen)
     share = predicted / unseen.values
@@ -231,6 +252,7 @@ def fit(
         architecture=target.architecture,
         vector_bits=target.vector_bits,
         target=target.name,
+        integer_dot=target.integer_dot,
         clock_ghz=target.clock_ghz,
         machine=cpu_name() if unit == "ns" else f"QEMU {target.emulator and target.emulator.cpu}",
         date=time.strftime("%Y-%m-%d"),
