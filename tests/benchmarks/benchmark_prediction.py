@@ -78,7 +78,7 @@ OPERATORS = tuple(f"operator:{case.name}" for case in (*CASES[::3], *NETWORKS[::
 # Every third once more in int8.
 RANDOM = tuple(
     f"random:{seed}{recipe}"
-    for seed in range(60)
+    for seed in range(80)
     for recipe in (["", "+int8"] if seed % 3 == 0 else [""])
 )
 

@@ -12,6 +12,8 @@ import onnx
 from support.onnx_graphs import make_model, node
 
 INPUT = "x"
+# Networks from this one on have blocks that the others have seldom.
+RARER = 60
 
 
 class Network:
@@ -20,6 +22,7 @@ class Network:
     Attributes:
         chance: draws everything.
         shape: of the last value.
+        joint: whether attention begins with one product.
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
@@ -27,6 +30,7 @@ class Network:
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}
         self.first = shape
+        self.joint = seed >= RARER
         self.shape = shape
         self.last = INPUT
 
@@ -46,6 +50,12 @@ class Network:
         """Add a constant of indices."""
         name = f"w{len(self.weights)}"
         self.weights[name] = np.array(values, np.int64)
+        return name
+
+    def index(self, value: int) -> str:
+        """Add a constant index."""
+        name = f"w{len(self.weights)}"
+        self.weights[name] = np.int64(value)
         return name
 
     def add(self, op: str, inputs: list[str], count: int = 1, **attributes: Any) -> str:
@@ -161,7 +171,7 @@ def _branches(net: Network) -> None:
 
 
 def _shuffled(net: Network) -> None:
-    groups = net.pick(2, 4)
+    groups = net.pick(2, 4, 4, 8) if net.joint else net.pick(2, 4)
     _, channels, height, width = net.shape
     if channels % (2 * groups):
         return _plain(net)
@@ -223,6 +233,7 @@ _BLOCKS: tuple[Callable[[Network], None], ...] = (
     *(_plain, _plain, _plain, _separable, _separable, _inverted, _bottleneck, _branches),
     *(_shuffled, _normalized, _pooled, _split_stage, _up),
 )
+_RARE = (_shuffled, _shuffled, _shuffled, _squeezed, _split_stage, _pooled, _up, _normalized)
 
 
 def images(seed: int) -> onnx.ModelProto:
@@ -238,7 +249,7 @@ def images(seed: int) -> onnx.ModelProto:
         work = net.shape[1] * net.shape[2] * net.shape[3]
         if work > 400_000 and not small:
             _pooled(net)
-        block = net.pick(*_BLOCKS)
+        block = net.pick(*(_RARE if seed >= RARER else _BLOCKS))
         (_inverted if small and block in (_plain, _pooled) else block)(net)
     _ended(net)
     return net.model()
@@ -285,7 +296,15 @@ def _attended(net: Network) -> None:
     before, (_, length, width) = net.last, net.shape
     heads = net.pick(2, 4, 8)
     parts = []
-    for number in range(3):
+    if net.joint:
+        # One product for all three, which are taken apart afterwards.
+        _dense(net, 3 * width)
+        split = net.constant(1, length, 3, heads, width // heads)
+        value = net.add("Reshape", [net.last, split])
+        value = net.add("Transpose", [value], perm=[2, 0, 3, 1, 4])
+        parts = [net.add("Gather", [value, net.index(number)], axis=0) for number in range(3)]
+        parts[1] = net.add("Transpose", [parts[1]], perm=[0, 1, 3, 2])
+    for number in range(0 if net.joint else 3):
         net.last, net.shape = before, (1, length, width)
         _dense(net, width)
         split = net.constant(1, length, heads, width // heads)
