@@ -28,6 +28,8 @@ FEWEST_CALLS = 3
 CALLS_FOR_A_BAR = 10
 # Kinds that trees tell apart have at least so many calls.
 CALLS_OF_A_KIND = 15
+# How much of what trees say is believed, by cross-validation over the models that are fitted.
+BELIEVED = 0.5
 DEPTH, TREES = 4, 100
 # A call of a known model counts as so many of a random network, whose values may be subnormal.
 KNOWN_MODEL = 3.0
@@ -196,7 +198,7 @@ def _fill(
 ) -> None:
     """Write a decision or leaf and what is below; a leaf above the last level is repeated."""
     if level == DEPTH:
-        leaves[place - (2**DEPTH - 1)] = float(f"{node['leaf']:.3g}")
+        leaves[place - (2**DEPTH - 1)] = float(f"{BELIEVED * node['leaf']:.3g}")
         return
     if "leaf" in node:
         below = [node, node]
