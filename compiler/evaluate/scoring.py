@@ -12,6 +12,8 @@ from edgec.compiler.boards.remote_timing import BoardTimes
 from edgec.compiler.boards.run import bench_on, model_on
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import Manifest
+from edgec.compiler.cascade.cascade import is_cascade
+from edgec.compiler.cascade.cascade_bundle import CascadeBundle
 from edgec.compiler.errors import BadInputError
 from edgec.compiler.evaluate.data import open_data
 from edgec.compiler.evaluate.metrics import Metric, TopK, class_scores, make_metric
@@ -88,6 +90,23 @@ class _Runs(Protocol):
     def run(self, inputs: Tensors) -> Tensors: ...
 
 
+def open_bundle(bundle: Bundle | str | Path) -> Bundle | CascadeBundle:
+    """Return a bundle, or a cascade of two, by its path."""
+    if not isinstance(bundle, Bundle) and is_cascade(bundle):
+        return CascadeBundle(Path(bundle))
+    return Bundle.of(bundle)
+
+
+@contextmanager
+def _model_of(bundle: Bundle | CascadeBundle, examination: Examination) -> Iterator[_Runs]:
+    """Provide what runs, here or on the board."""
+    if isinstance(bundle, CascadeBundle):
+        yield bundle.open(examination.threads)
+        return
+    with model_on(bundle, examination.board or None, examination.threads) as model:
+        yield model
+
+
 def score(examination: Examination, bundle: SharedPath, progress: Progress | None = None) -> Scored:
     """Return how good a bundle is, or why that cannot be measured here.
 
@@ -95,15 +114,15 @@ def score(examination: Examination, bundle: SharedPath, progress: Progress | Non
         BadInputError: data, labels and outputs do not fit one another.
         BoardError: the board cannot be reached, or failed.
     """
-    opened = Bundle.of(bundle.open())
-    manifest, board = opened.manifest, examination.board
-    if not board and why_not_here(manifest.target):
+    opened = open_bundle(bundle.open())
+    manifest = opened.manifest
+    if not examination.board and why_not_here(manifest.target):
         return Scored({}, f"{manifest.target.name} code does not run here")
     data = open_data(examination.data.open(), manifest.signature.inputs, examination.preprocess)
     metric = make_metric(examination.metric)
     count = 0
     with (
-        model_on(opened, board or None, examination.threads) as model,
+        _model_of(opened, examination) as model,
         _truth(examination, manifest) as answers,
         (progress or Silent()).parts("accuracy", data.samples.count) as advance,
     ):
@@ -131,8 +150,8 @@ def _truth(
     if examination.model is not None:
         yield _original(examination.model.open(), manifest)
     elif examination.bundle is not None:
-        first = Bundle.of(examination.bundle.open())
-        with model_on(first, examination.board or None, examination.threads) as model:
+        first = open_bundle(examination.bundle.open())
+        with _model_of(first, examination) as model:
             yield lambda inputs: _run(model, first.manifest, inputs)
     else:
         yield None
