@@ -39,6 +39,7 @@ NOT_RUN = {
     "benchmarks.md": ["takes an hour, and a calm machine"] * 3
     + ["the model is downloaded, and the others are not installed"],
     "boards.md": ["needs a board behind ssh me@pi"],
+    "choosing.md": ["needs QEMU, which is fetched the first time"],
     "distributed.md": [
         "takes half a minute of QEMU; tests/compiler/distribute/ runs the same commands",
         "needs a board behind ssh pi",

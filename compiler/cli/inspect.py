@@ -98,10 +98,13 @@ def _predict(
         prediction_fields,
         write_prediction_report,
     )
+    from edgec.compiler.support.files import check_output_file
     from edgec.compiler.support.html_report import check_report_name
     from edgec.targets import load_target
 
     check_report_name(report, "--report")
+    if report is not None:
+        check_output_file(report)
     loaded = load_target(target)
     found = predict_model(
         path, loaded, CompileOptions(**options), threads=threads, compile_library=build
