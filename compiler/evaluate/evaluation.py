@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgec.compiler.bench.compare import take_turns
 from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.bundle.bundle import Bundle
+from edgec.compiler.bundle.manifest import Manifest
 from edgec.compiler.cascade.cascade_bundle import CascadeBundle
 from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.evaluate.data import EvaluationData, open_data
