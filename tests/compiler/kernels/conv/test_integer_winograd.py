@@ -11,7 +11,7 @@ from support.integer_graphs import Code, ConvCase, open_module
 from edgec.compiler.kernels.conv import integer_dense
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
-from edgec.compiler.kernels.conv.integer_winograd_decision import is_exact
+from edgec.compiler.kernels.conv.integer_winograd_decision import integer_winograd_space, is_exact
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.templates import TEMPLATES
@@ -97,10 +97,19 @@ def test_sums_that_do_not_fit_are_not_taken(
     assert not np.array_equal(forced.run({"x": data})["y"], expected)
 
 
-def test_large_layers_are_computed_by_it() -> None:
-    target = load_target("x86-64-v3")
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4-vnni"])
+def test_large_layers_are_computed_by_it(target: str) -> None:
+    machine = load_target(target)
     large = ConvWorkload(1, 64, 56, 56, 64, 56, 56, (3, 3), padding=(1, 1))
     strided = replace(large, out_h=28, out_w=28, stride=(2, 2))
+    small = replace(large, in_h=5, in_w=5, out_h=5, out_w=5)
     decide = TEMPLATES["edgec.integer_conv"].default
-    assert isinstance(decide(IntegerConvWorkload(large, 3), target), WinogradDecision)
-    assert isinstance(decide(IntegerConvWorkload(strided, 3), target), ConvDecision)
+    assert isinstance(decide(IntegerConvWorkload(large, 3), machine), WinogradDecision)
+    for direct in (strided, small):
+        assert isinstance(decide(IntegerConvWorkload(direct, 3), machine), ConvDecision)
+
+
+def test_what_multiplies_no_pairs_has_only_the_direct_sum() -> None:
+    machine = load_target("rpi4")
+    large = ConvWorkload(1, 64, 56, 56, 64, 56, 56, (3, 3), padding=(1, 1))
+    assert integer_winograd_space(IntegerConvWorkload(large, 3), machine) == []
