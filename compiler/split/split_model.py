@@ -28,6 +28,7 @@ from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
 from edgec.compiler.split.emulation import check_emulated
 from edgec.compiler.split.encode_cuts import encode_cuts
+from edgec.compiler.split.exit_cuts import cut_behind_exits, exits_before
 from edgec.compiler.split.make_plan import planned_program
 from edgec.compiler.split.make_stages import Stage, make_stages
 from edgec.compiler.split.model_values import ModelValues
@@ -129,7 +130,7 @@ class _Splitter:
             chunk = self._options.prefill_chunk or DEFAULT_CHUNK
             if source.language is not None:
                 chunk = source.language.chunk(self._options.prefill_chunk)
-            self._options = replace(self._options, programs=chunk_programs(chunk))
+            self._options = replace(self._options, programs=chunk_programs(chunk, verified=0))
         self._phases = Phases(self._progress, self._phase_names())
         sources = [source]
         language, tokenizer = source.language, source.tokenizer
@@ -139,10 +140,14 @@ class _Splitter:
         with self._phases("cut"):
             graphs = [self._graph(program) for program in changed]
             cuts = self._cuts(graphs)
-            stages = [
-                encode_cuts(make_stages(graph, cut), graph.values.result_of, self._encoding)
-                for graph, cut in zip(graphs, cuts, strict=True)
+            self._exits = [
+                exits_before(g, c[0]) if c else () for g, c in zip(graphs, cuts, strict=True)
             ]
+            stages = []
+            for graph, cut, exits in zip(graphs, cuts, self._exits, strict=True):
+                # Whoever has the first stage reads the answers of exits as they are.
+                kept = [*graph.values.result_of, *(e.answer for e in exits)]
+                stages.append(encode_cuts(make_stages(graph, cut), kept, self._encoding))
             rounded = [_with_bar(program, self._least_db) for program in changed]
             devices = self._stage_devices()
         compiled = [
@@ -195,9 +200,8 @@ class _Splitter:
                         outputs=tuple(spec.name for spec in own.outputs),
                     )
                 )
-            programs.append(
-                planned_program(program.shapes.name, called, stages, specs, self._encoding)
-            )
+            planned = planned_program(program.shapes.name, called, stages, specs, self._encoding)
+            programs.append(planned.model_copy(update={"exits": self._exits[number]}))
         model = changed[0].model
         return Plan(
             model=PlannedModel(name=model.name, sha256=model.sha256),
@@ -232,6 +236,8 @@ class _Splitter:
         first = graphs[0]
         if self._requests:
             cuts = cuts_behind(first, self._requests)
+        elif self._options.exits is not None:
+            cuts = cut_behind_exits(first, len(self._devices))
         else:
             cuts = balanced_cuts(graphs, len(self._devices))
         names = [first.cut_names(cut) for cut in cuts]
