@@ -112,6 +112,8 @@ def pack_pairs(workload: IntegerDepthwiseWorkload, weight: NDArray[Any]) -> NDAr
     taps = np.repeat(taps, 2, axis=2)
     middles = np.zeros((channels, 2 * workload.rounds), np.int64)
     for number, taken in enumerate(pair_rounds(products, workload.rounds)):
+        if len(taken) < 2:
+            continue
         middles[:, number] = 255 * pairs[:, taken].astype(np.int64).sum(axis=(1, 2)) // 2
     begin = (-middles).astype(np.int16).reshape(-1, _LANES, middles.shape[1]).transpose(0, 2, 1)
     begin = np.repeat(begin[:, :, None], 2, axis=2)
@@ -195,27 +197,21 @@ class DepthwisePairs(DepthwiseWriter):
             self._rewrite_inside(start, to)
 
     def _rewrite_inside(self, start: Any, to: Any) -> None:
-        """Write a line of the image; two columns at a time where three are inside."""
+        """Write a line of the image; two columns at a time where four are inside."""
         w, e, step = self.conv, self.emit, self.conv.stride[1]
         left = w.padding[1]
         # Column i of the ring has columns i * step - left and the one after that of the image.
         first = max(0, min(self.columns, math.ceil(left / step)))
-        past = max(first, min(self.columns, (w.in_w - 2 + left) // step + 1))
+        # Four columns are read for two.
+        past = max(first, min(self.columns, (w.in_w - 4 + left) // step + 2))
         twos = (past - first) // 2
         by_two = [lane + 8 * half for lane in range(8) for half in (0, 1)]
         with e.loop("two", twos, wide=True) as number:
             at = start + (first * step - left) * _LANES + number * (2 * step * _LANES)
             to_two = to + first * _COLUMN + number * (2 * _COLUMN)
-            if step == 1:
-                near = e.let("near", e.load(self.data, at, 16))
-                far = e.let("far", e.load(self.data, at + _LANES, 16))
-                for half in range(2):
-                    picks = [8 * half + lane + side for lane in range(8) for side in (0, 16)]
-                    e.store(self.ring, to_two + half * _COLUMN, shuffle([near, far], picks))
-            else:
-                four = e.let("four", e.load(self.data, at, 32))
-                both = shuffle([four], [*by_two, *(16 + lane for lane in by_two)])
-                e.store(self.ring, to_two, both)
+            four = e.let("four", e.load(self.data, at, 4 * _LANES))
+            both = shuffle([four], [*by_two, *(step * _LANES + lane for lane in by_two)])
+            e.store(self.ring, to_two, both)
         edges = [*range(first), *range(first + 2 * twos, self.columns)]
         for column in edges:
             sides = []
@@ -271,12 +267,11 @@ class DepthwisePairs(DepthwiseWriter):
             index = 2 * (y * len(data) + x)
             place = index + group % 2
             added = self.pairs.multiply(values, weights)
-            begin = (
-                self._weights(self.products + group, "int16", _COLUMN)
-                if fresh
-                else e.load(self.acc, place)
-            )
-            e.store(self.acc, place, begin + added)
+            if not fresh:
+                added = e.load(self.acc, place) + added
+            elif len(self.rounds[group]) > 1:
+                added = self._weights(self.products + group, "int16", _COLUMN) + added
+            e.store(self.acc, place, added)
             if not ends:
                 continue
             both = [e.load(self.acc, index + half) for half in (0, 1)]
