@@ -40,34 +40,43 @@ def pair_sums(weight: NDArray[Any], axis: int, groups_per_sum: int) -> NDArray[A
 
 def pair_products(weight: NDArray[Any]) -> NDArray[np.int8]:
     """Return weights [channels, 1, kh, kw] as [channels, kh * ceil(kw / 2), 2]: pairs in a row."""
-    channels, _, kh, kw = weight.shape
+    channels, kw = len(weight), weight.shape[3]
     padded = np.pad(weight[:, 0], ((0, 0), (0, 0), (0, kw % 2)))
     return np.ascontiguousarray(padded.reshape(channels, -1, 2), np.int8)
 
 
-def pair_rounds(products: int, rounds: int) -> list[list[int]]:
-    """Return which products of pairs are summed in int16: two sums for each round.
+def wrapped_sums(weight: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
+    """Return few sums of products of pairs, each of which one int16 holds if it may wrap.
 
-    >>> pair_rounds(6, 2)
-    [[0, 2], [1], [3, 5], [4]]
-    """
-    parts = np.array_split(np.arange(products), rounds)
-    return [part[half::2].tolist() for part in parts for half in (0, 1)]
-
-
-def rounds_needed(weight: NDArray[Any]) -> int:
-    """Return the fewest rounds by which all sums of `pair_rounds` fit int16 if they may wrap.
-
-    A sum ranges over 255 times the magnitudes of its weights, which one int16 tells apart wherever
-    it begins. 0: no number of rounds is enough.
+    A sum ranges over 255 times the magnitudes of its weights. Each product, the largest first, goes
+    to the sum that is then smallest in the channel where it is largest.
 
     Args:
-        weight: int8 [channels, 1, kh, kw].
+        weight: int8 [channels, 1, kh, kw], pairs of which int16 holds.
+
+    Returns:
+        the places of the products of `pair_products`, by sum; sums in the order of their last.
+
+    >>> wrapped_sums(np.int8([[[[60, -60, 9], [100, 5, 40]]]]))
+    ((0, 1), (2, 3))
     """
-    sizes = np.abs(pair_products(weight).astype(np.int64)).sum(axis=2)
-    products = sizes.shape[1]
-    for rounds in range(1, products + 1):
-        groups = pair_rounds(products, rounds)
-        if max(sizes[:, group].sum(axis=1).max(initial=0) for group in groups) <= LARGEST_WRAPPED:
-            return rounds
-    return 0
+    sizes = np.abs(pair_products(weight).astype(np.int64)).sum(axis=2).T
+    order = np.argsort(-sizes.max(axis=1, initial=0), kind="stable").tolist()
+    count = 1
+    while (found := _spread_over(sizes, order, count)) is None:
+        count += 1
+    return tuple(sorted((tuple(sorted(places)) for places in found if places), key=max))
+
+
+def _spread_over(sizes: NDArray[Any], order: list[int], count: int) -> list[list[int]] | None:
+    """Return products by sum, of sizes [products, channels]; None if so few sums do not do."""
+    sums = np.zeros((count, sizes.shape[1]), np.int64)
+    places: list[list[int]] = [[] for _ in range(count)]
+    for place in order:
+        most = (sums + sizes[place]).max(axis=1, initial=0)
+        taken = int(most.argmin())
+        if most[taken] > LARGEST_WRAPPED and places[taken]:
+            return None
+        sums[taken] += sizes[place]
+        places[taken].append(place)
+    return places

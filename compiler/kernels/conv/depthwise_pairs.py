@@ -5,12 +5,12 @@ int16 for as long as the weights allow. Each line is rewritten once: a column be
 channel of a block, its code and that of the column to the right. Two neighbouring windows are one
 vector, which is multiplied by two taps; lines that windows cover are in a ring, padding included.
 
-Sums of int16 wrap. Each begins with minus the middle of what its products can add up to, so that
-it is in range at the end; two sums at a time are added in int32, in rounds, each over a part of
-the window: `IntegerDepthwiseWorkload.rounds` says how many the weights need.
+Sums of int16 wrap. Each begins with minus the middle of what its products can add up to, so that it
+is in range at the end; two sums at a time are added in int32. `IntegerDepthwiseWorkload.sums` says
+which products the weights allow to be added.
 
-    weight  int32 [blocks, kh * ceil(kw / 2) + 2 * rounds + 1, c]: pairs of taps, int8, each twice;
-            what sums begin with, int16, each twice; minus the sum of these.
+    weight  int32 [blocks, kh * ceil(kw / 2) + sums + 1, c]: pairs of taps, int8, each twice; what
+            sums of several products begin with, int16, each twice; minus the sum of these.
 """
 
 import math
@@ -38,7 +38,7 @@ from edgec.compiler.kernels.emit.machine_model import (
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.vectors import constant, reinterpret, shuffle
-from edgec.compiler.numerics.pair_sums import pair_products, pair_rounds
+from edgec.compiler.numerics.pair_sums import pair_products
 from edgec.targets.target import Target
 
 # Channels of a block, windows of a vector.
@@ -54,7 +54,7 @@ def pairs_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
     """Return tiles whose sums fit the registers; none where the kernel has no such window."""
     conv, decisions = workload.conv, []
     has = isa_of(target).byte_pairs() is not None and target.float_lanes == _LANES
-    if not has or not workload.rounds or conv.stride[1] > 2 or conv.out_w < _WINDOWS:
+    if not has or not workload.sums or conv.stride[1] > 2 or conv.out_w < _WINDOWS:
         return []
     for tile_h in range(1, min(conv.out_h, 2) + 1):
         ring = _rows(workload, tile_h) * _columns(workload) * _COLUMN
@@ -89,7 +89,9 @@ def estimate_pairs_cycles(
     products = conv.kernel[0] * math.ceil(conv.kernel[1] / 2)
     rows = _rows(workload, high)
     loads = (rows * vectors + conv.kernel[0]) * math.ceil(conv.kernel[1] / 2)
-    store = 2 * STORE_INSTRUCTIONS + cost(conv.epilogue) + workload.rounds * _WIDEN
+    store = (
+        2 * STORE_INSTRUCTIONS + cost(conv.epilogue) + math.ceil(len(workload.sums) / 2) * _WIDEN
+    )
     tile = high * vectors * (2 * products + store) + loads + _TILE
     tiles, steps = math.ceil(conv.out_w / across), math.ceil(conv.out_h / high)
     parts = math.ceil(steps / decision.lines)
@@ -110,11 +112,10 @@ def pack_pairs(workload: IntegerDepthwiseWorkload, weight: NDArray[Any]) -> NDAr
     # [blocks, products, twice, c, 2]
     taps = pairs.reshape(-1, _LANES, products, 2).transpose(0, 2, 1, 3)[:, :, None]
     taps = np.repeat(taps, 2, axis=2)
-    middles = np.zeros((channels, 2 * workload.rounds), np.int64)
-    for number, taken in enumerate(pair_rounds(products, workload.rounds)):
-        if len(taken) < 2:
-            continue
-        middles[:, number] = 255 * pairs[:, taken].astype(np.int64).sum(axis=(1, 2)) // 2
+    middles = np.zeros((channels, len(workload.sums)), np.int64)
+    for number, taken in enumerate(workload.sums):
+        if len(taken) > 1:
+            middles[:, number] = 255 * pairs[:, taken].astype(np.int64).sum(axis=(1, 2)) // 2
     begin = (-middles).astype(np.int16).reshape(-1, _LANES, middles.shape[1]).transpose(0, 2, 1)
     begin = np.repeat(begin[:, :, None], 2, axis=2)
     back = middles.sum(axis=1).astype(np.int32)
@@ -131,8 +132,7 @@ class DepthwisePairs(DepthwiseWriter):
         w = self.conv
         self.taken = math.ceil(w.kernel[1] / 2)
         self.products = w.kernel[0] * self.taken
-        self.rounds = pair_rounds(self.products, self.work.rounds)
-        self.block_size = (self.products + len(self.rounds) + 1) * _LANES
+        self.block_size = (self.products + len(self.work.sums) + 1) * _LANES
         return self.emit.buffer("weight", self.blocks * self.block_size, "int32")
 
     def kernel(self, name: str) -> Kernel:
@@ -150,9 +150,9 @@ class DepthwisePairs(DepthwiseWriter):
             block = e.let("block", tirx.floormod(plane, self.blocks))
             self.ring = e.scratch("ring", self.rows * self.columns * _COLUMN, self.dot.data)
             kind = f"int16x{_COLUMN}"
-            sums = p.tile_h * p.tile_w // _WINDOWS
-            self.acc = e.local("acc", 2 * sums, kind)
-            self.total = e.local("total", 2 * sums, f"int32x{_LANES}")
+            vectors = p.tile_h * p.tile_w // _WINDOWS
+            self.acc = e.local("acc", len(self.work.sums) * vectors, kind)
+            self.total = e.local("total", 2 * vectors, f"int32x{_LANES}")
             base = self.base = e.let("weights", wide(block * self.block_size))
             last = base + (self.block_size - _LANES)
             bias = e.load(self.bias, block * _LANES, _LANES) + e.load(self.weight, last, _LANES)
@@ -256,30 +256,29 @@ class DepthwisePairs(DepthwiseWriter):
                     self._add(y, kh * taken + pair, data)
 
     def _add(self, y: int, product: int, data: list[Any]) -> None:
-        """Add one product of a line to its sums, and widen these at the end of a round."""
-        e = self.emit
-        group = next(n for n, members in enumerate(self.rounds) if product in members)
+        """Add one product of a line to its sum; add two sums that are complete to the total."""
+        e, sums = self.emit, self.work.sums
+        number = next(n for n, members in enumerate(sums) if product in members)
         weights = self._weights(product, "int8", 2 * _COLUMN)
-        fresh = product == self.rounds[group][0]
-        round_ = group // 2
-        ends = product == max(max(self.rounds[2 * round_ + half], default=0) for half in (0, 1))
+        members, first = sums[number], number // 2 * 2
+        pair = sums[first : first + 2]
         for x, values in enumerate(data):
-            index = 2 * (y * len(data) + x)
-            place = index + group % 2
+            index = y * len(data) + x
+            place = len(sums) * index + number
             added = self.pairs.multiply(values, weights)
-            if not fresh:
+            if product != members[0]:
                 added = e.load(self.acc, place) + added
-            elif len(self.rounds[group]) > 1:
-                added = self._weights(self.products + group, "int16", _COLUMN) + added
+            elif len(members) > 1:
+                added = self._weights(self.products + number, "int16", _COLUMN) + added
             e.store(self.acc, place, added)
-            if not ends:
+            if product < max(map(max, pair)):
                 continue
-            both = [e.load(self.acc, index + half) for half in (0, 1)]
-            if not self.rounds[2 * round_ + 1]:
-                both[1] = constant(0, "int16", _COLUMN)
-            for half, wide_sum in enumerate(self.pairs.widen(*both)):
-                before = e.load(self.total, index + half) if round_ else self.start[half]
-                e.store(self.total, index + half, before + wide_sum)
+            both = [e.load(self.acc, len(sums) * index + first + i) for i in range(len(pair))]
+            if len(both) == 1:
+                both.append(constant(0, "int16", _COLUMN))
+            for half, more in enumerate(self.pairs.widen(both[0], both[1])):
+                before = e.load(self.total, 2 * index + half) if first else self.start[half]
+                e.store(self.total, 2 * index + half, before + more)
 
     def _store(self, plane: Any, block: Any, line: Any, column: Any, y: int) -> None:
         """Store consecutive pixels of a line of the output."""

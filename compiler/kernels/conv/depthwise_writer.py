@@ -38,13 +38,13 @@ class IntegerDepthwiseWorkload(QuantizedConvWorkload):
         conv: as many groups as channels.
         together: groups of taps, side by side, whose products fit the int16 accumulators of
             `pair_sums`.
-        rounds: those in which sums of pairs of taps fit int16, see `pair_sums.pair_rounds`; 0: none
-            do, or the target has better.
+        sums: which products of pairs of taps are added in int16, see `pair_sums.wrapped_sums`;
+            empty: the target has better.
     """
 
     conv: ConvWorkload
     together: int = field(default=1, metadata={"omit_if_default": True})
-    rounds: int = field(default=0, metadata={"omit_if_default": True})
+    sums: tuple[tuple[int, ...], ...] = field(default=(), metadata={"omit_if_default": True})
 
     @property
     def tap_groups(self) -> int:
