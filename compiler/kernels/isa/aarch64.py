@@ -8,7 +8,7 @@
     sqrdmulh          (a * b + 2**14) >> 15
     sshl              shifts by numbers of each lane, to the right where they are below 0
     tbl, tbx          picks from 64 bytes; beyond, tbl gives 0 and tbx leaves what it is given
-    ucvtf             unsigned whole numbers to float32, with digits after the point
+    ucvtf, scvtf      whole numbers to float32, with digits after the point
 
 Source: Arm Architecture Reference Manual, A64 SIMD and floating-point instructions.
 """
@@ -74,7 +74,7 @@ class AArch64(Generic):
             # 2 * 128 * 127 = 32,512
             most = exact_units(bits) if bits < 8 else 1
             return GroupedDot(True, most, _halves, _widen_halves, True, True, 2, 1)
-        return GroupedDot(True, 0, _sdot, never, by_lane=True)
+        return GroupedDot(True, 0, _sdot, never, by_lane=True, high=_high if bits == 4 else None)
 
     def saturates(self, dtype: str, lanes: int) -> bool:
         """Return to int8."""
@@ -180,6 +180,11 @@ def _halves(sums: Any, data: Any, weights: Any) -> Any:
 
 def _widen_halves(sums: Any, partial: Any) -> Any:
     return sums + intrinsic("aarch64.neon.saddlp", "int32x4", partial)
+
+
+def _high(both: Any, low: Any) -> Any:
+    bits = tirx.const(4, "int32")
+    return intrinsic("aarch64.neon.vcvtfxs2fp.v4f32.v4i32", "float32x4", both - low, bits)
 
 
 def _smmla(acc: Any, rows: Any, columns: Any) -> Any:
