@@ -104,6 +104,11 @@ if TYPE_CHECKING:
 @click.option("--devices", metavar="a=rpi4,b=rpi5", help="Cut the model: a bundle for each.")
 @click.option("--split", type=as_path, metavar="PLAN.toml", help="Where to cut, who computes what.")
 @click.option(
+    "--parallel",
+    type=click.Choice(("channels", "rows", "auto")),
+    help="Have devices compute parts of operators at the same time.",
+)
+@click.option(
     "--whole", metavar="TARGET", help="With --devices: the uncut model too, to fall back."
 )
 @click.option(
@@ -150,6 +155,7 @@ def compile_command(
     dump_weights: bool,
     devices: str | None,
     split: Path | None,
+    parallel: str | None,
     whole: str | None,
     cut_encoding: str,
     cut_min_sqnr: float | None,
@@ -199,6 +205,7 @@ def compile_command(
             options,
             devices=devices,
             split=split,
+            parallel=parallel,
             whole=whole,
             encoding=cut_encoding,
             min_sqnr_db=cut_min_sqnr,
@@ -208,7 +215,7 @@ def compile_command(
             verbose=verbose,
         )
         return
-    given = {"split": split, "whole": whole, "cut-min-sqnr": cut_min_sqnr}
+    given = {"split": split, "whole": whole, "cut-min-sqnr": cut_min_sqnr, "parallel": parallel}
     given["cut-encoding"] = None if cut_encoding == "none" else cut_encoding
     for option, value in given.items():
         if value is not None:

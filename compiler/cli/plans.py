@@ -20,6 +20,7 @@ def compile_plan(
     *,
     devices: str,
     split: Path | None,
+    parallel: str | None,
     whole: str | None,
     encoding: str,
     min_sqnr_db: float | None,
@@ -35,6 +36,8 @@ def compile_plan(
 
     if encoding == "none" and min_sqnr_db is not None:
         raise UsageError("--cut-min-sqnr belongs to --cut-encoding, which is not given")
+    if split is not None and parallel is not None:
+        raise UsageError("--split says what is shared, so --parallel is not for it: leave one out")
     parsed = parse_devices(devices)
     folder = output or Path(f"{model.stem}.plan")
     plan = split_model(
@@ -43,6 +46,7 @@ def compile_plan(
         options,
         output=folder,
         stages=read_split_file(split, parsed) if split is not None else (),
+        parallel=parallel,  # type: ignore[arg-type]
         whole=None if whole is None else load_target(whole),
         encoding=encoding,  # type: ignore[arg-type]
         min_sqnr_db=DEFAULT_SQNR_DB if min_sqnr_db is None else min_sqnr_db,

@@ -182,8 +182,13 @@ class CutGraph:
             if any(reader not in before for reader in self.readers[place])
         )
 
-    def is_cut(self, before: Before) -> bool:
-        """Tell whether every value that crosses may travel, and no state is torn."""
+    def is_cut(self, before: Before, in_kernels: bool = False) -> bool:
+        """Tell whether every value that crosses may travel, and no state is torn.
+
+        Args:
+            before: the operators.
+            in_kernels: whether a kernel may be cut apart, which changes bits.
+        """
         torn = any(
             0 < len((reading | writing) & before) < len(reading | writing)
             for reading, writing in self._tied
@@ -191,6 +196,8 @@ class CutGraph:
         if torn or not before or len(before) == len(self.operators):
             return False
         crossing = self.crossing(before)
+        if in_kernels:
+            return bool(crossing) and not any(place in self._written for place in crossing)
         return bool(crossing) and all(map(self.may_travel, crossing))
 
     def cut_bytes(self, before: Before) -> int:

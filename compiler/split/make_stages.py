@@ -32,24 +32,26 @@ class Stage:
 
 
 def make_stages(graph: CutGraph, cuts: Sequence[Before]) -> list[Stage]:
-    """Return the parts between cuts, each of which holds those before it."""
-    return _StageMaker(graph).run(cuts)
+    """Return the stages between cuts, each of which holds those before it."""
+    bounds = [frozenset[int](), *cuts, frozenset(graph.operators)]
+    return stages_of_parts(graph, [after - before for before, after in pairwise(bounds)])
+
+
+def stages_of_parts(graph: CutGraph, parts: Sequence[Before]) -> list[Stage]:
+    """Return a stage for each part of a graph, in an order in which they can run."""
+    maker = _StageMaker(graph)
+    return [maker.stage(part, last=part is parts[-1]) for part in parts]
 
 
 class _StageMaker:
     def __init__(self, cut: CutGraph) -> None:
         self._cut, self._values = cut, cut.values
 
-    def run(self, cuts: Sequence[Before]) -> list[Stage]:
-        """Return the parts between cuts."""
-        bounds = [frozenset[int](), *cuts, frozenset(self._cut.operators)]
-        parts = [after - before for before, after in pairwise(bounds)]
-        return [self._stage(part, bound) for part, bound in zip(parts, bounds[1:], strict=True)]
-
-    def _stage(self, part: Before, bound: Before) -> Stage:
+    def stage(self, part: Before, last: bool) -> Stage:
+        """Return the stage of some operators; the last one gives what none computes."""
         graph = self._values.graph
         own = {graph.bindings[place][0] for place in part}
-        outputs = self._given_by(part, last=len(bound) == len(self._cut.operators))
+        outputs = self._given_by(part, last)
         shared = self._shared(part, [variable for _, variable in outputs])
         kept = self._counters_of(part | shared)
         outputs += [(state.output, self._values.result_of[state.output]) for state in kept]

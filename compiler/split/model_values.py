@@ -118,6 +118,15 @@ class ModelValues:
             and not self.graph.is_result(variable)
         }
 
+    def is_floats_of_data(self, expression: Any) -> bool:
+        """Tell whether an expression is the floats of quantized values that depend on an input."""
+        value = self.graph.definitions.get(expression)
+        if expression in self.dependent or op_name(value) != "relax.dequantize":
+            return False
+        assert value is not None
+        source = value.args[0]
+        return source in self.dependent or self.is_floats_of_data(source)
+
     def _reads(self, variable: Any) -> list[Any]:
         return operands(self.graph.bindings[self.place[variable]][1])
 

@@ -1,0 +1,392 @@
+"""Choose which segments devices compute together, and how they share each.
+
+A way goes from cut to cut; the next segment is computed by one device or by all of them, along
+rows, channels or sums. What it costs is the time of the slowest part, with the time to fetch what
+it lacks from the others; or, for the objective `memory`, the bytes of the largest part. The
+cheapest way is found by dynamic programming over the cut that was reached and how the segment
+before it was shared.
+
+A kernel takes the share of its estimated time that its part of the results is. Values from before
+the last segment are taken to be where that segment's are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from edgec.compiler.errors import UnsupportedModelError, UsageError
+from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.lowering.tuning_records import Database
+from edgec.compiler.split.cut_graph import Before, CutGraph
+from edgec.compiler.split.devices import Device, StageRequest
+from edgec.compiler.split.link import Link, Network
+from edgec.compiler.split.minimum_cuts import minimum_cuts
+from edgec.compiler.split.model_values import bytes_of
+from edgec.compiler.split.operator_costs import OperatorCosts, operator_costs
+from edgec.compiler.split.operator_regions import sums_over
+from edgec.compiler.split.part_graph import Owner, PartReadings, own_region
+from edgec.compiler.split.planner import Objective
+from edgec.compiler.split.regions import Region, meet, size_of
+from edgec.compiler.split.segments import Along, Segment
+
+Parallel = Literal["channels", "rows", "auto"]
+WAYS: dict[Parallel, tuple[Along, ...]] = {
+    "channels": ("channels", "sums"),
+    "rows": ("rows",),
+    "auto": ("rows", "channels", "sums"),
+}
+# What a compile plans for; `edgec split` is told what there is.
+GIGABIT = Network((Link(1e9, 0.1),))
+# A host speaks with so many stages (`distribute.routes`).
+_MOST_STAGES = 32
+# What a stage takes beside its operators: to wake up, and to bring values into their layouts.
+_STAGE_MS = 0.05
+_MS_PER_BYTE = 1e-6
+# Of more cuts those of the fewest bytes are planned with.
+_MAX_CUTS = 60
+# So many cuts a segment may have in it: a product needs all channels of the one before.
+_REACH: dict[Along | None, int] = {"rows": 24, "channels": 6, "sums": 6, None: 60}
+_PRODUCTS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.matmul")
+
+
+@dataclass(frozen=True)
+class SharedStage:
+    """A shared stage is a segment of the plan.
+
+    Attributes:
+        request: as `split_model` takes it.
+        ms: of computing it, the slowest part [ms].
+        fetch_ms: of fetching what that lacks [ms].
+        fetched_bytes: the same in bytes.
+        weight_bytes: by device.
+        value_bytes: what the values need at once, by device, at most.
+    """
+
+    request: StageRequest
+    ms: float
+    fetch_ms: float
+    fetched_bytes: int
+    weight_bytes: tuple[int, ...]
+    value_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node is a cut; `sums` if a product ends there whose sums are to be added."""
+
+    before: Before
+    sums: bool
+
+
+def plan_shared(
+    graph: CutGraph,
+    devices: Sequence[Device],
+    parallel: Parallel,
+    network: Network = GIGABIT,
+    objective: Objective = "latency",
+    database: Database | None = None,
+) -> list[SharedStage]:
+    """Return the best segments of a graph.
+
+    Args:
+        graph: the graph.
+        devices: who computes; inputs are at the first one.
+        parallel: what segments may be shared along.
+        network: what connects devices.
+        objective: `latency` or `memory`.
+        database: tuning records beside those that come with edgec.
+
+    Raises:
+        UsageError: the objective is `throughput`.
+        UnsupportedModelError: no way has so few stages as a host speaks with.
+    """
+    if objective == "throughput":
+        raise UsageError(
+            "--parallel is for one request, and --objective throughput for many: leave one out"
+        )
+    costs = {}
+    for device in devices:
+        if device.target.name not in costs:
+            costs[device.target.name] = operator_costs(graph, device.target, database)
+    planner = SharePlanner(
+        graph,
+        [device.name for device in devices],
+        [costs[device.target.name] for device in devices],
+        network,
+        parallel,
+        max(device.target.float_lanes for device in devices),
+    )
+    return planner.plan(objective)
+
+
+# The node that was reached, and how the segment before it was shared.
+_State = tuple[int, Segment | None]
+
+
+class SharePlanner:
+    """A share planner knows a model's cuts, and what parts of segments cost.
+
+    Args:
+        graph: the graph.
+        names: of the devices.
+        costs: of the whole model on each.
+        network: what connects them.
+        parallel: what segments may be shared along.
+        block: channels that are best kept together.
+    """
+
+    def __init__(
+        self,
+        graph: CutGraph,
+        names: Sequence[str],
+        costs: Sequence[OperatorCosts],
+        network: Network,
+        parallel: Parallel,
+        block: int,
+    ) -> None:
+        self._graph, self._names, self._costs = graph, names, costs
+        self._network, self._block = network, block
+        self._bindings = graph.values.graph.bindings
+        self._tied = {
+            place
+            for state in graph.values.states
+            for place in graph.operators
+            if graph.values.inputs[state.input] in graph.values.sources(self._bindings[place][1])
+        }
+        ways = WAYS[parallel]
+        self._ways: tuple[Along | None, ...] = (None, *ways)
+        self._nodes = self._find_nodes("sums" in ways)
+        self._until = [graph.cut_names(node.before) for node in self._nodes]
+        self._ms = [_kernel_ms(graph, cost) for cost in costs]
+        self._known: dict[tuple[int, int, Segment], list[_Part]] = {}
+        speeds = [1 / max(sum(cost.ms.values()), 1e-9) for cost in costs]
+        self._shares = tuple(speed / max(speeds) for speed in speeds)
+
+    def _find_nodes(self, sums: bool) -> list[_Node]:
+        cuts = minimum_cuts(self._graph)
+        size = -(-len(cuts) // _MAX_CUTS)
+        groups = [cuts[n : n + size] for n in range(0, len(cuts), max(1, size))]
+        row = [Before(), *(min(group, key=self._graph.cut_bytes) for group in groups)]
+        row.append(Before(self._graph.operators))
+        nodes = [_Node(row[0], False)]
+        for before, after in pairwise(row):
+            products = [p for p in after - before if self._is_float_product(p)]
+            if sums and len(products) == 1:
+                inside = before | self._graph.closed([*before, *products])
+                if before < inside < after and self._graph.is_cut(inside, in_kernels=True):
+                    nodes.append(_Node(inside, True))
+            nodes.append(_Node(after, False))
+        return nodes
+
+    def _is_float_product(self, place: int) -> bool:
+        """Tell whether an operator is a product of floats: sums of codes are rounded."""
+        variable, value = self._bindings[place]
+        if op_name(value) not in _PRODUCTS or sums_over(variable, value, (0, 1)) is None:
+            return False
+        definitions = self._graph.values.graph.definitions
+        return not any(op_name(definitions.get(x)) == "relax.dequantize" for x in value.args)
+
+    def plan(self, objective: Objective) -> list[SharedStage]:
+        """Return the best segments.
+
+        Raises:
+            UnsupportedModelError: no way has so few stages as a host speaks with.
+        """
+        each = _STAGE_MS
+        for _ in range(12):
+            found = self._best(objective, each)
+            stages = sum(len(stage.request.names) for stage in found)
+            if stages < _MOST_STAGES:
+                return found
+            each *= 2
+        raise UnsupportedModelError(
+            f"shared by {len(self._names)} devices this model has over {_MOST_STAGES} stages"
+        )
+
+    def _best(self, objective: Objective, stage_ms: float) -> list[SharedStage]:
+        last = len(self._nodes) - 1
+        best: dict[_State, float] = {(0, None): 0.0}
+        came: dict[_State, tuple[_State, SharedStage]] = {}
+        for begin in range(last):
+            for (node, before), cost in [(s, c) for s, c in best.items() if s[0] == begin]:
+                for end in range(begin + 1, last + 1):
+                    for segment in self._segments(begin, end):
+                        stage = self._cost(begin, end, segment, before)
+                        if objective == "memory":
+                            more = (
+                                max(
+                                    w + v
+                                    for w, v in zip(
+                                        stage.weight_bytes, stage.value_bytes, strict=True
+                                    )
+                                )
+                                + stage_ms * 1e3
+                            )
+                        else:
+                            more = stage.ms + stage.fetch_ms + stage_ms * len(segment.devices)
+                        state: _State = (end, segment)
+                        if cost + more < best.get(state, math.inf):
+                            best[state] = cost + more
+                            came[state] = ((node, before), stage)
+        ends = [state for state in best if state[0] == last]
+        state = min(ends, key=best.__getitem__)
+        way = []
+        while state[0]:
+            state, stage = came[state]
+            way.append(stage)
+        return way[::-1]
+
+    def _segments(self, begin: int, end: int) -> list[Segment]:
+        node = self._nodes[end]
+        found = []
+        for along in self._ways:
+            if end - begin > _REACH[along] or (along == "sums") != node.sums:
+                continue
+            if along is None:
+                found += [Segment((number,)) for number in range(len(self._names))]
+            elif not (node.before - self._nodes[begin].before) & self._tied:
+                devices = tuple(range(len(self._names)))
+                found.append(Segment(devices, along, self._shares))
+        return found
+
+    def _cost(self, begin: int, end: int, segment: Segment, before: Segment | None) -> SharedStage:
+        """Return what a segment between two cuts costs, behind one that was shared like this."""
+        read = self._readings(begin, end, segment)
+        names = tuple(self._names[number] for number in segment.devices)
+        many = len(names) > 1
+        request = StageRequest(
+            device="" if many else names[0],
+            devices=names if many else (),
+            along=segment.along,
+            shares=segment.shares if many and len(set(segment.shares)) > 1 else (),
+            until=() if end == len(self._nodes) - 1 else self._until[end],
+        )
+        fetched = [
+            sum(self._lacking(v, region, device, begin, before) for v, region in part.fetched)
+            for device, part in zip(segment.devices, read, strict=True)
+        ]
+        most = max(fetched)
+        moved = max(part.moved_bytes for part in read)
+        return SharedStage(
+            request=request,
+            ms=max(part.ms for part in read),
+            fetch_ms=self._network.mean_ms(most) + _MS_PER_BYTE * moved,
+            fetched_bytes=most,
+            weight_bytes=self._by_device(segment, [part.weight_bytes for part in read]),
+            value_bytes=self._by_device(segment, [part.value_bytes for part in read]),
+        )
+
+    def _by_device(self, segment: Segment, values: Sequence[int]) -> tuple[int, ...]:
+        found = [0] * len(self._names)
+        for device, value in zip(segment.devices, values, strict=True):
+            found[device] = value
+        return tuple(found)
+
+    def _lacking(
+        self, variable: Any, region: Region, device: int, begin: int, before: Segment | None
+    ) -> int:
+        """Return the bytes of a region that a device does not have."""
+        shape = shape_of(variable) or ()
+        each = bytes_of(variable) // max(1, math.prod(shape))
+        if before is None or variable in self._graph.values.parameters:
+            # Inputs are at the first device.
+            return 0 if device == 0 else each * size_of(region)
+        if self._nodes[begin].sums and self._is_product_at(begin, variable):
+            return each * size_of(region) * (len(before.devices) - 1)
+        if device not in before.devices:
+            return each * size_of(region)
+        own = own_region(shape, before, before.devices.index(device), self._block)
+        mine = None if own is None else meet(own, region)
+        return each * (size_of(region) - (0 if mine is None else size_of(mine)))
+
+    def _is_product_at(self, node: int, variable: Any) -> bool:
+        crossing = self._graph.crossing(self._nodes[node].before)
+        return bool(variable.same_as(self._bindings[crossing[-1]][0]))
+
+    def _readings(self, begin: int, end: int, segment: Segment) -> list["_Part"]:
+        """Return what each device does in a segment between two cuts."""
+        key = (begin, end, segment)
+        if key not in self._known:
+            inner = [self._nodes[begin].before, self._nodes[end].before]
+            bounds = [*inner, self._nodes[-1].before]
+            segments = [Segment((0,)), segment, Segment((0,))]
+            number = 1
+            if end == len(self._nodes) - 1:
+                bounds, segments = bounds[:2], segments[:2]
+            if begin == 0:
+                bounds, segments, number = bounds[1:], segments[1:], 0
+            readings = PartReadings(self._graph, bounds, segments, self._block, only=number)
+            self._known[key] = [
+                self._part(readings, (number, place), device)
+                for place, device in enumerate(segment.devices)
+            ]
+        return self._known[key]
+
+    def _part(self, readings: PartReadings, owner: Owner, device: int) -> "_Part":
+        ms, weights, largest = 0.0, 0.0, 0
+        for variable, reading in readings.computed[owner].items():
+            place = self._graph.values.place[variable]
+            shape = shape_of(variable) or ()
+            given = [(x, part) for x, part in reading.operands if shape_of(x) is not None]
+            share = size_of(reading.region) / max(1, math.prod(shape))
+            constants = [(x, part) for x, part in given if self._is_weight(x)]
+            all_weights = sum(math.prod(shape_of(x) or ()) for x, _ in constants)
+            kept = sum(size_of(part) for _, part in constants) / max(1, all_weights)
+            if readings.is_sum(variable):
+                share = kept
+            ms += share * self._ms[device].get(place, 0.0)
+            weights += kept * self._graph.weight_bytes.get(place, 0)
+            values = [(x, part) for x, part in given if not self._is_weight(x)]
+            held = [*values, (variable, reading.region)] if self._is_held(variable) else []
+            largest = max(largest, sum(_bytes(x, part) for x, part in held))
+        fetched = tuple(readings.fetched[owner].items())
+        given_bytes = sum(
+            _bytes(v, readings.computed[owner][v].region)
+            for v in readings.crossing(owner[0])
+            if v in readings.computed[owner]
+        )
+        moved = given_bytes + sum(_bytes(v, region) for v, region in fetched)
+        return _Part(ms, int(weights), largest, moved, fetched)
+
+    def _is_weight(self, expression: Any) -> bool:
+        values = self._graph.values
+        return (
+            expression not in values.dependent
+            and expression not in values.parameters
+            and not values.is_floats_of_data(expression)
+        )
+
+    def _is_held(self, variable: Any) -> bool:
+        return variable in self._graph.held[0]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part is what one device does in a segment."""
+
+    ms: float
+    weight_bytes: int
+    value_bytes: int
+    moved_bytes: int
+    fetched: tuple[tuple[Any, Region], ...]
+
+
+def _bytes(variable: Any, region: Region) -> int:
+    shape = shape_of(variable) or ()
+    return bytes_of(variable) // max(1, math.prod(shape)) * size_of(region)
+
+
+def _kernel_ms(graph: CutGraph, costs: OperatorCosts) -> dict[int, float]:
+    """Return the times by place, those of products at the product instead of its kernel's end."""
+    found = dict(costs.ms)
+    for place in graph.operators:
+        if op_name(graph.values.graph.bindings[place][1]) not in _PRODUCTS or place in found:
+            continue
+        end = place
+        while end not in found and len(graph.readers[end]) == 1:
+            (end,) = graph.readers[end]
+        if end in found:
+            found[place] = found.pop(end)
+    return found
