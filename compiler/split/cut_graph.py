@@ -14,6 +14,7 @@ operators before it, which all operators that they need belong to. A cut changes
 
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import Any
 
 from tvm import relax
 
@@ -44,6 +45,7 @@ class CutGraph:
         self.values = values
         self.operators = values.operators()
         self.held = [held_values(values.graph.module, target) for target in targets]
+        self._shapes: dict[Any, tuple[int, ...]] = {}
 
     @cached_property
     def needs(self) -> dict[int, tuple[int, ...]]:
@@ -108,6 +110,12 @@ class CutGraph:
             found[place] = name
         outputs = {place: name for name, place in reversed(self.given.items())}
         return found | outputs
+
+    def shape(self, expression: Any) -> tuple[int, ...]:
+        """Return the shape of a tensor, () of several together; it is looked up once."""
+        if expression not in self._shapes:
+            self._shapes[expression] = shape_of(expression) or ()
+        return self._shapes[expression]
 
     def size_bytes(self, place: int) -> int:
         """Return the bytes of an operator's value."""

@@ -63,6 +63,23 @@ def own_region(shape: Sequence[int], segment: Segment, place: int, block: int) -
     return with_axis(whole(shape), axis, interval)
 
 
+def last_product(graph: CutGraph, variables: Sequence[Any]) -> Any:
+    """Return the last of some variables that is a product, whose sums devices can share.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    definitions = graph.values.graph.definitions
+    for variable in reversed(variables):
+        if sums_over(variable, definitions[variable], (0, 1)) is not None:
+            return variable
+    names = ", ".join(graph.name(graph.values.place[variable]) for variable in variables)
+    raise UnsupportedModelError(
+        f"a stage along sums ends with {names}: it must end with a convolution without groups, or "
+        "with a matrix product"
+    )
+
+
 class PartReadings:
     """Part readings say what each part computes and what it reads, in regions.
 
@@ -80,6 +97,7 @@ class PartReadings:
         segments: Sequence[Segment],
         block: int = 1,
         only: int | None = None,
+        known: dict[tuple[Any, Region], Reading] | None = None,
     ) -> None:
         """Find out.
 
@@ -89,9 +107,11 @@ class PartReadings:
             segments: as many.
             block: channels that are best kept together.
             only: of which segment to find out; None: of all.
+            known: readings that were found before, and are found now.
         """
         self._graph, self._values = graph, graph.values
         self.segments = segments
+        self._known = {} if known is None else known
         self.segment_of: dict[Any, int] = {}
         for number in reversed(range(len(bounds))):
             for place in bounds[number]:
@@ -102,6 +122,11 @@ class PartReadings:
         self.computed: dict[Owner, dict[Any, Reading]] = {}
         self.fetched: dict[Owner, dict[Any, Region]] = {}
         self._crossing = self._find_crossing()
+        self._sums = {
+            last_product(graph, self._crossing[number])
+            for number, segment in enumerate(segments)
+            if segment.along == "sums"
+        }
         if self.joining[0] > last and only is None:
             self.computed[self.joining] = {}
             self.fetched[self.joining] = self._results()
@@ -133,21 +158,18 @@ class PartReadings:
         segment = self.segments[number]
         if segment.along is None:
             return None
-        if segment.along == "sums" and variable.same_as(self._crossing[number][-1]):
+        if variable in self._sums:
             return "sums"
         return "axis" if self.axis_of(variable) is not None else None
 
     def axis_of(self, variable: Any) -> int | None:
         """Return the axis along which parts have a value; None if the first has all of it."""
         segment = self.segments[self.segment_of[variable]]
-        shape = shape_of(variable)
-        if segment.along is None or shape is None:
-            return None
-        return axis_in(shape, segment)
+        return axis_in(self._graph.shape(variable), segment)
 
     def own_region(self, variable: Any, place: int) -> Region | None:
         """Return the region of a value that a part must have for others; None: nothing."""
-        shape = shape_of(variable) or ()
+        shape = self._graph.shape(variable)
         if self.along(variable) == "sums":
             return whole(shape)
         return own_region(shape, self.segments[self.segment_of[variable]], place, self._block)
@@ -189,8 +211,7 @@ class PartReadings:
             reading = None
             if self.is_sum(variable):
                 reading = self._part_of_sums(variable, value, place)
-            definitions = self._values.graph.definitions
-            reading = reading or read_for(variable, value, wanted[variable], definitions)
+            reading = reading or self._reading(variable, value, wanted[variable])
             readings[variable] = reading
             for operand, region in reading.operands:
                 into = self._wanted_in(operand, number, wanted, fetched)
@@ -198,6 +219,13 @@ class PartReadings:
                     into[operand] = union(into[operand], region) if operand in into else region
         self.computed[owner] = dict(reversed(readings.items()))
         self.fetched[owner] = fetched
+
+    def _reading(self, variable: Any, value: Any, region: Region) -> Reading:
+        key = (variable, region)
+        if key not in self._known:
+            definitions = self._values.graph.definitions
+            self._known[key] = read_for(variable, value, region, definitions)
+        return self._known[key]
 
     def _wanted_in(
         self, operand: Any, number: int, wanted: dict[Any, Region], fetched: dict[Any, Region]
@@ -219,10 +247,7 @@ class PartReadings:
         if data is not None and axis is not None:
             parts = intervals(data[axis], segment.shares, self._block)
             reading = sums_over(variable, value, parts[place])
-        if reading is None:
-            raise UnsupportedModelError(
-                f"{self._graph.name(self._values.place[variable])} is no sum over channels"
-            )
+        assert reading is not None
         return reading
 
 

@@ -26,9 +26,9 @@ from edgec.compiler.split.minimum_cuts import minimum_cuts
 from edgec.compiler.split.model_values import bytes_of
 from edgec.compiler.split.operator_costs import OperatorCosts, operator_costs
 from edgec.compiler.split.operator_regions import sums_over
-from edgec.compiler.split.part_graph import Owner, PartReadings, own_region
+from edgec.compiler.split.part_graph import Owner, PartReadings, last_product, own_region
 from edgec.compiler.split.planner import Objective
-from edgec.compiler.split.regions import Region, meet, size_of
+from edgec.compiler.split.regions import Reading, Region, meet, size_of
 from edgec.compiler.split.segments import Along, Segment
 
 Parallel = Literal["channels", "rows", "auto"]
@@ -159,8 +159,17 @@ class SharePlanner:
         self._ways: tuple[Along | None, ...] = (None, *ways)
         self._nodes = self._find_nodes("sums" in ways)
         self._until = [graph.cut_names(node.before) for node in self._nodes]
+        self._products = [
+            {last_product(graph, [self._bindings[p][0] for p in graph.crossing(node.before)])}
+            if node.sums
+            else set[Any]()
+            for node in self._nodes
+        ]
         self._ms = [_kernel_ms(graph, cost) for cost in costs]
         self._known: dict[tuple[int, int, Segment], list[_Part]] = {}
+        self._found: dict[tuple[Any, Region], Reading] = {}
+        self._operator_shares: dict[int, tuple[Reading, _Share]] = {}
+        self._item_bytes: dict[Any, int] = {}
         speeds = [1 / max(sum(cost.ms.values()), 1e-9) for cost in costs]
         self._shares = tuple(speed / max(speeds) for speed in speeds)
 
@@ -288,22 +297,19 @@ class SharePlanner:
         self, variable: Any, region: Region, device: int, begin: int, before: Segment | None
     ) -> int:
         """Return the bytes of a region that a device does not have."""
-        shape = shape_of(variable) or ()
-        each = bytes_of(variable) // max(1, math.prod(shape))
+        size = self._bytes(variable, region)
         if before is None or variable in self._graph.values.parameters:
             # Inputs are at the first device.
-            return 0 if device == 0 else each * size_of(region)
-        if self._nodes[begin].sums and self._is_product_at(begin, variable):
-            return each * size_of(region) * (len(before.devices) - 1)
+            return 0 if device == 0 else size
+        if variable in self._products[begin]:
+            return size * (len(before.devices) - 1)
         if device not in before.devices:
-            return each * size_of(region)
-        own = own_region(shape, before, before.devices.index(device), self._block)
+            return size
+        own = own_region(
+            self._graph.shape(variable), before, before.devices.index(device), self._block
+        )
         mine = None if own is None else meet(own, region)
-        return each * (size_of(region) - (0 if mine is None else size_of(mine)))
-
-    def _is_product_at(self, node: int, variable: Any) -> bool:
-        crossing = self._graph.crossing(self._nodes[node].before)
-        return bool(variable.same_as(self._bindings[crossing[-1]][0]))
+        return size - (0 if mine is None else self._bytes(variable, mine))
 
     def _readings(self, begin: int, end: int, segment: Segment) -> list["_Part"]:
         """Return what each device does in a segment between two cuts."""
@@ -317,7 +323,7 @@ class SharePlanner:
                 bounds, segments = bounds[:2], segments[:2]
             if begin == 0:
                 bounds, segments, number = bounds[1:], segments[1:], 0
-            readings = PartReadings(self._graph, bounds, segments, self._block, only=number)
+            readings = PartReadings(self._graph, bounds, segments, self._block, number, self._found)
             self._known[key] = [
                 self._part(readings, (number, place), device)
                 for place, device in enumerate(segment.devices)
@@ -327,28 +333,49 @@ class SharePlanner:
     def _part(self, readings: PartReadings, owner: Owner, device: int) -> "_Part":
         ms, weights, largest = 0.0, 0.0, 0
         for variable, reading in readings.computed[owner].items():
+            share = self._share(variable, reading)
             place = self._graph.values.place[variable]
-            shape = shape_of(variable) or ()
-            given = [(x, part) for x, part in reading.operands if shape_of(x) is not None]
-            share = size_of(reading.region) / max(1, math.prod(shape))
-            constants = [(x, part) for x, part in given if self._is_weight(x)]
-            all_weights = sum(math.prod(shape_of(x) or ()) for x, _ in constants)
-            kept = sum(size_of(part) for _, part in constants) / max(1, all_weights)
-            if readings.is_sum(variable):
-                share = kept
-            ms += share * self._ms[device].get(place, 0.0)
-            weights += kept * self._graph.weight_bytes.get(place, 0)
-            values = [(x, part) for x, part in given if not self._is_weight(x)]
-            held = [*values, (variable, reading.region)] if self._is_held(variable) else []
-            largest = max(largest, sum(_bytes(x, part) for x, part in held))
+            work = share.weights if readings.is_sum(variable) else share.results
+            ms += work * self._ms[device].get(place, 0.0)
+            weights += share.weights * self._graph.weight_bytes.get(place, 0)
+            largest = max(largest, share.value_bytes)
         fetched = tuple(readings.fetched[owner].items())
         given_bytes = sum(
-            _bytes(v, readings.computed[owner][v].region)
+            self._bytes(v, readings.computed[owner][v].region)
             for v in readings.crossing(owner[0])
             if v in readings.computed[owner]
         )
-        moved = given_bytes + sum(_bytes(v, region) for v, region in fetched)
+        moved = given_bytes + sum(self._bytes(v, region) for v, region in fetched)
         return _Part(ms, int(weights), largest, moved, fetched)
+
+    def _share(self, variable: Any, reading: Reading) -> "_Share":
+        """Return what a reading is a share of; readings are the same object when met again."""
+        if id(reading) not in self._operator_shares:
+            whole_size = math.prod(self._graph.shape(variable))
+            read = [(x, region) for x, region in reading.operands if region]
+            constants = [(x, region) for x, region in read if self._is_weight(x)]
+            all_weights = sum(math.prod(shape_of(x) or ()) for x, _ in constants)
+            kept = sum(size_of(region) for _, region in constants)
+            value_bytes = 0
+            if variable in self._graph.held[0]:
+                value_bytes = self._bytes(variable, reading.region)
+                values = [(x, region) for x, region in read if not self._is_weight(x)]
+                value_bytes += sum(self._bytes(x, region) for x, region in values)
+            self._operator_shares[id(reading)] = (
+                reading,
+                _Share(
+                    size_of(reading.region) / max(1, whole_size),
+                    kept / max(1, all_weights),
+                    value_bytes,
+                ),
+            )
+        return self._operator_shares[id(reading)][1]
+
+    def _bytes(self, variable: Any, region: Region) -> int:
+        if variable not in self._item_bytes:
+            count = math.prod(self._graph.shape(variable))
+            self._item_bytes[variable] = bytes_of(variable) // max(1, count)
+        return self._item_bytes[variable] * size_of(region)
 
     def _is_weight(self, expression: Any) -> bool:
         values = self._graph.values
@@ -358,8 +385,14 @@ class SharePlanner:
             and not values.is_floats_of_data(expression)
         )
 
-    def _is_held(self, variable: Any) -> bool:
-        return variable in self._graph.held[0]
+
+@dataclass(frozen=True)
+class _Share:
+    """A share says what a part has of an operator: of its results, of its weights, bytes held."""
+
+    results: float
+    weights: float
+    value_bytes: int
 
 
 @dataclass(frozen=True)
@@ -371,11 +404,6 @@ class _Part:
     value_bytes: int
     moved_bytes: int
     fetched: tuple[tuple[Any, Region], ...]
-
-
-def _bytes(variable: Any, region: Region) -> int:
-    shape = shape_of(variable) or ()
-    return bytes_of(variable) // max(1, math.prod(shape)) * size_of(region)
 
 
 def _kernel_ms(graph: CutGraph, costs: OperatorCosts) -> dict[int, float]:
