@@ -124,14 +124,14 @@ class CutGraph:
 
     def may_travel(self, place: int) -> bool:
         """Tell whether the value of an operator may go from one stage to another."""
-        variable, value = self.values.graph.bindings[place]
-        if shape_of(variable) is None or isinstance(value, relax.Var):
-            return False
-        # (3)
-        if place in self._written:
-            return False
         # (1)
-        return self.is_held(place)
+        return self._is_tensor(place) and self.is_held(place)
+
+    def _is_tensor(self, place: int) -> bool:
+        """Tell whether an operator computes one tensor, and no state's next value (3)."""
+        variable, value = self.values.graph.bindings[place]
+        known = shape_of(variable) is not None and not isinstance(value, relax.Var)
+        return known and place not in self._written
 
     def is_held(self, place: int) -> bool:
         """Tell whether kernels of every target hold the value of an operator in memory."""
@@ -190,6 +190,15 @@ class CutGraph:
             if any(reader not in before for reader in self.readers[place])
         )
 
+    def read_behind(self, part: Before) -> list[int]:
+        """Return the operators of a part whose values others read, or that are results."""
+        given = set(self.given.values())
+        return [
+            place
+            for place in sorted(part)
+            if place in given or any(reader not in part for reader in self.readers[place])
+        ]
+
     def is_cut(self, before: Before, in_kernels: bool = False) -> bool:
         """Tell whether every value that crosses may travel, and no state is torn.
 
@@ -205,7 +214,7 @@ class CutGraph:
             return False
         crossing = self.crossing(before)
         if in_kernels:
-            return bool(crossing) and not any(place in self._written for place in crossing)
+            return bool(crossing) and all(map(self._is_tensor, crossing))
         return bool(crossing) and all(map(self.may_travel, crossing))
 
     def cut_bytes(self, before: Before) -> int:

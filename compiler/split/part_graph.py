@@ -6,7 +6,8 @@ the pieces, or adds them where each is a part of a sum.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from tvm import IRModule, relax
@@ -121,7 +122,7 @@ class PartReadings:
         self.joining: Owner = (last, 0) if segments[last].along is None else (last + 1, 0)
         self.computed: dict[Owner, dict[Any, Reading]] = {}
         self.fetched: dict[Owner, dict[Any, Region]] = {}
-        self._crossing = self._find_crossing()
+        self._crossing = self._find_crossing(bounds)
         self._sums = {
             last_product(graph, self._crossing[number])
             for number, segment in enumerate(segments)
@@ -182,19 +183,11 @@ class PartReadings:
             and self.segments[self.segment_of[variable]].along is not None
         }
 
-    def _find_crossing(self) -> list[list[Any]]:
+    def _find_crossing(self, bounds: Sequence[Before]) -> list[list[Any]]:
         """Return of each segment the variables that others read, or that are results."""
-        results = [v for v in self._values.graph.results if isinstance(v, relax.Var)]
-        found: list[list[Any]] = [[] for _ in self.segments]
-        for place in self._graph.operators:
-            variable = self._values.graph.bindings[place][0]
-            number = self.segment_of[variable]
-            readers = [
-                self._values.graph.bindings[reader][0] for reader in self._graph.readers[place]
-            ]
-            if variable in results or any(self.segment_of[r] != number for r in readers):
-                found[number].append(variable)
-        return found
+        bindings = self._values.graph.bindings
+        parts = [after - before for before, after in pairwise([Before(), *bounds])]
+        return [[bindings[place][0] for place in self._graph.read_behind(part)] for part in parts]
 
     def _read(self, owner: Owner) -> None:
         number, place = owner
@@ -223,8 +216,10 @@ class PartReadings:
     def _reading(self, variable: Any, value: Any, region: Region) -> Reading:
         key = (variable, region)
         if key not in self._known:
-            definitions = self._values.graph.definitions
-            self._known[key] = read_for(variable, value, region, definitions)
+            found = read_for(variable, value, region, self._values.graph.definitions)
+            # One object for each variable: others are equal, but it takes long to find out.
+            operands = tuple((self._values.same.get(x, x), part) for x, part in found.operands)
+            self._known[key] = replace(found, operands=operands)
         return self._known[key]
 
     def _wanted_in(

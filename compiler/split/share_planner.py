@@ -1,83 +1,42 @@
 """Choose which segments devices compute together, and how they share each.
 
 A way goes from cut to cut; the next segment is computed by one device or by all of them, along
-rows, channels or sums. What it costs is the time of the slowest part, with the time to fetch what
-it lacks from the others; or, for the objective `memory`, the bytes of the largest part. The
-cheapest way is found by dynamic programming over the cut that was reached and how the segment
-before it was shared.
+rows, channels or sums.
 
-A kernel takes the share of its estimated time that its part of the results is. Values from before
-the last segment are taken to be where that segment's are.
+    latency   the smallest sum of the times of the slowest parts and of fetching what they lack, by
+              dynamic programming over the cut that was reached and how the last segment was shared
+    memory    the smallest share of its memory that the fullest device needs for all its parts: of
+              the ways to a cut those are kept than which none is better for every device, up to
+              so many
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
 
 from edgec.compiler.errors import UnsupportedModelError, UsageError
-from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.lowering.tuning_records import Database
-from edgec.compiler.split.cut_graph import Before, CutGraph
-from edgec.compiler.split.devices import Device, StageRequest
+from edgec.compiler.split.cut_graph import CutGraph
+from edgec.compiler.split.devices import Device
 from edgec.compiler.split.link import Link, Network
-from edgec.compiler.split.minimum_cuts import minimum_cuts
-from edgec.compiler.split.model_values import bytes_of
-from edgec.compiler.split.operator_costs import OperatorCosts, operator_costs
-from edgec.compiler.split.operator_regions import sums_over
-from edgec.compiler.split.part_graph import Owner, PartReadings, last_product, own_region
+from edgec.compiler.split.operator_costs import operator_costs
 from edgec.compiler.split.planner import Objective
-from edgec.compiler.split.regions import Reading, Region, meet, size_of
-from edgec.compiler.split.segments import Along, Segment
+from edgec.compiler.split.segment_costs import Parallel, SegmentCosts, SharedStage
+from edgec.compiler.split.segments import Segment
 
-Parallel = Literal["channels", "rows", "auto"]
-WAYS: dict[Parallel, tuple[Along, ...]] = {
-    "channels": ("channels", "sums"),
-    "rows": ("rows",),
-    "auto": ("rows", "channels", "sums"),
-}
 # What a compile plans for; `edgec split` is told what there is.
 GIGABIT = Network((Link(1e9, 0.1),))
 # A host speaks with so many stages (`distribute.routes`).
-_MOST_STAGES = 32
-# What a stage takes beside its operators: to wake up, and to bring values into their layouts.
+_MOST_STAGES = 64
+# What a stage takes beside its operators; that is doubled until there are few enough stages.
 _STAGE_MS = 0.05
-_MS_PER_BYTE = 1e-6
-# Of more cuts those of the fewest bytes are planned with.
-_MAX_CUTS = 60
-# So many cuts a segment may have in it: a product needs all channels of the one before.
-_REACH: dict[Along | None, int] = {"rows": 24, "channels": 6, "sums": 6, None: 60}
-_PRODUCTS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.matmul")
+_MOST_TRIES = 12
+# So many ways to a cut are kept, and those of almost equal memory are one.
+_MOST_WAYS = 64
+_STEPS = 256
 
-
-@dataclass(frozen=True)
-class SharedStage:
-    """A shared stage is a segment of the plan.
-
-    Attributes:
-        request: as `split_model` takes it.
-        ms: of computing it, the slowest part [ms].
-        fetch_ms: of fetching what that lacks [ms].
-        fetched_bytes: the same in bytes.
-        weight_bytes: by device.
-        value_bytes: what the values need at once, by device, at most.
-    """
-
-    request: StageRequest
-    ms: float
-    fetch_ms: float
-    fetched_bytes: int
-    weight_bytes: tuple[int, ...]
-    value_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Node:
-    """A node is a cut; `sums` if a product ends there whose sums are to be added."""
-
-    before: Before
-    sums: bool
+# The cut that was reached, and how the segment before it was shared.
+_State = tuple[int, Segment | None]
 
 
 def plan_shared(
@@ -86,6 +45,7 @@ def plan_shared(
     parallel: Parallel,
     network: Network = GIGABIT,
     objective: Objective = "latency",
+    memory: Mapping[str, int] | None = None,
     database: Database | None = None,
 ) -> list[SharedStage]:
     """Return the best segments of a graph.
@@ -96,6 +56,7 @@ def plan_shared(
         parallel: what segments may be shared along.
         network: what connects devices.
         objective: `latency` or `memory`.
+        memory: bytes that a device has for the model, by name; by default its target's.
         database: tuning records beside those that come with edgec.
 
     Raises:
@@ -106,315 +67,124 @@ def plan_shared(
         raise UsageError(
             "--parallel is for one request, and --objective throughput for many: leave one out"
         )
-    costs = {}
+    known = {}
     for device in devices:
-        if device.target.name not in costs:
-            costs[device.target.name] = operator_costs(graph, device.target, database)
-    planner = SharePlanner(
+        if device.target.name not in known:
+            known[device.target.name] = operator_costs(graph, device.target, database)
+    costs = SegmentCosts(
         graph,
         [device.name for device in devices],
-        [costs[device.target.name] for device in devices],
+        [known[device.target.name] for device in devices],
         network,
         parallel,
         max(device.target.float_lanes for device in devices),
     )
-    return planner.plan(objective)
-
-
-# The node that was reached, and how the segment before it was shared.
-_State = tuple[int, Segment | None]
-
-
-class SharePlanner:
-    """A share planner knows a model's cuts, and what parts of segments cost.
-
-    Args:
-        graph: the graph.
-        names: of the devices.
-        costs: of the whole model on each.
-        network: what connects them.
-        parallel: what segments may be shared along.
-        block: channels that are best kept together.
-    """
-
-    def __init__(
-        self,
-        graph: CutGraph,
-        names: Sequence[str],
-        costs: Sequence[OperatorCosts],
-        network: Network,
-        parallel: Parallel,
-        block: int,
-    ) -> None:
-        self._graph, self._names, self._costs = graph, names, costs
-        self._network, self._block = network, block
-        self._bindings = graph.values.graph.bindings
-        self._tied = {
-            place
-            for state in graph.values.states
-            for place in graph.operators
-            if graph.values.inputs[state.input] in graph.values.sources(self._bindings[place][1])
-        }
-        ways = WAYS[parallel]
-        self._ways: tuple[Along | None, ...] = (None, *ways)
-        self._nodes = self._find_nodes("sums" in ways)
-        self._until = [graph.cut_names(node.before) for node in self._nodes]
-        self._products = [
-            {last_product(graph, [self._bindings[p][0] for p in graph.crossing(node.before)])}
-            if node.sums
-            else set[Any]()
-            for node in self._nodes
-        ]
-        self._ms = [_kernel_ms(graph, cost) for cost in costs]
-        self._known: dict[tuple[int, int, Segment], list[_Part]] = {}
-        self._found: dict[tuple[Any, Region], Reading] = {}
-        self._operator_shares: dict[int, tuple[Reading, _Share]] = {}
-        self._item_bytes: dict[Any, int] = {}
-        speeds = [1 / max(sum(cost.ms.values()), 1e-9) for cost in costs]
-        self._shares = tuple(speed / max(speeds) for speed in speeds)
-
-    def _find_nodes(self, sums: bool) -> list[_Node]:
-        cuts = minimum_cuts(self._graph)
-        size = -(-len(cuts) // _MAX_CUTS)
-        groups = [cuts[n : n + size] for n in range(0, len(cuts), max(1, size))]
-        row = [Before(), *(min(group, key=self._graph.cut_bytes) for group in groups)]
-        row.append(Before(self._graph.operators))
-        nodes = [_Node(row[0], False)]
-        for before, after in pairwise(row):
-            products = [p for p in after - before if self._is_float_product(p)]
-            if sums and len(products) == 1:
-                inside = before | self._graph.closed([*before, *products])
-                if before < inside < after and self._graph.is_cut(inside, in_kernels=True):
-                    nodes.append(_Node(inside, True))
-            nodes.append(_Node(after, False))
-        return nodes
-
-    def _is_float_product(self, place: int) -> bool:
-        """Tell whether an operator is a product of floats: sums of codes are rounded."""
-        variable, value = self._bindings[place]
-        if op_name(value) not in _PRODUCTS or sums_over(variable, value, (0, 1)) is None:
-            return False
-        definitions = self._graph.values.graph.definitions
-        return not any(op_name(definitions.get(x)) == "relax.dequantize" for x in value.args)
-
-    def plan(self, objective: Objective) -> list[SharedStage]:
-        """Return the best segments.
-
-        Raises:
-            UnsupportedModelError: no way has so few stages as a host speaks with.
-        """
-        each = _STAGE_MS
-        for _ in range(12):
-            found = self._best(objective, each)
-            stages = sum(len(stage.request.names) for stage in found)
-            if stages < _MOST_STAGES:
-                return found
-            each *= 2
+    if objective == "memory":
+        limits = memory or {}
+        found = _least_memory(
+            costs, [limits.get(d.name, d.target.memory_mib * 2**20) for d in devices]
+        )
+    else:
+        found = _least_time(costs)
+    if not found:
         raise UnsupportedModelError(
-            f"shared by {len(self._names)} devices this model has over {_MOST_STAGES} stages"
+            f"shared by {len(devices)} devices this model has over {_MOST_STAGES} stages"
         )
+    return found
 
-    def _best(self, objective: Objective, stage_ms: float) -> list[SharedStage]:
-        last = len(self._nodes) - 1
-        best: dict[_State, float] = {(0, None): 0.0}
-        came: dict[_State, tuple[_State, SharedStage]] = {}
-        for begin in range(last):
-            for (node, before), cost in [(s, c) for s, c in best.items() if s[0] == begin]:
-                for end in range(begin + 1, last + 1):
-                    for segment in self._segments(begin, end):
-                        stage = self._cost(begin, end, segment, before)
-                        if objective == "memory":
-                            more = (
-                                max(
-                                    w + v
-                                    for w, v in zip(
-                                        stage.weight_bytes, stage.value_bytes, strict=True
-                                    )
-                                )
-                                + stage_ms * 1e3
-                            )
-                        else:
-                            more = stage.ms + stage.fetch_ms + stage_ms * len(segment.devices)
-                        state: _State = (end, segment)
-                        if cost + more < best.get(state, math.inf):
-                            best[state] = cost + more
-                            came[state] = ((node, before), stage)
-        ends = [state for state in best if state[0] == last]
-        state = min(ends, key=best.__getitem__)
-        way = []
-        while state[0]:
-            state, stage = came[state]
-            way.append(stage)
-        return way[::-1]
 
-    def _segments(self, begin: int, end: int) -> list[Segment]:
-        node = self._nodes[end]
-        found = []
-        for along in self._ways:
-            if end - begin > _REACH[along] or (along == "sums") != node.sums:
-                continue
-            if along is None:
-                found += [Segment((number,)) for number in range(len(self._names))]
-            elif not (node.before - self._nodes[begin].before) & self._tied:
-                devices = tuple(range(len(self._names)))
-                found.append(Segment(devices, along, self._shares))
-        return found
+def _least_time(costs: SegmentCosts) -> list[SharedStage]:
+    """Return the fastest way, of those with few enough stages."""
+    each = _STAGE_MS
+    for _ in range(_MOST_TRIES):
+        found = _fastest(costs, each)
+        # One joins the results.
+        if sum(len(stage.request.names) for stage in found) < _MOST_STAGES:
+            return found
+        each *= 2
+    return []
 
-    def _cost(self, begin: int, end: int, segment: Segment, before: Segment | None) -> SharedStage:
-        """Return what a segment between two cuts costs, behind one that was shared like this."""
-        read = self._readings(begin, end, segment)
-        names = tuple(self._names[number] for number in segment.devices)
-        many = len(names) > 1
-        request = StageRequest(
-            device="" if many else names[0],
-            devices=names if many else (),
-            along=segment.along,
-            shares=segment.shares if many and len(set(segment.shares)) > 1 else (),
-            until=() if end == len(self._nodes) - 1 else self._until[end],
-        )
-        fetched = [
-            sum(self._lacking(v, region, device, begin, before) for v, region in part.fetched)
-            for device, part in zip(segment.devices, read, strict=True)
-        ]
-        most = max(fetched)
-        moved = max(part.moved_bytes for part in read)
-        return SharedStage(
-            request=request,
-            ms=max(part.ms for part in read),
-            fetch_ms=self._network.mean_ms(most) + _MS_PER_BYTE * moved,
-            fetched_bytes=most,
-            weight_bytes=self._by_device(segment, [part.weight_bytes for part in read]),
-            value_bytes=self._by_device(segment, [part.value_bytes for part in read]),
-        )
 
-    def _by_device(self, segment: Segment, values: Sequence[int]) -> tuple[int, ...]:
-        found = [0] * len(self._names)
-        for device, value in zip(segment.devices, values, strict=True):
-            found[device] = value
-        return tuple(found)
-
-    def _lacking(
-        self, variable: Any, region: Region, device: int, begin: int, before: Segment | None
-    ) -> int:
-        """Return the bytes of a region that a device does not have."""
-        size = self._bytes(variable, region)
-        if before is None or variable in self._graph.values.parameters:
-            # Inputs are at the first device.
-            return 0 if device == 0 else size
-        if variable in self._products[begin]:
-            return size * (len(before.devices) - 1)
-        if device not in before.devices:
-            return size
-        own = own_region(
-            self._graph.shape(variable), before, before.devices.index(device), self._block
-        )
-        mine = None if own is None else meet(own, region)
-        return size - (0 if mine is None else self._bytes(variable, mine))
-
-    def _readings(self, begin: int, end: int, segment: Segment) -> list["_Part"]:
-        """Return what each device does in a segment between two cuts."""
-        key = (begin, end, segment)
-        if key not in self._known:
-            inner = [self._nodes[begin].before, self._nodes[end].before]
-            bounds = [*inner, self._nodes[-1].before]
-            segments = [Segment((0,)), segment, Segment((0,))]
-            number = 1
-            if end == len(self._nodes) - 1:
-                bounds, segments = bounds[:2], segments[:2]
-            if begin == 0:
-                bounds, segments, number = bounds[1:], segments[1:], 0
-            readings = PartReadings(self._graph, bounds, segments, self._block, number, self._found)
-            self._known[key] = [
-                self._part(readings, (number, place), device)
-                for place, device in enumerate(segment.devices)
-            ]
-        return self._known[key]
-
-    def _part(self, readings: PartReadings, owner: Owner, device: int) -> "_Part":
-        ms, weights, largest = 0.0, 0.0, 0
-        for variable, reading in readings.computed[owner].items():
-            share = self._share(variable, reading)
-            place = self._graph.values.place[variable]
-            work = share.weights if readings.is_sum(variable) else share.results
-            ms += work * self._ms[device].get(place, 0.0)
-            weights += share.weights * self._graph.weight_bytes.get(place, 0)
-            largest = max(largest, share.value_bytes)
-        fetched = tuple(readings.fetched[owner].items())
-        given_bytes = sum(
-            self._bytes(v, readings.computed[owner][v].region)
-            for v in readings.crossing(owner[0])
-            if v in readings.computed[owner]
-        )
-        moved = given_bytes + sum(self._bytes(v, region) for v, region in fetched)
-        return _Part(ms, int(weights), largest, moved, fetched)
-
-    def _share(self, variable: Any, reading: Reading) -> "_Share":
-        """Return what a reading is a share of; readings are the same object when met again."""
-        if id(reading) not in self._operator_shares:
-            whole_size = math.prod(self._graph.shape(variable))
-            read = [(x, region) for x, region in reading.operands if region]
-            constants = [(x, region) for x, region in read if self._is_weight(x)]
-            all_weights = sum(math.prod(shape_of(x) or ()) for x, _ in constants)
-            kept = sum(size_of(region) for _, region in constants)
-            value_bytes = 0
-            if variable in self._graph.held[0]:
-                value_bytes = self._bytes(variable, reading.region)
-                values = [(x, region) for x, region in read if not self._is_weight(x)]
-                value_bytes += sum(self._bytes(x, region) for x, region in values)
-            self._operator_shares[id(reading)] = (
-                reading,
-                _Share(
-                    size_of(reading.region) / max(1, whole_size),
-                    kept / max(1, all_weights),
-                    value_bytes,
-                ),
-            )
-        return self._operator_shares[id(reading)][1]
-
-    def _bytes(self, variable: Any, region: Region) -> int:
-        if variable not in self._item_bytes:
-            count = math.prod(self._graph.shape(variable))
-            self._item_bytes[variable] = bytes_of(variable) // max(1, count)
-        return self._item_bytes[variable] * size_of(region)
-
-    def _is_weight(self, expression: Any) -> bool:
-        values = self._graph.values
-        return (
-            expression not in values.dependent
-            and expression not in values.parameters
-            and not values.is_floats_of_data(expression)
-        )
+def _fastest(costs: SegmentCosts, stage_ms: float) -> list[SharedStage]:
+    last = len(costs.nodes) - 1
+    best: dict[_State, float] = {(0, None): 0.0}
+    came: dict[_State, tuple[_State, SharedStage]] = {}
+    for begin in range(last):
+        for state, cost in [(s, c) for s, c in best.items() if s[0] == begin]:
+            for end in range(begin + 1, last + 1):
+                for segment in costs.segments(begin, end):
+                    stage = costs.cost(begin, end, segment, state[1])
+                    ms = cost + stage.ms + stage.fetch_ms + stage_ms * len(segment.devices)
+                    reached: _State = (end, segment)
+                    if ms < best.get(reached, math.inf):
+                        best[reached], came[reached] = ms, (state, stage)
+    at = min((s for s in best if s[0] == last), key=best.__getitem__)
+    way = []
+    while at[0]:
+        at, stage = came[at]
+        way.append(stage)
+    return way[::-1]
 
 
 @dataclass(frozen=True)
-class _Share:
-    """A share says what a part has of an operator: of its results, of its weights, bytes held."""
+class _Way:
+    """A way to a cut: the shares of memory that it needs, its stages, and its last step."""
 
-    results: float
-    weights: float
-    value_bytes: int
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part is what one device does in a segment."""
-
-    ms: float
-    weight_bytes: int
-    value_bytes: int
-    moved_bytes: int
-    fetched: tuple[tuple[Any, Region], ...]
+    shares: tuple[float, ...]
+    stages: int
+    segment: Segment | None = None
+    begin: int = 0
+    before: "_Way | None" = None
 
 
-def _kernel_ms(graph: CutGraph, costs: OperatorCosts) -> dict[int, float]:
-    """Return the times by place, those of products at the product instead of its kernel's end."""
-    found = dict(costs.ms)
-    for place in graph.operators:
-        if op_name(graph.values.graph.bindings[place][1]) not in _PRODUCTS or place in found:
-            continue
-        end = place
-        while end not in found and len(graph.readers[end]) == 1:
-            (end,) = graph.readers[end]
-        if end in found:
-            found[place] = found.pop(end)
+def _least_memory(costs: SegmentCosts, memory: Sequence[float]) -> list[SharedStage]:
+    """Return the way whose fullest device needs the least, of those with few enough stages."""
+    last = len(costs.nodes) - 1
+    ways: list[list[_Way]] = [[] for _ in costs.nodes]
+    ways[0] = [_Way((0.0,) * len(memory), 0)]
+    whole = costs.cost(0, last, Segment((0,)), None)
+    step = (sum(whole.weight_bytes) + sum(whole.value_bytes)) / min(memory) / _STEPS
+    for begin in range(last):
+        kept = _kept(ways[begin], step)
+        ways[begin] = []
+        for end in range(begin + 1, last + 1):
+            for segment in costs.segments(begin, end):
+                stage = costs.cost(begin, end, segment, None)
+                each = zip(stage.weight_bytes, stage.value_bytes, memory, strict=True)
+                more = [(weights + values) / most for weights, values, most in each]
+                ways[end] += [
+                    _Way(
+                        tuple(a + b for a, b in zip(way.shares, more, strict=True)),
+                        way.stages + len(segment.devices),
+                        segment,
+                        begin,
+                        way,
+                    )
+                    for way in kept
+                    if way.stages + len(segment.devices) < _MOST_STAGES
+                ]
+    best = min(ways[last], key=lambda way: (max(way.shares), way.stages), default=None)
+    steps: list[tuple[int, int, Segment]] = []
+    end = last
+    while best is not None and best.segment is not None:
+        steps.append((best.begin, end, best.segment))
+        end, best = best.begin, best.before
+    stages, shared = [], None
+    for begin, end, segment in reversed(steps):
+        stages.append(costs.cost(begin, end, segment, shared))
+        shared = segment
+    return stages
+
+
+def _kept(ways: Sequence[_Way], step: float) -> list[_Way]:
+    """Return the ways than which no other needs less everywhere, with as few stages."""
+    of_size: dict[tuple[int, ...], _Way] = {}
+    for way in sorted(ways, key=lambda way: (way.stages, max(way.shares))):
+        of_size.setdefault(tuple(round(share / step) for share in way.shares), way)
+    found: list[_Way] = []
+    for way in sorted(of_size.values(), key=lambda way: (sum(way.shares), way.stages)):
+        if not any(all(a <= b for a, b in zip(k.shares, way.shares, strict=True)) for k in found):
+            found.append(way)
+            if len(found) == _MOST_WAYS:
+                break
     return found

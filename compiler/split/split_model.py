@@ -33,7 +33,8 @@ from edgec.compiler.split.make_stages import Stage
 from edgec.compiler.split.model_values import ModelValues
 from edgec.compiler.split.plan import Encoding, Plan, PlannedModel, PlannedStage
 from edgec.compiler.split.plan_folder import PlanFolder, check_plan_destination
-from edgec.compiler.split.share_planner import Parallel, plan_shared
+from edgec.compiler.split.segment_costs import Parallel
+from edgec.compiler.split.share_planner import plan_shared
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.phases import Phases, untold
 from edgec.compiler.support.progress import Progress, Silent

@@ -26,7 +26,7 @@ enum {
   VERSION = 1,
   MOST_PROGRAMS = 64,
   MOST_TENSORS = 64, /* inputs or outputs of a program */
-  MOST_STAGES = 32,
+  MOST_STAGES = 64,
   MOST_SLOTS = 64,
   MOST_CONNECTIONS = 2 * MOST_STAGES,
   HELLO_BYTES = 24,
