@@ -305,7 +305,9 @@ class _PartWriter:
         if isinstance(expression, relax.Var):
             return expression
         bound = self._builder.emit(expression, variable.name)
-        name = self._graph.names[variable]
+        place = self._values.place.get(variable)
+        of_operator = place is not None and place in self._cut.needs
+        name = self._cut.name(place) if of_operator else self._graph.names[variable]
         if owner is not None:
             self._owners[bound.name] = owner
             if self._is_shared(owner):

@@ -57,6 +57,16 @@ class SharedStage:
     weight_bytes: tuple[int, ...]
     value_bytes: tuple[int, ...]
 
+    def __str__(self) -> str:
+        """Write who computes it, how long, and how much memory that needs."""
+        along = f" along {self.request.along}" if self.request.along else ""
+        needed = zip(self.weight_bytes, self.value_bytes, strict=True)
+        largest = max(weights + values for weights, values in needed)
+        return (
+            f"{' and '.join(self.request.names)}{along}: fetch {self.fetched_bytes:,} bytes "
+            f"({self.fetch_ms:.1f} ms), compute {self.ms:.1f} ms in {largest / 1e6:.1f} MB"
+        )
+
 
 @dataclass(frozen=True)
 class _Node:

@@ -24,8 +24,8 @@ from edgec.compiler.split.planner import Objective
 from edgec.compiler.split.segment_costs import Parallel, SegmentCosts, SharedStage
 from edgec.compiler.split.segments import Segment
 
-# What a compile plans for; `edgec split` is told what there is.
-GIGABIT = Network((Link(1e9, 0.1),))
+# A compile shares as if links took no time; `edgec split` is told what there is.
+NO_TIME = Network((Link(1e12, 0.0),))
 # A host speaks with so many stages (`distribute.routes`).
 _MOST_STAGES = 64
 # What a stage takes beside its operators; that is doubled until there are few enough stages.
@@ -43,7 +43,7 @@ def plan_shared(
     graph: CutGraph,
     devices: Sequence[Device],
     parallel: Parallel,
-    network: Network = GIGABIT,
+    network: Network = NO_TIME,
     objective: Objective = "latency",
     memory: Mapping[str, int] | None = None,
     database: Database | None = None,
