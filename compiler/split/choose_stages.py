@@ -75,7 +75,7 @@ def shared_stages(
         for owner in readings.owners
     }
     used = [owner for owner, own in places.items() if own]
-    stages = stages_of_parts(shared, [places[owner] for owner in used])
+    stages = stages_of_parts(shared, [places[owner] for owner in used], parts.requantizations)
     return stages, [readings.device_of(owner) for owner in used]
 
 

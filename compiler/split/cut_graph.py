@@ -18,7 +18,7 @@ from typing import Any
 
 from tvm import relax
 
-from edgec.compiler.backend import held_values
+from edgec.compiler.backend import packing_notes
 from edgec.compiler.ir.graph import operands
 from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 from edgec.compiler.split.model_values import ModelValues, bytes_of
@@ -39,12 +39,15 @@ class CutGraph:
         values: the values.
         operators: the places of all operators that belong to one stage, in order.
         held: for each target the values that its kernels hold in memory, and whether in blocks.
+        requantizations: by the names of variables how accumulators become quantized.
     """
 
     def __init__(self, values: ModelValues, targets: Collection[Target]) -> None:
         self.values = values
         self.operators = values.operators()
-        self.held = [held_values(values.graph.module, target) for target in targets]
+        notes = [packing_notes(values.graph.module, target) for target in targets]
+        self.held = [each.held for each in notes]
+        self.requantizations = notes[0].requantizations
         self._shapes: dict[Any, tuple[int, ...]] = {}
 
     @cached_property

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from tvm import IRModule, relax
@@ -10,7 +11,8 @@ from tvm import IRModule, relax
 from edgec.compiler.ir.graph import operands, substituted
 from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
-from edgec.compiler.lowering.pack.packer import BLOCKED_INPUTS
+from edgec.compiler.kernels.emit.requantize import Requantization, requantizations_text
+from edgec.compiler.lowering.pack.packer import BLOCKED_INPUTS, REQUANTIZATIONS
 from edgec.compiler.split.cut_graph import Before, CutGraph
 
 
@@ -37,15 +39,26 @@ def make_stages(graph: CutGraph, cuts: Sequence[Before]) -> list[Stage]:
     return stages_of_parts(graph, [after - before for before, after in pairwise(bounds)])
 
 
-def stages_of_parts(graph: CutGraph, parts: Sequence[Before]) -> list[Stage]:
-    """Return a stage for each part of a graph, in an order in which they can run."""
-    maker = _StageMaker(graph)
+def stages_of_parts(
+    graph: CutGraph,
+    parts: Sequence[Before],
+    requantizations: Mapping[str, Requantization | None] = MappingProxyType({}),
+) -> list[Stage]:
+    """Return a stage for each part of a graph, in an order in which they can run.
+
+    Args:
+        graph: the graph.
+        parts: the operators of each.
+        requantizations: how accumulators become quantized, by the names of variables.
+    """
+    maker = _StageMaker(graph, requantizations)
     return [maker.stage(part, last=part is parts[-1]) for part in parts]
 
 
 class _StageMaker:
-    def __init__(self, cut: CutGraph) -> None:
+    def __init__(self, cut: CutGraph, requantizations: Mapping[str, Requantization | None]) -> None:
         self._cut, self._values = cut, cut.values
+        self._requantizations = requantizations
 
     def stage(self, part: Before, last: bool) -> Stage:
         """Return the stage of some operators; the last one gives what none computes."""
@@ -146,6 +159,7 @@ class _StageMaker:
         builder = relax.BlockBuilder(IRModule(others))
         made: dict[Any, Any] = {}
         names: dict[str, str] = {}
+        decided: dict[str, Requantization | None] = {}
         parameters = []
         for number, (_, variable) in enumerate(inputs):
             fresh = variable
@@ -161,12 +175,18 @@ class _StageMaker:
                     variable, value = graph.bindings[place]
                     bound = builder.emit(substituted(value, made), variable.name)
                     made[variable] = bound
+                    if variable.name in self._requantizations:
+                        decided[bound.name] = self._requantizations[variable.name]
                     names[bound.name] = graph.names[variable]
                 fields = [made.get(variable, variable) for variable in outputs]
                 single = len(fields) == 1
                 result = builder.emit_output(fields[0] if single else relax.Tuple(fields))
             builder.emit_func_output(result)
-        return builder.get(), names
+        module = builder.get()
+        if decided:
+            main = module["main"].with_attr(REQUANTIZATIONS, requantizations_text(decided))
+            module.update_func(module.get_global_var("main"), main)
+        return module, names
 
     def _shared(self, part: Before, outputs: Sequence[Any]) -> Before:
         """Return the operators on constants and counters alone that a part reads."""

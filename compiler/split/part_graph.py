@@ -13,7 +13,8 @@ from typing import Any
 from tvm import IRModule, relax
 
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.ir.relax_helpers import constant, shape_of, value_of
+from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
+from edgec.compiler.kernels.emit.requantize import Requantization
 from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.operator_regions import read_for, sums_over
 from edgec.compiler.split.regions import (
@@ -41,11 +42,14 @@ class PartGraph:
         module: computes the same as before.
         names: of values by those of variables.
         owners: of operators, by the name of their variable.
+        requantizations: how accumulators of some channels become quantized: as those of all, by
+            the name of the variable; None: not in fixed point.
     """
 
     module: IRModule
     names: Mapping[str, str]
     owners: Mapping[str, Owner]
+    requantizations: Mapping[str, Requantization | None]
 
 
 def axis_in(shape: Sequence[int], segment: Segment) -> int | None:
@@ -274,6 +278,7 @@ class _PartWriter:
         self._builder = relax.BlockBuilder(IRModule(others))
         self._names: dict[str, str] = {p.name: self._graph.names[p] for p in self._graph.parameters}
         self._owners: dict[str, Owner] = {}
+        self._requantizations: dict[str, Requantization | None] = {}
         # What each part has of a variable: the expression, and of which region it is.
         self._held: dict[tuple[Owner, Any], tuple[Any, Region]] = {}
         self._cut_out: dict[tuple[Owner, Any, Region], Any] = {}
@@ -290,7 +295,7 @@ class _PartWriter:
                 fields = [self._result(result) for result in self._graph.results]
                 bound = self._builder.emit_output(fields[0] if single else relax.Tuple(fields))
             self._builder.emit_func_output(bound)
-        return PartGraph(self._builder.get(), self._names, self._owners)
+        return PartGraph(self._builder.get(), self._names, self._owners, self._requantizations)
 
     def _compute(self, owner: Owner) -> None:
         for variable, region in self._readings.fetched[owner].items():
@@ -298,7 +303,19 @@ class _PartWriter:
         for variable, reading in self._readings.computed[owner].items():
             given = [self._get(owner, operand, region) for operand, region in reading.operands]
             made = self._emit(owner, reading.build(given), variable)
+            if op_name(self._graph.definitions[variable]) == "relax.quantize":
+                self._keep_rounding(made, variable, reading.region)
             self._held[owner, variable] = (made, reading.region)
+
+    def _keep_rounding(self, made: Any, variable: Any, region: Region) -> None:
+        """Round some channels as all of them: kernels choose digits by the largest of them."""
+        shape = self._cut.shape(variable)
+        axis = shared_axis("channels", len(shape))
+        if axis is None or region[axis] == (0, shape[axis]):
+            return
+        found = self._cut.requantizations.get(variable.name)
+        begin, end = region[axis]
+        self._requantizations[made.name] = found and found.of_channels(begin, end, end - begin)
 
     def _emit(self, owner: Owner | None, expression: Any, variable: Any) -> Any:
         """Have a part compute what it needs for an old variable."""

@@ -14,6 +14,7 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, EpilogueStep
 from edgec.compiler.kernels.emit.requantize import (
+    Requantization,
     logistic_requantization,
     requantization,
     swished_requantization,
@@ -116,7 +117,8 @@ def requantized(
     qparams: QParams,
     numbers: NDArray[np.float32],
     ends: tuple[bool, bool],
-) -> tuple[EpilogueStep, list[Any]] | None:
+    decided: Requantization | None = None,
+) -> tuple[EpilogueStep, list[Any], Requantization] | None:
     """Return the step that requantizes a kernel's accumulators, and the kernel's arguments.
 
     Args:
@@ -124,9 +126,11 @@ def requantized(
         qparams: the qparams of the result.
         numbers: as `quantizer` gives them.
         ends: whether the smallest and the largest value are those of the type.
+        decided: how, where that is known already; None: as is best.
 
     Returns:
-        None if more comes before than a scale and a gate, or numbers do not fit.
+        Beside these, how it is done. None if more comes before than a scale and a gate, or numbers
+        do not fit.
     """
     scaled = EpilogueStep("multiply", "channel")
     if not kernel.template.fixed_point:
@@ -147,7 +151,9 @@ def requantized(
     reach = np.zeros(scales.size)
     reach[: len(flat)] = np.maximum(np.abs(most), np.abs(least))
     low, high = (int(np.rint(end)) + qparams.zero_point for end in numbers[2:])
-    if gated is None:
+    if decided is not None:
+        found: Requantization | None = decided.of_channels(0, scales.size, scales.size)
+    elif gated is None:
         factors = scales.astype(np.float64) / float(qparams.scale)
         span = max(high - qparams.zero_point, qparams.zero_point - low) + 1
         found = requantization(factors, reach, span)
@@ -158,7 +164,7 @@ def requantized(
     rounded = constant((bias + found.halves).astype(bias.dtype))
     operand = constant(found.operand(qparams.zero_point, low, high))
     step = found.step(qparams.dtype, *ends)
-    return step, [*arguments[:2], rounded, *arguments[3:-1], operand]
+    return step, [*arguments[:2], rounded, *arguments[3:-1], operand], found
 
 
 @dataclass(frozen=True)
