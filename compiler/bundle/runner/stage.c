@@ -28,7 +28,7 @@ enum {
   MOST_TENSORS = 64, /* inputs or outputs of a program */
   MOST_STAGES = 64,
   MOST_SLOTS = 64,
-  MOST_CONNECTIONS = 2 * MOST_STAGES,
+  MOST_CONNECTIONS = 64,
   HELLO_BYTES = 24,
   ROUTES_BYTES = 65536,
   HANDSHAKE_MS = 1000,
