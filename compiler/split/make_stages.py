@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 from tvm import IRModule, relax
@@ -42,14 +41,15 @@ def make_stages(graph: CutGraph, cuts: Sequence[Before]) -> list[Stage]:
 def stages_of_parts(
     graph: CutGraph,
     parts: Sequence[Before],
-    requantizations: Mapping[str, Requantization | None] = MappingProxyType({}),
+    requantizations: Mapping[str, Requantization | None] | None = None,
 ) -> list[Stage]:
     """Return a stage for each part of a graph, in an order in which they can run.
 
     Args:
         graph: the graph.
         parts: the operators of each.
-        requantizations: how accumulators become quantized, by the names of variables.
+        requantizations: of stages that devices share how accumulators of some channels become
+            quantized, by the names of variables; None: no stage is shared.
     """
     maker = _StageMaker(graph, requantizations)
     return [maker.stage(part, last=part is parts[-1]) for part in parts]
@@ -175,15 +175,15 @@ class _StageMaker:
                     variable, value = graph.bindings[place]
                     bound = builder.emit(substituted(value, made), variable.name)
                     made[variable] = bound
-                    if variable.name in self._requantizations:
-                        decided[bound.name] = self._requantizations[variable.name]
+                    if variable.name in (self._requantizations or {}):
+                        decided[bound.name] = (self._requantizations or {})[variable.name]
                     names[bound.name] = graph.names[variable]
                 fields = [made.get(variable, variable) for variable in outputs]
                 single = len(fields) == 1
                 result = builder.emit_output(fields[0] if single else relax.Tuple(fields))
             builder.emit_func_output(result)
         module = builder.get()
-        if decided:
+        if self._requantizations is not None:
             main = module["main"].with_attr(REQUANTIZATIONS, requantizations_text(decided))
             module.update_func(module.get_global_var("main"), main)
         return module, names

@@ -15,6 +15,7 @@ from tvm import IRModule, relax
 from edgec.compiler.errors import UnsupportedModelError
 from edgec.compiler.ir.relax_helpers import constant, op_name, shape_of, value_of
 from edgec.compiler.kernels.emit.requantize import Requantization
+from edgec.compiler.lowering.pack.packer import REQUANTIZATIONS
 from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.operator_regions import read_for, sums_over
 from edgec.compiler.split.regions import (
@@ -288,7 +289,8 @@ class _PartWriter:
         """Return the graph in parts."""
         function = self._graph.module["main"]
         single = not isinstance(function.ret_ty, relax.TupleType)
-        with self._builder.function("main", self._graph.parameters, dict(function.attrs or {})):
+        attributes = {**dict(function.attrs or {}), REQUANTIZATIONS: ""}
+        with self._builder.function("main", self._graph.parameters, attributes):
             with self._builder.dataflow():
                 for owner in self._readings.owners:
                     self._compute(owner)
@@ -323,8 +325,9 @@ class _PartWriter:
             return expression
         bound = self._builder.emit(expression, variable.name)
         place = self._values.place.get(variable)
-        of_operator = place is not None and place in self._cut.needs
-        name = self._cut.name(place) if of_operator else self._graph.names[variable]
+        name = self._graph.names[variable]
+        if place is not None and place in self._cut.needs:
+            name = self._cut.name(place)
         if owner is not None:
             self._owners[bound.name] = owner
             if self._is_shared(owner):

@@ -63,6 +63,7 @@ class Context:
         largest: the largest quantized value that occurs in a new variable, where it is known.
         label: name of the value that is being computed, for people.
         variable: the name of its variable.
+        is_part: whether the function is a part of a larger one, with some rows of its images.
         decided: by the names of variables how accumulators are requantized, None not in fixed
             point; of others it is decided now.
         requantizations: how they are.
@@ -81,6 +82,7 @@ class Context:
         self.made: dict[relax.Var, relax.Call] = {}
         self.largest: dict[relax.Var, int] = {}
         self.label = self.variable = ""
+        self.is_part = False
         self.decided: dict[str, Requantization | None] = {}
         self.requantizations: dict[str, Requantization] = {}
         self.operator = ""

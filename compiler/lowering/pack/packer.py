@@ -29,7 +29,7 @@ from edgec.compiler.ir.relax_helpers import (
 from edgec.compiler.kernels.emit.requantize import Requantization, decided_requantizations
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.lowering.pack.context import Context, Decline
-from edgec.compiler.lowering.pack.data_movement import match_split
+from edgec.compiler.lowering.pack.data_movement import match_rows, match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
 from edgec.compiler.lowering.pack.table import ANY_DTYPE, MATCHERS, WITH_INDICES
 from edgec.compiler.lowering.pack.values import PackedValue
@@ -39,7 +39,7 @@ from edgec.compiler.passes.base import Pass
 # An attribute of `main`: names of parameters that are brought into blocks at once. Kernels that
 # read them are then those that read such values inside a graph.
 BLOCKED_INPUTS = "edgec.blocked_inputs"
-# Says of a part of a layer's channels how accumulators are requantized: as in the whole layer.
+# Parts of layers have it: how accumulators of some channels are requantized, as of all of them.
 REQUANTIZATIONS = "edgec.requantizations"
 
 _ROUNDING = {"relax.dequantize": match_dequantize, "relax.quantize": match_quantize}
@@ -135,6 +135,7 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
     """Return the module with a new `main`."""
     uses = count_uses(function)
     in_blocks = (function.attrs or {}).get(BLOCKED_INPUTS, ())
+    context.is_part = REQUANTIZATIONS in (function.attrs or {})
     context.decided = decided_requantizations((function.attrs or {}).get(REQUANTIZATIONS, ""))
     for parameter in function.params:
         shape = shape_of(parameter)
@@ -214,6 +215,9 @@ def _matched(context: Context, binding: Any) -> PackedValue | Declined | None:
     shape = shape_of(binding.var)
     if shape is None:
         return None
+    rows = match_rows(context, call) if context.is_part else None
+    if rows is not None:
+        return rows
     if isinstance(call, relax.TupleGetItem):
         return match_split(context, call, shape)
     if name in _ROUNDING and context.dot is not None:
