@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgec.compiler.calibration.samples import SampleOptions
     from edgec.compiler.compress.compression_recipe import load_compression
     from edgec.compiler.compress.options import CompressOptions
+    from edgec.compiler.distribute.cascade_link import open_cascade
     from edgec.compiler.distribute.plan_session import PlanSession
     from edgec.compiler.distribute.plan_set import PlanSet
     from edgec.compiler.errors import EdgecError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
         EvaluationOptions,
         evaluate_bundles,
     )
+    from edgec.compiler.evaluate.make_cascade import make_cascade
+    from edgec.compiler.exits.options import ExitOptions
     from edgec.compiler.fit.api import fit_model
     from edgec.compiler.fit.fit_report import FitReport
     from edgec.compiler.fit.limits import Limits
@@ -73,6 +76,7 @@ _HOME = {
     "CompressOptions": "compress.options",
     "DeployReport": "boards.deploy",
     "EdgecError": "errors",
+    "ExitOptions": "exits.options",
     "FitOptions": "fit.options",
     "FitReport": "fit.fit_report",
     "Generator": "generation.generator",
@@ -102,6 +106,8 @@ _HOME = {
     "serve_bundles": "serve.server",
     "ServeOptions": "serve.server",
     "sign_bundle": "bundle.bundle",
+    "make_cascade": "evaluate.make_cascade",
+    "open_cascade": "distribute.cascade_link",
     "PlanSession": "distribute.plan_session",
     "PlanSet": "distribute.plan_set",
     "SplitReport": "split.advise",
@@ -124,6 +130,7 @@ __all__ = [
     "EdgecError",
     "Evaluation",
     "EvaluationOptions",
+    "ExitOptions",
     "FitOptions",
     "FitReport",
     "Generator",
@@ -157,6 +164,8 @@ __all__ = [
     "install_bundle",
     "load_compression",
     "load_recipe",
+    "make_cascade",
+    "open_cascade",
     "plan_split",
     "predict_model",
     "run_bundle",

@@ -21,6 +21,7 @@ from edgec.compiler.ir.relax_helpers import is_static
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.kernels.isa import dot_of
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
+from edgec.compiler.lowering.early_exits import order_exits
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.pack import Notes, PackLayouts
 from edgec.compiler.lowering.schedule import Decide, NotStatic, default_decide, schedule_program
@@ -103,6 +104,7 @@ def schedule(
     except NotStatic:
         return schedule_for_vm(canonical, target)
     move_channels_in_place(program)
+    order_exits(program)
     return program
 
 

@@ -35,6 +35,8 @@ from edgec.compiler.bundle.npy import save_vector
 from edgec.compiler.calibration.ranges_file import read_ranges_file
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel
+from edgec.compiler.exits.add_exits import ExitedModel
+from edgec.compiler.exits.exits_record import ExitRecord, ExitsRecord
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.program import Program
@@ -64,6 +66,7 @@ class Compilation:
         samples: what compression and quantization looked at.
         compressed: the compressed model, if it was compressed.
         quantized: the quantized model, if it was quantized.
+        exited: the model with early exits, if it has any.
         fallbacks: what computes on floats in the packed program of a quantized model.
         original: what the original graph computes.
         expected: what the library must compute.
@@ -82,6 +85,7 @@ class Compilation:
     fallbacks: tuple[FloatFallback, ...]
     original: Expected
     expected: Expected
+    exited: ExitedModel | None = None
     accuracy: float = 1.0
     estimated_ms: float = 0.0
     sqnr_db: Mapping[str, float] = field(init=False)
@@ -137,6 +141,7 @@ def describe_compilation(
         parity=parity,
         compression=None if variants else _compression_record(compilation),
         quantization=None if variants else _quantization_record(compilation),
+        exits=_exits_record(compilation),
         vectors=tuple(
             VectorRecord(
                 program=program.program.name,
@@ -353,6 +358,28 @@ def _quantization_record(compilation: Compilation) -> QuantizationRecord | None:
         metric=compilation.options.samples.metric or "",
         positions=accuracy.positions if accuracy else 0,
         clients=None if ranges is None else ranges.source,
+    )
+
+
+def _exits_record(compilation: Compilation) -> ExitsRecord | None:
+    model, options = compilation.exited, compilation.options.exits
+    if model is None or options is None:
+        return None
+    return ExitsRecord(
+        exits=tuple(
+            ExitRecord(
+                work=three_digits(one.place.work),
+                threshold=round(one.threshold, 6),
+                share=round(one.share, 6),
+                agreement=round(one.agreement, 6),
+            )
+            for one in model.exits
+        ),
+        drop=options.drop,
+        agreement=round(model.agreement, 6),
+        samples=model.samples,
+        work=three_digits(model.work),
+        sqnr_db=_all_three_digits(compilation.sqnr_db),
     )
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from edgec.compiler.calibration.samples import SampleOptions
 from edgec.compiler.errors import TensorInputError, UsageError
+from edgec.compiler.exits.options import ExitOptions
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits
 from edgec.compiler.frontend.preprocessing import ImageInput
 from edgec.compiler.governor.variants import Variant
 from edgec.compiler.ir.signature import State
-from edgec.compiler.language.language_model import CacheDtype
+from edgec.compiler.language.language_model import DEFAULT_VERIFIED, MOST_VERIFIED, CacheDtype
 from edgec.compiler.language.lora import Adapter, parse_adapter
 from edgec.compiler.quantize.options import QuantizeOptions
 from edgec.compiler.quantize.quantization_recipe import RECIPES, QuantizationRecipe, load_recipe
@@ -66,6 +67,8 @@ class CompileOptions:
             for a Hugging Face folder, GGUF files for a GGUF file.
         prefill_chunk: tokens that a language model's program `prefill` takes at once; its other
             program, `decode`, takes one.
+        verify_chunk: tokens of a language model's program that checks guesses of what follows, and
+            gives logits of each; 0 makes none.
         streams: texts that a language model goes on with at once, at most; each has a cache.
         inputs: test inputs by name, instead of generated ones.
         seed: the seed of the generated test inputs.
@@ -73,6 +76,7 @@ class CompileOptions:
         samples: what compression and quantization look at.
         compress: what is pruned or factorized; None compiles all weights.
         quantize: what becomes an integer; None compiles the floats as they are.
+        exits: where a classifier may end early; None computes all of it for every input.
         parity: compare with the original graph; switching it off marks the bundle.
         runner: put a program that runs the model without Python into the bundle.
         sign: the keys that sign the bundle, by name or file.
@@ -98,6 +102,7 @@ class CompileOptions:
     cache: CacheDtype = "float32"
     lora: Sequence[Adapter | str | Path] = ()
     prefill_chunk: int | None = None
+    verify_chunk: int = DEFAULT_VERIFIED
     streams: int = 1
     inputs: Mapping[str, NDArray[Any]] | None = None
     seed: int = 0
@@ -105,6 +110,7 @@ class CompileOptions:
     samples: SampleOptions = field(default_factory=SampleOptions)
     compress: "CompressOptions | CompressionRecipe | str | Path | None" = None
     quantize: QuantizeOptions | QuantizationRecipe | str | Path | None = None
+    exits: ExitOptions | None = None
     parity: bool = True
     runner: bool = False
     sign: Sequence[str | Path] = ()
@@ -127,6 +133,7 @@ class CompileOptions:
         check_seed(self.seed)
         check_count("--context", self.context, 2, _MAX_CONTEXT)
         check_count("--prefill-chunk", self.prefill_chunk, 2, _MAX_CONTEXT)
+        check_count("--verify-chunk", self.verify_chunk or None, 2, MOST_VERIFIED)
         check_count("--streams", self.streams, 1, _MOST_STREAMS)
         if self.streams & (self.streams - 1):
             raise UsageError(f"--streams {self.streams}: a power of two is expected, as 2 or 4")
@@ -183,10 +190,10 @@ class CompileOptions:
     def _check_variants(self) -> None:
         if not self.variants:
             return
-        if self.programs or self.quantize is not None or self.compress is not None:
+        if self.programs or self.changes_numbers:
             raise UsageError(
-                "--variant takes the place of --quantize, --compress and several --shape: say "
-                "them for each variant, as --variant fast=int8,channels-50"
+                "--variant takes the place of --quantize, --compress and several --shape, and has "
+                "no --exits: say recipes for each variant, as --variant fast=int8,channels-50"
             )
         if len(self.variants) < 2:
             raise UsageError("--variant is given once; a choice needs two")
@@ -250,7 +257,7 @@ class CompileOptions:
     @property
     def changes_numbers(self) -> bool:
         """Return whether the library computes other numbers than the original model."""
-        return self.compression is not None or self.quantization is not None
+        return any(o is not None for o in (self.compression, self.quantization, self.exits))
 
 
 @dataclass(frozen=True)

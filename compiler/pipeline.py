@@ -39,7 +39,7 @@ from edgec.compiler.frontend.model_source import is_language_model, read_model
 from edgec.compiler.generation.calibration import TextQuantization
 from edgec.compiler.ir.dump import Dump
 from edgec.compiler.kernels.isa import isa_of
-from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
+from edgec.compiler.language.language_model import DEFAULT_CHUNK, LanguageModel, chunk_programs
 from edgec.compiler.lowering.time_estimate import tuned_share
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.outputs import check_before_work
@@ -65,7 +65,8 @@ PHASES = (
     "reference",  # what ONNX Runtime says
     "compress",  # fewer weights, channels and layers, if asked for
     "quantize",  # integers instead of floats, if asked for
-    "expect",  # what TVM's own code makes of a compressed or quantized graph
+    "exits",  # early exits trained and calibrated, if asked for
+    "expect",  # what TVM's own code makes of a graph that was changed
     "pack",  # layouts of the target's kernels, epilogues fused
     "lower",  # the rest to fused loop nests
     "schedule",  # decisions, code of every kernel
@@ -119,8 +120,8 @@ def compile_model(
         options = replace(options, quantize=None, samples=SampleOptions())
     chunked = in_chunks(path, options)
     if chunked:
-        chunk = options.prefill_chunk or DEFAULT_CHUNK
-        options = replace(options, programs=chunk_programs(chunk, options.streams))
+        # What is counted; the model says how many tokens fit.
+        options = replace(options, programs=_chunks(options, None))
     elif options.streams > 1:
         raise UsageError("--streams is for language models whose programs are not given by --shape")
     progress = progress or Silent()
@@ -138,11 +139,14 @@ def compile_model(
                     change,
                     options.cache,
                     options.adapters,
+                    options.kept_states or (),
                 )
             )
+        if source.language is not None and options.context is not None:
+            # Its caches have the names that are known now.
+            options = replace(options, states=None)
         if chunked and source.language is not None:
-            chunk = source.language.chunk(options.prefill_chunk)
-            options = replace(options, programs=chunk_programs(chunk, options.streams))
+            options = replace(options, programs=_chunks(options, source.language))
         compiler = ProgramCompiler(target, options, progress, phase, path.name)
         language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
@@ -191,6 +195,18 @@ def in_chunks(path: Path, options: CompileOptions) -> bool:
     """Tell whether a model is a language model, whose programs nobody named."""
     is_language = options.context is not None or is_language_model(path)
     return is_language and not options.shapes and not options.programs
+
+
+def _chunks(
+    options: CompileOptions, language: LanguageModel | None
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return programs of a language model; None if it has not been read."""
+    if language is None:
+        chunk, verified = options.prefill_chunk or DEFAULT_CHUNK, options.verify_chunk
+    else:
+        chunk = language.chunk(options.prefill_chunk)
+        verified = options.verify_chunk if options.verify_chunk < language.context else 0
+    return chunk_programs(chunk, options.streams, verified)
 
 
 def check_states(programs: Sequence[CompiledProgram], *, parts: bool = False) -> None:
@@ -281,6 +297,7 @@ def _phases(options: CompileOptions) -> list[str]:
         asked = {
             "compress": own.compression is not None,
             "quantize": own.quantization is not None,
+            "exits": own.exits is not None,
             "expect": own.changes_numbers,
         }
         each += [phase_of(n, program) for n in PHASES[first:last] if asked.get(n, True)]

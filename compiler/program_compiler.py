@@ -3,6 +3,7 @@
 `pipeline.py` makes one bundle of them; a split model makes one for each stage.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +16,12 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.codegen.states import keep_states
 from edgec.compiler.compress.compression_report import write_compression_report
 from edgec.compiler.describe import Compilation
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import UnsupportedModelError, UsageError
 from edgec.compiler.frontend.canonical import CanonicalModel, Phase, canonical_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.frontend.states import find_states
 from edgec.compiler.ir.program import Program
+from edgec.compiler.ir.shared_constants import SharedConstants
 from edgec.compiler.ir.signature import Signature, State, Tensors, without_states
 from edgec.compiler.lowering.choose_sparse import ChooseSparse, sparse_choices
 from edgec.compiler.lowering.legalize import lower
@@ -38,6 +40,7 @@ from edgec.compiler.parity.reference import run_reference_steps
 from edgec.compiler.parity.stream import Step
 from edgec.compiler.quantize.float_fallbacks import FloatFallback, float_fallbacks
 from edgec.compiler.quantize.quantization_report import write_quantization_report
+from edgec.compiler.support.free_memory import return_free_memory
 from edgec.compiler.support.html_report import Subject
 from edgec.compiler.support.phases import Show
 from edgec.compiler.support.progress import Progress
@@ -117,6 +120,7 @@ class ProgramCompiler:
         self._phases = phases
         self._subject = Subject(name, target.name)
         self._sharing = SharedPacking()
+        self._constants = SharedConstants()
         self.records = tuned_records(
             target, options.records, options.records_threads, options.ready_records, progress
         )
@@ -151,14 +155,22 @@ class ProgramCompiler:
         canonical = canonical_model(
             source, variant.shapes, options.freeze, options.limits, phase, options.images
         )
+        several = len(asked.program_shapes) > 1
+        if several and not options.check_stages:
+            canonical = canonical.with_module(self._constants.of_module(canonical.module))
+            # The reference is run on what this leaves free.
+            gc.collect()
+            return_free_memory()
         signature = canonical.signature
         states = find_states(signature, options.kept_states)
+        several = len(asked.program_shapes) > 1
         samples = open_samples(options, canonical.graph, signature)
+        if options.exits is not None and (states or several):
+            raise UsageError("--exits are for one program without state")
         with phase("reference"):
             given = fitting_inputs(asked, variant, signature, states)
             if given is None and source.language is not None:
-                texts, tokens = next(s.shape for s in signature.inputs if s.name == "input_ids")
-                given = source.language.test_inputs((texts or 1, tokens or 1), options.seed)
+                given = source.language.test_inputs(signature, options.seed)
             # What is transformed is run from zeros.
             before = None if options.changes_numbers else before
             original = Expected.of_original(
@@ -167,7 +179,6 @@ class ProgramCompiler:
         del source
         if variant == asked.program_shapes[-1]:
             sources.clear()
-        several = len(asked.program_shapes) > 1
         if not options.check_stages and (options.changes_numbers or several):
             canonical = canonical.without_origin()
         if original.advice:
@@ -192,7 +203,9 @@ class ProgramCompiler:
                 and options.quantization.recipe.activations != "float"
             )
             with phase("expect"):
-                outputs = quantized.outputs if quantized is not None else None
+                exited = transformed.exited
+                outputs = None if quantized is None or exited is not None else quantized.outputs
+                signature = transformed.signature(signature)
                 # By code that is not ours, if it is to be compared.
                 if options.parity or states or outputs is None:
                     inputs = [step.inputs for step in original.called_steps]
@@ -200,6 +213,7 @@ class ProgramCompiler:
                 else:
                     steps = (Step(original.inputs, outputs),)
                 expected = original.of_transformed(steps, on_integers)
+                expected = replace(expected, signature=signature)
         accuracy = 1.0
         if asked.variants and asked.variants[variant.name].accuracy is None:
             accuracy = accuracy_of(canonical, transformed, samples, options, progress)
@@ -240,6 +254,7 @@ class ProgramCompiler:
             compressed=compressed,
             quantized=quantized,
             fallbacks=fallbacks,
+            exited=program.transformed.exited,
             original=program.original,
             expected=expected,
             accuracy=program.accuracy,
@@ -266,12 +281,17 @@ class ProgramCompiler:
             progress.detail(packed.notes.describe())
         if isinstance(scheduled, Program):
             scheduled.forget_unpacked()
+            self._constants.of_program(scheduled)
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
             time = estimated_ms(scheduled, target)
             compilation = replace(compilation, estimated_ms=time)
         elif options.runner or states or len(asked.program_shapes) > 1:
             raise UnsupportedModelError(_NO_RUNNER if options.runner else _NOT_STATIC)
+        if len(asked.program_shapes) > 1 and not options.check_stages:
+            original = program.original.with_few_states()
+            kept = original if expected is program.original else expected.with_few_states()
+            compilation = replace(compilation, original=original, expected=kept)
         return CompiledProgram(compilation, module, scheduled)
 
 

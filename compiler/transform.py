@@ -15,6 +15,7 @@ from edgec.compiler.calibration.context import ModelContext
 from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.compress.compressor import CompressedModel, compress_model
 from edgec.compiler.errors import UsageError
+from edgec.compiler.exits.add_exits import ExitedModel, add_exits
 from edgec.compiler.frontend.canonical import CanonicalModel, Phase
 from edgec.compiler.frontend.onnx_facts import quantizes_activations
 from edgec.compiler.frontend.preprocessing import Preprocess
@@ -36,11 +37,17 @@ class TransformedModel:
         module: the module; the canonical one where neither was asked for.
         compressed: what compression did; None where it was not asked for.
         quantized: what quantization did; None likewise.
+        exited: its early exits; None likewise.
     """
 
     module: IRModule
     compressed: CompressedModel | None = None
     quantized: QuantizedModel | None = None
+    exited: ExitedModel | None = None
+
+    def signature(self, original: Signature) -> Signature:
+        """Return inputs and outputs: those of the original, and which exit answered."""
+        return original if self.exited is None else self.exited.signature
 
 
 def transform_model(
@@ -54,7 +61,7 @@ def transform_model(
     phase: Phase = untold,
     decide: Decide = default_decide,
 ) -> TransformedModel:
-    """Compress and quantize a canonical model, as far as the options ask for it.
+    """Compress and quantize a canonical model and add exits, as far as the options ask for it.
 
     Args:
         canonical: the model.
@@ -93,6 +100,10 @@ def transform_model(
                 quantize_model(transformed.module, options.quantization, context, model_sha256)
             )
         transformed = replace(transformed, module=quantized.module, quantized=quantized)
+    if options.exits is not None:
+        with phase("exits") as show:
+            exited = show(add_exits(transformed.module, options.exits, context))
+        transformed = replace(transformed, module=exited.module, exited=exited)
     return transformed
 
 
@@ -144,7 +155,7 @@ def open_samples(
         CalibrationError: the samples do not fit.
     """
     options_given = [o for o in (options.compression, options.quantization) if o is not None]
-    if not options_given:
+    if not options_given and options.exits is None:
         return None
     if quantizes_activations(graph.graph):
         raise UsageError(
@@ -159,6 +170,10 @@ def open_samples(
     samples = chosen.open(signature.inputs)
     for given in options_given:
         given.check_samples(samples is not None)
+    if options.exits is not None and samples is None:
+        raise UsageError(
+            "--exits learn the answers of the model on samples (no labels): add --calibration DATA"
+        )
     if options.quantization is not None and samples is not None and samples.count is not None:
         own_metric = options.samples.metric is not None
         options.quantization.check_resolution(samples.count, signature.outputs, own_metric)

@@ -76,14 +76,18 @@ def use_mask(model: onnx.ModelProto) -> None:
         helper.make_node("Cast", ["mask.before_last"], ["mask.lengths"], to=TensorProto.INT32),
         helper.make_node("Reshape", ["mask.lengths", "mask.one"], [lengths]),
     ]
-    for name, value in (("axis", np.array(1, np.int64)), ("one", np.array([1], np.int64))):
+    for name, value in (
+        ("axis", np.array(1, np.int64)),
+        ("one", np.array([1], np.int64)),
+        ("first", np.array([0], np.int64)),
+    ):
         graph.initializer.append(numpy_helper.from_array(value, f"mask.{name}"))
     graph.initializer.remove(next(item for item in graph.initializer if item.name == total))
     # The last token is the last of the prompt: no padding stands behind it.
     kept = [node for node in graph.node if node is not makers[lengths]]
     kept = list(_without(kept, "present_length"))
     place = kept.index(last)
-    kept[place] = helper.make_node("Identity", [last.input[1]], list(last.output))
+    kept[place] = helper.make_node("Unsqueeze", [last.input[1], "mask.first"], list(last.output))
     nodes = [*new, *kept]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -158,13 +158,7 @@ class _Ncnn:
     def __init__(
         self, model: Path, inputs: Tensors, signature: Signature, threads: int, scratch: Path
     ) -> None:
-        shapes = ",".join(
-            "[" + ",".join(str(extent) for extent in spec.shape) + "]" for spec in signature.inputs
-        )
-        parameters, weights = scratch / "model.ncnn.param", scratch / "model.ncnn.bin"
-        copy = scratch / "model.onnx"
-        copy.write_bytes(model.read_bytes())
-        _convert("pnnx", ["pnnx", str(copy), f"inputshape={shapes}", "fp16=0"], parameters)
+        parameters = convert_for_ncnn(model, signature, scratch)
         import ncnn
 
         self._ncnn = ncnn
@@ -172,6 +166,7 @@ class _Ncnn:
         self._net.opt.num_threads = threads
         for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
             setattr(self._net.opt, option, False)
+        weights = parameters.with_suffix(".bin")
         # An operator that ncnn has not is a code here, and a line on standard error.
         if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
             raise ToolchainError("ncnn cannot load what pnnx made of the model")
@@ -200,6 +195,21 @@ class _Ncnn:
 
     def outputs(self) -> dict[str, NDArray[Any]]:
         return dict(zip(self._names, self._run(), strict=True))
+
+
+def convert_for_ncnn(model: Path, signature: Signature, scratch: Path) -> Path:
+    """Return ncnn's file of a static ONNX file, beside which lie its weights in float32.
+
+    Raises:
+        ToolchainError: pnnx is missing, or cannot convert the model.
+    """
+    shapes = ",".join(
+        "[" + ",".join(str(extent) for extent in spec.shape) + "]" for spec in signature.inputs
+    )
+    copy, parameters = scratch / "model.onnx", scratch / "model.ncnn.param"
+    copy.write_bytes(model.read_bytes())
+    _convert("pnnx", ["pnnx", str(copy), f"inputshape={shapes}", "fp16=0"], parameters)
+    return parameters
 
 
 def _convert(tool: str, command: list[str], result: Path) -> None:

@@ -96,7 +96,8 @@ class _Stepping:
 
 class _Edgec(_Stepping):
     def __init__(self, bundle: Path, threads: int, _context: int) -> None:
-        self._generator = Generator(bundle, threads)
+        # Each token takes a run of its own, as the others' do.
+        self._generator = Generator(bundle, threads, speculate="off")
         super().__init__(self._generator.language.vocabulary)
 
     def go_to(self, tokens: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgec.compiler.calibration.ranges_file import ClientsRecord
 from edgec.compiler.errors import BundleError, IntegrityError, UsageError
+from edgec.compiler.exits.exits_record import ExitsRecord
 from edgec.compiler.frontend.preprocessing import EmbeddedPreprocessing, Preprocess
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
 from edgec.compiler.language.adapter_factors import AdapterRecord
@@ -403,6 +404,7 @@ class Manifest(_Record):
     parity: ParityRecord
     compression: CompressionRecord | None = None
     quantization: QuantizationRecord | None = None
+    exits: ExitsRecord | None = None
     vectors: tuple[VectorRecord, ...]
     tools: dict[str, str]
     files: dict[str, FileRecord]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.compiler.bench.names import RIVAL_NAMES, TOKEN_RIVAL_NAMES
+from edgec.compiler.cli.cascade import bench_cascade, opened_cascade, stops_early
 from edgec.compiler.cli.options import (
     as_path,
     board_option,
@@ -17,7 +18,13 @@ from edgec.compiler.cli.options import (
     progress_of,
     read_inputs,
 )
-from edgec.compiler.cli.plan_runs import bench_and_print, is_plan, opened_plan, plan_options
+from edgec.compiler.cli.plan_runs import (
+    bench_and_print,
+    is_plan,
+    named_devices,
+    opened_plan,
+    plan_options,
+)
 from edgec.compiler.cli.printing import figure, print_json, print_profile, print_table
 from edgec.compiler.errors import UsageError
 
@@ -106,6 +113,10 @@ def bench(
             raise UsageError(
                 "--plan takes no --board, --against, --model, --busy, --profile or --tokens"
             )
+        if stops_early(plan, named_devices(devices)):
+            with opened_cascade(plan, named_devices(devices), key, threads) as models:
+                bench_cascade(models, inputs, seconds, as_json)
+            return
         with opened_plan(plan, devices, key, threads, as_json) as session:
             bench_and_print(session, inputs, program, seconds, report, as_json)
         return

@@ -37,7 +37,7 @@ def chat(
     from edgec.compiler.generation.generator import Generator
 
     sampling = sampling_of(options, seed)
-    generator = Generator(bundle, threads)
+    generator = Generator(bundle, threads, speculate=options["speculate"])
     if prompt_cache is not None and prompt_cache.exists():
         generator.load(prompt_cache)
     _converse(generator, system, sampling, options)

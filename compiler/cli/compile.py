@@ -27,6 +27,7 @@ from edgec.compiler.errors import UsageError
 if TYPE_CHECKING:
     from edgec.compiler.bundle.bundle import Bundle
     from edgec.compiler.bundle.manifest import CompressionRecord, QuantizationRecord
+    from edgec.compiler.exits.exits_record import ExitsRecord
     from edgec.compiler.language.language_model import CacheDtype
 
 
@@ -63,6 +64,13 @@ if TYPE_CHECKING:
     type=int,
     metavar="N",
     help="Tokens of a prompt that a language model takes at once.  [default: 64]",
+)
+@click.option(
+    "--verify-chunk",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Tokens that it checks at once where it guesses what follows; 0: never.",
 )
 @click.option(
     "--streams",
@@ -103,6 +111,7 @@ if TYPE_CHECKING:
 @click.option("--dump-weights", is_flag=True, help="There, with the values of weights.")
 @click.option("--devices", metavar="a=rpi4,b=rpi5", help="Cut the model: a bundle for each.")
 @click.option("--split", type=as_path, metavar="PLAN.toml", help="Where to cut, who computes what.")
+@click.option("--network", type=as_path, metavar="TRACE.csv", help="Plans for links that change.")
 @click.option(
     "--parallel",
     type=click.Choice(("channels", "rows", "auto")),
@@ -134,6 +143,7 @@ def compile_command(
     cache: "CacheDtype",
     lora: tuple[str, ...],
     prefill_chunk: int | None,
+    verify_chunk: int,
     streams: int,
     states: Sequence[str],
     no_state: bool,
@@ -156,6 +166,7 @@ def compile_command(
     devices: str | None,
     split: Path | None,
     parallel: str | None,
+    network: Path | None,
     whole: str | None,
     cut_encoding: str,
     cut_min_sqnr: float | None,
@@ -178,6 +189,7 @@ def compile_command(
         cache=cache,
         lora=lora,
         prefill_chunk=prefill_chunk,
+        verify_chunk=verify_chunk,
         streams=streams,
         states=states if states or no_state else None,
         inputs=read_inputs(inputs),
@@ -206,6 +218,7 @@ def compile_command(
             devices=devices,
             split=split,
             parallel=parallel,
+            network=network,
             whole=whole,
             encoding=cut_encoding,
             min_sqnr_db=cut_min_sqnr,
@@ -215,7 +228,8 @@ def compile_command(
             verbose=verbose,
         )
         return
-    given = {"split": split, "whole": whole, "cut-min-sqnr": cut_min_sqnr, "parallel": parallel}
+    given = {"split": split, "network": network, "whole": whole, "cut-min-sqnr": cut_min_sqnr}
+    given["parallel"] = parallel
     given["cut-encoding"] = None if cut_encoding == "none" else cut_encoding
     for option, value in given.items():
         if value is not None:
@@ -241,6 +255,8 @@ def _print_json(bundle: "Bundle") -> None:
     fields["parity"] = manifest.parity.model_dump()
     if manifest.quantization is not None:
         fields["quantization"] = manifest.quantization.model_dump()
+    if manifest.exits is not None:
+        fields["exits"] = manifest.exits.model_dump()
     print_json(fields)
 
 
@@ -268,12 +284,26 @@ def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
         _print_compression(manifest.compression)
     if manifest.quantization is not None:
         _print_quantization(manifest.quantization)
+    if manifest.exits is not None:
+        _print_exits(manifest.exits)
     notes = {
         "nothing": "  parity was not checked",
         "host": "  parity was checked on a build for this machine; verify on the board",
     }
     if manifest.parity.checked_on in notes:
         click.echo(notes[manifest.parity.checked_on])
+
+
+def _print_exits(record: "ExitsRecord") -> None:
+    for number, one in enumerate(record.exits, 1):
+        click.echo(
+            f"  exit {number}, at {one.work:.0%} of the work: answers {one.share:.1%} where its "
+            f"probability is {one.threshold:.3g} or more, {one.agreement:.1%} as the whole model"
+        )
+    click.echo(
+        f"  with exits {record.work:.1%} of the multiplications and {record.agreement:.2%} of the "
+        f"answers of the whole model, over {record.samples:,} samples that nothing was fitted to"
+    )
 
 
 def _print_compression(record: "CompressionRecord") -> None:

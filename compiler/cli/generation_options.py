@@ -8,7 +8,15 @@ import click
 if TYPE_CHECKING:
     from edgec.compiler.generation.sampling import Sampling
 
+speculate_option = click.option(
+    "--speculate",
+    default="auto",
+    show_default=True,
+    metavar="N|auto|off",
+    help="Guess up to N tokens where text repeats; auto: as long as that is faster.",
+)
 _OPTIONS = (
+    speculate_option,
     click.option(
         "--max-tokens", type=int, default=256, show_default=True, help="At most so many tokens."
     ),

@@ -15,6 +15,7 @@ from edgec.compiler.cli.advise import advise
 from edgec.compiler.cli.bench import bench
 from edgec.compiler.cli.board import board
 from edgec.compiler.cli.calibrate import calibrate
+from edgec.compiler.cli.cascade import cascade
 from edgec.compiler.cli.chat import chat
 from edgec.compiler.cli.compile import compile_command
 from edgec.compiler.cli.db import db
@@ -110,6 +111,7 @@ for _command in (
     bench,
     evaluate,
     compare,
+    cascade,
     advise,
     inspect,
     install,

@@ -171,6 +171,10 @@ _CHANGES = (
     ),
     click.option("--max-drop", type=float, metavar="SHARE", help="0.01: one answer in 100."),
     click.option("--min-sqnr", type=float, metavar="DB", help="Of the worst output."),
+    click.option(
+        "--exits", metavar="0.3,0.6", help="Ends early at these depths, where an answer is sure."
+    ),
+    click.option("--exit-drop", type=float, metavar="SHARE", help="0.01: one answer in 100."),
 )
 _CHANGE_REPORTS = (
     click.option(
@@ -256,7 +260,9 @@ def changes(
 
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"
-    neither = not varied and to_compress and to_quantize and f"{to_quantize} or {to_compress}"
+    exits = settings.get("exits")
+    needed = not varied and not exits and to_compress and to_quantize
+    neither = needed and f"{to_quantize}, {to_compress} or --exits"
     options = sample_settings(settings, neither or "")
     compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
     quantization = _fields(settings, _QUANTIZE_FIELDS, to_quantize)
@@ -269,6 +275,12 @@ def changes(
             "--ranges and --observer contradict each other: edgec calibrate serve chose the "
             "observer of these ranges"
         )
+    if exits:
+        from edgec.compiler.exits.options import parse_exits
+
+        options["exits"] = parse_exits(exits, settings.get("exit_drop"))
+    elif settings.get("exit_drop") is not None:
+        raise UsageError("--exit-drop belongs to --exits, which is not given")
     if compress:
         options["compress"] = CompressOptions(recipe=load_compression(compress), **compression)
     if quantize:

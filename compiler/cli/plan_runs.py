@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgec.compiler.distribute.plan_session import PlanSession
 
 _OPTIONS = (
-    click.option("--plan", type=as_path, metavar="FOLDER", help="A split model: all its stages."),
+    click.option("--plan", type=as_path, metavar="FOLDER", help="A split model, or a cascade."),
     click.option(
         "--device",
         "devices",
@@ -63,12 +63,17 @@ def opened_plan(
     from edgec.compiler.distribute.stage_places import StageOptions
 
     options = StageOptions(threads=threads, key_file=key)
-    named = _named(devices)
+    named = named_devices(devices)
     with PlanSession(plan, named, options=options, progress=progress_of(quiet)) as session:
         yield session
 
 
-def _named(devices: Sequence[str]) -> Mapping[str, str]:
+def named_devices(devices: Sequence[str]) -> Mapping[str, str]:
+    """Read `NAME=ADDRESS`, each name once.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
     named: dict[str, str] = {}
     for text in devices:
         name, equals, address = text.partition("=")

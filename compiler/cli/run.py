@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgec.compiler.cli.cascade import opened_cascade, run_cascade, stops_early
 from edgec.compiler.cli.generation_options import generation_options, sampling_of
 from edgec.compiler.cli.options import (
     as_path,
@@ -16,9 +17,17 @@ from edgec.compiler.cli.options import (
     program_option,
     read_inputs,
 )
-from edgec.compiler.cli.plan_runs import answered_by, is_plan, opened_plan, plan_options, run_plan
+from edgec.compiler.cli.plan_runs import (
+    answered_by,
+    is_plan,
+    named_devices,
+    opened_plan,
+    plan_options,
+    run_plan,
+)
 from edgec.compiler.cli.printing import plain, print_json, print_table, warn
 from edgec.compiler.errors import BadInputError, UsageError
+from edgec.compiler.ir.early_exits import ANSWERED_BY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,6 +93,10 @@ def run(
             raise UsageError("--plan takes no --pad, --board or --prompt")
         if output is not None:
             check_output_file(output, make_folders=True)
+        if stops_early(plan, named_devices(devices)):
+            with opened_cascade(plan, named_devices(devices), key, threads) as models:
+                _show(plan, run_cascade(models, inputs, seed), output, as_json)
+            return
         with opened_plan(plan, devices, key, threads, as_json) as session:
             _show(plan, run_plan(session, inputs, program, seed), output, as_json)
             if answered_by(session):
@@ -129,12 +142,16 @@ def _show(
         write_tensors(output, results)
     if as_json:
         summary = [{"name": name, **_describe(array)} for name, array in results.items()]
-        print_json({"bundle": str(path), "outputs": summary})
+        which = {ANSWERED_BY: int(results[ANSWERED_BY][0])} if ANSWERED_BY in results else {}
+        print_json({"bundle": str(path), **which, "outputs": summary})
         return
     print_table(
         ["output", "shape", "dtype", "min", "max", "mean"],
         [[name, *map(plain, _describe(array).values())] for name, array in results.items()],
     )
+    if ANSWERED_BY in results:
+        number = int(results[ANSWERED_BY][0])
+        click.echo(f"answered by {f'exit {number}' if number else 'the whole model'}")
 
 
 def _read_text(path: Path) -> str:
@@ -158,7 +175,7 @@ def _go_on(
     """Generate text, and print it as it comes, or a summary as JSON."""
     from edgec.compiler.generation.generator import Generator
 
-    generator = Generator(bundle, threads)
+    generator = Generator(bundle, threads, speculate=generation["speculate"])
     if cache is not None and cache.exists():
         generator.load(cache)
     reply = generator.generate(
@@ -186,6 +203,7 @@ def _go_on(
                 "reason": reply.reason,
                 "first_token_ms": None if first is None else first * 1e3,
                 "tokens_per_second": reply.tokens_per_second,
+                "guesses": vars(generator.guesses),
             }
         )
         return

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from edgec.compiler.cli.generation_options import speculate_option
 from edgec.compiler.cli.options import as_path
 from edgec.compiler.errors import BadInputError, UsageError
 
@@ -35,6 +36,7 @@ from edgec.compiler.errors import BadInputError, UsageError
     metavar="MS",
     help="How long a request waits for others to share a run with.",
 )
+@speculate_option
 @click.option("--tls-certificate", type=as_path, metavar="FILE.pem")
 @click.option("--tls-key", type=as_path, metavar="FILE.pem")
 def serve(
@@ -46,6 +48,7 @@ def serve(
     threads: int,
     sessions: int,
     batch_wait: float,
+    speculate: str,
     tls_certificate: Path | None,
     tls_key: Path | None,
 ) -> None:
@@ -64,6 +67,7 @@ def serve(
         threads=threads,
         sessions=sessions,
         batch_wait_seconds=batch_wait / 1e3,
+        speculate=speculate,
         certificate=tls_certificate,
         certificate_key=tls_key,
     )

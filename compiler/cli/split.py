@@ -99,11 +99,18 @@ def split(
         progress=progress_of(quiet),
     )
     if output is not None:
-        write_atomically(output, split_file_text(report.requests))
+        requests = [plan.requests for plan in report.plans] or [report.requests]
+        for number, stages in enumerate(requests, 1):
+            write_atomically(numbered(output, number), split_file_text(stages))
     if as_json:
         print_json(asdict(report))
     else:
         _print(report)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Return the path of one of several files: split.toml, split-2.toml, and so on."""
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _print(report: "SplitReport") -> None:

@@ -65,6 +65,7 @@ def program_source(
         *_steps(programs, plans, weights),
         *_copies(programs, plans, weights),
         _numbers("edgec_swaps", [number for program in programs for number in program.swaps]),
+        *_exits(programs),
         *_parts(programs),
         f"const int32_t edgec_input_count = {len(inputs)};",
         f"const int32_t edgec_output_count = {len(outputs)};",
@@ -144,6 +145,19 @@ def _model(programs: Sequence[Program], plans: Sequence[MemoryPlan], name: str) 
     yield from (f"  .{field} = {value}," for field, value in fields.items())
     yield "};"
     yield f"const edgec_model* edgec_model_{name}(void) {{ return &model; }}"
+
+
+def _exits(programs: Sequence[Program]) -> Iterable[str]:
+    """Yield the steps behind which a program may go on with a later one."""
+    yield "const edgec_exit edgec_exits[] = {"
+    first = 0
+    for program in programs:
+        for step, following in program.exits:
+            skipped = sum(len(s.arguments) for s in program.steps[step + 1 : following])
+            yield f"  {{{first + step}, {first + following}, {skipped}}},"
+        first += len(program.steps)
+    yield "  {INT32_MAX, 0, 0}"
+    yield "};"
 
 
 def _parts(programs: Sequence[Program]) -> Iterable[str]:

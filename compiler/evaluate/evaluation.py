@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from edgec.compiler.bench.compare import take_turns
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import Manifest
+from edgec.compiler.cascade.cascade import is_cascade
+from edgec.compiler.cascade.cascade_bundle import CascadeBundle
 from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.evaluate.data import EvaluationData, open_data
 from edgec.compiler.evaluate.metrics import Metric, TopK, class_scores, make_metric
@@ -32,6 +34,8 @@ LatencySource = Literal["measured", "predicted", "unknown"]
 
 # Half of the times lie between these percentiles.
 LOW, HIGH = 25, 75
+# Batches that models are timed on which end early for some inputs.
+_TIMED = 256
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def evaluate_bundles(
     options = options or EvaluationOptions()
     if not bundles:
         raise UsageError("at least one bundle is needed")
-    opened = [Bundle.of(bundle) for bundle in bundles]
+    opened = [_opened(bundle) for bundle in bundles]
     metric = make_metric(options.metric)
     rows = [_described(bundle) for bundle in opened]
     here = [not why_not_here(bundle.manifest.target) for bundle in opened]
@@ -172,12 +176,20 @@ def evaluate_bundles(
             else replace(row, why_no_accuracy=f"{row.target} code does not run here")
             for n, row in enumerate(rows)
         ]
-    rows = _with_latency(rows, opened, sessions, options)
+    rows = _with_latency(rows, opened, sessions, options, _varying(opened, options))
     name = metric.name if options.data is not None else ""
     return Evaluation(tuple(rows), name, metric.larger_is_better, truth, samples, options.threads)
 
 
-def _described(bundle: Bundle) -> Evaluated:
+def _opened(bundle: Bundle | str | Path) -> Bundle | CascadeBundle:
+    if not isinstance(bundle, Bundle) and is_cascade(bundle):
+        return CascadeBundle(Path(bundle))
+    return Bundle.of(bundle)
+
+
+def _described(bundle: Bundle | CascadeBundle) -> Evaluated:
+    if isinstance(bundle, CascadeBundle):
+        return _described_cascade(bundle)
     manifest = bundle.manifest
     files = manifest.files
     library = next((r.size_bytes for name, r in files.items() if name.startswith("model.so")), 0)
@@ -205,8 +217,30 @@ def _described(bundle: Bundle) -> Evaluated:
     )
 
 
+def _described_cascade(cascade: CascadeBundle) -> Evaluated:
+    """Return the figures of both models: the sum of their sizes, and times of both together."""
+    small, large = _described(cascade.small), _described(cascade.large)
+    share = cascade.cascade.escalated
+    latency = energy = None
+    if small.latency is not None and large.latency is not None:
+        pairs = zip(astuple(small.latency), astuple(large.latency), strict=True)
+        latency = Estimate(*(one + share * other for one, other in pairs))
+    if small.energy is not None and large.energy is not None:
+        energy = Energy(small.energy.millijoules + share * large.energy.millijoules, "model")
+    return replace(
+        large,
+        path=str(cascade.path),
+        model=f"{small.model}, {large.model}",
+        arena_bytes=small.arena_bytes + large.arena_bytes,
+        library_bytes=small.library_bytes + large.library_bytes,
+        bundle_bytes=small.bundle_bytes + large.bundle_bytes,
+        latency=latency,
+        energy=energy,
+    )
+
+
 def _accuracy(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Bundle | CascadeBundle],
     sessions: dict[int, Any],
     data: EvaluationData,
     options: EvaluationOptions,
@@ -234,7 +268,7 @@ def _accuracy(
 
 
 def _reference(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Bundle | CascadeBundle],
     sessions: dict[int, Any],
     data: EvaluationData,
     options: EvaluationOptions,
@@ -302,15 +336,22 @@ def _run(session: _Runs, manifest: Manifest, inputs: Tensors) -> Tensors:
 
 def _with_latency(
     rows: Sequence[Evaluated],
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Bundle | CascadeBundle],
     sessions: dict[int, Any],
     options: EvaluationOptions,
+    given: Sequence[Tensors],
 ) -> list[Evaluated]:
-    """Return rows with the latency of those that run here, measured in turns."""
+    """Return rows with the latency of those that run here, measured in turns.
+
+    Of models that end early for some inputs it is the mean over the data, if there are any.
+    """
     runners: dict[int, Callable[[], Any]] = {}
     for number, session in sessions.items():
         manifest = bundles[number].manifest
         bounds = manifest.settings.index_bounds
+        if given and ends_early(bundles[number]):
+            runners[number] = _Cycling(session, given)
+            continue
         runners[number] = _runner(session, generate_inputs(manifest.signature.inputs, 0, bounds))
     if not runners:
         return list(rows)
@@ -320,13 +361,51 @@ def _with_latency(
     result = list(rows)
     for number, latency in measured.items():
         low, high = np.percentile(latency.times_ms, [LOW, HIGH])
+        runner = runners[number]
+        middle = runner.mean_ms if isinstance(runner, _Cycling) else latency.median_ms
         result[number] = replace(
             rows[number],
-            latency=Estimate(latency.median_ms, float(low), float(high)),
+            latency=Estimate(middle, float(low), float(high)),
             latency_source="measured",
             energy=measure_energy(runners[number], time.perf_counter) or rows[number].energy,
         )
     return result
+
+
+def ends_early(bundle: Bundle | CascadeBundle) -> bool:
+    """Return whether the time of an inference depends on its inputs."""
+    return isinstance(bundle, CascadeBundle) or bundle.manifest.exits is not None
+
+
+def _varying(
+    bundles: Sequence[Bundle | CascadeBundle], options: EvaluationOptions
+) -> list[Tensors]:
+    """Return inputs of the data for models whose time depends on them; empty without any."""
+    if options.data is None or not any(map(ends_early, bundles)):
+        return []
+    specs = bundles[0].manifest.signature.inputs
+    data = open_data(options.data, specs, options.preprocess)
+    return [inputs for inputs, _ in data.batches(min(options.limit or _TIMED, _TIMED))]
+
+
+class _Cycling:
+    """Runs one of several inputs after the other, and keeps the times of each."""
+
+    def __init__(self, session: Any, given: Sequence[Tensors]) -> None:
+        self._runners = [_runner(session, dict(inputs)) for inputs in given]
+        self._times: list[list[float]] = [[] for _ in given]
+        self._next = 0
+
+    def __call__(self) -> None:
+        number, self._next = self._next, (self._next + 1) % len(self._runners)
+        began = time.perf_counter()
+        self._runners[number]()
+        self._times[number].append(1e3 * (time.perf_counter() - began))
+
+    @property
+    def mean_ms(self) -> float:
+        """Return the mean over inputs of the median of each [ms]."""
+        return float(np.mean([np.median(times) for times in self._times if times]))
 
 
 def _runner(session: Any, inputs: dict[str, NDArray[Any]]) -> Callable[[], Any]:

@@ -59,13 +59,16 @@ class CanonicalModel:
         """Return ONNX names by the names of Relax variables."""
         return self.imported.value_names
 
+    def with_module(self, module: IRModule) -> "CanonicalModel":
+        """Return the model with another module of the same meaning; the imported is it, too."""
+        return replace(self, module=module, imported=replace(self.imported, module=module))
+
     def without_origin(self) -> "CanonicalModel":
         """Return the model with an empty ONNX graph, and the module in place of the imported one.
 
         Both hold all weights once more; they serve to say where a float model is off, no other.
         """
-        imported = replace(self.imported, module=self.module)
-        return replace(self, graph=onnx.ModelProto(), imported=imported)
+        return replace(self.with_module(self.module), graph=onnx.ModelProto())
 
 
 class Phase(Protocol):

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
@@ -22,6 +21,7 @@ from edgec.compiler.frontend.node import Converter, Node, Refusal, dtype_of, kno
 from edgec.compiler.frontend.te_operators import constant_tensor
 from edgec.compiler.ir.signature import Signature, TensorSpec, dtype_name, tensor_spec
 from edgec.compiler.ir.storage import STORAGE, as_held, held_as
+from edgec.compiler.support.onnx_proto import tensor_values
 
 log = logging.getLogger("edgec.importer")
 
@@ -355,7 +355,7 @@ def _identifier(name: str) -> str:
 
 
 def _constant(tensor: onnx.TensorProto) -> relax.Expr:
-    array = as_held(numpy_helper.to_array(tensor))
+    array = as_held(tensor_values(tensor))
     return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 

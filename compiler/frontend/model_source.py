@@ -8,6 +8,7 @@ from pathlib import Path
 from edgec.compiler.errors import LimitError, UsageError
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
 from edgec.compiler.frontend.onnx_file import SourceModel, external_files, read_onnx
+from edgec.compiler.ir.signature import State
 from edgec.compiler.language.decoder_graph import write_decoder
 from edgec.compiler.language.exported_decoder import is_exported_decoder, read_exported
 from edgec.compiler.language.gguf_file import is_gguf
@@ -31,6 +32,7 @@ def read_model(
     change: Callable[[ModelSource], ModelSource] | None = None,
     cache: CacheDtype = "float32",
     lora: Sequence[Adapter] = (),
+    states: Sequence[State] = (),
 ) -> SourceModel:
     """Read and check a model.
 
@@ -42,6 +44,7 @@ def read_model(
         folder: where the graph of a language model is kept; by default it is not.
         change: what becomes of a language model in a form of its own before it is a graph.
         cache: dtype of its cache.
+        states: caches of an exported decoder by other names than exporters give; they get those.
         lora: adapters that are merged into its weights, before `change`.
 
     Raises:
@@ -60,7 +63,7 @@ def read_model(
                 f"--lora is for GGUF files and Hugging Face folders; {path} is neither"
             )
         source = read_onnx(path, limits)
-        return source if context is None else _with_cache(source, context)
+        return source if context is None else _with_cache(source, context, states)
     files = [path] if path.is_file() else list(path.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     if size > limits.file_bytes:
@@ -82,7 +85,10 @@ def read_model(
             name=path.stem,
             cache=cache,
         )
-        source = read_onnx(decoder, replace(limits, file_bytes=1 << 62))
+        # As long as the file is kept, nobody needs another copy of its weights.
+        kept = folder is not None
+        unlimited = replace(limits, file_bytes=1 << 62)
+        source = read_onnx(decoder, unlimited, leave_weights=kept)
     return replace(
         source,
         path=path,
@@ -93,13 +99,13 @@ def read_model(
     )
 
 
-def _with_cache(source: SourceModel, context: int) -> SourceModel:
+def _with_cache(source: SourceModel, context: int, states: Sequence[State]) -> SourceModel:
     """Return an exported decoder with a cache of so many rows."""
     path, proto = source.path, source.proto
     if not is_exported_decoder(proto):
         raise UsageError(
-            "--context is for language models: GGUF files, Hugging Face folders and decoders that "
-            f"ONNX Runtime GenAI's tools exported; {path} is none"
+            "--context is for language models: GGUF files, Hugging Face folders and exported "
+            f"decoders with input_ids and a cache; {path} is none"
         )
-    tokenizer, language = read_exported(proto, context, path, external_files(path))
+    tokenizer, language = read_exported(proto, context, path, external_files(path), states)
     return replace(source, sha256=language.digest, language=language, tokenizer=tokenizer)

@@ -18,6 +18,7 @@ from edgec.compiler.frontend.check_file import all_tensors, check_file, regular_
 from edgec.compiler.frontend.convert_opset import CONVERTED_OPSET, convert_opset
 from edgec.compiler.frontend.limits import DEFAULT_LIMITS, Limits, in_mb
 from edgec.compiler.language.language_model import LanguageModel
+from edgec.compiler.support.onnx_proto import point_to_files
 from edgec.compiler.support.rehearsal import rehearse
 
 # Converting copies the model a few times.
@@ -34,8 +35,8 @@ class SourceModel:
     Attributes:
         path: the file, or the folder of a language model.
         sha256: digest of the file, and of its external data behind it, in hexadecimal.
-        proto: the model with external data loaded, of `CONVERTED_OPSET` if it was older; not to
-            be changed.
+        proto: the model, of `CONVERTED_OPSET` if it was older; not to be changed. External data is
+            loaded, unless it was to stay where it is.
         opset: version of the default operator set in the file.
         language: what is known of a language model beside its graph; None for other models.
         tokenizer: the content of its `tokenizer.json`.
@@ -67,12 +68,16 @@ class SourceModel:
         return self.path if is_file else self.proto
 
 
-def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
+def read_onnx(
+    path: Path, limits: Limits = DEFAULT_LIMITS, *, leave_weights: bool = False
+) -> SourceModel:
     """Read and check one ONNX file.
 
     Args:
         path: the path of the file.
         limits: the limits of what it may ask for.
+        leave_weights: whether weights in other files stay there, which then do not change; see
+            `point_to_files`.
 
     Raises:
         ModelFileError: missing, unreadable, not ONNX, cut short, contradicting itself, external
@@ -88,7 +93,10 @@ def read_onnx(path: Path, limits: Limits = DEFAULT_LIMITS) -> SourceModel:
     try:
         for file in external_files(path, model):
             _add_file(digest, file)
-        load_external_data_for_model(model, str(path.parent))
+        if leave_weights:
+            point_to_files(model, path.parent)
+        else:
+            load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data cannot be read: {_line(error)}") from None
     opset = _default_opset(path, model)

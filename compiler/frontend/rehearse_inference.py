@@ -65,4 +65,5 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _size(tensor: onnx.TensorProto) -> int:
-    return len(tensor.raw_data) or tensor.ByteSize()
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    return _SHAPE_BYTES + 1 if external else len(tensor.raw_data) or tensor.ByteSize()

@@ -10,12 +10,13 @@ What a prompt shares with the one before, from its beginning, is not computed ag
 """
 
 import ctypes
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.generation_files import (
@@ -37,7 +38,11 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[Message]
 
+Speculation = int | Literal["auto", "off"]
+"""Tokens that are guessed at once, at most; "auto" guesses as long as it makes text faster."""
+
 _CONTEXT_FULL = -11
+_THAT_PAY, _MOST_GUESSES = -1, 1024
 _MESSAGE_BYTES = 512
 
 
@@ -52,6 +57,39 @@ class Tokens:
 
     ids: Sequence[int]
     continues: bool
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Guesses count what came of guessing tokens.
+
+    Attributes:
+        runs: runs that checked guesses.
+        guessed: tokens that were guessed in them.
+        right: of these the ones that then were chosen, and took no run of their own.
+    """
+
+    runs: int
+    guessed: int
+    right: int
+
+
+def guesses_of(speculate: Speculation | str) -> int:
+    """Return tokens to guess at once as the C knows them.
+
+    Raises:
+        UsageError: it is neither a number nor "auto" nor "off".
+
+    >>> [guesses_of(given) for given in ("off", "auto", "3", 2)]
+    [0, -1, 3, 2]
+    """
+    if speculate in ("auto", "off"):
+        return _THAT_PAY if speculate == "auto" else 0
+    if re.fullmatch(r"[0-9]{1,6}", str(speculate)) and int(speculate) <= _MOST_GUESSES:
+        return int(speculate)
+    raise UsageError(
+        f"speculate is {speculate}; auto, off or a number up to {_MOST_GUESSES} is expected"
+    )
 
 
 class ContextFullError(BadInputError):
@@ -75,6 +113,7 @@ class Generator:
         *,
         beside: "Generator | None" = None,
         text: int = 0,
+        speculate: Speculation | str = "auto",
     ) -> None:
         """Load a model.
 
@@ -84,11 +123,15 @@ class Generator:
             beside: another generator of the same bundle, of a text of the same session: both can
                 be computed in one run; see `read_together`.
             text: which of the texts that a session keeps, see `texts`.
+            speculate: how many tokens are guessed at once where the last ones were there before;
+                the reply is the same whatever is guessed.
 
         Raises:
+            UsageError: no such way to guess.
             BundleError: the bundle is for another machine, is of no language model, or its sessions
                 keep fewer texts.
         """
+        guesses = guesses_of(speculate)
         bundle = Bundle.of(bundle)
         if LANGUAGE not in bundle.manifest.files:
             raise BundleError(
@@ -108,6 +151,7 @@ class Generator:
         )
         if not self._handle:
             raise BundleError(f"{bundle.path}: {message.value.decode(errors='replace')}")
+        self._functions.generator_speculate(self._handle, guesses)
         self._template: ChatTemplate | None = None
 
     def __del__(self) -> None:
@@ -123,6 +167,12 @@ class Generator:
     def texts(self) -> int:
         """Return how many texts a session keeps (`--streams`), one a generator."""
         return self._session.state_parts
+
+    @property
+    def guesses(self) -> Guesses:
+        """Return what came of guessing, since the generator was made."""
+        counts = self._functions.generator_guesses(self._handle)
+        return Guesses(counts.runs, counts.guessed, counts.right)
 
     @property
     def cached(self) -> list[int]:

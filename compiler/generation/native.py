@@ -32,6 +32,16 @@ class SamplingStruct(ctypes.Structure):
     )
 
 
+class GuessCounts(ctypes.Structure):
+    """Guess counts are `edgec_guess_counts`."""
+
+    _fields_ = (
+        ("runs", ctypes.c_int64),
+        ("guessed", ctypes.c_int64),
+        ("right", ctypes.c_int64),
+    )
+
+
 # Result and arguments by the name of the function.
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "tokenizer_open": (ctypes.c_void_p, (ctypes.c_void_p, _Size, ctypes.c_char_p, _Size)),
@@ -78,6 +88,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "generator_vocabulary": (ctypes.c_int32, (ctypes.c_void_p,)),
     "generator_read": (ctypes.c_int64, (ctypes.c_void_p, _Ids, _Size)),
     "generator_append": (ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int32)),
+    "generator_speculate": (None, (ctypes.c_void_p, ctypes.c_int32)),
+    "generator_guesses": (GuessCounts, (ctypes.c_void_p,)),
     "generator_logits": (ctypes.POINTER(ctypes.c_float), (ctypes.c_void_p,)),
     "generator_tokens": (_Size, (ctypes.c_void_p, ctypes.POINTER(_Ids))),
     "generator_save": (ctypes.c_int64, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)),

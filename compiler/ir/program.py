@@ -100,6 +100,8 @@ class Program:
         index_bounds: rows that an input chooses from, by the name of the input.
         states: what a session keeps from run to run, see `codegen/states.py`.
         swaps: numbers of the states whose next values are written beside the present ones.
+        exits: steps that say by one int32, their last argument, whether the run goes on with a
+            later step, and that step; by number, in order.
     """
 
     inputs: list[Value]
@@ -111,6 +113,7 @@ class Program:
     index_bounds: Mapping[str, int] = field(default_factory=dict)
     states: list[Value] = field(default_factory=list)
     swaps: list[int] = field(default_factory=list)
+    exits: list[tuple[int, int]] = field(default_factory=list)
 
     def constants(self) -> list[Value]:
         """Return constants that steps read, in the order of their first use."""

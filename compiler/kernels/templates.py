@@ -18,8 +18,7 @@ from edgec.compiler.kernels import (
 )
 from edgec.compiler.kernels.attention import append_rows, cached_attention, join_spans, rotate_rows
 from edgec.compiler.kernels.conv import dense as conv
-from edgec.compiler.kernels.conv import integer as integer_conv
-from edgec.compiler.kernels.conv import integer_depthwise, integer_transpose
+from edgec.compiler.kernels.conv import integer_dense, integer_depthwise, integer_transpose
 from edgec.compiler.kernels.conv import sparse as sparse_conv
 from edgec.compiler.kernels.matmul import dense as matmul
 from edgec.compiler.kernels.matmul import grouped as grouped_matmul
@@ -45,7 +44,7 @@ TEMPLATES: dict[str, Template] = {
     "edgec.global_pool": layout.GLOBAL_POOL_TEMPLATE,
     "edgec.grouped_embedding": grouped_embedding.TEMPLATE,
     "edgec.grouped_product": grouped_matmul.TEMPLATE,
-    "edgec.integer_conv": integer_conv.TEMPLATE,
+    "edgec.integer_conv": integer_dense.TEMPLATE,
     "edgec.integer_conv_transpose": integer_transpose.TEMPLATE,
     "edgec.integer_depthwise": integer_depthwise.TEMPLATE,
     "edgec.integer_elementwise": integer_elementwise.TEMPLATE,

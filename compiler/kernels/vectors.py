@@ -1,7 +1,7 @@
 """Provide vectors in TIR, and the operations on them that LLVM has for every target."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tvm import tirx
 
@@ -116,3 +116,13 @@ def add_saturating(left: Any, right: Any) -> Any:
 def subtract_saturating(left: Any, right: Any) -> Any:
     """Return the difference of signed integers, which stays in their type."""
     return intrinsic("ssub.sat", left.ty, left, right)
+
+
+def wrapping(operation: Literal["add", "sub", "mul"], left: Any, right: Any) -> Any:
+    """Return the sum, difference or product of vectors of int32 modulo 2**32.
+
+    TVM promises LLVM that its own operators never leave their type; these make no promise.
+    """
+    lanes = lanes_of(left)
+    every, count = constant(1, "bool", lanes), tirx.const(lanes, "int32")
+    return intrinsic(f"vp.{operation}", left.ty, left, right, every, count)

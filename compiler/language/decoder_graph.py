@@ -1,17 +1,18 @@
 """Write a decoder as an ONNX graph, in the form that ONNX Runtime GenAI's decoders have.
 
 ```text
-input_ids       int64 [B, S]                      logits          float32 [B, 1, vocabulary]
+input_ids       int64 [B, S]                      logits          float32 [B, R, vocabulary]
 past_length     int32 [B]                         present_length  int32 [B]
-last            int64 [B]
+last            int64 [B, R]
 past_key_values.N.key, .value                     present.N.key, .value
                 float32 or float16 [B, key heads, T, head size]
 ```
 
-S tokens are appended to a cache of T rows that holds `past_length`; `logits` are those of token
-`last` of the S, and tokens behind it are padding: later calls overwrite what they leave in the
-cache. `present_length` is `past_length + last + 1`; `last` -1 says that all tokens are padding.
-B texts do not know of each other. B and S are open; T is the context.
+S tokens are appended to a cache of T rows that holds `past_length`; `logits` are those of the R
+tokens that `last` names. Tokens behind the last one that it names are padding: later calls
+overwrite what they leave in the cache. `present_length` is `past_length + last[:, -1] + 1`; -1
+there says that all tokens are padding. B texts do not know of each other. B, S and R are open; T is
+the context.
 
 Weights of codes are multiplied by MatMulNBits of `com.microsoft`, whose zero points are floats
 where a group has a minimum. ONNX Runtime has no such zero points for eight bits: there the codes
@@ -110,11 +111,11 @@ class _Writer:
             [
                 tensor("input_ids", TensorProto.INT64, ["batch", "sequence"]),
                 tensor("past_length", TensorProto.INT32, ["batch"]),
-                tensor("last", TensorProto.INT64, ["batch"]),
+                tensor("last", TensorProto.INT64, ["batch", "rows"]),
                 *(tensor(f"past_key_values.{n}.{part}", kept, cache) for n, part in parts),
             ],
             [
-                tensor("logits", TensorProto.FLOAT, ["batch", 1, decoder.vocabulary]),
+                tensor("logits", TensorProto.FLOAT, ["batch", "rows", decoder.vocabulary]),
                 tensor("present_length", TensorProto.INT32, ["batch"]),
                 *(tensor(f"present.{n}.{part}", kept, cache) for n, part in parts),
             ],
@@ -131,16 +132,17 @@ class _Writer:
         self.lengths = graph.node("Add", ["past_length", before], "key_lengths")
 
     def last_rows(self, value: str) -> str:
-        """Return the row of token `last` of each text [B, 1, width]; of nothing but padding any."""
+        """Return the rows of tokens `last` [B, R, width]; of nothing but padding any."""
         graph = self.graph
         place = graph.node("Max", [self.last, graph.integers(0)], "last_place")
-        place = graph.node("Unsqueeze", [place, graph.integers(1)], "last_places")
-        value = graph.node("GatherND", [value, place], "last_hidden", batch_dims=1)
-        return graph.node("Unsqueeze", [value, graph.integers(1)], "last_hidden.rows")
+        place = graph.node("Unsqueeze", [place, graph.integers(2)], "last_places")
+        return graph.node("GatherND", [value, place], "last_hidden", batch_dims=1)
 
     def present_length(self) -> None:
         graph = self.graph
-        new = graph.node("Add", [self.last, graph.integers(1)], "new_tokens")
+        end = graph.node("Gather", [self.last, graph.integers(-1)], "tokens.end", axis=1)
+        end = graph.node("Squeeze", [end, graph.integers(1)], "tokens.end_place")
+        new = graph.node("Add", [end, graph.integers(1)], "new_tokens")
         new = graph.node("Cast", [new], "new_tokens.int32", to=TensorProto.INT32)
         graph.node("Add", ["past_length", new], "present_length")
 

@@ -1,9 +1,10 @@
-"""Give a decoder that ONNX Runtime GenAI's tools exported the interface of our own.
+"""Give a decoder that ONNX Runtime GenAI's or another's tools exported the interface of our own.
 
 Such a graph takes `input_ids`, `attention_mask` (and `position_ids`) of open lengths, and a cache
-`past_key_values.N.key` and `.value`; its attention is GroupQueryAttention. Here the mask and the
+`past_key_values.N.key` and `.value`; its attention is GroupQueryAttention, or becomes that
+(`plain_decoder.py`). Here the mask and the
 positions follow from `past_length`, the cache has a fixed number of rows, and logits are computed
-for the token `last` alone; see `decoder_graph.py`.
+for the tokens `last` alone; see `decoder_graph.py`.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.language.folder_text import describe_text, read_json
+from edgec.compiler.ir.signature import State
+from edgec.compiler.language.folder_text import TOKENIZER, describe_text, digest_of, read_json
 from edgec.compiler.language.language_model import LanguageModel, chosen_context
+from edgec.compiler.language.plain_decoder import (
+    KEY_LENGTHS,
+    group_attention,
+    has_growing_caches,
+    rename_caches,
+)
 from edgec.compiler.language.settings import Settings
 
 CONFIG = "genai_config.json"
@@ -29,7 +37,9 @@ _PRODUCTS = ("MatMul", "MatMulNBits", "Gemm")
 
 
 def is_exported_decoder(model: onnx.ModelProto) -> bool:
-    """Return whether a graph has the inputs and the attention of an exported decoder."""
+    """Return whether a graph has the inputs and the caches of an exported decoder."""
+    if has_growing_caches(model):
+        return True
     inputs = {value.name for value in model.graph.input}
     has_cache = any(name.startswith(_PAST) for name in inputs)
     attention = any(node.op_type == "GroupQueryAttention" for node in model.graph.node)
@@ -37,7 +47,11 @@ def is_exported_decoder(model: onnx.ModelProto) -> bool:
 
 
 def read_exported(
-    model: onnx.ModelProto, context: int, path: Path, weights: Sequence[Path]
+    model: onnx.ModelProto,
+    context: int,
+    path: Path,
+    weights: Sequence[Path],
+    states: Sequence[State] = (),
 ) -> tuple[str, LanguageModel]:
     """Change the interface of an exported decoder, and describe its text by the files beside it.
 
@@ -46,9 +60,11 @@ def read_exported(
         context: rows of its cache, T.
         path: the model file.
         weights: files of its external data.
+        states: inputs and outputs that are its caches, if they have names of their own.
 
     Returns:
-        The content of `tokenizer.json`, and what is to be known of the model beside it.
+        The content of `tokenizer.json`, empty if a decoder with growing caches has none; and what
+        is to be known of the model beside it.
 
     Raises:
         UnsupportedModelError: its interface is not as the exporters write it.
@@ -60,7 +76,19 @@ def read_exported(
     config = Settings(folder / CONFIG, found).section("model")
     trained = config.integer("context_length", context)
     chosen_context(context, trained, path)
+    growing = has_growing_caches(model)
+    if growing:
+        rename_caches(model, [(state.input, state.output) for state in states], path)
     vocabulary = adapt_decoder(model, context, path)
+    if growing and not (folder / TOKENIZER).is_file():
+        return "", LanguageModel(
+            name=path.stem,
+            architecture="exported",
+            context=context,
+            trained_context=trained,
+            vocabulary=vocabulary,
+            digest=digest_of([path, *weights]),
+        )
     return describe_text(
         folder,
         config,
@@ -93,7 +121,12 @@ def adapt_decoder(model: onnx.ModelProto, context: int, path: Path) -> int:
         if value.name not in (_IDS, _MASK, _POSITIONS) and not value.name.startswith(_PAST)
     ]
     if others:
-        raise UnsupportedModelError(f"{path}: a decoder with the inputs {', '.join(others)}")
+        raise UnsupportedModelError(
+            f"{path}: a decoder with the inputs {', '.join(others)}; name those that are caches by "
+            "--state INPUT=OUTPUT"
+        )
+    if has_growing_caches(model):
+        group_attention(model, context, path)
     integers = {v.name: v.type.tensor_type.elem_type for v in graph.input}
     if any(integers.get(name, TensorProto.INT64) != TensorProto.INT64 for name in (_IDS, _MASK)):
         raise UnsupportedModelError(f"{path}: tokens and mask of another type than int64")
@@ -110,12 +143,12 @@ def adapt_decoder(model: onnx.ModelProto, context: int, path: Path) -> int:
         [
             *kept,
             tensor("past_length", TensorProto.INT32, [1]),
-            tensor("last", TensorProto.INT64, [1]),
+            tensor("last", TensorProto.INT64, [1, "rows"]),
         ]
     )
     del graph.value_info[:]
     last = f"{_SCOPE}.last"
-    vocabulary = _last_logits(graph, last, path)
+    vocabulary = _last_logits(graph, f"{last}.places", path)
     nodes = [*_interface(graph, context, has_positions), *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -162,6 +195,8 @@ def _interface(graph: onnx.GraphProto, context: int, has_positions: bool) -> lis
     past = node("Cast", ["past_length"], f"{_SCOPE}.past", to=TensorProto.INT64)
     # Keys that are there when the tokens have been appended.
     end = node("Add", [past, count], f"{_SCOPE}.end")
+    lengths = node("Sub", [end, one], f"{_SCOPE}.lengths")
+    node("Cast", [lengths], KEY_LENGTHS, to=TensorProto.INT32)
     rows = constant("rows", np.arange(context, dtype=np.int64)[np.newaxis])
     seen = node("Less", [rows, end], f"{_SCOPE}.seen")
     node("Cast", [seen], _MASK, to=TensorProto.INT64)
@@ -172,14 +207,17 @@ def _interface(graph: onnx.GraphProto, context: int, has_positions: bool) -> lis
         steps = node("Range", [first, scalar, step], f"{_SCOPE}.steps")
         steps = node("Unsqueeze", [steps, constant("axis", np.array([0]))], f"{_SCOPE}.row")
         node("Add", [steps, past], _POSITIONS)
-    new = node("Add", [last, one], f"{_SCOPE}.new")
+    node("Squeeze", [last, constant("row_axis", np.array([0]))], f"{last}.places")
+    final = constant("final", np.array(-1, np.int64))
+    final = node("Gather", [last, final], f"{last}.final", axis=1)
+    new = node("Add", [final, one], f"{_SCOPE}.new")
     new = node("Add", [past, new], f"{_SCOPE}.next")
     node("Cast", [new], "present_length", to=TensorProto.INT32)
     return nodes
 
 
 def _last_logits(graph: onnx.GraphProto, last: str, path: Path) -> int:
-    """Compute logits of one token: gather its hidden state before the product that makes them."""
+    """Compute logits of some tokens: gather their hidden states before the product of all."""
     makers = {name: node for node in graph.node for name in node.output}
     value = _LOGITS
     while value in makers and makers[value].op_type in _SIMPLE:
@@ -196,5 +234,5 @@ def _last_logits(graph: onnx.GraphProto, last: str, path: Path) -> int:
     product.input[0] = hidden
     place = next(i for i, node in enumerate(graph.node) if value in node.output)
     graph.node.insert(place, gather)
-    _set_shape(output, [1, 1, dims[2].dim_value])
+    _set_shape(output, [1, "rows", dims[2].dim_value])
     return int(dims[2].dim_value)

@@ -14,7 +14,7 @@ from edgec.compiler.errors import ModelFileError
 from edgec.compiler.language.language_model import LanguageModel
 from edgec.compiler.language.settings import Settings
 
-_TOKENIZER = "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 _TEMPLATE = "chat_template.jinja"
 _MAX_JSON = 100_000_000
 
@@ -64,8 +64,8 @@ def describe_text(
     Raises:
         ModelFileError: the tokenizer is missing, or a file is not what its name says.
     """
-    content = read_json(folder / _TOKENIZER)
-    tokens = _token_numbers(content, folder / _TOKENIZER)
+    content = read_json(folder / TOKENIZER)
+    tokens = _token_numbers(content, folder / TOKENIZER)
     described: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "generation_config.json"):
         if (folder / name).is_file():
@@ -93,7 +93,7 @@ def describe_text(
         context=context,
         trained_context=trained_context,
         vocabulary=vocabulary,
-        digest=_digest([folder / _TOKENIZER, *files]),
+        digest=digest_of([folder / TOKENIZER, *files]),
         begin_token=begin,
         add_begin=begin is not None and _adds(content, about, begin, tokens),
         end_tokens=tuple(ends),
@@ -145,7 +145,8 @@ def _template(folder: Path, about: Mapping[str, Any]) -> str:
     return template if isinstance(template, str) else ""
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest_of(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of the digests of files."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

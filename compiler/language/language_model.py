@@ -9,29 +9,42 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgec.compiler.errors import UsageError
+from edgec.compiler.ir.signature import Signature
 from edgec.compiler.language.architectures import Decoder, WeightSource
 
 DEFAULT_CONTEXT = 4096
 CacheDtype = Literal["float32", "float16"]
 DEFAULT_CHUNK = 64
 
-# Programs of a bundle: one takes a chunk of a prompt, the other a token.
-PREFILL, DECODE = "prefill", "decode"
+# Programs of a bundle: one takes a chunk of a prompt, one a token, one a token and guesses of what
+# follows, with logits of each.
+PREFILL, DECODE, VERIFY = "prefill", "decode", "verify"
+# Tokens of the last.
+DEFAULT_VERIFIED, MOST_VERIFIED = 4, 8
 
 
-def chunk_programs(chunk: int, streams: int = 1) -> dict[str, dict[str, tuple[int, ...]]]:
+def chunk_programs(
+    chunk: int, streams: int = 1, verified: int = DEFAULT_VERIFIED
+) -> dict[str, dict[str, tuple[int, ...]]]:
     """Return the shapes of a language model's programs by their names.
 
     Args:
         chunk: tokens of a prompt that are read at once.
         streams: texts that get a token each at once, at most; others programs are of half as many.
+        verified: tokens that get logits each in one run; 0 makes no program for that.
 
     >>> list(chunk_programs(64, 4))
-    ['prefill', 'decode', 'decode2', 'decode4']
+    ['prefill', 'verify', 'decode', 'decode2', 'decode4']
     """
     counts = sorted({streams >> shift for shift in range(streams.bit_length())} - {1})
-    shapes = {PREFILL: (1, chunk), DECODE: (1, 1), **{f"{DECODE}{n}": (n, 1) for n in counts}}
-    return {name: {"input_ids": shape} for name, shape in shapes.items()}
+    shapes = {PREFILL: (1, chunk, 1)}
+    if verified:
+        shapes[VERIFY] = (1, verified, verified)
+    shapes |= {DECODE: (1, 1, 1), **{f"{DECODE}{n}": (n, 1, 1) for n in counts}}
+    return {
+        name: {"input_ids": (texts, tokens), "last": (texts, rows)}
+        for name, (texts, tokens, rows) in shapes.items()
+    }
 
 
 class LanguageModel(BaseModel):
@@ -80,13 +93,15 @@ class LanguageModel(BaseModel):
             )
         return min(asked or DEFAULT_CHUNK, most)
 
-    def test_inputs(self, shape: tuple[int, int], seed: int) -> dict[str, NDArray[np.int64]]:
-        """Return random tokens without padding, for a program of so many texts and tokens.
+    def test_inputs(self, signature: Signature, seed: int) -> dict[str, NDArray[np.int64]]:
+        """Return random tokens without padding for a program of these inputs.
 
         The first tokens of a text alone say little: their activations are far larger than others.
         """
-        ids = np.random.default_rng(seed).integers(0, self.vocabulary, shape)
-        return {"input_ids": ids, "last": np.full(shape[0], shape[1] - 1)}
+        shapes = {spec.name: [extent or 1 for extent in spec.shape] for spec in signature.inputs}
+        (texts, tokens), (_, rows) = shapes["input_ids"], shapes["last"]
+        ids = np.random.default_rng(seed).integers(0, self.vocabulary, (texts, tokens))
+        return {"input_ids": ids, "last": np.tile(np.arange(tokens - rows, tokens), (texts, 1))}
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,20 @@ class Expected:
         tolerance = replace(self.tolerance, sqnr_db=quantized_sqnr_db(own_db))
         return replace(transformed, tolerance=tolerance)
 
+    def with_few_states(self) -> "Expected":
+        """Return it without states but those that it begins with and ends with.
+
+        A cache of a language model, twice for each run, takes more than its weights.
+        """
+        kept, updated = ({s.input for s in self.states}, {s.output for s in self.states})
+        steps = []
+        for number, step in enumerate(self.steps):
+            begins, ends = number == 0, number == len(self.steps) - 1
+            inputs = {n: a for n, a in step.inputs.items() if begins or n not in kept}
+            outputs = {n: a for n, a in step.outputs.items() if ends or n not in updated}
+            steps.append(Step(inputs, outputs))
+        return replace(self, steps=tuple(steps))
+
     def sqnr_db(self, other: "Expected") -> dict[str, float]:
         """Return the signal-to-noise ratio of another model's outputs, by name [dB]."""
         comparison = Comparison(same_top1)

@@ -77,7 +77,7 @@ def verify_bundle(
     reports = compare_vectors(bundle, runs)
     original = None if model is None else _Original.read(bundle, model)
     states = [record.state for record in manifest.states]
-    changed = manifest.quantization or manifest.compression
+    changed = manifest.exits or manifest.quantization or manifest.compression
     reached: Mapping[str, float] = {} if changed is None else changed.sqnr_db
 
     def with_noise(

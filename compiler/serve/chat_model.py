@@ -15,7 +15,7 @@ from itertools import takewhile
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BadInputError, UsageError
-from edgec.compiler.generation.generator import Generator, Tokens
+from edgec.compiler.generation.generator import Generator, Speculation, Tokens
 from edgec.compiler.generation.reply import Guide, Piece, Reply, read_together
 from edgec.compiler.generation.sampling import Sampling
 from edgec.compiler.serve.request_error import RequestError
@@ -113,7 +113,13 @@ class ChatModel:
     """
 
     def __init__(
-        self, name: str, bundle: Bundle, threads: int, streams: int, most_waiting: int
+        self,
+        name: str,
+        bundle: Bundle,
+        threads: int,
+        streams: int,
+        most_waiting: int,
+        speculate: Speculation | str = "auto",
     ) -> None:
         """Load a model.
 
@@ -124,10 +130,11 @@ class ChatModel:
             streams: requests that are answered at the same time; at least as many as the bundle has
                 texts in one run.
             most_waiting: others that may wait for them.
+            speculate: how many tokens are guessed at once while one stream alone replies.
         """
         self.name = name
         self.bundle = bundle
-        self._generators = _open(bundle, threads, streams)
+        self._generators = _open(bundle, threads, streams, speculate)
         self._free = list(self._generators)
         self._freed = asyncio.Condition()
         self._waiting = 0
@@ -245,14 +252,17 @@ class ChatModel:
             work.advance()
 
 
-def _open(bundle: Bundle, threads: int, streams: int) -> list[Generator]:
+def _open(
+    bundle: Bundle, threads: int, streams: int, speculate: Speculation | str
+) -> list[Generator]:
     """Return generators, as many as possible of one session."""
     generators: list[Generator] = []
     while len(generators) < streams:
-        first = Generator(bundle, threads)
+        first = Generator(bundle, threads, speculate=speculate)
         generators.append(first)
         generators += (
-            Generator(bundle, threads, beside=first, text=text) for text in range(1, first.texts)
+            Generator(bundle, threads, beside=first, text=text, speculate=speculate)
+            for text in range(1, first.texts)
         )
     return generators
 

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.generation_files import LANGUAGE
 from edgec.compiler.errors import UsageError
+from edgec.compiler.generation.generator import Speculation, guesses_of
 from edgec.compiler.ir.signature import TensorSpec
 from edgec.compiler.serve.access import answer_errors, guards
 from edgec.compiler.serve.batching import Batcher
@@ -42,6 +43,7 @@ class ServeOptions:
         threads: threads that a run computes on; 0 is one for each core.
         sessions: runs of one model at the same time; of a model with state the most streams.
         batch_wait_seconds: how long a request waits for others to share a run with.
+        speculate: how many tokens of a reply are guessed at once; see `Generator`.
         most_waiting: requests of a model that may wait; more are refused.
         certificate: TLS certificate chain, PEM.
         certificate_key: its key, PEM.
@@ -53,6 +55,7 @@ class ServeOptions:
     threads: int = 0
     sessions: int = 1
     batch_wait_seconds: float = 0.0
+    speculate: Speculation | str = "auto"
     most_waiting: int = 256
     certificate: Path | None = None
     certificate_key: Path | None = None
@@ -66,6 +69,7 @@ class ServeOptions:
             )
         if not 0 <= self.batch_wait_seconds <= 10:
             raise UsageError("a request waits 0 to 10 seconds for others")
+        guesses_of(self.speculate)
         if self.key is not None and (len(self.key) < 16 or not self.key.isascii()):
             raise UsageError("a key has at least 16 characters, all of them ASCII")
         if (self.certificate is None) != (self.certificate_key is None):
@@ -164,7 +168,14 @@ def _served(name: str, bundle: Bundle, options: ServeOptions) -> ServedModel:
 
 
 def _talker(name: str, bundle: Bundle, options: ServeOptions) -> ChatModel:
-    return ChatModel(name, bundle, options.threads, options.sessions, options.most_waiting)
+    return ChatModel(
+        name,
+        bundle,
+        options.threads,
+        options.sessions,
+        options.most_waiting,
+        options.speculate,
+    )
 
 
 def _body_bytes(model: ServedModel) -> int:

@@ -22,6 +22,7 @@ from edgec.compiler.split.operator_costs import activation_bytes, operator_costs
 from edgec.compiler.split.planner import Objective, Problem, Step, evaluate, solve
 from edgec.compiler.split.segment_costs import Parallel, SharedStage
 from edgec.compiler.split.share_planner import plan_shared
+from edgec.compiler.split.trace_plans import plans_over
 from edgec.compiler.support.phases import untold
 from edgec.compiler.support.progress import Progress, Silent
 
@@ -80,6 +81,28 @@ class ChosenStage:
 
 
 @dataclass(frozen=True)
+class KeptPlan:
+    """A kept plan is one of those that matter over a network whose links change.
+
+    Attributes:
+        stages: what each device computes; sending is told of the mean link.
+        share: of the links that were seen over which it is the fastest.
+    """
+
+    stages: tuple[ChosenStage, ...]
+    share: float
+
+    @property
+    def requests(self) -> tuple[StageRequest, ...]:
+        """Return the plan as `split_model` takes it."""
+        return _requests(self.stages)
+
+
+def _requests(stages: Sequence[ChosenStage]) -> tuple[StageRequest, ...]:
+    return tuple(StageRequest(device=s.device, until=s.until) for s in stages)
+
+
+@dataclass(frozen=True)
 class SplitReport:
     """A split report describes the cuts of a model, and the best plan.
 
@@ -96,6 +119,8 @@ class SplitReport:
         shared: what devices compute together, if that is better: then this is the plan, `stages`
             the best without, and `cost_apart` what that would cost.
         cost_apart: as `cost`.
+        plans: those that matter where latency is wanted and there are several links; the one that
+            is best on its own first.
     """
 
     model: str
@@ -107,27 +132,24 @@ class SplitReport:
     left_out: tuple[str, ...]
     recorded: dict[str, float]
     slow_ms: float
-    shared: tuple[SharedStage, ...]
-    cost_apart: float
+    shared: tuple[SharedStage, ...] = ()
+    cost_apart: float = 0.0
+    plans: tuple[KeptPlan, ...] = ()
 
     @property
     def requests(self) -> tuple[StageRequest, ...]:
         """Return the plan as `split_model` takes it."""
         if self.shared:
             return tuple(stage.request for stage in self.shared)
-        return tuple(StageRequest(device=s.device, until=s.until) for s in self.stages)
+        return _requests(self.stages)
 
     def explain(self) -> str:
-        """Return what was chosen, and why: a line for each, of stages apart one for all."""
+        """Return in some lines what was chosen, and why."""
         if self.shared:
             lines = [*map(str, self.shared), self._what(self.cost)]
             lines[-1] += f"; without shared stages {self._what(self.cost_apart)}"
         else:
-            parts = []
-            for stage in self.stages:
-                sent = f", sends {stage.sent_bytes:,} bytes ({stage.send_ms:.1f} ms)"
-                parts.append(f"{stage.device} {stage.ms:.1f} ms{sent if stage.until else ''}")
-            lines = [f"{'; then '.join(parts)}: {self._what(self.cost)}"]
+            lines = [f"{_in_words(self.stages)}: {self._what(self.cost)}"]
         unit = "of its memory" if self.objective == "memory" else "ms"
         alone = [
             f"{name} does not fit"
@@ -140,6 +162,9 @@ class SplitReport:
         lines.append(f"alone: {', '.join(alone)}")
         if self.left_out and not self.shared:
             lines[-1] += f"; with {', '.join(self.left_out)} as well it would be no better"
+        if len(self.plans) > 1:
+            lines.append("plans that matter over this network, to be chosen among at run time:")
+            lines += [f"  {p.share:.0%} of the links: {_in_words(p.stages)}" for p in self.plans]
         return "\n".join(lines)
 
     def _what(self, cost: float) -> str:
@@ -148,6 +173,14 @@ class SplitReport:
             "throughput": f"a result every {cost:.1f} ms",
             "memory": f"{cost:.1%} of the fullest memory",
         }[self.objective]
+
+
+def _in_words(stages: Sequence[ChosenStage]) -> str:
+    parts = []
+    for stage in stages:
+        sent = f", sends {stage.sent_bytes:,} bytes ({stage.send_ms:.1f} ms)"
+        parts.append(f"{stage.device} {stage.ms:.1f} ms{sent if stage.until else ''}")
+    return "; then ".join(parts)
 
 
 def plan_split(
@@ -224,18 +257,25 @@ def plan_split(
             shared, cost = best, together
     slow = replace(problem, send_ms=np.array([network.percentile_ms(s, 95) for s in sizes]))
     used = {step.device for step in steps}
+    several = objective == "latency" and len(set(network.links)) > 1
+    matter = plans_over(problem, sizes, network) if several else []
+
+    def stages(of: Sequence[Step]) -> tuple[ChosenStage, ...]:
+        return tuple(_stage(graph, problem, names, cuts, sizes, step) for step in of)
+
     return SplitReport(
         model=Path(model).stem,
         objective=objective,
         cost=cost,
         alone={name: _alone(problem, n, objective) for n, name in enumerate(names)},
         cuts=tuple(_row(graph, problem, names, cuts, sizes, n) for n in range(1, problem.last)),
-        stages=tuple(_stage(graph, problem, names, cuts, sizes, step) for step in steps),
+        stages=stages(steps),
         left_out=tuple(name for n, name in enumerate(names) if n not in used),
         recorded={name: cost.recorded for name, cost in zip(names, each, strict=True)},
         slow_ms=evaluate(slow, steps, "latency"),
         shared=tuple(shared),
         cost_apart=apart,
+        plans=tuple(KeptPlan(stages(one.steps), one.share) for one in matter),
     )
 
 
@@ -246,7 +286,8 @@ def _graph(
         path, options.limits, options.context, cache=options.cache, lora=options.adapters
     )
     if in_chunks(path, options):
-        options = replace(options, programs=chunk_programs(options.prefill_chunk or DEFAULT_CHUNK))
+        programs = chunk_programs(options.prefill_chunk or DEFAULT_CHUNK, verified=0)
+        options = replace(options, programs=programs)
     target = strictest([device.target for device in devices])
     compiler = ProgramCompiler(target, options, progress, untold, path.name)
     program = compiler.changed(options.program_shapes[-1], [source])

@@ -1,14 +1,9 @@
 """Choose where a graph is cut: behind named values, or so that stages have equal work."""
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from tvm import relax
 
 from edgec.compiler.errors import BadInputError, UnsupportedModelError, did_you_mean
-from edgec.compiler.ir.graph import operands
-from edgec.compiler.ir.relax_helpers import op_name, shape_of
+from edgec.compiler.exits.places import operator_macs
 from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import StageRequest
 
@@ -76,22 +71,7 @@ def operator_work(graph: CutGraph, place: int) -> float:
     """Return the multiplications of an operator, with those that moving its values is worth."""
     variable, value = graph.values.graph.bindings[place]
     moved = graph.size_bytes(place) + graph.weight_bytes[place]
-    return _macs(graph, variable, value) + _MACS_PER_BYTE * moved
-
-
-def _macs(graph: CutGraph, variable: Any, value: Any) -> float:
-    name, shape = op_name(value), shape_of(variable)
-    if shape is None or not isinstance(value, relax.Call):
-        return 0
-    given = [shape_of(operand) or () for operand in operands(value)]
-    if name.startswith("relax.nn.conv") and len(given) > 1:
-        weight = given[1]
-        transposed = name.endswith("transpose")
-        images = given[0] if transposed else shape
-        return math.prod(images) * math.prod(weight) / weight[0]
-    if name == "relax.matmul" and given:
-        return math.prod(shape) * given[0][-1]
-    return 0
+    return operator_macs(variable, value) + _MACS_PER_BYTE * moved
 
 
 def cuts_behind(graph: CutGraph, requests: Sequence[StageRequest]) -> list[Before]:

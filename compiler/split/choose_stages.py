@@ -1,28 +1,57 @@
 """Choose the stages of every program of a model: between cuts, and of each what devices share."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from edgec.compiler.errors import UnsupportedModelError
+from edgec.compiler.errors import UnsupportedModelError, UsageError
 from edgec.compiler.split.choose_cuts import balanced_cuts, cuts_behind
 from edgec.compiler.split.cut_graph import Before, CutGraph
 from edgec.compiler.split.devices import Device, StageRequest
+from edgec.compiler.split.exit_cuts import cut_behind_exits
 from edgec.compiler.split.make_stages import Stage, make_stages, stages_of_parts
 from edgec.compiler.split.model_values import ModelValues
 from edgec.compiler.split.part_graph import PartReadings, make_part_graph
 
 
+@dataclass(frozen=True)
+class ChosenStages:
+    """Chosen stages are those of every program of a model.
+
+    Attributes:
+        stages: of each program, in order.
+        devices: who computes each.
+        cuts: of each program.
+    """
+
+    stages: list[list[Stage]]
+    devices: list[Device]
+    cuts: list[list[Before]]
+
+
 def choose_stages(
-    graphs: Sequence[CutGraph], devices: Sequence[Device], requests: Sequence[StageRequest]
-) -> tuple[list[list[Stage]], list[Device]]:
+    graphs: Sequence[CutGraph],
+    devices: Sequence[Device],
+    requests: Sequence[StageRequest],
+    with_exits: bool = False,
+) -> ChosenStages:
     """Return the stages of each program, and who computes each.
 
     Args:
         graphs: the programs of a model.
         devices: who computes, in order.
         requests: where to cut, and who computes what; none: stages of equal work.
+        with_exits: whether classifiers inside the model answer early.
+
+    Raises:
+        UsageError: devices would share the stages of a model with exits.
     """
     first = graphs[0]
-    cuts = cuts_behind(first, requests) if requests else balanced_cuts(graphs, len(devices))
+    if requests:
+        cuts = cuts_behind(first, requests)
+    elif with_exits:
+        cuts = cut_behind_exits(first, len(devices))
+    else:
+        cuts = balanced_cuts(graphs, len(devices))
     names = [first.cut_names(cut) for cut in cuts]
     sums = [request.along == "sums" for request in requests[:-1]] or [False] * len(cuts)
     every = [
@@ -31,10 +60,13 @@ def choose_stages(
     ]
     if not any(request.along for request in requests):
         by_name = {device.name: device for device in devices}
-        return (
+        return ChosenStages(
             [make_stages(graph, own) for graph, own in zip(graphs, every, strict=True)],
             [by_name[request.device] for request in requests] or list(devices),
+            every,
         )
+    if with_exits:
+        raise UsageError("--exits: one device has all that an exit reads; leave out shared stages")
     found = [
         shared_stages(graph, own, devices, requests)
         for graph, own in zip(graphs, every, strict=True)
@@ -44,7 +76,9 @@ def choose_stages(
             "the programs of this model cannot be shared in the same way: cut it into stages of "
             "one device each"
         )
-    return [stages for stages, _ in found], [devices[number] for number in found[0][1]]
+    return ChosenStages(
+        [stages for stages, _ in found], [devices[number] for number in found[0][1]], every
+    )
 
 
 def shared_stages(

@@ -56,7 +56,9 @@ def stages_of_parts(
 
 
 class _StageMaker:
-    def __init__(self, cut: CutGraph, requantizations: Mapping[str, Requantization | None]) -> None:
+    def __init__(
+        self, cut: CutGraph, requantizations: Mapping[str, Requantization | None] | None
+    ) -> None:
         self._cut, self._values = cut, cut.values
         self._requantizations = requantizations
 

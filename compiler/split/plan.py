@@ -106,6 +106,18 @@ class PlannedValue(_Record):
     zstd: bool = False
 
 
+class PlannedExit(_Record):
+    """A planned exit is an early exit of the first stage.
+
+    Attributes:
+        decided: the value that says by one int32 whether its answer is enough.
+        answer: the value that takes the place of the model's first output then.
+    """
+
+    decided: str
+    answer: str
+
+
 class PlannedProgram(_Record):
     """A planned program is the model for one set of shapes, over all its stages.
 
@@ -116,6 +128,7 @@ class PlannedProgram(_Record):
         stages: in an order in which they can run; stages that need nothing of each other may run
             at the same time.
         values: every tensor that travels.
+        exits: those of the first stage, in order.
     """
 
     name: str
@@ -123,6 +136,7 @@ class PlannedProgram(_Record):
     outputs: tuple[PlannedTensor, ...]
     stages: tuple[PlannedStage, ...]
     values: tuple[PlannedValue, ...]
+    exits: tuple[PlannedExit, ...] = ()
 
     @property
     def signature(self) -> Signature:

@@ -28,6 +28,7 @@ from edgec.compiler.split.cut_graph import CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
 from edgec.compiler.split.emulation import check_emulated
 from edgec.compiler.split.encode_cuts import encode_cuts
+from edgec.compiler.split.exit_cuts import exits_before
 from edgec.compiler.split.make_plan import planned_program
 from edgec.compiler.split.make_stages import Stage
 from edgec.compiler.split.model_values import ModelValues
@@ -139,7 +140,7 @@ class _Splitter:
             chunk = self._options.prefill_chunk or DEFAULT_CHUNK
             if source.language is not None:
                 chunk = source.language.chunk(self._options.prefill_chunk)
-            self._options = replace(self._options, programs=chunk_programs(chunk))
+            self._options = replace(self._options, programs=chunk_programs(chunk, verified=0))
         names = ["change", "cut", "verify", "bundle"]
         self._phases = Phases(self._progress, names)
         sources = [source]
@@ -153,11 +154,17 @@ class _Splitter:
             if self._parallel is not None and not requests:
                 shared = plan_shared(graphs[-1], self._devices, self._parallel)
                 requests = [stage.request for stage in shared]
-            whole_stages, devices = choose_stages(graphs, self._devices, requests)
-            stages = [
-                encode_cuts(own, graph.values.result_of, self._encoding)
-                for graph, own in zip(graphs, whole_stages, strict=True)
+            with_exits = self._options.exits is not None
+            chosen = choose_stages(graphs, self._devices, requests, with_exits)
+            devices = chosen.devices
+            self._exits = [
+                exits_before(g, c[0]) if c else () for g, c in zip(graphs, chosen.cuts, strict=True)
             ]
+            stages = []
+            for graph, own, exits in zip(graphs, chosen.stages, self._exits, strict=True):
+                # Whoever has the first stage reads the answers of exits as they are.
+                kept = [*graph.values.result_of, *(e.answer for e in exits)]
+                stages.append(encode_cuts(own, kept, self._encoding))
             rounded = [_with_bar(program, self._least_db) for program in changed]
         names[2:2] = self._compile_phases(devices)
         compiled = [
@@ -210,9 +217,8 @@ class _Splitter:
                         outputs=tuple(spec.name for spec in own.outputs),
                     )
                 )
-            programs.append(
-                planned_program(program.shapes.name, called, stages, specs, self._encoding)
-            )
+            planned = planned_program(program.shapes.name, called, stages, specs, self._encoding)
+            programs.append(planned.model_copy(update={"exits": self._exits[number]}))
         model = changed[0].model
         return Plan(
             model=PlannedModel(name=model.name, sha256=model.sha256),

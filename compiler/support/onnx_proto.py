@@ -1,9 +1,14 @@
-"""Provide ONNX models as files: whole, or without their weights."""
+"""Provide ONNX models as files: whole, without their weights, or with weights that stay there."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 # Protobuf serializes no more; weights of larger models go beside the file.
 _LARGEST_PROTO = (1 << 31) - 1
@@ -11,6 +16,35 @@ _LARGEST_PROTO = (1 << 31) - 1
 _SMALL_BYTES = 1024
 # Named where the weights would be; viewers show such tensors without values.
 _LEFT_OUT = "weights-left-out"
+
+
+def point_to_files(model: onnx.ModelProto, folder: Path) -> None:
+    """Make the places of weights that are in other files absolute, in place.
+
+    Such weights can be read by `tensor_values` alone.
+
+    Args:
+        model: the graph.
+        folder: where it is.
+    """
+    for tensor in _tensors(model.graph):
+        if uses_external_data(tensor):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = str((folder / entry.value).resolve())
+
+
+def tensor_values(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """Return the values of a tensor; those that are in a file are mapped from it."""
+    if not uses_external_data(tensor):
+        values: NDArray[Any] = numpy_helper.to_array(tensor)
+        return values
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    offset = int(entries.get("offset", 0))
+    return np.memmap(entries["location"], dtype, "r", offset, shape)
 
 
 def save_proto(model: onnx.ModelProto, path: Path) -> None:

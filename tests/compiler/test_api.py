@@ -28,6 +28,7 @@ CALLS = {
     "install": "install_bundle",
     "evaluate": "evaluate_bundles",
     "compare": "evaluate_bundles",
+    "cascade": "make_cascade",
     "advise": "advise",
     "deploy": "deploy_bundle",
     "serve": "serve_bundles",

@@ -1,4 +1,5 @@
 /* Prints how often the governor allocates: when it is opened, and in many choices and switches. */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 

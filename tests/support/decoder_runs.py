@@ -32,7 +32,7 @@ class DecoderRun:
     def step(self, tokens: Sequence[int], padding: int = 0) -> np.ndarray:
         """Append tokens, with padding behind them; the logits of the last one, [vocabulary]."""
         ids = np.array([[*tokens, *[0] * padding]])
-        last = np.array([len(tokens) - 1])
+        last = np.array([[len(tokens) - 1]])
         names = [value.name for value in self.session.get_outputs()]
         outputs = self.session.run(None, {**self.state, "input_ids": ids, "last": last})
         found = dict(zip(names, outputs, strict=True))

@@ -164,8 +164,14 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(safetensors_file(tensors))
+    write_tokenizer(folder, config["vocab_size"])
+    return folder
+
+
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
+    """Write a tokenizer of a character for each token."""
     # Printable ASCII stands for itself in tokenizers of bytes.
-    words = {chr(ord("!") + number): number for number in range(config["vocab_size"])}
+    words = {chr(ord("!") + number): number for number in range(vocabulary)}
     whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     tokenizer = {
         "model": {"type": "BPE", "vocab": words, "merges": []},
@@ -173,7 +179,6 @@ def write_folder(
         "decoder": {**whole, "use_regex": True},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return folder
 
 
 def random_factors(

@@ -4,12 +4,15 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <time.h>
 
-/* Ends the process, with one line that says why. */
+/* Ends the process, with one line that says why; what was not printed yet is not printed, so nobody
+ * reads half of a JSON document. */
 _Noreturn static inline void fail(int code, const char* format, ...) {
   va_list arguments;
+  __fpurge(stdout);
   va_start(arguments, format);
   fputs("run: error: ", stderr);
   vfprintf(stderr, format, arguments);

@@ -30,6 +30,7 @@
 #define ALIGNMENT 64 /* memory aligned to this is used in place */
 #define VECTORS "vectors/vectors.txt"
 #define TOKENIZER "tokenizer.bin"
+#define ANSWERED_BY "early_exit" /* an output: which exit answered, 0 the whole model */
 
 enum { CHECK_FAILED = 1, USAGE = 2, BAD_INPUT = TRUST_BAD_INPUT };
 
@@ -291,6 +292,15 @@ static int verify(model* model, int* failed) {
   }
   printf("],\n \"passed\": %s", passed ? "true" : "false");
   return passed;
+}
+
+/* Print which early exit answered, if the model has any. */
+static void print_exit(const model* model) {
+  for (int32_t i = 0; i < model->program->output_count; ++i) {
+    const edgec_tensor* tensor = &model->program->outputs[i];
+    if (!strcmp(tensor->name, ANSWERED_BY) && !strcmp(tensor->dtype, "int32") && tensor->bytes == 4)
+      printf(" \"" ANSWERED_BY "\": %d,\n", *(const int32_t*)model->outputs[i]);
+  }
 }
 
 static int ascending(const void* left, const void* right) {
@@ -609,6 +619,8 @@ int main(int count, char** arguments) {
     in_bundle(TOKENIZER, path);
     return talk(code, path, start, count, arguments);
   }
+  static char document[1 << 16]; /* it is printed when it is complete */
+  setvbuf(stdout, document, _IOFBF, sizeof document);
   request asked = read_arguments(code, count, arguments);
   if (asked.install || asked.deadline_ms > 0) return governed_main(code, &asked);
   model opened = load(code, asked.threads, choose_program(code, &asked));
@@ -631,6 +643,7 @@ int main(int count, char** arguments) {
     print_text(opened.program->name);
     printf(",\n");
   }
+  if (!asked.steps) print_exit(&opened);
   if (asked.steps)
     printf(" \"steps\": %lld, \"steps_ms\": %.6g,\n", (long long)steps, first - loaded);
   printf(" \"load_ms\": %.6g, \"first_result_ms\": %.6g,\n", loaded - start, first - start);

@@ -24,6 +24,8 @@ const char talk_usage[] =
     "  --max-tokens N             at most so many (default 256)\n"
     "  --temperature T            0, the default: the likeliest token\n"
     "  --top-k N --top-p P --min-p P --repetition-penalty P --seed N\n"
+    "  --speculate N|auto|off     guess up to N tokens where text repeats; auto, the default: as long\n"
+    "                             as that is faster\n"
     "  --stop TEXT                end before this text; may be given more than once\n"
     "  --prompt-cache FILE        begin with what is in the file, and keep what was read in it\n"
     "  --threads N                as above\n"
@@ -35,7 +37,7 @@ typedef struct {
   const char *prompt, *prompt_file, *system, *cache;
   const char* stops[MOST_STOPS];
   int stop_count, chat, json;
-  int32_t threads;
+  int32_t threads, guesses;
   int64_t most_tokens;
   edgec_sampling sampling;
 } request;
@@ -74,6 +76,16 @@ static int64_t whole(const char* option, const char* value, int64_t most) {
   return found;
 }
 
+static int32_t guesses(const char* option, const char* value) {
+  char* end;
+  if (!strcmp(value, "auto")) return EDGEC_GUESSES_THAT_PAY;
+  if (!strcmp(value, "off")) return 0;
+  long found = strtol(value, &end, 10);
+  if (end == value || *end || found < 0 || found > 1024)
+    fail(USAGE, "%s is %s; give auto, off or a number up to 1024", option, value);
+  return (int32_t)found;
+}
+
 static void read_option(request* asked, const char* option, const char* value) {
   if (!strcmp(option, "--prompt"))
     asked->prompt = value;
@@ -89,6 +101,8 @@ static void read_option(request* asked, const char* option, const char* value) {
     asked->most_tokens = whole(option, value, INT32_MAX);
   else if (!strcmp(option, "--threads"))
     asked->threads = (int32_t)whole(option, value, 1024);
+  else if (!strcmp(option, "--speculate"))
+    asked->guesses = guesses(option, value);
   else if (!strcmp(option, "--seed"))
     asked->sampling.seed = (uint64_t)whole(option, value, INT64_MAX);
   else if (!strcmp(option, "--top-k"))
@@ -110,7 +124,7 @@ static void read_option(request* asked, const char* option, const char* value) {
 }
 
 static request read_request(int count, char** arguments) {
-  request asked = {.most_tokens = 256};
+  request asked = {.most_tokens = 256, .guesses = EDGEC_GUESSES_THAT_PAY};
   for (int i = 1; i < count; ++i) {
     const char* option = arguments[i];
     if (!strcmp(option, "--chat"))
@@ -404,6 +418,7 @@ int talk(const edgec_model* code, const char* tokenizer, double began_ms, int co
     fail(BAD_INPUT, "no threads, or no memory for %zu bytes", code->arena_bytes);
   speaker.generator = edgec_generator_open(code, speaker.session, 0, message, sizeof message);
   if (!speaker.generator) fail(BAD_INPUT, "%s", message);
+  edgec_generator_speculate(speaker.generator, asked.guesses);
   load_cache(&speaker, asked.cache);
   if (asked.chat)
     chat(&speaker, &asked);

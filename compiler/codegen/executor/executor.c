@@ -22,6 +22,7 @@ struct edgec_session {
   int32_t part;               /* of the states, counted by what its program keeps */
   int32_t parts;
   const edgec_buffer* places; /* of the next step's buffers */
+  const edgec_exit* exit;     /* the next one */
   void** buffers;
   uint64_t* nanoseconds; /* that each step took, if anybody wants to know */
   uint64_t began_ns;
@@ -171,8 +172,22 @@ static void begin_steps(edgec_session* session, int32_t program, uint64_t* nanos
   session->last_step = session->first_step + model.programs[program].step_count - 1;
   session->step = session->first_step - 1;
   session->places = edgec_buffers + edgec_parts[program].buffer;
+  session->exit = edgec_exits;
+  while (session->exit->step < session->first_step) ++session->exit;
   session->nanoseconds = nanoseconds;
   if (nanoseconds) session->began_ns = now_ns();
+}
+
+/* Go on behind what an early exit makes needless, if it is taken. */
+static void leave_early(edgec_session* session) {
+  const edgec_exit* exit = session->exit++;
+  const int32_t* taken = session->buffers[edgec_steps[exit->step].buffer_count - 1];
+  if (!*taken) return;
+  session->places += exit->skipped_buffers;
+  while (++session->step < exit->next)
+    if (session->nanoseconds) session->nanoseconds[session->step - session->first_step] = 0;
+  --session->step;
+  while (session->exit->step <= session->step) ++session->exit;
 }
 
 static const edgec_step_entry* next_step(edgec_session* session) {
@@ -181,6 +196,7 @@ static const edgec_step_entry* next_step(edgec_session* session) {
     session->nanoseconds[session->step - session->first_step] = now - session->began_ns;
     session->began_ns = now;
   }
+  if (session->step == session->exit->step) leave_early(session);
   if (session->step++ == session->last_step) return NULL;
   const edgec_step_entry* step = &edgec_steps[session->step];
   for (int32_t b = 0; b < step->buffer_count; ++b)

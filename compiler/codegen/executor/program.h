@@ -35,6 +35,13 @@ typedef struct {
   uint64_t bytes;
 } edgec_copy;
 
+/* A step whose last buffer holds one int32: if that is not 0, the steps before `next` are left out,
+ * and so many buffers with them. */
+typedef struct {
+  int32_t step, next;
+  int32_t skipped_buffers;
+} edgec_exit;
+
 /* Where a program's part of the tables begins. */
 typedef struct {
   int32_t step, buffer;
@@ -54,6 +61,7 @@ extern const char edgec_texts[];
 extern const edgec_buffer edgec_buffers[];
 extern const edgec_step_entry edgec_steps[];
 extern const edgec_copy edgec_copies[];
+extern const edgec_exit edgec_exits[]; /* by step; the last one is of no step */
 extern const int32_t edgec_swaps[]; /* states whose values a program writes elsewhere */
 extern const edgec_model model;
 extern const int32_t edgec_input_count, edgec_output_count, edgec_step_count;

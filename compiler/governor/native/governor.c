@@ -40,11 +40,13 @@ struct edgec_governor {
   edgec_governor_settings settings;
   edgec_signals signals;
   int32_t count, current;
-  double switched_ms, changed_ms, noted_ms;
+  double switched_ms, noted_ms;
+  double changed_ms; /* when signals or missed deadlines last told of a change */
   double dwell_ms; /* before a slower option is tried again */
   int32_t before;  /* the option before the present one */
   double saved;    /* misses */
   int32_t since_switch; /* inferences */
+  int has_missed;       /* a deadline since the switch */
   int is_trial;         /* the switch was to a slower option, without need */
   int32_t rises, falls, recent_misses;
   double mean, deviation; /* of the ratios */
@@ -168,6 +170,7 @@ void edgec_governor_observe(edgec_governor* governor, double now_ms, double late
   const int surprising = missed && edgec_governor_expected_ms(governor, option) <= deadline;
   ++governor->report.inferences;
   governor->report.misses += missed;
+  governor->has_missed |= missed;
   governor->saved += governor->settings.miss_share * BUDGET - missed;
   governor->saved = fmax(0, fmin(governor->saved, MOST_SAVED));
   governor->report.accuracy +=
@@ -186,7 +189,8 @@ void edgec_governor_observe(edgec_governor* governor, double now_ms, double late
     } else {
       forget_all_but(governor, told);
     }
-    governor->changed_ms = now_ms;
+    /* Latencies that rose within the deadline are no reason for haste. */
+    if (governor->has_missed) governor->changed_ms = now_ms;
   } else if (governor->falls < 2) {
     const double most = 3 * governor->deviation;
     const double within = fmax(-most, fmin(most, ratio - known));
@@ -276,7 +280,7 @@ int32_t edgec_governor_choose(edgec_governor* governor, double now_ms) {
   governor->before = present;
   governor->current = chosen;
   governor->switched_ms = now_ms;
-  governor->since_switch = 0;
+  governor->since_switch = governor->has_missed = 0;
   ++governor->report.switches;
   if (governor->settings.on_switch)
     governor->settings.on_switch(governor->settings.context, present, chosen);

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ struct edgec_signal_files {
   int32_t zone_count, clock_count;
   int capacity, status; /* of the battery */
   int stat, own_stat;
-  double busy, own, total; /* at the last reading, in ticks of all cores */
+  double busy, own, total; /* at the last reading, in ticks of the cores that we may use */
   double others;           /* cores that others kept busy between the last two */
 };
 
@@ -133,19 +134,27 @@ void edgec_signals_close(edgec_signal_files* files) {
   free(files);
 }
 
-/* Ticks that all cores were busy, and all there were; how many cores there are. */
+/* Ticks that the cores were busy that this process may use, and all there were; how many cores. */
 static int32_t read_stat(int file, double* busy, double* total) {
   char text[TEXT];
-  double ticks[8] = {0};
-  const char* line = text_of(file, text);
-  if (sscanf(line, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", &ticks[0], &ticks[1], &ticks[2],
-             &ticks[3], &ticks[4], &ticks[5], &ticks[6], &ticks[7]) < 4)
-    return 0;
-  *total = 0;
-  for (int i = 0; i < 8; ++i) *total += ticks[i];
-  *busy = *total - ticks[3] - ticks[4]; /* idle, and waiting for disks */
+  cpu_set_t ours;
+  const int any = sched_getaffinity(0, sizeof ours, &ours) != 0; /* more cores than a set holds */
   int32_t cores = 0;
-  while ((line = strstr(line, "\ncpu"))) ++line, ++cores;
+  *busy = *total = 0;
+  for (const char* line = text_of(file, text); (line = strstr(line, "\ncpu"));) {
+    double ticks[8] = {0};
+    int core;
+    ++line;
+    if (sscanf(line, "cpu%d %lf %lf %lf %lf %lf %lf %lf %lf", &core, &ticks[0], &ticks[1],
+               &ticks[2], &ticks[3], &ticks[4], &ticks[5], &ticks[6], &ticks[7]) < 5)
+      continue;
+    if (!any && (core < 0 || core >= CPU_SETSIZE || !CPU_ISSET(core, &ours))) continue;
+    double sum = 0;
+    for (int i = 0; i < 8; ++i) sum += ticks[i];
+    *total += sum;
+    *busy += sum - ticks[3] - ticks[4]; /* idle, and waiting for disks */
+    ++cores;
+  }
   return cores;
 }
 

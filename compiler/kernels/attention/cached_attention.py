@@ -93,15 +93,15 @@ class _Writer:
         self.target, self.name = target, name
         self.share = w.heads // w.groups
         short = max(w.size, w.width) <= SHORT_ROW
-        self.blocks = math.ceil(w.rows / (MOST_ROWS if short else MOST_ROWS // 2))
+        most = MOST_ROWS if short else MOST_ROWS // 2
+        self.blocks = math.ceil(w.rows / most)
         self.rows = math.ceil(w.rows / self.blocks)
+        like = math.ceil(w.like_rows / math.ceil(w.like_rows / most))
         full = target.float_lanes
         self.key_lanes, self.value_lanes = fitting_lanes(full, w.size), fitting_lanes(full, w.width)
-        self.transposed = (
-            self.rows >= TRANSPOSED_ROWS.get(full, math.inf) and self.key_lanes == full
-        )
+        self.transposed = like >= TRANSPOSED_ROWS.get(full, math.inf) and self.key_lanes == full
         self.lanes = full if self.transposed else self.key_lanes
-        most = 64 if self.rows > FEW_ROWS else 128
+        most = 64 if like > FEW_ROWS else 128
         self.keys = max(self.lanes, most if short else most // 2)
         self.emit = e = Emitter(target)
         self.query = e.buffer("query", w.batch * w.heads * w.count * w.size, "float32")
@@ -195,14 +195,15 @@ class _Writer:
         before = e.let("before", tirx.floordiv(low, k))
         blocks = tirx.floordiv(end + (k - 1), tirx.IntImm("int32", k)) - before
         blocks = e.let("blocks", tirx.max(blocks, tirx.IntImm("int32", 0)))
-        if self.work.spans > 1:
-            ends = [
-                e.let("span", tirx.floordiv(blocks * (self.span + number), self.work.spans))
-                for number in range(2)
-            ]
-            before, blocks = e.let("before", before + ends[0]), ends[1] - ends[0]
+        spans = self.work.spans
+        if spans > 1:
+            # A block is of the same span whatever other rows of the task see.
+            skipped = tirx.floormod(self.span - before, tirx.IntImm("int32", spans))
+            skipped = e.let("skipped", skipped)
+            blocks = e.let("blocks", tirx.floordiv(blocks - skipped + (spans - 1), spans))
+            before = e.let("before", before + skipped)
         with e.loop("key_block", blocks) as block:
-            begin = e.let("begin_key", (block + before) * k)
+            begin = e.let("begin_key", (block * spans + before) * k)
             count = e.let("count", tirx.min(end - begin, tirx.IntImm("int32", k)))
             yield begin, count
 

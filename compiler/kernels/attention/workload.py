@@ -14,6 +14,9 @@ Cache = Literal["float32", "float16"]
 # How kernels read them.
 STORED = {"float32": "float32", "float16": "uint16"}
 
+# Queries of a sequence up to which rows are computed as those of one alone are.
+FEW_QUERIES = 8
+
 # The least that a largest logit can be: finite, so that differences are numbers.
 LOWEST = -3.0e38
 
@@ -62,6 +65,15 @@ class CachedAttentionWorkload:
     def rows(self) -> int:
         """Return the rows that share a key head: queries of all its heads."""
         return self.heads // self.groups * self.count
+
+    @property
+    def like_rows(self) -> int:
+        """Return the rows by which the way to compute is chosen.
+
+        Of a few queries those of one: a row has the same bits whatever is computed beside it, so
+        that guesses of a text can be checked together.
+        """
+        return self.heads // self.groups if self.count <= FEW_QUERIES else self.rows
 
     @property
     def result_size(self) -> int:

@@ -37,7 +37,6 @@ from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH
 from edgec.compiler.kernels.isa import Dot, dot_of
-from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
@@ -456,30 +455,3 @@ class _IntegerConv(DirectConv):
 
     def add(self, accumulator: Any, values: Sequence[Any], weights: Sequence[Any]) -> Any:
         return self.dot.add(accumulator, values, weights)
-
-
-def _pack(
-    workload: IntegerConvWorkload,
-    decision: ConvDecision,
-    target: Target,
-    position: int,
-    array: NDArray[Any],
-) -> NDArray[Any]:
-    return pack_integer_weight(workload, decision, target, array) if position == 1 else array
-
-
-TEMPLATE = Template(
-    IntegerConvWorkload,
-    ConvDecision,
-    integer_space,
-    default_integer_decision,
-    emit_integer_conv,
-    _pack,
-    estimate_integer_cycles,
-    integer_weight_size,
-    epilogue="conv",
-    accumulator="int32",
-    bias=INT32_BIAS,
-    fixed_point=True,
-    why_dense="there are no sparse kernels for integers",
-)

@@ -113,8 +113,8 @@ class _Winograd:
                 count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
             last = tirx.IntImm("int32", self.rows * self.columns - self.block)
             self.first = e.let("first_tile", tirx.min(number * self.block, last))
-            self.patches = e.local("patches", p.positions * self.patch_step, "float32")
-            self.products = e.local("products", p.positions * self.product_step, "float32")
+            self.patches = e.scratch("patches", p.positions * self.patch_step, "float32")
+            self.products = e.scratch("products", p.positions * self.product_step, "float32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
@@ -170,7 +170,7 @@ class _Winograd:
 
         first_row, rows = present("row", top, w.in_h)
         first_column, columns = present("column", left, w.in_w)
-        copy = e.local("copy", patch * patch * c, "float32")
+        copy = e.scratch("copy", patch * patch * c, "float32")
         for position in range(patch * patch):
             e.store(copy, position * c, constant(0, "float32", c))
         with e.loop("block", self.in_blocks) as block:

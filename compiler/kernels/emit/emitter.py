@@ -5,10 +5,12 @@ tiles. TVM generates the machine code; no schedule stands between what is writte
 is executed.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import tirx
 from tvm.ir import PointerType, PrimType, TensorLoad
@@ -78,6 +80,18 @@ class Emitter:
         """Return a buffer on the stack; one that is only indexed by constants becomes registers."""
         buffer = tirx.decl_buffer((size,), dtype, name=name, scope="local")
         self.add(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def scratch(self, name: str, size: int, dtype: str) -> Any:
+        """Return a buffer on the stack that begins with a cache line.
+
+        A vector that lies in two lines costs two accesses. TVM aligns what it allocates to 16 bytes
+        at most, but LLVM aligns vectors to their size.
+        """
+        lanes = CACHE_LINE_BYTES // np.dtype(dtype).itemsize
+        lines = self.local(f"{name}_lines", math.ceil(size / lanes), f"{dtype}x{lanes}")
+        buffer = tirx.decl_buffer((size,), dtype, name=name, scope="local")
+        self.add(tirx.DeclBuffer(buffer, data=lines.data))
         return buffer
 
     def add(self, statement: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from edgec.compiler.kernels.isa.aarch64 import AArch64
-from edgec.compiler.kernels.isa.dot import ByteTable, Dot
+from edgec.compiler.kernels.isa.dot import ByteTable, Dot, PairDot
 from edgec.compiler.kernels.isa.generic import Generic
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot
 from edgec.compiler.kernels.isa.x86 import X86
@@ -32,6 +32,9 @@ class Isa(Protocol):
 
         It takes the four sums, int32, of the first row, then of the second, and both operands.
         """
+
+    def pair_dot(self) -> PairDot | None:
+        """Return how pairs of int16 are multiplied; None if that gains nothing."""
 
     def grouped_dot(self, bits: int) -> GroupedDot | None:
         """Return how weights of 4 or 8 bits are multiplied by int8; None if `dot` is None."""
@@ -112,4 +115,14 @@ def dot_of(target: Target) -> Dot | None:
     return isa_of(target).dot()
 
 
-__all__ = ["ISAS", "ByteTable", "Dot", "Generic", "GroupedDot", "Isa", "dot_of", "isa_of"]
+__all__ = [
+    "ISAS",
+    "ByteTable",
+    "Dot",
+    "Generic",
+    "GroupedDot",
+    "Isa",
+    "PairDot",
+    "dot_of",
+    "isa_of",
+]

@@ -92,6 +92,20 @@ class Dot:
         return ordered.view(np.int32).reshape(weight.shape)
 
 
+@dataclass(frozen=True)
+class PairDot:
+    """A pair dot describes how pairs of int16 values are multiplied and summed, modulo 2**32.
+
+    Attributes:
+        instructions: for a pair of values and one vector of weights.
+        add: accumulator plus products, of the accumulator, a pair of values in every lane, and a
+            vector of pairs of weights, all of them int32.
+    """
+
+    instructions: int
+    add: Callable[[Any, Any, Any], Any]
+
+
 def one_by_one(add: Callable[[Any, Any, Any], Any]) -> Add:
     """Return what adds the products of several groups, from what adds those of one."""
 

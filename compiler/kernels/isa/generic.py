@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
+from edgec.compiler.kernels.isa.dot import ByteTable, Dot, PairDot, one_by_one
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import (
     constant,
@@ -45,6 +45,10 @@ class Generic:
         return Dot(data, 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
+        """Return None: there is none."""
+        return None
+
+    def pair_dot(self) -> PairDot | None:
         """Return None: there is none."""
         return None
 

@@ -1,6 +1,7 @@
 """Provide x86-64 with AVX2 or AVX-512.
 
     vpdpbusd          uint8 * int8, accumulated in int32
+    vpdpwssd          int16 * int16, pairs accumulated in int32
     vpmaddubsw        uint8 * int8, adds pairs in int16: `Dot.fits` says whether weights allow it,
                       and whether two such sums can be added before they are widened
     vpmaddwd          int16 * int16, sums in int32: for all other weights
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, one_by_one
+from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, PairDot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, never
 from edgec.compiler.kernels.vectors import (
@@ -33,6 +34,7 @@ from edgec.compiler.kernels.vectors import (
     select,
     shuffle,
     subtract_saturating,
+    wrapping,
 )
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 
@@ -65,6 +67,14 @@ class X86(Generic):
             return Dot("uint8", 1, 2, _vnni(self.lanes))
         wide = Dot("uint8", 4, 5, _words(self.lanes))
         return Dot("uint8", 3, 3, _pairs(self.lanes), wide)
+
+    def pair_dot(self) -> PairDot | None:
+        """Return products of pairs of int16."""
+        if self.dot() is None or self.lanes not in _PAIRS_OF_WORDS:
+            return None
+        if self.target.integer_dot == "vnni":
+            return PairDot(1, _word_vnni(self.lanes))
+        return PairDot(2, _pairs_of_words(self.lanes))
 
     def grouped_dot(self, bits: int) -> GroupedDot | None:
         """Return products of codes as uint8 and activations as int8."""
@@ -211,6 +221,25 @@ def _words(lanes: int) -> Add:
         return acc + total
 
     return one_by_one(add)
+
+
+def _word_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:
+    name = f"x86.avx512.vpdpwssd.{lanes * 32}"
+
+    def add(acc: Any, x: Any, w: Any) -> Any:
+        words = [reinterpret(value, "int16", 2 * lanes) for value in (x, w)]
+        return intrinsic(name, f"int32x{lanes}", acc, *words)
+
+    return add
+
+
+def _pairs_of_words(lanes: int) -> Callable[[Any, Any, Any], Any]:
+    def add(acc: Any, x: Any, w: Any) -> Any:
+        words = [reinterpret(value, "int16", 2 * lanes) for value in (x, w)]
+        product = intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", *words)
+        return wrapping("add", acc, product)
+
+    return add
 
 
 def _unsigned_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:

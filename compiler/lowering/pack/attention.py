@@ -104,7 +104,7 @@ def _spans(workload: CachedAttentionWorkload) -> int:
     fewer for a batch: a text's rows have the same bits beside others as alone.
     """
     seen = min(workload.window or workload.total, workload.total)
-    if workload.rows > FEW_ROWS or seen < LONG_CACHE:
+    if workload.like_rows > FEW_ROWS or seen < LONG_CACHE:
         return 1
     return EVEN_TASKS // math.gcd(EVEN_TASKS, workload.groups)
 

@@ -11,7 +11,9 @@ SOURCES = (
     "pretokenize.c",
     "reply.c",
     "sampler.c",
+    "speculation.c",
     "stream.c",
     "tokenizer_file.c",
 )
-FILES = (*SOURCES, "generation.h", "generator.h", "tokenizer.h", "unicode_tables.h")
+HEADERS = ("generation.h", "generator.h", "speculation.h", "tokenizer.h", "unicode_tables.h")
+FILES = (*SOURCES, *HEADERS)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "generator.h"
+#include "speculation.h"
 
 #define ALIGNMENT 64
 #define CACHE_MAGIC "EDGECPC1"
@@ -16,12 +17,16 @@ struct edgec_generator {
   edgec_session* session;
   int32_t text;        /* of those that the session keeps */
   int32_t past_length; /* number of this state */
-  int32_t context, vocabulary, most_tokens;
+  int32_t context, vocabulary, most_tokens, most_rows;
   int64_t* input_ids; /* of the largest program */
   int64_t* last;
-  float* logits;
-  int32_t* tokens; /* that the cache holds */
-  size_t count;
+  float* logits; /* of as many tokens as a program gives them of */
+  int32_t* tokens; /* that the cache holds, then guesses that it holds, too */
+  size_t count, guessed;
+  size_t row; /* of logits: of the last token that was read */
+  int32_t most_guesses;
+  edgec_guess_account account;
+  edgec_guess_counts counts;
   char error[256];
 };
 
@@ -56,6 +61,12 @@ static int32_t program_texts(const edgec_generator* generator, int32_t program) 
   return (int32_t)find(found->inputs, found->input_count, "input_ids")->shape[0];
 }
 
+/* Tokens of a text that a program gives logits of: the last one, or each of a few. */
+static int32_t program_rows(const edgec_generator* generator, int32_t program) {
+  const edgec_program* found = &generator->model->programs[program];
+  return (int32_t)find(found->outputs, found->output_count, "logits")->shape[1];
+}
+
 /* Tokens that a program reads at once of a text. */
 static int32_t program_tokens(const edgec_generator* generator, int32_t program) {
   const edgec_program* found = &generator->model->programs[program];
@@ -74,11 +85,16 @@ static const char* read_model(edgec_generator* generator) {
     const edgec_tensor* ids = find(program->inputs, program->input_count, "input_ids");
     const edgec_tensor* last = find(program->inputs, program->input_count, "last");
     const edgec_tensor* logits = find(program->outputs, program->output_count, "logits");
-    if (program->input_count != 2 || !is_like(ids, "int64", 2) || !is_like(last, "int64", 1))
+    if (program->input_count != 2 || !is_like(ids, "int64", 2) || !is_like(last, "int64", 2))
       return "its inputs are not input_ids and last";
-    if (program->output_count != 1 || !is_like(logits, "float32", 3) || logits->shape[1] != 1)
-      return "its output is not the logits of one token";
+    if (program->output_count != 1 || !is_like(logits, "float32", 3) ||
+        logits->shape[1] != last->shape[1])
+      return "its output is not the logits of the tokens that last names";
+    int64_t rows = logits->shape[1];
+    if (rows != 1 && (rows != ids->shape[1] || ids->shape[0] != 1))
+      return "it gives logits of neither the last token nor each of one text";
     if (ids->shape[0] > 1 && ids->shape[1] > 1) return "it takes chunks of several texts at once";
+    if (rows > generator->most_rows) generator->most_rows = (int32_t)rows;
     single |= ids->shape[0] == 1 && ids->shape[1] == 1;
     if (ids->shape[1] > generator->most_tokens) generator->most_tokens = (int32_t)ids->shape[1];
     generator->vocabulary = (int32_t)logits->shape[2];
@@ -109,11 +125,13 @@ edgec_generator* edgec_generator_open(const edgec_model* model, edgec_session* s
   generator->model = model;
   generator->session = session;
   generator->text = text;
+  generator->most_guesses = EDGEC_GUESSES_THAT_PAY;
   const char* problem = read_model(generator);
   if (!problem) {
     generator->input_ids = allocate((size_t)generator->most_tokens * sizeof(int64_t));
-    generator->last = allocate(sizeof(int64_t));
-    generator->logits = allocate((size_t)generator->vocabulary * sizeof(float));
+    size_t rows = (size_t)generator->most_rows;
+    generator->last = allocate(rows * sizeof(int64_t));
+    generator->logits = allocate(rows * (size_t)generator->vocabulary * sizeof(float));
     generator->tokens = allocate((size_t)generator->context * sizeof(int32_t));
     if (generator->input_ids && generator->last && generator->logits && generator->tokens)
       return generator;
@@ -138,7 +156,9 @@ int32_t edgec_generator_vocabulary(const edgec_generator* generator) {
   return generator->vocabulary;
 }
 
-const float* edgec_generator_logits(const edgec_generator* generator) { return generator->logits; }
+const float* edgec_generator_logits(const edgec_generator* generator) {
+  return generator->logits + generator->row * (size_t)generator->vocabulary;
+}
 
 size_t edgec_generator_tokens(const edgec_generator* generator, const int32_t** ids) {
   *ids = generator->tokens;
@@ -162,6 +182,12 @@ static void rewind_to(edgec_generator* generator, size_t count) {
   int32_t length = (int32_t)count;
   memcpy(state_of(generator, generator->past_length), &length, sizeof length);
   generator->count = count;
+  generator->guessed = 0;
+}
+
+/* Forget guesses that nobody took, before something else is read. */
+static void forget_guesses(edgec_generator* generator) {
+  if (generator->guessed) rewind_to(generator, generator->count);
 }
 
 /* The program for so many tokens, of those of one token or of those of several: the smallest that
@@ -172,7 +198,8 @@ static int32_t choose_among(const edgec_generator* generator, size_t wanted, int
   size_t room = (size_t)generator->context - generator->count;
   for (int32_t i = 0; i < generator->model->program_count; ++i) {
     int32_t tokens = program_tokens(generator, i);
-    if (program_texts(generator, i) > 1 || (size_t)tokens > room || (tokens == 1) != single)
+    if (program_texts(generator, i) > 1 || (size_t)tokens > room || (tokens == 1) != single ||
+        program_rows(generator, i) > 1)
       continue;
     int enough = (size_t)tokens >= wanted, was_enough = (size_t)chosen_tokens >= wanted;
     if (chosen < 0 || (enough ? !was_enough || tokens < chosen_tokens
@@ -191,18 +218,18 @@ static int32_t choose_program(const edgec_generator* generator, size_t wanted, i
   return chunk < 0 ? choose_among(generator, wanted, 1) : chunk;
 }
 
-/* Run one program on the next tokens; how many it read. */
-static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t count,
-                          int prompt) {
-  int32_t number = choose_program(generator, count, prompt);
-  if (number < 0)
-    return fail(generator, EDGEC_CONTEXT_FULL, "the context of %" PRId32 " tokens is full",
-                generator->context);
+/* Run a program on the next tokens, no more than it reads at once. Those behind the first
+ * `known` are guesses. */
+static int64_t run_program(edgec_generator* generator, int32_t number, const int32_t* ids,
+                           size_t known, size_t guessed) {
   const edgec_program* program = &generator->model->programs[number];
-  size_t tokens = (size_t)program_tokens(generator, number);
-  size_t taken = count < tokens ? count : tokens;
+  size_t tokens = (size_t)program_tokens(generator, number), taken = known + guessed;
+  int32_t rows = program_rows(generator, number);
   for (size_t i = 0; i < tokens; ++i) generator->input_ids[i] = i < taken ? ids[i] : 0;
-  *generator->last = (int64_t)taken - 1;
+  for (int32_t i = 0; i < rows; ++i) {
+    int64_t end = (int64_t)taken - 1;
+    generator->last[i] = rows > 1 && i < end ? i : end;
+  }
   const void* inputs[2];
   for (int32_t i = 0; i < 2; ++i)
     inputs[i] = strcmp(program->inputs[i].name, "last") ? (void*)generator->input_ids
@@ -210,9 +237,22 @@ static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t
   void* outputs[] = {generator->logits};
   if (generator->model->run_part(generator->session, number, generator->text, inputs, outputs, NULL))
     return fail(generator, EDGEC_RUN_FAILED, "%s", generator->model->error(generator->session));
-  memcpy(generator->tokens + generator->count, ids, taken * sizeof *ids);
-  generator->count += taken;
-  return (int64_t)taken;
+  memmove(generator->tokens + generator->count, ids, taken * sizeof *ids);
+  generator->count += known;
+  generator->guessed = guessed;
+  generator->row = 0;
+  return (int64_t)known;
+}
+
+/* Run one program on the next tokens; how many it read. */
+static int64_t read_chunk(edgec_generator* generator, const int32_t* ids, size_t count,
+                          int prompt) {
+  int32_t number = choose_program(generator, count, prompt);
+  if (number < 0)
+    return fail(generator, EDGEC_CONTEXT_FULL, "the context of %" PRId32 " tokens is full",
+                generator->context);
+  size_t tokens = (size_t)program_tokens(generator, number);
+  return run_program(generator, number, ids, count < tokens ? count : tokens, 0);
 }
 
 static int64_t read_tokens(edgec_generator* generator, const int32_t* ids, size_t count,
@@ -244,8 +284,64 @@ int64_t edgec_generator_read(edgec_generator* generator, const int32_t* ids, siz
   return read_tokens(generator, ids + shared, count - shared, 1);
 }
 
+/* ---- guesses ---- */
+
+void edgec_generator_speculate(edgec_generator* generator, int32_t most_guesses) {
+  generator->most_guesses = most_guesses;
+}
+
+edgec_guess_counts edgec_generator_guesses(const edgec_generator* generator) {
+  return generator->counts;
+}
+
+/* The program that gives logits of each token, if its rows fit behind those that the cache holds;
+ * else -1. */
+static int32_t choose_checking(const edgec_generator* generator) {
+  if (!generator->most_guesses) return -1;
+  size_t room = (size_t)generator->context - generator->count;
+  for (int32_t i = 0; i < generator->model->program_count; ++i)
+    if (program_rows(generator, i) > 1 && (size_t)program_tokens(generator, i) <= room) return i;
+  return -1;
+}
+
+/* Whether a token is what was guessed: then the cache and the logits have it already. */
+static int take_guess(edgec_generator* generator, int32_t id) {
+  if (!generator->guessed || generator->tokens[generator->count] != id) return 0;
+  ++generator->count;
+  --generator->guessed;
+  ++generator->row;
+  ++generator->counts.right;
+  edgec_note_right(&generator->account);
+  return 1;
+}
+
 int64_t edgec_generator_append(edgec_generator* generator, int32_t id) {
-  return read_tokens(generator, &id, 1, 0);
+  if (take_guess(generator, id)) return 1;
+  forget_guesses(generator);
+  int32_t checking = id < 0 || id >= generator->vocabulary ? -1 : choose_checking(generator);
+  double began = edgec_now();
+  size_t guessed = 0, matching = 0;
+  if (checking >= 0) {
+    size_t most = (size_t)program_tokens(generator, checking) - 1;
+    int paying = generator->most_guesses == EDGEC_GUESSES_THAT_PAY;
+    if (!paying && (size_t)generator->most_guesses < most)
+      most = (size_t)generator->most_guesses;
+    int32_t* next = generator->tokens + generator->count;
+    next[0] = id;
+    matching = edgec_guess(generator->tokens, generator->count + 1, next + 1, most);
+    if (matching && (!paying || edgec_guesses_pay(&generator->account, matching))) guessed = most;
+  }
+  if (!guessed) {
+    int64_t taken = read_tokens(generator, &id, 1, 0);
+    edgec_note_plain(&generator->account, edgec_now() - began);
+    return taken;
+  }
+  const int32_t* next = generator->tokens + generator->count;
+  int64_t taken = run_program(generator, checking, next, 1, guessed);
+  edgec_note_checked(&generator->account, matching, edgec_now() - began);
+  ++generator->counts.runs;
+  generator->counts.guessed += (int64_t)guessed;
+  return taken;
 }
 
 /* ---- several texts at once ---- */
@@ -309,6 +405,14 @@ void edgec_generators_append(edgec_generator* const* generators, const int32_t* 
   size_t left = 0;
   for (size_t i = 0; wanted && i < count; ++i)
     left += wanted[i] = (unsigned char)may_append(generators[i], ids[i], &results[i]);
+  /* What was guessed is there; what is run together guesses nothing. */
+  for (size_t i = 0; wanted && i < count; ++i) {
+    if (!wanted[i] || !take_guess(generators[i], ids[i])) continue;
+    wanted[i] = 0;
+    --left;
+  }
+  for (size_t i = 0; left > 1 && i < count; ++i)
+    if (wanted[i]) forget_guesses(generators[i]);
   const edgec_generator* any = count ? generators[0] : NULL;
   int32_t parts = count ? any->model->state_parts : 1;
   float* logits = left > 1 ? allocate((size_t)parts * (size_t)any->vocabulary * sizeof *logits) : NULL;
@@ -328,6 +432,7 @@ void edgec_generators_append(edgec_generator* const* generators, const int32_t* 
         memcpy(generator->logits, logits + (size_t)(generator->text - first) * (size_t)any->vocabulary,
                (size_t)any->vocabulary * sizeof *logits);
         generator->tokens[generator->count++] = ids[i];
+        generator->row = 0;
         wanted[i] = 0;
       }
     }
@@ -356,6 +461,7 @@ static layout layout_of(const edgec_generator* generator, const edgec_tensor* st
 int64_t edgec_generator_save(edgec_generator* generator, const char* path,
                              const unsigned char digest[32]) {
   const edgec_model* model = generator->model;
+  forget_guesses(generator);
   uint32_t count = (uint32_t)generator->count;
   FILE* file = fopen(path, "wb");
   if (!file) return fail(generator, EDGEC_BAD_CACHE, "cannot write %s: %s", path, strerror(errno));

@@ -1,8 +1,8 @@
 /* A language model that goes on with tokens: its programs, and the cache of what they have read.
  *
- * A model is one if its programs take `input_ids` int64 [B, S] and `last` int64 [B], the index of
- * the last token that is no padding, and give `logits` float32 [B, 1, V] of that token; and if its
- * state has `past_length` int32 [B], the tokens read so far, and caches [B, heads, T, size]. B is 1,
+ * A model is one if its programs take `input_ids` int64 [B, S] and `last` int64 [B, R], indices of
+ * which the last is that of the last token that is no padding, and give `logits` float32 [B, R, V]
+ * of these tokens; R is 1, or S in a program that checks guesses; and if its state has `past_length` int32 [B], the tokens read so far, and caches [B, heads, T, size]. B is 1,
  * or a session keeps B texts, which programs of one text each run one by one. */
 #ifndef EDGEC_GENERATOR_H
 #define EDGEC_GENERATOR_H
@@ -42,6 +42,23 @@ int64_t edgec_generator_append(edgec_generator* generator, int32_t id);
  * allow. What became of each is in `results`, as `edgec_generator_append` gives it. */
 void edgec_generators_append(edgec_generator* const* generators, const int32_t* ids, size_t count,
                              int64_t* results);
+
+/* Guess what follows where the last tokens were there before, and check up to `most_guesses` guesses
+ * in one run, with a program that gives logits of each token. What is read, and its logits, are the
+ * same with guesses or without; none are tried if `most_guesses` is 0, and by
+ * EDGEC_GUESSES_THAT_PAY, with which a generator begins, as many as the program takes, as long as
+ * they make it faster by the clock. */
+enum { EDGEC_GUESSES_THAT_PAY = -1 };
+void edgec_generator_speculate(edgec_generator* generator, int32_t most_guesses);
+
+typedef struct {
+  int64_t runs;    /* that checked guesses */
+  int64_t guessed; /* tokens */
+  int64_t right;   /* of these the ones that were read afterwards, which took no run */
+} edgec_guess_counts;
+
+/* What became of guesses since the generator was opened. */
+edgec_guess_counts edgec_generator_guesses(const edgec_generator* generator);
 
 /* Logits of what may follow the last token that was read. */
 const float* edgec_generator_logits(const edgec_generator* generator);

@@ -23,16 +23,21 @@ def test_the_fastest_is_chosen(bandwidth: float, expected: str) -> None:
     chooser = PlanChooser(plans(), latency=0.001)
     for _ in range(20):
         chooser.note(1, 0.030, 0.002 + 50_000 / bandwidth, now=0.0)
-    assert chooser.bandwidth == pytest.approx(bandwidth)
-    assert plans()[chooser.choose(now=0.0)].name == expected
+    assert chooser.bandwidth == pytest.approx(bandwidth, 0.01)
+    assert plans()[chooser.choose()].name == expected
 
 
 def test_a_link_that_recovers_is_seen_again() -> None:
     chooser = PlanChooser(plans())
     chooser.note(1, 0.03, 0.01, now=0.0)
     chooser.note_loss(1, 1.0, now=1.0)
-    assert chooser.choose(now=1.5) == 2
-    assert chooser.choose(now=1.5 + PROBE_SECONDS) == 1
+    assert chooser.choose() == 2
+    # A request beside it says that the link is back; it is not asked twice.
+    assert chooser.probe(now=1.0 + PROBE_SECONDS / 2) is None
+    assert chooser.probe(now=1.5 + PROBE_SECONDS) == 1
+    assert chooser.probe(now=1.5 + PROBE_SECONDS) is None
+    chooser.note(1, 0.03, 0.01, now=2.6)
+    assert chooser.choose() in (0, 1)
     with pytest.raises(UsageError, match="no plan"):
         PlanChooser([])
 
@@ -47,7 +52,7 @@ def test_choices_over_a_trace_are_near_the_best_of_each_moment() -> None:
     for step in range(2000):
         bandwidth = float(np.clip(bandwidth * np.exp(random.normal(0, 0.03)), 1e5, 1e8))
         times = [c.compute_s + (c.size_bytes / bandwidth) for c in costs]
-        number = chooser.choose(now=step * 0.1)
+        number = chooser.choose()
         chooser.note(
             number, costs[number].compute_s, times[number] - costs[number].compute_s, step * 0.1
         )

@@ -17,6 +17,7 @@ from edgec.compiler.distribute.bench_plan import bench_plan
 from edgec.compiler.distribute.connection import new_key
 from edgec.compiler.distribute.plan_report import plan_page
 from edgec.compiler.distribute.plan_session import PlanSession
+from edgec.compiler.distribute.plan_set import PlanSet
 from edgec.compiler.distribute.stage_places import StageOptions
 from edgec.compiler.distribute.stage_process import StageProcess
 from edgec.compiler.distribute.verify_plan import verify_plan
@@ -219,3 +220,23 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "device a (127.0.0.1:9) cannot be reached" in capsys.readouterr().err
     assert main(["bench", "--plan", str(folder), "--board", "qemu-rpi4"]) == 2
     assert main(["run"]) == 2
+
+
+def test_a_request_that_is_late_is_answered_here_as_well(
+    folder: Path, cases: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
+) -> None:
+    with PlanSession(folder, timeout=PATIENT) as session:
+        plans = PlanSet([session])
+        for _ in range(20):
+            # So slow here that every request goes to the stages.
+            plans.chooser.note(1, 10.0, 0.0)
+        inputs, expected = cases[0]
+        check(expected, plans.run(inputs))
+        assert (plans.chosen, plans.late) == ({folder.name: 1}, 0)
+        stalled = session.pids["a.edgec"]
+        os.kill(stalled, signal.SIGSTOP)
+        began = time.monotonic()
+        check(expected, plans.run(inputs))
+        assert plans.late == 1
+        assert time.monotonic() - began < PATIENT / 2
+        os.kill(stalled, signal.SIGCONT)

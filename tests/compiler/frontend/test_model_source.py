@@ -33,19 +33,19 @@ def bundle(folder: Path) -> Bundle:
 
 
 def test_a_bundle_takes_chunks_and_tokens(bundle: Bundle) -> None:
-    assert [program.name for program in bundle.manifest.programs] == ["prefill", "decode"]
+    assert [program.name for program in bundle.manifest.programs] == ["prefill", "verify", "decode"]
     session = bundle.open(threads=1)
     # A chunk, one with padding behind its three tokens, and two tokens.
     chunks = [(IDS[:4], 3), ([*IDS[4:7], 0], 2), (IDS[7:8], 0), (IDS[8:9], 0)]
     logits = [
-        session.run({"input_ids": np.array([ids]), "last": np.array([last])})["logits"][0, 0]
+        session.run({"input_ids": np.array([ids]), "last": np.array([[last]])})["logits"][0, 0]
         for ids, last in chunks
     ]
     expected = reference_logits(CONFIG, TENSORS, IDS)[[3, 6, 7, 8]]
     # Float32 against float64; logits are of the order of 5.
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
     session.reset()
-    again = session.run({"input_ids": np.array([IDS[:4]]), "last": np.array([3])})["logits"]
+    again = session.run({"input_ids": np.array([IDS[:4]]), "last": np.array([[3]])})["logits"]
     np.testing.assert_array_equal(again[0, 0], logits[0])
 
 

@@ -77,7 +77,7 @@ def test_a_bundle_holds_the_adapter_that_it_names(bundle: Bundle, folder: Path) 
     parts = [sha256((folder / "adapter" / name).read_bytes()).digest() for name in names]
     assert (record.name, record.scale) == ("adapter", 0.5)
     assert record.sha256 == sha256(b"".join(parts)).hexdigest()
-    fed = {"input_ids": np.arange(8).reshape(1, 8), "last": np.array([7])}
+    fed = {"input_ids": np.arange(8).reshape(1, 8), "last": np.array([[7]])}
     logits = bundle.open(threads=1).run(fed)["logits"]
     off = {}
     for scale in (0.0, 0.5 * 6 / 4, 6 / 4):
@@ -154,7 +154,7 @@ def test_a_cache_of_half_floats_takes_half_the_memory(bundle: Bundle) -> None:
     session = bundle.open(threads=1)
     assert isinstance(session, StaticSession)
     ids = np.arange(8).reshape(1, 8)
-    session.run({"input_ids": ids, "last": np.array([7])})
+    session.run({"input_ids": ids, "last": np.array([[7]])})
     rows = session.state("past_key_values.0.key")[0]
     assert rows.dtype == np.float16
     assert np.all(np.any(rows[:, :8] != 0, axis=2))
@@ -170,8 +170,8 @@ def test_a_cache_of_half_floats_takes_half_the_memory(bundle: Bundle) -> None:
 def test_decode_is_checked_on_a_cache_that_prefill_filled(bundle: Bundle) -> None:
     """Its vectors go on where those of prefill end."""
     programs = [vector.program for vector in bundle.manifest.vectors]
-    assert programs == ["prefill"] * 3 + ["decode"] * 3
-    assert [vector.goes_on for vector in bundle.manifest.vectors] == [False, *[True] * 5]
+    assert programs == ["prefill"] * 3 + ["verify"] * 3 + ["decode"] * 3
+    assert [vector.goes_on for vector in bundle.manifest.vectors] == [False, *[True] * 8]
     session = bundle.open(threads=1)
     for fed, expected in bundle.vectors()[3:4]:
         fresh = session.run(fed)["logits"]

@@ -218,10 +218,9 @@ def test_the_program_says_what_python_says(bundle: Path, tmp_path: Path, call: C
     python = json.loads(out)
     assert code == 0
     cache = str(tmp_path / "cache")
-    for _ in range(2):
-        code, out, err = run(
-            bundle, "--prompt", PROMPT, *settings, "--json", "--prompt-cache", cache
-        )
+    for guesses in ("3", "off"):
+        more = ["--json", "--prompt-cache", cache, "--speculate", guesses]
+        code, out, err = run(bundle, "--prompt", PROMPT, *settings, *more)
         assert (code, json.loads(out)["tokens"]) == (0, python["tokens"]), err
         assert json.loads(out)["text"] == python["text"]
     generator = Generator(bundle, threads=1)
@@ -263,6 +262,11 @@ def test_the_program_chats_as_python_does(
         (["--prompt", "a", "--chat"], 2, "give one of --prompt, --prompt-file and --chat"),
         (["--chat", "--max-tokens"], 2, "--max-tokens is unknown or needs a value"),
         (["--prompt", "a", "--odd", "1"], 2, "unknown option --odd"),
+        (
+            ["--prompt", "a", "--speculate", "on"],
+            2,
+            "--speculate is on; give auto, off or a number",
+        ),
     ],
 )
 def test_errors_of_the_program(
@@ -280,6 +284,8 @@ def test_errors_of_the_command_line(bundle: Path, digits_bundle: Path, call: Cal
     check_error(call("run", str(bundle), "--prompt", "a", "--top-p", "2"), 2, "top_p is 2.0")
     check_error(call("run", str(bundle), "--prompt", "a", "--board", "b"), 2, "takes no --board")
     check_error(call("run", str(bundle), "--prompt-file", "/no/file"), 4, "cannot be read")
+    odd = call("run", str(bundle), "--prompt", "a", "--speculate", "on")
+    check_error(odd, 2, "speculate is on; auto, off or a number")
 
 
 def test_too_little_memory_is_said_before_it_is_taken(

@@ -34,7 +34,7 @@ def exported(folder: Path) -> onnx.ModelProto:
         for place, name in enumerate(node.input):
             if name == "total_length":
                 node.input[place] = "total"
-            if name == "last_hidden.rows":
+            if name == "last_hidden":
                 node.input[place] = "blk.1.ffn_added"
     del graph.node[:]
     graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))

@@ -16,6 +16,7 @@ from edgec.compiler.split.devices import parse_devices, read_split_file, split_f
 from edgec.compiler.split.link import Network, parse_link
 from edgec.compiler.split.minimum_cuts import minimum_cuts
 from edgec.compiler.split.model_values import ModelValues
+from edgec.compiler.split.plan import Plan
 from edgec.targets import load_target
 
 
@@ -103,3 +104,26 @@ def test_the_command_line_writes_what_compile_takes(
     damaged.write_text("{}\n")
     assert main([*call, "--records", str(damaged)]) == 0
     assert "dropped 1 damaged line (1)" in capsys.readouterr().err
+
+
+def test_a_trace_gives_the_plans_that_matter(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, devices = tmp_path / "trace.csv", "a=x86-64-v2,b=native"
+    rows = "".join(f"{rate},0.001\n" for rate in (0.01, 0.1, 1, 10, 100, 1000, 10000, 100000))
+    trace.write_text(f"mbit,ms\n{rows}")
+    command = ["split", str(model), "--devices", devices, "--network", str(trace), "-q"]
+    assert main([*command, "-o", str(tmp_path / "s.toml")]) == 0
+    told = capsys.readouterr().out
+    assert "plans that matter over this network" in told
+    parsed = parse_devices(devices)
+    files = [read_split_file(tmp_path / name, parsed) for name in ("s.toml", "s-2.toml")]
+    # Alone where there is hardly a link; with the other one where it is fast.
+    assert {len({stage.device for stage in file} - {"a"}) for file in files} == {0, 1}
+    compiled = ["compile", str(model), "--devices", devices, "--network", str(trace), "-q"]
+    assert main([*compiled, "--no-parity", "-o", str(tmp_path / "m.plan")]) == 0
+    assert Plan.load(tmp_path / "m.plan").whole == "whole.edgec"
+    (tmp_path / "slow.csv").write_text("mbit\n0.001\n0.002\n")
+    compiled[5] = str(tmp_path / "slow.csv")
+    assert main([*compiled, "-o", str(tmp_path / "n.plan")]) == 2
+    assert "a is fastest on its own" in capsys.readouterr().err

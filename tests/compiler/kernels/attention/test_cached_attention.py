@@ -11,6 +11,7 @@ from support.onnx_graphs import random
 from tvm import relax
 
 from edgec.compiler.ir.cache_operators import cached_attention, rotary
+from edgec.compiler.kernels.attention.workload import FEW_QUERIES
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,43 @@ def test_lengths_at_run_time(target: str) -> None:
             other = attended(*tensors[name].values(), offset + 1, **case.options)
             seen = offset[0] >= 0 and offset[0] + case.count < case.total
             assert not (seen and np.allclose(found[name], other, rtol=2e-5, atol=2e-5)), name
+
+
+FEW = {
+    "grouped": Case(6, 2, FEW_QUERIES, 150, 32, 32),
+    "grouped, half floats": Case(6, 2, FEW_QUERIES, 150, 32, 32, cache="float16"),
+    "many heads of a key": Case(14, 1, FEW_QUERIES, 150, 16, 16),
+    "window and cap": Case(4, 4, FEW_QUERIES, 300, 16, 48, 20, 3.0),
+    "spans": Case(9, 3, FEW_QUERIES, 1300, 16, 16),
+    "spans and window": Case(2, 1, FEW_QUERIES, 1300, 16, 16, 1100),
+}
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
+def test_a_few_queries_have_the_bits_of_one_alone(target: str) -> None:
+    """So that guesses of what follows can be checked together."""
+    arrays = {f"{n} {k}": a for n, case in FEW.items() for k, a in case.tensors().items()}
+    arrays["offset"] = np.array([0, 0])
+    queries = {f"{name} query": arrays[f"{name} query"] for name in FEW}
+
+    def build(emit: Any, offset: Any, **given: Any) -> dict[str, Any]:
+        def attend(name: str, case: Case) -> Any:
+            tensors = (given[f"{name} {part}"] for part in ("query", "keys", "values"))
+            return emit(cached_attention(*tensors, offset, **case.options))
+
+        return {name: attend(name, case) for name, case in FEW.items()}
+
+    kernels = ["cache_attention"] * 4 + ["cache_attention", "join_spans"] * 2
+    together = host_model(arrays, build, kernels, target)
+    first = {name: query[:, :, :1] for name, query in queries.items()}
+    alone = host_model({**arrays, **first}, build, kernels, target)
+    for offset in ((0, 120), (125, 255), (1021, 1150), (1279, 638)):
+        found = together.run({**arrays, "offset": np.array(offset)})
+        for place in (0, 3, FEW_QUERIES - 1):
+            rows = {name: query[:, :, place : place + 1] for name, query in queries.items()}
+            given = {**arrays, **rows, "offset": np.array(offset) + place}
+            for name, row in alone.run(given).items():
+                np.testing.assert_array_equal(found[name][:, :, place : place + 1], row, name)
 
 
 def test_legalizations_mean_the_same() -> None:

@@ -1,0 +1,1 @@
+"""Early exits: small classifiers inside a model that answer where they are sure."""

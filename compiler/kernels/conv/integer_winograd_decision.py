@@ -1,0 +1,183 @@
+"""Provide decisions about a convolution of quantized values by Winograd's algorithm.
+
+`integer_winograd.py` has the algorithm and the meaning of its parts.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.kernels.conv.winograd_decision import (
+    FEW_TASKS,
+    STACK_BYTES,
+    TILE_SIZES,
+    WinogradDecision,
+    tiles_of,
+)
+from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES
+from edgec.compiler.kernels.emit.epilogue import cost
+from edgec.compiler.kernels.emit.machine_model import (
+    FAR_BYTES_PER_CYCLE,
+    ISSUE_WIDTH,
+    LOOP_STEP_INSTRUCTIONS,
+    TILE_START_CYCLES,
+    half_l2,
+    imbalance_of,
+)
+from edgec.compiler.kernels.isa import dot_of, isa_of
+from edgec.compiler.numerics.pair_sums import pair_sums
+from edgec.targets.target import Target
+
+Ends = tuple[int, int]
+"""The smallest and the largest value."""
+
+WORD_BYTES = 4
+# By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
+MOST_SUMS = {2: 2**30, 4: 2**26}
+# To change a patch of two blocks, the weights of a pair of input channels, and the products of a
+# tile, each for a vector, in the cycles of the model of the direct convolution: what they store is
+# for the second-level cache. Measured on a Zen 4 for m = 4.
+PATCH_CYCLES = {2: 160, 4: 350}
+WINDOW_CYCLES = {2: 65, 4: 145}
+TOTAL_CYCLES = {2: 50, 4: 150}
+# To move an accumulator between memory and a register.
+MOVE_INSTRUCTIONS = 3
+# How much less a core waits for what it reads in order from beyond the second-level cache.
+IN_ORDER_GAIN = 8.0
+# Beside accumulators and weights: a value in all lanes, and a product.
+TEMPORARIES = 2
+
+
+def suits_integer_winograd(work: ConvWorkload, out: int, target: Target) -> bool:
+    """Return whether a convolution is 3x3, of this kind, and at least as large as a tile."""
+    return (
+        isa_of(target).pair_dot() is not None
+        and work.kernel == (3, 3)
+        and work.stride == (1, 1)
+        and work.dilation == (1, 1)
+        and work.groups == 1
+        and not work.plain_input
+        and work.out_extent == (work.out_h, work.out_w)
+        and min(work.padding) >= 0
+        and min(work.out_h, work.out_w) >= out
+    )
+
+
+def data_ends(wide: bool, target: Target, weight: NDArray[np.int8]) -> Ends:
+    """Return the smallest and the largest quantized value that the data of a layer can have.
+
+    Where products are added in int16, they are known to fit (`Dot.cannot_saturate`), which bounds
+    the data.
+
+    Args:
+        wide: whether they are not added in int16.
+        target: where.
+        weight: [out_channels, in_channels, 3, 3].
+    """
+    dot = dot_of(target)
+    assert dot is not None
+    limits = np.iinfo(dot.data)
+    if wide or dot.exact_fallback is None:
+        return int(limits.min), int(limits.max)
+    most = max(1, int(pair_sums(weight, 1, 1).max(initial=0)))
+    return int(limits.min), min(int(limits.max), np.iinfo(np.int16).max // most)
+
+
+def bounds_of_sums(weight: NDArray[np.int8], ends: Ends) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the least and the most that sums of windows can be, by output channel; int64."""
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    products = [flat * end for end in ends]
+    return np.minimum(*products).sum(axis=1), np.maximum(*products).sum(axis=1)
+
+
+def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
+    """Return whether all sums of such data and these weights are exact.
+
+    Args:
+        weight: [out_channels, in_channels, 3, 3].
+        out: rows and columns of output pixels in a tile.
+        ends: the smallest and the largest quantized value of the data.
+    """
+    least, most = bounds_of_sums(weight, ends)
+    return bool((most - least).max(initial=0) < MOST_SUMS[out])
+
+
+def pairs_of(work: ConvWorkload) -> int:
+    """Return pairs of input channels."""
+    return math.ceil(work.in_channels / 2)
+
+
+def held_values(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple[int, int, int]:
+    """Return int32 values between positions in patches, in weights and in products of a task."""
+    tiles, width = decision.register_tiles * decision.repeats, decision.vectors * c
+    patches = math.ceil(pairs_of(work) / c) * tiles * c
+    return _apart(patches), _apart(pairs_of(work) * width), _apart(tiles * width)
+
+
+def _apart(values: int) -> int:
+    """Return at least so many values: an odd number of cache lines, as of `winograd.py`."""
+    line = CACHE_LINE_BYTES // WORD_BYTES
+    return (math.ceil(values / line) // 2 * 2 + 1) * line
+
+
+def integer_winograd_space(
+    workload: QuantizedConvWorkload, target: Target
+) -> list[WinogradDecision]:
+    """Return decisions whose register tile fits the registers, and what a task holds its stack."""
+    work, c = workload.conv, target.float_lanes
+    blocks = math.ceil(work.out_channels / c)
+    decisions = []
+    for out in TILE_SIZES:
+        if not suits_integer_winograd(work, out, target):
+            continue
+        count = math.prod(tiles_of(work, out))
+        for vectors in range(1, min(blocks, 4) + 1):
+            room = (target.vector_registers - vectors - TEMPORARIES) // vectors
+            for tiles in range(1, min(count, room) + 1):
+                for repeats in (1, 2, 3, 4, 6, 8, 12):
+                    decision = WinogradDecision(tiles, vectors, repeats, out)
+                    held = decision.positions * sum(held_values(work, decision, c)) * WORD_BYTES
+                    if tiles * repeats > count or held > STACK_BYTES:
+                        continue
+                    tasks = work.batch * math.ceil(count / (tiles * repeats))
+                    most = math.ceil(blocks / vectors) if tasks < FEW_TASKS else 1
+                    splits = range(1, min(target.cores, most) + 1)
+                    decisions += [replace(decision, splits=number) for number in splits]
+    return decisions
+
+
+def estimate_integer_winograd_cycles(
+    workload: QuantizedConvWorkload, decision: WinogradDecision, target: Target
+) -> float:
+    """Return cycles as the model of the direct convolution of quantized values counts them."""
+    work, c, out, units = workload.conv, target.float_lanes, decision.out, target.fma_units
+    pair_dot = isa_of(target).pair_dot()
+    assert pair_dot is not None
+    tiles, vectors, positions = decision.register_tiles, decision.vectors, decision.positions
+    block = tiles * decision.repeats
+    blocks = work.batch * math.ceil(math.prod(tiles_of(work, out)) / block)
+    tasks = blocks * decision.splits
+    all_out_tiles = math.ceil(math.ceil(work.out_channels / c) / vectors)
+    out_tiles = math.ceil(all_out_tiles / decision.splits)
+    words = pairs_of(work)
+    products = tiles * vectors
+    multiply = products * pair_dot.instructions / units
+    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
+    around = TILE_START_CYCLES + MOVE_INSTRUCTIONS * products / units
+    multiplying = positions * decision.repeats * (words * step + around)
+    windows = words * vectors * WINDOW_CYCLES[out]
+    totals = block * vectors * (TOTAL_CYCLES[out] + out * out * cost(work.epilogue) / units)
+    patches = block * math.ceil(words / c) * PATCH_CYCLES[out]
+    task = patches + out_tiles * (windows + multiplying + totals)
+    held = [positions * WORD_BYTES * values for values in held_values(work, decision, c)]
+    if sum(held) > half_l2(target):
+        again = out_tiles * (held[0] + 2 * held[1]) / IN_ORDER_GAIN
+        task += (2 * held[0] + again) / FAR_BYTES_PER_CYCLE
+    image = work.batch * work.in_channels * work.in_h * work.in_w
+    weights = 9 * work.in_channels * work.out_channels
+    far = image + weights * (blocks if weights > half_l2(target) else 1)
+    return tasks * task * imbalance_of(tasks, target) + far / FAR_BYTES_PER_CYCLE

@@ -1,0 +1,108 @@
+"""3x3 convolutions of quantized values by Winograd's algorithm: the bits of NumPy integers."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.integer_graphs import Code, ConvCase, open_module
+
+from edgec.compiler.kernels.conv import integer_dense
+from edgec.compiler.kernels.conv.decision import ConvDecision
+from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
+from edgec.compiler.kernels.conv.integer_winograd_decision import is_exact
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
+from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.runtime.session import why_not_here
+from edgec.targets import Target, load_target
+
+# vpdpwssd and vpmaddwd, 512 and 256 bits.
+NAMES = ("x86-64-v4-vnni", "x86-64-v4", "x86-64-v3")
+TARGETS = [name for name in NAMES if not why_not_here(load_target(name))]
+
+PADDED: dict[str, Any] = {"padding": (1, 1, 1, 1)}
+CASES = {
+    "even": ConvCase([1, 32, 8, 12], [37, 32, 3, 3], attributes=PADDED),
+    "odd blocks, rows and columns": ConvCase([2, 20, 9, 11], [19, 20, 3, 3], attributes=PADDED),
+    "no padding, one block": ConvCase([1, 5, 7, 9], [16, 5, 3, 3]),
+    "pads beyond the window": ConvCase(
+        [1, 9, 5, 6], [16, 9, 3, 3], attributes={"padding": (4, 3, 5, 4)}
+    ),
+    "one tile, 8 bits on both sides": ConvCase(
+        [1, 24, 4, 4], [40, 24, 3, 3], attributes=PADDED, largest=127
+    ),
+    "hard swish": ConvCase(
+        [1, 20, 6, 7],
+        [37, 20, 3, 3],
+        attributes=PADDED,
+        result=Code("uint8", 0.03, 20),
+        swish=True,
+    ),
+    "extreme": ConvCase(
+        [1, 224, 5, 5],
+        [16, 224, 3, 3],
+        attributes=PADDED,
+        data=Code("uint8", 0.02, 3),
+        result=Code("uint8", 8.0, 128),
+        largest=127,
+        extreme=True,
+    ),
+}
+
+
+def winograd_only(out: int, seed: int = 0) -> Any:
+    """Any decision for tiles of such size."""
+    generator = np.random.default_rng(seed)
+
+    def decide(operator: str, workload: Any, target: Target) -> Any:
+        space = TEMPLATES[operator].space(workload, target)
+        found = [d for d in space if getattr(d, "out", 0) == out]
+        return found[int(generator.integers(len(found)))] if found else space[0]
+
+    return decide
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("out", [2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_integers(name: str, out: int, target: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    built = open_module(case.module(), load_target(target), tmp_path, winograd_only(out, len(name)))
+    assert "integer_conv" in built.templates
+    expected = case.expected()
+    assert len(np.unique(expected)) > 2 or case.extreme
+    found = built.run({"x": case.arrays()[0]})["y"]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_sums_that_do_not_fit_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine times 2**6 of the sum must fit 32 bits; forced, it is wrong."""
+    case = CASES["extreme"]
+    case = replace(case, shape=[1, 264, 5, 5], weight=[16, 264, 3, 3])
+    data, weight, *_ = case.arrays()
+    weight[0, 0] = -weight[0, 0]
+    assert is_exact(weight, 2, (0, 255))
+    assert not is_exact(weight, 4, (0, 255))
+    assert is_exact(weight[:, :230], 4, (0, 255))
+    assert is_exact(weight, 4, (0, 129))
+    target, decide = load_target("x86-64-v3"), winograd_only(4)
+    expected = case.expected()
+    built = open_module(case.module(), target, tmp_path, decide)
+    np.testing.assert_array_equal(built.run({"x": data})["y"], expected)
+    monkeypatch.setattr(integer_dense, "is_exact", lambda *_: True)
+    (tmp_path / "forced").mkdir()
+    forced = open_module(case.module(), target, tmp_path / "forced", decide)
+    assert not np.array_equal(forced.run({"x": data})["y"], expected)
+
+
+def test_large_layers_are_computed_by_it() -> None:
+    target = load_target("x86-64-v3")
+    large = ConvWorkload(1, 64, 56, 56, 64, 56, 56, (3, 3), padding=(1, 1))
+    strided = replace(large, out_h=28, out_w=28, stride=(2, 2))
+    decide = TEMPLATES["edgec.integer_conv"].default
+    assert isinstance(decide(IntegerConvWorkload(large, 3), target), WinogradDecision)
+    assert isinstance(decide(IntegerConvWorkload(strided, 3), target), ConvDecision)
