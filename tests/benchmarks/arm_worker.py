@@ -48,8 +48,9 @@ def ncnn(model: Path, inputs: Inputs, halves: bool) -> Callable[[], object]:
             setattr(net.opt, option, False)
     if net.load_param(str(model)) or net.load_model(str(model.with_suffix(".bin"))):
         raise RuntimeError("ncnn cannot load the model")
-    # pnnx numbers inputs and outputs, and drops the batch dimension.
-    mats = [runtime.Mat(np.ascontiguousarray(array[0])) for array in inputs.values()]
+    # pnnx numbers inputs and outputs, and drops the batch dimension. ncnn does not count the
+    # owners of NumPy's memory, and a first layer that works in place would crash: hence the copy.
+    mats = [runtime.Mat(np.ascontiguousarray(array[0])).clone() for array in inputs.values()]
     outputs = net.output_names()
 
     def run() -> None:

@@ -102,8 +102,10 @@ def ncnn_forms(asked: Asked, folder: Path) -> Iterator[Form]:
             str(table),
         ],
     ):
-        program = str(asked.tools.resolve() / command[0])
-        run_program([program, *command[1:]], f"{command[0]} cannot", TOOL_SECONDS, folder)
+        program = asked.tools.resolve() / command[0]
+        if not program.is_file():
+            raise ToolchainError(f"int8: {asked.tools} holds no {command[0]}")
+        run_program([str(program), *command[1:]], f"{command[0]} cannot", TOOL_SECONDS, folder)
         if not (table if command[0] == "ncnn2table" else int8).is_file():
             raise ToolchainError(f"{command[0]} wrote nothing")
     yield Form("int8", "", int8)

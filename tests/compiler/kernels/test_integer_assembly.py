@@ -9,8 +9,8 @@ from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
-    emit_integer_conv,
 )
+from edgec.compiler.kernels.conv.integer_writer import emit_integer_conv
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.emitter import to_object
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
