@@ -350,14 +350,7 @@ class DirectConv:
         """
         if count == 1:
             return count
-        return tirx.IntImm("int32", count) + self._zero()
-
-    def hidden_one(self) -> Any:
-        """Return the step of a loop that LLVM is not to unroll, by whatever number."""
-        return tirx.IntImm("int32", 1) + self._zero()
-
-    def _zero(self) -> Any:
-        return tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+        return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
 
     def accumulate(
         self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]

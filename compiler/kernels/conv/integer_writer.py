@@ -254,6 +254,10 @@ class IntegerConv(DirectConv):
         w = self.work
         return line * w.stride[0] * w.in_w + x * w.stride[1] + tap * w.dilation[1]
 
+    def hidden_one(self) -> Any:
+        """Return the step of a loop that LLVM is not to unroll, by whatever number."""
+        return tirx.IntImm("int32", 1) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+
     def read_of(self, line: int, valid: Sequence[Mask], lines: Mask) -> Iterator[tuple[int, int]]:
         """Yield pixel and tap of what is read of the image in a line of the tile."""
         if lines[line if len(lines) > 1 else 0]:
