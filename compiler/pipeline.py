@@ -147,7 +147,7 @@ def compile_model(
             options = replace(options, states=None)
         if chunked and source.language is not None:
             options = replace(options, programs=_chunks(options, source.language))
-        compiler = ProgramCompiler(target, options, progress, phase, path.name)
+        compiler = ProgramCompiler(target, options, progress, phase, path.name, scratch)
         language, tokenizer = source.language, source.tokenizer
         # Nobody reads the file's weights when the last program has its reference.
         sources = [source]

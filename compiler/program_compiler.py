@@ -7,6 +7,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from tvm import IRModule
 
@@ -113,14 +114,26 @@ class ProgramCompiler:
         progress: Progress,
         phases: Phase,
         name: str,
+        scratch: Path | None = None,
     ) -> None:
+        """Read what was tuned before.
+
+        Args:
+            target: the machine.
+            options: the settings.
+            progress: hears of what is worth knowing.
+            phases: opens each phase.
+            name: of the model, for reports.
+            scratch: folder that the weights of several programs are kept in until they are built;
+                None keeps them in memory.
+        """
         self._target = target
         self._options = options
         self._progress = progress
         self._phases = phases
         self._subject = Subject(name, target.name)
         self._sharing = SharedPacking()
-        self._constants = SharedConstants()
+        self._constants = SharedConstants(scratch)
         self.records = tuned_records(
             target, options.records, options.records_threads, options.ready_records, progress
         )
@@ -214,6 +227,9 @@ class ProgramCompiler:
                     steps = (Step(original.inputs, outputs),)
                 expected = original.of_transformed(steps, on_integers)
                 expected = replace(expected, signature=signature)
+                if exited is not None and quantized is not None:
+                    # An exit's answer is far from the original's; roundings must not be.
+                    expected = original.rounded_as(expected, quantized.outputs, on_integers)
         accuracy = 1.0
         if asked.variants and asked.variants[variant.name].accuracy is None:
             accuracy = accuracy_of(canonical, transformed, samples, options, progress)
@@ -281,7 +297,8 @@ class ProgramCompiler:
             progress.detail(packed.notes.describe())
         if isinstance(scheduled, Program):
             scheduled.forget_unpacked()
-            self._constants.of_program(scheduled)
+            if len(asked.program_shapes) > 1:
+                self._constants.of_program(scheduled)
             scheduled.name, scheduled.index_bounds = variant.name, expected.index_bounds
             keep_states(scheduled, states, target)
             time = estimated_ms(scheduled, target)

@@ -39,11 +39,18 @@ NOT_RUN = {
     "benchmarks.md": ["takes an hour, and a calm machine"] * 3
     + ["the model is downloaded, and the others are not installed"],
     "boards.md": ["needs a board behind ssh me@pi"],
+    "choosing.md": ["needs QEMU, which is fetched the first time"],
     "distributed.md": [
         "takes half a minute of QEMU; tests/compiler/distribute/ runs the same commands",
         "needs a board behind ssh pi",
         "needs a board behind ssh pi",
         "takes half a minute; tests/compiler/distribute/test_http_stage.py does the same",
+    ],
+    "early-exits.md": [
+        "takes half a minute; tests/compiler/cascade/ does the same",
+        "takes half a minute; tests/compiler/cascade/ does the same",
+        "takes ten seconds; tests/compiler/distribute/test_edge_session.py does the same",
+        "the images are downloaded",
     ],
     "fitting.md": ["takes half a minute; tests/compiler/fit/test_fit.py does the same"],
     "generation.md": ["the model is downloaded"] * 2,

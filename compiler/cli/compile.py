@@ -21,13 +21,19 @@ from edgec.compiler.cli.options import (
     target_option,
 )
 from edgec.compiler.cli.plans import compile_plan
-from edgec.compiler.cli.printing import print_json, print_table, print_variants, size_text, warn
+from edgec.compiler.cli.printing import (
+    exit_lines,
+    print_json,
+    print_table,
+    print_variants,
+    size_text,
+    warn,
+)
 from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.bundle.bundle import Bundle
     from edgec.compiler.bundle.manifest import CompressionRecord, QuantizationRecord
-    from edgec.compiler.exits.exits_record import ExitsRecord
     from edgec.compiler.language.language_model import CacheDtype
 
 
@@ -275,27 +281,16 @@ def _print_bundle(bundle: "Bundle", *, show_records: bool) -> None:
     if manifest.compression is not None:
         _print_compression(manifest.compression)
     if manifest.quantization is not None:
-        _print_quantization(manifest.quantization)
+        _print_quantization(manifest.quantization, exits=manifest.exits is not None)
     if manifest.exits is not None:
-        _print_exits(manifest.exits)
+        for line in exit_lines(manifest.exits):
+            click.echo(f"  {line}")
     notes = {
         "nothing": "  parity was not checked",
         "host": "  parity was checked on a build for this machine; verify on the board",
     }
     if manifest.parity.checked_on in notes:
         click.echo(notes[manifest.parity.checked_on])
-
-
-def _print_exits(record: "ExitsRecord") -> None:
-    for number, one in enumerate(record.exits, 1):
-        click.echo(
-            f"  exit {number}, at {one.work:.0%} of the work: answers {one.share:.1%} where its "
-            f"probability is {one.threshold:.3g} or more, {one.agreement:.1%} as the whole model"
-        )
-    click.echo(
-        f"  with exits {record.work:.1%} of the multiplications and {record.agreement:.2%} of the "
-        f"answers of the whole model, over {record.samples:,} samples that nothing was fitted to"
-    )
 
 
 def _print_compression(record: "CompressionRecord") -> None:
@@ -313,14 +308,15 @@ def _print_compression(record: "CompressionRecord") -> None:
         click.echo(line)
 
 
-def _print_quantization(record: "QuantizationRecord") -> None:
+def _print_quantization(record: "QuantizationRecord", *, exits: bool) -> None:
     from edgec.compiler.calibration.accuracy import score_text
 
     name = record.recipe["name"]
     click.echo(
         f"  {name}: {record.quantized} operators quantized; {record.quantized_types}".rstrip("; ")
     )
-    for output, ratio in record.sqnr_db.items():
+    # The answer of an exit is another one.
+    for output, ratio in ({} if exits else record.sqnr_db).items():
         click.echo(f"  {output}: {ratio:.1f} dB against the original model, on the test input")
     if record.samples_sqnr_db:
         worst = min(record.samples_sqnr_db, key=lambda name: record.samples_sqnr_db[name])

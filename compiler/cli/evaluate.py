@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from edgec.compiler.cli.options import as_path, json_option, progress_of
+from edgec.compiler.cli.options import (
+    as_path,
+    cluster_option,
+    json_option,
+    progress_of,
+    workers_option,
+)
 from edgec.compiler.cli.printing import print_json, print_table
 
 _OPTIONS = (
@@ -34,6 +40,7 @@ _OPTIONS = (
     click.option(
         "--report", type=as_path, metavar="FILE.html|.json|.csv", help="The table, with plots."
     ),
+    click.option("--board", default="", metavar="NAME", help="Run and measure there."),
     json_option,
 )
 
@@ -53,11 +60,23 @@ def evaluate(bundle: Path, **settings: Any) -> None:
 
 
 @click.command()
+@workers_option
+@cluster_option
 @click.argument("bundles", nargs=-1, required=True, type=as_path)
 @_evaluation_options
-def compare(bundles: tuple[Path, ...], **settings: Any) -> None:
-    """Set BUNDLES side by side: accuracy, latency, memory, size, energy."""
-    _evaluate(bundles, settings)
+def compare(
+    bundles: tuple[Path, ...], *, workers: int | None, cluster: str, **settings: Any
+) -> None:
+    """Set BUNDLES side by side: accuracy, latency, memory, size, energy.
+
+    With workers or a cluster, bundles are scored on the data at the same time.
+    """
+    from edgec.compiler.jobs.pool import JobOptions
+
+    jobs = None
+    if workers is not None or cluster:
+        jobs = JobOptions(cluster=cluster, workers=workers)
+    _evaluate(bundles, settings | {"jobs": jobs})
 
 
 def _evaluate(bundles: tuple[Path, ...], settings: dict[str, Any]) -> None:

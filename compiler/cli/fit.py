@@ -18,6 +18,7 @@ from edgec.compiler.cli.options import (
     sample_settings,
     shape_options,
     target_option,
+    workers_option,
 )
 from edgec.compiler.cli.printing import print_json, print_table
 
@@ -57,7 +58,11 @@ _SHARED = (
     metavar="int8,channels,…",
     help="Use only these: quantizations, and steps of compression without their number.",
 )
-@click.option("--data", metavar="DATA", help="Measure accuracy on this, not on the calibration.")
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="Measure accuracy on this, not on the calibration; by its labels, if it has some.",
+)
 @sample_options
 @shape_options
 @click.option("--records", type=as_path, metavar="DB", help="Use the decisions that were tuned.")
@@ -68,7 +73,7 @@ _SHARED = (
 )
 @click.option("--report", type=as_path, metavar="FILE.html|.json", help="What was tried.")
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
-@click.option("--workers", default=0, metavar="N", help="Processes.  [default: one for each core]")
+@workers_option
 @cluster_option
 @quiet_option
 @json_option
@@ -98,7 +103,7 @@ def fit(
     report: Path | None,
     seed: int,
     cluster: str,
-    workers: int,
+    workers: int | None,
     quiet: bool,
     as_json: bool,
     **settings: Any,
@@ -127,12 +132,16 @@ def fit(
         report=report,
         seed=seed,
         jobs=JobOptions(cluster=cluster, workers=workers),
+        metric=named_metric(settings["metric"]),
         arguments=shared_arguments(click_context),
     )
     from edgec.compiler.cli.fit_screen import Screen
     from edgec.compiler.fit.api import fit_model
     from edgec.compiler.options import CompileOptions
 
+    if options.metric:
+        # A compile knows functions alone.
+        settings = settings | {"metric": None}
     compile_options = CompileOptions(
         **model_options(shapes, freeze, limits, context),
         **sample_settings(settings),
@@ -160,6 +169,11 @@ def fit(
         print_fit(found)
 
 
+def named_metric(text: str | None) -> str:
+    """Return a metric that is no function, as `edgec evaluate` names it; else an empty text."""
+    return text if text is not None and ":" not in text else ""
+
+
 def shared_arguments(context: click.Context) -> tuple[str, ...]:
     """Return the options of a call that `edgec compile` takes as well, as they were given."""
     found: list[str] = []
@@ -167,6 +181,8 @@ def shared_arguments(context: click.Context) -> tuple[str, ...]:
         if parameter.name not in _SHARED or not isinstance(parameter, click.Option):
             continue
         value = context.params[parameter.name]
+        if parameter.name == "metric" and named_metric(value):
+            continue
         option = max(parameter.opts, key=len)
         if parameter.is_flag:
             found += [option] * bool(value)

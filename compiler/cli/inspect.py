@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgec.compiler.cli.options import as_path, json_option, model_options, shape_options
-from edgec.compiler.cli.printing import plain, print_json, print_table, size_text
+from edgec.compiler.cli.printing import exit_lines, plain, print_json, print_table, size_text
 from edgec.compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,10 +98,13 @@ def _predict(
         prediction_fields,
         write_prediction_report,
     )
+    from edgec.compiler.support.files import check_output_file
     from edgec.compiler.support.html_report import check_report_name
     from edgec.targets import load_target
 
     check_report_name(report, "--report")
+    if report is not None:
+        check_output_file(report)
     loaded = load_target(target)
     found = predict_model(
         path, loaded, CompileOptions(**options), threads=threads, compile_library=build
@@ -159,6 +162,7 @@ def _print_bundle(bundle: "Bundle") -> None:
             ["tuned", f"kernels of {share:.0%} of the estimated time"],
             *_compression_rows(manifest),
             *_quantization_rows(manifest),
+            *[["exits", line] for line in (exit_lines(manifest.exits) if manifest.exits else ())],
             ["parity", f"checked on {manifest.parity.checked_on}"],
             *[
                 [

@@ -33,6 +33,9 @@ target_option = click.option(
 cluster_option = click.option(
     "--cluster", default="", metavar="tcp://|tls://…", help="Work there: a Dask scheduler."
 )
+workers_option = click.option(
+    "--workers", type=int, metavar="N", help="Processes.  [default: one for each core]"
+)
 program_option = click.option(
     "--program", metavar="NAME", help="Of a bundle of several, whose inputs are generated."
 )

@@ -132,9 +132,12 @@ def bench_and_print(
 ) -> None:
     """Measure a plan."""
     from edgec.compiler.distribute.bench_plan import bench_plan
+    from edgec.compiler.support.files import check_output_file
     from edgec.compiler.support.html_report import check_report_name
 
     check_report_name(report, "--report")
+    if report is not None:
+        check_output_file(report)
 
     found = bench_plan(session, read_inputs(inputs), program=program, seconds=seconds)
     if report is not None:

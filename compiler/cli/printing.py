@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from edgec.compiler.bench.compare import StepTime
     from edgec.compiler.bundle.manifest import Manifest
+    from edgec.compiler.exits.exits_record import ExitsRecord
     from edgec.compiler.parity.compare import ParityReport
 
 
@@ -137,3 +138,17 @@ def figure(value: float) -> str:
 def warn(text: str) -> None:
     """Say on standard error what the user should know, whether or not progress is shown."""
     click.echo(f"edgec: warning: {text}", err=True)
+
+
+def exit_lines(record: "ExitsRecord") -> list[str]:
+    """Return what the early exits of a model are worth, in a line each."""
+    lines = [
+        f"exit {number}, at {one.work:.0%} of the work: answers {one.share:.1%} where its "
+        f"probability is {one.threshold:.3g} or more, {one.agreement:.1%} as the whole model"
+        for number, one in enumerate(record.exits, 1)
+    ]
+    return [
+        *lines,
+        f"with exits {record.work:.1%} of the multiplications and {record.agreement:.2%} of the "
+        f"answers of the whole model, over {record.samples:,} samples that nothing was fitted to",
+    ]

@@ -71,7 +71,7 @@ def open_data(
         BadInputError: nothing there, labels that do not fit, or samples that do not.
     """
     path = Path(source)
-    batch = _batch(specs)
+    batch = batch_of(specs)
     if path.is_dir():
         folders = sorted(item for item in path.iterdir() if item.is_dir())
         if folders and not any(item.is_file() for item in path.iterdir()):
@@ -83,12 +83,33 @@ def open_data(
     return EvaluationData(str(source), open_samples(str(source), specs, preprocess), None, batch)
 
 
-def _batch(specs: Sequence[TensorSpec]) -> int:
+def batch_of(specs: Sequence[TensorSpec]) -> int:
+    """Return how many samples the inputs of a model hold."""
     shape = specs[0].shape if specs else ()
     return (shape[0] or 1) if shape else 1
 
 
-def _from_npz(path: Path, specs: Sequence[TensorSpec]) -> EvaluationData:
+def labels_of(source: str | Path) -> Array | None:
+    """Return the labels of data before there is a model; None where there are none.
+
+    Raises:
+        BadInputError: they cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        folders = [item for item in path.iterdir() if item.is_dir()]
+        classes = folders and not any(item.is_file() for item in path.iterdir())
+        return np.zeros(0, np.int64) if classes else None
+    if path.suffix != ".npz":
+        return None
+    arrays = _read(path)
+    labels = arrays.get(LABELS)
+    if labels is not None and labels.dtype.kind == "U":
+        return _as_classes(path, labels, arrays.get(CHARACTERS))
+    return labels
+
+
+def _read(path: Path) -> dict[str, Array]:
     try:
         arrays = read_arrays(path)
     except NpyError as error:
@@ -96,10 +117,15 @@ def _from_npz(path: Path, specs: Sequence[TensorSpec]) -> EvaluationData:
     except OSError as error:
         raise BadInputError(f"--data {path}: {error.strerror}") from None
     assert isinstance(arrays, dict)
+    return arrays
+
+
+def _from_npz(path: Path, specs: Sequence[TensorSpec]) -> EvaluationData:
+    arrays = _read(path)
     names = {spec.name for spec in specs}
     labels = arrays.pop(LABELS, None) if LABELS not in names else None
     characters = arrays.pop(CHARACTERS, None) if CHARACTERS not in names else None
-    samples, batch = samples_from_tensors(arrays, specs), _batch(specs)
+    samples, batch = samples_from_tensors(arrays, specs), batch_of(specs)
     if labels is not None:
         count = len(arrays[specs[0].name])
         if not labels.ndim or len(labels) != count:
@@ -140,7 +166,7 @@ def _from_classes(
             if file.suffix.lower() in IMAGES:
                 images.append(file)
                 labels.append(int(folder.name) if numbered else position)
-    batch = _batch(specs)
+    batch = batch_of(specs)
     if len(images) < batch:
         raise BadInputError(
             f"--data {path} holds {len(images)} images in {len(folders)} class folders, one batch "

@@ -4,36 +4,41 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.bench.compare import take_turns
+from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.bundle.manifest import Manifest
-from edgec.compiler.cascade.cascade import is_cascade
 from edgec.compiler.cascade.cascade_bundle import CascadeBundle
 from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.evaluate.data import EvaluationData, open_data
-from edgec.compiler.evaluate.metrics import Metric, TopK, class_scores, make_metric
-from edgec.compiler.frontend.model_source import read_model
+from edgec.compiler.evaluate.metrics import Metric, make_metric
+from edgec.compiler.evaluate.scoring import (
+    HIGH,
+    LOW,
+    Examination,
+    Scored,
+    measure_on_board,
+    open_bundle,
+    score,
+)
 from edgec.compiler.frontend.preprocessing import Preprocess
 from edgec.compiler.ir.signature import Tensors
-from edgec.compiler.parity.prepared_images import prepared
+from edgec.compiler.jobs.pool import JobOptions, Pool, open_pool
 from edgec.compiler.predict.energy import measure_energy
 from edgec.compiler.predict.prediction import Energy, Estimate
 from edgec.compiler.runtime.inputs import generate_inputs
 from edgec.compiler.runtime.session import why_not_here
 from edgec.compiler.runtime.static_session import StaticSession
 from edgec.compiler.support.limits import check_positive, check_threads
-from edgec.compiler.support.onnx_runtime import open_onnx_session, run_onnx_session
 from edgec.compiler.support.progress import Progress, Silent
 
 LatencySource = Literal["measured", "predicted", "unknown"]
 
-# Half of the times lie between these percentiles.
-LOW, HIGH = 25, 75
 # Batches that models are timed on which end early for some inputs.
 _TIMED = 256
 
@@ -50,6 +55,8 @@ class EvaluationOptions:
         limit: batches that are looked at, at most.
         threads: for each bundle; 0 is one for each core.
         seconds: measuring time of each.
+        jobs: where accuracy is measured; None: in this process.
+        board: name of the board that runs the bundles; empty: this machine.
     """
 
     data: str | Path | None = None
@@ -59,6 +66,8 @@ class EvaluationOptions:
     limit: int | None = None
     threads: int = 1
     seconds: float = 2.0
+    jobs: JobOptions | None = None
+    board: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -83,15 +92,17 @@ class Evaluated:
         model: name of the model's file.
         target: name of its target.
         quantized: name of the recipe; empty: floats.
-        compressed: likewise; empty: all weights.
+        compressed: likewise, and how many exits; empty: all of the model for every input.
         accuracy: figures by name, the metric first; empty where none was measured.
         why_no_accuracy: why not.
         latency: of one inference [ms]: median and quartiles where measured.
-        latency_source: `measured` here, `predicted` when it was compiled, or `unknown`.
+        latency_source: `measured` here or on the board, `predicted` when it was compiled, or
+            `unknown`.
         arena_bytes: activations at their peak, exact.
         library_bytes: of the shared library, exact.
         bundle_bytes: of all files.
         energy: of an inference; None where nothing is known.
+        instructions: of an inference, counted where QEMU plays a board; 0: not counted.
     """
 
     path: str
@@ -107,6 +118,7 @@ class Evaluated:
     latency: Estimate | None = None
     latency_source: LatencySource = "unknown"
     energy: Energy | None = None
+    instructions: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,7 @@ class Evaluation:
         truth: what answers were compared with.
         samples: how many.
         threads: that latency was measured on.
+        board: that measured; empty: this machine.
     """
 
     bundles: tuple[Evaluated, ...]
@@ -128,10 +141,7 @@ class Evaluation:
     truth: str
     samples: int
     threads: int
-
-
-class _Runs(Protocol):
-    def run(self, inputs: Tensors) -> Tensors: ...
+    board: str = ""
 
 
 def evaluate_bundles(
@@ -154,37 +164,43 @@ def evaluate_bundles(
     Raises:
         UsageError: no bundle, or an unknown metric.
         BadInputError: data, labels and outputs do not fit one another.
+        BoardError: the board cannot be reached, or failed.
+        ClusterError: the cluster cannot be reached.
     """
     options = options or EvaluationOptions()
     if not bundles:
         raise UsageError("at least one bundle is needed")
-    opened = [_opened(bundle) for bundle in bundles]
+    opened = [open_bundle(bundle) for bundle in bundles]
     metric = make_metric(options.metric)
+    if options.board and not (options.jobs and options.jobs.cluster):
+        find_board(options.board)
+    for bundle in opened:
+        if options.board and isinstance(bundle, CascadeBundle):
+            raise UsageError(f"{bundle.path} is a cascade: leave --board, it runs here")
     rows = [_described(bundle) for bundle in opened]
-    here = [not why_not_here(bundle.manifest.target) for bundle in opened]
-    sessions = {n: b.open(options.threads) for n, b in enumerate(opened) if here[n]}
     truth, samples = "", 0
-    if options.data is not None:
-        first = opened[0].manifest
-        data = open_data(options.data, first.signature.inputs, options.preprocess)
-        if data.labels is not None:
-            metric.check(data.labels)
-        scored, truth, samples = _accuracy(opened, sessions, data, options, progress or Silent())
-        rows = [
-            replace(row, accuracy=scored[n])
-            if n in scored
-            else replace(row, why_no_accuracy=f"{row.target} code does not run here")
-            for n, row in enumerate(rows)
-        ]
-    rows = _with_latency(rows, opened, sessions, options, _varying(opened, options))
+    with open_pool(options.jobs or JobOptions()) as pool:
+        if options.data is not None:
+            scored, truth = _scored(opened, options, metric, pool, progress or Silent())
+            samples = max((item.samples for item in scored), default=0)
+            rows = [
+                replace(row, accuracy=item.accuracy, why_no_accuracy=item.why_not)
+                for row, item in zip(rows, scored, strict=True)
+            ]
+        if options.board:
+            rows = _with_board(rows, opened, options, pool)
+    if not options.board:
+        rows = _with_latency(rows, opened, options, _varying(opened, options))
     name = metric.name if options.data is not None else ""
-    return Evaluation(tuple(rows), name, metric.larger_is_better, truth, samples, options.threads)
-
-
-def _opened(bundle: Bundle | str | Path) -> Bundle | CascadeBundle:
-    if not isinstance(bundle, Bundle) and is_cascade(bundle):
-        return CascadeBundle(Path(bundle))
-    return Bundle.of(bundle)
+    return Evaluation(
+        tuple(rows),
+        name,
+        metric.larger_is_better,
+        truth,
+        samples,
+        options.threads,
+        options.board,
+    )
 
 
 def _described(bundle: Bundle | CascadeBundle) -> Evaluated:
@@ -207,7 +223,7 @@ def _described(bundle: Bundle | CascadeBundle) -> Evaluated:
         model=manifest.model.name,
         target=manifest.target.name,
         quantized=str(quantization.recipe["name"]) if quantization is not None else "",
-        compressed=str(manifest.compression.recipe["name"]) if manifest.compression else "",
+        compressed=", ".join(_shortenings(manifest)),
         arena_bytes=execution.arena_bytes,
         library_bytes=library,
         bundle_bytes=sum(record.size_bytes for record in files.values()),
@@ -215,6 +231,12 @@ def _described(bundle: Bundle | CascadeBundle) -> Evaluated:
         latency_source=source,
         energy=energy,
     )
+
+
+def _shortenings(manifest: Manifest) -> list[str]:
+    """Return what leaves out work: a recipe of compression, early exits."""
+    recipe = [] if manifest.compression is None else [str(manifest.compression.recipe["name"])]
+    return recipe + ([] if manifest.exits is None else [f"{len(manifest.exits.exits)} exits"])
 
 
 def _described_cascade(cascade: CascadeBundle) -> Evaluated:
@@ -239,47 +261,59 @@ def _described_cascade(cascade: CascadeBundle) -> Evaluated:
     )
 
 
-def _accuracy(
+def _scored(
     bundles: Sequence[Bundle | CascadeBundle],
-    sessions: dict[int, Any],
-    data: EvaluationData,
     options: EvaluationOptions,
+    metric: Metric,
+    pool: Pool,
     progress: Progress,
-) -> tuple[dict[int, dict[str, float]], str, int]:
-    """Return the accuracy of those that run here, what was taken for true, and the samples."""
-    metrics = {number: make_metric(options.metric) for number in sessions}
-    reference, truth_name = _reference(bundles, sessions, data, options)
-    count = 0
-    with progress.parts("accuracy", data.samples.count) as advance:
-        for inputs, labels in data.batches(options.limit):
-            count += data.batch
-            outputs = {n: _run(sessions[n], bundles[n].manifest, inputs) for n in sessions}
-            for number, metric in metrics.items():
-                truth: Any = labels
-                if labels is None:
-                    answers = reference(inputs) if reference is not None else outputs[0]
-                    truth = metric.truth_of(answers)
-                _check_counts(metric, outputs[number], truth)
-                metric.add(outputs[number], truth)
-            advance()
-    if not count:
-        raise BadInputError(f"--data {data.source} holds no whole batch of {data.batch} samples")
-    return {n: metric.result() for n, metric in metrics.items()}, truth_name, count
+) -> tuple[list[Scored], str]:
+    """Return the accuracy of each, and what was taken for true."""
+    assert options.data is not None
+    data = open_data(options.data, bundles[0].manifest.signature.inputs, options.preprocess)
+    if data.labels is not None:
+        metric.check(data.labels)
+    _check_truth(bundles, data, options)
+    examination = Examination(
+        data=pool.share(Path(options.data)),
+        source=data.source,
+        metric=options.metric,
+        preprocess=options.preprocess,
+        limit=options.limit,
+        threads=options.threads,
+        model=None if options.model is None else pool.share(Path(options.model)),
+        bundle=None if _has_truth(data, options) else pool.share(bundles[0].path),
+        board=options.board,
+    )
+    shared = [pool.share(bundle.path) for bundle in bundles]
+    if options.jobs is None:
+        found = [score(examination, bundle, progress) for bundle in shared]
+    else:
+        executor = pool.executor(options.board)
+        futures = [executor.submit(score, examination, bundle) for bundle in shared]
+        with progress.parts("accuracy", len(futures)) as advance:
+            found = []
+            for future in futures:
+                found.append(future.result())
+                advance()
+    if data.labels is not None:
+        return found, f"labels of {data.source}"
+    return found, f"answers of {options.model or bundles[0].path}"
 
 
-def _reference(
-    bundles: Sequence[Bundle | CascadeBundle],
-    sessions: dict[int, Any],
-    data: EvaluationData,
-    options: EvaluationOptions,
-) -> tuple[Callable[[Tensors], Tensors] | None, str]:
-    """Return what gives the answers that stand in for labels, and what the truth is called."""
+def _has_truth(data: EvaluationData, options: EvaluationOptions) -> bool:
+    return data.labels is not None or options.model is not None
+
+
+def _check_truth(
+    bundles: Sequence[Bundle | CascadeBundle], data: EvaluationData, options: EvaluationOptions
+) -> None:
+    """Refuse data without anything to compare answers with, and with too much of it."""
     if data.labels is not None:
         if options.model is not None:
             raise UsageError(f"--model stands in for labels, but {data.source} has some")
-        return None, f"labels of {data.source}"
-    if options.model is None:
-        if 0 not in sessions:
+    elif options.model is None:
+        if not options.board and why_not_here(bundles[0].manifest.target):
             raise BadInputError(
                 f"{data.source} has no labels, and {bundles[0].path}, whose answers would stand in "
                 "for them, does not run here; give --model ORIGINAL.onnx"
@@ -288,56 +322,32 @@ def _reference(
             raise UsageError(
                 f"{data.source} has no labels to evaluate one bundle by; give --model ORIGINAL.onnx"
             )
-        return None, f"answers of {bundles[0].path}"
-    return _original(Path(options.model), bundles[0].manifest), f"answers of {options.model}"
 
 
-def _original(model: Path, manifest: Manifest) -> Callable[[Tensors], Tensors]:
-    """Return what runs the original ONNX file on the inputs of a bundle."""
-    source = read_model(model, context=manifest.settings.context, cache=manifest.settings.cache)
-    if source.sha256 != manifest.model.sha256:
-        raise BadInputError(f"--model {model} is another file than the bundles were compiled from")
-    try:
-        session = open_onnx_session(str(model))
-    except Exception as error:
-        # ONNX Runtime's exceptions have no common base but this one.
-        raise BadInputError(f"--model {model}: ONNX Runtime cannot load it: {error}") from None
-    settings = manifest.settings
-    frozen = settings.frozen_values
-
-    def run(inputs: Tensors) -> Tensors:
-        return run_onnx_session(session, {**prepared(inputs, settings.embedded), **frozen})
-
-    return run
-
-
-def _check_counts(metric: Metric, outputs: Tensors, truth: Any) -> None:
-    """Refuse outputs that hold another number of answers than there are labels."""
-    if not isinstance(metric, TopK):
-        return
-    scores = class_scores(outputs)
-    if len(scores) != len(np.asarray(truth).reshape(-1)):
-        raise BadInputError(
-            f"--metric {metric.name}: the model gives {len(scores)} answers where "
-            f"{len(truth)} are labelled; give --metric cer, map, or module:function"
-        )
-
-
-def _run(session: _Runs, manifest: Manifest, inputs: Tensors) -> Tensors:
-    specs = manifest.signature.inputs
-    wrong = [s for s in specs if s.name not in inputs or tuple(inputs[s.name].shape) != s.shape]
-    if wrong:
-        raise BadInputError(
-            f"the bundles take different inputs: {wrong[0]} of {manifest.model.name} for "
-            f"{manifest.target.name} does not fit the data"
-        )
-    return session.run(inputs)
+def _with_board(
+    rows: Sequence[Evaluated],
+    bundles: Sequence[Bundle | CascadeBundle],
+    options: EvaluationOptions,
+    pool: Pool,
+) -> list[Evaluated]:
+    """Return rows with what a board measures, one bundle after the other."""
+    found = []
+    for row, bundle in zip(rows, bundles, strict=True):
+        given = (pool.share(bundle.path), options.board, options.threads, options.seconds)
+        if options.jobs is None:
+            speed = measure_on_board(*given)
+        else:
+            speed = pool.executor(options.board).submit(measure_on_board, *given).result()
+        row = replace(row, instructions=speed.instructions)
+        if speed.latency is not None:
+            row = replace(row, latency=speed.latency, latency_source="measured")
+        found.append(row)
+    return found
 
 
 def _with_latency(
     rows: Sequence[Evaluated],
     bundles: Sequence[Bundle | CascadeBundle],
-    sessions: dict[int, Any],
     options: EvaluationOptions,
     given: Sequence[Tensors],
 ) -> list[Evaluated]:
@@ -346,10 +356,13 @@ def _with_latency(
     Of models that end early for some inputs it is the mean over the data, if there are any.
     """
     runners: dict[int, Callable[[], Any]] = {}
-    for number, session in sessions.items():
-        manifest = bundles[number].manifest
+    for number, bundle in enumerate(bundles):
+        manifest = bundle.manifest
+        if why_not_here(manifest.target):
+            continue
+        session = bundle.open(options.threads)
         bounds = manifest.settings.index_bounds
-        if given and ends_early(bundles[number]):
+        if given and ends_early(bundle):
             runners[number] = _Cycling(session, given)
             continue
         runners[number] = _runner(session, generate_inputs(manifest.signature.inputs, 0, bounds))

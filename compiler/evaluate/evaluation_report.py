@@ -11,6 +11,7 @@ from typing import Any
 from edgec.compiler.errors import OutputError, UsageError
 from edgec.compiler.evaluate.evaluation import Evaluated, Evaluation
 from edgec.compiler.predict.prediction import Energy, Estimate
+from edgec.compiler.support.files import check_output_file
 from edgec.compiler.support.html_report import (
     Cell,
     Column,
@@ -27,13 +28,17 @@ SUFFIXES = (".html", ".json", ".csv")
 
 
 def check_table_name(path: Path | None, option: str) -> None:
-    """Refuse a report of another kind.
+    """Refuse a report of another kind, or where it cannot be written, before any work.
 
     Raises:
         UsageError: names the option.
+        OutputError: its folder is missing or not writable, or a folder is in the way.
     """
-    if path is not None and path.suffix not in SUFFIXES:
+    if path is None:
+        return
+    if path.suffix not in SUFFIXES:
         raise UsageError(f"{option} {path}: expected a name ending in .html, .json or .csv")
+    check_output_file(path)
 
 
 def write_evaluation(path: Path, found: Evaluation) -> None:
@@ -93,6 +98,7 @@ def head(found: Evaluation) -> list[str]:
         "from",
         "to",
         "known by",
+        *(["instructions"] if _counted(found) else []),
         "activations [MB]",
         "library [MB]",
         "bundle [MB]",
@@ -111,6 +117,7 @@ def rows(found: Evaluation) -> list[list[str]]:
             *(f"{item.accuracy[n]:.4f}" if n in item.accuracy else "" for n in figures(found)),
             *latency_texts(item.latency),
             item.latency_source,
+            *([f"{item.instructions:,}"] if _counted(found) else []),
             *(
                 f"{size / 1e6:.3f}"
                 for size in (item.arena_bytes, item.library_bytes, item.bundle_bytes)
@@ -119,6 +126,10 @@ def rows(found: Evaluation) -> list[list[str]]:
         ]
         for item in found.bundles
     ]
+
+
+def _counted(found: Evaluation) -> bool:
+    return any(item.instructions for item in found.bundles)
 
 
 def changes(item: Evaluated) -> str:
@@ -151,7 +162,10 @@ def notes(found: Evaluation) -> list[str]:
         )
     sources = {item.latency_source for item in found.bundles}
     if "measured" in sources:
-        lines.append(f"measured: median and quartiles here, in turns, {_threads(found.threads)}")
+        where = f"on {found.board}" if found.board else "here, in turns"
+        lines.append(f"measured: median and quartiles {where}, {_threads(found.threads)}")
+    if _counted(found):
+        lines.append(f"instructions: of one inference, counted by QEMU, which plays {found.board}")
     if "predicted" in sources:
         lines.append("predicted: when it was compiled, for one thread; never measured")
     if any(item.energy is not None and item.energy.source == "model" for item in found.bundles):
@@ -211,6 +225,7 @@ def _table(found: Evaluation) -> Table:
             Cell(changes(item)),
             *(number_cell(item.accuracy.get(name), 4) for name in names),
             bar,
+            *([number_cell(item.instructions, 0)] if _counted(found) else []),
             number_cell(item.arena_bytes / 1e6, 3),
             number_cell(item.library_bytes / 1e6, 3),
             number_cell(item.bundle_bytes / 1e6, 3),
@@ -225,6 +240,7 @@ def _table(found: Evaluation) -> Table:
             Column("changes"),
             *(Column(name, numbers=True) for name in names),
             Column("latency [ms]", numbers=True),
+            *([Column("instructions", numbers=True)] if _counted(found) else []),
             Column("activations [MB]", numbers=True),
             Column("library [MB]", numbers=True),
             Column("bundle [MB]", numbers=True),

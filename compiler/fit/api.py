@@ -12,14 +12,26 @@ from edgec.compiler.boards.qemu import find_board
 from edgec.compiler.bundle.bundle import Bundle, check_destination
 from edgec.compiler.calibration.samples import check_source, load_callable
 from edgec.compiler.errors import InterruptedRunError, LimitsNotMetError, UsageError
+from edgec.compiler.evaluate.data import labels_of
+from edgec.compiler.evaluate.metrics import make_metric
 from edgec.compiler.fit.facts import Facts
 from edgec.compiler.fit.finals import Finals
 from edgec.compiler.fit.fit_report import FitReport, write_fit_report
+from edgec.compiler.fit.input_sizes import with_smaller_images
 from edgec.compiler.fit.limits import Quantity
 from edgec.compiler.fit.options import FitOptions
 from edgec.compiler.fit.records import Records
 from edgec.compiler.fit.search import Search, Trial, Watcher
-from edgec.compiler.fit.space import MIXED, NO_RECIPE, QUANTIZATIONS, STEPS, Point, Space
+from edgec.compiler.fit.space import (
+    DISTILL,
+    INPUT_SIZE,
+    MIXED,
+    NO_RECIPE,
+    QUANTIZATIONS,
+    STEPS,
+    Point,
+    Space,
+)
 from edgec.compiler.fit.trial import Subject
 from edgec.compiler.fit.why_not_met import why_not_met
 from edgec.compiler.frontend.model_argument import as_path
@@ -71,6 +83,8 @@ def fit_model(
     folder = options.folder or output.with_suffix(".fit")
     _check(options, base, output, folder)
     knows_drop = base.samples.source is not None or options.data is not None
+    if options.space is None and (not options.recipes or INPUT_SIZE in options.recipes):
+        base = with_smaller_images(path, base)
     space = options.space or default_space(base, options.limits.drop, options.recipes)
     goal = options.limits.goal if knows_drop else _goal_without_drop(options)
     search = Search(space, options.limits, goal, options.trials, options.seed, knows_drop)
@@ -151,7 +165,8 @@ def default_space(base: CompileOptions, drop: float | None, recipes: Sequence[st
         quantize = [name for name in quantize if name in (NO_RECIPE, *recipes)]
         steps = {name: strengths for name, strengths in steps.items() if name in recipes}
     programs = [program.name for program in base.program_shapes]
-    return Space(quantize, steps, programs)
+    distill = DISTILL in recipes and base.samples.source is not None
+    return Space(quantize, steps, programs, distill)
 
 
 def _goal_without_drop(options: FitOptions) -> Quantity:
@@ -182,6 +197,11 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
             check_source(source)
     if base.samples.metric is not None:
         load_callable(base.samples.metric)
+    if options.metric and options.data is None and base.samples.source is None:
+        raise UsageError(f"--metric {options.metric} needs --data DATA, with labels or without")
+    if DISTILL in options.recipes and base.samples.source is None:
+        raise UsageError("distill trains on samples: add --calibration DATA")
+    _check_labels(options, base)
     if base.records is not None:
         Database.read(base.records)
     if options.board and not options.jobs.cluster:
@@ -190,6 +210,19 @@ def _check(options: FitOptions, base: CompileOptions, output: Path, folder: Path
     check_output_folder(folder)
     if options.report is not None:
         check_output_file(options.report, make_folders=True)
+
+
+def _check_labels(options: FitOptions, base: CompileOptions) -> None:
+    """Refuse labels that the metric knows nothing of.
+
+    Raises:
+        BadInputError: says what is expected.
+    """
+    if options.data is None or not Path(options.data).exists():
+        return
+    labels = labels_of(options.data)
+    if labels is not None:
+        make_metric(options.metric or base.samples.metric or "top1").check(labels)
 
 
 def _subject(
@@ -206,13 +239,14 @@ def _subject(
         samples=shared(base.samples.source),
         data=shared(options.data) or options.data,
         drop=options.limits.drop,
+        metric=options.metric,
     )
 
 
 def _digest(path: Path, target: Target, options: FitOptions, base: CompileOptions) -> str:
     """Return what facts depend on beside the point: files, settings and versions."""
     parts: list[Any] = [target.model_dump(mode="json"), repr(base), options.limits.drop]
-    parts += [tool_versions(), options.board, options.measure]
+    parts += [tool_versions(), options.board, options.measure, options.metric]
     for source in (path, base.samples.source, options.data):
         parts.append(_file_digest(Path(source)) if isinstance(source, str | Path) else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -28,6 +28,7 @@ _DROPS: Mapping[str, float] = {
     "int4-weight-only": 1.5,
 }
 _STEP_DROP = 4.0
+_DISTILL_DROP = -0.4
 _STEP_COST = -0.4
 # How far these beliefs may be off.
 _PRIOR_SD: Mapping[Quantity, float] = {"drop": 1.2, "latency": 0.4, "size": 0.4, "memory": 0.4}
@@ -84,18 +85,19 @@ class Belief:
         return 0.5 * (1 + math.erf(distance / spread / math.sqrt(2)))
 
     def _features(self, point: Point) -> NDArray[np.float64]:
-        """Return 1, which quantization it is, the strength of each step (0..1), and its program."""
+        """Return 1, its quantization, strengths (0..1), whether it is trained, and its program."""
         steps = dict(point.steps)
         quantize = [float(point.quantize == name) for name in QUANTIZATIONS]
         strengths = [steps.get(name, 0) / 100 for name in STEPS]
         programs = [float(point.program == name) for name in self._others]
-        return np.array([1.0, *quantize, *strengths, *programs])
+        return np.array([1.0, *quantize, *strengths, float(point.distill), *programs])
 
 
 def _prior(quantity: Quantity) -> list[float]:
     if quantity == "drop":
-        return [*(_DROPS[name] for name in QUANTIZATIONS), *([_STEP_DROP] * len(STEPS))]
-    return [*([0.0] * len(QUANTIZATIONS)), *([_STEP_COST] * len(STEPS))]
+        steps = [*([_STEP_DROP] * len(STEPS)), _DISTILL_DROP]
+        return [*(_DROPS[name] for name in QUANTIZATIONS), *steps]
+    return [*([0.0] * len(QUANTIZATIONS)), *([_STEP_COST] * len(STEPS)), 0.0]
 
 
 class Beliefs:

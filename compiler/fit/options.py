@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgec.compiler.errors import UsageError, did_you_mean
+from edgec.compiler.evaluate.metrics import make_metric
 from edgec.compiler.fit.limits import Limits
-from edgec.compiler.fit.space import QUANTIZATIONS, STEPS, Space
+from edgec.compiler.fit.space import DISTILL, INPUT_SIZE, QUANTIZATIONS, STEPS, Space
 from edgec.compiler.jobs.pool import JobOptions
 from edgec.compiler.support.html_report import check_report_name
 from edgec.compiler.support.limits import check_count, check_seed
@@ -29,7 +30,10 @@ class FitOptions:
         jobs: where work is done.
         arguments: options of `edgec compile` that say the same as the compile options of a call;
             they become part of the command that is shown at the end.
-        recipes: quantizations and compression steps that may be used; empty: all.
+        recipes: quantizations and compression steps that may be used, `distill` and
+            `input-size`; empty: all but `distill`, which takes long.
+        metric: name of a metric of `edgec evaluate`, that accuracy is measured by; empty: `top1`
+            where the data have labels, else the share of answers that are the original's.
         space: what is searched; None: all that the recipes, the model and the samples allow.
     """
 
@@ -45,6 +49,7 @@ class FitOptions:
     arguments: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     space: Space | None = None
+    metric: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
@@ -61,9 +66,11 @@ class FitOptions:
             object.__setattr__(self, name, None if value is None else Path(value))
         check_report_name(self.report, "--report")
         steps = self.space.steps if self.space is not None else ()
+        if self.metric:
+            make_metric(self.metric)
         for name in (*steps, *self.recipes):
-            if name not in (*QUANTIZATIONS, *STEPS):
-                known = (*QUANTIZATIONS, *STEPS)
+            known = (*QUANTIZATIONS, *STEPS, DISTILL, INPUT_SIZE)
+            if name not in known:
                 raise UsageError(
                     f"--recipes {name}: known are {', '.join(known)}{did_you_mean(name, known)}"
                 )

@@ -70,5 +70,5 @@ class Records:
         write_atomically(self.folder / f"{name}.json", json.dumps(fields, indent=1) + "\n")
 
     def _name(self, kind: Kind, point: Point) -> str:
-        text = json.dumps([self._subject, point.quantize, point.steps, point.program])
+        text = json.dumps([self._subject, point.quantize, point.compress, point.program])
         return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

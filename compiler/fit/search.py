@@ -239,6 +239,9 @@ class Search:
             # What cannot be done to the model as it is cannot be done with more.
             if trial.failure and trial.predicted is None and point.is_at_least(trial.point):
                 return False
+            # Nor is what cannot be trained.
+            if trial.failure and trial.point.distill and point.distill:
+                return False
         for trial in self.evaluated:
             assert trial.costs is not None
             if not point.is_at_least(trial.point):

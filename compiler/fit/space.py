@@ -32,6 +32,10 @@ STEPS: Mapping[str, tuple[int, ...]] = {
     "low-rank": (0, 25, 50),
     "block": (0, 50, 70),
 }
+DISTILL = "distill"
+"""Training of what the steps leave: it takes long, and is done where it is asked for."""
+INPUT_SIZE = "input-size"
+"""Smaller images than those of the model, which it takes as well."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,19 @@ class Point:
         quantize: a recipe, `int8-mixed` or `none`.
         steps: strength in percent by name of each compression step that is used.
         program: the program whose shapes it has, for input sizes; empty if there is one.
+        distill: whether what the steps leave learns from the original.
     """
 
     quantize: str = NO_RECIPE
     steps: tuple[tuple[str, int], ...] = ()
     program: str = ""
+    distill: bool = False
 
     @property
     def compress(self) -> str:
         """Return the recipe of its steps, as `--compress` takes it."""
-        return ",".join(f"{name}-{percent}" for name, percent in self.steps)
+        names = [f"{name}-{percent}" for name, percent in self.steps]
+        return ",".join([*names, DISTILL] if self.distill else names)
 
     @property
     def label(self) -> str:
@@ -103,6 +110,7 @@ class Point:
         mine, theirs = dict(self.steps), dict(other.steps)
         return (
             self.program == other.program
+            and self.distill <= other.distill
             and (self.quantize == other.quantize or other.quantize in _FINER[self.quantize])
             and all(mine.get(name, 0) >= percent for name, percent in theirs.items())
         )
@@ -116,44 +124,48 @@ class Space:
         quantize: quantizations.
         steps: strengths by compression step, 0 for none.
         programs: programs whose shapes may be taken; of input sizes.
+        distill: whether a version with steps may be trained.
     """
 
     quantize: Sequence[str] = QUANTIZATIONS
     steps: Mapping[str, Sequence[int]] = field(default_factory=lambda: dict(STEPS))
     programs: Sequence[str] = ("",)
+    distill: bool = False
 
     @property
     def choices(self) -> dict[str, list[str | int]]:
         """Return what is chosen, by name."""
         found: dict[str, list[str | int]] = {"quantize": [*self.quantize]}
         found.update({name: [*strengths] for name, strengths in self.steps.items()})
+        found[DISTILL] = [0, 1] if self.distill else [0]
         found["program"] = [*self.programs]
         return {name: values for name, values in found.items() if len(values) > 1}
 
     def point(self, chosen: Mapping[str, str | int]) -> Point:
         """Return the point of some choices; what there is no choice for has its only value."""
         values = {"quantize": self.quantize[0], "program": self.programs[0], **chosen}
-        steps = {name: int(values.get(name, self.steps[name][0])) for name in self.steps}
-        return Point(
-            str(values["quantize"]),
-            tuple((name, percent) for name, percent in steps.items() if percent),
-            str(values["program"]),
-        )
+        strengths = {name: int(values.get(name, self.steps[name][0])) for name in self.steps}
+        steps = tuple((name, percent) for name, percent in strengths.items() if percent)
+        # What is as it was has nothing to learn.
+        distill = bool(values.get(DISTILL, 0)) and bool(steps)
+        return Point(str(values["quantize"]), steps, str(values["program"]), distill)
 
     def chosen(self, point: Point) -> dict[str, str | int]:
         """Return the choices that lead to a point."""
         steps = dict(point.steps)
         values: dict[str, str | int] = {"quantize": point.quantize, "program": point.program}
         values.update({name: steps.get(name, 0) for name in self.steps})
+        values[DISTILL] = int(point.distill)
         return {name: values[name] for name in self.choices}
 
     def points(self) -> list[Point]:
         """Return all points, the mildest first."""
         choices = self.choices
-        return [
+        points = (
             self.point(dict(zip(choices, values, strict=True)))
             for values in itertools.product(*choices.values())
-        ]
+        )
+        return list(dict.fromkeys(points))
 
     def starts(self) -> list[Point]:
         """Return the points that a search looks at first: as it is, and each quantization alone."""

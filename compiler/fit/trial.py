@@ -6,6 +6,7 @@ to the nearest: shapes, kernels and memory are those of the real version, its va
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from tvm import IRModule
 
 from edgec.compiler.backend import build, evaluate_here, pack, schedule
 from edgec.compiler.calibration.accuracy import Comparison, load_metric
-from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import ShapeError, UnsupportedModelError
+from edgec.compiler.evaluate.data import EvaluationData, batch_of, open_data
+from edgec.compiler.evaluate.metrics import make_metric
 from edgec.compiler.fit.limits import Costs
-from edgec.compiler.fit.space import Point
+from edgec.compiler.fit.space import DISTILL, Point
 from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_facts import index_bounds
@@ -62,6 +64,7 @@ class Subject:
         data: the source of what accuracy is measured on, the name of a function if it is one; None:
             on the calibration samples.
         drop: the limit of a mixed precision.
+        metric: see `FitOptions`.
     """
 
     model: SharedPath
@@ -70,6 +73,7 @@ class Subject:
     samples: SharedPath | None
     data: SharedPath | str | None
     drop: float | None
+    metric: str = ""
 
     def options_of(self, point: Point) -> CompileOptions:
         """Return the options of a version, with samples as they are found here."""
@@ -89,13 +93,17 @@ class _Front:
         canonical: the canonical model.
         data: what accuracy is measured on; None if there is nothing.
         expected: what the original gives for it, batch by batch.
+        metric: name of the metric; empty: the share of equal answers.
+        accuracy: of the original, by the metric.
         compressed: the last models that were compressed, by what was done.
     """
 
     source: SourceModel
     canonical: CanonicalModel
-    data: Samples | None
+    data: EvaluationData | None
     expected: tuple[Tensors, ...]
+    metric: str
+    accuracy: float
     compressed: dict[str, CanonicalModel] = field(default_factory=dict)
 
 
@@ -107,7 +115,7 @@ def _front(subject: Subject, point: Point) -> _Front:
     key = hashlib.sha256(repr((subject, point.program)).encode()).hexdigest()
     if key not in _fronts:
         _fronts.clear()
-        _fronts[key] = _make_front(subject, replace(point, quantize="none", steps=()))
+        _fronts[key] = _make_front(subject, Point(program=point.program))
     return _fronts[key]
 
 
@@ -123,22 +131,59 @@ def _make_front(subject: Subject, plain: Point) -> _Front:
     canonical = canonical_model(
         source, options.shapes, options.freeze, options.limits, images=options.images
     )
-    chosen = options.samples
-    if subject.data is not None:
-        name = subject.data if isinstance(subject.data, str) else str(subject.data.open())
-        chosen = replace(chosen, source=name, limit=MAX_BATCHES)
-    data = chosen.open(canonical.signature.inputs)
+    data = _data(subject, options, canonical)
     base = subject.options.program_shapes[0].name
     if plain.program != base:
         # What is judged is the whole way: a smaller input may cost accuracy as well.
         expected = _make_front(subject, replace(plain, program=base)).expected
     else:
         expected = _expected(source, canonical, data)
-    return _Front(source, canonical, data, expected)
+    labelled = data is not None and data.labels is not None
+    # A function of labels is called with labels, if there are any.
+    metric = subject.metric or (options.samples.metric or "top1" if labelled else "")
+    accuracy = math.nan
+    if metric and data is not None:
+        accuracy = _accuracy(metric, data, expected, expected)
+    return _Front(source, canonical, data, expected, metric, accuracy)
+
+
+def _data(
+    subject: Subject, options: CompileOptions, canonical: CanonicalModel
+) -> EvaluationData | None:
+    """Return what accuracy is measured on, with labels if it has some."""
+    specs, chosen = canonical.signature.inputs, options.samples
+    if isinstance(subject.data, SharedPath):
+        return open_data(subject.data.open(), specs, chosen.preprocess)
+    if subject.data is not None:
+        chosen = replace(chosen, source=subject.data, limit=MAX_BATCHES)
+    samples = chosen.open(specs)
+    if samples is None:
+        return None
+    return EvaluationData(samples.source, samples, None, batch_of(specs))
+
+
+def _accuracy(
+    name: str, data: EvaluationData, expected: Iterable[Tensors], actual: Iterable[Tensors]
+) -> float:
+    """Return how good outputs are by a metric, 1 is best.
+
+    Args:
+        name: of the metric.
+        data: what they are for; its labels are what is true.
+        expected: what the original gives; without labels, this is.
+        actual: the outputs, batch by batch.
+    """
+    metric = make_metric(name)
+    if data.labels is not None:
+        metric.check(data.labels)
+    for (_, labels), outputs, wanted in zip(data.batches(), actual, expected, strict=True):
+        metric.add(outputs, metric.truth_of(wanted) if labels is None else labels)
+    found = next(iter(metric.result().values()))
+    return found if metric.larger_is_better else 1 - found
 
 
 def _expected(
-    source: SourceModel, canonical: CanonicalModel, data: Samples | None
+    source: SourceModel, canonical: CanonicalModel, data: EvaluationData | None
 ) -> tuple[Tensors, ...]:
     """Return what the original gives for samples."""
     if data is None:
@@ -149,7 +194,7 @@ def _expected(
     )
     return tuple(
         run_onnx_session(session, {**prepared(sample, canonical.embedded), **canonical.frozen})
-        for sample in data
+        for sample in data.samples
     )
 
 
@@ -186,19 +231,24 @@ def evaluate(subject: Subject, point: Point) -> dict[str, Any]:
 
 
 def _drop(model: Runnable, front: _Front, subject: Subject) -> float:
-    """Return the share of answers that differ from the original's."""
+    """Return the accuracy that is lost, or the share of answers that differ from the original's."""
     if front.data is None:
         return math.nan
+    if front.metric:
+        actual = map(model.run, front.data.samples)
+        return max(
+            0.0, front.accuracy - _accuracy(front.metric, front.data, front.expected, actual)
+        )
     comparison = Comparison(load_metric(subject.options.samples.metric))
-    for sample, expected in zip(front.data, front.expected, strict=True):
-        actual = model.run(sample)
+    for sample, expected in zip(front.data.samples, front.expected, strict=True):
+        actual_outputs = model.run(sample)
         for name, array in expected.items():
-            if actual[name].shape != array.shape:
+            if actual_outputs[name].shape != array.shape:
                 raise ShapeError(
-                    f"output {name} is {list(actual[name].shape)} for this input size and "
+                    f"output {name} is {list(actual_outputs[name].shape)} for this input size and "
                     f"{list(array.shape)} for the first; fit compares sizes of equal outputs only"
                 )
-        comparison.add(expected, actual)
+        comparison.add(expected, actual_outputs)
     return max(0.0, 1 - comparison.result().score)
 
 
@@ -240,7 +290,9 @@ def _quick(options: CompileOptions) -> CompileOptions:
             wanted = {"repair": False, "score": "magnitude", "allocate": "error"}
             known = {n: v for n, v in wanted.items() if n in type(step).model_fields}
             steps.append(step.model_copy(update=known))
-        recipe = compress.recipe.model_copy(update={"step": tuple(steps)})
+        # Training changes no shapes.
+        kept = tuple(step for step in steps if step.kind != DISTILL)
+        recipe = compress.recipe.model_copy(update={"step": kept})
         compress = replace(compress, recipe=recipe)
     if quantize is not None:
         quantize = replace(quantize, repair=False, max_drop=None)

@@ -52,7 +52,8 @@ def find_states(signature: Signature, asked: Sequence[State] | None) -> tuple[St
         if not _agree(before, after):
             raise ShapeError(
                 f"--state {state}: {before} and {after} are of different shape or dtype; the next "
-                "value of a state is like the one before"
+                "value of a state is like the one before (caches of a decoder that grow by Concat: "
+                "--context N)"
             )
     return tuple(asked)
 

@@ -6,6 +6,7 @@ another (a reshape, some of its channels). `memory.py` gives temporaries their p
 writes it all as C.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class Value:
     @property
     def size_bytes(self) -> int:
         """Return bytes of all elements."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class KernelCall:
         flops: floating-point operations.
         workload: what the template was asked for, as text; empty for `generic`.
         constants: constant arguments by position, as they were before the kernel's packing.
+        decision: how the template computes it, as text; empty for `generic`.
     """
 
     kernel: str
@@ -83,6 +85,7 @@ class KernelCall:
     flops: int = 0
     workload: str = ""
     constants: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+    decision: str = ""
 
 
 @dataclass

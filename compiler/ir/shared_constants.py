@@ -1,6 +1,7 @@
 """Keep one copy of constants that are the same in several modules and programs of one model."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,19 @@ from edgec.compiler.ir.relax_helpers import value_of
 
 # Smaller ones are not worth looking at.
 LEAST_BYTES = 4096
+FILE = "packed.bin"
+ALIGNMENT = 64
 
 
 class SharedConstants:
-    """Shared constants remember constants by their content, as long as they live."""
+    """Shared constants remember constants by their content, as long as they live.
 
-    def __init__(self) -> None:
+    Args:
+        folder: where arrays of programs are kept, mapped; None keeps them in memory.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = None if folder is None else folder / FILE
         self._constants: dict[bytes, GenericConst] = {}
         self._arrays: dict[bytes, NDArray[Any]] = {}
 
@@ -38,7 +46,19 @@ class SharedConstants:
     def _share(self, value: Value) -> None:
         if value.array is None or value.array.nbytes < LEAST_BYTES:
             return
-        value.array = self._arrays.setdefault(content_digest(value.array), value.array)
+        digest = content_digest(value.array)
+        if digest not in self._arrays:
+            self._arrays[digest] = self._kept(value.array)
+        value.array = self._arrays[digest]
+
+    def _kept(self, array: NDArray[Any]) -> NDArray[Any]:
+        if self._file is None:
+            return array
+        with self._file.open("ab") as stream:
+            place = stream.tell() + -stream.tell() % ALIGNMENT
+            stream.write(bytes(place - stream.tell()))
+            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return np.memmap(self._file, array.dtype, "r", place, array.shape)
 
 
 @relax.expr_functor.mutator

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from edgec.compiler.errors import EdgecError, JobLostError
+from edgec.compiler.errors import EdgecError, JobLostError, UsageError
 from edgec.compiler.jobs.local import LocalExecutor
 from edgec.compiler.jobs.shared_path import SharedPath
 from edgec.compiler.support.cores import usable_cores
@@ -28,11 +28,11 @@ class JobOptions:
 
     Attributes:
         cluster: address of a Dask scheduler, `tcp://host:port` or `tls://host:port`; empty: here.
-        workers: processes here; 0: one for each core. A cluster has its own number.
+        workers: processes here; None: one for each core. A cluster has its own number.
     """
 
     cluster: str = ""
-    workers: int = 0
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -40,7 +40,9 @@ class JobOptions:
         Raises:
             UsageError: says which setting.
         """
-        check_count("--workers", self.workers or None, 1, MAX_WORKERS)
+        check_count("--workers", self.workers, 1, MAX_WORKERS)
+        if self.cluster and self.workers is not None:
+            raise UsageError("--workers and --cluster contradict each other: a cluster has its own")
 
 
 class Pool(Protocol):

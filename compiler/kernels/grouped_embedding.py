@@ -13,7 +13,7 @@ from tvm import tirx
 from edgec.compiler.kernels.emit.emitter import Emitter
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.matmul.grouped_layout import (
-    PANEL,
+    VectorPlace,
     WeightReader,
     dot_of_codes,
     pack_weights,
@@ -63,22 +63,17 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
     table = WeightReader(e, target, form, w.rows, groups)
     output = e.buffer("output", w.count * w.columns, "float32")
     middle = 0 if table.signed else 1 << form.bits - 1
-    group_bytes, step_bytes, panel_bytes = (
-        table.group_bytes,
-        table.step_bytes,
-        groups * table.step_bytes,
-    )
 
     with e.tasks() as task:
         given = e.let("given", e.load(indices, task))
         past, last, none = (tirx.const(value, w.index) for value in (w.rows, w.rows - 1, 0))
         given = e.let("given", select(given < none, given + past, given))
         row = e.let("row", tirx.Cast("int32", tirx.max(tirx.min(given, last), none)))
-        panel = e.let("panel", tirx.floordiv(row, PANEL))
-        part = e.let("part", tirx.floormod(tirx.floordiv(row, columns), PANEL // columns))
+        panel = e.let("panel", tirx.floordiv(row, table.panel))
+        part = e.let("part", tirx.floormod(tirx.floordiv(row, columns), table.panel // columns))
         column = e.let("column", tirx.floormod(row, columns))
-        start = tirx.Cast("int64", panel) * panel_bytes + tirx.Cast("int64", part * group_bytes)
-        start = e.let("start", start)
+        wide_part = tirx.Cast("int64", part)
+        start = table.place(tirx.Cast("int64", panel), wide_part, tirx.floormod(part, 2))
         places = [
             tirx.Cast("int64", e.let("place", place_in_unit(dot, columns, column, value)))
             for value in range(DOT_WIDTH)
@@ -87,14 +82,15 @@ def emit_grouped_embedding(workload: GroupedEmbeddingWorkload, target: Target, n
 
         def values(group: Any, first: Any, size: int) -> None:
             """Write `size` values from one on, the first of a run."""
-            of_group = table.numbers(panel, group, part * columns + column)
-            zero = of_group.zero
+            numbers = table.numbers(panel, group, part * columns + column)
+            zero = numbers.zero
             if zero is None:
                 zero = tirx.const(float(middle), "float32")
-            first_byte = e.let("first_byte", start + tirx.Cast("int64", group) * step_bytes)
+            of_group = tirx.Cast("int64", group) * table.step_bytes
+            place = VectorPlace(e.let("first_byte", start.start + of_group), start.odd)
             for value in range(size):
-                code = table.code(first_byte, value // DOT_WIDTH, places[value % DOT_WIDTH])
-                result = (tirx.Cast("float32", code) - zero) * of_group.scale
+                code = table.code(place, value // DOT_WIDTH, places[value % DOT_WIDTH])
+                result = (tirx.Cast("float32", code) - zero) * numbers.scale
                 e.store(output, to + first + value, result)
 
         whole, rest = divmod(w.columns, form.group)

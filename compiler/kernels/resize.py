@@ -17,6 +17,9 @@ from edgec.compiler.kernels.template import undecided
 from edgec.compiler.kernels.vectors import broadcast
 from edgec.targets.target import Target
 
+# Columns in a turn of the loop, where each is a copy.
+_COLUMNS_TOGETHER = 4
+
 
 @dataclass(frozen=True)
 class ResizeWorkload:
@@ -75,7 +78,8 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
             e.let("scale", broadcast(e.load(row_weights, line * taps_h + tap), c))
             for tap in range(taps_h if taps_h > 1 else 0)
         ]
-        with e.loop("column", w.out_w) as column:
+
+        def write(column: Any) -> None:
             total: Any = None
             for tap in range(taps_w):
                 place = e.let("place", e.load(columns, column * taps_w + tap))
@@ -89,6 +93,14 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
                     mixed = mixed * broadcast(weight, c)
                 total = mixed if total is None else total + mixed
             e.store(output, (task * w.out_w + column) * c, total)
+
+        together = _COLUMNS_TOGETHER if w.taps == (1, 1) else 1
+        turns, left = divmod(w.out_w, together)
+        with e.loop("columns", turns) as turn:
+            for number in range(together):
+                write(turn * together + number)
+        for number in range(left):
+            write(turns * together + number)
     return Kernel(e.function(name), w.batch * blocks * w.out_h)
 
 

@@ -160,7 +160,8 @@ class _Scheduler:
                 decision = self.sharing.decision(template, workload, decision, self.target, weight)
             decision = template.for_weights(workload, decision, self.target, weight)
         short = operator.removeprefix("edgec.")
-        name = kernel_name(short, f"{text} {to_text(decision)}")
+        chosen = to_text(decision)
+        name = kernel_name(short, f"{text} {chosen}")
         if name not in self.tasks:
             kernel = template.emit(workload, decision, self.target, name)
             self.program.functions[name] = kernel.function
@@ -183,6 +184,7 @@ class _Scheduler:
             flops=2 * workload.macs,
             workload=text,
             constants=constants,
+            decision=chosen,
         )
         self.program.steps.append(step)
         return result

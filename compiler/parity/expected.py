@@ -182,6 +182,22 @@ class Expected:
         tolerance = replace(self.tolerance, sqnr_db=quantized_sqnr_db(own_db))
         return replace(transformed, tolerance=tolerance)
 
+    def rounded_as(
+        self, other: "Expected", outputs: Tensors | None, quantized_activations: bool
+    ) -> "Expected":
+        """Return what else a module computes, with the tolerance of these outputs.
+
+        Args:
+            other: of a module that may answer otherwise than this one.
+            outputs: of the module that it was made of, for the same inputs; None: not known.
+            quantized_activations: whether it rounds activations.
+        """
+        if outputs is None:
+            strictest = replace(self.tolerance, sqnr_db=quantized_sqnr_db(math.inf))
+            return replace(other, tolerance=strictest if quantized_activations else self.tolerance)
+        before = self.of_transformed((Step(self.inputs, outputs),), quantized_activations)
+        return replace(other, tolerance=before.tolerance)
+
     def with_few_states(self) -> "Expected":
         """Return it without states but those that it begins with and ends with.
 

@@ -22,6 +22,8 @@ from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
+from edgec.compiler.predict.trees import Trees
+from edgec.compiler.predict.workload_numbers import families_of
 from edgec.targets import Target
 
 FITS = Path(__file__).parent
@@ -68,14 +70,17 @@ class Fit(BaseModel):
         architecture: of the target that was measured.
         vector_bits: its vectors.
         target: its name.
+        integer_dot: how it multiplies integers, see `Target`.
         clock_ghz: its clock, which times are scaled by.
         machine: where it was measured.
         date: when.
         trained: models that the factors were fitted on.
+        random: random networks that it was fitted on beside them.
         held_out: models that the error was measured on.
-        templates: factors by template; `any` for templates that are not among them.
+        templates: factors by kind of kernel, see `families_of`.
         within: share of the kernel calls of the held-out models that are within 20 %.
         models: predicted over measured, of each held-out model as a whole.
+        trees: correct the sum of factors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,28 +90,34 @@ class Fit(BaseModel):
     architecture: str
     vector_bits: int
     target: str
+    integer_dot: str = ""
     clock_ghz: float
     machine: str
     date: str
     trained: tuple[str, ...]
+    random: int = 0
     held_out: tuple[str, ...]
     templates: dict[str, TemplateFit]
     within: float
     models: dict[str, float]
+    trees: Trees | None = None
 
     def estimate(self, features: StepFeatures) -> Estimate:
         """Return the number for one kernel call, in the unit of the fit."""
-        own = self.templates.get(features.kind, self.templates["any"])
-        if not features.counted:
-            own = self.templates.get(UNCOUNTED, own)
-        value = float(row_of(own) @ features.row)
+        families = families_of(features.kind) if features.counted else (UNCOUNTED, "any")
+        own = next(self.templates[name] for name in families if name in self.templates)
+        factors = row_of(own)
+        value = float(factors @ features.row)
+        if self.trees is not None:
+            value *= self.trees.factor(features, factors)
         return Estimate(value, value * own.low, value * own.high)
 
     @property
     def _trained(self) -> str:
         models = [name for name in self.trained if name != SINGLE_OPERATORS]
+        drawn = f", {self.random} random networks" if self.random else ""
         alone = " and single operators" if SINGLE_OPERATORS in self.trained else ""
-        return f"{len(models)} models{alone}"
+        return f"{len(models)} models{drawn}{alone}"
 
     def describe(self) -> str:
         """Return one line for people."""
@@ -140,8 +151,8 @@ def fits() -> tuple[Fit, ...]:
 def fit_for(target: Target, unit: Unit) -> Fit | None:
     """Return the fit for a target's processor; None where nothing like it was measured.
 
-    Vectors of the same width on the same architecture are alike; what a kernel costs in
-    nanoseconds is scaled by the clock.
+    Vectors of the same width on the same architecture are alike, those first that multiply
+    integers alike; what a kernel costs in nanoseconds is scaled by the clock.
     """
     alike = [
         fit
@@ -151,7 +162,8 @@ def fit_for(target: Target, unit: Unit) -> Fit | None:
         and fit.vector_bits == target.vector_bits
     ]
     named = [fit for fit in alike if fit.target == target.name]
-    return next(iter([*named, *alike]), None)
+    same = [fit for fit in alike if fit.integer_dot == target.integer_dot]
+    return next(iter([*named, *same, *alike]), None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ padded image, some values of that variable stand for all.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from types import CodeType
 from typing import Any
 
@@ -38,6 +38,7 @@ TASK_SAMPLES = 16
 LOOP_SAMPLES = 6
 
 Counts = NDArray[np.float64]
+Code = CodeType | int
 
 
 class NotCountable(Exception):  # noqa: N818 - an answer, not a malfunction
@@ -54,7 +55,7 @@ class _Block:
 @dataclass
 class _Bind:
     name: str
-    value: CodeType
+    value: Code
     names: frozenset[str]
 
 
@@ -63,8 +64,8 @@ class _Loop:
     """A loop describes its variable, bounds and body, and whether the body depends on it."""
 
     name: str
-    start: CodeType
-    extent: CodeType
+    start: Code
+    extent: Code
     body: list[Any]
     varies: bool
     names: frozenset[str]
@@ -73,7 +74,7 @@ class _Loop:
 
 @dataclass
 class _Branch:
-    condition: CodeType
+    condition: Code
     then: list[Any]
     otherwise: list[Any]
     names: frozenset[str]
@@ -122,7 +123,15 @@ def _evaluate(items: list[Any], env: dict[str, int]) -> Counts:
     return total
 
 
-def _value(code: CodeType, env: dict[str, int]) -> int:
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> Code:
+    """Return an expression so that it can be evaluated often; a number as it is."""
+    return int(text) if text.isdigit() else compile(text, "extent", "eval")
+
+
+def _value(code: Code, env: dict[str, int]) -> int:
+    if isinstance(code, int):
+        return code
     try:
         return int(eval(code, _GLOBALS, env))
     except NameError as error:
@@ -163,6 +172,7 @@ _CALLS = {
     "tirx.likely": "({})",
     "tirx.if_then_else": "({1} if {0} else {2})",
 }
+_LEAVES = frozenset([int, float, str, tirx.IntImm, tirx.FloatImm, tirx.Var])
 _FREE_CALLS = ("address_of", "reinterpret", "likely", "prefetch", "assume", "ret")
 _ROOTS = ("sqrt", "rsqrt")
 _FUNCTIONS = frozenset(
@@ -235,9 +245,9 @@ class _Reader:
         names = frozenset().union(*(names for _, names in read))
         return template.format(*(text for text, _ in read)), names
 
-    def code(self, expression: Any) -> tuple[CodeType, frozenset[str]]:
+    def code(self, expression: Any) -> tuple[Code, frozenset[str]]:
         text, names = self.source(expression)
-        return compile(text, "extent", "eval"), names
+        return _compiled(text), names
 
     # Statements.
 
@@ -283,8 +293,7 @@ class _Reader:
         name = self.name(loop.loop_var)
         if loop.kind == tirx.ForKind.VECTORIZED and isinstance(loop.extent, tirx.IntImm):
             outer, self.lanes = self.lanes, self.lanes * int(loop.extent)
-            zero = compile("0", "extent", "eval")
-            items.append(_Bind(name, zero, frozenset()))
+            items.append(_Bind(name, 0, frozenset()))
             self._read(loop.body, items)
             self.lanes = outer
             return
@@ -333,7 +342,7 @@ class _Reader:
         stack = [expression]
         while stack:
             node = stack.pop()
-            if isinstance(node, int | float | str | tirx.IntImm | tirx.FloatImm | tirx.Var):
+            if type(node) in _LEAVES:
                 continue
             if node in seen:
                 continue

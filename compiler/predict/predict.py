@@ -68,15 +68,14 @@ def predict_program(
         best = known_records(target, database)
     else:
         best = dict(database)
-    decide = RecordedDecisions(best)
     scales = scales_of(best, target)
     cores = min(threads, target.cores)
     weights = weight_bytes_of(program)
     operators = []
     instructions = 0.0
-    for step, away in zip(program.steps, traffic_of(program, target), strict=True):
+    for step, away in zip(program.steps, traffic_of(program, target, weights), strict=True):
         code = program.functions[step.kernel]
-        features = step_features(step, code, away, target, decide)
+        features = step_features(step, code, away, target)
         corrected = correct(features, target, scales)
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
@@ -230,9 +229,23 @@ def operator_times(
     A kernel computes what leads from the results of others to that value; arguments and errors
     are those of `predict`. Kernels of one name are added up.
     """
+    program = scheduled_program(module, signature, target, database, names)
+    return program_times(program, target, database, threads=threads)
+
+
+def program_times(
+    program: Program,
+    target: Target,
+    database: "Database | Mapping[Key, Record] | None" = None,
+    *,
+    threads: int = 1,
+) -> dict[str, Estimate]:
+    """Predict the time of each kernel of a scheduled program, as `operator_times`.
+
+    Nearly all of what `operator_times` takes is to schedule the program: who has it calls this.
+    """
     found: dict[str, Estimate] = {}
-    prediction = predict(module, signature, target, database, threads=threads, names=names)
-    for item in prediction.operators:
+    for item in predict_program(program, target, database, threads=threads).operators:
         have = found.get(item.name, Estimate(0.0, 0.0, 0.0))
         found[item.name] = Estimate(
             have.value + item.time.value, have.low + item.time.low, have.high + item.time.high

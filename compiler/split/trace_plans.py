@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 # So many are kept at most, and as long as one more brings the mean request nearer by so much.
 MOST_PLANS = 4
-_GAIN = 0.005
+_GAIN = 0.001
 # Links that steps are found for: quantiles of the network.
 _SOLVED = 48
 # Of the rates that were seen.

@@ -4,7 +4,8 @@
     python tests/benchmarks/benchmark_fit.py kill digits28 --calibration images.npy --kills 10
     python tests/benchmarks/benchmark_fit.py cluster digits28 --calibration images.npy
 
-`grid` searches a space of 60 points with a quarter of its compiles, then compiles all of them.
+`grid` searches a space of 60 points with a quarter of its compiles, then compiles all of them; with
+`--quantizations` one of 5.
 `kill` kills a search by SIGKILL at moments of chance and lets it go on, and compares the facts at
 the end with those of a search that nobody disturbed. `cluster` does the same search on a local
 cluster of Dask of 4 workers, one of which is killed every 20 s.
@@ -36,6 +37,8 @@ GRID = Space(
     quantize=("none", "int8-weight-only", "int8-dynamic", "int8"),
     steps={"channels": (0, 10, 20, 30, 40), "low-rank": (0, 25, 50)},
 )
+# Of models whose channels take minutes.
+QUANTIZATIONS = Space(("none", "fp16", "int8-weight-only", "int8-dynamic", "int8"), {})
 KILL_SECONDS = 20.0
 
 
@@ -61,7 +64,8 @@ def main() -> None:
     parser.add_argument("--target", default="native")
     parser.add_argument("--trials", type=int, default=15)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--quantizations", action="store_true", help="a grid of those alone")
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--folder", type=Path, help="keep the facts there")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,7 +82,7 @@ def _options(given: argparse.Namespace, folder: Path, cluster: str = "") -> FitO
         measure=False,
         folder=folder / "facts",
         jobs=JobOptions(cluster=cluster, workers=given.workers),
-        space=GRID,
+        space=QUANTIZATIONS if given.quantizations else GRID,
     )
 
 
@@ -97,11 +101,12 @@ def grid(given: argparse.Namespace, folder: Path) -> None:
     target, options = load_target(given.target), _options(given, folder)
     with open_pool(options.jobs) as pool:
         facts = facts_of(model, target, options, base, pool)
-        search = Search(GRID, options.limits, "latency", given.trials, 0, True)
+        assert options.space is not None
+        search = Search(options.space, options.limits, "latency", given.trials, 0, True)
         begin = time.perf_counter()
         search.run(facts, Printer())
         seconds = time.perf_counter() - begin
-        points = GRID.points()
+        points = options.space.points()
         best: list[tuple[float, str]] = []
         for start in range(0, len(points), 4):
             group = points[start : start + 4]
@@ -129,8 +134,9 @@ def _command(given: argparse.Namespace, folder: Path, name: str, cluster: str = 
     words += ["--recipes", given.recipes] if given.recipes else []
     words += ["--drop", given.drop, "--trials", str(given.trials), "--no-measure"]
     words += ["-o", str(folder / f"{name}.edgec"), "--report", str(folder / f"{name}.json")]
-    words += ["--cluster", cluster] if cluster else ["--workers", str(given.workers)]
-    return words
+    if cluster:
+        return [*words, "--cluster", cluster]
+    return words + (["--workers", str(given.workers)] if given.workers else [])
 
 
 def _facts(folder: Path, name: str) -> dict[str, str]:

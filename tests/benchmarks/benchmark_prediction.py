@@ -1,46 +1,49 @@
-"""Measure kernels of real models, and fit the correction that predictions use.
+"""Measure kernels of models, and fit the correction that predictions use.
 
-    python tests/benchmarks/benchmark_prediction.py measure native -o FOLDER
-    python tests/benchmarks/benchmark_prediction.py measure qemu-rpi4 -o FOLDER
-    python tests/benchmarks/benchmark_prediction.py fit FOLDER/native.jsonl -o compiler/predict
+    python tests/benchmarks/benchmark_prediction.py prepare native -o FOLDER
+    python tests/benchmarks/benchmark_prediction.py measure FOLDER/native --seconds 60
+    python tests/benchmarks/benchmark_prediction.py prepare qemu-rpi4 -o FOLDER
+    python tests/benchmarks/benchmark_prediction.py fit FOLDER/native -o compiler/predict
 
-`measure` compiles models and writes a line for each kernel call: its features, and its time in
-nanoseconds here (all models in turn, medians), or its instructions under QEMU. `fit` fits on the
-models of TRAINED and writes the file of factors with its error on HELD_OUT, which it never sees.
-`refresh` computes the features of
-measured lines anew, after a change of how they are counted.
+`prepare` compiles models and writes the features of each kernel call; for a board of QEMU it counts
+the instructions as well. `measure` times the kernels here, in the model that they are part of, one
+round over all models after the other, as often as it is called: a kernel's time is the median over
+rounds of the shortest in a round. `fit` fits on the models of TRAINED, on single operators and
+on random networks, and writes the file of factors with its error on HELD_OUT, which it never sees.
+`refresh` computes the features anew, after a change of how they are counted.
 """
 
 import argparse
 import json
+import pickle
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from operator_cases import CASES, NETWORKS
-from scipy.optimize import nnls
+from prediction_fit import fit
+from random_networks import random_network
 
 from edgec.compiler import CompileOptions
 from edgec.compiler.backend import build, pack, schedule
 from edgec.compiler.boards.instructions import count_instructions
 from edgec.compiler.calibration.samples import samples_from_tensors
-from edgec.compiler.frontend.canonical import canonical_model
+from edgec.compiler.frontend.canonical import CanonicalModel, canonical_model
 from edgec.compiler.ir.program import Program
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import default_decide
-from edgec.compiler.predict.correction import UNCOUNTED, Fit, TemplateFit
-from edgec.compiler.predict.features import FEATURES, Row, step_features, traffic_of
+from edgec.compiler.predict.features import step_features, traffic_of, weight_bytes_of
 from edgec.compiler.runtime.inputs import generate_inputs
-from edgec.compiler.runtime.session import StaticSession, open_session
+from edgec.compiler.runtime.session import open_session
+from edgec.compiler.runtime.static_session import StaticSession
 from edgec.compiler.support.progress import Silent
 from edgec.compiler.transform import transform_model
 from edgec.models import load_model_recipe
 from edgec.targets import Target, load_target
-from edgec.targets.native import cpu_name
 
 TRAINED = (
     "digits",
@@ -60,8 +63,6 @@ TRAINED = (
     "minilm-l6+int8-weight-only",
     "silero-vad-ifless",
 )
-# Operators by themselves, so that kernels that these models hardly use are known, too.
-OPERATORS = tuple(f"operator:{case.name}" for case in (*CASES[::3], *NETWORKS[::2]))
 HELD_OUT = (
     "pp-ocr-rec",
     "pp-ocr-rec+int8",
@@ -72,18 +73,25 @@ HELD_OUT = (
     "light_resnet50",
     "light_resnet50+int8",
 )
+# Operators by themselves, so that kernels that these models hardly use are known, too.
+OPERATORS = tuple(f"operator:{case.name}" for case in (*CASES[::3], *NETWORKS[::2]))
+# Every third once more in int8.
+RANDOM = tuple(
+    f"random:{seed}{recipe}"
+    for seed in range(80)
+    for recipe in (["", "+int8"] if seed % 3 == 0 else [""])
+)
+
+# Of each model in a round.
+TURN_SECONDS, TURN_RUNS = 0.06, 20
 
 
 def programs(name: str, target: Target) -> tuple[Program, Any]:
-    """Return a scheduled program and inputs of a model of the catalogue, `NAME+RECIPE`."""
+    """Return a scheduled program and inputs of a model, `NAME+RECIPE`."""
     if name.startswith("operator:"):
         return operator_program(name, target)
     model, _, recipe = name.partition("+")
-    entry = load_model_recipe(model)
-    freeze = {key: np.array(value) for key, value in entry.freeze.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        path = entry.write(Path(folder) / entry.file_name)
-        canonical = canonical_model(path, entry.shapes, freeze)
+    canonical = canonical_of(model)
     signature = canonical.signature
     inputs = generate_inputs(signature.inputs, 0, {})
     module = canonical.module
@@ -92,6 +100,10 @@ def programs(name: str, target: Target) -> tuple[Program, Any]:
         tensors = {key: np.concatenate([item[key] for item in drawn]) for key in drawn[0]}
         opened = samples_from_tensors(tensors, signature.inputs)
         options = CompileOptions(quantize=recipe, parity=False)
+        if options.quantization is not None:
+            # Shapes and kernels do not depend on how values are rounded.
+            quantize = replace(options.quantization, repair=False)
+            options = replace(options, quantize=quantize)
         changed = transform_model(
             canonical, target, options, opened, inputs, "0" * 64, Silent(), decide=default_decide
         )
@@ -100,6 +112,17 @@ def programs(name: str, target: Target) -> tuple[Program, Any]:
     scheduled = schedule(lower(packed, target), module, target, signature)
     assert isinstance(scheduled, Program), name
     return scheduled, (signature, inputs)
+
+
+def canonical_of(model: str) -> CanonicalModel:
+    """Return a model of the catalogue, or a random network."""
+    if model.startswith("random:"):
+        return canonical_model(random_network(int(model.partition(":")[2])))
+    entry = load_model_recipe(model)
+    freeze = {key: np.array(value) for key, value in entry.freeze.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = entry.write(Path(folder) / entry.file_name)
+        return canonical_model(path, entry.shapes, freeze)
 
 
 def operator_program(name: str, target: Target) -> tuple[Program, Any]:
@@ -116,9 +139,10 @@ def operator_program(name: str, target: Target) -> tuple[Program, Any]:
 def features_of(name: str, program: Program, target: Target) -> list[dict[str, Any]]:
     """Return a line for each kernel call, without what is measured."""
     found = []
-    for step, moved in zip(program.steps, traffic_of(program, target), strict=True):
+    moves = traffic_of(program, target, weight_bytes_of(program))
+    for step, moved in zip(program.steps, moves, strict=True):
         code = program.functions[step.kernel]
-        one = step_features(step, code, moved, target, default_decide)
+        one = step_features(step, code, moved, target)
         found.append(
             {
                 "model": name,
@@ -129,299 +153,129 @@ def features_of(name: str, program: Program, target: Target) -> list[dict[str, A
                 "flops": step.flops,
                 "counted": one.counted,
                 "row": [round(float(x), 3) for x in one.row],
+                "context": [float(x) for x in one.context],
                 "workload": step.workload,
             }
         )
     return found
 
 
-def measure_here(names: Sequence[str], target: Target, rounds: int, folder: Path) -> list[Any]:
-    """Return lines with the time of each kernel call here [ns], models in turn."""
-    sessions, lines = [], []
+def prepare(names: Sequence[str], target: Target, folder: Path, counted: bool) -> None:
+    """Compile models that are not in the folder yet, and count their instructions if wanted."""
     for name in names:
-        start = time.perf_counter()
+        place = folder / name.replace("/", "_").replace(" ", "_")
+        if (place / "lines.json").exists():
+            continue
+        start = time.process_time()
         try:
+            place.mkdir(parents=True, exist_ok=True)
             program, (signature, inputs) = programs(name, target)
-            rows = features_of(name, program, target)
-            library = folder / f"{len(sessions)}" / "model.so"
-            library.parent.mkdir()
+            lines = features_of(name, program, target)
+            library = place / "model.so"
             executor, _ = build([program], target, library)
-            session = open_session(library, target, signature, executor)
+            if counted:
+                arrays = [inputs[spec.name] for spec in signature.inputs]
+                steps = count_instructions(library, target, arrays).steps
+                for line, step in zip(lines, steps, strict=True):
+                    line["value"] = step.instructions
+                library.unlink()
+            else:
+                opened = pickle.dumps((signature, inputs, executor))
+                (place / "session.pickle").write_bytes(opened)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             continue
+        (place / "lines.json").write_text(json.dumps(lines))
+        print(f"{name}: {len(lines)} calls, {time.process_time() - start:.0f} s", flush=True)
+
+
+def refresh(folder: Path, target: Target) -> None:
+    """Compute features anew, where kernels are still those that were measured."""
+    for path in sorted(folder.glob("*/lines.json")):
+        old = json.loads(path.read_text())
+        program, _ = programs(old[0]["model"], target)
+        lines = features_of(old[0]["model"], program, target)
+        if [line["kernel"] for line in lines] != [line["kernel"] for line in old]:
+            print(f"{old[0]['model']}: its kernels have changed; prepare it again", flush=True)
+            continue
+        for line, before in zip(lines, old, strict=True):
+            line |= {key: before[key] for key in ("value",) if key in before}
+        path.write_text(json.dumps(lines))
+
+
+def measure(folder: Path, target: Target, seconds: float) -> None:
+    """Time the kernels of all models in turn, those first that were measured least."""
+    deadline = time.perf_counter() + seconds
+    places = [path.parent for path in folder.glob("*/session.pickle")]
+    places = [place for place in places if (place / "lines.json").exists()]
+    done = {place: _rounds(place) for place in places}
+    turns = 0
+    for place in sorted(places, key=lambda place: (len(done[place]), place.name)):
+        if time.perf_counter() > deadline:
+            break
+        signature, inputs, executor = pickle.loads((place / "session.pickle").read_bytes())
+        session = open_session(place / "model.so", target, signature, executor, 1)
         assert isinstance(session, StaticSession)
-        sessions.append((session, session.prepare(inputs)))
-        lines.append(rows)
-        print(f"{name}: {len(rows)} calls, {time.perf_counter() - start:.0f} s", flush=True)
-        del program
-    times: list[list[Any]] = [[] for _ in sessions]
-    for _ in range(rounds):
-        for (session, prepared), mine in zip(sessions, times, strict=True):
-            session.run_prepared(prepared)
-            deadline = time.perf_counter() + 0.05
-            turn = [session.run_timed(prepared)]
-            while time.perf_counter() < deadline and len(turn) < 20:
-                turn.append(session.run_timed(prepared))
-            mine.append(np.median(np.stack(turn), axis=0))
-    for rows, mine in zip(lines, times, strict=True):
-        stacked = np.stack(mine)
-        median, half = np.median(stacked, axis=0), len(stacked) // 2
-        first, second = np.median(stacked[:half], axis=0), np.median(stacked[half:], axis=0)
-        for row, value, one, other in zip(rows, median, first, second, strict=True):
-            row |= {"value": float(value), "halves": [float(one), float(other)]}
-    return [row for rows in lines for row in rows]
+        prepared = session.prepare(inputs)
+        session.run_prepared(prepared)
+        end = time.perf_counter() + TURN_SECONDS
+        runs = [session.run_timed(prepared)]
+        while (time.perf_counter() < end and len(runs) < TURN_RUNS) or len(runs) < 3:
+            runs.append(session.run_timed(prepared))
+        least = np.min(np.stack(runs), axis=0)
+        with (place / "rounds.jsonl").open("a") as stream:
+            stream.write(json.dumps([int(value) for value in least]) + "\n")
+        turns += 1
+        del session
+    fewest = min(len(_rounds(place)) for place in places)
+    print(f"{turns} turns; {len(places)} models have {fewest} rounds or more")
 
 
-def refreshed(
-    old: Sequence[dict[str, Any]], target: Target, chosen: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield lines of an earlier run with their features of today, model by model."""
-    for name in dict.fromkeys(line["model"] for line in old):
-        if chosen and name not in chosen:
-            continue
-        mine = [line for line in old if line["model"] == name]
-        program, _ = programs(name, target)
-        rows = features_of(name, program, target)
-        if [row["kernel"] for row in rows] != [line["kernel"] for line in mine]:
-            print(f"{name}: its kernels have changed; measure it again", flush=True)
-            continue
-        for row, line in zip(rows, mine, strict=True):
-            yield row | {key: line[key] for key in ("value", "halves") if key in line}
-        print(f"{name}: {len(rows)} calls", flush=True)
+def _rounds(place: Path) -> list[list[int]]:
+    path = place / "rounds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def count_there(names: Sequence[str], target: Target, folder: Path) -> list[Any]:
-    """Return lines with the instructions of each kernel call under QEMU."""
-    lines = []
-    for name in names:
-        start = time.perf_counter()
-        try:
-            program, (signature, inputs) = programs(name, target)
-            rows = features_of(name, program, target)
-            library = folder / "model.so"
-            build([program], target, library)
-            arrays = [inputs[spec.name] for spec in signature.inputs]
-            counted = count_instructions(library, target, arrays)
-        except Exception as error:
-            print(f"{name}: {type(error).__name__}: {error}", flush=True)
-            continue
-        for row, step in zip(rows, counted.steps, strict=True):
-            row["value"] = step.instructions
-        lines += rows
-        print(f"{name}: {len(rows)} calls, {time.perf_counter() - start:.0f} s", flush=True)
-    return lines
-
-
-# Calls of one kind pull towards the factors of all kinds as this many calls would.
-PRIOR_CALLS = 3.0
-# A call that is further off than this counts less and less (iteratively reweighted least squares).
-ROBUST = 0.05
-FOLDS = 5
-ITERATIONS = 15
-FEWEST_CALLS = 3
-CALLS_FOR_A_BAR = 10
-
-
-def fit_factors(rows: Row, values: Row, scale: Row, prior: Row | None = None) -> Row:
-    """Return the factors, none below zero, of the least error by ratio.
-
-    Half and twice are equally wrong: each error is divided by the mean, of products, of what was
-    measured and what the factors of the turn before say.
-
-    Args:
-        rows: features [calls, features].
-        values: what was measured [calls].
-        scale: of each feature, relative to what was measured.
-        prior: factors that few calls do not change much.
-    """
-    weights, middle = np.ones(len(values)), values
-    factors = np.zeros(rows.shape[1])
-    for _ in range(ITERATIONS):
-        left = rows / scale / middle[:, None] * weights[:, None]
-        right = values / middle * weights
-        if prior is not None:
-            left = np.vstack([left, np.sqrt(PRIOR_CALLS) * np.eye(len(scale))])
-            right = np.concatenate([right, np.sqrt(PRIOR_CALLS) * prior * scale])
-        factors = nnls(left, right)[0] / scale
-        says = np.maximum(rows @ factors, 1e-3 * values)
-        middle = np.sqrt(values * says)
-        error = np.abs(says - values) / middle
-        weights = 1 / np.sqrt(np.maximum(error, ROBUST))
-    return np.asarray(factors)
-
-
-def scale_of(calls: "Calls") -> Row:
-    """Return how large each feature is, relative to what was measured."""
-    relative = np.sqrt(((calls.rows / calls.values[:, None]) ** 2).mean(axis=0))
-    return np.asarray(np.where(relative > 0, relative, 1.0))
-
-
-@dataclass
-class Calls:
-    """Calls are what was measured: kind, features, value and model of each."""
-
-    kinds: Any
-    rows: Row
-    values: Row
-    models: Any
-
-    @classmethod
-    def read(cls, paths: Sequence[Path], unit: str) -> "Calls":
-        """Read lines of `measure`; instructions do not depend on where bytes come from."""
-        lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-        rows = np.array([line["row"] for line in lines])
-        if unit == "instructions":
-            for name in ("near_bytes", "middle_bytes", "far_bytes", "cycles"):
-                rows[:, FEATURES.index(name)] = 0
-        kinds = [line["kind"] if line["counted"] else UNCOUNTED for line in lines]
-        values = np.array([max(1.0, line["value"]) for line in lines])
-        return cls(np.array(kinds), rows, values, np.array([line["model"] for line in lines]))
-
-    def where(self, mask: Any) -> "Calls":
-        """Return some of the calls."""
-        return Calls(self.kinds[mask], self.rows[mask], self.values[mask], self.models[mask])
-
-
-def fit_kinds(calls: Calls) -> dict[str, Row]:
-    """Return factors by kind, and `any` for all together."""
-    scale = scale_of(calls)
-    common = fit_factors(calls.rows, calls.values, scale)
-    found = {"any": common}
-    for kind in np.unique(calls.kinds):
-        mine = calls.kinds == kind
-        if mine.sum() >= FEWEST_CALLS:
-            found[str(kind)] = fit_factors(calls.rows[mine], calls.values[mine], scale, common)
+def gathered(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of all models that were measured, with `value` and both halves of it."""
+    found = []
+    for path in sorted(folder.glob("*/lines.json")):
+        lines, rounds = json.loads(path.read_text()), _rounds(path.parent)
+        if rounds:
+            times = np.array(rounds, np.float64)
+            halves = [np.median(times[part::2], axis=0) for part in range(min(2, len(times)))]
+            for number, line in enumerate(lines):
+                line["value"] = float(np.median(times[:, number]))
+                line["halves"] = [float(half[number]) for half in halves]
+        found += [line for line in lines if "value" in line]
     return found
 
 
-def predicted(factors: dict[str, Row], calls: Calls) -> Row:
-    """Return what the factors say of calls."""
-    chosen = np.stack([factors.get(str(kind), factors["any"]) for kind in calls.kinds])
-    return np.asarray((chosen * calls.rows).sum(axis=1))
-
-
-def left_out_ratios(calls: Calls) -> Row:
-    """Return measured over predicted of each call, by a fit that has not seen its model."""
-    names = np.array(sorted(set(calls.models)))
-    fold = {name: number % FOLDS for number, name in enumerate(names)}
-    folds = np.array([fold[name] for name in calls.models])
-    ratios = np.ones(len(calls.values))
-    for number in range(FOLDS):
-        out = folds == number
-        ratios[out] = calls.values[out] / predicted(fit_kinds(calls.where(~out)), calls.where(out))
-    return ratios
-
-
-def fit(paths: Sequence[Path], target: Target, unit: Any, output: Path) -> None:
-    """Fit on all models but HELD_OUT, and write the factors with their error on those."""
-    calls = Calls.read(paths, unit)
-    held = np.isin(calls.models, HELD_OUT)
-    trained, unseen = calls.where(~held), calls.where(held)
-    factors, ratios = fit_kinds(trained), left_out_ratios(trained)
-    strangers = trained.values / (trained.rows @ factors["any"])
-    templates = {}
-    for kind, row in factors.items():
-        mine = trained.kinds == kind
-        # Of a kind that is hardly known the factors are those of all kinds.
-        spread = ratios[mine] if mine.sum() >= CALLS_FOR_A_BAR else strangers
-        low, high = np.percentile(spread, [10, 90])
-        templates[kind] = TemplateFit(
-            factors={n: float(f"{v:.4g}") for n, v in zip(FEATURES, row, strict=True) if v > 0},
-            low=float(f"{min(1.0, low):.3g}"),
-            high=float(f"{max(1.0, high):.3g}"),
-            calls=int(mine.sum()) if kind != "any" else len(trained.values),
-        )
-    share = predicted(factors, unseen) / unseen.values
-    models = {
-        str(name): round(
-            float(
-                predicted(factors, unseen)[unseen.models == name].sum()
-                / unseen.values[unseen.models == name].sum()
-            ),
-            3,
-        )
-        for name in dict.fromkeys(unseen.models)
-    }
-    names = dict.fromkeys(str(name).partition(":")[0] for name in trained.models)
-    found = Fit(
-        unit=unit,
-        architecture=target.architecture,
-        vector_bits=target.vector_bits,
-        target=target.name,
-        clock_ghz=target.clock_ghz,
-        machine=cpu_name() if unit == "ns" else f"QEMU {target.emulator and target.emulator.cpu}",
-        date=time.strftime("%Y-%m-%d"),
-        trained=tuple(names),
-        held_out=tuple(models),
-        templates=templates,
-        within=round(float((np.abs(share - 1) <= 0.2).mean()), 3),
-        models=models,
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    kind = "times" if unit == "ns" else "instructions"
-    path = output / f"{target.architecture}-{target.vector_bits}-{kind}.json"
-    path.write_text(found.model_dump_json(indent=1) + "\n")
-    print(found.describe())
-    for kind in sorted(set(unseen.kinds)):
-        mine = unseen.kinds == kind
-        within = (np.abs(share[mine] - 1) <= 0.2).mean()
-        print(f"  {kind:22}{mine.sum():5} calls, {within:.0%} within 20 %")
-    for name, ratio in models.items():
-        mine = unseen.models == name
-        within = (np.abs(share[mine] - 1) <= 0.2).mean()
-        print(f"  {name:28} {ratio:.3f} as a whole, {within:.0%} of the calls within 20 %")
-
-
 def main() -> None:
+    """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("measure", "refresh", "fit"))
-    parser.add_argument("what", help="a target, qemu-TARGET, or a file of measurements")
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more of them, for fit")
-    parser.add_argument("--models", default="")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--together", type=int, default=24, help="models that take turns")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("action", choices=("prepare", "measure", "refresh", "fit"))
+    parser.add_argument("what", help="a target, qemu-TARGET, or the folder of what was prepared")
+    parser.add_argument("--models", default="", help="names; operators, random, trained, held")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    if arguments.action == "measure":
-        measure(arguments)
-    elif arguments.action == "fit":
-        source = Path(arguments.what)
-        name = source.stem.rpartition("_")[2]
-        unit = "instructions" if name.startswith("qemu-") else "ns"
-        target = load_target(name.removeprefix("qemu-"))
-        fit([source, *arguments.also], target, unit, arguments.output)
+    name = Path(arguments.what).name
+    target = load_target(name.removeprefix("qemu-"))
+    counted = name.startswith("qemu-")
+    if arguments.action == "prepare":
+        groups = {"operators": OPERATORS, "random": RANDOM, "trained": TRAINED, "held": HELD_OUT}
+        chosen: list[str] = []
+        for word in (arguments.models or "trained,held,random,operators").split(","):
+            chosen += groups.get(word, (word,))
+        prepare(chosen, target, arguments.output / arguments.what, counted)
+    elif arguments.action == "measure":
+        measure(Path(arguments.what), target, arguments.seconds)
+    elif arguments.action == "refresh":
+        refresh(Path(arguments.what), target)
     else:
-        source = Path(arguments.what)
-        old = [json.loads(line) for line in source.read_text().splitlines()]
-        target = load_target(source.stem.rpartition("_")[2].removeprefix("qemu-"))
-        chosen = [name for name in arguments.models.split(",") if name]
-        write(refreshed(old, target, chosen), arguments.output / source.name.removeprefix("old_"))
-
-
-def measure(arguments: argparse.Namespace) -> None:
-    """Measure models in groups, and write each group as soon as it is done."""
-    chosen = [*TRAINED, *HELD_OUT, *OPERATORS]
-    if arguments.models:
-        chosen = OPERATORS if arguments.models == "operators" else arguments.models.split(",")
-    target = load_target(arguments.what.removeprefix("qemu-"))
-    for start in range(0, len(chosen), arguments.together):
-        group = chosen[start : start + arguments.together]
-        with tempfile.TemporaryDirectory() as name:
-            if arguments.what.startswith("qemu-"):
-                lines = count_there(group, target, Path(name))
-            else:
-                lines = measure_here(group, target, arguments.rounds, Path(name))
-        write(lines, arguments.output / f"{arguments.what}.jsonl")
-
-
-def write(lines: Iterable[dict[str, Any]], path: Path) -> None:
-    """Append lines to a file as they come."""
-    with path.open("a") as stream:
-        for line in lines:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
+        unit = "instructions" if counted else "ns"
+        fit(gathered(Path(arguments.what)), target, unit, arguments.output, HELD_OUT)
 
 
 if __name__ == "__main__":

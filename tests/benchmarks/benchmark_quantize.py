@@ -40,6 +40,7 @@ PREPARATION = {
     "light_resnet50": _IMAGENET,
     "light_squeezenet": _IMAGENET,
     "efficientnet-lite0": Preprocess(mean=(0.498,), std=(0.502,)),
+    "pp-ocr-det": _IMAGENET,
     "pp-ocr-cls": Preprocess(mean=(0.5,), std=(0.5,)),
     "yolov8n-320": Preprocess(),
 }

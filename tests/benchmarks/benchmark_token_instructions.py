@@ -92,6 +92,8 @@ def edgec(bundle: Path, target: Target) -> Total:
     def total(prompt: int, reply: int) -> int:
         text = "the" + " the" * (prompt - 1)
         command = [str(bundle / "run"), "--prompt", text, "--max-tokens", str(reply)]
+        # Each token takes a run of its own.
+        command += ["--speculate", "off"]
         counted = count(
             target,
             [*command, "--threads", "1", "--json"],

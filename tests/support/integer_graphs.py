@@ -90,6 +90,7 @@ class ConvCase:
         relu: whether one follows.
         swish: whether a hard swish follows.
         silu: whether a SiLU follows.
+        affine: what it is multiplied by then, and what is added.
         transposed: whether it is a transposed convolution.
     """
 
@@ -104,6 +105,7 @@ class ConvCase:
     relu: bool = False
     swish: bool = False
     silu: bool = False
+    affine: tuple[float, float] = (1.0, 0.0)
     transposed: bool = False
 
     def signed(self) -> "ConvCase":
@@ -162,6 +164,9 @@ class ConvCase:
                     value = builder.emit(op.nn.silu(value))
                 if self.swish:
                     value = builder.emit(hard_swish(value))
+                if self.affine != (1.0, 0.0):
+                    by, added = (constant(np.array(n, np.float32)) for n in self.affine)
+                    value = builder.emit(op.add(builder.emit(op.multiply(value, by)), added))
                 result = builder.emit_output(self.result.quantize(builder, value))
             builder.emit_func_output(result)
         return builder.get()
@@ -197,8 +202,10 @@ class ConvCase:
     def _activated(self, values: Array) -> Array:
         values = np.maximum(values, 0) if self.relu else values
         if self.silu:
-            return values / (1 + np.exp(-values))
-        return values * np.clip(values + 3, 0, 6) / 6 if self.swish else values
+            values = values / (1 + np.exp(-values))
+        elif self.swish:
+            values = values * np.clip(values + 3, 0, 6) / 6
+        return values * np.float32(self.affine[0]) + np.float32(self.affine[1])
 
     def fixed_point(self) -> Requantization | None:
         """Return what the compiler plans, None where it uses floats."""
@@ -213,11 +220,18 @@ class ConvCase:
         reach = np.maximum(np.abs(most + bias), np.abs(least + bias))
         units = (scales * np.float32(self.data.scale)).astype(np.float32)
         scale, (low, high) = float(np.float32(self.result.scale)), self._ends()
+        low, high = low - self._offset, high - self._offset
+        scale /= float(np.float32(self.affine[0]))
         if self.silu:
             return logistic_requantization(units, reach, scale, high)
         if self.swish:
             return swished_requantization(units, reach, scale, high)
-        return requantization(units / scale, reach, max(high, -low) + 1)
+        return requantization(units / scale, reach, int(np.ceil(max(high, -low))) + 1)
+
+    @property
+    def _offset(self) -> float:
+        """Return what is added, in steps of the result."""
+        return float(np.float32(self.affine[1])) / float(np.float32(self.result.scale))
 
     def _ends(self) -> tuple[int, int]:
         """Return the smallest and the largest quantized value less the zero point."""
@@ -238,7 +252,8 @@ class ConvCase:
             three, raised = plan.gate.three, plan.gate.raised
             gate = np.clip(value + three, 0, 2 * three) << raised
             value = (value * gate + 2**14) >> 15
-        quantized = (value + (1 << (fraction - 1))) >> fraction
+        moved = round((zero + self._offset) * 2**fraction) - (zero << fraction)
+        quantized = (value + moved + (1 << (fraction - 1))) >> fraction
         return (np.clip(quantized, *self._ends()) + zero).astype(self.result.dtype)
 
     def sums(self) -> tuple[Array, Array]:

@@ -1,8 +1,9 @@
 /* Runs a model once, on one thread, for QEMU's plugin to count its instructions (plugin.c).
  *
- *     count MODEL.SO INPUTS
+ *     count MODEL.SO INPUTS PROGRAM [OUTPUTS]
  *
- * INPUTS holds the bytes of every input, one after the other. Reading the clock is what the plugin
+ * INPUTS holds the bytes of every input, one after the other; OUTPUTS receives those of every output.
+ * Reading the clock is what the plugin
  * takes for a mark. In order: three marks that have nothing between them, the one that the executor
  * sets before its first step, one after each step, and one after the run. Before, there is a run
  * without marks: the first one maps memory and resolves functions. Prints the label, the template
@@ -41,7 +42,7 @@ static void* find(const char* name) {
 }
 
 int main(int count, char** arguments) {
-  if (count != 4) fail("usage: count MODEL.SO INPUTS PROGRAM");
+  if (count != 4 && count != 5) fail("usage: count MODEL.SO INPUTS PROGRAM [OUTPUTS]");
   library = dlopen(arguments[1], RTLD_NOW);
   if (!library) fail(dlerror());
   __typeof__(edgec_loaded_model)* const loaded_model = find("edgec_loaded_model");
@@ -72,6 +73,10 @@ int main(int count, char** arguments) {
   if (model->run_program(session, number, given, buffers + inputs, nanoseconds))
     fail(model->error(session));
   mark();
+  FILE* results = count == 5 ? fopen(arguments[4], "wb") : NULL;
+  for (int32_t i = 0; results && i < outputs; ++i)
+    fwrite(buffers[inputs + i], 1, program->outputs[i].bytes, results);
+  if (count == 5 && (!results || fclose(results))) fail("cannot write the outputs");
   for (int32_t i = 0; i < steps; ++i) {
     edgec_step_info step = model->program_step(number, i);
     printf("%s%c%s%c%lld%c", step.label, 0, step.template_, 0, (long long)step.flops, 0);

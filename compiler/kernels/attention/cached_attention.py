@@ -48,6 +48,7 @@ from edgec.compiler.kernels.vectors import (
     constant,
     fold_lanes,
     select,
+    shuffle,
     sums_of_lanes,
     vector_dtype,
 )
@@ -101,6 +102,9 @@ class _Writer:
         self.key_lanes, self.value_lanes = fitting_lanes(full, w.size), fitting_lanes(full, w.width)
         self.transposed = like >= TRANSPOSED_ROWS.get(full, math.inf) and self.key_lanes == full
         self.lanes = full if self.transposed else self.key_lanes
+        # Whether a lane of a vector multiplies one; and vectors that an instruction loads.
+        self.by_lane = target.multiplies_by_lane and full == 4
+        self.neighbours = 2 if self.by_lane else 1
         most = 64 if like > FEW_ROWS else 128
         self.keys = max(self.lanes, most if short else most // 2)
         self.emit = e = Emitter(target)
@@ -235,7 +239,8 @@ class _Writer:
         """Write the logits of a block, from keys as they lie."""
         e, c = self.emit, self.lanes
         quad = min(4, c)
-        room = max(1, (self.target.vector_registers - quad - 2) // quad)
+        held = self.neighbours * quad + 2
+        room = max(1, (self.target.vector_registers - held) // quad)
         with e.loop("vector", self._vectors(count)) as vector:
             at = e.let("at", vector * c)
             places = [self._key(begin + at + lane) for lane in range(c)]
@@ -269,8 +274,11 @@ class _Writer:
                 for number in range(steps):
                     step(number * c)
             else:
-                with e.loop("step", steps, wide=True) as number:
-                    step(number * c)
+                # Neighbouring vectors are loaded by one instruction where there is one.
+                together = self.neighbours if steps % self.neighbours == 0 else 1
+                with e.loop("steps", steps // together, wide=True) as number:
+                    for part in range(together):
+                        step((number * together + part) * c)
             for i in range(tile):
                 parts[i] += [e.let("dot", e.load(acc, i * quad + j)) for j in range(quad)]
         for i in range(tile):
@@ -383,7 +391,9 @@ class _Writer:
         w, e, c = self.work, self.emit, self.value_lanes
         registers = self.target.vector_registers
         most = min(w.width // c, 4)
-        room = min(8, max(1, (registers - most - 1) // most))
+        # Where lanes are multiplied with, a vector of powers of each row.
+        each = most + self.by_lane
+        room = min(8, max(1, (registers - most - 1) // each))
         place = e.let("values_place", self.value_plane + wide(begin) * w.width)
         for start, extent, tile in tiles(self.rows, room):
             with e.loop("tile", extent) as number:
@@ -403,17 +413,30 @@ class _Writer:
             for v in range(vectors):
                 kept = e.load(self.sums, (row + i) * w.width + column + v * c, c)
                 e.store(acc, i * vectors + v, kept * factor)
-        with e.loop("key", count, wide=True) as key:
+
+        def weigh(key: Any, powers: Sequence[Any]) -> None:
             values = [
                 e.let("v", self._load(self.values, place + key * w.width + column + v * c, c))
                 for v in range(vectors)
             ]
-            for i in range(tile):
-                power = e.load(self.logits, (row + i) * self.keys + key)
-                power = e.let("p", broadcast(power, c))
+            for i, power in enumerate(powers):
                 for v, value in enumerate(values):
                     at = i * vectors + v
                     e.store(acc, at, e.load(acc, at) + power * value)
+
+        rows = [(row + i) * self.keys for i in range(tile)]
+        done: Any = 0
+        if self.by_lane and c == self.lanes:
+            fours = e.let("fours", tirx.floordiv(count, tirx.IntImm("int32", c)))
+            with e.loop("four", fours, wide=True) as four:
+                held = [e.let("powers", e.load(self.logits, at + four * c, c)) for at in rows]
+                for lane in range(c):
+                    weigh(four * c + lane, [shuffle([each], [lane] * c) for each in held])
+            done = e.let("done", fours * c)
+        with e.loop("key", count - done, wide=True) as offset:
+            key = offset + wide(done)
+            single = [e.load(self.logits, at + key) for at in rows]
+            weigh(key, [e.let("p", broadcast(power, c)) for power in single])
         for i in range(tile):
             for v in range(vectors):
                 to = (row + i) * w.width + column + v * c

@@ -40,6 +40,8 @@ _MOST_LINES = 6
 _HELD_WEIGHTS = 10
 # To load and rearrange a window, to copy a vector, to start a tile and a row of tiles.
 _WINDOW, _COPY, _TILE, _ROW = 2, 1, 12, 60
+# For an output whose products take several instructions: what is moved to memory and back.
+_MOVED = 3
 
 
 def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
@@ -50,7 +52,7 @@ def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
     room = max(1, target.vector_registers - weights - dot.temporaries // 2 - 3)
     decisions = []
     for tile_h in range(1, min(conv.out_h, _MOST_LINES, room) + 1):
-        held = _lines_read(workload, tile_h) * workload.line * DOT_WIDTH
+        held = lines_read(workload, tile_h) * workload.line * DOT_WIDTH
         widths = range(1, min(conv.out_w, room // tile_h) + 1)
         if tile_h > 1 and held > RING_BYTES:
             continue
@@ -62,7 +64,7 @@ def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
     return whole or decisions
 
 
-def _lines_read(workload: IntegerDepthwiseWorkload, tile_h: int) -> int:
+def lines_read(workload: IntegerDepthwiseWorkload, tile_h: int) -> int:
     """Return lines of the image that some lines of the output read."""
     return (tile_h - 1) * workload.conv.stride[0] + workload.conv.kernel[0]
 
@@ -80,10 +82,11 @@ def estimate_tiled_cycles(
     conv, dot = workload.conv, dot_of(target)
     assert dot is not None
     high, across = decision.tile_h, decision.tile_w
-    lines = min(_lines_read(workload, high), conv.in_h)
+    lines = min(lines_read(workload, high), conv.in_h)
     products = high * across * min(conv.kernel[0], conv.in_h) * workload.tap_groups
     windows = lines * len(_columns(workload, across))
-    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue))
+    moved = _MOVED if dot.in_halves else 0
+    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue) + moved)
     tile = products * dot.instructions + windows * _WINDOW + store + _TILE
     rows, tiles = math.ceil(conv.out_h / high), math.ceil(conv.out_w / across)
     row = tiles * tile + lines * conv.in_w / DOT_WIDTH * _COPY + _ROW
@@ -102,7 +105,7 @@ class TiledDepthwise(DepthwiseWriter):
         spans = tile_spans(w.window(0), p.tile_h)
         tiles = sum(len(span.starts) for span in spans)
         parts = math.ceil(tiles / p.lines)
-        held = _lines_read(self.work, p.tile_h)
+        held = lines_read(self.work, p.tile_h)
         self.held_line = math.ceil(self.work.line / DOT_WIDTH) * DOT_WIDTH
         with e.tasks() as task:
             self.task = task
@@ -132,7 +135,7 @@ class TiledDepthwise(DepthwiseWriter):
         top = e.let("top", line * w.stride[0] - w.padding[0])
         for read in used:
             self.copy_line(plane, top + read, self.rows, read * self.held_line * c)
-        starts = [self._start(block, row) for row in valid]
+        starts = [self.start_of(block, row) for row in valid]
         held = {} if self.dot.in_halves else self._weights(block, 0)
         tiles: Any = math.ceil(w.out_w / tile)
         if not held and tiles > 1:
@@ -167,15 +170,6 @@ class TiledDepthwise(DepthwiseWriter):
         """Return a number from 0 to 15 in a way that LLVM, for whom counts can be 2**31, misses."""
         zero = tirx.shift_right(self.task if count is None else count, tirx.IntImm("int32", 27))
         return tirx.max(zero, tirx.IntImm("int32", number))
-
-    def _start(self, block: Any, valid: Sequence[bool]) -> Any:
-        """Return what accumulators begin with: the bias, and the padding in rows that are not."""
-        e, c = self.emit, self.c
-        start = e.load(self.bias, block * c, c)
-        if self.work.has_rows:
-            for kh in (kh for kh, inside in enumerate(valid) if not inside):
-                start = start + e.load(self.row_sums, (kh * self.blocks + block) * c, c)
-        return e.let("bias", start)
 
     def _products(
         self,

@@ -86,11 +86,13 @@ class DepthwiseDecision:
         lines: the lines of the output in one task; of tiles of more lines, the rows of tiles.
         tile_h: lines in the register tile, where windows are rewritten in registers; 0: they are
             rewritten into a ring.
+        words: whether taps are multiplied one by one, in int16.
     """
 
     tile_w: int
     lines: int
     tile_h: int = field(default=0, metadata={"omit_if_default": True})
+    words: bool = field(default=False, metadata={"omit_if_default": True})
 
 
 class DepthwiseWriter:
@@ -111,8 +113,7 @@ class DepthwiseWriter:
         self.emit = e
         planes = conv.batch * self.blocks
         self.data = e.buffer("data", planes * conv.in_h * conv.in_w * c, self.dot.data)
-        size = self.blocks * conv.kernel[0] * workload.tap_groups * c
-        self.weight = e.buffer("weight", size, "int32")
+        self.weight = self.declare_weight()
         self.bias = e.buffer("bias", self.blocks * c, "int32")
         if workload.has_rows:
             self.row_sums = e.buffer("rows", conv.kernel[0] * self.blocks * c, "int32")
@@ -123,6 +124,20 @@ class DepthwiseWriter:
             {"channel": self.blocks * c, "image_channel": planes * c, "element": out_size},
         )
         self.output = e.buffer("output", out_size, output_dtype(conv.epilogue))
+
+    def declare_weight(self) -> Any:
+        """Return the parameter of packed weights."""
+        size = self.blocks * self.conv.kernel[0] * self.work.tap_groups * self.c
+        return self.emit.buffer("weight", size, "int32")
+
+    def start_of(self, block: Any, valid: Sequence[bool]) -> Any:
+        """Return what accumulators begin with: the bias, and the padding in rows that are not."""
+        e, c = self.emit, self.c
+        start = e.load(self.bias, block * c, c)
+        if self.work.has_rows:
+            for kh in (kh for kh, inside in enumerate(valid) if not inside):
+                start = start + e.load(self.row_sums, (kh * self.blocks + block) * c, c)
+        return e.let("bias", start)
 
     def write_borders(self, buffer: Any, lines: int = 1, line_size: int = 0) -> None:
         """Write the columns of consecutive lines of a buffer beside the image."""

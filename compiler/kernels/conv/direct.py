@@ -204,7 +204,15 @@ class DirectConv:
             with e.loop("kh", count, first) as kh:
                 yield kh, top + kh * dilation, (True,)
 
-        self._columns(row, window)
+        self.write_line(row, window, count, top)
+
+    def writes_rows(self) -> bool:
+        """Return whether rows of the window that are known are written out, not a loop."""
+        return False
+
+    def write_line(self, row: Any, window: Any, _count: Any, _top: Any) -> None:
+        """Write one output line of which so many rows of the window are inside."""
+        self.write_columns(row, window)
 
     def _lines(self, row: Any, spans: Sequence[Span]) -> None:
         """Write several output lines; which rows of the window are inside is known here."""
@@ -217,12 +225,16 @@ class DirectConv:
             ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
                 for first, count in valid_tap_runs(span.valid, self.border):
                     valid = tuple(pixel[first] for pixel in span.valid)
+                    if self.writes_rows():
+                        for tap in range(first, first + count):
+                            yield tap, top + tap * w.dilation[0], valid
+                        continue
                     with e.loop("kh", self.hide_from_llvm(count), first) as kh:
                         yield kh, top + kh * w.dilation[0], valid
 
-            self._columns(start, window)
+            self.write_columns(start, window)
 
-    def _columns(self, line: Any, window: Any) -> None:
+    def write_columns(self, line: Any, window: Any) -> None:
         """Write all register tiles along a line (or along tile_h lines)."""
         w, p, e = self.work, self.plan, self.emit
         before = 0
@@ -338,14 +350,7 @@ class DirectConv:
         """
         if count == 1:
             return count
-        return tirx.IntImm("int32", count) + self._zero()
-
-    def hidden_one(self) -> Any:
-        """Return the step of a loop that LLVM is not to unroll, by whatever number."""
-        return tirx.IntImm("int32", 1) + self._zero()
-
-    def _zero(self) -> Any:
-        return tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+        return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
 
     def accumulate(
         self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]

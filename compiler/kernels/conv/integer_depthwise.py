@@ -28,6 +28,12 @@ from edgec.compiler.kernels.conv.depthwise_tiles import (
     estimate_tiled_cycles,
     tiled_space,
 )
+from edgec.compiler.kernels.conv.depthwise_words import (
+    DepthwiseWords,
+    estimate_words_cycles,
+    pack_words,
+    words_space,
+)
 from edgec.compiler.kernels.conv.depthwise_writer import (
     TASK_CYCLES,
     DepthwiseDecision,
@@ -38,7 +44,7 @@ from edgec.compiler.kernels.conv.windows import padding_rows, valid_rows
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import STORE_INSTRUCTIONS, imbalance_of
-from edgec.compiler.kernels.isa import Dot, dot_of
+from edgec.compiler.kernels.isa import Dot, dot_of, isa_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
@@ -63,7 +69,8 @@ def _dot(target: Target) -> Dot:
 def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
     """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
     if _in_registers(target):
-        return tiled_space(workload, target)
+        words = isa_of(target).multiplies_int16_faster
+        return [*tiled_space(workload, target), *(words_space(workload, target) if words else ())]
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -88,6 +95,8 @@ def estimate_depthwise_cycles(
 
     And of rewriting.
     """
+    if decision.words:
+        return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
         return estimate_tiled_cycles(workload, decision, target)
     conv, dot = workload.conv, _dot(target)
@@ -128,6 +137,8 @@ def emit_integer_depthwise(
     Its buffers are data, weight, bias, rows (if there are any), the operands of the epilogue, and
     output.
     """
+    if decision.words:
+        return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:
         return TiledDepthwise(workload, decision, target).kernel(name)
     return _IntegerDepthwise(workload, decision, target).kernel(name)
@@ -246,11 +257,13 @@ class _IntegerDepthwise(DepthwiseWriter):
 
 def _pack(
     workload: IntegerDepthwiseWorkload,
-    _decision: DepthwiseDecision,
+    decision: DepthwiseDecision,
     target: Target,
     position: int,
     array: NDArray[Any],
 ) -> NDArray[Any]:
+    if decision.words and position == 1:
+        return pack_words(workload, target, array)
     return pack_integer_depthwise(workload, target, array) if position == 1 else array
 
 

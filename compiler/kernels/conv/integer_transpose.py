@@ -18,12 +18,12 @@ from edgec.compiler.kernels.conv.decision import ConvDecision, fitted
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
-    emit_phases,
     estimate_integer_cycles,
     integer_space,
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.conv.integer_writer import emit_phases
 from edgec.compiler.kernels.conv.transpose import ConvTransposeWorkload
 from edgec.compiler.kernels.conv.workload import QuantizedConvWorkload
 from edgec.compiler.kernels.emit.kernel import Kernel

@@ -8,7 +8,8 @@ less its zero point:
     v = (w * multiplier + 2**14) >> 15
     result = saturate8((v + (zero_point << f) + 2**(f - 1)) >> f)
 
-where v is x * 2**f. Where a hard swish comes between, v is q times its argument, and before the
+where v is x * 2**f. A number that is added before it is quantized is part of the zero point, which
+then is no whole number. Where a hard swish comes between, v is q times its argument, and before the
 result comes one more step; q is such that this gives x * 2**f:
 
     v = (v * (clip(v + 3 q, 0, 6 q) << k) + 2**14) >> 15
@@ -114,18 +115,22 @@ class Requantization:
         numbers = (self.fraction, kind, raised, one, least < 0, below, above)
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
-    def operand(self, zero_point: int, low: int, high: int) -> NDArray[np.int16]:
+    def holds(self, zero_point: float) -> bool:
+        """Return whether 16 bits hold a zero point with f binary digits after the point."""
+        return abs(zero_point) * 2**self.fraction <= _TOP
+
+    def operand(self, zero_point: float, low: int, high: int) -> NDArray[np.int16]:
         """Return multipliers, shifts, then the numbers that hold for all channels.
 
         Args:
-            zero_point: the zero point of the quantized values.
+            zero_point: the zero point of the quantized values, and parts of a step that are added.
             low: smallest quantized value.
             high: largest quantized value.
         """
         number = 0
         if self.gate is not None:
             number = self.gate.three if isinstance(self.gate, Gate) else self.gate.factor
-        numbers = (zero_point << self.fraction, low, high, number)
+        numbers = (round(zero_point * 2**self.fraction), low, high, number)
         assert len(numbers) == FIXED_NUMBERS
         return np.concatenate([self.multipliers, self.shifts, np.array(numbers, np.int16)])
 

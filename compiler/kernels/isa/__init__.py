@@ -27,6 +27,23 @@ class Isa(Protocol):
     def dot(self) -> Dot | None:
         """Return how quantized values are multiplied; None if kernels compute in floats."""
 
+    @property
+    def multiplies_int16_faster(self) -> bool:
+        """Return whether four products of int16 are worth a group of products of int8."""
+
+    def multiply_by_lane(self, words: Any, half: int, others: Any, lane: int) -> Any:
+        """Return four of a vector of int16, times one lane of another, int32.
+
+        Args:
+            words: four or eight.
+            half: which four.
+            others: eight.
+            lane: which of them.
+        """
+
+    def multiply_halves(self, words: Any, others: Any, half: int) -> Any:
+        """Return the first or last four of eight int16, times those of others, int32."""
+
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return what multiplies two rows by two columns of eight int8 at once, if anything.
 

@@ -44,6 +44,25 @@ class Generic:
         # Four bytes of each operand are cut out, widened, multiplied and added.
         return Dot(data, 6 * DOT_WIDTH, 4, one_by_one(_adder(data)))
 
+    @property
+    def multiplies_int16_faster(self) -> bool:
+        """No: there is no such instruction."""
+        return False
+
+    def multiply_by_lane(self, words: Any, half: int, others: Any, lane: int) -> Any:
+        """Compute it in int32."""
+        picks = range(4 * half, 4 * half + 4)
+        four = tirx.Cast("int32x4", shuffle([words], picks))
+        return four * tirx.Cast("int32x4", shuffle([others], [lane] * 4))
+
+    def multiply_halves(self, words: Any, others: Any, half: int) -> Any:
+        """Compute it in int32."""
+        left, right = (
+            tirx.Cast("int32x4", shuffle([each], range(4 * half, 4 * half + 4)))
+            for each in (words, others)
+        )
+        return left * right
+
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return None: there is none."""
         return None

@@ -28,6 +28,11 @@ class GroupedDot:
             and 3; else unit by unit.
         instructions: to multiply by one vector of weights.
         widen_instructions: of `widen`.
+        high: codes of 4 bits of two vectors of columns share bytes, and a whole byte is multiplied
+            at once: it stands for 16 * (code - 8) of the second vector, and the code of the first.
+            Returns the sums of the second, float32, of those of whole bytes, to which 128 times
+            the sum of activations is added, and those of the first, both int32. None: two units of
+            the same columns share bytes.
     """
 
     signed: bool
@@ -38,6 +43,7 @@ class GroupedDot:
     in_halves: bool = False
     instructions: float = 1
     widen_instructions: float = 0
+    high: Callable[[Any, Any], Any] | None = None
 
 
 def never(_sums: Any, _partial: Any) -> Any:

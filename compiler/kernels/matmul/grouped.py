@@ -1,64 +1,34 @@
-"""Write products of int8 activations by weights of a few bits with a scale for each group.
+"""Provide products of int8 activations by weights of a few bits with a scale for each group.
 
 `numerics.grouped_product` states the arithmetic, `quantize_rows` writes the activations,
-`grouped_layout` keeps the weights. Their layout depends on neither the number of rows nor the
-decision: programs that differ in rows share them.
-
-Few rows of A (`direct`): one register tile holds them all; weights are read once, in order, and
-unpacked in registers. Many rows: one task unpacks a block of rows of B for its columns into a
-buffer that fits the first-level cache, and multiplies it with tiles of A.
-
-No sums cross columns: what a register holds are columns side by side.
+`grouped_layout` keeps the weights, `grouped_writer` has the code. The layout depends on neither
+the number of rows nor the decision: programs that differ in rows share weights.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, half_l1
-from edgec.compiler.kernels.matmul.dense import (
-    MatmulDecision,
-    MatmulWorkload,
-    MatmulWriter,
-    pad_columns,
-)
+from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH
+from edgec.compiler.kernels.isa import GroupedDot
+from edgec.compiler.kernels.matmul.dense import MatmulDecision, pad_columns
 from edgec.compiler.kernels.matmul.grouped_layout import (
-    PANEL,
-    GroupNumbers,
-    WeightReader,
     dot_of_codes,
     pack_weights,
+    panel_columns,
 )
-from edgec.compiler.kernels.matmul.quantize_rows import RowLayout
+from edgec.compiler.kernels.matmul.grouped_writer import GroupedMatmulWorkload, GroupedMatmulWriter
 from edgec.compiler.kernels.template import Template
-from edgec.compiler.kernels.vectors import (
-    broadcast,
-    constant,
-    fused_multiply_add,
-    reinterpret,
-    shuffle,
-    vector_dtype,
-)
-from edgec.compiler.numerics.grouped_codes import PLANES, GroupForm
+from edgec.compiler.numerics.grouped_codes import PLANES
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
-# Rows of A up to which a register tile holds them all.
-DIRECT_ROWS = 4
-# Rows and vectors of a register tile.
-MOST_TILE_ROWS, MOST_TILE_VECTORS = 8, 4
+# Rows of a register tile, and vectors by their lanes.
+MOST_TILE_ROWS, MOST_TILE_VECTORS = 8, {4: 8}
 # Registers that are too few for more than the sums of a tile.
 FEW_REGISTERS = 16
-# Bytes of accumulators of one task.
-TASK_BYTES = 64 * 1024
-# Values of a column that are multiplied without a loop.
-STRAIGHT = 32
 # To finish a group of a vector of sums: convert, scale, add; and to unpack a vector of weights.
 GROUP_END_INSTRUCTIONS = 4.0
 # To load what a row has for each group.
@@ -69,57 +39,42 @@ PLANE_INSTRUCTIONS, NUMBER_INSTRUCTIONS = 2.0, 2.0
 TILE_CYCLES = 40
 
 
-@dataclass(frozen=True)
-class GroupedMatmulWorkload:
-    """A workload of this kind describes a product of quantized rows by grouped weights.
-
-    Attributes:
-        matmul: its extents, the second operand packed, and epilogue.
-        form: how the second operand is kept; its rows are columns of B.
-    """
-
-    matmul: MatmulWorkload
-    form: GroupForm
-
-    @property
-    def macs(self) -> int:
-        """Return multiply-accumulates."""
-        return self.matmul.macs
-
-    @property
-    def epilogue(self) -> Any:
-        """Return steps after the accumulation."""
-        return self.matmul.epilogue
-
-    @property
-    def layout(self) -> RowLayout:
-        """Return where the parts of a quantized row are."""
-        return RowLayout(self.matmul.k, self.form.group)
-
-    @property
-    def direct(self) -> bool:
-        """Return whether one register tile holds all rows of A."""
-        return self.matmul.m <= DIRECT_ROWS
-
-
 def grouped_matmul_space(workload: GroupedMatmulWorkload, target: Target) -> list[MatmulDecision]:
     """Return tiles that fit the registers; all rows in one tile where they are few."""
     w, lanes = workload.matmul, target.float_lanes
-    most = min(MOST_TILE_VECTORS, math.ceil(w.n / lanes))
-    # One row reads a panel as it lies in memory.
-    first = min(most, PANEL // lanes) if w.m == 1 else 1
+    most = min(MOST_TILE_VECTORS.get(lanes, 4), math.ceil(w.n / lanes))
     rows = [w.m] if workload.direct else range(1, min(w.m, MOST_TILE_ROWS) + 1)
     dot = dot_of_codes(workload.form.bits, target)
     # Sums, what they are added to, and what waits to be widened; few registers hold only the sums.
-    held = 2 + (dot.most > 0) if target.vector_registers > FEW_REGISTERS else 1
+    widened = 0 < dot.most < workload.form.group // DOT_WIDTH
+    held = 2 + widened if target.vector_registers > FEW_REGISTERS else 1
+    first = 1
+    if w.m == 1:
+        # One row reads panels as they lie in memory, or half of each where they take too much.
+        first = panel_columns(target) // lanes
+        if first * (held + 1) + DOT_WIDTH > target.vector_registers:
+            first //= 2
+        first = min(most, first)
     decisions = []
     for vectors in range(first, most + 1):
         for m in rows:
-            # Weights, and activations.
-            used = held * m * vectors + vectors + (m if dot.by_lane else 2)
+            used = held * m * vectors + _operand_registers(dot, m, vectors)
             if used <= target.vector_registers or (vectors == first and len(rows) == 1):
                 decisions.append(MatmulDecision(m, vectors, lanes))
     return decisions
+
+
+def _operand_registers(dot: GroupedDot, rows: int, vectors: int) -> int:
+    """Return registers of a tile that hold what is multiplied.
+
+    LLVM loads numbers of groups early, and activations for several units at once.
+    """
+    if not dot.by_lane:
+        return vectors + 2
+    if dot.in_halves:
+        # Units brought into place, and which places these are.
+        return vectors + DOT_WIDTH * (rows + 1)
+    return 3 * vectors + 2 * rows
 
 
 def estimate_grouped_cycles(
@@ -179,284 +134,7 @@ def emit_grouped_matmul(
 
     Its buffers are quantized rows, the arrays of the form, the epilogue's operands, and C.
     """
-    return _GroupedMatmul(workload, decision, target, name).kernel()
-
-
-class _GroupedMatmul(MatmulWriter):
-    def __init__(
-        self,
-        workload: GroupedMatmulWorkload,
-        decision: MatmulDecision,
-        target: Target,
-        name: str,
-    ) -> None:
-        self.grouped, self.form = workload, workload.form
-        self.target = target
-        self.layout = workload.layout
-        self.dot = dot_of_codes(self.form.bits, target)
-        # A vector of weights, in bytes; units that share one; units of a group.
-        self.vector = 4 * decision.lanes
-        self.shared = self.form.values_together
-        self.units = self.form.group // DOT_WIDTH
-        super().__init__(workload.matmul, decision, target, name)
-
-    def declare(self) -> None:
-        w, e, layout = self.work, self.emit, self.layout
-        self.a = e.buffer("a", w.m * layout.bytes, "int8")
-        self.a_floats = e.view(self.a, w.m * layout.bytes // 4, "float32")
-        self.a_words = e.view(self.a, w.m * layout.bytes // 4, "int32")
-        self.reader = WeightReader(e, self.target, self.form, w.n, layout.groups)
-
-    def kernel(self) -> Kernel:
-        p, e = self.plan, self.emit
-        tasks_m = 1
-        if not self.grouped.direct:
-            most = max(1, TASK_BYTES // (4 * p.tile_m * self.width))
-            tasks_m = math.ceil(self.tiles_m / most)
-            self.tiles = math.ceil(self.tiles_m / tasks_m)
-        with e.tasks() as task:
-            self.batch = tirx.IntImm("int32", 0)
-            self.tile = e.let("tile", tirx.floordiv(task, tasks_m))
-            self.part = e.let("part", tirx.floormod(task, tasks_m))
-            self.acc = e.local("acc", p.tile_m * p.tile_n, vector_dtype("float32", p.lanes))
-            self.sums = e.local("sums", p.tile_m * p.tile_n, vector_dtype("int32", p.lanes))
-            self.write_tile(self._direct if self.grouped.direct else self._blocks)
-        return Kernel(e.function(self.name), tasks_m * self.tiles_n)
-
-    # Few rows
-
-    def _direct(self, vectors: int) -> None:
-        p, e = self.plan, self.emit
-        self.row = tirx.IntImm("int32", 0)
-        starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
-        for v in range(vectors):
-            for m in range(p.tile_m):
-                e.store(self.acc, m * p.tile_n + v, starts[v])
-        codes = self._codes(vectors)
-        with e.loop("group", self.layout.groups, wide=True) as group:
-            self._group(
-                group, vectors, self._packed(self._at(codes, group)), self._numbers(group, vectors)
-            )
-        for v in range(vectors):
-            self._store(v, e.let("column", self._column(v)))
-
-    def _vector(self, v: int) -> tuple[Any, Any]:
-        """Return the panel of a vector of this tile, and which of the panel's vectors it is."""
-        number = wide(self.tile * self.plan.tile_n + v)
-        each = PANEL // self.plan.lanes
-        return tirx.floordiv(number, each), tirx.floormod(number, each)
-
-    def _codes(self, vectors: int) -> list[Any]:
-        """Return where the first group of each vector of columns begins."""
-        panel_bytes, found = self.layout.groups * self.reader.step_bytes, []
-        for panel, part in map(self._vector, range(vectors)):
-            at = panel * panel_bytes + part * self.reader.group_bytes
-            found.append(self.emit.let("codes", at))
-        return found
-
-    def _packed(self, at: list[Any]) -> Callable[[Any, int], list[list[Any]]]:
-        """Return what loads weights [unit][panel] of units that share bytes, at a number."""
-        return lambda first, _count: self.reader.units(at, first)
-
-    def _numbers(self, group: Any, vectors: int) -> list[GroupNumbers]:
-        """Return what each vector of columns has in a group."""
-        lanes, read = self.plan.lanes, self.reader.numbers
-        return [
-            read(panel, group, part * lanes, lanes)
-            for panel, part in map(self._vector, range(vectors))
-        ]
-
-    # Products of a group
-
-    def _group(
-        self,
-        group: Any,
-        vectors: int,
-        weights: Callable[[Any, int], list[list[Any]]],
-        numbers: list[GroupNumbers],
-    ) -> None:
-        """Add the products of a group to `acc`.
-
-        Args:
-            group: its number.
-            vectors: of weights, side by side.
-            weights: gives weights [unit][vector] of as many units as share bytes.
-            numbers: what each vector has in the group.
-        """
-        p, e, layout = self.plan, self.emit, self.layout
-        rows = [wide(self.row + m) * (layout.bytes // 4) for m in range(p.tile_m)]
-        less = []
-        for row in rows:
-            word = e.load(self.a_words, row + layout.less_sums + group)
-            less.append(e.let("less", broadcast(word, p.lanes)))
-        for m in range(p.tile_m):
-            start: Any = constant(0, "int32", p.lanes)
-            middle = less[m] << constant(self.form.bits - 1, "int32", p.lanes)
-            # The middle of the codes times the sum of activations.
-            if not (self.form.zeros or self.form.minima or self.reader.signed):
-                start = e.let("start", middle)
-            elif self.form.minima and self.reader.signed:
-                start = e.let("start", start - middle)
-            for v in range(vectors):
-                e.store(self.sums, m * p.tile_n + v, start)
-        straight = min(self.form.group, STRAIGHT) // DOT_WIDTH
-        with e.loop("part", self.units // straight, wide=True) as part:
-            first = part * straight
-            words = [row + group * (self.form.group // 4) for row in rows]
-            self._units(first, straight, weights, words)
-        for m, row in enumerate(rows):
-            step = broadcast(e.load(self.a_floats, row + layout.steps + group), p.lanes)
-            step = e.let("step", step)
-            less_sum = e.let("less", tirx.Cast(vector_dtype("float32", p.lanes), less[m]))
-            moved = e.let("moved", step * (constant(0, "float32", p.lanes) - less_sum))
-            for v in range(vectors):
-                place, of_group = m * p.tile_n + v, numbers[v]
-                floats = vector_dtype("float32", p.lanes)
-                total = tirx.Cast(floats, e.load(self.sums, place))
-                if of_group.zero is not None:
-                    total = fused_multiply_add(of_group.zero, less_sum, total)
-                factor = e.let("factor", step * of_group.scale)
-                total = fused_multiply_add(total, factor, e.load(self.acc, place))
-                if of_group.minimum is not None:
-                    total = fused_multiply_add(of_group.minimum, moved, total)
-                e.store(self.acc, place, total)
-
-    def _units(
-        self,
-        first: Any,
-        count: int,
-        weights: Callable[[Any, int], list[list[Any]]],
-        words: list[Any],
-    ) -> None:
-        """Multiply `count` units from one on; `words` is where the group of each row begins."""
-        e, dot = self.emit, self.dot
-        most = min(dot.most or count, count)
-        partial: dict[int, Any] = {}
-        held: dict[int, Any] = {}
-        for unit in range(0, count, self.shared):
-            for n, vectors in enumerate(weights(first + unit, self.shared)):
-                number = unit + n
-                for m, word in enumerate(words):
-                    data = self._unit(held, m, word + first, number)
-                    for v, weight in enumerate(vectors):
-                        place = m * self.plan.tile_n + v
-                        if not dot.most:
-                            total = dot.multiply(e.load(self.sums, place), data, weight)
-                            e.store(self.sums, place, total)
-                            continue
-                        sums = dot.multiply(partial.get(place), data, weight)
-                        partial[place] = e.let("partial", sums)
-                if (number + 1) % most == 0:
-                    for place, sums in partial.items():
-                        e.store(self.sums, place, dot.widen(e.load(self.sums, place), sums))
-                    partial = {}
-        assert not partial, "partial sums are left"
-
-    def _unit(self, held: dict[int, Any], m: int, first: Any, number: int) -> Any:
-        """Return a unit of activations for all columns."""
-        e, lanes = self.emit, self.plan.lanes
-        if not self.dot.by_lane:
-            return e.let("x", broadcast(e.load(self.a_words, first + number), lanes))
-        lane = number % lanes
-        if lane == 0:
-            held[m] = e.let("xs", e.load(self.a_words, first + number, lanes))
-        if not self.dot.in_halves:
-            return shuffle([held[m]], [lane] * lanes)
-        values = reinterpret(held[m], "int8", DOT_WIDTH * lanes)
-        halves = [(DOT_WIDTH * lane + at, DOT_WIDTH * lane + at + 1) for at in (0, 2)]
-        return e.let("x", shuffle([values], [each for pair in halves for each in pair * lanes]))
-
-    # Many rows
-
-    def _blocks(self, vectors: int) -> None:
-        p, form, e = self.plan, self.form, self.emit
-        tile = p.tile_m * p.tile_n
-        totals = e.local("totals", self.tiles * tile, vector_dtype("float32", p.lanes))
-        starts = [self.start(e.let("column", self._column(v))) for v in range(vectors)]
-        with e.loop("row_tile", self.tiles) as number:
-            for v in range(vectors):
-                for m in range(p.tile_m):
-                    place = number * tile + m * p.tile_n + v
-                    e.store(totals, place, starts[v])
-        codes = self._codes(vectors)
-        group_bytes = form.group * p.lanes
-        most = max(1, half_l1(self.target) // (group_bytes * vectors))
-        block = min(most, self.layout.groups)
-        if form.bits < 8:
-            self.panel = e.local("panel", block * vectors * group_bytes, "uint8")
-
-        def multiply(first: Any, count: int) -> None:
-            if form.bits < 8:
-                self._unpack(first, count, vectors, codes)
-            with e.loop("row_tile", self.tiles) as number:
-                base = e.let("base", number * tile)
-                self.row = self._first_row(number)
-                self._move(totals, base, self.acc, 0, vectors)
-                with e.loop("group", count, wide=True) as offset:
-                    group = first + offset
-                    if form.bits < 8:
-                        weights = self._unpacked(offset * (vectors * group_bytes), vectors)
-                    else:
-                        weights = self._packed(self._at(codes, group))
-                    self._group(group, vectors, weights, self._numbers(group, vectors))
-                self._move(self.acc, 0, totals, base, vectors)
-
-        whole, rest = divmod(self.layout.groups, block)
-        with e.loop("block", whole, wide=True) as number:
-            multiply(e.let("first", wide(number) * block), block)
-        if rest:
-            multiply(tirx.IntImm("int64", whole * block), rest)
-        with e.loop("row_tile", self.tiles) as number:
-            self.row = self._first_row(number)
-            self._move(totals, number * tile, self.acc, 0, vectors)
-            for v in range(vectors):
-                self._store(v, e.let("column", self._column(v)))
-
-    def _at(self, codes: list[Any], group: Any) -> list[Any]:
-        """Return where a group of each vector of columns begins."""
-        return [start + group * self.reader.step_bytes for start in codes]
-
-    def _first_row(self, number: Any) -> Any:
-        """Return the first row of a tile of this task; the last tile overlaps the one before."""
-        first = (self.part * self.tiles + number) * self.plan.tile_m
-        last = self.work.m - self.plan.tile_m
-        return self.emit.let("first_row", tirx.min(first, tirx.IntImm("int32", last)))
-
-    def _move(self, source: Any, start: Any, to: Any, place: Any, vectors: int) -> None:
-        p, e = self.plan, self.emit
-        for v in range(vectors):
-            for m in range(p.tile_m):
-                at = m * p.tile_n + v
-                e.store(to, place + at, e.load(source, start + at))
-
-    def _unpack(self, first: Any, count: int, vectors: int, codes: list[Any]) -> None:
-        """Write codes of groups from `first` on, one to a byte: [unit][panel] vectors."""
-        e = self.emit
-        shared = self.shared
-        shares = self.units // shared
-        with e.loop("group", count, wide=True) as number:
-            load = self._packed(self._at(codes, first + number))
-            with e.loop("share", shares, wide=True) as share:
-                for n, values in enumerate(load(share * shared, shared)):
-                    unit = (number * shares + share) * shared + n
-                    for v, value in enumerate(values):
-                        e.store(self.panel, (unit * vectors + v) * self.vector, value)
-
-    def _unpacked(self, at: Any, vectors: int) -> Callable[[Any, int], list[list[Any]]]:
-        """Return what loads weights [unit][vector] that `_unpack` wrote, at a number."""
-        e = self.emit
-
-        def load(first: Any, count: int) -> list[list[Any]]:
-            places = [at + (first + n) * (vectors * self.vector) for n in range(count)]
-            return [
-                [
-                    e.let("codes", e.load(self.panel, place + v * self.vector, self.vector))
-                    for v in range(vectors)
-                ]
-                for place in places
-            ]
-
-        return load
+    return GroupedMatmulWriter(workload, decision, target, name).kernel()
 
 
 TEMPLATE = Template(

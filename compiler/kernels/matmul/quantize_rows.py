@@ -4,7 +4,8 @@
 other, as bytes:
 
     codes       int8, of whole groups
-    steps       float32, one for each group
+    factors     float32, two for each group: its step, and its step times the sum of its codes,
+                for minima of the weights
     less sums   int32: sums of codes times -1, for zero points of the weights
 
 and then nothing up to a whole cache line.
@@ -51,14 +52,14 @@ class RowLayout:
         return self.groups * self.group
 
     @property
-    def steps(self) -> int:
-        """Return where steps begin, in numbers of 4 bytes."""
+    def factors(self) -> int:
+        """Return where factors begin, in numbers of 4 bytes."""
         return self.codes // 4
 
     @property
     def less_sums(self) -> int:
         """Return where sums times -1 begin, in numbers of 4 bytes."""
-        return self.steps + self.groups
+        return self.factors + 2 * self.groups
 
     @property
     def bytes(self) -> int:
@@ -169,10 +170,12 @@ class RowQuantizer:
         store_values(e, self.codes, row * layout.bytes + number * layout.group, codes)
         if lanes > 1:
             total = e.let("total", intrinsic("vector.reduce.add", "int32", total))
-        words_at = e.let("words_at", row * (layout.bytes // 4) + number)
-        step = largest * tirx.const(1 / LARGEST, "float32")
-        e.store(self.floats, words_at + layout.steps, step)
-        e.store(self.integers, words_at + layout.less_sums, tirx.const(0, "int32") - total)
+        start = e.let("words", row * (layout.bytes // 4))
+        step = e.let("step", largest * tirx.const(1 / LARGEST, "float32"))
+        factors = e.let("factors", start + layout.factors + 2 * number)
+        e.store(self.floats, factors, step)
+        e.store(self.floats, factors + 1, step * tirx.Cast("float32", total))
+        e.store(self.integers, start + layout.less_sums + number, tirx.const(0, "int32") - total)
 
 
 TEMPLATE = undecided(QuantizeRowsWorkload, emit_quantize_rows)

@@ -12,7 +12,7 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_o
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.matmul.dense import MatmulWorkload
-from edgec.compiler.kernels.matmul.grouped import GroupedMatmulWorkload
+from edgec.compiler.kernels.matmul.grouped_writer import GroupedMatmulWorkload
 from edgec.compiler.kernels.matmul.integer import IntegerMatmulWorkload
 from edgec.compiler.kernels.matmul.quantize_rows import QuantizeRowsWorkload
 from edgec.compiler.kernels.matmul.weight_only import MIDDLE, Format, WeightOnlyMatmulWorkload

@@ -3,6 +3,7 @@
 Arithmetic, no packing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,11 +130,12 @@ def requantized(
         None if more comes before than a scale and a gate, or numbers do not fit.
     """
     scaled = EpilogueStep("multiply", "channel")
-    if not kernel.template.fixed_point:
+    gate, factor, added = _without_affine(kernel.steps[1:])
+    if not kernel.template.fixed_point or factor <= 0:
         return None
-    if kernel.steps[:1] != (scaled,) or kernel.steps[1:] not in GATES:
+    if kernel.steps[:1] != (scaled,) or gate not in GATES:
         return None
-    gated = GATES[kernel.steps[1:]]
+    gated = GATES[gate]
     arguments = kernel.arguments
     weight, bias, scales = (value_of(arguments[place]) for place in (1, 2, -1))
     limits = np.iinfo(dtype_of(arguments[0]))
@@ -147,18 +149,38 @@ def requantized(
     reach = np.zeros(scales.size)
     reach[: len(flat)] = np.maximum(np.abs(most), np.abs(least))
     low, high = (int(np.rint(end)) + qparams.zero_point for end in numbers[2:])
+    # What is added to a multiple of the result's scale moves its zero point, by parts of a step.
+    zero = qparams.zero_point + added / float(qparams.scale)
+    scale = float(qparams.scale) / factor
     if gated is None:
-        factors = scales.astype(np.float64) / float(qparams.scale)
-        span = max(high - qparams.zero_point, qparams.zero_point - low) + 1
-        found = requantization(factors, reach, span)
+        span = math.ceil(max(high - zero, zero - low)) + 1
+        found = requantization(scales.astype(np.float64) / scale, reach, span)
     else:
-        found = gated(scales, reach, float(qparams.scale), high - qparams.zero_point)
-    if found is None:
+        found = gated(scales, reach, scale, high - zero)
+    if found is None or not found.holds(zero):
         return None
     rounded = constant((bias + found.halves).astype(bias.dtype))
-    operand = constant(found.operand(qparams.zero_point, low, high))
+    operand = constant(found.operand(zero, low, high))
     step = found.step(qparams.dtype, *ends)
     return step, [*arguments[:2], rounded, *arguments[3:-1], operand]
+
+
+def _without_affine(
+    steps: tuple[EpilogueStep, ...],
+) -> tuple[tuple[EpilogueStep, ...], float, float]:
+    """Return steps without the numbers at their end, and what these multiply by and add."""
+    kept = list(steps)
+    numbers = []
+    while kept and kept[-1].op in ("multiply_number", "add_number"):
+        numbers.append(kept.pop())
+    factor, added = 1.0, 0.0
+    for step in reversed(numbers):
+        (number,) = step.parameters
+        if step.op == "add_number":
+            added += number
+        else:
+            factor, added = factor * number, added * number
+    return tuple(kept), factor, added
 
 
 @dataclass(frozen=True)

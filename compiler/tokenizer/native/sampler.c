@@ -130,6 +130,18 @@ static int32_t draw(edgec_sampler* sampler, int32_t count, int32_t kept) {
   return last[1 - kept].id;
 }
 
+/* The token of the largest finite logit, the first of equals; -1: there is none. */
+static int32_t largest_logit(const float* logits, int32_t tokens) {
+  int32_t best = -1;
+  float highest = -INFINITY;
+  for (int32_t id = 0; id < tokens; ++id) {
+    if (!(logits[id] > highest) || !isfinite(logits[id])) continue;
+    highest = logits[id];
+    best = id;
+  }
+  return best;
+}
+
 /* Sampling by shares of the softmax of the logits divided by the temperature. top_k: Fan and
  * others 2018. top_p, of what top_k leaves: Holtzman and others 2019, the fewest choices whose
  * shares reach it. min_p: Nguyen and others 2024, no less than that share of the best's. */
@@ -137,6 +149,9 @@ int32_t edgec_sample(edgec_sampler* sampler, const float* logits) {
   const edgec_sampling* asked = &sampler->sampling;
   choice* choices = sampler->choices;
   int32_t count = 0, best = -1;
+  float penalty = asked->repetition_penalty; /* 0 and 1 are none */
+  if (asked->temperature <= 0 && (penalty == 0 || penalty == 1))
+    return largest_logit(logits, sampler->tokens);
   for (int32_t id = 0; id < sampler->tokens; ++id) {
     double logit = penalized(sampler, logits, id);
     if (!isfinite(logit)) continue; /* a token that the model rules out */

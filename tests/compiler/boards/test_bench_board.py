@@ -164,6 +164,10 @@ def test_bench_on_a_qemu_board(bundle: Bundle, capsys: pytest.CaptureFixture[str
     assert f"executes {report['instructions']:,} instructions of rpi4 on one thread" in shown
     assert "times say nothing of the real board" in shown
     assert f"{report['steps'][0]['instructions']:,}" in shown
+    assert main(["compare", str(bundle.path), "--board", "qemu-rpi4"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{report['instructions']:,}" in shown
+    assert "counted by QEMU, which plays qemu-rpi4" in shown
 
 
 def test_bench_where_tvm_has_no_runtime(

@@ -107,3 +107,25 @@ def test_the_command_line(digits_bundle: Path, data: Path, call: Call, tmp_path:
     check_error(call("evaluate", digits_bundle, "--data", "none"), 4, "does not exist")
     check_error(call("evaluate", "none.edgec"), 4, "does not exist")
     check_error(call("evaluate", digits_bundle, "--limit", "0"), 2, "at least 1 batch")
+
+
+def test_reports_that_cannot_be_written_are_refused_before_the_work(
+    digits_bundle: Path, digits: Path, call: Call
+) -> None:
+    for command in (("evaluate", digits_bundle), ("compare", digits_bundle)):
+        check_error(call(*command, "--data", "none", "--report", "no/a.html"), 4, "no/a.html")
+    arguments = ("inspect", digits, "--shape", "image=1,1,8,8", "-t", "rpi4")
+    check_error(call(*arguments, "--db", "none", "--report", "no/a.html"), 4, "no/a.html")
+
+
+def test_bundles_are_scored_by_processes(
+    digits_bundle: Path, data: Path, call: Call, tmp_path: Path
+) -> None:
+    given = ["compare", digits_bundle, digits_bundle, "--data", data, "--seconds", "0.01"]
+    found = [call(*given, *more, "--json") for more in ([], ["--workers", "1"])]
+    accuracies = [[item["accuracy"] for item in json.loads(out)["bundles"]] for _, out, _ in found]
+    assert accuracies[0] == accuracies[1]
+    assert accuracies[0][0]["top1"] > 0.7
+    check_error(call(*given, "--workers", "0"), 2, "--workers 0: expected 1 to 1024")
+    check_error(call(*given, "--workers", "1", "--cluster", "tcp://a:1"), 2, "contradict")
+    check_error(call(*given, "--board", "nowhere"), 4, "nowhere")

@@ -144,3 +144,20 @@ def test_limits_are_checked(text: str) -> None:
         parse_quantity("latency", text)
     with pytest.raises(UsageError, match="a limit is a positive number"):
         Limits(latency=0)
+
+
+def test_training_is_for_versions_with_steps_and_keeps_more() -> None:
+    space = Space(("none", "int8"), {"channels": (0, 50)}, distill=True)
+    labels = [point.label for point in space.points()]
+    assert labels == [
+        "as it is",
+        "channels-50",
+        "channels-50,distill",
+        "int8",
+        "int8 channels-50",
+        "int8 channels-50,distill",
+    ]
+    plain, trained = space.points()[1], space.points()[2]
+    assert plain.is_at_least(trained)
+    assert not trained.is_at_least(plain)
+    assert space.point(space.chosen(trained)) == trained

@@ -87,7 +87,7 @@ def test_the_choice(sampling: Sampling) -> None:
 
 
 def test_ties_go_to_the_first_and_rulings_out_are_kept() -> None:
-    logits = np.array([math.nan, 1, 3, 3, -math.inf], np.float32)
+    logits = np.array([math.nan, 1, 3, 3, -math.inf, math.inf], np.float32)
     assert chosen(Sampling(), [], 2, logits) == [2, 2]
     assert set(chosen(Sampling(temperature=50.0), [], 200, logits)) == {1, 2, 3}
     assert set(chosen(Sampling(temperature=1.0, top_k=1), [], 20, logits)) == {2}

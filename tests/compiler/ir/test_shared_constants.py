@@ -1,6 +1,9 @@
 """Constants that are the same are in memory once."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from tvm import relax
 
 from edgec.compiler.ir.program import KernelCall, Program, Value
@@ -44,17 +47,27 @@ def test_modules_share_what_is_equal_and_large() -> None:
     assert not np.shares_memory(one[1], two[1])
 
 
-def test_programs_share_arrays_of_the_same_bytes_shape_and_dtype() -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_programs_share_arrays_of_the_same_bytes_shape_and_dtype(
+    mapped: bool, tmp_path: Path
+) -> None:
     def program(array: np.ndarray) -> Program:
         value = Value("constant", array.shape, str(array.dtype), array=array)
         return Program([], [], [KernelCall("k", (value,), 1, "k", "generic")])
 
-    large = np.zeros((64, 64), np.float32)
+    large = np.arange(4096, dtype=np.float32).reshape(64, 64)
     programs = [program(a) for a in (large, large.copy(), large.reshape(-1), large.view(np.int32))]
-    shared = SharedConstants()
+    shared = SharedConstants(tmp_path if mapped else None)
     for each in programs:
         shared.of_program(each)
     found = [each.constants()[0].array for each in programs]
     assert found[1] is found[0]
     assert found[2] is not found[0]
     assert found[3] is not found[0]
+    for array, like in zip(
+        found, (large, large, large.reshape(-1), large.view(np.int32)), strict=True
+    ):
+        np.testing.assert_array_equal(array, like)
+        assert array is not None
+        assert (array.dtype, array.shape) == (like.dtype, like.shape)
+        assert isinstance(array, np.memmap) == mapped

@@ -9,8 +9,10 @@ from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     default_integer_decision,
-    emit_integer_conv,
 )
+from edgec.compiler.kernels.conv.integer_winograd import emit_integer_winograd
+from edgec.compiler.kernels.conv.integer_writer import emit_integer_conv
+from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.emitter import to_object
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
@@ -88,6 +90,20 @@ def test_inner_loops(target: str) -> None:
     assert spills(shortest) == 0
     meant = sum(line.split()[0] in INSTRUCTIONS[target] for line in shortest)
     assert meant / len(shortest) > 0.4
+
+
+def test_pairs_of_int16_stay_in_registers() -> None:
+    """By Winograd's algorithm: unrolled, LLVM would spill sums (`products` of 4 x 2 are 8)."""
+    machine = load_target("x86-64-v3")
+    steps = (EpilogueStep("multiply", "channel"), EpilogueStep("quantize_uint8", "quantizer"))
+    conv = ConvWorkload(1, 32, 16, 16, 16, 16, 16, (3, 3), padding=(1, 1), epilogue=steps)
+    decision = WinogradDecision(register_tiles=4, vectors=2, repeats=2, out=4)
+    kernel = emit_integer_winograd(IntegerConvWorkload(conv), decision, machine, "kernel")
+    shortest = min(loops_of(kernel, machine, "vpmaddwd"), key=len)
+    names = [line.split()[0] for line in shortest]
+    assert names.count("vpmaddwd") == names.count("vpaddd") == 8
+    assert spills(shortest) == 0
+    assert len(names) < 30
 
 
 def test_too_many_accumulators_are_noticed() -> None:

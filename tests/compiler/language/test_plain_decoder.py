@@ -74,6 +74,13 @@ def test_it_goes_on_with_a_prompt_if_there_is_a_tokenizer(
         logits = session.run({**tokens, "last": last[np.newaxis]})["logits"][0]
         rows = expected[place : place + count][-len(logits) :]
         np.testing.assert_allclose(logits, rows, rtol=0, atol=1e-4)
+    session.reset()
+    fed = {"input_ids": np.array([IDS[:4]]), "last": np.arange(4)[np.newaxis]}
+    together = session.run(fed, "verify")["logits"][0]
+    session.reset()
+    for token, row in zip(IDS, together, strict=False):
+        alone = session.run({"input_ids": np.array([[token]]), "last": np.array([[0]])})
+        np.testing.assert_array_equal(alone["logits"][0, 0], row)
     with pytest.raises(BundleError, match="not of a language model"):
         Generator(plain)
     write_tokenizer(tmp_path, VOCABULARY)

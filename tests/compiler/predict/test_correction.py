@@ -50,6 +50,8 @@ def test_an_estimate_is_a_sum_with_a_bar() -> None:
     found = a_fit().estimate(features("conv", multiply_add=5, call=1, load=7))
     assert (found.value, found.low, found.high) == (20.0, 10.0, 40.0)
     assert a_fit().estimate(features("pool", load=7, call=1)).value == 7
+    # What is not known in this way is taken for its template.
+    assert a_fit().estimate(features("conv grouped", multiply_add=5, call=1)).value == 20
     # Without counts the analytic model's cycles are what is known.
     assert a_fit().estimate(features("conv", counted=False, cycles=4)).value == 12
     assert "whole models within 7%" in a_fit().describe()

@@ -29,6 +29,9 @@ CASES = {
         result=Code("uint8", 0.03, 20),
         swish=True,
     ),
+    "1x1, hard swish, then a factor and a sum": ConvCase(
+        [1, 12, 5, 6], [17, 12, 1, 1], swish=True, affine=(1.37, -0.41)
+    ),
     "1x1, few of the codes, hard swish": ConvCase(
         [1, 5, 7, 9], [37, 5, 1, 1], result=Code("uint8", 0.4, 200), largest=3, swish=True
     ),

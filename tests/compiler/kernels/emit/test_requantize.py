@@ -37,6 +37,10 @@ SWISH = replace(CONV, result=Code("uint8", 0.03, 20), swish=True)
         SWISH,
         replace(SWISH, result=Code("uint8", 0.012, 31)),
         replace(SWISH, result=Code("uint8", 0.12, 3)),
+        replace(CONV, affine=(1.5, -0.77)),
+        replace(SILU, affine=(0.8, 0.013)),
+        replace(SWISH, affine=(1.37, -0.41)),
+        replace(SWISH, affine=(0.07, 0.6), result=Code("uint8", 0.006, 3)),
     ],
 )
 def test_codes_are_those_of_real_numbers(case: ConvCase) -> None:

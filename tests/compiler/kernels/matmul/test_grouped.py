@@ -209,7 +209,14 @@ def test_arithmetic_without_instructions(tmp_path: Path) -> None:
         np.testing.assert_array_equal(built.run({"x": x})["y"], case.expected(x))
 
 
-ELSEWHERE = (Case(9, 96, 37, zeros=True), Case(9, 96, 21, bits=8), Case(1, 96, 37))
+ELSEWHERE = (
+    Case(9, 96, 37, zeros=True),
+    Case(9, 96, 21, bits=8),
+    Case(1, 96, 37),
+    Case(1, 96, 68, zeros=True),
+    Case(1, 96, 70, minima="float32"),
+    Case(9, 96, 37, minima="float32"),
+)
 
 
 def network() -> onnx.ModelProto:
@@ -218,7 +225,7 @@ def network() -> onnx.ModelProto:
     nodes.append(node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=1))
     for number, case in enumerate(ELSEWHERE):
         codes, scales, _, _ = case.weights()
-        zeros = case.arrays().get("zeros")
+        zeros, floats = case.arrays().get("zeros"), case.arrays().get("minima")
         packed = codes if case.bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
         names = [f"b{number}", f"s{number}"]
         weights.update(zip(names, (packed, scales.astype(np.float32)), strict=True))
@@ -226,6 +233,9 @@ def network() -> onnx.ModelProto:
             names.append(f"z{number}")
             padded = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
             weights[names[-1]] = padded[:, ::2] | padded[:, 1::2] << 4
+        if floats is not None:
+            names.append(f"z{number}")
+            weights[names[-1]] = -floats
         inputs = ["most" if case.m == 1 else "x", *names]
         attributes = {"K": case.k, "N": case.n, "bits": case.bits, "block_size": case.group}
         product = {"domain": "com.microsoft", "accuracy_level": 4}
@@ -259,11 +269,19 @@ def test_equals_numpy_on_other_processors(target: str, tmp_path: Path) -> None:
     expected = []
     for case in ELSEWHERE:
         rows = x if case.m > 1 else x.max(axis=0, keepdims=True)
-        expected.append(grouped_product(quantize_rows(rows, 32), *case.weights()))
+        codes, scales, zeros, minima = case.weights()
+        scales = scales.astype(np.float32)
+        minima = None if minima is None else minima * scales
+        expected.append(grouped_product(quantize_rows(rows, 32), codes, scales, zeros, minima))
     codes, scales, _, _ = ELSEWHERE[1].weights()
     values = (codes.astype(np.float32) - 128) * scales[..., np.newaxis].astype(np.float32)
     expected.append(values.reshape(21, -1)[x.argmax(axis=0)])
     np.testing.assert_array_equal(found, np.concatenate([each.reshape(-1) for each in expected]))
+    # One code that is off by one is seen.
+    codes, scales, zeros, _ = ELSEWHERE[0].weights()
+    codes[0, 0, 0] ^= 1
+    other = grouped_product(quantize_rows(x, 32), codes, scales.astype(np.float32), zeros)
+    assert (found[: other.size] != other.reshape(-1)).any()
 
 
 def test_a_normalization_quantizes_its_rows(tmp_path: Path) -> None:
