@@ -14,13 +14,15 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError, OutputError
 from edgec.compiler.support.files import output_error, write_atomically
+
+if TYPE_CHECKING:
+    from edgec.compiler.bundle.bundle import Bundle
 
 CASCADE = "cascade.json"
 SMALL, LARGE = "small.edgec", "large.edgec"
@@ -84,7 +86,7 @@ def check_cascade_destination(path: Path) -> None:
         raise OutputError(f"cannot write {path}: something that is no cascade is in the way")
 
 
-def write_cascade(path: Path, cascade: Cascade, small: Bundle, large: Bundle) -> None:
+def write_cascade(path: Path, cascade: Cascade, small: "Bundle", large: "Bundle") -> None:
     """Write the folder: it is there whole or not at all. One that is there is replaced.
 
     Raises:
