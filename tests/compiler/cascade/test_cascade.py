@@ -99,6 +99,7 @@ def test_cascade_is_evaluated_beside_its_models(models: CascadeModels) -> None:
     assert rows[2].library_bytes == rows[0].library_bytes + rows[1].library_bytes
     assert rows[2].latency is not None
     assert rows[2].latency_source == "measured"
+    assert [row.latency_is_mean for row in rows] == [False, False, True]
 
 
 def test_small_model_answers_where_the_large_one_would_be_late(models: CascadeModels) -> None:
@@ -160,6 +161,9 @@ def test_commands_know_cascades(models: CascadeModels, call: Call) -> None:
     fields = json.loads(out)
     expected = fields["first_ms"] + fields["escalated"] * fields["large_ms"]
     assert (code, fields["expected_ms"]) == (0, pytest.approx(expected))
+    gone = ("--device", "large=http://127.0.0.1:9")
+    code, out, err = call("bench", "--plan", "c.cascade", "--seconds", "0.01", *gone)
+    assert (code, out, "cannot be reached" in err) == (6, "", True)
 
 
 def test_what_makes_no_cascade_is_refused(
