@@ -66,14 +66,11 @@ def pack_dense(
     return packing(KeepHalfCaches()(FuseCausalAttention()(FuseRmsNorm()(module))))
 
 
-def held_values(module: IRModule, target: Target) -> dict[Any, bool]:
-    """Return the variables of a canonical module that the target's kernels hold in memory.
-
-    And whether their channels are in blocks there.
-    """
+def packing_notes(module: IRModule, target: Target) -> Notes:
+    """Return what the kernels of a target hold in memory of a canonical module, and how."""
     notes = Notes()
     PackLayouts(target.float_lanes, dot_of(target), notes=notes)(module)
-    return notes.held
+    return notes
 
 
 def schedule(

@@ -119,6 +119,11 @@ if TYPE_CHECKING:
 @click.option("--split", type=as_path, metavar="PLAN.toml", help="Where to cut, who computes what.")
 @click.option("--network", type=as_path, metavar="TRACE.csv", help="Plans for links that change.")
 @click.option(
+    "--parallel",
+    type=click.Choice(("channels", "rows", "auto")),
+    help="Have devices compute parts of operators at the same time.",
+)
+@click.option(
     "--whole", metavar="TARGET", help="With --devices: the uncut model too, to fall back."
 )
 @click.option(
@@ -166,6 +171,7 @@ def compile_command(
     dump_weights: bool,
     devices: str | None,
     split: Path | None,
+    parallel: str | None,
     network: Path | None,
     whole: str | None,
     cut_encoding: str,
@@ -217,6 +223,7 @@ def compile_command(
             options,
             devices=devices,
             split=split,
+            parallel=parallel,
             network=network,
             whole=whole,
             encoding=cut_encoding,
@@ -228,6 +235,7 @@ def compile_command(
         )
         return
     given = {"split": split, "network": network, "whole": whole, "cut-min-sqnr": cut_min_sqnr}
+    given["parallel"] = parallel
     given["cut-encoding"] = None if cut_encoding == "none" else cut_encoding
     for option, value in given.items():
         if value is not None:

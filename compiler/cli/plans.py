@@ -25,6 +25,7 @@ def compile_plan(
     *,
     devices: str,
     split: Path | None,
+    parallel: str | None,
     network: Path | None,
     whole: str | None,
     encoding: str,
@@ -41,11 +42,15 @@ def compile_plan(
 
     if encoding == "none" and min_sqnr_db is not None:
         raise UsageError("--cut-min-sqnr belongs to --cut-encoding, which is not given")
+    if split is not None and parallel is not None:
+        raise UsageError("--split says what is shared, so --parallel is not for it: leave one out")
     parsed = parse_devices(devices)
     folder = output or Path(f"{model.stem}.plan")
     if network is not None:
         if split is not None:
             raise UsageError("--split and --network contradict each other: give one of them")
+        if parallel is not None:
+            raise UsageError("--parallel and --network contradict each other: give one of them")
         whole = whole or parsed[0].target.name
         requests = _requests_over(model, parsed, network, options, progress_of(quiet, verbose))
     else:
@@ -59,6 +64,7 @@ def compile_plan(
             options,
             output=path,
             stages=stages,
+            parallel=parallel,  # type: ignore[arg-type]
             whole=None if whole is None else load_target(whole),
             encoding=encoding,  # type: ignore[arg-type]
             min_sqnr_db=DEFAULT_SQNR_DB if min_sqnr_db is None else min_sqnr_db,

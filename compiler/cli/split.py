@@ -33,6 +33,11 @@ _OBJECTIVES = ("latency", "throughput", "memory")
 @click.option("--link", metavar="100mbit,1ms", help="What connects them: its rate and its delay.")
 @click.option("--network", type=as_path, metavar="TRACE.csv", help="Links seen: columns mbit, ms.")
 @click.option("--objective", type=click.Choice(_OBJECTIVES), default="latency", show_default=True)
+@click.option(
+    "--parallel",
+    type=click.Choice(("channels", "rows", "auto")),
+    help="Have devices compute parts of operators together, where that is better.",
+)
 @click.option("--source", metavar="NAME", help="Where inputs are.  [default: the first device]")
 @click.option("--memory", metavar="a=64M,b=1G", help="For the model.  [default: 80 % of all]")
 @click.option("--records", type=as_path, metavar="DB", help="Measured times, by edgec tune.")
@@ -48,6 +53,7 @@ def split(
     link: str | None,
     network: Path | None,
     objective: str,
+    parallel: str | None,
     source: str | None,
     memory: str | None,
     records: Path | None,
@@ -86,6 +92,7 @@ def split(
         read_network(network) if network else Network((parse_link(link or ""),)),
         options,
         objective=objective,  # type: ignore[arg-type]
+        parallel=parallel,  # type: ignore[arg-type]
         source=source,
         memory=parse_memory(memory) if memory else None,
         database=database,

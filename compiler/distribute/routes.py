@@ -13,7 +13,7 @@ from edgec.compiler.ir.signature import Signature, TensorSpec
 from edgec.compiler.split.plan import Plan, PlannedProgram, PlannedStage
 
 HOST = 0xFF
-MOST_STAGES = 32
+MOST_STAGES = 64
 
 
 @dataclass(frozen=True)

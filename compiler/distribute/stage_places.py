@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from edgec.compiler.boards.config import Board
 
 SPARE_SLOTS = 2
+# Each costs memory; of more stages many work at the same time, for one request.
+MOST_SLOTS = 6
 # What stands before the name of a board that edgec knows.
 BOARD = "board:"
 
@@ -33,7 +35,7 @@ class StageOptions:
 
     Attributes:
         threads: to compute on, each.
-        slots: requests that each has memory for; 0: two more than there are stages.
+        slots: requests that each has memory for; 0: two more than there are stages, 8 at most.
         key_file: what host and stages share; None: plain, on this machine only.
         cores: by the name of a bundle or device the cores that its stage may use.
         http_key_file: holds the key that servers of the Open Inference Protocol want.
@@ -183,7 +185,7 @@ class StagePlaces:
         if process is not None:
             process.close()
         options = self._options
-        slots = options.slots or len(self._devices) + SPARE_SLOTS
+        slots = options.slots or min(len(self._devices), MOST_SLOTS) + SPARE_SLOTS
         if name in self._boards:
             self._processes[name] = self._start_on_board(name, slots)
             return self._processes[name]

@@ -20,6 +20,8 @@ from edgec.compiler.split.minimum_cuts import minimum_cuts
 from edgec.compiler.split.model_values import ModelValues
 from edgec.compiler.split.operator_costs import activation_bytes, operator_costs
 from edgec.compiler.split.planner import Objective, Problem, Step, evaluate, solve
+from edgec.compiler.split.segment_costs import Parallel, SharedStage
+from edgec.compiler.split.share_planner import plan_shared
 from edgec.compiler.split.trace_plans import plans_over
 from edgec.compiler.support.phases import untold
 from edgec.compiler.support.progress import Progress, Silent
@@ -114,6 +116,9 @@ class SplitReport:
         left_out: devices that compute nothing.
         recorded: share of the times that were measured, by device; the rest is estimated.
         slow_ms: latency of the plan where the network is as slow as in 5 of 100 cases [ms].
+        shared: what devices compute together, if that is better: then this is the plan, `stages`
+            the best without, and `cost_apart` what that would cost.
+        cost_apart: as `cost`.
         plans: those that matter where latency is wanted and there are several links; the one that
             is best on its own first.
     """
@@ -127,21 +132,24 @@ class SplitReport:
     left_out: tuple[str, ...]
     recorded: dict[str, float]
     slow_ms: float
+    shared: tuple[SharedStage, ...] = ()
+    cost_apart: float = 0.0
     plans: tuple[KeptPlan, ...] = ()
 
     @property
     def requests(self) -> tuple[StageRequest, ...]:
         """Return the plan as `split_model` takes it."""
+        if self.shared:
+            return tuple(stage.request for stage in self.shared)
         return _requests(self.stages)
 
     def explain(self) -> str:
         """Return in some lines what was chosen, and why."""
-        what = {
-            "latency": f"{self.cost:.1f} ms a request",
-            "throughput": f"a result every {self.cost:.1f} ms",
-            "memory": f"{self.cost:.1%} of the fullest memory",
-        }[self.objective]
-        lines = [f"{_in_words(self.stages)}: {what}"]
+        if self.shared:
+            lines = [*map(str, self.shared), self._what(self.cost)]
+            lines[-1] += f"; without shared stages {self._what(self.cost_apart)}"
+        else:
+            lines = [f"{_in_words(self.stages)}: {self._what(self.cost)}"]
         unit = "of its memory" if self.objective == "memory" else "ms"
         alone = [
             f"{name} does not fit"
@@ -152,12 +160,19 @@ class SplitReport:
             for name, cost in self.alone.items()
         ]
         lines.append(f"alone: {', '.join(alone)}")
-        if self.left_out:
+        if self.left_out and not self.shared:
             lines[-1] += f"; with {', '.join(self.left_out)} as well it would be no better"
         if len(self.plans) > 1:
             lines.append("plans that matter over this network, to be chosen among at run time:")
             lines += [f"  {p.share:.0%} of the links: {_in_words(p.stages)}" for p in self.plans]
         return "\n".join(lines)
+
+    def _what(self, cost: float) -> str:
+        return {
+            "latency": f"{cost:.1f} ms a request",
+            "throughput": f"a result every {cost:.1f} ms",
+            "memory": f"{cost:.1%} of the fullest memory",
+        }[self.objective]
 
 
 def _in_words(stages: Sequence[ChosenStage]) -> str:
@@ -175,6 +190,7 @@ def plan_split(
     options: CompileOptions | None = None,
     *,
     objective: Objective = "latency",
+    parallel: Parallel | None = None,
     source: str | None = None,
     memory: Mapping[str, int] | None = None,
     database: Database | None = None,
@@ -188,6 +204,7 @@ def plan_split(
         network: what connects each with each.
         options: as for a compile.
         objective: what is to be best.
+        parallel: what devices may share stages along; None: each computes its own.
         source: the device where inputs are and results are wanted; by default the first.
         memory: bytes that a device has for the model, by name; by default 80 % of its target's.
         database: tuning records with measured times.
@@ -229,6 +246,15 @@ def plan_split(
         ),
     )
     steps = solve(problem, objective)
+    apart = evaluate(problem, steps, objective)
+    shared: list[SharedStage] = []
+    cost = apart
+    if parallel is not None:
+        size = {name: int(most) for name, most in zip(names, problem.memory, strict=True)}
+        best = plan_shared(graph, devices, parallel, network, objective, size, database)
+        together = _shared_cost(best, problem, objective)
+        if together < apart and any(stage.request.along for stage in best):
+            shared, cost = best, together
     slow = replace(problem, send_ms=np.array([network.percentile_ms(s, 95) for s in sizes]))
     used = {step.device for step in steps}
     several = objective == "latency" and len(set(network.links)) > 1
@@ -240,13 +266,15 @@ def plan_split(
     return SplitReport(
         model=Path(model).stem,
         objective=objective,
-        cost=evaluate(problem, steps, objective),
+        cost=cost,
         alone={name: _alone(problem, n, objective) for n, name in enumerate(names)},
         cuts=tuple(_row(graph, problem, names, cuts, sizes, n) for n in range(1, problem.last)),
         stages=stages(steps),
         left_out=tuple(name for n, name in enumerate(names) if n not in used),
         recorded={name: cost.recorded for name, cost in zip(names, each, strict=True)},
         slow_ms=evaluate(slow, steps, "latency"),
+        shared=tuple(shared),
+        cost_apart=apart,
         plans=tuple(KeptPlan(stages(one.steps), one.share) for one in matter),
     )
 
@@ -269,6 +297,14 @@ def _graph(
     )
     targets = {device.target.name: device.target for device in devices}
     return CutGraph(values, list(targets.values()))
+
+
+def _shared_cost(stages: Sequence[SharedStage], problem: Problem, objective: Objective) -> float:
+    """Return what shared stages cost, as `evaluate` does for others."""
+    if objective == "latency":
+        return sum(stage.ms + stage.fetch_ms for stage in stages)
+    needed = sum(np.add(stage.weight_bytes, stage.value_bytes) for stage in stages)
+    return float((needed / problem.memory).max())
 
 
 def _thinned(graph: CutGraph, cuts: Sequence[Before]) -> list[Before]:

@@ -82,9 +82,10 @@ def cuts_behind(graph: CutGraph, requests: Sequence[StageRequest]) -> list[Befor
     """
     cuts: list[Before] = []
     for number, request in enumerate(requests[:-1], 1):
-        places = [_named(graph, name) for name in request.until]
+        sums = request.along == "sums"
+        places = [_named(graph, name, exactly=sums) for name in request.until]
         before = graph.closed([*(cuts[-1] if cuts else ()), *places])
-        if not graph.is_cut(before):
+        if not graph.is_cut(before, in_kernels=sums):
             raise BadInputError(
                 f"stage {number} cannot end with {', '.join(request.until)}: "
                 f"{_why_not(graph, before)}"
@@ -95,13 +96,13 @@ def cuts_behind(graph: CutGraph, requests: Sequence[StageRequest]) -> list[Befor
     return cuts
 
 
-def _named(graph: CutGraph, name: str) -> int:
+def _named(graph: CutGraph, name: str, exactly: bool) -> int:
     """Return the operator of a name, or the one behind it that ends its kernel."""
     by_name = {graph.name(place): place for place in graph.operators}
     if name not in by_name:
         raise BadInputError(f"no value is named {name!r}{did_you_mean(name, by_name)}")
     place = by_name[name]
-    while not graph.may_travel(place) and len(graph.readers[place]) == 1:
+    while not exactly and not graph.may_travel(place) and len(graph.readers[place]) == 1:
         (place,) = graph.readers[place]
     return place
 

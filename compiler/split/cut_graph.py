@@ -14,10 +14,11 @@ operators before it, which all operators that they need belong to. A cut changes
 
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import Any
 
 from tvm import relax
 
-from edgec.compiler.backend import held_values
+from edgec.compiler.backend import packing_notes
 from edgec.compiler.ir.graph import operands
 from edgec.compiler.ir.relax_helpers import op_name, shape_of, value_of
 from edgec.compiler.split.model_values import ModelValues, bytes_of
@@ -38,12 +39,16 @@ class CutGraph:
         values: the values.
         operators: the places of all operators that belong to one stage, in order.
         held: for each target the values that its kernels hold in memory, and whether in blocks.
+        requantizations: by the names of variables how accumulators become quantized.
     """
 
     def __init__(self, values: ModelValues, targets: Collection[Target]) -> None:
         self.values = values
         self.operators = values.operators()
-        self.held = [held_values(values.graph.module, target) for target in targets]
+        notes = [packing_notes(values.graph.module, target) for target in targets]
+        self.held = [each.held for each in notes]
+        self.requantizations = notes[0].requantizations
+        self._shapes: dict[Any, tuple[int, ...]] = {}
 
     @cached_property
     def needs(self) -> dict[int, tuple[int, ...]]:
@@ -109,6 +114,12 @@ class CutGraph:
         outputs = {place: name for name, place in reversed(self.given.items())}
         return found | outputs
 
+    def shape(self, expression: Any) -> tuple[int, ...]:
+        """Return the shape of a tensor, () of several together; it is looked up once."""
+        if expression not in self._shapes:
+            self._shapes[expression] = shape_of(expression) or ()
+        return self._shapes[expression]
+
     def size_bytes(self, place: int) -> int:
         """Return the bytes of an operator's value."""
         variable = self.values.graph.bindings[place][0]
@@ -116,14 +127,14 @@ class CutGraph:
 
     def may_travel(self, place: int) -> bool:
         """Tell whether the value of an operator may go from one stage to another."""
-        variable, value = self.values.graph.bindings[place]
-        if shape_of(variable) is None or isinstance(value, relax.Var):
-            return False
-        # (3)
-        if place in self._written:
-            return False
         # (1)
-        return self.is_held(place)
+        return self._is_tensor(place) and self.is_held(place)
+
+    def _is_tensor(self, place: int) -> bool:
+        """Tell whether an operator computes one tensor, and no state's next value (3)."""
+        variable, value = self.values.graph.bindings[place]
+        known = shape_of(variable) is not None and not isinstance(value, relax.Var)
+        return known and place not in self._written
 
     def is_held(self, place: int) -> bool:
         """Tell whether kernels of every target hold the value of an operator in memory."""
@@ -182,8 +193,22 @@ class CutGraph:
             if any(reader not in before for reader in self.readers[place])
         )
 
-    def is_cut(self, before: Before) -> bool:
-        """Tell whether every value that crosses may travel, and no state is torn."""
+    def read_behind(self, part: Before) -> list[int]:
+        """Return the operators of a part whose values others read, or that are results."""
+        given = set(self.given.values())
+        return [
+            place
+            for place in sorted(part)
+            if place in given or any(reader not in part for reader in self.readers[place])
+        ]
+
+    def is_cut(self, before: Before, in_kernels: bool = False) -> bool:
+        """Tell whether every value that crosses may travel, and no state is torn.
+
+        Args:
+            before: the operators.
+            in_kernels: whether a kernel may be cut apart, which changes bits.
+        """
         torn = any(
             0 < len((reading | writing) & before) < len(reading | writing)
             for reading, writing in self._tied
@@ -191,6 +216,8 @@ class CutGraph:
         if torn or not before or len(before) == len(self.operators):
             return False
         crossing = self.crossing(before)
+        if in_kernels:
+            return bool(crossing) and all(map(self._is_tensor, crossing))
         return bool(crossing) and all(map(self.may_travel, crossing))
 
     def cut_bytes(self, before: Before) -> int:

@@ -6,6 +6,11 @@ device = "a"
 until = ["/layer2/Relu_output_0"]   # values or operators; what they hand over is found from them
 
 [[stage]]
+devices = ["a", "b"]    # both at the same time
+along = "channels"      # rows, channels or sums
+until = ["/layer4/Relu_output_0"]
+
+[[stage]]
 device = "b"
 ```
 """
@@ -15,10 +20,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgec.compiler.errors import BadInputError, UsageError, did_you_mean
+from edgec.compiler.split.segments import Along, Segment
 from edgec.compiler.support.toml_file import explain, read_toml
 from edgec.targets import Target, load_target
 
@@ -45,14 +52,42 @@ class StageRequest(BaseModel):
     """A stage request says who computes a stage, and where it ends.
 
     Attributes:
-        device: the name of the device.
+        device: the name of the device; of a stage that several compute together, empty.
+        devices: names of these.
+        along: how they share it: `rows`, `channels` or `sums`; see `segments.Segment`.
+        shares: of the work, by device; by default they are equal.
         until: values, or operators, that the stage ends with; empty for the last stage.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: str
+    device: str = ""
+    devices: tuple[str, ...] = ()
+    along: Along | None = None
+    shares: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     until: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return who computes it."""
+        return self.devices or (self.device,)
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if bool(self.device) == bool(self.devices):
+            raise ValueError("a stage has a `device`, or several `devices`")
+        if (self.along is None) != (len(self.devices) < 2):
+            raise ValueError("`devices` are several, and share their stage `along` something")
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("`devices` names one twice")
+        if self.shares and len(self.shares) != len(self.devices):
+            raise ValueError("`shares` has a number for each of `devices`")
+        return self
+
+    def segment(self, known: Sequence[str]) -> Segment:
+        """Return the same with the numbers of devices."""
+        shares = self.shares or (1.0,) * len(self.names)
+        return Segment(tuple(map(known.index, self.names)), self.along, shares)
 
 
 class _SplitFile(BaseModel):
@@ -95,11 +130,12 @@ def read_split_file(path: Path, devices: Sequence[Device]) -> tuple[StageRequest
         raise BadInputError(f"split file {path}: {what}") from None
     known = [device.name for device in devices]
     for number, stage in enumerate(stages, 1):
-        if stage.device not in known:
-            raise BadInputError(
-                f"split file {path}: stage {number} is for device {stage.device!r}"
-                f"{did_you_mean(stage.device, known)} (--devices: {', '.join(known)})"
-            )
+        for name in stage.names:
+            if name not in known:
+                raise BadInputError(
+                    f"split file {path}: stage {number} is for device {name!r}"
+                    f"{did_you_mean(name, known)} (--devices: {', '.join(known)})"
+                )
         if bool(stage.until) == (number == len(stages)):
             needs = "ends the model: leave `until`" if stage.until else "needs `until`"
             raise BadInputError(f"split file {path}: stage {number} {needs}")
@@ -110,7 +146,12 @@ def split_file_text(stages: Sequence[StageRequest]) -> str:
     """Return the file that `read_split_file` reads as these stages."""
     parts = []
     for stage in stages:
-        lines = ["[[stage]]", f"device = {json.dumps(stage.device)}"]
+        lines = ["[[stage]]"]
+        if stage.devices:
+            lines += [f"devices = {json.dumps(stage.devices)}", f'along = "{stage.along}"']
+            lines += [f"shares = {json.dumps(stage.shares)}"] if stage.shares else []
+        else:
+            lines.append(f"device = {json.dumps(stage.device)}")
         if stage.until:
             lines.append(f"until = {json.dumps(list(stage.until))}")
         parts.append("\n".join(lines) + "\n")

@@ -10,7 +10,8 @@ from tvm import IRModule, relax
 from edgec.compiler.ir.graph import operands, substituted
 from edgec.compiler.ir.relax_helpers import dtype_of, shape_of
 from edgec.compiler.ir.signature import Signature, State, TensorSpec
-from edgec.compiler.lowering.pack.packer import BLOCKED_INPUTS
+from edgec.compiler.kernels.emit.requantize import Requantization, requantizations_text
+from edgec.compiler.lowering.pack.packer import BLOCKED_INPUTS, REQUANTIZATIONS
 from edgec.compiler.split.cut_graph import Before, CutGraph
 
 
@@ -32,24 +33,40 @@ class Stage:
 
 
 def make_stages(graph: CutGraph, cuts: Sequence[Before]) -> list[Stage]:
-    """Return the parts between cuts, each of which holds those before it."""
-    return _StageMaker(graph).run(cuts)
+    """Return the stages between cuts, each of which holds those before it."""
+    bounds = [frozenset[int](), *cuts, frozenset(graph.operators)]
+    return stages_of_parts(graph, [after - before for before, after in pairwise(bounds)])
+
+
+def stages_of_parts(
+    graph: CutGraph,
+    parts: Sequence[Before],
+    requantizations: Mapping[str, Requantization | None] | None = None,
+) -> list[Stage]:
+    """Return a stage for each part of a graph, in an order in which they can run.
+
+    Args:
+        graph: the graph.
+        parts: the operators of each.
+        requantizations: of stages that devices share how accumulators of some channels become
+            quantized, by the names of variables; None: no stage is shared.
+    """
+    maker = _StageMaker(graph, requantizations)
+    return [maker.stage(part, last=part is parts[-1]) for part in parts]
 
 
 class _StageMaker:
-    def __init__(self, cut: CutGraph) -> None:
+    def __init__(
+        self, cut: CutGraph, requantizations: Mapping[str, Requantization | None] | None
+    ) -> None:
         self._cut, self._values = cut, cut.values
+        self._requantizations = requantizations
 
-    def run(self, cuts: Sequence[Before]) -> list[Stage]:
-        """Return the parts between cuts."""
-        bounds = [frozenset[int](), *cuts, frozenset(self._cut.operators)]
-        parts = [after - before for before, after in pairwise(bounds)]
-        return [self._stage(part, bound) for part, bound in zip(parts, bounds[1:], strict=True)]
-
-    def _stage(self, part: Before, bound: Before) -> Stage:
+    def stage(self, part: Before, last: bool) -> Stage:
+        """Return the stage of some operators; the last one gives what none computes."""
         graph = self._values.graph
         own = {graph.bindings[place][0] for place in part}
-        outputs = self._given_by(part, last=len(bound) == len(self._cut.operators))
+        outputs = self._given_by(part, last)
         shared = self._shared(part, [variable for _, variable in outputs])
         kept = self._counters_of(part | shared)
         outputs += [(state.output, self._values.result_of[state.output]) for state in kept]
@@ -144,6 +161,7 @@ class _StageMaker:
         builder = relax.BlockBuilder(IRModule(others))
         made: dict[Any, Any] = {}
         names: dict[str, str] = {}
+        decided: dict[str, Requantization | None] = {}
         parameters = []
         for number, (_, variable) in enumerate(inputs):
             fresh = variable
@@ -159,12 +177,18 @@ class _StageMaker:
                     variable, value = graph.bindings[place]
                     bound = builder.emit(substituted(value, made), variable.name)
                     made[variable] = bound
+                    if variable.name in (self._requantizations or {}):
+                        decided[bound.name] = (self._requantizations or {})[variable.name]
                     names[bound.name] = graph.names[variable]
                 fields = [made.get(variable, variable) for variable in outputs]
                 single = len(fields) == 1
                 result = builder.emit_output(fields[0] if single else relax.Tuple(fields))
             builder.emit_func_output(result)
-        return builder.get(), names
+        module = builder.get()
+        if self._requantizations is not None:
+            main = module["main"].with_attr(REQUANTIZATIONS, requantizations_text(decided))
+            module.update_func(module.get_global_var("main"), main)
+        return module, names
 
     def _shared(self, part: Before, outputs: Sequence[Any]) -> Before:
         """Return the operators on constants and counters alone that a part reads."""

@@ -35,6 +35,7 @@ class ModelValues:
         graph: the graph that is cut.
         place: where each variable stands in the graph.
         parameters: the inputs of the model.
+        same: one object for each variable, by any that is equal.
         inputs: the same by name.
         result_of: the outputs by name.
         counters: states that every stage that reads them counts on its own.
@@ -60,6 +61,7 @@ class ModelValues:
         self.signature, self.states = signature, tuple(states)
         self.place = {variable: n for n, (variable, _) in enumerate(graph.bindings)}
         self.parameters = set(graph.parameters)
+        self.same = {v: v for v in (*graph.parameters, *self.place)}
         self.result_of = dict(zip((s.name for s in signature.outputs), graph.results, strict=True))
         self.inputs = dict(zip((s.name for s in signature.inputs), graph.parameters, strict=True))
         self.dependent = self._find_dependent(self.parameters)
@@ -117,6 +119,15 @@ class ModelValues:
             and variable in self.dependent
             and not self.graph.is_result(variable)
         }
+
+    def is_floats_of_data(self, expression: Any) -> bool:
+        """Tell whether an expression is the floats of quantized values that depend on an input."""
+        value = self.graph.definitions.get(expression)
+        if expression in self.dependent or op_name(value) != "relax.dequantize":
+            return False
+        assert value is not None
+        source = value.args[0]
+        return source in self.dependent or self.is_floats_of_data(source)
 
     def _reads(self, variable: Any) -> list[Any]:
         return operands(self.graph.bindings[self.place[variable]][1])

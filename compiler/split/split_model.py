@@ -11,7 +11,7 @@ from edgec.compiler.bundle.generation_files import generation_files
 from edgec.compiler.bundle.manifest import LIBRARY, ExecutionRecord, ParityRecord
 from edgec.compiler.codegen.emit_c import model_identifier
 from edgec.compiler.describe import Compilation, describe_compilation, state_digest, vector_files
-from edgec.compiler.errors import ParityError, UnsupportedModelError, UsageError
+from edgec.compiler.errors import ParityError, UsageError
 from edgec.compiler.frontend.model_source import read_model
 from edgec.compiler.frontend.onnx_file import SourceModel
 from edgec.compiler.language.language_model import DEFAULT_CHUNK, chunk_programs
@@ -22,18 +22,20 @@ from edgec.compiler.parity.compare import ParityReport, compare, three_digits, w
 from edgec.compiler.pipeline import check_states, in_chunks, package
 from edgec.compiler.program_compiler import ChangedProgram, ProgramCompiler
 from edgec.compiler.runtime.session import why_not_here
-from edgec.compiler.split.choose_cuts import balanced_cuts, cuts_behind
+from edgec.compiler.split.choose_stages import choose_stages
 from edgec.compiler.split.compiled_stage import CompiledStage, run_chain, staged, uncut
-from edgec.compiler.split.cut_graph import Before, CutGraph
+from edgec.compiler.split.cut_graph import CutGraph
 from edgec.compiler.split.devices import Device, StageRequest, strictest
 from edgec.compiler.split.emulation import check_emulated
 from edgec.compiler.split.encode_cuts import encode_cuts
-from edgec.compiler.split.exit_cuts import cut_behind_exits, exits_before
+from edgec.compiler.split.exit_cuts import exits_before
 from edgec.compiler.split.make_plan import planned_program
-from edgec.compiler.split.make_stages import Stage, make_stages
+from edgec.compiler.split.make_stages import Stage
 from edgec.compiler.split.model_values import ModelValues
 from edgec.compiler.split.plan import Encoding, Plan, PlannedModel, PlannedStage
 from edgec.compiler.split.plan_folder import PlanFolder, check_plan_destination
+from edgec.compiler.split.segment_costs import Parallel
+from edgec.compiler.split.share_planner import plan_shared
 from edgec.compiler.support.files import scratch_folder
 from edgec.compiler.support.phases import Phases, untold
 from edgec.compiler.support.progress import Progress, Silent
@@ -53,6 +55,7 @@ def split_model(
     *,
     output: str | Path | None = None,
     stages: Sequence[StageRequest] = (),
+    parallel: Parallel | None = None,
     whole: Target | None = None,
     encoding: Encoding = "none",
     min_sqnr_db: float = DEFAULT_SQNR_DB,
@@ -67,6 +70,7 @@ def split_model(
         options: as for one bundle.
         output: the folder; by default `<model>.plan` in the current folder.
         stages: where to cut, and who computes what; by default stages of equal work.
+        parallel: without `stages`: have the devices compute parts of operators at the same time.
         whole: also compile the whole model for this target, as a fallback.
         encoding: what floats that travel between devices are rounded to.
         min_sqnr_db: how near the outputs must then be to the model's [dB].
@@ -92,6 +96,7 @@ def split_model(
     with scratch_folder() as scratch:
         splitter = _Splitter(path, devices, options, stages, whole, progress, scratch)
         splitter.round_cuts(encoding, min_sqnr_db)
+        splitter.share(parallel)
         return splitter.run(folder, emulate and options.parity and not options.encrypt_for)
 
 
@@ -110,6 +115,7 @@ class _Splitter:
         self._requests, self._whole = requests, whole
         self._progress, self._scratch = progress, scratch
         self._encoding: Encoding = "none"
+        self._parallel: Parallel | None = None
         self._least_db: float | None = None
         self._sqnr_db: dict[str, float] = {}
 
@@ -117,6 +123,10 @@ class _Splitter:
         """Round what travels, as long as outputs stay so near [dB]."""
         self._encoding = encoding
         self._least_db = None if encoding == "none" else least_db
+
+    def share(self, parallel: Parallel | None) -> None:
+        """Have devices compute parts of operators at the same time."""
+        self._parallel = parallel
 
     def run(self, folder: Path, emulate: bool) -> Plan:
         """Return the plan, written into the folder with its bundles."""
@@ -131,7 +141,8 @@ class _Splitter:
             if source.language is not None:
                 chunk = source.language.chunk(self._options.prefill_chunk)
             self._options = replace(self._options, programs=chunk_programs(chunk, verified=0))
-        self._phases = Phases(self._progress, self._phase_names())
+        names = ["change", "cut", "verify", "bundle"]
+        self._phases = Phases(self._progress, names)
         sources = [source]
         language, tokenizer = source.language, source.tokenizer
         del source
@@ -139,17 +150,23 @@ class _Splitter:
             changed = self._changed(sources)
         with self._phases("cut"):
             graphs = [self._graph(program) for program in changed]
-            cuts = self._cuts(graphs)
+            requests = self._requests
+            if self._parallel is not None and not requests:
+                shared = plan_shared(graphs[-1], self._devices, self._parallel)
+                requests = [stage.request for stage in shared]
+            with_exits = self._options.exits is not None
+            chosen = choose_stages(graphs, self._devices, requests, with_exits)
+            devices = chosen.devices
             self._exits = [
-                exits_before(g, c[0]) if c else () for g, c in zip(graphs, cuts, strict=True)
+                exits_before(g, c[0]) if c else () for g, c in zip(graphs, chosen.cuts, strict=True)
             ]
             stages = []
-            for graph, cut, exits in zip(graphs, cuts, self._exits, strict=True):
+            for graph, own, exits in zip(graphs, chosen.stages, self._exits, strict=True):
                 # Whoever has the first stage reads the answers of exits as they are.
                 kept = [*graph.values.result_of, *(e.answer for e in exits)]
-                stages.append(encode_cuts(make_stages(graph, cut), kept, self._encoding))
+                stages.append(encode_cuts(own, kept, self._encoding))
             rounded = [_with_bar(program, self._least_db) for program in changed]
-            devices = self._stage_devices()
+        names[2:2] = self._compile_phases(devices)
         compiled = [
             self._compile(
                 device, rounded, [s[number] for s in stages], _bundle_name(devices, number)
@@ -209,13 +226,10 @@ class _Splitter:
             whole=f"{WHOLE}.edgec" if self._whole is not None else None,
         )
 
-    def _phase_names(self) -> list[str]:
-        names = ["change", "cut"]
-        devices = self._stage_devices()
+    def _compile_phases(self, devices: Sequence[Device]) -> list[str]:
         owners = [_bundle_name(devices, n) for n in range(len(devices))]
         owners += [WHOLE] if self._whole else []
-        names += [f"compile-{owner.removesuffix('.edgec')}" for owner in owners]
-        return [*names, "verify", "bundle"]
+        return [f"compile-{owner.removesuffix('.edgec')}" for owner in owners]
 
     def _changed(self, sources: list[SourceModel]) -> list[ChangedProgram]:
         """Return the programs, compressed and quantized so that every device computes the same."""
@@ -230,25 +244,6 @@ class _Splitter:
             program.module, program.canonical.value_names, expected.signature, expected.states
         )
         return CutGraph(values, list(targets.values()))
-
-    def _cuts(self, graphs: Sequence[CutGraph]) -> list[list[Before]]:
-        """Return the cuts of each program: those of the first, found again in the others."""
-        first = graphs[0]
-        if self._requests:
-            cuts = cuts_behind(first, self._requests)
-        elif self._options.exits is not None:
-            cuts = cut_behind_exits(first, len(self._devices))
-        else:
-            cuts = balanced_cuts(graphs, len(self._devices))
-        names = [first.cut_names(cut) for cut in cuts]
-        return [cuts, *([_found(graph, n) for n in names] for graph in graphs[1:])]
-
-    def _stage_devices(self) -> list[Device]:
-        """Return who computes each stage."""
-        if not self._requests:
-            return list(self._devices)
-        by_name = {device.name: device for device in self._devices}
-        return [by_name[request.device] for request in self._requests]
 
     def _compile(
         self,
@@ -365,13 +360,3 @@ def _with_bar(program: ChangedProgram, least_db: float | None) -> ChangedProgram
         return program
     tolerance = replace(program.expected.tolerance, sqnr_db=least_db)
     return replace(program, expected=replace(program.expected, tolerance=tolerance))
-
-
-def _found(graph: CutGraph, names: Sequence[str]) -> Before:
-    """Return a cut of another program, by its values."""
-    cut = graph.find_cut(names)
-    if cut is None or not graph.is_cut(cut):
-        raise UnsupportedModelError(
-            f"not every program of this model can be cut behind {', '.join(names)}"
-        )
-    return cut

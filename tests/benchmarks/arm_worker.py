@@ -48,8 +48,8 @@ def ncnn(model: Path, inputs: Inputs, halves: bool) -> Callable[[], object]:
             setattr(net.opt, option, False)
     if net.load_param(str(model)) or net.load_model(str(model.with_suffix(".bin"))):
         raise RuntimeError("ncnn cannot load the model")
-    # pnnx numbers inputs and outputs, and drops the batch dimension. ncnn does not count the
-    # owners of NumPy's memory, and a first layer that works in place would crash: hence the copy.
+    # pnnx numbers inputs and outputs, and drops the batch dimension. Copied, as ncnn does not count
+    # the owners of NumPy's memory, without which a first layer that works in place crashes.
     mats = [runtime.Mat(np.ascontiguousarray(array[0])).clone() for array in inputs.values()]
     outputs = net.output_names()
 

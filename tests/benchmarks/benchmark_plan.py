@@ -1,13 +1,17 @@
 """Measure split models: pipelines, hops, and what happens when stages or links are lost.
 
 python tests/benchmarks/benchmark_plan.py pipeline MODEL.plan [--rounds N]
+python tests/benchmarks/benchmark_plan.py latency MODEL.plan [--rounds N]
+python tests/benchmarks/benchmark_plan.py limit MODEL.plan --kib N
 python tests/benchmarks/benchmark_plan.py hop MODEL.plan [--key FILE]
 python tests/benchmarks/benchmark_plan.py kill MODEL.plan [--times N]
 python tests/benchmarks/benchmark_plan.py deadline MODEL.plan [--requests N]
 python tests/benchmarks/benchmark_plan.py choice
 
 `pipeline` wants a plan of two stages and the whole model, and two calm cores: each stage is pinned
-to one, and so is the whole model, in turns.
+to one, and so is the whole model, in turns. `latency` is for plans whose devices share stages: all
+stages of a device are pinned to one core. `limit` runs each stage under `ulimit -v`, and tries the
+whole model under the same.
 """
 
 import argparse
@@ -18,6 +22,8 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +32,13 @@ from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.distribute.plan_choice import PlanChooser, PlanCost
 from edgec.compiler.distribute.plan_session import PlanSession
 from edgec.compiler.distribute.stage_places import StageOptions
-from edgec.compiler.distribute.stage_process import StageProcess
+from edgec.compiler.distribute.stage_process import AttachedStage, StageProcess
+from edgec.compiler.errors import EdgecError
 from edgec.compiler.runtime.inputs import generate_inputs
+from edgec.compiler.split.plan import Plan
+
+TIMES = 6
+KINDS = ("pipeline", "latency", "limit", "hop", "kill", "deadline", "choice")
 
 
 def inputs_of(session: PlanSession, seed: int = 0) -> dict[str, np.ndarray]:
@@ -80,6 +91,77 @@ def pipeline(folder: Path, rounds: int) -> None:
         f"CPU time of a request: whole {alone * 1e3:.1f} ms, stages {shares}; two cores of their "
         f"own would give a ratio of {alone / max(stage_cpu):.2f}"
     )
+
+
+def latency(folder: Path, rounds: int) -> None:
+    """Print the time of a request over devices of a core each beside that of one core, in turns."""
+    devices = Plan.load(folder).devices
+    cores = {name: frozenset((number % 2,)) for number, name in enumerate(devices)}
+    ratios, one, two, alone = [], [], [], []
+    with PlanSession(folder, options=StageOptions(cores=cores), timeout=20) as session:
+        assert session.whole is not None
+        inputs, local = inputs_of(session), session.whole.open(1)
+        local.run(inputs)
+        session.run(inputs)
+        for number in range(rounds):
+            os.sched_setaffinity(0, {number % 2})
+            began = time.thread_time()
+            one.append(median_seconds(lambda: local.run(inputs)))
+            alone.append((time.thread_time() - began) / TIMES)
+            os.sched_setaffinity(0, {0, 1})
+            two.append(median_seconds(lambda: session.run(inputs)))
+            ratios.append(two[-1] / one[-1])
+        answered = session.answers["plan"]
+        used = dict.fromkeys(devices, 0.0)
+        for bundle, pid in session.pids.items():
+            used[session.plan.bundles[bundle]] += cpu_seconds(pid) / answered
+    print(
+        f"ms: one core {statistics.median(one) * 1e3:.1f}, {len(devices)} devices "
+        f"{statistics.median(two) * 1e3:.1f}; ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}), of the best {min(two) / min(one):.2f}"
+    )
+    cpu = statistics.median(alone)
+    shares = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in used.items())
+    print(
+        f"CPU time of a request: whole {cpu * 1e3:.1f} ms, {shares}; cores of their own could "
+        f"give {max(used.values()) / cpu:.2f}"
+    )
+
+
+def median_seconds(run: Callable[[], object]) -> float:
+    """Return how long a run takes, the median of so many [s]."""
+    found = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def limit(folder: Path, kib: int) -> None:
+    """Run stages, and try the whole model, in so much address space each [KiB]."""
+    plan = Plan.load(folder)
+    with ExitStack() as stack:
+
+        def started(bundle: str) -> AttachedStage:
+            path = (folder / bundle).resolve()
+            words = f"{path}/run --serve 127.0.0.1:0 --attached --bundle {path} --slots 2"
+            command = ["bash", "-c", f"ulimit -v {kib}; exec {words}"]
+            return stack.enter_context(AttachedStage(bundle, command))
+
+        try:
+            started(f"{plan.whole}")
+        except EdgecError as error:
+            print(f"whole: {error}")
+        else:
+            print("whole: fits")
+        addresses = {bundle: started(bundle).address for bundle in plan.bundles}
+        session = stack.enter_context(PlanSession(folder, addresses, timeout=20))
+        assert session.whole is not None
+        inputs = inputs_of(session)
+        found, expected = session.run(inputs), session.whole.open(1).run(inputs)
+        for name, array in expected.items():
+            print(f"{name}: off by {np.abs(found[name] - array).max():.1e}", dict(session.answers))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -185,17 +267,22 @@ def choice() -> None:
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("pipeline", "hop", "kill", "deadline", "choice"))
+    parser.add_argument("what", choices=KINDS)
     parser.add_argument("plan", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--kib", type=int, default=50_000)
     parser.add_argument("--key", type=Path)
     given = parser.parse_args()
     if given.what == "choice":
         choice()
     elif given.what == "pipeline":
         pipeline(given.plan, given.rounds)
+    elif given.what == "latency":
+        latency(given.plan, given.rounds)
+    elif given.what == "limit":
+        limit(given.plan, given.kib)
     elif given.what == "hop":
         hop(given.plan, given.key)
     elif given.what == "kill":

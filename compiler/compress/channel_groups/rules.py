@@ -25,7 +25,7 @@ from edgec.compiler.compress.channel_groups.finder import (
 from edgec.compiler.ir.relax_helpers import op_name, shape_of
 from edgec.compiler.numerics.activations import BY_OPERATOR
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     f"relax.{name}"
     for name in (
         *("abs", "add", "astype", "ceil", "cos", "divide", "equal"),
@@ -235,7 +235,7 @@ def _reshape(finder: Finder, variable: Any, call: Any) -> None:
     if squeezed or 0 in shape:
         return finder.unknown(variable, call)
     result: list[Ids] = list(zeros(shape))
-    for before, after in _blocks([len(ids) for ids in data], shape):
+    for before, after in reshaped_axes([len(ids) for ids in data], shape):
         sources = [data[axis] for axis in before]
         if len(before) == len(after) == 1:
             result[after[0]] = sources[0]
@@ -252,7 +252,7 @@ def _reshape(finder: Finder, variable: Any, call: Any) -> None:
     return None
 
 
-def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def reshaped_axes(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Return axes of a reshape that make each other up, those of extent 1 left out."""
     found = []
     left = [axis for axis, extent in enumerate(before) if extent != 1]
@@ -308,7 +308,7 @@ def slice_fields(call: Any) -> Any:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     **dict.fromkeys((f"relax.nn.{name}" for name in _POOLS), _pool),
     **dict.fromkeys((f"relax.{name}" for name in _REDUCTIONS), _reduction),

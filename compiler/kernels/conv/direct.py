@@ -91,10 +91,11 @@ class DirectConv:
     Attributes:
         dtype: the dtype of accumulators.
         border: whether products with the padding count.
+        writes_rows: whether known rows of the window are written out, not a loop.
     """
 
     dtype = "float32"
-    border = False
+    border = writes_rows = False
 
     def __init__(
         self,
@@ -197,18 +198,13 @@ class DirectConv:
         """Write one output line; the rows of the window that are inside are known at run time."""
         w, e = self.work, self.emit
         top = e.let("top", row * w.stride[0] - w.padding[0])
-        dilation = w.dilation[0]
         first, count = self.present = valid_rows(e, top, w.window(0))
 
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             with e.loop("kh", count, first) as kh:
-                yield kh, top + kh * dilation, (True,)
+                yield kh, top + kh * w.dilation[0], (True,)
 
         self.write_line(row, window, count, top)
-
-    def writes_rows(self) -> bool:
-        """Return whether rows of the window that are known are written out, not a loop."""
-        return False
 
     def write_line(self, row: Any, window: Any, _count: Any, _top: Any) -> None:
         """Write one output line of which so many rows of the window are inside."""
@@ -225,9 +221,9 @@ class DirectConv:
             ) -> Iterator[tuple[Any, Any, Sequence[bool]]]:
                 for first, count in valid_tap_runs(span.valid, self.border):
                     valid = tuple(pixel[first] for pixel in span.valid)
-                    if self.writes_rows():
-                        for tap in range(first, first + count):
-                            yield tap, top + tap * w.dilation[0], valid
+                    if self.writes_rows:
+                        rows = range(first, first + count)
+                        yield from ((row, top + row * w.dilation[0], valid) for row in rows)
                         continue
                     with e.loop("kh", self.hide_from_llvm(count), first) as kh:
                         yield kh, top + kh * w.dilation[0], valid

@@ -23,7 +23,7 @@ from edgec.compiler.kernels.conv.integer import (
     computing_cycles,
     row_groups,
 )
-from edgec.compiler.kernels.conv.integer_writer import ROWS_WRITTEN, IntegerConv, emit_phases
+from edgec.compiler.kernels.conv.integer_writer import IntegerConv, emit_phases
 from edgec.compiler.kernels.conv.weights import pack_weight
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.kernel import Kernel
@@ -113,10 +113,6 @@ class _WordsConv(IntegerConv):
     def __init__(self, workload: IntegerConvWorkload, *others: Any) -> None:
         self.in_channels = workload.conv.in_channels
         super().__init__(workload, *others)
-
-    def writes_rows(self) -> bool:
-        """Return whether the window is small."""
-        return 1 < self.work.kernel[0] <= ROWS_WRITTEN
 
     def window_row(
         self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask

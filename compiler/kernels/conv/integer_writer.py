@@ -143,6 +143,8 @@ class IntegerConv(DirectConv):
         self.together = workload.together
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
         super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
+        small = 1 < self.work.kernel[0] <= ROWS_WRITTEN
+        self.writes_rows = small and (dot.by_lane or self.weight_dtype == "int16")
 
     def input_block(self) -> int:
         """Return groups of four channels in a block of the input."""
@@ -152,14 +154,10 @@ class IntegerConv(DirectConv):
         """Return that accumulators begin with the bias of the operands here."""
         return False
 
-    def writes_rows(self) -> bool:
-        """Return whether what is known of a window fits registers beside what it reads."""
-        return self.dot.by_lane and 1 < self.work.kernel[0] <= ROWS_WRITTEN
-
     def write_line(self, row: Any, window: Any, count: Any, top: Any) -> None:
         """Write it; rows of the window are written out where all of them are inside."""
         e, rows, dilation = self.emit, self.work.kernel[0], self.work.dilation[0]
-        if not self.writes_rows():
+        if not self.writes_rows:
             super().write_line(row, window, count, top)
             return
 

@@ -27,8 +27,9 @@ There are no floats: all targets give the same quantized values. Before v is rou
 after a SiLU less than 2**(1 - f) and 2**-11 of its argument.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,10 +135,48 @@ class Requantization:
         assert len(numbers) == FIXED_NUMBERS
         return np.concatenate([self.multipliers, self.shifts, np.array(numbers, np.int16)])
 
+    def of_channels(self, begin: int, end: int, count: int) -> "Requantization":
+        """Return the same for some of the channels, and more that hold nothing up to a count."""
+        multipliers, shifts = self.multipliers[begin:end], self.shifts[begin:end]
+        behind = (0, count - len(shifts))
+        return replace(
+            self,
+            multipliers=np.pad(multipliers, behind),
+            shifts=np.pad(shifts, behind, mode="edge"),
+        )
+
     @property
     def halves(self) -> NDArray[np.int32]:
         """Return what accumulators begin with, so that the shift rounds."""
         return (1 << np.maximum(0, self.shifts).astype(np.int32)) >> 1
+
+
+def requantizations_text(found: Mapping[str, Requantization | None]) -> str:
+    """Return what `decided_requantizations` reads: JSON."""
+    fields: dict[str, Any] = {}
+    for name, one in found.items():
+        gate = None if one is None or one.gate is None else one.gate
+        fields[name] = one and {
+            "fraction": one.fraction,
+            "multipliers": one.multipliers.tolist(),
+            "shifts": one.shifts.tolist(),
+            "gate": gate and [type(gate).__name__, *vars(gate).values()],
+        }
+    return json.dumps(fields)
+
+
+def decided_requantizations(text: str) -> dict[str, Requantization | None]:
+    """Return what `requantizations_text` wrote; nothing of an empty text."""
+    gates = {kind.__name__: kind for kind in (Gate, Logistic)}
+    found: dict[str, Requantization | None] = {}
+    for name, one in json.loads(text or "{}").items():
+        found[name] = one and Requantization(
+            one["fraction"],
+            np.array(one["multipliers"], np.int16),
+            np.array(one["shifts"], np.int16),
+            one["gate"] and gates[one["gate"][0]](*one["gate"][1:]),
+        )
+    return found
 
 
 # In place of the shift of all channels.

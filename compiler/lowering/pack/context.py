@@ -16,6 +16,7 @@ from edgec.compiler.ir.blocked_layout import Shape, block_array, blocked_shape, 
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, shape_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
+from edgec.compiler.kernels.emit.requantize import Requantization
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.layout import PackWorkload
 from edgec.compiler.kernels.matmul.quantize_normalized import (
@@ -61,6 +62,11 @@ class Context:
         made: the kernel call that each new variable holds.
         largest: the largest quantized value that occurs in a new variable, where it is known.
         label: name of the value that is being computed, for people.
+        variable: the name of its variable.
+        is_part: whether the function is a part of a larger one, with some rows of its images.
+        decided: by the names of variables how accumulators are requantized, None not in fixed
+            point; of others it is decided now.
+        requantizations: how they are.
         operator: the operator that computes it.
         declines: every kernel that declined, in order.
         on_integers: by label, whether the kernel of an operator reads quantized values.
@@ -75,7 +81,10 @@ class Context:
         self.old: dict[relax.Var, Any] = {}
         self.made: dict[relax.Var, relax.Call] = {}
         self.largest: dict[relax.Var, int] = {}
-        self.label = ""
+        self.label = self.variable = ""
+        self.is_part = False
+        self.decided: dict[str, Requantization | None] = {}
+        self.requantizations: dict[str, Requantization] = {}
         self.operator = ""
         self.declines: list[Decline] = []
         self.on_integers: dict[str, bool] = {}

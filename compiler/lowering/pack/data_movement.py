@@ -178,6 +178,38 @@ def match_slice(context: Context, call: relax.Call) -> PackedValue | Declined:
     return _channel_map(context, [data], picks, shape)
 
 
+def match_rows(context: Context, call: relax.Call) -> PackedValue | None:
+    """Cut or join rows of blocked images where they are, of any type; None if it is nothing else.
+
+    Parts of a layer on several devices are cut and joined so: what reads them must find them as
+    what reads the whole does.
+    """
+    name, shape = op_name(call), shape_of(call)
+    if shape is None or len(shape) != 4 or name not in ("relax.strided_slice", "relax.concat"):
+        return None
+    fields = call.args[0].fields if isinstance(call.args[0], relax.Tuple) else [call.args[0]]
+    inputs = [context.value(field) for field in fields]
+    first = inputs[0]
+    if not all(value.blocked and value.qparams == first.qparams for value in inputs):
+        return None
+    arrays = [value.expression for value in inputs]
+    if len({dtype_of(array) for array in arrays}) > 1:
+        return None
+    if name == "relax.concat":
+        if int(call.attrs.axis) % 4 != 2:
+            return None
+        made = context.builder.emit(relax.op.concat(arrays, 2))
+    else:
+        axes, begin, end, *steps = (_numbers(argument) for argument in call.args[1:])
+        if axes != [2] or begin is None or end is None or any(step != [1] for step in steps):
+            return None
+        made = context.builder.emit(relax.op.strided_slice(arrays[0], axes, begin, end))
+    known = [context.largest[array] for array in arrays if array in context.largest]
+    if len(known) == len(arrays):
+        context.largest[made] = max(known)
+    return PackedValue(made, shape, True, 1, first.qparams)
+
+
 def match_take(context: Context, call: relax.Call) -> PackedValue | Declined:
     """Choose a kernel for rows of a quantized table, or channels of an image by their numbers."""
     rows = _embedding(context, call)

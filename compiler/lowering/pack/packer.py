@@ -26,9 +26,10 @@ from edgec.compiler.ir.relax_helpers import (
     substitute,
     value_of,
 )
+from edgec.compiler.kernels.emit.requantize import Requantization, decided_requantizations
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.lowering.pack.context import Context, Decline
-from edgec.compiler.lowering.pack.data_movement import match_split
+from edgec.compiler.lowering.pack.data_movement import match_rows, match_split
 from edgec.compiler.lowering.pack.quantized import match_dequantize, match_quantize
 from edgec.compiler.lowering.pack.table import ANY_DTYPE, MATCHERS, WITH_INDICES
 from edgec.compiler.lowering.pack.values import PackedValue
@@ -38,6 +39,8 @@ from edgec.compiler.passes.base import Pass
 # An attribute of `main`: names of parameters that are brought into blocks at once. Kernels that
 # read them are then those that read such values inside a graph.
 BLOCKED_INPUTS = "edgec.blocked_inputs"
+# Parts of layers have it: how accumulators of some channels are requantized, as of all of them.
+REQUANTIZATIONS = "edgec.requantizations"
 
 _ROUNDING = {"relax.dequantize": match_dequantize, "relax.quantize": match_quantize}
 
@@ -54,6 +57,8 @@ class Notes:
         declines: every kernel that could not compute an operator, in order.
         on_integers: whether the kernel of an operator reads quantized values, by its label: the
             name of the value that it gives.
+        requantizations: by the names of the old function's variables how accumulators become
+            quantized in fixed point.
         held: variables of the old function whose values some kernel writes to memory as they are,
             not fused away and not quantized, and whether their channels are in blocks there.
     """
@@ -61,6 +66,7 @@ class Notes:
     why_in_floats: str = ""
     declines: list[Decline] = field(default_factory=list)
     on_integers: dict[str, bool] = field(default_factory=dict)
+    requantizations: dict[str, Requantization] = field(default_factory=dict)
     held: dict[Any, bool] = field(default_factory=dict)
 
     def why_floats(self, labels: Sequence[str]) -> str | None:
@@ -120,6 +126,7 @@ class PackLayouts(Pass):
         packed = _pack(module["main"], context, self.names)
         self.notes.declines += context.declines
         self.notes.on_integers.update(context.on_integers)
+        self.notes.requantizations.update(context.requantizations)
         self.notes.held |= _held(packed["main"], context.values)
         return packed
 
@@ -128,6 +135,8 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
     """Return the module with a new `main`."""
     uses = count_uses(function)
     in_blocks = (function.attrs or {}).get(BLOCKED_INPUTS, ())
+    context.is_part = REQUANTIZATIONS in (function.attrs or {})
+    context.decided = decided_requantizations((function.attrs or {}).get(REQUANTIZATIONS, ""))
     for parameter in function.params:
         shape = shape_of(parameter)
         if shape is not None:
@@ -143,6 +152,7 @@ def _pack(function: relax.Function, context: Context, names: Mapping[str, str]) 
                 variable = binding.var
                 context.old[variable] = binding.value
                 context.label, context.operator = labels[variable], op_name(binding.value)
+                context.variable = variable.name
                 context.values[variable] = _visit(context, binding, uses[variable])
             result = _result(context, function.body.body)
             bound = context.builder.emit_output(result)
@@ -205,6 +215,9 @@ def _matched(context: Context, binding: Any) -> PackedValue | Declined | None:
     shape = shape_of(binding.var)
     if shape is None:
         return None
+    rows = match_rows(context, call) if context.is_part else None
+    if rows is not None:
+        return rows
     if isinstance(call, relax.TupleGetItem):
         return match_split(context, call, shape)
     if name in _ROUNDING and context.dot is not None:

@@ -79,10 +79,13 @@ def _in_fixed_point(
     kernel = open_kernel(context, data)
     if kernel is None:
         return None
-    found = requantized(kernel, qparams, numbers, ends)
+    known = context.decided.get(context.variable)
+    if known is None and context.variable in context.decided:
+        return None
+    found = requantized(kernel, qparams, numbers, ends, known)
     if found is None:
         return None
-    step, arguments = found
+    step, arguments, context.requantizations[context.variable] = found
     variable = kernel.emit(context, arguments, kernel.with_steps((step,)), qparams.dtype)
     context.largest[variable] = int(np.rint(numbers[3])) + qparams.zero_point
     return replace(data, expression=variable)

@@ -15,6 +15,7 @@ from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, EpilogueStep
 from edgec.compiler.kernels.emit.requantize import (
+    Requantization,
     logistic_requantization,
     requantization,
     swished_requantization,
@@ -117,7 +118,8 @@ def requantized(
     qparams: QParams,
     numbers: NDArray[np.float32],
     ends: tuple[bool, bool],
-) -> tuple[EpilogueStep, list[Any]] | None:
+    decided: Requantization | None = None,
+) -> tuple[EpilogueStep, list[Any], Requantization] | None:
     """Return the step that requantizes a kernel's accumulators, and the kernel's arguments.
 
     Args:
@@ -125,9 +127,11 @@ def requantized(
         qparams: the qparams of the result.
         numbers: as `quantizer` gives them.
         ends: whether the smallest and the largest value are those of the type.
+        decided: how, where that is known already; None: as is best.
 
     Returns:
-        None if more comes before than a scale and a gate, or numbers do not fit.
+        Beside these, how it is done. None if more comes before than a scale and a gate, or numbers
+        do not fit.
     """
     scaled = EpilogueStep("multiply", "channel")
     gate, factor, added = _without_affine(kernel.steps[1:])
@@ -152,7 +156,9 @@ def requantized(
     # What is added to a multiple of the result's scale moves its zero point, by parts of a step.
     zero = qparams.zero_point + added / float(qparams.scale)
     scale = float(qparams.scale) / factor
-    if gated is None:
+    if decided is not None:
+        found: Requantization | None = decided.of_channels(0, scales.size, scales.size)
+    elif gated is None:
         span = math.ceil(max(high - zero, zero - low)) + 1
         found = requantization(scales.astype(np.float64) / scale, reach, span)
     else:
@@ -162,7 +168,7 @@ def requantized(
     rounded = constant((bias + found.halves).astype(bias.dtype))
     operand = constant(found.operand(zero, low, high))
     step = found.step(qparams.dtype, *ends)
-    return step, [*arguments[:2], rounded, *arguments[3:-1], operand]
+    return step, [*arguments[:2], rounded, *arguments[3:-1], operand], found
 
 
 def _without_affine(

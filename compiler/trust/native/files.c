@@ -53,6 +53,10 @@ int trust_read(int file, void* data, size_t bytes) {
 char* trust_read_file(const char* path, size_t most, size_t* bytes) {
   int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return NULL;
+  /* No more memory than it needs: there may be a limit. Of a pipe nobody knows. */
+  struct stat found;
+  if (!fstat(file, &found) && S_ISREG(found.st_mode) && (uint64_t)found.st_size < most)
+    most = (size_t)found.st_size;
   char* data = malloc(most + 2);
   size_t filled = 0;
   while (data && filled <= most) {
