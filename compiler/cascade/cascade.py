@@ -35,6 +35,7 @@ class Cascade(BaseModel):
         version: of this format.
         threshold: the largest probability from which on it is.
         probabilities: whether the small model gives probabilities, not scores.
+        large_probabilities: whether the large model does.
         drop: share of other answers than the large model's that the threshold was found for.
         samples: that the following was measured on; the threshold was found on others.
         agreement: share of the cascade's answers that are the large model's.
@@ -47,6 +48,7 @@ class Cascade(BaseModel):
     version: Literal[1] = 1
     threshold: float = Field(ge=0)
     probabilities: bool
+    large_probabilities: bool
     drop: float
     samples: int
     agreement: float
