@@ -191,8 +191,8 @@ def _attentions(links: Links, caches: Sequence[_Cache], path: Path) -> list[_Att
         product, factor, transposed = ends[cache.past]
         if not transposed and factor != 1:
             raise UnsupportedModelError(
-                f"{path}: values of the cache {cache.past} are multiplied by {factor:g} before their "
-                "attention; only keys may be"
+                f"{path}: values of the cache {cache.past} are multiplied by {factor:g}; only keys "
+                "may be"
             )
         if transposed:
             found.append(_attention(links, cache, product, factor, values, path))
@@ -233,7 +233,7 @@ def _product(links: Links, cache: _Cache, path: Path) -> tuple[onnx.NodeProto, f
 def _keeps_heads(links: Links, node: onnx.NodeProto) -> bool:
     """Return whether heads that are repeated stay side by side, as attention in groups reads them.
 
-    An axis for the repetitions is behind the one of the heads: axis 2 of [batch, heads, 1, rows, size].
+    An axis for the repetitions is behind that of the heads: [batch, heads, 1, rows, size].
     """
     if node.op_type == "Unsqueeze":
         axes = [list(item.ints) for item in node.attribute if item.name == "axes"]
