@@ -14,6 +14,9 @@ DOT_WIDTH = 4
 # Sum of weights of one sign whose products with any uint8 values fit one int16.
 LARGEST_PAIR_SUM = np.iinfo(np.int16).max // 255
 
+# Sum of the magnitudes of weights whose products with any uint8 values span less than 2**16 - 1.
+LARGEST_WRAPPED = (2**16 - 2) // 255
+
 
 def pair_sums(weight: NDArray[Any], axis: int, groups_per_sum: int) -> NDArray[Any]:
     """Return the weights of one sign that are summed in one int16, the larger of both signs.
@@ -33,3 +36,47 @@ def pair_sums(weight: NDArray[Any], axis: int, groups_per_sum: int) -> NDArray[A
     padding = [(0, 0)] * (last.ndim - 1) + [(0, -last.shape[-1] % (DOT_WIDTH * groups_per_sum))]
     split = np.pad(last, padding).reshape(*last.shape[:-1], -1, groups_per_sum, DOT_WIDTH // 2, 2)
     return np.maximum(split.clip(min=0).sum((-3, -1)), -split.clip(max=0).sum((-3, -1)))
+
+
+def pair_products(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Return weights [channels, 1, kh, kw] as [channels, kh * ceil(kw / 2), 2]: pairs in a row."""
+    channels, kw = len(weight), weight.shape[3]
+    padded = np.pad(weight[:, 0], ((0, 0), (0, 0), (0, kw % 2)))
+    return np.ascontiguousarray(padded.reshape(channels, -1, 2), np.int8)
+
+
+def wrapped_sums(weight: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
+    """Return few sums of products of pairs, each of which one int16 holds if it may wrap.
+
+    A sum ranges over 255 times the magnitudes of its weights. Each product, the largest first, goes
+    to the sum that is then smallest in the channel where it is largest.
+
+    Args:
+        weight: int8 [channels, 1, kh, kw], pairs of which int16 holds.
+
+    Returns:
+        the places of the products of `pair_products`, by sum; sums in the order of their last.
+
+    >>> wrapped_sums(np.int8([[[[60, -60, 9], [100, 5, 40]]]]))
+    ((0, 1), (2, 3))
+    """
+    sizes = np.abs(pair_products(weight).astype(np.int64)).sum(axis=2).T
+    order = np.argsort(-sizes.max(axis=1, initial=0), kind="stable").tolist()
+    count = 1
+    while (found := _spread_over(sizes, order, count)) is None:
+        count += 1
+    return tuple(sorted((tuple(sorted(places)) for places in found if places), key=max))
+
+
+def _spread_over(sizes: NDArray[Any], order: list[int], count: int) -> list[list[int]] | None:
+    """Return products by sum, of sizes [products, channels]; None if so few sums do not do."""
+    sums = np.zeros((count, sizes.shape[1]), np.int64)
+    places: list[list[int]] = [[] for _ in range(count)]
+    for place in order:
+        most = (sums + sizes[place]).max(axis=1, initial=0)
+        taken = int(most.argmin())
+        if most[taken] > LARGEST_WRAPPED and places[taken]:
+            return None
+        sums[taken] += sizes[place]
+        places[taken].append(place)
+    return places

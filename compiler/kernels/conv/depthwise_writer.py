@@ -38,10 +38,13 @@ class IntegerDepthwiseWorkload(QuantizedConvWorkload):
         conv: as many groups as channels.
         together: groups of taps, side by side, whose products fit the int16 accumulators of
             `pair_sums`.
+        sums: which products of pairs of taps are added in int16, see `pair_sums.wrapped_sums`;
+            empty: the target has better.
     """
 
     conv: ConvWorkload
     together: int = field(default=1, metadata={"omit_if_default": True})
+    sums: tuple[tuple[int, ...], ...] = field(default=(), metadata={"omit_if_default": True})
 
     @property
     def tap_groups(self) -> int:
@@ -87,12 +90,14 @@ class DepthwiseDecision:
         tile_h: lines in the register tile, where windows are rewritten in registers; 0: they are
             rewritten into a ring.
         words: whether taps are multiplied one by one, in int16.
+        pairs: whether taps are multiplied two by two and summed in int16.
     """
 
     tile_w: int
     lines: int
     tile_h: int = field(default=0, metadata={"omit_if_default": True})
     words: bool = field(default=False, metadata={"omit_if_default": True})
+    pairs: bool = field(default=False, metadata={"omit_if_default": True})
 
 
 class DepthwiseWriter:

@@ -23,6 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.depthwise_pairs import (
+    DepthwisePairs,
+    estimate_pairs_cycles,
+    pack_pairs,
+    pairs_space,
+)
 from edgec.compiler.kernels.conv.depthwise_tiles import (
     TiledDepthwise,
     estimate_tiled_cycles,
@@ -71,6 +77,9 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     if _in_registers(target):
         words = isa_of(target).multiplies_int16_faster
         return [*tiled_space(workload, target), *(words_space(workload, target) if words else ())]
+    pairs = pairs_space(workload, target)
+    if pairs:
+        return pairs
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -95,6 +104,8 @@ def estimate_depthwise_cycles(
 
     And of rewriting.
     """
+    if decision.pairs:
+        return estimate_pairs_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -137,6 +148,8 @@ def emit_integer_depthwise(
     Its buffers are data, weight, bias, rows (if there are any), the operands of the epilogue, and
     output.
     """
+    if decision.pairs:
+        return DepthwisePairs(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:
@@ -262,6 +275,8 @@ def _pack(
     position: int,
     array: NDArray[Any],
 ) -> NDArray[Any]:
+    if decision.pairs and position == 1:
+        return pack_pairs(workload, array)
     if decision.words and position == 1:
         return pack_words(workload, target, array)
     return pack_integer_depthwise(workload, target, array) if position == 1 else array

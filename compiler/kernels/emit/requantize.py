@@ -280,6 +280,7 @@ def store_requantized(
     buffer: Any,
     at: Index,
     accumulators: Sequence[Any],
+    crossed: bool = False,
 ) -> None:
     """Requantize and store consecutive vectors of accumulators.
 
@@ -291,10 +292,13 @@ def store_requantized(
         buffer: the buffer of the quantized values.
         at: where the first goes.
         accumulators: vectors of int32.
+        crossed: whether they come two by two, the first of which has in each 128 bits the first
+            half of a pixel's eight channels, and the second the other.
     """
     lanes = int(accumulators[0].ty.dtype.lanes)
     accumulators = [e.let("sum", value) for value in accumulators]
-    maker = _Maker(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype))
+    dtype = str(buffer.ty.dtype.dtype)
+    maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
     done = 0
     while done < len(accumulators):
         count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
@@ -308,9 +312,16 @@ class _Maker:
     """A maker requantizes up to four vectors of accumulators."""
 
     def __init__(
-        self, e: Emitter, step: EpilogueStep, operand: Any, channel: Index, lanes: int, dtype: str
+        self,
+        e: Emitter,
+        step: EpilogueStep,
+        operand: Any,
+        channel: Index,
+        lanes: int,
+        dtype: str,
+        crossed: bool,
     ) -> None:
-        self.e, self.lanes, self.dtype = e, lanes, dtype
+        self.e, self.lanes, self.dtype, self.crossed = e, lanes, dtype, crossed
         self.fraction, self.kind, self.raised, self.shift = map(int, step.parameters[:4])
         self.left, self.below, self.above = map(bool, step.parameters[4:])
         size = int(operand.shape[0])
@@ -324,10 +335,16 @@ class _Maker:
         if self.shift == _BY_CHANNEL:
             channels = (size - FIXED_NUMBERS) // 2
             shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
-            self.shifts = e.let("shifts", shifts)
+            shifts = e.let("shifts", shifts)
+            self.shifts = [shifts, shifts]
+            if crossed:
+                halves = [[*range(half, half + 4)] * 2 for half in (0, 4)]
+                self.shifts = [e.let("shifts", shuffle([shifts], half)) for half in halves]
         # Where `Isa.narrow_pair` puts two vectors: four values of the first, then of the second.
         parts = range(0, lanes, 4)
         order = [part + lane for part in parts for _ in range(2) for lane in range(4)]
+        if crossed:
+            order = [*range(2 * lanes)]
         multipliers = e.load(operand, channel, lanes)
         self.multipliers = e.let("multipliers", shuffle([multipliers] * 2, order))
 
@@ -343,6 +360,14 @@ class _Maker:
         ]
         # Each 128 bits hold four quantized values of every vector.
         order = [4 * part + vector for vector in range(count) for part in range(self.lanes // 4)]
+        if self.crossed:
+            parts = range(self.lanes // 4)
+            order = [
+                4 * part + 2 * pair + half
+                for pair in range(count // 2)
+                for part in parts
+                for half in (0, 1)
+            ]
         quantized = self.e.isa.narrow_rounded(halves, self.fraction, self.dtype, order)
         return bounded(
             quantized, None if self.below else self.low, None if self.above else self.high
@@ -352,7 +377,10 @@ class _Maker:
         """Return two vectors as one of int16, less the zero point, with fractions."""
         isa = self.e.isa
         if self.shift == _BY_CHANNEL:
-            shifted = [isa.shift_right(each, self.shifts, self.left) for each in accumulators]
+            shifted = [
+                isa.shift_right(each, shifts, self.left)
+                for each, shifts in zip(accumulators, self.shifts, strict=True)
+            ]
             words = isa.narrow_pair(shifted)
         else:
             words = isa.shift_and_narrow_pair(accumulators, self.shift)

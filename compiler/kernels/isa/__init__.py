@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from edgec.compiler.kernels.isa.aarch64 import AArch64
-from edgec.compiler.kernels.isa.dot import ByteTable, Dot, PairDot
+from edgec.compiler.kernels.isa.dot import BytePairs, ByteTable, Dot, PairDot
 from edgec.compiler.kernels.isa.generic import Generic
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot
 from edgec.compiler.kernels.isa.x86 import X86
@@ -49,6 +49,9 @@ class Isa(Protocol):
 
         It takes the four sums, int32, of the first row, then of the second, and both operands.
         """
+
+    def byte_pairs(self) -> BytePairs | None:
+        """Return how sums of two products stay in int16; None if four in int32 are better."""
 
     def pair_dot(self) -> PairDot | None:
         """Return how pairs of int16 are multiplied; None if that gains nothing."""
@@ -134,6 +137,7 @@ def dot_of(target: Target) -> Dot | None:
 
 __all__ = [
     "ISAS",
+    "BytePairs",
     "ByteTable",
     "Dot",
     "Generic",

@@ -112,6 +112,20 @@ class PairDot:
     add: Callable[[Any, Any, Any], Any]
 
 
+@dataclass(frozen=True)
+class BytePairs:
+    """Byte pairs describe how pairs of uint8 are multiplied by int8 and summed in int16.
+
+    Attributes:
+        multiply: int16 sums of pairs of products, of vectors of data and weights.
+        widen: the sum of two vectors of int16 as two of int32: in each 128 bits of the first are
+            the first four of eight values, in those of the second the others.
+    """
+
+    multiply: Callable[[Any, Any], Any]
+    widen: Callable[[Any, Any], tuple[Any, Any]]
+
+
 def one_by_one(add: Callable[[Any, Any, Any], Any]) -> Add:
     """Return what adds the products of several groups, from what adds those of one."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from edgec.compiler.kernels.isa.dot import ByteTable, Dot, PairDot, one_by_one
+from edgec.compiler.kernels.isa.dot import BytePairs, ByteTable, Dot, PairDot, one_by_one
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import (
     constant,
@@ -65,6 +65,10 @@ class Generic:
 
     def matrix_dot(self) -> Callable[[Any, Any, Any], Any] | None:
         """Return None: there is none."""
+        return None
+
+    def byte_pairs(self) -> BytePairs | None:
+        """Return None: there is no such instruction."""
         return None
 
     def pair_dot(self) -> PairDot | None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.isa.dot import Add, ByteTable, Dot, PairDot, one_by_one
+from edgec.compiler.kernels.isa.dot import Add, BytePairs, ByteTable, Dot, PairDot, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, never
 from edgec.compiler.kernels.vectors import (
@@ -67,6 +67,13 @@ class X86(Generic):
             return Dot("uint8", 1, 2, _vnni(self.lanes))
         wide = Dot("uint8", 4, 5, _words(self.lanes))
         return Dot("uint8", 3, 3, _pairs(self.lanes), wide, adds_groups=True)
+
+    def byte_pairs(self) -> BytePairs | None:
+        """Return vpmaddubsw where there is no vpdpbusd."""
+        dot = self.dot()
+        if dot is None or dot.exact_fallback is None:
+            return None
+        return BytePairs(_sums_of_bytes(self.lanes), _sums_of_words(self.lanes))
 
     def pair_dot(self) -> PairDot | None:
         """Return products of pairs of int16."""
@@ -202,6 +209,34 @@ def _pairs(lanes: int) -> Add:
         return acc + intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", pairs, ones)
 
     return add
+
+
+def _sums_of_bytes(lanes: int) -> Callable[[Any, Any], Any]:
+    name, kind = _PAIRS_OF_BYTES[lanes], f"int16x{2 * lanes}"
+    return lambda data, weights: intrinsic(name, kind, data, weights)
+
+
+def _sums_of_words(lanes: int) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Return values of two vectors side by side, added by vpmaddwd."""
+    ones = constant(1, "int16", 2 * lanes)
+
+    def widen(left: Any, right: Any) -> tuple[Any, Any]:
+        low, high = (
+            shuffle(
+                [left, right],
+                [
+                    part + half + lane + side
+                    for part in range(0, 2 * lanes, 8)
+                    for lane in range(4)
+                    for side in (0, 2 * lanes)
+                ],
+            )
+            for half in (0, 4)
+        )
+        name, kind = _PAIRS_OF_WORDS[lanes], f"int32x{lanes}"
+        return intrinsic(name, kind, low, ones), intrinsic(name, kind, high, ones)
+
+    return widen
 
 
 def _words(lanes: int) -> Add:

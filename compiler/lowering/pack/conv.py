@@ -25,7 +25,7 @@ from edgec.compiler.kernels.template import EXACT_FLOAT
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue, QParams, leading, pair
 from edgec.compiler.lowering.pack.weights import grouped_weight, half_weight, quantized_weight
-from edgec.compiler.numerics.pair_sums import DOT_WIDTH
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH, wrapped_sums
 from edgec.compiler.numerics.support import Declined, Supported
 
 # A network's input of so few channels is read as it is: blocking it would be mostly padding.
@@ -315,7 +315,8 @@ def _integer_depthwise(
         epilogue=(EpilogueStep("multiply", "channel"),),
     )
     fits = dot.adds_groups and dot.cannot_saturate(weight, 3, 2, qparams.largest)
-    workload = IntegerDepthwiseWorkload(conv, qparams.zero_point, 2 if fits else 1)
+    sums = wrapped_sums(weight) if dot.adds_groups else ()
+    workload = IntegerDepthwiseWorkload(conv, qparams.zero_point, 2 if fits else 1, sums)
     if not workload.suits(lanes):
         return Declined("the integer kernel of depthwise convolutions has no such window")
     operands = [weight, bias.astype(np.int32)]

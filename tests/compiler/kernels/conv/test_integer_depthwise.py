@@ -14,6 +14,8 @@ from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
 from edgec.compiler.kernels.isa import Dot
+from edgec.compiler.lowering.pack import conv as pack_conv
+from edgec.compiler.numerics.pair_sums import pair_products, wrapped_sums
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import Target, load_target
 
@@ -46,6 +48,15 @@ CASES = {
     ),
     "pads beyond the window": depthwise([1, 9, 4, 5], 3, 3, attributes={"padding": (4, 3, 5, 4)}),
     "one pixel": depthwise([1, 16, 3, 3], 3, 3),
+    "hard swish": depthwise([1, 20, 8, 11], 3, 3, attributes={"padding": (1, 1, 1, 1)}, swish=True),
+    "in floats after the sums": depthwise(
+        [1, 12, 6, 9],
+        3,
+        3,
+        attributes={"padding": (1, 1, 1, 1)},
+        swish=True,
+        result=Code("uint8", 0.001, 9),
+    ),
     "extreme": depthwise(
         [1, 16, 9, 9],
         7,
@@ -112,3 +123,22 @@ def test_what_would_saturate_is_left_to_floats(
     forced = open_module(case.module(), target, tmp_path / "forced")
     assert "integer_depthwise" in forced.templates
     assert np.abs(forced.run({"x": data})["y"].astype(int) - expected).max() > 5
+
+
+def test_sums_of_int16_wrap_only_as_far_as_weights_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All products in one sum, weights and data at their ends: forced, the result is wrong."""
+    case = replace(CASES["extreme"], result=Code("uint8", 4.0, 128))
+    data, weight = case.arrays()[:2]
+    sizes = abs(pair_products(weight).astype(int)).sum(axis=2)
+    sums = wrapped_sums(weight)
+    assert sorted(place for places in sums for place in places) == list(range(sizes.shape[1]))
+    assert max(255 * sizes[:, places].sum(axis=1).max() for places in sums) == 255 * 256
+    target = load_target("x86-64-v3")
+    built = open_module(case.module(), target, tmp_path)
+    np.testing.assert_array_equal(built.run({"x": data})["y"], case.expected())
+    monkeypatch.setattr(pack_conv, "wrapped_sums", lambda _: (tuple(range(sizes.shape[1])),))
+    (tmp_path / "forced").mkdir()
+    forced = open_module(case.module(), target, tmp_path / "forced")
+    assert (forced.run({"x": data})["y"] != case.expected()).any()
