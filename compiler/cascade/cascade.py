@@ -14,13 +14,15 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BundleError, OutputError
 from edgec.compiler.support.files import output_error, write_atomically
+
+if TYPE_CHECKING:
+    from edgec.compiler.bundle.bundle import Bundle
 
 CASCADE = "cascade.json"
 SMALL, LARGE = "small.edgec", "large.edgec"
@@ -33,6 +35,7 @@ class Cascade(BaseModel):
         version: of this format.
         threshold: the largest probability from which on it is.
         probabilities: whether the small model gives probabilities, not scores.
+        large_probabilities: whether the large model does.
         drop: share of other answers than the large model's that the threshold was found for.
         samples: that the following was measured on; the threshold was found on others.
         agreement: share of the cascade's answers that are the large model's.
@@ -45,6 +48,7 @@ class Cascade(BaseModel):
     version: Literal[1] = 1
     threshold: float = Field(ge=0)
     probabilities: bool
+    large_probabilities: bool
     drop: float
     samples: int
     agreement: float
@@ -84,7 +88,7 @@ def check_cascade_destination(path: Path) -> None:
         raise OutputError(f"cannot write {path}: something that is no cascade is in the way")
 
 
-def write_cascade(path: Path, cascade: Cascade, small: Bundle, large: Bundle) -> None:
+def write_cascade(path: Path, cascade: Cascade, small: "Bundle", large: "Bundle") -> None:
     """Write the folder: it is there whole or not at all. One that is there is replaced.
 
     Raises:

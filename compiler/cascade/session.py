@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.cascade.cascade import LARGE, SMALL, Cascade
 from edgec.compiler.errors import UnsupportedModelError
-from edgec.compiler.exits.heads import softmax
+from edgec.compiler.exits.heads import confidence_of, softmax
+from edgec.compiler.ir.early_exits import ANSWERED_BY
 from edgec.compiler.ir.signature import Signature, Tensors, TensorSpec
 
 Outputs = dict[str, NDArray[Any]]
@@ -81,9 +82,13 @@ class SmallModel:
     def run(self, inputs: Tensors) -> FirstAnswer:
         """Return its answer: sure if the largest probability of each sample is enough."""
         scores = self._session.run(inputs)[self._given]
-        wide = scores.astype(np.float64)
-        found = wide if self._cascade.probabilities else softmax(wide)
-        sure = float(found.max(axis=1).min()) >= self._cascade.threshold
+        cascade = self._cascade
+        (confidence,) = confidence_of(scores, cascade.probabilities, len(scores))
+        sure = float(confidence) >= cascade.threshold
+        if cascade.large_probabilities and not cascade.probabilities:
+            scores = softmax(scores)
+        elif cascade.probabilities and not cascade.large_probabilities:
+            scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
         return FirstAnswer({self._wanted: scores}, sure, inputs)
 
 
@@ -147,9 +152,10 @@ class CascadeSession:
         folder = Path(folder)
         cascade = Cascade.load(folder)
         small, large = Bundle.load(folder / SMALL), Bundle.load(folder / LARGE)
-        signature = large.manifest.signature
+        classes = class_output(large.manifest.signature)
+        signature = Signature(large.manifest.signature.inputs, (classes,))
         return cls(
-            SmallModel(cascade, small, class_output(signature).name, threads),
+            SmallModel(cascade, small, classes.name, threads),
             ask or large.open(threads).run,
             signature,
             cascade.escalated,
@@ -227,6 +233,7 @@ class CascadeSession:
             self._lost_at = time.monotonic()
             return self._answered("lost", own)
         seconds = time.monotonic() - began
+        found = {spec.name: found[spec.name] for spec in self.signature.outputs}
         before = self.large_seconds or seconds
         self.large_seconds = before + _NEWEST * (seconds - before)
         return self._answered("large", found)
@@ -245,10 +252,12 @@ def class_output(signature: Signature) -> TensorSpec:
     """Return the output with the classes of a classifier.
 
     Raises:
-        UnsupportedModelError: there is none, or more than one.
+        UnsupportedModelError: there is none, or another output beside it and what says which
+            exit answered.
     """
-    found = [s for s in signature.outputs if s.dtype == "float32" and len(s.shape) == 2]
-    if len(found) != 1 or (found[0].shape[1] or 0) < 2:
+    found = [s for s in signature.outputs if s.name != ANSWERED_BY]
+    fits = len(found) == 1 and found[0].dtype == "float32" and len(found[0].shape) == 2
+    if not fits or (found[0].shape[1] or 0) < 2:
         given = ", ".join(map(str, signature.outputs))
         raise UnsupportedModelError(
             f"a cascade is of classifiers, with one output [N,classes] float32; found {given}"

@@ -10,7 +10,7 @@ import click
 from edgec.compiler.cascade.cascade import is_cascade
 from edgec.compiler.cli.options import as_path, json_option, progress_of, read_inputs
 from edgec.compiler.cli.printing import figure, print_json, print_table
-from edgec.compiler.errors import UsageError
+from edgec.compiler.errors import BoardError, UsageError
 
 if TYPE_CHECKING:
     from edgec.compiler.cascade.session import CascadeSession
@@ -140,7 +140,8 @@ def bench_cascade(
         session.ask_first(given)
 
     def ask_large() -> None:
-        session.ask_large(handed)
+        if session.ask_large(handed) is None:
+            raise BoardError("the large model cannot be reached, so that there is nothing to time")
 
     first, large = take_turns(["first", "large"], [ask_first, ask_large], seconds)
     expected = first.median_ms + session.escalated * large.median_ms

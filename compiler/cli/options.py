@@ -264,7 +264,7 @@ def changes(
     to_compress = "" if compress else "--compress RECIPE"
     to_quantize = "" if quantize else "--quantize RECIPE"
     exits = settings.get("exits")
-    needed = not varied and not exits and to_compress and to_quantize
+    needed = not varied and exits is None and to_compress and to_quantize
     neither = needed and f"{to_quantize}, {to_compress} or --exits"
     options = sample_settings(settings, neither or "")
     compression = _fields(settings, _COMPRESS_FIELDS, to_compress)
@@ -278,7 +278,7 @@ def changes(
             "--ranges and --observer contradict each other: edgec calibrate serve chose the "
             "observer of these ranges"
         )
-    if exits:
+    if exits is not None:
         from edgec.compiler.exits.options import parse_exits
 
         options["exits"] = parse_exits(exits, settings.get("exit_drop"))

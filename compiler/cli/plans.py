@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.compiler.cli.options import progress_of
-from edgec.compiler.cli.printing import print_json, size_text
+from edgec.compiler.cli.printing import exit_lines, print_json, size_text
 from edgec.compiler.cli.split import numbered
 from edgec.compiler.errors import UsageError
 
@@ -121,6 +121,9 @@ def _print_plan(folder: Path, plan: "Plan") -> None:
             sent = ", ".join(f"{v.name} {v.dtype} {list(v.shape)}" for v in given)
             click.echo(f"  {stage.device} ({stage.target}): {size}, {arena} to compute in")
             click.echo(f"    gives {sent}")
+            exits = bundle.manifest.exits if stage is program.stages[0] else None
+            for line in exit_lines(exits) if exits else ():
+                click.echo(f"    {line}")
     for name, ratio in plan.sqnr_db.items():
         click.echo(f"  {name}: {ratio:.1f} dB against the model, by what is rounded on the way")
     if plan.whole:

@@ -101,6 +101,7 @@ class Evaluated:
         arena_bytes: activations at their peak, exact.
         library_bytes: of the shared library, exact.
         bundle_bytes: of all files.
+        latency_is_mean: whether it is the mean over inputs, of a model that ends early for some.
         energy: of an inference; None where nothing is known.
         instructions: of an inference, counted where QEMU plays a board; 0: not counted.
     """
@@ -117,6 +118,7 @@ class Evaluated:
     why_no_accuracy: str = ""
     latency: Estimate | None = None
     latency_source: LatencySource = "unknown"
+    latency_is_mean: bool = False
     energy: Energy | None = None
     instructions: int = 0
 
@@ -380,6 +382,7 @@ def _with_latency(
             rows[number],
             latency=Estimate(middle, float(low), float(high)),
             latency_source="measured",
+            latency_is_mean=isinstance(runner, _Cycling),
             energy=measure_energy(runners[number], time.perf_counter) or rows[number].energy,
         )
     return result

@@ -164,6 +164,9 @@ def notes(found: Evaluation) -> list[str]:
     if "measured" in sources:
         where = f"on {found.board}" if found.board else "here, in turns"
         lines.append(f"measured: median and quartiles {where}, {_threads(found.threads)}")
+        means = [item.path for item in found.bundles if item.latency_is_mean]
+        if means:
+            lines.append(f"{', '.join(means)}: the mean over inputs of the data, which end early")
     if _counted(found):
         lines.append(f"instructions: of one inference, counted by QEMU, which plays {found.board}")
     if "predicted" in sources:

@@ -15,8 +15,16 @@ from edgec.compiler.cascade.cascade import Cascade, check_cascade_destination, w
 from edgec.compiler.cascade.session import class_output
 from edgec.compiler.errors import BadInputError, CalibrationError, UsageError
 from edgec.compiler.evaluate.data import open_data
-from edgec.compiler.exits.heads import calibrate_thresholds, parts, softmax
+from edgec.compiler.evaluate.metrics import classes_of
+from edgec.compiler.exits.heads import (
+    agreement_of,
+    are_probabilities,
+    calibrate_thresholds,
+    confidence_of,
+    parts,
+)
 from edgec.compiler.frontend.preprocessing import Preprocess
+from edgec.compiler.support.limits import check_threads
 from edgec.compiler.support.progress import Progress, Silent
 
 Array = NDArray[Any]
@@ -57,6 +65,9 @@ def make_cascade(
     """
     if not 0 < drop < 1:
         raise UsageError(f"--drop {drop:g} is no share; write 1% or 0.01")
+    check_threads(threads)
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: at least 1 batch is needed")
     small, large = Bundle.of(small), Bundle.of(large)
     folder = Path(output or f"{small.path.stem}.cascade")
     check_cascade_destination(folder)
@@ -64,10 +75,10 @@ def make_cascade(
     scores, answers, labels = _answers(
         small, large, data, preprocess, limit, threads, progress or Silent()
     )
-    probabilities = bool(scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3))
-    sure = (scores if probabilities else softmax(scores)).max(axis=1)
-    given, wanted = scores.argmax(axis=1), answers.argmax(axis=1)
-    agrees = given == wanted
+    batch = class_output(large.manifest.signature).shape[0] or 1
+    probabilities, large_probabilities = map(are_probabilities, (scores, answers))
+    sure = confidence_of(scores, probabilities, batch)
+    agrees = agreement_of(scores, answers, batch)
     seen = parts(len(sure), 2) == 0
     (threshold,) = calibrate_thresholds([sure[seen]], [agrees[seen]], drop)
     if threshold > 1:
@@ -77,18 +88,20 @@ def make_cascade(
         )
     test = ~seen
     kept = sure >= threshold
-    final = np.where(kept, given, wanted)
+    given, wanted = (rows.argmax(axis=1).reshape(-1, batch) for rows in (scores, answers))
+    final = np.where(kept[:, None], given, wanted)
     accuracy = {}
     if labels is not None:
         accuracy = {
-            name: float((found == labels)[test].mean())
+            name: float((found == labels.reshape(-1, batch))[test].mean())
             for name, found in (("small", given), ("large", wanted), ("cascade", final))
         }
     cascade = Cascade(
-        threshold=round(threshold, 9),
+        threshold=threshold,
         probabilities=probabilities,
+        large_probabilities=large_probabilities,
         drop=drop,
-        samples=int(test.sum()),
+        samples=int(test.sum()) * batch,
         agreement=round(float((final == wanted)[test].mean()), 6),
         escalated=round(float((~kept)[test].mean()), 6),
         accuracy=accuracy,
@@ -141,4 +154,6 @@ def _answers(
     truth = np.concatenate(labels) if labels else None
     if truth is not None and (len(truth) != len(scores) or truth.dtype.kind not in "iu"):
         raise BadInputError(f"--data {data.source}: a label for each sample is a class number")
+    if truth is not None:
+        classes_of(truth, scores.shape[1])
     return scores, answers, truth

@@ -74,7 +74,7 @@ def _check_classes(labels: Array, name: str) -> None:
         )
 
 
-def _classes(truth: Any, count: int) -> Array:
+def classes_of(truth: Any, count: int) -> Array:
     """Return the class of each sample.
 
     Raises:
@@ -106,7 +106,7 @@ class TopK(Metric):
     def add(self, outputs: Tensors, truth: Any) -> None:
         """Take one batch; truth are classes [N]."""
         scores = class_scores(outputs)
-        classes = _classes(truth, scores.shape[1])
+        classes = classes_of(truth, scores.shape[1])
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]
         self.right += int((best == classes[:, None]).any(axis=1).sum())
         self.count += len(classes)
@@ -139,7 +139,7 @@ class MacroF1(TopK):
     def add(self, outputs: Tensors, truth: Any) -> None:
         """Take one batch; truth are classes [N]."""
         scores = class_scores(outputs)
-        self.pairs.append(np.stack([_classes(truth, scores.shape[1]), scores.argmax(axis=1)]))
+        self.pairs.append(np.stack([classes_of(truth, scores.shape[1]), scores.argmax(axis=1)]))
 
     def result(self) -> dict[str, float]:
         """Return the mean."""

@@ -18,8 +18,11 @@ from edgec.compiler.calibration.samples import Samples
 from edgec.compiler.errors import CalibrationError, UnsupportedModelError
 from edgec.compiler.exits.heads import (
     Head,
+    agreement_of,
+    are_probabilities,
     calibrate_thresholds,
     check_enough,
+    confidence_of,
     parts,
     softmax,
     train_head,
@@ -99,24 +102,26 @@ def add_exits(module: IRModule, options: ExitOptions, context: ModelContext) -> 
     """
     graph = Graph(module, context.value_names)
     _check_classifier(context.signature)
-    places = exit_places(graph, options.depths)
+    batch = context.signature.outputs[0].shape[0] or 1
+    places = exit_places(graph, options.depths, batch)
     samples = context.samples
     assert samples is not None
     if samples.count is not None:
-        rows = samples.count * (context.signature.outputs[0].shape[0] or 1)
-        check_enough((rows + 1) // _PARTS, len(places), options.drop)
+        check_enough(samples.count // _PARTS, len(places), options.drop)
     features, answers = _seen(graph, places, context, samples)
-    targets = answers if _are_probabilities(answers) else softmax(answers)
-    part = parts(len(answers), _PARTS)
-    train, calibrate, test = part < 2, part == 2, part == 3
+    probabilities = are_probabilities(answers)
+    targets = answers if probabilities else softmax(answers)
+    part = parts(len(answers) // batch, _PARTS)
+    check_enough(len(part) // _PARTS, len(places), options.drop)
+    train, calibrate, test = np.repeat(part < 2, batch), part == 2, part == 3
     exits = []
     for place, by_grid in zip(places, features, strict=True):
         heads = {g: train_head(x[train], targets[train]) for g, x in by_grid.items()}
         grid = min(heads, key=lambda g: heads[g].loss)
         exits.append(EarlyExit(place, grid, heads[grid], np.inf))
     scores = [e.head.scores(by_grid[e.grid]) for e, by_grid in zip(exits, features, strict=True)]
-    sure = [softmax(s).max(axis=1) for s in scores]
-    agrees = [s.argmax(axis=1) == answers.argmax(axis=1) for s in scores]
+    sure = [_as_computed(confidence_of(s, False, batch), probabilities) for s in scores]
+    agrees = [agreement_of(s, answers, batch) for s in scores]
     thresholds = calibrate_thresholds(
         [c[calibrate] for c in sure], [a[calibrate] for a in agrees], options.drop
     )
@@ -131,23 +136,23 @@ def add_exits(module: IRModule, options: ExitOptions, context: ModelContext) -> 
         context.progress.warn(
             f"the exit at {exit_.place.work:.2g} of the model is left out: it is never sure enough"
         )
-    kept, wrong, left = [], 0, test.copy()
+    kept, wrong, left = [], 0.0, test.copy()
     work = 0.0
     for exit_, confidence, agree in zip(exits, sure, agrees, strict=True):
         answered = left & (confidence >= exit_.threshold)
         left &= ~answered
         count = int(answered.sum())
-        wrong += int((answered & ~agree).sum())
+        wrong += float((1 - agree[answered]).sum())
         work += exit_.place.work * count
         if exit_ not in never:
             agreement = float(agree[answered].mean()) if count else 1.0
             kept.append(replace(exit_, share=count / test.sum(), agreement=agreement))
     count = int(test.sum())
     return ExitedModel(
-        *_with_exits(graph, kept, context.signature, _are_probabilities(answers)),
+        *_with_exits(graph, kept, context.signature, probabilities),
         tuple(kept),
         1 - wrong / count,
-        count,
+        count * batch,
         (work + float(left.sum())) / count,
     )
 
@@ -164,9 +169,26 @@ def _check_classifier(signature: Signature) -> None:
         raise UnsupportedModelError(f"--exits: {outputs[0]} has no classes to choose among")
 
 
-def _are_probabilities(answers: Floats) -> bool:
-    """Tell whether a model ends with a softmax, by what it gives."""
-    return bool(answers.min() >= 0) and bool(np.allclose(answers.sum(axis=1), 1, atol=1e-3))
+def _as_computed(confidence: Floats, probabilities: bool) -> Floats:
+    """Return confidences as float32 tells them apart where a decision is computed."""
+    with np.errstate(invalid="ignore"):
+        if probabilities:
+            return confidence.astype(np.float32).astype(np.float64)
+        return 1 / (1 / confidence).astype(np.float32).astype(np.float64)
+
+
+def _bound(threshold: float, probabilities: bool) -> float:
+    """Return what a decision compares with, rounded so that a threshold between stays between.
+
+    It is the least probability that is enough, or the largest sum of exp(score - largest score).
+    """
+    exact = threshold if probabilities else 1 / threshold
+    bound = np.float32(exact)
+    if probabilities and bound < exact:
+        return float(np.nextafter(bound, np.float32(np.inf)))
+    if not probabilities and bound > exact:
+        return float(np.nextafter(bound, np.float32(0)))
+    return float(bound)
 
 
 def _seen(
@@ -279,7 +301,7 @@ def _with_exits(
                 call = builder.call_te(
                     _are_sure if probabilities else _scores_are_sure,
                     answer,
-                    _floats(np.array([exit_.threshold])),
+                    constant(np.array([_bound(exit_.threshold, probabilities)], np.float32)),
                     primfunc_name_hint=f"{DECISION}{number + 1}",
                     primfunc_attrs={"op_pattern": _OPAQUE},
                 )
@@ -301,8 +323,8 @@ def _floats(array: Floats) -> Any:
     return constant(array.astype(np.float32))
 
 
-def _scores_are_sure(scores: te.Tensor, threshold: te.Tensor) -> te.Tensor:
-    """Compute whether every row of scores is sure: one int32.
+def _scores_are_sure(scores: te.Tensor, bound: te.Tensor) -> te.Tensor:
+    """Compute whether every row of scores is sure: one int32, 0 where one is not a number.
 
     The largest probability of a softmax is one over the sum of exp(score - largest score).
     """
@@ -315,19 +337,20 @@ def _scores_are_sure(scores: te.Tensor, threshold: te.Tensor) -> te.Tensor:
         lambda row: te.sum(te.exp(scores[row, every] - largest[row]), axis=every),
         "total",
     )
-    row = te.reduce_axis((0, rows), "row")
-    most = te.compute((1,), lambda _: te.max(total[row], axis=row), "most")
-    one = tirx.const(1, "float32")
-    return te.compute((1,), lambda at: tirx.Cast("int32", most[at] * threshold[at] <= one), "taken")
+    return _all_of(rows, lambda row: total[row] <= bound[0])
 
 
-def _are_sure(probabilities: te.Tensor, threshold: te.Tensor) -> te.Tensor:
+def _are_sure(probabilities: te.Tensor, bound: te.Tensor) -> te.Tensor:
     """Compute whether every row of probabilities is sure: one int32."""
     rows, classes = probabilities.shape
     each = te.reduce_axis((0, classes), "each")
     largest = te.compute(
         (rows,), lambda row: te.max(probabilities[row, each], axis=each), "largest"
     )
+    return _all_of(rows, lambda row: largest[row] >= bound[0])
+
+
+def _all_of(rows: Any, holds: Callable[[Any], Any]) -> te.Tensor:
+    """Compute whether something holds for every row: one int32."""
     row = te.reduce_axis((0, rows), "row")
-    least = te.compute((1,), lambda _: te.min(largest[row], axis=row), "least")
-    return te.compute((1,), lambda at: tirx.Cast("int32", least[at] >= threshold[at]), "taken")
+    return te.compute((1,), lambda _: te.min(tirx.Cast("int32", holds(row)), axis=row), "taken")

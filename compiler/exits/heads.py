@@ -15,12 +15,13 @@ answers on further samples of the same kind is then at most `drop`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.compiler.compress.training import State
-from edgec.compiler.errors import CalibrationError
+from edgec.compiler.errors import CalibrationError, UnsupportedModelError
 
 Floats = NDArray[np.float64]
 
@@ -96,19 +97,57 @@ def softmax(scores: Floats) -> Floats:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def are_probabilities(answers: Floats) -> bool:
+    """Tell whether a model ends with a softmax, by what it gives, [samples, classes].
+
+    Raises:
+        UnsupportedModelError: these are shares of labels that do not exclude one another.
+    """
+    if not (answers.min() >= 0 and answers.max() <= 1 + 1e-3):
+        return False
+    if not np.allclose(answers.sum(axis=1), 1, atol=1e-3):
+        raise UnsupportedModelError(
+            "the model gives numbers of 0 to 1 that do not add up to 1, as for labels that do not "
+            "exclude one another; exits and cascades are for classifiers of one class each"
+        )
+    return True
+
+
+def confidence_of(scores: Floats, probabilities: bool, batch: int) -> Floats:
+    """Return how sure a classifier is of each batch, [batches].
+
+    A batch is answered as a whole, so it is the largest probability of the sample that it is
+    least sure of.
+
+    Args:
+        scores: [batches * batch, classes].
+        probabilities: whether they are.
+        batch: samples in a batch.
+    """
+    wide = np.asarray(scores, np.float64)
+    largest = (wide if probabilities else softmax(wide)).max(axis=1)
+    return np.asarray(largest.reshape(-1, batch).min(axis=1))
+
+
+def agreement_of(given: Floats, wanted: Floats, batch: int) -> Floats:
+    """Return the share of samples whose largest class is the same, by batch, [batches]."""
+    same = given.argmax(axis=1) == wanted.argmax(axis=1)
+    return np.asarray(same.reshape(-1, batch).mean(axis=1))
+
+
 def cross_entropy(scores: Floats, targets: Floats) -> float:
     """Return the mean cross-entropy of scores with probabilities."""
     return float(-(targets * np.log(softmax(scores) + 1e-12)).sum(axis=1).mean())
 
 
 def calibrate_thresholds(
-    confidences: Sequence[Floats], agrees: Sequence[NDArray[np.bool_]], drop: float
+    confidences: Sequence[Floats], agrees: Sequence[NDArray[Any]], drop: float
 ) -> list[float]:
     """Return the threshold of each exit; infinite of one that never may answer.
 
     Args:
-        confidences: of each exit, by sample.
-        agrees: whether its answer is that of the whole model, likewise.
+        confidences: of each exit, by batch; not a number is never sure.
+        agrees: share of its answers that are the whole model's, likewise.
         drop: share of other answers that all exits together may give; the first one of n may give
             one n-th of them, and so on.
 
@@ -118,12 +157,12 @@ def calibrate_thresholds(
     count, exits = len(confidences[0]), len(confidences)
     check_enough(count, exits, drop)
     left = np.ones(count, bool)
-    thresholds, wrong = [], 0
+    thresholds, wrong = [], 0.0
     for number, (confidence, agree) in enumerate(zip(confidences, agrees, strict=True), 1):
-        allowed = math.floor(drop * number / exits * (count + 1) + 1e-9) - 1 - wrong
+        allowed = drop * number / exits * (count + 1) - 1 - wrong
         threshold = _lowest(confidence[left], agree[left], allowed)
         answered = left & (confidence >= threshold)
-        wrong += int((answered & ~agree).sum())
+        wrong += float((1.0 - agree[answered]).sum())
         left &= ~answered
         thresholds.append(threshold)
     return thresholds
@@ -143,12 +182,12 @@ def check_enough(count: int, exits: int, drop: float) -> None:
         )
 
 
-def _lowest(confidence: Floats, agree: NDArray[np.bool_], allowed: int) -> float:
+def _lowest(confidence: Floats, agree: NDArray[Any], allowed: float) -> float:
     """Return the lowest threshold above which at most so many do not agree."""
-    values = np.unique(confidence)[::-1]
+    values = np.unique(confidence[~np.isnan(confidence)])[::-1]
     lowest = math.inf
     for value in values:
-        if int((~agree[confidence >= value]).sum()) > allowed:
+        if (1.0 - agree[confidence >= value]).sum() > allowed + 1e-9:
             break
         lowest = float(value)
     # Between the last one that may answer and the first one that may not, for other roundings.

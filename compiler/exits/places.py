@@ -29,18 +29,19 @@ class ExitPlace:
     work: float
 
 
-def exit_places(graph: Graph, depths: Sequence[float]) -> list[ExitPlace]:
+def exit_places(graph: Graph, depths: Sequence[float], batch: int) -> list[ExitPlace]:
     """Return the places nearest to some depths, ascending.
 
     Args:
         graph: of the model.
         depths: shares of the model's multiplications.
+        batch: samples in a batch; the first axis of a value that has some for each.
 
     Raises:
         UnsupportedModelError: the model has no place for an exit.
         UsageError: two exits would be at the same place.
     """
-    candidates = _candidates(graph)
+    candidates = _candidates(graph, batch)
     if not candidates:
         raise UnsupportedModelError(
             "--exits: no value in this model is all that the rest of it needs, so that an exit "
@@ -60,7 +61,7 @@ def exit_places(graph: Graph, depths: Sequence[float]) -> list[ExitPlace]:
     return found
 
 
-def _candidates(graph: Graph) -> list[ExitPlace]:
+def _candidates(graph: Graph, batch: int) -> list[ExitPlace]:
     """Return the places with work before and behind them, in order; of equal work the last."""
     place_of = {variable: number for number, (variable, _) in enumerate(graph.bindings)}
     dependent = _dependent(graph)
@@ -71,7 +72,7 @@ def _candidates(graph: Graph) -> list[ExitPlace]:
         shape = shape_of(variable)
         if variable not in dependent or not graph.is_float(variable) or shape is None:
             continue
-        if not 2 <= len(shape) <= 4 or graph.is_result(variable):
+        if not 2 <= len(shape) <= 4 or shape[0] != batch or graph.is_result(variable):
             continue
         before = _needed(graph, variable, place_of)
         share = sum(work[number] for number in before) / total if total else 0.0

@@ -64,7 +64,9 @@ class Links:
         number = self._number(other)
         if number is None:
             return None
-        return number if node.op_type == "Mul" else 1 / number
+        if node.op_type == "Mul":
+            return number
+        return 1 / number if number else float("inf")
 
     def lowest(self, name: str) -> bool:
         """Return whether a value is a number that rules out what it stands for."""

@@ -10,6 +10,7 @@ their kind, the mask by its values for an empty and for a full cache. What is le
 how many rows a cache has.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,12 @@ def group_attention(model: onnx.ModelProto, context: int, path: Path) -> None:
     graph = model.graph
     links = Links(graph)
     pasts = [value.name for value in graph.input if value.name.startswith(PAST)]
+    outputs = {value.name for value in graph.output}
+    for past in pasts:
+        if (present := past.replace(PAST, PRESENT, 1)) not in outputs:
+            raise UnsupportedModelError(
+                f"{path}: {present}, the next value of {past}, is no output"
+            )
     caches = [_cache(links, past, past.replace(PAST, PRESENT, 1), path) for past in pasts]
     found = _attentions(links, caches, path)
     shapes = _shapes(model, context)
@@ -182,6 +189,11 @@ def _attentions(links: Links, caches: Sequence[_Cache], path: Path) -> list[_Att
     found = []
     for cache in caches:
         product, factor, transposed = ends[cache.past]
+        if not transposed and factor != 1:
+            raise UnsupportedModelError(
+                f"{path}: values of the cache {cache.past} are multiplied by {factor:g}; only keys "
+                "may be"
+            )
         if transposed:
             found.append(_attention(links, cache, product, factor, values, path))
     if 2 * len(found) != len(caches):
@@ -213,9 +225,23 @@ def _product(links: Links, cache: _Cache, path: Path) -> tuple[onnx.NodeProto, f
             if order[-2:] != [len(order) - 1, len(order) - 2] or transposed:
                 raise _unknown(path, cache, node)
             transposed = True
-        elif node.op_type not in _REPEATS:
+        elif node.op_type not in _REPEATS or not _keeps_heads(links, node):
             raise _unknown(path, cache, node)
         name = node.output[0]
+
+
+def _keeps_heads(links: Links, node: onnx.NodeProto) -> bool:
+    """Return whether heads that are repeated stay side by side, as attention in groups reads them.
+
+    An axis for the repetitions is behind that of the heads: [batch, heads, 1, rows, size].
+    """
+    if node.op_type == "Unsqueeze":
+        axes = [list(item.ints) for item in node.attribute if item.name == "axes"]
+        given = links.constant(node.input[1]) if len(node.input) > 1 else None
+        axes += [given.reshape(-1).tolist()] if given is not None else []
+        return axes in ([[2]], [[-3]])
+    made = links.maker(node.input[0]) if node.op_type == "Expand" else None
+    return made is None or made.op_type != "Reshape"
 
 
 def _unknown(path: Path, cache: _Cache, node: onnx.NodeProto) -> UnsupportedModelError:
@@ -250,6 +276,11 @@ def _attention(
         scale = None if normalized else links.factor_of(node, name)
         if id(node) in values and normalized and node.input[0] == name:
             cache = values[id(node)]
+            if factor == 0 or not math.isfinite(factor):
+                raise UnsupportedModelError(
+                    f"{path}: products with the cache {keys.past} are multiplied by {factor:g}; a "
+                    "finite number but 0 is expected"
+                )
             return _Attention(product.input[0], keys, cache, factor, mask, node.output[0])
         if node.op_type == "MatMul" and normalized:
             raise UnsupportedModelError(

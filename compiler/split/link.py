@@ -11,6 +11,9 @@ from edgec.compiler.errors import BadInputError, UsageError
 _RATE = re.compile(r"(\d+(?:\.\d+)?)([kmg])bit")
 _DELAY = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "us": 1e-3, "ms": 1.0, "s": 1e3}
+# Columns of a trace, and what others may be called that are meant for one.
+_MBIT, _MS = "mbit", "ms"
+_LIKE_DELAYS = re.compile(r"delay|latency|rtt|ping|ms\b|_ms")
 
 
 @dataclass(frozen=True)
@@ -76,29 +79,43 @@ def parse_link(text: str) -> Link:
 def read_network(path: Path) -> Network:
     """Read a trace: a CSV file with a column `mbit` and, if delays are known, one `ms`.
 
+    Other columns are passed over, if they are none that may be delays.
+
     Raises:
         BadInputError: the file is wrong; says in which line.
     """
     try:
-        with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = csv.reader(stream)
+            rows = [(lines.line_num, row) for row in lines if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInputError(f"network trace {path} cannot be read: {error}") from None
     return Network(_links(path, rows))
 
 
-def _links(path: Path, rows: Sequence[dict[str, str]]) -> tuple[Link, ...]:
-    if not rows or "mbit" not in rows[0]:
+def _links(path: Path, rows: Sequence[tuple[int, list[str]]]) -> tuple[Link, ...]:
+    head = [name.strip().lower() for name in rows[0][1]] if rows else []
+    if len(rows) < 2 or head.count(_MBIT) != 1 or head.count(_MS) > 1:
         raise BadInputError(
             f"network trace {path}: a column `mbit` and at least a row are expected"
         )
+    for name in head:
+        if name != _MS and _LIKE_DELAYS.search(name):
+            raise BadInputError(
+                f"network trace {path}: of a column `{name}` nothing is known; delays are in a "
+                "column `ms`, one way"
+            )
     links = []
-    for number, row in enumerate(rows, 2):
+    for line, row in rows[1:]:
+        fields = dict(zip(head, row, strict=False))
         try:
-            rate, delay = float(row["mbit"]), float(row.get("ms") or 0)
-        except (TypeError, ValueError):
+            rate, delay = float(fields[_MBIT]), float(fields.get(_MS, "").strip() or 0)
+        except (KeyError, ValueError):
             rate = delay = -1.0
-        if not 0 < rate < 1e6 or not 0 <= delay < 1e6:
-            raise BadInputError(f"network trace {path}, line {number}: mbit and ms are numbers")
+        if len(row) > len(head) or not 0 < rate < 1e6 or not 0 <= delay < 1e6:
+            raise BadInputError(
+                f"network trace {path}, line {line}: {','.join(row)!r} is no link; mbit is a "
+                "number above 0, ms one from 0"
+            )
         links.append(Link(rate * 1e6, delay))
     return tuple(links)

@@ -22,7 +22,7 @@ class CascadeModels:
     Attributes:
         small: the bundle that is asked first.
         large: the bundle whose answers count.
-        inputs: [samples, 1, features].
+        inputs: [batches, batch, features].
         data: file of these, with labels: the answers of the large one.
         folder: of the cascade.
         cascade: what it says.
@@ -36,7 +36,7 @@ class CascadeModels:
     cascade: Cascade
 
 
-def write_cascade_models(folder: Path) -> CascadeModels:
+def write_cascade_models(folder: Path, batch: int = 1) -> CascadeModels:
     """Compile both, and make a cascade of them."""
     random = np.random.default_rng(0)
     weights = 2 * random.standard_normal((FEATURES, CLASSES)).astype(np.float32)
@@ -49,11 +49,13 @@ def write_cascade_models(folder: Path) -> CascadeModels:
         ("small", half, [node("MatMul", ["x", "w"], ["scores"])]),
         ("large", weights, [node("MatMul", ["x", "w"], ["s"]), node("Softmax", ["s"], ["p"])]),
     ):
-        model = make_model(nodes, {"x": [1, FEATURES]}, [nodes[-1].output[0]], {"w": values})
+        model = make_model(nodes, {"x": [batch, FEATURES]}, [nodes[-1].output[0]], {"w": values})
         onnx.save(model, folder / f"{name}.onnx")
         output = folder / f"{name}.edgec"
         bundles.append(
             compile_model(folder / f"{name}.onnx", options=CompileOptions(), output=output)
         )
     made = make_cascade(*bundles, data, drop=DROP, output=folder / "both.cascade")
-    return CascadeModels(*bundles, inputs[:, None], data, folder / "both.cascade", made)
+    return CascadeModels(
+        *bundles, inputs.reshape(-1, batch, FEATURES), data, folder / "both.cascade", made
+    )

@@ -21,6 +21,9 @@ class PlainExport:
         names: of caches, with places for the layer and the part.
     """
 
+    # Where key heads get an axis along which they are repeated.
+    axis_for_times = 2
+
     def __init__(
         self, window: int = 0, where: bool = False, names: tuple[str, str] | None = None
     ) -> None:
@@ -136,10 +139,12 @@ class PlainExport:
     def repeated(self, value: str) -> str:
         """Return rows of key heads for each head of the queries."""
         batch, _, rows, _ = (self.extent(value, axis) for axis in range(4))
+        place = self.axis_for_times
         times = self.number([HEADS // KEY_HEADS])
         shared = (self.number([KEY_HEADS]), self.number([SIZE]))
-        wide = self.op("Concat", batch, shared[0], times, rows, shared[1], axis=0)
-        value = self.op("Expand", self.op("Unsqueeze", value, self.number([2])), wide)
+        heads = (shared[0], times) if place == 2 else (times, shared[0])
+        wide = self.op("Concat", batch, *heads, rows, shared[1], axis=0)
+        value = self.op("Expand", self.op("Unsqueeze", value, self.number([place])), wide)
         return self.op(
             "Reshape",
             value,

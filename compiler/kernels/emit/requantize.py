@@ -117,8 +117,8 @@ class Requantization:
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def holds(self, zero_point: float) -> bool:
-        """Return whether 16 bits hold a zero point with f binary digits after the point."""
-        return abs(zero_point) * 2**self.fraction <= _TOP
+        """Return whether 16 bits hold a zero point with f binary digits after it, and a half."""
+        return (abs(zero_point) + 0.5) * 2**self.fraction <= _TOP
 
     def operand(self, zero_point: float, low: int, high: int) -> NDArray[np.int16]:
         """Return multipliers, shifts, then the numbers that hold for all channels.
@@ -200,7 +200,7 @@ def swished_requantization(
     bound = max(3.0, high * scale) + scale
     used = np.minimum(reach, bound / np.maximum(scales, np.finfo(np.float32).tiny))
     shifts = np.maximum(_MOST_LEFT, np.ceil(np.log2(np.maximum(used, 1) / _TOP)))
-    if reach.max() * 2.0 ** -min(0, shifts.min()) >= 2**31:
+    if not _fit(reach, shifts):
         return None
     for raised in range(_MOST_RAISED + 1):
         for fraction in range(_MOST_FRACTION, LEAST_FRACTION - 1, -1):
@@ -255,11 +255,16 @@ def requantization(
             shifts = np.clip(most, 0 if same else _MOST_LEFT, _MOST_RIGHT)
             multipliers = np.rint(factors * 2.0 ** (shifts + fraction + 15))
             fits = (reach <= _TOP * 2.0**shifts) | (multipliers >= span * 2**fraction)
-            shifted = reach * 2.0 ** -np.minimum(0, shifts)
-            if (shifts <= most).all() and fits.all() and shifted.max() < 2**31:
+            if (shifts <= most).all() and fits.all() and _fit(reach, shifts):
                 words = multipliers.astype(np.int16), shifts.astype(np.int16)
                 return Requantization(fraction, *words)
     return None
+
+
+def _fit(reach: NDArray[Any], shifts: NDArray[Any]) -> bool:
+    """Return whether 32 bits hold accumulators that are shifted to the left, or have a half."""
+    halves = np.where(shifts > 0, 2.0 ** (shifts - 1), 0)
+    return bool((reach * 2.0 ** -np.minimum(0, shifts) + halves < 2**31).all())
 
 
 def requantizes(steps: Sequence[EpilogueStep]) -> bool:

@@ -2,6 +2,7 @@
 
     sdot              int8 * int8, four products, accumulated in int32
     smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
+    sadalp            neighbours of int16 added to int32
     smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
     sqxtn             to half the bits, saturated; sqshrn shifts before that, sqrshrn also rounds
     fcvtns            float32 to int32, ties to even
@@ -41,7 +42,8 @@ class AArch64(Generic):
         if self.target.why_in_floats or self.target.integer_dot == "generic":
             return super().dot()
         if self.target.integer_dot == "smlal":
-            return Dot("int8", 3, 7, one_by_one(_smlal), in_halves=True)
+            wide = Dot("int8", 4, 7, one_by_one(_sadalp), in_halves=True)
+            return Dot("int8", 3, 7, one_by_one(_smlal), wide, in_halves=True)
         return Dot("int8", 1, 0, one_by_one(_sdot), by_lane=True)
 
     @property
@@ -166,6 +168,16 @@ def _smlal(acc: Any, x: Any, w: Any) -> Any:
         values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
         total = values * weights if total is None else total + values * weights
     return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
+
+
+def _sadalp(acc: Any, x: Any, w: Any) -> Any:
+    """Any values, in the order of `_smlal`."""
+    data, weight = reinterpret(x, "int8", 16), reinterpret(w, "int8", 16)
+    for number in range(2):
+        half = range(8 * number, 8 * number + 8)
+        values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
+        acc += intrinsic("aarch64.neon.saddlp", "int32x4", values * weights)
+    return acc
 
 
 def _halves(sums: Any, data: Any, weights: Any) -> Any:

@@ -34,6 +34,7 @@ class Dot:
         in_halves: whether a vector holds values 0 and 1 of the groups of all lanes, then values
             2 and 3; else group by group.
         by_lane: whether an instruction multiplies with one lane of a vector of data.
+        adds_groups: whether it adds products of two groups in int16.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Dot:
     exact_fallback: "Dot | None" = None
     in_halves: bool = False
     by_lane: bool = False
+    adds_groups: bool = False
 
     def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> Any:
         """Return a group of values for every lane; `e` is the kernel's `Emitter`."""
@@ -80,6 +82,10 @@ class Dot:
         """
         if self.exact_fallback is None:
             return True
+        least = int(np.iinfo(self.data).min)
+        if least < 0:
+            # Data of both signs: -128 twice -128 twice is 32,768.
+            weight, largest = np.abs(weight.astype(np.int16)), max(largest, -least)
         sums = pair_sums(weight, axis, groups_per_sum).max(initial=0)
         return bool(largest * sums <= np.iinfo(np.int16).max)
 

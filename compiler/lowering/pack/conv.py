@@ -244,7 +244,7 @@ def _fitting_groups(
         all(dot.cannot_saturate(window, 1, count, qparams.largest) for window in windows)
         for count in (1, 2)
     ]
-    return fits[0], 2 if fits[1] and dot.exact_fallback is not None else 1
+    return fits[0], 2 if fits[1] and dot.adds_groups else 1
 
 
 def _whole_groups(found: Convolution) -> Convolution:
@@ -314,8 +314,8 @@ def _integer_depthwise(
         found.groups,
         epilogue=(EpilogueStep("multiply", "channel"),),
     )
-    fits = dot.exact_fallback is not None and dot.cannot_saturate(weight, 3, 2, qparams.largest)
-    sums = wrapped_sums(weight) if dot.exact_fallback is not None else ()
+    fits = dot.adds_groups and dot.cannot_saturate(weight, 3, 2, qparams.largest)
+    sums = wrapped_sums(weight) if dot.adds_groups else ()
     workload = IntegerDepthwiseWorkload(conv, qparams.zero_point, 2 if fits else 1, sums)
     if not workload.suits(lanes):
         return Declined("the integer kernel of depthwise convolutions has no such window")

@@ -159,3 +159,54 @@ def test_a_model_that_ends_with_a_softmax_in_batches(tmp_path: Path) -> None:
         count[int(outputs["early_exit"][0])] += 1
         np.testing.assert_allclose(outputs["p"].sum(axis=1), 1, rtol=1e-4)
     assert min(count[0], count[1]) > 20
+    record = bundle.manifest.exits
+    assert record is not None
+    # How often it answers is said of batches, of which it answers fewer than of single samples.
+    assert abs(record.exits[0].share - count[1] / count.total()) < 0.05
+    # A row that is not a number is not sure, whatever row comes behind it.
+    for row in (0, 1):
+        sure = next(b for b in samples.reshape(-1, 2, 8) if session.run({"x": b})["early_exit"][0])
+        broken = sure.copy()
+        broken[row] = np.nan
+        assert session.run({"x": broken})["early_exit"][0] == 0
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_threshold_between_two_floats_parts_them_where_it_is_computed(probabilities: bool) -> None:
+    from edgec.compiler.exits.add_exits import _as_computed, _bound
+
+    sure = 1 - np.arange(1, 40) * 3e-8
+    seen = _as_computed(sure, probabilities)
+    computed = (sure if probabilities else 1 / sure).astype(np.float32)
+    for value in np.unique(seen)[:-1]:
+        threshold = (value + seen[seen > value].min()) / 2
+        bound = np.float32(_bound(threshold, probabilities))
+        taken = computed >= bound if probabilities else computed <= bound
+        np.testing.assert_array_equal(taken, seen >= threshold)
+
+
+def test_exits_are_where_values_have_a_row_for_each_sample(tmp_path: Path) -> None:
+    """A value of samples and steps in one axis has no row for each sample."""
+    random = np.random.default_rng(0)
+    weights: dict = {n: random.standard_normal((4, 4)).astype(np.float32) for n in "uv"}
+    weights["w"] = random.standard_normal((12, 4)).astype(np.float32)
+    weights |= {"flat": np.array([6, 4]), "back": np.array([2, 12])}
+    nodes = [
+        node("Reshape", ["x", "flat"], ["a"]),
+        node("MatMul", ["a", "u"], ["b"]),
+        node("Relu", ["b"], ["c"]),
+        node("MatMul", ["c", "v"], ["d"]),
+        node("Reshape", ["d", "back"], ["e"]),
+        node("MatMul", ["e", "w"], ["f"]),
+    ]
+    np.save(tmp_path / "x.npy", random.standard_normal((800, 3, 4)).astype(np.float32))
+    bundle = compile_model(
+        make_model(nodes, {"x": [2, 3, 4]}, ["f"], weights),
+        options=CompileOptions(
+            exits=ExitOptions(depths=(0.1,), drop=0.4),
+            samples=SampleOptions(source=str(tmp_path / "x.npy"), limit=400),
+        ),
+        output=tmp_path / "m.edgec",
+    )
+    assert bundle.manifest.exits is not None
+    assert bundle.manifest.exits.exits[0].work > 0.5

@@ -5,8 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from edgec.compiler.errors import CalibrationError
-from edgec.compiler.exits.heads import calibrate_thresholds, softmax, train_head
+from edgec.compiler.errors import CalibrationError, UnsupportedModelError
+from edgec.compiler.exits.heads import (
+    agreement_of,
+    are_probabilities,
+    calibrate_thresholds,
+    confidence_of,
+    softmax,
+    train_head,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -58,3 +65,26 @@ def test_exit_that_always_errs_never_answers() -> None:
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(CalibrationError, match=r"from 98 samples.* 99 are needed"):
         calibrate_thresholds([np.ones(98)], [np.ones(98, bool)], 0.01)
+
+
+def test_batch_is_as_sure_as_its_least_sure_sample_and_agrees_in_part() -> None:
+    scores = np.log([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.4, 0.6]]).astype(np.float32)
+    np.testing.assert_allclose(confidence_of(scores, False, 2), [0.7, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(confidence_of(np.exp(scores), True, 2), [0.7, 0.6], rtol=1e-6)
+    np.testing.assert_array_equal(agreement_of(scores, scores[[0, 0, 1, 1]], 2), [0.5, 1])
+    # Saturated scores are told apart in doubles, here as where a cascade runs.
+    assert confidence_of(np.array([[0, 23]], np.float32), False, 1)[0] < 1
+
+
+def test_what_is_not_a_number_is_never_sure() -> None:
+    confidence = np.where(np.arange(400) % 2, 0.9, np.nan)
+    assert calibrate_thresholds([confidence], [np.ones(400)], 0.01) == [0.9]
+    assert calibrate_thresholds([confidence * np.nan], [np.ones(400)], 0.01) == [math.inf]
+
+
+def test_labels_that_do_not_exclude_one_another_are_refused() -> None:
+    scores = RANDOM.standard_normal((20, 4))
+    assert are_probabilities(softmax(scores))
+    assert not are_probabilities(scores)
+    with pytest.raises(UnsupportedModelError, match="do not add up to 1"):
+        are_probabilities(1 / (1 + np.exp(-scores)))

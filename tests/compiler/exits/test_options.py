@@ -1,6 +1,9 @@
 """What is said of exits before anything is compiled."""
 
+from pathlib import Path
+
 import pytest
+from support.cli_calls import Call
 
 from edgec.compiler.errors import UsageError
 from edgec.compiler.exits.options import ExitOptions, parse_exits
@@ -28,3 +31,8 @@ def test_wrong_exits_are_refused(text: str, drop: float | None, message: str) ->
 def test_variants_have_no_exits() -> None:
     with pytest.raises(UsageError, match="no --exits"):
         CompileOptions(variants={"a": None, "b": None}, exits=parse_exits("0.5"))  # type: ignore[dict-item]
+
+
+def test_no_depths_are_not_as_if_none_had_been_asked_for(call: Call, digits: Path) -> None:
+    code, _, err = call("compile", digits, "--exits", "", "-o", "x.edgec")
+    assert (code, "write shares of the model" in err) == (2, True), err

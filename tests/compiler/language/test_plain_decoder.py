@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 from support.decoder_runs import DecoderRun
 from support.language_files import write_tokenizer
-from support.plain_decoder import LAYERS, VOCABULARY, PlainExport, growing_logits
+from support.plain_decoder import LAYERS, SIZE, VOCABULARY, PlainExport, growing_logits
 
 from edgec.compiler import CompileOptions, Generator, compile_model
 from edgec.compiler.cli.main import main
@@ -129,6 +129,32 @@ def slopes(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def scaled(divisor: float) -> onnx.ModelProto:
+    """Products of queries and keys are divided by another number."""
+    model = PlainExport().model()
+    root = next(t for t in model.graph.initializer if t.name == f"number.float32.{SIZE**0.5}")
+    root.CopyFrom(numpy_helper.from_array(np.float32(divisor), root.name))
+    return model
+
+
+class Factored(PlainExport):
+    """Caches are multiplied by a number, keys and values."""
+
+    def repeated(self, value: str) -> str:
+        return super().repeated(self.op("Mul", value, self.number(0.7, np.float32)))
+
+
+class Tiled(PlainExport):
+    """Key heads are repeated as a whole: 0, 1, 0, 1."""
+
+    axis_for_times = 1
+
+
+def without_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    model.graph.output.remove(next(value for value in model.graph.output if value.name == name))
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -142,8 +168,26 @@ def slopes(model: onnx.ModelProto) -> onnx.ModelProto:
             "LogSoftmax '/Softmax_.*' between the cache past_key_values.0.key",
         ),
         (other_positions(PlainExport().model()), "Shape '/rows' reads past_key_values.0.key"),
+        (scaled(0.0), "multiplied by inf"),
+        (scaled(np.inf), "multiplied by 0"),
+        (Factored().model(), "values of the cache past_key_values.0.value are multiplied by 0.7"),
+        (Tiled().model(), "Unsqueeze '/Unsqueeze_.*' between the cache past_key_values.0.key"),
+        (
+            without_output(PlainExport().model(), "present.1.value"),
+            "present.1.value.* is no output",
+        ),
     ],
-    ids=["another mask", "slopes", "no softmax", "positions by rows"],
+    ids=[
+        "another mask",
+        "slopes",
+        "no softmax",
+        "positions by rows",
+        "divided by 0",
+        "times 0",
+        "values times 0.7",
+        "heads in another order",
+        "no output",
+    ],
 )
 def test_what_is_not_known_is_refused_by_name(
     model: onnx.ModelProto, message: str, tmp_path: Path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.emulated_runs import run_case
 from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
@@ -236,3 +237,25 @@ def test_fits_is_the_exact_bound(pair: tuple[int, int], largest: int, fits: bool
     assert all(-32768 <= total <= 32767 for total in sums) == fits
     weight = np.array([[1, 2, *pair]], np.int8)
     assert dot.cannot_saturate(weight, 1, largest=largest) == fits
+
+
+class Lowest(ConvCase):
+    """All data and all weights are -128."""
+
+    def arrays(self) -> tuple[np.ndarray, ...]:  # type: ignore[override]
+        data, weight, *others = super().arrays()
+        return np.full_like(data, -128), np.full_like(weight, -128), *others
+
+
+def test_pairs_of_the_lowest_weights_are_added_in_32_bits(tmp_path: Path) -> None:
+    """Twice 128 * 128 is beyond int16: smull and smlal gave -32,768."""
+    target = load_target("rpi4")
+    dot = dot_of(target)
+    assert dot is not None
+    assert not dot.cannot_saturate(np.int8([[-128, -128]]), 1, largest=127)
+    assert dot.cannot_saturate(np.int8([[-128, -127]]), 1, largest=127)
+    case = Lowest(
+        [1, 8, 2, 2], [4, 8, 1, 1], data=Code("int8", 0.02, 0), result=Code("int8", 0.05, 0)
+    )
+    found = run_case(case, target, "integer_conv", None, tmp_path)
+    np.testing.assert_array_equal(found, case.expected())

@@ -68,6 +68,36 @@ def test_channels_have_shifts_of_their_own() -> None:
     assert plan.multipliers.min() >= 2**12
 
 
+def test_padded_channels_change_nothing() -> None:
+    """Targets of 4 and of 16 lanes pad differently, and give the same."""
+    scales, reach = np.float32([1e-5]), np.array([1e7])
+    for plan in GATES.values():
+        found = [
+            (plan or requantization)(np.pad(scales, (0, more)), np.pad(reach, (0, more)), *args)
+            for more in (0, 3)
+            for args in [(0.05, 127) if plan else (128,)]
+        ]
+        assert None not in found
+        assert found[0].fraction == found[1].fraction
+        assert found[0].multipliers == found[1].multipliers[:1]
+        assert found[0].shifts == found[1].shifts[:1]
+
+
+def test_sums_and_the_half_for_rounding_fit_32_bits() -> None:
+    """Shifted by 16 bits, a sum gets 2**15."""
+    fits, beyond = np.array([2.0**31 - 2**15 - 1]), np.array([2.0**31 - 2**15])
+    assert requantization(np.array([1e-8]), fits, 8) is not None
+    assert requantization(np.array([1e-8]), beyond, 8) is None
+
+
+def test_a_zero_point_and_the_half_for_rounding_fit_16_bits() -> None:
+    """A number that is added moves the zero point to where uint8 results turned from 255 to 0."""
+    plan = Requantization(7, np.int16([1]), np.int16([0]))
+    assert plan.holds(255.49)
+    assert not plan.holds(255.6)
+    assert plan.operand(255.49, 0, 255)[2] + 64 <= 2**15 - 1
+
+
 def test_a_scale_finer_than_sums_stays_float() -> None:
     assert swished_requantization(np.float32([1.0]), np.array([10]), 1e-9, 127) is None
     assert requantization(np.float32([20.0]), np.array([10]), 128) is None

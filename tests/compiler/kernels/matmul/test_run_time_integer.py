@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from support.emulated_runs import run_emulated
 from support.kernel_runs import Built, compile_graph, random_decisions
 from support.onnx_graphs import make_model, node
 
@@ -59,3 +60,14 @@ def test_equals_integers(target: str, tmp_path: Path) -> None:
         assert ("run_time_integer_matmul" in built.templates_of(name)) == kernel, case
     other = built.open().run({**inputs, "b0": inputs["b0"] ^ 1})
     assert (other["y0"] != expected["y0"]).any()
+
+
+def test_the_lowest_values_are_added_in_32_bits_on_armv8_0(tmp_path: Path) -> None:
+    """Twice 128 * 128 is beyond int16."""
+    inputs = {"a": np.full((2, 8), -128, np.int8), "b": np.full((8, 4), -128, np.int8)}
+    kinds = dict.fromkeys(inputs, onnx.TensorProto.INT8) | {"y": onnx.TensorProto.INT32}
+    shapes = {name: list(array.shape) for name, array in inputs.items()}
+    made = make_model([node("MatMulInteger", ["a", "b"], ["y"])], shapes, ["y"], dtypes=kinds)
+    built = compile_graph(made, "rpi4", tmp_path)
+    found = run_emulated(built.library, built.target, built.signature, inputs)["y"]
+    assert (found == 8 * 2**14).all()
