@@ -71,7 +71,7 @@ class X86(Generic):
     def byte_pairs(self) -> BytePairs | None:
         """Return vpmaddubsw where there is no vpdpbusd."""
         dot = self.dot()
-        if dot is None or dot.exact_fallback is None:
+        if dot is None or dot.exact_fallback is None or self.lanes not in _PAIRS_OF_BYTES:
             return None
         return BytePairs(_sums_of_bytes(self.lanes), _sums_of_words(self.lanes))
 
