@@ -42,6 +42,11 @@ from edgec.compiler.kernels.conv.integer_winograd_decision import (
     pairs_of,
 )
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
+from edgec.compiler.kernels.conv.winograd_task import (
+    WinogradTasks,
+    patch_place,
+    present_part,
+)
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
@@ -142,11 +147,11 @@ class _IntegerWinograd:
         self.change = CHANGES[decision.out]
         self.in_blocks, self.words = math.ceil(work.in_channels / c), words
         self.out_blocks = math.ceil(work.out_channels / c)
-        self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
+        out_tiles = math.ceil(self.out_blocks / decision.vectors)
         self.rows, self.columns = tiles_of(work, decision.out)
         self.block = decision.register_tiles * decision.repeats
-        self.blocks = math.ceil(self.rows * self.columns / self.block)
-        self.share = math.ceil(self.out_tiles / decision.splits)
+        tiles = self.rows * self.columns
+        self.tasks = WinogradTasks(tiles, self.block, out_tiles, decision.splits)
         self.width = decision.vectors * c
         self.patch_step, self.weight_step, self.product_step = held_values(work, decision, c)
         channels = self.out_blocks * c
@@ -155,7 +160,7 @@ class _IntegerWinograd:
         size = packed_winograd_size(work, decision, c)
         self.weight = e.buffer("weight", size, "int8")
         self.least = e.view(self.weight, size // WORD_BYTES, "int32")
-        self.first_least = size // WORD_BYTES - self.out_tiles * self.width
+        self.first_least = size // WORD_BYTES - out_tiles * self.width
         self.bias = e.buffer("bias", channels, "int32")
         if workload.has_rows:
             e.buffer("rows", work.kernel[0] * channels, "int32")
@@ -169,24 +174,15 @@ class _IntegerWinograd:
         with e.tasks() as task:
             one = tirx.IntImm("int32", 1)
             self.hidden_one = one + tirx.shift_right(task, tirx.IntImm("int32", 30))
-            number = tirx.floormod(task, self.blocks)
-            rest = e.let("rest", tirx.floordiv(task, self.blocks))
-            split = tirx.floormod(rest, p.splits)
-            self.image = e.let("image", tirx.floordiv(rest, p.splits))
-            first = e.let("first_out_tile", split * self.share)
-            count: Any = self.share
-            if self.out_tiles % p.splits:
-                left = tirx.max(self.out_tiles - first, tirx.IntImm("int32", 0))
-                count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
-            last = tirx.IntImm("int32", self.rows * self.columns - self.block)
-            self.first = e.let("first_tile", tirx.min(number * self.block, last))
+            here = self.tasks.begin(e, task)
+            self.image, self.first = here.image, here.first_tile
             self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")
             self.changed = e.scratch("changed", p.positions * self.weight_step, "int32")
             self.products = e.scratch("products", p.positions * self.product_step, "int32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("int32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
-            with e.loop("out_tile", count, first) as out_tile:
+            with e.loop("out_tile", here.out_tiles, here.first_out_tile) as out_tile:
                 with e.loop("word", self.words) as word:
                     self._change_weights(out_tile, word)
                 with (
@@ -196,7 +192,7 @@ class _IntegerWinograd:
                     self._multiply(position, part)
                 with e.loop("result", self.block) as tile:
                     self._scatter(out_tile, tile)
-        return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
+        return Kernel(e.function(name), self.work.batch * p.splits * self.tasks.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile; the last ones overlap their neighbours."""
@@ -210,13 +206,7 @@ class _IntegerWinograd:
     def _gather(self, tile: Any) -> None:
         """Write B' d B of one tile, for all input channels."""
         w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
-        row, column = self._place(tile)
-        top = e.let("top", row - w.padding[0])
-        left = e.let("left", column - w.padding[1])
-        inside = e.let(
-            "inside",
-            tirx.all(top >= 0, left >= 0, top + patch <= w.in_h, left + patch <= w.in_w),
-        )
+        top, left, inside = patch_place(e, w, self._place(tile), patch)
         pairs = math.ceil(self.in_blocks / 2)
         with e.branch(inside), e.loop("pair", pairs) as pair:
             first, second = self._pixels(pair, top, left)
@@ -248,14 +238,8 @@ class _IntegerWinograd:
     def _border(self, tile: Any, top: Any, left: Any, pairs: int) -> None:
         """Read a tile whose patch lies partly outside from a copy, with the code of the padding."""
         w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
-
-        def present(name: str, start: Any, extent: int) -> tuple[Any, Any]:
-            first = e.let(f"first_{name}", tirx.max(-start, tirx.IntImm("int32", 0)))
-            past = tirx.min(extent - start, tirx.IntImm("int32", patch))
-            return first, e.let(f"{name}s", past - first)
-
-        first_row, rows = present("row", top, w.in_h)
-        first_column, columns = present("column", left, w.in_w)
+        first_row, rows = present_part(e, "row", top, w.in_h, patch)
+        first_column, columns = present_part(e, "column", left, w.in_w, patch)
         copy = e.scratch("copy", patch * patch * 2 * c, self.dtype)
         with e.loop("place", patch * patch) as place:
             e.store(copy, place * (2 * c), constant(self.code, self.dtype, 2 * c))

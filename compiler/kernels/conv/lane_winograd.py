@@ -48,6 +48,11 @@ from edgec.compiler.kernels.conv.lane_winograd_decision import (
     pairs_of_part,
     tiles_of,
 )
+from edgec.compiler.kernels.conv.winograd_task import (
+    WinogradTasks,
+    patch_place,
+    present_part,
+)
 from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
@@ -110,10 +115,10 @@ class _LaneWinograd:
         self.in_blocks = math.ceil(conv.in_channels / _C)
         self.out_blocks = math.ceil(conv.out_channels / _C)
         self.pairs = pairs_of(conv, _C)
-        self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
-        self.share = math.ceil(self.out_tiles / decision.splits)
+        out_tiles = math.ceil(self.out_blocks / decision.vectors)
         self.rows, self.columns = tiles_of(conv)
-        self.blocks = math.ceil(self.rows * self.columns / decision.block)
+        tiles = self.rows * self.columns
+        self.tasks = WinogradTasks(tiles, decision.block, out_tiles, decision.splits)
         self.width = decision.vectors * _C
         self.patch_step = _apart(self.pairs * decision.block * DEPTH, 2)
         self.product_step = _apart(decision.block * self.width, 4)
@@ -133,17 +138,8 @@ class _LaneWinograd:
         """Return the finished kernel."""
         p, e = self.plan, self.emit
         with e.tasks() as task:
-            number = tirx.floormod(task, self.blocks)
-            rest = e.let("rest", tirx.floordiv(task, self.blocks))
-            split = tirx.floormod(rest, p.splits)
-            self.image = e.let("image", tirx.floordiv(rest, p.splits))
-            first = e.let("first_out_tile", split * self.share)
-            count: Any = self.share
-            if self.out_tiles % p.splits:
-                left = tirx.max(self.out_tiles - first, tirx.IntImm("int32", 0))
-                count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
-            last = tirx.IntImm("int32", self.rows * self.columns - p.block)
-            self.first = e.let("first_tile", tirx.min(number * p.block, last))
+            here = self.tasks.begin(e, task)
+            self.image, self.first = here.image, here.first_tile
             self.patches = e.local("patches", POSITIONS * self.patch_step, "int16")
             size = p.parts * POSITIONS * self.product_step
             self.products = e.local("products", size, "int32")
@@ -152,7 +148,7 @@ class _LaneWinograd:
             self.sums = e.local("sums", OUT * OUT, "int32x4")
             with e.loop("patch", p.block) as tile:
                 self._gather(tile)
-            with e.loop("out_tile", count, first) as out_tile:
+            with e.loop("out_tile", here.out_tiles, here.first_out_tile) as out_tile:
                 with (
                     e.loop("part", p.parts) as part,
                     e.loop("product", POSITIONS) as position,
@@ -161,7 +157,7 @@ class _LaneWinograd:
                     self._multiply(out_tile, part, position, repeat)
                 with e.loop("result", p.block) as tile, e.loop("vector", p.vectors) as vector:
                     self._scatter(out_tile, tile, vector)
-        return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
+        return Kernel(e.function(name), self.work.batch * p.splits * self.tasks.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile of this task."""
@@ -174,12 +170,7 @@ class _LaneWinograd:
     def _gather(self, tile: Any) -> None:
         """Write B' d B of one tile, for all input channels."""
         w, e = self.work, self.emit
-        row, column = self._place(tile)
-        top, left = e.let("top", row - w.padding[0]), e.let("left", column - w.padding[1])
-        inside = e.let(
-            "inside",
-            tirx.all(top >= 0, left >= 0, top + PATCH <= w.in_h, left + PATCH <= w.in_w),
-        )
+        top, left, inside = patch_place(e, w, self._place(tile), PATCH)
         with e.branch(inside), e.loop("pair", self.pairs) as pair:
             sources = [self._pixel(block, top, left) for block in self._blocks(pair)]
             self._change(tile, pair, self.data, sources, w.in_w)
@@ -202,14 +193,8 @@ class _LaneWinograd:
     def _border(self, tile: Any, top: Any, left: Any) -> None:
         """Read a tile whose patch lies partly outside from a copy, with the padding around it."""
         w, e = self.work, self.emit
-
-        def present(name: str, start: Any, extent: int) -> tuple[Any, Any]:
-            first = e.let(f"first_{name}", tirx.max(-start, tirx.IntImm("int32", 0)))
-            past = tirx.min(extent - start, tirx.IntImm("int32", PATCH))
-            return first, e.let(f"{name}s", past - first)
-
-        first_row, rows = present("row", top, w.in_h)
-        first_column, columns = present("column", left, w.in_w)
+        first_row, rows = present_part(e, "row", top, w.in_h, PATCH)
+        first_column, columns = present_part(e, "column", left, w.in_w, PATCH)
         code = np.repeat(np.array([self.border]).astype(self.dtype), _C).view(np.int32)
         for four in range(0, 2 * POSITIONS, 4):
             e.store(self.copy, four, constant(int(code[0]), "int32", 4))

@@ -51,6 +51,11 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
+from edgec.compiler.kernels.conv.winograd_task import (
+    WinogradTasks,
+    patch_place,
+    present_part,
+)
 from edgec.compiler.kernels.conv.winograd_weights import R, S
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
@@ -89,11 +94,11 @@ class _Winograd:
         self.buffers = buffers
         self.in_blocks = math.ceil(workload.in_channels / c)
         self.out_blocks = math.ceil(workload.out_channels / c)
-        self.out_tiles = math.ceil(self.out_blocks / decision.vectors)
+        out_tiles = math.ceil(self.out_blocks / decision.vectors)
         self.rows, self.columns = tiles_of(workload, decision.out)
         self.block = decision.register_tiles * decision.repeats
-        self.blocks = math.ceil(self.rows * self.columns / self.block)
-        self.share = math.ceil(self.out_tiles / decision.splits)
+        tiles = self.rows * self.columns
+        self.tasks = WinogradTasks(tiles, self.block, out_tiles, decision.splits)
         self.width = decision.vectors * c
         # Values from one position to the next in patches and in products.
         self.patch_step = _apart(self.in_blocks * self.block * c)
@@ -102,23 +107,14 @@ class _Winograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
-            number = tirx.floormod(task, self.blocks)
-            rest = e.let("rest", tirx.floordiv(task, self.blocks))
-            split = tirx.floormod(rest, p.splits)
-            self.image = e.let("image", tirx.floordiv(rest, p.splits))
-            first = e.let("first_out_tile", split * self.share)
-            count: Any = self.share
-            if self.out_tiles % p.splits:
-                left = tirx.max(self.out_tiles - first, tirx.IntImm("int32", 0))
-                count = e.let("out_tiles", tirx.min(left, tirx.IntImm("int32", self.share)))
-            last = tirx.IntImm("int32", self.rows * self.columns - self.block)
-            self.first = e.let("first_tile", tirx.min(number * self.block, last))
+            here = self.tasks.begin(e, task)
+            self.image, self.first = here.image, here.first_tile
             self.patches = e.scratch("patches", p.positions * self.patch_step, "float32")
             self.products = e.scratch("products", p.positions * self.product_step, "float32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("float32", c))
             with e.loop("patch", self.block) as tile:
                 self._gather(tile)
-            with e.loop("out_tile", count, first) as out_tile:
+            with e.loop("out_tile", here.out_tiles, here.first_out_tile) as out_tile:
                 with (
                     e.loop("product", p.positions) as position,
                     e.loop("repeat", p.repeats) as part,
@@ -126,7 +122,7 @@ class _Winograd:
                     self._multiply(out_tile, position, part)
                 with e.loop("result", self.block) as tile:
                     self._scatter(out_tile, tile)
-        return Kernel(e.function(name), self.work.batch * p.splits * self.blocks)
+        return Kernel(e.function(name), self.work.batch * p.splits * self.tasks.blocks)
 
     def _place(self, tile: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile of this task."""
@@ -138,13 +134,7 @@ class _Winograd:
     def _gather(self, tile: Any) -> None:
         """Write B' d B of one tile, for all input channels."""
         w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
-        row, column = self._place(tile)
-        top = e.let("top", row - w.padding[0])
-        left = e.let("left", column - w.padding[1])
-        inside = e.let(
-            "inside",
-            tirx.all(top >= 0, left >= 0, top + patch <= w.in_h, left + patch <= w.in_w),
-        )
+        top, left, inside = patch_place(e, w, self._place(tile), patch)
         with e.branch(inside), e.loop("block", self.in_blocks) as block:
             base = self._pixel(block, top, left)
             self._change(
@@ -162,14 +152,8 @@ class _Winograd:
     def _border(self, tile: Any, top: Any, left: Any) -> None:
         """Read a tile whose patch lies partly outside from a copy, zero where there is no pixel."""
         w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
-
-        def present(name: str, start: Any, extent: int) -> tuple[Any, Any]:
-            first = e.let(f"first_{name}", tirx.max(-start, tirx.IntImm("int32", 0)))
-            past = tirx.min(extent - start, tirx.IntImm("int32", patch))
-            return first, e.let(f"{name}s", past - first)
-
-        first_row, rows = present("row", top, w.in_h)
-        first_column, columns = present("column", left, w.in_w)
+        first_row, rows = present_part(e, "row", top, w.in_h, patch)
+        first_column, columns = present_part(e, "column", left, w.in_w, patch)
         copy = e.scratch("copy", patch * patch * c, "float32")
         for position in range(patch * patch):
             e.store(copy, position * c, constant(0, "float32", c))
