@@ -26,6 +26,7 @@ from edgec.compiler.kernels.conv.depthwise_writer import (
     DepthwiseDecision,
     DepthwiseWriter,
     IntegerDepthwiseWorkload,
+    shares,
 )
 from edgec.compiler.kernels.emit.emitter import wide
 from edgec.compiler.kernels.emit.epilogue import cost
@@ -70,7 +71,7 @@ def pairs_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
             if _WINDOWS * vectors > conv.out_w:
                 continue
             tiles = math.ceil(conv.out_h / tile_h)
-            for lines in sorted({math.ceil(tiles / parts) for parts in (1, 2, 3, 4, 8, 16)}):
+            for lines in shares(tiles):
                 decisions.append(DepthwiseDecision(_WINDOWS * vectors, lines, tile_h, pairs=True))
     return decisions
 

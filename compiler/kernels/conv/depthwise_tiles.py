@@ -20,6 +20,7 @@ from edgec.compiler.kernels.conv.depthwise_writer import (
     DepthwiseDecision,
     DepthwiseWriter,
     IntegerDepthwiseWorkload,
+    shares,
 )
 from edgec.compiler.kernels.conv.windows import each_span, tile_spans
 from edgec.compiler.kernels.emit.emitter import wide
@@ -57,7 +58,7 @@ def tiled_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
         if tile_h > 1 and held > RING_BYTES:
             continue
         tiles = math.ceil(conv.out_h / tile_h)
-        counts = sorted({math.ceil(tiles / parts) for parts in (1, 2, 3, 4, 8, 16)})
+        counts = shares(tiles)
         decisions += [DepthwiseDecision(w, count, tile_h) for w in widths for count in counts]
     # Four vectors of quantized values are stored at once.
     whole = [d for d in decisions if d.tile_w % DOT_WIDTH == 0]

@@ -24,6 +24,7 @@ from edgec.compiler.kernels.conv.depthwise_writer import (
     DepthwiseDecision,
     DepthwiseWriter,
     IntegerDepthwiseWorkload,
+    shares,
 )
 from edgec.compiler.kernels.conv.windows import each_span, tile_spans
 from edgec.compiler.kernels.emit.emitter import wide
@@ -56,7 +57,7 @@ def words_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Dept
             if held > target.vector_registers or (tile_w % 2 and tile_w != conv.out_w):
                 continue
             tiles = math.ceil(conv.out_h / tile_h)
-            for lines in sorted({math.ceil(tiles / parts) for parts in (1, 2, 3, 4, 8, 16)}):
+            for lines in shares(tiles):
                 size = lines_read(workload, lines * tile_h) * _held_line(workload)
                 if 2 * size * target.float_lanes <= RING_BYTES:
                     decisions.append(DepthwiseDecision(tile_w, lines, tile_h, words=True))

@@ -100,6 +100,11 @@ class DepthwiseDecision:
     pairs: bool = field(default=False, metadata={"omit_if_default": True})
 
 
+def shares(count: int) -> list[int]:
+    """Return how many of a count a task may take, where 1 to 16 tasks share it; ascending."""
+    return sorted({math.ceil(count / parts) for parts in (1, 2, 3, 4, 8, 16)})
+
+
 class DepthwiseWriter:
     """Declares the buffers of a kernel, and writes what does not depend on where windows are."""
 

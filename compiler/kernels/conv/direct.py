@@ -38,7 +38,7 @@ from edgec.compiler.kernels.conv.windows import (
     valid_tap_runs,
 )
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
-from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     apply,
@@ -346,7 +346,7 @@ class DirectConv:
         """
         if count == 1:
             return count
-        return tirx.IntImm("int32", count) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+        return hidden(count, self.task)
 
     def accumulate(
         self, base: Any, weights: Any, count: Any, inside: Sequence[bool], lines: Sequence[bool]

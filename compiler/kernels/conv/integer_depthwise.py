@@ -45,6 +45,7 @@ from edgec.compiler.kernels.conv.depthwise_writer import (
     DepthwiseDecision,
     DepthwiseWriter,
     IntegerDepthwiseWorkload,
+    shares,
 )
 from edgec.compiler.kernels.conv.windows import padding_rows, valid_rows
 from edgec.compiler.kernels.emit.epilogue import cost
@@ -83,7 +84,7 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
-    heights = sorted({math.ceil(conv.out_h / parts) for parts in (1, 2, 3, 4, 8, 16)})
+    heights = shares(conv.out_h)
     return [DepthwiseDecision(w, lines) for w in widths for lines in heights]
 
 

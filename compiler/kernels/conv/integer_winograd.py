@@ -48,7 +48,7 @@ from edgec.compiler.kernels.conv.winograd_task import (
     present_part,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, wide
+from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
     OperandLoader,
     Places,
@@ -172,8 +172,7 @@ class _IntegerWinograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
-            one = tirx.IntImm("int32", 1)
-            self.hidden_one = one + tirx.shift_right(task, tirx.IntImm("int32", 30))
+            self.hidden_one = hidden(1, task)
             here = self.tasks.begin(e, task)
             self.image, self.first = here.image, here.first_tile
             self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")

@@ -17,8 +17,8 @@ from edgec.compiler.kernels.conv.winograd_decision import (
     WinogradDecision,
     tiles_of,
 )
+from edgec.compiler.kernels.conv.winograd_task import lines_apart
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
@@ -115,13 +115,7 @@ def held_values(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple
     """Return int32 values between positions in patches, in weights and in products of a task."""
     tiles, width = decision.register_tiles * decision.repeats, decision.vectors * c
     patches = math.ceil(pairs_of(work) / c) * tiles * c
-    return _apart(patches), _apart(pairs_of(work) * width), _apart(tiles * width)
-
-
-def _apart(values: int) -> int:
-    """Return at least so many values: an odd number of cache lines, as of `winograd.py`."""
-    line = CACHE_LINE_BYTES // WORD_BYTES
-    return (math.ceil(values / line) // 2 * 2 + 1) * line
+    return lines_apart(patches), lines_apart(pairs_of(work) * width), lines_apart(tiles * width)
 
 
 def integer_winograd_space(

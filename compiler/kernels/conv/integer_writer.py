@@ -20,7 +20,7 @@ from edgec.compiler.kernels.conv.integer import (
 )
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers
-from edgec.compiler.kernels.emit.emitter import Emitter, wide
+from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import Dot
@@ -254,7 +254,7 @@ class IntegerConv(DirectConv):
 
     def hidden_one(self) -> Any:
         """Return the step of a loop that LLVM is not to unroll, by whatever number."""
-        return tirx.IntImm("int32", 1) + tirx.shift_right(self.task, tirx.IntImm("int32", 30))
+        return hidden(1, self.task)
 
     def read_of(self, line: int, valid: Sequence[Mask], lines: Mask) -> Iterator[tuple[int, int]]:
         """Yield pixel and tap of what is read of the image in a line of the tile."""

@@ -50,11 +50,12 @@ from edgec.compiler.kernels.conv.lane_winograd_decision import (
 )
 from edgec.compiler.kernels.conv.winograd_task import (
     WinogradTasks,
+    lines_apart,
     patch_place,
     present_part,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, wide
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import (
     Places,
     apply,
@@ -120,8 +121,8 @@ class _LaneWinograd:
         tiles = self.rows * self.columns
         self.tasks = WinogradTasks(tiles, decision.block, out_tiles, decision.splits)
         self.width = decision.vectors * _C
-        self.patch_step = _apart(self.pairs * decision.block * DEPTH, 2)
-        self.product_step = _apart(decision.block * self.width, 4)
+        self.patch_step = lines_apart(self.pairs * decision.block * DEPTH, 2)
+        self.product_step = lines_apart(decision.block * self.width)
         channels = self.out_blocks * _C
         self.data = e.buffer("data", conv.batch * self.in_blocks * conv.in_h * conv.in_w, "int32")
         weights = lane_winograd_bytes(conv, decision.vectors, _C) // 2
@@ -326,12 +327,6 @@ class _LaneWinograd:
             operand = operand_loader(e, self.operands, places, _C)
             values.append(apply(steps, tirx.Cast("float32x4", value), operand))
         store_values(e, self.output, at, values)
-
-
-def _apart(values: int, size: int) -> int:
-    """Return at least so many values of some bytes: an odd number of cache lines."""
-    line = CACHE_LINE_BYTES // size
-    return (math.ceil(values / line) // 2 * 2 + 1) * line
 
 
 def _change(d: Sequence[Any], e: Emitter) -> list[Any]:

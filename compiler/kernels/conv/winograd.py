@@ -53,6 +53,7 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
 from edgec.compiler.kernels.conv.winograd_task import (
     WinogradTasks,
+    lines_apart,
     patch_place,
     present_part,
 )
@@ -101,8 +102,8 @@ class _Winograd:
         self.tasks = WinogradTasks(tiles, self.block, out_tiles, decision.splits)
         self.width = decision.vectors * c
         # Values from one position to the next in patches and in products.
-        self.patch_step = _apart(self.in_blocks * self.block * c)
-        self.product_step = _apart(self.block * self.width)
+        self.patch_step = lines_apart(self.in_blocks * self.block * c)
+        self.product_step = lines_apart(self.block * self.width)
 
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
@@ -264,16 +265,6 @@ class _Winograd:
             "element": at,
         }
         return operand_loader(self.emit, self.buffers.operands, places, self.c)
-
-
-def _apart(values: int) -> int:
-    """Return at least so many values: an odd number of cache lines.
-
-    A transform touches the same place of every position. Multiples of large powers of two would
-    put all of them into a few sets of the cache.
-    """
-    line = CACHE_LINE_BYTES // 4
-    return (math.ceil(values / line) // 2 * 2 + 1) * line
 
 
 def _change_2(d: Sequence[Any], e: Emitter) -> list[Any]:

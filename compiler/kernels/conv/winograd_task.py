@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.workload import ConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,13 @@ def present_part(e: Emitter, name: str, start: Any, extent: int, patch: int) -> 
     first = e.let(f"first_{name}", tirx.max(-start, tirx.IntImm("int32", 0)))
     past = tirx.min(extent - start, tirx.IntImm("int32", patch))
     return first, e.let(f"{name}s", past - first)
+
+
+def lines_apart(values: int, value_bytes: int = 4) -> int:
+    """Return at least so many values: an odd number of cache lines.
+
+    A transform touches the same place of every position. Multiples of large powers of two would
+    put all of them into a few sets of the cache.
+    """
+    line = CACHE_LINE_BYTES // value_bytes
+    return (math.ceil(values / line) // 2 * 2 + 1) * line

@@ -38,6 +38,11 @@ def wide(value: Any) -> Any:
     return tirx.Cast("int64", index(value))
 
 
+def hidden(number: int, task: Any) -> Any:
+    """Return a number as a value that LLVM cannot see through; tasks are fewer than 2**30."""
+    return tirx.IntImm("int32", number) + tirx.shift_right(task, tirx.IntImm("int32", 30))
+
+
 def _consecutive(at: Index, lanes: int) -> Any:
     first = index(at)
     return tirx.Ramp(first, tirx.IntImm(str(first.ty.dtype), 1), lanes)

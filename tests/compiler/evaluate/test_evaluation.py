@@ -7,27 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from support.cli_calls import Call, check_error
+from support.labelled_digits import IMAGES, write_digits
 
 from edgec.compiler.bundle.bundle import Bundle
 from edgec.compiler.errors import BadInputError, UsageError
 from edgec.compiler.evaluate.evaluation import EvaluationOptions, evaluate_bundles
 
-IMAGES = 60
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits with labels, and one label of six made wrong."""
-    digits = load_digits()
-    labels = digits.target[:IMAGES].copy()
-    labels[::6] = (labels[::6] + 1) % 10
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    images = (digits.images[:IMAGES, None] / 16).astype(np.float32)
-    np.savez(path, image=images, labels=labels)
-    np.savez(path.with_name("bare.npz"), image=images)
-    return path
+    return write_digits(tmp_path_factory.mktemp("data"))
 
 
 def test_accuracy_and_sizes_are_those_of_the_bundle(digits_bundle: Path, data: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from support.cli_calls import Call, check_error
+from support.labelled_digits import write_digits
 
 from edgec.compiler.fit import trial
 from edgec.compiler.fit.space import Point
@@ -16,21 +16,12 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.support.silent_onnxruntime import onnxruntime
 from edgec.targets import load_target
 
-IMAGES = 60
 SHAPES = {"image": (1, 1, 8, 8)}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits with labels, and one label of six made wrong."""
-    digits = load_digits()
-    labels = digits.target[:IMAGES].copy()
-    labels[::6] = (labels[::6] + 1) % 10
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    images = (digits.images[:IMAGES, None] / 16).astype(np.float32)
-    np.savez(path, image=images, labels=labels)
-    np.savez(path.with_name("bare.npz"), image=images)
-    return path
+    return write_digits(tmp_path_factory.mktemp("data"))
 
 
 class Rolled:
