@@ -7,11 +7,11 @@ run of values, which are multiplied in units of 32 bits: a window of 3 x 3 pixel
 is 27 of 28 values where groups of four channels are 27 of 36, and no pixel is at a border.
 
 A unit is four values as `Dot` multiplies them. Where int16 does not hold the sum of a pair of its
-products, a part of the weights stays for a second product with the same values. All else is that of
+products, a part of the weights stays for a second product with the same values. Which values are a
+pair depends on how many zeros of those that fill the units are in front. All else is that of
 `integer.py`.
 
-    weight  units of int32, [tiles, units of a window and what is left of some, tile_o * c], zero
-            past the last value.
+    weight  units of int32, [tiles, units of a window and what is left of some, tile_o * c].
 """
 
 import math
@@ -58,10 +58,12 @@ class ColumnsDecision:
 
     Attributes:
         columns: its register tile; the segment is register tiles in a task.
-        again: units of a window that are multiplied twice, as weights ask for it.
+        before: values before a window that are multiplied with 0.
+        again: units of a window that are multiplied twice.
     """
 
     columns: ConvDecision
+    before: int = 0
     again: tuple[int, ...] = ()
 
 
@@ -146,13 +148,21 @@ def columns_size(workload: IntegerConvWorkload, decision: ColumnsDecision, targe
     return tiles * (_units(workload.conv) + len(decision.again)) * width
 
 
-def _parts(weight: NDArray[Any], target: Target) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return weights as units int8 [out_channels, units, 4], as two parts.
+def two_parts(
+    weight: NDArray[Any], before: int, target: Target
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return weights int8 as units [out_channels, units, 4], as two parts.
 
     Of the first int16 holds all sums of two products, and of the second.
+
+    Args:
+        weight: int8 [out_channels, in_channels, kh, kw].
+        before: zeros in front of each window.
+        target: where.
     """
     windows = weight.transpose(0, 3, 2, 1).reshape(len(weight), -1)
-    padded = np.pad(windows, ((0, 0), (0, -windows.shape[1] % DOT_WIDTH)))
+    missing = -(windows.shape[1] + before) % DOT_WIDTH
+    padded = np.pad(windows, ((0, 0), (before, missing)))
     units = padded.reshape(len(weight), -1, DOT_WIDTH)
     dot = dot_of(target)
     if dot is None or dot.exact_fallback is None:
@@ -174,15 +184,20 @@ def with_units_again(
     decision: ColumnsDecision, weight: NDArray[Any], target: Target
 ) -> ColumnsDecision:
     """Return the decision for these weights, int8 [out_channels, in_channels, kh, kw]."""
-    left = _parts(weight, target)[1].any(axis=(0, 2))
-    return replace(decision, again=tuple(int(unit) for unit in np.flatnonzero(left)))
+    values = weight[0].size
+    found = []
+    for before in range(-values % DOT_WIDTH + 1):
+        left = two_parts(weight, before, target)[1].any(axis=(0, 2))
+        again = tuple(int(unit) for unit in np.flatnonzero(left))
+        found.append(replace(decision, before=before, again=again))
+    return min(found, key=lambda each: len(each.again))
 
 
 def pack_columns(
     workload: IntegerConvWorkload, decision: ColumnsDecision, target: Target, weight: NDArray[Any]
 ) -> NDArray[Any]:
     """Return weights int8 [out_channels, in_channels, kh, kw] as units, in the kernel's order."""
-    units, left = _parts(weight, target)
+    units, left = two_parts(weight, decision.before, target)
     units = np.concatenate([units, left[:, list(decision.again)]], axis=1)
     width = decision.columns.tile_o * target.float_lanes
     padded = np.pad(units, ((0, -len(units) % width), (0, 0), (0, 0)))
@@ -211,7 +226,7 @@ class _Columns(IntegerConv):
         dot = self.emit.isa.dot()
         assert dot is not None
         # Not the one for weights whose pairs of channels saturate: here are other pairs.
-        self.dot, self.again = dot, decision.again
+        self.dot, self.before, self.again = dot, decision.before, decision.again
         self.column, self.units = _column(w), _units(w)
         tiles = math.ceil(w.out_w / self.plan.tile_w)
         self.pixels = min(w.out_w, self.plan.segment * self.plan.tile_w)
@@ -281,7 +296,7 @@ class _Columns(IntegerConv):
         e = self.emit
         with e.loop("padding", count, first) as column:
             for value in range(self.column):
-                to = column * self.column + value
+                to = column * self.column + value + self.before
                 e.store(self.columns, to, tirx.const(self.code, self.dot.data))
 
     def _copy_rows(
@@ -302,7 +317,7 @@ class _Columns(IntegerConv):
                 if inside is not None:
                     code = constant(self.code, self.dot.data, lanes)
                     value = tirx.Select(inside[kh], value, code)
-                e.store(self.columns, column * self.column + kh * channels, value)
+                e.store(self.columns, column * self.column + kh * channels + self.before, value)
 
     def accumulate_taps(self, column: Any, valid: Sequence[Mask], window: Any) -> None:
         """Add the products of the windows of a register tile."""

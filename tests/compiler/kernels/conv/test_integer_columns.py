@@ -14,8 +14,8 @@ from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.integer_columns import (
     ColumnsDecision,
-    _parts,
     columns_space,
+    two_parts,
     with_units_again,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload
@@ -113,21 +113,28 @@ def test_parts_are_exact(name: str) -> None:
     weight[:2] = -128
     dot = dot_of(target)
     assert dot is not None
-    plan = ColumnsDecision(ConvDecision(1, 2, 3))
-    again = with_units_again(plan, weight, target)
+    again = with_units_again(ColumnsDecision(ConvDecision(1, 2, 3)), weight, target)
     assert again.again
-    parts = _parts(weight, target)
-    for part in parts:
-        assert dot.cannot_saturate(part.reshape(40, -1), 1)
-    whole = parts[0].astype(int) + parts[1]
-    assert np.array_equal(
-        whole.reshape(40, -1)[:, :27], weight.transpose(0, 3, 2, 1).reshape(40, -1)
+    for before in (0, 1):
+        parts = two_parts(weight, before, target)
+        largest = int(np.iinfo(dot.data).max)
+        assert all(dot.cannot_saturate(part.reshape(40, -1), 1, 1, largest) for part in parts)
+        whole = sum(part.astype(int).reshape(40, -1)[:, before : before + 27] for part in parts)
+        assert np.array_equal(whole, weight.transpose(0, 3, 2, 1).reshape(40, -1))
+
+
+def test_zeros_in_front_make_other_pairs() -> None:
+    weight = np.zeros((8, 1, 3, 3), np.int8)
+    weight[0, 0, :2, 0] = 100
+    found = with_units_again(
+        ColumnsDecision(ConvDecision(1, 2, 1)), weight, load_target("x86-64-v3")
     )
+    assert (found.before, found.again) == (1, ())
 
 
 def test_is_for_few_channels() -> None:
     template, workload = integer_dense.TEMPLATE, IntegerConvWorkload(FIRST, 3)
-    for name in ("x86-64-v3", "rpi5"):
+    for name in ("x86-64-v3", "rpi5", "rpi4"):
         decision = template.default(workload, load_target(name))
         assert isinstance(decision, ColumnsDecision)
         assert from_text(template.decision, to_text(decision)) == decision
