@@ -295,21 +295,52 @@ def store_requantized(
         crossed: whether they come two by two, the first of which has in each 128 bits the first
             half of a pixel's eight channels, and the second the other.
     """
-    lanes = int(accumulators[0].ty.dtype.lanes)
-    accumulators = [e.let("sum", value) for value in accumulators]
-    dtype = str(buffer.ty.dtype.dtype)
-    maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
-    runs, done = [], 0
-    while done < len(accumulators):
-        count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
-        four = [accumulators[done + number % count] for number in range(4)]
-        runs.append((done, count, four[: max(2, count)]))
-        done += count
-    pairs = [four[i : i + 2] for _, _, four in runs for i in range(0, len(four), 2)]
-    words = iter(maker.words(pairs))
-    for done, count, four in runs:
-        halves = [next(words) for _ in range(0, len(four), 2)]
-        e.store(buffer, at + done * lanes, maker.quantized(halves, count))
+    store_requantized_rows(e, step, operand, buffer, [(channel, at, accumulators)], crossed)
+
+
+def store_requantized_rows(
+    e: Emitter,
+    step: EpilogueStep,
+    operand: Any,
+    buffer: Any,
+    rows: Sequence[tuple[Index, Index, Sequence[Any]]],
+    crossed: bool = False,
+) -> None:
+    """Requantize and store several rows of accumulators.
+
+    What follows from one another takes as long as several of these do side by side: where there is
+    more of it, all rows are requantized at once.
+
+    Args:
+        e: where to write.
+        step: as of `store_requantized`, and so are the next ones.
+        operand: its buffer.
+        buffer: the buffer of the quantized values.
+        rows: of each the channel, where the first goes, and the accumulators.
+        crossed: how they come.
+    """
+    if int(step.parameters[1]) != _SILU and len(rows) > 1:
+        for row in rows:
+            store_requantized_rows(e, step, operand, buffer, [row], crossed)
+        return
+    dtype, made = str(buffer.ty.dtype.dtype), []
+    values: list[Any] = []
+    for channel, at, accumulators in rows:
+        lanes = int(accumulators[0].ty.dtype.lanes)
+        vectors = [e.let("sum", value) for value in accumulators]
+        maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
+        done = 0
+        while done < len(vectors):
+            count = min(4, 1 << (len(vectors) - done).bit_length() - 1)
+            four = [vectors[done + number % count] for number in range(4)][: max(2, count)]
+            halves = [maker.scaled(four[i : i + 2]) for i in range(0, len(four), 2)]
+            made.append((maker, at + done * lanes, count, len(halves)))
+            values += halves
+            done += count
+    words = iter(made[0][0].words(values))
+    for maker, at, count, number in made:
+        halves = [next(words) for _ in range(number)]
+        e.store(buffer, at, maker.quantized(halves, count))
 
 
 class _Maker:
@@ -374,12 +405,8 @@ class _Maker:
             quantized, None if self.below else self.low, None if self.above else self.high
         )
 
-    def words(self, pairs: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return two vectors each as one of int16, less the zero point, with fractions.
-
-        What follows from one another takes as long as several of these do side by side.
-        """
-        values = [self.scaled(pair) for pair in pairs]
+    def words(self, values: Sequence[Any]) -> list[Any]:
+        """Return results of `scaled` less the zero point, with fractions, after what is between."""
         if self.kind == _NO_GATE:
             return values
         if self.kind == _HARD_SWISH:
@@ -387,7 +414,7 @@ class _Maker:
         return self.silu(values)
 
     def scaled(self, accumulators: Sequence[Any]) -> Any:
-        """Return two vectors as one of int16, multiplied."""
+        """Return two vectors as one of int16, multiplied with a number of each channel."""
         isa = self.e.isa
         if self.shift == _BY_CHANNEL:
             shifted = [
