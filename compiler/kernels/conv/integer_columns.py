@@ -29,6 +29,7 @@ from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     computing_cycles,
     groups_in_block,
+    unit_step,
 )
 from edgec.compiler.kernels.conv.integer_writer import IntegerConv, emit_phases
 from edgec.compiler.kernels.conv.windows import valid_rows
@@ -123,14 +124,12 @@ def estimate_columns_cycles(
     assert dot is not None
     pixels, vectors = plan.tile_w, plan.tile_o
     units, taps = _units(conv) + len(decision.again), math.prod(conv.kernel)
-    products = pixels * vectors * dot.instructions
-    loads = (pixels / DOT_WIDTH if dot.by_lane else pixels) + vectors
-    counting = _TURN_INSTRUCTIONS / (DOT_WIDTH if dot.by_lane else _UNITS_TOGETHER)
     if groups_in_block(target) > 1:
-        issued = (products + loads + counting) / ISSUE_WIDTH
-        step = max(products / target.fma_units, loads / target.load_units, issued)
+        step = unit_step(plan, dot, target)
     else:
-        spread = 0 if dot.by_lane else pixels
+        products, spread = pixels * vectors * dot.instructions, 0 if dot.by_lane else pixels
+        loads = (pixels / DOT_WIDTH if dot.by_lane else pixels) + vectors
+        counting = _TURN_INSTRUCTIONS / (DOT_WIDTH if dot.by_lane else _UNITS_TOGETHER)
         issued = (products + spread + loads + counting) / ISSUE_WIDTH
         step = (products + spread) / target.fma_units + issued
     # A task is a line in all channels, or a part of one.
