@@ -23,6 +23,7 @@ from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
     ISSUE_WIDTH,
+    KIB,
     LOOP_STEP_INSTRUCTIONS,
     TILE_START_CYCLES,
     half_l2,
@@ -36,6 +37,9 @@ Ends = tuple[int, int]
 """The smallest and the largest value."""
 
 WORD_BYTES = 4
+CHUNK_BYTES = 16 * KIB
+# Pairs of input channels whose products are added in a turn of the loop: 2 or 4.
+PAIRS_AT_ONCE = 2
 # By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
 MOST_SUMS = {2: 2**30, 4: 2**26}
 # To change a patch of two blocks, the weights of a pair of input channels, and the products of a
@@ -107,15 +111,41 @@ def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
 
 
 def pairs_of(work: ConvWorkload) -> int:
-    """Return pairs of input channels."""
-    return math.ceil(work.in_channels / 2)
+    """Return pairs of input channels, of which the last may be of channels that are none."""
+    return math.ceil(work.in_channels / (2 * PAIRS_AT_ONCE)) * PAIRS_AT_ONCE
+
+
+def chunk_pairs(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple[int, int]:
+    """Return pairs of input channels whose weights are changed at a time, and how often.
+
+    What they are changed to, for two rows of positions, stays in the first-level cache.
+    """
+    blocks = math.ceil(pairs_of(work) / c)
+    block_bytes = 2 * decision.patch * decision.vectors * c * c * WORD_BYTES
+    chunks = math.ceil(blocks / max(1, CHUNK_BYTES // block_bytes))
+    blocks_at_once = math.ceil(blocks / chunks)
+    return blocks_at_once * c, math.ceil(blocks / blocks_at_once)
+
+
+def copied_lines(work: ConvWorkload, decision: WinogradDecision) -> int:
+    """Return lines of the image that the patches of a task lie in, at most."""
+    rows, columns = tiles_of(work, decision.out)
+    block = decision.register_tiles * decision.repeats
+    most = 0
+    for first in range(0, rows * columns, block):
+        first = min(first, rows * columns - block)
+        ends = [tile // columns * decision.out for tile in (first, first + block - 1)]
+        first_row, last_row = (min(end, work.out_h - decision.out) for end in ends)
+        most = max(most, last_row - first_row + decision.patch)
+    return most
 
 
 def held_values(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple[int, int, int]:
     """Return int32 values between positions in patches, in weights and in products of a task."""
     tiles, width = decision.register_tiles * decision.repeats, decision.vectors * c
     patches = math.ceil(pairs_of(work) / c) * tiles * c
-    return lines_apart(patches), lines_apart(pairs_of(work) * width), lines_apart(tiles * width)
+    weights = min(pairs_of(work), chunk_pairs(work, decision, c)[0]) * width
+    return lines_apart(patches), lines_apart(weights), lines_apart(tiles * width)
 
 
 def integer_winograd_space(
