@@ -33,16 +33,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.conv.integer_winograd_changes import CHANGES
+from edgec.compiler.kernels.conv.integer_winograd_changes import (
+    CHANGES,
+    GROUPS,
+    WINDOWS,
+    inverse_of_threes,
+)
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
     PAIRS_AT_ONCE,
     WORD_BYTES,
     Ends,
+    TileGroup,
     bounds_of_sums,
-    chunk_pairs,
     copied_lines,
     held_values,
     pairs_of,
+    tile_groups,
 )
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
 from edgec.compiler.kernels.conv.winograd_task import (
@@ -137,8 +143,10 @@ class _IntegerWinograd:
         tiles = self.rows * self.columns
         self.tasks = WinogradTasks(tiles, self.block, out_tiles, decision.splits)
         self.width = decision.vectors * c
-        self.group = len(self.change.groups[0]) * decision.patch
-        self.chunk, self.chunks = chunk_pairs(work, decision, c)
+        groups = GROUPS[decision.out]
+        self.group = len(groups[0]) * decision.patch
+        self.rows_of_positions = [row for group in groups for row in group]
+        self.tiles = tile_groups(work, decision)
         self.lines, self.line = copied_lines(work, decision), work.out_w + 2
         self.patch_step, self.weight_step, self.product_step = held_values(work, decision, c)
         channels = self.out_blocks * c
@@ -168,36 +176,37 @@ class _IntegerWinograd:
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("int32", c))
             self._gather()
             with e.loop("out_tile", here.out_tiles, here.first_out_tile) as out_tile:
-                with (
-                    e.loop("group", p.positions // self.group) as group,
-                    e.loop("chunk", self.chunks) as chunk,
-                ):
-                    self._change_weights(out_tile, group, chunk)
+                with e.loop("group", p.positions // self.group) as group:
+                    self._change_weights(out_tile, group)
+                    with e.loop("product", self.group) as position:
+                        self._multiply_position(group, position)
+                for tiles in self.tiles:
                     with (
-                        e.loop("product", self.group) as position,
-                        e.loop("repeat", p.repeats) as part,
+                        e.loop("result", tiles.count) as number,
+                        e.loop("vector", p.vectors) as vector,
                     ):
-                        self._multiply(group, position, chunk, part)
-                with e.loop("result", self.block) as tile:
-                    self._scatter(out_tile, tile)
+                        self._scatter(out_tile, tiles, number, vector)
         return Kernel(e.function(name), self.work.batch * p.splits * self.tasks.blocks)
 
-    def _place(self, tile: Any) -> tuple[Any, Any]:
+    def _place(self, tiles: TileGroup, number: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile; the last ones overlap their neighbours."""
         w, e, out = self.work, self.emit, self.plan.out
-        index = e.let("index", self.first + tile)
-        last_row, last_column = (tirx.IntImm("int32", end - out) for end in (w.out_h, w.out_w))
-        row = tirx.min(tirx.floordiv(index, self.columns) * out, last_row)
-        column = tirx.min(tirx.floormod(index, self.columns) * out, last_column)
+        index = e.let("index", self.first + number)
+        ends = w.out_h - tiles.outs[0], w.out_w - tiles.outs[1]
+        last_row, last_column = (tirx.IntImm("int32", end) for end in ends)
+        row = tirx.floordiv(index, tiles.columns) * out + tiles.row
+        column = tirx.floormod(index, tiles.columns) * out + tiles.column
+        row, column = tirx.min(row, last_row), tirx.min(column, last_column)
         return e.let("row", row), e.let("column", column)
 
     def _gather(self) -> None:
         """Write B' d B of all tiles and input channels, from copies of lines with their padding."""
         w, e, c, pad = self.work, self.emit, self.c, self.work.padding[1]
-        first_row, _ = self._place(tirx.IntImm("int32", 0))
+        first_row, _ = self._place(self.tiles[0], tirx.IntImm("int32", 0))
         top = e.let("top", first_row - w.padding[0])
         first_line, lines = present_part(e, "line", top, w.in_h, self.lines)
-        copy = e.scratch("copy", 2 * self.lines * self.line * c, self.dtype)
+        # Pixels are read two at a time, also behind the last one.
+        copy = e.scratch("copy", (2 * self.lines * self.line + 1) * c, self.dtype)
         with e.loop("place", 2 * self.lines * self.line) as place:
             e.store(copy, place * c, constant(self.code, self.dtype, c))
         with e.loop("pair", math.ceil(self.in_blocks / 2)) as pair:
@@ -206,10 +215,12 @@ class _IntegerWinograd:
                     to = e.let("to", wide(((half * self.lines + y) * self.line + pad) * c))
                     line = e.let("line", source + wide(y * (w.in_w * c)))
                     self._copy(copy, to, line, min(w.in_w, self.line - pad))
-            with e.loop("patch", self.block) as tile:
-                row, column = self._place(tile)
-                start = ((row - first_row) * self.line + column) * c
-                self._change_patch(copy, e.let("start", wide(start)), pair, tile)
+            for tiles in self.tiles:
+                with e.loop("patch", tiles.count) as number:
+                    row, column = self._place(tiles, number)
+                    start = wide(((row - first_row) * self.line + column) * c)
+                    to = wide((pair * self.block + tiles.first + number) * c)
+                    self._change_patch(copy, e.let("start", start), e.let("to", to), tiles)
 
     def _pixels(self, pair: Any, row: Any) -> list[Any]:
         """Return where the input has the first pixel of a row of two blocks of channels.
@@ -233,78 +244,52 @@ class _IntegerWinograd:
             last = (pixels - step) * c
             e.store(copy, to + last, e.load(self.data, source + last, step * c))
 
-    def _change_patch(self, copy: Any, start: Any, pair: Any, tile: Any) -> None:
+    def _change_patch(self, copy: Any, start: Any, to: Any, tiles: TileGroup) -> None:
         """Write B' d B of one patch of two blocks of channels.
 
         Columns are changed two at a time, of one block; then those of both blocks are joined.
         """
-        e, c, patch, words = self.emit, self.c, self.plan.patch, self._words()
-        to = e.let("to", wide((pair * self.block + tile) * c))
+        e, c, words = self.emit, self.c, self._words()
+        down, across = (CHANGES[m] for m in tiles.outs)
+        high, width = (m + 2 for m in tiles.outs)
 
         def changed_columns(half: int, x: int) -> list[Any]:
             values = []
-            for y in range(patch):
+            for y in range(high):
                 at = start + ((half * self.lines + y) * self.line + x) * c
                 values.append(e.let("d", tirx.Cast(words, e.load(copy, at, 2 * c))))
-            return self.change.patch(e.let, values)
+            return down.patch(e.let, values)
 
-        halves = [[changed_columns(half, x) for half in range(2)] for x in range(0, patch, 2)]
-        for y in range(patch):
+        halves = [[changed_columns(half, x) for half in range(2)] for x in range(0, width, 2)]
+        for y, point in enumerate(down.points):
             row = []
-            for first, second in halves:
-                for side in range(2):
-                    picks = [lanes + lane for lanes in (0, 2 * c) for lane in range(c)]
-                    both = shuffle([first[y], second[y]], [pick + side * c for pick in picks])
-                    row.append(e.let("both", both))
-            for x, value in enumerate(self.change.patch(e.let, row)):
-                place = to + self._rank(y, x) * self.patch_step
+            for x in range(width):
+                picks = [x % 2 * c + lanes + lane for lanes in (0, 2 * c) for lane in range(c)]
+                both = [half[y] for half in halves[x // 2]]
+                row.append(e.let("both", shuffle(both, picks)))
+            for other, value in zip(across.points, across.patch(e.let, row), strict=True):
+                place = to + self._rank(point, other) * self.patch_step
                 e.store(self.patches, place, reinterpret(value, "int32", c))
 
-    def _rank(self, y: int, x: int) -> int:
+    def _rank(self, down: str, across: str) -> int:
         """Return the number of a position: those of a group of rows follow each other."""
-        return list(sum(self.change.groups, ())).index(y) * self.plan.patch + x
+        points, rows = self.change.points, self.rows_of_positions
+        return rows.index(points.index(down)) * self.plan.patch + points.index(across)
 
-    def _change_weights(self, out_tile: Any, group: Any, chunk: Any) -> None:
-        """Write G g G' of a group of positions and a chunk of input channels."""
+    def _change_weights(self, out_tile: Any, group: Any) -> None:
+        """Write G g G' of a group of positions, for a tile of output channels."""
         e = self.emit
-        first = e.let("first", chunk * self.chunk)
-        for number, rows in enumerate(self.change.groups):
-            with ExitStack() as stack:
-                stack.enter_context(e.branch(group == number))
-                turns = self._left(first, self.chunk) // len(self.signs)
-                turn = stack.enter_context(e.loop("turn", turns))
+        for number, rows in enumerate(GROUPS[self.plan.out]):
+            with e.branch(group == number), e.loop("turn", self.words // len(self.signs)) as turn:
                 for place, sign in enumerate(self.signs):
-                    word = turn * len(self.signs) + place
-                    self._change_window(out_tile, first + word, word, rows, sign)
+                    self._change_window(out_tile, turn * len(self.signs) + place, rows, sign)
 
-    def _blocks(self, chunk: Any) -> Any:
-        """Return pairs of blocks of channels in a chunk."""
-        most, count = self.chunk // self.c, math.ceil(self.in_blocks / 2)
-        if count % most == 0:
-            return most
-        return tirx.min(count - chunk * most, tirx.IntImm("int32", most))
-
-    def _left(self, first: Any, most: int) -> Any:
-        """Return how many pairs of input channels follow, at most so many."""
-        if self.words % most == 0:
-            return most
-        return tirx.min(self.words - first, tirx.IntImm("int32", most))
-
-    def _change_window(
-        self, out_tile: Any, pair: Any, word: Any, rows: Sequence[int], sign: int
-    ) -> None:
-        """Write some rows of G g G' of a pair of input channels, for a tile of output channels.
-
-        Args:
-            out_tile: of output channels.
-            pair: of input channels.
-            word: its number in the chunk.
-            rows: of positions.
-            sign: -1 for -g.
-        """
+    def _change_window(self, out_tile: Any, pair: Any, rows: Sequence[int], sign: int) -> None:
+        """Write some rows of G g G' of a pair of input channels; of -g for the sign -1."""
         e, c, p, patch = self.emit, self.c, self.plan, self.plan.patch
+        window = WINDOWS[p.out]
         panel = wide((out_tile * self.words + pair) * (TAPS * 2 * self.width))
-        source, to = e.let("source", panel), e.let("to", wide(word * self.width))
+        source, to = e.let("source", panel), e.let("to", wide(pair * self.width))
         for o in range(p.vectors):
 
             def read(tap: int, o: int = o) -> Any:
@@ -312,11 +297,9 @@ class _IntegerWinograd:
                 value = tirx.Cast(self._words(), stored)
                 return e.let("g", value if sign > 0 else constant(0, "int16", 2 * c) - value)
 
-            columns = [
-                self.change.window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)
-            ]
+            columns = [window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)]
             for number, y in enumerate(rows):
-                row = self.change.window(e.let, [column[y] for column in columns])
+                row = window(e.let, [column[y] for column in columns])
                 for x, value in enumerate(row):
                     place = to + ((number * patch + x) * self.weight_step + o * c)
                     e.store(self.changed, place, reinterpret(value, "int32", c))
@@ -324,31 +307,72 @@ class _IntegerWinograd:
     def _words(self) -> str:
         return vector_dtype("int16", 2 * self.c)
 
-    def _multiply(self, group: Any, number: Any, chunk: Any, repeat: Any) -> None:
-        """Add a chunk of input channels to one register tile of the product of one position."""
+    def _multiply_position(self, group: Any, number: Any) -> None:
+        """Write the products of one position."""
+        p, e, c = self.plan, self.emit, self.c
+        position = e.let("position", group * self.group + number)
+        start = e.let("start", position * self.patch_step)
+        panel = e.let("panel", wide(number * self.weight_step))
+        to = e.let("to", position * self.product_step)
+        if len(self.tiles) == 1:
+            with e.loop("repeat", p.repeats) as repeat:
+                tile = repeat * p.register_tiles
+                self._multiply(start + tile * c, panel, to + tile * self.width)
+            return
+        row = tirx.floordiv(position, p.patch)
+        column = tirx.floormod(position, p.patch)
+        first, end = self._range(e.let("row", row), e.let("column", column))
+        count = tirx.floordiv(end - first + (p.register_tiles - 1), p.register_tiles)
+        with e.loop("repeat", e.let("count", count)) as repeat:
+            last = tirx.IntImm("int32", self.block - p.register_tiles)
+            tile = e.let("tile", tirx.min(first + repeat * p.register_tiles, last))
+            self._multiply(start + tile * c, panel, to + tile * self.width)
+
+    def _range(self, row: Any, column: Any) -> tuple[Any, Any]:
+        """Return the first tile that has a product at a position, and behind the last one."""
+        points, out = self.change.points, self.plan.out
+        down = [points[row] for row in self.rows_of_positions]
+        # Only whole tiles have products at all points.
+        some = [
+            [all(point in CHANGES[g.outs[axis]].points for g in self.tiles) for point in order]
+            for axis, order in enumerate((down, points))
+        ]
+        masks = [sum(has << place for place, has in enumerate(axis)) for axis in some]
+        in_row, in_column = (
+            tirx.bitwise_and(tirx.shift_right(tirx.IntImm("int32", mask), place), 1)
+            for mask, place in zip(masks, (row, column), strict=True)
+        )
+        at = {tuple(m == out for m in g.outs): g for g in self.tiles}
+        sizes = {key: group.count for key, group in at.items()}
+        few_columns, few_rows, few_both = (
+            sizes.get(key, 0) for key in ((True, False), (False, True), (False, False))
+        )
+        first = (1 - in_column) * few_columns
+        end = few_columns + sizes[True, True] + in_row * (few_rows + in_column * few_both)
+        return self.emit.let("first", first), self.emit.let("end", end)
+
+    def _multiply(self, start: Any, panel: Any, to: Any) -> None:
+        """Write one register tile of the product of one position."""
         p, e, c = self.plan, self.emit, self.c
         count = p.register_tiles * p.vectors
-        position = e.let("position", group * self.group + number)
-        start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * c))
-        panel = e.let("panel", wide(number * self.weight_step))
-        to = position * self.product_step + repeat * (p.register_tiles * self.width)
-        to = e.let("to", wide(to))
+        start, to = e.let("start", start), e.let("to", wide(to))
         for index in range(count):
             e.store(self.acc, index, constant(0, "int32", c))
-        if self.chunks > 1:
-            with e.branch(chunk > 0):
-                for index in range(count):
-                    e.store(self.acc, index, e.load(self.products, to + index * c, c))
-        first = e.let("first", chunk * self.chunk)
-        with e.loop("pair", self._blocks(chunk)) as pair:
+
+        def add(pair: Any, used: int) -> None:
             weights = e.let("weights", panel + wide(pair * (c * self.width)))
-            block = tirx.floordiv(first, c) + pair
-            source = e.let("source", wide(start + block * (self.block * c)))
-            used = self._left(block * c, c)
+            source = e.let("source", wide(start + pair * (self.block * c)))
             with e.loop("channels", used, wide=True, step=self.hidden_step) as word:
                 for turn in range(PAIRS_AT_ONCE):
                     sign = self.signs[turn % len(self.signs)]
                     self._add_products(weights, source, word + turn, sign)
+
+        full, left = divmod(self.words, c)
+        if full:
+            with e.loop("pair", full) as pair:
+                add(pair, c)
+        if left:
+            add(full, left)
         for index in range(count):
             e.store(self.products, to + index * c, e.load(self.acc, index))
 
@@ -367,42 +391,45 @@ class _IntegerWinograd:
                 add = self.pair_dot.add if sign > 0 else self.pair_dot.subtract
                 e.store(self.acc, index, add(e.load(self.acc, index), value, vector))
 
-    def _scatter(self, out_tile: Any, tile: Any) -> None:
-        """Write y of one tile, and what follows."""
-        p, e, c, patch = self.plan, self.emit, self.c, self.plan.patch
-        row, column = self._place(tile)
-        for o in range(p.vectors):
-            with ExitStack() as stack:
-                block = out_tile * p.vectors + o
-                if self.out_blocks % p.vectors:
-                    stack.enter_context(e.branch(block < self.out_blocks))
-                source = e.let("from", wide(tile * self.width + o * c))
-                least = e.let("least", e.load(self.least, self.first_least + block * c, c))
-                # What this is of, changed, is the least that y can be in all pixels.
-                low = wrapping("mul", least, constant(self.change.one, "int32", c))
+    def _scatter(self, out_tile: Any, tiles: TileGroup, number: Any, vector: Any) -> None:
+        """Write y of a vector of output channels of one tile, and what follows."""
+        p, e, c = self.plan, self.emit, self.c
+        down, across = (CHANGES[m] for m in tiles.outs)
+        row, column = self._place(tiles, number)
+        block = e.let("block", out_tile * p.vectors + vector)
+        with ExitStack() as stack:
+            if self.out_blocks % p.vectors:
+                stack.enter_context(e.branch(block < self.out_blocks))
+            source = wide((tiles.first + number) * self.width + vector * c)
+            source = e.let("from", source)
+            least = e.let("least", e.load(self.least, self.first_least + block * c, c))
+            # What this is of, changed, is the least that y can be in all pixels.
+            low = wrapping("mul", least, constant(down.one * across.one, "int32", c))
 
-                def read(y: int, x: int, source: Any = source, low: Any = low) -> Any:
-                    at = source + self._rank(y, x) * self.product_step
-                    m = e.load(self.products, at, c)
-                    return e.let("m", wrapping("sub", m, low) if (y, x) == (1, 1) else m)
+            def read(y: str, x: str) -> Any:
+                at = source + self._rank(y, x) * self.product_step
+                m = e.load(self.products, at, c)
+                return e.let("m", wrapping("sub", m, low) if (y, x) == ("1", "1") else m)
 
-                columns = [
-                    self.change.total(e.let, [read(y, x) for y in range(patch)])
-                    for x in range(patch)
+            columns = [down.total(e.let, [read(y, x) for y in down.points]) for x in across.points]
+            bias = e.let("bias", e.load(self.bias, block * c, c) + least)
+            for y, halvings in enumerate(down.halvings):
+                totals = across.total(e.let, [column[y] for column in columns])
+                rests = [
+                    self._divided(total, down.threes + across.threes, halvings + more)
+                    for total, more in zip(totals, across.halvings, strict=True)
                 ]
-                bias = e.let("bias", e.load(self.bias, block * c, c) + least)
-                for y in range(p.out):
-                    totals = self.change.total(e.let, [each[y] for each in columns])
-                    rests = [self._divided(value, y, x) for x, value in enumerate(totals)]
-                    self._put(block, row + y, column, [rest + bias for rest in rests])
+                self._put(block, row + y, column, [rest + bias for rest in rests])
 
-    def _divided(self, total: Any, y: int, x: int) -> Any:
-        """Return y, less the least that it can be, of k times that."""
-        halvings, c = self.change.halvings[y] + self.change.halvings[x], self.c
-        if self.change.inverse != 1:
-            total = wrapping("mul", total, constant(self.change.inverse, "int32", c))
+    def _divided(self, total: Any, threes: int, halvings: int) -> Any:
+        """Return a sum less the least that it can be, of which this is a multiple."""
+        c = self.c
+        if threes:
+            total = wrapping("mul", total, constant(inverse_of_threes(threes), "int32", c))
         rest = reinterpret(total, "uint32", c)
-        return reinterpret(tirx.shift_right(rest, constant(halvings, "uint32", c)), "int32", c)
+        if halvings:
+            rest = tirx.shift_right(rest, constant(halvings, "uint32", c))
+        return reinterpret(rest, "int32", c)
 
     def _put(self, block: Any, row: Any, column: Any, sums: Sequence[Any]) -> None:
         """Store consecutive pixels of a line."""

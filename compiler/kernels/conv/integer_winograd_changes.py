@@ -15,22 +15,69 @@ class ChangeOfBasis:
     """A change of basis describes Winograd's algorithm along one dimension.
 
     Attributes:
+        points: at which products are computed.
         patch: gives B' d of the values of a column or row of a patch, int16.
-        window: gives G g of three weights, int16.
         total: gives A' m, int32 modulo 2**32.
         halvings: by output pixel, how often 2 divides what `total` gives too much.
-        groups: rows of positions whose weights are made together.
-        one: what at the point 1 is changed to k.
-        inverse: what the rest of it times is 1 modulo 2**32.
+        threes: how often 3 does.
+        one: what at the point 1 is changed to 1 times that, for all output pixels.
     """
 
+    points: tuple[str, ...]
     patch: Callable[[Let, Sequence[Any]], list[Any]]
-    window: Callable[[Let, Sequence[Any]], list[Any]]
     total: Callable[[Let, Sequence[Any]], list[Any]]
     halvings: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
+    threes: int
     one: int
-    inverse: int = 1
+
+
+def inverse_of_threes(count: int) -> int:
+    """Return what 3**count times is 1 modulo 2**32, int32.
+
+    >>> 9 * inverse_of_threes(2) % 2**32
+    1
+    """
+    found = pow(3**count, -1, 2**32)
+    return found - 2**32 if found >= 2**31 else found
+
+
+def _patch_1(let: Let, d: Sequence[Any]) -> list[Any]:
+    return [let("t", d[0] - d[1]), d[1], let("t", d[2] - d[1])]
+
+
+def _total_1(let: Let, m: Sequence[Any]) -> list[Any]:
+    """Return A' m."""
+    return [let("s", wrapping("add", wrapping("add", m[0], m[1]), m[2]))]
+
+
+def _patch_3(let: Let, d: Sequence[Any]) -> list[Any]:
+    far, near = let("far", d[3] - d[1]), let("near", d[3] - d[2])
+    middle = let("middle", _times(2, d[2] - d[1]))
+    rows = (
+        _times(2, d[0]) - d[1] - _times(2, d[2]) + d[3],
+        near - _times(2, d[1]),
+        near - middle,
+        far,
+        d[4] - d[2] - _times(2, far),
+    )
+    return [let("t", row) for row in rows]
+
+
+def _total_3(let: Let, m: Sequence[Any]) -> list[Any]:
+    """Return 6 times A' m."""
+
+    def three(value: Any) -> Any:
+        return wrapping("add", value, wrapping("add", value, value))
+
+    def twice(value: Any) -> Any:
+        return wrapping("add", value, value)
+
+    minus = let("minus", three(m[1]))
+    even = let("even", wrapping("sub", m[3], m[2]))
+    first = wrapping("add", wrapping("sub", three(m[0]), minus), even)
+    second = wrapping("sub", wrapping("add", twice(m[3]), m[2]), minus)
+    last = wrapping("add", even, three(wrapping("add", m[3], twice(m[4]))))
+    return [let("s", first), let("s", second), let("s", wrapping("sub", last, minus))]
 
 
 def _patch_2(let: Let, d: Sequence[Any]) -> list[Any]:
@@ -103,10 +150,15 @@ def _times(number: int, value: Any) -> Any:
 
 
 CHANGES = {
-    2: ChangeOfBasis(_patch_2, _window_2, _total_2, (1, 1), ((1, 2), (0, 3)), 4),
-    # 9 * 954437177 = 2 * 2**32 + 1
-    4: ChangeOfBasis(
-        _patch_4, _window_4, _total_4, (3, 2, 1, 1), ((1, 2), (3, 4), (0, 5)), 36, 954437177
-    ),
+    1: ChangeOfBasis(("0", "1", "inf"), _patch_1, _total_1, (0,), 0, 1),
+    2: ChangeOfBasis(("0", "1", "-1", "inf"), _patch_2, _total_2, (1, 1), 0, 2),
+    3: ChangeOfBasis(("0", "1", "-1", "2", "inf"), _patch_3, _total_3, (1, 1, 1), 1, -2),
+    4: ChangeOfBasis(("0", "1", "-1", "2", "-2", "inf"), _patch_4, _total_4, (3, 2, 1, 1), 1, -6),
 }
-"""By rows of output pixels in a tile."""
+"""By output pixels of a tile in a row or column."""
+
+WINDOWS = {2: _window_2, 4: _window_4}
+"""What gives G g of three weights, int16, at the points of a change; 1 and 3 need some of them."""
+
+GROUPS = {2: ((1, 2), (0, 3)), 4: ((1, 2), (3, 4), (0, 5))}
+"""Rows of positions whose weights are made together."""
