@@ -21,7 +21,8 @@ section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
 Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s the
 largest error is a quarter, for two multiplications more in A'. Measured with 128 channels it is
 1.8e-6 of the largest value, where that of the direct sum is 1.4e-6 and that of m = 2 is 4.5e-7.
-As m = 4 loses digits, it is taken only where `winograd_weights.exact_enough` says so of the weights.
+As m = 4 loses digits, it is taken only where `winograd_weights.exact_enough` says so of the
+weights.
 
 Summed over input channels the elementwise product is one matrix product for each position in a
 patch.

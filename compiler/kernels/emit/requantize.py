@@ -432,7 +432,7 @@ class _Maker:
     def words(self, values: Sequence[Any]) -> list[Any]:
         """Return results of `scaled` less the zero point, with fractions, after what is between."""
         if self.kind == _NO_GATE:
-            return values
+            return list(values)
         if self.kind != _SILU:
             return [self.hard_swish(value) for value in values]
         return self.silu(values)
