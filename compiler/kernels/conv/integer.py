@@ -225,6 +225,10 @@ def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Targ
     if row_groups(work, decision.tile_w) < DOT_WIDTH:
         # One by one.
         loads = groups + vectors * taps / 2
+    elif dot.by_lane and math.prod(work.kernel) == 1 and work.stride[1] == 1:
+        # Three or four vectors of data at once, see `Isa.load_together`; else two.
+        whole, rest = divmod(decision.tile_w, DOT_WIDTH)
+        loads = vectors / 2 + (1 if whole in (3, 4) else math.ceil(whole / 2)) + (rest > 0)
     if not dot.by_lane and decision.tile_w > DOT_WIDTH and decision.tile_w % DOT_WIDTH:
         loads += _OVERLAP
     together = BLOCKS_TOGETHER if math.prod(work.kernel) == 1 else 1

@@ -308,7 +308,12 @@ class IntegerConv(DirectConv):
     def _near(self, base: Any, groups: Sequence[int]) -> dict[int, Any]:
         """Return groups of a line in every lane, by their place: four are loaded at once."""
         found: dict[int, Any] = {}
-        e = self.emit
+        e, count = self.emit, len(groups) // DOT_WIDTH
+        if self.dot.by_lane and list(groups) == list(range(len(groups))) and count > 1:
+            vectors = e.load_vectors(self.data, base, count)
+            for place in range(count * DOT_WIDTH):
+                four = vectors[place // DOT_WIDTH]
+                found[place] = self.dot.spread(four, place % DOT_WIDTH, self.c)
         while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:
             first = min(groups[len(found)], groups[-1] - DOT_WIDTH + 1)
             four = e.let("four", e.load(self.data, base + first, DOT_WIDTH))
