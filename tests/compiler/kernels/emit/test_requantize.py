@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.emulated_runs import run_case
 from support.integer_graphs import Code, ConvCase, open_module
 
+from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.fixed_point import (
     LEAST_FRACTION,
@@ -139,3 +141,14 @@ def test_a_multiplier_that_is_off_shows(
     (tmp_path / "off").mkdir()
     wrong = open_module(SWISH.module(), machine, tmp_path / "off")
     assert not np.array_equal(wrong.run(x)["y"], expected)
+
+
+def test_silu_of_more_vectors_than_registers_hold_side_by_side(tmp_path: Path) -> None:
+    case = replace(
+        ConvCase([1, 5, 7, 9], [16, 5, 1, 1], result=Code("uint8", 0.03, 10)), silu=True
+    ).signed()
+    plan = ConvDecision(tile_h=1, tile_w=7, tile_o=3)
+    found = run_case(case, load_target("rpi5"), "integer_conv", plan, tmp_path)
+    np.testing.assert_array_equal(found, case.expected())
+    other = replace(case, largest=case.largest - 1)
+    assert not np.array_equal(found, other.expected())
