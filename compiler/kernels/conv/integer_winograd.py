@@ -40,7 +40,6 @@ from edgec.compiler.kernels.conv.integer_winograd_changes import (
     inverse_of_threes,
 )
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
-    PAIRS_AT_ONCE,
     WORD_BYTES,
     Ends,
     TileGroup,
@@ -131,9 +130,7 @@ class _IntegerWinograd:
         assert dot is not None
         assert pair_dot is not None
         self.work, self.plan, self.c, self.emit = work, decision, c, e
-        self.code, self.dtype, self.pair_dot = workload.border, dot.data, pair_dot
-        # Of pairs of input channels that follow each other: what their products are times in sums.
-        self.signs = (1, -1) if pair_dot.subtract else (1,)
+        self.code, self.dtype, self.add = workload.border, dot.data, pair_dot.add
         self.change = CHANGES[decision.out]
         self.in_blocks, self.words = math.ceil(work.in_channels / c), words
         self.out_blocks = math.ceil(work.out_channels / c)
@@ -167,7 +164,7 @@ class _IntegerWinograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
-            self.hidden_step = hidden(PAIRS_AT_ONCE, task)
+            self.hidden_one = hidden(1, task)
             here = self.tasks.begin(e, task)
             self.image, self.first = here.image, here.first_tile
             self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")
@@ -280,22 +277,20 @@ class _IntegerWinograd:
         """Write G g G' of a group of positions, for a tile of output channels."""
         e = self.emit
         for number, rows in enumerate(GROUPS[self.plan.out]):
-            with e.branch(group == number), e.loop("turn", self.words // len(self.signs)) as turn:
-                for place, sign in enumerate(self.signs):
-                    self._change_window(out_tile, turn * len(self.signs) + place, rows, sign)
+            with e.branch(group == number), e.loop("word", self.words) as word:
+                self._change_window(out_tile, word, rows)
 
-    def _change_window(self, out_tile: Any, pair: Any, rows: Sequence[int], sign: int) -> None:
-        """Write some rows of G g G' of a pair of input channels; of -g for the sign -1."""
+    def _change_window(self, out_tile: Any, word: Any, rows: Sequence[int]) -> None:
+        """Write some rows of G g G' of a pair of input channels."""
         e, c, p, patch = self.emit, self.c, self.plan, self.plan.patch
         window = WINDOWS[p.out]
-        panel = wide((out_tile * self.words + pair) * (TAPS * 2 * self.width))
-        source, to = e.let("source", panel), e.let("to", wide(pair * self.width))
+        panel = wide((out_tile * self.words + word) * (TAPS * 2 * self.width))
+        source, to = e.let("source", panel), e.let("to", wide(word * self.width))
         for o in range(p.vectors):
 
             def read(tap: int, o: int = o) -> Any:
                 stored = e.load(self.weight, source + (tap * p.vectors + o) * (2 * c), 2 * c)
-                value = tirx.Cast(self._words(), stored)
-                return e.let("g", value if sign > 0 else constant(0, "int16", 2 * c) - value)
+                return e.let("g", tirx.Cast(self._words(), stored))
 
             columns = [window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)]
             for number, y in enumerate(rows):
@@ -362,10 +357,18 @@ class _IntegerWinograd:
         def add(pair: Any, used: int) -> None:
             weights = e.let("weights", panel + wide(pair * (c * self.width)))
             source = e.let("source", wide(start + pair * (self.block * c)))
-            with e.loop("channels", used, wide=True, step=self.hidden_step) as word:
-                for turn in range(PAIRS_AT_ONCE):
-                    sign = self.signs[turn % len(self.signs)]
-                    self._add_products(weights, source, word + turn, sign)
+            # Unrolled, LLVM would add up the products of several turns, and spill the sums.
+            with e.loop("channels", used, wide=True, step=self.hidden_one) as word:
+                vectors = [
+                    e.let("w", e.load(self.changed, weights + word * self.width + o * c, c))
+                    for o in range(p.vectors)
+                ]
+                for t in range(p.register_tiles):
+                    at = source + t * c + word
+                    value = e.let("x", broadcast(e.load(self.patches, at), c))
+                    for o, vector in enumerate(vectors):
+                        index = t * p.vectors + o
+                        e.store(self.acc, index, self.add(e.load(self.acc, index), value, vector))
 
         full, left = divmod(self.words, c)
         if full:
@@ -375,21 +378,6 @@ class _IntegerWinograd:
             add(full, left)
         for index in range(count):
             e.store(self.products, to + index * c, e.load(self.acc, index))
-
-    def _add_products(self, weights: Any, source: Any, word: Any, sign: int) -> None:
-        """Add the products of a pair of input channels to a register tile."""
-        p, e, c = self.plan, self.emit, self.c
-        vectors = [
-            e.let("w", e.load(self.changed, weights + word * self.width + o * c, c))
-            for o in range(p.vectors)
-        ]
-        for t in range(p.register_tiles):
-            at = source + t * c + word
-            value = e.let("x", broadcast(e.load(self.patches, at), c))
-            for o, vector in enumerate(vectors):
-                index = t * p.vectors + o
-                add = self.pair_dot.add if sign > 0 else self.pair_dot.subtract
-                e.store(self.acc, index, add(e.load(self.acc, index), value, vector))
 
     def _scatter(self, out_tile: Any, tiles: TileGroup, number: Any, vector: Any) -> None:
         """Write y of a vector of output channels of one tile, and what follows."""

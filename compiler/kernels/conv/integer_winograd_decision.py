@@ -38,8 +38,6 @@ Ends = tuple[int, int]
 """The smallest and the largest value."""
 
 WORD_BYTES = 4
-# Pairs of input channels whose products are added in a turn of the loop: 2 or 4.
-PAIRS_AT_ONCE = 2
 # By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
 MOST_SUMS = {2: 2**30, 4: 2**26}
 # To change a patch of two blocks, the weights of a pair of input channels, and the products of a
@@ -111,8 +109,8 @@ def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
 
 
 def pairs_of(work: ConvWorkload) -> int:
-    """Return pairs of input channels, of which the last may be of channels that are none."""
-    return math.ceil(work.in_channels / (2 * PAIRS_AT_ONCE)) * PAIRS_AT_ONCE
+    """Return pairs of input channels."""
+    return math.ceil(work.in_channels / 2)
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ def integer_winograd_space(
         for vectors in range(1, min(blocks, 4) + 1):
             room = (target.vector_registers - vectors - TEMPORARIES) // vectors
             for tiles in range(1, min(count, room) + 1):
-                for repeats in (1, 2, 3, 4, 6, 8, 12):
+                for repeats in (1, 2, 3, 4, 5, 6, 8, 12):
                     decision = WinogradDecision(tiles, vectors, repeats, out)
                     held = decision.positions * sum(held_values(work, decision, c)) * WORD_BYTES
                     if tiles * repeats > count or held > STACK_BYTES:
@@ -247,7 +245,7 @@ def estimate_integer_winograd_cycles(
     words = pairs_of(work)
     products = tiles * vectors
     multiply = products * pair_dot.instructions / units
-    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS / PAIRS_AT_ONCE) / ISSUE_WIDTH
+    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
     around = TILE_START_CYCLES + MOVE_INSTRUCTIONS * products / units
     multiplying = products_of(work, decision) * (words * step + around)
     windows = words * vectors * WINDOW_CYCLES[out]
