@@ -40,6 +40,7 @@ from edgec.compiler.kernels.conv.integer_winograd_changes import (
     inverse_of_threes,
 )
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
+    COPIED_PIXELS,
     WORD_BYTES,
     Ends,
     TileGroup,
@@ -79,8 +80,6 @@ from edgec.compiler.kernels.vectors import (
 from edgec.targets.target import Target
 
 TAPS = 9
-# Of one block, copied at once: the bytes of a vector.
-COPIED_PIXELS = 4
 
 
 def emit_integer_winograd(
