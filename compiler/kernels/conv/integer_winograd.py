@@ -56,7 +56,7 @@ from edgec.compiler.kernels.conv.winograd_task import (
     present_part,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
     OperandLoader,
     Places,
@@ -175,7 +175,7 @@ class _IntegerWinograd:
                 with e.loop("group", p.positions // self.group) as group:
                     self._change_weights(out_tile, group)
                     with e.loop("product", self.group) as position:
-                        self._multiply_position(group, position)
+                        self._multiply_position(out_tile, group, position)
                 for tiles in self.tiles:
                     with (
                         e.loop("result", tiles.count) as number,
@@ -301,10 +301,11 @@ class _IntegerWinograd:
     def _words(self) -> str:
         return vector_dtype("int16", 2 * self.c)
 
-    def _multiply_position(self, group: Any, number: Any) -> None:
+    def _multiply_position(self, out_tile: Any, group: Any, number: Any) -> None:
         """Write the products of one position."""
         p, e, c = self.plan, self.emit, self.c
         position = e.let("position", group * self.group + number)
+        self._prefetch(out_tile + 1, position)
         start = e.let("start", position * self.patch_step)
         panel = e.let("panel", wide(number * self.weight_step))
         to = e.let("to", position * self.product_step)
@@ -321,6 +322,14 @@ class _IntegerWinograd:
             last = tirx.IntImm("int32", self.block - p.register_tiles)
             tile = e.let("tile", tirx.min(first + repeat * p.register_tiles, last))
             self._multiply(start + tile * c, panel, to + tile * self.width)
+
+    def _prefetch(self, out_tile: Any, position: Any) -> None:
+        """Ask for the share of a position of the weights of a tile of output channels."""
+        panel = TAPS * 2 * self.words * self.width
+        lines = math.ceil(panel / CACHE_LINE_BYTES / self.plan.positions)
+        for line in range(lines):
+            place = wide(out_tile * panel) + wide(position * lines + line) * CACHE_LINE_BYTES
+            self.emit.prefetch(self.weight, place)
 
     def _range(self, row: Any, column: Any) -> tuple[Any, Any]:
         """Return the first tile that has a product at a position, and behind the last one."""
