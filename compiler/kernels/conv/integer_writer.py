@@ -20,7 +20,7 @@ from edgec.compiler.kernels.conv.integer import (
 )
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import Dot
@@ -30,6 +30,9 @@ from edgec.targets.target import Target
 
 # Groups of weights, 16 KiB, that are not asked for ahead.
 _NEAR_GROUPS = 4096
+
+# So many rows of a window may come before one that asks for weights ahead.
+_MOST_UNASKED = 2**20
 
 # Rows of a window that are written out.
 ROWS_WRITTEN = 3
@@ -141,6 +144,8 @@ class IntegerConv(DirectConv):
         self.border = workload.border != 0
         self.code = workload.border
         self.together = workload.together
+        # Rows of windows since the last one that asked for weights ahead.
+        self.unasked = 0
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
         super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
         small = 1 < self.work.kernel[0] <= ROWS_WRITTEN
@@ -203,6 +208,7 @@ class IntegerConv(DirectConv):
 
     def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products; several blocks in a turn where a window has one tap."""
+        self.unasked = _MOST_UNASKED
         together = self._blocks_together()
         if together == 1:
             super().accumulate_taps(column, valid, window)
@@ -324,9 +330,16 @@ class IntegerConv(DirectConv):
         return found
 
     def _prefetch(self, weights: Any, used: int) -> None:
-        # What stays in the first level comes by itself.
-        if int(self.weight.shape[0]) > _NEAR_GROUPS:
-            super()._prefetch(weights, used)
+        # What stays in the first level comes by itself. Where a pass asks for little, one of
+        # several blocks and rows that are written one after the other asks for all.
+        if int(self.weight.shape[0]) <= _NEAR_GROUPS:
+            return
+        lines = used * self.width * DOT_WIDTH / CACHE_LINE_BYTES / self.passes
+        if self.unasked * lines < 1:
+            self.unasked += 1
+            return
+        self.unasked = 1
+        super()._prefetch(weights, used)
 
     def outside(self) -> Any:
         """Return the zero point in place of a group."""
