@@ -31,6 +31,9 @@ from edgec.targets.target import Target
 # Groups of weights, 16 KiB, that are not asked for ahead.
 _NEAR_GROUPS = 4096
 
+# Register tiles of a line for which accumulators are not worth to be written down.
+_FEW_TILES = 4
+
 # So many rows of a window may come before one that asks for weights ahead.
 _MOST_UNASKED = 2**20
 
@@ -180,6 +183,30 @@ class IntegerConv(DirectConv):
         with e.branch(count < rows):
             self.present = present
             self.write_columns(row, window)
+
+    def begin_tiles(self) -> None:
+        """Write down what accumulators begin with: two are loaded as fast as one is copied."""
+        e, p = self.emit, self.plan
+        self.written: Any = None
+        if not self.dot.by_lane or (p.segment or self.line_tiles) < _FEW_TILES:
+            return
+        pixels = p.tile_h * p.tile_w
+        written = e.local("starts", pixels * p.tile_o, vector_dtype("int32", self.c))
+        for o in range(p.tile_o):
+            start = self.start(o)
+            for pixel in range(pixels):
+                e.store(written, pixel * p.tile_o + o, start)
+        self.written = written
+
+    def start_tile(self) -> None:
+        """Load it, from a place that LLVM does not know."""
+        if self.written is None:
+            super().start_tile()
+            return
+        e = self.emit
+        zero = e.let("zero", tirx.shift_right(self.passed + self.task, tirx.IntImm("int32", 30)))
+        for position in range(self.plan.tile_h * self.plan.tile_w * self.plan.tile_o):
+            e.store(self.acc, position, e.load(self.written, zero + position))
 
     def start(self, o: int) -> Any:
         """Return the bias, and the padding in rows outside the image."""
