@@ -135,8 +135,8 @@ class AArch64(Generic):
         return intrinsic("aarch64.neon.sqrdmlsh.v8i16", left.ty, total, left, right)
 
     def positive_shifted(self, value: Any, by: int) -> Any:
-        """Use one instruction."""
-        if by == 0 or lanes_of(value) != 2 * _LANES:
+        """Use one instruction, which needs no vector of zeros."""
+        if lanes_of(value) != 2 * _LANES:
             return super().positive_shifted(value, by)
         bits = constant(by, "int16", 2 * _LANES)
         return intrinsic("aarch64.neon.sqshlu.v8i16", value.ty, value, bits)
