@@ -94,6 +94,10 @@ class AArch64(Generic):
             self.narrow_pair([values[i], values[min(i + 1, count - 1)]]) for i in range(0, count, 2)
         ]
         parts = [intrinsic("aarch64.neon.sqxtn", "int8x8", pair) for pair in pairs]
+        if count == 1:
+            # Four bytes of eight LLVM would move twice.
+            word = shuffle([reinterpret(parts[0], "int32", 2)], [0])
+            return reinterpret(word, "int8", 4)
         return shuffle(parts, range(_LANES * count)) if count != 2 else parts[0]
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
