@@ -255,6 +255,8 @@ class IntegerConv(DirectConv):
         """Return blocks of input channels in a turn, where a tap of one is too little for it."""
         if self.block > 1 or math.prod(self.work.kernel) > 1:
             return 1
+        if self.dot.by_lane and self.channels.blocks >= 4 * BLOCKS_TOGETHER:
+            return 2 * BLOCKS_TOGETHER
         # Without a loop LLVM would keep products, and spill them.
         most = self.channels.blocks // (1 if self.dot.by_lane else 2)
         return max(1, min(BLOCKS_TOGETHER, most))
