@@ -178,7 +178,7 @@ def computing_cycles(
     blocks = math.ceil(work.out_channels / target.float_lanes)
     tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
     more = vectors * _SCALES
-    if step is None:
+    if groups_in_block(target) > 1:
         return cycles + work.batch * tiles * more / target.fma_units
     alone, pair = decision.tile_w % 2, decision.tile_w // 2 % 2
     more = vectors * decision.tile_h * (alone * _ALONE + pair * _PAIR)

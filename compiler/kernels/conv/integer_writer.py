@@ -40,8 +40,8 @@ _MOST_UNASKED = 2**20
 # Rows of a window that are written out.
 ROWS_WRITTEN = 3
 
-WeightSize = Callable[[IntegerConvWorkload, ConvDecision, Target], int]
-"""Gives the values in a packed weight."""
+WeightSize = Callable[[IntegerConvWorkload, Any, Target], int]
+"""Gives the values in a packed weight, by the decision that a writer takes."""
 
 
 def emit_integer_conv(
@@ -56,7 +56,7 @@ def emit_integer_conv(
 
 
 def emit_phases(
-    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]],
+    phases: Sequence[tuple[IntegerConvWorkload, Any]],
     target: Target,
     name: str,
     writer: "type[IntegerConv] | None" = None,
@@ -68,7 +68,7 @@ def emit_phases(
     the phase before it.
 
     Args:
-        phases: each with its decision.
+        phases: each with its decision, as the writer takes it.
         target: where.
         name: of the function.
         writer: what multiplies.

@@ -106,10 +106,14 @@ class PairDot:
         instructions: for a pair of values and one vector of weights.
         add: accumulator plus products, of the accumulator, a pair of values in every lane, and a
             vector of pairs of weights, all of them int32.
+        subtract: accumulator less products; None where that is no faster than products of negated
+            weights. LLVM adds up products first where sums follow each other, which takes
+            registers, but not where sums and differences do.
     """
 
     instructions: int
     add: Callable[[Any, Any, Any], Any]
+    subtract: Callable[[Any, Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)
