@@ -20,7 +20,7 @@ from edgec.compiler.kernels.conv.integer import (
 )
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import Dot
@@ -30,6 +30,12 @@ from edgec.targets.target import Target
 
 # Groups of weights, 16 KiB, that are not asked for ahead.
 _NEAR_GROUPS = 4096
+
+# Register tiles of a line for which accumulators are not worth to be written down.
+_FEW_TILES = 4
+
+# So many rows of a window may come before one that asks for weights ahead.
+_MOST_UNASKED = 2**20
 
 # Rows of a window that are written out.
 ROWS_WRITTEN = 3
@@ -141,6 +147,8 @@ class IntegerConv(DirectConv):
         self.border = workload.border != 0
         self.code = workload.border
         self.together = workload.together
+        # Rows of windows since the last one that asked for weights ahead.
+        self.unasked = 0
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
         super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
         small = 1 < self.work.kernel[0] <= ROWS_WRITTEN
@@ -176,6 +184,30 @@ class IntegerConv(DirectConv):
             self.present = present
             self.write_columns(row, window)
 
+    def begin_tiles(self) -> None:
+        """Write down what accumulators begin with: two are loaded as fast as one is copied."""
+        e, p = self.emit, self.plan
+        self.written: Any = None
+        if not self.dot.by_lane or (p.segment or self.line_tiles) < _FEW_TILES:
+            return
+        pixels = p.tile_h * p.tile_w
+        written = e.local("starts", pixels * p.tile_o, vector_dtype("int32", self.c))
+        for o in range(p.tile_o):
+            start = self.start(o)
+            for pixel in range(pixels):
+                e.store(written, pixel * p.tile_o + o, start)
+        self.written = written
+
+    def start_tile(self) -> None:
+        """Load it, from a place that LLVM does not know."""
+        if self.written is None:
+            super().start_tile()
+            return
+        e = self.emit
+        zero = e.let("zero", tirx.shift_right(self.passed + self.task, tirx.IntImm("int32", 30)))
+        for position in range(self.plan.tile_h * self.plan.tile_w * self.plan.tile_o):
+            e.store(self.acc, position, e.load(self.written, zero + position))
+
     def start(self, o: int) -> Any:
         """Return the bias, and the padding in rows outside the image."""
         e, taps, c = self.emit, self.work.kernel[0], self.c
@@ -203,6 +235,7 @@ class IntegerConv(DirectConv):
 
     def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products; several blocks in a turn where a window has one tap."""
+        self.unasked = _MOST_UNASKED
         together = self._blocks_together()
         if together == 1:
             super().accumulate_taps(column, valid, window)
@@ -222,6 +255,8 @@ class IntegerConv(DirectConv):
         """Return blocks of input channels in a turn, where a tap of one is too little for it."""
         if self.block > 1 or math.prod(self.work.kernel) > 1:
             return 1
+        if self.dot.by_lane and self.channels.blocks >= 4 * BLOCKS_TOGETHER:
+            return 2 * BLOCKS_TOGETHER
         # Without a loop LLVM would keep products, and spill them.
         most = self.channels.blocks // (1 if self.dot.by_lane else 2)
         return max(1, min(BLOCKS_TOGETHER, most))
@@ -324,9 +359,16 @@ class IntegerConv(DirectConv):
         return found
 
     def _prefetch(self, weights: Any, used: int) -> None:
-        # What stays in the first level comes by itself.
-        if int(self.weight.shape[0]) > _NEAR_GROUPS:
-            super()._prefetch(weights, used)
+        # What stays in the first level comes by itself. Where a pass asks for little, one of
+        # several blocks and rows that are written one after the other asks for all.
+        if int(self.weight.shape[0]) <= _NEAR_GROUPS:
+            return
+        lines = used * self.width * DOT_WIDTH / CACHE_LINE_BYTES / self.passes
+        if self.unasked * lines < 1:
+            self.unasked += 1
+            return
+        self.unasked = 1
+        super()._prefetch(weights, used)
 
     def outside(self) -> Any:
         """Return the zero point in place of a group."""

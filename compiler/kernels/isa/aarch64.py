@@ -94,6 +94,10 @@ class AArch64(Generic):
             self.narrow_pair([values[i], values[min(i + 1, count - 1)]]) for i in range(0, count, 2)
         ]
         parts = [intrinsic("aarch64.neon.sqxtn", "int8x8", pair) for pair in pairs]
+        if count == 1:
+            # Four bytes of eight LLVM would move twice.
+            word = shuffle([reinterpret(parts[0], "int32", 2)], [0])
+            return reinterpret(word, "int8", 4)
         return shuffle(parts, range(_LANES * count)) if count != 2 else parts[0]
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
@@ -135,8 +139,8 @@ class AArch64(Generic):
         return intrinsic("aarch64.neon.sqrdmlsh.v8i16", left.ty, total, left, right)
 
     def positive_shifted(self, value: Any, by: int) -> Any:
-        """Use one instruction."""
-        if by == 0 or lanes_of(value) != 2 * _LANES:
+        """Use one instruction, which needs no vector of zeros."""
+        if lanes_of(value) != 2 * _LANES:
             return super().positive_shifted(value, by)
         bits = constant(by, "int16", 2 * _LANES)
         return intrinsic("aarch64.neon.sqshlu.v8i16", value.ty, value, bits)
