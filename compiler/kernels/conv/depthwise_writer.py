@@ -91,6 +91,7 @@ class DepthwiseDecision:
             rewritten into a ring.
         words: whether taps are multiplied one by one, in int16.
         pairs: whether taps are multiplied two by two and summed in int16.
+        rows: whether all lines are rewritten first, and rows of the window are written out.
     """
 
     tile_w: int
@@ -98,6 +99,7 @@ class DepthwiseDecision:
     tile_h: int = field(default=0, metadata={"omit_if_default": True})
     words: bool = field(default=False, metadata={"omit_if_default": True})
     pairs: bool = field(default=False, metadata={"omit_if_default": True})
+    rows: bool = field(default=False, metadata={"omit_if_default": True})
 
 
 def shares(count: int) -> list[int]:

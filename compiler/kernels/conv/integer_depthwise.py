@@ -29,6 +29,11 @@ from edgec.compiler.kernels.conv.depthwise_pairs import (
     pack_pairs,
     pairs_space,
 )
+from edgec.compiler.kernels.conv.depthwise_rows import (
+    DepthwiseRows,
+    estimate_rows_cycles,
+    rows_space,
+)
 from edgec.compiler.kernels.conv.depthwise_tiles import (
     TiledDepthwise,
     estimate_tiled_cycles,
@@ -78,9 +83,9 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     if _in_registers(target):
         words = isa_of(target).multiplies_int16_faster
         return [*tiled_space(workload, target), *(words_space(workload, target) if words else ())]
-    pairs = pairs_space(workload, target)
-    if pairs:
-        return pairs
+    rows = rows_space(workload, target)
+    if rows:
+        return [*rows, *pairs_space(workload, target)]
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -107,6 +112,8 @@ def estimate_depthwise_cycles(
     """
     if decision.pairs:
         return estimate_pairs_cycles(workload, decision, target)
+    if decision.rows:
+        return estimate_rows_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -151,6 +158,8 @@ def emit_integer_depthwise(
     """
     if decision.pairs:
         return DepthwisePairs(workload, decision, target).kernel(name)
+    if decision.rows:
+        return DepthwiseRows(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:
