@@ -100,7 +100,7 @@ def prepared(name: str, target: Target, folder: Path) -> PreparedModel:
     """Return a model of the catalogue, quantized."""
     recipe = load_model_recipe(name)
     model, images = recipe.write(folder / f"{name}.onnx"), folder / "images"
-    write_crops(images)
+    write_crops(images, name)
     options = CompileOptions(
         shapes=dict(recipe.shapes),
         quantize=QuantizeOptions(recipe=load_recipe("int8")),
