@@ -15,6 +15,7 @@ Records that no model given here uses stay. Prints a line for each model.
 
 import argparse
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def prepared(name: str, target: Target, folder: Path) -> PreparedModel:
     """Return a model of the catalogue, quantized."""
     recipe = load_model_recipe(name)
     model, images = recipe.write(folder / f"{name}.onnx"), folder / "images"
-    write_crops(images)
+    write_crops(images, name)
     options = CompileOptions(
         shapes=dict(recipe.shapes),
         quantize=QuantizeOptions(recipe=load_recipe("int8")),
@@ -195,6 +196,27 @@ def too_little(before: Counted, after: Counted, records: Mapping[Key, Record]) -
     return {key for key in records if alike(key) in lose}
 
 
+def seconds_by_kernel(found: Counted) -> dict[Key, float]:
+    """Return the time of all calls of each kernel, whatever its padding stands for."""
+    seconds: dict[Key, float] = defaultdict(float)
+    for key, call in zip(found.keys, found.calls, strict=True):
+        seconds[alike(key)] += call.seconds
+    return seconds
+
+
+def better_of(
+    old: Mapping[Key, Record], new: Mapping[Key, Record], model: PreparedModel, folder: Path
+) -> dict[Key, Record]:
+    """Return the records of both, and of each kernel the one that makes a model faster."""
+    both = dict(old) | new
+    if any(key in old for key in new):
+        before = seconds_by_kernel(counted(model.program(RecordedDecisions(old)), model, folder))
+        after = seconds_by_kernel(counted(model.program(RecordedDecisions(both)), model, folder))
+        slower = {key for key, seconds in after.items() if seconds > before[key]}
+        both |= {key: record for key, record in old.items() if alike(key) in slower}
+    return both
+
+
 def outputs(model: PreparedModel, folder: Path) -> bytes:
     """Return what the library in the folder computes under QEMU."""
     parts = counter_parts(model.target, Silent())
@@ -226,7 +248,8 @@ def main() -> None:
             if arguments.trials:
                 database = arguments.db or folder / "trials.jsonl"
                 tune(model, database, arguments)
-                ready |= candidates(Database.read(database).fitting(target), target)
+                found = candidates(Database.read(database).fitting(target), target)
+                ready = better_of(ready, found, model, folder)
             before = counted(model.program(), model, folder)
             expected = outputs(model, folder)
             while True:
