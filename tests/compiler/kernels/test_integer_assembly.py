@@ -93,7 +93,7 @@ def test_inner_loops(target: str) -> None:
 
 
 def test_pairs_of_int16_stay_in_registers() -> None:
-    """By Winograd's algorithm: sums alone, unrolled, LLVM would spill (`products` of 4 x 2 are 8)."""
+    """By Winograd's algorithm: sums alone; unrolled, LLVM would spill (4 x 2 `products` are 8)."""
     machine = load_target("x86-64-v3")
     steps = (EpilogueStep("multiply", "channel"), EpilogueStep("quantize_uint8", "quantizer"))
     conv = ConvWorkload(1, 32, 16, 16, 16, 16, 16, (3, 3), padding=(1, 1), epilogue=steps)
