@@ -51,6 +51,8 @@ _ROW_INSTRUCTIONS = 8
 
 # To begin a task: its place, addresses, and the numbers of the requantization for each vector.
 _TASK_INSTRUCTIONS, _TASK_VECTOR_INSTRUCTIONS = 100, 60
+# Counted where products take a lane of the data: nothing is spread beforehand.
+_TASK_VECTOR_BY_LANE = 14
 
 # Four vectors of quantized values are stored at once; two, or one alone, cost as much more.
 _PAIR, _ALONE = 2, 8
@@ -220,7 +222,8 @@ def computing_cycles(
     starts = math.ceil(work.out_w / decision.tile_w)
     parts = math.ceil(starts / decision.segment) if decision.segment else 1
     tasks = math.ceil(work.out_h / decision.tile_h) * parts * math.ceil(blocks / vectors)
-    begin = _TASK_INSTRUCTIONS + vectors * _TASK_VECTOR_INSTRUCTIONS
+    each = _TASK_VECTOR_BY_LANE if dot.by_lane else _TASK_VECTOR_INSTRUCTIONS
+    begin = _TASK_INSTRUCTIONS + vectors * each
     instructions = work.batch * (tiles * more + tasks * begin)
     return cycles + instructions * (1 / target.fma_units + 1 / ISSUE_WIDTH)
 

@@ -24,13 +24,11 @@ from edgec.compiler.kernels.conv.workload import ConvBuffers
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import half_l1
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
-
-# Groups of weights, 16 KiB, that are not asked for ahead.
-_NEAR_GROUPS = 4096
 
 # Register tiles of a line for which accumulators are not worth to be written down.
 _FEW_TILES = 4
@@ -131,6 +129,8 @@ class IntegerConv(DirectConv):
 
     dtype = "int32"
     weight_dtype = "int32"
+    # What accumulators of all tiles of a line begin with, where it is in memory.
+    written: Any = None
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class IntegerConv(DirectConv):
     def begin_tiles(self) -> None:
         """Write down what accumulators begin with: two are loaded as fast as one is copied."""
         e, p = self.emit, self.plan
-        self.written: Any = None
+        self.written = None
         if not self.dot.by_lane or (p.segment or self.line_tiles) < _FEW_TILES:
             return
         pixels = p.tile_h * p.tile_w
@@ -384,7 +384,7 @@ class IntegerConv(DirectConv):
     def _prefetch(self, weights: Any, used: int) -> None:
         # What stays in the first level comes by itself. Where a pass asks for little, one of
         # several blocks and rows that are written one after the other asks for all.
-        if int(self.weight.shape[0]) <= _NEAR_GROUPS:
+        if DOT_WIDTH * int(self.weight.shape[0]) <= half_l1(self.emit.target):
             return
         lines = used * self.width * DOT_WIDTH / CACHE_LINE_BYTES / self.passes
         if self.unasked * lines < 1:

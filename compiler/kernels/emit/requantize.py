@@ -428,7 +428,7 @@ class _Maker:
             ]
             totals = [let("p", product + self.same(coefficient)) for product in products]
         return [
-            isa.subtract_product(tirx.max(value, self.same(0)), size, total)
+            tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
             for value, size, total in zip(values, sizes, totals, strict=True)
         ]
 

@@ -8,7 +8,7 @@
     sqxtn             to half the bits, saturated; sqshrn shifts before that, sqrshrn also rounds
     fcvtns            float32 to int32, ties to even
     sqrdmulh          (a * b + 2**14) >> 15
-    sqrdmlah          that added, sqrdmlsh subtracted, with Armv8.1
+    sqrdmlah          that added, with Armv8.1; sqrdmlsh would round halves the other way
     sqrshrun          to half the bits, unsigned, shifted and rounded before
     sqshlu            shifts to the left, 0 where the number is below
     sqshl             shifts to the left by numbers of each lane, saturated
@@ -124,22 +124,13 @@ class AArch64(Generic):
             return super().multiply_high_rounded(left, right)
         return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
 
-    @property
-    def _adds_products(self) -> bool:
-        """Return whether it is of Armv8.1, as those with dot products are."""
-        return self.target.integer_dot in ("sdot", "i8mm")
-
     def add_product(self, total: Any, left: Any, right: Any) -> Any:
         """Use one instruction, with Armv8.1."""
-        if not self._adds_products or lanes_of(left) != 2 * _LANES:
+        # Processors with dot products are of Armv8.2.
+        with_dots = self.target.integer_dot in ("sdot", "i8mm")
+        if not with_dots or lanes_of(left) != 2 * _LANES:
             return super().add_product(total, left, right)
         return intrinsic("aarch64.neon.sqrdmlah.v8i16", left.ty, total, left, right)
-
-    def subtract_product(self, total: Any, left: Any, right: Any) -> Any:
-        """Use one instruction, with Armv8.1."""
-        if not self._adds_products or lanes_of(left) != 2 * _LANES:
-            return super().subtract_product(total, left, right)
-        return intrinsic("aarch64.neon.sqrdmlsh.v8i16", left.ty, total, left, right)
 
     def positive_shifted(self, value: Any, by: int) -> Any:
         """Use one instruction, which needs no vector of zeros."""
@@ -147,6 +138,14 @@ class AArch64(Generic):
             return super().positive_shifted(value, by)
         bits = constant(by, "int16", 2 * _LANES)
         return intrinsic("aarch64.neon.sqshlu.v8i16", value.ty, value, bits)
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Use one instruction, where LLVM keeps to one of the zeros by two."""
+        return intrinsic("maxnum", value.ty, value, bound)
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Use one instruction, where LLVM keeps to one of the zeros by two."""
+        return intrinsic("minnum", value.ty, value, bound)
 
     def round_to_int32(self, value: Any) -> Any:
         """Use one instruction, where LLVM rounds to a float and then converts it."""
