@@ -167,7 +167,7 @@ def tile_groups(work: ConvWorkload, decision: WinogradDecision) -> list[TileGrou
     return groups
 
 
-def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> tuple[int, int]:
+def range_of(groups: Sequence[TileGroup], points: tuple[str, str]) -> tuple[int, int]:
     """Return the first tile that has a product at a position, and behind the last one."""
     having = [
         group
@@ -180,7 +180,7 @@ def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> 
 def products_of(work: ConvWorkload, decision: WinogradDecision) -> int:
     """Return register tiles that a task multiplies for a tile of output channels."""
     groups, points = tile_groups(work, decision), CHANGES[decision.out].points
-    ranges = [range_of(groups, decision.out, (y, x)) for y in points for x in points]
+    ranges = [range_of(groups, (y, x)) for y in points for x in points]
     return sum(math.ceil((end - first) / decision.register_tiles) for first, end in ranges)
 
 
