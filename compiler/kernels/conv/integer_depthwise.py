@@ -23,6 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.depthwise_columns import (
+    DepthwiseColumns,
+    columns_space,
+    estimate_columns_cycles,
+    pack_columns,
+)
 from edgec.compiler.kernels.conv.depthwise_pairs import (
     DepthwisePairs,
     estimate_pairs_cycles,
@@ -32,6 +38,7 @@ from edgec.compiler.kernels.conv.depthwise_pairs import (
 from edgec.compiler.kernels.conv.depthwise_tiles import (
     TiledDepthwise,
     estimate_tiled_cycles,
+    pack_tiled,
     tiled_space,
 )
 from edgec.compiler.kernels.conv.depthwise_words import (
@@ -77,7 +84,10 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
     if _in_registers(target):
         words = isa_of(target).multiplies_int16_faster
-        return [*tiled_space(workload, target), *(words_space(workload, target) if words else ())]
+        others = columns_space(workload, target)
+        if words:
+            others = words_space(workload, target)
+        return [*tiled_space(workload, target), *others]
     pairs = pairs_space(workload, target)
     if pairs:
         return pairs
@@ -107,6 +117,8 @@ def estimate_depthwise_cycles(
     """
     if decision.pairs:
         return estimate_pairs_cycles(workload, decision, target)
+    if decision.columns:
+        return estimate_columns_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -151,6 +163,8 @@ def emit_integer_depthwise(
     """
     if decision.pairs:
         return DepthwisePairs(workload, decision, target).kernel(name)
+    if decision.columns:
+        return DepthwiseColumns(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:
@@ -280,6 +294,10 @@ def _pack(
         return pack_pairs(workload, array)
     if decision.words and position == 1:
         return pack_words(workload, target, array)
+    if decision.columns and position == 1:
+        return pack_columns(workload, target, array)
+    if decision.tile_h and position == 1:
+        return pack_tiled(workload, decision.shifts, target, array)
     return pack_integer_depthwise(workload, target, array) if position == 1 else array
 
 
