@@ -7,21 +7,26 @@ infinity (m = 4) or 0, 1, -1 and infinity (m = 2), with all fractions moved to t
 
 G, B and A are whole numbers, and k of an output pixel is 9 * 2**n or 2**n. B' d B of any uint8 or
 int8 and G g G' of any int8 fit int16: products are those of pairs of int16, summed in int32. Sums
-and A' m A are taken modulo 2**32; of k y that is enough: it is multiplied with what 9 times is 1
-modulo 2**32, the least that y can be, times 2**n, is subtracted, and the rest is shifted right by
-n, which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
-direct sum, bit for bit, and what follows is the same.
+and A' m A are taken modulo 2**32; of k y that is enough: k times the least that y can be is
+subtracted, the rest is multiplied with what 9 times is 1 modulo 2**32, and shifted right by n,
+which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
+direct sum, bit for bit, and what follows is the same. What is the same for all pixels is, changed,
+in the product at the point 1 alone: it is subtracted there.
 
 Sums of k y are 144 / 36 (m = 4) or 36 / 16 (m = 2) times fewer products than the direct sum has.
+Where a task is a whole image, tiles at its end have only 1, 2 or 3 rows or columns, and products at
+as many of the same points less: of 14 x 14 pixels, a sixth fewer.
 
 Layouts, with c float32 lanes in a vector:
 
     activation [N, ceil(channels / c), H, W, c] quantized; two blocks are changed at once.
     weight      int8 [tiles of output channels, pairs of input channels, 9, vectors, c, 2]: as they
                 are, since what they are changed to is eight times as large. Each task changes them
-                for a tile of output channels, for all of its tiles of the image. Then int32
-                [padded output channels]: the least that y can be.
+                for a tile of output channels and two rows of positions, for all of its tiles of
+                the image. Then int32 [padded output channels]: the least that y can be.
     bias        as of `integer.py`; padding is the zero point and is changed like any pixel.
+    patches     int16 pairs [positions, pairs of blocks, tiles, c]
+    products    int32 [positions, tiles, vectors, c]
 """
 
 import math

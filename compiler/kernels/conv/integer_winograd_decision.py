@@ -24,6 +24,7 @@ from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWork
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
+    FMA_LATENCY_CYCLES,
     ISSUE_WIDTH,
     KIB,
     LOOP_STEP_INSTRUCTIONS,
@@ -44,13 +45,13 @@ COPIED_PIXELS = 4
 MOST_SUMS = {2: 2**30, 4: 2**26}
 # To change a patch of two blocks, the weights of a pair of input channels, and the products of a
 # tile, each for a vector, and to copy a vector of pixels of either block, in the cycles of the
-# model of the direct convolution. Fitted on a Zen 4 to kernels for m = 4, half with vpmaddwd and
-# half with vpdpwssd, of which the estimate is within a tenth, relative to each other; for m = 2 in
-# proportion.
-PATCH_CYCLES = {2: 100, 4: 220}
-WINDOW_CYCLES = {2: 40, 4: 90}
-TOTAL_CYCLES = {2: 40, 4: 125}
-COPY_CYCLES = 8
+# model for each instruction of a product. Fitted on a Zen 4 to kernels for m = 4, half with
+# vpmaddwd and half with vpdpwssd, of which the estimate is within a tenth, relative to each other;
+# for m = 2 in proportion.
+PATCH_CYCLES = {2: 50, 4: 105}
+WINDOW_CYCLES = {2: 20, 4: 45}
+TOTAL_CYCLES = {2: 20, 4: 60}
+COPY_CYCLES = 5
 # How much less a core waits for what it reads in order from beyond the second-level cache.
 IN_ORDER_GAIN = 8.0
 # Beside accumulators and weights: a value in all lanes, and a product.
@@ -166,7 +167,7 @@ def tile_groups(work: ConvWorkload, decision: WinogradDecision) -> list[TileGrou
     return groups
 
 
-def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> tuple[int, int]:
+def range_of(groups: Sequence[TileGroup], points: tuple[str, str]) -> tuple[int, int]:
     """Return the first tile that has a product at a position, and behind the last one."""
     having = [
         group
@@ -179,7 +180,7 @@ def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> 
 def products_of(work: ConvWorkload, decision: WinogradDecision) -> int:
     """Return register tiles that a task multiplies for a tile of output channels."""
     groups, points = tile_groups(work, decision), CHANGES[decision.out].points
-    ranges = [range_of(groups, decision.out, (y, x)) for y in points for x in points]
+    ranges = [range_of(groups, (y, x)) for y in points for x in points]
     return sum(math.ceil((end - first) / decision.register_tiles) for first, end in ranges)
 
 
@@ -250,6 +251,7 @@ def estimate_integer_winograd_cycles(
     work, c, out, units = workload.conv, target.float_lanes, decision.out, target.fma_units
     pair_dot = isa_of(target).pair_dot()
     assert pair_dot is not None
+    each = pair_dot.instructions
     tiles, vectors = decision.register_tiles, decision.vectors
     block = tiles * decision.repeats
     blocks = work.batch * math.ceil(math.prod(tiles_of(work, out)) / block)
@@ -258,13 +260,18 @@ def estimate_integer_winograd_cycles(
     out_tiles = math.ceil(all_out_tiles / decision.splits)
     words = pairs_of(work)
     products = tiles * vectors
-    multiply = products * pair_dot.instructions / units
-    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
+    if each == 1:
+        # What else there is to do comes beside the products, which wait for those before.
+        step = max(products, FMA_LATENCY_CYCLES) / units
+    else:
+        step = products * each / units
+        step += (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
     multiplying = products_of(work, decision) * words * step
-    windows = words * vectors * WINDOW_CYCLES[out]
-    totals = block * vectors * (TOTAL_CYCLES[out] + out * out * cost(work.epilogue) / units)
+    windows = words * vectors * WINDOW_CYCLES[out] * each
+    epilogue = out * out * cost(work.epilogue) / units
+    totals = block * vectors * (TOTAL_CYCLES[out] * each + epilogue)
     copied = copied_lines(work, decision) * math.ceil(work.in_w / COPIED_PIXELS) * COPY_CYCLES
-    patches = math.ceil(words / c) * (block * PATCH_CYCLES[out] + copied)
+    patches = math.ceil(words / c) * (block * PATCH_CYCLES[out] + copied) * each
     task = patches + out_tiles * (windows + multiplying + totals)
     held, weights, products = held_bytes(work, decision, c)
     if held + weights + products > target.l2_kib * KIB:
