@@ -301,7 +301,11 @@ def store_requantized(
     maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
     done = 0
     while done < len(accumulators):
-        count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
+        left = len(accumulators) - done
+        if left == 3 and done and lanes > 4:
+            # Four, one of them again, take fewer instructions than two and one.
+            done, left = done - 1, 4
+        count = min(4, 1 << left.bit_length() - 1)
         four = [accumulators[done + number % count] for number in range(4)]
         quantized = maker.quantized(four[: max(2, count)], count)
         e.store(buffer, at + done * lanes, quantized)
