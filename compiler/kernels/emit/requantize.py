@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, Index
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, EpilogueStep
 from edgec.compiler.kernels.vectors import add_saturating, broadcast, constant, shuffle
 
@@ -302,8 +302,9 @@ def store_requantized(
     done = 0
     while done < len(accumulators):
         left = len(accumulators) - done
-        if left == 3 and done and lanes > 4:
-            # Four, one of them again, take fewer instructions than two and one.
+        if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
+            # Four, one of them again, take fewer instructions than two and one; but a store of a
+            # whole cache line would then lie in two.
             done, left = done - 1, 4
         count = min(4, 1 << left.bit_length() - 1)
         four = [accumulators[done + number % count] for number in range(4)]
