@@ -40,16 +40,16 @@ from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
 _MOST_LINES = 4
-# Registers for a product, and for ones.
-_HELD = 2
+# Registers for a product, and for ones; and vectors of a tile that are in registers or not far.
+_HELD, _MOST_HELD = 2, 24
 # To rewrite a column, to start to rewrite a line, to start a tile and a row of tiles.
-_REWRITE, _FRESH, _TILE, _LINE = 4, 12, 10, 20
+_REWRITE, _FRESH, _TILE, _LINE = 4, 20, 10, 20
 # With several lines in a tile some of what is loaded is moved to memory and back.
 _MOVED = 1.1
 # Share of lines in the image, from which on asking takes longer than multiplying padding.
 _MOSTLY_INSIDE = 0.95
-# Where less than four vectors are stored at once: for one alone, and for two.
-_ALONE, _PAIR = 6, 2
+# Where less than four vectors are stored at once: for one alone, for two, for one of four again.
+_ALONE, _PAIR, _OVERLAP = 6, 4, 4
 
 
 def rows_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
@@ -59,13 +59,18 @@ def rows_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[Depth
         return []
     size = workload.columns * target.float_lanes * DOT_WIDTH
     for tile_h in range(1, min(conv.out_h, _MOST_LINES) + 1):
-        # Beside accumulators: values of a row of the window, its weights for each line.
-        room = target.vector_registers - _HELD - (1 + tile_h) * workload.together
-        for tile_w in range(1, min(conv.out_w, room // tile_h) + 1):
+        for tile_w in range(1, min(conv.out_w, _MOST_HELD // tile_h) + 1):
+            if _held(workload, tile_h, tile_w) > _MOST_HELD:
+                break
             for lines in shares(math.ceil(conv.out_h / tile_h)):
                 if lines_read(workload, min(conv.out_h, lines * tile_h)) * size <= RING_BYTES:
                     decisions.append(DepthwiseDecision(tile_w, lines, tile_h, rows=True))
     return decisions
+
+
+def _held(workload: IntegerDepthwiseWorkload, tile_h: int, tile_w: int) -> int:
+    """Return accumulators, values of a row of the window, and its weights for each line."""
+    return tile_h * tile_w + (1 + tile_h) * workload.together + _HELD
 
 
 def _present(workload: IntegerDepthwiseWorkload, tile_h: int) -> list[int]:
@@ -108,13 +113,21 @@ def estimate_rows_cycles(
     products = rows * (across * row + groups) * (_MOVED if high > 1 else 1)
     if _skips(workload, high):
         products *= _inside(conv.window(0))
+    # Accumulators that are in no register.
+    over = max(0, _held(workload, high, across) - target.vector_registers)
+    products += 2 * rows * min(across, over / high)
     store = across * (STORE_INSTRUCTIONS + cost(conv.epilogue))
-    store += across % 2 * _ALONE + across // 2 % 2 * _PAIR
+    store += (
+        _OVERLAP
+        if across > 3 and across % 4 == 3
+        else across % 2 * _ALONE + across // 2 % 2 * _PAIR
+    )
     tile = _TILE + products + len(lines) * across * groups + high * store
     steps, tiles = math.ceil(conv.out_h / high), math.ceil(conv.out_w / across)
     parts = math.ceil(steps / decision.lines)
     fresh = parts * lines_read(workload, min(conv.out_h, decision.lines * high))
-    spent = steps * (tiles * tile + _LINE) + fresh * (workload.columns * _REWRITE + _FRESH)
+    line = workload.columns * _REWRITE + conv.in_w / 2 + _FRESH
+    spent = steps * (tiles * tile + _LINE) + fresh * line
     planes = conv.batch * math.ceil(conv.in_channels / target.float_lanes)
     tasks = planes * parts
     return planes * spent / ISSUE_WIDTH * imbalance_of(tasks, target) + tasks * TASK_CYCLES
