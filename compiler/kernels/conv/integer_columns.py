@@ -168,7 +168,9 @@ def two_parts(
     dot = dot_of(target)
     if dot is None or dot.exact_fallback is None:
         return units, np.zeros_like(units)
-    pairs = units.astype(np.int16).reshape(*units.shape[:2], -1, 2)
+    # What is added in one int16 is beside one another here.
+    places = [0, 2, 1, 3] if dot.in_halves else [0, 1, 2, 3]
+    pairs = units[..., places].astype(np.int16).reshape(*units.shape[:2], -1, 2)
     ends, left = np.iinfo(dot.data), np.zeros_like(pairs)
     most = np.iinfo(np.int16).max // max(ends.max, -ends.min)
     # Products of unsigned values have the sign of the weight: those of either sign are a sum.
@@ -177,8 +179,11 @@ def two_parts(
         beyond = np.maximum(0, sizes.sum(axis=-1) - most)
         first = np.minimum(beyond, sizes[..., 0])
         left += np.stack([first, beyond - first], axis=-1) * np.sign(pairs) * chosen
-    first_part = (pairs - left).astype(np.int8).reshape(units.shape)
-    return first_part, left.astype(np.int8).reshape(units.shape)
+    back = np.argsort(places)
+    first, second = (
+        part.astype(np.int8).reshape(units.shape)[..., back] for part in (pairs - left, left)
+    )
+    return first, second
 
 
 def with_units_again(
@@ -249,8 +254,10 @@ class _Columns(IntegerConv):
         self.acc = e.local("acc", count, vector_dtype(self.dtype, self.c))
         with e.loop("tile", self.hide_from_llvm(self.out_tiles)) as tile:
             self.tile = tile
+            self.begin_tiles()
             tiles = math.ceil(self.pixels / p.tile_w)
             with e.loop("column_tile", self.hide_from_llvm(tiles)) as number:
+                self.passed = number
                 column = number * p.tile_w
                 if self.pixels % p.tile_w:
                     column = tirx.min(column, tirx.IntImm("int32", self.pixels - p.tile_w))

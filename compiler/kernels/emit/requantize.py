@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, Index
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, EpilogueStep
 from edgec.compiler.kernels.vectors import (
     add_saturating,
@@ -288,7 +288,12 @@ def _runs(
     accumulators = [e.let("sum", value) for value in accumulators]
     maker = _Maker(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype), crossed)
     while done < len(accumulators):
-        count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
+        left = len(accumulators) - done
+        if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
+            # Four, one of them again, take fewer instructions than two and one; but a store of a
+            # whole cache line would then lie in two.
+            done, left = done - 1, 4
+        count = min(4, 1 << left.bit_length() - 1)
         some = accumulators[done : done + count]
         pairs = [some[i : i + 2] for i in range(0, count, 2)]
         values = [maker.scaled([pair[0], pair[-1]]) for pair in pairs]
@@ -428,7 +433,7 @@ class _Maker:
             ]
             totals = [let("p", product + self.same(coefficient)) for product in products]
         return [
-            isa.subtract_product(tirx.max(value, self.same(0)), size, total)
+            tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
             for value, size, total in zip(values, sizes, totals, strict=True)
         ]
 
