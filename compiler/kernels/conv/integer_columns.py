@@ -45,8 +45,8 @@ from edgec.targets.target import Target
 # Units written in a turn of the loop over them. With three LLVM would add products of different
 # units to each other first, and spill.
 _UNITS_TOGETHER = 2
-# To copy a pixel of one row, by lanes of float32: beside estimates of the direct sum, which are twice
-# what a Zen 4 takes with 8.
+# To copy a pixel of one row, by lanes of float32: beside estimates of the direct sum, which are
+# twice what a Zen 4 takes with 8.
 _COPY_CYCLES = {4: 1.25, 8: 1.5, 16: 0.75}
 # Around a turn of the loop over units.
 _TURN_INSTRUCTIONS = 4
