@@ -66,7 +66,7 @@ class X86(Generic):
         if self.target.integer_dot == "vnni":
             return Dot("uint8", 1, 2, _vnni(self.lanes))
         wide = Dot("uint8", 4, 5, _words(self.lanes))
-        return Dot("uint8", 3, 3, _pairs(self.lanes), wide, adds_groups=True)
+        return Dot("uint8", 3, 3, _pairs(self.lanes), wide, sums={1: 2, 2: 4}, widening=2)
 
     def byte_pairs(self) -> BytePairs | None:
         """Return vpmaddubsw where there is no vpdpbusd."""
