@@ -71,6 +71,7 @@ from edgec.compiler.kernels.emit.epilogue import (
     output_dtype,
 )
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import half_l2
 from edgec.compiler.kernels.emit.quantized_values import store_values
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.isa import dot_of, isa_of
@@ -155,6 +156,8 @@ class _IntegerWinograd:
         self.data = e.buffer("data", size, dot.data)
         size = packed_winograd_size(work, decision, c)
         self.weight = e.buffer("weight", size, "int8")
+        # Fewer of them stay in the second-level cache, or come in time.
+        self.fetches = size > half_l2(target)
         self.least = e.view(self.weight, size // WORD_BYTES, "int32")
         self.first_least = size // WORD_BYTES - out_tiles * self.width
         self.bias = e.buffer("bias", channels, "int32")
@@ -310,7 +313,8 @@ class _IntegerWinograd:
         """Write the products of one position."""
         p, e, c = self.plan, self.emit, self.c
         position = e.let("position", group * self.group + number)
-        self._prefetch(out_tile + 1, position)
+        if self.fetches:
+            self._prefetch(out_tile + 1, position)
         start = e.let("start", position * self.patch_step)
         panel = e.let("panel", wide(number * self.weight_step))
         to = e.let("to", position * self.product_step)

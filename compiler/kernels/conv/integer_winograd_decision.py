@@ -273,10 +273,10 @@ def estimate_integer_winograd_cycles(
     copied = copied_lines(work, decision) * math.ceil(work.in_w / COPIED_PIXELS) * COPY_CYCLES
     patches = math.ceil(words / c) * (block * PATCH_CYCLES[out] + copied) * each
     task = patches + out_tiles * (windows + multiplying + totals)
-    held, weights, products = held_bytes(work, decision, c)
-    if held + weights + products > target.l2_kib * KIB:
-        again = out_tiles * (held + 2 * len(GROUPS[out]) * weights) / IN_ORDER_GAIN
-        task += (2 * held + again) / FAR_BYTES_PER_CYCLE
+    patch_bytes, window_bytes, product_bytes = held_bytes(work, decision, c)
+    if patch_bytes + window_bytes + product_bytes > target.l2_kib * KIB:
+        again = out_tiles * (patch_bytes + 2 * len(GROUPS[out]) * window_bytes) / IN_ORDER_GAIN
+        task += (2 * patch_bytes + again) / FAR_BYTES_PER_CYCLE
     image = work.batch * work.in_channels * work.in_h * work.in_w
     weights = 9 * work.in_channels * work.out_channels
     far = image + weights * (blocks if weights > half_l2(target) else 1)
