@@ -137,7 +137,7 @@ def estimate_tiled_cycles(
     high, across = decision.tile_h, decision.tile_w
     lines = min(lines_read(workload, high), conv.in_h)
     products = high * across * min(conv.kernel[0], conv.in_h) * workload.tap_groups
-    windows = lines * len(_columns(workload, across, decision.shifts))
+    windows: float = lines * len(_columns(workload, across, decision.shifts))
     if not dot.in_halves and not _fits(workload, decision, target):
         # Weights are loaded where they are used.
         windows += high * _weights_of(workload, high, decision.shifts) / _WINDOW

@@ -97,6 +97,7 @@ class DepthwiseDecision:
         shifts: neighbouring pixels that share a window of four columns: the taps of each begin at
             another place of it, so there are as many packed weights of a row.
         columns: whether taps are multiplied by four of a column of the window, not of a row.
+        rows: whether all lines are rewritten first, and rows of the window are written out.
     """
 
     tile_w: int
@@ -106,6 +107,7 @@ class DepthwiseDecision:
     pairs: bool = field(default=False, metadata={"omit_if_default": True})
     shifts: int = field(default=1, metadata={"omit_if_default": True})
     columns: bool = field(default=False, metadata={"omit_if_default": True})
+    rows: bool = field(default=False, metadata={"omit_if_default": True})
 
 
 def shares(count: int) -> list[int]:

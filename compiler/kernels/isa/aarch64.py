@@ -1,7 +1,8 @@
 """Provide AArch64 with NEON, and its extensions for dot products and matrix products.
 
     sdot              int8 * int8, four products, accumulated in int32
-    smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
+    smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512; four where the
+                      magnitudes of their weights sum up to 255 at most
     sadalp            neighbours of int16 added to int32
     smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
     sqxtn             to half the bits, saturated; sqshrn shifts before that, sqrshrn also rounds
@@ -28,6 +29,8 @@ from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, neve
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
 
 _LANES = 4
+# Products that smull and smlal add in int16, by groups of four that are multiplied at once.
+_SUMS = {1: 2, 2: 4}
 # Bytes of a table that one register holds, and that one instruction picks from.
 _PART, _PICKED = 16, 64
 
@@ -46,7 +49,7 @@ class AArch64(Generic):
             return super().dot()
         if self.target.integer_dot == "smlal":
             wide = Dot("int8", 4, 7, one_by_one(_sadalp), in_halves=True)
-            return Dot("int8", 3, 7, one_by_one(_smlal), wide, in_halves=True)
+            return Dot("int8", 3, 7, _smlal, wide, in_halves=True, sums=_SUMS, widening=1)
         return Dot("int8", 1, 0, one_by_one(_sdot), by_lane=True)
 
     @property
@@ -232,15 +235,12 @@ def _sdot(acc: Any, x: Any, w: Any) -> Any:
     return intrinsic("aarch64.neon.sdot", "int32x4", acc, weight, data)
 
 
-def _smlal(acc: Any, x: Any, w: Any) -> Any:
+def _smlal(acc: Any, xs: Sequence[Any], ws: Sequence[Any]) -> Any:
     """Values 0 and 1 of each lane are in the first half of the vectors, 2 and 3 in the second."""
-    data, weight = reinterpret(x, "int8", 16), reinterpret(w, "int8", 16)
-    total: Any = None
-    for number in range(2):
-        half = range(8 * number, 8 * number + 8)
-        values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
-        total = values * weights if total is None else total + values * weights
-    return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
+    sums: Any = None
+    for x, w in zip(xs, ws, strict=True):
+        sums = _halves(sums, x, w)
+    return _widen_halves(acc, sums)
 
 
 def _sadalp(acc: Any, x: Any, w: Any) -> Any:
