@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.quantized_values import load_as_float
 from edgec.compiler.kernels.template import undecided
@@ -70,7 +70,7 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
             with ExitStack() as stack:
                 if not few:
                     stack.enter_context(e.branch(count == c))
-                square = stack.enter_context(e.loop("square", squares))
+                square = stack.enter_context(e.loop("square", squares, wide=True))
                 rows = [
                     e.let("row", _row(e, data, first, packed, square, lane, w, c))
                     if not few or lane < w.channels
@@ -79,9 +79,9 @@ def emit_pack(workload: PackWorkload, target: Target, name: str) -> Kernel:
                 ]
                 for lane, vector in enumerate(transpose_square(e, rows)):
                     if w.unpack:
-                        place = first + lane * apart + square * c
+                        place = wide(first + lane * apart) + square * c
                     else:
-                        place = packed + (square * c + lane) * c
+                        place = wide(packed) + (square * c + lane) * c
                     e.store(output, place, vector)
         whole = squares * c
         skip = whole
@@ -103,8 +103,8 @@ def _row(
     e: Emitter, data: Any, first: Any, packed: Any, square: Any, lane: int, w: PackWorkload, c: int
 ) -> Any:
     if w.unpack:
-        return e.load(data, packed + (square * c + lane) * c, c)
-    return e.load(data, first + lane * w.depth * w.plane + square * c, c)
+        return e.load(data, wide(packed) + (square * c + lane) * c, c)
+    return e.load(data, wide(first + lane * w.depth * w.plane) + square * c, c)
 
 
 def transpose_square(e: Emitter, rows: list[Any]) -> list[Any]:

@@ -44,7 +44,7 @@ _MOST_LINES = 6
 # Registers beside accumulators and vectors of data.
 _BESIDE = 3
 # To rewrite four columns of four lines, to start a tile and a row of tiles.
-_REWRITE, _TILE, _ROW = 8, 12, 60
+_REWRITE, _TILE, _ROW = 6, 12, 60
 
 
 def columns_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
@@ -183,17 +183,24 @@ class DepthwiseColumns(TiledDepthwise):
         first = e.let("from", wide((plane * w.in_h + source) * w.in_w * c))
         zeros = constant(0, self.dot.data, step)
         order = [line * step + place for place in range(step) for line in range(DOT_WIDTH)]
-        with e.loop("columns", math.ceil(w.in_w / DOT_WIDTH), wide=True) as number:
-            column = number * DOT_WIDTH
-            if w.in_w % DOT_WIDTH:
-                last = tirx.IntImm("int64", w.in_w - DOT_WIDTH)
-                column = e.let("column", tirx.min(column, last))
+
+        def four_columns(column: Any) -> None:
             read = [
                 e.let("line", e.load(self.data, first + (n * w.in_w + column) * c, step))
                 for n in range(lines)
             ]
             four = [*read, *[zeros] * (DOT_WIDTH - lines)]
             e.store(self.rows, to + (left + column) * step, shuffle(four, order))
+
+        turns, rest = divmod(w.in_w, 2 * DOT_WIDTH)
+        with e.loop("columns", turns, wide=True) as number:
+            for part in range(2):
+                four_columns(number * (2 * DOT_WIDTH) + part * DOT_WIDTH)
+        if rest > DOT_WIDTH:
+            four_columns(turns * 2 * DOT_WIDTH)
+        if rest:
+            # The last four overlap those before.
+            four_columns(w.in_w - DOT_WIDTH)
 
     def _add_group(self, column: Any, weights: Any, group: int, first: int) -> None:
         """Add the products of four lines, `first` of which is so far below the tile's first."""

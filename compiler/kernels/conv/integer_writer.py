@@ -207,7 +207,7 @@ class IntegerConv(DirectConv):
             super().start_tile()
             return
         e = self.emit
-        zero = e.let("zero", tirx.shift_right(self.passed + self.task, tirx.IntImm("int32", 30)))
+        zero = e.let("zero", tirx.shift_right(self.passed + e.end, tirx.IntImm("int32", 30)))
         for position in range(self.plan.tile_h * self.plan.tile_w * self.plan.tile_o):
             e.store(self.acc, position, e.load(self.written, zero + position))
 
