@@ -26,6 +26,9 @@ from edgec.targets.target import Target
 # The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
 RING_BYTES = 32 * 1024
 
+# Register tiles of a line for which accumulators are not worth to be written down.
+FEW_TILES = 4
+
 # To hand a task out.
 TASK_CYCLES = 1000
 
@@ -94,6 +97,7 @@ class DepthwiseDecision:
         shifts: neighbouring pixels that share a window of four columns: the taps of each begin at
             another place of it, so there are as many packed weights of a row.
         columns: whether taps are multiplied by four of a column of the window, not of a row.
+        rows: whether all lines are rewritten first, and rows of the window are written out.
     """
 
     tile_w: int
@@ -103,6 +107,7 @@ class DepthwiseDecision:
     pairs: bool = field(default=False, metadata={"omit_if_default": True})
     shifts: int = field(default=1, metadata={"omit_if_default": True})
     columns: bool = field(default=False, metadata={"omit_if_default": True})
+    rows: bool = field(default=False, metadata={"omit_if_default": True})
 
 
 def shares(count: int) -> list[int]:

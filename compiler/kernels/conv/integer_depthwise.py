@@ -35,6 +35,11 @@ from edgec.compiler.kernels.conv.depthwise_pairs import (
     pack_pairs,
     pairs_space,
 )
+from edgec.compiler.kernels.conv.depthwise_rows import (
+    DepthwiseRows,
+    estimate_rows_cycles,
+    rows_space,
+)
 from edgec.compiler.kernels.conv.depthwise_tiles import (
     TiledDepthwise,
     estimate_tiled_cycles,
@@ -88,9 +93,9 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
         if words:
             others = words_space(workload, target)
         return [*tiled_space(workload, target), *others]
-    pairs = pairs_space(workload, target)
-    if pairs:
-        return pairs
+    rows = rows_space(workload, target)
+    if rows:
+        return [*rows, *pairs_space(workload, target)]
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -119,6 +124,8 @@ def estimate_depthwise_cycles(
         return estimate_pairs_cycles(workload, decision, target)
     if decision.columns:
         return estimate_columns_cycles(workload, decision, target)
+    if decision.rows:
+        return estimate_rows_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -165,6 +172,8 @@ def emit_integer_depthwise(
         return DepthwisePairs(workload, decision, target).kernel(name)
     if decision.columns:
         return DepthwiseColumns(workload, decision, target).kernel(name)
+    if decision.rows:
+        return DepthwiseRows(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:

@@ -15,6 +15,7 @@ from support.kernel_runs import random_decisions
 
 from edgec.compiler.kernels.conv.depthwise_writer import DepthwiseDecision
 from edgec.compiler.kernels.isa import Dot
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack import conv as pack_conv
 from edgec.compiler.numerics.pair_sums import pair_products, wrapped_sums
 from edgec.compiler.runtime.session import why_not_here
@@ -58,6 +59,12 @@ CASES = {
         swish=True,
         result=Code("uint8", 0.001, 9),
     ),
+    "fewer lines than the window has": depthwise(
+        [1, 24, 3, 24], 5, 5, attributes={"padding": (2, 2, 2, 2)}, data=Code("uint8", 0.02, 37)
+    ),
+    "few lines, none of them padding": depthwise(
+        [1, 24, 7, 7], 5, 5, attributes={"padding": (2, 2, 2, 2)}, data=Code("uint8", 0.02, 0)
+    ),
     "extreme": depthwise(
         [1, 16, 9, 9],
         7,
@@ -100,7 +107,9 @@ def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["5x5, strided", "sums of two groups", "one pixel"])
+@pytest.mark.parametrize(
+    "name", ["5x5, strided", "sums of two groups", "one pixel", "few lines, none of them padding"]
+)
 def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
     case = CASES[name]
     target = machine([*TARGETS, FOUR_LANES][-1 - seed])
@@ -162,9 +171,14 @@ def test_sums_of_int16_wrap_only_as_far_as_weights_allow(
     assert sorted(place for places in sums for place in places) == list(range(sizes.shape[1]))
     assert max(255 * sizes[:, places].sum(axis=1).max() for places in sums) == 255 * 256
     target = load_target("x86-64-v3")
-    built = open_module(case.module(), target, tmp_path)
+
+    def pairs(operator: str, workload: Any, target: Target) -> Any:
+        space = TEMPLATES[operator].space(workload, target)
+        return next((decision for decision in space if getattr(decision, "pairs", False)), space[0])
+
+    built = open_module(case.module(), target, tmp_path, pairs)
     np.testing.assert_array_equal(built.run({"x": data})["y"], case.expected())
     monkeypatch.setattr(pack_conv, "wrapped_sums", lambda _: (tuple(range(sizes.shape[1])),))
     (tmp_path / "forced").mkdir()
-    forced = open_module(case.module(), target, tmp_path / "forced")
+    forced = open_module(case.module(), target, tmp_path / "forced", pairs)
     assert (forced.run({"x": data})["y"] != case.expected()).any()
