@@ -281,10 +281,14 @@ class DirectConv:
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
         )
         if full:
-            with self.emit.loop("block", full) as block:
+            with self.emit.loop("block", self.turns(full)) as block:
                 self._block(block, self.block, column, valid, window)
         if full < self.channels.blocks:
             self._block(full, self.channels.last, column, valid, window)
+
+    def turns(self, blocks: int) -> Any:
+        """Return how often the loop over blocks of input channels turns."""
+        return blocks
 
     def start(self, o: int) -> Any:
         """Return what accumulators of a vector of output channels begin with."""

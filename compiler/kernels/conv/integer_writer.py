@@ -249,6 +249,14 @@ class IntegerConv(DirectConv):
                 self._blocks(turn * size, size, column, valid, window)
         self._blocks(turns * size, blocks - turns * size, column, valid, window)
 
+    def turns(self, blocks: int) -> Any:
+        """Return them, hidden where all groups of a block are multiplied at once.
+
+        LLVM would unroll so little, load the data of all turns first, and spill it.
+        """
+        once = math.prod(self.work.kernel) == 1 and self.block <= self.together
+        return self.hide_from_llvm(blocks) if once else blocks
+
     def _blocks(
         self, first: Any, count: int, column: Any, valid: Sequence[Mask], window: Any
     ) -> None:
