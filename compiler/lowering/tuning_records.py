@@ -29,7 +29,14 @@ READY = record_folder()
 VERSIONED = ("edgec", "apache-tvm")
 
 # What code generation and its analytic model do not depend on.
-_NOT_CODE = {"name", "description", "emulator", "glibc", "linker", "memory_mib", "cores"}
+_NOT_CODE = {
+    *("name", "description", "emulator", "glibc", "linker"),
+    *("memory_mib", "memory_gb_per_s", "cores"),
+}
+
+# Fields of a workload that calibration sets: of quantized values of a padding it matters to a
+# decision whether they are zero, and no more.
+_CALIBRATED = ("border",)
 
 
 class Key(NamedTuple):
@@ -42,6 +49,17 @@ class Key(NamedTuple):
 
     operator: str
     workload: str
+
+
+def alike(key: Key) -> Key:
+    """Return the key of all kernels that differ in what calibration sets, and take one decision.
+
+    >>> alike(Key("edgec.integer_conv", '{"conv":{},"border":114}')).workload
+    '{"conv":{},"border":1}'
+    """
+    fields = json.loads(key.workload)
+    fields |= {name: 1 for name in _CALIBRATED if fields.get(name)}
+    return Key(key.operator, _compact(fields))
 
 
 class Record(BaseModel):
@@ -86,6 +104,11 @@ class Record(BaseModel):
     def key(self) -> Key:
         """Return what it is for."""
         return Key(self.operator, _compact(self.workload))
+
+    @property
+    def measured_ms(self) -> float | None:
+        """Return the time of a call on a machine; None if it failed, or an emulator counted it."""
+        return None if self.seconds is None or self.emulated else self.seconds * 1e3
 
     @property
     def decision_text(self) -> str:

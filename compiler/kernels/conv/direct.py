@@ -46,7 +46,7 @@ from edgec.compiler.kernels.emit.epilogue import (
     operand_loader,
 )
 from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
-from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized_rows
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 
 Mask = Sequence[bool]
@@ -442,6 +442,7 @@ class DirectConv:
         w, p, e, c = self.work, self.plan, self.emit, self.c
         skip, fixed = int(self.begins_with_bias), requantizes(w.epilogue)
         height, width = w.out_extent
+        rows: list[tuple[Any, Any, Sequence[Any]]] = []
         for o in range(p.tile_o):
             with ExitStack() as stack:
                 block = self.tile * p.tile_o + o
@@ -466,15 +467,22 @@ class DirectConv:
                             accumulator = apply(w.epilogue[skip:], self.total(accumulator), operand)
                         values.append(accumulator)
                         if w.out_step[1] > 1:
-                            self._put(block * c, at, values)
+                            rows.append((block * c, at, values))
                             values = []
                     if values:
-                        self._put(block * c, first + column * c, values)
+                        rows.append((block * c, first + column * c, values))
+                if self.out_blocks % p.tile_o:
+                    self._put(rows)
+                    rows = []
+        self._put(rows)
 
-    def _put(self, channel: Any, at: Any, values: Sequence[Any]) -> None:
-        steps = self.work.epilogue
+    def _put(self, rows: Sequence[tuple[Any, Any, Sequence[Any]]]) -> None:
+        """Store rows of results: the channel of each, its place, and its values."""
+        steps, e = self.work.epilogue, self.emit
+        if not rows:
+            return
         if requantizes(steps):
-            operand = self.operands[0]
-            store_requantized(self.emit, steps[0], operand, channel, self.output, at, values)
-        else:
-            store_values(self.emit, self.output, at, values)
+            store_requantized_rows(e, steps[0], self.operands[0], self.output, rows)
+            return
+        for _, at, values in rows:
+            store_values(e, self.output, at, values)

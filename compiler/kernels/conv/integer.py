@@ -178,7 +178,7 @@ def computing_cycles(
     blocks = math.ceil(work.out_channels / target.float_lanes)
     tiles = math.ceil(work.out_h * work.out_w / pixels) * math.ceil(blocks / vectors)
     more = vectors * _SCALES
-    if step is None:
+    if groups_in_block(target) > 1:
         return cycles + work.batch * tiles * more / target.fma_units
     alone, pair = decision.tile_w % 2, decision.tile_w // 2 % 2
     more = vectors * decision.tile_h * (alone * _ALONE + pair * _PAIR)
@@ -203,6 +203,10 @@ def _row_step(work: ConvWorkload, decision: ConvDecision, dot: Dot, target: Targ
     if row_groups(work, decision.tile_w) < DOT_WIDTH:
         # One by one.
         loads = groups + vectors * taps / 2
+    elif dot.by_lane and math.prod(work.kernel) == 1 and work.stride[1] == 1:
+        # Three or four vectors of data at once, see `Isa.load_together`; else two.
+        whole, rest = divmod(decision.tile_w, DOT_WIDTH)
+        loads = vectors / 2 + (1 if whole in (3, 4) else math.ceil(whole / 2)) + (rest > 0)
     if not dot.by_lane and decision.tile_w > DOT_WIDTH and decision.tile_w % DOT_WIDTH:
         loads += _OVERLAP
     together = BLOCKS_TOGETHER if math.prod(work.kernel) == 1 else 1

@@ -23,6 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.depthwise_columns import (
+    DepthwiseColumns,
+    columns_space,
+    estimate_columns_cycles,
+    pack_columns,
+)
 from edgec.compiler.kernels.conv.depthwise_pairs import (
     DepthwisePairs,
     estimate_pairs_cycles,
@@ -37,6 +43,7 @@ from edgec.compiler.kernels.conv.depthwise_rows import (
 from edgec.compiler.kernels.conv.depthwise_tiles import (
     TiledDepthwise,
     estimate_tiled_cycles,
+    pack_tiled,
     tiled_space,
 )
 from edgec.compiler.kernels.conv.depthwise_words import (
@@ -82,7 +89,10 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
     if _in_registers(target):
         words = isa_of(target).multiplies_int16_faster
-        return [*tiled_space(workload, target), *(words_space(workload, target) if words else ())]
+        others = columns_space(workload, target)
+        if words:
+            others = words_space(workload, target)
+        return [*tiled_space(workload, target), *others]
     rows = rows_space(workload, target)
     if rows:
         return [*rows, *pairs_space(workload, target)]
@@ -114,6 +124,8 @@ def estimate_depthwise_cycles(
         return estimate_pairs_cycles(workload, decision, target)
     if decision.rows:
         return estimate_rows_cycles(workload, decision, target)
+    if decision.columns:
+        return estimate_columns_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -160,6 +172,8 @@ def emit_integer_depthwise(
         return DepthwisePairs(workload, decision, target).kernel(name)
     if decision.rows:
         return DepthwiseRows(workload, decision, target).kernel(name)
+    if decision.columns:
+        return DepthwiseColumns(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:
@@ -289,6 +303,10 @@ def _pack(
         return pack_pairs(workload, array)
     if decision.words and position == 1:
         return pack_words(workload, target, array)
+    if decision.columns and position == 1:
+        return pack_columns(workload, target, array)
+    if decision.tile_h and position == 1:
+        return pack_tiled(workload, decision.shifts, target, array)
     return pack_integer_depthwise(workload, target, array) if position == 1 else array
 
 

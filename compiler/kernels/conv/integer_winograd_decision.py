@@ -4,12 +4,14 @@
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.compiler.kernels.conv.integer_winograd_changes import CHANGES
 from edgec.compiler.kernels.conv.winograd_decision import (
     FEW_TASKS,
     STACK_BYTES,
@@ -36,6 +38,8 @@ Ends = tuple[int, int]
 """The smallest and the largest value."""
 
 WORD_BYTES = 4
+# Pairs of input channels whose products are added in a turn of the loop: 2 or 4.
+PAIRS_AT_ONCE = 2
 # By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
 MOST_SUMS = {2: 2**30, 4: 2**26}
 # To change a patch of two blocks, the weights of a pair of input channels, and the products of a
@@ -107,15 +111,98 @@ def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
 
 
 def pairs_of(work: ConvWorkload) -> int:
-    """Return pairs of input channels."""
-    return math.ceil(work.in_channels / 2)
+    """Return pairs of input channels, of which the last may be of channels that are none."""
+    return math.ceil(work.in_channels / (2 * PAIRS_AT_ONCE)) * PAIRS_AT_ONCE
+
+
+@dataclass(frozen=True)
+class TileGroup:
+    """A tile group is tiles of a task that are changed alike.
+
+    Attributes:
+        first: the number of the first one in the task.
+        count: how many.
+        columns: tiles in a row of them.
+        row: the first output row of the first one.
+        column: its first output column.
+        outs: output rows and columns of each.
+    """
+
+    first: int
+    count: int
+    columns: int
+    row: int
+    column: int
+    outs: tuple[int, int]
+
+
+def tile_groups(work: ConvWorkload, decision: WinogradDecision) -> list[TileGroup]:
+    """Return the tiles of a task by what they are changed by.
+
+    Where a task is a whole image, tiles at its end are as small as what is left, and need fewer
+    products. They are in such an order that tiles with a product at the same position follow each
+    other: those with few columns, whole ones, those with few rows, the one with few of both. Else
+    the last tiles overlap their neighbours.
+    """
+    out, (rows, columns) = decision.out, tiles_of(work, decision.out)
+    if decision.register_tiles * decision.repeats < rows * columns:
+        count = decision.register_tiles * decision.repeats
+        return [TileGroup(0, count, columns, 0, 0, (out, out))]
+    whole_rows, rest_rows = divmod(work.out_h, out)
+    whole_columns, rest_columns = divmod(work.out_w, out)
+    row, column = whole_rows * out, whole_columns * out
+    parts = [
+        (whole_rows, 1, 0, column, (out, rest_columns)),
+        (whole_rows, whole_columns, 0, 0, (out, out)),
+        (1, whole_columns, row, 0, (rest_rows, out)),
+        (1, 1, row, column, (rest_rows, rest_columns)),
+    ]
+    groups: list[TileGroup] = []
+    for high, wide, top, left, outs in parts:
+        if min(outs):
+            first = groups[-1].first + groups[-1].count if groups else 0
+            groups.append(TileGroup(first, high * wide, wide, top, left, outs))
+    return groups
+
+
+def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> tuple[int, int]:
+    """Return the first tile that has a product at a position, and behind the last one."""
+    having = [
+        group
+        for group in groups
+        if all(point in CHANGES[m].points for point, m in zip(points, group.outs, strict=True))
+    ]
+    return having[0].first, having[-1].first + having[-1].count
+
+
+def products_of(work: ConvWorkload, decision: WinogradDecision) -> int:
+    """Return register tiles that a task multiplies for a tile of output channels."""
+    groups, points = tile_groups(work, decision), CHANGES[decision.out].points
+    ranges = [range_of(groups, decision.out, (y, x)) for y in points for x in points]
+    return sum(math.ceil((end - first) / decision.register_tiles) for first, end in ranges)
+
+
+def copied_lines(work: ConvWorkload, decision: WinogradDecision) -> int:
+    """Return lines of the image that the patches of a task lie in, at most."""
+    rows, columns = tiles_of(work, decision.out)
+    block = decision.register_tiles * decision.repeats
+    if block >= rows * columns:
+        return work.out_h + 2
+    most = 0
+    for first in range(0, rows * columns, block):
+        first = min(first, rows * columns - block)
+        ends = [tile // columns * decision.out for tile in (first, first + block - 1)]
+        first_row, last_row = (min(end, work.out_h - decision.out) for end in ends)
+        most = max(most, last_row - first_row + decision.patch)
+    return most
 
 
 def held_values(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple[int, int, int]:
     """Return int32 values between positions in patches, in weights and in products of a task."""
     tiles, width = decision.register_tiles * decision.repeats, decision.vectors * c
     patches = math.ceil(pairs_of(work) / c) * tiles * c
-    return lines_apart(patches), lines_apart(pairs_of(work) * width), lines_apart(tiles * width)
+    weights = pairs_of(work) * width
+    return lines_apart(patches), lines_apart(weights), lines_apart(tiles * width)
 
 
 def integer_winograd_space(
@@ -160,9 +247,9 @@ def estimate_integer_winograd_cycles(
     words = pairs_of(work)
     products = tiles * vectors
     multiply = products * pair_dot.instructions / units
-    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
+    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS / PAIRS_AT_ONCE) / ISSUE_WIDTH
     around = TILE_START_CYCLES + MOVE_INSTRUCTIONS * products / units
-    multiplying = positions * decision.repeats * (words * step + around)
+    multiplying = products_of(work, decision) * (words * step + around)
     windows = words * vectors * WINDOW_CYCLES[out]
     totals = block * vectors * (TOTAL_CYCLES[out] + out * out * cost(work.epilogue) / units)
     patches = block * math.ceil(words / c) * PATCH_CYCLES[out]

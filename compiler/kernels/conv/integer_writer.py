@@ -34,8 +34,8 @@ _NEAR_GROUPS = 4096
 # Rows of a window that are written out.
 ROWS_WRITTEN = 3
 
-WeightSize = Callable[[IntegerConvWorkload, ConvDecision, Target], int]
-"""Gives the values in a packed weight."""
+WeightSize = Callable[[IntegerConvWorkload, Any, Target], int]
+"""Gives the values in a packed weight, by the decision that a writer takes."""
 
 
 def emit_integer_conv(
@@ -50,7 +50,7 @@ def emit_integer_conv(
 
 
 def emit_phases(
-    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]],
+    phases: Sequence[tuple[IntegerConvWorkload, Any]],
     target: Target,
     name: str,
     writer: "type[IntegerConv] | None" = None,
@@ -62,7 +62,7 @@ def emit_phases(
     the phase before it.
 
     Args:
-        phases: each with its decision.
+        phases: each with its decision, as the writer takes it.
         target: where.
         name: of the function.
         writer: what multiplies.
@@ -308,7 +308,12 @@ class IntegerConv(DirectConv):
     def _near(self, base: Any, groups: Sequence[int]) -> dict[int, Any]:
         """Return groups of a line in every lane, by their place: four are loaded at once."""
         found: dict[int, Any] = {}
-        e = self.emit
+        e, count = self.emit, len(groups) // DOT_WIDTH
+        if self.dot.by_lane and list(groups) == list(range(len(groups))) and count > 1:
+            vectors = e.load_vectors(self.data, base, count)
+            for place in range(count * DOT_WIDTH):
+                four = vectors[place // DOT_WIDTH]
+                found[place] = self.dot.spread(four, place % DOT_WIDTH, self.c)
         while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:
             first = min(groups[len(found)], groups[-1] - DOT_WIDTH + 1)
             four = e.let("four", e.load(self.data, base + first, DOT_WIDTH))

@@ -39,7 +39,13 @@ from tvm import tirx
 
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, EpilogueStep
-from edgec.compiler.kernels.vectors import add_saturating, broadcast, constant, shuffle
+from edgec.compiler.kernels.vectors import (
+    add_saturating,
+    broadcast,
+    constant,
+    shuffle,
+    subtract_unsigned,
+)
 
 LEAST_FRACTION = 4
 # Digits after the point that one shift for all channels has to leave.
@@ -98,22 +104,29 @@ class Requantization:
     shifts: NDArray[np.int16]
     gate: Gate | Logistic | None = None
 
-    def step(self, dtype: str, below: bool, above: bool) -> EpilogueStep:
+    def step(
+        self, dtype: str, below: bool, above: bool, zero_point: float = math.nan
+    ) -> EpilogueStep:
         """Return the only step of an epilogue; see `operand`.
 
         Args:
             dtype: the dtype of the quantized values.
             below: whether the smallest quantized value is that of the type.
             above: whether the largest is.
+            zero_point: as `operand` takes it.
         """
+        from_least = dtype == "int8" and below and zero_point == np.iinfo(np.int8).min
         least, most = int(self.shifts.min()), int(self.shifts.max())
         one = least if least == most and least >= 0 else _BY_CHANNEL
         kind, raised = _NO_GATE, 0
         if isinstance(self.gate, Gate):
             kind, raised = _HARD_SWISH, self.gate.raised
+            if raised == 0 and int(self.multipliers.max()) + self.gate.three <= _TOP:
+                kind = _NEAR_HARD_SWISH
         elif isinstance(self.gate, Logistic):
             kind, raised = _SILU, self.gate.doublings
-        numbers = (self.fraction, kind, raised, one, least < 0, below, above)
+        lower = _FROM_LEAST if from_least else below
+        numbers = (self.fraction, kind, raised, one, least < 0, lower, above)
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def holds(self, zero_point: float) -> bool:
@@ -181,7 +194,9 @@ def decided_requantizations(text: str) -> dict[str, Requantization | None]:
 
 # In place of the shift of all channels.
 _BY_CHANNEL = -1
-_NO_GATE, _HARD_SWISH, _SILU = range(3)
+_NO_GATE, _HARD_SWISH, _SILU, _NEAR_HARD_SWISH = range(4)
+# In place of whether the smallest quantized value is that of the type: the zero point, too.
+_FROM_LEAST = 2
 
 
 def swished_requantization(
@@ -295,22 +310,56 @@ def store_requantized(
         crossed: whether they come two by two, the first of which has in each 128 bits the first
             half of a pixel's eight channels, and the second the other.
     """
-    lanes = int(accumulators[0].ty.dtype.lanes)
-    accumulators = [e.let("sum", value) for value in accumulators]
-    dtype = str(buffer.ty.dtype.dtype)
-    maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
-    done = 0
-    while done < len(accumulators):
-        left = len(accumulators) - done
-        if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
-            # Four, one of them again, take fewer instructions than two and one; but a store of a
-            # whole cache line would then lie in two.
-            done, left = done - 1, 4
-        count = min(4, 1 << left.bit_length() - 1)
-        four = [accumulators[done + number % count] for number in range(4)]
-        quantized = maker.quantized(four[: max(2, count)], count)
-        e.store(buffer, at + done * lanes, quantized)
-        done += count
+    store_requantized_rows(e, step, operand, buffer, [(channel, at, accumulators)], crossed)
+
+
+def store_requantized_rows(
+    e: Emitter,
+    step: EpilogueStep,
+    operand: Any,
+    buffer: Any,
+    rows: Sequence[tuple[Index, Index, Sequence[Any]]],
+    crossed: bool = False,
+) -> None:
+    """Requantize and store several rows of accumulators.
+
+    What follows from one another takes as long as several of these do side by side: where there is
+    more of it, all rows are requantized at once.
+
+    Args:
+        e: where to write.
+        step: as of `store_requantized`, and so are the next ones.
+        operand: its buffer.
+        buffer: the buffer of the quantized values.
+        rows: of each the channel, where the first goes, and the accumulators.
+        crossed: how they come.
+    """
+    if int(step.parameters[1]) != _SILU and len(rows) > 1:
+        for row in rows:
+            store_requantized_rows(e, step, operand, buffer, [row], crossed)
+        return
+    dtype, made = str(buffer.ty.dtype.dtype), []
+    values: list[Any] = []
+    for channel, at, accumulators in rows:
+        lanes = int(accumulators[0].ty.dtype.lanes)
+        vectors = [e.let("sum", value) for value in accumulators]
+        maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
+        done = 0
+        while done < len(vectors):
+            left = len(vectors) - done
+            if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
+                # One of four again is faster than two and one, unless a store lies in two lines.
+                done, left = done - 1, 4
+            count = min(4, 1 << left.bit_length() - 1)
+            four = [vectors[done + number % count] for number in range(4)][: max(2, count)]
+            halves = [maker.scaled(four[i : i + 2]) for i in range(0, len(four), 2)]
+            made.append((maker, at + done * lanes, count, len(halves)))
+            values += halves
+            done += count
+    words = iter(made[0][0].words(values))
+    for maker, at, count, number in made:
+        halves = [next(words) for _ in range(number)]
+        e.store(buffer, at, maker.quantized(halves, count))
 
 
 class _Maker:
@@ -329,6 +378,7 @@ class _Maker:
         self.e, self.lanes, self.dtype, self.crossed = e, lanes, dtype, crossed
         self.fraction, self.kind, self.raised, self.shift = map(int, step.parameters[:4])
         self.left, self.below, self.above = map(bool, step.parameters[4:])
+        self.from_least = step.parameters[5] == _FROM_LEAST
         size = int(operand.shape[0])
         numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
         zero, self.low, self.high, number = numbers
@@ -337,6 +387,10 @@ class _Maker:
             self.number = self.every(number)
         if self.kind == _HARD_SWISH:
             self.six = self.every(number * tirx.const(2, "int16"))
+        elif self.kind == _NEAR_HARD_SWISH:
+            top = tirx.const(_TOP, "int16")
+            self.number = self.every(top - number)
+            self.six = self.every(top - number - number)
         if self.shift == _BY_CHANNEL:
             channels = (size - FIXED_NUMBERS) // 2
             shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
@@ -357,12 +411,8 @@ class _Maker:
         """Return a number in all lanes of 16 bits."""
         return self.e.let("number", broadcast(number, 2 * self.lanes))
 
-    def quantized(self, accumulators: Sequence[Any], count: int) -> Any:
+    def quantized(self, words: Sequence[Any], count: int) -> Any:
         """Return quantized values of two or four vectors, of which `count` count."""
-        halves = [
-            add_saturating(self.words(accumulators[i : i + 2]), self.zero)
-            for i in range(0, len(accumulators), 2)
-        ]
         # Each 128 bits hold four quantized values of every vector.
         order = [4 * part + vector for vector in range(count) for part in range(self.lanes // 4)]
         if self.crossed:
@@ -373,48 +423,66 @@ class _Maker:
                 for part in parts
                 for half in (0, 1)
             ]
-        quantized = self.e.isa.narrow_rounded(halves, self.fraction, self.dtype, order)
+        isa, quantized = self.e.isa, None
+        if self.from_least:
+            quantized = isa.narrow_from_least(words, self.fraction, self.dtype, order)
+        if quantized is None:
+            halves = [add_saturating(each, self.zero) for each in words]
+            quantized = isa.narrow_rounded(halves, self.fraction, self.dtype, order)
         return bounded(
             quantized, None if self.below else self.low, None if self.above else self.high
         )
 
-    def words(self, accumulators: Sequence[Any]) -> Any:
-        """Return two vectors as one of int16, less the zero point, with fractions."""
+    def words(self, values: Sequence[Any]) -> list[Any]:
+        """Return results of `scaled` less the zero point, with fractions, after what is between."""
+        if self.kind == _NO_GATE:
+            return list(values)
+        if self.kind != _SILU:
+            return [self.hard_swish(value) for value in values]
+        return self.silu(values)
+
+    def scaled(self, accumulators: Sequence[Any]) -> Any:
+        """Return two vectors as one of int16, multiplied with a number of each channel."""
         isa = self.e.isa
         if self.shift == _BY_CHANNEL:
-            shifted = [
-                isa.shift_right(each, shifts, self.left)
-                for each, shifts in zip(accumulators, self.shifts, strict=True)
-            ]
-            words = isa.narrow_pair(shifted)
+            words = isa.shift_each_and_narrow_pair(accumulators, self.shifts, self.left)
         else:
             words = isa.shift_and_narrow_pair(accumulators, self.shift)
-        value = self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
-        if self.kind == _NO_GATE:
-            return value
-        return self.silu(value) if self.kind == _SILU else self.hard_swish(value)
+        return self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
 
     def hard_swish(self, value: Any) -> Any:
-        """Return v times the gate."""
-        gate = tirx.min(tirx.max(add_saturating(value, self.number), self.same(0)), self.six)
-        if self.raised:
-            gate = tirx.shift_left(gate, self.same(self.raised))
-        return self.e.isa.multiply_high_rounded(value, gate)
+        """Return v times the gate.
 
-    def silu(self, value: Any) -> Any:
-        """Return v times the logistic function."""
+        Where v is no less than 3 q - 2**15 + 1, both ends of the gate come of saturation.
+        """
+        isa = self.e.isa
+        if self.kind == _NEAR_HARD_SWISH:
+            most = self.e.let("most", add_saturating(value, self.number))
+            gate = subtract_unsigned(most, self.six)
+            return isa.multiply_high_rounded(value, gate)
+        gate = tirx.min(add_saturating(value, self.number), self.six)
+        return isa.multiply_high_rounded(value, isa.positive_shifted(gate, self.raised))
+
+    def silu(self, values: Sequence[Any]) -> list[Any]:
+        """Return each v times the logistic function."""
         isa, let = self.e.isa, self.e.let
-        size = let("size", tirx.max(value, self.same(0) - value))
-        t = let("t", isa.multiply_high_rounded(size, self.number))
+        sizes = [let("size", tirx.max(value, self.same(0) - value)) for value in values]
+        ts = [let("t", isa.multiply_high_rounded(size, self.number)) for size in sizes]
         for _ in range(self.raised):
-            t = let("t", add_saturating(t, t))
-        place = let("place", self.same(_TOP) - t - t)
+            ts = [let("t", add_saturating(t, t)) for t in ts]
+        places = [let("place", self.same(_TOP) - t - t) for t in ts]
         *others, most = LOGISTIC
-        total = self.same(most)
+        totals = [self.same(most)] * len(values)
         for coefficient in reversed(others):
-            product = isa.multiply_high_rounded(total, place)
-            total = let("p", product + self.same(coefficient))
-        return tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
+            products = [
+                let("product", isa.multiply_high_rounded(total, place))
+                for total, place in zip(totals, places, strict=True)
+            ]
+            totals = [let("p", product + self.same(coefficient)) for product in products]
+        return [
+            isa.subtract_product(tirx.max(value, self.same(0)), size, total)
+            for value, size, total in zip(values, sizes, totals, strict=True)
+        ]
 
     def same(self, number: int) -> Any:
         """Return a constant in all lanes of 16 bits."""

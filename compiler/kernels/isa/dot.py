@@ -106,10 +106,14 @@ class PairDot:
         instructions: for a pair of values and one vector of weights.
         add: accumulator plus products, of the accumulator, a pair of values in every lane, and a
             vector of pairs of weights, all of them int32.
+        subtract: accumulator less products; None where that is no faster than products of negated
+            weights. LLVM adds up products first where sums follow each other, which takes
+            registers, but not where sums and differences do.
     """
 
     instructions: int
     add: Callable[[Any, Any, Any], Any]
+    subtract: Callable[[Any, Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,3 +159,17 @@ class ByteTable:
     pack: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
     in_registers: bool
     look: Callable[[Callable[[str, Any], Any], Any, Sequence[Any]], Any]
+
+
+@dataclass(frozen=True)
+class LoadTogether:
+    """A load of several vectors is a function that is put in its place.
+
+    Attributes:
+        name: of the function, of two addresses: where vectors are, and where they are written,
+            which become registers.
+        code: the function in LLVM's language: TVM has no intrinsics of several results.
+    """
+
+    name: str
+    code: str

@@ -16,7 +16,7 @@ Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,8 @@ class X86(Generic):
             return None
         if self.target.integer_dot == "vnni":
             return PairDot(1, _word_vnni(self.lanes))
-        return PairDot(2, _pairs_of_words(self.lanes))
+        add, subtract = (_pairs_of_words(self.lanes, operation) for operation in ("add", "sub"))
+        return PairDot(2, add, subtract)
 
     def grouped_dot(self, bits: int) -> GroupedDot | None:
         """Return products of codes as uint8 and activations as int8."""
@@ -268,13 +269,13 @@ def _word_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:
     return add
 
 
-def _pairs_of_words(lanes: int) -> Callable[[Any, Any, Any], Any]:
-    def add(acc: Any, x: Any, w: Any) -> Any:
+def _pairs_of_words(lanes: int, operation: Literal["add", "sub"]) -> Callable[[Any, Any, Any], Any]:
+    def combine(acc: Any, x: Any, w: Any) -> Any:
         words = [reinterpret(value, "int16", 2 * lanes) for value in (x, w)]
         product = intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", *words)
-        return wrapping("add", acc, product)
+        return wrapping(operation, acc, product)
 
-    return add
+    return combine
 
 
 def _unsigned_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:

@@ -167,7 +167,7 @@ def requantized(
         return None
     rounded = constant((bias + found.halves).astype(bias.dtype))
     operand = constant(found.operand(zero, low, high))
-    step = found.step(qparams.dtype, *ends)
+    step = found.step(qparams.dtype, *ends, zero)
     return step, [*arguments[:2], rounded, *arguments[3:-1], operand], found
 
 

@@ -13,6 +13,7 @@ import pytest
 from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
+from edgec.compiler.kernels.conv.depthwise_writer import DepthwiseDecision
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack import conv as pack_conv
@@ -115,6 +116,31 @@ def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
     target = target.model_copy(update={"cores": 1 + 7 * seed})
     built = open_module(case.module(), target, tmp_path, random_decisions(seed))
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], case.expected())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "decision"),
+    [
+        ((3, 3), DepthwiseDecision(8, 2, 3, shifts=2)),
+        # All weights stay in registers, then they do not.
+        ((5, 5), DepthwiseDecision(4, 3, 1, shifts=2)),
+        ((5, 5), DepthwiseDecision(8, 1, 2, shifts=4)),
+        ((5, 5), DepthwiseDecision(4, 3, 2, columns=True)),
+        ((3, 3), DepthwiseDecision(8, 1, 3, columns=True)),
+    ],
+)
+def test_pixels_share_windows(
+    kernel: tuple[int, int], decision: DepthwiseDecision, tmp_path: Path
+) -> None:
+    """The negative control: with weights that differ in one, it does not."""
+    kh, kw = kernel
+    padding = (kh // 2, kw // 2, kh // 2, kw // 2)
+    case = depthwise([2, 6, 7, 11], kh, kw, attributes={"padding": padding})
+    built = open_module(case.module(), machine(FOUR_LANES), tmp_path, lambda *_: decision)
+    found = built.run({"x": case.arrays()[0]})["y"]
+    np.testing.assert_array_equal(found, case.expected())
+    other = replace(case, largest=case.largest - 1)
+    assert not np.array_equal(found, other.expected())
 
 
 def test_what_would_saturate_is_left_to_floats(

@@ -80,7 +80,7 @@ def test_sums_that_do_not_fit_are_not_taken(
 ) -> None:
     """Nine times 2**6 of the sum must fit 32 bits; forced, it is wrong."""
     case = CASES["extreme"]
-    case = replace(case, shape=[1, 264, 5, 5], weight=[16, 264, 3, 3])
+    case = replace(case, shape=[1, 264, 6, 6], weight=[16, 264, 3, 3], attributes={})
     data, weight, *_ = case.arrays()
     weight[0, 0] = -weight[0, 0]
     assert is_exact(weight, 2, (0, 255))
