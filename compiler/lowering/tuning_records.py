@@ -34,9 +34,10 @@ _NOT_CODE = {
     *("memory_mib", "memory_gb_per_s", "cores"),
 }
 
-# Fields of a workload that calibration sets: of quantized values of a padding it matters to a
-# decision whether they are zero, and no more.
-_CALIBRATED = ("border",)
+# What calibration sets in a workload: of the quantized value of a padding it matters to a decision
+# whether it is zero, of the parameters of a requantization which function comes between.
+_PADDING = "border"
+_REQUANTIZE, _FUNCTION = "requantize", slice(1, 2)
 
 
 class Key(NamedTuple):
@@ -58,7 +59,11 @@ def alike(key: Key) -> Key:
     '{"conv":{},"border":1}'
     """
     fields = json.loads(key.workload)
-    fields |= {name: 1 for name in _CALIBRATED if fields.get(name)}
+    if fields.get(_PADDING):
+        fields[_PADDING] = 1
+    for step in fields.get("conv", fields).get("epilogue") or ():
+        if step["op"].startswith(_REQUANTIZE):
+            step["parameters"] = step["parameters"][_FUNCTION]
     return Key(key.operator, _compact(fields))
 
 

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.numerics.pair_sums import DOT_WIDTH, LARGEST_PAIR_SUM, pair_sums
+from edgec.compiler.numerics.pair_sums import UINT8_LIMIT, SumLimit
 
 Floats = NDArray[np.float32]
 
 # A scale below this gives products of scales that are no normal float32.
 SMALLEST_SCALE = 2.0**-60
-
-# Neighbouring groups of quantized values whose products are added in int16.
-GROUPS_PER_SUM = 2
 
 # Clipping thresholds that the search for the least squared error tries, as shares of the range.
 _SHARES = np.linspace(0.3, 1.0, 36)
@@ -152,6 +149,7 @@ def quantize_channels(
     largest: int,
     reduced_axis: int | None = None,
     least: Floats | None = None,
+    limit: SumLimit = UINT8_LIMIT,
 ) -> ChannelWeight:
     """Return symmetric quantized values in [-largest, largest], rounded to the nearest.
 
@@ -159,9 +157,10 @@ def quantize_channels(
         weight: the weight of any shape.
         axis: the axis of the output channels.
         largest: quantized value.
-        reduced_axis: axis along which quantized values keep to `LARGEST_PAIR_SUM`, by a larger
-            scale of the channel; None: they need not.
+        reduced_axis: axis along which quantized values keep to the limit, by a larger scale of the
+            channel; None: they need not.
         least: what scales are not below, float32 by channel.
+        limit: of values whose products meet.
 
     >>> quantize_channels(np.float32([[127, 1], [0, 0]]), 0, 127).quantized.tolist()
     [[127, 1], [0, 0]]
@@ -171,10 +170,10 @@ def quantize_channels(
     if reduced_axis is not None:
         ratio = np.moveaxis(weight / _along(scales, axis, weight.ndim), axis, 0)
         place = reduced_axis % weight.ndim
-        sums = pair_sums(ratio, place + (place < axis), GROUPS_PER_SUM)
+        sums = limit.sums(ratio, place + (place < axis))
         most = sums.reshape(len(scales), -1).max(axis=1, initial=0)
         # Rounding can add a half to each of the weights.
-        room = LARGEST_PAIR_SUM - GROUPS_PER_SUM
+        room = limit.largest - limit.products / 2
         scales = (scales * np.maximum(most / room, 1)).astype(np.float32)
     if least is not None:
         scales = np.maximum(scales, least)
@@ -182,8 +181,10 @@ def quantize_channels(
     return ChannelWeight(np.clip(whole, -largest, largest).astype(np.int8), scales, axis)
 
 
-def shrink_to_pair_sums(quantized: NDArray[np.int8], reduced_axis: int) -> NDArray[np.int8]:
-    """Return quantized values that keep to `LARGEST_PAIR_SUM`.
+def shrink_to_pair_sums(
+    quantized: NDArray[np.int8], reduced_axis: int, limit: SumLimit = UINT8_LIMIT
+) -> NDArray[np.int8]:
+    """Return quantized values that keep to the limit.
 
     Those of a sum that does not are shrunk together.
 
@@ -191,10 +192,8 @@ def shrink_to_pair_sums(quantized: NDArray[np.int8], reduced_axis: int) -> NDArr
     [[42, 42, 0, 0, 42, 0]]
     """
     last = np.moveaxis(quantized, reduced_axis, -1)
-    sums = pair_sums(last, -1, GROUPS_PER_SUM)
-    shares = np.minimum(1, LARGEST_PAIR_SUM / np.maximum(sums, 1))[..., None, :, None]
-    spread = np.broadcast_to(shares, (*sums.shape[:-1], GROUPS_PER_SUM, DOT_WIDTH // 2, 2))
-    share = spread.reshape(*last.shape[:-1], -1)[..., : last.shape[-1]]
+    sums = limit.sums(last, -1)
+    share = limit.by_value(np.minimum(1, limit.largest / np.maximum(sums, 1)), last.shape[-1])
     return np.moveaxis(np.trunc(last * share).astype(np.int8), -1, reduced_axis)
 
 

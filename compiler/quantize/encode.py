@@ -25,6 +25,7 @@ from edgec.compiler.numerics.affine import (
     quantize_log2,
 )
 from edgec.compiler.numerics.observers import Range
+from edgec.compiler.numerics.pair_sums import SumLimit
 from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook
 from edgec.compiler.quantize.plan import QuantizationPlan
 from edgec.compiler.quantize.quantization_recipe import QuantizationRecipe, ResolvedRecipe
@@ -169,8 +170,11 @@ def quantize_weight(
         return HalfWeight(weight.array.astype(kind))
     if recipe.weights == "int8":
         largest = resolved.largest_weight
-        reduced_axis = pair_sum_axis(operator, resolved)
-        return quantize_channels(weight.array, weight.axis, largest, reduced_axis, least)
+        limited = sum_limit(operator, resolved)
+        if limited is None:
+            return quantize_channels(weight.array, weight.axis, largest, least=least)
+        reduced_axis, limit = limited
+        return quantize_channels(weight.array, weight.axis, largest, reduced_axis, least, limit)
     if recipe.codebook:
         rows = to_rows(weight.array, operator)
         found = fit_codebook(rows, recipe.codebook)
@@ -182,15 +186,16 @@ def quantize_weight(
 
 # Where the products of neighbours are summed in int16.
 _PAIR_SUM_AXES = {"conv": 1, "depthwise_conv": -1, "matmul": -2}
+_HALF_SUM_AXES = {"conv": 1}
 
 
-def pair_sum_axis(operator: Operator, resolved: ResolvedRecipe) -> int | None:
-    """Return axis of the weights along which quantized values keep to `LARGEST_SUM`; None.
-
-    They need not.
-    """
-    kept = resolved.saturation_modes.get(operator.name, "weights") == "weights"
-    return _PAIR_SUM_AXES.get(operator.kind) if resolved.paired and kept else None
+def sum_limit(operator: Operator, resolved: ResolvedRecipe) -> tuple[int, SumLimit] | None:
+    """Return what quantized values of weights keep to, and along which axis; None: to nothing."""
+    limit = resolved.limit
+    if limit is None or resolved.saturation_modes.get(operator.name, "weights") != "weights":
+        return None
+    axis = (_HALF_SUM_AXES if limit.in_halves else _PAIR_SUM_AXES).get(operator.kind)
+    return None if axis is None else (axis, limit)
 
 
 def quantize_rows(rows: Floats, recipe: QuantizationRecipe) -> GroupWeight:

@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgec.compiler.errors import RecipeError, did_you_mean
 from edgec.compiler.numerics.affine import QuantizedType
+from edgec.compiler.numerics.pair_sums import INT8_LIMIT, UINT8_LIMIT, SumLimit
 from edgec.compiler.support.toml_file import explain, read_toml
 from edgec.targets.isa import SUMS
 from edgec.targets.target import Target
@@ -220,16 +221,16 @@ class ResolvedRecipe:
         recipe: what was wanted.
         activations: quantized type of activations.
         largest_weight: quantized values of int8 weights are in [-largest, largest].
-        paired: whether weights keep to `LARGEST_SUM` where their products meet in int16.
+        limit: what weights keep to whose products meet in int16; None: they need not.
         why: the choice of quantized values, in one line; empty if activations stay float.
         chooses: whether a saturation mode is chosen for each operator.
-        saturation_modes: what was chosen, by name of an operator; others keep to `paired`.
+        saturation_modes: what was chosen, by name of an operator; others keep to `limit`.
     """
 
     recipe: QuantizationRecipe
     activations: QuantizedType
     largest_weight: int
-    paired: bool
+    limit: SumLimit | None
     why: str
     chooses: bool = False
     saturation_modes: Mapping[str, SaturationMode] = field(default_factory=dict)
@@ -244,6 +245,9 @@ def resolve(recipe: QuantizationRecipe, target: Target) -> ResolvedRecipe:
     less than a bit less for all weights would: in the convolutions of EfficientNet-Lite0, PP-OCR
     and YOLOv8n weights have 2.5 dB more than with 7 bits. Weights of 7 bits keep to it on every
     target, so that they are the same everywhere.
+
+    Others add products in int16 only where that holds them (`pairs_fit`): of any two weights, and
+    of four whose magnitudes sum up to 255 at most (`INT8_LIMIT`), which is faster.
     """
     saturating = target.integer_dot in target.instruction_set.pairs_saturate
     dtype = target.instruction_set.activation_dtype
@@ -252,7 +256,12 @@ def resolve(recipe: QuantizationRecipe, target: Target) -> ResolvedRecipe:
     qtype = QuantizedType.of(dtype, activation_bits, narrow=narrow)
     largest = 127 if weight_bits == 8 else 63
     integer = recipe.activations != "float"
-    paired = integer and (saturating or weight_bits == 7)
+    limit = None
+    if integer and (saturating or weight_bits == 7):
+        # Four magnitudes of 7 bits sum up to less than 255, too.
+        limit = UINT8_LIMIT
+    elif integer and target.integer_dot in target.instruction_set.pairs_fit:
+        limit = INT8_LIMIT
     why = ""
     if integer:
         reason = SUMS.get(target.integer_dot, "sums are in int32")
@@ -264,7 +273,7 @@ def resolve(recipe: QuantizationRecipe, target: Target) -> ResolvedRecipe:
         )
     free = recipe.activation_bits is None and recipe.weight_bits is None
     chooses = saturating and free and recipe.activations == "static"
-    return ResolvedRecipe(recipe, qtype, largest, paired, why, chooses)
+    return ResolvedRecipe(recipe, qtype, largest, limit, why, chooses)
 
 
 KINDS: tuple[str, ...] = get_args(OperatorKind)

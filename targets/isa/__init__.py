@@ -37,6 +37,7 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
 SUMS = {
     "vpmaddwd": "vpmaddubsw adds pairs in int16, so pairs of weights are bounded",
     "avx512bw": "vpmaddubsw adds pairs in int16, so pairs of weights are bounded",
+    "smlal": "smlal adds products in int16, so sums of four weights are bounded",
     "vnni": "vpdpbusd takes unsigned times signed and sums in int32",
 }
 

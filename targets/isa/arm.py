@@ -147,6 +147,7 @@ AARCH64 = InstructionSet(
     has_tvm_runtime=True,
     multiplies_by_lane=True,
     integer_dots={"smlal": (4,), "sdot": (4,), "i8mm": (4,)},
+    pairs_fit=frozenset({"smlal"}),
     extensions=EXTENSIONS,
     hwcap=HWCAP,
     native=_native,

@@ -25,6 +25,7 @@ class InstructionSet:
         integer_dots: ways to multiply int8 that kernels know, and the float32 lanes of vectors for
             which they do.
         pairs_saturate: those of them that add products in int16.
+        pairs_fit: those that add them there only where int16 holds all of them.
         levels: the flags (see `extensions`) that a CPU name stands for, where the system's
             documents define it; without any, only LLVM knows what a CPU has.
         extensions: LLVM's name of an extension to Linux's, as /proc/cpuinfo prints it.
@@ -48,6 +49,7 @@ class InstructionSet:
     multiplies_by_lane: bool = False
     integer_dots: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pairs_saturate: frozenset[str] = frozenset()
+    pairs_fit: frozenset[str] = frozenset()
     levels: Mapping[str, frozenset[str]] = field(default_factory=dict)
     extensions: Mapping[str, str] = field(default_factory=dict)
     hwcap: Mapping[str, tuple[int, int]] = field(default_factory=dict)

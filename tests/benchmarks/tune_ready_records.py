@@ -10,11 +10,12 @@ among the target's cores.
 
 Without `--trials` nothing is tuned: the records that are there are counted anew. Those that their
 kernels do not offer any more, or that save too little since the kernels changed, are taken out.
-Records that no model given here uses stay. Prints a line for each model.
+Records that no model given here uses stay, unless `--prune` is given. Prints a line for each model.
 """
 
 import argparse
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def prepared(name: str, target: Target, folder: Path) -> PreparedModel:
     """Return a model of the catalogue, quantized."""
     recipe = load_model_recipe(name)
     model, images = recipe.write(folder / f"{name}.onnx"), folder / "images"
-    write_crops(images)
+    write_crops(images, name)
     options = CompileOptions(
         shapes=dict(recipe.shapes),
         quantize=QuantizeOptions(recipe=load_recipe("int8")),
@@ -195,6 +196,27 @@ def too_little(before: Counted, after: Counted, records: Mapping[Key, Record]) -
     return {key for key in records if alike(key) in lose}
 
 
+def seconds_by_kernel(found: Counted) -> dict[Key, float]:
+    """Return the time of all calls of each kernel, whatever its padding stands for."""
+    seconds: dict[Key, float] = defaultdict(float)
+    for key, call in zip(found.keys, found.calls, strict=True):
+        seconds[alike(key)] += call.seconds
+    return seconds
+
+
+def better_of(
+    old: Mapping[Key, Record], new: Mapping[Key, Record], model: PreparedModel, folder: Path
+) -> dict[Key, Record]:
+    """Return the records of both, and of each kernel the one that makes a model faster."""
+    both = dict(old) | new
+    if any(key in old for key in new):
+        before = seconds_by_kernel(counted(model.program(RecordedDecisions(old)), model, folder))
+        after = seconds_by_kernel(counted(model.program(RecordedDecisions(both)), model, folder))
+        slower = {key for key, seconds in after.items() if seconds > before[key]}
+        both |= {key: record for key, record in old.items() if alike(key) in slower}
+    return both
+
+
 def outputs(model: PreparedModel, folder: Path) -> bytes:
     """Return what the library in the folder computes under QEMU."""
     parts = counter_parts(model.target, Silent())
@@ -205,18 +227,29 @@ def outputs(model: PreparedModel, folder: Path) -> bytes:
     return results.read_bytes()
 
 
+def write(path: Path, ready: Mapping[Key, Record]) -> None:
+    """Write the records, one of those that are alike; no file if there are none."""
+    one = {alike(key): record for key, record in sorted(ready.items())}
+    if one:
+        replace(path, one.values())
+    else:
+        path.unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("models", nargs="*", default=list(PREPARATION))
     parser.add_argument("--trials", type=int, default=0, help="for each model; 0: count only")
     parser.add_argument("--all", action="store_true", help="tune every kernel of integers")
+    parser.add_argument("--prune", action="store_true", help="keep what these models use")
     parser.add_argument("--db", type=Path, help="keep all trials here")
     arguments = parser.parse_args()
     target = load_target(arguments.target)
     shipped = READY / f"{target.name}.jsonl"
     ready = best_records(Database.read(shipped, missing_ok=True).fitting(target))
     ready = {key: record for key, record in ready.items() if read_record(record, target)}
+    used: set[Key] = set()
     print("| model | default | with records | ratio | beyond L2 | with records | kernels |")
     print(f"|{'---|' * 7}", flush=True)
     for name in arguments.models:
@@ -226,7 +259,8 @@ def main() -> None:
             if arguments.trials:
                 database = arguments.db or folder / "trials.jsonl"
                 tune(model, database, arguments)
-                ready |= candidates(Database.read(database).fitting(target), target)
+                found = candidates(Database.read(database).fitting(target), target)
+                ready = better_of(ready, found, model, folder)
             before = counted(model.program(), model, folder)
             expected = outputs(model, folder)
             while True:
@@ -238,15 +272,17 @@ def main() -> None:
                 ready = {key: record for key, record in ready.items() if key not in bad}
             if outputs(model, folder) != expected:
                 raise SystemExit(f"{name}: by the records it computes other values")
+        used |= {alike(key) for key in decide.used}
         cells = [name, f"{before.total:,}", f"{after.total:,}"]
         cells += [f"{after.total / before.total:.3f}", f"{before.far_bytes:,}"]
         cells += [f"{after.far_bytes:,}", str(len(decide.used))]
         print(f"| {' | '.join(cells)} |", flush=True)
-        if ready:
-            replace(shipped, [ready[key] for key in sorted(ready)])
-        else:
-            shipped.unlink(missing_ok=True)
-    print(f"{shipped}: {len(ready)} records")
+        write(shipped, ready)
+    if arguments.prune:
+        ready = {key: record for key, record in ready.items() if alike(key) in used}
+        write(shipped, ready)
+    count = len({alike(key) for key in ready})
+    print(f"{shipped}: {count} records")
 
 
 if __name__ == "__main__":

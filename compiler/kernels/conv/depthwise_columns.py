@@ -149,7 +149,7 @@ class DepthwiseColumns(TiledDepthwise):
         top = e.let("top", line * w.stride[0] - w.padding[0])
         for group, first in enumerate(used[::DOT_WIDTH]):
             self._rewrite(plane, top + first, group, min(DOT_WIDTH, used[-1] + 1 - first))
-        starts = [self.start_of(block, row) for row in valid]
+        starts = self.written_starts([self.start_of(block, row) for row in valid])
         tiles: Any = math.ceil(w.out_w / tile)
         if tiles > 1:
             tiles = self.hidden_count(tiles)
@@ -158,9 +158,7 @@ class DepthwiseColumns(TiledDepthwise):
             if w.out_w % tile:
                 column = tirx.min(column, tirx.IntImm("int32", w.out_w - tile))
             column = e.let("column", column)
-            for y, start in enumerate(starts):
-                for x in range(tile):
-                    e.store(self.acc, y * tile + x, start)
+            self.start_tile(starts, number)
             kh, kw = w.kernel
             # Weights that LLVM moves out of the loop would be spilled.
             size = (kh + DOT_WIDTH - 1) * kw * c

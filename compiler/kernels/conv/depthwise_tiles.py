@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.depthwise_writer import (
+    FEW_TILES,
     RING_BYTES,
     TASK_CYCLES,
     DepthwiseDecision,
@@ -136,7 +137,7 @@ def estimate_tiled_cycles(
     high, across = decision.tile_h, decision.tile_w
     lines = min(lines_read(workload, high), conv.in_h)
     products = high * across * min(conv.kernel[0], conv.in_h) * workload.tap_groups
-    windows = lines * len(_columns(workload, across, decision.shifts))
+    windows: float = lines * len(_columns(workload, across, decision.shifts))
     if not dot.in_halves and not _fits(workload, decision, target):
         # Weights are loaded where they are used.
         windows += high * _weights_of(workload, high, decision.shifts) / _WINDOW
@@ -195,7 +196,7 @@ class TiledDepthwise(DepthwiseWriter):
         top = e.let("top", line * w.stride[0] - w.padding[0])
         for read in used:
             self.copy_line(plane, top + read, self.rows, read * self.held_line * c)
-        starts = [self.start_of(block, row) for row in valid]
+        starts = self.written_starts([self.start_of(block, row) for row in valid])
         held = self._weights(block, 0) if self.held_weights else {}
         tiles: Any = math.ceil(w.out_w / tile)
         if not held and tiles > 1:
@@ -207,13 +208,35 @@ class TiledDepthwise(DepthwiseWriter):
             if w.out_w % tile:
                 column = tirx.min(column, tirx.IntImm("int32", w.out_w - tile))
             column = e.let("column", column)
-            for y, start in enumerate(starts):
-                for x in range(tile):
-                    e.store(self.acc, y * tile + x, start)
+            self.start_tile(starts, number)
             self._products(column, used, valid, weights)
             for y in range(self.plan.tile_h):
                 accumulators = [e.load(self.acc, y * tile + x) for x in range(tile)]
                 self.store_line(plane, block, line + y, column, accumulators)
+
+    def written_starts(self, starts: list[Any]) -> Any:
+        """Return what accumulators begin with, by line, or where it is for each of them.
+
+        Two are loaded as fast as one is copied.
+        """
+        e, p = self.emit, self.plan
+        if self.dot.in_halves or math.ceil(self.conv.out_w / p.tile_w) < FEW_TILES:
+            return starts
+        written = e.local("starts", p.tile_h * p.tile_w, vector_dtype("int32", self.c))
+        for place in range(p.tile_h * p.tile_w):
+            e.store(written, place, starts[place // p.tile_w])
+        return written
+
+    def start_tile(self, starts: Any, number: Any) -> None:
+        """Write what accumulators begin with, from a place that LLVM does not know."""
+        e, tile = self.emit, self.plan.tile_w
+        zero: Any = 0
+        if not isinstance(starts, list):
+            zero = e.let("zero", tirx.shift_right(number + self.task, tirx.IntImm("int32", 30)))
+        for place in range(self.plan.tile_h * tile):
+            listed = isinstance(starts, list)
+            start = starts[place // tile] if listed else e.load(starts, zero + place)
+            e.store(self.acc, place, start)
 
     def _weights(self, block: Any, base: Any) -> dict[tuple[int, int, int], Any]:
         """Load weights, by row of the window, place of the first tap and group of taps."""

@@ -40,6 +40,7 @@ from edgec.compiler.kernels.conv.windows import (
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
+    EpilogueStep,
     Places,
     apply,
     begins_with_bias,
@@ -66,6 +67,21 @@ def _positions(plan: ConvDecision) -> list[tuple[int, int, int]]:
     """Return line, pixel and vector of each accumulator."""
     lines, pixels, vectors = map(range, (plan.tile_h, plan.tile_w, plan.tile_o))
     return [(y, x, o) for y in lines for x in pixels for o in vectors]
+
+
+def _store_rows(
+    e: Emitter,
+    steps: Sequence[EpilogueStep],
+    operands: Sequence[Any],
+    output: Any,
+    rows: Sequence[tuple[Any, Any, Sequence[Any]]],
+) -> None:
+    """Store rows of results: the channel of each, where it goes, and its vectors."""
+    if rows and requantizes(steps):
+        store_requantized_rows(e, steps[0], operands[0], output, rows)
+        return
+    for _, at, values in rows:
+        store_values(e, output, at, values)
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,7 @@ class DirectConv:
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             yield 0, 0, (True,)
 
+        self.begin_tiles()
         first = e.let("first_tile", number * p.segment)
         count = e.let("tiles", tirx.min(tirx.IntImm("int32", p.segment), self.line_tiles - first))
         with e.loop("column_tile", count) as offset:
@@ -234,6 +251,7 @@ class DirectConv:
         """Write all register tiles along a line (or along tile_h lines)."""
         w, p, e = self.work, self.plan, self.emit
         before = 0
+        self.begin_tiles()
         for span in tile_spans(w.window(1), p.tile_w):
             with e.loop("column_tile", len(span.starts)) as number:
                 self.passed = number + before
@@ -244,12 +262,18 @@ class DirectConv:
             before += len(span.starts)
 
     def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
-        e = self.emit
-        starts = [self.start(o) for o in range(self.plan.tile_o)]
-        for position, (_, _, o) in enumerate(_positions(self.plan)):
-            e.store(self.acc, position, starts[o])
+        self.start_tile()
         self.accumulate_taps(column, valid, window)
         self._store(line, column)
+
+    def begin_tiles(self) -> None:
+        """Prepare what all register tiles of some lines begin with."""
+
+    def start_tile(self) -> None:
+        """Write what the accumulators begin with."""
+        starts = [self.start(o) for o in range(self.plan.tile_o)]
+        for position, (_, _, o) in enumerate(_positions(self.plan)):
+            self.emit.store(self.acc, position, starts[o])
 
     def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products of a register tile to the accumulators."""
@@ -257,14 +281,10 @@ class DirectConv:
             self.channels.blocks - 1 if self.channels.last != self.block else self.channels.blocks
         )
         if full:
-            with self.emit.loop("block", self.turns(full)) as block:
+            with self.emit.loop("block", full) as block:
                 self._block(block, self.block, column, valid, window)
         if full < self.channels.blocks:
             self._block(full, self.channels.last, column, valid, window)
-
-    def turns(self, blocks: int) -> Any:
-        """Return how often the loop over blocks of input channels turns."""
-        return blocks
 
     def start(self, o: int) -> Any:
         """Return what accumulators of a vector of output channels begin with."""
@@ -472,17 +492,6 @@ class DirectConv:
                     if values:
                         rows.append((block * c, first + column * c, values))
                 if self.out_blocks % p.tile_o:
-                    self._put(rows)
+                    _store_rows(e, w.epilogue, self.operands, self.output, rows)
                     rows = []
-        self._put(rows)
-
-    def _put(self, rows: Sequence[tuple[Any, Any, Sequence[Any]]]) -> None:
-        """Store rows of results: the channel of each, its place, and its values."""
-        steps, e = self.work.epilogue, self.emit
-        if not rows:
-            return
-        if requantizes(steps):
-            store_requantized_rows(e, steps[0], self.operands[0], self.output, rows)
-            return
-        for _, at, values in rows:
-            store_values(e, self.output, at, values)
+        _store_rows(e, w.epilogue, self.operands, self.output, rows)

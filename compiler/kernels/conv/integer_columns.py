@@ -29,6 +29,7 @@ from edgec.compiler.kernels.conv.integer import (
     IntegerConvWorkload,
     computing_cycles,
     groups_in_block,
+    unit_step,
 )
 from edgec.compiler.kernels.conv.integer_writer import IntegerConv, emit_phases
 from edgec.compiler.kernels.conv.windows import valid_rows
@@ -44,8 +45,8 @@ from edgec.targets.target import Target
 # Units written in a turn of the loop over them. With three LLVM would add products of different
 # units to each other first, and spill.
 _UNITS_TOGETHER = 2
-# To copy a pixel of one row: load, store, and a share of the loop.
-_COPY_INSTRUCTIONS = 3
+# Cycles to copy a pixel of one row, on processors with wider vectors than 128 bits and on others.
+_COPY_CYCLES = {True: 0.75, False: 1.25}
 # Around a turn of the loop over units.
 _TURN_INSTRUCTIONS = 4
 # Blocks of output channels in a tile.
@@ -98,7 +99,8 @@ def columns_space(workload: IntegerConvWorkload, target: Target) -> list[Columns
     blocks = math.ceil(conv.out_channels / target.float_lanes)
     for vectors in range(1, min(blocks, _MOST_VECTORS) + 1):
         for pixels in range(1, conv.out_w + 1):
-            data = pixels if dot.by_lane else 1
+            # A unit is loaded, and may have to be brought into order.
+            data = pixels if dot.by_lane else 1 + dot.in_halves
             if pixels * vectors + vectors + data + dot.temporaries > target.vector_registers:
                 break
             segment = _segment(conv, pixels, target)
@@ -123,14 +125,13 @@ def estimate_columns_cycles(
     assert dot is not None
     pixels, vectors = plan.tile_w, plan.tile_o
     units, taps = _units(conv) + len(decision.again), math.prod(conv.kernel)
-    products = pixels * vectors * dot.instructions
-    loads = (pixels / DOT_WIDTH if dot.by_lane else pixels) + vectors
-    counting = _TURN_INSTRUCTIONS / (DOT_WIDTH if dot.by_lane else _UNITS_TOGETHER)
-    if groups_in_block(target) > 1:
-        issued = (products + loads + counting) / ISSUE_WIDTH
-        step = max(products / target.fma_units, loads / target.load_units, issued)
+    wider = groups_in_block(target) > 1
+    if wider:
+        step = unit_step(plan, dot, target)
     else:
-        spread = 0 if dot.by_lane else pixels
+        products, spread = pixels * vectors * dot.instructions, 0 if dot.by_lane else pixels
+        loads = (pixels / DOT_WIDTH if dot.by_lane else pixels) + vectors
+        counting = _TURN_INSTRUCTIONS / (DOT_WIDTH if dot.by_lane else _UNITS_TOGETHER)
         issued = (products + spread + loads + counting) / ISSUE_WIDTH
         step = (products + spread) / target.fma_units + issued
     # A task is a line in all channels, or a part of one.
@@ -138,7 +139,7 @@ def estimate_columns_cycles(
     cycles = computing_cycles(workload, line, target, step * units / taps)
     parts = math.ceil(math.ceil(conv.out_w / pixels) / plan.segment)
     columns = conv.batch * conv.out_h * parts * _width(conv, min(conv.out_w, plan.segment * pixels))
-    return cycles + columns * conv.kernel[0] * _COPY_INSTRUCTIONS / ISSUE_WIDTH
+    return cycles + columns * conv.kernel[0] * _COPY_CYCLES[wider]
 
 
 def columns_size(workload: IntegerConvWorkload, decision: ColumnsDecision, target: Target) -> int:
@@ -167,7 +168,9 @@ def two_parts(
     dot = dot_of(target)
     if dot is None or dot.exact_fallback is None:
         return units, np.zeros_like(units)
-    pairs = units.astype(np.int16).reshape(*units.shape[:2], -1, 2)
+    # What is added in one int16 is beside one another here.
+    places = [0, 2, 1, 3] if dot.in_halves else [0, 1, 2, 3]
+    pairs = units[..., places].astype(np.int16).reshape(*units.shape[:2], -1, 2)
     ends, left = np.iinfo(dot.data), np.zeros_like(pairs)
     most = np.iinfo(np.int16).max // max(ends.max, -ends.min)
     # Products of unsigned values have the sign of the weight: those of either sign are a sum.
@@ -176,8 +179,11 @@ def two_parts(
         beyond = np.maximum(0, sizes.sum(axis=-1) - most)
         first = np.minimum(beyond, sizes[..., 0])
         left += np.stack([first, beyond - first], axis=-1) * np.sign(pairs) * chosen
-    first_part = (pairs - left).astype(np.int8).reshape(units.shape)
-    return first_part, left.astype(np.int8).reshape(units.shape)
+    back = np.argsort(places)
+    first, second = (
+        part.astype(np.int8).reshape(units.shape)[..., back] for part in (pairs - left, left)
+    )
+    return first, second
 
 
 def with_units_again(
@@ -248,8 +254,10 @@ class _Columns(IntegerConv):
         self.acc = e.local("acc", count, vector_dtype(self.dtype, self.c))
         with e.loop("tile", self.hide_from_llvm(self.out_tiles)) as tile:
             self.tile = tile
+            self.begin_tiles()
             tiles = math.ceil(self.pixels / p.tile_w)
             with e.loop("column_tile", self.hide_from_llvm(tiles)) as number:
+                self.passed = number
                 column = number * p.tile_w
                 if self.pixels % p.tile_w:
                     column = tirx.min(column, tirx.IntImm("int32", self.pixels - p.tile_w))

@@ -65,10 +65,10 @@ from edgec.targets.target import Target
 Decision = ConvDecision | WordsDecision | ColumnsDecision | WinogradDecision | LaneWinogradDecision
 
 # What an estimate of Winograd's algorithm may be beside that of the direct sum, by instructions of
-# `PairDot`: the one with four products counts 0.6 of the cycles that a Zen 4 takes, the one with
-# vpmaddubsw twice as many. Measured, 28 x 28 pixels of 128 channels take 0.62 and 0.46 of the time
-# of the direct sum, 10 x 10 pixels of 64 and of 128 channels 1.14 and 1.12.
-MARGIN = {1: 1.7, 2: 0.9}
+# `PairDot`: on a Zen 4 a cycle of the former takes 2.0 and 0.56 cycles, one of the latter 1.63 and
+# 0.63. With vpdpwssd, 13 x 13 pixels of 64 channels, estimated at 0.81, take 0.86 of the time of
+# the direct sum, 55 x 55 of 16, estimated at 0.7, 0.99, and 7 x 7 of 512, at 1.07, 1.45.
+MARGIN = {1: 0.86, 2: 1.1}
 
 
 def _space(workload: IntegerConvWorkload, target: Target) -> list[Decision]:

@@ -122,10 +122,10 @@ def estimate_depthwise_cycles(
     """
     if decision.pairs:
         return estimate_pairs_cycles(workload, decision, target)
-    if decision.rows:
-        return estimate_rows_cycles(workload, decision, target)
     if decision.columns:
         return estimate_columns_cycles(workload, decision, target)
+    if decision.rows:
+        return estimate_rows_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -170,10 +170,10 @@ def emit_integer_depthwise(
     """
     if decision.pairs:
         return DepthwisePairs(workload, decision, target).kernel(name)
-    if decision.rows:
-        return DepthwiseRows(workload, decision, target).kernel(name)
     if decision.columns:
         return DepthwiseColumns(workload, decision, target).kernel(name)
+    if decision.rows:
+        return DepthwiseRows(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:

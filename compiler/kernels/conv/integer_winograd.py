@@ -7,21 +7,26 @@ infinity (m = 4) or 0, 1, -1 and infinity (m = 2), with all fractions moved to t
 
 G, B and A are whole numbers, and k of an output pixel is 9 * 2**n or 2**n. B' d B of any uint8 or
 int8 and G g G' of any int8 fit int16: products are those of pairs of int16, summed in int32. Sums
-and A' m A are taken modulo 2**32; of k y that is enough: it is multiplied with what 9 times is 1
-modulo 2**32, the least that y can be, times 2**n, is subtracted, and the rest is shifted right by
-n, which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
-direct sum, bit for bit, and what follows is the same.
+and A' m A are taken modulo 2**32; of k y that is enough: k times the least that y can be is
+subtracted, the rest is multiplied with what 9 times is 1 modulo 2**32, and shifted right by n,
+which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
+direct sum, bit for bit, and what follows is the same. What is the same for all pixels is, changed,
+in the product at the point 1 alone: it is subtracted there.
 
 Sums of k y are 144 / 36 (m = 4) or 36 / 16 (m = 2) times fewer products than the direct sum has.
+Where a task is a whole image, tiles at its end have only 1, 2 or 3 rows or columns, and products at
+as many of the same points less: of 14 x 14 pixels, a sixth fewer.
 
 Layouts, with c float32 lanes in a vector:
 
     activation [N, ceil(channels / c), H, W, c] quantized; two blocks are changed at once.
     weight      int8 [tiles of output channels, pairs of input channels, 9, vectors, c, 2]: as they
                 are, since what they are changed to is eight times as large. Each task changes them
-                for a tile of output channels, for all of its tiles of the image. Then int32
-                [padded output channels]: the least that y can be.
+                for a tile of output channels and two rows of positions, for all of its tiles of
+                the image. Then int32 [padded output channels]: the least that y can be.
     bias        as of `integer.py`; padding is the zero point and is changed like any pixel.
+    patches     int16 pairs [positions, pairs of blocks, tiles, c]
+    products    int32 [positions, tiles, vectors, c]
 """
 
 import math
@@ -40,7 +45,7 @@ from edgec.compiler.kernels.conv.integer_winograd_changes import (
     inverse_of_threes,
 )
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
-    PAIRS_AT_ONCE,
+    COPIED_PIXELS,
     WORD_BYTES,
     Ends,
     TileGroup,
@@ -56,7 +61,7 @@ from edgec.compiler.kernels.conv.winograd_task import (
     present_part,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
     OperandLoader,
     Places,
@@ -80,8 +85,6 @@ from edgec.compiler.kernels.vectors import (
 from edgec.targets.target import Target
 
 TAPS = 9
-# Of one block, copied at once: the bytes of a vector.
-COPIED_PIXELS = 4
 
 
 def emit_integer_winograd(
@@ -131,9 +134,7 @@ class _IntegerWinograd:
         assert dot is not None
         assert pair_dot is not None
         self.work, self.plan, self.c, self.emit = work, decision, c, e
-        self.code, self.dtype, self.pair_dot = workload.border, dot.data, pair_dot
-        # Of pairs of input channels that follow each other: what their products are times in sums.
-        self.signs = (1, -1) if pair_dot.subtract else (1,)
+        self.code, self.dtype, self.add = workload.border, dot.data, pair_dot.add
         self.change = CHANGES[decision.out]
         self.in_blocks, self.words = math.ceil(work.in_channels / c), words
         self.out_blocks = math.ceil(work.out_channels / c)
@@ -167,7 +168,7 @@ class _IntegerWinograd:
     def kernel(self, name: str) -> Kernel:
         p, e, c = self.plan, self.emit, self.c
         with e.tasks() as task:
-            self.hidden_step = hidden(PAIRS_AT_ONCE, task)
+            self.hidden_one = hidden(1, task)
             here = self.tasks.begin(e, task)
             self.image, self.first = here.image, here.first_tile
             self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")
@@ -179,7 +180,7 @@ class _IntegerWinograd:
                 with e.loop("group", p.positions // self.group) as group:
                     self._change_weights(out_tile, group)
                     with e.loop("product", self.group) as position:
-                        self._multiply_position(group, position)
+                        self._multiply_position(out_tile, group, position)
                 for tiles in self.tiles:
                     with (
                         e.loop("result", tiles.count) as number,
@@ -280,22 +281,20 @@ class _IntegerWinograd:
         """Write G g G' of a group of positions, for a tile of output channels."""
         e = self.emit
         for number, rows in enumerate(GROUPS[self.plan.out]):
-            with e.branch(group == number), e.loop("turn", self.words // len(self.signs)) as turn:
-                for place, sign in enumerate(self.signs):
-                    self._change_window(out_tile, turn * len(self.signs) + place, rows, sign)
+            with e.branch(group == number), e.loop("word", self.words) as word:
+                self._change_window(out_tile, word, rows)
 
-    def _change_window(self, out_tile: Any, pair: Any, rows: Sequence[int], sign: int) -> None:
-        """Write some rows of G g G' of a pair of input channels; of -g for the sign -1."""
+    def _change_window(self, out_tile: Any, word: Any, rows: Sequence[int]) -> None:
+        """Write some rows of G g G' of a pair of input channels."""
         e, c, p, patch = self.emit, self.c, self.plan, self.plan.patch
         window = WINDOWS[p.out]
-        panel = wide((out_tile * self.words + pair) * (TAPS * 2 * self.width))
-        source, to = e.let("source", panel), e.let("to", wide(pair * self.width))
+        panel = wide((out_tile * self.words + word) * (TAPS * 2 * self.width))
+        source, to = e.let("source", panel), e.let("to", wide(word * self.width))
         for o in range(p.vectors):
 
             def read(tap: int, o: int = o) -> Any:
                 stored = e.load(self.weight, source + (tap * p.vectors + o) * (2 * c), 2 * c)
-                value = tirx.Cast(self._words(), stored)
-                return e.let("g", value if sign > 0 else constant(0, "int16", 2 * c) - value)
+                return e.let("g", tirx.Cast(self._words(), stored))
 
             columns = [window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)]
             for number, y in enumerate(rows):
@@ -307,10 +306,11 @@ class _IntegerWinograd:
     def _words(self) -> str:
         return vector_dtype("int16", 2 * self.c)
 
-    def _multiply_position(self, group: Any, number: Any) -> None:
+    def _multiply_position(self, out_tile: Any, group: Any, number: Any) -> None:
         """Write the products of one position."""
         p, e, c = self.plan, self.emit, self.c
         position = e.let("position", group * self.group + number)
+        self._prefetch(out_tile + 1, position)
         start = e.let("start", position * self.patch_step)
         panel = e.let("panel", wide(number * self.weight_step))
         to = e.let("to", position * self.product_step)
@@ -327,6 +327,14 @@ class _IntegerWinograd:
             last = tirx.IntImm("int32", self.block - p.register_tiles)
             tile = e.let("tile", tirx.min(first + repeat * p.register_tiles, last))
             self._multiply(start + tile * c, panel, to + tile * self.width)
+
+    def _prefetch(self, out_tile: Any, position: Any) -> None:
+        """Ask for the share of a position of the weights of a tile of output channels."""
+        panel = TAPS * 2 * self.words * self.width
+        lines = math.ceil(panel / CACHE_LINE_BYTES / self.plan.positions)
+        for line in range(lines):
+            place = wide(out_tile * panel) + wide(position * lines + line) * CACHE_LINE_BYTES
+            self.emit.prefetch(self.weight, place)
 
     def _range(self, row: Any, column: Any) -> tuple[Any, Any]:
         """Return the first tile that has a product at a position, and behind the last one."""
@@ -362,10 +370,18 @@ class _IntegerWinograd:
         def add(pair: Any, used: int) -> None:
             weights = e.let("weights", panel + wide(pair * (c * self.width)))
             source = e.let("source", wide(start + pair * (self.block * c)))
-            with e.loop("channels", used, wide=True, step=self.hidden_step) as word:
-                for turn in range(PAIRS_AT_ONCE):
-                    sign = self.signs[turn % len(self.signs)]
-                    self._add_products(weights, source, word + turn, sign)
+            # Unrolled, LLVM would add up the products of several turns, and spill the sums.
+            with e.loop("channels", used, wide=True, step=self.hidden_one) as word:
+                vectors = [
+                    e.let("w", e.load(self.changed, weights + word * self.width + o * c, c))
+                    for o in range(p.vectors)
+                ]
+                for t in range(p.register_tiles):
+                    at = source + t * c + word
+                    value = e.let("x", broadcast(e.load(self.patches, at), c))
+                    for o, vector in enumerate(vectors):
+                        index = t * p.vectors + o
+                        e.store(self.acc, index, self.add(e.load(self.acc, index), value, vector))
 
         full, left = divmod(self.words, c)
         if full:
@@ -375,21 +391,6 @@ class _IntegerWinograd:
             add(full, left)
         for index in range(count):
             e.store(self.products, to + index * c, e.load(self.acc, index))
-
-    def _add_products(self, weights: Any, source: Any, word: Any, sign: int) -> None:
-        """Add the products of a pair of input channels to a register tile."""
-        p, e, c = self.plan, self.emit, self.c
-        vectors = [
-            e.let("w", e.load(self.changed, weights + word * self.width + o * c, c))
-            for o in range(p.vectors)
-        ]
-        for t in range(p.register_tiles):
-            at = source + t * c + word
-            value = e.let("x", broadcast(e.load(self.patches, at), c))
-            for o, vector in enumerate(vectors):
-                index = t * p.vectors + o
-                add = self.pair_dot.add if sign > 0 else self.pair_dot.subtract
-                e.store(self.acc, index, add(e.load(self.acc, index), value, vector))
 
     def _scatter(self, out_tile: Any, tiles: TileGroup, number: Any, vector: Any) -> None:
         """Write y of a vector of output channels of one tile, and what follows."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.compiler.kernels.conv.integer_winograd_changes import CHANGES
+from edgec.compiler.kernels.conv.integer_winograd_changes import CHANGES, GROUPS
 from edgec.compiler.kernels.conv.winograd_decision import (
     FEW_TASKS,
     STACK_BYTES,
@@ -24,9 +24,10 @@ from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWork
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.machine_model import (
     FAR_BYTES_PER_CYCLE,
+    FMA_LATENCY_CYCLES,
     ISSUE_WIDTH,
+    KIB,
     LOOP_STEP_INSTRUCTIONS,
-    TILE_START_CYCLES,
     half_l2,
     imbalance_of,
 )
@@ -38,18 +39,19 @@ Ends = tuple[int, int]
 """The smallest and the largest value."""
 
 WORD_BYTES = 4
-# Pairs of input channels whose products are added in a turn of the loop: 2 or 4.
-PAIRS_AT_ONCE = 2
+# Of one block, copied at once: the bytes of a vector of int32.
+COPIED_PIXELS = 4
 # By rows of output pixels in a tile: how many values sums of windows may have; see the kernel.
 MOST_SUMS = {2: 2**30, 4: 2**26}
 # To change a patch of two blocks, the weights of a pair of input channels, and the products of a
-# tile, each for a vector, in the cycles of the model of the direct convolution: what they store is
-# for the second-level cache. Measured on a Zen 4 for m = 4.
-PATCH_CYCLES = {2: 160, 4: 350}
-WINDOW_CYCLES = {2: 65, 4: 145}
-TOTAL_CYCLES = {2: 50, 4: 150}
-# To move an accumulator between memory and a register.
-MOVE_INSTRUCTIONS = 3
+# tile, each for a vector, and to copy a vector of pixels of either block, in the cycles of the
+# model for each instruction of a product. Fitted on a Zen 4 to kernels for m = 4, half with
+# vpmaddwd and half with vpdpwssd, of which the estimate is within a tenth, relative to each other;
+# for m = 2 in proportion.
+PATCH_CYCLES = {2: 50, 4: 105}
+WINDOW_CYCLES = {2: 20, 4: 45}
+TOTAL_CYCLES = {2: 20, 4: 60}
+COPY_CYCLES = 5
 # How much less a core waits for what it reads in order from beyond the second-level cache.
 IN_ORDER_GAIN = 8.0
 # Beside accumulators and weights: a value in all lanes, and a product.
@@ -111,8 +113,8 @@ def is_exact(weight: NDArray[np.int8], out: int, ends: Ends) -> bool:
 
 
 def pairs_of(work: ConvWorkload) -> int:
-    """Return pairs of input channels, of which the last may be of channels that are none."""
-    return math.ceil(work.in_channels / (2 * PAIRS_AT_ONCE)) * PAIRS_AT_ONCE
+    """Return pairs of input channels."""
+    return math.ceil(work.in_channels / 2)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def tile_groups(work: ConvWorkload, decision: WinogradDecision) -> list[TileGrou
     return groups
 
 
-def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> tuple[int, int]:
+def range_of(groups: Sequence[TileGroup], points: tuple[str, str]) -> tuple[int, int]:
     """Return the first tile that has a product at a position, and behind the last one."""
     having = [
         group
@@ -178,7 +180,7 @@ def range_of(groups: Sequence[TileGroup], out: int, points: tuple[str, str]) -> 
 def products_of(work: ConvWorkload, decision: WinogradDecision) -> int:
     """Return register tiles that a task multiplies for a tile of output channels."""
     groups, points = tile_groups(work, decision), CHANGES[decision.out].points
-    ranges = [range_of(groups, decision.out, (y, x)) for y in points for x in points]
+    ranges = [range_of(groups, (y, x)) for y in points for x in points]
     return sum(math.ceil((end - first) / decision.register_tiles) for first, end in ranges)
 
 
@@ -205,6 +207,17 @@ def held_values(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple
     return lines_apart(patches), lines_apart(weights), lines_apart(tiles * width)
 
 
+def held_bytes(work: ConvWorkload, decision: WinogradDecision, c: int) -> tuple[int, int, int]:
+    """Return bytes of patches, of weights of some rows of positions, and of products of a task."""
+    patches, weights, products = held_values(work, decision, c)
+    group = len(GROUPS[decision.out][0]) * decision.patch
+    return (
+        decision.positions * patches * WORD_BYTES,
+        group * weights * WORD_BYTES,
+        decision.positions * products * WORD_BYTES,
+    )
+
+
 def integer_winograd_space(
     workload: QuantizedConvWorkload, target: Target
 ) -> list[WinogradDecision]:
@@ -219,9 +232,9 @@ def integer_winograd_space(
         for vectors in range(1, min(blocks, 4) + 1):
             room = (target.vector_registers - vectors - TEMPORARIES) // vectors
             for tiles in range(1, min(count, room) + 1):
-                for repeats in (1, 2, 3, 4, 6, 8, 12):
+                for repeats in (1, 2, 3, 4, 5, 6, 8, 12):
                     decision = WinogradDecision(tiles, vectors, repeats, out)
-                    held = decision.positions * sum(held_values(work, decision, c)) * WORD_BYTES
+                    held = sum(held_bytes(work, decision, c))
                     if tiles * repeats > count or held > STACK_BYTES:
                         continue
                     tasks = work.batch * math.ceil(count / (tiles * repeats))
@@ -238,7 +251,8 @@ def estimate_integer_winograd_cycles(
     work, c, out, units = workload.conv, target.float_lanes, decision.out, target.fma_units
     pair_dot = isa_of(target).pair_dot()
     assert pair_dot is not None
-    tiles, vectors, positions = decision.register_tiles, decision.vectors, decision.positions
+    each = pair_dot.instructions
+    tiles, vectors = decision.register_tiles, decision.vectors
     block = tiles * decision.repeats
     blocks = work.batch * math.ceil(math.prod(tiles_of(work, out)) / block)
     tasks = blocks * decision.splits
@@ -246,18 +260,23 @@ def estimate_integer_winograd_cycles(
     out_tiles = math.ceil(all_out_tiles / decision.splits)
     words = pairs_of(work)
     products = tiles * vectors
-    multiply = products * pair_dot.instructions / units
-    step = multiply + (tiles + vectors + LOOP_STEP_INSTRUCTIONS / PAIRS_AT_ONCE) / ISSUE_WIDTH
-    around = TILE_START_CYCLES + MOVE_INSTRUCTIONS * products / units
-    multiplying = products_of(work, decision) * (words * step + around)
-    windows = words * vectors * WINDOW_CYCLES[out]
-    totals = block * vectors * (TOTAL_CYCLES[out] + out * out * cost(work.epilogue) / units)
-    patches = block * math.ceil(words / c) * PATCH_CYCLES[out]
+    if each == 1:
+        # What else there is to do comes beside the products, which wait for those before.
+        step = max(products, FMA_LATENCY_CYCLES) / units
+    else:
+        step = products * each / units
+        step += (tiles + vectors + LOOP_STEP_INSTRUCTIONS) / ISSUE_WIDTH
+    multiplying = products_of(work, decision) * words * step
+    windows = words * vectors * WINDOW_CYCLES[out] * each
+    epilogue = out * out * cost(work.epilogue) / units
+    totals = block * vectors * (TOTAL_CYCLES[out] * each + epilogue)
+    copied = copied_lines(work, decision) * math.ceil(work.in_w / COPIED_PIXELS) * COPY_CYCLES
+    patches = math.ceil(words / c) * (block * PATCH_CYCLES[out] + copied) * each
     task = patches + out_tiles * (windows + multiplying + totals)
-    held = [positions * WORD_BYTES * values for values in held_values(work, decision, c)]
-    if sum(held) > half_l2(target):
-        again = out_tiles * (held[0] + 2 * held[1]) / IN_ORDER_GAIN
-        task += (2 * held[0] + again) / FAR_BYTES_PER_CYCLE
+    held, weights, products = held_bytes(work, decision, c)
+    if held + weights + products > target.l2_kib * KIB:
+        again = out_tiles * (held + 2 * len(GROUPS[out]) * weights) / IN_ORDER_GAIN
+        task += (2 * held + again) / FAR_BYTES_PER_CYCLE
     image = work.batch * work.in_channels * work.in_h * work.in_w
     weights = 9 * work.in_channels * work.out_channels
     far = image + weights * (blocks if weights > half_l2(target) else 1)

@@ -17,19 +17,24 @@ from edgec.compiler.kernels.conv.integer import (
     groups_in_block,
     integer_weight_size,
     product_of,
+    weights_first,
 )
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import half_l1
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
-# Groups of weights, 16 KiB, that are not asked for ahead.
-_NEAR_GROUPS = 4096
+# Register tiles of a line for which accumulators are not worth to be written down.
+_FEW_TILES = 4
+
+# So many rows of a window may come before one that asks for weights ahead.
+_MOST_UNASKED = 2**20
 
 # Rows of a window that are written out.
 ROWS_WRITTEN = 3
@@ -124,6 +129,8 @@ class IntegerConv(DirectConv):
 
     dtype = "int32"
     weight_dtype = "int32"
+    # What accumulators of all tiles of a line begin with, where it is in memory.
+    written: Any = None
 
     def __init__(
         self,
@@ -141,6 +148,10 @@ class IntegerConv(DirectConv):
         self.border = workload.border != 0
         self.code = workload.border
         self.together = workload.together
+        # Rows of windows since the last one that asked for weights ahead.
+        self.unasked = 0
+        # Blocks of input channels whose products are added in int16, in what is being written.
+        self.added = 1
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
         super().__init__(workload.grouped, decision, c, emit, buffers, bases.weight)
         small = 1 < self.work.kernel[0] <= ROWS_WRITTEN
@@ -176,6 +187,30 @@ class IntegerConv(DirectConv):
             self.present = present
             self.write_columns(row, window)
 
+    def begin_tiles(self) -> None:
+        """Write down what accumulators begin with: two are loaded as fast as one is copied."""
+        e, p = self.emit, self.plan
+        self.written = None
+        if not self.dot.by_lane or (p.segment or self.line_tiles) < _FEW_TILES:
+            return
+        pixels = p.tile_h * p.tile_w
+        written = e.local("starts", pixels * p.tile_o, vector_dtype("int32", self.c))
+        for o in range(p.tile_o):
+            start = self.start(o)
+            for pixel in range(pixels):
+                e.store(written, pixel * p.tile_o + o, start)
+        self.written = written
+
+    def start_tile(self) -> None:
+        """Load it, from a place that LLVM does not know."""
+        if self.written is None:
+            super().start_tile()
+            return
+        e = self.emit
+        zero = e.let("zero", tirx.shift_right(self.passed + self.task, tirx.IntImm("int32", 30)))
+        for position in range(self.plan.tile_h * self.plan.tile_w * self.plan.tile_o):
+            e.store(self.acc, position, e.load(self.written, zero + position))
+
     def start(self, o: int) -> Any:
         """Return the bias, and the padding in rows outside the image."""
         e, taps, c = self.emit, self.work.kernel[0], self.c
@@ -203,28 +238,37 @@ class IntegerConv(DirectConv):
 
     def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products; several blocks in a turn where a window has one tap."""
-        together = self._blocks_together()
-        if together == 1:
+        self.unasked = _MOST_UNASKED
+        if self.block > 1:
             super().accumulate_taps(column, valid, window)
             return
-        turns, left = divmod(self.channels.blocks, together)
-        with self.emit.loop("block", self.hide_from_llvm(turns)) as turn:
-            for number in range(together):
-                self._block(turn * together + number, 1, column, valid, window)
-        for number in range(left):
-            self._block(turns * together + number, 1, column, valid, window)
+        blocks, size = self.channels.blocks, self._blocks_in_a_turn()
+        turns = blocks // size
+        if turns:
+            with self.emit.loop("block", self.hide_from_llvm(turns)) as turn:
+                self._blocks(turn * size, size, column, valid, window)
+        self._blocks(turns * size, blocks - turns * size, column, valid, window)
 
-    def turns(self, blocks: int) -> Any:
-        """Return how often the loop over blocks turns, hidden where a turn is little."""
-        return self.hide_from_llvm(blocks) if self.block == 1 else blocks
+    def _blocks(
+        self, first: Any, count: int, column: Any, valid: Sequence[Mask], window: Any
+    ) -> None:
+        """Accumulate some blocks of input channels, as many at once as int16 holds products of."""
+        number = 0
+        while number < count:
+            self.added = self.together if number + self.together <= count else 1
+            self._block(first + number, 1, column, valid, window)
+            number += self.added
 
-    def _blocks_together(self) -> int:
-        """Return blocks of input channels in a turn, where a tap of one is too little for it."""
-        if self.block > 1 or math.prod(self.work.kernel) > 1:
-            return 1
+    def _blocks_in_a_turn(self) -> int:
+        """Return blocks of input channels in a turn; several where a tap of one is too little."""
+        size = self.together
+        if math.prod(self.work.kernel) > 1:
+            return size
+        if self.dot.by_lane and self.channels.blocks >= 4 * BLOCKS_TOGETHER:
+            return 2 * BLOCKS_TOGETHER
         # Without a loop LLVM would keep products, and spill them.
         most = self.channels.blocks // (1 if self.dot.by_lane else 2)
-        return max(1, min(BLOCKS_TOGETHER, most))
+        return max(1, min(BLOCKS_TOGETHER * size, most) // size) * size
 
     def window_row(
         self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask
@@ -236,13 +280,15 @@ class IntegerConv(DirectConv):
             return
         taps = w.kernel[1]
         weights = e.let("weights", wide(rows * self.width))
-        at = e.let("at", wide(base))
+        block = w.in_h * w.in_w
+        at = [e.let("at", wide(base + number * block)) for number in range(self.added)]
         self._prefetch(weights, taps)
-        values: dict[int, Any] = {}
+        values: list[dict[int, Any]] = [{} for _ in at]
         for line in range(self.plan.tile_h):
             places = {self.place(line, x, tap) for x, tap in self.read_of(line, valid, lines)}
             if places:
-                values |= self._near(at, sorted(places))
+                for near, start in zip(values, at, strict=True):
+                    near |= self._near(start, sorted(places))
         step = taps if self.dot.by_lane else TAPS_TOGETHER
         for first in range(0, taps, step):
             self._add_taps(at, weights, range(first, min(first + step, taps)), values, valid, lines)
@@ -264,10 +310,10 @@ class IntegerConv(DirectConv):
 
     def _add_taps(
         self,
-        at: Any,
+        at: Sequence[Any],
         weights: Any,
         taps: range,
-        values: dict[int, Any],
+        values: Sequence[dict[int, Any]],
         valid: Sequence[Mask],
         lines: Mask,
     ) -> None:
@@ -288,22 +334,34 @@ class IntegerConv(DirectConv):
             products.sort(key=lambda product: product[1])
         else:
             products.sort(key=lambda product: -1 if product[0] is None else product[0])
-        vectors: dict[int, list[Any]] = {}
-        last, value = None, self.outside() if self.border else None
-        for place, tap, pixel in products:
-            if tap not in vectors:
-                row = [weights + (tap * self.width + o * c) for o in range(p.tile_o)]
-                vectors[tap] = [e.let("w", self.weights_at(each)) for each in row]
+        found: dict[tuple[Any, ...], Any] = {}
+
+        def value(group: int, place: int | None) -> Any:
             if place is None:
-                value = self.outside()
-            elif place != last:
-                value = values[place] if place in values else self.read(at + place)
-                value = value if self.dot.by_lane else e.let("x", value)
-            last = place
-            for o, vector in enumerate(vectors[tap]):
-                position = pixel * p.tile_o + o
-                total = self.add(e.load(self.acc, position), [value], [vector])
-                e.store(self.acc, position, total)
+                return self.outside()
+            if (group, place) not in found:
+                near = values[group]
+                one = near[place] if place in near else self.read(at[group] + place)
+                found[group, place] = one if self.dot.by_lane else e.let("x", one)
+            return found[group, place]
+
+        def vector(group: int, tap: int, o: int) -> Any:
+            if (group, tap, o) not in found:
+                row = weights + (tap + group * math.prod(self.work.kernel)) * self.width
+                found[group, tap, o] = e.let("w", self.weights_at(row + o * c))
+            return found[group, tap, o]
+
+        groups, outer = range(self.added), [range(p.tile_o)]
+        pixels, one = p.tile_h * p.tile_w, math.prod(self.work.kernel) == 1
+        if self.added > 1 and one and weights_first(pixels, p.tile_o):
+            outer = [range(o, o + 1) for o in range(p.tile_o)]
+        for vectors in outer:
+            for place, tap, pixel in products:
+                for o in vectors:
+                    position = pixel * p.tile_o + o
+                    xs = [value(group, place) for group in groups]
+                    ws = [vector(group, tap, o) for group in groups]
+                    e.store(self.acc, position, self.add(e.load(self.acc, position), xs, ws))
 
     def _near(self, base: Any, groups: Sequence[int]) -> dict[int, Any]:
         """Return groups of a line in every lane, by their place: four are loaded at once."""
@@ -324,9 +382,16 @@ class IntegerConv(DirectConv):
         return found
 
     def _prefetch(self, weights: Any, used: int) -> None:
-        # What stays in the first level comes by itself.
-        if int(self.weight.shape[0]) > _NEAR_GROUPS:
-            super()._prefetch(weights, used)
+        # What stays in the first level comes by itself. Where a pass asks for little, one of
+        # several blocks and rows that are written one after the other asks for all.
+        if DOT_WIDTH * int(self.weight.shape[0]) <= half_l1(self.emit.target):
+            return
+        lines = used * self.width * DOT_WIDTH / CACHE_LINE_BYTES / self.passes
+        if self.unasked * lines < 1:
+            self.unasked += 1
+            return
+        self.unasked = 1
+        super()._prefetch(weights, used)
 
     def outside(self) -> Any:
         """Return the zero point in place of a group."""

@@ -55,11 +55,12 @@ class Emitter:
     the range of tasks that a call is to do.
 
     Attributes:
+        target: what the code is for.
         isa: how the target's instructions are written.
     """
 
     def __init__(self, target: Target) -> None:
-        self.isa = isa_of(target)
+        self.target, self.isa = target, isa_of(target)
         self._scopes: list[list[Any]] = [[]]
         self._parameters: list[Any] = []
         self._pointers: dict[Any, Any] = {}

@@ -20,7 +20,7 @@ in 15 binary digits, and p the logistic function of -8 t by a polynomial, before
     v = max(v, 0) - ((|v| * p + 2**14) >> 15)
 
 n is one for all channels where that leaves enough digits, for processors that shift and narrow by
-one instruction; else it differs between channels.
+one instruction; else it differs between channels. `fixed_point` finds it, and the multipliers.
 
 There are no floats: all targets give the same quantized values. Before v is rounded it is less than
 2**(1 - f) of a step away from what real numbers give, after a hard swish less than 2**(2 - f),
@@ -47,13 +47,9 @@ from edgec.compiler.kernels.vectors import (
     subtract_unsigned,
 )
 
-LEAST_FRACTION = 4
-# Digits after the point that one shift for all channels has to leave.
-_LEAST_OF_ONE_SHIFT = 5
-_MOST_FRACTION = 7
-_MOST_LEFT, _MOST_RIGHT = -8, 16
-_MOST_RAISED = 4
-_TOP = 2**15 - 1
+# Pairs of vectors whose SiLU is computed side by side.
+_SIDE_BY_SIDE = 8
+TOP = 2**15 - 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Logistic:
 # p by powers of 1 - 2 t, in 15 binary digits: a fit of least largest error, 2.7e-4, with the
 # rounding of each step counted.
 LOGISTIC = (595, 2301, 4235, 5664, 6106, 2342, -2733, -2121)
-_LOGISTIC_REACH = 8.0
+LOGISTIC_REACH = 8.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class Requantization:
         kind, raised = _NO_GATE, 0
         if isinstance(self.gate, Gate):
             kind, raised = _HARD_SWISH, self.gate.raised
-            if raised == 0 and int(self.multipliers.max()) + self.gate.three <= _TOP:
+            if raised == 0 and int(self.multipliers.max()) + self.gate.three <= TOP:
                 kind = _NEAR_HARD_SWISH
         elif isinstance(self.gate, Logistic):
             kind, raised = _SILU, self.gate.doublings
@@ -131,7 +127,7 @@ class Requantization:
 
     def holds(self, zero_point: float) -> bool:
         """Return whether 16 bits hold a zero point with f binary digits after it, and a half."""
-        return (abs(zero_point) + 0.5) * 2**self.fraction <= _TOP
+        return (abs(zero_point) + 0.5) * 2**self.fraction <= TOP
 
     def operand(self, zero_point: float, low: int, high: int) -> NDArray[np.int16]:
         """Return multipliers, shifts, then the numbers that hold for all channels.
@@ -199,89 +195,6 @@ _NO_GATE, _HARD_SWISH, _SILU, _NEAR_HARD_SWISH = range(4)
 _FROM_LEAST = 2
 
 
-def swished_requantization(
-    scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
-) -> Requantization | None:
-    """Return the finest one with a hard swish; None if it is coarser than `LEAST_FRACTION`.
-
-    Args:
-        scales: the scales of the accumulators, by channel.
-        reach: largest magnitude of the accumulators, by channel.
-        scale: the scale of the quantized values.
-        high: largest quantized value less the zero point.
-    """
-    scales = scales.astype(np.float64)
-    # Accumulators beyond give 0 or the largest quantized value in any case.
-    bound = max(3.0, high * scale) + scale
-    used = np.minimum(reach, bound / np.maximum(scales, np.finfo(np.float32).tiny))
-    shifts = np.maximum(_MOST_LEFT, np.ceil(np.log2(np.maximum(used, 1) / _TOP)))
-    if not _fit(reach, shifts):
-        return None
-    for raised in range(_MOST_RAISED + 1):
-        for fraction in range(_MOST_FRACTION, LEAST_FRACTION - 1, -1):
-            unit = math.sqrt(2.0 ** (15 + fraction - raised) / (6 * scale))
-            multipliers = np.rint(scales * unit * 2.0 ** (shifts + 15))
-            if max(6.0 * 2**raised, bound) * unit <= _TOP and multipliers.max() <= _TOP:
-                words = multipliers.astype(np.int16), shifts.astype(np.int16)
-                return Requantization(fraction, *words, Gate(round(3 * unit), raised))
-    return None
-
-
-def logistic_requantization(
-    scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
-) -> Requantization | None:
-    """Return one with a SiLU; None if it is coarser than `LEAST_FRACTION`.
-
-    Args as of `swished_requantization`.
-    """
-    # Below this argument a SiLU is less than half a step from 0.
-    arguments = np.arange(1.0, 24.0, 0.5)
-    near = arguments / (1 + np.exp(arguments)) < scale / 2
-    lowest = float(arguments[near][0] if near.any() else arguments[-1])
-    span = math.ceil(max(high, lowest / scale)) + 1
-    fraction = min(_MOST_FRACTION, math.floor(math.log2(_TOP / span)))
-    found = requantization(scales / scale, reach, span, fraction)
-    if found is None:
-        return None
-    # The argument that v could be at most.
-    most = 2**15 * scale / 2**found.fraction
-    doublings = max(0, math.ceil(math.log2(most / _LOGISTIC_REACH)))
-    factor = round(2**15 * most / (_LOGISTIC_REACH * 2**doublings))
-    return replace(found, gate=Logistic(min(factor, _TOP), doublings))
-
-
-def requantization(
-    factors: NDArray[Any], reach: NDArray[Any], span: int, most_fraction: int = _MOST_FRACTION
-) -> Requantization | None:
-    """Return one without a gate, if there is one: with one shift for all channels, else fine.
-
-    Args:
-        factors: what one of an accumulator is worth, in steps of the result, by channel.
-        reach: largest magnitude of the accumulators, by channel.
-        span: a magnitude beyond which the result less its zero point is at an end.
-        most_fraction: f at most.
-    """
-    factors = factors.astype(np.float64)
-    room = np.log2(_TOP / np.maximum(factors, np.finfo(np.float32).tiny))
-    for same, least in ((True, _LEAST_OF_ONE_SHIFT), (False, LEAST_FRACTION)):
-        for fraction in range(most_fraction, least - 1, -1):
-            most = np.floor(room) - fraction - 15
-            most = np.full_like(most, most.min()) if same else most
-            shifts = np.clip(most, 0 if same else _MOST_LEFT, _MOST_RIGHT)
-            multipliers = np.rint(factors * 2.0 ** (shifts + fraction + 15))
-            fits = (reach <= _TOP * 2.0**shifts) | (multipliers >= span * 2**fraction)
-            if (shifts <= most).all() and fits.all() and _fit(reach, shifts):
-                words = multipliers.astype(np.int16), shifts.astype(np.int16)
-                return Requantization(fraction, *words)
-    return None
-
-
-def _fit(reach: NDArray[Any], shifts: NDArray[Any]) -> bool:
-    """Return whether 32 bits hold accumulators that are shifted to the left, or have a half."""
-    halves = np.where(shifts > 0, 2.0 ** (shifts - 1), 0)
-    return bool((reach * 2.0 ** -np.minimum(0, shifts) + halves < 2**31).all())
-
-
 def requantizes(steps: Sequence[EpilogueStep]) -> bool:
     """Return whether an epilogue is that of this module."""
     return any(step.operand == "fixed" for step in steps)
@@ -324,7 +237,7 @@ def store_requantized_rows(
     """Requantize and store several rows of accumulators.
 
     What follows from one another takes as long as several of these do side by side: where there is
-    more of it, all rows are requantized at once.
+    more of it, several rows are requantized at once.
 
     Args:
         e: where to write.
@@ -334,32 +247,72 @@ def store_requantized_rows(
         rows: of each the channel, where the first goes, and the accumulators.
         crossed: how they come.
     """
-    if int(step.parameters[1]) != _SILU and len(rows) > 1:
-        for row in rows:
-            store_requantized_rows(e, step, operand, buffer, [row], crossed)
-        return
-    dtype, made = str(buffer.ty.dtype.dtype), []
-    values: list[Any] = []
-    for channel, at, accumulators in rows:
-        lanes = int(accumulators[0].ty.dtype.lanes)
-        vectors = [e.let("sum", value) for value in accumulators]
-        maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
-        done = 0
-        while done < len(vectors):
-            left = len(vectors) - done
-            if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
-                # One of four again is faster than two and one, unless a store lies in two lines.
-                done, left = done - 1, 4
-            count = min(4, 1 << left.bit_length() - 1)
-            four = [vectors[done + number % count] for number in range(4)][: max(2, count)]
-            halves = [maker.scaled(four[i : i + 2]) for i in range(0, len(four), 2)]
-            made.append((maker, at + done * lanes, count, len(halves)))
-            values += halves
-            done += count
-    words = iter(made[0][0].words(values))
-    for maker, at, count, number in made:
-        halves = [next(words) for _ in range(number)]
-        e.store(buffer, at, maker.quantized(halves, count))
+    silu = int(step.parameters[1]) == _SILU
+    for part in [rows] if silu else [[row] for row in rows]:
+        runs = [run for row in part for run in _runs(e, step, operand, buffer, row, crossed)]
+        for some in _evenly(runs) if silu else [runs]:
+            words = iter(some[0].maker.words([value for run in some for value in run.values]))
+            for run in some:
+                halves = [next(words) for _ in run.values]
+                e.store(buffer, run.at, run.maker.quantized(halves, run.count))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run describes vectors that are stored at once.
+
+    Attributes:
+        maker: requantizes them.
+        at: where they go.
+        count: how many.
+        values: two of them each, as `_Maker.scaled` gives them.
+    """
+
+    maker: "_Maker"
+    at: Any
+    count: int
+    values: Sequence[Any]
+
+
+def _runs(
+    e: Emitter,
+    step: EpilogueStep,
+    operand: Any,
+    buffer: Any,
+    row: tuple[Index, Index, Sequence[Any]],
+    crossed: bool,
+) -> list[_Run]:
+    """Return a row in runs; args as of `store_requantized_rows`."""
+    channel, at, accumulators = row
+    lanes, done, runs = int(accumulators[0].ty.dtype.lanes), 0, []
+    accumulators = [e.let("sum", value) for value in accumulators]
+    maker = _Maker(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype), crossed)
+    while done < len(accumulators):
+        left = len(accumulators) - done
+        if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
+            # Four, one of them again, take fewer instructions than two and one; but a store of a
+            # whole cache line would then lie in two.
+            done, left = done - 1, 4
+        count = min(4, 1 << left.bit_length() - 1)
+        some = accumulators[done : done + count]
+        pairs = [some[i : i + 2] for i in range(0, count, 2)]
+        values = [maker.scaled([pair[0], pair[-1]]) for pair in pairs]
+        runs.append(_Run(maker, at + done * lanes, count, values))
+        done += count
+    return runs
+
+
+def _evenly(runs: Sequence[_Run]) -> list[list[_Run]]:
+    """Return runs in parts of as many values, so few that registers hold what is between."""
+    total = sum(len(run.values) for run in runs)
+    each, before = total / math.ceil(total / _SIDE_BY_SIDE), 0
+    parts: list[list[_Run]] = []
+    for run in runs:
+        if len(parts) <= before // each:
+            parts.append([])
+        parts[-1].append(run)
+        before += len(run.values)
+    return parts
 
 
 class _Maker:
@@ -388,7 +341,7 @@ class _Maker:
         if self.kind == _HARD_SWISH:
             self.six = self.every(number * tirx.const(2, "int16"))
         elif self.kind == _NEAR_HARD_SWISH:
-            top = tirx.const(_TOP, "int16")
+            top = tirx.const(TOP, "int16")
             self.number = self.every(top - number)
             self.six = self.every(top - number - number)
         if self.shift == _BY_CHANNEL:
@@ -470,7 +423,7 @@ class _Maker:
         ts = [let("t", isa.multiply_high_rounded(size, self.number)) for size in sizes]
         for _ in range(self.raised):
             ts = [let("t", add_saturating(t, t)) for t in ts]
-        places = [let("place", self.same(_TOP) - t - t) for t in ts]
+        places = [let("place", self.same(TOP) - t - t) for t in ts]
         *others, most = LOGISTIC
         totals = [self.same(most)] * len(values)
         for coefficient in reversed(others):
@@ -480,7 +433,7 @@ class _Maker:
             ]
             totals = [let("p", product + self.same(coefficient)) for product in products]
         return [
-            isa.subtract_product(tirx.max(value, self.same(0)), size, total)
+            tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
             for value, size, total in zip(values, sizes, totals, strict=True)
         ]
 

@@ -86,11 +86,14 @@ class Isa(Protocol):
     def add_product(self, total: Any, left: Any, right: Any) -> Any:
         """Return int16 plus what `multiply_high_rounded` gives, which stays in the type."""
 
-    def subtract_product(self, total: Any, left: Any, right: Any) -> Any:
-        """Return int16 less what `multiply_high_rounded` gives, where the type holds it."""
-
     def positive_shifted(self, value: Any, by: int) -> Any:
         """Return int16, 0 where it is below, shifted to the left; the type holds it."""
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Return the larger of floats, the bound in place of NaN; either zero of two."""
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Return the smaller of floats, the bound in place of NaN; either zero of two."""
 
     def round_to_int32(self, value: Any) -> Any:
         """Return floats as int32, ties to even; what is far beyond differs between processors."""

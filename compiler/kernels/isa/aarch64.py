@@ -1,13 +1,14 @@
 """Provide AArch64 with NEON, and its extensions for dot products and matrix products.
 
     sdot              int8 * int8, four products, accumulated in int32
-    smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512
+    smull, smlal      int8 * int8, two products in int16: 2 * 128 * 127 = 32,512; four where the
+                      magnitudes of their weights sum up to 255 at most
     sadalp            neighbours of int16 added to int32
     smmla             int8 * int8, eight products of two rows by two columns, accumulated in int32
     sqxtn             to half the bits, saturated; sqshrn shifts before that, sqrshrn also rounds
     fcvtns            float32 to int32, ties to even
     sqrdmulh          (a * b + 2**14) >> 15
-    sqrdmlah          that added, sqrdmlsh subtracted, with Armv8.1
+    sqrdmlah          that added, with Armv8.1; sqrdmlsh would round halves the other way
     sqrshrun          to half the bits, unsigned, shifted and rounded before
     sqshlu            shifts to the left, 0 where the number is below
     sqshl             shifts to the left by numbers of each lane, saturated
@@ -28,6 +29,8 @@ from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, neve
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
 
 _LANES = 4
+# Products that smull and smlal add in int16, by groups of four that are multiplied at once.
+_SUMS = {1: 2, 2: 4}
 # Bytes of a table that one register holds, and that one instruction picks from.
 _PART, _PICKED = 16, 64
 
@@ -46,7 +49,7 @@ class AArch64(Generic):
             return super().dot()
         if self.target.integer_dot == "smlal":
             wide = Dot("int8", 4, 7, one_by_one(_sadalp), in_halves=True)
-            return Dot("int8", 3, 7, one_by_one(_smlal), wide, in_halves=True)
+            return Dot("int8", 3, 7, _smlal, wide, in_halves=True, sums=_SUMS, widening=1)
         return Dot("int8", 1, 0, one_by_one(_sdot), by_lane=True)
 
     @property
@@ -94,6 +97,10 @@ class AArch64(Generic):
             self.narrow_pair([values[i], values[min(i + 1, count - 1)]]) for i in range(0, count, 2)
         ]
         parts = [intrinsic("aarch64.neon.sqxtn", "int8x8", pair) for pair in pairs]
+        if count == 1:
+            # Four bytes of eight LLVM would move twice.
+            word = shuffle([reinterpret(parts[0], "int32", 2)], [0])
+            return reinterpret(word, "int8", 4)
         return shuffle(parts, range(_LANES * count)) if count != 2 else parts[0]
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
@@ -117,29 +124,28 @@ class AArch64(Generic):
             return super().multiply_high_rounded(left, right)
         return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
 
-    @property
-    def _adds_products(self) -> bool:
-        """Return whether it is of Armv8.1, as those with dot products are."""
-        return self.target.integer_dot in ("sdot", "i8mm")
-
     def add_product(self, total: Any, left: Any, right: Any) -> Any:
         """Use one instruction, with Armv8.1."""
-        if not self._adds_products or lanes_of(left) != 2 * _LANES:
+        # Processors with dot products are of Armv8.2.
+        with_dots = self.target.integer_dot in ("sdot", "i8mm")
+        if not with_dots or lanes_of(left) != 2 * _LANES:
             return super().add_product(total, left, right)
         return intrinsic("aarch64.neon.sqrdmlah.v8i16", left.ty, total, left, right)
 
-    def subtract_product(self, total: Any, left: Any, right: Any) -> Any:
-        """Use one instruction, with Armv8.1."""
-        if not self._adds_products or lanes_of(left) != 2 * _LANES:
-            return super().subtract_product(total, left, right)
-        return intrinsic("aarch64.neon.sqrdmlsh.v8i16", left.ty, total, left, right)
-
     def positive_shifted(self, value: Any, by: int) -> Any:
-        """Use one instruction."""
-        if by == 0 or lanes_of(value) != 2 * _LANES:
+        """Use one instruction, which needs no vector of zeros."""
+        if lanes_of(value) != 2 * _LANES:
             return super().positive_shifted(value, by)
         bits = constant(by, "int16", 2 * _LANES)
         return intrinsic("aarch64.neon.sqshlu.v8i16", value.ty, value, bits)
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Use one instruction, where LLVM keeps to one of the zeros by two."""
+        return intrinsic("maxnum", value.ty, value, bound)
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Use one instruction, where LLVM keeps to one of the zeros by two."""
+        return intrinsic("minnum", value.ty, value, bound)
 
     def round_to_int32(self, value: Any) -> Any:
         """Use one instruction, where LLVM rounds to a float and then converts it."""
@@ -229,15 +235,12 @@ def _sdot(acc: Any, x: Any, w: Any) -> Any:
     return intrinsic("aarch64.neon.sdot", "int32x4", acc, weight, data)
 
 
-def _smlal(acc: Any, x: Any, w: Any) -> Any:
+def _smlal(acc: Any, xs: Sequence[Any], ws: Sequence[Any]) -> Any:
     """Values 0 and 1 of each lane are in the first half of the vectors, 2 and 3 in the second."""
-    data, weight = reinterpret(x, "int8", 16), reinterpret(w, "int8", 16)
-    total: Any = None
-    for number in range(2):
-        half = range(8 * number, 8 * number + 8)
-        values, weights = (tirx.Cast("int16x8", shuffle([each], half)) for each in (data, weight))
-        total = values * weights if total is None else total + values * weights
-    return acc + intrinsic("aarch64.neon.saddlp", "int32x4", total)
+    sums: Any = None
+    for x, w in zip(xs, ws, strict=True):
+        sums = _halves(sums, x, w)
+    return _widen_halves(acc, sums)
 
 
 def _sadalp(acc: Any, x: Any, w: Any) -> Any:

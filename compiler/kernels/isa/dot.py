@@ -6,8 +6,8 @@ Products are summed four at a time in int32 lanes: 32 bits of the data (four inp
 broadcast and multiplied with a vector that holds four weights in each lane. Every sum is exact.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.vectors import broadcast, lanes_of, reinterpret, shuffle
-from edgec.compiler.numerics.pair_sums import DOT_WIDTH, pair_sums
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH, SumLimit
 
 Add = Callable[[Any, Sequence[Any], Sequence[Any]], Any]
 """Gives accumulator plus products, of the accumulator, groups of data, and as many of weights."""
@@ -34,7 +34,9 @@ class Dot:
         in_halves: whether a vector holds values 0 and 1 of the groups of all lanes, then values
             2 and 3; else group by group.
         by_lane: whether an instruction multiplies with one lane of a vector of data.
-        adds_groups: whether it adds products of two groups in int16.
+        sums: products that are added in int16, by neighbouring groups that are multiplied at once;
+            the more the better, where weights allow it. Empty: there are no sums in int16.
+        widening: instructions for each such sum.
     """
 
     data: str
@@ -44,7 +46,13 @@ class Dot:
     exact_fallback: "Dot | None" = None
     in_halves: bool = False
     by_lane: bool = False
-    adds_groups: bool = False
+    sums: Mapping[int, int] = field(default_factory=dict)
+    widening: int = 0
+
+    def instructions_for(self, groups: int) -> float:
+        """Return instructions for a group of values, of so many that are multiplied at once."""
+        products = self.sums.get(groups, 2)
+        return self.instructions - self.widening * (1 - 2 / products)
 
     def read(self, e: Any, buffer: Any, at: Any, lanes: int) -> Any:
         """Return a group of values for every lane; `e` is the kernel's `Emitter`."""
@@ -70,24 +78,23 @@ class Dot:
         return broadcast(tirx.const(number, "int32"), lanes)
 
     def cannot_saturate(
-        self, weight: NDArray[Any], axis: int, groups_per_sum: int = 1, largest: int = 255
+        self, weight: NDArray[Any], axis: int, groups: int = 1, largest: int = 255
     ) -> bool:
         """Return whether no sum of products saturates.
 
         Args:
             weight: int8.
             axis: the axis of what is summed, in groups of values.
-            groups_per_sum: neighbouring groups whose products are added before they are widened.
+            groups: neighbouring groups that are multiplied at once.
             largest: value of the data.
         """
         if self.exact_fallback is None:
             return True
         least = int(np.iinfo(self.data).min)
-        if least < 0:
-            # Data of both signs: -128 twice -128 twice is 32,768.
-            weight, largest = np.abs(weight.astype(np.int16)), max(largest, -least)
-        sums = pair_sums(weight, axis, groups_per_sum).max(initial=0)
-        return bool(largest * sums <= np.iinfo(np.int16).max)
+        # -128 twice -128 twice is 32,768.
+        most = np.iinfo(np.int16).max // max(1, largest, -least)
+        limit = SumLimit(most, self.sums[groups], self.in_halves)
+        return bool(limit.sums(weight, axis).max(initial=0) <= most)
 
     def arrange(self, weight: NDArray[Any], lanes: int) -> NDArray[Any]:
         """Return groups of weights, one to a lane, as `add` wants them; int32."""
@@ -106,14 +113,10 @@ class PairDot:
         instructions: for a pair of values and one vector of weights.
         add: accumulator plus products, of the accumulator, a pair of values in every lane, and a
             vector of pairs of weights, all of them int32.
-        subtract: accumulator less products; None where that is no faster than products of negated
-            weights. LLVM adds up products first where sums follow each other, which takes
-            registers, but not where sums and differences do.
     """
 
     instructions: int
     add: Callable[[Any, Any, Any], Any]
-    subtract: Callable[[Any, Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)

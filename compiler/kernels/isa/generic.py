@@ -134,15 +134,19 @@ class Generic:
         """Do one after the other."""
         return add_saturating(total, self.multiply_high_rounded(left, right))
 
-    def subtract_product(self, total: Any, left: Any, right: Any) -> Any:
-        """Do one after the other."""
-        return total - self.multiply_high_rounded(left, right)
-
     def positive_shifted(self, value: Any, by: int) -> Any:
         """Do one after the other."""
         lanes = lanes_of(value)
         positive = tirx.max(value, constant(0, "int16", lanes))
         return tirx.shift_left(positive, constant(by, "int16", lanes)) if by else positive
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Compare them."""
+        return tirx.max(value, bound)
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Compare them."""
+        return tirx.min(value, bound)
 
     def round_to_int32(self, value: Any) -> Any:
         """Leave it to LLVM."""

@@ -16,7 +16,7 @@ Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class X86(Generic):
         if self.target.integer_dot == "vnni":
             return Dot("uint8", 1, 2, _vnni(self.lanes))
         wide = Dot("uint8", 4, 5, _words(self.lanes))
-        return Dot("uint8", 3, 3, _pairs(self.lanes), wide, adds_groups=True)
+        return Dot("uint8", 3, 3, _pairs(self.lanes), wide, sums={1: 2, 2: 4}, widening=2)
 
     def byte_pairs(self) -> BytePairs | None:
         """Return vpmaddubsw where there is no vpdpbusd."""
@@ -81,8 +81,7 @@ class X86(Generic):
             return None
         if self.target.integer_dot == "vnni":
             return PairDot(1, _word_vnni(self.lanes))
-        add, subtract = (_pairs_of_words(self.lanes, operation) for operation in ("add", "sub"))
-        return PairDot(2, add, subtract)
+        return PairDot(2, _pairs_of_words(self.lanes))
 
     def grouped_dot(self, bits: int) -> GroupedDot | None:
         """Return products of codes as uint8 and activations as int8."""
@@ -269,13 +268,13 @@ def _word_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:
     return add
 
 
-def _pairs_of_words(lanes: int, operation: Literal["add", "sub"]) -> Callable[[Any, Any, Any], Any]:
-    def combine(acc: Any, x: Any, w: Any) -> Any:
+def _pairs_of_words(lanes: int) -> Callable[[Any, Any, Any], Any]:
+    def add(acc: Any, x: Any, w: Any) -> Any:
         words = [reinterpret(value, "int16", 2 * lanes) for value in (x, w)]
         product = intrinsic(_PAIRS_OF_WORDS[lanes], f"int32x{lanes}", *words)
-        return wrapping(operation, acc, product)
+        return wrapping("add", acc, product)
 
-    return combine
+    return add
 
 
 def _unsigned_vnni(lanes: int) -> Callable[[Any, Any, Any], Any]:

@@ -241,10 +241,12 @@ def _fitting_groups(
 ) -> tuple[bool, int]:
     """Tell whether int16 holds all sums of products, and of how many groups of channels at once."""
     fits = [
-        all(dot.cannot_saturate(window, 1, count, qparams.largest) for window in windows)
-        for count in (1, 2)
+        count
+        for count in sorted(dot.sums, key=lambda count: dot.sums[count])
+        if all(dot.cannot_saturate(window, 1, count, qparams.largest) for window in windows)
     ]
-    return fits[0], 2 if fits[1] and dot.adds_groups else 1
+    # What is left over is multiplied one group at a time.
+    return (True, fits[-1]) if 1 in fits else (not dot.sums, 1)
 
 
 def _whole_groups(found: Convolution) -> Convolution:
@@ -314,8 +316,10 @@ def _integer_depthwise(
         found.groups,
         epilogue=(EpilogueStep("multiply", "channel"),),
     )
-    fits = dot.adds_groups and dot.cannot_saturate(weight, 3, 2, qparams.largest)
-    sums = wrapped_sums(weight) if dot.adds_groups else ()
+    # Sums of more than two products are for pairs of neighbours.
+    adds = bool(dot.sums) and not dot.in_halves
+    fits = adds and dot.cannot_saturate(weight, 3, 2, qparams.largest)
+    sums = wrapped_sums(weight) if adds else ()
     workload = IntegerDepthwiseWorkload(conv, qparams.zero_point, 2 if fits else 1, sums)
     if not workload.suits(lanes):
         return Declined("the integer kernel of depthwise convolutions has no such window")

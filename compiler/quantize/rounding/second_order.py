@@ -32,7 +32,7 @@ from edgec.compiler.numerics.affine import (
 )
 from edgec.compiler.numerics.second_order import Float64s, inverse_factor, round_columns
 from edgec.compiler.quantize.codebook import CodebookWeight, fit_codebook, nearest
-from edgec.compiler.quantize.encode import HalfWeight, PackedWeight, pair_sum_axis
+from edgec.compiler.quantize.encode import HalfWeight, PackedWeight, sum_limit
 from edgec.compiler.quantize.quantization_recipe import ResolvedRecipe
 
 RoundedColumn = tuple[Float64s, NDArray[np.int64]]
@@ -76,11 +76,9 @@ def with_quantized(
     assert not isinstance(packed_weight, HalfWeight)
     if isinstance(packed_weight, ChannelWeight):
         shaped = from_rows(quantized.astype(np.float32), operator).astype(np.int8)
-        reduced_axis = pair_sum_axis(operator, resolved)
-        return replace(
-            packed_weight,
-            quantized=shaped if reduced_axis is None else shrink_to_pair_sums(shaped, reduced_axis),
-        )
+        limit = sum_limit(operator, resolved)
+        kept = shaped if limit is None else shrink_to_pair_sums(shaped, *limit)
+        return replace(packed_weight, quantized=kept)
     if isinstance(packed_weight, CodebookWeight):
         return packed_weight.with_indices(quantized)
     padded = unpack_nibbles(packed_weight.packed).copy()

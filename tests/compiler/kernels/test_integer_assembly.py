@@ -93,7 +93,7 @@ def test_inner_loops(target: str) -> None:
 
 
 def test_pairs_of_int16_stay_in_registers() -> None:
-    """By Winograd's algorithm: sums alone, unrolled, LLVM spills; `products` of 4 x 2 are 8."""
+    """By Winograd's algorithm: unrolled, LLVM would spill sums (`products` of 4 x 2 are 8)."""
     machine = load_target("x86-64-v3")
     steps = (EpilogueStep("multiply", "channel"), EpilogueStep("quantize_uint8", "quantizer"))
     conv = ConvWorkload(1, 32, 16, 16, 16, 16, 16, (3, 3), padding=(1, 1), epilogue=steps)
@@ -101,10 +101,9 @@ def test_pairs_of_int16_stay_in_registers() -> None:
     kernel = emit_integer_winograd(IntegerConvWorkload(conv), decision, machine, "kernel")
     shortest = min(loops_of(kernel, machine, "vpmaddwd"), key=len)
     names = [line.split()[0] for line in shortest]
-    assert names.count("vpmaddwd") == 16
-    assert names.count("vpaddd") == names.count("vpsubd") == 8
+    assert names.count("vpmaddwd") == names.count("vpaddd") == 8
     assert spills(shortest) == 0
-    assert len(names) < 52
+    assert len(names) < 30
 
 
 def test_too_many_accumulators_are_noticed() -> None:

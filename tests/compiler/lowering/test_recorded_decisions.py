@@ -1,5 +1,6 @@
 """Decisions from tuning records: those that fit decide, others are as if they were not there."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from support.conv_workloads import conv_workload
 
 from edgec.compiler.kernels.conv.integer import IntegerConvWorkload
 from edgec.compiler.kernels.conv.workload import ConvWorkload
+from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.template import to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering import recorded_decisions
@@ -23,6 +25,7 @@ from edgec.compiler.lowering.tuning_records import (
     Database,
     Key,
     Record,
+    alike,
     append,
     best_records,
     make_record,
@@ -53,6 +56,21 @@ def record(decision: str, border: int = 114, operator: str = OPERATOR) -> Record
 def decided(*records: Record, border: int = 114) -> tuple[Any, RecordedDecisions]:
     decisions = RecordedDecisions({record.key: record for record in records})
     return decisions(OPERATOR, workload(border), RPI4), decisions
+
+
+def requantized(fraction: float, function: float) -> str:
+    numbers = (fraction, function, 0.0, -1.0, 1.0, 1.0, 1.0)
+    step = EpilogueStep("requantize_int8", "fixed", numbers)
+    return to_text(IntegerConvWorkload(dataclasses.replace(CONV, epilogue=(step,)), 3))
+
+
+def test_calibration_makes_no_other_kernel_of_it() -> None:
+    one, other, gated = (
+        alike(Key(OPERATOR, requantized(*numbers))) for numbers in ((4, 0), (6, 0), (4, 1))
+    )
+    assert one == other
+    assert one != gated
+    assert one != alike(Key("edgec.integer_depthwise", one.workload))
 
 
 def test_a_record_decides_whatever_the_zero_point_of_the_padding() -> None:

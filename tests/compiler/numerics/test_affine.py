@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.compiler.numerics.affine import (
-    GROUPS_PER_SUM,
     QuantizedType,
     Scale,
     affine_scale,
@@ -20,7 +19,7 @@ from edgec.compiler.numerics.affine import (
     sqnr_db,
     unpack_nibbles,
 )
-from edgec.compiler.numerics.pair_sums import DOT_WIDTH, LARGEST_PAIR_SUM, pair_sums
+from edgec.compiler.numerics.pair_sums import DOT_WIDTH, INT8_LIMIT, UINT8_LIMIT, SumLimit
 
 UINT8, INT8 = QuantizedType.of("uint8", 8), QuantizedType.of("int8", 8)
 RANDOM = np.random.default_rng(0)
@@ -79,37 +78,34 @@ def test_scales_are_not_below_the_least() -> None:
     assert packed_weight.quantized.tolist() == [[0, 0], [127, 1]]
 
 
+@pytest.mark.parametrize("limit", [UINT8_LIMIT, INT8_LIMIT])
 @pytest.mark.parametrize(
     ("shape", "axis", "reduced_axis"),
     [((40, 30, 3, 3), 0, 1), ((64, 1, 5, 5), 0, -1), ((50, 20), 1, -2), ((8, 6, 3), 0, 1)],
 )
 def test_weights_that_meet_in_an_int16_keep_to_its_range(
-    shape: tuple[int, ...], axis: int, reduced_axis: int
+    shape: tuple[int, ...], axis: int, reduced_axis: int, limit: SumLimit
 ) -> None:
     weight = RANDOM.standard_normal(shape).astype(np.float32) + 0.5
     free = quantize_channels(weight, axis, 127)
-    assert (
-        pair_sums(free.quantized.astype(int), reduced_axis, GROUPS_PER_SUM).max() > LARGEST_PAIR_SUM
-    )
-    packed_weight = quantize_channels(weight, axis, 127, reduced_axis)
-    assert (
-        LARGEST_PAIR_SUM - 8
-        < pair_sums(packed_weight.quantized, reduced_axis, GROUPS_PER_SUM).max()
-        <= LARGEST_PAIR_SUM
-    )
+    assert limit.sums(free.quantized, reduced_axis).max() > limit.largest
+    packed_weight = quantize_channels(weight, axis, 127, reduced_axis, limit=limit)
+    most = limit.sums(packed_weight.quantized, reduced_axis).max()
+    assert limit.largest - 8 < most <= limit.largest
     step = np.expand_dims(packed_weight.scales, [i for i in range(weight.ndim) if i != axis])
     assert np.all(np.abs(packed_weight.values - weight) <= step * 0.5001)
-    shrunk = shrink_to_pair_sums(free.quantized, reduced_axis)
-    assert pair_sums(shrunk, reduced_axis, GROUPS_PER_SUM).max() <= LARGEST_PAIR_SUM
+    shrunk = shrink_to_pair_sums(free.quantized, reduced_axis, limit)
+    assert limit.sums(shrunk, reduced_axis).max() <= limit.largest
     np.testing.assert_array_equal(
-        shrink_to_pair_sums(packed_weight.quantized, reduced_axis), packed_weight.quantized
+        shrink_to_pair_sums(packed_weight.quantized, reduced_axis, limit), packed_weight.quantized
     )
-    # The largest sum there can be: every code of the data 255.
-    data = np.full(DOT_WIDTH, 255)
+    # The largest sum there can be: every value of the data 255, or of either sign.
     together = np.moveaxis(packed_weight.quantized, reduced_axis, -1).reshape(
         -1, shape[reduced_axis]
     )[:, :DOT_WIDTH]
-    assert np.abs(together[:, :2].astype(int) @ data[:2]).max() <= np.iinfo(np.int16).max
+    meeting = together[:, :: 2 if limit.in_halves else 1][:, :2].astype(int)
+    most = 128 * np.abs(meeting).sum(1) if limit.in_halves else np.abs(meeting @ [255, 255])
+    assert most.max() <= np.iinfo(np.int16).max
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from edgec.compiler.errors import RecipeError
+from edgec.compiler.numerics.pair_sums import INT8_LIMIT, UINT8_LIMIT, SumLimit
 from edgec.compiler.quantize.quantization_recipe import (
     RECIPES,
     QuantizationRecipe,
@@ -94,19 +95,21 @@ def test_codes_are_what_the_target_multiplies_exactly(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "target", "paired"),
+    ("recipe", "target", "limit"),
     [
-        (QuantizationRecipe(), "x86-64-v3", True),
-        (QuantizationRecipe(weight_bits=8, activation_bits=8), "x86-64-v4", True),
-        (QuantizationRecipe(activations="dynamic"), "x86-64-v3", True),
-        (QuantizationRecipe(), "x86-64-v4-vnni", False),
-        (QuantizationRecipe(), "rpi4", False),
+        (QuantizationRecipe(), "x86-64-v3", UINT8_LIMIT),
+        (QuantizationRecipe(weight_bits=8, activation_bits=8), "x86-64-v4", UINT8_LIMIT),
+        (QuantizationRecipe(activations="dynamic"), "x86-64-v3", UINT8_LIMIT),
+        (QuantizationRecipe(), "x86-64-v4-vnni", None),
+        (QuantizationRecipe(), "rpi4", INT8_LIMIT),
+        (QuantizationRecipe(), "rpi5", None),
         # The same quantized values everywhere.
-        (QuantizationRecipe(weight_bits=7), "rpi5", True),
-        (RECIPES["int8-weight-only"], "x86-64-v3", False),
+        (QuantizationRecipe(weight_bits=7), "rpi4", UINT8_LIMIT),
+        (QuantizationRecipe(weight_bits=7), "rpi5", UINT8_LIMIT),
+        (RECIPES["int8-weight-only"], "x86-64-v3", None),
     ],
 )
 def test_weights_keep_to_what_int16_holds_where_it_is_used(
-    recipe: QuantizationRecipe, target: str, paired: bool
+    recipe: QuantizationRecipe, target: str, limit: SumLimit | None
 ) -> None:
-    assert resolve(recipe, load_target(target)).paired is paired
+    assert resolve(recipe, load_target(target)).limit == limit

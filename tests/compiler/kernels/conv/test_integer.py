@@ -1,12 +1,12 @@
 """Convolutions of quantized values: bit-identical to NumPy integers, on every instruction set."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.emulated_runs import run_case
-from support.integer_graphs import Code, ConvCase, open_module
+from support.emulated_runs import run_case, run_emulated
+from support.integer_graphs import Code, ConvCase, build_module, open_module
 from support.kernel_runs import random_decisions
 
 from edgec.compiler.kernels.emit import epilogue
@@ -239,23 +239,67 @@ def test_fits_is_the_exact_bound(pair: tuple[int, int], largest: int, fits: bool
     assert dot.cannot_saturate(weight, 1, largest=largest) == fits
 
 
+@dataclass(frozen=True)
 class Lowest(ConvCase):
-    """All data and all weights are -128."""
+    """All data are -128, and all weights one number."""
+
+    number: int = -128
 
     def arrays(self) -> tuple[np.ndarray, ...]:  # type: ignore[override]
         data, weight, *others = super().arrays()
-        return np.full_like(data, -128), np.full_like(weight, -128), *others
+        return np.full_like(data, -128), np.full_like(weight, self.number), *others
 
 
-def test_pairs_of_the_lowest_weights_are_added_in_32_bits(tmp_path: Path) -> None:
-    """Twice 128 * 128 is beyond int16: smull and smlal gave -32,768."""
-    target = load_target("rpi4")
-    dot = dot_of(target)
-    assert dot is not None
-    assert not dot.cannot_saturate(np.int8([[-128, -128]]), 1, largest=127)
-    assert dot.cannot_saturate(np.int8([[-128, -127]]), 1, largest=127)
-    case = Lowest(
-        [1, 8, 2, 2], [4, 8, 1, 1], data=Code("int8", 0.02, 0), result=Code("int8", 0.05, 0)
+def lowest(number: int, channels: int = 37, taps: int = 1, stride: int = 1) -> Lowest:
+    """Return a convolution on int8 whose last groups of channels are left over."""
+    padding = (taps // 2,) * 4
+    return Lowest(
+        [1, channels, 5, 4],
+        [9, channels, taps, taps],
+        attributes={"padding": padding, "strides": (stride, stride)},
+        data=Code("int8", 0.02, 3),
+        result=Code("int8", 0.5, 0),
+        number=number,
     )
-    found = run_case(case, target, "integer_conv", None, tmp_path)
+
+
+def test_values_that_meet_in_an_int16_on_arm() -> None:
+    """Every second one: with neighbours taken for them, these two would be added."""
+    dot = dot_of(load_target("rpi4"))
+    assert dot is not None
+    assert not dot.cannot_saturate(np.int8([[-128, 0, -128]]), 1, largest=127)
+    assert dot.cannot_saturate(np.int8([[-128, -128, -127]]), 1, largest=127)
+    assert dot.cannot_saturate(np.int8([[63, 0, 64, 0, 64, 0, 64, 127]]), 1, 2, largest=127)
+    assert not dot.cannot_saturate(np.int8([[64, 0, 64, 0, 64, 0, 64]]), 1, 2, largest=127)
+
+
+@pytest.mark.parametrize(
+    ("case", "together"),
+    [
+        (lowest(-128, 8), 1),
+        (lowest(-64), 1),
+        (lowest(-63), 2),
+        (lowest(-63, taps=3, stride=2), 2),
+        (replace(lowest(-63, 20), transposed=True, weight=[20, 9, 3, 3]), 2),
+    ],
+)
+def test_sums_in_int16_on_arm(case: Lowest, together: int, tmp_path: Path) -> None:
+    """As many products as int16 holds: of two of 128 * 128 smull and smlal gave -32,768."""
+    target = load_target("rpi4")
+    template = "integer_conv_transpose" if case.transposed else "integer_conv"
+    library = tmp_path / "model.so"
+    program, signature = build_module(case.module(), target, library)
+    (workload,) = (step.workload for step in program.steps if step.template == template)
+    assert (f'"together":{together}' in workload) == (together > 1)
+    found = run_emulated(library, target, signature, {"x": case.arrays()[0]})["y"]
     np.testing.assert_array_equal(found, case.expected())
+
+
+def test_more_products_than_int16_holds_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the test above is worth."""
+    case = lowest(-64)
+    monkeypatch.setattr(Dot, "cannot_saturate", lambda *_: True)
+    found = run_case(case, load_target("rpi4"), "integer_conv", None, tmp_path)
+    assert not np.array_equal(found, case.expected())
