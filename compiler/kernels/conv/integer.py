@@ -28,6 +28,7 @@ from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, fla
 from edgec.compiler.kernels.conv.weights import groups_of, pack_weight, packed_size
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, LOOP_STEP_INSTRUCTIONS
+from edgec.compiler.kernels.emit.requantize import stores_again
 from edgec.compiler.kernels.isa import Dot, dot_of
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
@@ -45,6 +46,8 @@ _SCALES = 18
 # than the best in the mean, where 5 % were lost with units alone.
 _PRODUCT_SHARE, _LOAD_CYCLES, _ALONE_CYCLES, _PAIR_CYCLES = 0.8, 0.3, 13, 3
 _CHANNEL_LOOP_CYCLES = 3
+# Where four vectors are stored, one of them again: see `stores_again`.
+_AGAIN_CYCLES = 3
 
 # Around the products of a row of the window: addresses and counting.
 _ROW_INSTRUCTIONS = 8
@@ -214,7 +217,10 @@ def computing_cycles(
     alone, pair = decision.tile_w % 2, decision.tile_w // 2 % 2
     if several:
         lines = vectors * decision.tile_h
-        return cycles + work.batch * tiles * lines * (alone * _ALONE_CYCLES + pair * _PAIR_CYCLES)
+        rest = alone * _ALONE_CYCLES + pair * _PAIR_CYCLES
+        if alone and pair and decision.tile_w > DOT_WIDTH and stores_again(target.float_lanes):
+            rest = _AGAIN_CYCLES
+        return cycles + work.batch * tiles * lines * rest
     more = vectors * _SCALES
     if groups_in_block(target) > 1:
         return cycles + work.batch * tiles * more / target.fma_units

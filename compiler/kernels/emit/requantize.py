@@ -274,6 +274,15 @@ class _Run:
     values: Sequence[Any]
 
 
+def stores_again(lanes: int) -> bool:
+    """Return whether of three vectors that are left one of the four before is stored again.
+
+    Four take fewer instructions than two and one; but a store of a whole cache line would then lie
+    in two.
+    """
+    return 4 < lanes < CACHE_LINE_BYTES // 4
+
+
 def _runs(
     e: Emitter,
     step: EpilogueStep,
@@ -289,9 +298,7 @@ def _runs(
     maker = _Maker(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype), crossed)
     while done < len(accumulators):
         left = len(accumulators) - done
-        if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
-            # Four, one of them again, take fewer instructions than two and one; but a store of a
-            # whole cache line would then lie in two.
+        if left == 3 and done and stores_again(lanes):
             done, left = done - 1, 4
         count = min(4, 1 << left.bit_length() - 1)
         some = accumulators[done : done + count]
