@@ -50,6 +50,8 @@ class Target(BaseModel):
         l2_kib: level-2 cache of one core (or its share).
         l3_kib: last-level cache of all cores, 0 where there is none.
         memory_mib: main memory.
+        memory_gb_per_s: what one core reads and writes beyond its level-2 cache, 10^9 bytes a
+            second; 0 where that is not known. For estimates where instructions are counted.
         glibc: oldest GNU C library that the compiled code must load on.
         linker: `zig` (installed with edgec), or the name of a compiler driver on PATH.
         emulator: how to run it elsewhere, if there is a way.
@@ -75,6 +77,7 @@ class Target(BaseModel):
     l2_kib: Annotated[int, Field(ge=32)]
     l3_kib: Kib = 0
     memory_mib: Annotated[int, Field(ge=16)]
+    memory_gb_per_s: Annotated[float, Field(ge=0, le=1000)] = 0
     glibc: Annotated[str, Field(pattern=r"^2\.\d+$")] = "2.28"
     linker: str = "zig"
     emulator: Emulator | None = None

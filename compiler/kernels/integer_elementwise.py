@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.requantize import (
     bounded,
@@ -38,6 +38,8 @@ from edgec.targets.target import Target
 
 # Bytes of one task, where planes do not matter.
 TASK_BYTES = 4096
+# Vectors in a turn of the loop.
+_TOGETHER = 4
 LEAST_FRACTION = 3
 _MOST_FRACTION = 7
 _TOP = 2**15 - 1
@@ -155,19 +157,30 @@ def emit_integer_elementwise(
                     wide = tirx.shift_left(
                         tirx.Cast(vector_dtype("int16", 2 * c), part), constant(7, "int16", 2 * c)
                     )
-                    product = e.isa.multiply_high_rounded(wide - zero_point, by)
-                    total = product if total is None else add_saturating(total, product)
+                    less = wide - zero_point
+                    if total is None:
+                        total = e.isa.multiply_high_rounded(less, by)
+                    else:
+                        total = e.isa.add_product(total, less, by)
                 halves.append(add_saturating(total, zero))
             found = e.isa.narrow_rounded(halves, w.fraction, w.dtype, order)
             return bounded(found, None if w.below else low, None if w.above else high)
 
         start = e.let("start", task * span)
         past = e.let("past", tirx.min(start + span, tirx.IntImm("int32", size)))
-        vectors = math.ceil(span / width)
+        together = _TOGETHER * width
+        turns: Any = span // together
+        vectors: Any = math.ceil((span - turns * together) / width)
         if size % span:
-            vectors = e.let("vectors", tirx.floordiv(past - start + (width - 1), width))
+            turns = e.let("turns", tirx.floordiv(past - start, together))
+            vectors = tirx.floordiv(past - start - turns * together + (width - 1), width)
+        with e.loop("vectors", turns, wide=True) as turn:
+            for number in range(_TOGETHER):
+                at = wide(start) + turn * together + number * width
+                e.store(output, at, quantized(at))
+        rest = e.let("rest", start + turns * together)
         with e.loop("vector", vectors) as vector:
-            at = start + vector * width
+            at = rest + vector * width
             # The last one overlaps the one before it.
             at = at if span % width == 0 == size % width else tirx.min(at, past - width)
             at = e.let("at", at)

@@ -6,19 +6,22 @@ coordinate convention is the same kernel.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.template import undecided
-from edgec.compiler.kernels.vectors import broadcast
+from edgec.compiler.kernels.vectors import broadcast, shuffle
 from edgec.targets.target import Target
 
 # Columns in a turn of the loop, where each is a copy.
 _COLUMNS_TOGETHER = 4
+_MOST_REPEATS = 8
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class ResizeWorkload:
         out_w: output columns.
         taps: input rows mixed into an output row, and input columns into a column; 1 is nearest.
         dtype: the dtype of the values; quantized values only if the nearest is taken.
+        repeats: how often each input column comes, one after the other, where that is all that
+            the table of columns says of quantized values; else 1.
     """
 
     batch: int
@@ -44,6 +49,7 @@ class ResizeWorkload:
     out_w: int
     taps: tuple[int, int]
     dtype: str = "float32"
+    repeats: int = field(default=1, metadata={"omit_if_default": True})
 
     @property
     def macs(self) -> int:
@@ -94,14 +100,51 @@ def emit_resize(workload: ResizeWorkload, target: Target, name: str) -> Kernel:
                 total = mixed if total is None else total + mixed
             e.store(output, (task * w.out_w + column) * c, total)
 
-        together = _COLUMNS_TOGETHER if w.taps == (1, 1) else 1
-        turns, left = divmod(w.out_w, together)
-        with e.loop("columns", turns) as turn:
-            for number in range(together):
-                write(turn * together + number)
-        for number in range(left):
-            write(turns * together + number)
+        if w.repeats > 1:
+            _repeat_columns(e, w, data, sources[0] * c, output, task * (w.out_w * c), c)
+        else:
+            together = _COLUMNS_TOGETHER if w.taps == (1, 1) else 1
+            turns, left = divmod(w.out_w, together)
+            with e.loop("columns", turns) as turn:
+                for number in range(together):
+                    write(turn * together + number)
+            for number in range(left):
+                write(turns * together + number)
     return Kernel(e.function(name), w.batch * blocks * w.out_h)
+
+
+def can_repeat(columns: NDArray[np.int32], before: int, after: int) -> int:
+    """Return how often each input column comes, one after the other; 1: another table.
+
+    Args:
+        columns: source columns [after, taps].
+        before: input columns.
+        after: output columns.
+    """
+    times = after // before
+    same = columns.shape[1] == 1 and before >= _COLUMNS_TOGETHER
+    if not same or times * before != after or times > _MOST_REPEATS:
+        return 1
+    return times if (columns[:, 0] == np.arange(after) // times).all() else 1
+
+
+def _repeat_columns(
+    e: Emitter, w: ResizeWorkload, data: Any, source: Any, output: Any, to: Any, c: int
+) -> None:
+    """Write a line of which each column comes several times: four columns are read at once."""
+    width, times = _COLUMNS_TOGETHER, w.repeats
+    first, to = e.let("first", wide(source)), e.let("to", wide(to))
+    with e.loop("columns", math.ceil(w.in_w / width), wide=True) as number:
+        column = number * width
+        if w.in_w % width:
+            # The last four overlap those before.
+            column = e.let("column", tirx.min(column, tirx.IntImm("int64", w.in_w - width)))
+        values = e.let("values", e.load(data, first + column * c, width * c))
+        for part in range(times):
+            picks = [(part * width + place) // times for place in range(width)]
+            lanes = [pick * c + lane for pick in picks for lane in range(c)]
+            at = to + (column * times + part * width) * c
+            e.store(output, at, shuffle([values], lanes))
 
 
 TEMPLATE = undecided(ResizeWorkload, emit_resize)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter
+from edgec.compiler.kernels.emit.emitter import Emitter, wide
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.isa import ByteTable, isa_of
@@ -25,6 +25,8 @@ from edgec.targets.target import Target
 # Bytes of one task.
 TASK_BYTES = 4096
 _PART = 16
+# Vectors in a turn of the loop.
+_TOGETHER = 4
 
 Values = NDArray[np.float64]
 
@@ -79,12 +81,25 @@ def emit_table_lookup(workload: TableLookupWorkload, target: Target, name: str) 
             parts = [e.load(table, spread * part, spread) for part in range(256 // _PART)]
             if found.in_registers:
                 parts = [e.let("part", part) for part in parts]
-            with e.loop("vector", tirx.floordiv(count + (width - 1), width)) as vector:
-                # The last vector overlaps the one before it.
-                last = tirx.IntImm("int32", size - width)
-                at = e.let("at", tirx.min(start + vector * width, last))
+
+            def look(at: Any) -> None:
                 quantized = e.let("codes", e.load(data, at, width))
                 e.store(output, at, found.look(e.let, quantized, parts))
+
+            # Instructions of a loop are a third of those for a vector whose table is in registers.
+            together = _TOGETHER * width if found.in_registers else 0
+            done: Any = 0
+            if together:
+                turns = e.let("turns", tirx.floordiv(count, together))
+                with e.loop("vectors", turns, wide=True) as turn:
+                    for number in range(_TOGETHER):
+                        look(wide(start) + turn * together + number * width)
+                done = e.let("done", turns * together)
+            left = tirx.floordiv(count - done + (width - 1), width)
+            with e.loop("vector", left) as vector:
+                # The last vector overlaps the one before it.
+                last = tirx.IntImm("int32", size - width)
+                look(e.let("at", tirx.min(start + done + vector * width, last)))
     return Kernel(e.function(name), tasks)
 
 

@@ -126,3 +126,10 @@ def wrapping(operation: Literal["add", "sub", "mul"], left: Any, right: Any) -> 
     lanes = lanes_of(left)
     every, count = constant(1, "bool", lanes), tirx.const(lanes, "int32")
     return intrinsic(f"vp.{operation}", left.ty, left, right, every, count)
+
+
+def subtract_unsigned(left: Any, right: Any) -> Any:
+    """Return the difference of int16 that are not negative, 0 where it would be."""
+    lanes = lanes_of(left)
+    both = [reinterpret(each, "uint16", lanes) for each in (left, right)]
+    return reinterpret(intrinsic("usub.sat", both[0].ty, *both), "int16", lanes)

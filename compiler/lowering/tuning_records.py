@@ -29,7 +29,15 @@ READY = record_folder()
 VERSIONED = ("edgec", "apache-tvm")
 
 # What code generation and its analytic model do not depend on.
-_NOT_CODE = {"name", "description", "emulator", "glibc", "linker", "memory_mib", "cores"}
+_NOT_CODE = {
+    *("name", "description", "emulator", "glibc", "linker"),
+    *("memory_mib", "memory_gb_per_s", "cores"),
+}
+
+# What calibration sets in a workload: of the quantized value of a padding it matters to a decision
+# whether it is zero, of the parameters of a requantization which function comes between.
+_PADDING = "border"
+_REQUANTIZE, _FUNCTION = "requantize", slice(1, 2)
 
 
 class Key(NamedTuple):
@@ -42,6 +50,21 @@ class Key(NamedTuple):
 
     operator: str
     workload: str
+
+
+def alike(key: Key) -> Key:
+    """Return the key of all kernels that differ in what calibration sets, and take one decision.
+
+    >>> alike(Key("edgec.integer_conv", '{"conv":{},"border":114}')).workload
+    '{"conv":{},"border":1}'
+    """
+    fields = json.loads(key.workload)
+    if fields.get(_PADDING):
+        fields[_PADDING] = 1
+    for step in fields.get("conv", fields).get("epilogue") or ():
+        if step["op"].startswith(_REQUANTIZE):
+            step["parameters"] = step["parameters"][_FUNCTION]
+    return Key(key.operator, _compact(fields))
 
 
 class Record(BaseModel):
@@ -86,6 +109,11 @@ class Record(BaseModel):
     def key(self) -> Key:
         """Return what it is for."""
         return Key(self.operator, _compact(self.workload))
+
+    @property
+    def measured_ms(self) -> float | None:
+        """Return the time of a call on a machine; None if it failed, or an emulator counted it."""
+        return None if self.seconds is None or self.emulated else self.seconds * 1e3
 
     @property
     def decision_text(self) -> str:

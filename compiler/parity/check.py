@@ -13,7 +13,7 @@ from edgec.compiler.errors import ParityError
 from edgec.compiler.frontend.canonical import CanonicalModel
 from edgec.compiler.ir.evaluate import Evaluate, HasState, Runnable
 from edgec.compiler.ir.signature import Tensors
-from edgec.compiler.parity.compare import ParityReport, compare, worst_of
+from edgec.compiler.parity.compare import QUANTIZED_SQNR_DB, ParityReport, compare, worst_of
 from edgec.compiler.parity.expected import Expected
 from edgec.compiler.parity.locate import first_divergence
 from edgec.compiler.parity.oracle import run_original
@@ -68,6 +68,7 @@ class ParityCheck:
         if not report.passed and self.expected is not self.original:
             raise ParityError(
                 f"the library does not compute the changed graph{self._of}: {report.problems()}"
+                f"{self._noise()}"
             )
         if not report.passed:
             where = self._where(self._stages())
@@ -77,6 +78,18 @@ class ParityCheck:
                 f"{report.problems()}{where}{advice}"
             )
         return report
+
+    def _noise(self) -> str:
+        """Say in a clause that the changed graph is far from the original on this sample."""
+        enough = self.expected.tolerance.sqnr_db
+        if enough is None or enough >= QUANTIZED_SQNR_DB:
+            return ""
+        own_db = min(self.original.sqnr_db(self.expected).values())
+        return (
+            f"; on this sample the changed graph itself is {own_db:.1f} dB from the original: "
+            "if there is nothing in it that the model looks for, give others (--calibration, "
+            "--input), else keep more in floats (--max-drop)"
+        )
 
     @property
     def _of(self) -> str:

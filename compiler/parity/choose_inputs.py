@@ -1,10 +1,11 @@
-"""Test inputs for which the original graph gives numbers.
+"""Test inputs for which the original graph gives numbers, and not almost nothing.
 
 A logarithm or a square root of an input is NaN for half of all random numbers, and a comparison of
-NaN with NaN shows little.
+NaN with NaN shows little. Neither does one of what a detector gives where there is nothing to be
+detected: the rounding noise of its quantized graph is as large as its outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,34 @@ def choose_inputs(
         tried.append((count, inputs, outputs))
     _, inputs, outputs = min(tried, key=lambda item: item[0])
     return inputs, outputs
+
+
+def liveliest_sample(samples: Iterable[Tensors], run: Callable[[Tensors], Tensors]) -> Tensors:
+    """Return the sample whose outputs are largest.
+
+    By the root mean square of each float output, as a share of the largest among the samples. The
+    first of equals.
+
+    Args:
+        samples: some, at least one.
+        run: the original graph.
+    """
+    tried = list(samples)
+    if len(tried) == 1:
+        return tried[0]
+    sizes = np.array([_sizes(run(sample)) for sample in tried])
+    largest = sizes.max(axis=0, initial=0.0)
+    shares = np.divide(sizes, largest, out=np.zeros_like(sizes), where=largest > 0)
+    return tried[int(shares.sum(axis=1).argmax())]
+
+
+def _sizes(outputs: Tensors) -> list[float]:
+    """Return the root mean square of each output; 0 of what are no floats or not finite."""
+    found = []
+    for array in outputs.values():
+        size = np.sqrt(np.square(array.astype(np.float64)).mean()) if is_float(array.dtype) else 0.0
+        found.append(float(size) if np.isfinite(size) else 0.0)
+    return found
 
 
 def nan_advice(specs: Sequence[TensorSpec], outputs: Tensors) -> str:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from edgec.compiler.kernels.template import from_text
 from edgec.compiler.kernels.templates import TEMPLATES
+from edgec.compiler.lowering.recorded_decisions import read_record
 from edgec.compiler.lowering.tuning_records import Key, Record
 from edgec.compiler.predict.features import FEATURES, Row, StepFeatures
 from edgec.compiler.predict.prediction import Estimate
@@ -188,15 +188,13 @@ def scales_of(records: Mapping[Key, Record], target: Target) -> dict[str, Estima
     one_core = target.model_copy(update={"cores": 1})
     ratios: dict[str, list[float]] = defaultdict(list)
     for key, record in records.items():
-        template = TEMPLATES.get(key.operator)
-        if template is None or record.seconds is None or record.threads != 1 or record.emulated:
+        ms, read = record.measured_ms, read_record(record, target)
+        if ms is None or read is None or record.threads != 1:
             continue
-        workload = from_text(template.workload, key.workload)
-        decision = from_text(template.decision, record.decision_text)
-        cycles = template.estimate(workload, decision, one_core)
+        cycles = TEMPLATES[key.operator].estimate(*read, one_core)
         if cycles > 0:
-            seconds = cycles / target.clock_ghz * 1e-9
-            ratios[key.operator.removeprefix("edgec.")].append(record.seconds / seconds)
+            estimated_ms = cycles / target.clock_ghz * 1e-6
+            ratios[key.operator.removeprefix("edgec.")].append(ms / estimated_ms)
     return {
         name: Estimate(*(float(v) for v in np.percentile(found, [50, 10, 90])))
         for name, found in ratios.items()

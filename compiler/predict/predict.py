@@ -80,9 +80,9 @@ def predict_program(
         instructions += corrected.instructions
         time, source = corrected.time, _source("model")
         record = best.get(Key(f"edgec.{step.template}", step.workload))
-        if record is not None and record.seconds is not None and record.threads == cores:
+        ms = record.measured_ms if record is not None and record.threads == cores else None
+        if ms is not None:
             low, high = RECORD_BAR
-            ms = record.seconds * 1e3
             time, source = Estimate(ms, ms * low, ms * high), _source("record")
         elif cores > 1:
             time = _shared(time, step, cores)

@@ -88,8 +88,9 @@ def operator_costs(
 def _step_ms(step: KernelCall, target: Target, records: dict[Key, Record]) -> tuple[float, bool]:
     """Return the time of a step on one core [ms], and whether it was measured."""
     record = records.get(Key(f"edgec.{step.template}", step.workload))
-    if record is not None and record.seconds is not None and record.threads == 1:
-        return record.seconds * 1e3, True
+    ms = record.measured_ms if record is not None and record.threads == 1 else None
+    if ms is not None:
+        return ms, True
     return estimate_step_cycles(step, target) / (target.clock_ghz * 1e6), False
 
 

@@ -222,9 +222,8 @@ class BoardDevice:
 class CountingDevice(BoardDevice):
     """A counting device is a board that QEMU plays: its time means nothing.
 
-    So instructions are counted.
-
-    A count becomes a time as if each instruction took a cycle. Results are computed on the board.
+    So instructions are counted, and what goes beyond the level-2 cache where the target says how
+    fast its memory is. They become a time, see `StepCount`. Results are computed on the board.
     """
 
     def __init__(self, board: Board, target: Target) -> None:
@@ -235,15 +234,16 @@ class CountingDevice(BoardDevice):
         """See `Device`."""
         from edgec.compiler.boards.instructions import count_instructions
 
-        second = self._target.clock_ghz * 1e9
-        measured = []
+        target, measured = self._target, []
         for built in rounds:
             inputs = [measure.filled(spec) for spec in built.inputs]
             try:
-                count = count_instructions(built.library, self._target, inputs)
+                count = count_instructions(
+                    built.library, target, inputs, traffic=target.memory_gb_per_s > 0
+                )
             except ToolchainError as error:
                 raise MeasureFailed(str(error), reached=True) from None
-            steps = tuple(max(1, step.instructions) / second for step in count.steps)
+            steps = tuple(step.seconds(target) for step in count.steps)
             measured.append(Measurement(steps, 0.0))
         return measured
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from tvm import IRModule
 
 from edgec.compiler.backend import pack, schedule
 from edgec.compiler.errors import UnsupportedModelError, UsageError, did_you_mean
@@ -19,7 +20,7 @@ from edgec.compiler.ir.signature import Signature, Tensors
 from edgec.compiler.kernels.template import from_text, to_text
 from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.legalize import lower
-from edgec.compiler.lowering.schedule import default_decide
+from edgec.compiler.lowering.schedule import Decide, default_decide
 from edgec.compiler.lowering.time_estimate import estimate_step_cycles
 from edgec.compiler.lowering.tuning_records import Key
 from edgec.compiler.options import CompileOptions
@@ -89,6 +90,48 @@ class TuningPlan:
     tasks: tuple[Task, ...]
 
 
+@dataclass(frozen=True)
+class PreparedModel:
+    """A prepared model is one before decisions are taken.
+
+    Attributes:
+        module: the canonical module, compressed and quantized.
+        lowered: the same of kernels.
+        target: what it was lowered for.
+        signature: inputs and outputs.
+        inputs: to run it on.
+    """
+
+    module: IRModule
+    lowered: IRModule
+    target: Target
+    signature: Signature
+    inputs: Tensors
+
+    def program(self, decide: Decide = default_decide) -> Program:
+        """Return it with decisions.
+
+        Raises:
+            UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
+        """
+        program = schedule(self.lowered, self.module, self.target, self.signature, decide)
+        if not isinstance(program, Program):
+            raise UnsupportedModelError(
+                "shapes in this model depend on data, so its kernels have no sizes to tune for; "
+                "freeze the input that they depend on (--freeze)"
+            )
+        return program
+
+    def plan(self) -> TuningPlan:
+        """Return the list of its kernels.
+
+        Raises:
+            UnsupportedModelError: see `program`.
+        """
+        program = self.program()
+        return TuningPlan(program, self.signature, self.inputs, _tasks(program, self.target))
+
+
 def plan_tuning(
     model: str | Path | onnx.ModelProto,
     target: Target,
@@ -97,6 +140,19 @@ def plan_tuning(
 ) -> TuningPlan:
     """Return everything that a compile does before it chooses decisions, and the list of kernels.
 
+    See `prepare_model`.
+    """
+    return prepare_model(model, target, options, progress).plan()
+
+
+def prepare_model(
+    model: str | Path | onnx.ModelProto,
+    target: Target,
+    options: CompileOptions,
+    progress: Progress | None = None,
+) -> PreparedModel:
+    """Return everything that a compile does before it chooses decisions.
+
     Args:
         model: the ONNX file, or what was read from one.
         target: the target that it is tuned for.
@@ -104,7 +160,6 @@ def plan_tuning(
         progress: reports what takes long; by default nothing does.
 
     Raises:
-        UnsupportedModelError: shapes depend on data, so there are no kernels of known size.
         EdgecError: see `compile_model`.
     """
     check_before_transform(options)
@@ -137,13 +192,7 @@ def plan_tuning(
     )
     module = transformed.module
     lowered = lower(pack(module, target, canonical.value_names), target)
-    program = schedule(lowered, module, target, signature)
-    if not isinstance(program, Program):
-        raise UnsupportedModelError(
-            "shapes in this model depend on data, so its kernels have no sizes to tune for; "
-            "freeze the input that they depend on (--freeze)"
-        )
-    return TuningPlan(program, signature, inputs, _tasks(program, target))
+    return PreparedModel(module, lowered, target, signature, inputs)
 
 
 def _tasks(program: Program, target: Target) -> tuple[Task, ...]:

@@ -85,7 +85,7 @@ def main() -> None:
             folder.mkdir()
             model, static = recipe.write(folder / f"{name}.onnx"), folder / "static.onnx"
             onnx.save(specialize(onnx.load(model), recipe.shapes, {}).proto, static)
-            write_crops(folder / "images")
+            write_crops(folder / "images", name)
             for board, target in targets.items():
                 for bundle in builds(model, dict(recipe.shapes), board, folder / "images"):
                     signature = bundle.manifest.signature

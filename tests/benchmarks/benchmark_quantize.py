@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from photographs import phrase, write_text
 
 from edgec.compiler import Bundle, CompileOptions, compile_model
 from edgec.compiler.bench.compare import take_turns
@@ -72,8 +73,11 @@ def photographs() -> list[NDArray[np.uint8]]:
     return [*images, data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
 
 
-def write_crops(folder: Path) -> None:
-    """Parts of the photographs, of a third to all of their height."""
+def write_crops(folder: Path, model: str) -> None:
+    """Write parts of the photographs, of a third to all of their height.
+
+    What finds text gets some: it gives nothing but noise for photographs without.
+    """
     from PIL import Image
 
     random, images = np.random.default_rng(0), photographs()
@@ -84,6 +88,10 @@ def write_crops(folder: Path) -> None:
         side = int(min(height, width) * random.uniform(1 / 3, 1))
         top, left = random.integers(height - side + 1), random.integers(width - side + 1)
         part = image[top : top + side, left : left + side]
+        if model == "pp-ocr-det":
+            for line in range(3):
+                place = (int(random.integers(side // 3)), (4 * line + 1) * side // 12)
+                part = write_text(part, phrase(random, 3), place, side // 16, random)
         Image.fromarray(part).save(folder / f"{number:02}.png")
 
 
@@ -170,7 +178,7 @@ def measure(
     threads, recipe = arguments.threads, load_model_recipe(name)
     model = recipe.write(folder / f"{name}.onnx")
     images = folder / "images"
-    write_crops(images)
+    write_crops(images, name)
     int8, floats = builds(model, dict(recipe.shapes), arguments.target, images)
     signature = int8.manifest.signature
     samples = open_samples(str(images), signature.inputs, PREPARATION[name])

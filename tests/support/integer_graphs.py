@@ -15,14 +15,12 @@ from edgec.compiler.ir.operators import hard_swish
 from edgec.compiler.ir.program import Program
 from edgec.compiler.ir.relax_helpers import constant
 from edgec.compiler.ir.signature import Signature, TensorSpec
-from edgec.compiler.kernels.emit.requantize import (
-    LOGISTIC,
-    Logistic,
-    Requantization,
+from edgec.compiler.kernels.emit.fixed_point import (
     logistic_requantization,
     requantization,
     swished_requantization,
 )
+from edgec.compiler.kernels.emit.requantize import LOGISTIC, Logistic, Requantization
 from edgec.compiler.lowering.legalize import lower
 from edgec.compiler.lowering.schedule import Decide, default_decide, schedule_program
 from edgec.compiler.runtime.session import open_session

@@ -47,6 +47,8 @@ _LANES, _WINDOWS = 8, 2
 _COLUMN = 2 * _LANES
 # Vectors whose sums are in registers, two for each.
 _MOST_VECTORS = 4
+# For a product, with the moves of sums that are in no register: counted in loops of 3 and 5 lines.
+_PRODUCT = 2.5
 # To rewrite a column, to widen two sums, to start a tile and some lines.
 _REWRITE, _WIDEN, _TILE, _LINE = 3, 6, 8, 60
 # Share of the lines of windows that are in the image, from which on multiplying padding too is
@@ -103,11 +105,11 @@ def estimate_pairs_cycles(
     vectors = across // _WINDOWS
     products = conv.kernel[0] * math.ceil(conv.kernel[1] / 2)
     rows = _rows(workload, high)
-    loads = (rows * vectors + conv.kernel[0]) * math.ceil(conv.kernel[1] / 2)
+    loads = (rows * vectors + high * conv.kernel[0]) * math.ceil(conv.kernel[1] / 2)
     store = (
         2 * STORE_INSTRUCTIONS + cost(conv.epilogue) + math.ceil(len(workload.sums) / 2) * _WIDEN
     )
-    tile = high * vectors * (2 * products + store) + loads + _TILE
+    tile = high * vectors * (_PRODUCT * products + store) + loads + _TILE
     tiles, steps = math.ceil(conv.out_w / across), math.ceil(conv.out_h / high)
     parts = math.ceil(steps / decision.lines)
     fresh = steps * min(rows, high * conv.stride[0]) + parts * max(0, rows - high * conv.stride[0])

@@ -26,6 +26,9 @@ from edgec.targets.target import Target
 # The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
 RING_BYTES = 32 * 1024
 
+# Register tiles of a line for which accumulators are not worth to be written down.
+FEW_TILES = 4
+
 # To hand a task out.
 TASK_CYCLES = 1000
 
@@ -91,6 +94,10 @@ class DepthwiseDecision:
             rewritten into a ring.
         words: whether taps are multiplied one by one, in int16.
         pairs: whether taps are multiplied two by two and summed in int16.
+        shifts: neighbouring pixels that share a window of four columns: the taps of each begin at
+            another place of it, so there are as many packed weights of a row.
+        columns: whether taps are multiplied by four of a column of the window, not of a row.
+        rows: whether all lines are rewritten first, and rows of the window are written out.
     """
 
     tile_w: int
@@ -98,6 +105,9 @@ class DepthwiseDecision:
     tile_h: int = field(default=0, metadata={"omit_if_default": True})
     words: bool = field(default=False, metadata={"omit_if_default": True})
     pairs: bool = field(default=False, metadata={"omit_if_default": True})
+    shifts: int = field(default=1, metadata={"omit_if_default": True})
+    columns: bool = field(default=False, metadata={"omit_if_default": True})
+    rows: bool = field(default=False, metadata={"omit_if_default": True})
 
 
 def shares(count: int) -> list[int]:
@@ -114,6 +124,7 @@ class DepthwiseWriter:
         dot = dot_of(target)
         assert dot is not None
         self.dot: Dot = dot
+        self.target = target
         self.work, self.plan, self.c = workload, decision, target.float_lanes
         conv = self.conv = workload.conv
         self.blocks = math.ceil(conv.in_channels / self.c)
@@ -137,7 +148,8 @@ class DepthwiseWriter:
 
     def declare_weight(self) -> Any:
         """Return the parameter of packed weights."""
-        size = self.blocks * self.conv.kernel[0] * self.work.tap_groups * self.c
+        rows = self.blocks * self.conv.kernel[0] * self.plan.shifts
+        size = rows * self.work.tap_groups * self.c
         return self.emit.buffer("weight", size, "int32")
 
     def start_of(self, block: Any, valid: Sequence[bool]) -> Any:

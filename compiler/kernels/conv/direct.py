@@ -40,13 +40,14 @@ from edgec.compiler.kernels.conv.windows import (
 from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
+    EpilogueStep,
     Places,
     apply,
     begins_with_bias,
     operand_loader,
 )
 from edgec.compiler.kernels.emit.quantized_values import store_values, weight_to_float
-from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
+from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized_rows
 from edgec.compiler.kernels.vectors import broadcast, constant, vector_dtype
 
 Mask = Sequence[bool]
@@ -66,6 +67,21 @@ def _positions(plan: ConvDecision) -> list[tuple[int, int, int]]:
     """Return line, pixel and vector of each accumulator."""
     lines, pixels, vectors = map(range, (plan.tile_h, plan.tile_w, plan.tile_o))
     return [(y, x, o) for y in lines for x in pixels for o in vectors]
+
+
+def _store_rows(
+    e: Emitter,
+    steps: Sequence[EpilogueStep],
+    operands: Sequence[Any],
+    output: Any,
+    rows: Sequence[tuple[Any, Any, Sequence[Any]]],
+) -> None:
+    """Store rows of results: the channel of each, where it goes, and its vectors."""
+    if rows and requantizes(steps):
+        store_requantized_rows(e, steps[0], operands[0], output, rows)
+        return
+    for _, at, values in rows:
+        store_values(e, output, at, values)
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,7 @@ class DirectConv:
         def window() -> Iterator[tuple[Any, Any, Sequence[bool]]]:
             yield 0, 0, (True,)
 
+        self.begin_tiles()
         first = e.let("first_tile", number * p.segment)
         count = e.let("tiles", tirx.min(tirx.IntImm("int32", p.segment), self.line_tiles - first))
         with e.loop("column_tile", count) as offset:
@@ -234,6 +251,7 @@ class DirectConv:
         """Write all register tiles along a line (or along tile_h lines)."""
         w, p, e = self.work, self.plan, self.emit
         before = 0
+        self.begin_tiles()
         for span in tile_spans(w.window(1), p.tile_w):
             with e.loop("column_tile", len(span.starts)) as number:
                 self.passed = number + before
@@ -244,12 +262,18 @@ class DirectConv:
             before += len(span.starts)
 
     def _tile(self, line: Any, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
-        e = self.emit
-        starts = [self.start(o) for o in range(self.plan.tile_o)]
-        for position, (_, _, o) in enumerate(_positions(self.plan)):
-            e.store(self.acc, position, starts[o])
+        self.start_tile()
         self.accumulate_taps(column, valid, window)
         self._store(line, column)
+
+    def begin_tiles(self) -> None:
+        """Prepare what all register tiles of some lines begin with."""
+
+    def start_tile(self) -> None:
+        """Write what the accumulators begin with."""
+        starts = [self.start(o) for o in range(self.plan.tile_o)]
+        for position, (_, _, o) in enumerate(_positions(self.plan)):
+            self.emit.store(self.acc, position, starts[o])
 
     def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products of a register tile to the accumulators."""
@@ -438,6 +462,7 @@ class DirectConv:
         w, p, e, c = self.work, self.plan, self.emit, self.c
         skip, fixed = int(self.begins_with_bias), requantizes(w.epilogue)
         height, width = w.out_extent
+        rows: list[tuple[Any, Any, Sequence[Any]]] = []
         for o in range(p.tile_o):
             with ExitStack() as stack:
                 block = self.tile * p.tile_o + o
@@ -462,15 +487,11 @@ class DirectConv:
                             accumulator = apply(w.epilogue[skip:], self.total(accumulator), operand)
                         values.append(accumulator)
                         if w.out_step[1] > 1:
-                            self._put(block * c, at, values)
+                            rows.append((block * c, at, values))
                             values = []
                     if values:
-                        self._put(block * c, first + column * c, values)
-
-    def _put(self, channel: Any, at: Any, values: Sequence[Any]) -> None:
-        steps = self.work.epilogue
-        if requantizes(steps):
-            operand = self.operands[0]
-            store_requantized(self.emit, steps[0], operand, channel, self.output, at, values)
-        else:
-            store_values(self.emit, self.output, at, values)
+                        rows.append((block * c, first + column * c, values))
+                if self.out_blocks % p.tile_o:
+                    _store_rows(e, w.epilogue, self.operands, self.output, rows)
+                    rows = []
+        _store_rows(e, w.epilogue, self.operands, self.output, rows)

@@ -18,6 +18,15 @@ from edgec.compiler.kernels.conv.integer import (
     integer_weight_size,
     pack_integer_weight,
 )
+from edgec.compiler.kernels.conv.integer_columns import (
+    ColumnsDecision,
+    columns_size,
+    columns_space,
+    emit_columns_conv,
+    estimate_columns_cycles,
+    pack_columns,
+    with_units_again,
+)
 from edgec.compiler.kernels.conv.integer_winograd import (
     emit_integer_winograd,
     pack_integer_winograd,
@@ -53,18 +62,18 @@ from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.template import INT32_BIAS, Template
 from edgec.targets.target import Target
 
-Decision = ConvDecision | WordsDecision | WinogradDecision | LaneWinogradDecision
+Decision = ConvDecision | WordsDecision | ColumnsDecision | WinogradDecision | LaneWinogradDecision
 
 # What an estimate of Winograd's algorithm may be beside that of the direct sum, by instructions of
-# `PairDot`: the one with four products counts 0.6 of the cycles that a Zen 4 takes, the one with
-# vpmaddubsw twice as many. Measured, 28 x 28 pixels of 128 channels take 0.62 and 0.46 of the time
-# of the direct sum, 10 x 10 pixels of 64 and of 128 channels 1.14 and 1.12.
-MARGIN = {1: 1.7, 2: 0.9}
+# `PairDot`: on a Zen 4 a cycle of the former takes 2.0 and 0.56 cycles, one of the latter 1.63 and
+# 0.63. With vpdpwssd, 13 x 13 pixels of 64 channels, estimated at 0.81, take 0.86 of the time of
+# the direct sum, 55 x 55 of 16, estimated at 0.7, 0.99, and 7 x 7 of 512, at 1.07, 1.45.
+MARGIN = {1: 0.86, 2: 1.1}
 
 
 def _space(workload: IntegerConvWorkload, target: Target) -> list[Decision]:
     others = [*_by_words(workload, target), *integer_winograd_space(workload, target)]
-    return [*integer_space(workload, target), *others]
+    return [*integer_space(workload, target), *columns_space(workload, target), *others]
 
 
 def _by_words(
@@ -81,6 +90,8 @@ def _estimate(workload: IntegerConvWorkload, decision: Decision, target: Target)
         return estimate_integer_winograd_cycles(workload, decision, target)
     if isinstance(decision, LaneWinogradDecision):
         return estimate_lane_winograd_cycles(workload.conv, decision, target)
+    if isinstance(decision, ColumnsDecision):
+        return estimate_columns_cycles(workload, decision, target)
     if isinstance(decision, WordsDecision):
         return estimate_words_cycles(workload, decision, target)
     return estimate_integer_cycles(workload, decision, target)
@@ -91,8 +102,8 @@ def _default(
 ) -> Decision:
     """Return the best direct decision, or the best by Winograd's algorithm if it is far better."""
     direct: Decision = default_integer_decision(workload, target)
-    by_words = _by_words(workload, target)
-    direct = min([direct, *by_words], key=lambda decision: _estimate(workload, decision, target))
+    ways = [direct, *columns_space(workload, target), *_by_words(workload, target)]
+    direct = min(ways, key=lambda decision: _estimate(workload, decision, target))
     others = [
         (estimate_integer_winograd_cycles(workload, decision, target), decision)
         for decision in integer_winograd_space(workload, target)
@@ -115,11 +126,19 @@ def _for_weights(
         if parts is None:
             return default_integer_decision(workload, target)
         return replace(decision, parts=parts)
+    if isinstance(decision, ColumnsDecision):
+        decision = with_units_again(decision, weight, target)
+        if not decision.again:
+            return decision
+        others = [default_integer_decision(workload, target), *_by_words(workload, target)]
+        return min([decision, *others], key=lambda way: _estimate(workload, way, target))
     if not isinstance(decision, WinogradDecision):
         return decision
     ends = data_ends(workload.wide, target, weight)
     exact = tuple(out for out in TILE_SIZES if is_exact(weight, out, ends))
-    return decision if decision.out in exact else _default(workload, target, exact)
+    if decision.out in exact:
+        return decision
+    return _for_weights(workload, _default(workload, target, exact), target, weight)
 
 
 def _emit(workload: IntegerConvWorkload, decision: Decision, target: Target, name: str) -> Kernel:
@@ -128,6 +147,8 @@ def _emit(workload: IntegerConvWorkload, decision: Decision, target: Target, nam
     if isinstance(decision, LaneWinogradDecision):
         conv, rows = workload.conv, workload.has_rows
         return emit_lane_winograd(conv, workload.border, rows, decision, target, name)
+    if isinstance(decision, ColumnsDecision):
+        return emit_columns_conv(workload, decision, target, name)
     if isinstance(decision, WordsDecision):
         return emit_words_conv(workload, decision, target, name)
     return emit_integer_conv(workload, decision, target, name)
@@ -138,6 +159,8 @@ def _weight_size(workload: IntegerConvWorkload, decision: Decision, target: Targ
         return packed_winograd_size(workload.conv, decision, target.float_lanes)
     if isinstance(decision, LaneWinogradDecision):
         return lane_winograd_bytes(workload.conv, decision.vectors, target.float_lanes) // 2
+    if isinstance(decision, ColumnsDecision):
+        return columns_size(workload, decision, target)
     if isinstance(decision, WordsDecision):
         return words_size(workload, decision.words, target)
     return integer_weight_size(workload, decision, target)
@@ -157,6 +180,8 @@ def _pack(
         return pack_integer_winograd(workload.conv, decision, array, target.float_lanes, ends)
     if isinstance(decision, LaneWinogradDecision):
         return pack_lane_winograd(workload.conv, decision, array, target.float_lanes)
+    if isinstance(decision, ColumnsDecision):
+        return pack_columns(workload, decision, target, array)
     if isinstance(decision, WordsDecision):
         return pack_words(workload, decision, target, array)
     return pack_integer_weight(workload, decision, target, array)

@@ -23,15 +23,27 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.depthwise_columns import (
+    DepthwiseColumns,
+    columns_space,
+    estimate_columns_cycles,
+    pack_columns,
+)
 from edgec.compiler.kernels.conv.depthwise_pairs import (
     DepthwisePairs,
     estimate_pairs_cycles,
     pack_pairs,
     pairs_space,
 )
+from edgec.compiler.kernels.conv.depthwise_rows import (
+    DepthwiseRows,
+    estimate_rows_cycles,
+    rows_space,
+)
 from edgec.compiler.kernels.conv.depthwise_tiles import (
     TiledDepthwise,
     estimate_tiled_cycles,
+    pack_tiled,
     tiled_space,
 )
 from edgec.compiler.kernels.conv.depthwise_words import (
@@ -77,10 +89,13 @@ def depthwise_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[
     """Return tiles that take half of the registers, so that rows of the window can be unrolled."""
     if _in_registers(target):
         words = isa_of(target).multiplies_int16_faster
-        return [*tiled_space(workload, target), *(words_space(workload, target) if words else ())]
-    pairs = pairs_space(workload, target)
-    if pairs:
-        return pairs
+        others = columns_space(workload, target)
+        if words:
+            others = words_space(workload, target)
+        return [*tiled_space(workload, target), *others]
+    rows = rows_space(workload, target)
+    if rows:
+        return [*rows, *pairs_space(workload, target)]
     conv, dot = workload.conv, _dot(target)
     room = (target.vector_registers - dot.temporaries - workload.tap_groups - 1) // 2
     widths = range(1, max(1, min(conv.out_w, room)) + 1)
@@ -107,6 +122,10 @@ def estimate_depthwise_cycles(
     """
     if decision.pairs:
         return estimate_pairs_cycles(workload, decision, target)
+    if decision.columns:
+        return estimate_columns_cycles(workload, decision, target)
+    if decision.rows:
+        return estimate_rows_cycles(workload, decision, target)
     if decision.words:
         return estimate_words_cycles(workload, decision, target)
     if decision.tile_h:
@@ -151,6 +170,10 @@ def emit_integer_depthwise(
     """
     if decision.pairs:
         return DepthwisePairs(workload, decision, target).kernel(name)
+    if decision.columns:
+        return DepthwiseColumns(workload, decision, target).kernel(name)
+    if decision.rows:
+        return DepthwiseRows(workload, decision, target).kernel(name)
     if decision.words:
         return DepthwiseWords(workload, decision, target).kernel(name)
     if decision.tile_h:
@@ -280,6 +303,10 @@ def _pack(
         return pack_pairs(workload, array)
     if decision.words and position == 1:
         return pack_words(workload, target, array)
+    if decision.columns and position == 1:
+        return pack_columns(workload, target, array)
+    if decision.tile_h and position == 1:
+        return pack_tiled(workload, decision.shifts, target, array)
     return pack_integer_depthwise(workload, target, array) if position == 1 else array
 
 

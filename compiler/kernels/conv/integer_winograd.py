@@ -7,48 +7,61 @@ infinity (m = 4) or 0, 1, -1 and infinity (m = 2), with all fractions moved to t
 
 G, B and A are whole numbers, and k of an output pixel is 9 * 2**n or 2**n. B' d B of any uint8 or
 int8 and G g G' of any int8 fit int16: products are those of pairs of int16, summed in int32. Sums
-and A' m A are taken modulo 2**32; of k y that is enough: it is multiplied with what 9 times is 1
-modulo 2**32, the least that y can be, times 2**n, is subtracted, and the rest is shifted right by
-n, which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
-direct sum, bit for bit, and what follows is the same.
+and A' m A are taken modulo 2**32; of k y that is enough: k times the least that y can be is
+subtracted, the rest is multiplied with what 9 times is 1 modulo 2**32, and shifted right by n,
+which gives y less that where y has 2**(32 - n) values at most. So accumulators are those of the
+direct sum, bit for bit, and what follows is the same. What is the same for all pixels is, changed,
+in the product at the point 1 alone: it is subtracted there.
 
 Sums of k y are 144 / 36 (m = 4) or 36 / 16 (m = 2) times fewer products than the direct sum has.
+Where a task is a whole image, tiles at its end have only 1, 2 or 3 rows or columns, and products at
+as many of the same points less: of 14 x 14 pixels, a sixth fewer.
 
 Layouts, with c float32 lanes in a vector:
 
     activation [N, ceil(channels / c), H, W, c] quantized; two blocks are changed at once.
     weight      int8 [tiles of output channels, pairs of input channels, 9, vectors, c, 2]: as they
                 are, since what they are changed to is eight times as large. Each task changes them
-                for a tile of output channels, for all of its tiles of the image. Then int32
-                [padded output channels]: the least that y can be.
+                for a tile of output channels and two rows of positions, for all of its tiles of
+                the image. Then int32 [padded output channels]: the least that y can be.
     bias        as of `integer.py`; padding is the zero point and is changed like any pixel.
+    patches     int16 pairs [positions, pairs of blocks, tiles, c]
+    products    int32 [positions, tiles, vectors, c]
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from edgec.compiler.kernels.conv.integer_winograd_changes import (
+    CHANGES,
+    GROUPS,
+    WINDOWS,
+    inverse_of_threes,
+)
 from edgec.compiler.kernels.conv.integer_winograd_decision import (
+    COPIED_PIXELS,
     WORD_BYTES,
     Ends,
+    TileGroup,
     bounds_of_sums,
+    copied_lines,
     held_values,
     pairs_of,
+    tile_groups,
 )
 from edgec.compiler.kernels.conv.winograd_decision import WinogradDecision, tiles_of
 from edgec.compiler.kernels.conv.winograd_task import (
     WinogradTasks,
-    patch_place,
     present_part,
 )
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
     OperandLoader,
     Places,
@@ -64,7 +77,6 @@ from edgec.compiler.kernels.isa import dot_of, isa_of
 from edgec.compiler.kernels.vectors import (
     broadcast,
     constant,
-    lanes_of,
     reinterpret,
     shuffle,
     vector_dtype,
@@ -73,27 +85,6 @@ from edgec.compiler.kernels.vectors import (
 from edgec.targets.target import Target
 
 TAPS = 9
-
-Let = Callable[[str, Any], Any]
-
-
-@dataclass(frozen=True)
-class ChangeOfBasis:
-    """A change of basis describes Winograd's algorithm along one dimension.
-
-    Attributes:
-        patch: gives B' d of the values of a column or row of a patch, int16.
-        window: gives G g of three weights, int16.
-        total: gives A' m, int32 modulo 2**32.
-        halvings: by output pixel, how often 2 divides what `total` gives too much.
-        inverse: what the rest of it times is 1 modulo 2**32.
-    """
-
-    patch: Callable[[Let, Sequence[Any]], list[Any]]
-    window: Callable[[Let, Sequence[Any]], list[Any]]
-    total: Callable[[Let, Sequence[Any]], list[Any]]
-    halvings: tuple[int, ...]
-    inverse: int = 1
 
 
 def emit_integer_winograd(
@@ -153,6 +144,11 @@ class _IntegerWinograd:
         tiles = self.rows * self.columns
         self.tasks = WinogradTasks(tiles, self.block, out_tiles, decision.splits)
         self.width = decision.vectors * c
+        groups = GROUPS[decision.out]
+        self.group = len(groups[0]) * decision.patch
+        self.rows_of_positions = [row for group in groups for row in group]
+        self.tiles = tile_groups(work, decision)
+        self.lines, self.line = copied_lines(work, decision), work.out_w + 2
         self.patch_step, self.weight_step, self.product_step = held_values(work, decision, c)
         channels = self.out_blocks * c
         size = work.batch * self.in_blocks * c * work.in_h * work.in_w
@@ -176,51 +172,59 @@ class _IntegerWinograd:
             here = self.tasks.begin(e, task)
             self.image, self.first = here.image, here.first_tile
             self.patches = e.scratch("patches", p.positions * self.patch_step, "int32")
-            self.changed = e.scratch("changed", p.positions * self.weight_step, "int32")
+            self.changed = e.scratch("changed", self.group * self.weight_step, "int32")
             self.products = e.scratch("products", p.positions * self.product_step, "int32")
             self.acc = e.local("acc", p.register_tiles * p.vectors, vector_dtype("int32", c))
-            with e.loop("patch", self.block) as tile:
-                self._gather(tile)
+            self._gather()
             with e.loop("out_tile", here.out_tiles, here.first_out_tile) as out_tile:
-                with e.loop("word", self.words) as word:
-                    self._change_weights(out_tile, word)
-                with (
-                    e.loop("product", p.positions) as position,
-                    e.loop("repeat", p.repeats) as part,
-                ):
-                    self._multiply(position, part)
-                with e.loop("result", self.block) as tile:
-                    self._scatter(out_tile, tile)
+                with e.loop("group", p.positions // self.group) as group:
+                    self._change_weights(out_tile, group)
+                    with e.loop("product", self.group) as position:
+                        self._multiply_position(out_tile, group, position)
+                for tiles in self.tiles:
+                    with (
+                        e.loop("result", tiles.count) as number,
+                        e.loop("vector", p.vectors) as vector,
+                    ):
+                        self._scatter(out_tile, tiles, number, vector)
         return Kernel(e.function(name), self.work.batch * p.splits * self.tasks.blocks)
 
-    def _place(self, tile: Any) -> tuple[Any, Any]:
+    def _place(self, tiles: TileGroup, number: Any) -> tuple[Any, Any]:
         """Return first output row and column of a tile; the last ones overlap their neighbours."""
         w, e, out = self.work, self.emit, self.plan.out
-        index = e.let("index", self.first + tile)
-        last_row, last_column = (tirx.IntImm("int32", end - out) for end in (w.out_h, w.out_w))
-        row = tirx.min(tirx.floordiv(index, self.columns) * out, last_row)
-        column = tirx.min(tirx.floormod(index, self.columns) * out, last_column)
+        index = e.let("index", self.first + number)
+        ends = w.out_h - tiles.outs[0], w.out_w - tiles.outs[1]
+        last_row, last_column = (tirx.IntImm("int32", end) for end in ends)
+        row = tirx.floordiv(index, tiles.columns) * out + tiles.row
+        column = tirx.floormod(index, tiles.columns) * out + tiles.column
+        row, column = tirx.min(row, last_row), tirx.min(column, last_column)
         return e.let("row", row), e.let("column", column)
 
-    def _gather(self, tile: Any) -> None:
-        """Write B' d B of one tile, for all input channels."""
-        w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
-        top, left, inside = patch_place(e, w, self._place(tile), patch)
-        pairs = math.ceil(self.in_blocks / 2)
-        with e.branch(inside), e.loop("pair", pairs) as pair:
-            first, second = self._pixels(pair, top, left)
+    def _gather(self) -> None:
+        """Write B' d B of all tiles and input channels, from copies of lines with their padding."""
+        w, e, c, pad = self.work, self.emit, self.c, self.work.padding[1]
+        first_row, _ = self._place(self.tiles[0], tirx.IntImm("int32", 0))
+        top = e.let("top", first_row - w.padding[0])
+        first_line, lines = present_part(e, "line", top, w.in_h, self.lines)
+        # Pixels are read two at a time, also behind the last one.
+        copy = e.scratch("copy", (2 * self.lines * self.line + 1) * c, self.dtype)
+        with e.loop("place", 2 * self.lines * self.line) as place:
+            e.store(copy, place * c, constant(self.code, self.dtype, c))
+        with e.loop("pair", math.ceil(self.in_blocks / 2)) as pair:
+            for half, source in enumerate(self._pixels(pair, top)):
+                with e.loop("y", lines, first_line) as y:
+                    to = e.let("to", wide(((half * self.lines + y) * self.line + pad) * c))
+                    line = e.let("line", source + wide(y * (w.in_w * c)))
+                    self._copy(copy, to, line, min(w.in_w, self.line - pad))
+            for tiles in self.tiles:
+                with e.loop("patch", tiles.count) as number:
+                    row, column = self._place(tiles, number)
+                    start = wide(((row - first_row) * self.line + column) * c)
+                    to = wide((pair * self.block + tiles.first + number) * c)
+                    self._change_patch(copy, e.let("start", start), e.let("to", to), tiles)
 
-            def read(y: int, x: int) -> Any:
-                at = (y * w.in_w + x) * c
-                halves = [e.load(self.data, place + at, c) for place in (first, second)]
-                return shuffle(halves, range(2 * c))
-
-            self._change_patch(tile, pair, read)
-        with e.branch(tirx.Not(inside)):
-            self._border(tile, top, left, pairs)
-
-    def _pixels(self, pair: Any, row: Any, column: Any) -> tuple[Any, Any]:
-        """Return where the input has a pixel of two blocks of channels.
+    def _pixels(self, pair: Any, row: Any) -> list[Any]:
+        """Return where the input has the first pixel of a row of two blocks of channels.
 
         Behind the last block it is read again: weights of channels that are none are 0.
         """
@@ -228,49 +232,62 @@ class _IntegerWinograd:
         second: Any = 2 * pair + 1
         if self.in_blocks % 2:
             second = tirx.min(second, tirx.IntImm("int32", self.in_blocks - 1))
-        places = []
-        for name, block in (("first", 2 * pair), ("second", second)):
-            line = (self.image * self.in_blocks + block) * w.in_h + row
-            places.append(self.emit.let(name, wide((line * w.in_w + column) * self.c)))
-        return places[0], places[1]
+        lines = [(self.image * self.in_blocks + each) * w.in_h + row for each in (2 * pair, second)]
+        return [self.emit.let("pixel", wide(line * (w.in_w * self.c))) for line in lines]
 
-    def _border(self, tile: Any, top: Any, left: Any, pairs: int) -> None:
-        """Read a tile whose patch lies partly outside from a copy, with the code of the padding."""
-        w, e, c, patch = self.work, self.emit, self.c, self.plan.patch
-        first_row, rows = present_part(e, "row", top, w.in_h, patch)
-        first_column, columns = present_part(e, "column", left, w.in_w, patch)
-        copy = e.scratch("copy", patch * patch * 2 * c, self.dtype)
-        with e.loop("place", patch * patch) as place:
-            e.store(copy, place * (2 * c), constant(self.code, self.dtype, 2 * c))
-        with e.loop("pair", pairs) as pair:
-            sources = self._pixels(pair, top, left)
-            with (
-                e.loop("y", rows, first_row) as y,
-                e.loop("x", columns, first_column, wide=True) as x,
-            ):
-                for half, source in enumerate(sources):
-                    value = e.load(self.data, source + (y * w.in_w + x) * c, c)
-                    e.store(copy, (y * patch + x) * (2 * c) + half * c, value)
-            self._change_patch(
-                tile, pair, lambda y, x: e.load(copy, (y * patch + x) * (2 * c), 2 * c)
-            )
+    def _copy(self, copy: Any, to: Any, source: Any, pixels: int) -> None:
+        """Copy consecutive pixels, some at a time, of which the last overlap."""
+        e, c = self.emit, self.c
+        step = min(COPIED_PIXELS, max(1, pixels))
+        with e.loop("x", pixels // step, wide=True) as x:
+            e.store(copy, to + x * (step * c), e.load(self.data, source + x * (step * c), step * c))
+        if pixels % step:
+            last = (pixels - step) * c
+            e.store(copy, to + last, e.load(self.data, source + last, step * c))
 
-    def _change_patch(self, tile: Any, pair: Any, read: Callable[[int, int], Any]) -> None:
-        """Write B' d B of one patch of two blocks of channels."""
-        e, c, patch, words = self.emit, self.c, self.plan.patch, self._words()
-        to = e.let("to", wide((pair * self.block + tile) * c))
-        columns = []
-        for x in range(patch):
-            values = [e.let("d", tirx.Cast(words, read(y, x))) for y in range(patch)]
-            columns.append(self.change.patch(e.let, values))
-        for y in range(patch):
-            for x, value in enumerate(self.change.patch(e.let, [each[y] for each in columns])):
-                place = to + (y * patch + x) * self.patch_step
+    def _change_patch(self, copy: Any, start: Any, to: Any, tiles: TileGroup) -> None:
+        """Write B' d B of one patch of two blocks of channels.
+
+        Columns are changed two at a time, of one block; then those of both blocks are joined.
+        """
+        e, c, words = self.emit, self.c, self._words()
+        down, across = (CHANGES[m] for m in tiles.outs)
+        high, width = (m + 2 for m in tiles.outs)
+
+        def changed_columns(half: int, x: int) -> list[Any]:
+            values = []
+            for y in range(high):
+                at = start + ((half * self.lines + y) * self.line + x) * c
+                values.append(e.let("d", tirx.Cast(words, e.load(copy, at, 2 * c))))
+            return down.patch(e.let, values)
+
+        halves = [[changed_columns(half, x) for half in range(2)] for x in range(0, width, 2)]
+        for y, point in enumerate(down.points):
+            row = []
+            for x in range(width):
+                picks = [x % 2 * c + lanes + lane for lanes in (0, 2 * c) for lane in range(c)]
+                both = [half[y] for half in halves[x // 2]]
+                row.append(e.let("both", shuffle(both, picks)))
+            for other, value in zip(across.points, across.patch(e.let, row), strict=True):
+                place = to + self._rank(point, other) * self.patch_step
                 e.store(self.patches, place, reinterpret(value, "int32", c))
 
-    def _change_weights(self, out_tile: Any, word: Any) -> None:
-        """Write G g G' of a pair of input channels, for a tile of output channels."""
+    def _rank(self, down: str, across: str) -> int:
+        """Return the number of a position: those of a group of rows follow each other."""
+        points, rows = self.change.points, self.rows_of_positions
+        return rows.index(points.index(down)) * self.plan.patch + points.index(across)
+
+    def _change_weights(self, out_tile: Any, group: Any) -> None:
+        """Write G g G' of a group of positions, for a tile of output channels."""
+        e = self.emit
+        for number, rows in enumerate(GROUPS[self.plan.out]):
+            with e.branch(group == number), e.loop("word", self.words) as word:
+                self._change_window(out_tile, word, rows)
+
+    def _change_window(self, out_tile: Any, word: Any, rows: Sequence[int]) -> None:
+        """Write some rows of G g G' of a pair of input channels."""
         e, c, p, patch = self.emit, self.c, self.plan, self.plan.patch
+        window = WINDOWS[p.out]
         panel = wide((out_tile * self.words + word) * (TAPS * 2 * self.width))
         source, to = e.let("source", panel), e.let("to", wide(word * self.width))
         for o in range(p.vectors):
@@ -279,29 +296,79 @@ class _IntegerWinograd:
                 stored = e.load(self.weight, source + (tap * p.vectors + o) * (2 * c), 2 * c)
                 return e.let("g", tirx.Cast(self._words(), stored))
 
-            columns = [
-                self.change.window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)
-            ]
-            for y in range(patch):
-                row = self.change.window(e.let, [column[y] for column in columns])
+            columns = [window(e.let, [read(3 * y + x) for y in range(3)]) for x in range(3)]
+            for number, y in enumerate(rows):
+                row = window(e.let, [column[y] for column in columns])
                 for x, value in enumerate(row):
-                    place = to + ((y * patch + x) * self.weight_step + o * c)
+                    place = to + ((number * patch + x) * self.weight_step + o * c)
                     e.store(self.changed, place, reinterpret(value, "int32", c))
 
     def _words(self) -> str:
         return vector_dtype("int16", 2 * self.c)
 
-    def _multiply(self, position: Any, repeat: Any) -> None:
+    def _multiply_position(self, out_tile: Any, group: Any, number: Any) -> None:
+        """Write the products of one position."""
+        p, e, c = self.plan, self.emit, self.c
+        position = e.let("position", group * self.group + number)
+        self._prefetch(out_tile + 1, position)
+        start = e.let("start", position * self.patch_step)
+        panel = e.let("panel", wide(number * self.weight_step))
+        to = e.let("to", position * self.product_step)
+        if len(self.tiles) == 1:
+            with e.loop("repeat", p.repeats) as repeat:
+                tile = repeat * p.register_tiles
+                self._multiply(start + tile * c, panel, to + tile * self.width)
+            return
+        row = tirx.floordiv(position, p.patch)
+        column = tirx.floormod(position, p.patch)
+        first, end = self._range(e.let("row", row), e.let("column", column))
+        count = tirx.floordiv(end - first + (p.register_tiles - 1), p.register_tiles)
+        with e.loop("repeat", e.let("count", count)) as repeat:
+            last = tirx.IntImm("int32", self.block - p.register_tiles)
+            tile = e.let("tile", tirx.min(first + repeat * p.register_tiles, last))
+            self._multiply(start + tile * c, panel, to + tile * self.width)
+
+    def _prefetch(self, out_tile: Any, position: Any) -> None:
+        """Ask for the share of a position of the weights of a tile of output channels."""
+        panel = TAPS * 2 * self.words * self.width
+        lines = math.ceil(panel / CACHE_LINE_BYTES / self.plan.positions)
+        for line in range(lines):
+            place = wide(out_tile * panel) + wide(position * lines + line) * CACHE_LINE_BYTES
+            self.emit.prefetch(self.weight, place)
+
+    def _range(self, row: Any, column: Any) -> tuple[Any, Any]:
+        """Return the first tile that has a product at a position, and behind the last one."""
+        points, out = self.change.points, self.plan.out
+        down = [points[row] for row in self.rows_of_positions]
+        # Only whole tiles have products at all points.
+        some = [
+            [all(point in CHANGES[g.outs[axis]].points for g in self.tiles) for point in order]
+            for axis, order in enumerate((down, points))
+        ]
+        masks = [sum(has << place for place, has in enumerate(axis)) for axis in some]
+        in_row, in_column = (
+            tirx.bitwise_and(tirx.shift_right(tirx.IntImm("int32", mask), place), 1)
+            for mask, place in zip(masks, (row, column), strict=True)
+        )
+        at = {tuple(m == out for m in g.outs): g for g in self.tiles}
+        sizes = {key: group.count for key, group in at.items()}
+        few_columns, few_rows, few_both = (
+            sizes.get(key, 0) for key in ((True, False), (False, True), (False, False))
+        )
+        first = (1 - in_column) * few_columns
+        end = few_columns + sizes[True, True] + in_row * (few_rows + in_column * few_both)
+        return self.emit.let("first", first), self.emit.let("end", end)
+
+    def _multiply(self, start: Any, panel: Any, to: Any) -> None:
         """Write one register tile of the product of one position."""
         p, e, c = self.plan, self.emit, self.c
         count = p.register_tiles * p.vectors
+        start, to = e.let("start", start), e.let("to", wide(to))
         for index in range(count):
             e.store(self.acc, index, constant(0, "int32", c))
-        start = e.let("start", position * self.patch_step + repeat * (p.register_tiles * c))
-        panel = e.let("panel", position * self.weight_step)
 
-        def pair_of(pair: Any, used: int) -> None:
-            weights = e.let("weights", wide(panel + pair * (c * self.width)))
+        def add(pair: Any, used: int) -> None:
+            weights = e.let("weights", panel + wide(pair * (c * self.width)))
             source = e.let("source", wide(start + pair * (self.block * c)))
             # Unrolled, LLVM would add up the products of several turns, and spill the sums.
             with e.loop("channels", used, wide=True, step=self.hidden_one) as word:
@@ -319,44 +386,51 @@ class _IntegerWinograd:
         full, left = divmod(self.words, c)
         if full:
             with e.loop("pair", full) as pair:
-                pair_of(pair, c)
+                add(pair, c)
         if left:
-            pair_of(full, left)
-        to = e.let("to", position * self.product_step + repeat * (p.register_tiles * self.width))
+            add(full, left)
         for index in range(count):
             e.store(self.products, to + index * c, e.load(self.acc, index))
 
-    def _scatter(self, out_tile: Any, tile: Any) -> None:
-        """Write y of one tile, and what follows."""
-        p, e, c, patch = self.plan, self.emit, self.c, self.plan.patch
-        row, column = self._place(tile)
-        for o in range(p.vectors):
-            with ExitStack() as stack:
-                block = out_tile * p.vectors + o
-                if self.out_blocks % p.vectors:
-                    stack.enter_context(e.branch(block < self.out_blocks))
-                source = e.let("from", wide(tile * self.width + o * c))
-                columns = []
-                for x in range(patch):
-                    places = [source + (y * patch + x) * self.product_step for y in range(patch)]
-                    m = [e.let("m", e.load(self.products, place, c)) for place in places]
-                    columns.append(self.change.total(e.let, m))
-                least = e.let("least", e.load(self.least, self.first_least + block * c, c))
-                bias = e.let("bias", e.load(self.bias, block * c, c) + least)
-                for y in range(p.out):
-                    totals = self.change.total(e.let, [each[y] for each in columns])
-                    rests = [self._divided(value, least, y, x) for x, value in enumerate(totals)]
-                    sums = [rest + bias for rest in rests]
-                    self._put(block, row + y, column, sums)
+    def _scatter(self, out_tile: Any, tiles: TileGroup, number: Any, vector: Any) -> None:
+        """Write y of a vector of output channels of one tile, and what follows."""
+        p, e, c = self.plan, self.emit, self.c
+        down, across = (CHANGES[m] for m in tiles.outs)
+        row, column = self._place(tiles, number)
+        block = e.let("block", out_tile * p.vectors + vector)
+        with ExitStack() as stack:
+            if self.out_blocks % p.vectors:
+                stack.enter_context(e.branch(block < self.out_blocks))
+            source = wide((tiles.first + number) * self.width + vector * c)
+            source = e.let("from", source)
+            least = e.let("least", e.load(self.least, self.first_least + block * c, c))
+            # What this is of, changed, is the least that y can be in all pixels.
+            low = wrapping("mul", least, constant(down.one * across.one, "int32", c))
 
-    def _divided(self, total: Any, least: Any, y: int, x: int) -> Any:
-        """Return y, less the least that it can be, of k y."""
-        halvings, c = self.change.halvings[y] + self.change.halvings[x], self.c
-        if self.change.inverse != 1:
-            total = wrapping("mul", total, constant(self.change.inverse, "int32", c))
-        low = tirx.shift_left(least, constant(halvings, "int32", c))
-        rest = reinterpret(wrapping("sub", total, low), "uint32", c)
-        return reinterpret(tirx.shift_right(rest, constant(halvings, "uint32", c)), "int32", c)
+            def read(y: str, x: str) -> Any:
+                at = source + self._rank(y, x) * self.product_step
+                m = e.load(self.products, at, c)
+                return e.let("m", wrapping("sub", m, low) if (y, x) == ("1", "1") else m)
+
+            columns = [down.total(e.let, [read(y, x) for y in down.points]) for x in across.points]
+            bias = e.let("bias", e.load(self.bias, block * c, c) + least)
+            for y, halvings in enumerate(down.halvings):
+                totals = across.total(e.let, [column[y] for column in columns])
+                rests = [
+                    self._divided(total, down.threes + across.threes, halvings + more)
+                    for total, more in zip(totals, across.halvings, strict=True)
+                ]
+                self._put(block, row + y, column, [rest + bias for rest in rests])
+
+    def _divided(self, total: Any, threes: int, halvings: int) -> Any:
+        """Return a sum less the least that it can be, of which this is a multiple."""
+        c = self.c
+        if threes:
+            total = wrapping("mul", total, constant(inverse_of_threes(threes), "int32", c))
+        rest = reinterpret(total, "uint32", c)
+        if halvings:
+            rest = tirx.shift_right(rest, constant(halvings, "uint32", c))
+        return reinterpret(rest, "int32", c)
 
     def _put(self, block: Any, row: Any, column: Any, sums: Sequence[Any]) -> None:
         """Store consecutive pixels of a line."""
@@ -381,78 +455,3 @@ class _IntegerWinograd:
             "element": at,
         }
         return operand_loader(self.emit, self.operands, places, self.c)
-
-
-def _patch_2(let: Let, d: Sequence[Any]) -> list[Any]:
-    rows = (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])
-    return [let("t", row) for row in rows]
-
-
-def _window_2(let: Let, g: Sequence[Any]) -> list[Any]:
-    ends = let("ends", g[0] + g[2])
-    return [g[0], let("u", ends + g[1]), let("u", ends - g[1]), g[2]]
-
-
-def _total_2(let: Let, m: Sequence[Any]) -> list[Any]:
-    """Return twice A' m."""
-    first, last = (wrapping("add", each, each) for each in (m[0], m[3]))
-    return [
-        let("s", wrapping("add", first, wrapping("add", m[1], m[2]))),
-        let("s", wrapping("sub", wrapping("sub", m[1], m[2]), last)),
-    ]
-
-
-def _patch_4(let: Let, d: Sequence[Any]) -> list[Any]:
-    four = [let("four", _times(4, each)) for each in d[:4]]
-    even, odd = let("even", d[4] - four[2]), let("odd", d[3] - four[1])
-    near, twice = let("near", d[4] - d[2]), let("twice", _times(2, d[3] - d[1]))
-    rows = (
-        four[0] + (even - d[2]),
-        even + odd,
-        even - odd,
-        near + twice,
-        near - twice,
-        four[1] - d[3] - four[3] + d[5],
-    )
-    return [let("t", row) for row in rows]
-
-
-def _window_4(let: Let, g: Sequence[Any]) -> list[Any]:
-    ends, far = let("ends", g[0] + g[2]), let("far", g[0] + _times(4, g[2]))
-    twice = let("twice", _times(2, g[1]))
-    rows = (ends + g[1], ends - g[1], far + twice, far - twice)
-    return [g[0], *(let("u", row) for row in rows), g[2]]
-
-
-def _total_4(let: Let, m: Sequence[Any]) -> list[Any]:
-    """Return 24, 12, 6 and 6 times A' m."""
-
-    def plus(left: Any, right: Any) -> Any:
-        return let("sum", wrapping("add", left, right))
-
-    def minus(left: Any, right: Any) -> Any:
-        return let("difference", wrapping("sub", left, right))
-
-    def times(number: int, value: Any) -> Any:
-        return wrapping("mul", value, constant(number, "int32", lanes_of(value)))
-
-    sums = plus(m[1], m[2]), plus(m[3], m[4])
-    differences = minus(m[1], m[2]), minus(m[3], m[4])
-    return [
-        plus(minus(sums[1], times(4, sums[0])), times(6, m[0])),
-        minus(differences[1], times(2, differences[0])),
-        minus(sums[1], sums[0]),
-        plus(minus(times(2, differences[1]), differences[0]), times(6, m[5])),
-    ]
-
-
-def _times(number: int, value: Any) -> Any:
-    return value * constant(number, "int16", lanes_of(value))
-
-
-CHANGES = {
-    2: ChangeOfBasis(_patch_2, _window_2, _total_2, (1, 1)),
-    # 9 * 954437177 = 2 * 2**32 + 1
-    4: ChangeOfBasis(_patch_4, _window_4, _total_4, (3, 2, 1, 1), 954437177),
-}
-"""By rows of output pixels in a tile."""

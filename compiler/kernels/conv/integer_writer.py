@@ -21,22 +21,26 @@ from edgec.compiler.kernels.conv.integer import (
 )
 from edgec.compiler.kernels.conv.windows import padding_rows
 from edgec.compiler.kernels.conv.workload import ConvBuffers
-from edgec.compiler.kernels.emit.emitter import Emitter, hidden, wide
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
+from edgec.compiler.kernels.emit.machine_model import half_l1
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
 
-# Groups of weights, 16 KiB, that are not asked for ahead.
-_NEAR_GROUPS = 4096
+# Register tiles of a line for which accumulators are not worth to be written down.
+_FEW_TILES = 4
+
+# So many rows of a window may come before one that asks for weights ahead.
+_MOST_UNASKED = 2**20
 
 # Rows of a window that are written out.
 ROWS_WRITTEN = 3
 
-WeightSize = Callable[[IntegerConvWorkload, ConvDecision, Target], int]
-"""Gives the values in a packed weight."""
+WeightSize = Callable[[IntegerConvWorkload, Any, Target], int]
+"""Gives the values in a packed weight, by the decision that a writer takes."""
 
 
 def emit_integer_conv(
@@ -51,7 +55,7 @@ def emit_integer_conv(
 
 
 def emit_phases(
-    phases: Sequence[tuple[IntegerConvWorkload, ConvDecision]],
+    phases: Sequence[tuple[IntegerConvWorkload, Any]],
     target: Target,
     name: str,
     writer: "type[IntegerConv] | None" = None,
@@ -63,7 +67,7 @@ def emit_phases(
     the phase before it.
 
     Args:
-        phases: each with its decision.
+        phases: each with its decision, as the writer takes it.
         target: where.
         name: of the function.
         writer: what multiplies.
@@ -125,6 +129,8 @@ class IntegerConv(DirectConv):
 
     dtype = "int32"
     weight_dtype = "int32"
+    # What accumulators of all tiles of a line begin with, where it is in memory.
+    written: Any = None
 
     def __init__(
         self,
@@ -142,6 +148,8 @@ class IntegerConv(DirectConv):
         self.border = workload.border != 0
         self.code = workload.border
         self.together = workload.together
+        # Rows of windows since the last one that asked for weights ahead.
+        self.unasked = 0
         # Blocks of input channels whose products are added in int16, in what is being written.
         self.added = 1
         self.present: tuple[Any, Any] = (0, workload.conv.kernel[0])
@@ -179,6 +187,30 @@ class IntegerConv(DirectConv):
             self.present = present
             self.write_columns(row, window)
 
+    def begin_tiles(self) -> None:
+        """Write down what accumulators begin with: two are loaded as fast as one is copied."""
+        e, p = self.emit, self.plan
+        self.written = None
+        if not self.dot.by_lane or (p.segment or self.line_tiles) < _FEW_TILES:
+            return
+        pixels = p.tile_h * p.tile_w
+        written = e.local("starts", pixels * p.tile_o, vector_dtype("int32", self.c))
+        for o in range(p.tile_o):
+            start = self.start(o)
+            for pixel in range(pixels):
+                e.store(written, pixel * p.tile_o + o, start)
+        self.written = written
+
+    def start_tile(self) -> None:
+        """Load it, from a place that LLVM does not know."""
+        if self.written is None:
+            super().start_tile()
+            return
+        e = self.emit
+        zero = e.let("zero", tirx.shift_right(self.passed + self.task, tirx.IntImm("int32", 30)))
+        for position in range(self.plan.tile_h * self.plan.tile_w * self.plan.tile_o):
+            e.store(self.acc, position, e.load(self.written, zero + position))
+
     def start(self, o: int) -> Any:
         """Return the bias, and the padding in rows outside the image."""
         e, taps, c = self.emit, self.work.kernel[0], self.c
@@ -206,6 +238,7 @@ class IntegerConv(DirectConv):
 
     def accumulate_taps(self, column: Any, valid: Sequence[Sequence[bool]], window: Any) -> None:
         """Add all products; several blocks in a turn where a window has one tap."""
+        self.unasked = _MOST_UNASKED
         if self.block > 1:
             super().accumulate_taps(column, valid, window)
             return
@@ -325,7 +358,12 @@ class IntegerConv(DirectConv):
     def _near(self, base: Any, groups: Sequence[int]) -> dict[int, Any]:
         """Return groups of a line in every lane, by their place: four are loaded at once."""
         found: dict[int, Any] = {}
-        e = self.emit
+        e, count = self.emit, len(groups) // DOT_WIDTH
+        if self.dot.by_lane and list(groups) == list(range(len(groups))) and count > 1:
+            vectors = e.load_vectors(self.data, base, count)
+            for place in range(count * DOT_WIDTH):
+                four = vectors[place // DOT_WIDTH]
+                found[place] = self.dot.spread(four, place % DOT_WIDTH, self.c)
         while len(found) < len(groups) and groups[-1] - groups[0] >= DOT_WIDTH - 1:
             first = min(groups[len(found)], groups[-1] - DOT_WIDTH + 1)
             four = e.let("four", e.load(self.data, base + first, DOT_WIDTH))
@@ -336,9 +374,16 @@ class IntegerConv(DirectConv):
         return found
 
     def _prefetch(self, weights: Any, used: int) -> None:
-        # What stays in the first level comes by itself.
-        if int(self.weight.shape[0]) > _NEAR_GROUPS:
-            super()._prefetch(weights, used)
+        # What stays in the first level comes by itself. Where a pass asks for little, one of
+        # several blocks and rows that are written one after the other asks for all.
+        if DOT_WIDTH * int(self.weight.shape[0]) <= half_l1(self.emit.target):
+            return
+        lines = used * self.width * DOT_WIDTH / CACHE_LINE_BYTES / self.passes
+        if self.unasked * lines < 1:
+            self.unasked += 1
+            return
+        self.unasked = 1
+        super()._prefetch(weights, used)
 
     def outside(self) -> Any:
         """Return the zero point in place of a group."""

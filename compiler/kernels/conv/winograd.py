@@ -1,7 +1,5 @@
 """Provide 3x3 convolution with fewer multiplications: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
 
-This file is long because it is one algorithm, with its derivation.
-
 A tile of m x m output pixels of one channel needs 9 m m multiplications directly, (m + 2) (m + 2)
 after a change of basis (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
 section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
@@ -23,8 +21,8 @@ section 4): 16 instead of 36 for m = 2, 36 instead of 144 for m = 4.
 Those of the paper for m = 4 evaluate polynomials at 1, -1, 2 and -2; with r, -r, s and -s the
 largest error is a quarter, for two multiplications more in A'. Measured with 128 channels it is
 1.8e-6 of the largest value, where that of the direct sum is 1.4e-6 and that of m = 2 is 4.5e-7.
-As m = 4 loses digits, the analytic model never chooses it (`cost.default_decision`): only the
-tuner does, which compares the result of every kernel that it picks with the default's.
+As m = 4 loses digits, it is taken only where `winograd_weights.exact_enough` says so of the
+weights.
 
 Summed over input channels the elementwise product is one matrix product for each position in a
 patch.
@@ -39,8 +37,6 @@ One task computes a block of tiles for all output channels, with P = m + 2:
 
     weight    [tiles of output channels, P * P, input channels, tile_o * c], made by
               `pack_winograd`
-
-This file is long because the changes of basis, their cost and the kernel are one derivation.
 """
 
 import math

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import tirx
-from tvm.ir import PointerType, PrimType, TensorLoad
+from tvm.ir import PointerType, PrimType, StringImm, TensorLoad
 
 from edgec.compiler.kernels.isa import isa_of
 from edgec.compiler.kernels.vectors import lanes_of
@@ -55,14 +55,16 @@ class Emitter:
     the range of tasks that a call is to do.
 
     Attributes:
+        target: what the code is for.
         isa: how the target's instructions are written.
     """
 
     def __init__(self, target: Target) -> None:
-        self.isa = isa_of(target)
+        self.target, self.isa = target, isa_of(target)
         self._scopes: list[list[Any]] = [[]]
         self._parameters: list[Any] = []
         self._pointers: dict[Any, Any] = {}
+        self._code: dict[str, str] = {}
         self.begin = tirx.Var("begin", "int32")
         self.end = tirx.Var("end", "int32")
 
@@ -133,6 +135,20 @@ class Emitter:
         where = index(at) if single else _consecutive(at, lanes // element_lanes)
         self.add(tirx.BufferStore(buffer, value, [where]))
 
+    def load_vectors(self, buffer: Any, at: Index, count: int) -> list[Any]:
+        """Return consecutive vectors of int32, by few instructions."""
+        lanes, together = self.isa.lanes, self.isa.load_together(count)
+        if together is None:
+            return [self.let("x", self.load(buffer, at + n * lanes, lanes)) for n in range(count)]
+        self._code[together.name] = together.code
+        vectors = self.local("vectors", count, f"int32x{lanes}")
+        places = [
+            tirx.address_of(tirx.BufferLoad(each, [index(first)]))
+            for each, first in ((buffer, at), (vectors, 0))
+        ]
+        self.add(tirx.Evaluate(tirx.call_extern("int32", together.name, *places)))
+        return [tirx.BufferLoad(vectors, [index(number)]) for number in range(count)]
+
     def prefetch(self, buffer: Any, at: Index) -> None:
         """Ask for the cache line of an element; one past the end is no error."""
         address = tirx.address_of(tirx.BufferLoad(buffer, [index(at)]))
@@ -183,6 +199,9 @@ class Emitter:
     def function(self, name: str) -> tirx.PrimFunc:
         """Return the finished function."""
         body = self._close()
+        for code in self._code.values():
+            zero = tirx.IntImm("int32", 0)
+            body = tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(code), body)
         function = tirx.PrimFunc([*self._parameters, self.begin, self.end], body)
         return function.with_attrs({"global_symbol": name, "tirx.noalias": True})
 

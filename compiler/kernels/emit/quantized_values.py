@@ -103,8 +103,8 @@ def quantize_floats(value: Any, quantizer: Quantizer, dtype: str, *open_ends: fl
     wide = vector_dtype("int32", lanes)
     inside = value * inverse
     # What is far below becomes the smallest int32.
-    inside = inside if below else tirx.max(inside, low)
-    inside = inside if above else tirx.min(inside, high)
+    inside = inside if below else quantizer.isa.at_least(inside, low)
+    inside = inside if above else quantizer.isa.at_most(inside, high)
     return quantizer.isa.round_to_int32(inside) + tirx.Cast(wide, zero_point)
 
 

@@ -20,7 +20,7 @@ in 15 binary digits, and p the logistic function of -8 t by a polynomial, before
     v = max(v, 0) - ((|v| * p + 2**14) >> 15)
 
 n is one for all channels where that leaves enough digits, for processors that shift and narrow by
-one instruction; else it differs between channels.
+one instruction; else it differs between channels. `fixed_point` finds it, and the multipliers.
 
 There are no floats: all targets give the same quantized values. Before v is rounded it is less than
 2**(1 - f) of a step away from what real numbers give, after a hard swish less than 2**(2 - f),
@@ -37,17 +37,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from edgec.compiler.kernels.emit.emitter import Emitter, Index
+from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, Index
 from edgec.compiler.kernels.emit.epilogue import FIXED_NUMBERS, EpilogueStep
-from edgec.compiler.kernels.vectors import add_saturating, broadcast, constant, shuffle
+from edgec.compiler.kernels.vectors import (
+    add_saturating,
+    broadcast,
+    constant,
+    shuffle,
+    subtract_unsigned,
+)
 
-LEAST_FRACTION = 4
-# Digits after the point that one shift for all channels has to leave.
-_LEAST_OF_ONE_SHIFT = 5
-_MOST_FRACTION = 7
-_MOST_LEFT, _MOST_RIGHT = -8, 16
-_MOST_RAISED = 4
-_TOP = 2**15 - 1
+# Pairs of vectors whose SiLU is computed side by side.
+_SIDE_BY_SIDE = 8
+TOP = 2**15 - 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Logistic:
 # p by powers of 1 - 2 t, in 15 binary digits: a fit of least largest error, 2.7e-4, with the
 # rounding of each step counted.
 LOGISTIC = (595, 2301, 4235, 5664, 6106, 2342, -2733, -2121)
-_LOGISTIC_REACH = 8.0
+LOGISTIC_REACH = 8.0
 
 
 @dataclass(frozen=True)
@@ -98,27 +100,34 @@ class Requantization:
     shifts: NDArray[np.int16]
     gate: Gate | Logistic | None = None
 
-    def step(self, dtype: str, below: bool, above: bool) -> EpilogueStep:
+    def step(
+        self, dtype: str, below: bool, above: bool, zero_point: float = math.nan
+    ) -> EpilogueStep:
         """Return the only step of an epilogue; see `operand`.
 
         Args:
             dtype: the dtype of the quantized values.
             below: whether the smallest quantized value is that of the type.
             above: whether the largest is.
+            zero_point: as `operand` takes it.
         """
+        from_least = dtype == "int8" and below and zero_point == np.iinfo(np.int8).min
         least, most = int(self.shifts.min()), int(self.shifts.max())
         one = least if least == most and least >= 0 else _BY_CHANNEL
         kind, raised = _NO_GATE, 0
         if isinstance(self.gate, Gate):
             kind, raised = _HARD_SWISH, self.gate.raised
+            if raised == 0 and int(self.multipliers.max()) + self.gate.three <= TOP:
+                kind = _NEAR_HARD_SWISH
         elif isinstance(self.gate, Logistic):
             kind, raised = _SILU, self.gate.doublings
-        numbers = (self.fraction, kind, raised, one, least < 0, below, above)
+        lower = _FROM_LEAST if from_least else below
+        numbers = (self.fraction, kind, raised, one, least < 0, lower, above)
         return EpilogueStep(f"requantize_{dtype}", "fixed", tuple(map(float, numbers)))
 
     def holds(self, zero_point: float) -> bool:
         """Return whether 16 bits hold a zero point with f binary digits after it, and a half."""
-        return (abs(zero_point) + 0.5) * 2**self.fraction <= _TOP
+        return (abs(zero_point) + 0.5) * 2**self.fraction <= TOP
 
     def operand(self, zero_point: float, low: int, high: int) -> NDArray[np.int16]:
         """Return multipliers, shifts, then the numbers that hold for all channels.
@@ -181,90 +190,9 @@ def decided_requantizations(text: str) -> dict[str, Requantization | None]:
 
 # In place of the shift of all channels.
 _BY_CHANNEL = -1
-_NO_GATE, _HARD_SWISH, _SILU = range(3)
-
-
-def swished_requantization(
-    scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
-) -> Requantization | None:
-    """Return the finest one with a hard swish; None if it is coarser than `LEAST_FRACTION`.
-
-    Args:
-        scales: the scales of the accumulators, by channel.
-        reach: largest magnitude of the accumulators, by channel.
-        scale: the scale of the quantized values.
-        high: largest quantized value less the zero point.
-    """
-    scales = scales.astype(np.float64)
-    # Accumulators beyond give 0 or the largest quantized value in any case.
-    bound = max(3.0, high * scale) + scale
-    used = np.minimum(reach, bound / np.maximum(scales, np.finfo(np.float32).tiny))
-    shifts = np.maximum(_MOST_LEFT, np.ceil(np.log2(np.maximum(used, 1) / _TOP)))
-    if not _fit(reach, shifts):
-        return None
-    for raised in range(_MOST_RAISED + 1):
-        for fraction in range(_MOST_FRACTION, LEAST_FRACTION - 1, -1):
-            unit = math.sqrt(2.0 ** (15 + fraction - raised) / (6 * scale))
-            multipliers = np.rint(scales * unit * 2.0 ** (shifts + 15))
-            if max(6.0 * 2**raised, bound) * unit <= _TOP and multipliers.max() <= _TOP:
-                words = multipliers.astype(np.int16), shifts.astype(np.int16)
-                return Requantization(fraction, *words, Gate(round(3 * unit), raised))
-    return None
-
-
-def logistic_requantization(
-    scales: NDArray[Any], reach: NDArray[Any], scale: float, high: float
-) -> Requantization | None:
-    """Return one with a SiLU; None if it is coarser than `LEAST_FRACTION`.
-
-    Args as of `swished_requantization`.
-    """
-    # Below this argument a SiLU is less than half a step from 0.
-    arguments = np.arange(1.0, 24.0, 0.5)
-    near = arguments / (1 + np.exp(arguments)) < scale / 2
-    lowest = float(arguments[near][0] if near.any() else arguments[-1])
-    span = math.ceil(max(high, lowest / scale)) + 1
-    fraction = min(_MOST_FRACTION, math.floor(math.log2(_TOP / span)))
-    found = requantization(scales / scale, reach, span, fraction)
-    if found is None:
-        return None
-    # The argument that v could be at most.
-    most = 2**15 * scale / 2**found.fraction
-    doublings = max(0, math.ceil(math.log2(most / _LOGISTIC_REACH)))
-    factor = round(2**15 * most / (_LOGISTIC_REACH * 2**doublings))
-    return replace(found, gate=Logistic(min(factor, _TOP), doublings))
-
-
-def requantization(
-    factors: NDArray[Any], reach: NDArray[Any], span: int, most_fraction: int = _MOST_FRACTION
-) -> Requantization | None:
-    """Return one without a gate, if there is one: with one shift for all channels, else fine.
-
-    Args:
-        factors: what one of an accumulator is worth, in steps of the result, by channel.
-        reach: largest magnitude of the accumulators, by channel.
-        span: a magnitude beyond which the result less its zero point is at an end.
-        most_fraction: f at most.
-    """
-    factors = factors.astype(np.float64)
-    room = np.log2(_TOP / np.maximum(factors, np.finfo(np.float32).tiny))
-    for same, least in ((True, _LEAST_OF_ONE_SHIFT), (False, LEAST_FRACTION)):
-        for fraction in range(most_fraction, least - 1, -1):
-            most = np.floor(room) - fraction - 15
-            most = np.full_like(most, most.min()) if same else most
-            shifts = np.clip(most, 0 if same else _MOST_LEFT, _MOST_RIGHT)
-            multipliers = np.rint(factors * 2.0 ** (shifts + fraction + 15))
-            fits = (reach <= _TOP * 2.0**shifts) | (multipliers >= span * 2**fraction)
-            if (shifts <= most).all() and fits.all() and _fit(reach, shifts):
-                words = multipliers.astype(np.int16), shifts.astype(np.int16)
-                return Requantization(fraction, *words)
-    return None
-
-
-def _fit(reach: NDArray[Any], shifts: NDArray[Any]) -> bool:
-    """Return whether 32 bits hold accumulators that are shifted to the left, or have a half."""
-    halves = np.where(shifts > 0, 2.0 ** (shifts - 1), 0)
-    return bool((reach * 2.0 ** -np.minimum(0, shifts) + halves < 2**31).all())
+_NO_GATE, _HARD_SWISH, _SILU, _NEAR_HARD_SWISH = range(4)
+# In place of whether the smallest quantized value is that of the type: the zero point, too.
+_FROM_LEAST = 2
 
 
 def requantizes(steps: Sequence[EpilogueStep]) -> bool:
@@ -295,17 +223,96 @@ def store_requantized(
         crossed: whether they come two by two, the first of which has in each 128 bits the first
             half of a pixel's eight channels, and the second the other.
     """
-    lanes = int(accumulators[0].ty.dtype.lanes)
+    store_requantized_rows(e, step, operand, buffer, [(channel, at, accumulators)], crossed)
+
+
+def store_requantized_rows(
+    e: Emitter,
+    step: EpilogueStep,
+    operand: Any,
+    buffer: Any,
+    rows: Sequence[tuple[Index, Index, Sequence[Any]]],
+    crossed: bool = False,
+) -> None:
+    """Requantize and store several rows of accumulators.
+
+    What follows from one another takes as long as several of these do side by side: where there is
+    more of it, several rows are requantized at once.
+
+    Args:
+        e: where to write.
+        step: as of `store_requantized`, and so are the next ones.
+        operand: its buffer.
+        buffer: the buffer of the quantized values.
+        rows: of each the channel, where the first goes, and the accumulators.
+        crossed: how they come.
+    """
+    silu = int(step.parameters[1]) == _SILU
+    for part in [rows] if silu else [[row] for row in rows]:
+        runs = [run for row in part for run in _runs(e, step, operand, buffer, row, crossed)]
+        for some in _evenly(runs) if silu else [runs]:
+            words = iter(some[0].maker.words([value for run in some for value in run.values]))
+            for run in some:
+                halves = [next(words) for _ in run.values]
+                e.store(buffer, run.at, run.maker.quantized(halves, run.count))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run describes vectors that are stored at once.
+
+    Attributes:
+        maker: requantizes them.
+        at: where they go.
+        count: how many.
+        values: two of them each, as `_Maker.scaled` gives them.
+    """
+
+    maker: "_Maker"
+    at: Any
+    count: int
+    values: Sequence[Any]
+
+
+def _runs(
+    e: Emitter,
+    step: EpilogueStep,
+    operand: Any,
+    buffer: Any,
+    row: tuple[Index, Index, Sequence[Any]],
+    crossed: bool,
+) -> list[_Run]:
+    """Return a row in runs; args as of `store_requantized_rows`."""
+    channel, at, accumulators = row
+    lanes, done, runs = int(accumulators[0].ty.dtype.lanes), 0, []
     accumulators = [e.let("sum", value) for value in accumulators]
-    dtype = str(buffer.ty.dtype.dtype)
-    maker = _Maker(e, step, operand, channel, lanes, dtype, crossed)
-    done = 0
+    maker = _Maker(e, step, operand, channel, lanes, str(buffer.ty.dtype.dtype), crossed)
     while done < len(accumulators):
-        count = min(4, 1 << (len(accumulators) - done).bit_length() - 1)
-        four = [accumulators[done + number % count] for number in range(4)]
-        quantized = maker.quantized(four[: max(2, count)], count)
-        e.store(buffer, at + done * lanes, quantized)
+        left = len(accumulators) - done
+        if left == 3 and done and 4 < lanes < CACHE_LINE_BYTES // 4:
+            # Four, one of them again, take fewer instructions than two and one; but a store of a
+            # whole cache line would then lie in two.
+            done, left = done - 1, 4
+        count = min(4, 1 << left.bit_length() - 1)
+        some = accumulators[done : done + count]
+        pairs = [some[i : i + 2] for i in range(0, count, 2)]
+        values = [maker.scaled([pair[0], pair[-1]]) for pair in pairs]
+        runs.append(_Run(maker, at + done * lanes, count, values))
         done += count
+    return runs
+
+
+def _evenly(runs: Sequence[_Run]) -> list[list[_Run]]:
+    """Return runs in parts of as many values, so few that registers hold what is between."""
+    total = sum(len(run.values) for run in runs)
+    each, before = total / math.ceil(total / _SIDE_BY_SIDE), 0
+    parts: list[list[_Run]] = []
+    for run in runs:
+        if len(parts) <= before // each:
+            parts.append([])
+        parts[-1].append(run)
+        before += len(run.values)
+    return parts
 
 
 class _Maker:
@@ -324,6 +331,7 @@ class _Maker:
         self.e, self.lanes, self.dtype, self.crossed = e, lanes, dtype, crossed
         self.fraction, self.kind, self.raised, self.shift = map(int, step.parameters[:4])
         self.left, self.below, self.above = map(bool, step.parameters[4:])
+        self.from_least = step.parameters[5] == _FROM_LEAST
         size = int(operand.shape[0])
         numbers = [e.load(operand, size - FIXED_NUMBERS + i) for i in range(FIXED_NUMBERS)]
         zero, self.low, self.high, number = numbers
@@ -332,6 +340,10 @@ class _Maker:
             self.number = self.every(number)
         if self.kind == _HARD_SWISH:
             self.six = self.every(number * tirx.const(2, "int16"))
+        elif self.kind == _NEAR_HARD_SWISH:
+            top = tirx.const(TOP, "int16")
+            self.number = self.every(top - number)
+            self.six = self.every(top - number - number)
         if self.shift == _BY_CHANNEL:
             channels = (size - FIXED_NUMBERS) // 2
             shifts = tirx.Cast(f"int32x{lanes}", e.load(operand, channel + channels, lanes))
@@ -352,12 +364,8 @@ class _Maker:
         """Return a number in all lanes of 16 bits."""
         return self.e.let("number", broadcast(number, 2 * self.lanes))
 
-    def quantized(self, accumulators: Sequence[Any], count: int) -> Any:
+    def quantized(self, words: Sequence[Any], count: int) -> Any:
         """Return quantized values of two or four vectors, of which `count` count."""
-        halves = [
-            add_saturating(self.words(accumulators[i : i + 2]), self.zero)
-            for i in range(0, len(accumulators), 2)
-        ]
         # Each 128 bits hold four quantized values of every vector.
         order = [4 * part + vector for vector in range(count) for part in range(self.lanes // 4)]
         if self.crossed:
@@ -368,48 +376,66 @@ class _Maker:
                 for part in parts
                 for half in (0, 1)
             ]
-        quantized = self.e.isa.narrow_rounded(halves, self.fraction, self.dtype, order)
+        isa, quantized = self.e.isa, None
+        if self.from_least:
+            quantized = isa.narrow_from_least(words, self.fraction, self.dtype, order)
+        if quantized is None:
+            halves = [add_saturating(each, self.zero) for each in words]
+            quantized = isa.narrow_rounded(halves, self.fraction, self.dtype, order)
         return bounded(
             quantized, None if self.below else self.low, None if self.above else self.high
         )
 
-    def words(self, accumulators: Sequence[Any]) -> Any:
-        """Return two vectors as one of int16, less the zero point, with fractions."""
+    def words(self, values: Sequence[Any]) -> list[Any]:
+        """Return results of `scaled` less the zero point, with fractions, after what is between."""
+        if self.kind == _NO_GATE:
+            return list(values)
+        if self.kind != _SILU:
+            return [self.hard_swish(value) for value in values]
+        return self.silu(values)
+
+    def scaled(self, accumulators: Sequence[Any]) -> Any:
+        """Return two vectors as one of int16, multiplied with a number of each channel."""
         isa = self.e.isa
         if self.shift == _BY_CHANNEL:
-            shifted = [
-                isa.shift_right(each, shifts, self.left)
-                for each, shifts in zip(accumulators, self.shifts, strict=True)
-            ]
-            words = isa.narrow_pair(shifted)
+            words = isa.shift_each_and_narrow_pair(accumulators, self.shifts, self.left)
         else:
             words = isa.shift_and_narrow_pair(accumulators, self.shift)
-        value = self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
-        if self.kind == _NO_GATE:
-            return value
-        return self.silu(value) if self.kind == _SILU else self.hard_swish(value)
+        return self.e.let("v", isa.multiply_high_rounded(words, self.multipliers))
 
     def hard_swish(self, value: Any) -> Any:
-        """Return v times the gate."""
-        gate = tirx.min(tirx.max(add_saturating(value, self.number), self.same(0)), self.six)
-        if self.raised:
-            gate = tirx.shift_left(gate, self.same(self.raised))
-        return self.e.isa.multiply_high_rounded(value, gate)
+        """Return v times the gate.
 
-    def silu(self, value: Any) -> Any:
-        """Return v times the logistic function."""
+        Where v is no less than 3 q - 2**15 + 1, both ends of the gate come of saturation.
+        """
+        isa = self.e.isa
+        if self.kind == _NEAR_HARD_SWISH:
+            most = self.e.let("most", add_saturating(value, self.number))
+            gate = subtract_unsigned(most, self.six)
+            return isa.multiply_high_rounded(value, gate)
+        gate = tirx.min(add_saturating(value, self.number), self.six)
+        return isa.multiply_high_rounded(value, isa.positive_shifted(gate, self.raised))
+
+    def silu(self, values: Sequence[Any]) -> list[Any]:
+        """Return each v times the logistic function."""
         isa, let = self.e.isa, self.e.let
-        size = let("size", tirx.max(value, self.same(0) - value))
-        t = let("t", isa.multiply_high_rounded(size, self.number))
+        sizes = [let("size", tirx.max(value, self.same(0) - value)) for value in values]
+        ts = [let("t", isa.multiply_high_rounded(size, self.number)) for size in sizes]
         for _ in range(self.raised):
-            t = let("t", add_saturating(t, t))
-        place = let("place", self.same(_TOP) - t - t)
+            ts = [let("t", add_saturating(t, t)) for t in ts]
+        places = [let("place", self.same(TOP) - t - t) for t in ts]
         *others, most = LOGISTIC
-        total = self.same(most)
+        totals = [self.same(most)] * len(values)
         for coefficient in reversed(others):
-            product = isa.multiply_high_rounded(total, place)
-            total = let("p", product + self.same(coefficient))
-        return tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
+            products = [
+                let("product", isa.multiply_high_rounded(total, place))
+                for total, place in zip(totals, places, strict=True)
+            ]
+            totals = [let("p", product + self.same(coefficient)) for product in products]
+        return [
+            tirx.max(value, self.same(0)) - isa.multiply_high_rounded(size, total)
+            for value, size, total in zip(values, sizes, totals, strict=True)
+        ]
 
     def same(self, number: int) -> Any:
         """Return a constant in all lanes of 16 bits."""

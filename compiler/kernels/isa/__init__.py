@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from edgec.compiler.kernels.isa.aarch64 import AArch64
-from edgec.compiler.kernels.isa.dot import BytePairs, ByteTable, Dot, PairDot
+from edgec.compiler.kernels.isa.dot import BytePairs, ByteTable, Dot, LoadTogether, PairDot
 from edgec.compiler.kernels.isa.generic import Generic
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot
 from edgec.compiler.kernels.isa.x86 import X86
@@ -18,7 +18,13 @@ from edgec.targets.target import Target
 
 
 class Isa(Protocol):
-    """An instruction set writes the operations on vectors that kernels of integers need."""
+    """An instruction set writes the operations on vectors that kernels of integers need.
+
+    Attributes:
+        lanes: of vectors of 32 bits.
+    """
+
+    lanes: int
 
     @property
     def converts_float16(self) -> bool:
@@ -77,15 +83,29 @@ class Isa(Protocol):
     def multiply_high_rounded(self, left: Any, right: Any) -> Any:
         """Return (left * right + 2**14) >> 15 of vectors of int16, not both -2**15."""
 
+    def add_product(self, total: Any, left: Any, right: Any) -> Any:
+        """Return int16 plus what `multiply_high_rounded` gives, which stays in the type."""
+
+    def positive_shifted(self, value: Any, by: int) -> Any:
+        """Return int16, 0 where it is below, shifted to the left; the type holds it."""
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Return the larger of floats, the bound in place of NaN; either zero of two."""
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Return the smaller of floats, the bound in place of NaN; either zero of two."""
+
     def round_to_int32(self, value: Any) -> Any:
         """Return floats as int32, ties to even; what is far beyond differs between processors."""
 
-    def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
-        """Return int32 shifted by numbers of each lane, to the left where they are below 0.
+    def shift_each_and_narrow_pair(
+        self, pair: Sequence[Any], by: Sequence[Any], some_left: bool
+    ) -> Any:
+        """Return two vectors of int32, shifted by numbers of each lane, as `narrow_pair` does.
 
         Args:
-            value: a vector of int32.
-            by: a vector of int32.
+            pair: the vectors.
+            by: a vector of int32 for each, -8 to 16 to the right; to the left below 0.
             some_left: whether any can be below 0.
         """
 
@@ -111,8 +131,19 @@ class Isa(Protocol):
                 hold eight of the first vector, then eight of the second.
         """
 
+    def narrow_from_least(
+        self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
+    ) -> Any | None:
+        """Return what `narrow_rounded` does where the zero point is the least value of the type.
+
+        It is not added before. None where that is no faster.
+        """
+
     def byte_table(self) -> ByteTable | None:
         """Return how vectors of bytes are looked up; None: one byte at a time."""
+
+    def load_together(self, count: int) -> LoadTogether | None:
+        """Return what loads so many vectors of int32 at once; None: they come one by one."""
 
     def permute_16(self) -> Callable[[Any, Any], Any] | None:
         """Return what looks up a vector of 16 floats by the low four bits of int32, if anything."""
@@ -143,6 +174,7 @@ __all__ = [
     "Generic",
     "GroupedDot",
     "Isa",
+    "LoadTogether",
     "PairDot",
     "dot_of",
     "isa_of",

@@ -8,7 +8,10 @@
     sqxtn             to half the bits, saturated; sqshrn shifts before that, sqrshrn also rounds
     fcvtns            float32 to int32, ties to even
     sqrdmulh          (a * b + 2**14) >> 15
-    sshl              shifts by numbers of each lane, to the right where they are below 0
+    sqrdmlah          that added, with Armv8.1; sqrdmlsh would round halves the other way
+    sqrshrun          to half the bits, unsigned, shifted and rounded before
+    sqshlu            shifts to the left, 0 where the number is below
+    sqshl             shifts to the left by numbers of each lane, saturated
     tbl, tbx          picks from 64 bytes; beyond, tbl gives 0 and tbx leaves what it is given
     ucvtf, scvtf      whole numbers to float32, with digits after the point
 
@@ -20,7 +23,7 @@ from typing import Any
 
 from tvm import tirx
 
-from edgec.compiler.kernels.isa.dot import ByteTable, Dot, one_by_one
+from edgec.compiler.kernels.isa.dot import ByteTable, Dot, LoadTogether, one_by_one
 from edgec.compiler.kernels.isa.generic import Generic
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, exact_units, never
 from edgec.compiler.kernels.vectors import constant, intrinsic, lanes_of, reinterpret, shuffle
@@ -94,6 +97,10 @@ class AArch64(Generic):
             self.narrow_pair([values[i], values[min(i + 1, count - 1)]]) for i in range(0, count, 2)
         ]
         parts = [intrinsic("aarch64.neon.sqxtn", "int8x8", pair) for pair in pairs]
+        if count == 1:
+            # Four bytes of eight LLVM would move twice.
+            word = shuffle([reinterpret(parts[0], "int32", 2)], [0])
+            return reinterpret(word, "int8", 4)
         return shuffle(parts, range(_LANES * count)) if count != 2 else parts[0]
 
     def narrow_pair(self, pair: Sequence[Any]) -> Any:
@@ -117,18 +124,47 @@ class AArch64(Generic):
             return super().multiply_high_rounded(left, right)
         return intrinsic("aarch64.neon.sqrdmulh", left.ty, left, right)
 
+    def add_product(self, total: Any, left: Any, right: Any) -> Any:
+        """Use one instruction, with Armv8.1."""
+        # Processors with dot products are of Armv8.2.
+        with_dots = self.target.integer_dot in ("sdot", "i8mm")
+        if not with_dots or lanes_of(left) != 2 * _LANES:
+            return super().add_product(total, left, right)
+        return intrinsic("aarch64.neon.sqrdmlah.v8i16", left.ty, total, left, right)
+
+    def positive_shifted(self, value: Any, by: int) -> Any:
+        """Use one instruction, which needs no vector of zeros."""
+        if lanes_of(value) != 2 * _LANES:
+            return super().positive_shifted(value, by)
+        bits = constant(by, "int16", 2 * _LANES)
+        return intrinsic("aarch64.neon.sqshlu.v8i16", value.ty, value, bits)
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Use one instruction, where LLVM keeps to one of the zeros by two."""
+        return intrinsic("maxnum", value.ty, value, bound)
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Use one instruction, where LLVM keeps to one of the zeros by two."""
+        return intrinsic("minnum", value.ty, value, bound)
+
     def round_to_int32(self, value: Any) -> Any:
         """Use one instruction, where LLVM rounds to a float and then converts it."""
         if lanes_of(value) != _LANES:
             return super().round_to_int32(value)
         return intrinsic("aarch64.neon.fcvtns.v4i32.v4f32", "int32x4", value)
 
-    def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
-        """Use one instruction, in either direction."""
-        if lanes_of(value) != _LANES:
-            return super().shift_right(value, by, some_left)
-        none = constant(0, "int32", _LANES)
-        return intrinsic("aarch64.neon.sshl", "int32x4", value, none - by)
+    def shift_each_and_narrow_pair(
+        self, pair: Sequence[Any], by: Sequence[Any], some_left: bool
+    ) -> Any:
+        """Return the high halves of what is shifted to the left, which saturates as they do."""
+        if lanes_of(pair[0]) != _LANES:
+            return super().shift_each_and_narrow_pair(pair, by, some_left)
+        half = constant(16, "int32", _LANES)
+        words = [
+            reinterpret(intrinsic("aarch64.neon.sqshl", "int32x4", each, half - b), "int16", 8)
+            for each, b in zip(pair, by, strict=True)
+        ]
+        return shuffle(words, range(1, 4 * _LANES, 2))
 
     def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
         """Return to int8 the instruction itself rounds."""
@@ -145,11 +181,48 @@ class AArch64(Generic):
         parts = [intrinsic(name, "int8x8", half, *shift) for half in halves]
         return parts[0] if len(groups) == 2 else shuffle(parts, range(4 * len(groups)))
 
+    def narrow_from_least(
+        self, halves: Sequence[Any], fraction: int, dtype: str, groups: Sequence[int]
+    ) -> Any | None:
+        """Return to int8 by way of uint8: what is below the zero point becomes 0."""
+        if dtype != "int8":
+            return None
+        shift = [tirx.IntImm("int32", fraction)] * (fraction > 0)
+        name = "aarch64.neon.sqrshrun" if fraction else "aarch64.neon.sqxtun"
+        parts = [intrinsic(f"{name}.v8i8", "int8x8", half, *shift) for half in halves]
+        count = 4 * len(groups)
+        narrowed = parts[0] if count == 8 else shuffle(parts, range(count))
+        return narrowed ^ constant(-128, "int8", count)
+
     def byte_table(self) -> ByteTable | None:
         """Return 64 bytes at a time, in registers."""
         if self.lanes != _LANES:
             return None
         return ByteTable(_PART, _PART, lambda table: table, in_registers=True, look=_look)
+
+    def load_together(self, count: int) -> LoadTogether | None:
+        """Return three or four; ldp loads two, and its address can have an offset."""
+        if self.lanes != _LANES or count not in (3, 4):
+            return None
+        name, kind = f"edgec_load_{count}", ", ".join(["<4 x i32>"] * count)
+        load = f"@llvm.aarch64.neon.ld1x{count}.v4i32.p0"
+        moves = [
+            line
+            for n in range(count)
+            for line in (
+                f"%v{n} = extractvalue {{ {kind} }} %all, {n}",
+                f"%to{n} = getelementptr i8, ptr %to, i64 {16 * n}",
+                f"store <4 x i32> %v{n}, ptr %to{n}, align 16",
+            )
+        ]
+        body = [f"%all = call {{ {kind} }} {load}(ptr %from)", *moves, "ret i32 0"]
+        lines = [
+            f"declare {{ {kind} }} {load}(ptr)",
+            f"define i32 @{name}(ptr %from, ptr %to) {{",
+            *body,
+            "}",
+        ]
+        return LoadTogether(name, "\n".join(lines))
 
     def fixed_to_float(self) -> Callable[[Any, int], Any] | None:
         """Use one instruction."""

@@ -162,3 +162,17 @@ class ByteTable:
     pack: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
     in_registers: bool
     look: Callable[[Callable[[str, Any], Any], Any, Sequence[Any]], Any]
+
+
+@dataclass(frozen=True)
+class LoadTogether:
+    """A load of several vectors is a function that is put in its place.
+
+    Attributes:
+        name: of the function, of two addresses: where vectors are, and where they are written,
+            which become registers.
+        code: the function in LLVM's language: TVM has no intrinsics of several results.
+    """
+
+    name: str
+    code: str

@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from edgec.compiler.kernels.isa.dot import BytePairs, ByteTable, Dot, PairDot, one_by_one
+from edgec.compiler.kernels.isa.dot import (
+    BytePairs,
+    ByteTable,
+    Dot,
+    LoadTogether,
+    PairDot,
+    one_by_one,
+)
 from edgec.compiler.kernels.isa.grouped_dot import GroupedDot, never
 from edgec.compiler.kernels.vectors import (
+    add_saturating,
     constant,
     intrinsic,
     lanes_of,
@@ -122,17 +130,34 @@ class Generic:
         high = tirx.shift_right(rounded, constant(15, "int32", lanes))
         return tirx.Cast(vector_dtype("int16", lanes), high)
 
+    def add_product(self, total: Any, left: Any, right: Any) -> Any:
+        """Do one after the other."""
+        return add_saturating(total, self.multiply_high_rounded(left, right))
+
+    def positive_shifted(self, value: Any, by: int) -> Any:
+        """Do one after the other."""
+        lanes = lanes_of(value)
+        positive = tirx.max(value, constant(0, "int16", lanes))
+        return tirx.shift_left(positive, constant(by, "int16", lanes)) if by else positive
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Compare them."""
+        return tirx.max(value, bound)
+
+    def at_most(self, value: Any, bound: Any) -> Any:
+        """Compare them."""
+        return tirx.min(value, bound)
+
     def round_to_int32(self, value: Any) -> Any:
         """Leave it to LLVM."""
         return intrinsic("lrint", vector_dtype("int32", lanes_of(value)), value)
 
-    def shift_right(self, value: Any, by: Any, some_left: bool) -> Any:
-        """Return to the left, then to the right, one of both by 0."""
-        if not some_left:
-            return tirx.shift_right(value, by)
-        none = constant(0, "int32", lanes_of(value))
-        up, down = tirx.max(none - by, none), tirx.max(by, none)
-        return tirx.shift_right(tirx.shift_left(value, up), down)
+    def shift_each_and_narrow_pair(
+        self, pair: Sequence[Any], by: Sequence[Any], some_left: bool
+    ) -> Any:
+        """Do one after the other."""
+        shifted = [_shifted(each, b, some_left) for each, b in zip(pair, by, strict=True)]
+        return self.narrow_pair(shifted)
 
     def rounding_offset(self, number: Any, fraction: int, dtype: str) -> Any:
         """Return a half more."""
@@ -153,7 +178,17 @@ class Generic:
         ]
         return _narrowed(shuffle(both, picks), "int16", dtype)
 
+    def narrow_from_least(
+        self, _halves: Sequence[Any], _fraction: int, _dtype: str, _groups: Sequence[int]
+    ) -> Any | None:
+        """Return None: the zero point is added with what rounds."""
+        return None
+
     def byte_table(self) -> ByteTable | None:
+        """Return None: there is none."""
+        return None
+
+    def load_together(self, _count: int) -> LoadTogether | None:
         """Return None: there is none."""
         return None
 
@@ -192,3 +227,12 @@ def _narrowed(values: Any, wide: str, dtype: str) -> Any:
     lanes, limits = lanes_of(values), np.iinfo(dtype)
     low, high = (constant(int(end), wide, lanes) for end in (limits.min, limits.max))
     return tirx.Cast(vector_dtype(dtype, lanes), tirx.min(tirx.max(values, low), high))
+
+
+def _shifted(value: Any, by: Any, some_left: bool) -> Any:
+    """Return int32 shifted by numbers of each lane, first to the left; one of both by 0."""
+    if not some_left:
+        return tirx.shift_right(value, by)
+    none = constant(0, "int32", lanes_of(value))
+    up, down = tirx.max(none - by, none), tirx.max(by, none)
+    return tirx.shift_right(tirx.shift_left(value, up), down)

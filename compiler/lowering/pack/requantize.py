@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from edgec.compiler.ir.relax_helpers import constant, dtype_of, op_name, scalar_of, value_of
 from edgec.compiler.kernels.elementwise import ElementwiseWorkload
 from edgec.compiler.kernels.emit.epilogue import QUANTIZED_DTYPES, EpilogueStep
-from edgec.compiler.kernels.emit.requantize import (
-    Requantization,
+from edgec.compiler.kernels.emit.fixed_point import (
     logistic_requantization,
     requantization,
     swished_requantization,
 )
+from edgec.compiler.kernels.emit.requantize import Requantization
 from edgec.compiler.kernels.integer_elementwise import (
     IntegerElementwiseWorkload,
     accumulator_fraction,
@@ -167,7 +167,7 @@ def requantized(
         return None
     rounded = constant((bias + found.halves).astype(bias.dtype))
     operand = constant(found.operand(zero, low, high))
-    step = found.step(qparams.dtype, *ends)
+    step = found.step(qparams.dtype, *ends, zero)
     return step, [*arguments[:2], rounded, *arguments[3:-1], operand], found
 
 

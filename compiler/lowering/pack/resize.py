@@ -3,7 +3,7 @@
 from tvm import relax
 
 from edgec.compiler.ir.relax_helpers import constant, shape_of
-from edgec.compiler.kernels.resize import ResizeWorkload
+from edgec.compiler.kernels.resize import ResizeWorkload, can_repeat
 from edgec.compiler.lowering.pack.context import Context
 from edgec.compiler.lowering.pack.values import PackedValue
 from edgec.compiler.numerics.resize_table import resize_table
@@ -38,7 +38,8 @@ def match_resize(context: Context, call: relax.Call) -> PackedValue | Declined:
         data = context.as_floats(data)
     qparams = data.qparams
     dtype = qparams.dtype if qparams else "float32"
-    workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps, dtype)
+    repeats = can_repeat(columns, w, shape[3]) if qparams and taps == (1, 1) else 1
+    workload = ResizeWorkload(n, channels, h, w, shape[2], shape[3], taps, dtype, repeats)
     arguments = [
         context.blocked(data).expression,
         *(constant(table) for table in (rows, row_weights, columns, column_weights)),

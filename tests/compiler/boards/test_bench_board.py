@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,11 @@ from edgec.compiler.boards.instructions import count_instructions
 from edgec.compiler.boards.qemu import start_board, stop_board
 from edgec.compiler.boards.secret import secret_file
 from edgec.compiler.cli.main import main
+from edgec.compiler.codegen.executor import FOLDER as EXECUTOR
 from edgec.compiler.codegen.link import link_shared
 from edgec.compiler.errors import ToolchainError
 from edgec.compiler.support.progress import Silent
-from edgec.targets import load_target
+from edgec.targets import Target, load_target
 
 DIGITS = CompileOptions(shapes={"image": (1, 1, 8, 8)})
 INPUTS = [np.zeros(16, np.uint8)]
@@ -93,26 +96,48 @@ def unique(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(make_model([finds], {"x": [12]}, ["y"], dtypes=dtypes), folder)
 
 
+def link_known(folder: Path, step: str, target: Target) -> Path:
+    """Link the library whose steps execute some code."""
+    source, library = folder / "known.c", folder / "known.so"
+    source.write_text(KNOWN.replace("%s", step))
+    shutil.copy(EXECUTOR / "edgec.h", folder)
+    link_shared([source], library, target)
+    return library
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_known_number_of_instructions(name: str, tmp_path: Path) -> None:
     target = load_target(name)
-    source = tmp_path / "known.c"
-    source.write_text(KNOWN.replace("%s", LOOPS[name]))
-    header = (
-        Path(str(sys.modules["edgec.compiler"].__file__)).parent
-        / "codegen"
-        / "executor"
-        / "edgec.h"
-    )
-    (tmp_path / "edgec.h").write_text(header.read_text())
-    link_shared([source], tmp_path / "known.so", target)
-    counted = count_instructions(tmp_path / "known.so", target, INPUTS)
+    library = link_known(tmp_path, LOOPS[name], target)
+    counted = count_instructions(library, target, INPUTS)
     first, second = counted.steps
     assert (first.label, first.template, first.flops) == ("a", "fast", 5)
     assert (second.label, second.template, second.flops) == ("b", "slow", 7)
     for step, times in ((first, 1000), (second, 70000)):
         assert 2 * times <= step.instructions <= 2 * times + 20
     assert 142_000 <= counted.total <= 142_100
+
+
+def test_a_known_traffic_beyond_the_cache(tmp_path: Path) -> None:
+    """So many lines of 64 bytes are written to, in a cache that holds 16,384 of them."""
+    target = load_target("rpi4")
+    place = "static volatile char place[70000 * 64];"
+    step = f"{place} for (; times; --times) place[times * 64 - 1] = 1;"
+    library = link_known(tmp_path, step, target)
+    quick, counted = (count_instructions(library, target, INPUTS, traffic=t) for t in (False, True))
+    assert [step.far_bytes for step in quick.steps] == [None, None]
+    assert [s.instructions for s in quick.steps] == [s.instructions for s in counted.steps]
+    # All come in; those that the cache does not hold at the end went out.
+    held = target.l2_kib * 1024 // 64
+    wanted = [1000, 70000 + 71000 - held]
+    found = [(step.far_bytes or 0) / 64 for step in counted.steps]
+    assert found == pytest.approx(wanted, rel=0.03)
+    first = counted.steps[0]
+    far = 1e-9 * (first.far_bytes or 0) / target.memory_gb_per_s
+    slower = replace(first, far_bytes=None).seconds(target)
+    assert first.seconds(target) == pytest.approx(slower + far)
+    unknown = target.model_copy(update={"memory_gb_per_s": 0})
+    assert first.seconds(unknown) == slower
 
 
 def test_every_step_is_counted_and_each_count_is_the_same(bundle: Bundle) -> None:
@@ -128,19 +153,10 @@ def test_every_step_is_counted_and_each_count_is_the_same(bundle: Bundle) -> Non
 
 
 def test_a_model_that_crashes(tmp_path: Path) -> None:
-    source = tmp_path / "known.c"
-    source.write_text(KNOWN.replace("%s", "(void)times; __builtin_trap();"))
-    header = (
-        Path(str(sys.modules["edgec.compiler"].__file__)).parent
-        / "codegen"
-        / "executor"
-        / "edgec.h"
-    )
-    (tmp_path / "edgec.h").write_text(header.read_text())
     target = load_target("rpi4")
-    link_shared([source], tmp_path / "known.so", target)
+    library = link_known(tmp_path, "(void)times; __builtin_trap();", target)
     with pytest.raises(ToolchainError, match=r"known.so does not run under QEMU: .*signal"):
-        count_instructions(tmp_path / "known.so", target, INPUTS)
+        count_instructions(library, target, INPUTS)
 
 
 def test_an_emulator_without_plugins_is_not_taken(

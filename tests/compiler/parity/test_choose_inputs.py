@@ -10,7 +10,7 @@ from support.tampered import Tampered
 from edgec.compiler import compile_model, verify_bundle
 from edgec.compiler.errors import ModelFileError
 from edgec.compiler.ir.signature import Tensors, TensorSpec
-from edgec.compiler.parity.choose_inputs import choose_inputs, nan_advice
+from edgec.compiler.parity.choose_inputs import choose_inputs, liveliest_sample, nan_advice
 from edgec.compiler.support.progress import Silent
 
 SPECS = [TensorSpec("x", (2, 3), "float32")]
@@ -76,3 +76,18 @@ def test_a_compile_of_nan_says_which_option_to_give(tmp_path: Path) -> None:
     assert verify_bundle(bundle, inputs=inputs, expected=right).passed
     wrong = {"y": np.full((5, 7), 5.1, np.float32)}
     assert not verify_bundle(bundle, inputs=inputs, expected=wrong).passed
+
+
+def test_the_sample_with_the_largest_outputs_is_taken() -> None:
+    samples = [{"x": np.full((2, 3), size, np.float32)} for size in (1e-6, 0.5, 0.4)]
+
+    def found(fed: Tensors) -> dict[str, np.ndarray]:
+        return {"y": fed["x"], "index": np.array([7]), "none": 0 * fed["x"]}
+
+    assert liveliest_sample(samples, found) is samples[1]
+    assert liveliest_sample(samples[::-1], found) is samples[1]
+
+    def refused(fed: Tensors) -> dict[str, np.ndarray]:
+        raise AssertionError
+
+    assert liveliest_sample(samples[:1], refused) is samples[0]

@@ -13,7 +13,9 @@ import pytest
 from support.integer_graphs import Code, ConvCase, open_module
 from support.kernel_runs import random_decisions
 
+from edgec.compiler.kernels.conv.depthwise_writer import DepthwiseDecision
 from edgec.compiler.kernels.isa import Dot
+from edgec.compiler.kernels.templates import TEMPLATES
 from edgec.compiler.lowering.pack import conv as pack_conv
 from edgec.compiler.numerics.pair_sums import pair_products, wrapped_sums
 from edgec.compiler.runtime.session import why_not_here
@@ -57,6 +59,12 @@ CASES = {
         swish=True,
         result=Code("uint8", 0.001, 9),
     ),
+    "fewer lines than the window has": depthwise(
+        [1, 24, 3, 24], 5, 5, attributes={"padding": (2, 2, 2, 2)}, data=Code("uint8", 0.02, 37)
+    ),
+    "few lines, none of them padding": depthwise(
+        [1, 24, 7, 7], 5, 5, attributes={"padding": (2, 2, 2, 2)}, data=Code("uint8", 0.02, 0)
+    ),
     "extreme": depthwise(
         [1, 16, 9, 9],
         7,
@@ -99,13 +107,40 @@ def test_equals_integers(name: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["5x5, strided", "sums of two groups", "one pixel"])
+@pytest.mark.parametrize(
+    "name", ["5x5, strided", "sums of two groups", "one pixel", "few lines, none of them padding"]
+)
 def test_any_decision(name: str, seed: int, tmp_path: Path) -> None:
     case = CASES[name]
     target = machine([*TARGETS, FOUR_LANES][-1 - seed])
     target = target.model_copy(update={"cores": 1 + 7 * seed})
     built = open_module(case.module(), target, tmp_path, random_decisions(seed))
     np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], case.expected())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "decision"),
+    [
+        ((3, 3), DepthwiseDecision(8, 2, 3, shifts=2)),
+        # All weights stay in registers, then they do not.
+        ((5, 5), DepthwiseDecision(4, 3, 1, shifts=2)),
+        ((5, 5), DepthwiseDecision(8, 1, 2, shifts=4)),
+        ((5, 5), DepthwiseDecision(4, 3, 2, columns=True)),
+        ((3, 3), DepthwiseDecision(8, 1, 3, columns=True)),
+    ],
+)
+def test_pixels_share_windows(
+    kernel: tuple[int, int], decision: DepthwiseDecision, tmp_path: Path
+) -> None:
+    """The negative control: with weights that differ in one, it does not."""
+    kh, kw = kernel
+    padding = (kh // 2, kw // 2, kh // 2, kw // 2)
+    case = depthwise([2, 6, 7, 11], kh, kw, attributes={"padding": padding})
+    built = open_module(case.module(), machine(FOUR_LANES), tmp_path, lambda *_: decision)
+    found = built.run({"x": case.arrays()[0]})["y"]
+    np.testing.assert_array_equal(found, case.expected())
+    other = replace(case, largest=case.largest - 1)
+    assert not np.array_equal(found, other.expected())
 
 
 def test_what_would_saturate_is_left_to_floats(
@@ -136,9 +171,14 @@ def test_sums_of_int16_wrap_only_as_far_as_weights_allow(
     assert sorted(place for places in sums for place in places) == list(range(sizes.shape[1]))
     assert max(255 * sizes[:, places].sum(axis=1).max() for places in sums) == 255 * 256
     target = load_target("x86-64-v3")
-    built = open_module(case.module(), target, tmp_path)
+
+    def pairs(operator: str, workload: Any, target: Target) -> Any:
+        space = TEMPLATES[operator].space(workload, target)
+        return next((decision for decision in space if getattr(decision, "pairs", False)), space[0])
+
+    built = open_module(case.module(), target, tmp_path, pairs)
     np.testing.assert_array_equal(built.run({"x": data})["y"], case.expected())
     monkeypatch.setattr(pack_conv, "wrapped_sums", lambda _: (tuple(range(sizes.shape[1])),))
     (tmp_path / "forced").mkdir()
-    forced = open_module(case.module(), target, tmp_path / "forced")
+    forced = open_module(case.module(), target, tmp_path / "forced", pairs)
     assert (forced.run({"x": data})["y"] != case.expected()).any()

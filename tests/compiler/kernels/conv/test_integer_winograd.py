@@ -75,12 +75,44 @@ def test_equals_integers(name: str, out: int, target: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(found, expected)
 
 
+def whole_images(out: int) -> Any:
+    """Tasks that are whole images, with the least code."""
+
+    def decide(operator: str, workload: Any, target: Target) -> Any:
+        space = TEMPLATES[operator].space(workload, target)
+        if "conv" not in operator:
+            return space[0]
+        found = [d for d in space if getattr(d, "out", 0) == out and d.splits == 1]
+        return max(found, key=lambda d: (d.register_tiles * d.repeats, d.repeats, -d.vectors))
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("pixels", "padding", "out", "target"),
+    [
+        ((7, 9), (1, 1, 1, 1), 4, "x86-64-v3"),
+        ((10, 8), (0, 0, 0, 0), 4, TARGETS[0]),
+        ((5, 6), (1, 1, 1, 1), 2, "x86-64-v3"),
+    ],
+)
+def test_small_tiles_at_the_end_of_an_image(
+    pixels: tuple[int, int], padding: tuple[int, ...], out: int, target: str, tmp_path: Path
+) -> None:
+    """Rests of 3 and 1, none and 2 rows and columns; of 1 row for tiles of 2."""
+    case = ConvCase([2, 20, *pixels], [19, 20, 3, 3], attributes={"padding": padding})
+    built = open_module(case.module(), load_target(target), tmp_path, whole_images(out))
+    expected = case.expected()
+    assert len(np.unique(expected)) > 50
+    np.testing.assert_array_equal(built.run({"x": case.arrays()[0]})["y"], expected)
+
+
 def test_sums_that_do_not_fit_are_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine times 2**6 of the sum must fit 32 bits; forced, it is wrong."""
     case = CASES["extreme"]
-    case = replace(case, shape=[1, 264, 5, 5], weight=[16, 264, 3, 3])
+    case = replace(case, shape=[1, 264, 6, 6], weight=[16, 264, 3, 3], attributes={})
     data, weight, *_ = case.arrays()
     weight[0, 0] = -weight[0, 0]
     assert is_exact(weight, 2, (0, 255))

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from support.integer_graphs import Code, ConvCase, open_module
 
-from edgec.compiler.kernels.emit import requantize as fixed_point
 from edgec.compiler.kernels.emit.epilogue import EpilogueStep
-from edgec.compiler.kernels.emit.requantize import (
+from edgec.compiler.kernels.emit.fixed_point import (
     LEAST_FRACTION,
-    Requantization,
     requantization,
     swished_requantization,
 )
+from edgec.compiler.kernels.emit.requantize import Requantization
 from edgec.compiler.lowering.pack.requantize import GATES
 from edgec.compiler.runtime.session import why_not_here
 from edgec.targets import load_target
@@ -131,7 +130,7 @@ def test_a_multiplier_that_is_off_shows(
     (tmp_path / "right").mkdir()
     built = open_module(SWISH.module(), machine, tmp_path / "right")
     np.testing.assert_array_equal(built.run(x)["y"], expected)
-    plan = fixed_point.swished_requantization
+    plan = swished_requantization
 
     def off(scales: np.ndarray, *others: Any, **named: Any) -> Requantization | None:
         return plan(scales * 1.003, *others, **named)
