@@ -10,6 +10,9 @@ from edgec.compiler.kernels.conv.workload import ConvWorkload
 from edgec.compiler.kernels.emit.machine_model import tile_room
 from edgec.targets.target import Target
 
+# Blocks of output channels in a register tile.
+MOST_VECTORS = 8
+
 
 @dataclass(frozen=True)
 class ConvDecision:
@@ -60,7 +63,10 @@ def conv_space(workload: ConvWorkload, target: Target) -> list[ConvDecision | Wi
 
 
 def direct_space(
-    workload: ConvWorkload, target: Target, room_of: Callable[[int], int] | None = None
+    workload: ConvWorkload,
+    target: Target,
+    room_of: Callable[[int], int] | None = None,
+    most_vectors: int = MOST_VECTORS,
 ) -> list[ConvDecision]:
     """Return decisions whose register tile fits the registers.
 
@@ -68,11 +74,12 @@ def direct_space(
         workload: the convolution.
         target: where.
         room_of: pixels that fit beside so many vectors of weights, see `tile_room`.
+        most_vectors: blocks of output channels in a register tile.
     """
     flat = flattened(workload)
     blocks = math.ceil(flat.out_channels / target.float_lanes)
     decisions = []
-    for tile_o in range(1, min(blocks, 8) + 1):
+    for tile_o in range(1, min(blocks, most_vectors) + 1):
         room = room_of(tile_o) if room_of is not None else tile_room(tile_o, target)
         if room < 1:
             continue

@@ -44,6 +44,9 @@ _MOST_LINES = 6
 _HELD = 3
 # To widen a column, to start a tile and a row of tiles.
 _WIDEN, _TILE, _ROW = 2, 12, 40
+# For an output of a tile of several lines that is wide, or has more outputs: LLVM loads all lines
+# first, and spills; 2 to 8, counted in tiles of 6 and of 8 pixels.
+_SPILLED, _MOST_OF_LINES = 3, 16
 
 
 def words_space(workload: IntegerDepthwiseWorkload, target: Target) -> list[DepthwiseDecision]:
@@ -85,7 +88,9 @@ def estimate_words_cycles(
     (taps_h, taps_w), lines = conv.kernel, min(lines_read(workload, high), conv.in_h)
     taps = high * min(taps_h, conv.in_h) * taps_w
     loads = taps / 2 + lines * _vectors(workload, across) / 2
-    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue))
+    many = across > DOT_WIDTH or high * across > _MOST_OF_LINES
+    spilled = _SPILLED if high > 1 and many else 0
+    store = high * across * (1 + STORE_INSTRUCTIONS + cost(conv.epilogue) + spilled)
     tile = across * taps + loads + store + _TILE
     rows, tiles = math.ceil(conv.out_h / high), math.ceil(conv.out_w / across)
     parts = math.ceil(rows / decision.lines)

@@ -24,7 +24,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgec.compiler.kernels.conv.cost import code_bytes, estimate_cycles
-from edgec.compiler.kernels.conv.decision import ConvDecision, direct_space, flattened
+from edgec.compiler.kernels.conv.decision import MOST_VECTORS, ConvDecision, direct_space, flattened
 from edgec.compiler.kernels.conv.weights import groups_of, pack_weight, packed_size
 from edgec.compiler.kernels.conv.workload import ConvWorkload, QuantizedConvWorkload
 from edgec.compiler.kernels.emit.machine_model import ISSUE_WIDTH, LOOP_STEP_INSTRUCTIONS
@@ -66,9 +66,11 @@ BLOCKS_TOGETHER = 4
 # Where the last four values of a line that are loaded overlap those before: loads, and moves.
 _OVERLAP = 4
 
-# Registers beside accumulators and what is held for all of them, where products of groups are
-# added in int16: their sums, weights, and what orders values; and values as they are loaded.
-_ORDERED, _LOADED = 8, 11
+# Registers for sums in int16, and for weights or values, where products of groups are added.
+_SUMS = 5
+
+# Vectors of weights of a tile there.
+_MOST_VECTORS = 10
 
 # Taps of a row that are multiplied with a value while it is in all lanes.
 TAPS_TOGETHER = 3
@@ -138,7 +140,8 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
         fitting = [w for w in widths if _row_registers(work, w, vectors, dot, added) <= free]
         return max(fitting, default=0)
 
-    space = direct_space(work, target, room_of)
+    most = MOST_VECTORS if workload.together == 1 else _MOST_VECTORS
+    space = direct_space(work, target, room_of, most)
     if dot.by_lane:
         return space
     # A pixel alone is loaded and brought into order for few products.
@@ -155,8 +158,12 @@ def weights_first(pixels: int, vectors: int) -> bool:
 
 def _sums_fit(pixels: int, vectors: int, added: int, target: Target) -> bool:
     """Return whether a tile of 1x1 windows fits where products of groups are added in int16."""
-    free = target.vector_registers - (_ORDERED if weights_first(pixels, vectors) else _LOADED)
-    return pixels * vectors + added * min(pixels, vectors) <= free
+    if weights_first(pixels, vectors):
+        # What orders each of the values of a vector stays in registers, too.
+        held = pixels * vectors + added * pixels + min(pixels, DOT_WIDTH)
+    else:
+        held = pixels * vectors + added * vectors + DOT_WIDTH
+    return held <= target.vector_registers - _SUMS and pixels < 2 * DOT_WIDTH
 
 
 def _row_registers(work: ConvWorkload, pixels: int, vectors: int, dot: Dot, added: int) -> int:
@@ -234,6 +241,24 @@ def computing_cycles(
     return cycles + instructions * (1 / target.fma_units + 1 / ISSUE_WIDTH)
 
 
+def blocks_in_a_turn(work: ConvWorkload, dot: Dot, blocks: int, added: int) -> int:
+    """Return groups of channels in a turn; several where a tap of one is too little for it.
+
+    Args:
+        work: the convolution of groups.
+        dot: how groups are multiplied.
+        blocks: groups of channels.
+        added: groups whose products are added in int16.
+    """
+    if math.prod(work.kernel) > 1:
+        return added
+    if dot.by_lane and blocks >= 4 * BLOCKS_TOGETHER:
+        return 2 * BLOCKS_TOGETHER
+    # Without a loop LLVM would keep products, and spill them.
+    most = blocks // (1 if dot.by_lane else 2)
+    return max(1, min(BLOCKS_TOGETHER * added, most) // added) * added
+
+
 def unit_step(decision: ConvDecision, dot: Dot, target: Target) -> float:
     """Return the cycles in which a register tile multiplies four values of each pixel."""
     pixels, vectors = decision.tile_h * decision.tile_w, decision.tile_o
@@ -271,8 +296,10 @@ def _row_step(
         loads = vectors / 2 + (1 if whole in (3, 4) else math.ceil(whole / 2)) + (rest > 0)
     if not dot.by_lane and decision.tile_w > DOT_WIDTH and decision.tile_w % DOT_WIDTH:
         loads += _OVERLAP
-    together = BLOCKS_TOGETHER * added if math.prod(work.kernel) == 1 else added
-    counting = _ROW_INSTRUCTIONS / together
+    turn = BLOCKS_TOGETHER if math.prod(work.kernel) == 1 else 1
+    if not dot.by_lane:
+        turn = blocks_in_a_turn(work, dot, work.in_channels, added)
+    counting = _ROW_INSTRUCTIONS / turn
     units = (products + spread) / target.fma_units
     return (units + (products + spread + loads + counting) / ISSUE_WIDTH) / taps
 

@@ -11,9 +11,9 @@ from tvm import tirx
 from edgec.compiler.kernels.conv.decision import ConvDecision
 from edgec.compiler.kernels.conv.direct import DirectConv, Mask
 from edgec.compiler.kernels.conv.integer import (
-    BLOCKS_TOGETHER,
     TAPS_TOGETHER,
     IntegerConvWorkload,
+    blocks_in_a_turn,
     groups_in_block,
     integer_weight_size,
     product_of,
@@ -242,10 +242,13 @@ class IntegerConv(DirectConv):
         if self.block > 1:
             super().accumulate_taps(column, valid, window)
             return
-        blocks, size = self.channels.blocks, self._blocks_in_a_turn()
+        blocks = self.channels.blocks
+        size = blocks_in_a_turn(self.work, self.dot, blocks, self.together)
         turns = blocks // size
         if turns:
-            with self.emit.loop("block", self.hide_from_llvm(turns)) as turn:
+            # Sums in int16 would be kept, and spilled, beside what follows them without a loop.
+            known = turns == 1 and self.together == 1
+            with self.emit.loop("block", 1 if known else hidden(turns, self.task)) as turn:
                 self._blocks(turn * size, size, column, valid, window)
         self._blocks(turns * size, blocks - turns * size, column, valid, window)
 
@@ -266,17 +269,6 @@ class IntegerConv(DirectConv):
             self.added = self.together if number + self.together <= count else 1
             self._block(first + number, 1, column, valid, window)
             number += self.added
-
-    def _blocks_in_a_turn(self) -> int:
-        """Return blocks of input channels in a turn; several where a tap of one is too little."""
-        size = self.together
-        if math.prod(self.work.kernel) > 1:
-            return size
-        if self.dot.by_lane and self.channels.blocks >= 4 * BLOCKS_TOGETHER:
-            return 2 * BLOCKS_TOGETHER
-        # Without a loop LLVM would keep products, and spill them.
-        most = self.channels.blocks // (1 if self.dot.by_lane else 2)
-        return max(1, min(BLOCKS_TOGETHER * size, most) // size) * size
 
     def window_row(
         self, base: Any, rows: Any, used: Any, valid: Sequence[Mask], lines: Mask
