@@ -125,7 +125,9 @@ def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDec
     """Return decisions whose register tile fits the registers."""
     work = workload.grouped
     if groups_in_block(target) > 1:
-        return direct_space(work, _narrowed(workload, target))
+        registers = _narrowed(workload, target).vector_registers
+        # Weights of all groups whose products are added in int16 are in registers at once.
+        return direct_space(work, target, lambda vectors: registers // vectors - workload.together)
     dot = product_of(workload, target)
 
     def room_of(vectors: int) -> int:
