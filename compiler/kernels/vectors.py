@@ -119,7 +119,7 @@ def subtract_saturating(left: Any, right: Any) -> Any:
 
 
 def wrapping(operation: Literal["add", "sub", "mul"], left: Any, right: Any) -> Any:
-    """Return the sum, difference or product of vectors of int32 modulo 2**32.
+    """Return the sum, difference or product of vectors of whole numbers, modulo 2 to their bits.
 
     TVM promises LLVM that its own operators never leave their type; these make no promise.
     """

@@ -38,7 +38,7 @@ from edgec.compiler.kernels.emit.machine_model import (
 )
 from edgec.compiler.kernels.emit.requantize import requantizes, store_requantized
 from edgec.compiler.kernels.isa import isa_of
-from edgec.compiler.kernels.vectors import constant, reinterpret, shuffle
+from edgec.compiler.kernels.vectors import constant, reinterpret, shuffle, wrapping
 from edgec.compiler.numerics.pair_sums import pair_products
 from edgec.targets.target import Target
 
@@ -284,9 +284,10 @@ class DepthwisePairs(DepthwiseWriter):
             place = len(sums) * index + number
             added = self.pairs.multiply(values, weights)
             if product != members[0]:
-                added = e.load(self.acc, place) + added
+                added = wrapping("add", e.load(self.acc, place), added)
             elif len(members) > 1:
-                added = self._weights(self.products + number, "int16", _COLUMN) + added
+                begin = self._weights(self.products + number, "int16", _COLUMN)
+                added = wrapping("add", begin, added)
             e.store(self.acc, place, added)
             if product < max(map(max, pair)):
                 continue
