@@ -22,7 +22,6 @@ input values of one window column for the next, and spill accumulators for it.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from edgec.compiler.kernels.conv.windows import (
     valid_rows,
     valid_tap_runs,
 )
-from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.conv.workload import ChannelRun, ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import (
     EpilogueStep,
@@ -82,23 +81,6 @@ def _store_rows(
         return
     for _, at, values in rows:
         store_values(e, output, at, values)
-
-
-@dataclass(frozen=True)
-class ChannelRun:
-    """A channel run describes consecutive channels of a block of input channels.
-
-    Attributes:
-        rows: the first row of their weights.
-        source: the first line of the block in the input.
-        used: how many channels.
-        skipped: channels of the block before the first of them.
-    """
-
-    rows: Any
-    source: Any
-    used: Any
-    skipped: Any = 0
 
 
 class DirectConv:

@@ -16,9 +16,9 @@ from typing import Any
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.decision import ConvDecision
-from edgec.compiler.kernels.conv.direct import ChannelRun, DirectConv
+from edgec.compiler.kernels.conv.direct import DirectConv
 from edgec.compiler.kernels.conv.weights import grouped_rows
-from edgec.compiler.kernels.conv.workload import ConvBuffers, ConvWorkload
+from edgec.compiler.kernels.conv.workload import ChannelRun, ConvBuffers, ConvWorkload
 from edgec.compiler.kernels.emit.emitter import Emitter
 
 

@@ -177,3 +177,20 @@ class ConvBuffers:
         output = e.buffer("output", out_size, output_dtype(work.epilogue))
         scales_buffer, groups = group_buffers or (None, None)
         return cls(data, weight, operands, output, scales_buffer, groups, more)
+
+
+@dataclass(frozen=True)
+class ChannelRun:
+    """A channel run describes consecutive channels of a block of input channels.
+
+    Attributes:
+        rows: the first row of their weights.
+        source: the first line of the block in the input.
+        used: how many channels.
+        skipped: channels of the block before the first of them.
+    """
+
+    rows: Any
+    source: Any
+    used: Any
+    skipped: Any = 0
