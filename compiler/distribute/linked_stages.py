@@ -32,6 +32,8 @@ _HELLO = struct.Struct("<BBBBI16s")
 _TIMES = struct.Struct("<QQQQ")
 _DIGEST = slice(3, 35)
 _ROLE_HOST = 0
+# How long what stages say of an end may take to be read.
+_LAST_WORDS_SECONDS = 0.5
 MOST_ERROR_BYTES = 4096
 
 
@@ -272,7 +274,7 @@ class LinkedStages:
         try:
             self._links[feed.stage].send(frame, data.data)
         except LinkError as error:
-            self._lose(feed.stage, error)
+            self._lose_unless_said(feed.stage, error)
             return False
         return True
 
@@ -372,13 +374,22 @@ class LinkedStages:
                 try:
                     link.ping(within)
                 except LinkError as error:
-                    self._lose(number, error)
+                    self._lose_unless_said(number, error)
 
     # ---- the end ----
 
     def _lose(self, number: int, error: LinkError) -> None:
         """End the session, as a stage is lost."""
         self._end(self._lost(number, error))
+
+    def _lose_unless_said(self, number: int, error: LinkError) -> None:
+        """End the session, as a stage takes nothing more; what stages say of it comes first.
+
+        A stage that loses another one says so and ends: sending may see the end before it is read.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.failure is not None, _LAST_WORDS_SECONDS)
+        self._lose(number, error)
 
     def _end(self, failure: StageLostError) -> None:
         with self._changed:
