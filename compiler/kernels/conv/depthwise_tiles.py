@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from edgec.compiler.kernels.conv.depthwise_writer import (
-    FEW_TILES,
     RING_BYTES,
     TASK_CYCLES,
     DepthwiseDecision,
@@ -29,10 +28,11 @@ from edgec.compiler.kernels.conv.depthwise_writer import (
     shares,
 )
 from edgec.compiler.kernels.conv.windows import each_span, tile_spans
-from edgec.compiler.kernels.emit.emitter import wide
+from edgec.compiler.kernels.emit.emitter import hidden, wide
 from edgec.compiler.kernels.emit.epilogue import cost
 from edgec.compiler.kernels.emit.kernel import Kernel
 from edgec.compiler.kernels.emit.machine_model import (
+    FEW_TILES,
     ISSUE_WIDTH,
     STORE_INSTRUCTIONS,
     imbalance_of,
@@ -232,7 +232,7 @@ class TiledDepthwise(DepthwiseWriter):
         e, tile = self.emit, self.plan.tile_w
         zero: Any = 0
         if not isinstance(starts, list):
-            zero = e.let("zero", tirx.shift_right(number + self.task, tirx.IntImm("int32", 30)))
+            zero = e.let("zero", hidden(0, number + self.task))
         for place in range(self.plan.tile_h * tile):
             listed = isinstance(starts, list)
             start = starts[place // tile] if listed else e.load(starts, zero + place)

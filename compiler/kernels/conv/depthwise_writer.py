@@ -26,9 +26,6 @@ from edgec.targets.target import Target
 # The rewritten lines of a window are to stay in the first-level cache, and are on the stack.
 RING_BYTES = 32 * 1024
 
-# Register tiles of a line for which accumulators are not worth to be written down.
-FEW_TILES = 4
-
 # To hand a task out.
 TASK_CYCLES = 1000
 

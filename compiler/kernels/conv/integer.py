@@ -115,23 +115,16 @@ def groups_in_block(target: Target) -> int:
     return target.float_lanes // DOT_WIDTH
 
 
-def _narrowed(workload: IntegerConvWorkload, target: Target) -> Target:
-    """Return the target with the registers that are left for a register tile."""
-    left = target.vector_registers - product_of(workload, target).temporaries
-    return target.model_copy(update={"vector_registers": left})
-
-
 def integer_space(workload: IntegerConvWorkload, target: Target) -> list[ConvDecision]:
     """Return decisions whose register tile fits the registers."""
-    work = workload.grouped
+    work, dot = workload.grouped, product_of(workload, target)
+    registers = target.vector_registers - dot.temporaries
     if groups_in_block(target) > 1:
-        registers = _narrowed(workload, target).vector_registers
         # Weights of all groups whose products are added in int16 are in registers at once.
         return direct_space(work, target, lambda vectors: registers // vectors - workload.together)
-    dot = product_of(workload, target)
 
     def room_of(vectors: int) -> int:
-        free, added = target.vector_registers - dot.temporaries, workload.together
+        free, added = registers, workload.together
         if added > 1 and math.prod(work.kernel) == 1:
             fitting = [w for w in range(1, free + 1) if _sums_fit(w, vectors, added, target)]
             return max(fitting, default=0)

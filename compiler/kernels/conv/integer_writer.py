@@ -24,14 +24,11 @@ from edgec.compiler.kernels.conv.workload import ConvBuffers
 from edgec.compiler.kernels.emit.emitter import CACHE_LINE_BYTES, Emitter, hidden, wide
 from edgec.compiler.kernels.emit.epilogue import declare_operands, output_dtype
 from edgec.compiler.kernels.emit.kernel import Kernel
-from edgec.compiler.kernels.emit.machine_model import half_l1
+from edgec.compiler.kernels.emit.machine_model import FEW_TILES, half_l1
 from edgec.compiler.kernels.isa import Dot
 from edgec.compiler.kernels.vectors import vector_dtype
 from edgec.compiler.numerics.pair_sums import DOT_WIDTH
 from edgec.targets.target import Target
-
-# Register tiles of a line for which accumulators are not worth to be written down.
-_FEW_TILES = 4
 
 # So many rows of a window may come before one that asks for weights ahead.
 _MOST_UNASKED = 2**20
@@ -191,7 +188,7 @@ class IntegerConv(DirectConv):
         """Write down what accumulators begin with: two are loaded as fast as one is copied."""
         e, p = self.emit, self.plan
         self.written = None
-        if not self.dot.by_lane or (p.segment or self.line_tiles) < _FEW_TILES:
+        if not self.dot.by_lane or (p.segment or self.line_tiles) < FEW_TILES:
             return
         pixels = p.tile_h * p.tile_w
         written = e.local("starts", pixels * p.tile_o, vector_dtype("int32", self.c))
@@ -207,7 +204,7 @@ class IntegerConv(DirectConv):
             super().start_tile()
             return
         e = self.emit
-        zero = e.let("zero", tirx.shift_right(self.passed + e.end, tirx.IntImm("int32", 30)))
+        zero = e.let("zero", hidden(0, self.passed + e.end))
         for position in range(self.plan.tile_h * self.plan.tile_w * self.plan.tile_o):
             e.store(self.acc, position, e.load(self.written, zero + position))
 

@@ -24,6 +24,8 @@ ISSUE_WIDTH = 4
 LOOP_STEP_INSTRUCTIONS = 3
 # To compute the addresses of a register tile, clear its accumulators and leave its loops.
 TILE_START_CYCLES = 30
+# Register tiles of a line for which what accumulators begin with is not worth to be written down.
+FEW_TILES = 4
 # To move an accumulator to its place: load, address, store; so many of them, and of the
 # instructions of an epilogue, run in a cycle.
 STORE_INSTRUCTIONS = 3
